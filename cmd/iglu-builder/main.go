@@ -1,0 +1,74 @@
+// Iglu-builder builds Nix derivations in containers, one job at a time, for clients
+// that connect to its WebSocket. See README.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/jobrun"
+)
+
+func main() {
+	// Git runs the program under this name, with its question.
+	if filepath.Base(os.Args[0]) == jobenv.Askpass && len(os.Args) == 2 {
+		os.Exit(jobrun.Askpass(os.Args[1]))
+	}
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// exitError is an error with the exit code that it ends the program with.
+type exitError struct {
+	code int
+	err  error // nil: all has been said
+}
+
+func (e *exitError) Error() string { return fmt.Sprint(e.err) }
+func (e *exitError) Unwrap() error { return e.err }
+
+// run runs one command line and returns its exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := &cobra.Command{
+		Use:           "iglu-builder",
+		Short:         "Build Nix derivations in containers and push them to a cache",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(serveCommand(), buildCommand(), jobCommand())
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+
+	command, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
+	}
+	exit, ok := errors.AsType[*exitError](err)
+	if !ok { // cobra's own: the words of the command line are off
+		exit = &exitError{code: usageCode(command), err: fmt.Errorf("%w\nhint: see '%s --help'", err, command.CommandPath())}
+	}
+	if exit.err != nil {
+		fmt.Fprintf(stderr, "%s: %v\n", command.CommandPath(), exit.err)
+	}
+	return exit.code
+}
+
+// exitUsage is the exit code for a command line or a setting that is wrong.
+const exitUsage = 2
+
+// usageCode is exitUsage, except for commands whose exit code is that of a build.
+func usageCode(command *cobra.Command) int {
+	if command.Name() == "build" {
+		return exitClient
+	}
+	return exitUsage
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/wsapi"
+)
+
+func serveCommand() *cobra.Command {
+	var s settings
+	command := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the builder's server",
+		Long: `Serve takes jobs on the WebSocket endpoint /api/v1/build and runs each in a container.
+
+Every flag is an environment variable as well: --job-image is IGLU_JOB_IMAGE. The
+flag counts where both are set. The container engine is the one that DOCKER_HOST and
+the other variables of Docker's clients name.`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			if err := applyEnviron(command.Flags()); err != nil {
+				return &exitError{exitUsage, err}
+			}
+			ctx, stop := signal.NotifyContext(command.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			if err := serve(ctx, s, selfProgram, s.logger(command.ErrOrStderr())); err != nil {
+				return &exitError{1, err}
+			}
+			return nil
+		},
+	}
+	s.register(command.Flags())
+	return command
+}
+
+const (
+	// selfProgram is the running program, even where its file has been replaced.
+	selfProgram = "/proc/self/exe"
+	// headerTimeout bounds how long a client may take to send a request's header.
+	headerTimeout = 10 * time.Second
+	// shutdownTimeout bounds the wait for plain requests when the server stops.
+	shutdownTimeout = 5 * time.Second
+)
+
+// serve runs the server until ctx ends. program is what runs in the containers.
+func serve(ctx context.Context, s settings, program string, log *slog.Logger) error {
+	builder, err := orchestrator.NewDocker(orchestrator.Options{
+		Instance: s.instance,
+		Image:    s.jobImage,
+		Network:  s.jobNetwork,
+		Program:  program,
+	}, log)
+	if err != nil {
+		return err
+	}
+	defer builder.Close()
+	api := wsapi.NewServer(builder, wsapi.Options{
+		Commands:        s.allowedCommands,
+		RequestTimeout:  s.requestTimeout,
+		MaxRequestBytes: s.maxRequestBytes,
+	}, log)
+
+	listener, err := net.Listen("tcp", s.listen)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", s.listen, err)
+	}
+	server := &http.Server{
+		Handler:           api,
+		ReadHeaderTimeout: headerTimeout,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	log.Info("listening", "addr", listener.Addr().String(), "image", s.jobImage, "instance", s.instance)
+
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		log.Info("shutting down")
+		timeout, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		err = server.Shutdown(timeout)
+		<-served
+	}
+	api.Close(errors.New("the builder is shutting down"))
+	return err
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/docker/go-units"
+	"github.com/spf13/pflag"
+
+	"iglu.sh/builder/images"
+)
+
+// settings are what can be set of the server. Each is a flag and an environment
+// variable; docs/configuration.md is the table of them.
+type settings struct {
+	listen          string
+	jobImage        string
+	jobNetwork      string
+	instance        string
+	allowedCommands []string
+	requestTimeout  time.Duration
+	maxRequestBytes int64
+	logFormat       string
+	logLevel        slog.Level
+}
+
+// register adds a flag for each setting, with its default.
+func (s *settings) register(flags *pflag.FlagSet) {
+	add := func(target pflag.Value, name, initial, usage string) {
+		if err := target.Set(initial); err != nil {
+			panic(fmt.Sprintf("default of --%s: %v", name, err))
+		}
+		flags.Var(target, name, usage)
+	}
+	add(parsed(&s.listen, "host:port", parseAddress), "listen", "127.0.0.1:3000",
+		"`address` to listen on; port 0 takes a free one")
+	add(parsed(&s.jobImage, "image", parseImage), "job-image", images.Default,
+		"`image` that jobs run in")
+	add(parsed(&s.jobNetwork, "name", parseAny), "job-network", "",
+		"the engine's `network` for jobs (default a bridge of the builder's own)")
+	add(parsed(&s.instance, "name", parseInstance), "instance", "default",
+		"`name` that labels everything made on the engine; different for each builder on it")
+	add(parsed(&s.allowedCommands, "words", parseWords), "allowed-commands", "nix,nix-build",
+		"programs that a job may run, a `list` separated by commas")
+	add(parsed(&s.requestTimeout, "duration", parseDuration), "request-timeout", "30s",
+		"`time` that a client has to send its job")
+	add(parsed(&s.maxRequestBytes, "bytes", parseBytes), "max-request-bytes", "1MiB",
+		"largest `size` of a job's message")
+	add(parsed(&s.logFormat, "format", parseLogFormat), "log-format", "text",
+		"`format` of the server's log: text or json")
+	add(parsed(&s.logLevel, "level", parseLevel), "log-level", "info",
+		"least `level` that is logged: debug, info, warn or error")
+}
+
+const envPrefix = "IGLU_"
+
+// envName is the variable of the same name as a flag.
+func envName(flag string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// applyEnviron sets the flags that the command line has not set from the
+// environment. An empty variable counts as not set.
+func applyEnviron(flags *pflag.FlagSet) error {
+	var errs []error
+	flags.VisitAll(func(f *pflag.Flag) {
+		value := os.Getenv(envName(f.Name))
+		if f.Changed || value == "" {
+			return
+		}
+		if err := f.Value.Set(value); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", envName(f.Name), err))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+func (s *settings) logger(w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: s.logLevel}
+	if s.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// value is a setting that parse makes from text.
+type value[T any] struct {
+	target *T
+	text   string
+	kind   string
+	parse  func(string) (T, error)
+}
+
+func parsed[T any](target *T, kind string, parse func(string) (T, error)) *value[T] {
+	return &value[T]{target: target, kind: kind, parse: parse}
+}
+
+func (v *value[T]) Set(text string) error {
+	parsed, err := v.parse(text)
+	if err != nil {
+		return fmt.Errorf("%q %w", text, err)
+	}
+	*v.target, v.text = parsed, text
+	return nil
+}
+
+func (v *value[T]) String() string { return v.text }
+func (v *value[T]) Type() string   { return v.kind }
+
+func parseAny(text string) (string, error) { return text, nil }
+
+func parseAddress(text string) (string, error) {
+	_, port, err := net.SplitHostPort(text)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		return "", errors.New("is not an address such as 127.0.0.1:3000 or :3000")
+	}
+	return text, nil
+}
+
+func parseImage(text string) (string, error) {
+	if _, err := reference.ParseNormalizedNamed(text); err != nil {
+		return "", fmt.Errorf("is not the name of an image: %w", err)
+	}
+	return text, nil
+}
+
+var instanceName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+
+func parseInstance(text string) (string, error) {
+	if !instanceName.MatchString(text) {
+		return "", errors.New("is not a name of letters, digits, dots, dashes and underscores")
+	}
+	return text, nil
+}
+
+func parseWords(text string) ([]string, error) {
+	words := strings.Split(text, ",")
+	for i := range words {
+		words[i] = strings.TrimSpace(words[i])
+	}
+	if slices.Contains(words, "") {
+		return nil, errors.New("is not a list of programs such as nix,nix-build")
+	}
+	return words, nil
+}
+
+func parseDuration(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, errors.New("is not a time such as 30s or 5m")
+	}
+	return d, nil
+}
+
+func parseBytes(text string) (int64, error) {
+	n, err := units.RAMInBytes(text)
+	if err != nil || n <= 0 {
+		return 0, errors.New("is not a size such as 1048576 or 1MiB")
+	}
+	return n, nil
+}
+
+func parseLogFormat(text string) (string, error) {
+	if text != "text" && text != "json" {
+		return "", errors.New("is neither text nor json")
+	}
+	return text, nil
+}
+
+func parseLevel(text string) (level slog.Level, err error) {
+	if level.UnmarshalText([]byte(text)) != nil {
+		return 0, errors.New("is none of debug, info, warn, error")
+	}
+	return level, nil
+}

@@ -1,0 +1,99 @@
+// Package jobenv is the interface between the builder and the program inside a
+// job's container: the container's environment. The orchestrator writes a Job with
+// Environ, internal/jobrun reads it back with Parse, and docs/job-environment.md is
+// the same table for people.
+package jobenv
+
+import (
+	"slices"
+	"strings"
+)
+
+// The names of the environment. The last three are what the ecosystem calls them.
+const (
+	Repository  = "IGLU_REPOSITORY"
+	NoClone     = "IGLU_NO_CLONE"
+	Branch      = "IGLU_BRANCH"
+	GitUsername = "IGLU_GIT_USERNAME"
+	GitKey      = "IGLU_GIT_KEY"
+	Command     = "IGLU_COMMAND"
+	ExtraArgs   = "IGLU_EXTRA_ARGS"
+	CacheTarget = "IGLU_CACHE_TARGET"
+	CacheToken  = "CACHIX_AUTH_TOKEN"
+	SigningKey  = "CACHIX_SIGNING_KEY"
+	NixConfig   = "NIX_CONFIG"
+)
+
+// Mount is the folder of the container that holds the builder's own program,
+// read-only, and Program and Askpass are what lies in it: the program, and a link
+// to it under the name by which it answers git's questions for credentials.
+const (
+	Mount   = "/iglu"
+	Program = "iglu-builder"
+	Askpass = "iglu-askpass"
+)
+
+// Job is what a container is told of its job.
+type Job struct {
+	Repository  string // empty only with NoClone
+	NoClone     string // "true": the repository is not cloned
+	Branch      string // empty: the repository's default
+	GitUsername string
+	GitKey      string // secret
+	Command     string // split into words by internal/shellwords
+	ExtraArgs   string // likewise, and appended
+	CacheTarget string // empty: nothing to push
+	CacheToken  string // secret
+	SigningKey  string // secret
+	NixConfig   string // lines of nix.conf; Nix reads it by itself
+}
+
+type field struct {
+	name  string
+	value *string
+}
+
+// fields pairs each name with the field it stands for.
+func (j *Job) fields() []field {
+	return []field{
+		{Repository, &j.Repository},
+		{NoClone, &j.NoClone},
+		{Branch, &j.Branch},
+		{GitUsername, &j.GitUsername},
+		{GitKey, &j.GitKey},
+		{Command, &j.Command},
+		{ExtraArgs, &j.ExtraArgs},
+		{CacheTarget, &j.CacheTarget},
+		{CacheToken, &j.CacheToken},
+		{SigningKey, &j.SigningKey},
+		{NixConfig, &j.NixConfig},
+	}
+}
+
+// Environ returns the job as NAME=value strings. What is not set is left out.
+func (j Job) Environ() []string {
+	var environ []string
+	for _, f := range j.fields() {
+		if *f.value != "" {
+			environ = append(environ, f.name+"="+*f.value)
+		}
+	}
+	return environ
+}
+
+// Parse splits a container's environment into the job and the rest, which is what
+// the job's children may see: nothing of the job but Nix's own configuration.
+func Parse(environ []string) (job Job, rest []string) {
+	fields := job.fields()
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		i := slices.IndexFunc(fields, func(f field) bool { return f.name == name })
+		if i >= 0 {
+			*fields[i].value = value
+		}
+		if i < 0 || name == NixConfig {
+			rest = append(rest, entry)
+		}
+	}
+	return job, rest
+}

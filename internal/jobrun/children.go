@@ -1,0 +1,143 @@
+package jobrun
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// killDelay is how long a program may take to end after SIGTERM. It is shorter than
+// the 10 s that engines give a container by default.
+const killDelay = 8 * time.Second
+
+// children starts programs and waits for them. As PID 1 it inherits every orphan of
+// the container, so it alone calls wait, for any child: os/exec would fight over
+// the exit codes. It passes SIGTERM and SIGINT on to the program that runs.
+type children struct {
+	signals chan os.Signal
+	done    chan struct{} // closed when the goroutine that watches signals has ended
+
+	mu          sync.Mutex
+	running     int        // the process group of the program that runs, or 0
+	exited      chan<- int // gets its exit code
+	terminating bool       // nothing more is started
+}
+
+func newChildren() *children {
+	c := &children{signals: make(chan os.Signal, 16), done: make(chan struct{})}
+	signal.Notify(c.signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT)
+	go c.watch()
+	return c
+}
+
+func (c *children) close() {
+	signal.Stop(c.signals)
+	close(c.signals)
+	<-c.done
+}
+
+func (c *children) watch() {
+	defer close(c.done)
+	for s := range c.signals {
+		if s == unix.SIGCHLD {
+			c.reap()
+		} else {
+			c.terminate()
+		}
+	}
+}
+
+// reap collects every child that has ended, orphans included.
+func (c *children) reap() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || pid == 0 {
+			return
+		}
+		if pid == c.running {
+			c.running = 0
+			c.exited <- exitCode(status)
+		}
+	}
+}
+
+// exitCode is a status as a shell tells it.
+func exitCode(status unix.WaitStatus) int {
+	if status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return status.ExitStatus()
+}
+
+// terminate asks the program that runs to end, and sees to it that it does.
+func (c *children) terminate() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.terminating = true
+	if c.running == 0 {
+		return
+	}
+	group := c.running
+	unix.Kill(-group, unix.SIGTERM)
+	time.AfterFunc(killDelay, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.running == group {
+			unix.Kill(-group, unix.SIGKILL)
+		}
+	})
+}
+
+// run starts a program found through PATH in a process group of its own, with the
+// job's outputs unless stdout is given, and returns its exit code when it has ended.
+func (c *children) run(argv []string, dir string, environ []string, stdout *os.File) int {
+	program, err := exec.LookPath(argv[0])
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		say("%s is not in the job image; its PATH is %s", argv[0], os.Getenv("PATH"))
+		return exitNotFound
+	}
+	if err != nil {
+		say("cannot run %s: %v", argv[0], err)
+		return exitCannotRun
+	}
+	exited, err := c.start(program, argv, dir, environ, stdout)
+	if err != nil {
+		say("cannot run %s: %v", argv[0], err)
+		return exitCannotRun
+	}
+	return <-exited
+}
+
+func (c *children) start(program string, argv []string, dir string, environ []string, stdout *os.File) (<-chan int, error) {
+	// The lock keeps reap from seeing the child end before it is known.
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	exited := make(chan int, 1)
+	if c.terminating {
+		exited <- exitTerminated
+		return exited, nil
+	}
+	process, err := os.StartProcess(program, argv, &os.ProcAttr{
+		Dir:   dir,
+		Env:   environ,
+		Files: []*os.File{os.Stdin, stdout, os.Stderr},
+		Sys:   &unix.SysProcAttr{Setpgid: true},
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.running, c.exited = process.Pid, exited
+	return exited, process.Release()
+}

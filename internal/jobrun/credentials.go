@@ -1,0 +1,204 @@
+package jobrun
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+
+	"iglu.sh/builder/internal/jobenv"
+)
+
+// askpassSocket names the variable that tells the askpass program where to ask.
+const askpassSocket = "IGLU_ASKPASS_SOCKET"
+
+// defaultUser is whom git asks as when the job names no user.
+const defaultUser = "git"
+
+// credentials hands the job's key to git without ever writing it down. A private
+// key stays in this process: ssh has it sign through an agent's socket. A password
+// or token is given to git's askpass program, and only for the repository's host, so
+// that a flake input elsewhere cannot ask for it. Both sockets lie in a folder that
+// only root may enter; the users that builds run as are others.
+type credentials struct {
+	user, key string
+	origin    *url.URL // where the key belongs; nil: nowhere
+	keyring   agent.Agent
+
+	dir       string
+	listeners []net.Listener
+	serving   sync.WaitGroup
+}
+
+// newCredentials starts to answer for the job's key. Where that cannot be, it says
+// why and returns an exit code.
+func newCredentials(job jobenv.Job) (*credentials, int) {
+	c := &credentials{user: job.GitUsername, key: job.GitKey, origin: repositoryURL(job.Repository)}
+	if c.user == "" {
+		c.user = defaultUser
+	}
+	overSSH := c.origin != nil && c.origin.Scheme == "ssh"
+	switch isPrivateKey := strings.Contains(job.GitKey, "PRIVATE KEY-----"); {
+	case isPrivateKey && c.origin != nil && !overSSH:
+		say("gitKey is a private key for ssh, but the repository is not reached by ssh")
+		return nil, exitConfig
+	case isPrivateKey:
+		if err := c.loadKey(); err != nil {
+			say("%v", err)
+			return nil, exitConfig
+		}
+	case c.key != "" && overSSH:
+		say("the repository is reached by ssh, but gitKey is not a private key")
+		return nil, exitConfig
+	case c.key != "" && c.origin == nil:
+		say("gitKey is not used: without a repository there is no host to give it to")
+	}
+	if err := c.listen(); err != nil {
+		say("cannot hand out credentials: %v", err)
+		return nil, exitInternal
+	}
+	return c, 0
+}
+
+// scpForm is git's short form of an ssh URL.
+var scpForm = regexp.MustCompile(`^([^@/:]+)@([^:/]+):(.*)$`)
+
+// repositoryURL returns a repository's URL, git's short form made long, or nil.
+func repositoryURL(repository string) *url.URL {
+	if m := scpForm.FindStringSubmatch(repository); m != nil {
+		return &url.URL{Scheme: "ssh", User: url.User(m[1]), Host: m[2], Path: m[3]}
+	}
+	u, err := url.Parse(repository)
+	if err != nil || repository == "" {
+		return nil
+	}
+	return u
+}
+
+func (c *credentials) loadKey() error {
+	// What went through a form may have lost its last line end or gained others.
+	pem := strings.TrimSpace(strings.ReplaceAll(c.key, "\r\n", "\n")) + "\n"
+	key, err := ssh.ParseRawPrivateKey([]byte(pem))
+	if _, ok := err.(*ssh.PassphraseMissingError); ok {
+		return fmt.Errorf("gitKey is protected by a passphrase; give a key without one")
+	}
+	if err != nil {
+		// The cause could quote the key.
+		return fmt.Errorf("gitKey looks like a private key but cannot be read as one")
+	}
+	c.keyring = agent.NewKeyring()
+	if err := c.keyring.Add(agent.AddedKey{PrivateKey: key}); err != nil {
+		return fmt.Errorf("gitKey is of a kind that ssh agents do not know")
+	}
+	return nil
+}
+
+func (c *credentials) agentPath() string   { return filepath.Join(c.dir, "agent") }
+func (c *credentials) askpassPath() string { return filepath.Join(c.dir, "askpass") }
+
+func (c *credentials) listen() (err error) {
+	if c.dir, err = os.MkdirTemp("", "iglu-"); err != nil {
+		return err
+	}
+	if c.keyring != nil {
+		return c.serve(c.agentPath(), func(conn net.Conn) { agent.ServeAgent(c.keyring, conn) })
+	}
+	if c.key != "" {
+		return c.serve(c.askpassPath(), c.answer)
+	}
+	return nil
+}
+
+func (c *credentials) serve(path string, handle func(net.Conn)) error {
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	c.listeners = append(c.listeners, listener)
+	c.serving.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				handle(conn)
+			}()
+		}
+	})
+	return nil
+}
+
+func (c *credentials) close() {
+	for _, listener := range c.listeners {
+		listener.Close()
+	}
+	c.serving.Wait()
+	os.RemoveAll(c.dir)
+}
+
+// environ returns what git, and Nix when it runs git, need beside their own
+// environment: where to ask, and that there is nobody at a terminal.
+func (c *credentials) environ() []string {
+	ssh := "ssh -F /dev/null -o BatchMode=yes -o LogLevel=ERROR -o ConnectTimeout=30" +
+		" -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=" + filepath.Join(c.dir, "known_hosts")
+	environ := []string{"GIT_TERMINAL_PROMPT=0"}
+	if c.keyring != nil {
+		environ = append(environ, "SSH_AUTH_SOCK="+c.agentPath())
+	} else if c.key != "" {
+		environ = append(environ,
+			"GIT_ASKPASS="+filepath.Join(jobenv.Mount, jobenv.Askpass), askpassSocket+"="+c.askpassPath())
+	}
+	return append(environ, "GIT_SSH_COMMAND="+ssh)
+}
+
+// maxQuestion bounds what an asking program may send, in bytes.
+const maxQuestion = 64 << 10
+
+// answer answers one question of git's, such as "Password for 'https://git@host': ".
+func (c *credentials) answer(conn net.Conn) {
+	question, err := bufio.NewReader(io.LimitReader(conn, maxQuestion)).ReadString('\n')
+	if err != nil {
+		return
+	}
+	_, quoted, _ := strings.Cut(question, "'")
+	place, _, _ := strings.Cut(quoted, "'")
+	asked, err := url.Parse(place)
+	if err != nil || c.origin == nil || asked.Scheme != c.origin.Scheme || !strings.EqualFold(asked.Host, c.origin.Host) {
+		say("git asks for credentials of another host than the repository's; it gets none")
+		return
+	}
+	// Git knows the user when it asks for the password, and only then.
+	if asked.User == nil {
+		fmt.Fprintln(conn, c.user)
+	} else {
+		fmt.Fprintln(conn, c.key)
+	}
+}
+
+// Askpass is the program that git runs to ask a question: it prints the job's
+// answer and returns 0, or returns 1 where there is none.
+func Askpass(question string) int {
+	conn, err := net.Dial("unix", os.Getenv(askpassSocket))
+	if err != nil {
+		return 1
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintln(conn, strings.ReplaceAll(question, "\n", " ")); err != nil {
+		return 1
+	}
+	if n, err := io.Copy(os.Stdout, conn); n == 0 || err != nil {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,124 @@
+package jobrun
+
+import (
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"iglu.sh/builder/internal/jobenv"
+)
+
+// Transports that git may use. "ext" runs any command and is in neither. A build
+// may take inputs from paths of its own container, a clone may not.
+const (
+	cloneProtocols = "GIT_ALLOW_PROTOCOL=git:http:https:ssh"
+	buildProtocols = "GIT_ALLOW_PROTOCOL=file:git:http:https:ssh"
+)
+
+// fetch puts the source into sourceDir and says which commit it is.
+func fetch(job jobenv.Job, environ []string, children *children) int {
+	if err := os.Mkdir(sourceDir, 0o755); err != nil {
+		say("cannot make a folder for the source: %v", err)
+		return exitInternal
+	}
+	if job.NoClone == "true" {
+		return 0
+	}
+	git := &git{children: children, environ: append(environ, cloneProtocols)}
+	if code := git.clone(repositoryAs(job.Repository, job.GitUsername), job.Branch); code != 0 {
+		say("could not clone %s (git exited with %d)", job.Repository, code)
+		return code
+	}
+	if code := git.submodules(); code != 0 {
+		say("could not fetch the submodules (git exited with %d)", code)
+		return code
+	}
+	commit, code := git.output("rev-parse", "--verify", "HEAD")
+	if code != 0 {
+		say("the repository has no commit to build")
+		return code
+	}
+	branch := job.Branch
+	if branch == "" {
+		branch = "the default branch"
+	}
+	say("commit %s of %s", commit, branch)
+	return 0
+}
+
+// repositoryAs names the user in an ssh URL that names none: without one, ssh would
+// ask as the container's user.
+func repositoryAs(repository, user string) string {
+	u, err := url.Parse(repository)
+	if err != nil || u.Scheme != "ssh" || u.User != nil {
+		return repository
+	}
+	if user == "" {
+		user = defaultUser
+	}
+	u.User = url.User(user)
+	return u.String()
+}
+
+type git struct {
+	children *children
+	environ  []string
+}
+
+func (g *git) run(args ...string) int {
+	return g.children.run(append([]string{"git"}, args...), "/", g.environ, os.Stdout)
+}
+
+// clone fetches one commit of one branch. A value that begins with a dash stays a
+// value: the branch is part of its option, the repository comes after "--".
+func (g *git) clone(repository, branch string) int {
+	args := []string{"-c", "advice.detachedHead=false", "clone", "--depth=1"}
+	if branch != "" {
+		args = append(args, "--branch="+branch)
+	}
+	say("cloning %s", repository)
+	return g.run(append(args, "--", repository, sourceDir)...)
+}
+
+// submodules fetches them, when there are any: shallow, or whole from a server that
+// does not give out a single commit.
+func (g *git) submodules() int {
+	if _, err := os.Stat(filepath.Join(sourceDir, ".gitmodules")); err != nil {
+		return 0
+	}
+	update := []string{"-C", sourceDir, "submodule", "update", "--init", "--recursive"}
+	if g.run(append(update, "--depth=1")...) == 0 {
+		return 0
+	}
+	say("trying again with the submodules' whole history")
+	return g.run(update...)
+}
+
+// output runs git in the source and returns what it prints, without line ends.
+func (g *git) output(args ...string) (string, int) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		say("cannot read from git: %v", err)
+		return "", exitInternal
+	}
+	defer r.Close()
+	printed := make(chan string, 1)
+	go func() {
+		text, _ := io.ReadAll(r)
+		printed <- strings.TrimSpace(string(text))
+	}()
+	code := g.children.run(append([]string{"git", "-C", sourceDir}, args...), "/", g.environ, w)
+	w.Close()
+	return <-printed, code
+}
+
+// setenv sets a variable given as NAME=value.
+func setenv(entry string) {
+	name, value, _ := strings.Cut(entry, "=")
+	if err := os.Setenv(name, value); err != nil {
+		panic(fmt.Sprintf("jobrun: set %s again: %v", name, err))
+	}
+}

@@ -1,0 +1,78 @@
+// Package jobrun is what runs inside a job's container, as its PID 1: it fetches
+// the source, runs the command in it, and exits with the command's exit code.
+//
+// Everything it is told stands in the container's environment (internal/jobenv),
+// secrets included. So before anything else it makes itself unreadable to the other
+// processes of the container and takes the job out of its environment. What it
+// starts gets the rest of the environment: git can ask it for credentials
+// (credentials.go), Nix and the build get none.
+//
+// Whatever it has to say is a line of the job's log that begins with "iglu: ".
+package jobrun
+
+import (
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"iglu.sh/builder/internal/jobenv"
+)
+
+// Exit codes of a job beside those of the programs it runs: 126 and 127 are what a
+// shell answers for a command that cannot be run or found, the others are named in
+// BSD's sysexits.h.
+const (
+	exitInternal   = 70 // the container is not what a job needs
+	exitConfig     = 78 // the job contradicts itself
+	exitCannotRun  = 126
+	exitNotFound   = 127
+	exitTerminated = 128 + int(unix.SIGTERM)
+)
+
+// sourceDir is where the command runs: the clone, or an empty folder.
+const sourceDir = "/source"
+
+// Main runs the job of this container and returns its exit code.
+func Main() int {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		say("cannot protect the job's secrets: %v", err)
+		return exitInternal
+	}
+	// Only PID 1 has the environment that the engine wrote, and only as PID 1 do
+	// orphans come to us. A debugging shell on the host must not get that far.
+	if os.Getpid() != 1 {
+		say("the job command runs only as the first process of a job's container")
+		return exitInternal
+	}
+	job, rest := jobenv.Parse(os.Environ())
+	os.Clearenv()
+	for _, name := range rest {
+		setenv(name)
+	}
+
+	children := newChildren()
+	defer children.close()
+	return run(job, rest, children)
+}
+
+// run goes through the job's steps. Each returns the exit code to end with, or 0.
+func run(job jobenv.Job, environ []string, children *children) int {
+	credentials, code := newCredentials(job)
+	if code != 0 {
+		return code
+	}
+	defer credentials.close()
+	environ = slices.Clip(append(environ, credentials.environ()...))
+
+	if code := fetch(job, environ, children); code != 0 {
+		return code
+	}
+	return build(job, environ, children)
+}
+
+// say writes a line of the job's own to its log.
+func say(format string, args ...any) {
+	fmt.Printf("iglu: "+format+"\n", args...)
+}

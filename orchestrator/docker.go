@@ -1,0 +1,340 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path"
+	"runtime"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types"
+	containertypes "github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/mount"
+	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/client"
+	"github.com/docker/docker/pkg/stdcopy"
+
+	"iglu.sh/builder/images"
+	"iglu.sh/builder/internal/jobenv"
+)
+
+// Labels of everything that a builder makes on an engine.
+const (
+	labelInstance = "sh.iglu.builder.instance" // the builder's instance name
+	labelJob      = "sh.iglu.builder.job"      // the job's id; on containers of jobs
+)
+
+const (
+	// pingTimeout bounds the question whether the engine answers at all.
+	pingTimeout = 3 * time.Second
+	// callTimeout bounds the calls that make and start a container. They take
+	// milliseconds; on an engine whose disk is busy, seconds.
+	callTimeout = 2 * time.Minute
+	// stopGrace is how long a container may take to end after SIGTERM when its
+	// client has gone. Nothing of it must be left 5 s later.
+	stopGrace = 3 * time.Second
+	// drainTimeout bounds the wait for the end of a container's output after the
+	// container itself has ended. Only what the engine still holds can be left.
+	drainTimeout = 10 * time.Second
+	// removeTimeout bounds the removal of a container, the stop included.
+	removeTimeout = 30 * time.Second
+)
+
+// Options say how a Docker engine is used.
+type Options struct {
+	// Instance is the name under which everything on the engine is labelled. Two
+	// builders on one engine have different ones.
+	Instance string
+	// Image is the image that jobs run in.
+	Image string
+	// Network is the name of the engine's network that jobs are connected to;
+	// empty for a bridge of the builder's own.
+	Network string
+	// Program is the path of the statically linked Linux program that runs inside
+	// the containers: this program itself.
+	Program string
+}
+
+// docker is an engine that speaks Docker's API.
+type docker struct {
+	client  *client.Client
+	options Options
+	log     *slog.Logger
+
+	program   *program // what is in the volume, once it is filled
+	leftovers []string // containers that could not be removed
+}
+
+// NewDocker returns a Builder on the Docker engine that DOCKER_HOST and the other
+// variables of Docker's clients name. The engine need not be running yet.
+func NewDocker(options Options, log *slog.Logger) (*Builder, error) {
+	c, err := client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation())
+	if err != nil {
+		return nil, fmt.Errorf("configure the connection to the engine: %w", err)
+	}
+	return &Builder{engine: &docker{client: c, options: options, log: log}, log: log}, nil
+}
+
+func (d *docker) close() error { return d.client.Close() }
+
+func (d *docker) ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	if _, err := d.client.Ping(ctx); err != nil {
+		return &failure{
+			sentence: "The container engine does not answer. Start it, or set DOCKER_HOST to where it listens.",
+			cause:    err,
+		}
+	}
+	return nil
+}
+
+func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
+	if err := d.ping(ctx); err != nil {
+		return 0, err
+	}
+	d.removeLeftovers(ctx)
+	imageID, err := d.ensureImage(ctx, say)
+	if err != nil {
+		return 0, err
+	}
+	id, err := d.create(ctx, c, imageID)
+	if err != nil {
+		return 0, err
+	}
+	defer d.remove(ctx, id)
+	d.log.Debug("container created", "job", c.job, "container", id)
+	return d.runCreated(ctx, id, stdout, stderr, say)
+}
+
+func (d *docker) ensureImage(ctx context.Context, say func(string)) (string, error) {
+	id, err := images.Ensure(ctx, d.client, d.options.Image, say)
+	if pull, ok := errors.AsType[*images.PullError](err); ok {
+		return "", &failure{
+			sentence: fmt.Sprintf("The job image %s is not on the engine and cannot be pulled: %v. "+
+				"Check the image's name (IGLU_JOB_IMAGE) and that the engine reaches its registry.", pull.Ref, pull.Err),
+			cause: err,
+		}
+	}
+	return id, engineFailure("look for the job image", err)
+}
+
+// create makes the container of a job, and first what it needs on the engine.
+func (d *docker) create(ctx context.Context, c container, imageID string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	networkName, err := d.ensureNetwork(ctx)
+	if err != nil {
+		return "", engineFailure("make the jobs' network", err)
+	}
+	volume, err := d.ensureProgram(ctx, imageID)
+	if err != nil {
+		return "", engineFailure("put its program onto the engine", err)
+	}
+	created, err := d.client.ContainerCreate(ctx,
+		&containertypes.Config{
+			Image:       imageID,
+			Entrypoint:  []string{path.Join(jobenv.Mount, jobenv.Program), "job"},
+			Cmd:         []string{},
+			Env:         c.environ,
+			User:        "0",
+			WorkingDir:  "/",
+			Labels:      map[string]string{labelInstance: d.options.Instance, labelJob: c.job},
+			Healthcheck: &containertypes.HealthConfig{Test: []string{"NONE"}},
+		},
+		&containertypes.HostConfig{
+			LogConfig:   containertypes.LogConfig{Type: "none"}, // the log is ours
+			NetworkMode: containertypes.NetworkMode(networkName),
+			Mounts: []mount.Mount{{
+				Type: mount.TypeVolume, Source: volume, Target: jobenv.Mount, ReadOnly: true,
+			}},
+		},
+		nil, nil, d.name(c.job))
+	if err != nil {
+		return "", createFailure(err)
+	}
+	return created.ID, nil
+}
+
+// name is the name of a thing of this builder's on the engine.
+func (d *docker) name(what string) string { return "iglu-builder-" + d.options.Instance + "-" + what }
+
+// runCreated starts a container and sees it to its end. The order is what makes no
+// byte and no exit code get lost: attach and wait are both in place before start.
+func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Writer, say func(string)) (int, error) {
+	calls, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	output, err := d.client.ContainerAttach(calls, id, containertypes.AttachOptions{Stream: true, Stdout: true, Stderr: true})
+	if err != nil {
+		return 0, engineFailure("attach to the container", err)
+	}
+	defer output.Close()
+
+	waiting, stopWaiting := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWaiting()
+	exited, lost := d.client.ContainerWait(waiting, id, containertypes.WaitConditionNextExit)
+
+	if err := d.client.ContainerStart(calls, id, containertypes.StartOptions{}); err != nil {
+		return 0, engineFailure("start the container", err)
+	}
+	out := drain(&output, stdout, stderr)
+	code, err := d.awaitExit(ctx, id, exited, lost, out)
+	if !out.finish(drainTimeout) && err == nil {
+		say("the end of the log may be missing: the engine did not finish it in time")
+	}
+	return code, err
+}
+
+// awaitExit returns the exit code of a started container. The end of its output is
+// not its end; but when the output cannot be kept, the job is of no use.
+func (d *docker) awaitExit(ctx context.Context, id string, exited <-chan containertypes.WaitResponse, lost <-chan error, out *draining) (int, error) {
+	select {
+	case end := <-exited:
+		if end.Error != nil {
+			return 0, engineFailure("wait for the container", errors.New(end.Error.Message))
+		}
+		return int(end.StatusCode), nil
+	case err := <-lost:
+		return 0, engineFailure("wait for the container", err)
+	case err := <-out.failed:
+		d.stop(ctx, id)
+		return 0, fmt.Errorf("keep the container's output: %w", err)
+	case <-ctx.Done():
+		d.stop(ctx, id)
+		return 0, context.Cause(ctx)
+	}
+}
+
+// draining reads a container's output.
+type draining struct {
+	output *types.HijackedResponse
+	failed chan error    // gets the error, if there is one
+	done   chan struct{} // closed when nothing more is read
+}
+
+func drain(output *types.HijackedResponse, stdout, stderr io.Writer) *draining {
+	d := &draining{output: output, failed: make(chan error, 1), done: make(chan struct{})}
+	go func() {
+		defer close(d.done)
+		if _, err := stdcopy.StdCopy(stdout, stderr, output.Reader); err != nil {
+			d.failed <- err
+		}
+	}()
+	return d
+}
+
+// finish waits until all is read, at most for the time-out, and reports whether it
+// was. Cancelling a context would not end the reading: only its connection does.
+func (d *draining) finish(timeout time.Duration) bool {
+	select {
+	case <-d.done:
+		return true
+	case <-time.After(timeout):
+		d.output.Close()
+		<-d.done
+		return false
+	}
+}
+
+// stop ends a container, gently first. ctx may have ended.
+func (d *docker) stop(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+	defer cancel()
+	grace := int(stopGrace / time.Second)
+	if err := d.client.ContainerStop(ctx, id, containertypes.StopOptions{Timeout: &grace}); err != nil {
+		d.log.Warn("cannot stop a container", "container", id, "err", err)
+	}
+}
+
+// remove removes a container with its anonymous volumes, whether it runs or not.
+// ctx may have ended. What cannot be removed now is tried again before the next job.
+func (d *docker) remove(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+	defer cancel()
+	err := d.client.ContainerRemove(ctx, id, containertypes.RemoveOptions{Force: true, RemoveVolumes: true})
+	if errdefs.IsConflict(err) { // a removal is under way
+		removed, failed := d.client.ContainerWait(ctx, id, containertypes.WaitConditionRemoved)
+		select {
+		case <-removed:
+			err = nil
+		case err = <-failed:
+		}
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		d.log.Error("cannot remove a container", "container", id, "err", err)
+		d.leftovers = append(d.leftovers, id)
+	}
+}
+
+func (d *docker) removeLeftovers(ctx context.Context) {
+	leftovers := d.leftovers
+	d.leftovers = nil
+	for _, id := range leftovers {
+		d.remove(ctx, id)
+	}
+}
+
+// ensureNetwork returns the name of the network for jobs, and makes it if it is the
+// builder's own and not there. Containers on it do not reach each other.
+func (d *docker) ensureNetwork(ctx context.Context) (string, error) {
+	if d.options.Network != "" {
+		return d.options.Network, nil
+	}
+	name := d.name("jobs")
+	_, err := d.client.NetworkInspect(ctx, name, network.InspectOptions{})
+	if errdefs.IsNotFound(err) {
+		_, err = d.client.NetworkCreate(ctx, name, network.CreateOptions{
+			Driver:  "bridge",
+			Labels:  map[string]string{labelInstance: d.options.Instance},
+			Options: map[string]string{"com.docker.network.bridge.enable_icc": "false"},
+		})
+	}
+	return name, err
+}
+
+// checkPlatform refuses an engine that cannot run this program.
+func (d *docker) checkPlatform(ctx context.Context) error {
+	version, err := d.client.ServerVersion(ctx)
+	if err != nil {
+		return err
+	}
+	if version.Os != runtime.GOOS || version.Arch != runtime.GOARCH {
+		return &failure{
+			sentence: fmt.Sprintf("The container engine runs %s/%s, but this builder is made for %s/%s. "+
+				"Use an iglu-builder made for the engine's platform.", version.Os, version.Arch, runtime.GOOS, runtime.GOARCH),
+			cause: errors.New("platforms differ"),
+		}
+	}
+	return nil
+}
+
+// engineFailure turns an error of the engine into one with a sentence for the
+// client; nil stays nil, and an error that has a sentence keeps it.
+func engineFailure(what string, err error) error {
+	if _, ok := errors.AsType[*failure](err); err == nil || ok {
+		return err
+	}
+	sentence := fmt.Sprintf("The container engine failed to %s. The builder's own log says why; try again later.", what)
+	if client.IsErrConnectionFailed(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		sentence = fmt.Sprintf("The container engine went away while the builder wanted to %s. Send the job again when it is back.", what)
+	}
+	return &failure{sentence: sentence, cause: err}
+}
+
+// createFailure tells whose fault it is that a container cannot be made.
+func createFailure(err error) error {
+	switch {
+	case errdefs.IsInvalidArgument(err):
+		return &failure{cause: err, sentence: "The container engine refuses the job's container. " +
+			"Check the builder's settings IGLU_JOB_IMAGE and IGLU_JOB_NETWORK; its own log says what the engine objects to."}
+	case errdefs.IsNotFound(err):
+		return &failure{cause: err, sentence: "Something that the job's container needs is gone from the engine: " +
+			"its image, its network or a volume. Send the job again."}
+	default:
+		return engineFailure("make the job's container", err)
+	}
+}

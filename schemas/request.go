@@ -1,0 +1,110 @@
+package schemas
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"strconv"
+)
+
+// Request is a job as a client asks for it. A Request that ParseRequest returned
+// keeps every rule of the documentation; see rules.go.
+type Request struct {
+	Git          Git          `json:"git" wire:"required"`
+	BuildOptions BuildOptions `json:"buildOptions" wire:"required"`
+}
+
+// Git says where the source comes from.
+type Git struct {
+	// Repository is an https, http, ssh or git URL, or user@host:path.
+	// ParseRequest moves a user name in an http(s) URL to GitUsername.
+	Repository string `json:"repository,omitempty"`
+	// Branch is a branch or tag; empty is the repository's default branch.
+	Branch      string `json:"branch,omitempty"`
+	GitUsername string `json:"gitUsername,omitempty"`
+	// GitKey is a secret: a password or token, or a private key for ssh.
+	GitKey       string `json:"gitKey,omitempty"`
+	RequiresAuth bool   `json:"requiresAuth,omitempty"`
+	// NoClone is true when the command names its source itself, as a flake
+	// reference does. It then runs in an empty folder.
+	NoClone bool `json:"noClone" wire:"required"`
+}
+
+// BuildOptions says what to run on the source.
+type BuildOptions struct {
+	// Cores and MaxJobs are Nix's settings cores and max-jobs; nil leaves Nix's
+	// own default.
+	Cores             *Whole   `json:"cores,omitempty"`
+	MaxJobs           *Whole   `json:"maxJobs,omitempty"`
+	KeepGoing         bool     `json:"keep_going,omitempty"`
+	ExtraArgs         string   `json:"extraArgs,omitempty"`
+	Substituters      []string `json:"substituters,omitempty"`
+	TrustedPublicKeys []string `json:"trustedPublicKeys,omitempty"`
+	Command           string   `json:"command" wire:"required"`
+	Cachix            Cachix   `json:"cachix" wire:"required"`
+}
+
+// Cachix says where results go.
+type Cachix struct {
+	Push bool `json:"push" wire:"required"`
+	// Target is the cache's URL; its last path segment is the cache's name.
+	Target string `json:"target,omitempty"`
+	// APIKey is a secret: the cache's bearer token.
+	APIKey string `json:"apiKey,omitempty"`
+	// SigningKey is a secret: base64 of an Ed25519 private key.
+	SigningKey string `json:"signingKey,omitempty"`
+}
+
+// Whole is a whole number. JSON has only numbers, so 2.0 and 2e0 are 2 as well.
+type Whole int
+
+var (
+	errNotNumber = errors.New("must be a number")
+	errNotWhole  = errors.New("must be a whole number from 0 to 2147483647")
+)
+
+// UnmarshalJSON refuses what is not a number, and numbers that are not whole,
+// negative, or larger than Nix's own settings hold (32 bits).
+func (w *Whole) UnmarshalJSON(data []byte) error {
+	if c := data[0]; c != '-' && (c < '0' || c > '9') {
+		return errNotNumber
+	}
+	f, err := strconv.ParseFloat(string(data), 64)
+	if err != nil || f != math.Trunc(f) || f < 0 || f > math.MaxInt32 {
+		return errNotWhole
+	}
+	*w = Whole(f)
+	return nil
+}
+
+// ParseRequest turns the bytes of one message into a Request, or says why not with
+// a *Refusal, whose Response is safe to send: it names properties, never values.
+// commands are the programs that a job may run.
+func ParseRequest(data []byte, commands []string) (*Request, error) {
+	if !isOneDocument(data) {
+		return nil, &Refusal{kind: notJSON}
+	}
+	var top map[string]json.RawMessage
+	if err := json.Unmarshal(data, &top); err != nil || top == nil {
+		return nil, badShape("", "the job must be a JSON object")
+	}
+	// The schema allows any other property at the top: they are of no concern here.
+	known := make(map[string]json.RawMessage, 2)
+	for _, name := range []string{"git", "buildOptions"} {
+		if raw, ok := top[name]; ok {
+			known[name] = raw
+		}
+	}
+	var r Request
+	if refusal := decode(known, &r); refusal != nil {
+		return nil, refusal
+	}
+	if refusal := matchSchema(known); refusal != nil {
+		return nil, refusal
+	}
+	r.normalize()
+	if refusal := r.check(commands); refusal != nil {
+		return nil, refusal
+	}
+	return &r, nil
+}

@@ -1,0 +1,159 @@
+package schemas
+
+import (
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+
+	"iglu.sh/builder/internal/shellwords"
+)
+
+// spaces turns what separates the lines of a JSON file's long command into spaces.
+var spaces = strings.NewReplacer("\r\n", " ", "\n", " ", "\t", " ")
+
+// normalize brings equal requests to one form.
+func (r *Request) normalize() {
+	r.BuildOptions.Command = spaces.Replace(r.BuildOptions.Command)
+	r.BuildOptions.ExtraArgs = spaces.Replace(r.BuildOptions.ExtraArgs)
+
+	// A user name in an http(s) URL would end up in argv and in git's messages.
+	u, err := url.Parse(r.Git.Repository)
+	if err != nil || u.User == nil || (u.Scheme != "http" && u.Scheme != "https") {
+		return
+	}
+	if _, hasPassword := u.User.Password(); hasPassword {
+		return // refused by check
+	}
+	if r.Git.GitUsername == "" {
+		r.Git.GitUsername = u.User.Username()
+	}
+	u.User = nil
+	r.Git.Repository = u.String()
+}
+
+// check holds the request against the rules that a schema cannot express.
+func (r *Request) check(commands []string) *Refusal {
+	if refusal := r.checkCharacters(); refusal != nil {
+		return refusal
+	}
+	if refusal := r.Git.check(); refusal != nil {
+		return refusal
+	}
+	if refusal := r.BuildOptions.Cachix.check(); refusal != nil {
+		return refusal
+	}
+	options := r.BuildOptions
+	if options.MaxJobs != nil && *options.MaxJobs < 1 {
+		return brokenRule("buildOptions.maxJobs", "must be 1 or more")
+	}
+	if _, err := shellwords.Split(options.ExtraArgs); err != nil {
+		return brokenRule("buildOptions.extraArgs", err.Error())
+	}
+	return checkCommand(options.Command, commands)
+}
+
+func checkCommand(command string, allowed []string) *Refusal {
+	words, err := shellwords.Split(command)
+	switch {
+	case err != nil:
+		return &Refusal{kind: unknownCommand, command: command, reason: "buildOptions.command: " + err.Error()}
+	case len(words) == 0 || !slices.Contains(allowed, words[0]):
+		return &Refusal{kind: unknownCommand, command: command,
+			reason: "buildOptions.command: its first word must be one of: " + strings.Join(allowed, ", ")}
+	}
+	return nil
+}
+
+// checkCharacters refuses control characters: most values become lines of Nix's
+// configuration or arguments of git, where a line end would start another setting.
+func (r *Request) checkCharacters() *Refusal {
+	git, options, cachix := &r.Git, &r.BuildOptions, &r.BuildOptions.Cachix
+	values := []struct {
+		path   string
+		values []string
+	}{
+		{"git.repository", []string{git.Repository}},
+		{"git.branch", []string{git.Branch}},
+		{"git.gitUsername", []string{git.GitUsername}},
+		{"buildOptions.extraArgs", []string{options.ExtraArgs}},
+		{"buildOptions.substituters", options.Substituters},
+		{"buildOptions.trustedPublicKeys", options.TrustedPublicKeys},
+		{"buildOptions.command", []string{options.Command}},
+		{"buildOptions.cachix.target", []string{cachix.Target}},
+		{"buildOptions.cachix.apiKey", []string{cachix.APIKey}},
+		{"buildOptions.cachix.signingKey", []string{cachix.SigningKey}},
+	}
+	for _, v := range values {
+		if slices.ContainsFunc(v.values, func(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }) {
+			return brokenRule(v.path, "must not hold control characters")
+		}
+	}
+	// A private key has many lines; no environment variable can hold a NUL.
+	if strings.ContainsRune(git.GitKey, 0) {
+		return brokenRule("git.gitKey", "must not hold a NUL character")
+	}
+	return nil
+}
+
+func (g *Git) check() *Refusal {
+	switch {
+	case !g.NoClone && g.Repository == "":
+		return brokenRule("git.repository", "is required when noClone is false")
+	case g.RequiresAuth && g.GitKey == "":
+		return brokenRule("git.gitKey", "is required when requiresAuth is true")
+	case g.Repository != "":
+		return checkRepository(g.Repository)
+	}
+	return nil
+}
+
+// scpForm is git's short form of an ssh URL. Neither part can pass for an option.
+var scpForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^:].*$`)
+
+func checkRepository(repository string) *Refusal {
+	const path = "git.repository"
+	if scpForm.MatchString(repository) {
+		return nil
+	}
+	u, err := url.Parse(repository)
+	if err != nil || !slices.Contains([]string{"https", "http", "ssh", "git"}, u.Scheme) {
+		return brokenRule(path, "must be an https, http, ssh or git URL, or user@host:path")
+	}
+	if u.Hostname() == "" || strings.HasPrefix(u.Host, "-") || strings.Trim(u.Path, "/") == "" {
+		return brokenRule(path, "must name a host and a repository on it")
+	}
+	if _, hasPassword := u.User.Password(); hasPassword {
+		return brokenRule(path, "must not hold a password; give it as gitKey")
+	}
+	return nil
+}
+
+// cacheName is what cachix and Iglu Cache take for the name of a cache.
+var cacheName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+
+func (c *Cachix) check() *Refusal {
+	switch {
+	case c.Push && c.Target == "":
+		return brokenRule("buildOptions.cachix.target", "is required when push is true")
+	case c.Push && c.APIKey == "":
+		return brokenRule("buildOptions.cachix.apiKey", "is required when push is true")
+	case c.Target != "" && !isCacheURL(c.Target):
+		return brokenRule("buildOptions.cachix.target",
+			"must be an http or https URL that ends in the name of a cache, without a user, query or fragment")
+	case c.Push:
+		return brokenRule("buildOptions.cachix.push", "this version cannot push yet; set it to false")
+	}
+	return nil
+}
+
+func isCacheURL(target string) bool {
+	u, err := url.Parse(target)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" ||
+		u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return false
+	}
+	path := strings.TrimSuffix(u.Path, "/")
+	return cacheName.MatchString(path[strings.LastIndex(path, "/")+1:])
+}

@@ -1,0 +1,22 @@
+// Package schemas is the wire format of the builder: the two published JSON
+// Schemas, the types Request and Response that they describe, and ParseRequest,
+// the one function that turns a client's bytes into a Request.
+//
+// It imports nothing of this module but the word splitter, so that server, client
+// and tests can all speak the format without knowing each other.
+package schemas
+
+import _ "embed"
+
+// RequestSchema is the JSON Schema of a job as a client sends it, to the letter of
+// the Iglu Builder's documentation.
+//
+//go:embed request.schema.json
+var RequestSchema []byte
+
+// ResponseSchema is the JSON Schema of every message that the builder sends. It is
+// the documentation's with buildExitCode added: the documentation's schema names
+// the exit code childExitCode and its examples buildExitCode, so both are sent.
+//
+//go:embed response.schema.json
+var ResponseSchema []byte

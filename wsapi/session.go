@@ -1,0 +1,173 @@
+package wsapi
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/schemas"
+)
+
+const (
+	// writeTimeout is how long a client may take to accept a message.
+	writeTimeout = 5 * time.Minute
+	// closeTimeout bounds the wait for a client's answer to the closing of the
+	// connection. Without the wait, what the client still sends would reset the
+	// connection, and the last message could be lost on its way.
+	closeTimeout = 2 * time.Second
+)
+
+// A session is the connection of one client. The goroutine of its HTTP request
+// serves it; while a job runs, a second one reads from it. Both send messages.
+type session struct {
+	server *Server
+	conn   *websocket.Conn
+	log    *slog.Logger
+
+	sending sync.Mutex
+	reading chan struct{} // closed when the second goroutine has ended; nil without it
+	broken  bool          // the library cannot read from the connection any more
+}
+
+var errClientGone = errors.New("its client went away")
+
+// serve takes one job from the client and runs it. It holds the server's place for
+// a client, and gives it back when the job has ended and before the client is told,
+// so that a client that has read its last message finds the place free.
+func (s *session) serve() {
+	response, code := s.work()
+	s.server.occupied.Store(false)
+	s.end(response, code)
+}
+
+// work returns the last message for the client and the close code after it.
+func (s *session) work() (schemas.Response, int) {
+	data, err := s.receive()
+	if err != nil {
+		s.broken = true
+		return s.notReceived(err)
+	}
+	request, err := schemas.ParseRequest(data, s.server.options.Commands)
+	if refusal, ok := errors.AsType[*schemas.Refusal](err); ok {
+		s.log.Info("job refused", "reason", refusal)
+		return refusal.Response(), websocket.CloseInvalidFramePayloadData
+	}
+
+	ctx, cancel := context.WithCancelCause(s.server.closing)
+	defer cancel(nil)
+	s.reading = make(chan struct{})
+	go func() {
+		defer close(s.reading)
+		cancel(s.readOn())
+	}()
+	if err := s.send(schemas.Accepted()); err != nil {
+		return schemas.Response{}, noCode
+	}
+	response := s.server.builder.Build(ctx, request, lineWriter{s})
+	if response.JobStatus == schemas.Success {
+		return response, websocket.CloseNormalClosure
+	}
+	return response, websocket.CloseInternalServerErr
+}
+
+// receive returns the client's first message. One that is no text is returned as
+// no bytes, which is no job either.
+func (s *session) receive() ([]byte, error) {
+	s.conn.SetReadLimit(s.server.options.MaxRequestBytes)
+	s.conn.SetReadDeadline(time.Now().Add(s.server.options.RequestTimeout))
+	defer s.conn.SetReadDeadline(time.Time{})
+	// A server that closes does not wait for that deadline.
+	stop := context.AfterFunc(s.server.closing, func() { s.conn.SetReadDeadline(time.Now()) })
+	defer stop()
+	kind, data, err := s.conn.ReadMessage()
+	if kind != websocket.TextMessage {
+		data = nil
+	}
+	return data, err
+}
+
+// noCode stands for a connection that is not worth a message any more.
+const noCode = 0
+
+// notReceived says what a client is told that has sent no job.
+func (s *session) notReceived(err error) (schemas.Response, int) {
+	network, ok := errors.AsType[net.Error](err)
+	switch timedOut := ok && network.Timeout(); {
+	case timedOut && s.server.closing.Err() != nil:
+		return schemas.Unable("No job is taken: " + context.Cause(s.server.closing).Error() + "."), websocket.CloseInternalServerErr
+	case timedOut:
+		return schemas.Unable("No job was received within " + s.server.options.RequestTimeout.String() +
+			". Connect again and send it at once."), websocket.ClosePolicyViolation
+	default: // it left, or sent too much: the library has answered that with 1009
+		return schemas.Response{}, noCode
+	}
+}
+
+// readOn answers whatever else the client sends, and returns why it ended.
+func (s *session) readOn() error {
+	for {
+		if _, _, err := s.conn.NextReader(); err != nil {
+			return errClientGone
+		}
+		if err := s.send(schemas.Busy()); err != nil {
+			return errClientGone
+		}
+	}
+}
+
+// send sends one message.
+func (s *session) send(response schemas.Response) error {
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	s.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return s.conn.WriteMessage(websocket.TextMessage, response.Encode())
+}
+
+// end sends the last message and closes the connection.
+func (s *session) end(response schemas.Response, code int) {
+	defer s.conn.Close()
+	if code != noCode {
+		if err := s.send(response); err != nil {
+			return
+		}
+		farewell := websocket.FormatCloseMessage(code, "")
+		s.conn.WriteControl(websocket.CloseMessage, farewell, time.Now().Add(writeTimeout))
+	}
+	s.awaitClose()
+}
+
+// awaitClose reads until the client has closed its side, too.
+func (s *session) awaitClose() {
+	s.conn.SetReadDeadline(time.Now().Add(closeTimeout))
+	switch {
+	case s.reading != nil:
+		<-s.reading
+	case s.broken:
+		io.Copy(io.Discard, s.conn.NetConn())
+	default:
+		for {
+			if _, _, err := s.conn.NextReader(); err != nil {
+				return
+			}
+		}
+	}
+}
+
+// lineWriter sends each line that is written to it as a message.
+type lineWriter struct{ session *session }
+
+func (w lineWriter) Write(lines []byte) (int, error) {
+	for line := range bytes.Lines(lines) {
+		if err := w.session.send(schemas.Output(string(bytes.TrimSuffix(line, []byte{'\n'})))); err != nil {
+			return 0, err
+		}
+	}
+	return len(lines), nil
+}

@@ -1,0 +1,125 @@
+// Package wsapi is the builder's HTTP side: the WebSocket endpoint that takes a job
+// and sends its log, and the health check.
+//
+// One client is connected at a time. Its connection is a session (session.go); every
+// other client is told that the builder is busy and let go.
+package wsapi
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/schemas"
+)
+
+// Builder is what runs the jobs.
+type Builder interface {
+	// Build runs a job to its end and returns the last message for its client.
+	// Until then out gets the job's output in writes of whole lines, each ended
+	// by a line feed. When ctx ends or out fails, so does the job.
+	Build(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Response
+	// Healthy returns nil while jobs can be run.
+	Healthy(ctx context.Context) error
+}
+
+// Options are the settings of a Server.
+type Options struct {
+	// Commands are the programs that a job may run.
+	Commands []string
+	// RequestTimeout is how long a client may take to send its job.
+	RequestTimeout time.Duration
+	// MaxRequestBytes bounds the size of a job.
+	MaxRequestBytes int64
+}
+
+// A Server serves the builder's HTTP endpoints. It is an http.Handler.
+type Server struct {
+	builder  Builder
+	options  Options
+	log      *slog.Logger
+	mux      *http.ServeMux
+	upgrader websocket.Upgrader
+
+	occupied atomic.Bool // a client is connected
+	sessions sync.WaitGroup
+	closing  context.Context // ends when the server closes
+	close    context.CancelCauseFunc
+}
+
+// NewServer returns a server for jobs that builder runs.
+func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
+	s := &Server{
+		builder:  builder,
+		options:  options,
+		log:      log,
+		mux:      http.NewServeMux(),
+		upgrader: websocket.Upgrader{HandshakeTimeout: writeTimeout},
+	}
+	s.closing, s.close = context.WithCancelCause(context.Background())
+	s.mux.HandleFunc("/api/v1/build", s.serveBuild)
+	s.mux.HandleFunc("/api/v1/healthcheck", s.serveHealthcheck)
+	return s
+}
+
+// ServeHTTP serves one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// Close ends every session, the running job's included, tells its client the cause,
+// and returns when all are gone. http.Server.Shutdown knows nothing of them. No
+// request may be served any more.
+func (s *Server) Close(cause error) {
+	s.close(cause)
+	s.sessions.Wait()
+}
+
+func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
+	if !allow(w, r, http.MethodGet) {
+		return
+	}
+	s.sessions.Add(1)
+	defer s.sessions.Done()
+	conn, err := s.upgrader.Upgrade(w, r, nil)
+	if err != nil {
+		return // Upgrade has answered
+	}
+	session := &session{server: s, conn: conn, log: s.log.With("client", r.RemoteAddr)}
+	if !s.occupied.CompareAndSwap(false, true) {
+		session.end(schemas.Busy(), websocket.CloseInternalServerErr)
+		return
+	}
+	session.serve()
+}
+
+// healthy is what Iglu's clients expect to read, as they expect it spelled.
+const healthy = "Everyting seems healthy!"
+
+func (s *Server) serveHealthcheck(w http.ResponseWriter, r *http.Request) {
+	if !allow(w, r, http.MethodGet, http.MethodHead) {
+		return
+	}
+	if err := s.builder.Healthy(r.Context()); err != nil {
+		s.log.Warn("health check", "err", err)
+		http.Error(w, "The builder cannot run jobs: its container engine does not answer.", http.StatusServiceUnavailable)
+		return
+	}
+	io.WriteString(w, healthy)
+}
+
+// allow reports whether a request has one of the methods, and answers it if not.
+func allow(w http.ResponseWriter, r *http.Request, methods ...string) bool {
+	for _, method := range methods {
+		if r.Method == method {
+			return true
+		}
+	}
+	w.Header()["Allow"] = methods
+	http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
+	return false
+}
