@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"path"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -84,13 +85,16 @@ func (d *docker) close() error { return d.client.Close() }
 func (d *docker) ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	if _, err := d.client.Ping(ctx); err != nil {
-		return &failure{
-			sentence: "The container engine does not answer. Start it, or set DOCKER_HOST to where it listens.",
-			cause:    err,
-		}
+	_, err := d.client.Ping(ctx)
+	switch {
+	case err == nil:
+		return nil
+	case strings.Contains(err.Error(), "permission denied"):
+		return &failure{cause: err, sentence: "The builder may not talk to the container engine. " +
+			"Run it as a user of the group that the engine's socket belongs to (with docker-compose, set DOCKER_GID to that group's number)."}
+	default:
+		return &failure{cause: err, sentence: "The container engine does not answer. Start it, or set DOCKER_HOST to where it listens."}
 	}
-	return nil
 }
 
 func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
@@ -129,11 +133,11 @@ func (d *docker) create(ctx context.Context, c container, imageID string) (strin
 	defer cancel()
 	networkName, err := d.ensureNetwork(ctx)
 	if err != nil {
-		return "", engineFailure("make the jobs' network", err)
+		return "", engineFailure("provide the jobs' network", err)
 	}
 	volume, err := d.ensureProgram(ctx, imageID)
 	if err != nil {
-		return "", engineFailure("put its program onto the engine", err)
+		return "", engineFailure("take the builder's program", err)
 	}
 	created, err := d.client.ContainerCreate(ctx,
 		&containertypes.Config{
@@ -155,7 +159,7 @@ func (d *docker) create(ctx context.Context, c container, imageID string) (strin
 		},
 		nil, nil, d.name(c.job))
 	if err != nil {
-		return "", createFailure(err)
+		return "", engineFailure("make the container", err)
 	}
 	return created.ID, nil
 }
@@ -176,30 +180,52 @@ func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Wr
 
 	waiting, stopWaiting := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWaiting()
-	exited, lost := d.client.ContainerWait(waiting, id, containertypes.WaitConditionNextExit)
+	ended := d.awaitNextExit(waiting, id)
 
 	if err := d.client.ContainerStart(calls, id, containertypes.StartOptions{}); err != nil {
 		return 0, engineFailure("start the container", err)
 	}
 	out := drain(&output, stdout, stderr)
-	code, err := d.awaitExit(ctx, id, exited, lost, out)
+	code, err := d.awaitEnd(ctx, id, ended, out)
 	if !out.finish(drainTimeout) && err == nil {
 		say("the end of the log may be missing: the engine did not finish it in time")
 	}
 	return code, err
 }
 
-// awaitExit returns the exit code of a started container. The end of its output is
-// not its end; but when the output cannot be kept, the job is of no use.
-func (d *docker) awaitExit(ctx context.Context, id string, exited <-chan containertypes.WaitResponse, lost <-chan error, out *draining) (int, error) {
-	select {
-	case end := <-exited:
-		if end.Error != nil {
-			return 0, engineFailure("wait for the container", errors.New(end.Error.Message))
+// exit is how a container ended.
+type exit struct {
+	code int
+	err  error
+}
+
+// awaitNextExit sends how a container ends that is about to start. It returns when
+// the engine has begun to watch.
+func (d *docker) awaitNextExit(ctx context.Context, id string) <-chan exit {
+	exited, lost := d.client.ContainerWait(ctx, id, containertypes.WaitConditionNextExit)
+	ended := make(chan exit, 1)
+	go func() {
+		// The client's own goroutine ends only when somebody takes what it found.
+		select {
+		case status := <-exited:
+			end := exit{code: int(status.StatusCode)}
+			if status.Error != nil {
+				end.err = errors.New(status.Error.Message)
+			}
+			ended <- end
+		case err := <-lost:
+			ended <- exit{err: err}
 		}
-		return int(end.StatusCode), nil
-	case err := <-lost:
-		return 0, engineFailure("wait for the container", err)
+	}()
+	return ended
+}
+
+// awaitEnd returns the exit code of a started container. The end of its output is
+// not its end; but when the output cannot be kept, the job is of no use.
+func (d *docker) awaitEnd(ctx context.Context, id string, ended <-chan exit, out *draining) (int, error) {
+	select {
+	case end := <-ended:
+		return end.code, engineFailure("wait for the container", end.err)
 	case err := <-out.failed:
 		d.stop(ctx, id)
 		return 0, fmt.Errorf("keep the container's output: %w", err)
@@ -281,8 +307,13 @@ func (d *docker) removeLeftovers(ctx context.Context) {
 // ensureNetwork returns the name of the network for jobs, and makes it if it is the
 // builder's own and not there. Containers on it do not reach each other.
 func (d *docker) ensureNetwork(ctx context.Context) (string, error) {
-	if d.options.Network != "" {
-		return d.options.Network, nil
+	if name := d.options.Network; name != "" {
+		_, err := d.client.NetworkInspect(ctx, name, network.InspectOptions{})
+		if errdefs.IsNotFound(err) {
+			err = &failure{cause: err, sentence: fmt.Sprintf("The network %s is not on the container engine. "+
+				"Make it there, or set IGLU_JOB_NETWORK to one that is, or to nothing for one of the builder's own.", name)}
+		}
+		return name, err
 	}
 	name := d.name("jobs")
 	_, err := d.client.NetworkInspect(ctx, name, network.InspectOptions{})
@@ -318,23 +349,10 @@ func engineFailure(what string, err error) error {
 	if _, ok := errors.AsType[*failure](err); err == nil || ok {
 		return err
 	}
-	sentence := fmt.Sprintf("The container engine failed to %s. The builder's own log says why; try again later.", what)
+	sentence := fmt.Sprintf("The container engine failed to %s: %v. "+
+		"If a setting of the builder is not the cause, its log and the engine's say more.", what, err)
 	if client.IsErrConnectionFailed(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		sentence = fmt.Sprintf("The container engine went away while the builder wanted to %s. Send the job again when it is back.", what)
+		sentence = fmt.Sprintf("The container engine went away when it was to %s. Send the job again when it is back.", what)
 	}
 	return &failure{sentence: sentence, cause: err}
-}
-
-// createFailure tells whose fault it is that a container cannot be made.
-func createFailure(err error) error {
-	switch {
-	case errdefs.IsInvalidArgument(err):
-		return &failure{cause: err, sentence: "The container engine refuses the job's container. " +
-			"Check the builder's settings IGLU_JOB_IMAGE and IGLU_JOB_NETWORK; its own log says what the engine objects to."}
-	case errdefs.IsNotFound(err):
-		return &failure{cause: err, sentence: "Something that the job's container needs is gone from the engine: " +
-			"its image, its network or a volume. Send the job again."}
-	default:
-		return engineFailure("make the job's container", err)
-	}
 }

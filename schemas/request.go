@@ -4,7 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
-	"strconv"
+	"math/big"
+	"strings"
 )
 
 // Request is a job as a client asks for it. A Request that ParseRequest returned
@@ -63,17 +64,35 @@ var (
 	errNotWhole  = errors.New("must be a whole number from 0 to 2147483647")
 )
 
+// maxNumber is the length in bytes up to which a number is read, and maxExponent
+// that of its exponent. A longer one is a whole number of this size in no sane
+// spelling, and could take for ever to work out.
+const (
+	maxNumber   = 64
+	maxExponent = 3
+)
+
 // UnmarshalJSON refuses what is not a number, and numbers that are not whole,
 // negative, or larger than Nix's own settings hold (32 bits).
 func (w *Whole) UnmarshalJSON(data []byte) error {
-	if c := data[0]; c != '-' && (c < '0' || c > '9') {
+	text := string(data)
+	if c := text[0]; c != '-' && (c < '0' || c > '9') {
 		return errNotNumber
 	}
-	f, err := strconv.ParseFloat(string(data), 64)
-	if err != nil || f != math.Trunc(f) || f < 0 || f > math.MaxInt32 {
+	_, exponent, _ := strings.Cut(strings.ToLower(text), "e")
+	if len(text) > maxNumber || len(exponent) > maxExponent {
 		return errNotWhole
 	}
-	*w = Whole(f)
+	// Exactly: as a float64, 4.00000000000000000001 would be whole.
+	number, ok := new(big.Rat).SetString(text)
+	if !ok || !number.IsInt() || !number.Num().IsInt64() {
+		return errNotWhole
+	}
+	n := number.Num().Int64()
+	if n < 0 || n > math.MaxInt32 {
+		return errNotWhole
+	}
+	*w = Whole(n)
 	return nil
 }
 

@@ -18,9 +18,15 @@ func (r *Request) normalize() {
 	r.BuildOptions.Command = spaces.Replace(r.BuildOptions.Command)
 	r.BuildOptions.ExtraArgs = spaces.Replace(r.BuildOptions.ExtraArgs)
 
-	// A user name in an http(s) URL would end up in argv and in git's messages.
 	u, err := url.Parse(r.Git.Repository)
-	if err != nil || u.User == nil || (u.Scheme != "http" && u.Scheme != "https") {
+	if err != nil {
+		return
+	}
+	// Git takes the scheme for the name of one of its programs.
+	r.Git.Repository = u.Scheme + r.Git.Repository[len(u.Scheme):]
+
+	// A user name in an http(s) URL would end up in argv and in git's messages.
+	if u.User == nil || (u.Scheme != "http" && u.Scheme != "https") {
 		return
 	}
 	if _, hasPassword := u.User.Password(); hasPassword {
@@ -121,7 +127,7 @@ func checkRepository(repository string) *Refusal {
 	if err != nil || !slices.Contains([]string{"https", "http", "ssh", "git"}, u.Scheme) {
 		return brokenRule(path, "must be an https, http, ssh or git URL, or user@host:path")
 	}
-	if u.Hostname() == "" || strings.HasPrefix(u.Host, "-") || strings.Trim(u.Path, "/") == "" {
+	if u.Hostname() == "" || strings.HasPrefix(u.Host, "-") || strings.HasPrefix(u.User.Username(), "-") || strings.Trim(u.Path, "/") == "" {
 		return brokenRule(path, "must name a host and a repository on it")
 	}
 	if _, hasPassword := u.User.Password(); hasPassword {
@@ -150,8 +156,8 @@ func (c *Cachix) check() *Refusal {
 
 func isCacheURL(target string) bool {
 	u, err := url.Parse(target)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" ||
-		u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || strings.ContainsAny(target, "?#") || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" ||
+		u.User != nil {
 		return false
 	}
 	path := strings.TrimSuffix(u.Path, "/")

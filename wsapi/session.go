@@ -47,11 +47,14 @@ func (s *session) serve() {
 	s.end(response, code)
 }
 
+// nothing stands for no last message: the close code says all, or nobody is there.
+var nothing schemas.Response
+
 // work returns the last message for the client and the close code after it.
 func (s *session) work() (schemas.Response, int) {
 	data, err := s.receive()
 	if err != nil {
-		s.broken = true
+		s.broken = !errors.Is(err, errTooLarge)
 		return s.notReceived(err)
 	}
 	request, err := schemas.ParseRequest(data, s.server.options.Commands)
@@ -68,7 +71,7 @@ func (s *session) work() (schemas.Response, int) {
 		cancel(s.readOn())
 	}()
 	if err := s.send(schemas.Accepted()); err != nil {
-		return schemas.Response{}, noCode
+		return nothing, websocket.CloseNormalClosure
 	}
 	response := s.server.builder.Build(ctx, request, lineWriter{s})
 	if response.JobStatus == schemas.Success {
@@ -77,36 +80,48 @@ func (s *session) work() (schemas.Response, int) {
 	return response, websocket.CloseInternalServerErr
 }
 
+var errTooLarge = errors.New("the message is too large")
+
 // receive returns the client's first message. One that is no text is returned as
 // no bytes, which is no job either.
 func (s *session) receive() ([]byte, error) {
-	s.conn.SetReadLimit(s.server.options.MaxRequestBytes)
 	s.conn.SetReadDeadline(time.Now().Add(s.server.options.RequestTimeout))
 	defer s.conn.SetReadDeadline(time.Time{})
 	// A server that closes does not wait for that deadline.
 	stop := context.AfterFunc(s.server.closing, func() { s.conn.SetReadDeadline(time.Now()) })
 	defer stop()
-	kind, data, err := s.conn.ReadMessage()
-	if kind != websocket.TextMessage {
-		data = nil
+	kind, message, err := s.conn.NextReader()
+	if err != nil {
+		return nil, err
 	}
-	return data, err
+	// The library's own limit would close the connection before the place for a
+	// client is free again.
+	limit := s.server.options.MaxRequestBytes
+	data, err := io.ReadAll(io.LimitReader(message, limit+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case int64(len(data)) > limit:
+		return nil, errTooLarge
+	case kind != websocket.TextMessage:
+		return nil, nil
+	}
+	return data, nil
 }
-
-// noCode stands for a connection that is not worth a message any more.
-const noCode = 0
 
 // notReceived says what a client is told that has sent no job.
 func (s *session) notReceived(err error) (schemas.Response, int) {
 	network, ok := errors.AsType[net.Error](err)
 	switch timedOut := ok && network.Timeout(); {
+	case errors.Is(err, errTooLarge):
+		return nothing, websocket.CloseMessageTooBig
 	case timedOut && s.server.closing.Err() != nil:
 		return schemas.Unable("No job is taken: " + context.Cause(s.server.closing).Error() + "."), websocket.CloseInternalServerErr
 	case timedOut:
 		return schemas.Unable("No job was received within " + s.server.options.RequestTimeout.String() +
 			". Connect again and send it at once."), websocket.ClosePolicyViolation
-	default: // it left, or sent too much: the library has answered that with 1009
-		return schemas.Response{}, noCode
+	default: // it has left
+		return nothing, websocket.CloseNormalClosure
 	}
 }
 
@@ -130,15 +145,17 @@ func (s *session) send(response schemas.Response) error {
 	return s.conn.WriteMessage(websocket.TextMessage, response.Encode())
 }
 
-// end sends the last message and closes the connection.
+// end sends the last message, if there is one, and closes the connection.
 func (s *session) end(response schemas.Response, code int) {
 	defer s.conn.Close()
-	if code != noCode {
+	if response != nothing {
 		if err := s.send(response); err != nil {
 			return
 		}
-		farewell := websocket.FormatCloseMessage(code, "")
-		s.conn.WriteControl(websocket.CloseMessage, farewell, time.Now().Add(writeTimeout))
+	}
+	farewell := websocket.FormatCloseMessage(code, "")
+	if err := s.conn.WriteControl(websocket.CloseMessage, farewell, time.Now().Add(writeTimeout)); err != nil {
+		return
 	}
 	s.awaitClose()
 }

@@ -24,11 +24,11 @@ const followBuffer = 64 << 10
 type Log struct {
 	file *os.File
 
-	mu     sync.Mutex
-	size   int64         // bytes appended; the file is whole lines up to here
-	sealed bool          // nothing will be appended any more
-	failed error         // the first write that failed
-	grown  chan struct{} // closed, and replaced, when one of the above changes
+	mu      sync.Mutex
+	size    int64         // bytes appended; the file is whole lines up to here
+	sealed  bool          // nothing will be appended any more
+	failed  error         // the first write that failed
+	changed chan struct{} // closed, and replaced, when one of the above changes
 }
 
 // New starts a log in a file of dir that has no name, so that nothing of it is left
@@ -42,7 +42,7 @@ func New(dir string) (*Log, error) {
 		file.Close()
 		return nil, fmt.Errorf("start a job's log: %w", err)
 	}
-	return &Log{file: file, grown: make(chan struct{})}, nil
+	return &Log{file: file, changed: make(chan struct{})}, nil
 }
 
 // Printf appends lines of the builder's own.
@@ -79,39 +79,48 @@ func (l *Log) Seal() {
 }
 
 func (l *Log) wake() {
-	close(l.grown)
-	l.grown = make(chan struct{})
+	close(l.changed)
+	l.changed = make(chan struct{})
 }
 
 // Close frees the file. Readers must be done.
 func (l *Log) Close() error { return l.file.Close() }
 
-// state returns how far the log reaches now, whether that is its end, and what is
-// closed when either changes.
-func (l *Log) state() (size int64, ended bool, grown <-chan struct{}) {
+// state returns how far the log reaches now, what is closed when it changes, and why
+// it will not: io.EOF for a sealed log, or the error of its file.
+func (l *Log) state() (size int64, changed <-chan struct{}, end error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.size, l.sealed || l.failed != nil, l.grown
+	end = l.failed
+	if end == nil && l.sealed {
+		end = io.EOF
+	}
+	return l.size, l.changed, end
 }
 
 // Follow writes the log to w from its first line on, whole lines at a time and as
-// soon as they are there, until the log is sealed and all of it is written, ctx
-// ends, or w fails. It returns nil only in the first case.
+// soon as they are there, until the log is sealed and all of it is written, or ctx
+// ends, or w or the log's file fails. It returns nil only in the first case.
 func (l *Log) Follow(ctx context.Context, w io.Writer) error {
 	buf := make([]byte, followBuffer)
 	var offset int64
 	for {
-		size, ended, grown := l.state()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		size, changed, end := l.state()
 		if offset == size {
-			if ended {
+			if end == io.EOF {
 				return nil
 			}
-			select {
-			case <-grown:
-				continue
-			case <-ctx.Done():
-				return context.Cause(ctx)
+			if end != nil {
+				return end
 			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			continue
 		}
 		n, err := l.file.ReadAt(buf[:min(int64(len(buf)), size-offset)], offset)
 		if err != nil {

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// An engine is a Docker engine of a test's own, which it may stop and kill.
+type engine struct {
+	t      *testing.T
+	folder string
+	daemon *exec.Cmd
+}
+
+func startEngine(t *testing.T) *engine {
+	t.Helper()
+	folder, err := os.MkdirTemp("", "iglu-engine-") // short, for the sake of socket names
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &engine{t: t, folder: folder}
+	t.Cleanup(func() {
+		e.stop(syscall.SIGTERM)
+		// One that was killed has mounted its folder on itself once more.
+		for syscall.Unmount(filepath.Join(folder, "data"), syscall.MNT_DETACH) == nil {
+		}
+		if err := os.RemoveAll(folder); err != nil {
+			t.Error(err)
+		}
+	})
+	e.start()
+	return e
+}
+
+func (e *engine) host() string { return "unix://" + filepath.Join(e.folder, "docker.sock") }
+
+func (e *engine) start() {
+	e.t.Helper()
+	in := func(name string) string { return filepath.Join(e.folder, name) }
+	// In a network of its own: an engine without a bridge removes the bridge of the
+	// machine's other engine.
+	e.daemon = exec.Command("unshare", "--net", "dockerd", "--host", e.host(), "--data-root", in("data"), "--exec-root", in("exec"),
+		"--pidfile", in("pid"), "--bridge", "none", "--iptables=false", "--ip6tables=false")
+	log, err := os.Create(in("log"))
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	defer log.Close()
+	e.daemon.Stdout, e.daemon.Stderr = log, log
+	if err := e.daemon.Start(); err != nil {
+		e.t.Fatal(err)
+	}
+	if err := poll(time.Minute, func() bool { return exec.Command("docker", "--host", e.host(), "info").Run() == nil }); err != nil {
+		text, _ := os.ReadFile(in("log"))
+		e.t.Fatalf("the engine does not start: %v\n%s", err, text)
+	}
+}
+
+// stop ends the engine and waits for its containerd, which it starts itself.
+func (e *engine) stop(signal os.Signal) {
+	containerd, _ := os.ReadFile(filepath.Join(e.folder, "exec/containerd/containerd.pid"))
+	e.daemon.Process.Signal(signal)
+	e.daemon.Wait()
+	poll(20*time.Second, func() bool {
+		_, err := os.Stat(filepath.Join("/proc", string(containerd), "cmdline"))
+		return len(containerd) == 0 || err != nil
+	})
+}
+
+// importTool makes an image that holds nothing but this program, as the command tool.
+func importTool(t *testing.T, host, name string) {
+	t.Helper()
+	program, err := os.ReadFile(world.program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var root bytes.Buffer
+	w := tar.NewWriter(&root)
+	w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: "tmp/", Mode: 0o1777})
+	w.WriteHeader(&tar.Header{Name: "bin/tool", Mode: 0o755, Size: int64(len(program))})
+	w.Write(program)
+	w.Close()
+	load := exec.Command("docker", "--host", host, "import", "--change", "ENV PATH=/bin", "-", name)
+	load.Stdin = &root
+	if output, err := load.CombinedOutput(); err != nil {
+		t.Fatalf("docker import: %v: %s", err, output)
+	}
+}
+
+// serverOn starts a builder on an engine, with jobs that run the tool.
+func serverOn(t *testing.T, host, image string) *server {
+	t.Helper()
+	t.Setenv("DOCKER_HOST", host)
+	s := serverWith(t, func(s *settings) {
+		s.jobImage, s.jobNetwork, s.allowedCommands = image, "none", []string{"tool"}
+	})
+	os.Unsetenv("DOCKER_HOST")
+	return s
+}
+
+// TestEngineStopsAndComesBack stops the engine between jobs, and kills it under one.
+func TestEngineStopsAndComesBack(t *testing.T) {
+	e := startEngine(t)
+	importTool(t, e.host(), "tool:1")
+	s := serverOn(t, e.host(), "tool:1")
+	wantExit(t, do(t, s, command("tool --help")), 0)
+
+	e.stop(syscall.SIGTERM)
+	begun := time.Now()
+	got := do(t, s, command("tool --help"))
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("the client was told after %s", took)
+	}
+	if len(got.messages) != 2 || !strings.Contains(got.messages[1], "The container engine does not answer.") || got.closeCode != 1011 {
+		t.Errorf("with the engine stopped: %+v", got)
+	}
+	if status, _ := s.get(t, "GET", "/api/v1/healthcheck"); status != 503 {
+		t.Errorf("with the engine stopped, the health check is %d", status)
+	}
+	e.start()
+	wantExit(t, do(t, s, command("tool --help")), 0)
+
+	c := connect(t, s)
+	c.send(`{"git":{"noClone":true},"buildOptions":{"command":"tool serve --listen 127.0.0.1:0","cachix":{"push":false}}}`)
+	c.waitFor("msg=listening")
+	e.stop(syscall.SIGKILL)
+	got = c.finish()
+	if len(got.messages) != 1 || !strings.Contains(got.messages[0], "The container engine went away") || got.closeCode != 1011 {
+		t.Errorf("with the engine killed: %+v", got)
+	}
+	e.start()
+	wantExit(t, do(t, s, command("tool --help")), 0)
+	left, err := exec.Command("docker", "--host", e.host(), "container", "ls", "--all", "--quiet").Output()
+	if err != nil || len(left) > 0 {
+		t.Errorf("containers left: %s, %v", left, err)
+	}
+}
+
+// TestPull pulls the job image from a registry, and sees why it cannot be pulled.
+func TestPull(t *testing.T) {
+	registry := startRegistry(t)
+	image := registry + "/iglu/tool:1"
+	importTool(t, "", image)
+	docker(t, "push", "--quiet", image)
+	docker(t, "image", "rm", image)
+	t.Cleanup(func() { exec.Command("docker", "image", "rm", image).Run() })
+
+	s := serverOn(t, "", image)
+	got := do(t, s, command("tool --help"))
+	wantExit(t, got, 0)
+	wantLine(t, got, "iglu: pulling "+image)
+	wantLine(t, got, "Pull complete")
+	wantLine(t, got, "Digest: sha256:")
+	if got := do(t, s, command("tool --help")); len(got.lines) == 0 || strings.Contains(strings.Join(got.lines, "\n"), "pulling") {
+		t.Errorf("the second job pulls again: %v", got.lines)
+	}
+
+	missing := serverOn(t, "", registry+"/iglu/nothing:1")
+	got = do(t, missing, command("tool --help"))
+	if len(got.messages) != 2 || !strings.Contains(got.messages[1], "cannot be pulled") {
+		t.Errorf("without the image: %+v", got)
+	}
+}
+
+// startRegistry starts a real registry and returns its host and port.
+func startRegistry(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0") // for a free port
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	listener.Close()
+	folder := t.TempDir()
+	config := "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: " + folder + "\nhttp:\n  addr: " + address + "\n"
+	name := filepath.Join(folder, "config.yml")
+	if err := os.WriteFile(name, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	daemon := exec.Command("docker-registry", "serve", name)
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { daemon.Process.Kill(); daemon.Wait() })
+	if err := poll(10*time.Second, func() bool {
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return address
+}
+
+// TestOtherPlatform runs a builder on an engine that says it is of another CPU
+// architecture: the real engine, with that one word changed on the way.
+func TestOtherPlatform(t *testing.T) {
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", "/var/run/docker.sock")
+	}}
+	defer transport.CloseIdleConnections()
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "docker"})
+	proxy.Transport = transport
+	proxy.ModifyResponse = func(r *http.Response) error {
+		if strings.HasSuffix(r.Request.URL.Path, "/version") {
+			text, err := io.ReadAll(r.Body)
+			text = bytes.ReplaceAll(text, []byte(`"amd64"`), []byte(`"riscv64"`))
+			r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(text)), int64(len(text))
+			r.Header.Del("Content-Length")
+			return err
+		}
+		return nil
+	}
+	engine := httptest.NewServer(proxy)
+	defer engine.Close()
+	s := serverOn(t, "tcp://"+engine.Listener.Addr().String(), world.image)
+	got := do(t, s, command("tool --help"))
+	if len(got.messages) != 2 || !strings.Contains(got.messages[1], "runs linux/riscv64, but this builder is made for linux/amd64") {
+		t.Errorf("got %+v", got)
+	}
+	s.cancel() // before its engine goes
+}

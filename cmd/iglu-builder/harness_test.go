@@ -1,0 +1,545 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/spf13/pflag"
+	"go.uber.org/goleak"
+
+	"iglu.sh/builder/internal/gitserver"
+	"iglu.sh/builder/schemas"
+)
+
+// The tests of this package drive the whole server, as a client does, with the real
+// engine, real Nix and real git servers behind it. The server runs in the test's own
+// process, so that the race detector and the leak checks see it.
+
+// world is what all tests share: made once, because it takes seconds.
+var world struct {
+	program  string // a static build of this package, which runs in the containers
+	image    string // the job image
+	response *jsonschema.Schema
+	git      gitWorld
+	server   *server // for tests that need no settings of their own
+}
+
+// Secrets of the jobs. No message and no line of a server's log may hold one; see
+// checkSecrets.
+const (
+	gitPassword = "hunter2-f4a1c0de-9b7e"
+	apiKey      = "apikey-0197178f-b4f3-7000"
+	signingKey  = "U2lnbmluZ0tleS1mb3ItdGhlLXRlc3Rz"
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(testMain(m))
+}
+
+func testMain(m *testing.M) int {
+	folder, err := os.MkdirTemp("", "iglu-test-")
+	if err != nil {
+		return complain(err)
+	}
+	defer os.RemoveAll(folder)
+	if err := makeWorld(folder); err != nil {
+		return complain(err)
+	}
+	defer world.git.stop()
+	code := m.Run()
+	if err := world.server.stop(); err != nil {
+		return complain(err)
+	}
+	world.git.stop()
+	if err := goleak.Find(); err != nil && code == 0 {
+		return complain(err)
+	}
+	return code
+}
+
+func complain(err error) int {
+	fmt.Fprintln(os.Stderr, "test:", err)
+	return 1
+}
+
+func makeWorld(folder string) (err error) {
+	if world.image = os.Getenv("IGLU_TEST_JOB_IMAGE"); world.image == "" {
+		return errors.New("IGLU_TEST_JOB_IMAGE is not set: run 'make test', which makes an image, or set it to one with Nix")
+	}
+	world.program = filepath.Join(folder, "iglu-builder")
+	build := exec.Command("go", "build", "-o", world.program, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the program: %w\n%s", err, output)
+	}
+	if world.response, err = compileSchema(schemas.ResponseSchema); err != nil {
+		return err
+	}
+	if err := world.git.start(filepath.Join(folder, "git")); err != nil {
+		return err
+	}
+	world.server, err = startServer(func(*settings) {})
+	return err
+}
+
+func compileSchema(text []byte) (*jsonschema.Schema, error) {
+	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	compiler := jsonschema.NewCompiler()
+	if err := compiler.AddResource("schema.json", document); err != nil {
+		return nil, err
+	}
+	return compiler.Compile("schema.json")
+}
+
+// checkSecrets returns an error if text holds a secret of a job.
+func checkSecrets(text string) error {
+	for _, secret := range append(world.git.keyLines, gitPassword, apiKey, signingKey) {
+		if strings.Contains(text, secret) {
+			return fmt.Errorf("a secret (%.6s…) stands in: %.300s", secret, text)
+		}
+	}
+	return nil
+}
+
+// A server is a running builder.
+type server struct {
+	address  string
+	instance string
+	log      logBuffer
+	cancel   context.CancelFunc
+	ended    chan error
+}
+
+// logBuffer is a server's log.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+var addrInLog = regexp.MustCompile(`msg=listening addr=(\S+)`)
+
+// startServer starts a builder with an instance name of its own, which may run some
+// more programs than Nix, so that tests can look around in containers.
+func startServer(change func(*settings)) (*server, error) {
+	var s settings
+	s.register(pflag.NewFlagSet("", pflag.ContinueOnError))
+	s.listen = "127.0.0.1:0"
+	s.jobImage = world.image
+	s.instance = "test-" + strings.ToLower(rand.Text()[:10])
+	s.allowedCommands = append(s.allowedCommands, "sh", "seq", "env", "sleep", "printf", "no-such-program")
+	change(&s)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	srv := &server{instance: s.instance, cancel: cancel, ended: make(chan error, 1)}
+	go func() { srv.ended <- serve(ctx, s, world.program, s.logger(&srv.log)) }()
+	err := poll(10*time.Second, func() bool {
+		match := addrInLog.FindStringSubmatch(srv.log.String())
+		if match != nil {
+			srv.address = match[1]
+		}
+		return match != nil
+	})
+	return srv, err
+}
+
+// serverWith is startServer for one test.
+func serverWith(t *testing.T, change func(*settings)) *server {
+	t.Helper()
+	srv, err := startServer(change)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := srv.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return srv
+}
+
+// stop ends the server and checks what it leaves: no container, no secret in its
+// log. The volume and the network, which it keeps for its next life, are removed.
+func (s *server) stop() error {
+	s.cancel()
+	err := <-s.ended
+	if left := s.containers(); len(left) > 0 {
+		err = errors.Join(err, fmt.Errorf("containers left on the engine: %v", left))
+	}
+	for _, kind := range []string{"volume", "network"} {
+		for _, name := range s.onEngine(kind, "ls") {
+			exec.Command("docker", kind, "rm", name).Run()
+		}
+	}
+	return errors.Join(err, checkSecrets(s.log.String()))
+}
+
+func (s *server) containers() []string { return s.onEngine("container", "ls", "--all") }
+
+func (s *server) onEngine(args ...string) []string {
+	args = append(args, "--quiet", "--filter", "label=sh.iglu.builder.instance="+s.instance)
+	output, err := exec.Command("docker", args...).Output()
+	if err != nil {
+		return []string{err.Error()}
+	}
+	return strings.Fields(string(output))
+}
+
+// get requests a path over plain HTTP.
+func (s *server) get(t *testing.T, method, path string) (status int, body string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, "http://"+s.address+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var buf bytes.Buffer
+	buf.ReadFrom(response.Body)
+	return response.StatusCode, buf.String()
+}
+
+// A client is a connection to a server.
+type client struct {
+	t    *testing.T
+	conn *websocket.Conn
+}
+
+func connect(t *testing.T, s *server) *client {
+	t.Helper()
+	conn, _, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+s.address+"/api/v1/build", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return &client{t: t, conn: conn}
+}
+
+func (c *client) send(job string) {
+	c.t.Helper()
+	if err := c.conn.WriteMessage(websocket.TextMessage, []byte(job)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// messageTimeout is how long a test waits for the next message.
+const messageTimeout = 2 * time.Minute
+
+// read returns the next message, which must be one of the published schema and hold
+// no secret, or the close code that came instead.
+func (c *client) read() (message string, closeCode int) {
+	c.t.Helper()
+	c.conn.SetReadDeadline(time.Now().Add(messageTimeout))
+	kind, data, err := c.conn.ReadMessage()
+	if closed, ok := errors.AsType[*websocket.CloseError](err); ok {
+		return "", closed.Code
+	}
+	if err != nil || kind != websocket.TextMessage {
+		c.t.Fatalf("read a message: kind %d, %v", kind, err)
+	}
+	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
+	if err == nil {
+		err = world.response.Validate(value)
+	}
+	if err := errors.Join(err, checkSecrets(string(data))); err != nil {
+		c.t.Fatalf("message %.300s: %v", data, err)
+	}
+	return string(data), 0
+}
+
+// next is read for a message that must come.
+func (c *client) next() string {
+	c.t.Helper()
+	message, code := c.read()
+	if code != 0 {
+		c.t.Fatalf("the connection was closed with %d", code)
+	}
+	return message
+}
+
+// waitFor reads on until a line of the job's output holds text.
+func (c *client) waitFor(text string) {
+	c.t.Helper()
+	for message := c.next(); !strings.Contains(message, text); message = c.next() {
+		if !strings.Contains(message, `"stdout"`) && !strings.Contains(message, `"starting"`) {
+			c.t.Fatalf("no line %q before %s", text, message)
+		}
+	}
+}
+
+// result is all that a client is sent.
+type result struct {
+	lines     []string // of output
+	messages  []string // all others
+	closeCode int
+}
+
+// finish reads until the server closes the connection.
+func (c *client) finish() result {
+	c.t.Helper()
+	var r result
+	for {
+		message, code := c.read()
+		if code != 0 {
+			r.closeCode = code
+			c.conn.Close()
+			return r
+		}
+		var response schemas.Response
+		if err := json.Unmarshal([]byte(message), &response); err != nil {
+			c.t.Fatal(err)
+		}
+		if response.Stdout != nil {
+			r.lines = append(r.lines, *response.Stdout)
+		} else {
+			r.messages = append(r.messages, message)
+		}
+	}
+}
+
+// A job is a request, as the tests write it.
+type job = schemas.Request
+
+// command is a job that runs a command without a repository.
+func command(line string) job {
+	return job{Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: line}}
+}
+
+// do sends a job to a server and returns all that comes back.
+func do(t *testing.T, s *server, j job) result {
+	t.Helper()
+	c := connect(t, s)
+	text, err := json.Marshal(j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.send(string(text))
+	return c.finish()
+}
+
+const (
+	accepted  = `{"msg":"Start Building","jobStatus":"starting"}`
+	succeeded = `{"msg":"Build was successfull","buildExitCode":0,"childExitCode":0,"jobStatus":"success"}`
+	busy      = `{"error":"A build job is already running.","jobStatus":"running"}`
+)
+
+func exited(code int) string {
+	return fmt.Sprintf(`{"error":"Something went wrong while building. Builder exited with error code %d",`+
+		`"buildExitCode":%d,"childExitCode":%d,"jobStatus":"failed"}`, code, code, code)
+}
+
+// wantExit checks that a job was accepted and ended with an exit code.
+func wantExit(t *testing.T, r result, code int) {
+	t.Helper()
+	last, closeCode := exited(code), websocket.CloseInternalServerErr
+	if code == 0 {
+		last, closeCode = succeeded, websocket.CloseNormalClosure
+	}
+	if !slices.Equal(r.messages, []string{accepted, last}) || r.closeCode != closeCode {
+		t.Errorf("want exit code %d and close code %d, got %v, close code %d, lines:\n%s",
+			code, closeCode, r.messages, r.closeCode, strings.Join(r.lines, "\n"))
+	}
+}
+
+// wantLine checks that a line of the output holds text.
+func wantLine(t *testing.T, r result, text string) {
+	t.Helper()
+	if !slices.ContainsFunc(r.lines, func(line string) bool { return strings.Contains(line, text) }) {
+		t.Errorf("no line holds %q:\n%s", text, strings.Join(r.lines, "\n"))
+	}
+}
+
+// poll waits until a condition holds.
+func poll(timeout time.Duration, holds func() bool) error {
+	for end := time.Now().Add(timeout); !holds(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			return fmt.Errorf("still not so after %s", timeout)
+		}
+	}
+	return nil
+}
+
+// gitWorld is the git servers of the tests: git's own HTTP server, with a password
+// and without, and OpenSSH.
+type gitWorld struct {
+	root     string
+	private  string // URL of the HTTP server that asks for gitUser and gitPassword
+	public   string // URL of the one that asks for nothing
+	ssh      string // ssh://host:port + root
+	key      string // the private key that the SSH server accepts
+	keyLines []string
+
+	closers []func() error
+}
+
+const gitUser = "git"
+
+func (g *gitWorld) start(root string) error {
+	g.root = root
+	if err := g.publish(); err != nil {
+		return err
+	}
+	var err error
+	if g.private, err = g.serve(&gitserver.Server{Root: root, User: gitUser, Password: gitPassword}); err != nil {
+		return err
+	}
+	if g.public, err = g.serve(&gitserver.Server{Root: root}); err != nil {
+		return err
+	}
+	return g.startSSH()
+}
+
+func (g *gitWorld) serve(handler http.Handler) (string, error) {
+	listener, err := gitserver.Listen()
+	if err != nil {
+		return "", err
+	}
+	server := &http.Server{Handler: handler}
+	go server.Serve(listener)
+	g.closers = append(g.closers, server.Close)
+	return "http://" + listener.Addr().String(), nil
+}
+
+func (g *gitWorld) stop() {
+	for _, closer := range g.closers {
+		closer()
+	}
+	g.closers = nil
+}
+
+// startSSH starts an OpenSSH server on a free port that lets one new key in.
+func (g *gitWorld) startSSH() error {
+	folder := g.root + "-ssh"
+	if err := errors.Join(os.MkdirAll(folder, 0o700), os.MkdirAll("/run/sshd", 0o755)); err != nil {
+		return err
+	}
+	for _, name := range []string{"host", "client"} {
+		keygen := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(folder, name))
+		if output, err := keygen.CombinedOutput(); err != nil {
+			return fmt.Errorf("ssh-keygen: %w: %s", err, output)
+		}
+	}
+	key, err := os.ReadFile(filepath.Join(folder, "client"))
+	if err != nil {
+		return err
+	}
+	g.key = string(key)
+	g.keyLines = strings.Split(strings.TrimSpace(g.key), "\n")
+	g.keyLines = g.keyLines[1 : len(g.keyLines)-1] // not the armour
+
+	listener, err := gitserver.Listen() // for a free port, which sshd cannot find by itself
+	if err != nil {
+		return err
+	}
+	address := listener.Addr().String()
+	listener.Close()
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	g.ssh = "ssh://" + address + g.root
+	sshd := exec.Command("/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-p", port,
+		"-o", "ListenAddress="+host, "-o", "HostKey="+filepath.Join(folder, "host"),
+		"-o", "AuthorizedKeysFile="+filepath.Join(folder, "client.pub"), "-o", "StrictModes=no",
+		"-o", "PasswordAuthentication=no", "-o", "PermitRootLogin=yes", "-o", "PidFile=none")
+	if err := sshd.Start(); err != nil {
+		return err
+	}
+	g.closers = append(g.closers, func() error { sshd.Process.Kill(); return sshd.Wait() })
+	return poll(10*time.Second, func() bool {
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+}
+
+// publish makes the repositories.
+func (g *gitWorld) publish() error {
+	if err := os.MkdirAll(g.root, 0o755); err != nil {
+		return err
+	}
+	if err := gitserver.Publish(g.root, "hello", "../../examples/hello"); err != nil {
+		return err
+	}
+	return errors.Join(
+		g.commit("hello", "side", map[string]string{"default.nix": derivation("side", "echo built on the side > $out")}),
+		g.commit("failing", "main", map[string]string{"default.nix": derivation("failing", "echo about to fail; exit 3")}),
+		g.commit("many", "main", manyFiles(1000)),
+	)
+}
+
+// derivation is a Nix expression of one that a shell script builds.
+func derivation(name, script string) string {
+	return fmt.Sprintf(`derivation { name = %q; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" %q ]; }`,
+		name, script)
+}
+
+func manyFiles(n int) map[string]string {
+	files := map[string]string{"default.nix": `let files = builtins.attrNames (builtins.readDir ./files); in ` +
+		`derivation { name = "many"; system = builtins.currentSystem; builder = "/bin/sh"; ` +
+		`args = [ "-c" "echo counted ${toString (builtins.length files)} files; echo > $out" ]; }`}
+	for i := range n {
+		files[fmt.Sprintf("files/%04d", i)] = fmt.Sprint("file ", i)
+	}
+	return files
+}
+
+// commit puts files on a branch of a repository, which is made if there is none.
+func (g *gitWorld) commit(repository, branch string, files map[string]string) error {
+	folder := filepath.Join(g.root, repository)
+	for name, content := range files {
+		path := filepath.Join(folder, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o644)); err != nil {
+			return err
+		}
+	}
+	if _, err := os.Stat(filepath.Join(folder, ".git")); err != nil {
+		if err := gitserver.Git(folder, "init", "--quiet", "--initial-branch="+branch); err != nil {
+			return err
+		}
+	} else if err := gitserver.Git(folder, "checkout", "--quiet", "-b", branch); err != nil {
+		return err
+	}
+	err := errors.Join(gitserver.Git(folder, "add", "."), gitserver.Git(folder, "commit", "--quiet", "--message=files"))
+	if branch != "main" {
+		err = errors.Join(err, gitserver.Git(folder, "checkout", "--quiet", "main"))
+	}
+	return err
+}

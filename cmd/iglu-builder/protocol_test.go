@@ -1,0 +1,376 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gorilla/websocket"
+)
+
+// TestMessages holds the message table of the protocol against a running server, a
+// row each. Rows that need more than one message from the client come below.
+func TestMessages(t *testing.T) {
+	invalid := func(msg string) string {
+		return fmt.Sprintf(`{"error":"JSON schema is not valid.","msg":%q,"jobStatus":"failed"}`, msg)
+	}
+	const notJSON = `{"error":"Not a valid JSON","jobStatus":"failed"}`
+	tests := []struct {
+		name      string
+		kind      int
+		send      string
+		want      []string
+		closeCode int
+	}{
+		{"not JSON", websocket.TextMessage, `{"git":`, []string{notJSON}, 1007},
+		{"empty", websocket.TextMessage, ``, []string{notJSON}, 1007},
+		{"two documents", websocket.TextMessage, `{} {}`, []string{notJSON}, 1007},
+		{"a name twice", websocket.TextMessage, `{"git":{"noClone":true,"noClone":true}}`, []string{notJSON}, 1007},
+		{"invalid UTF-8", websocket.TextMessage, "{\"git\":\"\xff\"}", []string{notJSON}, 1007},
+		{"not text", websocket.BinaryMessage, `{"git":{"noClone":true},"buildOptions":{"command":"nix","cachix":{"push":false}}}`,
+			[]string{notJSON}, 1007},
+		{"schema", websocket.TextMessage, `{"git":{"noClone":true}}`, []string{invalid("buildOptions: is missing")}, 1007},
+		{"rule", websocket.TextMessage, `{"git":{"noClone":false},"buildOptions":{"command":"nix","cachix":{"push":false}}}`,
+			[]string{invalid("git.repository: is required when noClone is false")}, 1007},
+		{"command", websocket.TextMessage, `{"git":{"noClone":true},"buildOptions":{"command":"make all","cachix":{"push":false}}}`,
+			[]string{`{"error":"Invalid command: 'make all'","msg":"buildOptions.command: its first word must be one of: ` +
+				`nix, nix-build, sh, seq, env, sleep, printf, no-such-program",` +
+				`"buildExitCode":2,"childExitCode":2,"jobStatus":"failed"}`}, 1007},
+		{"output and success", websocket.TextMessage, `{"git":{"noClone":true},"buildOptions":{"command":"sh -c 'echo \"<one>\"; echo; echo two'","cachix":{"push":false}}}`,
+			[]string{accepted, `{"stdout":"iglu: running sh -c 'echo \"<one>\"; echo; echo two'","jobStatus":"running"}`,
+				`{"stdout":"<one>","jobStatus":"running"}`, `{"stdout":"","jobStatus":"running"}`,
+				`{"stdout":"two","jobStatus":"running"}`, succeeded}, 1000},
+		{"standard error", websocket.TextMessage, `{"git":{"noClone":true},"buildOptions":{"command":"sh -c 'exec >&2; echo one; printf two'","cachix":{"push":false}}}`,
+			[]string{accepted, `{"stdout":"iglu: running sh -c 'exec >&2; echo one; printf two'","jobStatus":"running"}`,
+				`{"stdout":"one","jobStatus":"running"}`, `{"stdout":"two","jobStatus":"running"}`, succeeded}, 1000},
+		{"exit code", websocket.TextMessage, `{"git":{"noClone":true},"buildOptions":{"command":"sh -c 'exit 42'","cachix":{"push":false}}}`,
+			[]string{accepted, `{"stdout":"iglu: running sh -c 'exit 42'","jobStatus":"running"}`, exited(42)}, 1011},
+		{"no such program", websocket.TextMessage, `{"git":{"noClone":true},"buildOptions":{"command":"no-such-program","cachix":{"push":false}}}`,
+			[]string{accepted, `{"stdout":"iglu: running no-such-program","jobStatus":"running"}`,
+				`{"stdout":"iglu: no-such-program is not in the job image; its PATH is /root/.nix-profile/bin:/nix/var/nix/profiles/default/bin","jobStatus":"running"}`,
+				exited(127)}, 1011},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			c := connect(t, world.server)
+			if err := c.conn.WriteMessage(test.kind, []byte(test.send)); err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			message, code := c.read()
+			for ; code == 0; message, code = c.read() {
+				got = append(got, message)
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("messages (-want +got):\n%s", diff)
+			}
+			if code != test.closeCode {
+				t.Errorf("close code %d, want %d", code, test.closeCode)
+			}
+		})
+	}
+}
+
+func TestSecondClient(t *testing.T) {
+	first := connect(t, world.server)
+	second := connect(t, world.server)
+	if got := second.finish(); len(got.messages) != 1 || got.messages[0] != busy || got.closeCode != 1011 {
+		t.Errorf("a second client got %+v", got)
+	}
+	// The refused client left no trace: the first is still the one.
+	first.send(`{"git":{"noClone":true},"buildOptions":{"command":"nix --version","cachix":{"push":false}}}`)
+	wantExit(t, first.finish(), 0)
+}
+
+// TestHundredClients connects a hundred clients at once: one gets in.
+func TestHundredClients(t *testing.T) {
+	const clients = 100
+	var (
+		start    = make(chan struct{})
+		all      sync.WaitGroup
+		mu       sync.Mutex
+		admitted []*client
+	)
+	for range clients {
+		all.Go(func() {
+			<-start
+			conn, _, err := websocket.DefaultDialer.Dial("ws://"+world.server.address+"/api/v1/build", nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			c := &client{t: t, conn: conn}
+			// Whoever got in is told nothing until it sends a job.
+			conn.SetReadDeadline(time.Now().Add(2 * time.Second))
+			_, data, err := conn.ReadMessage()
+			switch {
+			case err != nil:
+				mu.Lock()
+				defer mu.Unlock()
+				admitted = append(admitted, c)
+				return
+			case string(data) != busy:
+				t.Errorf("a client got %s", data)
+			}
+			if _, code := c.read(); code != 1011 {
+				t.Errorf("a refused client got close code %d", code)
+			}
+			conn.Close()
+		})
+	}
+	close(start)
+	all.Wait()
+	if len(admitted) != 1 {
+		t.Errorf("%d of %d clients got in", len(admitted), clients)
+	}
+	for _, c := range admitted {
+		c.conn.Close()
+	}
+	wantFree(t, world.server)
+}
+
+// wantFree checks that a server takes a job within the 5 s that it has to let go of
+// an earlier client.
+func wantFree(t *testing.T, s *server) {
+	t.Helper()
+	var r result
+	if err := poll(5*time.Second, func() bool {
+		r = do(t, s, command("sh -c true"))
+		return r.messages[0] != busy
+	}); err != nil {
+		t.Fatalf("no new client gets in: %v", err)
+	}
+	wantExit(t, r, 0)
+}
+
+func TestSecondJobOnAConnection(t *testing.T) {
+	c := connect(t, world.server)
+	c.send(`{"git":{"noClone":true},"buildOptions":{"command":"sh -c 'echo begun; sleep 1; echo done'","cachix":{"push":false}}}`)
+	c.waitFor("begun")
+	c.send(`{"git":{"noClone":true},"buildOptions":{"command":"sh -c 'echo second'","cachix":{"push":false}}}`)
+	c.send(`anything`)
+	got := c.finish()
+	if diff := cmp.Diff([]string{busy, busy, succeeded}, got.messages); diff != "" {
+		t.Errorf("messages (-want +got):\n%s", diff)
+	}
+	wantLine(t, got, "done")
+}
+
+func TestNoJobInTime(t *testing.T) {
+	s := serverWith(t, func(s *settings) { s.requestTimeout = 200 * time.Millisecond })
+	got := connect(t, s).finish()
+	want := `{"error":"No job was received within 200ms. Connect again and send it at once.","jobStatus":"failed"}`
+	if diff := cmp.Diff([]string{want}, got.messages); diff != "" || got.closeCode != websocket.ClosePolicyViolation {
+		t.Errorf("close code %d, messages (-want +got):\n%s", got.closeCode, diff)
+	}
+	// The time is for the job as a whole: its bytes coming one by one do not help.
+	trickle := connect(t, s)
+	go func() {
+		w, err := trickle.conn.NextWriter(websocket.TextMessage)
+		for err == nil {
+			_, err = w.Write(bytes.Repeat([]byte(" "), 8<<10))
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	if got := trickle.finish(); len(got.messages) != 1 || got.messages[0] != want {
+		t.Errorf("a client that sends slowly got %+v", got)
+	}
+	wantFree(t, s)
+}
+
+func TestJobTooLarge(t *testing.T) {
+	job := `{"git":{"noClone":true},"buildOptions":{"command":"sh -c 'true %s'","cachix":{"push":false}}}`
+	for _, size := range []int{2 << 20, 20 << 20} {
+		c := connect(t, world.server)
+		go c.conn.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, job, strings.Repeat("x", size)))
+		if got := c.finish(); len(got.messages) != 0 || got.closeCode != websocket.CloseMessageTooBig {
+			t.Errorf("a job of %d bytes got %+v", size, got)
+		}
+	}
+	c := connect(t, world.server)
+	c.send(fmt.Sprintf(job, strings.Repeat("x", 100_000)))
+	if got := c.finish(); got.closeCode != websocket.CloseNormalClosure {
+		t.Errorf("a job of 100,000 bytes got %v, close code %d", got.messages, got.closeCode)
+	}
+}
+
+// TestClientVanishes ends a client's connection without a word in the middle of a
+// build. Its container goes, and another client gets in.
+func TestClientVanishes(t *testing.T) {
+	for _, ignoresTerm := range []string{"", "trap '' TERM; "} {
+		c := connect(t, world.server)
+		c.send(`{"git":{"noClone":true},"buildOptions":{"command":"sh -c \"` + ignoresTerm +
+			`echo begun; while :; do sleep 1; done\"","cachix":{"push":false}}}`)
+		c.waitFor("begun")
+		if n := len(world.server.containers()); n != 1 {
+			t.Fatalf("%d containers while a job runs", n)
+		}
+		c.conn.NetConn().Close()
+		wantFree(t, world.server)
+		if left := world.server.containers(); len(left) > 0 {
+			t.Errorf("containers left: %v", left)
+		}
+	}
+}
+
+func TestHealthcheck(t *testing.T) {
+	const path = "/api/v1/healthcheck"
+	if status, body := world.server.get(t, "GET", path); status != 200 || body != "Everyting seems healthy!" {
+		t.Errorf("GET: %d %q", status, body)
+	}
+	for _, method := range []string{"POST", "PUT", "DELETE", "PATCH", "OPTIONS"} {
+		if status, body := world.server.get(t, method, path); status != 405 || body != "Method Not Allowed\n" {
+			t.Errorf("%s: %d %q", method, status, body)
+		}
+	}
+	if status, _ := world.server.get(t, "POST", "/api/v1/build"); status != 405 {
+		t.Errorf("POST of the build endpoint: %d", status)
+	}
+	if status, _ := world.server.get(t, "GET", "/api/v1/build"); status != 400 {
+		t.Errorf("GET of the build endpoint without an upgrade: %d", status)
+	}
+}
+
+// TestNoEngine runs a builder whose engine is not there.
+func TestNoEngine(t *testing.T) {
+	t.Setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+	s := serverWith(t, func(*settings) {})
+	os.Unsetenv("DOCKER_HOST") // what the test itself asks the engine is not concerned
+	begun := time.Now()
+	got := do(t, s, command("nix --version"))
+	want := []string{accepted, `{"error":"The container engine does not answer. Start it, or set DOCKER_HOST to where it listens.","jobStatus":"failed"}`}
+	if diff := cmp.Diff(want, got.messages); diff != "" || got.closeCode != 1011 {
+		t.Errorf("close code %d, messages (-want +got):\n%s", got.closeCode, diff)
+	}
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("it took %s to say so", took)
+	}
+	if status, body := s.get(t, "GET", "/api/v1/healthcheck"); status != 503 || !strings.HasSuffix(body, ".\n") {
+		t.Errorf("health check: %d %q", status, body)
+	}
+}
+
+func TestNoImage(t *testing.T) {
+	s := serverWith(t, func(s *settings) { s.jobImage = "127.0.0.1:1/not/there:1" })
+	got := do(t, s, command("nix --version"))
+	if len(got.messages) != 2 || got.closeCode != 1011 ||
+		!strings.Contains(got.messages[1], `"error":"The job image 127.0.0.1:1/not/there:1 is not on the engine and cannot be pulled: `) ||
+		!strings.Contains(got.messages[1], "IGLU_JOB_IMAGE") {
+		t.Errorf("got %+v", got)
+	}
+	wantLine(t, got, "iglu: pulling 127.0.0.1:1/not/there:1")
+}
+
+// TestShutdown stops the server while a job runs: the client is told, and nothing of
+// the job is left (serverWith checks that).
+func TestShutdown(t *testing.T) {
+	s := serverWith(t, func(*settings) {})
+	c := connect(t, s)
+	c.send(`{"git":{"noClone":true},"buildOptions":{"command":"sh -c 'echo begun; sleep 1000'","cachix":{"push":false}}}`)
+	c.waitFor("begun")
+	s.cancel()
+	got := c.finish()
+	want := `{"error":"The job was cancelled: the builder is shutting down.","jobStatus":"failed"}`
+	if diff := cmp.Diff([]string{want}, got.messages); diff != "" || got.closeCode != 1011 {
+		t.Errorf("close code %d, messages (-want +got):\n%s", got.closeCode, diff)
+	}
+
+	waiting := serverWith(t, func(*settings) {})
+	idle := connect(t, waiting)
+	poll(time.Second, func() bool { return false }) // it waits for a job
+	waiting.cancel()
+	if got := idle.finish(); len(got.messages) != 1 || !strings.Contains(got.messages[0], "shutting down") {
+		t.Errorf("a client without a job got %+v", got)
+	}
+}
+
+// TestTerminate sends SIGTERM to a container: the build gets it, and its exit code
+// is the job's.
+func TestTerminate(t *testing.T) {
+	c := connect(t, world.server)
+	c.send(`{"git":{"noClone":true},"buildOptions":{"command":"sh -c \"trap 'echo told; exit 7' TERM; echo begun; while :; do sleep 0.1; done\"","cachix":{"push":false}}}`)
+	c.waitFor("begun")
+	for _, id := range world.server.containers() {
+		docker(t, "kill", "--signal=TERM", id)
+	}
+	got := c.finish()
+	wantLine(t, got, "told")
+	if len(got.messages) != 1 || got.messages[0] != exited(7) {
+		t.Errorf("got %v", got.messages)
+	}
+}
+
+// TestOrphans lets a job leave children behind in numbers: none stays a zombie.
+func TestOrphans(t *testing.T) {
+	script := `i=0; while [ $i -lt 100 ]; do (sh -c 'sleep 0.1' &) ; i=$((i+1)); done; sleep 1; ` +
+		`z=0; for s in /proc/[0-9]*/stat; do read -r line < $s || continue; case "$line" in *") Z "*) z=$((z+1));; esac; done; echo zombies $z`
+	j := command("")
+	j.BuildOptions.Command = "sh -c '" + strings.ReplaceAll(script, "'", `'\''`) + "'"
+	got := do(t, world.server, j)
+	wantExit(t, got, 0)
+	wantLine(t, got, "zombies 0")
+}
+
+// TestNoNetwork names a network that is not there.
+func TestNoNetwork(t *testing.T) {
+	s := serverWith(t, func(s *settings) { s.jobNetwork = "iglu-no-such-network" })
+	got := do(t, s, command("nix --version"))
+	want := []string{accepted, `{"error":"The network iglu-no-such-network is not on the container engine. ` +
+		`Make it there, or set IGLU_JOB_NETWORK to one that is, or to nothing for one of the builder's own.","jobStatus":"failed"}`}
+	if diff := cmp.Diff(want, got.messages); diff != "" {
+		t.Errorf("messages (-want +got):\n%s", diff)
+	}
+}
+
+// TestManyLines has a job print a million lines: each arrives as one message.
+func TestManyLines(t *testing.T) {
+	const lines = 1_000_000
+	c := connect(t, world.server)
+	c.send(fmt.Sprintf(`{"git":{"noClone":true},"buildOptions":{"command":"seq -f %%077.0f %d","cachix":{"push":false}}}`, lines))
+	c.waitFor("iglu: running")
+	var message []byte
+	for n := 1; n <= lines; n++ {
+		// Not with read: the schema's oracle takes longer than the job.
+		_, r, err := c.conn.NextReader()
+		if err != nil {
+			t.Fatalf("line %d: %v", n, err)
+		}
+		if message, err = readInto(message[:0], r); err != nil {
+			t.Fatal(err)
+		}
+		want := fmt.Sprintf(`{"stdout":"%077d","jobStatus":"running"}`, n)
+		if string(message) != want {
+			t.Fatalf("line %d is %s", n, message)
+		}
+	}
+	if got := c.finish(); len(got.lines) != 0 || len(got.messages) != 1 || got.messages[0] != succeeded {
+		t.Errorf("after the lines came %+v", got)
+	}
+}
+
+func readInto(buf []byte, r io.Reader) ([]byte, error) {
+	w := bytes.NewBuffer(buf)
+	_, err := w.ReadFrom(r)
+	return w.Bytes(), err
+}
+
+// TestExampleJobs checks that the example's job files are jobs.
+func TestExampleJobs(t *testing.T) {
+	for _, name := range []string{"job.json", "job-flake-reference.json"} {
+		text, err := readJob("../../examples/hello/"+name, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var j job
+		if err := json.Unmarshal(text, &j); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,135 @@
+package jobenv
+
+import (
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// values are what a field can hold, the most awkward first.
+var values = []string{
+	"a = b=c\n\"d\" 'e' $F \\g\t枝\xff\n",
+	"-----BEGIN OPENSSH PRIVATE KEY-----\nkey\n-----END OPENSSH PRIVATE KEY-----\n",
+	"=", " ", "\n",
+	"IGLU_GIT_KEY=not this one",
+	"plain",
+}
+
+// eachField calls do with the name of each field of Job and a Job in which only that
+// has the value.
+func eachField(value string, do func(name string, job Job)) {
+	fields := reflect.TypeFor[Job]()
+	for i := range fields.NumField() {
+		var job Job
+		reflect.ValueOf(&job).Elem().Field(i).SetString(value)
+		do(fields.Field(i).Name, job)
+	}
+}
+
+// fullJob returns a job whose fields all differ.
+func fullJob() Job {
+	var job Job
+	fields := reflect.ValueOf(&job).Elem()
+	for i := range fields.NumField() {
+		fields.Field(i).SetString("value of " + fields.Type().Field(i).Name)
+	}
+	return job
+}
+
+func TestRoundTripOfEachField(t *testing.T) {
+	for _, value := range values {
+		eachField(value, func(name string, want Job) {
+			environ := want.Environ()
+			if len(environ) != 1 {
+				t.Errorf("%s: environment %q, want one variable", name, environ)
+			}
+			got, rest := Parse(environ)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s as %q (-want +got):\n%s", name, value, diff)
+			}
+			var wantRest []string
+			if name == "NixConfig" {
+				wantRest = []string{"NIX_CONFIG=" + value}
+			}
+			if diff := cmp.Diff(wantRest, rest); diff != "" {
+				t.Errorf("%s: rest (-want +got):\n%s", name, diff)
+			}
+		})
+	}
+}
+
+func TestRoundTripAmongOthers(t *testing.T) {
+	others := []string{"PATH=/bin", "HOME=/root", "EMPTY=", "A=b=c", "IGLU_OTHER=x", "iglu_git_key=y", "IGLU_GIT_KEY_=z",
+		"CACHIX_NAME=n", "NOTHING"}
+	want := fullJob()
+	got, rest := Parse(slices.Concat(others[:4], want.Environ(), others[4:]))
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("job (-want +got):\n%s", diff)
+	}
+	wantRest := slices.Concat(others[:4], []string{"NIX_CONFIG=" + want.NixConfig}, others[4:])
+	if diff := cmp.Diff(wantRest, rest); diff != "" {
+		t.Errorf("rest (-want +got):\n%s", diff)
+	}
+}
+
+// Nothing of a job but Nix's configuration is in what its children see.
+func TestSecretsStayOut(t *testing.T) {
+	job := fullJob()
+	_, rest := Parse(job.Environ())
+	for _, secret := range []string{job.GitKey, job.CacheToken, job.SigningKey} {
+		if strings.Contains(strings.Join(rest, "\n"), secret) {
+			t.Errorf("%q is in the rest: %q", secret, rest)
+		}
+	}
+	// One that is given twice must not be half taken out.
+	_, rest = Parse([]string{"IGLU_GIT_KEY=first", "IGLU_GIT_KEY=second", "IGLU_GIT_KEY", "CACHIX_AUTH_TOKEN="})
+	if len(rest) > 0 {
+		t.Errorf("rest is %q, want none", rest)
+	}
+}
+
+func TestEmptyJob(t *testing.T) {
+	if environ := (Job{}).Environ(); len(environ) > 0 {
+		t.Errorf("environment %q, want none", environ)
+	}
+	job, rest := Parse(nil)
+	if job != (Job{}) || len(rest) > 0 {
+		t.Errorf("job %+v and rest %q, want none", job, rest)
+	}
+}
+
+// Each field is in the table, under a name of its own, and in no other.
+func TestTable(t *testing.T) {
+	var names []string
+	eachField("x", func(field string, job Job) {
+		for _, variable := range job.Environ() {
+			name, _, _ := strings.Cut(variable, "=")
+			names = append(names, name)
+		}
+	})
+	want := []string{
+		"IGLU_REPOSITORY", "IGLU_NO_CLONE", "IGLU_BRANCH", "IGLU_GIT_USERNAME", "IGLU_GIT_KEY", "IGLU_COMMAND",
+		"IGLU_EXTRA_ARGS", "IGLU_CACHE_TARGET", "CACHIX_AUTH_TOKEN", "CACHIX_SIGNING_KEY", "NIX_CONFIG",
+	}
+	if diff := cmp.Diff(want, names); diff != "" {
+		t.Errorf("names (-want +got):\n%s", diff)
+	}
+}
+
+func TestDocumentation(t *testing.T) {
+	const file = "../../docs/job-environment.md"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	job := fullJob()
+	for _, f := range job.fields() {
+		if !strings.Contains(string(text), "`"+f.name+"`") {
+			t.Errorf("%s does not name `%s`", file, f.name)
+		}
+	}
+}

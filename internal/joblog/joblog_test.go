@@ -1,0 +1,366 @@
+package joblog
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// tooLong is when a test gives up on what should happen at once.
+const tooLong = 10 * time.Second
+
+// receive returns the next value of c, or fails the test when there is none.
+func receive[T any](t *testing.T, c <-chan T, what string) (value T) {
+	t.Helper()
+	select {
+	case value = <-c:
+	case <-time.After(tooLong):
+		t.Fatalf("no %s within %v", what, tooLong)
+	}
+	return value
+}
+
+// A reader keeps what Follow writes to it.
+type reader struct {
+	text    bytes.Buffer
+	torn    int           // writes that were not whole lines
+	written chan struct{} // gets a value after each write, unless one is waiting
+}
+
+func newReader() *reader { return &reader{written: make(chan struct{}, 1)} }
+
+func (r *reader) Write(p []byte) (int, error) {
+	if !bytes.HasSuffix(p, []byte("\n")) {
+		r.torn++
+	}
+	r.text.Write(p)
+	select {
+	case r.written <- struct{}{}:
+	default:
+	}
+	return len(p), nil
+}
+
+// follow starts a follower of l and returns where its result will be.
+func follow(ctx context.Context, l *Log, w io.Writer) <-chan error {
+	result := make(chan error, 1)
+	go func() { result <- l.Follow(ctx, w) }()
+	return result
+}
+
+// closed closes s.
+func closed(t *testing.T, s *Stream) {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// numbered returns lines of many lengths, empty ones and one longer than what a
+// reader takes at once among them.
+func numbered(count int) string {
+	var text strings.Builder
+	for i := range count {
+		fmt.Fprintf(&text, "%d %s\n", i, strings.Repeat("枝", i%50))
+		if i%10 == 0 {
+			text.WriteByte('\n')
+		}
+	}
+	text.WriteString(strings.Repeat("y", 3*followBuffer) + "\n")
+	return text.String()
+}
+
+// Followers that come before the first line, between lines and after the last all
+// get every line.
+func TestFollowers(t *testing.T) {
+	const chunk, join = 1000, 20 // a follower joins every 20 chunks of 1000 bytes
+	text := numbered(3000)
+	l := newLog(t)
+	var readers []*reader
+	var results []<-chan error
+	start := func() {
+		r := newReader()
+		readers = append(readers, r)
+		results = append(results, follow(context.Background(), l, r))
+	}
+
+	start()
+	s := l.Stream()
+	for i := 0; i*chunk < len(text); i++ {
+		write(t, s, text[i*chunk:min((i+1)*chunk, len(text))])
+		if i%join == 1 {
+			start()
+			receive(t, readers[len(readers)-1].written, "line for a follower that came late")
+		}
+	}
+	closed(t, s)
+	start()
+	l.Seal()
+	start()
+
+	for i, result := range results {
+		if err := receive(t, result, "end of a follower"); err != nil {
+			t.Errorf("follower %d: %v", i, err)
+		}
+		if got := readers[i].text.String(); got != text {
+			t.Errorf("follower %d: got %d bytes ending in %q, want %d", i, len(got), tail(got), len(text))
+		}
+		if readers[i].torn > 0 {
+			t.Errorf("follower %d: %d writes were not whole lines", i, readers[i].torn)
+		}
+	}
+	if len(results) < 10 {
+		t.Errorf("only %d followers took part", len(results))
+	}
+}
+
+// lineByLine hands each write over as it comes.
+type lineByLine chan string
+
+func (c lineByLine) Write(p []byte) (int, error) {
+	c <- string(p)
+	return len(p), nil
+}
+
+// A line is with its reader as soon as it has ended, though nothing comes after it.
+func TestEachLineAtOnce(t *testing.T) {
+	l := newLog(t)
+	got := make(lineByLine)
+	result := follow(context.Background(), l, got)
+	s := l.Stream()
+	for _, step := range []struct{ chunk, line string }{
+		{"a\n", "a\n"},
+		{"b", ""},
+		{"c\n", "bc\n"},
+		{"50%\r", "50%\n"}, // without waiting for an LF
+		{"\nd\r", "d\n"},
+		{"e\r\n", "e\n"},
+		{"\n", "\n"},
+	} {
+		write(t, s, step.chunk)
+		if step.line != "" {
+			if line := receive(t, got, "line after "+step.chunk); line != step.line {
+				t.Errorf("after %q: got %q, want %q", step.chunk, line, step.line)
+			}
+		}
+	}
+	write(t, s, "end")
+	closed(t, s)
+	if line := receive(t, got, "last line"); line != "end\n" {
+		t.Errorf("got %q, want the unterminated last line", line)
+	}
+	l.Seal()
+	if err := receive(t, result, "end of the follower"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A reader that takes nothing holds up neither the job nor another reader, and gets
+// every line when it reads on.
+func TestSlowReader(t *testing.T) {
+	l := newLog(t)
+	slow, fast := make(lineByLine), newReader()
+	slowResult := follow(context.Background(), l, slow)
+	fastResult := follow(context.Background(), l, fast)
+
+	text := strings.Repeat(numbered(1000), 20)
+	appended := make(chan error, 1)
+	go func() {
+		s := l.Stream()
+		_, err := s.Write([]byte(text))
+		appended <- errors.Join(err, s.Close())
+		l.Seal()
+	}()
+	if err := receive(t, appended, "end of the job beside a slow reader"); err != nil {
+		t.Fatal(err)
+	}
+	if err := receive(t, fastResult, "end of the fast reader"); err != nil || fast.text.String() != text {
+		t.Errorf("fast reader: %d bytes, want %d; error %v", fast.text.Len(), len(text), err)
+	}
+
+	var got strings.Builder
+	for got.Len() < len(text) {
+		got.WriteString(receive(t, slow, "line for the slow reader"))
+	}
+	if err := receive(t, slowResult, "end of the slow reader"); err != nil || got.String() != text {
+		t.Errorf("slow reader: %d bytes, want %d; error %v", got.Len(), len(text), err)
+	}
+}
+
+// The longest line, three times as long when none of it is UTF-8, is one write.
+func TestLongestLineIsOneWrite(t *testing.T) {
+	l := newLog(t)
+	write(t, l.Stream(), "first\n", strings.Repeat("\xff", longest)+"\n")
+	l.Seal()
+	r := newReader()
+	if err := l.Follow(context.Background(), r); err != nil {
+		t.Fatal(err)
+	}
+	if want := "first\n" + strings.Repeat("\ufffd", longest) + "\n"; r.text.String() != want || r.torn > 0 {
+		t.Errorf("got %d bytes, want %d; %d torn writes", r.text.Len(), len(want), r.torn)
+	}
+}
+
+func TestEmptyLog(t *testing.T) {
+	l := newLog(t)
+	r := newReader()
+	result := follow(context.Background(), l, r)
+	s := l.Stream()
+	write(t, s, "", "")
+	closed(t, s)
+	l.Seal()
+	l.Seal() // once more is harmless
+	if err := receive(t, result, "end of the follower"); err != nil || r.text.Len() > 0 {
+		t.Errorf("got %q and error %v, want nothing", r.text.String(), err)
+	}
+}
+
+func TestCancelWhileWaiting(t *testing.T) {
+	gone := errors.New("the client is gone")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	l := newLog(t)
+	r := newReader()
+	result := follow(ctx, l, r)
+	write(t, l.Stream(), "a\n")
+	receive(t, r.written, "first line")
+	cancel(gone)
+	if err := receive(t, result, "end of the follower"); !errors.Is(err, gone) {
+		t.Errorf("got error %v, want %v", err, gone)
+	}
+}
+
+// writerFunc is an io.Writer made of a function.
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// A follower ends with its ctx also while there is still much to write.
+func TestCancelWhileBehind(t *testing.T) {
+	l := newLog(t)
+	text := strings.Repeat(strings.Repeat("x", 99)+"\n", 100*followBuffer/100)
+	write(t, l.Stream(), text)
+	l.Seal()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	written := 0
+	err := l.Follow(ctx, writerFunc(func(p []byte) (int, error) {
+		cancel()
+		written += len(p)
+		return len(p), nil
+	}))
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got error %v, want %v", err, context.Canceled)
+	}
+	if written > len(text)/2 {
+		t.Errorf("%d of %d bytes were written after ctx had ended", written, len(text))
+	}
+}
+
+func TestFailingReader(t *testing.T) {
+	l := newLog(t)
+	write(t, l.Stream(), "a\n")
+	broken := errors.New("broken pipe")
+	result := follow(context.Background(), l, writerFunc(func([]byte) (int, error) { return 0, broken }))
+	if err := receive(t, result, "end of the follower"); !errors.Is(err, broken) {
+		t.Errorf("got error %v, want %v", err, broken)
+	}
+}
+
+// A log whose file is closed underneath says so to the writer, and its readers end.
+func TestClosedFile(t *testing.T) {
+	l := newLog(t)
+	result := follow(context.Background(), l, newReader())
+	if err := l.file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := l.Stream()
+	if _, err := s.Write([]byte("a\n")); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Write: error %v, want %v", err, os.ErrClosed)
+	}
+	receive(t, result, "end of the follower")
+	for name, err := range map[string]error{
+		"Write of half a line": second(s.Write([]byte("b"))),
+		"Close":                s.Close(),
+		"another Stream":       second(l.Stream().Write([]byte("c\n"))),
+		"Printf":               l.Printf("d"),
+	} {
+		if !errors.Is(err, os.ErrClosed) {
+			t.Errorf("%s afterwards: error %v, want %v", name, err, os.ErrClosed)
+		}
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// fullLog returns a log of the line "first" whose file takes no more, but can still
+// be read, as on a disk that is full.
+func fullLog(t *testing.T) *Log {
+	t.Helper()
+	l := newLog(t)
+	write(t, l.Stream(), "first\n")
+	readOnly, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", l.file.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.file.Close()
+	l.file = readOnly
+	return l
+}
+
+// A reader of a log that could not be written to its end gets what there is, and is
+// told that it is not all.
+func TestFullDisk(t *testing.T) {
+	l := fullLog(t)
+	r := newReader()
+	result := follow(context.Background(), l, r)
+	receive(t, r.written, "first line")
+	if _, err := l.Stream().Write([]byte("second\n")); err == nil {
+		t.Error("Write: no error")
+	}
+	if err := receive(t, result, "end of the follower"); err == nil {
+		t.Error("Follow: no error, as if the log were complete")
+	}
+	l.Seal()
+	late := newReader()
+	if err := l.Follow(context.Background(), late); err == nil {
+		t.Error("Follow afterwards: no error, as if the log were complete")
+	}
+	for _, r := range []*reader{r, late} {
+		if diff := cmp.Diff("first\n", r.text.String()); diff != "" {
+			t.Errorf("follower (-want +got):\n%s", diff)
+		}
+	}
+}
+
+func TestNewNeedsItsFolder(t *testing.T) {
+	if l, err := New(t.TempDir() + "/missing"); err == nil {
+		l.Close()
+		t.Error("New: no error for a folder that does not exist")
+	}
+}
+
+// Nothing of a log is left in its folder, even while it is written.
+func TestNoFileIsLeft(t *testing.T) {
+	dir := t.TempDir()
+	l, err := New(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	write(t, l.Stream(), "a\n")
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) > 0 {
+		t.Errorf("entries %v, error %v, want none", entries, err)
+	}
+}

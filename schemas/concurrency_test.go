@@ -1,0 +1,45 @@
+package schemas
+
+import (
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+)
+
+// firstUse tells a copy of this test's process that it is the copy.
+const firstUse = "SCHEMAS_TEST_FIRST_USE"
+
+// jsonschema builds parts of a schema when it is first used, and several first uses
+// at once would race. So this test starts a process of its own in which they are
+// the first thing that happens; under -race it fails if they do.
+func TestConcurrentFirstUse(t *testing.T) {
+	if os.Getenv(firstUse) != "" {
+		parseAtOnce(t)
+		return
+	}
+	child := exec.Command(os.Args[0], "-test.run=^TestConcurrentFirstUse$")
+	child.Env = append(os.Environ(), firstUse+"=1")
+	if output, err := child.CombinedOutput(); err != nil {
+		t.Errorf("in a process of its own: %v\n%s", err, output)
+	}
+}
+
+func parseAtOnce(t *testing.T) {
+	const goroutines = 32
+	var ready, done sync.WaitGroup
+	start := make(chan struct{})
+	for range goroutines {
+		ready.Add(1)
+		done.Go(func() {
+			ready.Done()
+			<-start
+			if _, err := ParseRequest([]byte(validJob), allowedCommands); err != nil {
+				t.Errorf("ParseRequest: %v", err)
+			}
+		})
+	}
+	ready.Wait()
+	close(start)
+	done.Wait()
+}

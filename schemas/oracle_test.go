@@ -1,0 +1,200 @@
+package schemas
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+)
+
+// The oracle is another library's verdict on the published schemas, one that passes
+// the whole official suite of the draft that they name.
+
+func oracle(t testing.TB, schema []byte) *jsonschema.Schema {
+	t.Helper()
+	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compiler := jsonschema.NewCompiler()
+	if err := compiler.AddResource("schema.json", document); err != nil {
+		t.Fatal(err)
+	}
+	compiled, err := compiler.Compile("schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return compiled
+}
+
+// verdict is who refused a job, if anyone.
+type verdict string
+
+const (
+	accepted        verdict = "accepted"
+	refusedAsJSON   verdict = "refused as no JSON"
+	refusedBySchema verdict = "refused by the schema"
+	refusedByRule   verdict = "refused by a rule beyond the schema"
+)
+
+// expected returns what the published schema alone says of data: accepted leaves
+// it open whether a rule refuses the job.
+func expected(request *jsonschema.Schema, data []byte) verdict {
+	document, ok := oneDocument(data)
+	switch {
+	case !ok:
+		return refusedAsJSON
+	case request.Validate(document) != nil:
+		return refusedBySchema
+	default:
+		return accepted
+	}
+}
+
+// oneDocument decodes data if it is one JSON document in UTF-8 without duplicate
+// names.
+func oneDocument(data []byte) (document any, ok bool) {
+	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
+	if err != nil || !utf8.Valid(data) {
+		return nil, false
+	}
+	// Every name of a document is followed by a colon, and of two equal names in
+	// an object a decoder keeps one.
+	return document, colons(data) == names(document)
+}
+
+// colons counts those of a JSON document that do not stand in a string.
+func colons(data []byte) int {
+	n, inString := 0, false
+	for i := 0; i < len(data); i++ {
+		switch {
+		case inString && data[i] == '\\':
+			i++
+		case data[i] == '"':
+			inString = !inString
+		case data[i] == ':' && !inString:
+			n++
+		}
+	}
+	return n
+}
+
+// names counts the names of all objects in a document.
+func names(document any) int {
+	n := 0
+	switch document := document.(type) {
+	case map[string]any:
+		n = len(document)
+		for _, value := range document {
+			n += names(value)
+		}
+	case []any:
+		for _, value := range document {
+			n += names(value)
+		}
+	}
+	return n
+}
+
+// actual returns ParseRequest's verdict, and its refusal if there is one.
+func actual(t *testing.T, data []byte) (verdict, *Refusal) {
+	t.Helper()
+	request, err := ParseRequest(data, allowedCommands)
+	if (request == nil) != (err != nil) {
+		t.Fatalf("ParseRequest returned %v and error %v: one of both must be nil", request, err)
+	}
+	if err == nil {
+		return accepted, nil
+	}
+	var refusal *Refusal
+	if !errors.As(err, &refusal) {
+		t.Fatalf("ParseRequest returned %T, want a *Refusal", err)
+	}
+	switch refusal.kind {
+	case notJSON:
+		return refusedAsJSON, refusal
+	case badSchema:
+		return refusedBySchema, refusal
+	default:
+		return refusedByRule, refusal
+	}
+}
+
+// checkVerdict compares the two. A rule may be broken, and said to be, in a job
+// that does not match the schema either.
+func checkVerdict(t *testing.T, request *jsonschema.Schema, data []byte) *Refusal {
+	t.Helper()
+	want := expected(request, data)
+	got, refusal := actual(t, data)
+	agree := got == want || got == refusedByRule && want != refusedAsJSON
+	if !agree {
+		t.Errorf("ParseRequest: %s (%v); the published schema: %s\n%q", got, refusal, want, data)
+	}
+	if want == refusedBySchema && refusal != nil && refusal.Response().Error != notValidSchema {
+		t.Errorf("the schema is not met and the client is told %q\n%q", refusal.Response().Error, data)
+	}
+	return refusal
+}
+
+func TestOracle(t *testing.T) {
+	request := oracle(t, RequestSchema)
+	for _, job := range refusedJobs() {
+		checkVerdict(t, request, []byte(job.data))
+	}
+	for _, job := range acceptedJobs() {
+		checkVerdict(t, request, []byte(job.data))
+	}
+}
+
+// The table must hold jobs of every kind, or the oracle is asked nothing.
+func TestOracleIsAsked(t *testing.T) {
+	request := oracle(t, RequestSchema)
+	asked := make(map[verdict]int)
+	for _, job := range refusedJobs() {
+		asked[expected(request, []byte(job.data))]++
+	}
+	for _, v := range []verdict{accepted, refusedAsJSON, refusedBySchema} {
+		if asked[v] < 40 {
+			t.Errorf("only %d refused jobs of the table are, by the schema alone, %s", asked[v], v)
+		}
+	}
+}
+
+func FuzzParseRequest(f *testing.F) {
+	for _, job := range refusedJobs() {
+		f.Add([]byte(job.data))
+	}
+	for _, job := range acceptedJobs() {
+		f.Add([]byte(job.data))
+	}
+	request, response := oracle(f, RequestSchema), oracle(f, ResponseSchema)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		refusal := checkVerdict(t, request, data)
+		if refusal == nil {
+			return
+		}
+		checkResponse(t, response, refusal.Response())
+		if said := refusal.Error() + refusal.Response().Msg; strings.Contains(said, canary) {
+			t.Errorf("a value of the request is repeated: %s", said)
+		}
+	})
+}
+
+// What is nested deeper than any parser likes is refused, or accepted where it is
+// of no concern, but does not end the server.
+func TestDeepNesting(t *testing.T) {
+	request := oracle(t, RequestSchema)
+	const depth = 100_000
+	for _, value := range []string{
+		strings.Repeat("[", depth),
+		strings.Repeat("[", depth) + strings.Repeat("]", depth),
+		strings.Repeat(`{"a":`, depth) + "1" + strings.Repeat("}", depth),
+	} {
+		checkVerdict(t, request, []byte(value))
+		checkVerdict(t, request, []byte(replaced(`"git": {`, `"canary": `+value+`, "git": {`)))
+		checkVerdict(t, request, []byte(replaced(`"canary-branch"`, value)))
+	}
+}

@@ -1,0 +1,303 @@
+package schemas
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestRefused(t *testing.T) {
+	for _, job := range refusedJobs() {
+		t.Run(job.name, func(t *testing.T) {
+			request, err := ParseRequest([]byte(job.data), allowedCommands)
+			var refusal *Refusal
+			if !errors.As(err, &refusal) {
+				t.Fatalf("ParseRequest returned %+v and error %v, want a *Refusal\n%s", request, err, job.data)
+			}
+			checkMessage(t, job, refusal.Response())
+			checkSilence(t, job, refusal)
+		})
+	}
+}
+
+// checkMessage holds a refusal's message against the table of the protocol.
+func checkMessage(t *testing.T, job refusedJob, got Response) {
+	t.Helper()
+	want := Response{Error: job.error, Msg: got.Msg, JobStatus: Failed}
+	if strings.HasPrefix(job.error, "Invalid command") {
+		want = want.WithExitCode(2)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("message (-want +got):\n%s", diff)
+	}
+	if job.error == notValidJSON {
+		if got.Msg != "" {
+			t.Errorf("msg is %q, want none", got.Msg)
+		}
+		return
+	}
+	if !strings.Contains(got.Msg, job.property) || len(got.Msg) <= len(job.property) {
+		t.Errorf("msg is %q, want it to name %q and say why", got.Msg, job.property)
+	}
+}
+
+// checkSilence looks for values of the job in what is said of it. A command that is
+// not allowed is the one value that the protocol repeats.
+func checkSilence(t *testing.T, job refusedJob, refusal *Refusal) {
+	t.Helper()
+	message := refusal.Response()
+	if strings.HasPrefix(message.Error, "Invalid command: '") && message.Error == job.error {
+		message.Error = ""
+	}
+	for _, said := range []string{refusal.Error(), string(message.Encode())} {
+		if strings.Contains(said, canary) || strings.Contains(said, canaryNumber) {
+			t.Errorf("a value of the request is repeated: %s", said)
+		}
+	}
+}
+
+// A command with an open quote has no first word to speak of, but it must be
+// refused by one of the two messages for bad jobs.
+func TestRefusesCommandWithOpenQuote(t *testing.T) {
+	for _, command := range []string{`nix build "canary`, `nix build 'canary`, `"nix build canary`} {
+		_, err := ParseRequest([]byte(jobWith(edits{"buildOptions.command": command})), allowedCommands)
+		var refusal *Refusal
+		if !errors.As(err, &refusal) {
+			t.Errorf("%s: error %v, want a *Refusal", command, err)
+			continue
+		}
+		got := refusal.Response()
+		if invalid := "Invalid command: '" + command + "'"; got.Error != invalid && got.Error != notValidSchema {
+			t.Errorf("%s: error is %q", command, got.Error)
+		}
+		if !strings.Contains(got.Msg, "buildOptions.command") {
+			t.Errorf("%s: msg is %q, want it to name buildOptions.command", command, got.Msg)
+		}
+	}
+}
+
+// An acceptedJob is data that ParseRequest must accept, and how the result differs
+// from validJob's.
+type acceptedJob struct {
+	name string
+	data string
+	want func(r *Request)
+}
+
+func whole(n Whole) *Whole { return &n }
+
+// parsed is validJob as a Request.
+func parsed() *Request {
+	return &Request{
+		Git: Git{
+			Repository:   "https://canary.example/repository",
+			Branch:       "canary-branch",
+			GitUsername:  "canary-user",
+			GitKey:       "canary-git-key",
+			RequiresAuth: true,
+		},
+		BuildOptions: BuildOptions{
+			Cores:             whole(4),
+			MaxJobs:           whole(2),
+			KeepGoing:         true,
+			ExtraArgs:         "--option canary 1",
+			Substituters:      []string{"https://canary.example/a", "https://canary.example/b"},
+			TrustedPublicKeys: []string{"canary-1:bm9uZQ=="},
+			Command:           "nix build .#canary",
+			Cachix: Cachix{
+				Target:     "https://canary.example/default",
+				APIKey:     "canary-api-key",
+				SigningKey: "canary-signing-key",
+			},
+		},
+	}
+}
+
+func acceptedJobs() []acceptedJob {
+	return slices.Concat(plainJobs(), numberJobs(), commandJobs(), repositoryJobs(), targetJobs(), topLevelJobs())
+}
+
+func plainJobs() []acceptedJob {
+	const pem = "-----BEGIN OPENSSH PRIVATE KEY-----\ncanary\r\n\tcanary\n-----END OPENSSH PRIVATE KEY-----\n"
+	const escaped = `"g\u0069t": {`
+	return []acceptedJob{
+		{"everything", validJob, func(r *Request) {}},
+		{"white space around", " \r\n\t" + validJob + "\n", func(r *Request) {}},
+		{"name spelled with an escape", replaced(`"git": {`, escaped), func(r *Request) {}},
+		{"the documentation's", documentedJob, func(r *Request) {
+			*r = Request{
+				Git: Git{Repository: "https://github.com/iglu-sh/builder"},
+				BuildOptions: BuildOptions{Command: "nix build .#iglu-builder", Cachix: Cachix{
+					Target:     "http://cache.example.com/default",
+					APIKey:     "0197178f-b4f3-7000-acai-fec951e85504",
+					SigningKey: "SgykdnDTu9iRkZZQhaif81C22fUERBiagMvD2oeMBUaE/4yAPYL3PJHinFVWkuvwUwp1MhSSKQ7pVlO4FGGCSQ==",
+				}},
+			}
+		}},
+		{"the least", `{"git":{"noClone":true},"buildOptions":{"command":"nix","cachix":{"push":false}}}`, func(r *Request) {
+			*r = Request{Git: Git{NoClone: true}, BuildOptions: BuildOptions{Command: "nix"}}
+		}},
+		{"key of many lines", jobWith(edits{"git.gitKey": pem}), func(r *Request) { r.Git.GitKey = pem }},
+		{"key without need", jobWith(edits{"git.requiresAuth": false}), func(r *Request) { r.Git.RequiresAuth = false }},
+		{"text beyond ASCII", jobWith(edits{"git.branch": "ветка-枝-\u2028-<&>"}), func(r *Request) { r.Git.Branch = "ветка-枝-\u2028-<&>" }},
+		{"empty lists", jobWith(edits{"buildOptions.substituters": []string{}, "buildOptions.trustedPublicKeys": []string{}}), func(r *Request) {
+			r.BuildOptions.Substituters, r.BuildOptions.TrustedPublicKeys = []string{}, []string{}
+		}},
+		{"no push, no cache", jobWith(edits{"buildOptions.cachix": edits{"push": false}}), func(r *Request) {
+			r.BuildOptions.Cachix = Cachix{}
+		}},
+	}
+}
+
+func numberJobs() []acceptedJob {
+	var jobs []acceptedJob
+	for spelling, n := range sorted(map[string]Whole{"0": 0, "-0": 0, "0.0": 0, "2.0": 2, "2e0": 2, "20E-1": 2, "0.2e+1": 2, "64": 64}) {
+		jobs = append(jobs, acceptedJob{"cores " + spelling, jobWith(edits{"buildOptions.cores": literal(spelling)}),
+			func(r *Request) { r.BuildOptions.Cores = whole(n) }})
+	}
+	for spelling, n := range sorted(map[string]Whole{"1": 1, "1.0": 1, "1e0": 1, "16": 16}) {
+		jobs = append(jobs, acceptedJob{"maxJobs " + spelling, jobWith(edits{"buildOptions.maxJobs": literal(spelling)}),
+			func(r *Request) { r.BuildOptions.MaxJobs = whole(n) }})
+	}
+	return append(jobs, acceptedJob{"no numbers", jobWith(edits{"buildOptions.cores": missing, "buildOptions.maxJobs": missing}),
+		func(r *Request) { r.BuildOptions.Cores, r.BuildOptions.MaxJobs = nil, nil }})
+}
+
+// A tab or newline in a command or in arguments is a space.
+func commandJobs() []acceptedJob {
+	var jobs []acceptedJob
+	for command, want := range sorted(map[string]string{
+		"nix-build -A canary":           "nix-build -A canary",
+		"'nix' build":                   "'nix' build",
+		`n\ix build`:                    `n\ix build`,
+		"  nix build":                   "  nix build",
+		"nix":                           "nix",
+		"nix\tbuild\n.#canary":          "nix build .#canary",
+		"\tnix build .#canary\n":        " nix build .#canary ",
+		"nix build 'a\tb' \"c\nd\"":     "nix build 'a b' \"c d\"",
+		"nix build; canary $(x) | `y` ": "nix build; canary $(x) | `y` ",
+	}) {
+		jobs = append(jobs, acceptedJob{"command " + command, jobWith(edits{"buildOptions.command": command}),
+			func(r *Request) { r.BuildOptions.Command = want }})
+	}
+	return append(jobs,
+		acceptedJob{"arguments in lines", jobWith(edits{"buildOptions.extraArgs": "--a\n--b\t'c\td'\n"}),
+			func(r *Request) { r.BuildOptions.ExtraArgs = "--a --b 'c d' " }},
+		acceptedJob{"no arguments", jobWith(edits{"buildOptions.extraArgs": ""}),
+			func(r *Request) { r.BuildOptions.ExtraArgs = "" }})
+}
+
+func repositoryJobs() []acceptedJob {
+	var jobs []acceptedJob
+	for _, repository := range []string{
+		"https://github.com/iglu-sh/builder", "https://canary.example/a/b/c.git", "http://127.0.0.1:8080/r", "http://[::1]:8080/r",
+		"ssh://canary.example/r", "ssh://git@canary.example:2222/~user/r.git", "git://canary.example/r",
+		"git@github.com:iglu-sh/builder.git", "git@canary.example:/absolute/r", "first.last@canary.example:r",
+	} {
+		jobs = append(jobs, acceptedJob{"repository " + repository, jobWith(edits{"git.repository": repository}),
+			func(r *Request) { r.Git.Repository = repository }})
+	}
+	for repository, want := range sorted(map[string][2]string{
+		"https://canary@canary.example/r":                  {"canary", "https://canary.example/r"},
+		"http://can%40ary@canary.example:8080/r.git":       {"can@ary", "http://canary.example:8080/r.git"},
+		"https://canary@canary.example/a%2Fb/%E6%9E%9D?c":  {"canary", "https://canary.example/a%2Fb/%E6%9E%9D?c"},
+		"https://oauth2@canary.example/group/sub/project/": {"oauth2", "https://canary.example/group/sub/project/"},
+	}) {
+		jobs = append(jobs, acceptedJob{"repository " + repository,
+			jobWith(edits{"git.repository": repository, "git.gitUsername": missing}),
+			func(r *Request) { r.Git.GitUsername, r.Git.Repository = want[0], want[1] }})
+	}
+	return append(jobs, acceptedJob{"repository of no one with noClone",
+		jobWith(edits{"git.repository": missing, "git.noClone": true}),
+		func(r *Request) { r.Git.Repository, r.Git.NoClone = "", true }})
+}
+
+func targetJobs() []acceptedJob {
+	var jobs []acceptedJob
+	for _, target := range []string{
+		"http://cache.example.com/default", "https://canary.example:8443/a/b/my-cache_1.x", "http://[::1]:3000/default",
+		"http://127.0.0.1/c",
+	} {
+		jobs = append(jobs, acceptedJob{"target " + target, jobWith(edits{"buildOptions.cachix.target": target}),
+			func(r *Request) { r.BuildOptions.Cachix.Target = target }})
+	}
+	return jobs
+}
+
+// The schema allows any other property at the top, and a name that differs in case
+// is another property.
+func topLevelJobs() []acceptedJob {
+	var jobs []acceptedJob
+	for _, stray := range []string{
+		`"canary": null`, `"canary": 1e999`, `"canary": {"git": {"noClone": 1}}`, `"": ""`, `"command": "make"`,
+		`"push": true`, `"noClone": "x"`, `"GIT": {"noClone": true}`, `"Git": 7`, `"BUILDOPTIONS": []`,
+		`"buildoptions": {"command": "make", "cachix": {"push": true}}`, `"git.noClone": true`,
+		`"$schema": "https://canary.example/schema"`, `"$ref": "https://canary.example/"`, `"canary": "\ud800"`,
+		`"canary": {"a": {"a": {"a": [{"a": 1}, {"a": 2}]}}}`, `"canary": "\u0000\n"`,
+	} {
+		jobs = append(jobs,
+			acceptedJob{"before: " + stray, replaced("\"git\": {", stray+`, "git": {`), func(r *Request) {}},
+			acceptedJob{"after: " + stray, strings.TrimSuffix(validJob, "}") + ", " + stray + "}", func(r *Request) {}})
+	}
+	return jobs
+}
+
+func TestAccepted(t *testing.T) {
+	for _, job := range acceptedJobs() {
+		t.Run(job.name, func(t *testing.T) {
+			got, err := ParseRequest([]byte(job.data), allowedCommands)
+			if err != nil {
+				t.Fatalf("ParseRequest: %v\n%s", err, job.data)
+			}
+			want := parsed()
+			job.want(want)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("request (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A command is held against the list given, whatever is on it.
+func TestAllowedCommands(t *testing.T) {
+	job := []byte(jobWith(edits{"buildOptions.command": "make canary"}))
+	if _, err := ParseRequest(job, []string{"nix", "make"}); err != nil {
+		t.Errorf("make is allowed and was refused: %v", err)
+	}
+	if _, err := ParseRequest([]byte(validJob), []string{"make"}); err == nil {
+		t.Error("nix is not allowed and was accepted")
+	}
+	if _, err := ParseRequest([]byte(validJob), nil); err == nil {
+		t.Error("nothing is allowed and nix was accepted")
+	}
+}
+
+// An accepted job that is encoded and parsed again is the same job.
+func TestParseAgain(t *testing.T) {
+	for _, job := range acceptedJobs() {
+		first, err := ParseRequest([]byte(job.data), allowedCommands)
+		if err != nil {
+			continue // TestAccepted says so
+		}
+		data, err := json.Marshal(first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		second, err := ParseRequest(data, allowedCommands)
+		if err != nil {
+			t.Errorf("%s: %v\n%s", job.name, err, data)
+			continue
+		}
+		for _, r := range []*Request{first, second} { // omitempty makes no lists of empty ones
+			r.BuildOptions.Substituters = append([]string{}, r.BuildOptions.Substituters...)
+			r.BuildOptions.TrustedPublicKeys = append([]string{}, r.BuildOptions.TrustedPublicKeys...)
+		}
+		if diff := cmp.Diff(first, second); diff != "" {
+			t.Errorf("%s (-first +second):\n%s", job.name, diff)
+		}
+	}
+}
