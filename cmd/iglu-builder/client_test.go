@@ -1,0 +1,112 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestBuildCommand runs the client as a user does.
+func TestBuildCommand(t *testing.T) {
+	const url = "ws://"
+	refused := job{}
+	tests := []struct {
+		name   string
+		url    string
+		job    job
+		code   int
+		stdout string
+		stderr string
+	}{
+		{"success", url + world.server.address, command("printf 'one\\ntwo'"), 0,
+			"iglu: running printf 'one\\ntwo'\none\ntwo\n", "Start Building\nBuild was successfull\n"},
+		{"failure", url + world.server.address + "/api/v1/build", command("sh -c 'exit 42'"), 42,
+			"iglu: running sh -c 'exit 42'\n", "Builder exited with error code 42\n"},
+		{"http URL", "http://" + world.server.address + "/", command("printf one"), 0, "one\n", ""},
+		{"invalid command", url + world.server.address, command("make all"), 2, "", "Invalid command: 'make all' buildOptions.command: its first word"},
+		{"refused", url + world.server.address, refused, 125, "", "JSON schema is not valid. git.repository: is required"},
+		{"no server", "ws://127.0.0.1:1", command("nix"), 125, "", "no builder answers at ws://127.0.0.1:1/api/v1/build"},
+		{"another path", url + world.server.address + "/api", command("nix"), 125, "", "is not a builder: it answers 404 Not Found"},
+		{"no WebSocket URL", "ftp://127.0.0.1", command("nix"), 125, "", "--url"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			text, err := json.Marshal(test.job)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var stdout, stderr bytes.Buffer
+			code := run(t.Context(), []string{"build", "--url", test.url, "-"}, bytes.NewReader(text), &stdout, &stderr)
+			if code != test.code || !strings.HasSuffix(stdout.String(), test.stdout) || !strings.Contains(stderr.String(), test.stderr) {
+				t.Errorf("exit code %d\nstdout %s\nstderr %s", code, &stdout, &stderr)
+			}
+		})
+	}
+}
+
+func TestBuildCommandUsage(t *testing.T) {
+	for _, args := range [][]string{{"build"}, {"build", "--no-such-flag", "-"}, {"build", "no-such-file.json"}} {
+		var stdout, stderr bytes.Buffer
+		if code := run(t.Context(), args, nil, &stdout, &stderr); code != 125 || stderr.Len() == 0 || stdout.Len() > 0 {
+			t.Errorf("%v: exit code %d, stdout %q, stderr %q", args, code, &stdout, &stderr)
+		}
+	}
+}
+
+// TestBusyBuilder has the client come second.
+func TestBusyBuilder(t *testing.T) {
+	first := connect(t, world.server)
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"build", "--url", "ws://" + world.server.address, "-"}, strings.NewReader("{}"), &stdout, &stderr)
+	if code != 125 || !strings.Contains(stderr.String(), "A build job is already running.") {
+		t.Errorf("exit code %d, %s", code, &stderr)
+	}
+	first.send("")
+	first.finish()
+}
+
+// TestInterrupt presses Ctrl-C while the client's job runs.
+func TestInterrupt(t *testing.T) {
+	text, err := json.Marshal(command("sh -c 'echo begun; sleep 1000'"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "job.json")
+	if err := os.WriteFile(name, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	client := exec.Command(world.program, "build", "--url", "ws://"+world.server.address, name)
+	var stderr bytes.Buffer
+	client.Stderr = &stderr
+	stdout, err := client.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var printed []byte
+	for buf := make([]byte, 4096); !bytes.Contains(printed, []byte("\nbegun\n")); {
+		n, err := stdout.Read(buf)
+		if err != nil {
+			t.Fatalf("%v after %s", err, printed)
+		}
+		printed = append(printed, buf[:n]...)
+	}
+	client.Process.Signal(syscall.SIGINT)
+	client.Wait()
+	if code := client.ProcessState.ExitCode(); code != 130 {
+		t.Errorf("exit code %d, %s", code, &stderr)
+	}
+	begun := time.Now()
+	if err := poll(5*time.Second, func() bool { return len(world.server.containers()) == 0 }); err != nil {
+		t.Errorf("the job's container is there after %s", time.Since(begun))
+	}
+	wantFree(t, world.server)
+}

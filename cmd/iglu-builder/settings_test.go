@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+)
+
+// TestSettingsThatCannotBeRead starts a server with each: it ends with exit code 2 and
+// a sentence that names the setting.
+func TestSettingsThatCannotBeRead(t *testing.T) {
+	tests := []struct {
+		flag, value string
+		want        string
+	}{
+		{"listen", "3000", `"3000" is not an address such as 127.0.0.1:3000 or :3000`},
+		{"listen", "localhost:http-not", `"localhost:http-not" is not an address such as 127.0.0.1:3000 or :3000`},
+		{"job-image", "Not An Image", `"Not An Image" is not the name of an image: `},
+		{"instance", "a/b", `"a/b" is not a name of letters, digits, dots, dashes and underscores`},
+		{"allowed-commands", "nix,,sh", `"nix,,sh" is not a list of programs such as nix,nix-build`},
+		{"request-timeout", "30", `"30" is not a time such as 30s or 5m`},
+		{"request-timeout", "-1s", `"-1s" is not a time such as 30s or 5m`},
+		{"max-request-bytes", "many", `"many" is not a size such as 1048576 or 1MiB`},
+		{"max-request-bytes", "0", `"0" is not a size such as 1048576 or 1MiB`},
+		{"log-format", "xml", `"xml" is neither text nor json`},
+		{"log-level", "loud", `"loud" is none of debug, info, warn, error`},
+	}
+	for _, test := range tests {
+		t.Run(test.flag+"="+test.value, func(t *testing.T) {
+			wantUsage(t, []string{"serve", "--" + test.flag, test.value}, "--"+test.flag, test.want)
+			t.Setenv(envName(test.flag), test.value)
+			wantUsage(t, []string{"serve"}, envName(test.flag), test.want)
+		})
+	}
+	wantUsage(t, []string{"serve", "--no-such-flag"}, "unknown flag: --no-such-flag", "hint: see 'iglu-builder serve --help'")
+	wantUsage(t, []string{"serve", "argument"}, "argument", "hint")
+	wantUsage(t, []string{"no-such-command"}, "no-such-command", "hint")
+}
+
+func wantUsage(t *testing.T, args []string, want ...string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), args, nil, &stdout, &stderr)
+	if code != 2 || stdout.Len() > 0 {
+		t.Errorf("%v: exit code %d, printed %q", args, code, &stdout)
+	}
+	for _, text := range want {
+		if !strings.Contains(stderr.String(), text) {
+			t.Errorf("%v: %q is not in %q", args, text, &stderr)
+		}
+	}
+}
+
+// TestFlagsBeforeEnvironment sets both.
+func TestFlagsBeforeEnvironment(t *testing.T) {
+	t.Setenv("IGLU_INSTANCE", "from-the-environment")
+	t.Setenv("IGLU_LOG_FORMAT", "json")
+	t.Setenv("IGLU_LOG_LEVEL", "")
+	var s settings
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	s.register(flags)
+	if err := flags.Parse([]string{"--instance", "from-a-flag"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := applyEnviron(flags); err != nil {
+		t.Fatal(err)
+	}
+	if s.instance != "from-a-flag" || s.logFormat != "json" || s.logLevel != 0 {
+		t.Errorf("got %+v", s)
+	}
+	var log bytes.Buffer
+	s.logger(&log).Info("hello", "job", "x")
+	if !strings.Contains(log.String(), `"msg":"hello","job":"x"`) {
+		t.Errorf("the JSON log is %s", &log)
+	}
+}
+
+// TestAddressTaken has two servers listen on one address.
+func TestAddressTaken(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"serve", "--listen", world.server.address}, nil, &stdout, &stderr)
+	if code != 1 || !strings.Contains(stderr.String(), "address already in use") {
+		t.Errorf("exit code %d, %s", code, &stderr)
+	}
+}
+
+// TestDocumentedSettings holds the table of docs/configuration.md, and the list of
+// docker-compose.yml, against the flags.
+func TestDocumentedSettings(t *testing.T) {
+	var s settings
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	s.register(flags)
+	var want, composed []string
+	flags.VisitAll(func(f *pflag.Flag) {
+		initial := ""
+		if f.DefValue != "" {
+			initial = "`" + f.DefValue + "`"
+		}
+		want = append(want, fmt.Sprintf("%s %s %s", envName(f.Name), f.Name, initial))
+		if f.Name != "listen" { // fixed by the image, published by docker-compose.yml
+			composed = append(composed, envName(f.Name))
+		}
+	})
+	got := rows(t, "../../docs/configuration.md", "(?m)^\\| `(IGLU_\\w+)` \\| `--([a-z-]+)` \\| *(`[^`]*`)? *\\|")
+	if diff := cmp.Diff(want, got, sorted); diff != "" {
+		t.Errorf("docs/configuration.md (-flags +table):\n%s", diff)
+	}
+	got = rows(t, "../../docker-compose.yml", `(?m)^      - (IGLU_\w+)$`)
+	if diff := cmp.Diff(composed, got, sorted); diff != "" {
+		t.Errorf("docker-compose.yml (-flags +environment):\n%s", diff)
+	}
+}
+
+var sorted = cmp.Transformer("sorted", func(list []string) map[string]bool {
+	set := make(map[string]bool)
+	for _, item := range list {
+		set[item] = true
+	}
+	return set
+})
+
+// rows returns the matches of a pattern in a file, the groups of each joined by
+// spaces.
+func rows(t *testing.T, name, pattern string) []string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []string
+	for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(string(text), -1) {
+		rows = append(rows, strings.Join(match[1:], " "))
+	}
+	return rows
+}
