@@ -1,6 +1,6 @@
 # Two commands: make demo, make test.
 
-.PHONY: build demo test
+.PHONY: build demo test bench
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/iglu-builder ./cmd/iglu-builder
@@ -10,3 +10,7 @@ demo: build
 
 test:
 	scripts/with-engine scripts/test
+
+# Writes the tables in docs/benchmarks.md; takes some minutes on a machine left alone.
+bench: build
+	IGLU_BENCH_JOB_IMAGE=$$(scripts/with-engine scripts/job-image) scripts/with-engine go run ./scripts/bench

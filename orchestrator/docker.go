@@ -7,13 +7,16 @@ import (
 	"io"
 	"log/slog"
 	"path"
+	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types"
 	containertypes "github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/client"
@@ -21,6 +24,7 @@ import (
 
 	"iglu.sh/builder/images"
 	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/joblog"
 )
 
 // Labels of everything that a builder makes on an engine.
@@ -64,20 +68,20 @@ type Options struct {
 type docker struct {
 	client  *client.Client
 	options Options
-	log     *slog.Logger
 
 	program   *program // what is in the volume, once it is filled
 	leftovers []string // containers that could not be removed
 }
 
 // NewDocker returns a Builder on the Docker engine that DOCKER_HOST and the other
-// variables of Docker's clients name. The engine need not be running yet.
-func NewDocker(options Options, log *slog.Logger) (*Builder, error) {
+// variables of Docker's clients name. The engine need not be running yet. The logs of
+// its jobs are kept in logs.
+func NewDocker(options Options, logs *joblog.Store, log *slog.Logger) (*Builder, error) {
 	c, err := client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation())
 	if err != nil {
 		return nil, fmt.Errorf("configure the connection to the engine: %w", err)
 	}
-	return &Builder{engine: &docker{client: c, options: options, log: log}, log: log}, nil
+	return &Builder{engine: &docker{client: c, options: options}, logs: logs, log: log}, nil
 }
 
 func (d *docker) close() error { return d.client.Close() }
@@ -101,7 +105,7 @@ func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer,
 	if err := d.ping(ctx); err != nil {
 		return 0, err
 	}
-	d.removeLeftovers(ctx)
+	d.removeLeftovers(ctx, c.log)
 	imageID, err := d.ensureImage(ctx, say)
 	if err != nil {
 		return 0, err
@@ -110,9 +114,13 @@ func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer,
 	if err != nil {
 		return 0, err
 	}
-	defer d.remove(ctx, id)
-	d.log.Debug("container created", "job", c.job, "container", id)
-	return d.runCreated(ctx, id, stdout, stderr, say)
+	log := c.log.With("container", id)
+	defer d.remove(ctx, id, log)
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	log.Debug("container created")
+	return d.runCreated(ctx, id, stdout, stderr, say, log)
 }
 
 func (d *docker) ensureImage(ctx context.Context, say func(string)) (string, error) {
@@ -127,15 +135,17 @@ func (d *docker) ensureImage(ctx context.Context, say func(string)) (string, err
 	return id, engineFailure("look for the job image", err)
 }
 
-// create makes the container of a job, and first what it needs on the engine.
+// create makes the container of a job, and first what it needs on the engine. It does not
+// end with ctx: an engine goes on with a call that is given up, and would make a container
+// that nobody knows.
 func (d *docker) create(ctx context.Context, c container, imageID string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	networkName, err := d.ensureNetwork(ctx)
+	networkID, err := d.ensureNetwork(ctx)
 	if err != nil {
 		return "", engineFailure("provide the jobs' network", err)
 	}
-	volume, err := d.ensureProgram(ctx, imageID)
+	volume, err := d.ensureProgram(ctx, imageID, c.log)
 	if err != nil {
 		return "", engineFailure("take the builder's program", err)
 	}
@@ -147,18 +157,20 @@ func (d *docker) create(ctx context.Context, c container, imageID string) (strin
 			Env:         c.environ,
 			User:        "0",
 			WorkingDir:  "/",
+			StopSignal:  "SIGTERM",
 			Labels:      map[string]string{labelInstance: d.options.Instance, labelJob: c.job},
 			Healthcheck: &containertypes.HealthConfig{Test: []string{"NONE"}},
 		},
 		&containertypes.HostConfig{
 			LogConfig:   containertypes.LogConfig{Type: "none"}, // the log is ours
-			NetworkMode: containertypes.NetworkMode(networkName),
+			NetworkMode: containertypes.NetworkMode(networkID),
 			Mounts: []mount.Mount{{
 				Type: mount.TypeVolume, Source: volume, Target: jobenv.Mount, ReadOnly: true,
 			}},
 		},
 		nil, nil, d.name(c.job))
 	if err != nil {
+		d.program = nil // something is gone that was there: look anew
 		return "", engineFailure("make the container", err)
 	}
 	return created.ID, nil
@@ -169,7 +181,7 @@ func (d *docker) name(what string) string { return "iglu-builder-" + d.options.I
 
 // runCreated starts a container and sees it to its end. The order is what makes no
 // byte and no exit code get lost: attach and wait are both in place before start.
-func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Writer, say func(string)) (int, error) {
+func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Writer, say func(string), log *slog.Logger) (int, error) {
 	calls, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	output, err := d.client.ContainerAttach(calls, id, containertypes.AttachOptions{Stream: true, Stdout: true, Stderr: true})
@@ -180,13 +192,16 @@ func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Wr
 
 	waiting, stopWaiting := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWaiting()
+	giveUp := context.AfterFunc(calls, stopWaiting)
 	ended := d.awaitNextExit(waiting, id)
+	giveUp() // what follows may take as long as the job does
 
 	if err := d.client.ContainerStart(calls, id, containertypes.StartOptions{}); err != nil {
+		d.program = nil // it may be the program that is gone from its volume
 		return 0, engineFailure("start the container", err)
 	}
 	out := drain(&output, stdout, stderr)
-	code, err := d.awaitEnd(ctx, id, ended, out)
+	code, err := d.awaitEnd(ctx, id, ended, out, log)
 	if !out.finish(drainTimeout) && err == nil {
 		say("the end of the log may be missing: the engine did not finish it in time")
 	}
@@ -222,15 +237,15 @@ func (d *docker) awaitNextExit(ctx context.Context, id string) <-chan exit {
 
 // awaitEnd returns the exit code of a started container. The end of its output is
 // not its end; but when the output cannot be kept, the job is of no use.
-func (d *docker) awaitEnd(ctx context.Context, id string, ended <-chan exit, out *draining) (int, error) {
+func (d *docker) awaitEnd(ctx context.Context, id string, ended <-chan exit, out *draining, log *slog.Logger) (int, error) {
 	select {
 	case end := <-ended:
 		return end.code, engineFailure("wait for the container", end.err)
 	case err := <-out.failed:
-		d.stop(ctx, id)
+		d.stop(ctx, id, log)
 		return 0, fmt.Errorf("keep the container's output: %w", err)
 	case <-ctx.Done():
-		d.stop(ctx, id)
+		d.stop(ctx, id, log)
 		return 0, context.Cause(ctx)
 	}
 }
@@ -247,6 +262,8 @@ func drain(output *types.HijackedResponse, stdout, stderr io.Writer) *draining {
 	go func() {
 		defer close(d.done)
 		if _, err := stdcopy.StdCopy(stdout, stderr, output.Reader); err != nil {
+			// An engine whose output nobody reads cannot end the container.
+			output.Close()
 			d.failed <- err
 		}
 	}()
@@ -267,18 +284,18 @@ func (d *draining) finish(timeout time.Duration) bool {
 }
 
 // stop ends a container, gently first. ctx may have ended.
-func (d *docker) stop(ctx context.Context, id string) {
+func (d *docker) stop(ctx context.Context, id string, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
 	grace := int(stopGrace / time.Second)
 	if err := d.client.ContainerStop(ctx, id, containertypes.StopOptions{Timeout: &grace}); err != nil {
-		d.log.Warn("cannot stop a container", "container", id, "err", err)
+		log.Warn("cannot stop the container", "err", err)
 	}
 }
 
 // remove removes a container with its anonymous volumes, whether it runs or not.
 // ctx may have ended. What cannot be removed now is tried again before the next job.
-func (d *docker) remove(ctx context.Context, id string) {
+func (d *docker) remove(ctx context.Context, id string, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
 	err := d.client.ContainerRemove(ctx, id, containertypes.RemoveOptions{Force: true, RemoveVolumes: true})
@@ -291,20 +308,20 @@ func (d *docker) remove(ctx context.Context, id string) {
 		}
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
-		d.log.Error("cannot remove a container", "container", id, "err", err)
+		log.Error("cannot remove the container", "err", err)
 		d.leftovers = append(d.leftovers, id)
 	}
 }
 
-func (d *docker) removeLeftovers(ctx context.Context) {
+func (d *docker) removeLeftovers(ctx context.Context, log *slog.Logger) {
 	leftovers := d.leftovers
 	d.leftovers = nil
 	for _, id := range leftovers {
-		d.remove(ctx, id)
+		d.remove(ctx, id, log.With("container", id))
 	}
 }
 
-// ensureNetwork returns the name of the network for jobs, and makes it if it is the
+// ensureNetwork returns the name or ID of the network for jobs, and makes it if it is the
 // builder's own and not there. Containers on it do not reach each other.
 func (d *docker) ensureNetwork(ctx context.Context) (string, error) {
 	if name := d.options.Network; name != "" {
@@ -315,16 +332,38 @@ func (d *docker) ensureNetwork(ctx context.Context) (string, error) {
 		}
 		return name, err
 	}
-	name := d.name("jobs")
-	_, err := d.client.NetworkInspect(ctx, name, network.InspectOptions{})
-	if errdefs.IsNotFound(err) {
-		_, err = d.client.NetworkCreate(ctx, name, network.CreateOptions{
-			Driver:  "bridge",
-			Labels:  map[string]string{labelInstance: d.options.Instance},
-			Options: map[string]string{"com.docker.network.bridge.enable_icc": "false"},
-		})
+	if id, err := d.findNetwork(ctx); id != "" || err != nil {
+		return id, err
 	}
-	return name, err
+	_, err := d.client.NetworkCreate(ctx, d.name("jobs"), network.CreateOptions{
+		Driver:  "bridge",
+		Labels:  map[string]string{labelInstance: d.options.Instance},
+		Options: map[string]string{"com.docker.network.bridge.enable_icc": "false"},
+	})
+	if err != nil {
+		return "", err
+	}
+	return d.findNetwork(ctx) // which need not be the one just made
+}
+
+// findNetwork returns the ID of the builder's own network, or "". Docker lets two have one
+// name, when two builders of one instance name make it at once, and can then use neither:
+// the oldest stays.
+func (d *docker) findNetwork(ctx context.Context) (string, error) {
+	found, err := d.client.NetworkList(ctx, network.ListOptions{Filters: filters.NewArgs(
+		filters.Arg("name", "^"+regexp.QuoteMeta(d.name("jobs"))+"$"),
+		filters.Arg("label", labelInstance+"="+d.options.Instance),
+	)})
+	if err != nil || len(found) == 0 {
+		return "", err
+	}
+	slices.SortFunc(found, func(a, b network.Summary) int { return a.Created.Compare(b.Created) })
+	for _, other := range found[1:] {
+		if err := d.client.NetworkRemove(ctx, other.ID); err != nil && !errdefs.IsNotFound(err) {
+			return "", err
+		}
+	}
+	return found[0].ID, nil
 }
 
 // checkPlatform refuses an engine that cannot run this program.

@@ -7,12 +7,14 @@ package orchestrator
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"io"
 	"log/slog"
 	"strings"
 	"time"
 
 	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/schemas"
 )
 
@@ -20,6 +22,7 @@ import (
 // time.
 type Builder struct {
 	engine engine
+	logs   *joblog.Store
 	log    *slog.Logger
 }
 
@@ -38,8 +41,9 @@ type engine interface {
 
 // container is what a job asks of an engine.
 type container struct {
-	job     string   // the job's id
-	environ []string // what the program in it is told; see internal/jobenv
+	job     string       // the job's id
+	environ []string     // what the program in it is told; see internal/jobenv
+	log     *slog.Logger // the server's log, without the job's secrets
 }
 
 // Healthy returns nil while the engine answers.
@@ -54,46 +58,56 @@ func (b *Builder) Close() error { return b.engine.close() }
 // slow out does not slow the job down.
 func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Response {
 	job := strings.ToLower(rand.Text())
-	log := b.log.With("job", job)
+	redactor := redact.New(request.Secrets()...)
+	log := slog.New(redactor.Handler(b.log.Handler())).With("job", job)
+	log.Info("job started")
+	begun := time.Now()
+	verdict := b.buildLogged(ctx, container{job: job, environ: environ(request), log: log}, redactor, out)
+	log.Info("job ended", "exitCode", verdict.ExitCode, "err", verdict.Err, "duration", time.Since(begun).Round(time.Millisecond))
+
+	response := verdict.Response()
+	response.Error, response.Msg = redactor.String(response.Error), redactor.String(response.Msg)
+	return response
+}
+
+// buildLogged runs a container, keeps its log and has out follow that.
+func (b *Builder) buildLogged(ctx context.Context, c container, redactor *redact.Redactor, out io.Writer) Verdict {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-
-	lines, err := joblog.New("")
+	lines, err := b.logs.Create(c.job, redactor)
 	if err != nil {
-		log.Error("cannot keep a log", "err", err)
-		return schemas.Unable("The builder cannot keep the log of a job. Check the disk of its folder for temporary files.")
+		return Verdict{Err: logFailure(err)}
 	}
 	defer lines.Close()
 	followed := make(chan struct{})
 	go func() {
 		defer close(followed)
 		// It ends with the log, not with ctx: the last lines count, too.
-		if err := lines.Follow(context.WithoutCancel(ctx), out); err != nil {
+		if err := lines.Follow(context.WithoutCancel(ctx), 0, out); err != nil {
 			cancel(err)
 		}
 	}()
-
-	log.Info("job started")
-	begun := time.Now()
-	verdict := b.run(ctx, job, request, lines)
+	verdict := b.run(ctx, c, lines)
 	lines.Seal()
 	<-followed
-	log.Info("job ended", "exitCode", verdict.ExitCode, "err", verdict.Err, "duration", time.Since(begun).Round(time.Millisecond))
-	return verdict.Response()
+	return verdict
 }
 
-func (b *Builder) run(ctx context.Context, job string, request *schemas.Request, lines *joblog.Log) Verdict {
+func (b *Builder) run(ctx context.Context, c container, lines *joblog.Log) Verdict {
 	stdout, stderr := lines.Stream(), lines.Stream()
-	code, err := b.engine.run(ctx, container{job: job, environ: environ(request)},
-		stdout, stderr, func(line string) { lines.Printf("iglu: %s", line) })
-	for _, stream := range []*joblog.Stream{stdout, stderr} {
-		if closeErr := stream.Close(); err == nil && closeErr != nil {
-			err = closeErr
-		}
-	}
-	if err != nil && ctx.Err() != nil {
-		// Whatever failed, failed because of that.
+	code, err := b.engine.run(ctx, c, stdout, stderr, func(line string) { lines.Printf("iglu: %s", line) })
+	logErr := errors.Join(stdout.Close(), stderr.Close())
+	switch {
+	case logErr != nil: // whatever else failed, failed because of that
+		err = logFailure(logErr)
+	case err != nil && ctx.Err() != nil: // likewise
 		err = &cancelled{cause: context.Cause(ctx)}
 	}
 	return Verdict{ExitCode: code, Err: err}
+}
+
+// logFailure says that a job ends because its log cannot be kept.
+func logFailure(err error) error {
+	return &failure{cause: err, sentence: "The builder cannot keep the job's log. " +
+		"Make room on the disk of its folder for logs (IGLU_STATE_DIR), and send the job again."}
 }

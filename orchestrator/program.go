@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path"
 
@@ -29,7 +30,7 @@ type program struct {
 
 // ensureProgram returns the name of the volume, filled. The engine is asked at each
 // job, because a volume that no container uses can be pruned at any time.
-func (d *docker) ensureProgram(ctx context.Context, imageID string) (string, error) {
+func (d *docker) ensureProgram(ctx context.Context, imageID string, log *slog.Logger) (string, error) {
 	if d.program != nil {
 		_, err := d.client.VolumeInspect(ctx, d.program.volume)
 		if err == nil || !errdefs.IsNotFound(err) {
@@ -45,7 +46,7 @@ func (d *docker) ensureProgram(ctx context.Context, imageID string) (string, err
 	}
 	digest := sha256.Sum256(content)
 	p := &program{volume: d.name("program-" + hex.EncodeToString(digest[:6])), size: int64(len(content))}
-	if err := d.fill(ctx, p, content, imageID); err != nil {
+	if err := d.fill(ctx, p, content, imageID, log); err != nil {
 		return "", err
 	}
 	d.program = p
@@ -54,7 +55,7 @@ func (d *docker) ensureProgram(ctx context.Context, imageID string) (string, err
 
 // fill makes the volume and copies the program into it, through a container that
 // mounts it and is never started.
-func (d *docker) fill(ctx context.Context, p *program, content []byte, imageID string) error {
+func (d *docker) fill(ctx context.Context, p *program, content []byte, imageID string, log *slog.Logger) error {
 	labels := map[string]string{labelInstance: d.options.Instance}
 	if _, err := d.client.VolumeCreate(ctx, volume.CreateOptions{Name: p.volume, Labels: labels}); err != nil {
 		return fmt.Errorf("create volume: %w", err)
@@ -68,7 +69,7 @@ func (d *docker) fill(ctx context.Context, p *program, content []byte, imageID s
 	if err != nil {
 		return fmt.Errorf("create the container that fills the volume: %w", err)
 	}
-	defer d.remove(ctx, created.ID)
+	defer d.remove(ctx, created.ID, log.With("container", created.ID))
 
 	// An earlier life may have filled it, or have ended in the middle of that.
 	there, err := d.client.ContainerStatPath(ctx, created.ID, path.Join(jobenv.Mount, jobenv.Program))

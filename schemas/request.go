@@ -56,6 +56,11 @@ type Cachix struct {
 	SigningKey string `json:"signingKey,omitempty"`
 }
 
+// Secrets returns the request's values that nobody but its job may see.
+func (r *Request) Secrets() []string {
+	return []string{r.Git.GitKey, r.BuildOptions.Cachix.APIKey, r.BuildOptions.Cachix.SigningKey}
+}
+
 // Whole is a whole number. JSON has only numbers, so 2.0 and 2e0 are 2 as well.
 type Whole int
 

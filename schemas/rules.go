@@ -7,11 +7,13 @@ import (
 	"strings"
 	"unicode"
 
+	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/internal/shellwords"
 )
 
 // spaces turns what separates the lines of a JSON file's long command into spaces.
-var spaces = strings.NewReplacer("\r\n", " ", "\n", " ", "\t", " ")
+// A backslash before a line's end is how a shell's command goes on in the next.
+var spaces = strings.NewReplacer("\\\r\n", " ", "\\\n", " ", "\r\n", " ", "\n", " ", "\t", " ")
 
 // normalize brings equal requests to one form.
 func (r *Request) normalize() {
@@ -41,7 +43,7 @@ func (r *Request) normalize() {
 
 // check holds the request against the rules that a schema cannot express.
 func (r *Request) check(commands []string) *Refusal {
-	if refusal := r.checkCharacters(); refusal != nil {
+	if refusal := r.checkTexts(); refusal != nil {
 		return refusal
 	}
 	if refusal := r.Git.check(); refusal != nil {
@@ -57,26 +59,39 @@ func (r *Request) check(commands []string) *Refusal {
 	if _, err := shellwords.Split(options.ExtraArgs); err != nil {
 		return brokenRule("buildOptions.extraArgs", err.Error())
 	}
-	return checkCommand(options.Command, commands)
-}
-
-func checkCommand(command string, allowed []string) *Refusal {
-	words, err := shellwords.Split(command)
-	switch {
-	case err != nil:
-		return &Refusal{kind: unknownCommand, command: command, reason: "buildOptions.command: " + err.Error()}
-	case len(words) == 0 || !slices.Contains(allowed, words[0]):
-		return &Refusal{kind: unknownCommand, command: command,
-			reason: "buildOptions.command: its first word must be one of: " + strings.Join(allowed, ", ")}
+	if why := checkCommand(options.Command, commands); why != "" {
+		// The message repeats the command, in which anything can stand.
+		command := redact.New(r.Secrets()...).String(options.Command)
+		return &Refusal{kind: unknownCommand, command: command, reason: "buildOptions.command: " + why}
 	}
 	return nil
 }
 
-// checkCharacters refuses control characters: most values become lines of Nix's
-// configuration or arguments of git, where a line end would start another setting.
-func (r *Request) checkCharacters() *Refusal {
+// checkCommand returns why a command cannot be run, or "".
+func checkCommand(command string, allowed []string) string {
+	words, err := shellwords.Split(command)
+	switch {
+	case err != nil:
+		return err.Error()
+	case len(words) == 0 || !slices.Contains(allowed, words[0]):
+		return "its first word must be one of: " + strings.Join(allowed, ", ")
+	}
+	return ""
+}
+
+// maxText is the length in bytes of the longest text that a job may hold: each becomes
+// an environment variable, for which Linux allows 128 KiB. The lists become one together.
+const (
+	maxText = 120 << 10
+	maxList = maxText / 2
+)
+
+// checkTexts refuses what is too long, and control characters: most values become lines
+// of Nix's configuration or arguments of git, where a line end would start another
+// setting.
+func (r *Request) checkTexts() *Refusal {
 	git, options, cachix := &r.Git, &r.BuildOptions, &r.BuildOptions.Cachix
-	values := []struct {
+	texts := []struct {
 		path   string
 		values []string
 	}{
@@ -91,12 +106,22 @@ func (r *Request) checkCharacters() *Refusal {
 		{"buildOptions.cachix.apiKey", []string{cachix.APIKey}},
 		{"buildOptions.cachix.signingKey", []string{cachix.SigningKey}},
 	}
-	for _, v := range values {
+	for _, v := range texts {
+		longest := maxText
+		if len(v.values) != 1 {
+			longest = maxList
+		}
+		if len(strings.Join(v.values, " ")) > longest {
+			return brokenRule(v.path, "is too long")
+		}
 		if slices.ContainsFunc(v.values, func(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }) {
 			return brokenRule(v.path, "must not hold control characters")
 		}
 	}
 	// A private key has many lines; no environment variable can hold a NUL.
+	if len(git.GitKey) > maxText {
+		return brokenRule("git.gitKey", "is too long")
+	}
 	if strings.ContainsRune(git.GitKey, 0) {
 		return brokenRule("git.gitKey", "must not hold a NUL character")
 	}
@@ -118,6 +143,10 @@ func (g *Git) check() *Refusal {
 // scpForm is git's short form of an ssh URL. Neither part can pass for an option.
 var scpForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^:].*$`)
 
+// hostName is a name or address of a host that has no meaning to a shell, to ssh or in
+// ssh's configuration.
+var hostName = regexp.MustCompile(`^[A-Za-z0-9_:][A-Za-z0-9._:-]*$`)
+
 func checkRepository(repository string) *Refusal {
 	const path = "git.repository"
 	if scpForm.MatchString(repository) {
@@ -127,7 +156,7 @@ func checkRepository(repository string) *Refusal {
 	if err != nil || !slices.Contains([]string{"https", "http", "ssh", "git"}, u.Scheme) {
 		return brokenRule(path, "must be an https, http, ssh or git URL, or user@host:path")
 	}
-	if u.Hostname() == "" || strings.HasPrefix(u.Host, "-") || strings.HasPrefix(u.User.Username(), "-") || strings.Trim(u.Path, "/") == "" {
+	if !hostName.MatchString(u.Hostname()) || strings.HasPrefix(u.User.Username(), "-") || strings.Trim(u.Path, "/") == "" {
 		return brokenRule(path, "must name a host and a repository on it")
 	}
 	if _, hasPassword := u.User.Password(); hasPassword {

@@ -1,13 +1,13 @@
 package wsapi
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -15,25 +15,40 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-const (
-	// writeTimeout is how long a client may take to accept a message.
-	writeTimeout = 5 * time.Minute
-	// closeTimeout bounds the wait for a client's answer to the closing of the
-	// connection. Without the wait, what the client still sends would reset the
-	// connection, and the last message could be lost on its way.
-	closeTimeout = 2 * time.Second
-)
+// closeTimeout bounds the wait for a client's answer to the closing of the connection.
+// Without the wait, what the client still sends would reset the connection, and the
+// last message could be lost on its way.
+const closeTimeout = 2 * time.Second
+
+// closingTimeout is how long a client may take to accept the rest of its log when the
+// server closes.
+const closingTimeout = 5 * time.Second
 
 // A session is the connection of one client. The goroutine of its HTTP request
-// serves it; while a job runs, a second one reads from it. Both send messages.
+// serves it; while a job runs, a second one reads from it, a third looks after it, and
+// the builder's own sends the log.
 type session struct {
 	server *Server
 	conn   *websocket.Conn
 	log    *slog.Logger
 
-	sending sync.Mutex
-	reading chan struct{} // closed when the second goroutine has ended; nil without it
+	writing sync.Mutex
+	reading chan struct{} // closed when the goroutine that reads has ended; nil without it
 	broken  bool          // the library cannot read from the connection any more
+	ending  atomic.Bool   // the client is told, or has been, that this is the end
+	latest  atomic.Int64  // when the last write must end, in Unix nanoseconds; 0: no hurry
+}
+
+// newSession returns the session of a client that has just connected.
+func newSession(server *Server, conn *websocket.Conn, log *slog.Logger) *session {
+	s := &session{server: server, conn: conn, log: log}
+	// The library would write answers itself; see frames.go.
+	conn.SetPingHandler(func(data string) error {
+		s.sendControl(websocket.PongMessage, []byte(data))
+		return nil
+	})
+	conn.SetCloseHandler(func(int, string) error { return nil })
+	return s
 }
 
 var errClientGone = errors.New("its client went away")
@@ -68,12 +83,16 @@ func (s *session) work() (schemas.Response, int) {
 	s.reading = make(chan struct{})
 	go func() {
 		defer close(s.reading)
-		cancel(s.readOn())
+		s.readOn()
+		cancel(errClientGone)
+		s.hurry(0)
 	}()
+	defer context.AfterFunc(s.server.closing, func() { s.hurry(closingTimeout) })()
+	defer s.watch()()
 	if err := s.send(schemas.Accepted()); err != nil {
 		return nothing, websocket.CloseNormalClosure
 	}
-	response := s.server.builder.Build(ctx, request, lineWriter{s})
+	response := s.server.builder.Build(ctx, request, newLineWriter(s))
 	if response.JobStatus == schemas.Success {
 		return response, websocket.CloseNormalClosure
 	}
@@ -125,39 +144,43 @@ func (s *session) notReceived(err error) (schemas.Response, int) {
 	}
 }
 
-// readOn answers whatever else the client sends, and returns why it ended.
-func (s *session) readOn() error {
+// readOn answers whatever else the client sends, until the connection ends or the client
+// gives no sign of life in time: anything it sends, an answer to a ping included.
+func (s *session) readOn() {
+	s.conn.SetPongHandler(func(string) error { s.heard(); return nil })
 	for {
+		s.heard()
 		if _, _, err := s.conn.NextReader(); err != nil {
-			return errClientGone
+			return
 		}
-		if err := s.send(schemas.Busy()); err != nil {
-			return errClientGone
+		if err := s.sendBusy(); err != nil {
+			return
 		}
 	}
 }
 
-// send sends one message.
-func (s *session) send(response schemas.Response) error {
-	s.sending.Lock()
-	defer s.sending.Unlock()
-	s.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-	return s.conn.WriteMessage(websocket.TextMessage, response.Encode())
+// sendBusy answers a second job, but nothing after the last message.
+func (s *session) sendBusy() error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if s.ending.Load() {
+		return nil
+	}
+	return s.writeLocked(textFrame(schemas.Busy()))
 }
 
 // end sends the last message, if there is one, and closes the connection.
 func (s *session) end(response schemas.Response, code int) {
 	defer s.conn.Close()
+	var frames []byte
 	if response != nothing {
-		if err := s.send(response); err != nil {
-			return
-		}
+		frames = textFrame(response)
 	}
-	farewell := websocket.FormatCloseMessage(code, "")
-	if err := s.conn.WriteControl(websocket.CloseMessage, farewell, time.Now().Add(writeTimeout)); err != nil {
-		return
+	frames = append(frames, controlFrame(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""))...)
+	s.ending.Store(true)
+	if err := s.write(frames); err == nil {
+		s.awaitClose()
 	}
-	s.awaitClose()
 }
 
 // awaitClose reads until the client has closed its side, too.
@@ -175,16 +198,4 @@ func (s *session) awaitClose() {
 			}
 		}
 	}
-}
-
-// lineWriter sends each line that is written to it as a message.
-type lineWriter struct{ session *session }
-
-func (w lineWriter) Write(lines []byte) (int, error) {
-	for line := range bytes.Lines(lines) {
-		if err := w.session.send(schemas.Output(string(bytes.TrimSuffix(line, []byte{'\n'})))); err != nil {
-			return 0, err
-		}
-	}
-	return len(lines), nil
 }

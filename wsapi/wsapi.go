@@ -37,6 +37,9 @@ type Options struct {
 	RequestTimeout time.Duration
 	// MaxRequestBytes bounds the size of a job.
 	MaxRequestBytes int64
+	// ClientTimeout is how long a client may accept nothing of what it is sent
+	// before it counts as gone.
+	ClientTimeout time.Duration
 }
 
 // A Server serves the builder's HTTP endpoints. It is an http.Handler.
@@ -53,6 +56,10 @@ type Server struct {
 	close    context.CancelCauseFunc
 }
 
+// handshakeTimeout bounds how long a client may take to accept the answer to its
+// request for a WebSocket.
+const handshakeTimeout = 10 * time.Second
+
 // NewServer returns a server for jobs that builder runs.
 func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 	s := &Server{
@@ -60,7 +67,7 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 		options:  options,
 		log:      log,
 		mux:      http.NewServeMux(),
-		upgrader: websocket.Upgrader{HandshakeTimeout: writeTimeout},
+		upgrader: websocket.Upgrader{HandshakeTimeout: handshakeTimeout},
 	}
 	s.closing, s.close = context.WithCancelCause(context.Background())
 	s.mux.HandleFunc("/api/v1/build", s.serveBuild)
@@ -80,7 +87,7 @@ func (s *Server) Close(cause error) {
 }
 
 func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
-	if !allow(w, r, http.MethodGet) {
+	if !allow(w, r) {
 		return
 	}
 	s.sessions.Add(1)
@@ -89,7 +96,7 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // Upgrade has answered
 	}
-	session := &session{server: s, conn: conn, log: s.log.With("client", r.RemoteAddr)}
+	session := newSession(s, conn, s.log.With("client", r.RemoteAddr))
 	if !s.occupied.CompareAndSwap(false, true) {
 		session.end(schemas.Busy(), websocket.CloseInternalServerErr)
 		return
@@ -101,7 +108,7 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 const healthy = "Everyting seems healthy!"
 
 func (s *Server) serveHealthcheck(w http.ResponseWriter, r *http.Request) {
-	if !allow(w, r, http.MethodGet, http.MethodHead) {
+	if !allow(w, r) {
 		return
 	}
 	if err := s.builder.Healthy(r.Context()); err != nil {
@@ -112,14 +119,12 @@ func (s *Server) serveHealthcheck(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, healthy)
 }
 
-// allow reports whether a request has one of the methods, and answers it if not.
-func allow(w http.ResponseWriter, r *http.Request, methods ...string) bool {
-	for _, method := range methods {
-		if r.Method == method {
-			return true
-		}
+// allow reports whether a request is a GET, and answers it if not.
+func allow(w http.ResponseWriter, r *http.Request) bool {
+	if r.Method == http.MethodGet {
+		return true
 	}
-	w.Header()["Allow"] = methods
+	w.Header().Set("Allow", http.MethodGet)
 	http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
 	return false
 }

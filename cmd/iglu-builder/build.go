@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
@@ -24,6 +28,13 @@ const (
 	exitClient = 125
 	// exitInterrupted is the exit code after Ctrl-C, as shells have it.
 	exitInterrupted = 130
+
+	// dialTimeout bounds the wait for a builder's answer to a connection,
+	// pingInterval is how often it is asked for a sign of life, and silenceTimeout
+	// after how long without one it counts as gone.
+	dialTimeout    = 30 * time.Second
+	pingInterval   = 10 * time.Second
+	silenceTimeout = 30 * time.Second
 )
 
 func buildCommand() *cobra.Command {
@@ -39,12 +50,12 @@ It exits with 125, and a sentence on standard error, where there is no such code
 			"  iglu-builder build --url ws://builder.example.com:3000 - < job.json",
 		Args: cobra.ExactArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
-			ctx, stop := signal.NotifyContext(command.Context(), syscall.SIGINT, syscall.SIGTERM)
-			defer stop()
 			job, err := readJob(args[0], command.InOrStdin())
 			if err != nil {
 				return &exitError{exitClient, err}
 			}
+			ctx, stop := signal.NotifyContext(command.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
 			code, err := submit(ctx, address, job, command.OutOrStdout(), command.ErrOrStderr())
 			if ctx.Err() != nil {
 				return &exitError{exitInterrupted, errors.New("the job was cancelled")}
@@ -68,8 +79,14 @@ func readJob(name string, stdin io.Reader) ([]byte, error) {
 
 // submit sends a job, prints its log, and returns the build's exit code, or
 // exitClient with the reason.
-func submit(ctx context.Context, address string, job []byte, stdout, stderr io.Writer) (int, error) {
-	conn, err := dial(ctx, address)
+func submit(ctx context.Context, address string, job []byte, out, stderr io.Writer) (code int, err error) {
+	stdout := bufio.NewWriterSize(out, 64<<10)
+	defer func() {
+		if flushErr := stdout.Flush(); err == nil && flushErr != nil {
+			code, err = exitClient, fmt.Errorf("print the log: %w", flushErr)
+		}
+	}()
+	conn, err := dial(ctx, address, stdout)
 	if err != nil {
 		return exitClient, err
 	}
@@ -82,10 +99,16 @@ func submit(ctx context.Context, address string, job []byte, stdout, stderr io.W
 	if err := conn.WriteMessage(websocket.TextMessage, job); err != nil {
 		return exitClient, fmt.Errorf("send the job: %w", err)
 	}
-	for {
-		_, data, err := conn.ReadMessage()
-		if err != nil {
+	defer ping(conn)()
+	for data := []byte(nil); ; {
+		conn.SetReadDeadline(time.Now().Add(silenceTimeout))
+		if data, err = readMessage(conn, data[:0]); err != nil {
 			return exitClient, fmt.Errorf("the builder ended the connection without a result: %w", err)
+		}
+		if line, ok := schemas.CutOutput(data); ok { // quicker, for long logs
+			stdout.Write(line)
+			stdout.WriteByte('\n')
+			continue
 		}
 		var message schemas.Response
 		if err := json.Unmarshal(data, &message); err != nil {
@@ -107,6 +130,54 @@ func submit(ctx context.Context, address string, job []byte, stdout, stderr io.W
 	}
 }
 
+// readMessage appends the next message to buf.
+func readMessage(conn *websocket.Conn, buf []byte) ([]byte, error) {
+	_, r, err := conn.NextReader()
+	if err != nil {
+		return buf, err
+	}
+	message := bytes.NewBuffer(buf)
+	_, err = message.ReadFrom(r)
+	return message.Bytes(), err
+}
+
+// ping asks the builder for signs of life until the function that it returns is called.
+// Its answers, as everything that it sends, put off the end of the connection.
+func ping(conn *websocket.Conn) (stop func()) {
+	conn.SetPongHandler(func(string) error { return conn.SetReadDeadline(time.Now().Add(silenceTimeout)) })
+	ticker := time.NewTicker(pingInterval)
+	ended, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ticker.C:
+				conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(pingInterval))
+			case <-ended:
+				return
+			}
+		}
+	}()
+	return func() {
+		ticker.Stop()
+		close(ended)
+		<-done
+	}
+}
+
+// flushing is a connection that prints what is buffered before it waits for more.
+type flushing struct {
+	net.Conn
+	stdout *bufio.Writer
+}
+
+func (f flushing) Read(p []byte) (int, error) {
+	if err := f.stdout.Flush(); err != nil {
+		return 0, fmt.Errorf("print the log: %w", err)
+	}
+	return f.Conn.Read(p)
+}
+
 // failed returns what a message with an error means for the client.
 func failed(message schemas.Response) (int, error) {
 	err := errors.New(message.Error)
@@ -124,7 +195,10 @@ const buildPath = "/api/v1/build"
 
 // dial connects to a builder. A URL without a path means the builder's own, and the
 // schemes http and https mean ws and wss.
-func dial(ctx context.Context, address string) (*websocket.Conn, error) {
+//
+// Whatever stdout holds is printed before the client waits for more, and not before: so
+// a line is seen at once, and a burst of them costs few writes.
+func dial(ctx context.Context, address string, stdout *bufio.Writer) (*websocket.Conn, error) {
 	u, err := url.Parse(address)
 	if err != nil {
 		return nil, fmt.Errorf("--url: %w", err)
@@ -141,7 +215,16 @@ func dial(ctx context.Context, address string) (*websocket.Conn, error) {
 	if u.Path == "" || u.Path == "/" {
 		u.Path = buildPath
 	}
-	conn, response, err := websocket.DefaultDialer.DialContext(ctx, u.String(), nil)
+	dialer := websocket.Dialer{
+		Proxy:            http.ProxyFromEnvironment,
+		HandshakeTimeout: dialTimeout,
+		ReadBufferSize:   64 << 10,
+		NetDialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, address)
+			return flushing{conn, stdout}, err
+		},
+	}
+	conn, response, err := dialer.DialContext(ctx, u.String(), nil)
 	if errors.Is(err, websocket.ErrBadHandshake) && response != nil {
 		return nil, fmt.Errorf("%s is not a builder: it answers %s", u, response.Status)
 	}

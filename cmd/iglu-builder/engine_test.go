@@ -82,19 +82,25 @@ func (e *engine) stop(signal os.Signal) {
 }
 
 // importTool makes an image that holds nothing but this program, as the command tool.
-func importTool(t *testing.T, host, name string) {
+func importTool(t *testing.T, host, image string) {
 	t.Helper()
 	program, err := os.ReadFile(world.program)
 	if err != nil {
 		t.Fatal(err)
 	}
+	importProgram(t, host, image, program, "tool")
+}
+
+// importProgram makes an image that holds nothing but a static program.
+func importProgram(t *testing.T, host, image string, program []byte, command string) {
+	t.Helper()
 	var root bytes.Buffer
 	w := tar.NewWriter(&root)
 	w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: "tmp/", Mode: 0o1777})
-	w.WriteHeader(&tar.Header{Name: "bin/tool", Mode: 0o755, Size: int64(len(program))})
+	w.WriteHeader(&tar.Header{Name: "bin/" + command, Mode: 0o755, Size: int64(len(program))})
 	w.Write(program)
 	w.Close()
-	load := exec.Command("docker", "--host", host, "import", "--change", "ENV PATH=/bin", "-", name)
+	load := exec.Command("docker", "--host", host, "import", "--change", "ENV PATH=/bin", "-", image)
 	load.Stdin = &root
 	if output, err := load.CombinedOutput(); err != nil {
 		t.Fatalf("docker import: %v: %s", err, output)

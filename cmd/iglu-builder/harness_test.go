@@ -36,6 +36,7 @@ import (
 var world struct {
 	program  string // a static build of this package, which runs in the containers
 	image    string // the job image
+	stateDir string // of all servers
 	response *jsonschema.Schema
 	git      gitWorld
 	server   *server // for tests that need no settings of their own
@@ -84,6 +85,7 @@ func makeWorld(folder string) (err error) {
 		return errors.New("IGLU_TEST_JOB_IMAGE is not set: run 'make test', which makes an image, or set it to one with Nix")
 	}
 	world.program = filepath.Join(folder, "iglu-builder")
+	world.stateDir = filepath.Join(folder, "state")
 	build := exec.Command("go", "build", "-o", world.program, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
@@ -158,6 +160,7 @@ func startServer(change func(*settings)) (*server, error) {
 	s.listen = "127.0.0.1:0"
 	s.jobImage = world.image
 	s.instance = "test-" + strings.ToLower(rand.Text()[:10])
+	s.stateDir = world.stateDir
 	s.allowedCommands = append(s.allowedCommands, "sh", "seq", "env", "sleep", "printf", "no-such-program")
 	change(&s)
 
@@ -202,7 +205,17 @@ func (s *server) stop() error {
 			exec.Command("docker", kind, "rm", name).Run()
 		}
 	}
-	return errors.Join(err, checkSecrets(s.log.String()))
+	return errors.Join(err, checkSecrets(s.log.String()), s.checkKeptLogs())
+}
+
+// checkKeptLogs looks for secrets in the logs of jobs that the server has kept.
+func (s *server) checkKeptLogs() error {
+	names, err := filepath.Glob(filepath.Join(world.stateDir, s.instance, "logs", "*"))
+	for _, name := range names {
+		text, readErr := os.ReadFile(name)
+		err = errors.Join(err, readErr, checkSecrets(string(text)))
+	}
+	return err
 }
 
 func (s *server) containers() []string { return s.onEngine("container", "ls", "--all") }

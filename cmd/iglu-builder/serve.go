@@ -8,11 +8,13 @@ import (
 	"net"
 	"net/http"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/wsapi"
 )
@@ -55,12 +57,16 @@ const (
 
 // serve runs the server until ctx ends. program is what runs in the containers.
 func serve(ctx context.Context, s settings, program string, log *slog.Logger) error {
+	logs, err := joblog.Open(filepath.Join(s.stateDir, s.instance, "logs"), s.keepLogs, s.maxLogBytes)
+	if err != nil {
+		return fmt.Errorf("%w\nhint: IGLU_STATE_DIR names a folder that the builder may write to", err)
+	}
 	builder, err := orchestrator.NewDocker(orchestrator.Options{
 		Instance: s.instance,
 		Image:    s.jobImage,
 		Network:  s.jobNetwork,
 		Program:  program,
-	}, log)
+	}, logs, log)
 	if err != nil {
 		return err
 	}
@@ -69,6 +75,7 @@ func serve(ctx context.Context, s settings, program string, log *slog.Logger) er
 		Commands:        s.allowedCommands,
 		RequestTimeout:  s.requestTimeout,
 		MaxRequestBytes: s.maxRequestBytes,
+		ClientTimeout:   s.clientTimeout,
 	}, log)
 
 	listener, err := net.Listen("tcp", s.listen)
@@ -90,7 +97,9 @@ func serve(ctx context.Context, s settings, program string, log *slog.Logger) er
 		log.Info("shutting down")
 		timeout, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
-		err = server.Shutdown(timeout)
+		if server.Shutdown(timeout) != nil {
+			server.Close() // a request that does not end
+		}
 		<-served
 	}
 	api.Close(errors.New("the builder is shutting down"))

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +20,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"iglu.sh/builder/images"
+	"iglu.sh/builder/internal/joblog"
 )
 
 // settings are what can be set of the server. Each is a flag and an environment
@@ -29,6 +33,10 @@ type settings struct {
 	allowedCommands []string
 	requestTimeout  time.Duration
 	maxRequestBytes int64
+	clientTimeout   time.Duration
+	stateDir        string
+	keepLogs        joblog.Keep
+	maxLogBytes     int64
 	logFormat       string
 	logLevel        slog.Level
 }
@@ -55,10 +63,34 @@ func (s *settings) register(flags *pflag.FlagSet) {
 		"`time` that a client has to send its job")
 	add(parsed(&s.maxRequestBytes, "bytes", parseBytes), "max-request-bytes", "1MiB",
 		"largest `size` of a job's message")
+	add(parsed(&s.clientTimeout, "duration", parseDuration), "client-timeout", "5m",
+		"`time` after which a client that accepts nothing of its log counts as gone")
+	add(parsed(&s.stateDir, "folder", parseAny), "state-dir", defaultStateDir(),
+		"`folder` for what outlives a job: the logs, in a folder for each instance")
+	add(parsed(&s.keepLogs, "jobs,days", parseKeep), "keep-logs", "20",
+		"`how many` logs of jobs are kept, or for how many days, or both, as in 20,7d")
+	add(parsed(&s.maxLogBytes, "bytes", parseLogBytes), "max-log-bytes", "1GiB",
+		"largest `size` of a job's log; beyond it the job goes on, and only the log's end is kept")
 	add(parsed(&s.logFormat, "format", parseLogFormat), "log-format", "text",
 		"`format` of the server's log: text or json")
 	add(parsed(&s.logLevel, "level", parseLevel), "log-level", "info",
 		"least `level` that is logged: debug, info, warn or error")
+}
+
+// defaultStateDir is where programs keep their state: on the machine for root, below
+// their home for others.
+func defaultStateDir() string {
+	if os.Getuid() == 0 {
+		return "/var/lib/iglu-builder"
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "iglu-builder")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return filepath.Join(os.TempDir(), "iglu-builder")
+	}
+	return filepath.Join(home, ".local/state/iglu-builder")
 }
 
 const envPrefix = "IGLU_"
@@ -170,6 +202,34 @@ func parseBytes(text string) (int64, error) {
 		return 0, errors.New("is not a size such as 1048576 or 1MiB")
 	}
 	return n, nil
+}
+
+// leastLogBytes leaves room for the end of a log that is cut.
+const leastLogBytes = 256 << 10
+
+func parseLogBytes(text string) (int64, error) {
+	n, err := parseBytes(text)
+	if err == nil && n < leastLogBytes {
+		err = errors.New("is less than 256KiB")
+	}
+	return n, err
+}
+
+var keepForm = regexp.MustCompile(`^(?:(\d{1,9})|(\d{1,5})d|(\d{1,9}),(\d{1,5})d)$`)
+
+func parseKeep(text string) (keep joblog.Keep, err error) {
+	m := keepForm.FindStringSubmatch(text)
+	if m == nil {
+		return keep, errors.New("is not a number of jobs such as 20, or of days such as 7d, or both: 20,7d")
+	}
+	keep.Jobs = math.MaxInt
+	if jobs := m[1] + m[3]; jobs != "" {
+		keep.Jobs, _ = strconv.Atoi(jobs)
+	}
+	if days, _ := strconv.Atoi(m[2] + m[4]); days > 0 {
+		keep.Age = time.Duration(days) * 24 * time.Hour
+	}
+	return keep, nil
 }
 
 func parseLogFormat(text string) (string, error) {

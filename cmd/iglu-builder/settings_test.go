@@ -3,13 +3,17 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
+
+	"iglu.sh/builder/internal/joblog"
 )
 
 // TestSettingsThatCannotBeRead starts a server with each: it ends with exit code 2 and
@@ -28,6 +32,10 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 		{"request-timeout", "-1s", `"-1s" is not a time such as 30s or 5m`},
 		{"max-request-bytes", "many", `"many" is not a size such as 1048576 or 1MiB`},
 		{"max-request-bytes", "0", `"0" is not a size such as 1048576 or 1MiB`},
+		{"client-timeout", "soon", `"soon" is not a time such as 30s or 5m`},
+		{"keep-logs", "all", `"all" is not a number of jobs such as 20, or of days such as 7d, or both: 20,7d`},
+		{"keep-logs", "-1", `"-1" is not a number of jobs`},
+		{"max-log-bytes", "1000", `"1000" is less than 256KiB`},
 		{"log-format", "xml", `"xml" is neither text nor json`},
 		{"log-level", "loud", `"loud" is none of debug, info, warn, error`},
 	}
@@ -81,11 +89,33 @@ func TestFlagsBeforeEnvironment(t *testing.T) {
 	}
 }
 
+func TestKeepLogs(t *testing.T) {
+	for text, want := range map[string]joblog.Keep{
+		"0":     {},
+		"20":    {Jobs: 20},
+		"7d":    {Jobs: math.MaxInt, Age: 7 * 24 * time.Hour},
+		"20,7d": {Jobs: 20, Age: 7 * 24 * time.Hour},
+	} {
+		if got, err := parseKeep(text); got != want || err != nil {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+}
+
 // TestAddressTaken has two servers listen on one address.
 func TestAddressTaken(t *testing.T) {
 	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), []string{"serve", "--listen", world.server.address}, nil, &stdout, &stderr)
+	code := run(t.Context(), []string{"serve", "--listen", world.server.address, "--state-dir", t.TempDir()}, nil, &stdout, &stderr)
 	if code != 1 || !strings.Contains(stderr.String(), "address already in use") {
+		t.Errorf("exit code %d, %s", code, &stderr)
+	}
+}
+
+// TestNoStateDir has the folder for logs be a file.
+func TestNoStateDir(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"serve", "--listen", "127.0.0.1:0", "--state-dir", "/dev/null"}, nil, &stdout, &stderr)
+	if code != 1 || !strings.Contains(stderr.String(), "IGLU_STATE_DIR names a folder that the builder may write to") {
 		t.Errorf("exit code %d, %s", code, &stderr)
 	}
 }
@@ -99,11 +129,11 @@ func TestDocumentedSettings(t *testing.T) {
 	var want, composed []string
 	flags.VisitAll(func(f *pflag.Flag) {
 		initial := ""
-		if f.DefValue != "" {
+		if f.DefValue != "" && f.Name != "state-dir" { // which depends on the user
 			initial = "`" + f.DefValue + "`"
 		}
 		want = append(want, fmt.Sprintf("%s %s %s", envName(f.Name), f.Name, initial))
-		if f.Name != "listen" { // fixed by the image, published by docker-compose.yml
+		if f.Name != "listen" && f.Name != "state-dir" { // which the image sets
 			composed = append(composed, envName(f.Name))
 		}
 	})

@@ -70,13 +70,12 @@ func (j *Job) fields() []field {
 	}
 }
 
-// Environ returns the job as NAME=value strings. What is not set is left out.
+// Environ returns the job as NAME=value strings. What is not set is there, too, and
+// empty: a job image may have a variable of that name.
 func (j Job) Environ() []string {
 	var environ []string
 	for _, f := range j.fields() {
-		if *f.value != "" {
-			environ = append(environ, f.name+"="+*f.value)
-		}
+		environ = append(environ, f.name+"="+*f.value)
 	}
 	return environ
 }

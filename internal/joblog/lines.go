@@ -3,6 +3,8 @@ package joblog
 import (
 	"bytes"
 	"unicode/utf8"
+
+	"iglu.sh/builder/internal/redact"
 )
 
 // maxLine is the length in bytes at which a line is split, at a rune's border. It
@@ -14,34 +16,37 @@ const maxLine = 1 << 20
 // their lines never mix.
 type Stream struct {
 	log     *Log
+	redact  *redact.Lines
 	partial []byte // the line that has not ended yet, at most maxLine bytes
 	afterCR bool   // the last line ended in CR: an LF right after it is part of that
+	valid   []byte // scratch: a line made valid UTF-8
 	out     []byte // lines of the present chunk
 }
 
 // Stream returns a new stream whose lines go to l.
-func (l *Log) Stream() *Stream { return &Stream{log: l} }
+func (l *Log) Stream() *Stream { return &Stream{log: l, redact: l.redactor.Lines()} }
 
 // Write takes the next chunk. Lines end in LF, CRLF or a lone CR; how the bytes are
 // cut into chunks makes no difference to them. Its error is that of the log's file.
 func (s *Stream) Write(chunk []byte) (int, error) {
-	for rest := chunk; len(rest) > 0; {
-		if s.afterCR {
-			s.afterCR = false
-			if rest[0] == '\n' {
-				rest = rest[1:]
-				continue
-			}
+	rest := chunk
+	if s.afterCR && len(rest) > 0 {
+		s.afterCR = false
+		rest = bytes.TrimPrefix(rest, newline)
+	}
+	for len(rest) > 0 {
+		text, ending := rest, 0
+		if lf := bytes.IndexByte(rest, '\n'); lf >= 0 {
+			text, ending = rest[:lf], 1
 		}
-		end := bytes.IndexAny(rest, "\r\n")
-		if end < 0 {
-			s.extend(rest)
-			break
+		if cr := bytes.IndexByte(text, '\r'); cr >= 0 {
+			// An LF right after it is part of the same ending.
+			ending = 1 + len(rest[cr+1:]) - len(bytes.TrimPrefix(rest[cr+1:], newline))
+			s.afterCR = cr+1 == len(rest)
+			text = rest[:cr]
 		}
-		s.extend(rest[:end])
-		s.endLine()
-		s.afterCR = rest[end] == '\r'
-		rest = rest[end+1:]
+		s.add(text, ending > 0)
+		rest = rest[len(text)+ending:]
 	}
 	return len(chunk), s.flush()
 }
@@ -49,24 +54,31 @@ func (s *Stream) Write(chunk []byte) (int, error) {
 // Close appends a last line that nothing has ended.
 func (s *Stream) Close() error {
 	if len(s.partial) > 0 {
-		s.endLine()
+		s.add(nil, true)
 	}
 	return s.flush()
 }
 
-// extend adds bytes to the present line, and ends it wherever it grows too long.
-func (s *Stream) extend(part []byte) {
+// add takes the next part of the present line, and ends the line if that was the last.
+// Wherever the line grows too long, it is split.
+func (s *Stream) add(part []byte, last bool) {
+	if last && len(s.partial) == 0 && len(part) <= maxLine {
+		s.endLine(part, false) // a whole line, as most are
+		return
+	}
 	for len(s.partial)+len(part) > maxLine {
 		room := maxLine - len(s.partial)
-		s.partial = append(s.partial, part[:room]...)
+		line := append(s.partial, part[:room]...)
 		part = part[room:]
-		cut := runeBorder(s.partial)
-		begun := bytes.Clone(s.partial[cut:])
-		s.partial = s.partial[:cut]
-		s.endLine()
-		s.partial = append(s.partial, begun...)
+		cut := runeBorder(line)
+		s.endLine(line[:cut], true)
+		s.partial = append(line[:0], line[cut:]...)
 	}
 	s.partial = append(s.partial, part...)
+	if last {
+		s.endLine(s.partial, false)
+		s.partial = s.partial[:0]
+	}
 }
 
 // runeBorder returns the length of line without a rune at its end that has begun
@@ -83,14 +95,23 @@ func runeBorder(line []byte) int {
 	return len(line)
 }
 
-func (s *Stream) endLine() {
-	if utf8.Valid(s.partial) {
-		s.out = append(s.out, s.partial...)
-	} else {
-		s.out = appendValid(s.out, s.partial)
+// runeStart returns the index of the first byte of text that begins a rune.
+func runeStart(text []byte) int {
+	for i, b := range text {
+		if utf8.RuneStart(b) {
+			return i
+		}
 	}
-	s.out = append(s.out, '\n')
-	s.partial = s.partial[:0]
+	return len(text)
+}
+
+// endLine puts a line out. split says that what follows is more of the same line.
+func (s *Stream) endLine(line []byte, split bool) {
+	if !utf8.Valid(line) {
+		s.valid = appendValid(s.valid[:0], line)
+		line = s.valid
+	}
+	s.out = append(s.redact.Append(s.out, line, split), '\n')
 }
 
 // appendValid appends line with U+FFFD in place of each byte that is not UTF-8.

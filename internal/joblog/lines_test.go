@@ -20,7 +20,11 @@ const longest = 1 << 20
 
 func newLog(t testing.TB) *Log {
 	t.Helper()
-	l, err := New(t.TempDir())
+	store, err := Open(t.TempDir(), Keep{}, 1<<40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := store.Create("job", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +47,7 @@ func sealed(t testing.TB, l *Log) []string {
 	t.Helper()
 	l.Seal()
 	var all strings.Builder
-	if err := l.Follow(context.Background(), &all); err != nil {
+	if err := l.Follow(context.Background(), 0, &all); err != nil {
 		t.Fatal(err)
 	}
 	if all.Len() == 0 {

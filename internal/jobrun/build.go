@@ -23,5 +23,5 @@ func build(job jobenv.Job, environ []string, children *children) int {
 	}
 	argv := slices.Concat(command, extra)
 	say("running %s", shellwords.Join(argv))
-	return children.run(argv, sourceDir, append(environ, buildProtocols), os.Stdout)
+	return children.run(argv, sourceDir, with(environ, buildProtocols), os.Stdout)
 }

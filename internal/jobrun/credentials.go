@@ -26,8 +26,8 @@ const defaultUser = "git"
 
 // credentials hands the job's key to git without ever writing it down. A private
 // key stays in this process: ssh has it sign through an agent's socket. A password
-// or token is given to git's askpass program, and only for the repository's host, so
-// that a flake input elsewhere cannot ask for it. Both sockets lie in a folder that
+// or token is given to git's askpass program. Either is for the repository's host only,
+// so that a flake input elsewhere cannot ask for it. Both sockets lie in a folder that
 // only root may enter; the users that builds run as are others.
 type credentials struct {
 	user, key string
@@ -59,8 +59,10 @@ func newCredentials(job jobenv.Job) (*credentials, int) {
 	case c.key != "" && overSSH:
 		say("the repository is reached by ssh, but gitKey is not a private key")
 		return nil, exitConfig
-	case c.key != "" && c.origin == nil:
+	}
+	if c.key != "" && c.origin == nil {
 		say("gitKey is not used: without a repository there is no host to give it to")
+		c.key, c.keyring = "", nil
 	}
 	if err := c.listen(); err != nil {
 		say("cannot hand out credentials: %v", err)
@@ -102,18 +104,24 @@ func (c *credentials) loadKey() error {
 	return nil
 }
 
-func (c *credentials) agentPath() string   { return filepath.Join(c.dir, "agent") }
-func (c *credentials) askpassPath() string { return filepath.Join(c.dir, "askpass") }
+func (c *credentials) path(name string) string { return filepath.Join(c.dir, name) }
 
 func (c *credentials) listen() (err error) {
+	// Not every image has such a folder.
+	if err := os.MkdirAll(os.TempDir(), 0o777|os.ModeSticky); err != nil {
+		return err
+	}
 	if c.dir, err = os.MkdirTemp("", "iglu-"); err != nil {
 		return err
 	}
+	if err := os.WriteFile(c.path("ssh_config"), []byte(c.sshConfig()), 0o600); err != nil {
+		return err
+	}
 	if c.keyring != nil {
-		return c.serve(c.agentPath(), func(conn net.Conn) { agent.ServeAgent(c.keyring, conn) })
+		return c.serve(c.path("agent"), func(conn net.Conn) { agent.ServeAgent(c.keyring, conn) })
 	}
 	if c.key != "" {
-		return c.serve(c.askpassPath(), c.answer)
+		return c.serve(c.path("askpass"), c.answer)
 	}
 	return nil
 }
@@ -147,19 +155,26 @@ func (c *credentials) close() {
 	os.RemoveAll(c.dir)
 }
 
+// sshConfig has ssh ask the agent for the repository's host, and for no other.
+func (c *credentials) sshConfig() string {
+	var config strings.Builder
+	if c.keyring != nil {
+		fmt.Fprintf(&config, "Host %s\n  IdentityAgent %s\n", c.origin.Hostname(), c.path("agent"))
+	}
+	fmt.Fprintf(&config, "Host *\n  IdentityAgent none\n  BatchMode yes\n  LogLevel ERROR\n  ConnectTimeout 30\n"+
+		"  StrictHostKeyChecking accept-new\n  UserKnownHostsFile %s\n", c.path("known_hosts"))
+	return config.String()
+}
+
 // environ returns what git, and Nix when it runs git, need beside their own
 // environment: where to ask, and that there is nobody at a terminal.
 func (c *credentials) environ() []string {
-	ssh := "ssh -F /dev/null -o BatchMode=yes -o LogLevel=ERROR -o ConnectTimeout=30" +
-		" -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=" + filepath.Join(c.dir, "known_hosts")
-	environ := []string{"GIT_TERMINAL_PROMPT=0"}
-	if c.keyring != nil {
-		environ = append(environ, "SSH_AUTH_SOCK="+c.agentPath())
-	} else if c.key != "" {
+	environ := []string{"GIT_TERMINAL_PROMPT=0", "GIT_SSH_COMMAND=ssh -F " + c.path("ssh_config")}
+	if c.key != "" && c.keyring == nil {
 		environ = append(environ,
-			"GIT_ASKPASS="+filepath.Join(jobenv.Mount, jobenv.Askpass), askpassSocket+"="+c.askpassPath())
+			"GIT_ASKPASS="+filepath.Join(jobenv.Mount, jobenv.Askpass), askpassSocket+"="+c.path("askpass"))
 	}
-	return append(environ, "GIT_SSH_COMMAND="+ssh)
+	return environ
 }
 
 // maxQuestion bounds what an asking program may send, in bytes.
@@ -171,9 +186,12 @@ func (c *credentials) answer(conn net.Conn) {
 	if err != nil {
 		return
 	}
-	_, quoted, _ := strings.Cut(question, "'")
-	place, _, _ := strings.Cut(quoted, "'")
-	asked, err := url.Parse(place)
+	// Up to the last quote: a user name in the URL may hold one, and another host behind it.
+	first, last := strings.Index(question, "'"), strings.LastIndex(question, "'")
+	if first == last {
+		return
+	}
+	asked, err := url.Parse(question[first+1 : last])
 	if err != nil || c.origin == nil || asked.Scheme != c.origin.Scheme || !strings.EqualFold(asked.Host, c.origin.Host) {
 		say("git asks for credentials of another host than the repository's; it gets none")
 		return

@@ -1,7 +1,6 @@
 package jobrun
 
 import (
-	"fmt"
 	"io"
 	"net/url"
 	"os"
@@ -20,14 +19,18 @@ const (
 
 // fetch puts the source into sourceDir and says which commit it is.
 func fetch(job jobenv.Job, environ []string, children *children) int {
-	if err := os.Mkdir(sourceDir, 0o755); err != nil {
+	if err := os.MkdirAll(sourceDir, 0o755); err != nil {
 		say("cannot make a folder for the source: %v", err)
+		return exitInternal
+	}
+	if there, err := os.ReadDir(sourceDir); err != nil || len(there) > 0 {
+		say("the job image has something in %s, where the source is to go", sourceDir)
 		return exitInternal
 	}
 	if job.NoClone == "true" {
 		return 0
 	}
-	git := &git{children: children, environ: append(environ, cloneProtocols)}
+	git := &git{children: children, environ: with(environ, cloneProtocols)}
 	if code := git.clone(repositoryAs(job.Repository, job.GitUsername), job.Branch); code != 0 {
 		say("could not clone %s (git exited with %d)", job.Repository, code)
 		return code
@@ -113,12 +116,4 @@ func (g *git) output(args ...string) (string, int) {
 	code := g.children.run(append([]string{"git", "-C", sourceDir}, args...), "/", g.environ, w)
 	w.Close()
 	return <-printed, code
-}
-
-// setenv sets a variable given as NAME=value.
-func setenv(entry string) {
-	name, value, _ := strings.Cut(entry, "=")
-	if err := os.Setenv(name, value); err != nil {
-		panic(fmt.Sprintf("jobrun: set %s again: %v", name, err))
-	}
 }

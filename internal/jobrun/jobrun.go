@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -48,8 +49,12 @@ func Main() int {
 	}
 	job, rest := jobenv.Parse(os.Environ())
 	os.Clearenv()
-	for _, name := range rest {
-		setenv(name)
+	for _, entry := range rest {
+		name, value, _ := strings.Cut(entry, "=")
+		if err := os.Setenv(name, value); err != nil {
+			say("cannot set %s again: %v", name, err)
+			return exitInternal
+		}
 	}
 
 	children := newChildren()
@@ -64,12 +69,22 @@ func run(job jobenv.Job, environ []string, children *children) int {
 		return code
 	}
 	defer credentials.close()
-	environ = slices.Clip(append(environ, credentials.environ()...))
+	environ = with(environ, credentials.environ()...)
 
 	if code := fetch(job, environ, children); code != 0 {
 		return code
 	}
 	return build(job, environ, children)
+}
+
+// with returns an environment with more variables. They count, whatever the job image
+// says: of two of one name, programs differ in which they take.
+func with(environ []string, more ...string) []string {
+	name := func(entry string) string { return entry[:strings.IndexByte(entry+"=", '=')] }
+	kept := slices.DeleteFunc(slices.Clone(environ), func(entry string) bool {
+		return slices.ContainsFunc(more, func(m string) bool { return name(m) == name(entry) })
+	})
+	return append(kept, more...)
 }
 
 // say writes a line of the job's own to its log.

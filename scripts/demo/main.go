@@ -53,7 +53,7 @@ func run(ctx context.Context) (err error) {
 	defer stopGit()
 	// A name of its own, so that two demos do not meet.
 	instance := filepath.Base(folder)
-	address, stopServer, err := startServer(image, instance)
+	address, stopServer, err := startServer(image, instance, folder)
 	if err != nil {
 		return err
 	}
@@ -112,11 +112,11 @@ func serveGit(folder string) (url string, stop func() error, err error) {
 
 var listening = regexp.MustCompile(`msg=listening addr=(\S+)`)
 
-// startServer starts a builder on a free port.
-func startServer(image, instance string) (address string, stop func() error, err error) {
+// startServer starts a builder on a free port that keeps its state in folder.
+func startServer(image, instance, folder string) (address string, stop func() error, err error) {
 	server := exec.Command(builder, "serve")
 	server.Env = append(os.Environ(), "IGLU_LISTEN=127.0.0.1:0", "IGLU_LOG_FORMAT=text", "IGLU_LOG_LEVEL=info",
-		"IGLU_JOB_IMAGE="+image, "IGLU_INSTANCE="+instance)
+		"IGLU_JOB_IMAGE="+image, "IGLU_INSTANCE="+instance, "IGLU_STATE_DIR="+folder)
 	// Ctrl-C is for the demo, which stops the server when its client is done.
 	server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	log, err := server.StderrPipe()

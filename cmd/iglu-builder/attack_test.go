@@ -1,0 +1,242 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/schemas"
+)
+
+// Each test here is something that once went wrong when somebody tried to make it.
+
+// TestClientLeavesEarly goes away while the engine is making the container: a call that
+// is given up goes on in the engine, and its container had no owner.
+func TestClientLeavesEarly(t *testing.T) {
+	for n := range 30 {
+		c := connect(t, world.server)
+		c.send(jsonOf(t, command("nix --version")))
+		c.next()
+		time.Sleep(time.Duration(n) * 3 * time.Millisecond)
+		c.conn.NetConn().Close()
+		wantFree(t, world.server)
+	}
+	if left := world.server.containers(); len(left) > 0 {
+		t.Errorf("containers left: %v", left)
+	}
+}
+
+// TestClientTalksOn sends messages to the end: the answers to them hid the last message,
+// or reset the connection on which it was.
+func TestClientTalksOn(t *testing.T) {
+	for range 5 {
+		c := connect(t, world.server)
+		c.send(jsonOf(t, command("sh -c 'sleep 0.3; exit 42'")))
+		go func() {
+			for c.conn.WriteMessage(websocket.TextMessage, []byte("{}")) == nil {
+				time.Sleep(time.Millisecond)
+			}
+		}()
+		got := c.finish()
+		if last := got.messages[len(got.messages)-1]; last != exited(42) || got.closeCode != 1011 {
+			t.Errorf("the last message is %s, the close code %d", last, got.closeCode)
+		}
+	}
+}
+
+// TestClientLeavesUnread says goodbye without having read its log: the write of the log
+// to it kept the place.
+func TestClientLeavesUnread(t *testing.T) {
+	for name, leave := range map[string]func(*websocket.Conn) error{
+		"close frame": func(c *websocket.Conn) error {
+			return c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(time.Second))
+		},
+		"half-closed": func(c *websocket.Conn) error { return c.NetConn().(*net.TCPConn).CloseWrite() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := connect(t, world.server)
+			c.send(jsonOf(t, command("sh -c 'yes 0123456789012345678901234567890123456789 | head -n 500000; sleep 1000'")))
+			c.waitFor("iglu: running")
+			time.Sleep(time.Second) // all buffers are full
+			if err := leave(c.conn); err != nil {
+				t.Fatal(err)
+			}
+			wantFree(t, world.server)
+		})
+	}
+}
+
+// TestShutdownWithStalledClient stops a server whose client does not read.
+func TestShutdownWithStalledClient(t *testing.T) {
+	s := serverWith(t, func(*settings) {})
+	c := connect(t, s)
+	c.send(jsonOf(t, command("sh -c 'yes 0123456789012345678901234567890123456789 | head -n 500000; sleep 1000'")))
+	c.waitFor("iglu: running")
+	time.Sleep(time.Second)
+	begun := time.Now()
+	if err := s.stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begun); took > 15*time.Second {
+		t.Errorf("the server took %s to stop", took)
+	}
+	s.ended <- nil // for the clean-up, which stops it again
+}
+
+// TestPingFlood pings while not reading: the answers timed out under the log.
+func TestPingFlood(t *testing.T) {
+	c := connect(t, world.server)
+	c.send(jsonOf(t, command("seq 300000")))
+	c.waitFor("iglu: running")
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if err := c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(100*time.Millisecond)); err != nil {
+			if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() {
+				t.Fatal(err)
+			}
+			break // the server is too busy to take them, as it may be
+		}
+	}
+	if _, last := c.countLines(300_000); last != `{"stdout":"300000","jobStatus":"running"}` {
+		t.Errorf("the last line is %s", last)
+	}
+	if got := c.finish(); len(got.messages) != 1 || got.messages[0] != succeeded {
+		t.Errorf("got %v", got.messages)
+	}
+}
+
+// TestEmptyProgramVolume has somebody prune the volumes: an engine makes a missing one
+// anew, with nothing in it.
+func TestEmptyProgramVolume(t *testing.T) {
+	s := serverWith(t, func(*settings) {})
+	wantExit(t, do(t, s, command("nix --version")), 0)
+	volume := s.onEngine("volume", "ls")[0]
+	docker(t, "volume", "rm", volume)
+	wantExit(t, do(t, s, command("nix --version")), 0)
+	docker(t, "volume", "rm", volume)
+	docker(t, "volume", "create", "--label", "sh.iglu.builder.instance="+s.instance, volume)
+	if got := do(t, s, command("nix --version")); len(got.messages) != 2 {
+		t.Errorf("got %v", got.messages)
+	}
+	wantExit(t, do(t, s, command("nix --version")), 0)
+	for _, network := range s.onEngine("network", "ls") {
+		docker(t, "network", "rm", network)
+	}
+	wantExit(t, do(t, s, command("nix --version")), 0)
+}
+
+// TestSameInstance runs two builders of one name, which each make the network at once.
+func TestSameInstance(t *testing.T) {
+	a := serverWith(t, func(*settings) {})
+	b := serverWith(t, func(s *settings) { s.instance, s.stateDir = a.instance, t.TempDir() })
+	both := func() []result {
+		clients := []*client{connect(t, a), connect(t, b)}
+		for _, c := range clients {
+			c.send(jsonOf(t, command("nix --version")))
+		}
+		return []result{clients[0].finish(), clients[1].finish()}
+	}
+	both() // in which one may find a network too many
+	for _, r := range both() {
+		wantExit(t, r, 0)
+	}
+}
+
+// TestOddImage runs jobs in an image with variables that get in the way of ours, and
+// without the folder for temporary files.
+func TestOddImage(t *testing.T) {
+	image := "odd-test:" + strings.ToLower(world.server.instance)
+	container := docker(t, "create", world.image, "true")
+	defer docker(t, "rm", container)
+	docker(t, "commit", "--change", "ENV GIT_ASKPASS=/bin/false GIT_SSH_COMMAND=/bin/false GIT_ALLOW_PROTOCOL=ext "+
+		"GIT_TERMINAL_PROMPT=1 IGLU_BRANCH=no-such-branch IGLU_EXTRA_ARGS=--no-such-flag TMPDIR=/no/such/folder",
+		"--change", "ENTRYPOINT [\"/bin/false\"]", "--change", "WORKDIR /nowhere",
+		"--change", "USER nobody", container, image)
+	t.Cleanup(func() { exec.Command("docker", "image", "rm", image).Run() })
+	s := serverWith(t, func(s *settings) { s.jobImage = image })
+	g := &world.git
+	got := do(t, s, g.withKey(build(g.private+"/hello", "nix build -L"), gitPassword))
+	wantExit(t, got, 0)
+	wantLine(t, got, hello)
+	got = do(t, s, g.withKey(build(g.ssh+"/hello", "nix build -L"), g.key))
+	wantExit(t, got, 0)
+}
+
+// TestKeyForOneHost has a job with a key for ssh go to another host with it.
+func TestKeyForOneHost(t *testing.T) {
+	g := &world.git
+	host, _, err := net.SplitHostPort(strings.TrimPrefix(strings.TrimSuffix(g.ssh, g.root), "ssh://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The same server, by another name.
+	other := strings.Replace(g.ssh, "ssh://"+host, "ssh://root@[::ffff:"+host+"]", 1)
+	j := g.withKey(build(g.ssh+"/hello", "git ls-remote "+other+"/hello"), g.key)
+	s := serverWith(t, func(s *settings) { s.allowedCommands = []string{"git"} })
+	got := do(t, s, j)
+	wantExit(t, got, 128)
+	wantLine(t, got, "Permission denied")
+}
+
+// TestTooLongForAnEnvironment sends texts that no variable holds.
+func TestTooLongForAnEnvironment(t *testing.T) {
+	long := strings.Repeat("x", 130_000)
+	tests := map[string]job{
+		"buildOptions.command":           command("nix " + long),
+		"buildOptions.extraArgs":         {Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix", ExtraArgs: long}},
+		"buildOptions.substituters":      {Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix", Substituters: []string{long[:40_000], long[:40_000]}}},
+		"buildOptions.trustedPublicKeys": {Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix", TrustedPublicKeys: []string{long}}},
+		"git.gitKey":                     {Git: schemas.Git{NoClone: true, GitKey: long}, BuildOptions: schemas.BuildOptions{Command: "nix"}},
+	}
+	for path, j := range tests {
+		want := fmt.Sprintf(`{"error":"JSON schema is not valid.","msg":"%s: is too long","jobStatus":"failed"}`, path)
+		if got := do(t, world.server, j); len(got.messages) != 1 || got.messages[0] != want {
+			t.Errorf("%s: got %.300v", path, got.messages)
+		}
+	}
+}
+
+// TestHalfARequest stops a server while a client is still sending its first request.
+func TestHalfARequest(t *testing.T) {
+	s := startProcess(t, "--job-image", world.image)
+	conn, err := net.Dial("tcp", s.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "GET /api/v1/healthcheck HTTP/1.1\r\n")
+	time.Sleep(100 * time.Millisecond)
+	if err := s.stop(); err != nil {
+		t.Error(err)
+	}
+	s.ended <- nil // for the clean-up
+}
+
+// TestInterruptWhileReadingInput presses Ctrl-C before there is a job.
+func TestInterruptWhileReadingInput(t *testing.T) {
+	client := exec.Command(world.program, "build", "-")
+	stdin, err := client.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	if err := client.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond)
+	client.Process.Signal(syscall.SIGINT)
+	ended := make(chan error, 1)
+	go func() { ended <- client.Wait() }()
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+		client.Process.Kill()
+		t.Error("the client does not end")
+	}
+}

@@ -1,0 +1,64 @@
+package joblog
+
+import (
+	"bytes"
+	"fmt"
+)
+
+const (
+	// keptTail is how many bytes are kept of the end of a log that is cut.
+	keptTail = 64 << 10
+	// cutReserve is what a log keeps free below its limit: for its end, and for
+	// the two lines that say that something is missing.
+	cutReserve = keptTail + 512
+)
+
+// cut keeps the end of a log that has reached its limit, while the job goes on.
+type cut struct {
+	tail    []byte // whole lines, the last of the log
+	leftOut int64  // bytes between the file and tail
+}
+
+// beginCut writes what fits of the lines, and says that the log is cut there.
+func (l *Log) beginCut(lines []byte) {
+	fits := bytes.LastIndexByte(lines[:max(0, l.limit-l.size)], '\n') + 1
+	notice := fmt.Sprintf("iglu: the log is cut here, at its limit of %d bytes; the job goes on, and the log's last lines follow when it ends\n",
+		l.limit+cutReserve)
+	l.write(append(bytes.Clone(lines[:fits]), notice...))
+	l.cut = &cut{}
+	l.cut.add(lines[fits:])
+}
+
+// add takes further lines. Twice what is kept is in memory at the most, and the
+// longest chunk of lines.
+func (c *cut) add(lines []byte) {
+	c.tail = append(c.tail, lines...)
+	if len(c.tail) > 2*keptTail {
+		c.trim()
+	}
+}
+
+// trim forgets what is not kept: whole lines, or the beginning of a line that alone is
+// longer.
+func (c *cut) trim() {
+	over := len(c.tail) - keptTail
+	if over <= 0 {
+		return
+	}
+	if begin := bytes.IndexByte(c.tail[over-1:len(c.tail)-1], '\n'); begin >= 0 {
+		over += begin
+	} else {
+		over += runeStart(c.tail[over:])
+	}
+	c.leftOut += int64(over)
+	c.tail = append(c.tail[:0], c.tail[over:]...)
+}
+
+// end returns the last lines of the log.
+func (c *cut) end() []byte {
+	c.trim()
+	if c.leftOut == 0 {
+		return c.tail
+	}
+	return append(fmt.Appendf(nil, "iglu: %d bytes of the log are left out here\n", c.leftOut), c.tail...)
+}

@@ -1,0 +1,113 @@
+package joblog
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"iglu.sh/builder/internal/redact"
+)
+
+// Keep says how long logs of ended jobs are kept.
+type Keep struct {
+	Jobs int           // how many of them; 0: none
+	Age  time.Duration // since they ended; 0: however long
+}
+
+// A Store is the folder in which the logs of jobs lie, a file each. No two stores may
+// share one.
+type Store struct {
+	folder   string
+	keep     Keep
+	maxBytes int64
+
+	mu      sync.Mutex
+	current map[string]bool // names of files that are written now
+}
+
+// extension is that of a log's file, whose name is the job's id.
+const extension = ".log"
+
+// Open returns the store in a folder, which is made if it is missing. A log takes at
+// most maxBytes. Logs of an earlier life that are not to be kept are removed.
+func Open(folder string, keep Keep, maxBytes int64) (*Store, error) {
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of the jobs' logs: %w", err)
+	}
+	s := &Store{folder: folder, keep: keep, maxBytes: maxBytes, current: make(map[string]bool)}
+	return s, s.prune()
+}
+
+// Create starts the log of a job, whose id must be a file name. What is appended loses
+// the secrets that redactor knows.
+func (s *Store) Create(job string, redactor *redact.Redactor) (*Log, error) {
+	name := job + extension
+	file, err := os.OpenFile(filepath.Join(s.folder, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("start a job's log: %w", err)
+	}
+	s.mark(name, true)
+	log := logIn(file, s.maxBytes, redactor)
+	log.closed = func() {
+		s.mark(name, false)
+		s.prune() // what cannot be removed now is tried again after the next job
+	}
+	return log, nil
+}
+
+func (s *Store) mark(name string, current bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if current {
+		s.current[name] = true
+	} else {
+		delete(s.current, name)
+	}
+}
+
+// prune removes the logs that are not kept any longer.
+func (s *Store) prune() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ended, err := s.ended()
+	if err != nil {
+		return fmt.Errorf("look for old logs: %w", err)
+	}
+	var errs []error
+	for i, log := range ended {
+		if i >= s.keep.Jobs || (s.keep.Age > 0 && time.Since(log.ModTime()) > s.keep.Age) {
+			if err := os.Remove(filepath.Join(s.folder, log.Name())); !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ended returns the logs of jobs that have ended, the newest first.
+func (s *Store) ended() ([]fs.FileInfo, error) {
+	entries, err := os.ReadDir(s.folder)
+	if err != nil {
+		return nil, err
+	}
+	var logs []fs.FileInfo
+	for _, entry := range entries {
+		if s.current[entry.Name()] || !strings.HasSuffix(entry.Name(), extension) {
+			continue
+		}
+		if info, err := entry.Info(); err == nil && info.Mode().IsRegular() {
+			logs = append(logs, info)
+		}
+	}
+	slices.SortFunc(logs, func(a, b fs.FileInfo) int {
+		return cmp.Or(b.ModTime().Compare(a.ModTime()), cmp.Compare(a.Name(), b.Name()))
+	})
+	return logs, nil
+}

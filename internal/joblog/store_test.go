@@ -1,0 +1,241 @@
+package joblog
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// end writes a log of a job and closes it, as old as it is to be.
+func end(t *testing.T, s *Store, job string, age time.Duration) {
+	t.Helper()
+	l, err := s.Create(job, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, l.Stream(), "log of "+job+"\n")
+	then := time.Now().Add(-age)
+	if err := os.Chtimes(l.file.Name(), then, then); err != nil {
+		t.Fatal(err)
+	}
+	l.Seal()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func names(t *testing.T, folder string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}
+
+func TestKeep(t *testing.T) {
+	const day = 24 * time.Hour
+	tests := []struct {
+		keep Keep
+		want []string
+	}{
+		{Keep{Jobs: 0}, []string{"other"}},
+		{Keep{Jobs: 2}, []string{"b.log", "d.log", "other"}},
+		{Keep{Jobs: 100}, []string{"a.log", "b.log", "c.log", "d.log", "other"}},
+		{Keep{Jobs: 100, Age: 5 * day}, []string{"a.log", "b.log", "d.log", "other"}},
+		{Keep{Jobs: 1, Age: 5 * day}, []string{"b.log", "other"}},
+	}
+	for _, test := range tests {
+		folder := filepath.Join(t.TempDir(), "made", "by", "Open")
+		s, err := Open(folder, test.keep, 1<<30)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(folder, "other"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for job, age := range map[string]time.Duration{"a": 3 * day, "b": time.Minute, "c": 7 * day, "d": 2 * day} {
+			end(t, s, job, age)
+		}
+		if diff := cmp.Diff(test.want, names(t, folder)); diff != "" {
+			t.Errorf("%+v (-want +got):\n%s", test.keep, diff)
+		}
+	}
+}
+
+// A log that is being written is not one of those that are counted, and not removed.
+func TestCurrentLogStays(t *testing.T) {
+	folder := t.TempDir()
+	s, err := Open(folder, Keep{Jobs: 0}, 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	current, err := s.Create("current", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end(t, s, "another", 0)
+	if diff := cmp.Diff([]string{"current.log"}, names(t, folder)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if _, err := s.Create("current", nil); err == nil {
+		t.Error("two logs of one name")
+	}
+	current.Close()
+	if got := names(t, folder); len(got) != 0 {
+		t.Errorf("left is %v", got)
+	}
+}
+
+func TestOpenRemovesWhatAnEarlierLifeLeft(t *testing.T) {
+	folder := t.TempDir()
+	for n := range 3 {
+		if err := os.WriteFile(filepath.Join(folder, fmt.Sprint(n, extension)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Open(folder, Keep{Jobs: 1}, 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	if got := names(t, folder); len(got) != 1 {
+		t.Errorf("left is %v", got)
+	}
+	if _, err := Open(filepath.Join(folder, names(t, folder)[0]), Keep{}, 1<<30); err == nil {
+		t.Error("a file was taken for a folder")
+	}
+}
+
+// TestCut writes logs of many sizes around the limit: what is kept is a beginning and
+// an end of whole lines, never more than the limit, and nothing is missing below it.
+func TestCut(t *testing.T) {
+	const limit = 256 << 10
+	for _, lines := range []int{10, 2900, 2983, 2984, 2985, 2990, 3000, 3800, 4500, 20000, 200000} {
+		for _, chunk := range []int{1, 7, 1000} {
+			got := cutLog(t, limit, lines, chunk)
+			if len(got) > limit {
+				t.Errorf("%d lines: %d bytes", lines, len(got))
+			}
+			checkCut(t, lines, string(got))
+		}
+	}
+}
+
+// nth is the n-th line of a log, 65 bytes with its end.
+func nth(n int) string { return fmt.Sprintf("%064d\n", n) }
+
+func cutLog(t *testing.T, limit int64, lines, chunk int) []byte {
+	t.Helper()
+	s, err := Open(t.TempDir(), Keep{}, limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := s.Create("job", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	stream := l.Stream()
+	for n := 0; n < lines; n += chunk {
+		var part strings.Builder
+		for m := n; m < min(n+chunk, lines); m++ {
+			part.WriteString(nth(m))
+		}
+		write(t, stream, part.String())
+	}
+	l.Seal()
+	var got bytes.Buffer
+	if err := l.Follow(t.Context(), 0, &got); err != nil {
+		t.Fatal(err)
+	}
+	return got.Bytes()
+}
+
+// checkCut checks that a log is its lines from the first on, then perhaps a notice, a
+// gap and another, then the rest up to the last.
+func checkCut(t *testing.T, lines int, got string) {
+	t.Helper()
+	next, notices, left := 0, 0, 0
+	for line := range strings.Lines(got) {
+		switch {
+		case strings.HasPrefix(line, "iglu: the log is cut here"):
+			notices++
+		case strings.HasPrefix(line, "iglu: "):
+			if n, _ := fmt.Sscanf(line, "iglu: %d bytes of the log are left out here", &left); n != 1 || left%65 != 0 {
+				t.Errorf("%d lines: %q", lines, line)
+			}
+			next += left / 65
+		case line != nth(next):
+			t.Fatalf("%d lines: line %d is %q", lines, next, line)
+		default:
+			next++
+		}
+	}
+	if next != lines || notices > 1 || (left > 0 && notices == 0) {
+		t.Errorf("%d lines: %d came, %d notices, %d bytes left out", lines, next, notices, left)
+	}
+}
+
+// A line that alone is longer than what is kept of the end loses its beginning.
+func TestCutLongLine(t *testing.T) {
+	s, err := Open(t.TempDir(), Keep{}, 256<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := s.Create("job", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	write(t, l.Stream(), strings.Repeat("x\n", 200<<10), strings.Repeat("日本", 100<<10)+"end\n")
+	l.Seal()
+	var got bytes.Buffer
+	if err := l.Follow(t.Context(), 0, &got); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.HasSuffix(got.Bytes(), []byte("日本日本end\n")) || bytes.ContainsRune(got.Bytes(), '\ufffd') || got.Len() > 256<<10 {
+		t.Errorf("%d bytes, the last are %q", got.Len(), got.Bytes()[got.Len()-20:])
+	}
+}
+
+// TestFollowFromALine starts readers everywhere, marks and their neighbours included.
+func TestFollowFromALine(t *testing.T) {
+	const lines = 100_000 // 6.5 MB, some marks
+	l := newLog(t)
+	stream := l.Stream()
+	for n := range lines {
+		write(t, stream, nth(n))
+	}
+	l.Seal()
+	for from := int64(0); from <= lines+1; from += 1 + from/13 {
+		var got countingWriter
+		if err := l.Follow(t.Context(), from, &got); err != nil {
+			t.Fatal(err)
+		}
+		if want := max(0, lines-from); got.lines != want || (want > 0 && got.first != nth(int(from))) {
+			t.Errorf("from line %d: %d lines, the first is %q", from, got.lines, got.first)
+		}
+	}
+}
+
+type countingWriter struct {
+	lines int64
+	first string
+}
+
+func (w *countingWriter) Write(p []byte) (int, error) {
+	if w.lines == 0 {
+		w.first = string(p[:bytes.IndexByte(p, '\n')+1])
+	}
+	w.lines += int64(bytes.Count(p, newline))
+	return len(p), nil
+}

@@ -1,0 +1,165 @@
+package redact
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+)
+
+// An automaton finds all forms in a text in one pass, by Aho and Corasick (1975). A
+// node stands for a beginning of one or more forms; after each byte, the automaton is
+// at the longest one that the text up to there ends with.
+//
+// Nodes are numbered level by level, so the children of a node are neighbours, and
+// the children of the next node follow them. That takes 17 bytes a node, and most
+// nodes have one child.
+type automaton struct {
+	nodes  []node
+	labels []byte      // by node: the byte that leads to it from its parent
+	starts [256]uint32 // the children of the root, by their labels
+	grams  [gramBits / 8]byte
+}
+
+type node struct {
+	children uint32 // the first one; the next node's first one is the end
+	fallback uint32 // of the beginnings that this one ends with, the longest other
+	depth    uint32 // the length of the beginning in bytes
+	ending   uint32 // the length of the longest form that it ends with, or 0
+}
+
+const root = 0
+
+// compile returns an automaton for forms, or nil if there are none. It sorts forms.
+func compile(forms []string) *automaton {
+	if len(forms) == 0 {
+		return nil
+	}
+	slices.Sort(forms)
+	forms = slices.Compact(forms)
+	a := new(automaton)
+	a.addNodes(forms)
+	a.addFallbacks()
+	for _, form := range forms {
+		a.addGrams(form)
+	}
+	return a
+}
+
+// addNodes builds the tree from forms in their order, where those that have the same
+// beginning are neighbours.
+func (a *automaton) addNodes(forms []string) {
+	groups := [][]string{forms} // by node: the forms that begin like it
+	a.nodes = append(a.nodes, node{})
+	a.labels = append(a.labels, 0)
+	for i := 0; i < len(groups); i++ {
+		group, depth := groups[i], a.nodes[i].depth
+		groups[i] = nil
+		a.nodes[i].children = uint32(len(groups))
+		if len(group[0]) == int(depth) {
+			a.nodes[i].ending = depth
+			group = group[1:]
+		}
+		for len(group) > 0 {
+			label, same := group[0][depth], 1
+			for same < len(group) && group[same][depth] == label {
+				same++
+			}
+			groups = append(groups, group[:same])
+			a.nodes = append(a.nodes, node{depth: depth + 1})
+			a.labels = append(a.labels, label)
+			group = group[same:]
+		}
+	}
+	a.nodes = append(a.nodes, node{children: uint32(len(groups))})
+	a.nodes, a.labels = slices.Clip(a.nodes), slices.Clip(a.labels)
+}
+
+// addFallbacks goes from the root down: what a node's fallback leads to is less deep.
+func (a *automaton) addFallbacks() {
+	for child := a.nodes[root].children; child < a.nodes[root+1].children; child++ {
+		a.starts[a.labels[child]] = child
+	}
+	for i := root + 1; i < len(a.nodes)-1; i++ {
+		for child := a.nodes[i].children; child < a.nodes[i+1].children; child++ {
+			n := &a.nodes[child]
+			n.fallback = a.next(a.nodes[i].fallback, a.labels[child])
+			if n.ending == 0 {
+				n.ending = a.nodes[n.fallback].ending
+			}
+		}
+	}
+}
+
+// find appends the spans of the forms in text to spans, which must be empty. The node
+// it returns is where the automaton is at the end of text, but only with toEnd.
+func (a *automaton) find(spans []span, text []byte, toEnd bool) ([]span, uint32) {
+	at := uint32(root)
+	for i := 0; ; i++ {
+		if at == root {
+			i = a.candidate(text, i)
+			if !toEnd && i+minSecret > len(text) {
+				return spans, root
+			}
+		}
+		if i == len(text) {
+			return spans, at
+		}
+		at = a.next(at, text[i])
+		if length := a.ending(at); length > 0 {
+			spans = cover(spans, span{i + 1 - length, i + 1})
+		}
+	}
+}
+
+// next returns where the automaton is after the byte c.
+func (a *automaton) next(at uint32, c byte) uint32 {
+	for at != root {
+		first, end := a.nodes[at].children, a.nodes[at+1].children
+		if end-first == 1 {
+			if a.labels[first] == c {
+				return first
+			}
+		} else if i := bytes.IndexByte(a.labels[first:end], c); i >= 0 {
+			return first + uint32(i)
+		}
+		at = a.nodes[at].fallback
+	}
+	return a.starts[c]
+}
+
+func (a *automaton) depth(at uint32) int  { return int(a.nodes[at].depth) }
+func (a *automaton) ending(at uint32) int { return int(a.nodes[at].ending) }
+
+// A gram is 4 bytes of a text as a number. Wherever a form begins, one of the grams
+// at any gramStride neighbouring places near its beginning lies wholly in its first
+// minSecret bytes. So it is enough to look at every third gram of a text; where it
+// belongs to no form, no form is near.
+const (
+	gramSize   = 4
+	gramStride = minSecret - gramSize + 1
+	gramBits   = 1 << 16 // 8 KiB, a part of the processor's first cache
+)
+
+// gramBit maps a gram to a bit of the table. The factor, 2^32 divided by the golden
+// ratio, spreads similar grams (Knuth, The Art of Computer Programming, 6.4).
+func gramBit(gram uint32) uint32 { return gram * 0x9E3779B1 >> 16 }
+
+func (a *automaton) addGrams(form string) {
+	for i := range gramStride {
+		bit := gramBit(binary.LittleEndian.Uint32([]byte(form[i : i+gramSize])))
+		a.grams[bit/8] |= 1 << (bit % 8)
+	}
+}
+
+// candidate returns the first place from i on where a form may begin, or a place so
+// near the end of text that no form ends in it.
+func (a *automaton) candidate(text []byte, i int) int {
+	last := i + gramStride - 1
+	for ; last+gramSize <= len(text); last += gramStride {
+		bit := gramBit(binary.LittleEndian.Uint32(text[last:]))
+		if a.grams[bit/8]&(1<<(bit%8)) != 0 {
+			break
+		}
+	}
+	return last - (gramStride - 1)
+}

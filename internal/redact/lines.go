@@ -1,0 +1,197 @@
+package redact
+
+import "bytes"
+
+// wrapColumn is where base64(1) and MIME wrap their output. Only a line that ends in
+// at least so many characters of base64 can be one that the next line continues.
+const wrapColumn = 76
+
+// maxPrefix is the length in bytes of the longest prefix of a build's log lines that
+// is remembered. A store path's name has at most 211.
+const maxPrefix = 256
+
+// maxScratch is the size in items of the largest buffers that are kept from one line
+// to the next. Longer lines are rare, and a job has several streams.
+const maxScratch = 64 << 10
+
+// Lines is the state of one stream of lines. It holds how far a secret had come at
+// the end of the last line, and buffers of bounded size. It is for one goroutine.
+type Lines struct {
+	forms *automaton
+
+	visible view // without escape sequences
+	raw     view // with them, for secrets that stand within one
+
+	cut     bool        // the last call's line goes on in the next
+	mixed   bool        // the present line has shown an escape sequence
+	inside  escapeState // of the present line's end
+	run     int         // base64 characters at the end of a line that was cut, up to wrapColumn
+	prefix  []byte      // of the line before, where that may go on
+	scratch scratch
+}
+
+// scratch is what only the processing of one line needs.
+type scratch struct {
+	text        []byte
+	escapes     []escape
+	whole, both []span
+	all         []span
+}
+
+// An ending says how a text goes on after its end.
+type ending int
+
+const (
+	lineEnd ending = iota // it does not
+	wrapped               // in the next line, perhaps, if it is encoded
+	cut                   // in the next call
+)
+
+// Append appends line to dst with its secrets masked, and returns the extended
+// buffer. The line has no line end and is UTF-8. It was split if it is only a part of
+// a line and the next call's goes on with it: a secret may lie across the two.
+//
+// Of a secret that goes on in the next call, fewer than 6 bytes at the end of line
+// are left: they can be the start of anything.
+func (l *Lines) Append(dst, line []byte, split bool) []byte {
+	if l.mixed || bytes.IndexByte(line, esc) >= 0 {
+		dst = l.appendMixed(dst, line, split)
+	} else {
+		dst = appendMasked(dst, line, l.findVisible(line, split), nil)
+		l.raw.place = l.visible.place
+	}
+	if !split {
+		l.raw.place = place{}
+		l.mixed = false
+		l.inside = ground
+	}
+	l.cut = split
+	l.release()
+	return dst
+}
+
+// release gives back the buffers that a long line has made large.
+func (l *Lines) release() {
+	l.visible.release()
+	l.raw.release()
+	s := &l.scratch
+	if max(cap(s.text), cap(s.escapes), cap(s.whole), cap(s.both), cap(s.all)) > maxScratch {
+		l.scratch = scratch{}
+	}
+}
+
+// appendMixed is Append for lines with escape sequences. A secret may be interrupted
+// by them, and one may stand inside them (the title of a window, the address of a
+// link), so the line is searched both without and with them.
+func (l *Lines) appendMixed(dst, line []byte, split bool) []byte {
+	l.mixed = true
+	s := &l.scratch
+	s.escapes = l.inside.sequences(s.escapes[:0], line)
+	s.text = appendVisible(s.text[:0], line, s.escapes)
+
+	how := lineEnd
+	if split {
+		how = cut
+	}
+	raw := l.raw.find(l.forms, line, 0, how)
+	visible := l.findVisible(s.text, split)
+	toRaw(visible, s.escapes)
+
+	var kept []escape
+	s.whole, kept = settle(s.whole[:0], raw, s.escapes)
+	s.both = union(s.both[:0], raw, s.whole)
+	s.all = union(s.all[:0], s.both, visible)
+	return appendMasked(dst, line, s.all, kept)
+}
+
+// appendMasked appends text with a mask in place of each of spans. Those of escapes
+// that lie in a span follow its mask, so that colours end where they should.
+func appendMasked(dst, text []byte, spans []span, escapes []escape) []byte {
+	from := 0
+	for _, s := range spans {
+		dst = append(dst, text[from:s.start]...)
+		dst = append(dst, mask...)
+		for len(escapes) > 0 && escapes[0].start < s.end {
+			if e := escapes[0]; e.start > s.start {
+				dst = append(dst, text[e.start:e.end]...)
+			}
+			escapes = escapes[1:]
+		}
+		from = s.end
+	}
+	return append(dst, text[from:]...)
+}
+
+// findVisible returns what is to be masked in text, which is the present call's line
+// without escape sequences.
+func (l *Lines) findVisible(text []byte, split bool) []span {
+	how := l.ending(text, split)
+	skip := 0
+	if !l.cut {
+		if l.visible.node != root && bytes.HasPrefix(text, l.prefix) {
+			skip = len(l.prefix)
+		}
+		if how != lineEnd {
+			l.prefix = append(l.prefix[:0], buildPrefix(text)...)
+		}
+	}
+	return l.visible.find(l.forms, text, skip, how)
+}
+
+// ending says how text goes on, and keeps what has to be known of it for that.
+func (l *Lines) ending(text []byte, split bool) ending {
+	if !split && !l.cut && len(text) < wrapColumn {
+		return lineEnd
+	}
+	run := base64Run(text)
+	if l.cut && run == len(text) {
+		run += l.run
+	}
+	l.run = min(run, wrapColumn)
+	switch {
+	case split:
+		return cut
+	case run >= wrapColumn:
+		return wrapped
+	default:
+		return lineEnd
+	}
+}
+
+// base64Run returns how many characters of base64 text ends with, up to wrapColumn.
+func base64Run(text []byte) int {
+	run := 0
+	for run < min(len(text), wrapColumn) && isBase64[text[len(text)-1-run]] {
+		run++
+	}
+	return run
+}
+
+var isBase64 = bytesOf("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
+
+// buildPrefix returns the "name> " that Nix puts before each line of a build's log,
+// or nothing if text does not start with one.
+func buildPrefix(text []byte) []byte {
+	const end = "> "
+	for i := 0; i < len(text) && i <= maxPrefix-len(end); i++ {
+		if isName[text[i]] {
+			continue
+		}
+		if i > 0 && bytes.HasPrefix(text[i:], []byte(end)) {
+			return text[:i+len(end)]
+		}
+		break
+	}
+	return nil
+}
+
+// isName holds the characters that Nix allows in the name of a store path.
+var isName = bytesOf("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-._?=")
+
+// bytesOf returns the set of chars' bytes.
+func bytesOf(chars string) (set [256]bool) {
+	for i := range len(chars) {
+		set[chars[i]] = true
+	}
+	return set
+}

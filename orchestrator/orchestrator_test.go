@@ -1,0 +1,141 @@
+package orchestrator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/schemas"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// scripted is an engine whose containers do what a test says. What a real engine does
+// is tested with a real one, in cmd/iglu-builder.
+type scripted func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error)
+
+var _ engine = scripted(nil)
+
+func (s scripted) ping(context.Context) error { return nil }
+func (s scripted) close() error               { return nil }
+func (s scripted) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
+	return s(ctx, c, stdout, stderr, say)
+}
+
+// builder returns a builder on an engine, its log, and the folder of its jobs' logs.
+func builder(t *testing.T, e engine) (b *Builder, log *bytes.Buffer, folder string) {
+	t.Helper()
+	folder = t.TempDir()
+	logs, err := joblog.Open(folder, joblog.Keep{Jobs: 10}, 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log = new(bytes.Buffer)
+	options := &slog.HandlerOptions{Level: slog.LevelDebug}
+	return &Builder{engine: e, logs: logs, log: slog.New(slog.NewTextHandler(log, options))}, log, folder
+}
+
+// secretRequest is a request whose secrets are told apart at sight.
+func secretRequest() *schemas.Request {
+	return &schemas.Request{
+		Git: schemas.Git{GitKey: "-----BEGIN KEY-----\nsecret-git-1\nsecret-git-2\n-----END KEY-----"},
+		BuildOptions: schemas.BuildOptions{
+			Command: "nix build",
+			Cachix:  schemas.Cachix{Push: true, Target: "http://h/c", APIKey: "secret-api", SigningKey: "secret-signing"},
+		},
+	}
+}
+
+// TestNoWayOutForSecrets has an engine tell them wherever it can: in the output, in
+// what it says, in its error, in the server's log.
+func TestNoWayOutForSecrets(t *testing.T) {
+	tell := "secret-git-1 secret-git-2 secret-api secret-signing https://user:some-password@host/ told"
+	for _, err := range []error{
+		errors.New(tell),
+		&failure{sentence: tell, cause: errors.New(tell)},
+		fmt.Errorf("around: %w", &failure{sentence: tell, cause: errors.New(tell)}),
+		nil,
+	} {
+		b, log, folder := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
+			if !strings.Contains(strings.Join(c.environ, "\n"), "secret-signing") {
+				t.Error("the container is not told the secrets")
+			}
+			io.WriteString(stdout, tell+"\n")
+			io.WriteString(stderr, tell)
+			say(tell)
+			c.log.Warn(tell, "err", errors.New(tell))
+			return 1, err
+		}))
+		var out bytes.Buffer
+		response := b.Build(t.Context(), secretRequest(), &out)
+		kept, globErr := filepath.Glob(filepath.Join(folder, "*.log"))
+		if globErr != nil || len(kept) != 1 {
+			t.Fatalf("logs kept: %v, %v", kept, globErr)
+		}
+		text, readErr := os.ReadFile(kept[0])
+		if readErr != nil {
+			t.Fatal(readErr)
+		}
+		for name, text := range map[string]string{
+			"output": out.String(), "last message": string(response.Encode()), "server's log": log.String(), "kept log": string(text),
+		} {
+			if strings.Contains(text, "secret-") || strings.Contains(text, "some-password") {
+				t.Errorf("with the error %v, the %s is\n%s", err, name, text)
+			}
+		}
+		if strings.Count(out.String(), "told") != 3 || !strings.Contains(log.String(), "told") {
+			t.Errorf("with the error %v, too little came out:\n%s%s", err, &out, log)
+		}
+	}
+}
+
+// TestFailingReader has the reader of the log fail: the job ends.
+func TestFailingReader(t *testing.T) {
+	gone := errors.New("gone")
+	b, _, _ := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
+		io.WriteString(stdout, "line\n")
+		<-ctx.Done()
+		return 0, context.Cause(ctx)
+	}))
+	response := b.Build(t.Context(), secretRequest(), writerFunc(func([]byte) (int, error) { return 0, gone }))
+	if response.Error != "The job was cancelled: gone." {
+		t.Errorf("got %s", response.Encode())
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// TestSlowReader has the reader of the log stand still until the job has ended.
+func TestSlowReader(t *testing.T) {
+	ended := make(chan struct{})
+	b, _, _ := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
+		defer close(ended)
+		for range 1000 {
+			if _, err := stdout.Write(bytes.Repeat([]byte("line\n"), 10_000)); err != nil {
+				return 0, err
+			}
+		}
+		return 0, nil
+	}))
+	lines := 0
+	response := b.Build(t.Context(), secretRequest(), writerFunc(func(p []byte) (int, error) {
+		<-ended
+		lines += bytes.Count(p, []byte("\n"))
+		return len(p), nil
+	}))
+	if lines != 10_000_000 || response.JobStatus != schemas.Success {
+		t.Errorf("%d lines, %s", lines, response.Encode())
+	}
+}

@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"iglu.sh/builder/schemas"
+)
+
+const (
+	logRounds = 5
+	logLines  = 1_000_000
+	lineBytes = 77 // without the line end
+	// bigLog is the size of the log whose way through the server is watched.
+	bigLog     = 1_000_000_000
+	stallTime  = 30 * time.Second
+	stallAfter = 100_000 // lines
+	// delayLines is how many single lines are timed.
+	delayLines = 200
+)
+
+var (
+	text    = strings.Repeat("0123456789 ", 7)
+	million = fmt.Sprintf("yes %q | head -n %d", text, logLines)
+)
+
+// benchLog measures the way of a log from a container to a client.
+func benchLog(ctx context.Context, image string, table *strings.Builder) error {
+	s, err := startServer(image)
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	if _, err := s.build(ctx, shell("true"), nil); err != nil { // what is made once
+		return err
+	}
+	idle, err := s.memory("VmRSS")
+	if err != nil {
+		return err
+	}
+	if err := millionLines(ctx, s, image, table); err != nil {
+		return err
+	}
+	if err := singleLines(ctx, s, table); err != nil {
+		return err
+	}
+	if err := stalledClient(ctx, s, table); err != nil {
+		return err
+	}
+	peak, err := s.memory("VmHWM")
+	fmt.Fprintf(table, "| memory of the server, idle after a job | %.0f MiB | |\n", idle)
+	fmt.Fprintf(table, "| memory of the server, at its peak in all of this | %.0f MiB | |\n", peak)
+	return err
+}
+
+// millionLines times a million lines on their way to a client, and to docker run's.
+func millionLines(ctx context.Context, s *server, image string, table *strings.Builder) error {
+	throughServer := func(job schemas.Request) func(context.Context) error {
+		return func(ctx context.Context) error {
+			messages, err := s.build(ctx, job, nil)
+			if err == nil && messages < logLines {
+				err = fmt.Errorf("only %d messages", messages)
+			}
+			return err
+		}
+	}
+	dockerRun := func(options ...string) func(context.Context) error {
+		args := append(append([]string{"run", "--rm"}, options...), image, "sh", "-c", million)
+		return func(ctx context.Context) error { return exec.CommandContext(ctx, "docker", args...).Run() }
+	}
+	const (
+		plain   = "iglu-builder, no secrets"
+		secrets = "iglu-builder, 10 secrets"
+		docker  = "docker run --rm"
+		none    = "docker run --rm --log-driver none"
+	)
+	medians, err := race(ctx, logRounds, []contender{
+		{plain, throughServer(shell(million))},
+		{docker, dockerRun()},
+		{secrets, throughServer(withSecrets(shell(million)))},
+		{none, dockerRun("--log-driver", "none")},
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(table, "| %d lines of %d characters, container start included | median of %d | against docker run --rm | against --log-driver none |\n|---|---|---|---|\n",
+		logLines, lineBytes, logRounds)
+	for _, name := range []string{plain, secrets, docker, none} {
+		fmt.Fprintf(table, "| %s | %.2f s | %.2f | %.2f |\n", name, medians[name].Seconds(),
+			medians[name].Seconds()/medians[docker].Seconds(), medians[name].Seconds()/medians[none].Seconds())
+	}
+	table.WriteString("\n| | | |\n|---|---|---|\n")
+	return nil
+}
+
+// withSecrets gives a job ten: a key of eight lines, and two more.
+func withSecrets(job schemas.Request) schemas.Request {
+	var key []string
+	for range 8 {
+		key = append(key, secret(48))
+	}
+	job.Git.GitKey = strings.Join(key, "\n")
+	job.BuildOptions.Cachix.APIKey, job.BuildOptions.Cachix.SigningKey = secret(27), secret(64)
+	return job
+}
+
+func secret(bytes int) string {
+	random := make([]byte, bytes)
+	rand.Read(random)
+	return base64.StdEncoding.EncodeToString(random)
+}
+
+// singleLines times lines that come ten a second, from before their being printed to
+// their arrival.
+func singleLines(ctx context.Context, s *server, table *strings.Builder) error {
+	script := fmt.Sprintf("i=0; while [ $i -lt %d ]; do date +%%s%%N; sleep 0.1; i=$((i+1)); done", delayLines)
+	var delays []time.Duration
+	_, err := s.build(ctx, withSecrets(shell(script)), func(message []byte) {
+		if printed, err := strconv.ParseInt(line(message), 10, 64); err == nil {
+			delays = append(delays, time.Since(time.Unix(0, printed)))
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if len(delays) != delayLines {
+		return fmt.Errorf("%d of %d lines came", len(delays), delayLines)
+	}
+	fmt.Fprintf(table, "| delay of a single line, ten a second | p50 %.1f ms | p99 %.1f ms |\n",
+		float64(quantile(delays, 0.5))/1e6, float64(quantile(delays, 0.99))/1e6)
+	return nil
+}
+
+// stalledClient times the writing of a big log, as the job sees it, with a client that
+// reads on and with one that stops reading for a while.
+func stalledClient(ctx context.Context, s *server, table *strings.Builder) error {
+	script := fmt.Sprintf("date +%%s%%N; yes %q | head -c %d; echo; date +%%s%%N", text, bigLog)
+	build := func(stall time.Duration) (took time.Duration, err error) {
+		var stamps []int64
+		messages := 0
+		_, err = s.build(ctx, withSecrets(shell(script)), func(message []byte) {
+			if messages++; messages == stallAfter {
+				time.Sleep(stall)
+			}
+			if len(message) < 100 { // not one of the log's long lines
+				if stamp, err := strconv.ParseInt(line(message), 10, 64); err == nil {
+					stamps = append(stamps, stamp)
+				}
+			}
+		})
+		if err != nil {
+			return 0, err
+		}
+		if lines := bigLog / (lineBytes + 1); messages < lines || len(stamps) != 2 {
+			return 0, fmt.Errorf("%d messages of at least %d, %d times", messages, lines, len(stamps))
+		}
+		return time.Duration(stamps[1] - stamps[0]), nil
+	}
+	var fast, stalled []time.Duration
+	for range 3 {
+		for _, way := range []struct {
+			stall time.Duration
+			times *[]time.Duration
+		}{{0, &fast}, {stallTime, &stalled}} {
+			took, err := build(way.stall)
+			if err != nil {
+				return err
+			}
+			*way.times = append(*way.times, took)
+		}
+	}
+	a, b := quantile(fast, 0.5), quantile(stalled, 0.5)
+	fmt.Fprintf(table, "| a job that prints 1 GB, median of 3, client reads on | %.2f s | |\n", a.Seconds())
+	fmt.Fprintf(table, "| the same, client stops reading for %s | %.2f s | %.2f × |\n", stallTime, b.Seconds(), b.Seconds()/a.Seconds())
+	return nil
+}

@@ -1,0 +1,85 @@
+// Bench measures the builder against what people would use instead, side by side in one
+// run on one machine, and writes the table in docs/benchmarks.md. 'make bench' runs it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	image := os.Getenv("IGLU_BENCH_JOB_IMAGE")
+	if image == "" {
+		return errors.New("IGLU_BENCH_JOB_IMAGE names no image: run 'make bench'")
+	}
+	var table strings.Builder
+	if err := benchLog(ctx, image, &table); err != nil {
+		return err
+	}
+	fmt.Print(table.String())
+	return replaceTable("docs/benchmarks.md", "log", table.String())
+}
+
+// replaceTable puts a table between its two marks in a file.
+func replaceTable(name, mark, table string) error {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	marks := regexp.MustCompile(`(?s)(<!-- ` + mark + ` -->\n).*?(<!-- end -->)`)
+	if !marks.Match(text) {
+		return fmt.Errorf("%s has no place for the table %q", name, mark)
+	}
+	return os.WriteFile(name, marks.ReplaceAll(text, []byte("${1}\n"+strings.ReplaceAll(table, "$", "$$")+"\n${2}")), 0o644)
+}
+
+// A contender is one way of doing what is measured.
+type contender struct {
+	name string
+	run  func(context.Context) error
+}
+
+// race runs the contenders in turn, so that all meet the same machine, and returns the
+// median time of each. A first round is not counted.
+func race(ctx context.Context, rounds int, contenders []contender) (map[string]time.Duration, error) {
+	times := make(map[string][]time.Duration)
+	for round := range rounds + 1 {
+		for _, c := range contenders {
+			begun := time.Now()
+			if err := c.run(ctx); err != nil {
+				return nil, fmt.Errorf("%s: %w", c.name, err)
+			}
+			if round > 0 {
+				times[c.name] = append(times[c.name], time.Since(begun))
+			}
+		}
+		fmt.Fprintf(os.Stderr, "bench: round %d of %d\n", round, rounds)
+	}
+	medians := make(map[string]time.Duration)
+	for name, list := range times {
+		medians[name] = quantile(list, 0.5)
+	}
+	return medians, nil
+}
+
+// quantile returns the value below which a part of the list lies.
+func quantile(list []time.Duration, part float64) time.Duration {
+	slices.Sort(list)
+	return list[min(len(list)-1, int(part*float64(len(list))))]
+}

@@ -1,0 +1,135 @@
+package wsapi
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/schemas"
+)
+
+// The library reads from a connection; all writing is done here. Its own writer takes a
+// system call for every message, which a log of a million lines cannot afford, and its
+// answers to pings would share the connection's deadline with a write that waits for a
+// slow client.
+
+const (
+	// finalFrame marks a frame that is a whole message: RFC 6455, section 5.2.
+	finalFrame = 0x80
+	// longestHeader is the length in bytes of the header of a frame that is not
+	// masked, as a server's frames are.
+	longestHeader = 10
+	// flushSize is how many bytes of frames are gathered at most before they are
+	// written, and one message.
+	flushSize = 256 << 10
+)
+
+// appendFrame appends a frame whose payload add appends.
+func appendFrame(dst []byte, opcode byte, add func(dst []byte) []byte) []byte {
+	begin := len(dst)
+	dst = add(append(dst, make([]byte, longestHeader)...))
+	payload := dst[begin+longestHeader:]
+	header := append(dst[:begin], finalFrame|opcode)
+	switch n := len(payload); {
+	case n < 126:
+		header = append(header, byte(n))
+	case n < 1<<16:
+		header = binary.BigEndian.AppendUint16(append(header, 126), uint16(n))
+	default:
+		header = binary.BigEndian.AppendUint64(append(header, 127), uint64(n))
+	}
+	return append(header, payload...) // moves it to the left
+}
+
+// lineWriter sends each line that is written to it as a message. It is for one
+// goroutine.
+type lineWriter struct {
+	session *session
+	frames  []byte
+	line    []byte
+	add     func([]byte) []byte
+}
+
+func newLineWriter(s *session) *lineWriter {
+	w := &lineWriter{session: s}
+	w.add = func(dst []byte) []byte { return schemas.AppendOutput(dst, w.line) }
+	return w
+}
+
+func (w *lineWriter) Write(lines []byte) (int, error) {
+	for rest := lines; len(rest) > 0; {
+		w.frames = w.frames[:0]
+		for len(rest) > 0 && len(w.frames) < flushSize {
+			w.line, rest, _ = bytes.Cut(rest, newline)
+			w.frames = appendFrame(w.frames, websocket.TextMessage, w.add)
+		}
+		if err := w.session.write(w.frames); err != nil {
+			return 0, err
+		}
+	}
+	return len(lines), nil
+}
+
+var newline = []byte{'\n'}
+
+// send sends one message.
+func (s *session) send(response schemas.Response) error { return s.write(textFrame(response)) }
+
+func textFrame(response schemas.Response) []byte {
+	return appendFrame(nil, websocket.TextMessage, func(dst []byte) []byte {
+		return append(dst, response.Encode()...)
+	})
+}
+
+// sendControl sends a control frame, unless another write waits for a slow client: who
+// reads must not wait for that, and who asks for a sign of life need not ask then.
+func (s *session) sendControl(opcode byte, payload []byte) (sent bool) {
+	if !s.writing.TryLock() {
+		return false
+	}
+	defer s.writing.Unlock()
+	s.writeLocked(controlFrame(opcode, payload))
+	return true
+}
+
+func controlFrame(opcode byte, payload []byte) []byte {
+	return appendFrame(nil, opcode, func(dst []byte) []byte { return append(dst, payload...) })
+}
+
+// write writes frames as fast as the client takes them.
+func (s *session) write(frames []byte) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.writeLocked(frames)
+}
+
+func (s *session) writeLocked(frames []byte) error {
+	raw := s.conn.NetConn()
+	for {
+		raw.SetWriteDeadline(time.Now().Add(s.server.options.ClientTimeout))
+		latest := s.latest.Load() // only now: see hurry
+		if latest != 0 {
+			raw.SetWriteDeadline(time.Unix(0, latest))
+		}
+		n, err := raw.Write(frames)
+		frames = frames[n:]
+		if n == 0 || latest != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		// It has accepted something in that time: it is slow, but there.
+	}
+}
+
+// hurry leaves all writes together only so much time, the one under way included: it
+// sets the time first and the deadline then, a write the other way round.
+func (s *session) hurry(timeout time.Duration) {
+	latest := time.Now().Add(timeout)
+	if s.latest.CompareAndSwap(0, latest.UnixNano()) || timeout == 0 {
+		s.latest.Store(latest.UnixNano())
+		s.conn.NetConn().SetWriteDeadline(latest)
+	}
+}

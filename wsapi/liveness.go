@@ -1,0 +1,73 @@
+package wsapi
+
+import (
+	"net"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+const (
+	// watchInterval is how often a client is asked for a sign of life while its job
+	// runs, and silenceTimeout after how long without one it counts as gone.
+	watchInterval  = 5 * time.Second
+	silenceTimeout = 25 * time.Second
+	// answerTimeout is how long a client's machine may take to acknowledge what it
+	// is sent, again and again.
+	answerTimeout = 15 * time.Second
+)
+
+// heard notes a sign of life from the client.
+func (s *session) heard() {
+	if !s.ending.Load() {
+		s.conn.SetReadDeadline(time.Now().Add(silenceTimeout))
+	}
+}
+
+// watch looks after the client until the function that it returns is called. A client
+// that gives no sign of life has vanished. One that does not take what it is sent
+// cannot see a ping either; it is there as long as its machine answers.
+func (s *session) watch() (stop func()) {
+	ticker := time.NewTicker(watchInterval)
+	ended, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for unanswered := 0; ; {
+			select {
+			case <-ticker.C:
+			case <-ended:
+				return
+			}
+			if isUnanswered(s.conn.NetConn()) {
+				unanswered++
+			} else {
+				unanswered = 0
+			}
+			// Once can be chance: the kernel may just have tried.
+			if unanswered > 1 {
+				s.conn.Close()
+			} else if !s.sendControl(websocket.PingMessage, nil) {
+				s.heard()
+			}
+		}
+	}()
+	return func() {
+		ticker.Stop()
+		close(ended)
+		<-done
+	}
+}
+
+// isUnanswered reports whether the kernel has sent to the client's machine again
+// without an answer, and for how long there was none. The machine of a client that
+// merely does not read answers.
+func isUnanswered(conn net.Conn) bool {
+	state, ok := tcpInfo(conn)
+	return ok && state.tries > 0 && state.silence > answerTimeout
+}
+
+// tcpState is what the kernel knows of a connection.
+type tcpState struct {
+	silence time.Duration // since the last answer of the other side
+	tries   int           // how often it was tried again since
+}

@@ -1,0 +1,34 @@
+package wsapi
+
+import (
+	"net"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// tcpInfo asks the kernel how a TCP connection does, also below TLS.
+func tcpInfo(conn net.Conn) (state tcpState, ok bool) {
+	if wrapped, isTLS := conn.(interface{ NetConn() net.Conn }); isTLS {
+		conn = wrapped.NetConn()
+	}
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return state, false
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return state, false
+	}
+	var info *unix.TCPInfo
+	if controlErr := raw.Control(func(fd uintptr) {
+		info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	}); controlErr != nil || err != nil {
+		return state, false
+	}
+	return tcpState{
+		silence: time.Duration(info.Last_ack_recv) * time.Millisecond,
+		tries:   int(info.Retransmits) + int(info.Probes),
+	}, true
+}
