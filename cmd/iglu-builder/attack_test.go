@@ -1,11 +1,21 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
 	"os/exec"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -20,11 +30,11 @@ import (
 // TestClientLeavesEarly goes away while the engine is making the container: a call that
 // is given up goes on in the engine, and its container had no owner.
 func TestClientLeavesEarly(t *testing.T) {
-	for n := range 30 {
+	for n := range 20 {
 		c := connect(t, world.server)
 		c.send(jsonOf(t, command("nix --version")))
 		c.next()
-		time.Sleep(time.Duration(n) * 3 * time.Millisecond)
+		time.Sleep(time.Duration(n) * 4 * time.Millisecond)
 		c.conn.NetConn().Close()
 		wantFree(t, world.server)
 	}
@@ -88,6 +98,71 @@ func TestShutdownWithStalledClient(t *testing.T) {
 		t.Errorf("the server took %s to stop", took)
 	}
 	s.ended <- nil // for the clean-up, which stops it again
+}
+
+// TestEngineStalls has the engine not answer a call for as long as the job's client is
+// there: that call had no end.
+func TestEngineStalls(t *testing.T) {
+	for _, call := range []string{"/create", "/attach", "/wait", "/start"} {
+		t.Run(call, func(t *testing.T) {
+			var stalls atomic.Bool
+			stalls.Store(true)
+			proxy := engineProxy(t)
+			engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if stalls.Load() && strings.HasSuffix(r.URL.Path, call) {
+					time.Sleep(2 * time.Second)
+				}
+				proxy.ServeHTTP(w, r)
+			}))
+			defer engine.Close()
+			t.Setenv("DOCKER_HOST", "tcp://"+engine.Listener.Addr().String())
+			s := serverWith(t, func(*settings) {})
+			os.Unsetenv("DOCKER_HOST")
+			c := connect(t, s)
+			c.send(jsonOf(t, command("nix --version")))
+			c.next()
+			time.Sleep(time.Second)
+			c.conn.NetConn().Close()
+			stalls.Store(false)
+			wantFree(t, s)
+			if left := s.containers(); len(left) > 0 {
+				t.Errorf("containers left: %v", left)
+			}
+			if err := s.stop(); err != nil { // before its engine goes
+				t.Error(err)
+			}
+			s.ended <- nil // for the clean-up
+		})
+	}
+}
+
+// engineProxy passes everything on to the engine.
+func engineProxy(t *testing.T) *httputil.ReverseProxy {
+	// The proxy itself leaves a connection open that was attached to a container which
+	// then was removed.
+	var mu sync.Mutex
+	var conns []net.Conn
+	t.Cleanup(func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, conn := range conns {
+			conn.Close()
+		}
+	})
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", "/var/run/docker.sock")
+		if err == nil {
+			mu.Lock()
+			defer mu.Unlock()
+			conns = append(conns, conn)
+		}
+		return conn, err
+	}}
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "docker"})
+	proxy.Transport = transport
+	proxy.FlushInterval = -1
+	proxy.ErrorLog = log.New(io.Discard, "", 0)
+	return proxy
 }
 
 // TestPingFlood pings while not reading: the answers timed out under the log.

@@ -3,13 +3,10 @@ package main
 import (
 	"archive/tar"
 	"bytes"
-	"context"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -217,12 +214,7 @@ func startRegistry(t *testing.T) string {
 // TestOtherPlatform runs a builder on an engine that says it is of another CPU
 // architecture: the real engine, with that one word changed on the way.
 func TestOtherPlatform(t *testing.T) {
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", "/var/run/docker.sock")
-	}}
-	defer transport.CloseIdleConnections()
-	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "docker"})
-	proxy.Transport = transport
+	proxy := engineProxy(t)
 	proxy.ModifyResponse = func(r *http.Response) error {
 		if strings.HasSuffix(r.Request.URL.Path, "/version") {
 			text, err := io.ReadAll(r.Body)
