@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -40,13 +41,18 @@ func (d *docker) ensureProgram(ctx context.Context, imageID string, log *slog.Lo
 	if err := d.checkPlatform(ctx); err != nil {
 		return "", err
 	}
-	content, err := os.ReadFile(d.options.Program)
+	file, err := os.Open(d.options.Program)
 	if err != nil {
 		return "", fmt.Errorf("read the builder's own program: %w", err)
 	}
-	digest := sha256.Sum256(content)
-	p := &program{volume: d.name("program-" + hex.EncodeToString(digest[:6])), size: int64(len(content))}
-	if err := d.fill(ctx, p, content, imageID, log); err != nil {
+	defer file.Close()
+	digest := sha256.New()
+	size, err := io.Copy(digest, file)
+	if err != nil {
+		return "", fmt.Errorf("read the builder's own program: %w", err)
+	}
+	p := &program{volume: d.name("program-" + hex.EncodeToString(digest.Sum(nil)[:6])), size: size}
+	if err := d.fill(ctx, p, io.NewSectionReader(file, 0, size), imageID, log); err != nil {
 		return "", err
 	}
 	d.program = p
@@ -55,7 +61,7 @@ func (d *docker) ensureProgram(ctx context.Context, imageID string, log *slog.Lo
 
 // fill makes the volume and copies the program into it, through a container that
 // mounts it and is never started.
-func (d *docker) fill(ctx context.Context, p *program, content []byte, imageID string, log *slog.Logger) error {
+func (d *docker) fill(ctx context.Context, p *program, content io.Reader, imageID string, log *slog.Logger) error {
 	labels := map[string]string{labelInstance: d.options.Instance}
 	if _, err := d.client.VolumeCreate(ctx, volume.CreateOptions{Name: p.volume, Labels: labels}); err != nil {
 		return fmt.Errorf("create volume: %w", err)
@@ -76,7 +82,7 @@ func (d *docker) fill(ctx context.Context, p *program, content []byte, imageID s
 	if err == nil && there.Size == p.size {
 		return nil
 	}
-	archive, err := programArchive(content)
+	archive, err := programArchive(content, p.size)
 	if err != nil {
 		return err
 	}
@@ -88,19 +94,19 @@ func (d *docker) fill(ctx context.Context, p *program, content []byte, imageID s
 
 // programArchive is what the volume holds: the program last, so that where it is
 // whole, everything is.
-func programArchive(content []byte) (io.Reader, error) {
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
+func programArchive(content io.Reader, size int64) (io.Reader, error) {
+	var begin, end bytes.Buffer
+	w := tar.NewWriter(&begin)
 	link := &tar.Header{Typeflag: tar.TypeSymlink, Name: jobenv.Askpass, Linkname: jobenv.Program, Mode: 0o777}
-	file := &tar.Header{Typeflag: tar.TypeReg, Name: jobenv.Program, Size: int64(len(content)), Mode: 0o755}
-	if err := w.WriteHeader(link); err != nil {
+	file := &tar.Header{Typeflag: tar.TypeReg, Name: jobenv.Program, Size: size, Mode: 0o755}
+	if err := errors.Join(w.WriteHeader(link), w.WriteHeader(file)); err != nil {
 		return nil, err
 	}
-	if err := w.WriteHeader(file); err != nil {
-		return nil, err
-	}
-	if _, err := w.Write(content); err != nil {
-		return nil, err
-	}
-	return &buf, w.Close()
+	// The program is passed through as it is: in memory it would stay for long.
+	end.Write(make([]byte, (tarBlock-size%tarBlock)%tarBlock+2*tarBlock))
+	return io.MultiReader(&begin, content, &end), nil
 }
+
+// tarBlock is the size in bytes of the blocks of an archive, of which each file fills
+// whole ones and two empty ones are the end: POSIX, pax, ustar Interchange Format.
+const tarBlock = 512

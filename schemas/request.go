@@ -58,7 +58,9 @@ type Cachix struct {
 
 // Secrets returns the request's values that nobody but its job may see.
 func (r *Request) Secrets() []string {
-	return []string{r.Git.GitKey, r.BuildOptions.Cachix.APIKey, r.BuildOptions.Cachix.SigningKey}
+	cachix := r.BuildOptions.Cachix
+	_, bareKey, _ := strings.Cut(cachix.SigningKey, ":") // of one with its name in front
+	return []string{r.Git.GitKey, cachix.APIKey, cachix.SigningKey, bareKey}
 }
 
 // Whole is a whole number. JSON has only numbers, so 2.0 and 2e0 are 2 as well.

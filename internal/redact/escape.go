@@ -5,7 +5,7 @@ import "bytes"
 const esc = '\x1b'
 
 // An escape is a part of a text that a terminal obeys and does not show: a control
-// sequence, a control string, or another escape sequence of ECMA-48 and ECMA-35.
+// string, or one or more other escape sequences, as of ECMA-48 and ECMA-35.
 type escape struct {
 	span
 	body int // where the text of a control string starts; the end, if it is none
@@ -43,11 +43,21 @@ func (s *escapeState) sequences(dst []escape, text []byte) []escape {
 		if !holdsText {
 			e.body = i
 		}
-		if e.start < e.end {
-			dst = append(dst, e)
-		}
+		dst = join(dst, e)
 	}
 	return dst
+}
+
+// join adds e to escapes, to the last of them if it can: a line may be full of them.
+func join(escapes []escape, e escape) []escape {
+	if n := len(escapes); n > 0 && e.body == e.end && escapes[n-1].body == e.start && escapes[n-1].end == e.start {
+		escapes[n-1].end, escapes[n-1].body = e.end, e.body
+		return escapes
+	}
+	if e.start == e.end {
+		return escapes
+	}
+	return append(escapes, e)
 }
 
 // end returns where the sequence ends that goes on at text[i:].

@@ -61,9 +61,7 @@ func (l *Lines) Append(dst, line []byte, split bool) []byte {
 		l.raw.place = l.visible.place
 	}
 	if !split {
-		l.raw.place = place{}
-		l.mixed = false
-		l.inside = ground
+		l.mixed, l.inside = false, ground
 	}
 	l.cut = split
 	l.release()

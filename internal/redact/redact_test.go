@@ -63,9 +63,8 @@ func TestForms(t *testing.T) {
 					t.Errorf("got %q, want %q", got, want)
 				}
 			}
-			short := form[:len(form)-4]
-			if got := r.String(short); name == "raw" && got != short {
-				t.Errorf("got %q for a part of the secret, want all of it", got)
+			if part := form[:len(form)-4]; r.String(part) != part {
+				t.Errorf("got %q for a part of the form", r.String(part))
 			}
 		})
 	}
@@ -199,7 +198,7 @@ func TestURLs(t *testing.T) {
 }
 
 func TestEscapeSequences(t *testing.T) {
-	r := New("secret", "[0;12345", "cdefgh")
+	r := New("secret", "[0;12345", "cdefgh", "]0;123")
 	for _, tt := range []struct{ name, in, want string }{
 		{"around", "\x1b[31msecret\x1b[0m", "\x1b[31m***\x1b[0m"},
 		{"within", "a sec\x1b[31mret b", "a ***\x1b[31m b"},
@@ -227,8 +226,12 @@ func TestEscapeSequences(t *testing.T) {
 		{"broken control", "sec\x1b[1éret", "sec\x1b[1éret"},
 		{"lone", "sec\x1b\x1b\x1bMret", "***\x1b\x1b\x1bM"},
 		{"only", "\x1b[K", "\x1b[K"},
+		{"before a title", "secret\x1b]0;secret\a.", "***\x1b]0;***\a."},
+		{"begins as a title does", "\x1b]0;123\a.", "***."},
+		{"begins after a title broken off", "\x1b]0;x\x1bcdefgh.", "\x1b]0;x***."},
 		{"base64", "c2Vj\x1b[KcmV0", "***\x1b[K"},
 		{"first line unfinished", "sec\x1b]0;\nret secret", "sec\x1b]0;\nret ***"},
+		{"first line unfinished, second not", "\x1b]0;\nsec\x1b[1mret", "\x1b]0;\n***\x1b[1m"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if diff := cmp.Diff(tt.want, r.String(tt.in)); diff != "" {
@@ -247,6 +250,15 @@ func wrap(text string, column int) (lines []string) {
 	return append(lines, text)
 }
 
+// prefixed returns lines as Nix prints those of a build.
+func prefixed(lines []string) []string {
+	out := make([]string, len(lines))
+	for i, line := range lines {
+		out[i] = "name-1.0> " + line
+	}
+	return out
+}
+
 func TestWrapped(t *testing.T) {
 	secret := strings.Repeat("0123456789", 6) // 80 characters in base64
 	long := strings.Repeat("abcdefghij", 30)  // 400
@@ -263,6 +275,7 @@ func TestWrapped(t *testing.T) {
 		{"line between", []string{encoded[0], "", encoded[1]}, []string{mask, "", encoded[1]}},
 		{"many lines", wrap(base64.StdEncoding.EncodeToString([]byte(long)), wrapColumn), []string{mask, mask, mask, mask, mask, mask}},
 		{"prefix", []string{"a-1> " + encoded[0], "a-1> " + encoded[1]}, []string{"a-1> " + mask, "a-1> " + mask}},
+		{"prefix, many lines", prefixed(wrap(base64.StdEncoding.EncodeToString([]byte(long)), wrapColumn)), prefixed([]string{mask, mask, mask, mask, mask, mask})},
 		{"other prefix", []string{"a-1> " + encoded[0], "a-2> " + encoded[1]}, []string{"a-1> " + mask, "a-2> " + encoded[1]}},
 		{"text before", []string{"data: " + encoded[0], encoded[1]}, []string{"data: " + mask, mask}},
 		{"coloured", []string{"\x1b[1ma>\x1b[0m " + encoded[0] + "\x1b[K", "\x1b[2ma> \x1b[3m" + encoded[1][:2] + "\x1b[0m" + encoded[1][2:]},
@@ -353,6 +366,14 @@ func TestSteadyStateDoesNotAllocate(t *testing.T) {
 	})
 	if allocs > 0 {
 		t.Errorf("%v allocations for %d lines", allocs, len(lines))
+	}
+}
+
+// A line of nothing but escape sequences takes no more memory than another.
+func TestLineOfEscapeSequences(t *testing.T) {
+	var state escapeState
+	if got := state.sequences(nil, []byte(strings.Repeat("\x1b[1m\x1b\x1bM\x1b(B", 1000))); len(got) != 1 {
+		t.Errorf("got %d sequences, want 1", len(got))
 	}
 }
 

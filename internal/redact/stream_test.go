@@ -382,6 +382,36 @@ func FuzzString(f *testing.F) {
 	})
 }
 
+// What is cut is followed in each way to read it, and no further than the line's end.
+func TestCuts(t *testing.T) {
+	r := New("secret", "ab\x1bMcdef")
+	for _, tt := range []struct {
+		name   string
+		pieces []piece
+		want   []string
+	}{
+		{"secret", []piece{{"a sec", true}, {"ret b", false}}, []string{"a sec", "*** b"}},
+		{"secret of lines", []piece{{"a sec", false}, {"ret b", false}}, []string{"a sec", "ret b"}},
+		{"nothing between", []piece{{"sec", true}, {"", true}, {"ret", false}}, []string{"sec", "", "***"}},
+		{"only sequences between", []piece{{"sec", true}, {"\x1b[1m", true}, {"ret", false}}, []string{"sec", "\x1b[1m", "***"}},
+		{"within a control sequence", []piece{{"sec\x1b[1", true}, {";2mret", false}}, []string{"sec\x1b[1", ";2m***"}},
+		{"within a title", []piece{{"sec\x1b]0;x", true}, {"y\aret", false}}, []string{"sec\x1b]0;x", "y\a***"}},
+		{"within a title's end", []piece{{"sec\x1b]0;x\x1b", true}, {"\\ret", false}}, []string{"sec\x1b]0;x\x1b", "\\***"}},
+		{"as a title is broken off", []piece{{"sec\x1b]0;x\x1b", true}, {"[1mret", false}}, []string{"sec\x1b]0;x\x1b", "[1m***"}},
+		{"secret in a title", []piece{{"\x1b]0;a sec", true}, {"ret b\a", false}}, []string{"\x1b]0;a sec", "*** b\a"}},
+		{"secret with a sequence", []piece{{"ab", true}, {"\x1bMcdef.", false}}, []string{"ab", "***."}},
+		{"URL of lines", []piece{{"https:", true}, {"", false}, {"//u:k@h", false}}, []string{"https:", "", "//u:k@h"}},
+		{"URL's key of lines", []piece{{"https://u:", true}, {"", false}, {"k@h", false}}, []string{"https://u:", "", "k@h"}},
+		{"no prefix", []piece{{"x> sec", true}, {"x> ret", false}}, []string{"x> sec", "x> ret"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, through(r, tt.pieces)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // A secret that begins in one of its stream's lines and ends in another stream's is
 // none.
 func TestStreamsAreApart(t *testing.T) {
