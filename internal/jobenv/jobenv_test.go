@@ -44,14 +44,15 @@ func TestRoundTripOfEachField(t *testing.T) {
 	for _, value := range values {
 		eachField(value, func(name string, want Job) {
 			environ := want.Environ()
-			if len(environ) != 1 {
-				t.Errorf("%s: environment %q, want one variable", name, environ)
+			set := slices.DeleteFunc(slices.Clone(environ), func(v string) bool { return strings.HasSuffix(v, "=") })
+			if len(set) != 1 {
+				t.Errorf("%s: environment %q, want one variable that is set", name, environ)
 			}
 			got, rest := Parse(environ)
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s as %q (-want +got):\n%s", name, value, diff)
 			}
-			var wantRest []string
+			wantRest := []string{"NIX_CONFIG="}
 			if name == "NixConfig" {
 				wantRest = []string{"NIX_CONFIG=" + value}
 			}
@@ -93,8 +94,11 @@ func TestSecretsStayOut(t *testing.T) {
 }
 
 func TestEmptyJob(t *testing.T) {
-	if environ := (Job{}).Environ(); len(environ) > 0 {
-		t.Errorf("environment %q, want none", environ)
+	// A job image may have variables of these names: they are set, to nothing.
+	for _, variable := range (Job{}).Environ() {
+		if !strings.HasSuffix(variable, "=") {
+			t.Errorf("%q is set", variable)
+		}
 	}
 	job, rest := Parse(nil)
 	if job != (Job{}) || len(rest) > 0 {
@@ -107,8 +111,9 @@ func TestTable(t *testing.T) {
 	var names []string
 	eachField("x", func(field string, job Job) {
 		for _, variable := range job.Environ() {
-			name, _, _ := strings.Cut(variable, "=")
-			names = append(names, name)
+			if name, value, _ := strings.Cut(variable, "="); value != "" {
+				names = append(names, name)
+			}
 		}
 	})
 	want := []string{
