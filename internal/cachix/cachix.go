@@ -1,0 +1,262 @@
+// Package cachix is a client of the protocol by which paths are pushed to a
+// cachix-compatible binary cache: cachix.org's own, Iglu Cache, and what follows them.
+//
+// One Client is for one cache. Cache looks it up, Missing asks what it lacks, Push
+// sends one path, and Verify reads back what the cache says of it. All are safe for
+// concurrent use; Push waits for its turn, so that the memory of a client is bounded
+// however many paths are pushed (Options.Memory).
+//
+// No error holds the API key, a signing key or the address of an upload.
+package cachix
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// Options are what can be set of a client. Zero means the default.
+type Options struct {
+	// Uploads is how many paths are pushed at once, 8 by default: a small path is four
+	// calls one after the other, so that time goes by in waiting for the cache.
+	Uploads int
+	// Parts is how many parts of paths are in memory at once, being filled or sent, in
+	// all uploads together: 12 by default. One for each upload, and a few more that let
+	// a single large path go out in parts side by side.
+	Parts int
+	// PartSize is the size of all parts of a path but its last, in bytes: 8 MiB by
+	// default and never less than 5 MiB, the least that S3 takes. The official client's
+	// 32 MiB would quadruple the memory and what a broken connection costs; with 8 MiB
+	// a path is at most 80 GB compressed, since S3 takes 10,000 parts.
+	PartSize int
+	// CallTimeout bounds one attempt at a call, 30 s by default.
+	CallTimeout time.Duration
+	// PartTimeout bounds one attempt at sending a part, 5 min by default: 28 kB/s.
+	PartTimeout time.Duration
+	// AbortTimeout bounds the one call that takes an upload back, 5 s by default. No
+	// Push waits for it, but Close does.
+	AbortTimeout time.Duration
+	// Attempts is how often each call is tried where trying again may help, 5 by
+	// default: for 7 s at the longest with the default Backoff, where the server
+	// answers at once and does not ask for more.
+	Attempts int
+	// Backoff is the wait before the second attempt, 500 ms by default. It doubles
+	// with each.
+	Backoff time.Duration
+	// ReadFrom is where the cache is read, http://HOST/NAME by default. The API key
+	// goes there only if that is on HOST.
+	ReadFrom string
+}
+
+// minPartSize is the least that S3 takes for a part that is not the last.
+const minPartSize = 5 << 20
+
+// withDefaults returns the options with a value for each.
+func (o Options) withDefaults() Options {
+	return Options{
+		Uploads:      positive(o.Uploads, 8),
+		Parts:        positive(o.Parts, 12),
+		PartSize:     max(minPartSize, positive(o.PartSize, 8<<20)),
+		CallTimeout:  positive(o.CallTimeout, 30*time.Second),
+		PartTimeout:  positive(o.PartTimeout, 5*time.Minute),
+		AbortTimeout: positive(o.AbortTimeout, 5*time.Second),
+		Attempts:     positive(o.Attempts, 5),
+		Backoff:      positive(o.Backoff, 500*time.Millisecond),
+		ReadFrom:     o.ReadFrom,
+	}
+}
+
+func positive[T int | time.Duration](value, initial T) T {
+	if value > 0 {
+		return value
+	}
+	return initial
+}
+
+// A Client is a client of one cache.
+type Client struct {
+	options Options
+	token   string
+	secrets *strings.Replacer
+	shown   string // the cache's address as errors show it
+	api     string // …/api/v1/cache/NAME
+	read    string // where narinfos are
+	readKey bool   // the API key goes there too
+	http    *http.Client
+
+	uploads  chan struct{}      // holds a value for each upload under way
+	parts    chan struct{}      // holds a value for each part in memory
+	buffers  chan []byte        // parts to fill again
+	encoders chan *zstd.Encoder // to use again
+	aborts   sync.WaitGroup
+}
+
+// New returns a client of the cache at target, http(s)://HOST/NAME, that shows token
+// as its API key. Its errors hold neither.
+func New(target, token string, options Options) (*Client, error) {
+	at, err := parseTarget(target)
+	if err != nil {
+		return nil, err
+	}
+	if strings.ContainsFunc(token, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsGraphic(r) }) {
+		return nil, errors.New("the API key holds a character that cannot stand in one, such as a line end")
+	}
+	host, name := at.String(), ""
+	if i := strings.LastIndexByte(host, '/'); i >= 0 {
+		host, name = host[:i], host[i+1:]
+	}
+	options = options.withDefaults()
+	c := &Client{
+		options:  options,
+		token:    token,
+		secrets:  secretReplacer(token),
+		shown:    at.String(),
+		api:      host + "/api/v1/cache/" + name,
+		read:     at.String(),
+		readKey:  true,
+		http:     newHTTPClient(options.Uploads + options.Parts),
+		uploads:  make(chan struct{}, options.Uploads),
+		parts:    make(chan struct{}, options.Parts),
+		buffers:  make(chan []byte, options.Parts),
+		encoders: make(chan *zstd.Encoder, options.Uploads),
+	}
+	if options.ReadFrom != "" {
+		from, err := url.Parse(options.ReadFrom)
+		if err != nil || from.Host == "" {
+			return nil, errors.New("the address that the cache is read from is not one such as https://cache.example.com/default")
+		}
+		c.read = strings.TrimRight(options.ReadFrom, "/")
+		c.readKey = from.Scheme == at.Scheme && from.Host == at.Host
+	}
+	return c, nil
+}
+
+// parseTarget reads http(s)://HOST/NAME. Its errors do not repeat the target, since
+// somebody may have written a password into it.
+func parseTarget(target string) (*url.URL, error) {
+	at, err := url.Parse(strings.TrimRight(target, "/"))
+	switch {
+	case err != nil || at.Host == "" || at.Scheme != "http" && at.Scheme != "https":
+		return nil, errors.New("the cache's address is not one such as https://cache.example.com/default")
+	case at.User != nil || at.RawQuery != "" || at.Fragment != "":
+		return nil, errors.New("the cache's address holds more than a host and a name; the key has a field of its own")
+	case len(at.Path) < 2:
+		return nil, fmt.Errorf("the cache's address lacks the cache's name: https://%s/NAME", at.Host)
+	}
+	return at, nil
+}
+
+// newHTTPClient returns a client that keeps as many connections as we use at once,
+// and follows no redirection.
+func newHTTPClient(connections int) *http.Client {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConns = 2 * connections
+	transport.MaxIdleConnsPerHost = connections
+	return &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// Close waits for uploads that are being taken back, which AbortTimeout bounds, and
+// closes the connections. No other method may be called after it, or at the same
+// time.
+func (c *Client) Close() {
+	c.aborts.Wait()
+	c.http.CloseIdleConnections()
+}
+
+// Cache is what a cache says of itself.
+type Cache struct {
+	Name       string   `json:"name"`
+	URI        string   `json:"uri"`
+	Public     bool     `json:"isPublic"`
+	PublicKeys []string `json:"publicSigningKeys"`
+	Permission string   `json:"permission"` // Read, Write or Admin: what the API key may do
+}
+
+// Keys returns the base64 of the cache's public signing keys that are such keys:
+// some caches publish other text in their place.
+func (cache Cache) Keys() []string {
+	var keys []string
+	for _, text := range cache.PublicKeys {
+		if key, ok := publicKey(text); ok {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// Cache looks the cache up: whether it is there, takes the API key and can be pushed
+// to. Its errors are of the kinds KeyRefused, NoCache, NoSigningKey, Unreachable,
+// TimedOut, Busy, Failing and NotCachix.
+func (c *Client) Cache(ctx context.Context) (Cache, error) {
+	var cache Cache
+	err := c.do(ctx, call{doing: "look up the cache", method: http.MethodGet, url: c.api, answer: &cache})
+	if failure, ok := errors.AsType[*Error](err); ok {
+		switch failure.Status {
+		case http.StatusNotFound:
+			failure.Kind = NoCache
+		case http.StatusBadRequest:
+			failure.Kind = NoSigningKey
+		}
+	}
+	if err == nil && cache.Name == "" { // JSON, but of something else
+		err = &Error{Kind: NotCachix, Doing: "look up the cache", Cache: c.shown, Status: http.StatusOK}
+	}
+	return cache, err
+}
+
+// Register adds a public signing key to the cache's.
+func (c *Client) Register(ctx context.Context, key *SigningKey) error {
+	return c.do(ctx, call{doing: "register a signing key with", method: http.MethodPost, url: c.api + "/key",
+		body: map[string]string{"publicKey": key.Public()}})
+}
+
+// maxHashes is how many hashes the protocol takes in one call.
+const maxHashes = 32768
+
+// Missing returns those of the hashes (Path.Hash) that the cache lacks.
+func (c *Client) Missing(ctx context.Context, hashes []string) ([]string, error) {
+	var missing []string
+	for len(hashes) > 0 {
+		some := hashes[:min(len(hashes), maxHashes)]
+		hashes = hashes[len(some):]
+		answer, err := c.missing(ctx, some)
+		if err != nil {
+			return nil, err
+		}
+		missing = append(missing, answer...)
+	}
+	return missing, nil
+}
+
+func (c *Client) missing(ctx context.Context, hashes []string) ([]string, error) {
+	const doing = "ask what is missing in"
+	var answer []string
+	err := c.do(ctx, call{doing: doing, method: http.MethodPost, url: c.api + "/narinfo", body: hashes, answer: &answer})
+	if err != nil {
+		return nil, err
+	}
+	if answer == nil { // JSON's null, which must not count as "nothing"
+		return nil, &Error{Kind: NotCachix, Doing: doing, Cache: c.shown, Detail: "it answers null"}
+	}
+	asked := make(map[string]bool, len(hashes))
+	for _, hash := range hashes {
+		asked[hash] = true
+	}
+	for _, hash := range answer {
+		if !asked[hash] {
+			return nil, &Error{Kind: NotCachix, Doing: doing, Cache: c.shown, Detail: "it names a hash that was not asked for"}
+		}
+	}
+	return answer, nil
+}

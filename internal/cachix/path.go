@@ -1,0 +1,101 @@
+package cachix
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+)
+
+const (
+	// StoreDir is where Nix keeps its paths, with the slash after it.
+	StoreDir = "/nix/store/"
+	// HashLen is how many characters of a path's base name are its hash: 20 bytes in
+	// Nix's base32.
+	HashLen = 32
+)
+
+// A Hash is a SHA-256.
+type Hash [sha256.Size]byte
+
+// ParseHash reads the forms in which Nix prints a SHA-256: sha256:NIX-BASE32,
+// sha256:HEX and, in JSON, sha256-BASE64.
+func ParseHash(text string) (Hash, error) {
+	var raw []byte
+	var err error
+	encoded, colon := strings.CutPrefix(text, "sha256:")
+	sri, dash := strings.CutPrefix(text, "sha256-")
+	switch {
+	case colon && len(encoded) == nixbase32.EncodedLen(sha256.Size):
+		raw, err = nixbase32.DecodeString(encoded)
+	case colon:
+		raw, err = hex.DecodeString(encoded)
+	case dash:
+		raw, err = base64.StdEncoding.DecodeString(sri)
+	}
+	if err != nil || len(raw) != sha256.Size {
+		return Hash{}, fmt.Errorf("%.80q is not a SHA-256 as Nix writes it", text)
+	}
+	return Hash(raw), nil
+}
+
+// String returns sha256:NIX-BASE32.
+func (h Hash) String() string { return "sha256:" + nixbase32.EncodeToString(h[:]) }
+
+// A Path is what the store knows of one of its paths.
+type Path struct {
+	StorePath  string   // /nix/store/HASH-NAME
+	NarHash    Hash     // of its archive
+	NarSize    int64    // of its archive, in bytes
+	References []string // store paths, its own among them if it refers to itself, in any order
+	Deriver    string   // the store path of its .drv, or nothing
+}
+
+// Hash returns the 32 characters that caches know the path by.
+func (p Path) Hash() string { return p.base()[:min(HashLen, len(p.base()))] }
+
+// Name returns what follows the hash.
+func (p Path) Name() string { return p.base()[min(HashLen+1, len(p.base())):] }
+
+func (p Path) base() string { return strings.TrimPrefix(p.StorePath, StoreDir) }
+
+// storePath is what Nix takes as a path of its store: a hash in its base32, and a
+// name of at most 211 characters.
+var storePath = regexp.MustCompile(`^/nix/store/[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,211}$`)
+
+// check returns what makes a path one that cannot be pushed.
+func (p Path) check() error {
+	paths := append([]string{p.StorePath}, p.References...)
+	if p.Deriver != "" {
+		paths = append(paths, p.Deriver)
+	}
+	for _, path := range paths {
+		if !storePath.MatchString(path) {
+			return fmt.Errorf("%.300q is not a store path", path)
+		}
+	}
+	if p.NarSize <= 0 {
+		return fmt.Errorf("%s has no size", p.StorePath)
+	}
+	return nil
+}
+
+// references returns the references sorted, each once.
+func (p Path) references() []string {
+	return slices.Compact(slices.Sorted(slices.Values(p.References)))
+}
+
+// Fingerprint returns what a signature of the path signs, as Nix composes it
+// (ValidPathInfo::fingerprint in its sources):
+// 1;STORE-PATH;NAR-HASH;NAR-SIZE;REFERENCE,REFERENCE,…
+func (p Path) Fingerprint() string {
+	return strings.Join([]string{
+		"1", p.StorePath, p.NarHash.String(), strconv.FormatInt(p.NarSize, 10), strings.Join(p.references(), ","),
+	}, ";")
+}

@@ -1,0 +1,226 @@
+package cachix
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// Pushed is what came of the push of a path.
+type Pushed struct {
+	FileHash Hash          // of the compressed archive
+	FileSize int64         // of the compressed archive, in bytes
+	Parts    int           // that it went up in
+	Took     time.Duration // without the wait for a turn
+}
+
+const (
+	// zstdWindow is how far back in an archive the compression looks, in bytes. That
+	// of the level, 8 MiB, costs twice the memory and gains about a percent.
+	zstdWindow = 4 << 20
+	// encoderMemory is what one encoder takes at most, in bytes: its history of two
+	// windows, its tables and its blocks. TestMemory measures it.
+	encoderMemory = 16 << 20
+)
+
+// Memory returns how many bytes a client with these options takes at most for what is
+// being pushed, however many paths and however large: 224 MiB with the defaults, of
+// which small paths touch only a little.
+func (o Options) Memory() int64 {
+	o = o.withDefaults()
+	return int64(o.Parts)*int64(o.PartSize) + int64(o.Uploads)*encoderMemory
+}
+
+// Push sends a path and has the cache announce it, signed with key; with no key, the
+// cache has to sign it. nar writes the path's archive to w (nar.Dump is one) and has
+// to stop when w fails. Where the archive is not that of p, nothing is announced.
+//
+// What it has begun and does not finish it takes back, without waiting for that. It
+// returns as soon as ctx ends and nar has returned; its errors are of all kinds, or
+// nar's, or that of ctx.
+func (c *Client) Push(ctx context.Context, p Path, nar func(w io.Writer) error, key *SigningKey) (Pushed, error) {
+	if err := p.check(); err != nil {
+		return Pushed{}, fmt.Errorf("push: %w", err)
+	}
+	select {
+	case c.uploads <- struct{}{}:
+	case <-ctx.Done():
+		return Pushed{}, fmt.Errorf("push %s: %w", p.Name(), context.Cause(ctx))
+	}
+	start := time.Now()
+	u := c.newUpload(ctx, p)
+	err := u.push(nar, key)
+	u.close()
+	if err != nil {
+		c.takeBack(ctx, u)
+		return Pushed{}, err
+	}
+	<-c.uploads
+	return Pushed{FileHash: u.fileHash(), FileSize: u.size, Parts: len(u.sent), Took: time.Since(start)}, nil
+}
+
+// push sends the archive and announces the path.
+func (u *upload) push(nar func(w io.Writer) error, key *SigningKey) error {
+	if err := u.compress(nar); err != nil {
+		// Why a part was not taken is the cause of whatever came of it.
+		if u.ctx.Err() != nil {
+			return context.Cause(u.ctx)
+		}
+		return err
+	}
+	if err := u.finish(); err != nil {
+		return err
+	}
+	return u.announce(key)
+}
+
+// takeBack aborts an upload, and lets go of its turn when that is done, so that a
+// server that does not answer has no more than options.Uploads of them to think about.
+func (c *Client) takeBack(ctx context.Context, u *upload) {
+	if u.narID == "" { // nothing has begun
+		<-c.uploads
+		return
+	}
+	c.aborts.Go(func() {
+		defer func() { <-c.uploads }()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.options.AbortTimeout)
+		defer cancel()
+		// Nobody can do anything about an abort that fails: caches throw away in time
+		// what was not completed.
+		_ = c.once(ctx, call{doing: "abort an upload to", method: http.MethodPost, url: u.url("/abort", "")})
+	})
+}
+
+// A meter takes an archive's hash and size as it goes by, until ctx ends.
+type meter struct {
+	ctx  context.Context
+	hash hash.Hash
+	size int64
+}
+
+func (m *meter) Write(b []byte) (int, error) {
+	if m.ctx.Err() != nil {
+		return 0, context.Cause(m.ctx)
+	}
+	m.size += int64(len(b))
+	return m.hash.Write(b)
+}
+
+// compress runs the archive through its checks and the compression into parts.
+func (u *upload) compress(nar func(w io.Writer) error) error {
+	encoder, err := u.client.encoder(u)
+	if err != nil {
+		return err
+	}
+	archive := &meter{ctx: u.ctx, hash: sha256.New()}
+	err = nar(io.MultiWriter(archive, encoder))
+	// Also after an error, since it ends what the encoder has under way.
+	closed := encoder.Close()
+	if err == nil {
+		err = closed
+	}
+	if err != nil {
+		return fmt.Errorf("push %s: %w", u.path.Name(), err)
+	}
+	encoder.Reset(nil)
+	u.client.encoders <- encoder // there is room for as many as there are turns
+	return u.compare(archive)
+}
+
+// compare checks the archive against what the store has on record.
+func (u *upload) compare(archive *meter) error {
+	wrong := &Error{Kind: WrongNar, Doing: "push " + u.path.Name() + " to", Cache: u.client.shown}
+	if archive.size != u.path.NarSize {
+		wrong.Detail = fmt.Sprintf("%d bytes, and %d on record", archive.size, u.path.NarSize)
+		return wrong
+	}
+	if sum := Hash(archive.hash.Sum(nil)); sum != u.path.NarHash {
+		wrong.Detail = fmt.Sprintf("%s, and %s on record", sum, u.path.NarHash)
+		return wrong
+	}
+	return nil
+}
+
+// encoder returns one that writes to w: a new one where none has been used before.
+func (c *Client) encoder(w io.Writer) (*zstd.Encoder, error) {
+	select {
+	case encoder := <-c.encoders:
+		encoder.Reset(w)
+		return encoder, nil
+	default:
+	}
+	return zstd.NewWriter(w,
+		zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithWindowSize(zstdWindow),
+		zstd.WithEncoderConcurrency(2), // compresses one block while it takes the next
+		zstd.WithLowerEncoderMem(true))
+}
+
+// completion is what makes a cache announce a path.
+type completion struct {
+	Parts   []part  `json:"parts"`
+	NarInfo narInfo `json:"narInfoCreate"`
+}
+
+type narInfo struct {
+	StoreHash   string   `json:"cStoreHash"`
+	StoreSuffix string   `json:"cStoreSuffix"`
+	NarHash     string   `json:"cNarHash"` // sha256:NIX-BASE32
+	NarSize     int64    `json:"cNarSize"`
+	FileHash    string   `json:"cFileHash"` // HEX
+	FileSize    int64    `json:"cFileSize"`
+	References  []string `json:"cReferences"` // base names
+	Deriver     string   `json:"cDeriver"`    // a base name
+	Signature   *string  `json:"cSig"`        // base64, without the key's name
+}
+
+// unknownDeriver is how Nix writes that it does not know a path's .drv.
+const unknownDeriver = "unknown-deriver"
+
+// announcement returns what the cache is to say of the path.
+func (u *upload) announcement(key *SigningKey) narInfo {
+	sum := u.fileHash()
+	info := narInfo{
+		StoreHash: u.path.Hash(), StoreSuffix: u.path.Name(),
+		NarHash: u.path.NarHash.String(), NarSize: u.path.NarSize,
+		FileHash: hex.EncodeToString(sum[:]), FileSize: u.size,
+		References: []string{}, // not null
+		Deriver:    unknownDeriver,
+	}
+	for _, reference := range u.path.references() {
+		info.References = append(info.References, reference[len(StoreDir):])
+	}
+	if u.path.Deriver != "" {
+		info.Deriver = u.path.Deriver[len(StoreDir):]
+	}
+	if key != nil {
+		signature := key.Sign(u.path.Fingerprint())
+		info.Signature = &signature
+	}
+	return info
+}
+
+// announce completes the upload. Where the answer to a completion was lost, the next
+// attempt is refused, since there is nothing to complete any more: what counts is
+// then what the cache says of the path.
+func (u *upload) announce(key *SigningKey) error {
+	err := u.client.do(u.ctx, call{doing: "complete the upload of " + u.path.Name() + " to", method: http.MethodPost,
+		url: u.url("/complete", ""), body: completion{Parts: u.sent, NarInfo: u.announcement(key)}})
+	failure, ok := errors.AsType[*Error](err)
+	if !ok || failure.Kind == KeyRefused {
+		return err
+	}
+	pushed := Pushed{FileHash: u.fileHash(), FileSize: u.size}
+	if u.client.verifyOnce(u.ctx, u.path, pushed, key) == nil {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,182 @@
+package cachix
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Verify reads back what the cache says of a path and returns how that differs from
+// what was pushed: an error of the kind NotAsPushed, or of those of Cache. A zero
+// Pushed stands for a path that somebody else has pushed: its file is not compared.
+// With no key, no signature is asked for.
+func (c *Client) Verify(ctx context.Context, p Path, pushed Pushed, key *SigningKey) error {
+	return c.retry(ctx, c.verifying(p), func() error { return c.verifyOnce(ctx, p, pushed, key) })
+}
+
+func (c *Client) verifying(p Path) string { return "read back " + p.Name() + " from" }
+
+func (c *Client) verifyOnce(ctx context.Context, p Path, pushed Pushed, key *SigningKey) error {
+	text, err := c.narInfo(ctx, p)
+	if err != nil {
+		return err
+	}
+	fields, err := parseNarInfo(text)
+	if err == nil {
+		err = fields.compare(p, pushed, key)
+	}
+	if err != nil {
+		return &Error{Kind: NotAsPushed, Doing: c.verifying(p), Cache: c.shown, Detail: c.excerpt([]byte(err.Error()))}
+	}
+	return nil
+}
+
+// narInfo gets what the cache says of a path. It is a GET because there are caches
+// that answer 200 to every HEAD.
+func (c *Client) narInfo(ctx context.Context, p Path) (string, error) {
+	doing := c.verifying(p)
+	attempt, cancel := context.WithTimeout(ctx, c.options.CallTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(attempt, http.MethodGet, c.read+"/"+p.Hash()+".narinfo", nil)
+	if err != nil {
+		return "", c.failed(ctx, doing, err)
+	}
+	if c.readKey {
+		c.authorize(request)
+	}
+	response, text, err := c.exchange(request)
+	if err != nil {
+		return "", c.failed(ctx, doing, err)
+	}
+	switch response.StatusCode {
+	case http.StatusOK:
+		return string(text), nil
+	case http.StatusNotFound:
+		return "", &Error{Kind: NotAsPushed, Doing: doing, Cache: c.shown, Status: response.StatusCode, Detail: "it does not have the path"}
+	}
+	return "", c.answered(doing, response, text)
+}
+
+// narInfoFields are the fields of a narinfo, each with its values in order. Fields
+// that we do not know are there too: Nix takes no notice of them either.
+type narInfoFields map[string][]string
+
+// parseNarInfo reads lines of 'Key: value'.
+func parseNarInfo(text string) (narInfoFields, error) {
+	fields := narInfoFields{}
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\r\n")
+		if line == "" {
+			continue
+		}
+		name, value, ok := strings.Cut(line, ":")
+		if !ok {
+			return nil, fmt.Errorf("a line that is none of a narinfo: %.80q", line)
+		}
+		fields[name] = append(fields[name], strings.TrimSpace(value))
+	}
+	return fields, nil
+}
+
+// one returns the value of a field that has to stand there once.
+func (f narInfoFields) one(name string) (string, error) {
+	if values := f[name]; len(values) == 1 {
+		return values[0], nil
+	}
+	return "", fmt.Errorf("%s stands there %d times", name, len(f[name]))
+}
+
+// compare returns the first thing in which a narinfo differs from what was pushed.
+func (f narInfoFields) compare(p Path, pushed Pushed, key *SigningKey) error {
+	if err := f.equal("StorePath", p.StorePath); err != nil {
+		return err
+	}
+	if err := f.equalHash("NarHash", p.NarHash); err != nil {
+		return err
+	}
+	if err := f.equal("NarSize", strconv.FormatInt(p.NarSize, 10)); err != nil {
+		return err
+	}
+	if pushed.FileSize != 0 {
+		if err := f.equalHash("FileHash", pushed.FileHash); err != nil {
+			return err
+		}
+		if err := f.equal("FileSize", strconv.FormatInt(pushed.FileSize, 10)); err != nil {
+			return err
+		}
+	}
+	if err := f.compareReferences(p); err != nil {
+		return err
+	}
+	if _, err := f.one("URL"); err != nil {
+		return err
+	}
+	return f.checkSignature(p, key)
+}
+
+func (f narInfoFields) equal(name, want string) error {
+	got, err := f.one(name)
+	if err == nil && got != want {
+		err = fmt.Errorf("%s is %.300q, and %q was pushed", name, got, want)
+	}
+	return err
+}
+
+func (f narInfoFields) equalHash(name string, want Hash) error {
+	text, err := f.one(name)
+	if err != nil {
+		return err
+	}
+	got, err := ParseHash(text)
+	if err != nil || got != want {
+		return fmt.Errorf("%s is %.80q, and %q was pushed", name, text, want)
+	}
+	return nil
+}
+
+func (f narInfoFields) compareReferences(p Path) error {
+	text, err := f.one("References")
+	if err != nil {
+		return err
+	}
+	got := strings.Fields(text)
+	slices.Sort(got)
+	var want []string
+	for _, reference := range p.references() {
+		want = append(want, reference[len(StoreDir):])
+	}
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("References are %.300q, and %d were pushed", text, len(want))
+	}
+	return nil
+}
+
+// checkSignature looks for one signature, under whatever name, that is the key's.
+func (f narInfoFields) checkSignature(p Path, key *SigningKey) error {
+	if key == nil {
+		return nil
+	}
+	for _, text := range f["Sig"] {
+		_, encoded, _ := strings.Cut(text, ":")
+		signature, err := base64.StdEncoding.DecodeString(encoded)
+		if err == nil && ed25519.Verify(key.public(), []byte(p.Fingerprint()), signature) {
+			return nil
+		}
+	}
+	return fmt.Errorf("none of its %d signatures is the one that was pushed", len(f["Sig"]))
+}
+
+// publicKey returns the base64 of a public key that is written with or without
+// 'NAME:' in front, and whether it is one.
+func publicKey(text string) (string, bool) {
+	if _, encoded, named := strings.Cut(text, ":"); named {
+		text = encoded
+	}
+	raw, err := base64.StdEncoding.DecodeString(text)
+	return text, err == nil && len(raw) == ed25519.PublicKeySize
+}
