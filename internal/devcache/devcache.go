@@ -1,0 +1,318 @@
+// Package devcache is a cachix-compatible binary cache for development and tests. It
+// keeps its paths in a folder, serves them to Nix, and is strict: it takes only what
+// is right in every respect that can be checked, and says what is not. It shares no
+// code with the client of the protocol, so that each is a check of the other.
+//
+// Below its folder lie, for each cache NAME:
+//
+//	NAME/keys                  the public signing keys, one in a line
+//	NAME/narinfo/HASH.narinfo  what Nix reads; a path is announced when it is there
+//	NAME/nar/FILEHASH.nar.zst  the compressed archives
+//	NAME/uploads/NARID/        an upload that has not been completed: its parts
+package devcache
+
+import (
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// Options say what a Server serves.
+type Options struct {
+	Folder  string   // keeps everything; made if there is none
+	Token   string   // the API key of all its caches
+	Names   []string // of its caches
+	Private bool     // reading takes the API key too
+	// MinPart is the least size of a part but the last, in bytes: 5 MiB by default,
+	// that of S3.
+	MinPart int64
+}
+
+// defaultMinPart is the least that S3 takes for a part that is not the last.
+const defaultMinPart = 5 << 20
+
+// A Server is an http.Handler that is a cache.
+type Server struct {
+	options Options
+	routes  *http.ServeMux
+
+	keys       sync.RWMutex                 // held for the files of public keys
+	completing sync.Map                     // the ids of uploads that are being completed
+	handler    atomic.Pointer[http.Handler] // the routes, behind faults if there are any
+}
+
+// cacheName is what can be a cache's name: a segment of a path in a folder and in an
+// address.
+var cacheName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]*$`)
+
+// New returns a cache on a folder, with all that an earlier one has left there.
+func New(options Options) (*Server, error) {
+	if options.Token == "" {
+		return nil, errors.New("a cache needs an API key")
+	}
+	if options.MinPart == 0 {
+		options.MinPart = defaultMinPart
+	}
+	for _, name := range options.Names {
+		if !cacheName.MatchString(name) || name == "api" || name == "upload" {
+			return nil, fmt.Errorf("%q cannot be the name of a cache", name)
+		}
+		for _, folder := range []string{narInfoFolder, narFolder, uploadFolder} {
+			if err := os.MkdirAll(filepath.Join(options.Folder, name, folder), 0o755); err != nil {
+				return nil, err
+			}
+		}
+	}
+	s := &Server{options: options, routes: http.NewServeMux()}
+	s.route()
+	s.Misbehave()
+	return s, nil
+}
+
+// ServeHTTP answers a client of the protocol, or Nix.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	(*s.handler.Load()).ServeHTTP(w, r)
+}
+
+const (
+	narInfoFolder = "narinfo"
+	narFolder     = "nar"
+	uploadFolder  = "uploads"
+	keyFile       = "keys"
+)
+
+// route lists what the cache answers. What is not listed is 404.
+func (s *Server) route() {
+	for pattern, serve := range map[string]handler{
+		"GET /api/v1/cache/{name}":                               s.withKey(s.lookUp),
+		"POST /api/v1/cache/{name}/key":                          s.withKey(s.register),
+		"POST /api/v1/cache/{name}/narinfo":                      s.withKey(s.missing),
+		"POST /api/v1/cache/{name}/multipart-nar":                s.withKey(s.begin),
+		"POST /api/v1/cache/{name}/multipart-nar/{nar}":          s.withKey(s.partURL),
+		"POST /api/v1/cache/{name}/multipart-nar/{nar}/complete": s.withKey(s.complete),
+		"POST /api/v1/cache/{name}/multipart-nar/{nar}/abort":    s.withKey(s.abort),
+		"PUT /upload/{name}/{nar}/{part}":                        s.putPart,
+		"GET /{name}/{file}":                                     s.withReader(s.read),
+		"GET /{name}/nar/{file}":                                 s.withReader(s.readNar),
+	} {
+		s.routes.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			c, err := s.cache(r.PathValue("name"))
+			if err == nil {
+				err = serve(c, w, r)
+			}
+			if err != nil {
+				respond(w, err)
+			}
+		})
+	}
+}
+
+// A handler serves one kind of request about a cache. Where it returns an error it has
+// not answered.
+type handler func(c cache, w http.ResponseWriter, r *http.Request) error
+
+// A refusal is an error with a sentence for the client and its status.
+type refusal struct {
+	status int
+	text   string
+}
+
+func (r *refusal) Error() string { return r.text }
+
+func refuse(status int, format string, args ...any) error {
+	return &refusal{status, fmt.Sprintf(format, args...)}
+}
+
+// bad refuses what is wrong with a request.
+func bad(format string, args ...any) error { return refuse(http.StatusBadRequest, format, args...) }
+
+// respond answers with an error. One that is not a refusal is the server's own.
+func respond(w http.ResponseWriter, err error) {
+	status := http.StatusInternalServerError
+	if r, ok := errors.AsType[*refusal](err); ok {
+		status = r.status
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
+}
+
+// answer sends JSON.
+func answer(w http.ResponseWriter, value any) error {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(value)
+	return nil
+}
+
+// maxBody bounds the bytes of a request's JSON: the longest is one of 32,768 hashes.
+const maxBody = 4 << 20
+
+// decode reads a request's JSON, which may hold nothing that we do not know.
+func decode(r *http.Request, value any) error {
+	if kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); kind != "application/json" {
+		return bad("the Content-Type is %q and not application/json", kind)
+	}
+	decoder := json.NewDecoder(io.LimitReader(r.Body, maxBody))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(value); err != nil {
+		return bad("the request's JSON is not what belongs here: %v", err)
+	}
+	if _, err := decoder.Token(); err != io.EOF {
+		return bad("something follows the request's JSON")
+	}
+	return nil
+}
+
+// withKey asks for the API key.
+func (s *Server) withKey(next handler) handler {
+	return func(c cache, w http.ResponseWriter, r *http.Request) error {
+		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if !ok {
+			return refuse(http.StatusUnauthorized, "this takes an API key: Authorization: Bearer KEY")
+		}
+		if !s.isToken(token) {
+			return refuse(http.StatusForbidden, "the API key is not for the cache %s", c.name)
+		}
+		return next(c, w, r)
+	}
+}
+
+// withReader asks for the API key where reading takes one: as a bearer token, or as
+// the password that Nix finds in a netrc file.
+func (s *Server) withReader(next handler) handler {
+	return func(c cache, w http.ResponseWriter, r *http.Request) error {
+		_, password, _ := r.BasicAuth()
+		bearer, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if s.options.Private && !s.isToken(password) && !s.isToken(bearer) {
+			w.Header().Set("WWW-Authenticate", `Basic realm="cache"`)
+			return refuse(http.StatusUnauthorized, "the cache %s is private", c.name)
+		}
+		return next(c, w, r)
+	}
+}
+
+func (s *Server) isToken(token string) bool {
+	return subtle.ConstantTimeCompare([]byte(token), []byte(s.options.Token)) == 1
+}
+
+// A cache is one of the server's caches.
+type cache struct {
+	name   string
+	folder string
+}
+
+func (s *Server) cache(name string) (cache, error) {
+	if !slices.Contains(s.options.Names, name) {
+		return cache{}, refuse(http.StatusNotFound, "there is no cache %q", name)
+	}
+	return cache{name, filepath.Join(s.options.Folder, name)}, nil
+}
+
+// lookUp says what the cache is, once it has a public key.
+func (s *Server) lookUp(c cache, w http.ResponseWriter, r *http.Request) error {
+	keys, err := s.publicKeys(c)
+	if err != nil {
+		return err
+	}
+	if len(keys) == 0 {
+		return bad("there is no public signing key for the cache %s", c.name)
+	}
+	names := make([]string, len(keys))
+	for i, key := range keys {
+		names[i] = key.String()
+	}
+	return answer(w, map[string]any{
+		"name": c.name, "uri": "http://" + r.Host + "/" + c.name, "isPublic": !s.options.Private,
+		"publicSigningKeys": names, "githubUsername": "", "permission": "Write",
+		"preferredCompressionMethod": "ZSTD",
+	})
+}
+
+// maxHashes is how many hashes the protocol takes in one call.
+const maxHashes = 32768
+
+// storeHash is the hash in a store path: 20 bytes in Nix's base32.
+var storeHash = regexp.MustCompile(`^[0-9a-df-np-sv-z]{32}$`)
+
+// missing answers the hashes that have not been announced.
+func (s *Server) missing(c cache, w http.ResponseWriter, r *http.Request) error {
+	var hashes []string
+	if err := decode(r, &hashes); err != nil {
+		return err
+	}
+	if len(hashes) > maxHashes {
+		return bad("%d hashes, and at most %d in one call", len(hashes), maxHashes)
+	}
+	missing := []string{} // not null
+	for _, hash := range hashes {
+		if !storeHash.MatchString(hash) {
+			return bad("%.80q is not the hash of a store path", hash)
+		}
+		_, err := os.Stat(c.narInfoFile(hash))
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			missing = append(missing, hash)
+		case err != nil:
+			return err
+		}
+	}
+	return answer(w, missing)
+}
+
+func (c cache) narInfoFile(hash string) string {
+	return filepath.Join(c.folder, narInfoFolder, hash+".narinfo")
+}
+
+// read serves what lies at the top of a binary cache.
+func (s *Server) read(c cache, w http.ResponseWriter, r *http.Request) error {
+	file := r.PathValue("file")
+	if file == "nix-cache-info" {
+		w.Header().Set("Content-Type", "text/x-nix-cache-info")
+		_, err := io.WriteString(w, "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n")
+		return err
+	}
+	hash, ok := strings.CutSuffix(file, ".narinfo")
+	if !ok || !storeHash.MatchString(hash) {
+		return refuse(http.StatusNotFound, "there is no %q in a cache", file)
+	}
+	return serveFile(w, r, c.narInfoFile(hash), "text/x-nix-narinfo")
+}
+
+// narFile is the name of a compressed archive: its SHA-256 in Nix's base32.
+var narFile = regexp.MustCompile(`^[0-9a-df-np-sv-z]{52}\.nar\.zst$`)
+
+func (s *Server) readNar(c cache, w http.ResponseWriter, r *http.Request) error {
+	file := r.PathValue("file")
+	if !narFile.MatchString(file) {
+		return refuse(http.StatusNotFound, "there is no archive %q", file)
+	}
+	return serveFile(w, r, filepath.Join(c.folder, narFolder, file), "application/x-nix-nar")
+}
+
+func serveFile(w http.ResponseWriter, r *http.Request, path, contentType string) error {
+	file, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return refuse(http.StatusNotFound, "the cache does not have it")
+	}
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", contentType)
+	http.ServeContent(w, r, "", info.ModTime(), file)
+	return nil
+}
