@@ -23,16 +23,16 @@ type Pushed struct {
 }
 
 const (
-	// zstdWindow is how far back in an archive the compression looks, in bytes. That
-	// of the level, 8 MiB, costs twice the memory and gains about a percent.
+	// zstdWindow is how far back in an archive the compression looks, in bytes. Twice
+	// as far takes twice the memory.
 	zstdWindow = 4 << 20
-	// encoderMemory is what one encoder takes at most, in bytes: its history of two
-	// windows, its tables and its blocks. TestMemory measures it.
-	encoderMemory = 16 << 20
+	// encoderMemory is what one encoder takes at most, in bytes: its history of a
+	// window, its tables and its blocks. TestEncoderMemory measures it.
+	encoderMemory = 6 << 20
 )
 
 // Memory returns how many bytes a client with these options takes at most for what is
-// being pushed, however many paths and however large: 224 MiB with the defaults, of
+// being pushed, however many paths and however large: 144 MiB with the defaults, of
 // which small paths touch only a little.
 func (o Options) Memory() int64 {
 	o = o.withDefaults()

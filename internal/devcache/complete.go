@@ -72,7 +72,7 @@ func (s *Server) complete(c cache, w http.ResponseWriter, r *http.Request) error
 	if err := os.Rename(file, filepath.Join(c.folder, filepath.FromSlash(info.URL))); err != nil {
 		return err
 	}
-	if err := replace(c.narInfoFile(request.NarInfo.StoreHash), []byte(info.String())); err != nil {
+	if err := replaceText(c.narInfoFile(request.NarInfo.StoreHash), info.String()); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(u.folder); err != nil {

@@ -30,8 +30,8 @@ const (
 	secretFile = "secret"
 	// maxPart is the highest number of a part: that of S3.
 	maxPart = 10000
-	// maxPartSize bounds the bytes of one part, because it is read into memory.
-	maxPartSize = 128 << 20
+	// maxPartSize bounds the bytes of one part: that of S3.
+	maxPartSize = 5 << 30
 )
 
 // begin starts an upload.
@@ -116,7 +116,7 @@ func (s *Server) partURL(c cache, w http.ResponseWriter, r *http.Request) error 
 	if sum, err := base64.StdEncoding.DecodeString(request.ContentMD5); err != nil || len(sum) != md5.Size {
 		return bad("contentMD5 is not the base64 of an MD5")
 	}
-	if err := replace(u.md5File(number), []byte(request.ContentMD5)); err != nil {
+	if err := replaceText(u.md5File(number), request.ContentMD5); err != nil {
 		return err
 	}
 	return answer(w, map[string]string{"uploadUrl": fmt.Sprintf("http://%s/upload/%s/%s/%d?%s",
@@ -129,13 +129,13 @@ func (u upload) query(contentMD5 string) string {
 	return "md5=" + contentMD5 + "&key=" + u.secret + "+/=="
 }
 
-// replace writes a file whole, or not at all.
-func replace(path string, content []byte) error {
+// replace has a file written whole, or leaves what was there.
+func replace(path string, write func(io.Writer) error) error {
 	file, err := os.CreateTemp(filepath.Dir(path), "new-*")
 	if err != nil {
 		return err
 	}
-	_, err = file.Write(content)
+	err = write(file)
 	if err = errors.Join(err, file.Chmod(0o644), file.Close()); err == nil {
 		err = os.Rename(file.Name(), path)
 	}
@@ -143,6 +143,14 @@ func replace(path string, content []byte) error {
 		os.Remove(file.Name())
 	}
 	return err
+}
+
+// replaceText is replace with what is known already.
+func replaceText(path, text string) error {
+	return replace(path, func(w io.Writer) error {
+		_, err := io.WriteString(w, text)
+		return err
+	})
 }
 
 // putPart takes the bytes of a part. Its address is all that it asks for; as an object
@@ -170,18 +178,21 @@ func (s *Server) putPart(c cache, w http.ResponseWriter, r *http.Request) error 
 	case r.ContentLength < 0:
 		return refuse(http.StatusLengthRequired, "part %d has no Content-Length", number)
 	}
-	content, err := io.ReadAll(io.LimitReader(r.Body, maxPartSize+1))
-	if err != nil || int64(len(content)) != r.ContentLength || len(content) > maxPartSize {
-		return bad("part %d has not come whole, or is larger than %d bytes", number, maxPartSize)
-	}
-	sum := md5.Sum(content)
-	if base64.StdEncoding.EncodeToString(sum[:]) != string(contentMD5) {
-		return bad("part %d does not have its MD5", number)
-	}
-	if err := replace(u.partFile(number), content); err != nil {
+	sum := md5.New()
+	err = replace(u.partFile(number), func(file io.Writer) error {
+		size, err := io.Copy(io.MultiWriter(file, sum), io.LimitReader(r.Body, maxPartSize+1))
+		if err != nil || size != r.ContentLength || size > maxPartSize {
+			return bad("part %d has not come whole, or is larger than %d bytes", number, maxPartSize)
+		}
+		if base64.StdEncoding.EncodeToString(sum.Sum(nil)) != string(contentMD5) {
+			return bad("part %d does not have its MD5", number)
+		}
+		return nil
+	})
+	if err != nil {
 		return err
 	}
-	w.Header().Set("ETag", eTag(sum[:]))
+	w.Header().Set("ETag", eTag(sum.Sum(nil)))
 	return nil
 }
 

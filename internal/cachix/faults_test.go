@@ -1,0 +1,371 @@
+package cachix
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"iglu.sh/builder/internal/devcache"
+)
+
+// Patterns of the protocol's calls.
+const (
+	aboutCache = "/api/v1/cache/*"
+	aboutBegin = "/api/v1/cache/*/multipart-nar"
+	aboutPart  = "/api/v1/cache/*/multipart-nar/*"
+	aboutEnd   = "/api/v1/cache/*/multipart-nar/*/complete"
+	aboutAbort = "/api/v1/cache/*/multipart-nar/*/abort"
+	sentPart   = "/upload/*/*/*"
+	sentPart2  = "/upload/*/*/2"
+	narInfoGet = "/default/*.narinfo"
+)
+
+// once, twice and always are a fault for so many requests.
+func once(f devcache.Fault) devcache.Fault { return devcache.Times(1, f) }
+
+// within fails a test in which what has to end at once does not.
+func within(t *testing.T, limit time.Duration, start time.Time) {
+	t.Helper()
+	if took := time.Since(start); took > limit {
+		t.Errorf("took %v, want at most %v", took, limit)
+	}
+}
+
+// failure is what a cache answers, and what a client is to make of it.
+type failure struct {
+	name  string
+	fault devcache.Fault
+	want  error // nil where the client is to get over it
+}
+
+// For every call: what cannot help to try again ends at once, what can is tried again,
+// and the path is announced or not.
+func TestPushFaults(t *testing.T) {
+	calls := []struct{ name, method, path string }{
+		{"begin", "POST", aboutBegin}, {"part URL", "POST", aboutPart}, {"part", "PUT", sentPart},
+		{"second part", "PUT", sentPart2}, {"complete", "POST", aboutEnd},
+	}
+	failures := []failure{
+		{"400", devcache.Answer(400, `{"error":"no"}`), Refused},
+		{"401", devcache.Answer(401, "who are you"), KeyRefused},
+		{"403", devcache.Answer(403, "not you"), KeyRefused},
+		{"404", devcache.Answer(404, "what"), Refused},
+		{"302", devcache.Answer(302, "", "Location", "https://elsewhere.example.com/?"+token), NotCachix},
+		{"429 once", once(devcache.Answer(429, "", "Retry-After", "0")), nil},
+		{"429 always", devcache.Answer(429, "later"), Busy},
+		{"500 once", once(devcache.Answer(500, "oh")), nil},
+		{"500 always", devcache.Answer(500, "oh "+token), Failing},
+		{"503 once, maybe later", once(devcache.Answer(503, "", "Retry-After", time.Now().UTC().Format(http.TimeFormat))), nil},
+		{"broken off once", once(devcache.BreakOff(100)), nil},
+		{"broken off always", devcache.BreakOff(100), Unreachable},
+		{"answer lost once", once(devcache.LoseAnswer()), nil},
+	}
+	for _, call := range calls {
+		for _, f := range failures {
+			t.Run(call.name+"/"+f.name, func(t *testing.T) {
+				want := f.want
+				if call.method == "PUT" && want == error(KeyRefused) {
+					want = Refused // the part's address was not accepted, not the key
+				}
+				testPushFault(t, devcache.On(call.method, call.path, f.fault), want)
+			})
+		}
+	}
+}
+
+func testPushFault(t *testing.T, fault devcache.Fault, want error) {
+	w := newWorld(t, quick())
+	w.cache.Misbehave(fault)
+	s := large(t)
+	start := time.Now()
+	pushed, err := w.push(t.Context(), s)
+	within(t, time.Second, start)
+	if !errors.Is(err, want) {
+		t.Errorf("error %v, want %v", err, want)
+	}
+	if got := w.announced(s.Path); got != (want == nil) {
+		t.Errorf("announced: %v", got)
+	}
+	w.cache.Misbehave()
+	if want == nil {
+		if err := told.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
+			t.Error(err)
+		}
+	}
+	// Nothing is left of it, and the client goes on.
+	w.aborts.Wait()
+	if n := w.uploads(); want != nil && n != 0 {
+		t.Errorf("%d uploads are left", n)
+	}
+	if _, err := w.push(t.Context(), s); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// What a cache answers that is no answer of the protocol.
+func TestNotCachix(t *testing.T) {
+	for name, fault := range map[string]devcache.Fault{
+		"unknown route is 200":    devcache.On("POST", aboutBegin, devcache.Answer(200, "OK")),
+		"empty upload":            devcache.On("POST", aboutBegin, devcache.Answer(200, "{}")),
+		"null":                    devcache.On("POST", aboutBegin, devcache.Answer(200, "null")),
+		"part URL is 200":         devcache.On("POST", aboutPart, devcache.Answer(200, "OK")),
+		"no part URL":             devcache.On("POST", aboutPart, devcache.Answer(200, "{}")),
+		"part URL is none":        devcache.On("POST", aboutPart, devcache.Answer(200, `{"uploadUrl":"http://[::bad/`+token+`"}`)),
+		"part URL has no host":    devcache.On("POST", aboutPart, devcache.Answer(200, `{"uploadUrl":"/upload?`+token+`"}`)),
+		"part URL is of a scheme": devcache.On("POST", aboutPart, devcache.Answer(200, `{"uploadUrl":"`+token+`://host/upload"}`)),
+		"no ETag":                 devcache.On("PUT", sentPart, devcache.WithoutHeader("ETag")),
+		"no ETag of the second":   devcache.On("PUT", sentPart2, devcache.WithoutHeader("ETag")),
+	} {
+		t.Run(name, func(t *testing.T) { testPushFault(t, fault, NotCachix) })
+	}
+}
+
+// Where a cache says that it has completed an upload and has not, reading back tells.
+func TestCompleteThatDoesNothing(t *testing.T) {
+	w := newWorld(t, quick())
+	w.cache.Misbehave(devcache.On("POST", aboutEnd, devcache.Answer(200, "OK")))
+	s := small(t)
+	pushed, err := w.push(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := told.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); !errors.Is(err, NotAsPushed) {
+		t.Errorf("error %v, want %v", err, NotAsPushed)
+	}
+}
+
+// A cache that does not answer: each call ends with its timeout, and an abort that is
+// not answered holds nobody up.
+func TestHang(t *testing.T) {
+	options := quick()
+	options.CallTimeout, options.PartTimeout = 50*time.Millisecond, 50*time.Millisecond
+	for name, fault := range map[string]devcache.Fault{
+		"begin":    devcache.On("POST", aboutBegin, devcache.Hang()),
+		"part URL": devcache.On("POST", aboutPart, devcache.Hang()),
+		"part":     devcache.On("PUT", sentPart, devcache.Hang()),
+		"complete": devcache.On("POST", aboutEnd, devcache.Hang()),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, options)
+			w.cache.Misbehave(fault, devcache.On("POST", aboutAbort, devcache.Hang()))
+			s := large(t)
+			start := time.Now()
+			if _, err := w.push(t.Context(), s); !errors.Is(err, TimedOut) {
+				t.Errorf("error %v, want %v", err, TimedOut)
+			}
+			within(t, 600*time.Millisecond, start)
+			w.Close()
+			within(t, 900*time.Millisecond, start)
+			if w.announced(s.Path) {
+				t.Error("it has been announced")
+			}
+		})
+	}
+}
+
+// When ctx ends, so does everything, whatever the cache is about.
+func TestCancel(t *testing.T) {
+	gone := errors.New("the client is gone")
+	for name, fault := range map[string]devcache.Fault{
+		"begin":    devcache.On("POST", aboutBegin, devcache.Hang()),
+		"part URL": devcache.On("POST", aboutPart, devcache.Hang()),
+		"part":     devcache.On("PUT", sentPart, devcache.Hang()),
+		"complete": devcache.On("POST", aboutEnd, devcache.Hang()),
+		"waiting":  devcache.On("POST", aboutBegin, devcache.Answer(429, "", "Retry-After", "100")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, quick())
+			w.cache.Misbehave(fault, devcache.On("POST", aboutAbort, devcache.Hang()))
+			ctx, cancel := context.WithCancelCause(t.Context())
+			timer := time.AfterFunc(50*time.Millisecond, func() { cancel(gone) })
+			defer timer.Stop()
+			start := time.Now()
+			if _, err := w.push(ctx, large(t)); !errors.Is(err, gone) {
+				t.Errorf("error %v, want %v", err, gone)
+			}
+			within(t, 250*time.Millisecond, start)
+		})
+	}
+}
+
+// An archive that never ends stops when ctx does, or when a part cannot be sent.
+func TestEndlessArchive(t *testing.T) {
+	endless := func(compressible bool) func(io.Writer) error {
+		return func(w io.Writer) error {
+			for seed := uint64(0); ; seed++ {
+				if compressible {
+					if _, err := w.Write(make([]byte, 1<<16)); err != nil {
+						return err
+					}
+				} else if err := file(seed, 1<<16)(w); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	w := newWorld(t, quick())
+	s := small(t)
+	for _, compressible := range []bool{true, false} {
+		s.nar = endless(compressible)
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		start := time.Now()
+		if _, err := w.push(ctx, s); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v, want %v", err, context.DeadlineExceeded)
+		}
+		cancel()
+		within(t, time.Second, start)
+	}
+	w.cache.Misbehave(devcache.On("PUT", sentPart2, devcache.Answer(400, "")))
+	if _, err := w.push(t.Context(), s); !errors.Is(err, Refused) {
+		t.Errorf("error %v, want %v", err, Refused)
+	}
+}
+
+// Retry-After is waited for.
+func TestRetryAfter(t *testing.T) {
+	w := newWorld(t, quick())
+	w.cache.Misbehave(devcache.On("POST", aboutBegin, once(devcache.Answer(429, "", "Retry-After", "1"))))
+	start := time.Now()
+	if _, err := w.push(t.Context(), small(t)); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took < time.Second {
+		t.Errorf("came back after %v, want no sooner than 1s", took)
+	}
+}
+
+func TestPause(t *testing.T) {
+	c := newClient(t, "http://localhost/default", Options{Backoff: time.Second})
+	for n, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 6: maxPause, 1000: maxPause} {
+		for range 100 {
+			if got := c.pause(n, 0); got < want/2 || got > want {
+				t.Errorf("after attempt %d: %v, want %v to %v", n, got, want/2, want)
+			}
+		}
+	}
+	if got := c.pause(1, time.Hour); got != maxRetryAfter {
+		t.Errorf("after an hour was asked for: %v, want %v", got, maxRetryAfter)
+	}
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for text, want := range map[string]time.Duration{"": 0, "7": 7 * time.Second, "-1": 0, "soon": 0, "99999999999999": 0,
+		"Thu, 01 Jan 2026 00:01:00 GMT": time.Minute, "Wed, 31 Dec 2025 00:00:00 GMT": 0} {
+		if got := retryAfter(text, now); got != want {
+			t.Errorf("Retry-After %q: %v, want %v", text, got, want)
+		}
+	}
+}
+
+// A part goes to the host that the cache names, and the API key does not.
+func TestUploadOnAnotherHost(t *testing.T) {
+	w := newWorld(t, quick())
+	var parts, keys atomic.Int64
+	store := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		parts.Add(1)
+		for _, values := range r.Header {
+			if strings.Contains(strings.Join(values, " "), token) {
+				keys.Add(1)
+			}
+		}
+		w.cache.ServeHTTP(rw, r)
+	}))
+	defer store.Close()
+	w.cache.Misbehave(devcache.On("POST", aboutPart, devcache.Replace(w.url+"/", store.URL+"/")))
+	if _, err := w.push(t.Context(), large(t)); err != nil {
+		t.Fatal(err)
+	}
+	if parts.Load() != 3 || keys.Load() != 0 {
+		t.Errorf("%d parts came there, want 3; %d with the API key, want none", parts.Load(), keys.Load())
+	}
+	w.Close() // its connections, before those of the store
+}
+
+// Many failing pushes at a cache that answers no abort: no more than options.Uploads
+// of them are under way.
+func TestAbortsAreBounded(t *testing.T) {
+	options := quick()
+	options.Uploads = 2
+	w := newWorld(t, options)
+	var now, most atomic.Int64
+	counting := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			n := now.Add(1)
+			defer now.Add(-1)
+			if n > most.Load() {
+				most.Store(n)
+			}
+			next.ServeHTTP(rw, r)
+		})
+	}
+	w.cache.Misbehave(devcache.On("PUT", sentPart, devcache.Answer(400, "")),
+		devcache.On("POST", aboutAbort, devcache.Hang()), devcache.On("POST", aboutAbort, counting))
+	for range 5 {
+		if _, err := w.push(t.Context(), small(t)); !errors.Is(err, Refused) {
+			t.Errorf("error %v, want %v", err, Refused)
+		}
+	}
+	if most.Load() != 2 {
+		t.Errorf("%d aborts at once, want 2", most.Load())
+	}
+}
+
+// Each thing that a narinfo can have wrong is found.
+func TestVerifyFindsWhatDiffers(t *testing.T) {
+	w := newWorld(t, quick())
+	s := tree(t, "name-1", storePathOf("lib-1"), storePathOf("lib-2"))
+	pushed, err := w.push(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := Hash{1}.String()
+	for _, change := range []struct{ field, value, want string }{
+		{"StorePath", storePathOf("name-2"), "StorePath"},
+		{"NarHash", other, "NarHash"},
+		{"NarHash", "md5:abc", "NarHash"},
+		{"NarSize", "1", "NarSize"},
+		{"FileHash", other, "FileHash"},
+		{"FileSize", "1", "FileSize"},
+		{"References", strings.TrimPrefix(storePathOf("lib-1"), StoreDir), "References"},
+		{"References", " ", "References"},
+		{"Sig", "default:null", "signatures"}, // that of Iglu Cache where nobody has signed
+		{"Sig", "default:" + newKey(t).Sign(s.Fingerprint()), "signatures"},
+		{"Sig", "default:" + w.key.Sign("something else"), "signatures"},
+		{"Sig", "", "signatures"},
+		{"URL", "", "URL"},
+		{"NarHash", "", "NarHash"},
+	} {
+		w.cache.Misbehave(devcache.On("GET", narInfoGet, devcache.ReplaceField(change.field, change.value)))
+		err := told.keep(w.Verify(t.Context(), s.Path, pushed, w.key))
+		if !errors.Is(err, NotAsPushed) || !strings.Contains(err.Error(), change.want) {
+			t.Errorf("%s %q: error %v, want %v that names %s", change.field, change.value, err, NotAsPushed, change.want)
+		}
+	}
+	for name, fault := range map[string]devcache.Fault{
+		"page":    devcache.Answer(200, "<html>not a narinfo"),
+		"nothing": devcache.Answer(200, ""),
+		"404":     devcache.Answer(404, ""),
+		"twice":   devcache.Edit(func(_ http.Header, body []byte) []byte { return bytes.Repeat(body, 2) }),
+	} {
+		w.cache.Misbehave(devcache.On("GET", narInfoGet, fault))
+		if err := told.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); !errors.Is(err, NotAsPushed) {
+			t.Errorf("%s: error %v, want %v", name, err, NotAsPushed)
+		}
+	}
+	// What makes no difference to Nix makes none to us.
+	w.cache.Misbehave(devcache.On("GET", narInfoGet, devcache.Edit(func(_ http.Header, body []byte) []byte {
+		return append(body, "Sig: other-1:AAAA\nWhatever: comes\n\n"...)
+	})))
+	if err := told.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
+		t.Error(err)
+	}
+	w.cache.Misbehave(devcache.On("GET", narInfoGet, once(devcache.Answer(500, ""))))
+	if err := told.keep(w.Verify(t.Context(), s.Path, Pushed{}, nil)); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,435 @@
+package cachix
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
+	"github.com/nix-community/go-nix/pkg/narinfo"
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+
+	"iglu.sh/builder/internal/devcache"
+	"iglu.sh/builder/internal/nar"
+)
+
+// tree makes a folder of all that a path can hold, and returns its sample.
+func tree(t *testing.T, name string, references ...string) sample {
+	t.Helper()
+	root := filepath.Join(t.TempDir(), name)
+	files := []string{"bin/run", "share/empty", "share/with space", "share/öä枝", "share/new\nline", "share/\xff\xfe",
+		"share/..dots", "share/...", "share/.hidden", "share/a", "share/a.b", "share/a-b", "share/A", "share/a0/b",
+		"share/" + strings.Repeat("n", 255)}
+	for i, file := range files {
+		path := filepath.Join(root, file)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, bytes.Repeat([]byte{'x'}, i*7), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := errors.Join(os.Chmod(root+"/bin/run", 0o755), os.Truncate(root+"/share/empty", 0),
+		os.Symlink("../bin/run", root+"/share/link"), os.Symlink("/nowhere at all", root+"/share/dangling"),
+		os.Mkdir(root+"/share/nothing", 0o755))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return describe(t, name, func(w io.Writer) error { return nar.Dump(w, root) }, references...)
+}
+
+// What was pushed is read back to the byte, and its narinfo says what go-nix reads in
+// it and can verify.
+func TestPush(t *testing.T) {
+	w := newWorld(t, quick())
+	s := tree(t, "every+thing-1.0_?=x", storePathOf("z-lib"), storePathOf("a-lib"), storePathOf("z-lib"), storePathOf("every+thing-1.0_?=x"))
+	s.Deriver = storePathOf("every+thing-1.0_?=x.drv")
+	for _, s := range []sample{s, small(t), large(t)} {
+		pushed, err := w.push(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := told.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
+			t.Error(err)
+		}
+		var want bytes.Buffer
+		s.nar(&want)
+		if !bytes.Equal(w.archive(s.Path), want.Bytes()) {
+			t.Errorf("%s: what was read back is not what was pushed", s.Name())
+		}
+		w.checkNarInfo(s.Path, pushed)
+	}
+	if n := w.uploads(); n != 0 {
+		t.Errorf("%d uploads are left", n)
+	}
+}
+
+// checkNarInfo has go-nix read a narinfo and verify its signature.
+func (w *world) checkNarInfo(p Path, pushed Pushed) {
+	w.t.Helper()
+	info, err := narinfo.Parse(bytes.NewReader(w.get(p.Hash() + ".narinfo")))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := info.Check(); err != nil {
+		w.t.Error(err)
+	}
+	key, err := signature.ParsePublicKey("default:" + w.key.Public())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if !signature.VerifyFirst(info.Fingerprint(), info.Signatures, []signature.PublicKey{key}) {
+		w.t.Errorf("%s: its signature is wrong", p.Name())
+	}
+	if diff := cmp.Diff(p.Fingerprint(), info.Fingerprint()); diff != "" {
+		w.t.Errorf("fingerprint (-ours +go-nix's):\n%s", diff)
+	}
+	if info.FileSize != uint64(pushed.FileSize) || info.FileHash.String() != pushed.FileHash.String() {
+		w.t.Errorf("%s: file %s of %d bytes, want %s of %d", p.Name(), info.FileHash, info.FileSize, pushed.FileHash, pushed.FileSize)
+	}
+	if want := strings.TrimPrefix(p.Deriver, StoreDir); info.Deriver != want {
+		w.t.Errorf("%s: deriver %q, want %q", p.Name(), info.Deriver, want)
+	}
+}
+
+// Whatever the size of the archive and of the pieces it comes in, it is read back as
+// it was: at the limits of parts too.
+func TestPushProperty(t *testing.T) {
+	w := newWorld(t, quick())
+	r := rand.New(rand.NewPCG(1, 2))
+	sizes := []int64{0, 1, 7, 8, 9, 65535, 65536, 65537}
+	for _, parts := range []int64{1, 2, 3} {
+		for _, off := range []int64{-1000, -200, -150, 0, 1} {
+			sizes = append(sizes, parts*testPart+off)
+		}
+	}
+	for range 20 {
+		sizes = append(sizes, r.Int64N(1<<uint(1+r.IntN(20))))
+	}
+	for i, size := range sizes {
+		nar := file(uint64(i), size)
+		pieces := 1 + r.IntN(100000)
+		s := describe(t, fmt.Sprint("file-", i), func(w io.Writer) error { return nar(inPieces{w, pieces}) })
+		pushed, err := w.push(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want bytes.Buffer
+		nar(&want)
+		if !bytes.Equal(w.archive(s.Path), want.Bytes()) {
+			t.Errorf("%d bytes: what was read back is not what was pushed", size)
+		}
+		if want := int((pushed.FileSize + testPart - 1) / testPart); pushed.Parts != want {
+			t.Errorf("%d bytes: %d parts of a file of %d bytes, want %d", size, pushed.Parts, pushed.FileSize, want)
+		}
+	}
+}
+
+// inPieces writes no more than so many bytes at once.
+type inPieces struct {
+	w    io.Writer
+	most int
+}
+
+func (p inPieces) Write(b []byte) (n int, err error) {
+	for len(b) > 0 && err == nil {
+		var m int
+		m, err = p.w.Write(b[:min(p.most, len(b))])
+		n, b = n+m, b[m:]
+	}
+	return n, err
+}
+
+// A file that fills a part to the byte is one part.
+func TestFullPart(t *testing.T) {
+	u := newWorld(t, quick()).newUpload(t.Context(), small(t).Path)
+	if _, err := u.Write(make([]byte, testPart)); err != nil {
+		t.Fatal(err)
+	}
+	if len(u.sent) != 0 {
+		t.Error("a part has gone before it was clear that it is not the last")
+	}
+	if err := u.finish(); err != nil {
+		t.Fatal(err)
+	}
+	if len(u.sent) != 1 {
+		t.Errorf("%d parts, want 1", len(u.sent))
+	}
+	u.close()
+}
+
+// Two thousand small paths, eight at once, then none is missing.
+func TestManyPaths(t *testing.T) {
+	const count = 2000
+	w := newWorld(t, Options{CallTimeout: 20 * time.Second, PartTimeout: 20 * time.Second})
+	samples := make([]sample, count)
+	var hashes []string
+	for i := range samples {
+		samples[i] = describe(t, fmt.Sprintf("path-%d", i), file(uint64(i), int64(i)))
+		hashes = append(hashes, samples[i].Hash())
+	}
+	missing, err := w.Missing(t.Context(), hashes)
+	if err != nil || len(missing) != count {
+		t.Fatalf("%d are missing at first, want %d; error %v", len(missing), count, err)
+	}
+	start := time.Now()
+	var group sync.WaitGroup
+	for worker := range 16 {
+		group.Go(func() {
+			for i := worker; i < count; i += 16 {
+				if _, err := w.push(t.Context(), samples[i]); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	t.Logf("%d paths in %v", count, time.Since(start).Round(time.Millisecond))
+	if missing, err = w.Missing(t.Context(), hashes); err != nil || len(missing) > 0 {
+		t.Errorf("%d are missing at last; error %v", len(missing), err)
+	}
+	for _, i := range []int{0, 1, count / 2, count - 1} {
+		if err := told.keep(w.Verify(t.Context(), samples[i].Path, Pushed{}, w.key)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// serveForever is the other process of TestMemory: a cache, until its input ends.
+func serveForever(folder string) {
+	cache, err := devcache.New(devcache.Options{Folder: folder, Token: token, Names: []string{"default"}})
+	if err == nil {
+		err = serveUntilEOF(cache)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// startCache runs a cache in a process of its own and returns a client of it.
+func startCache(t *testing.T, options Options) *world {
+	t.Helper()
+	w := &world{t: t, folder: t.TempDir(), key: newKey(t)}
+	command := exec.Command("/proc/self/exe")
+	command.Env = append(os.Environ(), cacheFolderEnv+"="+w.folder)
+	command.Stderr = os.Stderr
+	stdin, err := command.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := command.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stdin.Close()
+		command.Wait()
+	})
+	if _, err := fmt.Fscanln(stdout, &w.url); err != nil {
+		t.Fatal(err)
+	}
+	w.Client = newClient(t, w.url+"/default", options)
+	if err := w.Register(t.Context(), w.key); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// spent returns how many bytes of objects are on the heap now, dead ones that have not
+// been collected yet among them.
+func spent() int64 {
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return int64(stats.HeapAlloc + stats.StackInuse)
+}
+
+// One path of hugeSize, and then four of 12 MiB at once, each take no more than the
+// documented memory.
+func TestMemory(t *testing.T) {
+	const (
+		// overhead is for what the HTTP client and the garbage collector have on their
+		// hands beside what is being pushed.
+		overhead = 12 << 20
+	)
+	options := quick()
+	options.Uploads, options.Parts, options.PartSize = 2, 4, minPartSize
+	options.CallTimeout, options.PartTimeout = 20*time.Second, 20*time.Second // the cache checks it all
+	w := startCache(t, options)
+	samples := []sample{describe(t, "huge", file(1, hugeSize))}
+	for i := range 4 {
+		samples = append(samples, describe(t, fmt.Sprint("big-", i), file(uint64(i), 12<<20)))
+	}
+	runtime.GC()
+	before := spent()
+	var peak atomic.Int64
+	watch := func(nar func(io.Writer) error) func(io.Writer) error {
+		return func(w io.Writer) error { return nar(watched{w, &peak}) }
+	}
+	start := time.Now()
+	if _, err := told.keep2(w.Push(t.Context(), samples[0].Path, watch(samples[0].nar), w.key)); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d MiB in %v", hugeSize>>20, time.Since(start).Round(time.Millisecond))
+	var group sync.WaitGroup
+	for _, s := range samples[1:] {
+		group.Go(func() {
+			if _, err := told.keep2(w.Push(t.Context(), s.Path, watch(s.nar), w.key)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	took, bound := peak.Load()-before, options.Memory()
+	t.Logf("peak %.1f MiB, bound %.1f MiB and %d MiB beside it", mib(took), mib(bound), overhead>>20)
+	if took > bound+overhead {
+		t.Errorf("peak %.1f MiB, want at most %.1f", mib(took), mib(bound+overhead))
+	}
+	if took < bound/4 {
+		t.Errorf("peak %.1f MiB, as if nothing had been measured", mib(took))
+	}
+}
+
+func mib(n int64) float64 { return float64(n) / (1 << 20) }
+
+// watched looks at the memory each time that something is written.
+type watched struct {
+	w    io.Writer
+	peak *atomic.Int64
+}
+
+func (w watched) Write(b []byte) (int, error) {
+	if n := spent(); n > w.peak.Load() {
+		w.peak.Store(n)
+	}
+	return w.w.Write(b)
+}
+
+func (l *ledger) keep2(p Pushed, err error) (Pushed, error) { return p, l.keep(err) }
+
+// An encoder takes no more than the documented memory, whatever it is fed.
+func TestEncoderMemory(t *testing.T) {
+	c := newClient(t, "http://localhost/default", Options{})
+	live := func() int64 { runtime.GC(); runtime.GC(); return spent() }
+	before := live()
+	var encoders []*zstd.Encoder
+	for i := range 2 {
+		encoder, err := c.encoder(io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := file(uint64(i), 8<<20)(encoder); err != nil {
+			t.Fatal(err)
+		}
+		for range 1000 {
+			fmt.Fprintf(encoder, "%s%d", strings.Repeat("text that compresses ", 100), i)
+		}
+		encoders = append(encoders, encoder)
+	}
+	each := (live() - before) / int64(len(encoders))
+	t.Logf("%.1f MiB an encoder, bound %.1f MiB", mib(each), mib(encoderMemory))
+	if each > encoderMemory || each < encoderMemory/4 {
+		t.Errorf("%.1f MiB an encoder, want at most %.1f", mib(each), mib(encoderMemory))
+	}
+	for _, encoder := range encoders {
+		encoder.Close()
+	}
+}
+
+// An archive that is not what the store has on record is not announced.
+func TestWrongArchive(t *testing.T) {
+	w := newWorld(t, quick())
+	for _, s := range []sample{small(t), large(t)} {
+		longer, other, failing := s, s, s
+		longer.NarSize++
+		other.NarHash[0] ^= 1
+		failing.nar = func(w io.Writer) error {
+			s.nar(w)
+			return io.ErrUnexpectedEOF
+		}
+		for _, s := range []sample{longer, other} {
+			if _, err := w.push(t.Context(), s); !errors.Is(err, WrongNar) {
+				t.Errorf("error %v, want %v", err, WrongNar)
+			}
+		}
+		if _, err := w.push(t.Context(), failing); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("error %v, want that of the archive", err)
+		}
+		if w.announced(s.Path) {
+			t.Errorf("%s has been announced", s.Name())
+		}
+	}
+	w.Close()
+	if n := w.uploads(); n != 0 {
+		t.Errorf("%d uploads are left", n)
+	}
+}
+
+func TestPathsThatAreNone(t *testing.T) {
+	w := newWorld(t, quick())
+	good := small(t)
+	for name, change := range map[string]func(*Path){
+		"elsewhere":  func(p *Path) { p.StorePath = strings.Replace(p.StorePath, "/nix/store", "/var/store", 1) },
+		"below":      func(p *Path) { p.StorePath += "/bin" },
+		"no name":    func(p *Path) { p.StorePath = p.StorePath[:len(StoreDir)+HashLen+1] },
+		"short hash": func(p *Path) { p.StorePath = StoreDir + "abc-name" },
+		"bad hash":   func(p *Path) { p.StorePath = StoreDir + strings.Repeat("e", HashLen) + "-name" },
+		"line end":   func(p *Path) { p.StorePath += "\n" },
+		"reference":  func(p *Path) { p.References = []string{"name"} },
+		"deriver":    func(p *Path) { p.Deriver = "name.drv" },
+		"no size":    func(p *Path) { p.NarSize = 0 },
+		"nothing":    func(p *Path) { *p = Path{} },
+	} {
+		s := good
+		change(&s.Path)
+		if _, err := w.push(t.Context(), s); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if missing, err := w.Missing(t.Context(), []string{good.Hash()}); err != nil || !slices.Equal(missing, []string{good.Hash()}) {
+		t.Errorf("missing %v, error %v", missing, err)
+	}
+}
+
+// A push that waits for its turn ends with its ctx too.
+func TestCancelWhileWaiting(t *testing.T) {
+	options := quick()
+	options.Uploads = 1
+	w := newWorld(t, options)
+	s := small(t)
+	inside, out := make(chan bool), make(chan bool)
+	var group sync.WaitGroup
+	group.Go(func() {
+		_, err := told.keep2(w.Push(t.Context(), s.Path, func(w io.Writer) error {
+			inside <- true
+			<-out
+			return s.nar(w)
+		}, w.key))
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	<-inside
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := w.push(ctx, large(t)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v, want %v", err, context.DeadlineExceeded)
+	}
+	close(out)
+	group.Wait()
+}
