@@ -102,7 +102,7 @@ type world struct {
 
 // quick are options that let tests end soon.
 func quick() Options {
-	return Options{CallTimeout: 2 * time.Second, PartTimeout: 2 * time.Second, AbortTimeout: 200 * time.Millisecond,
+	return Options{CallTimeout: 2 * time.Second, PartTimeout: 2 * time.Second, AbortTimeout: 2 * time.Second,
 		Attempts: 3, Backoff: time.Millisecond}
 }
 

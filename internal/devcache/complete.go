@@ -75,7 +75,7 @@ func (s *Server) complete(c cache, w http.ResponseWriter, r *http.Request) error
 	if err := replaceText(c.narInfoFile(request.NarInfo.StoreHash), info.String()); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(u.folder); err != nil {
+	if err := u.remove(); err != nil {
 		return err
 	}
 	return answer(w, map[string]string{})

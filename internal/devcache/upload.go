@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // An upload is a folder. Beside its parts, which are files named by their numbers, lie
@@ -205,10 +206,25 @@ func (s *Server) abort(c cache, w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := os.RemoveAll(u.folder); err != nil {
+	if err := u.remove(); err != nil {
 		return err
 	}
 	return answer(w, map[string]string{})
+}
+
+// remove throws an upload's folder away: under another name, so that a part that is
+// still on its way finds no folder. One that has just found it can put a file there
+// while the folder is emptied, and then it has to be emptied again.
+func (u upload) remove() error {
+	gone := u.folder + ".gone"
+	if err := os.Rename(u.folder, gone); err != nil {
+		return err
+	}
+	err := os.RemoveAll(gone)
+	for tries := 0; errors.Is(err, syscall.ENOTEMPTY) && tries < maxPart; tries++ {
+		err = os.RemoveAll(gone)
+	}
+	return err
 }
 
 // parts returns the numbers of the parts that an upload has.

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+
+	"iglu.sh/builder/internal/cachix"
+	"iglu.sh/builder/internal/gitserver"
+	"iglu.sh/builder/internal/nar"
+)
+
+func TestCacheNeedsItsKey(t *testing.T) {
+	t.Setenv(cacheTokenEnv, "")
+	wantUsage(t, []string{"cache"}, "there is no API key", "--token-file")
+	wantUsage(t, []string{"cache", "--token-file", "/no/such/file"}, "/no/such/file")
+	wantUsage(t, []string{"cache", "--listen"}, "hint: see 'iglu-builder cache --help'")
+}
+
+// startCache runs 'iglu-builder cache' where containers reach it, and returns its
+// address. It ends with the test.
+func startCache(t *testing.T, folder string) string {
+	t.Helper()
+	listener, err := gitserver.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, _, _ := net.SplitHostPort(listener.Addr().String())
+	listener.Close()
+	tokenFile := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(tokenFile, []byte(apiKey+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	log, stderr := io.Pipe()
+	ended := make(chan int, 1)
+	go func() {
+		ended <- run(ctx, []string{"cache", "--listen", host + ":0", "--folder", folder, "--token-file", tokenFile}, nil, io.Discard, stderr)
+		stderr.Close()
+	}()
+	t.Cleanup(func() {
+		stop()
+		if code := <-ended; code != 0 {
+			t.Errorf("the cache ended with %d", code)
+		}
+	})
+	line := make([]byte, 1000)
+	n, _ := log.Read(line)
+	go io.Copy(io.Discard, log)
+	url := regexp.MustCompile(`url=(\S+)`).FindSubmatch(line[:n])
+	if url == nil {
+		t.Fatalf("the cache says %q", line[:n])
+	}
+	return string(url[1])
+}
+
+// cachePath is a folder as a store path of a hash that its name determines: where a
+// path is signed, Nix takes the signer's word for that.
+func cachePath(t *testing.T, folder, name string, references ...string) cachix.Path {
+	t.Helper()
+	var archive bytes.Buffer
+	if err := nar.Dump(&archive, folder); err != nil {
+		t.Fatal(err)
+	}
+	hash := sha256.Sum256([]byte(name))
+	return cachix.Path{StorePath: cachix.StoreDir + nixbase32.EncodeToString(hash[:20]) + "-" + name,
+		NarHash: sha256.Sum256(archive.Bytes()), NarSize: int64(archive.Len()), References: references}
+}
+
+// TestNixReadsTheCache pushes paths that refer to one another, with all that a path
+// can hold. A container's Nix gets them, signature required, and finds them whole.
+func TestNixReadsTheCache(t *testing.T) {
+	url := startCache(t, t.TempDir())
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := cachix.ParseSigningKey(base64.StdEncoding.EncodeToString(private))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := cachix.New(url, apiKey, cachix.Options{PartSize: 5 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.Register(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	folder := everyKindOfFile(t)
+	var paths []cachix.Path
+	var references []string
+	for i := range 4 {
+		p := cachePath(t, folder, fmt.Sprintf("all+kinds-%d.0_?=x", i), references...)
+		p.References = append(p.References, p.StorePath)
+		references = append(references, p.StorePath)
+		pushed, err := client.Push(t.Context(), p, func(w io.Writer) error { return nar.Dump(w, folder) }, key)
+		if err == nil {
+			err = client.Verify(t.Context(), p, pushed, key)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, p)
+	}
+	last := paths[len(paths)-1]
+	got, err := nixGets(t, url, "default:"+key.Public(), last)
+	if err != nil {
+		t.Fatalf("%v: %s", err, got)
+	}
+	for _, p := range paths {
+		if want := p.StorePath + " " + p.NarHash.String(); !strings.Contains(got, want) {
+			t.Errorf("%q is not in what Nix says:\n%s", want, got)
+		}
+	}
+	_, private, _ = ed25519.GenerateKey(nil)
+	other := base64.StdEncoding.EncodeToString(private[32:])
+	if got, err := nixGets(t, url, "default:"+other, last); err == nil || !strings.Contains(got, "not signed by any of the keys") {
+		t.Errorf("with another key trusted: %v: %s", err, got)
+	}
+}
+
+// everyKindOfFile makes a folder of what a store path can hold, more than one part.
+func everyKindOfFile(t *testing.T) string {
+	t.Helper()
+	root := t.TempDir()
+	random := make([]byte, 6<<20)
+	rand.Read(random)
+	err := errors.Join(os.WriteFile(root+"/large", random, 0o644), os.WriteFile(root+"/empty", nil, 0o644),
+		os.WriteFile(root+"/run", []byte("#!/bin/sh\necho ran\n"), 0o755), os.Symlink("run", root+"/link"),
+		os.Symlink("/nowhere", root+"/dangling"), os.Mkdir(root+"/nothing", 0o755),
+		os.WriteFile(root+"/..dots", nil, 0o644), os.WriteFile(root+"/new\nline and öä", nil, 0o644),
+		os.WriteFile(root+"/nothing.d", nil, 0o644), os.WriteFile(root+"/\xff", nil, 0o644))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// nixGets has Nix in a fresh container get a path, and returns what it says of the
+// path's closure.
+func nixGets(t *testing.T, url, trusted string, p cachix.Path) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	script := `nix-store --realise "$1" >/dev/null && nix-store --verify-path $(nix-store -qR "$1") &&
+for p in $(nix-store -qR "$1"); do echo "$p $(nix-store -q --hash "$p")"; done && "$1/link"`
+	command := exec.CommandContext(ctx, "docker", "run", "--rm", "--env",
+		"NIX_CONFIG=require-sigs = true\nsubstituters = "+url+"\ntrusted-public-keys = "+trusted,
+		world.image, "bash", "-c", script, "bash", p.StorePath)
+	output, err := command.CombinedOutput()
+	if err == nil && !strings.HasSuffix(string(output), "ran\n") {
+		err = errors.New("its program did not run")
+	}
+	return string(output), err
+}
