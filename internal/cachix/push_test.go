@@ -172,7 +172,7 @@ func TestFullPart(t *testing.T) {
 // Two thousand small paths, eight at once, then none is missing.
 func TestManyPaths(t *testing.T) {
 	const count = 2000
-	w := newWorld(t, Options{CallTimeout: 20 * time.Second, PartTimeout: 20 * time.Second})
+	w := newWorld(t, Options{})
 	samples := make([]sample, count)
 	var hashes []string
 	for i := range samples {
@@ -259,7 +259,7 @@ func spent() int64 {
 	return int64(stats.HeapAlloc + stats.StackInuse)
 }
 
-// One path of hugeSize, and then four of 12 MiB at once, each take no more than the
+// One path of hugeSize, and then four of 8 MiB at once, each take no more than the
 // documented memory.
 func TestMemory(t *testing.T) {
 	const (
@@ -269,11 +269,10 @@ func TestMemory(t *testing.T) {
 	)
 	options := quick()
 	options.Uploads, options.Parts, options.PartSize = 2, 4, minPartSize
-	options.CallTimeout, options.PartTimeout = 20*time.Second, 20*time.Second // the cache checks it all
 	w := startCache(t, options)
 	samples := []sample{describe(t, "huge", file(1, hugeSize))}
 	for i := range 4 {
-		samples = append(samples, describe(t, fmt.Sprint("big-", i), file(uint64(i), 12<<20)))
+		samples = append(samples, describe(t, fmt.Sprint("big-", i), file(uint64(i), 8<<20)))
 	}
 	runtime.GC()
 	before := spent()

@@ -151,7 +151,7 @@ func (f narInfoFields) compareReferences(p Path) error {
 		want = append(want, reference[len(StoreDir):])
 	}
 	if !slices.Equal(got, want) {
-		return fmt.Errorf("References are %.300q, and %d were pushed", text, len(want))
+		return fmt.Errorf("the References are %.300q, and %d were pushed", text, len(want))
 	}
 	return nil
 }
