@@ -240,7 +240,7 @@ type sample struct {
 // describe makes a sample of what nar writes.
 func describe(t *testing.T, name string, nar func(io.Writer) error, references ...string) sample {
 	t.Helper()
-	archive := &meter{ctx: context.Background(), hash: sha256.New()}
+	archive := &meter{hash: sha256.New()}
 	if err := nar(archive); err != nil {
 		t.Fatal(err)
 	}

@@ -99,17 +99,13 @@ func (c *Client) takeBack(ctx context.Context, u *upload) {
 	})
 }
 
-// A meter takes an archive's hash and size as it goes by, until ctx ends.
+// A meter takes an archive's hash and size as it goes by.
 type meter struct {
-	ctx  context.Context
 	hash hash.Hash
 	size int64
 }
 
 func (m *meter) Write(b []byte) (int, error) {
-	if m.ctx.Err() != nil {
-		return 0, context.Cause(m.ctx)
-	}
 	m.size += int64(len(b))
 	return m.hash.Write(b)
 }
@@ -120,7 +116,7 @@ func (u *upload) compress(nar func(w io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	archive := &meter{ctx: u.ctx, hash: sha256.New()}
+	archive := &meter{hash: sha256.New()}
 	err = nar(io.MultiWriter(archive, encoder))
 	// Also after an error, since it ends what the encoder has under way.
 	closed := encoder.Close()

@@ -321,6 +321,43 @@ func (w watched) Write(b []byte) (int, error) {
 
 func (l *ledger) keep2(p Pushed, err error) (Pushed, error) { return p, l.keep(err) }
 
+// While the cache takes no part, no more of an archive is read than the parts in
+// memory hold, and the few blocks of 128 KiB that the compression has on its hands.
+func TestPartsAreBounded(t *testing.T) {
+	const blocks = 4 * 128 << 10
+	options := quick()
+	options.Parts = 3
+	w := newWorld(t, options)
+	w.cache.Misbehave(devcache.On("PUT", sentPart, devcache.Hang()))
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	var taken atomic.Int64
+	s := small(t)
+	_, err := told.keep2(w.Push(ctx, s.Path, func(w io.Writer) error {
+		return file(1, 1<<40)(counted{w, &taken})
+	}, w.key))
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v, want %v", err, context.DeadlineExceeded)
+	}
+	if got := taken.Load(); got < 3*testPart || got > 3*testPart+blocks {
+		t.Errorf("%d bytes were taken, want %d to %d", got, 3*testPart, 3*testPart+blocks)
+	}
+}
+
+// counted counts what has been taken.
+type counted struct {
+	w     io.Writer
+	taken *atomic.Int64
+}
+
+func (c counted) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	if err == nil {
+		c.taken.Add(int64(n))
+	}
+	return n, err
+}
+
 // An encoder takes no more than the documented memory, whatever it is fed.
 func TestEncoderMemory(t *testing.T) {
 	c := newClient(t, "http://localhost/default", Options{})
