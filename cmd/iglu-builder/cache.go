@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"strings"
@@ -89,23 +88,8 @@ func serveCache(ctx context.Context, s cacheSettings, token string, log *slog.Lo
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", s.listen, err)
 	}
-	server := &http.Server{
-		Handler:           cache,
-		ReadHeaderTimeout: headerTimeout,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
 	for _, name := range s.names {
 		log.Info("serving a cache", "url", fmt.Sprintf("http://%s/%s", listener.Addr(), name), "folder", s.folder)
 	}
-	select {
-	case err = <-served:
-	case <-ctx.Done():
-		timeout, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-		defer cancel()
-		err = server.Shutdown(timeout)
-		<-served
-	}
-	return err
+	return serveHTTP(ctx, listener, cache, log)
 }

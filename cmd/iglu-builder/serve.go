@@ -82,17 +82,24 @@ func serve(ctx context.Context, s settings, program string, log *slog.Logger) er
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", s.listen, err)
 	}
+	log.Info("listening", "addr", listener.Addr().String(), "image", s.jobImage, "instance", s.instance)
+	err = serveHTTP(ctx, listener, api, log)
+	api.Close(errors.New("the builder is shutting down"))
+	return err
+}
+
+// serveHTTP answers requests until ctx ends, and those under way a little longer.
+func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
 	server := &http.Server{
-		Handler:           api,
+		Handler:           handler,
 		ReadHeaderTimeout: headerTimeout,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	log.Info("listening", "addr", listener.Addr().String(), "image", s.jobImage, "instance", s.instance)
-
 	select {
-	case err = <-served:
+	case err := <-served:
+		return err
 	case <-ctx.Done():
 		log.Info("shutting down")
 		timeout, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
@@ -101,7 +108,6 @@ func serve(ctx context.Context, s settings, program string, log *slog.Logger) er
 			server.Close() // a request that does not end
 		}
 		<-served
+		return nil
 	}
-	api.Close(errors.New("the builder is shutting down"))
-	return err
 }

@@ -87,7 +87,7 @@ func nixLog(rng *rand.Rand, size int) (lines []string) {
 			return fmt.Sprintf("%s> %s  %s.tar.gz", word(), hex.EncodeToString(randomBytes(rng, 32)), word())
 		},
 		func() string {
-			return fmt.Sprintf("warning: Git tree '/work/%s' is dirty {%d}: see https://example.org:443/%s?q=a@b", word(), rng.IntN(99), word())
+			return fmt.Sprintf("warning: Git tree '/src/%s' is dirty {%d}: see https://example.org:443/%s?q=a@b", word(), rng.IntN(99), word())
 		},
 		func() string { return "" },
 	}
