@@ -20,7 +20,13 @@ const longest = 1 << 20
 
 func newLog(t testing.TB) *Log {
 	t.Helper()
-	store, err := Open(t.TempDir(), Keep{}, 1<<40)
+	return limitedLog(t, 1<<40)
+}
+
+// limitedLog returns a log of at most maxBytes.
+func limitedLog(t testing.TB, maxBytes int64) *Log {
+	t.Helper()
+	store, err := Open(t.TempDir(), Keep{}, maxBytes)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -135,15 +135,7 @@ func nth(n int) string { return fmt.Sprintf("%064d\n", n) }
 
 func cutLog(t *testing.T, limit int64, lines, chunk int) []byte {
 	t.Helper()
-	s, err := Open(t.TempDir(), Keep{}, limit)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := s.Create("job", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l := limitedLog(t, limit)
 	stream := l.Stream()
 	for n := 0; n < lines; n += chunk {
 		var part strings.Builder
@@ -187,15 +179,7 @@ func checkCut(t *testing.T, lines int, got string) {
 
 // A line that alone is longer than what is kept of the end loses its beginning.
 func TestCutLongLine(t *testing.T) {
-	s, err := Open(t.TempDir(), Keep{}, 256<<10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := s.Create("job", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l := limitedLog(t, 256<<10)
 	write(t, l.Stream(), strings.Repeat("x\n", 200<<10), strings.Repeat("日本", 100<<10)+"end\n")
 	l.Seal()
 	var got bytes.Buffer
