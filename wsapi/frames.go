@@ -85,15 +85,32 @@ func textFrame(response schemas.Response) []byte {
 	})
 }
 
-// sendControl sends a control frame, unless another write waits for a slow client: who
-// reads must not wait for that, and who asks for a sign of life need not ask then.
-func (s *session) sendControl(opcode byte, payload []byte) (sent bool) {
+// sendPing asks the client for a sign of life, unless another write waits for a slow
+// client: it could not see the ping before that.
+func (s *session) sendPing() (sent bool) {
 	if !s.writing.TryLock() {
 		return false
 	}
-	defer s.writing.Unlock()
-	s.writeLocked(controlFrame(opcode, payload))
+	defer s.unlock()
+	s.writeLocked(controlFrame(websocket.PingMessage, nil))
 	return true
+}
+
+// answerPing answers the client's latest ping, if that is still to be done. Who reads
+// must not wait for a write to a slow client: whoever writes then answers after it.
+func (s *session) answerPing() {
+	for s.ping.Load() != nil && s.writing.TryLock() {
+		if data := s.ping.Swap(nil); data != nil && !s.ending.Load() {
+			s.writeLocked(controlFrame(websocket.PongMessage, []byte(*data)))
+		}
+		s.writing.Unlock()
+	}
+}
+
+// unlock ends a write.
+func (s *session) unlock() {
+	s.writing.Unlock()
+	s.answerPing()
 }
 
 func controlFrame(opcode byte, payload []byte) []byte {
@@ -103,7 +120,7 @@ func controlFrame(opcode byte, payload []byte) []byte {
 // write writes frames as fast as the client takes them.
 func (s *session) write(frames []byte) error {
 	s.writing.Lock()
-	defer s.writing.Unlock()
+	defer s.unlock()
 	return s.writeLocked(frames)
 }
 

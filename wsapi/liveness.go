@@ -3,8 +3,6 @@ package wsapi
 import (
 	"net"
 	"time"
-
-	"github.com/gorilla/websocket"
 )
 
 const (
@@ -46,7 +44,7 @@ func (s *session) watch() (stop func()) {
 			// Once can be chance: the kernel may just have tried.
 			if unanswered > 1 {
 				s.conn.Close()
-			} else if !s.sendControl(websocket.PingMessage, nil) {
+			} else if !s.sendPing() {
 				s.heard()
 			}
 		}

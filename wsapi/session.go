@@ -37,6 +37,8 @@ type session struct {
 	broken  bool          // the library cannot read from the connection any more
 	ending  atomic.Bool   // the client is told, or has been, that this is the end
 	latest  atomic.Int64  // when the last write must end, in Unix nanoseconds; 0: no hurry
+
+	ping atomic.Pointer[string] // the client's latest, not answered yet
 }
 
 // newSession returns the session of a client that has just connected.
@@ -44,7 +46,8 @@ func newSession(server *Server, conn *websocket.Conn, log *slog.Logger) *session
 	s := &session{server: server, conn: conn, log: log}
 	// The library would write answers itself; see frames.go.
 	conn.SetPingHandler(func(data string) error {
-		s.sendControl(websocket.PongMessage, []byte(data))
+		s.ping.Store(&data)
+		s.answerPing()
 		return nil
 	})
 	conn.SetCloseHandler(func(int, string) error { return nil })
@@ -162,7 +165,7 @@ func (s *session) readOn() {
 // sendBusy answers a second job, but nothing after the last message.
 func (s *session) sendBusy() error {
 	s.writing.Lock()
-	defer s.writing.Unlock()
+	defer s.unlock()
 	if s.ending.Load() {
 		return nil
 	}
