@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
@@ -59,6 +60,8 @@ type Options struct {
 	// Network is the name of the engine's network that jobs are connected to;
 	// empty for a bridge of the builder's own.
 	Network string
+	// Push says how jobs push to caches.
+	Push Push
 	// Program is the path of the statically linked Linux program that runs inside
 	// the containers: this program itself.
 	Program string
@@ -81,7 +84,7 @@ func NewDocker(options Options, logs *joblog.Store, log *slog.Logger) (*Builder,
 	if err != nil {
 		return nil, fmt.Errorf("configure the connection to the engine: %w", err)
 	}
-	return &Builder{engine: &docker{client: c, options: options}, logs: logs, log: log}, nil
+	return &Builder{engine: &docker{client: c, options: options}, push: options.Push, logs: logs, log: log}, nil
 }
 
 func (d *docker) close() error { return d.client.Close() }
@@ -101,26 +104,57 @@ func (d *docker) ping(ctx context.Context) error {
 	}
 }
 
-func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
+func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (ending, error) {
 	if err := d.ping(ctx); err != nil {
-		return 0, err
+		return ending{}, err
 	}
 	d.removeLeftovers(ctx, c.log)
 	imageID, err := d.ensureImage(ctx, say)
 	if err != nil {
-		return 0, err
+		return ending{}, err
 	}
 	id, err := d.create(ctx, c, imageID)
 	if err != nil {
-		return 0, err
+		return ending{}, err
 	}
 	log := c.log.With("container", id)
 	defer d.remove(ctx, id, log)
 	if err := ctx.Err(); err != nil {
-		return 0, err
+		return ending{}, err
 	}
 	log.Debug("container created")
-	return d.runCreated(ctx, id, stdout, stderr, say, log)
+	code, err := d.runCreated(ctx, id, stdout, stderr, say, log)
+	if err != nil || code != jobenv.ExitUnpushed {
+		return ending{code: code}, err
+	}
+	unpushed, err := d.unpushed(ctx, id)
+	return ending{code, unpushed}, engineFailure("read what could not be pushed", err)
+}
+
+// maxUnpushed bounds in bytes what is read of a container's word on its push.
+const maxUnpushed = 16 << 10
+
+// unpushed returns what an ended container says that it could not push, or nothing.
+func (d *docker) unpushed(ctx context.Context, id string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	archive, stat, err := d.client.CopyFromContainer(ctx, id, jobenv.Unpushed)
+	if errdefs.IsNotFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer archive.Close()
+	if !stat.Mode.IsRegular() { // the job's own doing
+		return "", nil
+	}
+	file := tar.NewReader(archive)
+	if _, err := file.Next(); err != nil {
+		return "", err
+	}
+	text, err := io.ReadAll(io.LimitReader(file, maxUnpushed))
+	return strings.ToValidUTF8(string(text), "\ufffd"), err
 }
 
 func (d *docker) ensureImage(ctx context.Context, say func(string)) (string, error) {

@@ -2,14 +2,27 @@ package orchestrator
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/schemas"
 )
 
+// Push says how jobs push to caches.
+type Push struct {
+	Uploads  int // how many paths go up at once
+	PartSize int // of the parts that they go up in, in bytes
+	// Upstream is true when paths are pushed that cache.nixos.org, or a key that the
+	// request trusts, has signed.
+	Upstream bool
+}
+
+// upstreamKey is the public key of cache.nixos.org, which Nix trusts by default.
+const upstreamKey = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
+
 // environ returns what the container of a request is told.
-func environ(r *schemas.Request) []string {
+func environ(r *schemas.Request, push Push) []string {
 	job := jobenv.Job{
 		Repository:  r.Git.Repository,
 		Branch:      r.Git.Branch,
@@ -24,6 +37,10 @@ func environ(r *schemas.Request) []string {
 	}
 	if cachix := r.BuildOptions.Cachix; cachix.Push {
 		job.CacheTarget, job.CacheToken, job.SigningKey = cachix.Target, cachix.APIKey, cachix.SigningKey
+		job.PushUploads, job.PushPartSize = strconv.Itoa(push.Uploads), strconv.Itoa(push.PartSize)
+		if !push.Upstream {
+			job.UpstreamKeys = strings.Join(append([]string{upstreamKey}, r.BuildOptions.TrustedPublicKeys...), " ")
+		}
 	}
 	return job.Environ()
 }

@@ -22,6 +22,7 @@ import (
 // time.
 type Builder struct {
 	engine engine
+	push   Push
 	logs   *joblog.Store
 	log    *slog.Logger
 }
@@ -30,13 +31,19 @@ type Builder struct {
 type engine interface {
 	// ping returns nil if the engine answers.
 	ping(ctx context.Context) error
-	// run runs a container from its making to its removal and returns its exit
-	// code. Its output goes to stdout and stderr, what the engine does meanwhile
+	// run runs a container from its making to its removal and returns how it
+	// ended. Its output goes to stdout and stderr, what the engine does meanwhile
 	// to say, a line at a time. When ctx ends, so does the container. When run
 	// returns, nothing of the container is left, unless the engine was lost.
-	run(ctx context.Context, c container, stdout, stderr io.Writer, say func(line string)) (exitCode int, err error)
+	run(ctx context.Context, c container, stdout, stderr io.Writer, say func(line string)) (ending, error)
 	// close gives up the connection to the engine.
 	close() error
+}
+
+// ending is how a container ended.
+type ending struct {
+	code     int    // its exit code
+	unpushed string // what it says that it could not push; see jobenv.Unpushed
 }
 
 // container is what a job asks of an engine.
@@ -62,7 +69,7 @@ func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Wr
 	log := slog.New(redactor.Handler(b.log.Handler())).With("job", job)
 	log.Info("job started")
 	begun := time.Now()
-	verdict := b.buildLogged(ctx, container{job: job, environ: environ(request), log: log}, redactor, out)
+	verdict := b.buildLogged(ctx, container{job: job, environ: environ(request, b.push), log: log}, redactor, out)
 	log.Info("job ended", "exitCode", verdict.ExitCode, "err", verdict.Err, "duration", time.Since(begun).Round(time.Millisecond))
 
 	response := verdict.Response()
@@ -95,7 +102,7 @@ func (b *Builder) buildLogged(ctx context.Context, c container, redactor *redact
 
 func (b *Builder) run(ctx context.Context, c container, lines *joblog.Log) Verdict {
 	stdout, stderr := lines.Stream(), lines.Stream()
-	code, err := b.engine.run(ctx, c, stdout, stderr, func(line string) { lines.Printf("iglu: %s", line) })
+	end, err := b.engine.run(ctx, c, stdout, stderr, func(line string) { lines.Printf("iglu: %s", line) })
 	logErr := errors.Join(stdout.Close(), stderr.Close())
 	switch {
 	case logErr != nil: // whatever else failed, failed because of that
@@ -103,7 +110,7 @@ func (b *Builder) run(ctx context.Context, c container, lines *joblog.Log) Verdi
 	case err != nil && ctx.Err() != nil: // likewise
 		err = &cancelled{cause: context.Cause(ctx)}
 	}
-	return Verdict{ExitCode: code, Err: err}
+	return Verdict{ExitCode: end.code, Unpushed: end.unpushed, Err: err}
 }
 
 // logFailure says that a job ends because its log cannot be kept.

@@ -22,13 +22,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // scripted is an engine whose containers do what a test says. What a real engine does
 // is tested with a real one, in cmd/iglu-builder.
-type scripted func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error)
+type scripted func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (ending, error)
 
 var _ engine = scripted(nil)
 
 func (s scripted) ping(context.Context) error { return nil }
 func (s scripted) close() error               { return nil }
-func (s scripted) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
+func (s scripted) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (ending, error) {
 	return s(ctx, c, stdout, stderr, say)
 }
 
@@ -66,7 +66,7 @@ func TestNoWayOutForSecrets(t *testing.T) {
 		fmt.Errorf("around: %w", &failure{sentence: tell, cause: errors.New(tell)}),
 		nil,
 	} {
-		b, log, folder := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
+		b, log, folder := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (ending, error) {
 			if !strings.Contains(strings.Join(c.environ, "\n"), "secret-signing") {
 				t.Error("the container is not told the secrets")
 			}
@@ -74,7 +74,7 @@ func TestNoWayOutForSecrets(t *testing.T) {
 			io.WriteString(stderr, tell)
 			say(tell)
 			c.log.Warn(tell, "err", errors.New(tell))
-			return 1, err
+			return ending{code: 1}, err
 		}))
 		var out bytes.Buffer
 		response := b.Build(t.Context(), secretRequest(), &out)
@@ -102,10 +102,10 @@ func TestNoWayOutForSecrets(t *testing.T) {
 // TestFailingReader has the reader of the log fail: the job ends.
 func TestFailingReader(t *testing.T) {
 	gone := errors.New("gone")
-	b, _, _ := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
+	b, _, _ := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (ending, error) {
 		io.WriteString(stdout, "line\n")
 		<-ctx.Done()
-		return 0, context.Cause(ctx)
+		return ending{}, context.Cause(ctx)
 	}))
 	response := b.Build(t.Context(), secretRequest(), writerFunc(func([]byte) (int, error) { return 0, gone }))
 	if response.Error != "The job was cancelled: gone." {
@@ -120,14 +120,14 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 // TestSlowReader has the reader of the log stand still until the job has ended.
 func TestSlowReader(t *testing.T) {
 	ended := make(chan struct{})
-	b, _, _ := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
+	b, _, _ := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (ending, error) {
 		defer close(ended)
 		for range 1000 {
 			if _, err := stdout.Write(bytes.Repeat([]byte("line\n"), 10_000)); err != nil {
-				return 0, err
+				return ending{}, err
 			}
 		}
-		return 0, nil
+		return ending{}, nil
 	}))
 	lines := 0
 	response := b.Build(t.Context(), secretRequest(), writerFunc(func(p []byte) (int, error) {

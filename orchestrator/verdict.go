@@ -8,12 +8,16 @@ import (
 
 // A Verdict is how a job ended.
 type Verdict struct {
-	ExitCode int   // of the container, if Err is nil
-	Err      error // why there is no exit code: the job could not be run to its end
+	ExitCode int    // of the container, if Err is nil
+	Unpushed string // what could not be pushed though the build succeeded, or nothing
+	Err      error  // why there is no exit code: the job could not be run to its end
 }
 
 // Response returns the message that tells a client.
 func (v Verdict) Response() schemas.Response {
+	if v.Err == nil && v.Unpushed != "" {
+		return schemas.NotPushed(v.ExitCode, v.Unpushed)
+	}
 	if v.Err == nil {
 		return schemas.Exited(v.ExitCode)
 	}

@@ -177,8 +177,6 @@ func (c *Cachix) check() *Refusal {
 	case c.Target != "" && !isCacheURL(c.Target):
 		return brokenRule("buildOptions.cachix.target",
 			"must be an http or https URL that ends in the name of a cache, without a user, query or fragment")
-	case c.Push:
-		return brokenRule("buildOptions.cachix.push", "this version cannot push yet; set it to false")
 	}
 	return nil
 }

@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,8 +47,10 @@ var world struct {
 const (
 	gitPassword = "hunter2-f4a1c0de-9b7e"
 	apiKey      = "apikey-0197178f-b4f3-7000"
-	signingKey  = "U2lnbmluZ0tleS1mb3ItdGhlLXRlc3Rz"
 )
+
+// signingKey is the base64 of an Ed25519 key as jobs are given it.
+var signingKey = base64.StdEncoding.EncodeToString(ed25519.NewKeyFromSeed([]byte("the signing key of all the tests")))
 
 func TestMain(m *testing.M) {
 	os.Exit(testMain(m))

@@ -65,6 +65,7 @@ func serve(ctx context.Context, s settings, program string, log *slog.Logger) er
 		Instance: s.instance,
 		Image:    s.jobImage,
 		Network:  s.jobNetwork,
+		Push:     orchestrator.Push{Uploads: s.pushUploads, PartSize: s.pushPartSize, Upstream: s.pushUpstream},
 		Program:  program,
 	}, logs, log)
 	if err != nil {

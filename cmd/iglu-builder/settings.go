@@ -37,6 +37,9 @@ type settings struct {
 	stateDir        string
 	keepLogs        joblog.Keep
 	maxLogBytes     int64
+	pushUploads     int
+	pushPartSize    int
+	pushUpstream    bool
 	logFormat       string
 	logLevel        slog.Level
 }
@@ -71,6 +74,12 @@ func (s *settings) register(flags *pflag.FlagSet) {
 		"`how many` logs of jobs are kept, or for how many days, or both, as in 20,7d")
 	add(parsed(&s.maxLogBytes, "bytes", parseLogBytes), "max-log-bytes", "1GiB",
 		"largest `size` of a job's log; beyond it the job goes on, and only the log's end is kept")
+	add(parsed(&s.pushUploads, "number", parseUploads), "push-uploads", "8",
+		"`how many` paths a job pushes to its cache at once")
+	add(parsed(&s.pushPartSize, "bytes", parsePartSize), "push-part-bytes", "8MiB",
+		"`size` of the parts that paths go up in; a job takes (uploads + 4) × size of memory for them")
+	add(parsed(&s.pushUpstream, "yes|no", parseYesNo), "push-upstream", "no",
+		"`yes` has jobs push also what cache.nixos.org, or a key that the job trusts, has signed")
 	add(parsed(&s.logFormat, "format", parseLogFormat), "log-format", "text",
 		"`format` of the server's log: text or json")
 	add(parsed(&s.logLevel, "level", parseLevel), "log-level", "info",
@@ -230,6 +239,37 @@ func parseKeep(text string) (keep joblog.Keep, err error) {
 		keep.Age = time.Duration(days) * 24 * time.Hour
 	}
 	return keep, nil
+}
+
+const maxUploads = 64
+
+func parseUploads(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > maxUploads {
+		return 0, fmt.Errorf("is not a number from 1 to %d", maxUploads)
+	}
+	return n, nil
+}
+
+// Sizes of parts in bytes: S3 takes no smaller ones, and every upload keeps one in memory.
+const (
+	leastPartSize = 5 << 20
+	maxPartSize   = 1 << 30
+)
+
+func parsePartSize(text string) (int, error) {
+	n, err := parseBytes(text)
+	if err == nil && (n < leastPartSize || n > maxPartSize) {
+		err = errors.New("is not a size from 5MiB to 1GiB")
+	}
+	return int(n), err
+}
+
+func parseYesNo(text string) (bool, error) {
+	if text != "yes" && text != "no" {
+		return false, errors.New("is neither yes nor no")
+	}
+	return text == "yes", nil
 }
 
 func parseLogFormat(text string) (string, error) {

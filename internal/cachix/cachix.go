@@ -51,9 +51,6 @@ type Options struct {
 	// Backoff is the wait before the second attempt, 500 ms by default. It doubles
 	// with each.
 	Backoff time.Duration
-	// ReadFrom is where the cache is read, http://HOST/NAME by default. The API key
-	// goes there only if that is on HOST.
-	ReadFrom string
 }
 
 // minPartSize is the least that S3 takes for a part that is not the last.
@@ -70,7 +67,6 @@ func (o Options) withDefaults() Options {
 		AbortTimeout: positive(o.AbortTimeout, 5*time.Second),
 		Attempts:     positive(o.Attempts, 5),
 		Backoff:      positive(o.Backoff, 500*time.Millisecond),
-		ReadFrom:     o.ReadFrom,
 	}
 }
 
@@ -86,10 +82,10 @@ type Client struct {
 	options Options
 	token   string
 	secrets *strings.Replacer
-	shown   string // the cache's address as errors show it
-	api     string // …/api/v1/cache/NAME
-	read    string // where narinfos are
-	readKey bool   // the API key goes there too
+	home    *url.URL // the cache's address
+	shown   string   // likewise, as errors show it
+	api     string   // …/api/v1/cache/NAME
+	read    string   // where narinfos are; see Locate
 	http    *http.Client
 
 	uploads  chan struct{}      // holds a value for each upload under way
@@ -118,23 +114,15 @@ func New(target, token string, options Options) (*Client, error) {
 		options:  options,
 		token:    token,
 		secrets:  secretReplacer(token),
+		home:     at,
 		shown:    at.String(),
 		api:      host + "/api/v1/cache/" + name,
 		read:     at.String(),
-		readKey:  true,
 		http:     newHTTPClient(options.Uploads + options.Parts),
 		uploads:  make(chan struct{}, options.Uploads),
 		parts:    make(chan struct{}, options.Parts),
 		buffers:  make(chan []byte, options.Parts),
 		encoders: make(chan *zstd.Encoder, options.Uploads),
-	}
-	if options.ReadFrom != "" {
-		from, err := url.Parse(options.ReadFrom)
-		if err != nil || from.Host == "" {
-			return nil, errors.New("the address that the cache is read from is not one such as https://cache.example.com/default")
-		}
-		c.read = strings.TrimRight(options.ReadFrom, "/")
-		c.readKey = from.Scheme == at.Scheme && from.Host == at.Host
 	}
 	return c, nil
 }
@@ -165,6 +153,9 @@ func newHTTPClient(connections int) *http.Client {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
+
+// Uploads returns how many paths are pushed at once.
+func (c *Client) Uploads() int { return c.options.Uploads }
 
 // Close waits for uploads that are being taken back, which AbortTimeout bounds, and
 // closes the connections. No other method may be called after it, or at the same

@@ -129,9 +129,6 @@ func TestNewRefuses(t *testing.T) {
 			t.Errorf("token %q: no error", bad)
 		}
 	}
-	if _, err := New("http://host/default", token, Options{ReadFrom: "nowhere"}); told.keep(err) == nil {
-		t.Error("ReadFrom: no error")
-	}
 }
 
 // The API key goes to the host of the cache, and to no other that it is read from.
@@ -149,9 +146,16 @@ func TestKeyStaysWithItsHost(t *testing.T) {
 		w.cache.ServeHTTP(rw, r)
 	})))
 	t.Cleanup(reader.Close)
-	options := quick()
-	options.ReadFrom = reader.URL + "/sub/"
-	client := newClient(t, w.url+"/default", options)
+	w.cache.Misbehave(devcache.On("GET", "/default/*", devcache.Answer(200, "a page for people")))
+	client := newClient(t, w.url+"/default", quick())
+	if client.Locate(t.Context(), Cache{URI: w.url + "/other"}) {
+		t.Error("a cache was found where there is none")
+	}
+	w.cache.Misbehave()
+	client = newClient(t, "http://localhost:1/default", quick())
+	if !client.Locate(t.Context(), Cache{URI: reader.URL + "/sub/"}) {
+		t.Fatal("the cache was not found")
+	}
 	if err := told.keep(client.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
 		t.Error(err)
 	}

@@ -24,7 +24,7 @@ type call struct {
 
 // do makes the call, again where that may help.
 func (c *Client) do(ctx context.Context, call call) error {
-	return c.retry(ctx, call.doing, func() error { return c.once(ctx, call) })
+	return c.retry(ctx, func() error { return c.once(ctx, call) })
 }
 
 // once makes one attempt at a call.
@@ -91,7 +91,7 @@ const userAgent = "iglu-builder"
 
 // retry calls attempt until it succeeds, or fails for good, or has failed
 // options.Attempts times, or ctx ends.
-func (c *Client) retry(ctx context.Context, doing string, attempt func() error) error {
+func (c *Client) retry(ctx context.Context, attempt func() error) error {
 	for n := 1; ; n++ {
 		err := attempt()
 		failure, ok := errors.AsType[*Error](err)
@@ -101,7 +101,7 @@ func (c *Client) retry(ctx context.Context, doing string, attempt func() error) 
 		select {
 		case <-time.After(c.pause(n, failure.after)):
 		case <-ctx.Done():
-			return fmt.Errorf("%s: %w", doing, context.Cause(ctx))
+			return fmt.Errorf("%w; not tried again: %w", err, context.Cause(ctx))
 		}
 	}
 }

@@ -175,7 +175,7 @@ func (u *upload) send(number int, content []byte) (eTag string, err error) {
 	sum := md5.Sum(content)
 	contentMD5 := base64.StdEncoding.EncodeToString(sum[:])
 	doing := fmt.Sprintf("send part %d of %s to", number, u.path.Name())
-	err = u.client.retry(u.ctx, doing, func() error {
+	err = u.client.retry(u.ctx, func() error {
 		var answer struct {
 			UploadURL string `json:"uploadUrl"`
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,7 +17,7 @@ import (
 // Pushed stands for a path that somebody else has pushed: its file is not compared.
 // With no key, no signature is asked for.
 func (c *Client) Verify(ctx context.Context, p Path, pushed Pushed, key *SigningKey) error {
-	return c.retry(ctx, c.verifying(p), func() error { return c.verifyOnce(ctx, p, pushed, key) })
+	return c.retry(ctx, func() error { return c.verifyOnce(ctx, p, pushed, key) })
 }
 
 func (c *Client) verifying(p Path) string { return "read back " + p.Name() + " from" }
@@ -36,17 +37,51 @@ func (c *Client) verifyOnce(ctx context.Context, p Path, pushed Pushed, key *Sig
 	return nil
 }
 
-// narInfo gets what the cache says of a path. It is a GET because there are caches
-// that answer 200 to every HEAD.
+// narInfo gets what the cache says of a path.
 func (c *Client) narInfo(ctx context.Context, p Path) (string, error) {
-	doing := c.verifying(p)
+	return c.get(ctx, c.verifying(p), c.read+"/"+p.Hash()+".narinfo")
+}
+
+// Locate finds out where the cache can be read, for Verify: where it is pushed to, or
+// where it says that it is. Without that, it reports false.
+func (c *Client) Locate(ctx context.Context, cache Cache) bool {
+	const doing = "look for the contents of"
+	places := []string{c.read}
+	if u, err := url.Parse(cache.URI); err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https") {
+		places = append(places, strings.TrimRight(cache.URI, "/"))
+	}
+	for _, at := range places {
+		err := c.retry(ctx, func() error {
+			text, err := c.get(ctx, doing, at+"/nix-cache-info")
+			if err == nil && !strings.Contains(text, "StoreDir: "+strings.TrimRight(StoreDir, "/")) {
+				err = &Error{Kind: NotCachix, Doing: doing, Cache: c.shown}
+			}
+			return err
+		})
+		if err == nil {
+			c.read = at
+			return true
+		}
+	}
+	return false
+}
+
+// isOurs reports whether the API key may go to an address: one on the host that it was
+// given for, or below it, as NAME.cachix.org is below cachix.org.
+func (c *Client) isOurs(at *url.URL) bool {
+	return at.Scheme == c.home.Scheme && (at.Host == c.home.Host || strings.HasSuffix(at.Host, "."+c.home.Host))
+}
+
+// get returns what there is to read at an address. It is a GET also where only the
+// answer's status is of interest: there are caches that answer 200 to every HEAD.
+func (c *Client) get(ctx context.Context, doing, address string) (string, error) {
 	attempt, cancel := context.WithTimeout(ctx, c.options.CallTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(attempt, http.MethodGet, c.read+"/"+p.Hash()+".narinfo", nil)
+	request, err := http.NewRequestWithContext(attempt, http.MethodGet, address, nil)
 	if err != nil {
 		return "", c.failed(ctx, doing, err)
 	}
-	if c.readKey {
+	if c.isOurs(request.URL) {
 		c.authorize(request)
 	}
 	response, text, err := c.exchange(request)
@@ -57,7 +92,9 @@ func (c *Client) narInfo(ctx context.Context, p Path) (string, error) {
 	case http.StatusOK:
 		return string(text), nil
 	case http.StatusNotFound:
-		return "", &Error{Kind: NotAsPushed, Doing: doing, Cache: c.shown, Status: response.StatusCode, Detail: "it does not have the path"}
+		// Behind a cache of its own, it may have it later.
+		return "", &Error{Kind: NotAsPushed, Doing: doing, Cache: c.shown, Status: response.StatusCode,
+			Detail: "it does not have it", again: true}
 	}
 	return "", c.answered(doing, response, text)
 }

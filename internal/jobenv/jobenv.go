@@ -11,17 +11,20 @@ import (
 
 // The names of the environment. The last three are what the ecosystem calls them.
 const (
-	Repository  = "IGLU_REPOSITORY"
-	NoClone     = "IGLU_NO_CLONE"
-	Branch      = "IGLU_BRANCH"
-	GitUsername = "IGLU_GIT_USERNAME"
-	GitKey      = "IGLU_GIT_KEY"
-	Command     = "IGLU_COMMAND"
-	ExtraArgs   = "IGLU_EXTRA_ARGS"
-	CacheTarget = "IGLU_CACHE_TARGET"
-	CacheToken  = "CACHIX_AUTH_TOKEN"
-	SigningKey  = "CACHIX_SIGNING_KEY"
-	NixConfig   = "NIX_CONFIG"
+	Repository   = "IGLU_REPOSITORY"
+	NoClone      = "IGLU_NO_CLONE"
+	Branch       = "IGLU_BRANCH"
+	GitUsername  = "IGLU_GIT_USERNAME"
+	GitKey       = "IGLU_GIT_KEY"
+	Command      = "IGLU_COMMAND"
+	ExtraArgs    = "IGLU_EXTRA_ARGS"
+	CacheTarget  = "IGLU_CACHE_TARGET"
+	PushUploads  = "IGLU_PUSH_UPLOADS"
+	PushPartSize = "IGLU_PUSH_PART_BYTES"
+	UpstreamKeys = "IGLU_UPSTREAM_KEYS"
+	CacheToken   = "CACHIX_AUTH_TOKEN"
+	SigningKey   = "CACHIX_SIGNING_KEY"
+	NixConfig    = "NIX_CONFIG"
 )
 
 // Mount is the folder of the container that holds the builder's own program,
@@ -33,19 +36,31 @@ const (
 	Askpass = "iglu-askpass"
 )
 
+// ExitUnpushed is the exit code of a job whose build succeeded but not its push:
+// EX_TEMPFAIL of BSD's sysexits.h. What could not be pushed then stands in the file
+// Unpushed of the container, as text for the job's user. Without that file, the code is
+// the command's own.
+const (
+	ExitUnpushed = 75
+	Unpushed     = "/iglu-unpushed"
+)
+
 // Job is what a container is told of its job.
 type Job struct {
-	Repository  string // empty only with NoClone
-	NoClone     string // "true": the repository is not cloned
-	Branch      string // empty: the repository's default
-	GitUsername string
-	GitKey      string // secret
-	Command     string // split into words by internal/shellwords
-	ExtraArgs   string // likewise, and appended
-	CacheTarget string // empty: nothing to push
-	CacheToken  string // secret
-	SigningKey  string // secret
-	NixConfig   string // lines of nix.conf; Nix reads it by itself
+	Repository   string // empty only with NoClone
+	NoClone      string // "true": the repository is not cloned
+	Branch       string // empty: the repository's default
+	GitUsername  string
+	GitKey       string // secret
+	Command      string // split into words by internal/shellwords
+	ExtraArgs    string // likewise, and appended
+	CacheTarget  string // empty: nothing to push
+	PushUploads  string // how many paths go up at once
+	PushPartSize string // of the parts that they go up in, in bytes
+	UpstreamKeys string // what one of these has signed is not pushed; separated by spaces
+	CacheToken   string // secret
+	SigningKey   string // secret
+	NixConfig    string // lines of nix.conf; Nix reads it by itself
 }
 
 type field struct {
@@ -64,6 +79,9 @@ func (j *Job) fields() []field {
 		{Command, &j.Command},
 		{ExtraArgs, &j.ExtraArgs},
 		{CacheTarget, &j.CacheTarget},
+		{PushUploads, &j.PushUploads},
+		{PushPartSize, &j.PushPartSize},
+		{UpstreamKeys, &j.UpstreamKeys},
 		{CacheToken, &j.CacheToken},
 		{SigningKey, &j.SigningKey},
 		{NixConfig, &j.NixConfig},

@@ -10,7 +10,7 @@ import (
 
 // build runs the job's command in sourceDir, without a shell, and returns its exit
 // code.
-func build(job jobenv.Job, environ []string, children *children) int {
+func build(job jobenv.Job, environ []string, children *children, stdout *os.File) int {
 	command, err := shellwords.Split(job.Command)
 	if err != nil || len(command) == 0 {
 		say("the command cannot be split into words: %v", err)
@@ -23,5 +23,5 @@ func build(job jobenv.Job, environ []string, children *children) int {
 	}
 	argv := slices.Concat(command, extra)
 	say("running %s", shellwords.Join(argv))
-	return children.run(argv, sourceDir, with(environ, buildProtocols), os.Stdout)
+	return children.run(argv, sourceDir, with(environ, buildProtocols), stdout)
 }

@@ -18,19 +18,18 @@ const killDelay = 8 * time.Second
 
 // children starts programs and waits for them. As PID 1 it inherits every orphan of
 // the container, so it alone calls wait, for any child: os/exec would fight over
-// the exit codes. It passes SIGTERM and SIGINT on to the program that runs.
+// the exit codes. It passes SIGTERM and SIGINT on to the programs that run.
 type children struct {
 	signals chan os.Signal
 	done    chan struct{} // closed when the goroutine that watches signals has ended
 
 	mu          sync.Mutex
-	running     int        // the process group of the program that runs, or 0
-	exited      chan<- int // gets its exit code
-	terminating bool       // nothing more is started
+	running     map[int]chan<- int // the process groups of programs, and what gets their exit codes
+	terminating bool               // nothing more is started
 }
 
 func newChildren() *children {
-	c := &children{signals: make(chan os.Signal, 16), done: make(chan struct{})}
+	c := &children{signals: make(chan os.Signal, 16), done: make(chan struct{}), running: make(map[int]chan<- int)}
 	signal.Notify(c.signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT)
 	go c.watch()
 	return c
@@ -66,9 +65,9 @@ func (c *children) reap() {
 		if err != nil || pid == 0 {
 			return
 		}
-		if pid == c.running {
-			c.running = 0
-			c.exited <- exitCode(status)
+		if exited, ok := c.running[pid]; ok {
+			delete(c.running, pid)
+			exited <- exitCode(status)
 		}
 	}
 }
@@ -81,20 +80,18 @@ func exitCode(status unix.WaitStatus) int {
 	return status.ExitStatus()
 }
 
-// terminate asks the program that runs to end, and sees to it that it does.
+// terminate asks the programs that run to end, and sees to it that they do.
 func (c *children) terminate() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.terminating = true
-	if c.running == 0 {
-		return
+	for group := range c.running {
+		unix.Kill(-group, unix.SIGTERM)
 	}
-	group := c.running
-	unix.Kill(-group, unix.SIGTERM)
 	time.AfterFunc(killDelay, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.running == group {
+		for group := range c.running {
 			unix.Kill(-group, unix.SIGKILL)
 		}
 	})
@@ -112,7 +109,7 @@ func (c *children) run(argv []string, dir string, environ []string, stdout *os.F
 		say("cannot run %s: %v", argv[0], err)
 		return exitCannotRun
 	}
-	exited, err := c.start(program, argv, dir, environ, stdout)
+	exited, err := c.start(program, argv, dir, environ, os.Stdin, stdout)
 	if err != nil {
 		say("cannot run %s: %v", argv[0], err)
 		return exitCannotRun
@@ -120,7 +117,8 @@ func (c *children) run(argv []string, dir string, environ []string, stdout *os.F
 	return <-exited
 }
 
-func (c *children) start(program string, argv []string, dir string, environ []string, stdout *os.File) (<-chan int, error) {
+// start starts a program and returns what gets its exit code.
+func (c *children) start(program string, argv []string, dir string, environ []string, stdin, stdout *os.File) (<-chan int, error) {
 	// The lock keeps reap from seeing the child end before it is known.
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -132,12 +130,12 @@ func (c *children) start(program string, argv []string, dir string, environ []st
 	process, err := os.StartProcess(program, argv, &os.ProcAttr{
 		Dir:   dir,
 		Env:   environ,
-		Files: []*os.File{os.Stdin, stdout, os.Stderr},
+		Files: []*os.File{stdin, stdout, os.Stderr},
 		Sys:   &unix.SysProcAttr{Setpgid: true},
 	})
 	if err != nil {
 		return nil, err
 	}
-	c.running, c.exited = process.Pid, exited
+	c.running[process.Pid] = exited
 	return exited, process.Release()
 }

@@ -1,5 +1,6 @@
 // Package jobrun is what runs inside a job's container, as its PID 1: it fetches
-// the source, runs the command in it, and exits with the command's exit code.
+// the source, runs the command in it, pushes what that yields, and exits with the
+// command's exit code.
 //
 // Everything it is told stands in the container's environment (internal/jobenv),
 // secrets included. So before anything else it makes itself unreadable to the other
@@ -11,8 +12,10 @@
 package jobrun
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 
@@ -25,11 +28,12 @@ import (
 // shell answers for a command that cannot be run or found, the others are named in
 // BSD's sysexits.h.
 const (
-	exitInternal   = 70 // the container is not what a job needs
-	exitConfig     = 78 // the job contradicts itself
-	exitCannotRun  = 126
-	exitNotFound   = 127
-	exitTerminated = 128 + int(unix.SIGTERM)
+	exitUnavailable = 69 // the cache cannot be reached
+	exitInternal    = 70 // the container is not what a job needs
+	exitConfig      = 78 // the job contradicts itself, or the cache refuses it
+	exitCannotRun   = 126
+	exitNotFound    = 127
+	exitTerminated  = 128 + int(unix.SIGTERM)
 )
 
 // sourceDir is where the command runs: the clone, or an empty folder.
@@ -59,11 +63,20 @@ func Main() int {
 
 	children := newChildren()
 	defer children.close()
-	return run(job, rest, children)
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	return run(ctx, job, rest, children)
 }
 
 // run goes through the job's steps. Each returns the exit code to end with, or 0.
-func run(job jobenv.Job, environ []string, children *children) int {
+func run(ctx context.Context, job jobenv.Job, environ []string, children *children) int {
+	pusher, code := preparePush(ctx, job)
+	if code != 0 {
+		return code
+	}
+	if pusher != nil {
+		defer pusher.Close()
+	}
 	credentials, code := newCredentials(job)
 	if code != 0 {
 		return code
@@ -74,7 +87,10 @@ func run(job jobenv.Job, environ []string, children *children) int {
 	if code := fetch(job, environ, children); code != 0 {
 		return code
 	}
-	return build(job, environ, children)
+	if pusher == nil {
+		return build(job, environ, children, os.Stdout)
+	}
+	return buildAndPush(ctx, job, environ, children, pusher)
 }
 
 // with returns an environment with more variables. They count, whatever the job image

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"iglu.sh/builder/internal/cachix"
+	"iglu.sh/builder/internal/devcache"
+	"iglu.sh/builder/internal/gitserver"
+	"iglu.sh/builder/schemas"
+)
+
+// A binaryCache is a strict cache of a test's own, where containers reach it.
+type binaryCache struct {
+	*devcache.Server
+	t      *testing.T
+	folder string
+	url    string
+}
+
+// publicKey is the public half of the tests' signing key.
+func publicKey(t *testing.T) string {
+	t.Helper()
+	key, err := cachix.ParseSigningKey(signingKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.Public()
+}
+
+// newCache starts a cache that knows the tests' signing key.
+func newCache(t *testing.T) *binaryCache {
+	t.Helper()
+	c := emptyCache(t)
+	if err := c.AddKey("default", publicKey(t)); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// emptyCache starts a cache without a signing key.
+func emptyCache(t *testing.T) *binaryCache {
+	t.Helper()
+	folder := t.TempDir()
+	server, err := devcache.New(devcache.Options{Folder: folder, Token: apiKey, Names: []string{"default"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := gitserver.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := &http.Server{Handler: server}
+	go web.Serve(listener)
+	t.Cleanup(func() { web.Close() })
+	return &binaryCache{Server: server, t: t, folder: folder, url: "http://" + listener.Addr().String() + "/default"}
+}
+
+// pushing returns a job that pushes to the cache.
+func (c *binaryCache) pushing(j job) job {
+	j.BuildOptions.Cachix = schemas.Cachix{Push: true, Target: c.url, APIKey: apiKey, SigningKey: signingKey}
+	return j
+}
+
+// names returns the names of the paths that the cache has, without their hashes.
+func (c *binaryCache) names() []string {
+	c.t.Helper()
+	files, err := filepath.Glob(filepath.Join(c.folder, "default/narinfo/*.narinfo"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var names []string
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		path := regexp.MustCompile(`(?m)^StorePath: /nix/store/\w+-(\S+)$`).FindSubmatch(text)
+		if path == nil {
+			c.t.Fatalf("no path in %s", text)
+		}
+		names = append(names, string(path[1]))
+	}
+	slices.Sort(names)
+	return names
+}
+
+// clear makes the cache one that has never had a path.
+func (c *binaryCache) clear() {
+	c.t.Helper()
+	for _, kind := range []string{"narinfo", "nar"} {
+		files, _ := filepath.Glob(filepath.Join(c.folder, "default", kind, "*"))
+		for _, file := range files {
+			if err := os.Remove(file); err != nil {
+				c.t.Fatal(err)
+			}
+		}
+	}
+}
+
+// total is the line that sums a push up.
+var total = regexp.MustCompile(`^iglu: push: (\d+) paths? pushed \(.*\), (\d+) already there, (\d+) skipped as upstream's; .* after the build$`)
+
+// wantTotal checks how many paths a job says that it has pushed, found, and skipped.
+func wantTotal(t *testing.T, r result, pushed, there, upstream int) {
+	t.Helper()
+	for _, line := range r.lines {
+		if m := total.FindStringSubmatch(line); m != nil {
+			if !slices.Equal(m[1:], []string{strconv.Itoa(pushed), strconv.Itoa(there), strconv.Itoa(upstream)}) {
+				t.Errorf("want %d pushed, %d there, %d upstream: %s", pushed, there, upstream, line)
+			}
+			return
+		}
+	}
+	t.Errorf("no total in\n%s", strings.Join(r.lines, "\n"))
+}
+
+// wantUnpushed checks that a job's build succeeded, and that its push did not, because
+// of why.
+func wantUnpushed(t *testing.T, r result, why string) {
+	t.Helper()
+	last := r.messages[len(r.messages)-1]
+	const begin = `{"error":"Something went wrong while building. Builder exited with error code 75","msg":"The build itself succeeded, but `
+	const end = `","buildExitCode":75,"childExitCode":75,"jobStatus":"failed"}`
+	if !strings.HasPrefix(last, begin) || !strings.HasSuffix(last, end) || !strings.Contains(last, why) || r.closeCode != 1011 {
+		t.Errorf("want %q, got %s, close code %d, lines:\n%s", why, last, r.closeCode, strings.Join(r.lines, "\n"))
+	}
+}
+
+// closureNix is a package of 60 paths that refer to one another: a chain, with all
+// that paths can hold at its end.
+const closureNix = `
+let
+  d = name: script: derivation {
+    inherit name;
+    system = builtins.currentSystem;
+    builder = "/bin/sh";
+    PATH = "/nix/var/nix/profiles/default/bin";
+    args = [ "-ec" script ];
+  };
+  kinds = d "all-Kinds+of_files.0-9?=x" ''
+    mkdir -p $out/bin $out/empty-folder $out/files
+    printf '#!/bin/sh\necho ran\n' > $out/bin/run
+    chmod +x $out/bin/run
+    ln -s bin/run $out/link
+    ln -s /nowhere $out/dangling
+    : > $out/empty
+    head -c 200000000 /dev/zero | tr '\0' 'x' > $out/large
+    : > "$out/files/with space, ümläut and 枝"
+    : > "$out/files/$(printf 'line\nend')"
+    : > "$out/files/$(printf '\377')"
+    : > "$out/files/..dots"
+    : > "$out/files/A"
+    : > "$out/files/a"
+    echo "$out" > $out/self
+  '';
+  link = n: if n == 0 then kinds else d "link-${toString n}" "echo ${link (n - 1)} > $out; echo made ${toString n}";
+  last = link 58;
+in
+d "last" "mkdir $out; ln -s ${kinds}/bin/run $out/run; echo ${last} > $out/refers"
+`
+
+// closureOf is how many paths the closure of closureNix has.
+const closureOf = 60
+
+func closureRepository(t *testing.T) string {
+	t.Helper()
+	const name = "closure"
+	if _, err := os.Stat(filepath.Join(world.git.root, name)); err != nil {
+		if err := world.git.commit(name, "main", map[string]string{"default.nix": closureNix}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return world.git.public + "/" + name
+}
+
+// TestPush pushes a closure. Nix in a fresh container gets it, signatures required; the
+// same job once more has nothing to push, and everything when the cache has lost it,
+// also from a store in which all is built already.
+func TestPush(t *testing.T) {
+	c := newCache(t)
+	j := c.pushing(build(closureRepository(t), "nix-build"))
+	first := do(t, world.server, j)
+	wantExit(t, first, 0)
+	wantTotal(t, first, closureOf, 0, 0)
+	wantLine(t, first, "iglu: pushed last (")
+	if got := len(c.names()); got != closureOf {
+		t.Errorf("the cache has %d paths, want %d: %v", got, closureOf, c.names())
+	}
+	wantNixReads(t, c.url, first)
+
+	second := do(t, world.server, j)
+	wantExit(t, second, 0)
+	wantTotal(t, second, 0, closureOf, 0)
+
+	c.clear()
+	third := do(t, warmServer(t, j), j)
+	wantExit(t, third, 0)
+	if slices.ContainsFunc(third.lines, func(line string) bool { return strings.HasPrefix(line, "made ") }) {
+		t.Error("the store was not warm")
+	}
+	wantTotal(t, third, closureOf, 0, 0)
+	wantNixReads(t, c.url, third)
+}
+
+// wantNixReads has Nix in a fresh container, with an empty store, get the result of
+// the closure's build from a cache, signatures required.
+func wantNixReads(t *testing.T, url string, r result) {
+	t.Helper()
+	i := slices.IndexFunc(r.lines, func(line string) bool { return strings.HasPrefix(line, "/nix/store/") })
+	if i < 0 {
+		t.Fatal("the build prints no path")
+	}
+	script := `set -e
+nix-store --realise "$1" >/dev/null
+nix-store --verify-path $(nix-store -qR "$1")
+cd $(echo $(nix-store -qR "$1" | grep all-Kinds))
+test -x bin/run -a -L link -a -L dangling -a -f empty -a ! -s empty -a -d empty-folder -a "$(wc -c < large)" = 200000000
+test "$(ls -A files | wc -l)" -ge 6
+nix-store -qR "$1" | wc -l
+"$1/run"`
+	output := docker(t, "run", "--rm", "--env",
+		"NIX_CONFIG=require-sigs = true\nsubstituters = "+url+"\ntrusted-public-keys = default:"+publicKey(t),
+		world.image, "bash", "-c", script, "bash", r.lines[i])
+	if want := strconv.Itoa(closureOf) + "\nran"; !strings.HasSuffix(output, want) {
+		t.Errorf("got %q, want %q", output, want)
+	}
+}
+
+// warmServer returns a server whose jobs find in their store all that a job builds.
+func warmServer(t *testing.T, j job) *server {
+	t.Helper()
+	name := "iglu-test-warm:" + filepath.Base(world.program) + strconv.Itoa(os.Getpid())
+	container := docker(t, "create", world.image, "bash", "-c",
+		"git clone -q "+j.Git.Repository+" /tmp/source && nix-build /tmp/source --no-out-link && rm -r /tmp/source")
+	t.Cleanup(func() { exec.Command("docker", "rm", "--force", container).Run() })
+	docker(t, "start", "--attach", container)
+	docker(t, "commit", "--change", "CMD []", container, name)
+	s := serverWith(t, func(s *settings) { s.jobImage = name })
+	t.Cleanup(func() { exec.Command("docker", "rmi", "--force", name).Run() })
+	return s
+}

@@ -1,0 +1,211 @@
+package jobrun
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/nixstore"
+	"iglu.sh/builder/internal/push"
+)
+
+// preparePush returns what pushes the job's results, or nil where there is nothing to
+// push. Where that could not be done, it says why and returns an exit code.
+func preparePush(ctx context.Context, job jobenv.Job) (*push.Pusher, int) {
+	if job.CacheTarget == "" {
+		return nil, 0
+	}
+	uploads, err1 := strconv.Atoi(job.PushUploads)
+	partSize, err2 := strconv.Atoi(job.PushPartSize)
+	if err := errors.Join(err1, err2); err != nil {
+		say("%v", err)
+		return nil, exitInternal
+	}
+	pusher, err := push.Prepare(ctx, push.Options{
+		Target:     job.CacheTarget,
+		Token:      job.CacheToken,
+		SigningKey: job.SigningKey,
+		Upstream:   strings.Fields(job.UpstreamKeys),
+		Uploads:    uploads,
+		PartSize:   partSize,
+	}, say)
+	if err == nil {
+		return pusher, 0
+	}
+	say("nothing could be pushed, so nothing is built: %v", err)
+	if refusal, ok := errors.AsType[*push.Refusal](err); ok && refusal.Temporary {
+		return nil, exitUnavailable
+	}
+	return nil, exitConfig
+}
+
+// buildAndPush runs the job's command and pushes what it yields.
+func buildAndPush(ctx context.Context, job jobenv.Job, environ []string, children *children, pusher *push.Pusher) int {
+	daemon, err := startDaemon(environ, children)
+	if err != nil {
+		say("cannot ask the image's Nix what is to be pushed: %v", err)
+		return exitInternal
+	}
+	defer daemon.Close()
+	defer context.AfterFunc(ctx, func() { daemon.Close() })()
+	store, err := nixstore.Open(daemon)
+	if err != nil {
+		say("%v", err)
+		return exitInternal
+	}
+	before := resultLinks()
+	if err := pusher.Watch(ctx, store); err != nil {
+		say("%v", err)
+		return exitInternal
+	}
+	var printed printedPaths
+	code := buildTo(io.MultiWriter(os.Stdout, &printed), job, environ, children)
+	unpushed := pusher.Finish(ctx, append(newLinks(before), printed.paths...))
+	if code != 0 || unpushed == "" {
+		return code
+	}
+	if err := os.WriteFile(jobenv.Unpushed, []byte(unpushed), 0o644); err != nil {
+		say("%v", err)
+	}
+	return jobenv.ExitUnpushed
+}
+
+// daemon is the connection to Nix's daemon, which runs for this job alone.
+type daemon struct {
+	io.Reader
+	io.Writer
+	files []*os.File
+}
+
+func (d *daemon) Close() error {
+	return errors.Join(d.files[0].Close(), d.files[1].Close())
+}
+
+func startDaemon(environ []string, children *children) (*daemon, error) {
+	program, err := exec.LookPath("nix-daemon")
+	if err != nil {
+		return nil, err
+	}
+	stdin, requests, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer stdin.Close()
+	answers, stdout, err := os.Pipe()
+	if err != nil {
+		requests.Close()
+		return nil, err
+	}
+	defer stdout.Close()
+	d := &daemon{answers, requests, []*os.File{requests, answers}}
+	if _, err := children.start(program, []string{"nix-daemon", "--stdio"}, "/", environ, stdin, stdout); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// autoRoots is where Nix keeps a link to each link to a result that it makes, wherever
+// that lies, so that its garbage collector knows of it.
+const autoRoots = "/nix/var/nix/gcroots/auto"
+
+// resultLinks returns the links to results that there are, and where they lead.
+func resultLinks() map[string]string {
+	links := make(map[string]string)
+	roots, _ := os.ReadDir(autoRoots) // there is none before the first link
+	for _, root := range roots {
+		link, err := os.Readlink(filepath.Join(autoRoots, root.Name()))
+		if err != nil {
+			continue
+		}
+		if path, err := os.Readlink(link); err == nil && nixstore.IsPath(path) {
+			links[link] = path
+		}
+	}
+	return links
+}
+
+// newLinks returns where the links lead that were not there before.
+func newLinks(before map[string]string) []string {
+	var paths []string
+	for link, path := range resultLinks() {
+		if before[link] != path {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
+// printedPaths collects the store paths that are written to it, each alone in a line.
+type printedPaths struct {
+	line  []byte
+	paths []string
+}
+
+func (p *printedPaths) Write(b []byte) (int, error) {
+	for rest := b; len(rest) > 0; {
+		part, after, ended := bytes.Cut(rest, []byte{'\n'})
+		if len(p.line) <= nixstore.MaxPath {
+			p.line = append(p.line, part[:min(len(part), nixstore.MaxPath+1)]...)
+		}
+		if ended {
+			if path := string(bytes.TrimRight(p.line, "\r")); nixstore.IsPath(path) {
+				p.paths = append(p.paths, path)
+			}
+			p.line = p.line[:0]
+		}
+		rest = after
+	}
+	return len(b), nil
+}
+
+// buildTo is build with the command's standard output going to out.
+func buildTo(out io.Writer, job jobenv.Job, environ []string, children *children) int {
+	r, w, err := os.Pipe()
+	if err != nil {
+		say("cannot read what the build prints: %v", err)
+		return exitInternal
+	}
+	defer r.Close()
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		io.Copy(out, r)
+	}()
+	code := build(job, environ, children, w)
+	w.Close()
+	// What the command has left running holds the pipe open too, perhaps for ever.
+	// The command's own is in the pipe by now, which holds no more than this.
+	r.SetReadDeadline(time.Now())
+	<-copied
+	rest := make([]byte, pipeSize)
+	out.Write(rest[:readNow(r, rest)])
+	return code
+}
+
+// pipeSize is how many bytes a pipe holds: pipe(7).
+const pipeSize = 64 << 10
+
+// readNow reads what a pipe holds, without waiting for more.
+func readNow(r *os.File, buf []byte) (n int) {
+	r.SetReadDeadline(time.Time{})
+	raw, err := r.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	raw.Read(func(fd uintptr) bool {
+		n, _ = unix.Read(int(fd), buf)
+		return true
+	})
+	return max(n, 0)
+}

@@ -1,0 +1,137 @@
+package push
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"iglu.sh/builder/internal/cachix"
+)
+
+// A Refusal is why nothing can be pushed, found out before the build.
+type Refusal struct {
+	Sentence  string // what is wrong, and what to do
+	Temporary bool   // it may go away by itself
+}
+
+func (r *Refusal) Error() string { return r.Sentence }
+
+// prepareTimeout bounds the questions that the cache is asked before the build.
+const prepareTimeout = 15 * time.Second
+
+// Prepare checks that the cache can be reached, is there, takes the API key, and will
+// announce what the signing key signs. It returns a *Refusal if that is not so. What it
+// and the Pusher have to say goes to say, one line at a time.
+func Prepare(ctx context.Context, o Options, say func(format string, args ...any)) (*Pusher, error) {
+	key, err := parseKey(o.SigningKey)
+	if err != nil {
+		return nil, &Refusal{Sentence: fmt.Sprintf("%v; check buildOptions.cachix.signingKey", err)}
+	}
+	client, err := cachix.New(o.Target, o.Token, o.client())
+	if err != nil {
+		return nil, &Refusal{Sentence: err.Error()}
+	}
+	p := &Pusher{client: client, key: key, say: say}
+	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout, errors.New("the cache has not answered within "+prepareTimeout.String()))
+	defer cancel()
+	cache, err := client.Cache(ctx)
+	if err == nil {
+		err = p.check(cache)
+	}
+	if err != nil {
+		client.Close()
+		return nil, refusal(err)
+	}
+	p.upstream = newTrust(o.Upstream, cache.Keys(), key)
+	if p.readable = client.Locate(ctx, cache); !p.readable {
+		say("warning: the cache cannot be read from here: what is pushed will not be checked")
+	}
+	return p, nil
+}
+
+// Close ends the connections to the cache.
+func (p *Pusher) Close() { p.client.Close() }
+
+func parseKey(text string) (*cachix.SigningKey, error) {
+	if text == "" {
+		return nil, nil
+	}
+	return cachix.ParseSigningKey(text)
+}
+
+// refusal makes one of an error of the cache's client.
+func refusal(err error) error {
+	if _, ok := errors.AsType[*Refusal](err); ok {
+		return err
+	}
+	advice := map[error]string{
+		cachix.KeyRefused:   "; check buildOptions.cachix.apiKey",
+		cachix.NoCache:      "; check the name at the end of buildOptions.cachix.target",
+		cachix.NotCachix:    "",
+		cachix.NoSigningKey: "",
+		cachix.Refused:      "; check buildOptions.cachix.target",
+	}
+	for kind, text := range advice {
+		if errors.Is(err, kind) {
+			return &Refusal{Sentence: err.Error() + text}
+		}
+	}
+	return &Refusal{Sentence: err.Error() + "; check buildOptions.cachix.target, and that the cache is up and can be reached from the job's container", Temporary: true}
+}
+
+// check holds what the cache says of itself against what is to be done, and says what
+// cannot be known.
+func (p *Pusher) check(cache cachix.Cache) error {
+	keys := cache.Keys()
+	switch {
+	case strings.EqualFold(cache.Permission, "read"):
+		return &Refusal{Sentence: "the API key may only read from the cache " + cache.Name + "; give one that may write as buildOptions.cachix.apiKey"}
+	case p.key == nil:
+		p.say("warning: no signing key is given: unless the cache signs by itself, Nix will not accept what is pushed")
+	case len(keys) == 0:
+		p.say("warning: the cache does not publish its public keys: if %s is not trusted by its users, Nix will not accept what is pushed", p.key.Public())
+	case !slices.Contains(keys, p.key.Public()):
+		return &Refusal{Sentence: fmt.Sprintf("the signing key is none of the cache's, so Nix would not accept what it signs; "+
+			"give the private half of %s as buildOptions.cachix.signingKey, or register the key's public half, %s, with the cache",
+			strings.Join(keys, " or "), p.key.Public())}
+	}
+	return nil
+}
+
+// A trust holds the public keys of upstream caches by their names.
+type trust map[string]ed25519.PublicKey
+
+// newTrust reads NAME:BASE64 keys, less those of the cache itself: what it has signed
+// and has no more is to be pushed again. What is no key is left out, as Nix does not
+// trust it either.
+func newTrust(keys, ofCache []string, signing *cachix.SigningKey) trust {
+	if signing != nil {
+		ofCache = append(slices.Clone(ofCache), signing.Public())
+	}
+	t := make(trust)
+	for _, text := range keys {
+		name, encoded, _ := strings.Cut(text, ":")
+		raw, err := base64.StdEncoding.DecodeString(encoded)
+		if err == nil && len(raw) == ed25519.PublicKeySize && !slices.Contains(ofCache, encoded) {
+			t[name] = raw
+		}
+	}
+	return t
+}
+
+// signed reports whether one of some signatures, NAME:BASE64 each, is a trusted key's.
+func (t trust) signed(path cachix.Path, signatures []string) bool {
+	for _, text := range signatures {
+		name, encoded, _ := strings.Cut(text, ":")
+		signature, err := base64.StdEncoding.DecodeString(encoded)
+		if key, ok := t[name]; ok && err == nil && ed25519.Verify(key, []byte(path.Fingerprint()), signature) {
+			return true
+		}
+	}
+	return false
+}

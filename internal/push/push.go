@@ -1,0 +1,314 @@
+// Package push sends what a build yields from a Nix store to a binary cache: while the
+// build goes on, and all of it when it has ended.
+//
+// What is sent is the closure of the paths that were built here and of those that the
+// caller names as results, whenever these were built, less .drv files, less what a
+// trusted upstream has signed, less what the cache has. A path goes up after those that
+// it refers to, is read back where the cache can be read, and counts only then.
+//
+// One goroutine at a time asks the store and plans: the one that watches the store
+// while the build goes on, then the caller of Finish. A fixed number of others send.
+package push
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"iglu.sh/builder/internal/cachix"
+	"iglu.sh/builder/internal/nar"
+	"iglu.sh/builder/internal/nixstore"
+)
+
+// Options say where paths go.
+type Options struct {
+	Target     string // the cache's address, which ends in its name
+	Token      string // its API key
+	SigningKey string // signs what is pushed; empty: the cache has to
+	// Upstream holds public keys, NAME:BASE64 each. A path that one of them has signed
+	// is not pushed. The cache's own do not count, should they be among them.
+	Upstream []string
+	Uploads  int // how many paths go up at once; 0 is the default of cachix.Options
+	PartSize int // of the parts that they go up in, in bytes; likewise
+}
+
+// extraParts is how many parts may be in memory beside one for each upload, so that a
+// single large path goes out in parts side by side.
+const extraParts = 4
+
+// client returns the options of the cache's client. Its memory is bounded by them; see
+// cachix.Options.Memory.
+func (o Options) client() cachix.Options {
+	options := cachix.Options{Uploads: o.Uploads, PartSize: o.PartSize}
+	if o.Uploads > 0 {
+		options.Parts = o.Uploads + extraParts
+	}
+	return options
+}
+
+// A Pusher pushes to one cache.
+type Pusher struct {
+	client   *cachix.Client
+	key      *cachix.SigningKey // nil: the cache signs
+	upstream trust
+	readable bool // what was pushed can be read back
+	say      func(format string, args ...any)
+
+	store   *nixstore.Store
+	queue   *queue
+	known   map[string]bool // paths of the store that have been looked at
+	planned map[string]bool // paths whose closure is in the queue, or need not be
+	again   []string        // paths to plan once more
+	ended   chan struct{}   // closed when the build has ended
+	watched chan error      // gets the watcher's error, or nil, when it ends
+
+	mu       sync.Mutex
+	counts   counts
+	failures int   // paths that have failed since the last that has not
+	gaveUp   error // why nothing more is tried for now, or nil
+}
+
+// counts are what came of the paths.
+type counts struct {
+	pushed, there, upstream int
+	narBytes, fileBytes     int64
+}
+
+// Watch begins to push what is built from now on in a store, until ctx ends. Finish
+// has to be called after it.
+func (p *Pusher) Watch(ctx context.Context, store *nixstore.Store) error {
+	paths, err := store.Paths()
+	if err != nil {
+		return err
+	}
+	p.store, p.known, p.planned = store, make(map[string]bool, len(paths)), make(map[string]bool)
+	for _, path := range paths {
+		p.known[path] = true
+	}
+	p.queue = newQueue(p.client.Uploads(), func(path cachix.Path) error { return p.send(ctx, path) })
+	p.ended, p.watched = make(chan struct{}), make(chan error, 1)
+	go func() { p.watched <- p.watch(ctx) }()
+	return nil
+}
+
+const (
+	// watchInterval is how often the store is asked for what is new, and watchShare
+	// how many times longer the pause is than that takes, in a store of many paths.
+	watchInterval = time.Second
+	watchShare    = 20
+)
+
+// watch adds what is built until the build has ended. A cache that cannot be asked now
+// is asked again later.
+func (p *Pusher) watch(ctx context.Context) error {
+	for pause := watchInterval; ; {
+		select {
+		case <-time.After(pause):
+		case <-p.ended:
+			return nil
+		}
+		begun := time.Now()
+		built, err := p.built()
+		if err != nil {
+			return err
+		}
+		if err := p.add(ctx, built); err != nil {
+			p.say("cannot push for now: %v", err)
+		}
+		pause = max(watchInterval, watchShare*time.Since(begun))
+	}
+}
+
+// built returns what was built since it was last called.
+func (p *Pusher) built() ([]string, error) {
+	paths, err := p.store.Paths()
+	if err != nil {
+		return nil, err
+	}
+	var built []string
+	for _, path := range paths {
+		if p.known[path] {
+			continue
+		}
+		p.known[path] = true
+		info, err := p.store.Info(path)
+		switch {
+		case errors.Is(err, nixstore.ErrNoPath): // gone again
+		case err != nil:
+			return nil, err
+		case info.BuiltHere:
+			built = append(built, path)
+		}
+	}
+	return built, nil
+}
+
+// add puts into the queue what the cache lacks of the closures of some paths. After an
+// error of the cache, the next call makes up for it.
+func (p *Pusher) add(ctx context.Context, roots []string) error {
+	wanted, err := p.closure(slices.Concat(p.again, roots))
+	p.again = nil
+	if err != nil || len(wanted) == 0 {
+		return err
+	}
+	missing, err := p.client.Missing(ctx, slices.Collect(maps.Keys(wanted)))
+	if err != nil {
+		for _, path := range wanted {
+			p.planAgain(path)
+		}
+		return err
+	}
+	p.count(func(c *counts) { c.there += len(wanted) - len(missing) })
+	var paths []cachix.Path
+	for _, hash := range missing {
+		paths = append(paths, wanted[hash])
+	}
+	p.queue.add(paths)
+	return nil
+}
+
+// closure returns, by their hashes, what of the closures of some paths belongs into the
+// cache and has not been planned yet.
+func (p *Pusher) closure(left []string) (map[string]cachix.Path, error) {
+	wanted := make(map[string]cachix.Path)
+	for len(left) > 0 {
+		path := left[len(left)-1]
+		left = left[:len(left)-1]
+		if p.planned[path] || isDerivation(path) {
+			continue
+		}
+		p.planned[path] = true
+		info, err := p.store.Info(path)
+		if errors.Is(err, nixstore.ErrNoPath) { // it was no result, but looked like one
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		left = append(left, info.References...)
+		described := describe(info)
+		if p.upstream.signed(described, info.Signatures) {
+			p.count(func(c *counts) { c.upstream++ })
+		} else {
+			wanted[described.Hash()] = described
+		}
+	}
+	return wanted, nil
+}
+
+func (p *Pusher) planAgain(path cachix.Path) {
+	delete(p.planned, path.StorePath)
+	p.again = append(p.again, path.StorePath)
+}
+
+// isDerivation reports whether a path says how to build something, rather than being
+// something that was built.
+func isDerivation(path string) bool { return strings.HasSuffix(path, ".drv") }
+
+func describe(info nixstore.Info) cachix.Path {
+	return cachix.Path{StorePath: info.Path, NarHash: info.NarHash, NarSize: info.NarSize,
+		References: info.References, Deriver: info.Deriver}
+}
+
+// largePath is the size in bytes of an archive from which on the log says that a path
+// is about to go up, and not only that it has.
+const largePath = 64 << 20
+
+// send pushes one path and reads it back.
+func (p *Pusher) send(ctx context.Context, path cachix.Path) error {
+	if err := p.hasGivenUp(); err != nil {
+		return err
+	}
+	if path.NarSize >= largePath {
+		p.say("pushing %s (%s)", path.Name(), size(path.NarSize))
+	}
+	pushed, err := p.client.Push(ctx, path, func(w io.Writer) error { return nar.Dump(w, path.StorePath) }, p.key)
+	if err == nil && p.readable {
+		err = p.client.Verify(ctx, path, pushed, p.key)
+	}
+	if err != nil {
+		p.failed(ctx, path, err)
+		return err
+	}
+	p.say("pushed %s (%s, %s compressed, %s)", path.Name(), size(path.NarSize), size(pushed.FileSize), rate(path.NarSize, pushed.Took))
+	p.count(func(c *counts) {
+		c.pushed++
+		c.narBytes += path.NarSize
+		c.fileBytes += pushed.FileSize
+		p.failures = 0
+	})
+	return nil
+}
+
+// maxFailures is how many paths in a row may fail before the cache itself is taken to be
+// what fails. Each has been tried several times by then.
+const maxFailures = 3
+
+// failed says that a path could not be pushed, and gives up where the next would not fare
+// better.
+func (p *Pusher) failed(ctx context.Context, path cachix.Path, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gaveUp != nil || ctx.Err() != nil {
+		return
+	}
+	p.say("could not push %s: %v", path.Name(), err)
+	p.failures++
+	if errors.Is(err, cachix.KeyRefused) || p.failures >= maxFailures {
+		p.gaveUp = errGaveUp
+		p.say("the cache fails again and again: no more is pushed for now")
+	}
+}
+
+// errGaveUp is why a path is not tried after others have failed.
+var errGaveUp = errors.New("not tried any more")
+
+func (p *Pusher) hasGivenUp() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.gaveUp
+}
+
+func (p *Pusher) count(change func(*counts)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change(&p.counts)
+}
+
+// Finish is called when the build has ended. It pushes what is not pushed yet, with the
+// closure of results, and says in the log what came of it all. It returns what could not
+// be pushed, in words for the build's user, or nothing.
+func (p *Pusher) Finish(ctx context.Context, results []string) (unpushed string) {
+	begun := time.Now()
+	close(p.ended)
+	err := <-p.watched
+	p.tryAgain()
+	if err == nil {
+		err = p.addLast(ctx, results)
+	}
+	p.queue.drain()
+	return p.sum(p.queue.takeFailed(), err, time.Since(begun))
+}
+
+func (p *Pusher) addLast(ctx context.Context, results []string) error {
+	built, err := p.built()
+	if err != nil {
+		return err
+	}
+	return p.add(ctx, slices.Concat(built, results))
+}
+
+// tryAgain has what has failed planned again: it may have been long ago.
+func (p *Pusher) tryAgain() {
+	for _, e := range p.queue.takeFailed() {
+		p.planAgain(e.path)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gaveUp, p.failures = nil, 0
+}

@@ -1,0 +1,68 @@
+package push
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+)
+
+// size returns a number of bytes for people.
+func size(bytes int64) string {
+	return units.CustomSize("%.3g %s", float64(bytes), 1024, []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"})
+}
+
+// rate returns bytes in a second for people.
+func rate(bytes int64, took time.Duration) string {
+	return size(int64(float64(bytes)/max(took, time.Microsecond).Seconds())) + "/s"
+}
+
+// paths counts paths for people.
+func paths(n int) string {
+	if n == 1 {
+		return "1 path"
+	}
+	return fmt.Sprintf("%d paths", n)
+}
+
+// sum says what came of a push and returns what could not be pushed, or nothing. after
+// is the time since the build's end.
+func (p *Pusher) sum(failed []*entry, err error, after time.Duration) (unpushed string) {
+	p.mu.Lock()
+	c := p.counts
+	p.mu.Unlock()
+	p.say("push: %s pushed (%s, %s compressed), %d already there, %d skipped as upstream's; %s after the build",
+		paths(c.pushed), size(c.narBytes), size(c.fileBytes), c.there, c.upstream, after.Round(time.Millisecond))
+	if err != nil {
+		unpushed = fmt.Sprintf("what it yields could not be pushed: %v", err)
+	} else if len(failed) > 0 {
+		unpushed = fmt.Sprintf("%d of %s could not be pushed: %s",
+			len(failed), paths(len(failed)+c.pushed+c.there), strings.Join(reasons(failed), "; "))
+	}
+	if unpushed != "" {
+		p.say("push: NOT COMPLETE: %s", unpushed)
+	}
+	return unpushed
+}
+
+// maxReasons is how many of the paths that could not be pushed are named.
+const maxReasons = 3
+
+// reasons names some paths that could not be pushed, each with why, and only those of
+// which it is not the reason that others could not.
+func reasons(failed []*entry) []string {
+	var reasons []string
+	for _, e := range failed {
+		if !errors.Is(e.err, errReference) && !errors.Is(e.err, errGaveUp) {
+			reasons = append(reasons, fmt.Sprintf("%s: %v", e.path.Name(), e.err))
+		}
+	}
+	slices.Sort(reasons)
+	if more := len(reasons) - maxReasons; more > 0 {
+		reasons = append(reasons[:maxReasons], fmt.Sprintf("and %d more like these", more))
+	}
+	return reasons
+}
