@@ -129,6 +129,7 @@ func checkSecrets(text string) error {
 type server struct {
 	address  string
 	instance string
+	image    string // that its jobs run in
 	log      logBuffer
 	cancel   context.CancelFunc
 	ended    chan error
@@ -167,7 +168,7 @@ func startServer(change func(*settings)) (*server, error) {
 	change(&s)
 
 	ctx, cancel := context.WithCancel(context.Background())
-	srv := &server{instance: s.instance, cancel: cancel, ended: make(chan error, 1)}
+	srv := &server{instance: s.instance, image: s.jobImage, cancel: cancel, ended: make(chan error, 1)}
 	go func() { srv.ended <- serve(ctx, s, world.program, s.logger(&srv.log)) }()
 	err := poll(10*time.Second, func() bool {
 		match := addrInLog.FindStringSubmatch(srv.log.String())

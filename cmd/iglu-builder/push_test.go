@@ -1,9 +1,10 @@
 package main
 
 import (
+	"crypto/rand"
+	"encoding/base64"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -201,7 +202,8 @@ func TestPush(t *testing.T) {
 	wantTotal(t, second, 0, closureOf, 0)
 
 	c.clear()
-	third := do(t, warmServer(t, j), j)
+	warm := warmServer(t, "git clone -q "+j.Git.Repository+" /tmp/source; nix-build /tmp/source --no-out-link; rm -r /tmp/source", func(*settings) {})
+	third := do(t, warm, j)
 	wantExit(t, third, 0)
 	if slices.ContainsFunc(third.lines, func(line string) bool { return strings.HasPrefix(line, "made ") }) {
 		t.Error("the store was not warm")
@@ -234,16 +236,114 @@ nix-store -qR "$1" | wc -l
 	}
 }
 
-// warmServer returns a server whose jobs find in their store all that a job builds.
-func warmServer(t *testing.T, j job) *server {
+// warmServer returns a server whose jobs find in their store what a script has left there.
+func warmServer(t *testing.T, script string, change func(*settings)) *server {
 	t.Helper()
-	name := "iglu-test-warm:" + filepath.Base(world.program) + strconv.Itoa(os.Getpid())
-	container := docker(t, "create", world.image, "bash", "-c",
-		"git clone -q "+j.Git.Repository+" /tmp/source && nix-build /tmp/source --no-out-link && rm -r /tmp/source")
-	t.Cleanup(func() { exec.Command("docker", "rm", "--force", container).Run() })
+	name := "iglu-test-warm:" + strings.ToLower(rand.Text())
+	container := docker(t, "create", world.image, "bash", "-ec", script)
+	t.Cleanup(func() { docker(t, "rm", container) })
 	docker(t, "start", "--attach", container)
 	docker(t, "commit", "--change", "CMD []", container, name)
-	s := serverWith(t, func(s *settings) { s.jobImage = name })
-	t.Cleanup(func() { exec.Command("docker", "rmi", "--force", name).Run() })
-	return s
+	t.Cleanup(func() { docker(t, "rmi", name) })
+	return serverWith(t, func(s *settings) {
+		s.jobImage = name
+		change(s)
+	})
+}
+
+// TestPushWhileBuilding has a build that does not end before its first path is in the
+// cache.
+func TestPushWhileBuilding(t *testing.T) {
+	c := newCache(t)
+	client := connect(t, world.server)
+	client.send(jsonOf(t, c.pushing(command(`nix-build --no-out-link -E 'let d = name: script: derivation { inherit name; `+
+		`system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/nix/var/nix/profiles/default/bin"; args = [ "-c" script ]; }; first = d "first" "echo > $out"; `+
+		`in d "second" "echo ${first}; while [ ! -e /tmp/go-on ]; do sleep 0.1; done; echo > $out"'`))))
+	client.waitFor("iglu: pushed first (")
+	wantNames(t, c, []string{"first"})
+	for _, container := range world.server.containers() {
+		docker(t, "exec", container, "touch", "/tmp/go-on")
+	}
+	client.waitFor("iglu: pushed second (")
+	if got := client.finish(); got.messages[0] != succeeded {
+		t.Errorf("got %v", got.messages)
+	}
+}
+
+// TestResults has a store in which all is built already: what counts as a result of the
+// job is what it links to, wherever the link is, and what it prints.
+func TestResults(t *testing.T) {
+	const expression = `derivation { name = "a"; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; }`
+	s := warmServer(t, "nix-build --no-out-link -E '"+expression+"'; mkdir -p /folder", func(*settings) {})
+	for _, test := range []struct {
+		name, command string
+		pushed        int
+	}{
+		{"link", "nix build --impure --expr '" + expression + "'", 1},
+		{"link elsewhere", "nix build --out-link /folder/of/mine/x --impure --expr '" + expression + "'", 1},
+		{"two links", "sh -c 'nix-build -o a -E \"$0\" >&2; nix-build -o b -E \"$0\" >&2' '" + expression + "'", 1},
+		{"printed", "nix build --no-link --print-out-paths --impure --expr '" + expression + "'", 1},
+		{"printed without a line end", "sh -c 'printf %s $(nix-build --no-out-link -E \"$0\")' '" + expression + "'", 1},
+		{"printed by one that has not ended", "sh -c 'nix-build --no-out-link -E \"$0\"; sleep 1000 &' '" + expression + "'", 1},
+		{"neither", "nix build --no-link --impure --expr '" + expression + "'", 0},
+		{"printed, but no path", "printf '/nix/store/%s-a\n' 00000000000000000000000000000000", 0},
+		{"printed much", "sh -c 'seq 200000; nix-build --no-out-link -E \"$0\"; seq 200000' '" + expression + "'", 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := newCache(t)
+			got := do(t, s, c.pushing(command(test.command)))
+			wantExit(t, got, 0)
+			wantTotal(t, got, test.pushed, 0, 0)
+			if test.name == "printed much" && len(got.lines) < 400_000 {
+				t.Errorf("%d lines", len(got.lines))
+			}
+		})
+	}
+}
+
+// TestUpstream has a path in the store that an upstream cache has signed: it is not
+// pushed, unless the builder is set to do so, or the upstream is the cache itself.
+func TestUpstream(t *testing.T) {
+	const expression = `let d = name: script: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; };` +
+		` in d "top" "echo ${d "libc" "echo > $out"} > $out"`
+	// The path that is signed refers to nothing; the other refers to it.
+	const script = `top=$(nix-build --no-out-link -E '` + expression + `')
+libc=$(nix-store -q --references "$top")
+export NIX_CONFIG="extra-experimental-features = nix-command"
+nix key generate-secret --key-name upstream-1 > /key
+nix store sign --key-file /key "$libc"
+nix key convert-secret-to-public < /key > /public
+printf '%s' "$OWN" > /own
+nix store sign --key-file /own "$top"
+rm /key /own`
+	own := strings.Replace(script, "$OWN", "default:"+signingKey, 1)
+	s := warmServer(t, own, func(*settings) {})
+	upstream := docker(t, "run", "--rm", s.image, "cat", "/public")
+	stranger := "upstream-1:" + base64.StdEncoding.EncodeToString(make([]byte, 32))
+	for _, test := range []struct {
+		name    string
+		trusted []string
+		names   []string
+	}{
+		{"trusted", []string{upstream}, []string{"top"}},
+		{"trusted, and the cache itself", []string{"default:" + publicKey(t), upstream}, []string{"top"}},
+		{"not trusted", nil, []string{"libc", "top"}},
+		{"another of its name is", []string{stranger}, []string{"libc", "top"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := newCache(t)
+			j := c.pushing(command("nix-build -E '" + expression + "'"))
+			j.BuildOptions.TrustedPublicKeys = test.trusted
+			got := do(t, s, j)
+			wantExit(t, got, 0)
+			wantTotal(t, got, len(test.names), 0, 2-len(test.names))
+			wantNames(t, c, test.names)
+		})
+	}
+	t.Run("all is to be pushed", func(t *testing.T) {
+		c := newCache(t)
+		j := c.pushing(command("nix-build -E '" + expression + "'"))
+		j.BuildOptions.TrustedPublicKeys = []string{upstream}
+		wantTotal(t, do(t, serverWith(t, func(v *settings) { v.jobImage, v.pushUpstream = s.image, true }), j), 2, 0, 0)
+	})
 }

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"iglu.sh/builder/internal/gitserver"
-	"iglu.sh/builder/schemas"
 )
 
 // passwordThief is a server that wants credentials and answers with those it gets.
@@ -28,6 +27,7 @@ func (passwordThief) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // message, by client.read.
 func TestSecretsStayInside(t *testing.T) {
 	g := &world.git
+	cache := newCache(t)
 	tests := []struct {
 		name    string
 		command string
@@ -50,8 +50,7 @@ func TestSecretsStayInside(t *testing.T) {
 		for _, test := range tests {
 			t.Run(key.name+"/"+test.name, func(t *testing.T) {
 				j := g.withKey(build(key.repository, test.command), key.key)
-				j.BuildOptions.Cachix = schemas.Cachix{Target: "http://cache.example.com/default", APIKey: apiKey, SigningKey: signingKey}
-				got := do(t, world.server, j)
+				got := do(t, world.server, cache.pushing(j))
 				wantExit(t, got, test.code)
 				wantLine(t, got, test.line)
 			})

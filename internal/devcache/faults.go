@@ -40,6 +40,25 @@ func On(method, pattern string, fault Fault) Fault {
 	}
 }
 
+// WhereBody limits a fault to requests with a body of which holds is true.
+func WhereBody(holds func(body string) bool, fault Fault) Fault {
+	return func(next http.Handler) http.Handler {
+		faulty := fault(next)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				return
+			}
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			if holds(string(body)) {
+				faulty.ServeHTTP(w, r)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
 // Times limits a fault to the first n requests that reach it.
 func Times(n int64, fault Fault) Fault {
 	return func(next http.Handler) http.Handler {

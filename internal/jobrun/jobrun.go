@@ -70,7 +70,8 @@ func Main() int {
 
 // run goes through the job's steps. Each returns the exit code to end with, or 0.
 func run(ctx context.Context, job jobenv.Job, environ []string, children *children) int {
-	pusher, code := preparePush(ctx, job)
+	out := &output{w: os.Stdout}
+	pusher, code := preparePush(ctx, job, out)
 	if code != 0 {
 		return code
 	}
@@ -90,7 +91,7 @@ func run(ctx context.Context, job jobenv.Job, environ []string, children *childr
 	if pusher == nil {
 		return build(job, environ, children, os.Stdout)
 	}
-	return buildAndPush(ctx, job, environ, children, pusher)
+	return buildAndPush(ctx, job, environ, children, pusher, out)
 }
 
 // with returns an environment with more variables. They count, whatever the job image
@@ -104,6 +105,6 @@ func with(environ []string, more ...string) []string {
 }
 
 // say writes a line of the job's own to its log.
-func say(format string, args ...any) {
-	fmt.Printf("iglu: "+format+"\n", args...)
-}
+func say(format string, args ...any) { fmt.Printf(sayFormat(format), args...) }
+
+func sayFormat(format string) string { return "iglu: " + format + "\n" }

@@ -1,7 +1,6 @@
 package jobrun
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -19,9 +18,10 @@ import (
 	"iglu.sh/builder/internal/push"
 )
 
-// preparePush returns what pushes the job's results, or nil where there is nothing to
-// push. Where that could not be done, it says why and returns an exit code.
-func preparePush(ctx context.Context, job jobenv.Job) (*push.Pusher, int) {
+// preparePush returns what pushes the job's results and speaks through out, or nil where
+// there is nothing to push. Where that could not be done, it says why and returns an exit
+// code.
+func preparePush(ctx context.Context, job jobenv.Job, out *output) (*push.Pusher, int) {
 	if job.CacheTarget == "" {
 		return nil, 0
 	}
@@ -38,7 +38,7 @@ func preparePush(ctx context.Context, job jobenv.Job) (*push.Pusher, int) {
 		Upstream:   strings.Fields(job.UpstreamKeys),
 		Uploads:    uploads,
 		PartSize:   partSize,
-	}, say)
+	}, out.say)
 	if err == nil {
 		return pusher, 0
 	}
@@ -50,7 +50,7 @@ func preparePush(ctx context.Context, job jobenv.Job) (*push.Pusher, int) {
 }
 
 // buildAndPush runs the job's command and pushes what it yields.
-func buildAndPush(ctx context.Context, job jobenv.Job, environ []string, children *children, pusher *push.Pusher) int {
+func buildAndPush(ctx context.Context, job jobenv.Job, environ []string, children *children, pusher *push.Pusher, out *output) int {
 	daemon, err := startDaemon(environ, children)
 	if err != nil {
 		say("cannot ask the image's Nix what is to be pushed: %v", err)
@@ -68,9 +68,8 @@ func buildAndPush(ctx context.Context, job jobenv.Job, environ []string, childre
 		say("%v", err)
 		return exitInternal
 	}
-	var printed printedPaths
-	code := buildTo(io.MultiWriter(os.Stdout, &printed), job, environ, children)
-	unpushed := pusher.Finish(ctx, append(newLinks(before), printed.paths...))
+	code := buildTo(out, job, environ, children)
+	unpushed := pusher.Finish(ctx, append(newLinks(before), out.end()...))
 	if code != 0 || unpushed == "" {
 		return code
 	}
@@ -144,29 +143,6 @@ func newLinks(before map[string]string) []string {
 		}
 	}
 	return paths
-}
-
-// printedPaths collects the store paths that are written to it, each alone in a line.
-type printedPaths struct {
-	line  []byte
-	paths []string
-}
-
-func (p *printedPaths) Write(b []byte) (int, error) {
-	for rest := b; len(rest) > 0; {
-		part, after, ended := bytes.Cut(rest, []byte{'\n'})
-		if len(p.line) <= nixstore.MaxPath {
-			p.line = append(p.line, part[:min(len(part), nixstore.MaxPath+1)]...)
-		}
-		if ended {
-			if path := string(bytes.TrimRight(p.line, "\r")); nixstore.IsPath(path) {
-				p.paths = append(p.paths, path)
-			}
-			p.line = p.line[:0]
-		}
-		rest = after
-	}
-	return len(b), nil
 }
 
 // buildTo is build with the command's standard output going to out.

@@ -1,0 +1,41 @@
+package jobrun
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const path1, path2 = "/nix/store/00000000000000000000000000000000-a", "/nix/store/11111111111111111111111111111111-b.0+_?=-"
+
+// TestOutput has a build and a push write by turns, the build in every cut.
+func TestOutput(t *testing.T) {
+	long := strings.Repeat("/nix/store/", 100)
+	printed := path1 + "\n" + " " + path1 + "\n" + path1 + "/bin\n" + path2 + "\r\n" + long + path1 + "\n\n" + long + "\n" + path2
+	for size := 1; size <= len(printed); size++ {
+		var w bytes.Buffer
+		o := &output{w: &w}
+		for chunk := range slices.Chunk([]byte(printed), size) {
+			o.Write(chunk)
+			o.say("pushed %d", size)
+		}
+		if got, want := o.end(), []string{path1, path2, path2}; !slices.Equal(got, want) {
+			t.Errorf("chunks of %d: paths %q, want %q", size, got, want)
+		}
+		var lines, said []string
+		for line := range strings.Lines(w.String()) {
+			if strings.HasPrefix(line, "iglu: pushed ") {
+				said = append(said, line)
+			} else {
+				lines = append(lines, line)
+			}
+		}
+		if got := strings.Join(lines, ""); got != printed+"\n" {
+			t.Errorf("chunks of %d: got %q", size, got)
+		}
+		if want := (len(printed) + size - 1) / size; len(said) != want {
+			t.Errorf("chunks of %d: %d lines of the push, want %d", size, len(said), want)
+		}
+	}
+}
