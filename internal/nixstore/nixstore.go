@@ -146,6 +146,9 @@ func (s *Store) Info(path string) (Info, error) {
 }
 
 func (s *Store) info(path string) (Info, error) {
+	if !IsPath(path) { // at which the daemon would hang up
+		return Info{}, ErrNoPath
+	}
 	if err := s.send(opQueryPathInfo); err != nil {
 		return Info{}, err
 	}
