@@ -363,7 +363,7 @@ func readInto(buf []byte, r io.Reader) ([]byte, error) {
 
 // TestExampleJobs checks that the example's job files are jobs.
 func TestExampleJobs(t *testing.T) {
-	for _, name := range []string{"job.json", "job-flake-reference.json"} {
+	for _, name := range []string{"job.json", "job-flake-reference.json", "job-push.json"} {
 		text, err := readJob("../../examples/hello/"+name, nil)
 		if err != nil {
 			t.Fatal(err)

@@ -47,6 +47,7 @@ func Prepare(ctx context.Context, o Options, say func(format string, args ...any
 		client.Close()
 		return nil, refusal(err)
 	}
+	say("what this job yields goes to %s", o.Target)
 	p.upstream = newTrust(o.Upstream, cache.Keys(), key)
 	if p.readable = client.Locate(ctx, cache); !p.readable {
 		say("warning: the cache cannot be read from here: what is pushed will not be checked")

@@ -81,10 +81,10 @@ func millionLines(ctx context.Context, s *server, image string, table *strings.B
 		none    = "docker run --rm --log-driver none"
 	)
 	medians, err := race(ctx, logRounds, []contender{
-		{plain, throughServer(shell(million))},
-		{docker, dockerRun()},
-		{secrets, throughServer(withSecrets(shell(million)))},
-		{none, dockerRun("--log-driver", "none")},
+		{plain, nil, throughServer(shell(million))},
+		{docker, nil, dockerRun()},
+		{secrets, nil, throughServer(withSecrets(shell(million)))},
+		{none, nil, dockerRun("--log-driver", "none")},
 	})
 	if err != nil {
 		return err

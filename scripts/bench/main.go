@@ -1,5 +1,6 @@
 // Bench measures the builder against what people would use instead, side by side in one
-// run on one machine, and writes the table in docs/benchmarks.md. 'make bench' runs it.
+// run on one machine, and writes the tables in docs/benchmarks.md: all of them, or those
+// that its arguments name. 'make bench' runs it.
 package main
 
 import (
@@ -28,12 +29,27 @@ func run(ctx context.Context) error {
 	if image == "" {
 		return errors.New("IGLU_BENCH_JOB_IMAGE names no image: run 'make bench'")
 	}
-	var table strings.Builder
-	if err := benchLog(ctx, image, &table); err != nil {
-		return err
+	parts := []struct {
+		name string
+		run  func(ctx context.Context, image string, table *strings.Builder) error
+	}{
+		{"log", benchLog},
+		{"push", benchPush},
 	}
-	fmt.Print(table.String())
-	return replaceTable("docs/benchmarks.md", "log", table.String())
+	for _, part := range parts {
+		if len(os.Args) > 1 && !slices.Contains(os.Args[1:], part.name) {
+			continue
+		}
+		var table strings.Builder
+		if err := part.run(ctx, image, &table); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+		fmt.Print(table.String())
+		if err := replaceTable("docs/benchmarks.md", part.name, table.String()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // replaceTable puts a table between its two marks in a file.
@@ -51,8 +67,9 @@ func replaceTable(name, mark, table string) error {
 
 // A contender is one way of doing what is measured.
 type contender struct {
-	name string
-	run  func(context.Context) error
+	name   string
+	before func() error // is not measured; may be nil
+	run    func(context.Context) error
 }
 
 // race runs the contenders in turn, so that all meet the same machine, and returns the
@@ -61,6 +78,11 @@ func race(ctx context.Context, rounds int, contenders []contender) (map[string]t
 	times := make(map[string][]time.Duration)
 	for round := range rounds + 1 {
 		for _, c := range contenders {
+			if c.before != nil {
+				if err := c.before(); err != nil {
+					return nil, fmt.Errorf("%s: %w", c.name, err)
+				}
+			}
 			begun := time.Now()
 			if err := c.run(ctx); err != nil {
 				return nil, fmt.Errorf("%s: %w", c.name, err)

@@ -73,7 +73,12 @@ func (s *server) stop() {
 
 // memory returns a figure of the server's memory from /proc, in MiB.
 func (s *server) memory(name string) (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.process.Process.Pid))
+	return memoryOf(s.process.Process.Pid, name)
+}
+
+// memoryOf returns a figure of a process's memory from /proc, in MiB.
+func memoryOf(pid int, name string) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}

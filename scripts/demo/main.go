@@ -1,6 +1,7 @@
 // Demo shows one job from end to end on a machine where a Docker engine answers: it
-// starts a builder and a git server, submits examples/hello, shows the log, and
-// removes all that it made. 'make demo' runs it.
+// starts a builder, a git server and a binary cache, submits examples/hello, shows the
+// log, has Nix in another container get the result from the cache, and removes all that
+// it made. 'make demo' runs it.
 package main
 
 import (
@@ -9,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -51,6 +53,11 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer stopGit()
+	cache, err := serveCache(folder)
+	if err != nil {
+		return err
+	}
+	defer cache.close()
 	// A name of its own, so that two demos do not meet.
 	instance := filepath.Base(folder)
 	address, stopServer, err := startServer(image, instance, folder)
@@ -59,11 +66,15 @@ func run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, stopServer(), removeInstance(instance)) }()
 
-	job, err := writeJob(folder, repositories)
+	job, err := writeJob(folder, repositories, cache)
 	if err != nil {
 		return err
 	}
-	return submit(ctx, address, job)
+	path, err := submit(ctx, address, job)
+	if err != nil {
+		return err
+	}
+	return cache.copyBack(ctx, image, path)
 }
 
 // jobImage returns the image that jobs run in: the configured one, or where it
@@ -147,29 +158,39 @@ func discard(lines *bufio.Scanner) {
 	}
 }
 
-// writeJob writes the example's job with the demo's own git server in it.
-func writeJob(folder, repositories string) (string, error) {
-	job, err := os.ReadFile("examples/hello/job.json")
+// writeJob writes the example's job with the demo's own servers in it, and shows it
+// without its keys.
+func writeJob(folder, repositories string, cache *binaryCache) (string, error) {
+	job, err := os.ReadFile("examples/hello/job-push.json")
 	if err != nil {
 		return "", err
 	}
-	job = bytes.ReplaceAll(job, []byte("http://git.example.com"), []byte(repositories))
+	servers := strings.NewReplacer("http://git.example.com", repositories, "http://cache.example.com/default", cache.url)
+	keys := strings.NewReplacer("API_KEY", cache.token, "SIGNING_KEY", cache.signingKey)
+	text := servers.Replace(string(job))
 	name := filepath.Join(folder, "job.json")
 	say("The job:")
-	os.Stdout.Write(job)
-	return name, os.WriteFile(name, job, 0o600)
+	fmt.Print(text)
+	return name, os.WriteFile(name, []byte(keys.Replace(text)), 0o600)
 }
 
-func submit(ctx context.Context, address, job string) error {
+var printedPath = regexp.MustCompile(`(?m)^/nix/store/\S+$`)
+
+// submit sends the job and returns the path of its result.
+func submit(ctx context.Context, address, job string) (path string, err error) {
 	say("%s build --url ws://%s job.json", builder, address)
 	client := exec.CommandContext(ctx, builder, "build", "--url", "ws://"+address, job)
 	client.Cancel = func() error { return client.Process.Signal(syscall.SIGTERM) }
-	client.Stdout, client.Stderr = os.Stdout, os.Stdout
+	var log bytes.Buffer
+	client.Stdout, client.Stderr = io.MultiWriter(os.Stdout, &log), os.Stdout
 	if err := client.Run(); err != nil {
-		return fmt.Errorf("the build failed: %w", err)
+		return "", fmt.Errorf("the build failed: %w", err)
 	}
 	say("The build's exit code is 0")
-	return nil
+	if path = printedPath.FindString(log.String()); path == "" {
+		return "", errors.New("the build has printed no path")
+	}
+	return path, nil
 }
 
 // removeInstance removes what the demo's builder keeps on the engine for its next

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"iglu.sh/builder/internal/devcache"
+	"iglu.sh/builder/internal/gitserver"
+	"iglu.sh/builder/schemas"
+)
+
+const (
+	pushRounds = 5
+	smallPaths = 2000
+	largePath  = 1 << 30
+)
+
+// smallClosure makes paths of some kB of text that refer to one another: leaves, what
+// refers to three of them each, and one that refers to all.
+const smallClosure = `nix-build -o /result -E '
+let
+  inherit (builtins) genList elemAt concatStringsSep toFile toString;
+  text = n: concatStringsSep "" (genList (i: "${toString n} ${toString (i * n)} some text that can be compressed\n") (50 + n / 10));
+  leaves = genList (n: toFile "leaf-${toString n}" (text n)) 1500;
+  leaf = n: elemAt leaves (n - n / 1500 * 1500);
+  nodes = genList (n: toFile "node-${toString n}" "${leaf n} ${leaf (n * 7)} ${leaf (n * 13)} ${text n}") 499;
+in derivation {
+  name = "all"; system = builtins.currentSystem; builder = "/bin/sh";
+  args = [ "-c" "echo ${toFile "list" (concatStringsSep "\n" (leaves ++ nodes))} > $out" ];
+}'`
+
+// largeClosure makes one path of real programs and libraries.
+var largeClosure = fmt.Sprintf(`mkdir /large
+while [ $(cat /large/* 2>/dev/null | wc -c) -lt %d ]; do
+  cat $(find /usr/lib /nix/var/nix/profiles/default/bin/ -type f) > /large/$(ls /large | wc -l)
+done
+cat /large/* | head -c %[1]d > /1-gb
+ln -s $(nix-store --add /1-gb) /result
+rm -r /large /1-gb`, largePath)
+
+// benchPush measures the push of what a store holds already.
+func benchPush(ctx context.Context, image string, table *strings.Builder) error {
+	fmt.Fprintf(table, "| container start included | median of %d | against nix copy | peak memory of the job |\n|---|---|---|---|\n", pushRounds)
+	for _, closure := range []struct{ name, script string }{
+		{fmt.Sprintf("%d small paths", smallPaths), smallClosure},
+		{"one path of 1 GiB", largeClosure},
+	} {
+		if err := pushClosure(ctx, image, closure.name, closure.script, table); err != nil {
+			return fmt.Errorf("%s: %w", closure.name, err)
+		}
+	}
+	return nil
+}
+
+// pushClosure races the two ways of copying a closure out of a container's store.
+func pushClosure(ctx context.Context, image, name, script string, table *strings.Builder) error {
+	filled, err := fillStore(ctx, image, script)
+	if err != nil {
+		return err
+	}
+	defer exec.Command("docker", "rmi", filled).Run()
+	cache, err := serveCache()
+	if err != nil {
+		return err
+	}
+	defer cache.close()
+	s, err := startServer(filled)
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	var peak float64
+	const pushed, copied = "iglu-builder", "nix copy --to 'file://…?compression=zstd'"
+	medians, err := race(ctx, pushRounds, []contender{
+		{pushed, cache.renew, func(ctx context.Context) error {
+			memory := watchMemory(s)
+			_, err := s.build(ctx, cache.job(), nil)
+			peak = max(peak, <-memory)
+			return err
+		}},
+		{copied, nil, func(ctx context.Context) error {
+			return exec.CommandContext(ctx, "docker", "run", "--rm", filled, "nix", "--extra-experimental-features", "nix-command",
+				"copy", "--to", "file:///tmp/cache?compression=zstd", "/result").Run()
+		}},
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(table, "| %s, %s | %.2f s | %.2f | %.0f MiB |\n", name, pushed, medians[pushed].Seconds(),
+		medians[pushed].Seconds()/medians[copied].Seconds(), peak)
+	fmt.Fprintf(table, "| %s, %s | %.2f s | 1.00 | |\n", name, copied, medians[copied].Seconds())
+	return nil
+}
+
+// fillStore returns the name of an image in whose store a script has left something.
+func fillStore(ctx context.Context, image, script string) (string, error) {
+	output, err := exec.CommandContext(ctx, "docker", "create", image, "bash", "-ec", script).Output()
+	if err != nil {
+		return "", err
+	}
+	container := strings.TrimSpace(string(output))
+	defer exec.Command("docker", "rm", "--force", container).Run()
+	if output, err := exec.CommandContext(ctx, "docker", "start", "--attach", container).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("fill a store: %w: %s", err, output)
+	}
+	name := "iglu-bench:" + strings.ToLower(rand.Text()[:8])
+	return name, exec.CommandContext(ctx, "docker", "commit", "--change", "CMD []", container, name).Run()
+}
+
+// A binaryCache is a strict one on this machine.
+type binaryCache struct {
+	folder     string
+	url        string
+	token      string
+	signingKey string
+	cache      *devcache.Server
+	server     *http.Server
+}
+
+func serveCache() (*binaryCache, error) {
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return nil, err
+	}
+	folder, err := os.MkdirTemp("", "iglu-bench-cache-")
+	if err != nil {
+		return nil, err
+	}
+	c := &binaryCache{folder: folder, token: rand.Text(), signingKey: base64.StdEncoding.EncodeToString(private)}
+	c.cache, err = devcache.New(devcache.Options{Folder: folder, Token: c.token, Names: []string{"default"}})
+	if err != nil {
+		return nil, err
+	}
+	if err := c.cache.AddKey("default", base64.StdEncoding.EncodeToString(private[ed25519.SeedSize:])); err != nil {
+		return nil, err
+	}
+	listener, err := gitserver.Listen()
+	if err != nil {
+		return nil, err
+	}
+	c.url = "http://" + listener.Addr().String() + "/default"
+	c.server = &http.Server{Handler: c.cache}
+	go c.server.Serve(listener)
+	return c, nil
+}
+
+func (c *binaryCache) close() {
+	c.server.Close()
+	os.RemoveAll(c.folder)
+}
+
+// renew makes the cache one that has never had a path.
+func (c *binaryCache) renew() error {
+	var errs []error
+	for _, kind := range []string{"narinfo", "nar"} {
+		files, err := filepath.Glob(filepath.Join(c.folder, "default", kind, "*"))
+		errs = append(errs, err)
+		for _, file := range files {
+			errs = append(errs, os.Remove(file))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// job is one that yields the image's closure.
+func (c *binaryCache) job() schemas.Request {
+	job := shell("readlink -f /result")
+	job.BuildOptions.Cachix = schemas.Cachix{Push: true, Target: c.url, APIKey: c.token, SigningKey: c.signingKey}
+	return job
+}
+
+// watchMemory sends the peak memory in MiB of the program in the container of the
+// server's next job, when that has ended.
+func watchMemory(s *server) <-chan float64 {
+	peak := make(chan float64, 1)
+	go func() {
+		pid := 0
+		for pid == 0 {
+			time.Sleep(20 * time.Millisecond)
+			id, _ := exec.Command("docker", "ps", "--quiet", "--filter", "label=sh.iglu.builder.instance="+s.instance).Output()
+			if len(id) > 0 {
+				output, _ := exec.Command("docker", "inspect", "--format", "{{.State.Pid}}", strings.TrimSpace(string(id))).Output()
+				fmt.Sscan(string(output), &pid)
+			}
+		}
+		highest := 0.0
+		for {
+			mib, err := memoryOf(pid, "VmHWM")
+			if err != nil {
+				peak <- highest
+				return
+			}
+			highest = mib
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	return peak
+}
