@@ -15,6 +15,7 @@ import (
 	"iglu.sh/builder/internal/cachix"
 	"iglu.sh/builder/internal/devcache"
 	"iglu.sh/builder/internal/gitserver"
+	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/schemas"
 )
 
@@ -262,11 +263,29 @@ func TestPushWhileBuilding(t *testing.T) {
 	client.waitFor("iglu: pushed first (")
 	wantNames(t, c, []string{"first"})
 	for _, container := range world.server.containers() {
+		checkInspection(t, container)
 		docker(t, "exec", container, "touch", "/tmp/go-on")
 	}
 	client.waitFor("iglu: pushed second (")
 	if got := client.finish(); got.messages[0] != succeeded {
 		t.Errorf("got %v", got.messages)
+	}
+}
+
+// checkInspection looks for secrets in what the engine tells of a container, but for the
+// variables by which the job gets them.
+func checkInspection(t *testing.T, container string) {
+	t.Helper()
+	text := docker(t, "inspect", container)
+	for _, name := range []string{jobenv.CacheToken, jobenv.SigningKey} {
+		variable := regexp.MustCompile(`"` + name + `=[^"]+"`)
+		if !variable.MatchString(text) {
+			t.Errorf("the container has no %s", name)
+		}
+		text = variable.ReplaceAllString(text, "")
+	}
+	if err := checkSecrets(text); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -40,7 +40,8 @@ func TestSecretsStayInside(t *testing.T) {
 		{"environment of Nix", `nix eval --impure --raw --expr 'builtins.concatStringsSep "," (map builtins.getEnv ["IGLU_GIT_KEY" "CACHIX_AUTH_TOKEN" "CACHIX_SIGNING_KEY" "PATH"])'`, 0, ",,,/root"},
 		{"environment of a build", `nix-build -E 'derivation { name = "env"; system = builtins.currentSystem; builder = "/bin/sh"; args = ["-c" "export; echo > $out"]; }'`, 0, "NIX_BUILD_TOP"},
 		{"environments of all processes", `sh -c 'cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline | tr "\0" "\n"'`, 0, "NIX_CONFIG="},
-		{"files", `sh -c 'grep -rls -e hunter2 -e "PRIVATE KEY" /tmp /root /run /source /etc /var /dev/shm; echo looked'`, 0, "looked"},
+		{"files", "sh -c 'grep -rls -e hunter2 -e " + g.keyLines[1][:10] + " -e " + apiKey[:10] + " -e " + signingKey[:10] +
+			" /tmp /root /run /source /etc /var /dev/shm /iglu* /nix && exit 9; echo looked'", 0, "looked"},
 		{"git's configuration", `sh -c 'cat .git/config; git config --list --show-origin'`, 0, "remote.origin.url"},
 	}
 	for _, key := range []struct{ name, repository, key string }{

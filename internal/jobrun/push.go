@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -31,14 +32,16 @@ func preparePush(ctx context.Context, job jobenv.Job, out *output) (*push.Pusher
 		say("%v", err)
 		return nil, exitInternal
 	}
-	pusher, err := push.Prepare(ctx, push.Options{
+	options := push.Options{
 		Target:     job.CacheTarget,
 		Token:      job.CacheToken,
 		SigningKey: job.SigningKey,
 		Upstream:   strings.Fields(job.UpstreamKeys),
 		Uploads:    uploads,
 		PartSize:   partSize,
-	}, out.say)
+	}
+	debug.SetMemoryLimit(options.Memory())
+	pusher, err := push.Prepare(ctx, options, out.say)
 	if err == nil {
 		return pusher, 0
 	}

@@ -41,8 +41,14 @@ type Options struct {
 // single large path goes out in parts side by side.
 const extraParts = 4
 
-// client returns the options of the cache's client. Its memory is bounded by them; see
-// cachix.Options.Memory.
+// besideParts is what a push takes of memory beside what is being sent, in bytes: what is
+// known of some 100,000 paths, connections, and what the garbage collector leaves.
+const besideParts = 64 << 20
+
+// Memory returns how many bytes a push takes at most, however much it has to send.
+func (o Options) Memory() int64 { return o.client().Memory() + besideParts }
+
+// client returns the options of the cache's client.
 func (o Options) client() cachix.Options {
 	options := cachix.Options{Uploads: o.Uploads, PartSize: o.PartSize}
 	if o.Uploads > 0 {
