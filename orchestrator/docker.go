@@ -18,8 +18,8 @@ import (
 	"github.com/docker/docker/api/types"
 	containertypes "github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
-	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/api/types/system"
 	"github.com/docker/docker/client"
 	"github.com/docker/docker/pkg/stdcopy"
 
@@ -65,6 +65,8 @@ type Options struct {
 	// Program is the path of the statically linked Linux program that runs inside
 	// the containers: this program itself.
 	Program string
+	// Limits bound each job.
+	Limits Limits
 }
 
 // docker is an engine that speaks Docker's API.
@@ -72,8 +74,9 @@ type docker struct {
 	client  *client.Client
 	options Options
 
-	program   *program // what is in the volume, once it is filled
-	leftovers []string // containers that could not be removed
+	machine   *system.Info // what the engine's machine is, once it is known
+	program   *program     // what is in the volume, once it is filled
+	leftovers []string     // containers that could not be removed
 }
 
 // NewDocker returns a Builder on the Docker engine that DOCKER_HOST and the other
@@ -183,6 +186,10 @@ func (d *docker) create(ctx context.Context, c container, imageID string) (strin
 	if err != nil {
 		return "", engineFailure("take the builder's program", err)
 	}
+	machine, err := d.ensureMachine(ctx)
+	if err != nil {
+		return "", engineFailure("describe its machine", err)
+	}
 	created, err := d.client.ContainerCreate(ctx,
 		&containertypes.Config{
 			Image:       imageID,
@@ -195,16 +202,10 @@ func (d *docker) create(ctx context.Context, c container, imageID string) (strin
 			Labels:      map[string]string{labelInstance: d.options.Instance, labelJob: c.job},
 			Healthcheck: &containertypes.HealthConfig{Test: []string{"NONE"}},
 		},
-		&containertypes.HostConfig{
-			LogConfig:   containertypes.LogConfig{Type: "none"}, // the log is ours
-			NetworkMode: containertypes.NetworkMode(networkID),
-			Mounts: []mount.Mount{{
-				Type: mount.TypeVolume, Source: volume, Target: jobenv.Mount, ReadOnly: true,
-			}},
-		},
+		d.hostConfig(networkID, volume, machine),
 		nil, nil, d.name(c.job))
 	if err != nil {
-		d.program = nil // something is gone that was there: look anew
+		d.forget()
 		return "", engineFailure("make the container", err)
 	}
 	return created.ID, nil
@@ -231,7 +232,7 @@ func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Wr
 	giveUp() // what follows may take as long as the job does
 
 	if err := d.client.ContainerStart(calls, id, containertypes.StartOptions{}); err != nil {
-		d.program = nil // it may be the program that is gone from its volume
+		d.forget() // it may be the program that is gone from its volume
 		return 0, engineFailure("start the container", err)
 	}
 	out := drain(&output, stdout, stderr)

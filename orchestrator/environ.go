@@ -51,6 +51,7 @@ func nixConfig(o *schemas.BuildOptions) string {
 	var conf strings.Builder
 	set := func(name string, value any) { fmt.Fprintf(&conf, "%s = %v\n", name, value) }
 	set("extra-experimental-features", "nix-command flakes")
+	set("build-dir", jobenv.BuildDir)
 	if o.Cores != nil {
 		set("cores", *o.Cores)
 	}

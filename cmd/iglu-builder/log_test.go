@@ -28,7 +28,7 @@ import (
 func TestEveryLineArrives(t *testing.T) {
 	const size = 1_000_000_000
 	image := "lines-test:" + strings.ToLower(world.server.instance)
-	importProgram(t, "", image, buildLines(t), "lines")
+	importProgram(t, "", image, buildProgram(t, "lines"), "lines")
 	t.Cleanup(func() { exec.Command("docker", "image", "rm", image).Run() })
 	s := startProcess(t, "--job-image", image, "--allowed-commands", "lines")
 
@@ -122,10 +122,11 @@ func TestNothingElseIsMasked(t *testing.T) {
 	}
 }
 
-func buildLines(t *testing.T) []byte {
+// buildProgram builds a program of testdata, static.
+func buildProgram(t *testing.T, command string) []byte {
 	t.Helper()
-	name := filepath.Join(t.TempDir(), "lines")
-	build := exec.Command("go", "build", "-o", name, "./testdata/lines")
+	name := filepath.Join(t.TempDir(), command)
+	build := exec.Command("go", "build", "-o", name, "./testdata/"+command)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, output)

@@ -67,6 +67,7 @@ func serve(ctx context.Context, s settings, program string, log *slog.Logger) er
 		Network:  s.jobNetwork,
 		Push:     orchestrator.Push{Uploads: s.pushUploads, PartSize: s.pushPartSize, Upstream: s.pushUpstream},
 		Program:  program,
+		Limits:   s.limits,
 	}, logs, log)
 	if err != nil {
 		return err

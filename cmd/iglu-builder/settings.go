@@ -21,6 +21,7 @@ import (
 
 	"iglu.sh/builder/images"
 	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/orchestrator"
 )
 
 // settings are what can be set of the server. Each is a flag and an environment
@@ -29,6 +30,7 @@ type settings struct {
 	listen          string
 	jobImage        string
 	jobNetwork      string
+	limits          orchestrator.Limits
 	instance        string
 	allowedCommands []string
 	requestTimeout  time.Duration
@@ -58,6 +60,12 @@ func (s *settings) register(flags *pflag.FlagSet) {
 		"`image` that jobs run in")
 	add(parsed(&s.jobNetwork, "name", parseAny), "job-network", "",
 		"the engine's `network` for jobs (default a bridge of the builder's own)")
+	add(parsed(&s.limits.Memory, "bytes", parseMemory), "job-memory", "75%",
+		"most `memory` of a job, as a size or as a share of the engine's machine")
+	add(parsed(&s.limits.CPUs, "number", parseCPUs), "job-cpus", "100%",
+		"most `CPUs` of a job, as a number or as a share of the engine's machine")
+	add(parsed(&s.limits.PIDs, "number", parsePIDs), "job-pids", "4096",
+		"most `processes` and threads of a job at once")
 	add(parsed(&s.instance, "name", parseInstance), "instance", "default",
 		"`name` that labels everything made on the engine; different for each builder on it")
 	add(parsed(&s.allowedCommands, "words", parseWords), "allowed-commands", "nix,nix-build",
@@ -209,6 +217,60 @@ func parseBytes(text string) (int64, error) {
 	n, err := units.RAMInBytes(text)
 	if err != nil || n <= 0 {
 		return 0, errors.New("is not a size such as 1048576 or 1MiB")
+	}
+	return n, nil
+}
+
+// leastMemory is what a job's container needs before it does anything.
+const leastMemory = 64 << 20
+
+func parseMemory(text string) (orchestrator.Amount, error) {
+	return parseAmount(text, "is not a size of at least 64MiB such as 8GiB, nor a share such as 75%", func(text string) (float64, error) {
+		n, err := parseBytes(text)
+		if n < leastMemory {
+			err = errors.New("too little")
+		}
+		return float64(n), err
+	})
+}
+
+func parseCPUs(text string) (orchestrator.Amount, error) {
+	return parseAmount(text, "is not a number of CPUs such as 1.5, nor a share such as 75%", func(text string) (float64, error) {
+		n, err := strconv.ParseFloat(text, 64)
+		if !(n >= leastCPUs && n <= mostCPUs) {
+			err = errors.New("too little or too much")
+		}
+		return n, err
+	})
+}
+
+// leastCPUs is the least that engines take, mostCPUs what no machine has.
+const leastCPUs, mostCPUs = 0.01, 1e6
+
+var shareForm = regexp.MustCompile(`^(100|[1-9]\d?)%$`)
+
+// parseAmount reads an amount that is a share, or what parseFixed makes of it. Whatever is
+// wrong, the sentence says what would be right.
+func parseAmount(text, sentence string, parseFixed func(string) (float64, error)) (a orchestrator.Amount, err error) {
+	if m := shareForm.FindStringSubmatch(text); m != nil {
+		a.Share, err = strconv.ParseFloat(m[1], 64)
+		a.Share /= 100
+	} else {
+		a.Fixed, err = parseFixed(text)
+	}
+	if err != nil {
+		err = errors.New(sentence)
+	}
+	return a, err
+}
+
+// leastPIDs is what it takes to fetch a source and run Nix.
+const leastPIDs = 64
+
+func parsePIDs(text string) (int64, error) {
+	n, err := strconv.ParseInt(text, 10, 32)
+	if err != nil || n < leastPIDs {
+		return 0, fmt.Errorf("is not a number of at least %d", leastPIDs)
 	}
 	return n, nil
 }

@@ -45,6 +45,10 @@ const (
 	Unpushed     = "/iglu-unpushed"
 )
 
+// BuildDir is the folder of the container in which Nix builds: on the engine's disk, not in
+// /tmp, which is memory. It is where Nix builds by itself since 2.30.
+const BuildDir = "/nix/var/nix/builds"
+
 // Job is what a container is told of its job.
 type Job struct {
 	Repository   string // empty only with NoClone

@@ -70,6 +70,10 @@ func Main() int {
 
 // run goes through the job's steps. Each returns the exit code to end with, or 0.
 func run(ctx context.Context, job jobenv.Job, environ []string, children *children) int {
+	if err := os.MkdirAll(jobenv.BuildDir, 0o755); err != nil { // not every Nix makes it
+		say("cannot make the folder that Nix builds in: %v", err)
+		return exitInternal
+	}
 	out := &output{w: os.Stdout}
 	pusher, code := preparePush(ctx, job, out)
 	if code != 0 {

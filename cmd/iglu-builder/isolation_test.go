@@ -1,0 +1,184 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// attackImage makes an image with the program of testdata/attack, as the command attack.
+func attackImage(t *testing.T) string {
+	t.Helper()
+	image := "attack-test:" + strings.ToLower(world.server.instance)
+	importProgram(t, "", image, buildProgram(t, "attack"), "attack")
+	t.Cleanup(func() { exec.Command("docker", "image", "rm", image).Run() })
+	return image
+}
+
+// attackServer starts a builder whose jobs attack.
+func attackServer(t *testing.T, image string, change func(*settings)) *server {
+	t.Helper()
+	return serverWith(t, func(s *settings) {
+		s.jobImage, s.allowedCommands = image, []string{"attack"}
+		change(s)
+	})
+}
+
+// A bystander is a container that is none of the builder's. It answers what it is asked
+// over HTTP.
+type bystander struct {
+	t       *testing.T
+	id      string
+	address string
+}
+
+func startBystander(t *testing.T, image, network string) *bystander {
+	t.Helper()
+	b := &bystander{t: t, id: docker(t, "run", "--detach", "--network", network, image, "attack", "serve")}
+	t.Cleanup(func() { exec.Command("docker", "rm", "--force", b.id).Run() })
+	ip := docker(t, "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", b.id)
+	b.address = ip + ":8080"
+	if err := poll(30*time.Second, func() bool { return b.ask() == nil }); err != nil {
+		t.Fatalf("the bystander does not answer: %v", b.ask())
+	}
+	return b
+}
+
+// ask returns nil if the bystander answers its host.
+func (b *bystander) ask() error {
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get("http://" + b.address)
+	if err == nil {
+		response.Body.Close()
+	}
+	return err
+}
+
+// TestNoWayOut has a job try to get out of its container. Each attempt is made in a
+// container of weaker settings as well, where it succeeds: so it fails for the settings.
+func TestNoWayOut(t *testing.T) {
+	image := attackImage(t)
+	s := attackServer(t, image, func(*settings) {})
+	wantRefused(t, do(t, s, command("attack environ"))) // and there is a network now
+	network := s.onEngine("network", "ls")[0]
+	elsewhere := startBystander(t, image, "bridge")
+	sibling := startBystander(t, image, network)
+	// What --privileged gives, as far as engines can give it that run in a container.
+	weak := strings.Fields("--cap-add ALL --cap-drop SYS_RESOURCE --security-opt seccomp=unconfined " +
+		"--security-opt systempaths=unconfined --security-opt apparmor=unconfined")
+	attempts := []struct {
+		command string
+		weaker  []string // settings of docker run
+	}{
+		{"proc-sys", weak},
+		{"mount", weak},
+		{"mount-proc", weak},
+		{"user-namespace", weak},
+		{"network-namespace", weak},
+		{"device", append(slices.Clone(weak), "--device-cgroup-rule", "c *:* rwm")},
+		{"privileges", nil},
+		{"raw-socket", nil},
+		{"packet-socket", nil},
+		{"environ", nil},
+		{"memory-of-1", nil},
+		{"kernel-log", weak},
+		{"engine-socket", []string{"--volume", "/var/run/docker.sock:/var/run/docker.sock"}},
+		{"dial " + elsewhere.address, nil},
+		{"dial " + sibling.address, []string{"--network", "container:" + sibling.id}},
+	}
+	for _, attempt := range attempts {
+		t.Run(attempt.command, func(t *testing.T) {
+			args := append(append([]string{"run", "--rm"}, attempt.weaker...), image, "attack")
+			docker(t, append(args, strings.Fields(attempt.command)...)...)
+			wantRefused(t, do(t, s, command("attack "+attempt.command)))
+		})
+	}
+	docker(t, "rm", "--force", sibling.id) // before the network
+}
+
+// wantRefused checks that an attempt was made and failed.
+func wantRefused(t *testing.T, r result) {
+	t.Helper()
+	wantExit(t, r, 1)
+	wantLine(t, r, ": refused: ")
+}
+
+// TestForkBomb starts processes without end: the bystander does not notice, and the job
+// can be ended.
+func TestForkBomb(t *testing.T) {
+	image := attackImage(t)
+	b := startBystander(t, image, "bridge")
+	s := attackServer(t, image, func(s *settings) { s.limits.PIDs = 200 })
+	c := connect(t, s)
+	c.send(jsonOf(t, command("attack fork-bomb")))
+	for range 20 {
+		c.waitFor("no more than ")
+		if err := b.ask(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	line := c.next()
+	var tasks int
+	if _, err := fmt.Sscanf(line, `{"stdout":"no more than %d tasks`, &tasks); err != nil || tasks > 200 {
+		t.Errorf("%s, %v", line, err)
+	}
+	c.conn.NetConn().Close()
+	if err := poll(30*time.Second, func() bool { return len(s.containers()) == 0 }); err != nil {
+		t.Errorf("the bomb is still there: %v", err)
+	}
+}
+
+// TestMemoryHog takes memory without end, by itself and by filling /tmp.
+func TestMemoryHog(t *testing.T) {
+	image := attackImage(t)
+	b := startBystander(t, image, "bridge")
+	s := attackServer(t, image, func(s *settings) { s.limits.Memory.Fixed = 128 << 20 })
+	got := do(t, s, command("attack memory-hog"))
+	wantExit(t, got, 137)
+	got = do(t, s, command("attack tmp-hog"))
+	wantExit(t, got, 4)
+	wantLine(t, got, "/tmp is full after 63 MiB")
+	if err := b.ask(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLimitsOnEngine reads a container's limits from the engine.
+func TestLimitsOnEngine(t *testing.T) {
+	machine := strings.Fields(docker(t, "info", "--format", "{{.MemTotal}} {{.NCPU}}"))
+	total, _ := strconv.ParseFloat(machine[0], 64)
+	cpus, _ := strconv.Atoi(machine[1])
+	for _, test := range []struct {
+		change func(*settings)
+		want   string
+	}{
+		{func(*settings) {}, fmt.Sprintf("%d %d %d 4096", int64(0.75*total), int64(0.75*total), cpus*1e9)},
+		{func(s *settings) {
+			s.limits.Memory.Fixed, s.limits.CPUs.Fixed, s.limits.PIDs = 1<<30, 0.5, 100
+		}, "1073741824 1073741824 500000000 100"},
+	} {
+		s := serverWith(t, test.change)
+		c := connect(t, s)
+		c.send(jsonOf(t, command("sh -c 'echo begun; sleep 1000'")))
+		c.waitFor("begun")
+		got := docker(t, "inspect", "--format", "{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}", s.containers()[0])
+		if got != test.want {
+			t.Errorf("memory, with swap, CPUs, processes: %s, want %s", got, test.want)
+		}
+		c.conn.NetConn().Close()
+		wantFree(t, s)
+	}
+}
+
+// TestBuildsOnDisk has Nix build somewhere else than in /tmp, which is memory.
+func TestBuildsOnDisk(t *testing.T) {
+	got := do(t, world.server, command(`nix-build -E 'derivation { name = "where"; system = builtins.currentSystem; `+
+		`builder = "/bin/sh"; args = ["-c" "echo in $NIX_BUILD_TOP; echo > $out"]; }'`))
+	wantExit(t, got, 0)
+	wantLine(t, got, "in /nix/var/nix/builds/")
+}

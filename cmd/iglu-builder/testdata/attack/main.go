@@ -1,0 +1,190 @@
+// Attack is what tests run in a job's container to get out of it. Each attempt is a
+// subcommand, which exits with 0 if it succeeds and else says why it did not.
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// attempts of getting somewhere. Those that take an argument get it from the test.
+var attempts = map[string]func(arg string) error{
+	"proc-sys":   func(string) error { return rewrite("/proc/sys/kernel/core_pattern") },
+	"mount":      func(string) error { return unix.Mount("attack", "/tmp", "tmpfs", 0, "") },
+	"mount-proc": func(string) error { return unix.Mount("proc", "/tmp", "proc", 0, "") },
+	"user-namespace": func(string) error {
+		child := exec.Command("/proc/self/exe", "nothing")
+		child.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER}
+		return child.Run()
+	},
+	"network-namespace": func(string) error { return unix.Unshare(unix.CLONE_NEWNET) },
+	"nothing":           func(string) error { return nil },
+	"raw-socket": func(string) error {
+		_, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP)
+		return err
+	},
+	"packet-socket": func(string) error {
+		_, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+		return err
+	},
+	"device": openDevice,
+	"privileges": func(string) error {
+		flag, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+		if flag == 1 {
+			err = fmt.Errorf("programs with the setuid bit gain nothing")
+		}
+		return err
+	},
+	"environ": func(string) error { return readAll("/proc/1/environ") },
+	"memory-of-1": func(string) error {
+		_, err := os.OpenFile("/proc/1/mem", os.O_RDWR, 0)
+		return err
+	},
+	"kernel-log": func(string) error {
+		_, err := unix.Klogctl(3, make([]byte, 4096)) // SYSLOG_ACTION_READ_ALL
+		return err
+	},
+	"engine-socket": dialEngine,
+	"dial":          dial,
+}
+
+func main() {
+	name, arg := os.Args[1], strings.Join(os.Args[2:], "")
+	switch name {
+	case "serve":
+		serve()
+	case "fork-bomb":
+		forkBomb()
+	case "memory-hog":
+		memoryHog()
+	case "bereaved-parent":
+		bereavedParent()
+	case "tmp-hog":
+		tmpHog()
+	}
+	if err := attempts[name](arg); err != nil {
+		fmt.Printf("%s: refused: %v\n", name, err)
+		os.Exit(1)
+	}
+	fmt.Printf("%s: succeeded\n", name)
+}
+
+// rewrite writes what stands in a file into it, or nothing where that cannot be read.
+func rewrite(name string) error {
+	text, _ := os.ReadFile(name)
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if len(text) > 0 {
+		_, err = f.Write(text)
+	}
+	return err
+}
+
+func readAll(name string) error {
+	text, err := os.ReadFile(name)
+	if err == nil && len(text) == 0 {
+		err = fmt.Errorf("nothing in it")
+	}
+	return err
+}
+
+// openDevice opens the kernel's log as a device.
+func openDevice(string) error {
+	const name, major, minor = "/attack-kmsg", 1, 11
+	if err := unix.Mknod(name, unix.S_IFCHR|0o600, int(unix.Mkdev(major, minor))); err != nil {
+		return err
+	}
+	f, err := os.Open(name)
+	if err == nil {
+		err = f.Close()
+	}
+	return err
+}
+
+func dialEngine(string) error {
+	var err error
+	for _, name := range []string{"/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock", "/run/podman/podman.sock"} {
+		var conn net.Conn
+		if conn, err = net.Dial("unix", name); err == nil {
+			return conn.Close()
+		}
+	}
+	return err
+}
+
+// dial asks a bystander, which serve is.
+func dial(address string) error {
+	client := http.Client{Timeout: 2 * time.Second}
+	response, err := client.Get("http://" + address)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	_, err = io.ReadAll(response.Body)
+	return err
+}
+
+// serve is the bystander: it answers until it is stopped.
+func serve() {
+	fmt.Println(http.ListenAndServe(":8080", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, "bystander")
+	})))
+	os.Exit(1)
+}
+
+// forkBomb starts itself for as long as it can, as each of those does.
+func forkBomb() {
+	for {
+		if err := exec.Command("/proc/self/exe", "fork-bomb").Start(); err != nil {
+			fmt.Printf("no more than %d tasks: %v\n", countTasks(), err)
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
+// countTasks counts the processes of the container with their threads.
+func countTasks() int {
+	tasks, _ := filepath.Glob("/proc/[0-9]*/task/*")
+	return len(tasks)
+}
+
+// memoryHog takes memory until it is killed.
+func memoryHog() {
+	var taken [][]byte
+	for {
+		piece := make([]byte, 16<<20)
+		for i := range piece {
+			piece[i] = 1
+		}
+		taken = append(taken, piece)
+	}
+}
+
+// bereavedParent has a child that is killed for its memory, and exits with 3.
+func bereavedParent() {
+	fmt.Println("the child ended:", exec.Command("/proc/self/exe", "memory-hog").Run())
+	os.Exit(3)
+}
+
+// tmpHog fills /tmp and then exits with 4, if it gets that far.
+func tmpHog() {
+	f, err := os.Create("/tmp/hog")
+	for written := 0; err == nil; written += 1 << 20 {
+		if _, err = f.Write(make([]byte, 1<<20)); err != nil {
+			fmt.Printf("/tmp is full after %d MiB: %v\n", written>>20, err)
+		}
+	}
+	os.Exit(4)
+}
