@@ -92,5 +92,6 @@ func (d *docker) ensureMachine(ctx context.Context) (*system.Info, error) {
 	return d.machine, nil
 }
 
-// forget has everything about the engine looked up anew: something is gone that was there.
-func (d *docker) forget() { d.program, d.machine = nil, nil }
+// forget has everything about the engine looked up anew: something may be gone that was
+// there, or there of which we were not told.
+func (d *docker) forget() { d.program, d.machine, d.dirty = nil, nil, true }

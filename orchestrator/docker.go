@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"path"
 	"regexp"
 	"runtime"
@@ -74,9 +75,9 @@ type docker struct {
 	client  *client.Client
 	options Options
 
-	machine   *system.Info // what the engine's machine is, once it is known
-	program   *program     // what is in the volume, once it is filled
-	leftovers []string     // containers that could not be removed
+	machine *system.Info // what the engine's machine is, once it is known
+	program *program     // what is in the volume, once it is filled
+	dirty   bool         // there may be containers on the engine that no job has any more
 }
 
 // NewDocker returns a Builder on the Docker engine that DOCKER_HOST and the other
@@ -87,7 +88,7 @@ func NewDocker(options Options, logs *joblog.Store, log *slog.Logger) (*Builder,
 	if err != nil {
 		return nil, fmt.Errorf("configure the connection to the engine: %w", err)
 	}
-	return &Builder{engine: &docker{client: c, options: options}, push: options.Push, logs: logs, log: log}, nil
+	return &Builder{engine: &docker{client: c, options: options, dirty: true}, push: options.Push, logs: logs, log: log}, nil
 }
 
 func (d *docker) close() error { return d.client.Close() }
@@ -111,13 +112,14 @@ func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer,
 	if err := d.ping(ctx); err != nil {
 		return ending{}, err
 	}
-	d.removeLeftovers(ctx, c.log)
+	d.tidy(ctx, c.log)
 	imageID, err := d.ensureImage(ctx, say)
 	if err != nil {
 		return ending{}, err
 	}
 	id, err := d.create(ctx, c, imageID)
 	if err != nil {
+		d.forget()
 		return ending{}, err
 	}
 	log := c.log.With("container", id)
@@ -201,11 +203,12 @@ func (d *docker) create(ctx context.Context, c container, imageID string) (strin
 			StopSignal:  "SIGTERM",
 			Labels:      map[string]string{labelInstance: d.options.Instance, labelJob: c.job},
 			Healthcheck: &containertypes.HealthConfig{Test: []string{"NONE"}},
+			// The lifeline ends with our connection; see jobenv.Beat.
+			OpenStdin: true, StdinOnce: true,
 		},
 		d.hostConfig(networkID, volume, machine),
 		nil, nil, d.name(c.job))
 	if err != nil {
-		d.forget()
 		return "", engineFailure("make the container", err)
 	}
 	return created.ID, nil
@@ -219,7 +222,7 @@ func (d *docker) name(what string) string { return "iglu-builder-" + d.options.I
 func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Writer, say func(string), log *slog.Logger) (int, error) {
 	calls, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	output, err := d.client.ContainerAttach(calls, id, containertypes.AttachOptions{Stream: true, Stdout: true, Stderr: true})
+	output, err := d.client.ContainerAttach(calls, id, containertypes.AttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
 	if err != nil {
 		return 0, engineFailure("attach to the container", err)
 	}
@@ -235,12 +238,38 @@ func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Wr
 		d.forget() // it may be the program that is gone from its volume
 		return 0, engineFailure("start the container", err)
 	}
+	defer beat(output.Conn)()
 	out := drain(&output, stdout, stderr)
 	code, err := d.awaitEnd(ctx, id, ended, out, log)
 	if !out.finish(drainTimeout) && err == nil {
 		say("the end of the log may be missing: the engine did not finish it in time")
 	}
 	return code, err
+}
+
+// beat tells the program in a container that its builder is there, until the function that
+// it returns is called.
+func beat(lifeline net.Conn) (stop func()) {
+	ticker := time.NewTicker(jobenv.Beat)
+	ended, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ticker.C:
+				// Whether it arrives, the other side sees.
+				lifeline.SetWriteDeadline(time.Now().Add(jobenv.Beat))
+				lifeline.Write([]byte{'\n'})
+			case <-ended:
+				return
+			}
+		}
+	}()
+	return func() {
+		ticker.Stop()
+		close(ended)
+		<-done
+	}
 }
 
 // exit is how a container ended.
@@ -328,31 +357,30 @@ func (d *docker) stop(ctx context.Context, id string, log *slog.Logger) {
 	}
 }
 
-// remove removes a container with its anonymous volumes, whether it runs or not.
-// ctx may have ended. What cannot be removed now is tried again before the next job.
+// remove removes a container, whether it runs or not. ctx may have ended. What cannot be
+// removed now is tried again before the next job.
 func (d *docker) remove(ctx context.Context, id string, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
-	err := d.client.ContainerRemove(ctx, id, containertypes.RemoveOptions{Force: true, RemoveVolumes: true})
-	if errdefs.IsConflict(err) { // a removal is under way
-		removed, failed := d.client.ContainerWait(ctx, id, containertypes.WaitConditionRemoved)
-		select {
-		case <-removed:
-			err = nil
-		case err = <-failed:
-		}
-	}
-	if err != nil && !errdefs.IsNotFound(err) {
+	if err := d.forceRemove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		log.Error("cannot remove the container", "err", err)
-		d.leftovers = append(d.leftovers, id)
+		d.dirty = true
 	}
 }
 
-func (d *docker) removeLeftovers(ctx context.Context, log *slog.Logger) {
-	leftovers := d.leftovers
-	d.leftovers = nil
-	for _, id := range leftovers {
-		d.remove(ctx, id, log.With("container", id))
+// forceRemove removes a container with its anonymous volumes.
+func (d *docker) forceRemove(ctx context.Context, id string) error {
+	err := d.client.ContainerRemove(ctx, id, containertypes.RemoveOptions{Force: true, RemoveVolumes: true})
+	if !errdefs.IsConflict(err) {
+		return err
+	}
+	// A removal is under way.
+	removed, failed := d.client.ContainerWait(ctx, id, containertypes.WaitConditionRemoved)
+	select {
+	case <-removed:
+		return nil
+	case err := <-failed:
+		return err
 	}
 }
 

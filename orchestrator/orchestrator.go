@@ -36,6 +36,9 @@ type engine interface {
 	// to say, a line at a time. When ctx ends, so does the container. When run
 	// returns, nothing of the container is left, unless the engine was lost.
 	run(ctx context.Context, c container, stdout, stderr io.Writer, say func(line string)) (ending, error)
+	// clean removes all that the builder's instance has on the engine, and tells
+	// removed of each thing. No container may be running.
+	clean(ctx context.Context, removed func(kind, name string)) error
 	// close gives up the connection to the engine.
 	close() error
 }
@@ -55,6 +58,14 @@ type container struct {
 
 // Healthy returns nil while the engine answers.
 func (b *Builder) Healthy(ctx context.Context) error { return b.engine.ping(ctx) }
+
+// Clean removes everything on the engine that carries the instance's name: what an earlier
+// life of this builder left, and what it would use again. removed is told each thing. It
+// returns what could not be removed; that is tried again before the next job. No job may be
+// running.
+func (b *Builder) Clean(ctx context.Context, removed func(kind, name string)) error {
+	return b.engine.clean(ctx, removed)
+}
 
 // Close frees the connection to the engine. No job may be running.
 func (b *Builder) Close() error { return b.engine.close() }

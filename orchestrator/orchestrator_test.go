@@ -28,6 +28,9 @@ var _ engine = scripted(nil)
 
 func (s scripted) ping(context.Context) error { return nil }
 func (s scripted) close() error               { return nil }
+func (s scripted) clean(context.Context, func(kind, name string)) error {
+	return nil
+}
 func (s scripted) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (ending, error) {
 	return s(ctx, c, stdout, stderr, say)
 }

@@ -132,6 +132,7 @@ type server struct {
 	image    string // that its jobs run in
 	log      logBuffer
 	cancel   context.CancelFunc
+	kill     func() // ends it without a word, where it is a process of its own
 	ended    chan error
 }
 

@@ -150,14 +150,29 @@ func jsonOf(t *testing.T, value any) string {
 // startProcess starts a server in a process of its own, without the race detector.
 func startProcess(t *testing.T, flags ...string) *server {
 	t.Helper()
-	s := &server{instance: "test-process-" + strings.ToLower(filepath.Base(t.TempDir())) + fmt.Sprint(os.Getpid())}
+	return startProcessAs(t, "test-process-"+strings.ToLower(rand.Text()[:10]), "", flags...)
+}
+
+// startProcessAs is startProcess for an instance that may have had an earlier life, on the
+// engine of the host if it is named.
+func startProcessAs(t *testing.T, instance, host string, flags ...string) *server {
+	t.Helper()
+	s := &server{instance: instance}
 	process := exec.Command(world.program, append([]string{"serve", "--listen", "127.0.0.1:0",
 		"--instance", s.instance, "--state-dir", t.TempDir()}, flags...)...)
 	process.Stderr = &s.log
+	if host != "" {
+		process.Env = append(os.Environ(), "DOCKER_HOST="+host)
+	}
 	if err := process.Start(); err != nil {
 		t.Fatal(err)
 	}
 	s.cancel = func() { process.Process.Signal(syscall.SIGTERM) }
+	s.kill = func() {
+		process.Process.Kill()
+		<-s.ended
+		s.ended <- nil // for the clean-up
+	}
 	s.ended = make(chan error, 1)
 	go func() { s.ended <- process.Wait() }()
 	t.Cleanup(func() {

@@ -84,6 +84,12 @@ func serve(ctx context.Context, s settings, program string, log *slog.Logger) er
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", s.listen, err)
 	}
+	// Only now: a builder that is started a second time by mistake has not come this far.
+	if err := builder.Clean(ctx, func(kind, name string) {
+		log.Info("removed what an earlier life left", "kind", kind, "name", name)
+	}); err != nil {
+		log.Warn("cannot remove what an earlier life may have left", "err", err)
+	}
 	log.Info("listening", "addr", listener.Addr().String(), "image", s.jobImage, "instance", s.instance)
 	err = serveHTTP(ctx, listener, api, log)
 	api.Close(errors.New("the builder is shutting down"))

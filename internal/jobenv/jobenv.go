@@ -7,6 +7,7 @@ package jobenv
 import (
 	"slices"
 	"strings"
+	"time"
 )
 
 // The names of the environment. The last three are what the ecosystem calls them.
@@ -48,6 +49,14 @@ const (
 // BuildDir is the folder of the container in which Nix builds: on the engine's disk, not in
 // /tmp, which is memory. It is where Nix builds by itself since 2.30.
 const BuildDir = "/nix/var/nix/builds"
+
+// A container's standard input is its lifeline. The builder writes a byte into it every
+// Beat. When it ends, or nothing has come for Silence, the builder or its engine is gone,
+// and the job ends by itself.
+const (
+	Beat    = 5 * time.Second
+	Silence = 30 * time.Second
+)
 
 // Job is what a container is told of its job.
 type Job struct {

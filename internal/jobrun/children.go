@@ -22,14 +22,16 @@ const killDelay = 8 * time.Second
 type children struct {
 	signals chan os.Signal
 	done    chan struct{} // closed when the goroutine that watches signals has ended
+	stop    func()        // tells the rest of the job that it is to end
 
 	mu          sync.Mutex
 	running     map[int]chan<- int // the process groups of programs, and what gets their exit codes
 	terminating bool               // nothing more is started
 }
 
-func newChildren() *children {
-	c := &children{signals: make(chan os.Signal, 16), done: make(chan struct{}), running: make(map[int]chan<- int)}
+// newChildren returns one that calls stop when the job is asked to end.
+func newChildren(stop func()) *children {
+	c := &children{signals: make(chan os.Signal, 16), done: make(chan struct{}), stop: stop, running: make(map[int]chan<- int)}
 	signal.Notify(c.signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT)
 	go c.watch()
 	return c
@@ -85,6 +87,7 @@ func (c *children) terminate() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.terminating = true
+	c.stop()
 	for group := range c.running {
 		unix.Kill(-group, unix.SIGTERM)
 	}
@@ -109,7 +112,13 @@ func (c *children) run(argv []string, dir string, environ []string, stdout *os.F
 		say("cannot run %s: %v", argv[0], err)
 		return exitCannotRun
 	}
-	exited, err := c.start(program, argv, dir, environ, os.Stdin, stdout)
+	null, err := os.Open(os.DevNull) // standard input is the lifeline
+	if err != nil {
+		say("%v", err)
+		return exitInternal
+	}
+	defer null.Close()
+	exited, err := c.start(program, argv, dir, environ, null, stdout)
 	if err != nil {
 		say("cannot run %s: %v", argv[0], err)
 		return exitCannotRun

@@ -15,7 +15,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
 
@@ -61,10 +60,11 @@ func Main() int {
 		}
 	}
 
-	children := newChildren()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	children := newChildren(cancel)
 	defer children.close()
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	defer stop()
+	go endWithBuilder(children) // which lasts as long as the process
 	return run(ctx, job, rest, children)
 }
 

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"iglu.sh/builder/orchestrator"
+)
+
+// cleanupTimeout bounds the whole of a clean-up.
+const cleanupTimeout = 5 * time.Minute
+
+func cleanupCommand() *cobra.Command {
+	var s settings
+	command := &cobra.Command{
+		Use:   "cleanup",
+		Short: "Remove what a builder has left on the engine",
+		Long: `Cleanup removes every container, volume and network on the engine that carries the label
+of a builder's instance, and nothing else. A builder does the same when it starts. Stop the
+builder of that instance first: a job that it is running would be removed as well.
+
+It prints a line for each thing that it removes.`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			if err := applyEnviron(command.Flags()); err != nil {
+				return &exitError{exitUsage, err}
+			}
+			ctx, cancel := context.WithTimeout(command.Context(), cleanupTimeout)
+			defer cancel()
+			builder, err := orchestrator.NewDocker(orchestrator.Options{Instance: s.instance}, nil, slog.New(slog.DiscardHandler))
+			if err != nil {
+				return &exitError{1, err}
+			}
+			defer builder.Close()
+			if err := builder.Clean(ctx, func(kind, name string) {
+				fmt.Fprintf(command.OutOrStdout(), "removed %s %s\n", kind, name)
+			}); err != nil {
+				return &exitError{1, err}
+			}
+			return nil
+		},
+	}
+	all := pflag.NewFlagSet("", pflag.ContinueOnError)
+	s.register(all)
+	command.Flags().AddFlag(all.Lookup("instance"))
+	return command
+}
