@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -23,8 +24,10 @@ import (
 	"github.com/docker/docker/api/types/system"
 	"github.com/docker/docker/client"
 	"github.com/docker/docker/pkg/stdcopy"
+	"github.com/docker/go-units"
 
 	"iglu.sh/builder/images"
+	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/joblog"
 )
@@ -41,9 +44,10 @@ const (
 	// callTimeout bounds the calls that make and start a container. They take
 	// milliseconds; on an engine whose disk is busy, seconds.
 	callTimeout = 2 * time.Minute
-	// stopGrace is how long a container may take to end after SIGTERM when its
-	// client has gone. Nothing of it must be left 5 s later.
-	stopGrace = 3 * time.Second
+	// stopGrace is how long a container may take to end after SIGTERM, and goneGrace
+	// when there is no client any more that would see what it says last.
+	stopGrace = 10 * time.Second
+	goneGrace = 3 * time.Second
 	// drainTimeout bounds the wait for the end of a container's output after the
 	// container itself has ended. Only what the engine still holds can be left.
 	drainTimeout = 10 * time.Second
@@ -66,8 +70,9 @@ type Options struct {
 	// Program is the path of the statically linked Linux program that runs inside
 	// the containers: this program itself.
 	Program string
-	// Limits bound each job.
-	Limits Limits
+	// Limits bound what each job takes, and Deadlines how long.
+	Limits    Limits
+	Deadlines Deadlines
 }
 
 // docker is an engine that speaks Docker's API.
@@ -88,7 +93,8 @@ func NewDocker(options Options, logs *joblog.Store, log *slog.Logger) (*Builder,
 	if err != nil {
 		return nil, fmt.Errorf("configure the connection to the engine: %w", err)
 	}
-	return &Builder{engine: &docker{client: c, options: options, dirty: true}, push: options.Push, logs: logs, log: log}, nil
+	engine := &docker{client: c, options: options, dirty: true}
+	return &Builder{engine: engine, push: options.Push, deadlines: options.Deadlines, logs: logs, log: log}, nil
 }
 
 func (d *docker) close() error { return d.client.Close() }
@@ -101,74 +107,82 @@ func (d *docker) ping(ctx context.Context) error {
 	case err == nil:
 		return nil
 	case strings.Contains(err.Error(), "permission denied"):
-		return &failure{cause: err, sentence: "The builder may not talk to the container engine. " +
-			"Run it as a user of the group that the engine's socket belongs to (with docker-compose, set DOCKER_GID to that group's number)."}
+		return &failure{cause: err, end: jobend.EngineGone, what: "The builder may not talk to the container engine.",
+			advice: "Run it as a user of the group that the engine's socket belongs to (with docker-compose, set DOCKER_GID to that group's number)."}
 	default:
-		return &failure{cause: err, sentence: "The container engine does not answer. Start it, or set DOCKER_HOST to where it listens."}
+		return &failure{cause: err, end: jobend.EngineGone, what: "The container engine does not answer.",
+			advice: "Start it, or set DOCKER_HOST to where it listens."}
 	}
 }
 
-func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (ending, error) {
+func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
 	if err := d.ping(ctx); err != nil {
-		return ending{}, err
+		return 0, err
 	}
 	d.tidy(ctx, c.log)
 	imageID, err := d.ensureImage(ctx, say)
 	if err != nil {
-		return ending{}, err
+		return 0, err
 	}
 	id, err := d.create(ctx, c, imageID)
 	if err != nil {
 		d.forget()
-		return ending{}, err
+		return 0, err
 	}
 	log := c.log.With("container", id)
 	defer d.remove(ctx, id, log)
 	if err := ctx.Err(); err != nil {
-		return ending{}, err
+		return 0, err
 	}
 	log.Debug("container created")
 	code, err := d.runCreated(ctx, id, stdout, stderr, say, log)
-	if err != nil || code != jobenv.ExitUnpushed {
-		return ending{code: code}, err
+	if err == nil && code == jobenv.ExitUnpushed {
+		err = d.unpushed(ctx, id)
 	}
-	unpushed, err := d.unpushed(ctx, id)
-	return ending{code, unpushed}, engineFailure("read what could not be pushed", err)
+	return code, err
 }
 
 // maxUnpushed bounds in bytes what is read of a container's word on its push.
 const maxUnpushed = 16 << 10
 
-// unpushed returns what an ended container says that it could not push, or nothing.
-func (d *docker) unpushed(ctx context.Context, id string) (string, error) {
+// unpushed returns what an ended container says that it could not push as a failure, or
+// nil if it says nothing.
+func (d *docker) unpushed(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	archive, stat, err := d.client.CopyFromContainer(ctx, id, jobenv.Unpushed)
 	if errdefs.IsNotFound(err) {
-		return "", nil
+		return nil
 	}
 	if err != nil {
-		return "", err
+		return engineFailure("read what could not be pushed", err)
 	}
 	defer archive.Close()
 	if !stat.Mode.IsRegular() { // the job's own doing
-		return "", nil
+		return nil
 	}
 	file := tar.NewReader(archive)
-	if _, err := file.Next(); err != nil {
-		return "", err
+	_, err = file.Next()
+	var text []byte
+	if err == nil {
+		text, err = io.ReadAll(io.LimitReader(file, maxUnpushed))
 	}
-	text, err := io.ReadAll(io.LimitReader(file, maxUnpushed))
-	return strings.ToValidUTF8(string(text), "\ufffd"), err
+	if err != nil {
+		return engineFailure("read what could not be pushed", err)
+	}
+	return &failure{end: jobend.Unpushed,
+		what:   "The build itself succeeded, but " + strings.ToValidUTF8(string(text), "\ufffd") + ".",
+		advice: "The job's log says more. Send the job again to push the rest."}
 }
 
 func (d *docker) ensureImage(ctx context.Context, say func(string)) (string, error) {
 	id, err := images.Ensure(ctx, d.client, d.options.Image, say)
 	if pull, ok := errors.AsType[*images.PullError](err); ok {
 		return "", &failure{
-			sentence: fmt.Sprintf("The job image %s is not on the engine and cannot be pulled: %v. "+
-				"Check the image's name (IGLU_JOB_IMAGE) and that the engine reaches its registry.", pull.Ref, pull.Err),
-			cause: err,
+			end:    jobend.NoImage,
+			what:   fmt.Sprintf("The job image %s is not on the engine and cannot be pulled: %v.", pull.Ref, pull.Err),
+			advice: "Check the image's name (IGLU_JOB_IMAGE) and that the engine reaches its registry.",
+			cause:  err,
 		}
 	}
 	return id, engineFailure("look for the job image", err)
@@ -304,14 +318,50 @@ func (d *docker) awaitNextExit(ctx context.Context, id string) <-chan exit {
 func (d *docker) awaitEnd(ctx context.Context, id string, ended <-chan exit, out *draining, log *slog.Logger) (int, error) {
 	select {
 	case end := <-ended:
-		return end.code, engineFailure("wait for the container", end.err)
+		if end.err != nil {
+			return 0, engineFailure("wait for the container", end.err)
+		}
+		return end.code, d.whyExited(ctx, id, end.code, log)
 	case err := <-out.failed:
-		d.stop(ctx, id, log)
+		d.stop(ctx, id, err, log)
 		return 0, fmt.Errorf("keep the container's output: %w", err)
 	case <-ctx.Done():
-		d.stop(ctx, id, log)
+		d.stop(ctx, id, context.Cause(ctx), log)
 		return 0, context.Cause(ctx)
 	}
+}
+
+// whyExited returns nil if a container ended by itself with this exit code, and else the
+// failure that says why.
+func (d *docker) whyExited(ctx context.Context, id string, code int, log *slog.Logger) error {
+	if code == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	found, err := d.client.ContainerInspect(ctx, id)
+	switch {
+	case errdefs.IsNotFound(err): // it was removed from under us
+		return killed()
+	case err != nil:
+		log.Warn("cannot see whether the container ended by itself", "err", err)
+		return nil
+	case found.State.OOMKilled:
+		return &failure{end: jobend.OutOfMemory, what: "The job ran out of memory.",
+			advice: fmt.Sprintf("It may use %s (IGLU_JOB_MEMORY).", units.BytesSize(float64(found.HostConfig.Memory)))}
+	case code != 128+int(syscall.SIGKILL) && code != 128+int(syscall.SIGTERM):
+		return nil
+	}
+	// That may be the exit code of the job's command as well.
+	if _, err := d.client.ContainerStatPath(ctx, id, jobenv.EndMark); errdefs.IsNotFound(err) || errdefs.IsConflict(err) {
+		return killed()
+	}
+	return nil
+}
+
+func killed() error {
+	return &failure{end: jobend.Killed, what: "The job's container was ended from outside, not by the builder.",
+		advice: "Whoever looks after the container engine may know why."}
 }
 
 // draining reads a container's output.
@@ -348,13 +398,21 @@ func (d *draining) finish(timeout time.Duration) bool {
 }
 
 // stop ends a container, gently first. ctx may have ended.
-func (d *docker) stop(ctx context.Context, id string, log *slog.Logger) {
+func (d *docker) stop(ctx context.Context, id string, cause error, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
-	grace := int(stopGrace / time.Second)
+	grace := int(graceFor(cause) / time.Second)
 	if err := d.client.ContainerStop(ctx, id, containertypes.StopOptions{Timeout: &grace}); err != nil {
 		log.Warn("cannot stop the container", "err", err)
 	}
+}
+
+// graceFor returns how long a container may take to end that is stopped for a cause.
+func graceFor(cause error) time.Duration {
+	if end, _ := errors.AsType[jobend.End](cause); end == jobend.Cancelled || end == jobend.ClientGone {
+		return goneGrace
+	}
+	return stopGrace
 }
 
 // remove removes a container, whether it runs or not. ctx may have ended. What cannot be
@@ -390,8 +448,8 @@ func (d *docker) ensureNetwork(ctx context.Context) (string, error) {
 	if name := d.options.Network; name != "" {
 		_, err := d.client.NetworkInspect(ctx, name, network.InspectOptions{})
 		if errdefs.IsNotFound(err) {
-			err = &failure{cause: err, sentence: fmt.Sprintf("The network %s is not on the container engine. "+
-				"Make it there, or set IGLU_JOB_NETWORK to one that is, or to nothing for one of the builder's own.", name)}
+			err = &failure{cause: err, what: fmt.Sprintf("The network %s is not on the container engine.", name),
+				advice: "Make it there, or set IGLU_JOB_NETWORK to one that is, or to nothing for one of the builder's own."}
 		}
 		return name, err
 	}
@@ -437,9 +495,9 @@ func (d *docker) checkPlatform(ctx context.Context) error {
 	}
 	if version.Os != runtime.GOOS || version.Arch != runtime.GOARCH {
 		return &failure{
-			sentence: fmt.Sprintf("The container engine runs %s/%s, but this builder is made for %s/%s. "+
-				"Use an iglu-builder made for the engine's platform.", version.Os, version.Arch, runtime.GOOS, runtime.GOARCH),
-			cause: errors.New("platforms differ"),
+			what: fmt.Sprintf("The container engine runs %s/%s, but this builder is made for %s/%s.",
+				version.Os, version.Arch, runtime.GOOS, runtime.GOARCH),
+			advice: "Use an iglu-builder made for the engine's platform.",
 		}
 	}
 	return nil
@@ -451,10 +509,12 @@ func engineFailure(what string, err error) error {
 	if _, ok := errors.AsType[*failure](err); err == nil || ok {
 		return err
 	}
-	sentence := fmt.Sprintf("The container engine failed to %s: %v. "+
-		"If a setting of the builder is not the cause, its log and the engine's say more.", what, err)
 	if client.IsErrConnectionFailed(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		sentence = fmt.Sprintf("The container engine went away when it was to %s. Send the job again when it is back.", what)
+		return &failure{cause: err, end: jobend.EngineGone,
+			what:   fmt.Sprintf("The container engine went away when it was to %s.", what),
+			advice: "Send the job again when it is back."}
 	}
-	return &failure{sentence: sentence, cause: err}
+	return &failure{cause: err,
+		what:   fmt.Sprintf("The container engine failed to %s: %v.", what, err),
+		advice: "If a setting of the builder is not the cause, its log and the engine's say more."}
 }

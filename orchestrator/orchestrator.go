@@ -21,32 +21,28 @@ import (
 // A Builder runs jobs on an engine. Its caller sees to it that they come one at a
 // time.
 type Builder struct {
-	engine engine
-	push   Push
-	logs   *joblog.Store
-	log    *slog.Logger
+	engine    engine
+	push      Push
+	deadlines Deadlines
+	logs      *joblog.Store
+	log       *slog.Logger
 }
 
 // engine is where containers run.
 type engine interface {
 	// ping returns nil if the engine answers.
 	ping(ctx context.Context) error
-	// run runs a container from its making to its removal and returns how it
-	// ended. Its output goes to stdout and stderr, what the engine does meanwhile
-	// to say, a line at a time. When ctx ends, so does the container. When run
-	// returns, nothing of the container is left, unless the engine was lost.
-	run(ctx context.Context, c container, stdout, stderr io.Writer, say func(line string)) (ending, error)
+	// run runs a container from its making to its removal and returns its exit
+	// code, also with an error if there is more to say about its end. Its output goes
+	// to stdout and stderr, what the engine does meanwhile to say, a line at a time.
+	// When ctx ends, so does the container. When run returns, nothing of the container
+	// is left, unless the engine was lost.
+	run(ctx context.Context, c container, stdout, stderr io.Writer, say func(line string)) (exitCode int, err error)
 	// clean removes all that the builder's instance has on the engine, and tells
 	// removed of each thing. No container may be running.
 	clean(ctx context.Context, removed func(kind, name string)) error
 	// close gives up the connection to the engine.
 	close() error
-}
-
-// ending is how a container ended.
-type ending struct {
-	code     int    // its exit code
-	unpushed string // what it says that it could not push; see jobenv.Unpushed
 }
 
 // container is what a job asks of an engine.
@@ -81,7 +77,8 @@ func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Wr
 	log.Info("job started")
 	begun := time.Now()
 	verdict := b.buildLogged(ctx, container{job: job, environ: environ(request, b.push), log: log}, redactor, out)
-	log.Info("job ended", "exitCode", verdict.ExitCode, "err", verdict.Err, "duration", time.Since(begun).Round(time.Millisecond))
+	log.Info("job ended", "end", verdict.End(), "exitCode", verdict.ExitCode, "err", verdict.Err,
+		"duration", time.Since(begun).Round(time.Millisecond))
 
 	response := verdict.Response()
 	response.Error, response.Msg = redactor.String(response.Error), redactor.String(response.Msg)
@@ -90,6 +87,8 @@ func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Wr
 
 // buildLogged runs a container, keeps its log and has out follow that.
 func (b *Builder) buildLogged(ctx context.Context, c container, redactor *redact.Redactor, out io.Writer) Verdict {
+	ctx, stop := b.deadlines.bound(ctx)
+	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	lines, err := b.logs.Create(c.job, redactor)
@@ -105,27 +104,32 @@ func (b *Builder) buildLogged(ctx context.Context, c container, redactor *redact
 			cancel(err)
 		}
 	}()
-	verdict := b.run(ctx, c, lines)
+	listener := b.deadlines.listen(cancel)
+	defer listener.stop()
+	verdict := b.run(ctx, c, lines, listener)
 	lines.Seal()
 	<-followed
 	return verdict
 }
 
-func (b *Builder) run(ctx context.Context, c container, lines *joblog.Log) Verdict {
+func (b *Builder) run(ctx context.Context, c container, lines *joblog.Log, l *listener) Verdict {
 	stdout, stderr := lines.Stream(), lines.Stream()
-	end, err := b.engine.run(ctx, c, stdout, stderr, func(line string) { lines.Printf("iglu: %s", line) })
+	code, err := b.engine.run(ctx, c, l.to(stdout), l.to(stderr), func(line string) {
+		l.heard()
+		lines.Printf("iglu: %s", line)
+	})
 	logErr := errors.Join(stdout.Close(), stderr.Close())
 	switch {
 	case logErr != nil: // whatever else failed, failed because of that
-		err = logFailure(logErr)
+		return Verdict{Err: logFailure(logErr)}
 	case err != nil && ctx.Err() != nil: // likewise
-		err = &cancelled{cause: context.Cause(ctx)}
+		return Verdict{Err: cancelled(context.Cause(ctx))}
 	}
-	return Verdict{ExitCode: end.code, Unpushed: end.unpushed, Err: err}
+	return Verdict{ExitCode: code, Err: err}
 }
 
 // logFailure says that a job ends because its log cannot be kept.
 func logFailure(err error) error {
-	return &failure{cause: err, sentence: "The builder cannot keep the job's log. " +
-		"Make room on the disk of its folder for logs (IGLU_STATE_DIR), and send the job again."}
+	return &failure{cause: err, what: "The builder cannot keep the job's log.",
+		advice: "Make room on the disk of its folder for logs (IGLU_STATE_DIR), and send the job again."}
 }

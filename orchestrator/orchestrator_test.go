@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // scripted is an engine whose containers do what a test says. What a real engine does
 // is tested with a real one, in cmd/iglu-builder.
-type scripted func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (ending, error)
+type scripted func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error)
 
 var _ engine = scripted(nil)
 
@@ -31,7 +31,7 @@ func (s scripted) close() error               { return nil }
 func (s scripted) clean(context.Context, func(kind, name string)) error {
 	return nil
 }
-func (s scripted) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (ending, error) {
+func (s scripted) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
 	return s(ctx, c, stdout, stderr, say)
 }
 
@@ -65,11 +65,11 @@ func TestNoWayOutForSecrets(t *testing.T) {
 	tell := "secret-git-1 secret-git-2 secret-api secret-signing https://user:some-password@host/ told"
 	for _, err := range []error{
 		errors.New(tell),
-		&failure{sentence: tell, cause: errors.New(tell)},
-		fmt.Errorf("around: %w", &failure{sentence: tell, cause: errors.New(tell)}),
+		&failure{what: tell, advice: tell, cause: errors.New(tell)},
+		fmt.Errorf("around: %w", &failure{what: tell, advice: tell, cause: errors.New(tell)}),
 		nil,
 	} {
-		b, log, folder := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (ending, error) {
+		b, log, folder := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
 			if !strings.Contains(strings.Join(c.environ, "\n"), "secret-signing") {
 				t.Error("the container is not told the secrets")
 			}
@@ -77,7 +77,7 @@ func TestNoWayOutForSecrets(t *testing.T) {
 			io.WriteString(stderr, tell)
 			say(tell)
 			c.log.Warn(tell, "err", errors.New(tell))
-			return ending{code: 1}, err
+			return 1, err
 		}))
 		var out bytes.Buffer
 		response := b.Build(t.Context(), secretRequest(), &out)
@@ -105,13 +105,13 @@ func TestNoWayOutForSecrets(t *testing.T) {
 // TestFailingReader has the reader of the log fail: the job ends.
 func TestFailingReader(t *testing.T) {
 	gone := errors.New("gone")
-	b, _, _ := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (ending, error) {
+	b, _, _ := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
 		io.WriteString(stdout, "line\n")
 		<-ctx.Done()
-		return ending{}, context.Cause(ctx)
+		return 0, context.Cause(ctx)
 	}))
 	response := b.Build(t.Context(), secretRequest(), writerFunc(func([]byte) (int, error) { return 0, gone }))
-	if response.Error != "The job was cancelled: gone." {
+	if response.Error != "The job was cancelled." {
 		t.Errorf("got %s", response.Encode())
 	}
 }
@@ -123,14 +123,14 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 // TestSlowReader has the reader of the log stand still until the job has ended.
 func TestSlowReader(t *testing.T) {
 	ended := make(chan struct{})
-	b, _, _ := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (ending, error) {
+	b, _, _ := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
 		defer close(ended)
 		for range 1000 {
 			if _, err := stdout.Write(bytes.Repeat([]byte("line\n"), 10_000)); err != nil {
-				return ending{}, err
+				return 0, err
 			}
 		}
-		return ending{}, nil
+		return 0, nil
 	}))
 	lines := 0
 	response := b.Build(t.Context(), secretRequest(), writerFunc(func(p []byte) (int, error) {

@@ -3,45 +3,81 @@ package orchestrator
 import (
 	"errors"
 
+	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/schemas"
 )
 
-// A Verdict is how a job ended.
+// A Verdict is how a job ended. The last message, the log and the metrics all say what it
+// says.
 type Verdict struct {
-	ExitCode int    // of the container, if Err is nil
-	Unpushed string // what could not be pushed though the build succeeded, or nothing
-	Err      error  // why there is no exit code: the job could not be run to its end
+	ExitCode int   // of the container; 0 if it has none and Err is set
+	Err      error // why the job did not end by itself; nil if it did
+}
+
+// End returns how the job ended, in a word.
+func (v Verdict) End() jobend.End {
+	if v.Err == nil {
+		return jobend.Exited
+	}
+	if f, ok := errors.AsType[*failure](v.Err); ok && f.end != "" {
+		return f.end
+	}
+	return jobend.Failed
 }
 
 // Response returns the message that tells a client.
 func (v Verdict) Response() schemas.Response {
-	if v.Err == nil && v.Unpushed != "" {
-		return schemas.NotPushed(v.ExitCode, v.Unpushed)
-	}
 	if v.Err == nil {
 		return schemas.Exited(v.ExitCode)
 	}
-	if f, ok := errors.AsType[*failure](v.Err); ok {
-		return schemas.Unable(f.sentence)
+	f, ok := errors.AsType[*failure](v.Err)
+	if !ok {
+		f = &failure{what: "The builder could not run the job to its end.", advice: "Its own log says why."}
 	}
-	if c, ok := errors.AsType[*cancelled](v.Err); ok {
-		return schemas.Unable(c.Error() + ".")
+	if v.ExitCode == 0 {
+		return schemas.Unable(f.what, f.advice)
 	}
-	return schemas.Unable("The builder could not run the job to its end. Its own log says why.")
+	response := schemas.Exited(v.ExitCode)
+	response.Msg = f.what + " " + f.advice
+	return response
 }
 
-// cancelled says that a job was ended before its time.
-type cancelled struct{ cause error }
-
-func (c *cancelled) Error() string { return "The job was cancelled: " + c.cause.Error() }
-func (c *cancelled) Unwrap() error { return c.cause }
-
-// A failure is an error with a sentence for the client: what is wrong and what to
-// do about it. The cause is for the server's log.
+// A failure is an error with two sentences for the client: what is wrong, and what to do
+// about it. The cause is for the server's log.
 type failure struct {
-	sentence string
-	cause    error
+	end    jobend.End // empty: jobend.Failed
+	what   string
+	advice string
+	cause  error
 }
 
-func (f *failure) Error() string { return f.sentence + " (" + f.cause.Error() + ")" }
+func (f *failure) Error() string {
+	text := f.what + " " + f.advice
+	if f.cause != nil {
+		text += " (" + f.cause.Error() + ")"
+	}
+	return text
+}
+
 func (f *failure) Unwrap() error { return f.cause }
+
+// cancelled returns the failure of a job that was ended before its time, from the cause
+// with which its context ended.
+func cancelled(cause error) *failure {
+	if f, ok := errors.AsType[*failure](cause); ok {
+		return f
+	}
+	f := &failure{what: "The job was cancelled.", cause: cause}
+	f.end, _ = errors.AsType[jobend.End](cause)
+	switch f.end {
+	case jobend.Cancelled:
+		f.advice = "Its client closed the connection."
+	case jobend.ClientGone:
+		f.advice = "Its client went away without a word."
+	case jobend.Shutdown:
+		f.advice = "The builder is shutting down. Send the job again when it is back."
+	default:
+		f.advice = "The builder's own log says why."
+	}
+	return f
+}

@@ -74,15 +74,8 @@ func Exited(code int) Response {
 	}.WithExitCode(code)
 }
 
-// NotPushed reports a job whose build succeeded, but not the push of what it yields.
-func NotPushed(code int, what string) Response {
-	r := Exited(code)
-	r.Msg = "The build itself succeeded, but " + what
-	return r
-}
-
-// Unable says that the builder itself could not run the job. The sentence goes to
-// the client: it says what is wrong and what to do, and holds no secret.
-func Unable(sentence string) Response {
-	return Response{Error: sentence, JobStatus: Failed}
+// Unable says that the builder itself could not run the job: what is wrong, and what to do
+// about it. Both are sentences for the client and hold no secret.
+func Unable(what, advice string) Response {
+	return Response{Error: what, Msg: advice, JobStatus: Failed}
 }

@@ -58,7 +58,7 @@ func TestMessages(t *testing.T) {
 		Exited(1),
 		Exited(100),
 		Exited(137),
-		Unable("The engine does not answer. Is <docker> running & reachable?"),
+		Unable("The engine does not answer.", "Is <docker> running & reachable?"),
 		refused(t, ""),
 		refused(t, jobWith(edits{"git.noClone": missing})),
 		refused(t, jobWith(edits{"git.branch": 7})),

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
 	"github.com/gorilla/websocket"
 
+	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/schemas"
 )
 
@@ -68,7 +70,7 @@ func (w *lineWriter) Write(lines []byte) (int, error) {
 			w.frames = appendFrame(w.frames, websocket.TextMessage, w.add)
 		}
 		if err := w.session.write(w.frames); err != nil {
-			return 0, err
+			return 0, fmt.Errorf("%w: %w", jobend.ClientGone, err)
 		}
 	}
 	return len(lines), nil

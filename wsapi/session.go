@@ -12,6 +12,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/schemas"
 )
 
@@ -54,8 +55,6 @@ func newSession(server *Server, conn *websocket.Conn, log *slog.Logger) *session
 	return s
 }
 
-var errClientGone = errors.New("its client went away")
-
 // serve takes one job from the client and runs it. It holds the server's place for
 // a client, and gives it back when the job has ended and before the client is told,
 // so that a client that has read its last message finds the place free.
@@ -64,6 +63,9 @@ func (s *session) serve() {
 	s.server.occupied.Store(false)
 	s.end(response, code)
 }
+
+// shuttingDown is what a client is told whose job is not taken any more.
+var shuttingDown = schemas.Unable("The builder is shutting down.", "Connect again when it is back.")
 
 // nothing stands for no last message: the close code says all, or nobody is there.
 var nothing schemas.Response
@@ -86,8 +88,7 @@ func (s *session) work() (schemas.Response, int) {
 	s.reading = make(chan struct{})
 	go func() {
 		defer close(s.reading)
-		s.readOn()
-		cancel(errClientGone)
+		cancel(s.readOn())
 		s.hurry(0)
 	}()
 	defer context.AfterFunc(s.server.closing, func() { s.hurry(closingTimeout) })()
@@ -138,26 +139,28 @@ func (s *session) notReceived(err error) (schemas.Response, int) {
 	case errors.Is(err, errTooLarge):
 		return nothing, websocket.CloseMessageTooBig
 	case timedOut && s.server.closing.Err() != nil:
-		return schemas.Unable("No job is taken: " + context.Cause(s.server.closing).Error() + "."), websocket.CloseInternalServerErr
+		return shuttingDown, websocket.CloseInternalServerErr
 	case timedOut:
-		return schemas.Unable("No job was received within " + s.server.options.RequestTimeout.String() +
-			". Connect again and send it at once."), websocket.ClosePolicyViolation
+		return schemas.Unable("No job was received within "+s.server.options.RequestTimeout.String()+".",
+			"Connect again and send it at once."), websocket.ClosePolicyViolation
 	default: // it has left
 		return nothing, websocket.CloseNormalClosure
 	}
 }
 
 // readOn answers whatever else the client sends, until the connection ends or the client
-// gives no sign of life in time: anything it sends, an answer to a ping included.
-func (s *session) readOn() {
+// gives no sign of life in time: anything it sends, an answer to a ping included. It returns
+// which of both it was that ended the job: a goodbye or not.
+func (s *session) readOn() jobend.End {
 	s.conn.SetPongHandler(func(string) error { s.heard(); return nil })
 	for {
 		s.heard()
-		if _, _, err := s.conn.NextReader(); err != nil {
-			return
+		_, _, err := s.conn.NextReader()
+		if websocket.IsUnexpectedCloseError(err, websocket.CloseAbnormalClosure) {
+			return jobend.Cancelled // the library's word for no goodbye is the one excepted
 		}
-		if err := s.sendBusy(); err != nil {
-			return
+		if err != nil || s.sendBusy() != nil {
+			return jobend.ClientGone
 		}
 	}
 }

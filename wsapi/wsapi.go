@@ -16,6 +16,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/schemas"
 )
 
@@ -78,11 +79,11 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 // ServeHTTP serves one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// Close ends every session, the running job's included, tells its client the cause,
-// and returns when all are gone. http.Server.Shutdown knows nothing of them. No
-// request may be served any more.
-func (s *Server) Close(cause error) {
-	s.close(cause)
+// Close ends every session, the running job's included, tells its client, and returns when
+// all are gone. http.Server.Shutdown knows nothing of them. No request may be served any
+// more.
+func (s *Server) Close() {
+	s.close(jobend.Shutdown)
 	s.sessions.Wait()
 }
 

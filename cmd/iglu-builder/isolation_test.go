@@ -138,9 +138,11 @@ func TestMemoryHog(t *testing.T) {
 	image := attackImage(t)
 	b := startBystander(t, image, "bridge")
 	s := attackServer(t, image, func(s *settings) { s.limits.Memory.Fixed = 128 << 20 })
-	got := do(t, s, command("attack memory-hog"))
-	wantExit(t, got, 137)
-	got = do(t, s, command("attack tmp-hog"))
+	wantMessage(t, do(t, s, command("attack memory-hog")), exitedBecause(137, outOfMemory))
+	// The flag is the container's, whatever its exit code.
+	wantMessage(t, do(t, s, command("attack bereaved-parent")), exitedBecause(3, outOfMemory))
+	wantEnd(t, s, "out-of-memory")
+	got := do(t, s, command("attack tmp-hog"))
 	wantExit(t, got, 4)
 	wantLine(t, got, "/tmp is full after 63 MiB")
 	if err := b.ask(); err != nil {

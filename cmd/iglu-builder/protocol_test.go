@@ -166,7 +166,7 @@ func TestSecondJobOnAConnection(t *testing.T) {
 func TestNoJobInTime(t *testing.T) {
 	s := serverWith(t, func(s *settings) { s.requestTimeout = 200 * time.Millisecond })
 	got := connect(t, s).finish()
-	want := `{"error":"No job was received within 200ms. Connect again and send it at once.","jobStatus":"failed"}`
+	want := `{"error":"No job was received within 200ms.","msg":"Connect again and send it at once.","jobStatus":"failed"}`
 	if diff := cmp.Diff([]string{want}, got.messages); diff != "" || got.closeCode != websocket.ClosePolicyViolation {
 		t.Errorf("close code %d, messages (-want +got):\n%s", got.closeCode, diff)
 	}
@@ -245,7 +245,7 @@ func TestNoEngine(t *testing.T) {
 	os.Unsetenv("DOCKER_HOST") // what the test itself asks the engine is not concerned
 	begun := time.Now()
 	got := do(t, s, command("nix --version"))
-	want := []string{accepted, `{"error":"The container engine does not answer. Start it, or set DOCKER_HOST to where it listens.","jobStatus":"failed"}`}
+	want := []string{accepted, `{"error":"The container engine does not answer.","msg":"Start it, or set DOCKER_HOST to where it listens.","jobStatus":"failed"}`}
 	if diff := cmp.Diff(want, got.messages); diff != "" || got.closeCode != 1011 {
 		t.Errorf("close code %d, messages (-want +got):\n%s", got.closeCode, diff)
 	}
@@ -277,10 +277,11 @@ func TestShutdown(t *testing.T) {
 	c.waitFor("begun")
 	s.cancel()
 	got := c.finish()
-	want := `{"error":"The job was cancelled: the builder is shutting down.","jobStatus":"failed"}`
+	want := `{"error":"The job was cancelled.","msg":"The builder is shutting down. Send the job again when it is back.","jobStatus":"failed"}`
 	if diff := cmp.Diff([]string{want}, got.messages); diff != "" || got.closeCode != 1011 {
 		t.Errorf("close code %d, messages (-want +got):\n%s", got.closeCode, diff)
 	}
+	wantEnd(t, s, "shutdown")
 
 	waiting := serverWith(t, func(*settings) {})
 	idle := connect(t, waiting)
@@ -322,7 +323,7 @@ func TestOrphans(t *testing.T) {
 func TestNoNetwork(t *testing.T) {
 	s := serverWith(t, func(s *settings) { s.jobNetwork = "iglu-no-such-network" })
 	got := do(t, s, command("nix --version"))
-	want := []string{accepted, `{"error":"The network iglu-no-such-network is not on the container engine. ` +
+	want := []string{accepted, `{"error":"The network iglu-no-such-network is not on the container engine.","msg":"` +
 		`Make it there, or set IGLU_JOB_NETWORK to one that is, or to nothing for one of the builder's own.","jobStatus":"failed"}`}
 	if diff := cmp.Diff(want, got.messages); diff != "" {
 		t.Errorf("messages (-want +got):\n%s", diff)

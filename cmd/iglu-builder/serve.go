@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -68,6 +67,8 @@ func serve(ctx context.Context, s settings, program string, log *slog.Logger) er
 		Push:     orchestrator.Push{Uploads: s.pushUploads, PartSize: s.pushPartSize, Upstream: s.pushUpstream},
 		Program:  program,
 		Limits:   s.limits,
+
+		Deadlines: s.deadlines,
 	}, logs, log)
 	if err != nil {
 		return err
@@ -92,7 +93,7 @@ func serve(ctx context.Context, s settings, program string, log *slog.Logger) er
 	}
 	log.Info("listening", "addr", listener.Addr().String(), "image", s.jobImage, "instance", s.instance)
 	err = serveHTTP(ctx, listener, api, log)
-	api.Close(errors.New("the builder is shutting down"))
+	api.Close()
 	return err
 }
 

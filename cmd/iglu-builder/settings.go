@@ -31,6 +31,7 @@ type settings struct {
 	jobImage        string
 	jobNetwork      string
 	limits          orchestrator.Limits
+	deadlines       orchestrator.Deadlines
 	instance        string
 	allowedCommands []string
 	requestTimeout  time.Duration
@@ -66,6 +67,10 @@ func (s *settings) register(flags *pflag.FlagSet) {
 		"most `CPUs` of a job, as a number or as a share of the engine's machine")
 	add(parsed(&s.limits.PIDs, "number", parsePIDs), "job-pids", "4096",
 		"most `processes` and threads of a job at once")
+	add(parsed(&s.deadlines.Build, "duration", parseDuration), "build-timeout", "6h",
+		"`time` after which a job is cancelled")
+	add(parsed(&s.deadlines.Silence, "duration", parseDurationOrOff), "silence-timeout", "off",
+		"`time` without output after which a job is cancelled, or off")
 	add(parsed(&s.instance, "name", parseInstance), "instance", "default",
 		"`name` that labels everything made on the engine; different for each builder on it")
 	add(parsed(&s.allowedCommands, "words", parseWords), "allowed-commands", "nix,nix-build",
@@ -211,6 +216,17 @@ func parseDuration(text string) (time.Duration, error) {
 		return 0, errors.New("is not a time such as 30s or 5m")
 	}
 	return d, nil
+}
+
+func parseDurationOrOff(text string) (time.Duration, error) {
+	if text == "off" {
+		return 0, nil
+	}
+	d, err := parseDuration(text)
+	if err != nil {
+		err = fmt.Errorf("%w, nor off", err)
+	}
+	return d, err
 }
 
 func parseBytes(text string) (int64, error) {

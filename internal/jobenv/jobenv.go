@@ -50,6 +50,10 @@ const (
 // /tmp, which is memory. It is where Nix builds by itself since 2.30.
 const BuildDir = "/nix/var/nix/builds"
 
+// EndMark is a file that the container has when its job ended by itself with an exit code
+// that a signal could have caused too: the engine tells no difference.
+const EndMark = "/iglu-ended"
+
 // A container's standard input is its lifeline. The builder writes a byte into it every
 // Beat. When it ends, or nothing has come for Silence, the builder or its engine is gone,
 // and the job ends by itself.

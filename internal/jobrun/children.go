@@ -100,6 +100,13 @@ func (c *children) terminate() {
 	})
 }
 
+// isTerminating reports whether the job was asked to end.
+func (c *children) isTerminating() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.terminating
+}
+
 // run starts a program found through PATH in a process group of its own, with the
 // job's outputs unless stdout is given, and returns its exit code when it has ended.
 func (c *children) run(argv []string, dir string, environ []string, stdout *os.File) int {

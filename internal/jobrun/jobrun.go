@@ -65,7 +65,19 @@ func Main() int {
 	children := newChildren(cancel)
 	defer children.close()
 	go endWithBuilder(children) // which lasts as long as the process
-	return run(ctx, job, rest, children)
+	code := run(ctx, job, rest, children)
+	if code > 128 && !children.isTerminating() {
+		markEnd()
+	}
+	return code
+}
+
+// markEnd leaves word that the exit code is the job's own. Without it, the container counts
+// as ended from outside.
+func markEnd() {
+	if err := os.WriteFile(jobenv.EndMark, nil, 0o600); err != nil {
+		say("cannot make %s: %v", jobenv.EndMark, err)
+	}
 }
 
 // run goes through the job's steps. Each returns the exit code to end with, or 0.

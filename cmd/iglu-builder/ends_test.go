@@ -1,0 +1,142 @@
+package main
+
+import (
+	"fmt"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/schemas"
+)
+
+// What clients are told of jobs that did not end by themselves.
+const (
+	outOfMemory = "The job ran out of memory. It may use 128MiB (IGLU_JOB_MEMORY)."
+	killed      = "The job's container was ended from outside, not by the builder. " +
+		"Whoever looks after the container engine may know why."
+)
+
+func cancelledBecause(msg string) string {
+	return fmt.Sprintf(`{"error":"The job was cancelled.","msg":%q,"jobStatus":"failed"}`, msg)
+}
+
+func exitedBecause(code int, msg string) string {
+	response := schemas.Exited(code)
+	response.Msg = msg
+	return string(response.Encode())
+}
+
+// wantMessage checks a job's last message and the close code after it.
+func wantMessage(t *testing.T, r result, want string) {
+	t.Helper()
+	if len(r.messages) == 0 || r.messages[len(r.messages)-1] != want || r.closeCode != websocket.CloseInternalServerErr {
+		t.Errorf("want %s, got %v, close code %d, lines:\n%s", want, r.messages, r.closeCode, strings.Join(r.lines, "\n"))
+	}
+}
+
+// wantEnd checks what the server's log says of the latest job's end.
+func wantEnd(t *testing.T, s *server, end string) {
+	t.Helper()
+	var last string
+	if err := poll(30*time.Second, func() bool {
+		_, last, _ = cutLast(s.log.String(), `msg="job ended" `)
+		return strings.Contains(last, "end="+end+" ")
+	}); err != nil {
+		t.Errorf("the job's end is not %s: %s", end, last)
+	}
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}
+
+// TestDeadlines has jobs run too long, and be too silent. They are asked to end first.
+func TestDeadlines(t *testing.T) {
+	const loop = `sh -c "trap 'echo told; exit 7' TERM; while :; do %s; sleep 0.1; done"`
+	long := serverWith(t, func(s *settings) { s.deadlines.Build = 2 * time.Second })
+	got := do(t, long, command(fmt.Sprintf(loop, "echo line")))
+	wantMessage(t, got, cancelledBecause("It ran longer than 2s, the most that a job may (IGLU_BUILD_TIMEOUT)."))
+	wantLine(t, got, "told")
+	wantEnd(t, long, "timed-out")
+
+	silent := serverWith(t, func(s *settings) { s.deadlines.Silence = 3 * time.Second })
+	got = do(t, silent, command(fmt.Sprintf(loop, ":")))
+	wantMessage(t, got, cancelledBecause("It printed nothing for 3s, the longest that a job may be silent (IGLU_SILENCE_TIMEOUT)."))
+	wantLine(t, got, "told")
+	wantEnd(t, silent, "silent")
+	wantExit(t, do(t, silent, command("sh -c 'for i in 1 2 3 4 5 6 7 8 9; do sleep 0.5; echo $i; done'")), 0)
+}
+
+// TestDeafJob is asked to end and does not: it is killed.
+func TestDeafJob(t *testing.T) {
+	s := serverWith(t, func(s *settings) { s.deadlines.Build = time.Second })
+	begun := time.Now()
+	got := do(t, s, command(`sh -c "trap '' TERM; while :; do sleep 1; done"`))
+	wantMessage(t, got, cancelledBecause("It ran longer than 1s, the most that a job may (IGLU_BUILD_TIMEOUT)."))
+	if took := time.Since(begun); took < 8*time.Second {
+		t.Errorf("it was killed after %s already", took)
+	}
+}
+
+// TestClientsThatLeave says goodbye, and goes without a word.
+func TestClientsThatLeave(t *testing.T) {
+	for end, leave := range map[string]func(*websocket.Conn){
+		"cancelled": func(c *websocket.Conn) {
+			c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Minute))
+		},
+		"client-gone": func(c *websocket.Conn) { c.NetConn().Close() },
+	} {
+		s := serverWith(t, func(*settings) {})
+		c := connect(t, s)
+		c.send(jsonOf(t, command("sh -c 'echo begun; sleep 1000'")))
+		c.waitFor("begun")
+		leave(c.conn)
+		wantEnd(t, s, end)
+	}
+}
+
+// TestKilledFromOutside ends containers behind the builder's back, in every way that an
+// engine has.
+func TestKilledFromOutside(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		code int
+	}{
+		{[]string{"kill"}, 137},
+		{[]string{"rm", "--force"}, 137},
+		{[]string{"stop"}, 143},
+	} {
+		t.Run(test.args[0], func(t *testing.T) {
+			c := connect(t, world.server)
+			c.send(jsonOf(t, command("sh -c 'echo begun; sleep 1000'")))
+			c.waitFor("begun")
+			docker(t, append(test.args, world.server.containers()...)...)
+			wantMessage(t, c.finish(), exitedBecause(test.code, killed))
+			wantEnd(t, world.server, "killed")
+			wantFree(t, world.server)
+		})
+	}
+	// A job that kills itself is another thing, though its exit code is the same.
+	wantExit(t, do(t, world.server, command("sh -c 'kill -KILL $$'")), 137)
+	wantExit(t, do(t, world.server, command("sh -c 'exit 143'")), 143)
+	wantEnd(t, world.server, "exited")
+}
+
+// TestEngineEnds looks for the engine's and the image's ends in the server's log; what the
+// client is told of them is tested elsewhere.
+func TestEngineEnds(t *testing.T) {
+	proxy := engineProxy(t)
+	engine := httptest.NewServer(proxy)
+	s := serverOn(t, "tcp://"+engine.Listener.Addr().String(), "127.0.0.1:1/not/there:1")
+	do(t, s, command("tool"))
+	wantEnd(t, s, "no-image")
+	engine.Close()
+	do(t, s, command("tool"))
+	wantEnd(t, s, "engine-gone")
+}

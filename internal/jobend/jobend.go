@@ -1,0 +1,26 @@
+// Package jobend names the ways in which a job ends. The server's log and its metrics use
+// the names; the client is told in sentences.
+package jobend
+
+// An End is how a job ended. It is an error as well, so that whoever ends a job can make it
+// the cause with which the job's context ends.
+type End string
+
+// The ends of a job.
+const (
+	Exited      End = "exited"        // by itself, with an exit code
+	Unpushed    End = "unpushed"      // likewise, but what it built could not be pushed
+	OutOfMemory End = "out-of-memory" // a process of it was killed for taking too much
+	Killed      End = "killed"        // its container was ended by somebody else
+	TimedOut    End = "timed-out"     // it ran too long
+	Silent      End = "silent"        // it printed nothing for too long
+	Cancelled   End = "cancelled"     // its client said goodbye
+	ClientGone  End = "client-gone"   // its client went away without a word
+	Shutdown    End = "shutdown"      // the builder shuts down
+	NoImage     End = "no-image"      // its image is not there and cannot be pulled
+	EngineGone  End = "engine-gone"   // the engine does not answer, or went away
+	Failed      End = "failed"        // the builder or the engine could not do their part
+)
+
+// Error returns the name of the end.
+func (e End) Error() string { return string(e) }
