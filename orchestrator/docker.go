@@ -340,27 +340,22 @@ func (d *docker) whyExited(ctx context.Context, id string, code int, log *slog.L
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
 	found, err := d.client.ContainerInspect(ctx, id)
-	switch {
-	case errdefs.IsNotFound(err): // it was removed from under us
-		return killed()
-	case err != nil:
-		log.Warn("cannot see whether the container ended by itself", "err", err)
-		return nil
-	case found.State.OOMKilled:
+	if err != nil {
+		log.Warn("cannot see whether the container ran out of memory", "err", err)
+	} else if found.State.OOMKilled {
 		return &failure{end: jobend.OutOfMemory, what: "The job ran out of memory.",
 			advice: fmt.Sprintf("It may use %s (IGLU_JOB_MEMORY).", units.BytesSize(float64(found.HostConfig.Memory)))}
-	case code != 128+int(syscall.SIGKILL) && code != 128+int(syscall.SIGTERM):
+	}
+	if code != 128+int(syscall.SIGKILL) && code != 128+int(syscall.SIGTERM) {
 		return nil
 	}
-	// That may be the exit code of the job's command as well.
-	if _, err := d.client.ContainerStatPath(ctx, id, jobenv.EndMark); errdefs.IsNotFound(err) || errdefs.IsConflict(err) {
-		return killed()
+	// That may be the exit code of the job's command as well. Of a container that is being
+	// removed engines say all kinds of things, but not that the mark is there.
+	_, err = d.client.ContainerStatPath(ctx, id, jobenv.EndMark)
+	if err == nil || client.IsErrConnectionFailed(err) {
+		return nil
 	}
-	return nil
-}
-
-func killed() error {
-	return &failure{end: jobend.Killed, what: "The job's container was ended from outside, not by the builder.",
+	return &failure{end: jobend.Killed, cause: err, what: "The job's container was ended from outside, not by the builder.",
 		advice: "Whoever looks after the container engine may know why."}
 }
 

@@ -60,7 +60,7 @@ func newSession(server *Server, conn *websocket.Conn, log *slog.Logger) *session
 // so that a client that has read its last message finds the place free.
 func (s *session) serve() {
 	response, code := s.work()
-	s.server.occupied.Store(false)
+	<-s.server.place
 	s.end(response, code)
 }
 
@@ -110,8 +110,8 @@ var errTooLarge = errors.New("the message is too large")
 func (s *session) receive() ([]byte, error) {
 	s.conn.SetReadDeadline(time.Now().Add(s.server.options.RequestTimeout))
 	defer s.conn.SetReadDeadline(time.Time{})
-	// A server that closes does not wait for that deadline.
-	stop := context.AfterFunc(s.server.closing, func() { s.conn.SetReadDeadline(time.Now()) })
+	// A server that takes no more jobs does not wait for that deadline.
+	stop := context.AfterFunc(s.server.draining, func() { s.conn.SetReadDeadline(time.Now()) })
 	defer stop()
 	kind, message, err := s.conn.NextReader()
 	if err != nil {
@@ -138,7 +138,7 @@ func (s *session) notReceived(err error) (schemas.Response, int) {
 	switch timedOut := ok && network.Timeout(); {
 	case errors.Is(err, errTooLarge):
 		return nothing, websocket.CloseMessageTooBig
-	case timedOut && s.server.closing.Err() != nil:
+	case timedOut && s.server.draining.Err() != nil:
 		return shuttingDown, websocket.CloseInternalServerErr
 	case timedOut:
 		return schemas.Unable("No job was received within "+s.server.options.RequestTimeout.String()+".",

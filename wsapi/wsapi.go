@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -51,8 +50,10 @@ type Server struct {
 	mux      *http.ServeMux
 	upgrader websocket.Upgrader
 
-	occupied atomic.Bool // a client is connected
+	place    chan struct{} // holds one item while a client is connected that may have a job
 	sessions sync.WaitGroup
+	draining context.Context // ends when no job is taken any more
+	drain    context.CancelFunc
 	closing  context.Context // ends when the server closes
 	close    context.CancelCauseFunc
 }
@@ -69,15 +70,29 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 		log:      log,
 		mux:      http.NewServeMux(),
 		upgrader: websocket.Upgrader{HandshakeTimeout: handshakeTimeout},
+		place:    make(chan struct{}, 1),
 	}
 	s.closing, s.close = context.WithCancelCause(context.Background())
+	s.draining, s.drain = context.WithCancel(s.closing)
 	s.mux.HandleFunc("/api/v1/build", s.serveBuild)
 	s.mux.HandleFunc("/api/v1/healthcheck", s.serveHealthcheck)
+	s.mux.HandleFunc("/livez", s.serveLive)
+	s.mux.HandleFunc("/readyz", s.serveReady)
 	return s
 }
 
 // ServeHTTP serves one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// Drain has the server take no more jobs and tell that to whoever asks. It returns when the
+// running job has ended, or when ctx ends.
+func (s *Server) Drain(ctx context.Context) {
+	s.drain()
+	select {
+	case s.place <- struct{}{}: // for ever
+	case <-ctx.Done():
+	}
+}
 
 // Close ends every session, the running job's included, tells its client, and returns when
 // all are gone. http.Server.Shutdown knows nothing of them. No request may be served any
@@ -98,26 +113,53 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 		return // Upgrade has answered
 	}
 	session := newSession(s, conn, s.log.With("client", r.RemoteAddr))
-	if !s.occupied.CompareAndSwap(false, true) {
-		session.end(schemas.Busy(), websocket.CloseInternalServerErr)
+	if s.draining.Err() != nil {
+		session.end(shuttingDown, websocket.CloseInternalServerErr)
 		return
 	}
-	session.serve()
+	select {
+	case s.place <- struct{}{}:
+		session.serve()
+	default:
+		session.end(schemas.Busy(), websocket.CloseInternalServerErr)
+	}
 }
 
 // healthy is what Iglu's clients expect to read, as they expect it spelled.
 const healthy = "Everyting seems healthy!"
 
 func (s *Server) serveHealthcheck(w http.ResponseWriter, r *http.Request) {
-	if !allow(w, r) {
-		return
+	if allow(w, r) && s.isHealthy(w, r) {
+		io.WriteString(w, healthy)
 	}
-	if err := s.builder.Healthy(r.Context()); err != nil {
+}
+
+// isHealthy reports whether jobs can be run, and answers the request if not.
+func (s *Server) isHealthy(w http.ResponseWriter, r *http.Request) bool {
+	err := s.builder.Healthy(r.Context())
+	if err != nil {
 		s.log.Warn("health check", "err", err)
 		http.Error(w, "The builder cannot run jobs: its container engine does not answer.", http.StatusServiceUnavailable)
-		return
 	}
-	io.WriteString(w, healthy)
+	return err == nil
+}
+
+// serveLive answers as long as the server does.
+func (s *Server) serveLive(w http.ResponseWriter, r *http.Request) {
+	if allow(w, r) {
+		io.WriteString(w, "The builder is running.\n")
+	}
+}
+
+// serveReady answers whether a job would be taken, now or when the running one has ended.
+func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case !allow(w, r):
+	case s.draining.Err() != nil:
+		http.Error(w, shuttingDown.Error, http.StatusServiceUnavailable)
+	case s.isHealthy(w, r):
+		io.WriteString(w, "The builder takes jobs.\n")
+	}
 }
 
 // allow reports whether a request is a GET, and answers it if not.

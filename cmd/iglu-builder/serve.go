@@ -6,11 +6,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"iglu.sh/builder/internal/joblog"
@@ -27,15 +29,18 @@ func serveCommand() *cobra.Command {
 
 Every flag is an environment variable as well: --job-image is IGLU_JOB_IMAGE. The
 flag counts where both are set. The container engine is the one that DOCKER_HOST and
-the other variables of Docker's clients name.`,
+the other variables of Docker's clients name.
+
+On SIGTERM or Ctrl-C it takes no more jobs, lets the running one go on for
+--shutdown-grace, cancels it then, and exits with 0. A second signal cancels it at once.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			if err := applyEnviron(command.Flags()); err != nil {
 				return &exitError{exitUsage, err}
 			}
-			ctx, stop := signal.NotifyContext(command.Context(), syscall.SIGINT, syscall.SIGTERM)
+			first, second, stop := onSignals(command.Context())
 			defer stop()
-			if err := serve(ctx, s, selfProgram, s.logger(command.ErrOrStderr())); err != nil {
+			if err := serve(first, second, s, selfProgram, s.logger(command.ErrOrStderr())); err != nil {
 				return &exitError{1, err}
 			}
 			return nil
@@ -54,8 +59,36 @@ const (
 	shutdownTimeout = 5 * time.Second
 )
 
-// serve runs the server until ctx ends. program is what runs in the containers.
-func serve(ctx context.Context, s settings, program string, log *slog.Logger) error {
+// onSignals returns a context that ends with the first signal to stop, and one that ends
+// with the second.
+func onSignals(ctx context.Context) (first, second context.Context, stop func()) {
+	first, endFirst := context.WithCancel(ctx)
+	second, endSecond := context.WithCancel(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range signals {
+			if first.Err() != nil {
+				endSecond()
+			}
+			endFirst()
+		}
+	}()
+	return first, second, func() {
+		signal.Stop(signals)
+		close(signals)
+		<-done
+		endFirst()
+		endSecond()
+	}
+}
+
+// serve runs the server until ctx ends, and after that for as long as the running job takes:
+// at most the time of grace, and only until now ends. program is what runs in the
+// containers.
+func serve(ctx, now context.Context, s settings, program string, log *slog.Logger) error {
 	logs, err := joblog.Open(filepath.Join(s.stateDir, s.instance, "logs"), s.keepLogs, s.maxLogBytes)
 	if err != nil {
 		return fmt.Errorf("%w\nhint: IGLU_STATE_DIR names a folder that the builder may write to", err)
@@ -92,9 +125,27 @@ func serve(ctx context.Context, s settings, program string, log *slog.Logger) er
 		log.Warn("cannot remove what an earlier life may have left", "err", err)
 	}
 	log.Info("listening", "addr", listener.Addr().String(), "image", s.jobImage, "instance", s.instance)
-	err = serveHTTP(ctx, listener, api, log)
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	defer context.AfterFunc(ctx, func() {
+		defer stopServing()
+		log.Info("taking no more jobs", "grace", s.shutdownGrace)
+		notify(daemon.SdNotifyStopping, log)
+		grace, cancel := context.WithTimeout(now, s.shutdownGrace)
+		defer cancel()
+		api.Drain(grace)
+	})()
+	notify(daemon.SdNotifyReady, log)
+	err = serveHTTP(serving, listener, api, log)
 	api.Close()
 	return err
+}
+
+// notify tells systemd how the server is, if systemd has started it.
+func notify(state string, log *slog.Logger) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("cannot notify systemd", "err", err)
+	}
 }
 
 // serveHTTP answers requests until ctx ends, and those under way a little longer.

@@ -37,6 +37,7 @@ type settings struct {
 	requestTimeout  time.Duration
 	maxRequestBytes int64
 	clientTimeout   time.Duration
+	shutdownGrace   time.Duration
 	stateDir        string
 	keepLogs        joblog.Keep
 	maxLogBytes     int64
@@ -81,6 +82,8 @@ func (s *settings) register(flags *pflag.FlagSet) {
 		"largest `size` of a job's message")
 	add(parsed(&s.clientTimeout, "duration", parseDuration), "client-timeout", "5m",
 		"`time` after which a client that accepts nothing of its log counts as gone")
+	add(parsed(&s.shutdownGrace, "duration", parseGrace), "shutdown-grace", "30s",
+		"`time` that a running job may go on for when the server is asked to stop")
 	add(parsed(&s.stateDir, "folder", parseAny), "state-dir", defaultStateDir(),
 		"`folder` for what outlives a job: the logs, in a folder for each instance")
 	add(parsed(&s.keepLogs, "jobs,days", parseKeep), "keep-logs", "20",
@@ -216,6 +219,13 @@ func parseDuration(text string) (time.Duration, error) {
 		return 0, errors.New("is not a time such as 30s or 5m")
 	}
 	return d, nil
+}
+
+func parseGrace(text string) (time.Duration, error) {
+	if text == "0" {
+		return 0, nil
+	}
+	return parseDuration(text)
 }
 
 func parseDurationOrOff(text string) (time.Duration, error) {

@@ -33,6 +33,7 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 		{"job-pids", "10", `"10" is not a number of at least 64`},
 		{"build-timeout", "0", `"0" is not a time such as 30s or 5m`},
 		{"silence-timeout", "never", `"never" is not a time such as 30s or 5m, nor off`},
+		{"shutdown-grace", "30", `"30" is not a time such as 30s or 5m`},
 		{"instance", "a/b", `"a/b" is not a name of letters, digits, dots, dashes and underscores`},
 		{"allowed-commands", "nix,,sh", `"nix,,sh" is not a list of programs such as nix,nix-build`},
 		{"request-timeout", "30", `"30" is not a time such as 30s or 5m`},
