@@ -33,6 +33,8 @@ type session struct {
 	conn   *websocket.Conn
 	log    *slog.Logger
 
+	answered func() // lets the next client have its turn
+
 	writing sync.Mutex
 	reading chan struct{} // closed when the goroutine that reads has ended; nil without it
 	broken  bool          // the library cannot read from the connection any more
@@ -43,8 +45,9 @@ type session struct {
 }
 
 // newSession returns the session of a client that has just connected.
-func newSession(server *Server, conn *websocket.Conn, log *slog.Logger) *session {
-	s := &session{server: server, conn: conn, log: log}
+// answered is called when it has got its place for a job, or been told that it gets none.
+func newSession(server *Server, conn *websocket.Conn, log *slog.Logger, answered func()) *session {
+	s := &session{server: server, conn: conn, log: log, answered: answered}
 	// The library would write answers itself; see frames.go.
 	conn.SetPingHandler(func(data string) error {
 		s.ping.Store(&data)
@@ -184,7 +187,9 @@ func (s *session) end(response schemas.Response, code int) {
 	}
 	frames = append(frames, controlFrame(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""))...)
 	s.ending.Store(true)
-	if err := s.write(frames); err == nil {
+	err := s.write(frames)
+	s.answered()
+	if err == nil {
 		s.awaitClose()
 	}
 }

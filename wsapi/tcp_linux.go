@@ -10,8 +10,8 @@ import (
 
 // tcpInfo asks the kernel how a TCP connection does, also below TLS.
 func tcpInfo(conn net.Conn) (state tcpState, ok bool) {
-	if wrapped, isTLS := conn.(interface{ NetConn() net.Conn }); isTLS {
-		conn = wrapped.NetConn()
+	for inner := below(conn); inner != nil; inner = below(inner) {
+		conn = inner
 	}
 	socket, ok := conn.(syscall.Conn)
 	if !ok {

@@ -37,6 +37,11 @@ type Options struct {
 	RequestTimeout time.Duration
 	// MaxRequestBytes bounds the size of a job.
 	MaxRequestBytes int64
+	// Token is what a client must show to be served; empty: nothing.
+	Token string
+	// AllowedOrigins are the origins of pages that may connect beside the server's own,
+	// such as https://example.com.
+	AllowedOrigins []string
 	// ClientTimeout is how long a client may accept nothing of what it is sent
 	// before it counts as gone.
 	ClientTimeout time.Duration
@@ -50,12 +55,13 @@ type Server struct {
 	mux      *http.ServeMux
 	upgrader websocket.Upgrader
 
-	place    chan struct{} // holds one item while a client is connected that may have a job
-	sessions sync.WaitGroup
-	draining context.Context // ends when no job is taken any more
-	drain    context.CancelFunc
-	closing  context.Context // ends when the server closes
-	close    context.CancelCauseFunc
+	answering chan struct{} // holds an item for each client that is being answered
+	place     chan struct{} // holds one item while a client is connected that may have a job
+	sessions  sync.WaitGroup
+	draining  context.Context // ends when no job is taken any more
+	drain     context.CancelFunc
+	closing   context.Context // ends when the server closes
+	close     context.CancelCauseFunc
 }
 
 // handshakeTimeout bounds how long a client may take to accept the answer to its
@@ -65,12 +71,17 @@ const handshakeTimeout = 10 * time.Second
 // NewServer returns a server for jobs that builder runs.
 func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 	s := &Server{
-		builder:  builder,
-		options:  options,
-		log:      log,
-		mux:      http.NewServeMux(),
-		upgrader: websocket.Upgrader{HandshakeTimeout: handshakeTimeout},
-		place:    make(chan struct{}, 1),
+		builder: builder,
+		options: options,
+		log:     log,
+		mux:     http.NewServeMux(),
+		upgrader: websocket.Upgrader{
+			HandshakeTimeout: handshakeTimeout,
+			Subprotocols:     []string{bearer},
+			CheckOrigin:      func(*http.Request) bool { return true }, // mayConnect has
+		},
+		answering: make(chan struct{}, maxAnswers),
+		place:     make(chan struct{}, 1),
 	}
 	s.closing, s.close = context.WithCancelCause(context.Background())
 	s.draining, s.drain = context.WithCancel(s.closing)
@@ -82,7 +93,11 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 }
 
 // ServeHTTP serves one request.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	guestOf(r).answers(true)
+	defer guestOf(r).answers(false)
+	s.mux.ServeHTTP(w, r)
+}
 
 // Drain has the server take no more jobs and tell that to whoever asks. It returns when the
 // running job has ended, or when ctx ends.
@@ -103,22 +118,29 @@ func (s *Server) Close() {
 }
 
 func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
-	if !allow(w, r) {
+	if !allow(w, r) || !s.mayConnect(w, r) {
 		return
 	}
 	s.sessions.Add(1)
 	defer s.sessions.Done()
+	answered, ok := s.takeTurn(r)
+	if !ok {
+		return
+	}
+	defer answered()
 	conn, err := s.upgrader.Upgrade(w, r, nil)
 	if err != nil {
 		return // Upgrade has answered
 	}
-	session := newSession(s, conn, s.log.With("client", r.RemoteAddr))
+	session := newSession(s, conn, s.log.With("client", r.RemoteAddr), answered)
 	if s.draining.Err() != nil {
 		session.end(shuttingDown, websocket.CloseInternalServerErr)
 		return
 	}
 	select {
 	case s.place <- struct{}{}:
+		guestOf(r).leave()
+		answered()
 		session.serve()
 	default:
 		session.end(schemas.Busy(), websocket.CloseInternalServerErr)

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,7 +39,7 @@ const (
 )
 
 func buildCommand() *cobra.Command {
-	var address string
+	var address, tokenFile string
 	command := &cobra.Command{
 		Use:   "build [--url URL] JOB.json",
 		Short: "Send a job to a builder and show its log",
@@ -54,9 +55,13 @@ It exits with 125, and a sentence on standard error, where there is no such code
 			if err != nil {
 				return &exitError{exitClient, err}
 			}
+			token, err := readToken(cmp.Or(tokenFile, os.Getenv(envName("token-file"))))
+			if err != nil {
+				return &exitError{exitClient, err}
+			}
 			ctx, stop := signal.NotifyContext(command.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
-			code, err := submit(ctx, address, job, command.OutOrStdout(), command.ErrOrStderr())
+			code, err := submit(ctx, address, token, job, command.OutOrStdout(), command.ErrOrStderr())
 			if ctx.Err() != nil {
 				return &exitError{exitInterrupted, errors.New("the job was cancelled")}
 			}
@@ -66,6 +71,7 @@ It exits with 125, and a sentence on standard error, where there is no such code
 			return nil
 		},
 	}
+	command.Flags().StringVar(&tokenFile, "token-file", "", "`file` with the builder's token (default what IGLU_TOKEN_FILE names)")
 	command.Flags().StringVar(&address, "url", "ws://127.0.0.1:3000/api/v1/build", "`URL` of the builder")
 	return command
 }
@@ -79,14 +85,14 @@ func readJob(name string, stdin io.Reader) ([]byte, error) {
 
 // submit sends a job, prints its log, and returns the build's exit code, or
 // exitClient with the reason.
-func submit(ctx context.Context, address string, job []byte, out, stderr io.Writer) (code int, err error) {
+func submit(ctx context.Context, address, token string, job []byte, out, stderr io.Writer) (code int, err error) {
 	stdout := bufio.NewWriterSize(out, 64<<10)
 	defer func() {
 		if flushErr := stdout.Flush(); err == nil && flushErr != nil {
 			code, err = exitClient, fmt.Errorf("print the log: %w", flushErr)
 		}
 	}()
-	conn, err := dial(ctx, address, stdout)
+	conn, err := dial(ctx, address, token, stdout)
 	if err != nil {
 		return exitClient, err
 	}
@@ -198,7 +204,7 @@ const buildPath = "/api/v1/build"
 //
 // Whatever stdout holds is printed before the client waits for more, and not before: so
 // a line is seen at once, and a burst of them costs few writes.
-func dial(ctx context.Context, address string, stdout *bufio.Writer) (*websocket.Conn, error) {
+func dial(ctx context.Context, address, token string, stdout *bufio.Writer) (*websocket.Conn, error) {
 	u, err := url.Parse(address)
 	if err != nil {
 		return nil, fmt.Errorf("--url: %w", err)
@@ -224,7 +230,14 @@ func dial(ctx context.Context, address string, stdout *bufio.Writer) (*websocket
 			return flushing{conn, stdout}, err
 		},
 	}
-	conn, response, err := dialer.DialContext(ctx, u.String(), nil)
+	header := http.Header{}
+	if token != "" {
+		header.Set("Authorization", "Bearer "+token)
+	}
+	conn, response, err := dialer.DialContext(ctx, u.String(), header)
+	if response != nil && response.StatusCode == http.StatusUnauthorized {
+		return nil, fmt.Errorf("%s wants another token\nhint: name the file that holds it with --token-file", u)
+	}
 	if errors.Is(err, websocket.ErrBadHandshake) && response != nil {
 		return nil, fmt.Errorf("%s is not a builder: it answers %s", u, response.Status)
 	}

@@ -132,7 +132,8 @@ type server struct {
 	image    string // that its jobs run in
 	log      logBuffer
 	cancel   context.CancelFunc
-	kill     func() // ends it without a word, where it is a process of its own
+	pid      int    // of its process, where it has one of its own
+	kill     func() // ends that without a word
 	ended    chan error
 }
 

@@ -167,6 +167,7 @@ func startProcessAs(t *testing.T, instance, host string, flags ...string) *serve
 	if err := process.Start(); err != nil {
 		t.Fatal(err)
 	}
+	s.pid = process.Process.Pid
 	s.cancel = func() { process.Process.Signal(syscall.SIGTERM) }
 	s.kill = func() {
 		process.Process.Kill()

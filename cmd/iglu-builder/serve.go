@@ -107,16 +107,22 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 		return err
 	}
 	defer builder.Close()
+	token, err := readToken(s.tokenFile)
+	if err != nil {
+		return err
+	}
 	api := wsapi.NewServer(builder, wsapi.Options{
+		Token:           token,
+		AllowedOrigins:  s.allowedOrigins,
 		Commands:        s.allowedCommands,
 		RequestTimeout:  s.requestTimeout,
 		MaxRequestBytes: s.maxRequestBytes,
 		ClientTimeout:   s.clientTimeout,
 	}, log)
 
-	listener, err := net.Listen("tcp", s.listen)
+	listener, err := listen(s, log)
 	if err != nil {
-		return fmt.Errorf("listen on %s: %w", s.listen, err)
+		return err
 	}
 	// Only now: a builder that is started a second time by mistake has not come this far.
 	if err := builder.Clean(ctx, func(kind, name string) {
@@ -141,6 +147,24 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 	return err
 }
 
+// listen returns what the server is reached by, and warns if that is too much.
+func listen(s settings, log *slog.Logger) (net.Listener, error) {
+	plain, err := net.Listen("tcp", s.listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", s.listen, err)
+	}
+	listener, err := withTLS(wsapi.Crowd(plain), s.tlsCert, s.tlsKey, log)
+	if err != nil {
+		plain.Close()
+		return nil, err
+	}
+	if addr, ok := plain.Addr().(*net.TCPAddr); ok && !addr.IP.IsLoopback() && s.tokenFile == "" {
+		log.Warn("no token is set (IGLU_TOKEN_FILE): whoever reaches this address runs programs on the container engine",
+			"addr", addr.String())
+	}
+	return listener, nil
+}
+
 // notify tells systemd how the server is, if systemd has started it.
 func notify(state string, log *slog.Logger) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
@@ -152,6 +176,7 @@ func notify(state string, log *slog.Logger) {
 func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           handler,
+		ConnContext:       wsapi.WithConn,
 		ReadHeaderTimeout: headerTimeout,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}

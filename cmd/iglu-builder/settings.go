@@ -28,6 +28,9 @@ import (
 // variable; docs/configuration.md is the table of them.
 type settings struct {
 	listen          string
+	tokenFile       string
+	allowedOrigins  []string
+	tlsCert, tlsKey string
 	jobImage        string
 	jobNetwork      string
 	limits          orchestrator.Limits
@@ -58,6 +61,14 @@ func (s *settings) register(flags *pflag.FlagSet) {
 	}
 	add(parsed(&s.listen, "host:port", parseAddress), "listen", "127.0.0.1:3000",
 		"`address` to listen on; port 0 takes a free one")
+	add(parsed(&s.tokenFile, "name", parseAny), "token-file", "",
+		"`file` with the token that clients must show (default none is asked for)")
+	add(parsed(&s.allowedOrigins, "origins", parseOrigins), "allowed-origins", "",
+		"origins of pages that may connect beside the builder's own, a `list` separated by commas")
+	add(parsed(&s.tlsCert, "name", parseAny), "tls-cert", "",
+		"`file` with the certificate for TLS and its chain (default plain HTTP)")
+	add(parsed(&s.tlsKey, "name", parseAny), "tls-key", "",
+		"`file` with the certificate's key")
 	add(parsed(&s.jobImage, "image", parseImage), "job-image", images.Default,
 		"`image` that jobs run in")
 	add(parsed(&s.jobNetwork, "name", parseAny), "job-network", "",
@@ -211,6 +222,19 @@ func parseWords(text string) ([]string, error) {
 		return nil, errors.New("is not a list of programs such as nix,nix-build")
 	}
 	return words, nil
+}
+
+var originForm = regexp.MustCompile(`^https?://[^/?#@,\s]+$`)
+
+func parseOrigins(text string) ([]string, error) {
+	if text == "" {
+		return nil, nil
+	}
+	origins, err := parseWords(text)
+	if err != nil || slices.ContainsFunc(origins, func(origin string) bool { return !originForm.MatchString(origin) }) {
+		return nil, errors.New("is not a list of origins such as https://example.com,http://localhost:8080")
+	}
+	return origins, nil
 }
 
 func parseDuration(text string) (time.Duration, error) {

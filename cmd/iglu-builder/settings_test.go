@@ -34,6 +34,7 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 		{"build-timeout", "0", `"0" is not a time such as 30s or 5m`},
 		{"silence-timeout", "never", `"never" is not a time such as 30s or 5m, nor off`},
 		{"shutdown-grace", "30", `"30" is not a time such as 30s or 5m`},
+		{"allowed-origins", "https://example.com/path", `"https://example.com/path" is not a list of origins`},
 		{"instance", "a/b", `"a/b" is not a name of letters, digits, dots, dashes and underscores`},
 		{"allowed-commands", "nix,,sh", `"nix,,sh" is not a list of programs such as nix,nix-build`},
 		{"request-timeout", "30", `"30" is not a time such as 30s or 5m`},

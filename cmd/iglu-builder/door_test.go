@@ -1,0 +1,357 @@
+package main
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+const goodToken = "0123456789-token.of_the~tests"
+
+// tokenFile makes a file that holds a token.
+func tokenFile(t *testing.T, token string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(name, []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// answerTo opens a WebSocket with a header and returns the status of the answer.
+func answerTo(t *testing.T, s *server, header http.Header) (*http.Response, *client) {
+	t.Helper()
+	conn, response, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+s.address+buildPath, header)
+	if err != nil && !errors.Is(err, websocket.ErrBadHandshake) {
+		t.Fatal(err)
+	}
+	if conn == nil {
+		return response, nil
+	}
+	t.Cleanup(func() { conn.Close() })
+	return response, &client{t: t, conn: conn}
+}
+
+func TestToken(t *testing.T) {
+	s := serverWith(t, func(s *settings) { s.tokenFile = tokenFile(t, goodToken) })
+	protocols := func(list string) http.Header { return http.Header{"Sec-Websocket-Protocol": {list}} }
+	authorization := func(value string) http.Header { return http.Header{"Authorization": {value}} }
+	for _, test := range []struct {
+		header http.Header
+		status int
+	}{
+		{nil, 401},
+		{authorization("Bearer"), 401},
+		{authorization("Bearer " + goodToken[1:]), 401},
+		{authorization("Bearer " + goodToken + "x"), 401},
+		{authorization("Basic " + goodToken), 401},
+		{authorization(goodToken), 401},
+		{protocols("bearer"), 401},
+		{protocols("bearer, wrong"), 401},
+		{protocols(goodToken), 401},
+		{authorization("Bearer " + goodToken), 101},
+		{authorization("bearer " + goodToken), 101},
+		{protocols("bearer, " + goodToken), 101},
+	} {
+		response, c := answerTo(t, s, test.header)
+		if response.StatusCode != test.status {
+			t.Errorf("%v: status %d, want %d", test.header, response.StatusCode, test.status)
+		}
+		if c == nil {
+			continue
+		}
+		if offered := test.header.Get("Sec-Websocket-Protocol") != ""; offered != (c.conn.Subprotocol() == "bearer") {
+			t.Errorf("%v: the protocol is %q", test.header, c.conn.Subprotocol())
+		}
+		c.send(jsonOf(t, command("sh -c true")))
+		wantExit(t, c.finish(), 0)
+	}
+	if status, _ := s.get(t, "GET", "/api/v1/healthcheck"); status != 200 {
+		t.Errorf("without the token, the health check is %d", status)
+	}
+	if strings.Contains(s.log.String(), goodToken) {
+		t.Error("the token stands in the log")
+	}
+}
+
+// TestTokenOfClient has the client show a token, and be told when it is another.
+func TestTokenOfClient(t *testing.T) {
+	s := serverWith(t, func(s *settings) { s.tokenFile = tokenFile(t, goodToken) })
+	submit := func(args ...string) (int, string) {
+		var stdout, stderr bytes.Buffer
+		args = append([]string{"build", "--url", "ws://" + s.address, "-"}, args...)
+		code := run(t.Context(), args, strings.NewReader(jsonOf(t, command("sh -c 'exit 3'"))), &stdout, &stderr)
+		return code, stderr.String()
+	}
+	if code, told := submit(); code != 125 || !strings.Contains(told, "--token-file") {
+		t.Errorf("without a token: %d, %s", code, told)
+	}
+	if code, told := submit("--token-file", tokenFile(t, goodToken)); code != 3 {
+		t.Errorf("with the token: %d, %s", code, told)
+	}
+	t.Setenv("IGLU_TOKEN_FILE", tokenFile(t, goodToken))
+	if code, told := submit(); code != 3 {
+		t.Errorf("with the token from the environment: %d, %s", code, told)
+	}
+}
+
+// TestBadTokenFiles starts servers that cannot know their token.
+func TestBadTokenFiles(t *testing.T) {
+	for name, want := range map[string]string{
+		"/nonexistent":                       "IGLU_TOKEN_FILE names a file that holds it",
+		tokenFile(t, ""):                     "does not hold a token",
+		tokenFile(t, "short"):                "does not hold a token",
+		tokenFile(t, goodToken+" and words"): "does not hold a token",
+	} {
+		var stdout, stderr bytes.Buffer
+		code := run(t.Context(), []string{"serve", "--listen", "127.0.0.1:0", "--state-dir", t.TempDir(), "--token-file", name}, nil, &stdout, &stderr)
+		if code != 1 || !strings.Contains(stderr.String(), want) {
+			t.Errorf("exit code %d, %s", code, &stderr)
+		}
+	}
+}
+
+// TestOpenDoor listens on all addresses, with a token and without.
+func TestOpenDoor(t *testing.T) {
+	const warning = "whoever reaches this address runs programs on the container engine"
+	for _, test := range []struct {
+		listen, token string
+		warns         bool
+	}{
+		{"127.0.0.1:0", "", false},
+		{"0.0.0.0:0", "", true},
+		{"0.0.0.0:0", goodToken, false},
+	} {
+		s := serverWith(t, func(s *settings) {
+			s.listen = test.listen
+			if test.token != "" {
+				s.tokenFile = tokenFile(t, test.token)
+			}
+		})
+		if warns := strings.Contains(s.log.String(), warning); warns != test.warns {
+			t.Errorf("on %s with token %q, it warns: %v", test.listen, test.token, warns)
+		}
+	}
+}
+
+func TestOrigins(t *testing.T) {
+	s := serverWith(t, func(s *settings) { s.allowedOrigins = []string{"https://ui.example.com"} })
+	for origin, status := range map[string]int{
+		"":                              101,
+		"http://" + s.address:           101,
+		"https://ui.example.com":        101,
+		"https://UI.example.com":        101,
+		"http://ui.example.com":         403,
+		"https://ui.example.com:8443":   403,
+		"https://evil.example.com":      403,
+		"https://ui.example.com.evil.x": 403,
+		"null":                          403,
+	} {
+		header := http.Header{}
+		if origin != "" {
+			header.Set("Origin", origin)
+		}
+		response, c := answerTo(t, s, header)
+		if response.StatusCode != status {
+			t.Errorf("%q: status %d, want %d", origin, response.StatusCode, status)
+		}
+		if c != nil {
+			c.conn.Close()
+		}
+	}
+}
+
+// writeCertificate makes a certificate for the loopback address.
+func writeCertificate(t *testing.T, certFile, keyFile string, serial int64) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, block := range map[string]*pem.Block{
+		certFile: {Type: "CERTIFICATE", Bytes: certificate},
+		keyFile:  {Type: "PRIVATE KEY", Bytes: private},
+	} {
+		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestTLS runs a job over TLS, and replaces the certificate under the server.
+func TestTLS(t *testing.T) {
+	certFile, keyFile := filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	writeCertificate(t, certFile, keyFile, 1)
+	s := serverWith(t, func(s *settings) { s.tlsCert, s.tlsKey = certFile, keyFile })
+	connectTLS := func() (*client, int64) {
+		dialer := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+		conn, _, err := dialer.DialContext(t.Context(), "wss://"+s.address+buildPath, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return &client{t: t, conn: conn}, conn.NetConn().(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+	}
+	wantSerial := func(want int64) {
+		t.Helper()
+		c, serial := connectTLS()
+		if serial != want {
+			t.Errorf("the certificate is number %d, not %d", serial, want)
+		}
+		c.send(jsonOf(t, command("seq 3000")))
+		got := c.finish()
+		wantExit(t, got, 0)
+		wantLine(t, got, "3000")
+	}
+	wantSerial(1)
+	writeCertificate(t, certFile, keyFile, 2)
+	wantSerial(2)
+	if err := os.WriteFile(certFile, []byte("half a file"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantSerial(2)
+	if err := os.Remove(certFile); err != nil {
+		t.Fatal(err)
+	}
+	wantSerial(2)
+	writeCertificate(t, certFile, keyFile, 3)
+	wantSerial(3)
+
+	for _, flags := range [][]string{{"--tls-cert", certFile}, {"--tls-cert", "/nonexistent", "--tls-key", keyFile}} {
+		var stdout, stderr bytes.Buffer
+		args := append([]string{"serve", "--listen", "127.0.0.1:0", "--state-dir", t.TempDir()}, flags...)
+		if code := run(t.Context(), args, nil, &stdout, &stderr); code != 1 || !strings.Contains(stderr.String(), "IGLU_TLS_KEY") {
+			t.Errorf("%v: exit code %d, %s", flags, code, &stderr)
+		}
+	}
+}
+
+// TestFlood opens 5,000 connections while a job runs, half of them mute, half of clients
+// that take what they are told and stay. The job, the server's memory and its health check
+// are as they were.
+func TestFlood(t *testing.T) {
+	const connections, mostMemory = 5000, 64 << 10 // KiB
+	s := startProcess(t, "--job-image", world.image, "--allowed-commands", "sh")
+	c := connect(t, s)
+	c.send(jsonOf(t, command("sh -c 'echo begun; while ! [ -e /tmp/end ]; do sleep 0.1; done; echo done'")))
+	c.waitFor("begun")
+
+	var (
+		mu    sync.Mutex
+		conns []net.Conn
+		told  int
+		all   sync.WaitGroup
+		next  = make(chan int)
+	)
+	for range 50 {
+		all.Go(func() {
+			for n := range next {
+				conn, err := net.DialTimeout("tcp", s.address, time.Minute)
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				mute := n%2 == 0
+				if !mute && askAndListen(conn) {
+					mu.Lock()
+					told++
+					mu.Unlock()
+				}
+				mu.Lock()
+				conns = append(conns, conn)
+				mu.Unlock()
+			}
+		})
+	}
+	checked := 0
+	for n := range connections {
+		next <- n
+		if n%500 == 0 {
+			if err := poll(time.Minute, func() bool { return isHealthy(s) }); err != nil {
+				t.Errorf("after %d connections, the health check: %v", n, err)
+			}
+			checked++
+		}
+	}
+	close(next)
+	all.Wait()
+	if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.pid)); err != nil {
+		t.Error(err)
+	} else if used, _ := strconv.Atoi(string(peak.FindSubmatch(status)[1])); used > mostMemory {
+		t.Errorf("the server took %d KiB", used)
+	} else {
+		t.Logf("%d of %d clients were told that it is busy, %d health checks, at most %d KiB", told, connections/2, checked, used)
+	}
+	if told < connections/4 {
+		t.Errorf("only %d clients were told that the server is busy", told)
+	}
+	docker(t, "exec", s.containers()[0], "/bin/sh", "-c", "> /tmp/end")
+	got := c.finish()
+	wantLine(t, got, "done")
+	if len(got.messages) != 1 || got.messages[0] != succeeded {
+		t.Errorf("the job ended with %v", got.messages)
+	}
+	for _, conn := range conns {
+		conn.Close()
+	}
+	wantFree(t, s)
+}
+
+var peak = regexp.MustCompile(`VmHWM:\s+(\d+) kB`)
+
+// askAndListen asks for a WebSocket and reports whether it is told that the server is busy.
+func askAndListen(conn net.Conn) bool {
+	conn.SetDeadline(time.Now().Add(time.Minute))
+	fmt.Fprint(conn, "GET /api/v1/build HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+	var read bytes.Buffer
+	for buf := make([]byte, 512); !strings.Contains(read.String(), busy); {
+		n, err := conn.Read(buf)
+		read.Write(buf[:n])
+		if err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// isHealthy asks a server over a connection of its own.
+func isHealthy(s *server) bool {
+	client := http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get("http://" + s.address + "/api/v1/healthcheck")
+	if err != nil {
+		return false
+	}
+	defer response.Body.Close()
+	io.Copy(io.Discard, response.Body)
+	return response.StatusCode == http.StatusOK
+}

@@ -1,0 +1,54 @@
+package wsapi
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/gorilla/websocket"
+)
+
+// bearer is the scheme of a token in a header (RFC 6750). Browsers cannot set a header for a
+// WebSocket: they name it as a protocol, and the token as a second one.
+const bearer = "bearer"
+
+// mayConnect reports whether a request may open a WebSocket, and answers it if not.
+func (s *Server) mayConnect(w http.ResponseWriter, r *http.Request) bool {
+	switch {
+	case !s.hasToken(r):
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		http.Error(w, "The builder's token is missing or wrong: send it as Authorization: Bearer TOKEN.", http.StatusUnauthorized)
+	case !s.isAllowedOrigin(r):
+		http.Error(w, "Pages of this origin may not use the builder (IGLU_ALLOWED_ORIGINS).", http.StatusForbidden)
+	default:
+		return true
+	}
+	return false
+}
+
+func (s *Server) hasToken(r *http.Request) bool {
+	if s.options.Token == "" {
+		return true
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if protocols := websocket.Subprotocols(r); scheme == "" && len(protocols) == 2 {
+		scheme, token = protocols[0], protocols[1]
+	}
+	// Digests are of one length, and how many bytes of them are alike says nothing.
+	got, want := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(s.options.Token))
+	return strings.EqualFold(scheme, bearer) && subtle.ConstantTimeCompare(got[:], want[:]) == 1
+}
+
+// isAllowedOrigin reports whether a browser's page may connect. What is not a browser names
+// no origin.
+func (s *Server) isAllowedOrigin(r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	u, err := url.Parse(origin)
+	if origin == "" || err == nil && strings.EqualFold(u.Host, r.Host) {
+		return true
+	}
+	return slices.ContainsFunc(s.options.AllowedOrigins, func(allowed string) bool { return strings.EqualFold(allowed, origin) })
+}
