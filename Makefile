@@ -1,6 +1,6 @@
 # Two commands: make demo, make test.
 
-.PHONY: build demo test bench
+.PHONY: build demo test test-faults bench
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/iglu-builder ./cmd/iglu-builder
@@ -10,6 +10,11 @@ demo: build
 
 test:
 	scripts/with-engine scripts/test
+
+# The part of the tests that has every call of the engine go wrong, and everything die at
+# each step of a job. It prints what it did.
+test-faults:
+	scripts/with-engine scripts/test -run '^TestFaults' -v -count=1 ./cmd/iglu-builder
 
 # Writes the tables in docs/benchmarks.md; takes some minutes on a machine left alone.
 bench: build

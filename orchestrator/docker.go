@@ -53,6 +53,8 @@ const (
 	drainTimeout = 10 * time.Second
 	// removeTimeout bounds the removal of a container, the stop included.
 	removeTimeout = 30 * time.Second
+	// removeInterval is how often that is tried while somebody else removes it, too.
+	removeInterval = 100 * time.Millisecond
 )
 
 // Options say how a Docker engine is used.
@@ -324,7 +326,7 @@ func (d *docker) awaitEnd(ctx context.Context, id string, ended <-chan exit, out
 		return end.code, d.whyExited(ctx, id, end.code, log)
 	case err := <-out.failed:
 		d.stop(ctx, id, err, log)
-		return 0, fmt.Errorf("keep the container's output: %w", err)
+		return 0, engineFailure("pass on the container's output", err)
 	case <-ctx.Done():
 		d.stop(ctx, id, context.Cause(ctx), log)
 		return 0, context.Cause(ctx)
@@ -351,8 +353,12 @@ func (d *docker) whyExited(ctx context.Context, id string, code int, log *slog.L
 	}
 	// That may be the exit code of the job's command as well. Of a container that is being
 	// removed engines say all kinds of things, but not that the mark is there.
-	_, err = d.client.ContainerStatPath(ctx, id, jobenv.EndMark)
-	if err == nil || client.IsErrConnectionFailed(err) {
+	mark, err := d.client.ContainerStatPath(ctx, id, jobenv.EndMark)
+	switch {
+	case err == nil && mark.Size > 0:
+		return &failure{end: jobend.EngineGone, what: "The container engine lost the connection to the job's container.",
+			advice: "Send the job again."}
+	case err == nil || client.IsErrConnectionFailed(err):
 		return nil
 	}
 	return &failure{end: jobend.Killed, cause: err, what: "The job's container was ended from outside, not by the builder.",
@@ -415,25 +421,26 @@ func graceFor(cause error) time.Duration {
 func (d *docker) remove(ctx context.Context, id string, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
-	if err := d.forceRemove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
-		log.Error("cannot remove the container", "err", err)
+	if err := d.forceRemove(ctx, id); err != nil {
+		// Also if it is said not to be there: that can be a mistake.
+		log.Warn("cannot remove the container", "err", err)
 		d.dirty = true
 	}
 }
 
 // forceRemove removes a container with its anonymous volumes.
 func (d *docker) forceRemove(ctx context.Context, id string) error {
-	err := d.client.ContainerRemove(ctx, id, containertypes.RemoveOptions{Force: true, RemoveVolumes: true})
-	if !errdefs.IsConflict(err) {
-		return err
-	}
-	// A removal is under way.
-	removed, failed := d.client.ContainerWait(ctx, id, containertypes.WaitConditionRemoved)
-	select {
-	case <-removed:
-		return nil
-	case err := <-failed:
-		return err
+	for {
+		err := d.client.ContainerRemove(ctx, id, containertypes.RemoveOptions{Force: true, RemoveVolumes: true})
+		if !errdefs.IsConflict(err) {
+			return err
+		}
+		// A removal is under way; but it can fail.
+		select {
+		case <-time.After(removeInterval):
+		case <-ctx.Done():
+			return err
+		}
 	}
 }
 
@@ -504,7 +511,7 @@ func engineFailure(what string, err error) error {
 	if _, ok := errors.AsType[*failure](err); err == nil || ok {
 		return err
 	}
-	if client.IsErrConnectionFailed(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if isLost(err) {
 		return &failure{cause: err, end: jobend.EngineGone,
 			what:   fmt.Sprintf("The container engine went away when it was to %s.", what),
 			advice: "Send the job again when it is back."}
@@ -512,4 +519,11 @@ func engineFailure(what string, err error) error {
 	return &failure{cause: err,
 		what:   fmt.Sprintf("The container engine failed to %s: %v.", what, err),
 		advice: "If a setting of the builder is not the cause, its log and the engine's say more."}
+}
+
+// isLost reports whether an error is the end of a connection to the engine. Of some errors
+// the engine's client keeps but the text.
+func isLost(err error) bool {
+	return client.IsErrConnectionFailed(err) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		strings.HasSuffix(err.Error(), io.EOF.Error())
 }

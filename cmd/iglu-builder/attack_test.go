@@ -137,7 +137,10 @@ func TestEngineStalls(t *testing.T) {
 }
 
 // engineProxy passes everything on to the engine.
-func engineProxy(t *testing.T) *httputil.ReverseProxy {
+func engineProxy(t *testing.T) *httputil.ReverseProxy { return proxyTo(t, "/var/run/docker.sock") }
+
+// proxyTo passes everything on to the engine at a socket.
+func proxyTo(t *testing.T, socket string) *httputil.ReverseProxy {
 	// The proxy itself leaves a connection open that was attached to a container which
 	// then was removed.
 	var mu sync.Mutex
@@ -150,7 +153,7 @@ func engineProxy(t *testing.T) *httputil.ReverseProxy {
 		}
 	})
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		conn, err := new(net.Dialer).DialContext(ctx, "unix", "/var/run/docker.sock")
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 		if err == nil {
 			mu.Lock()
 			defer mu.Unlock()

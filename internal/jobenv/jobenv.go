@@ -50,8 +50,9 @@ const (
 // /tmp, which is memory. It is where Nix builds by itself since 2.30.
 const BuildDir = "/nix/var/nix/builds"
 
-// EndMark is a file that the container has when its job ended by itself with an exit code
-// that a signal could have caused too: the engine tells no difference.
+// EndMark is a file that the container has when its job ended with an exit code that a signal
+// from outside could have caused too: the engine tells no difference. It is empty if the job
+// ended by itself, and not if it ended because the lifeline did.
 const EndMark = "/iglu-ended"
 
 // A container's standard input is its lifeline. The builder writes a byte into it every

@@ -66,16 +66,20 @@ func Main() int {
 	defer children.close()
 	go endWithBuilder(children) // which lasts as long as the process
 	code := run(ctx, job, rest, children)
-	if code > 128 && !children.isTerminating() {
-		markEnd()
+	switch {
+	case lifelineLost.Load():
+		markEnd("lifeline")
+		return exitTerminated
+	case code > 128 && !children.isTerminating():
+		markEnd("")
 	}
 	return code
 }
 
-// markEnd leaves word that the exit code is the job's own. Without it, the container counts
-// as ended from outside.
-func markEnd() {
-	if err := os.WriteFile(jobenv.EndMark, nil, 0o600); err != nil {
+// markEnd leaves word of why the job ends. Without it, a container with the exit code of a
+// signal counts as ended from outside.
+func markEnd(why string) {
+	if err := os.WriteFile(jobenv.EndMark, []byte(why), 0o600); err != nil {
 		say("cannot make %s: %v", jobenv.EndMark, err)
 	}
 }

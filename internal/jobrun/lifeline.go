@@ -3,6 +3,7 @@ package jobrun
 import (
 	"io"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"iglu.sh/builder/internal/jobenv"
@@ -39,11 +40,18 @@ func watchLifeline(lifeline io.Reader, silence time.Duration) {
 	}
 }
 
+// lifelineLost says that the job ends because nobody waits for it.
+var lifelineLost atomic.Bool
+
 // endWithBuilder ends the job when its builder is gone: gently, and then in any case,
 // whatever it is at.
 func endWithBuilder(children *children) {
 	watchLifeline(os.Stdin, jobenv.Silence)
-	time.AfterFunc(killDelay+time.Second, func() { os.Exit(exitTerminated) })
+	lifelineLost.Store(true)
+	time.AfterFunc(killDelay+time.Second, func() {
+		markEnd("lifeline")
+		os.Exit(exitTerminated)
+	})
 	children.terminate()
 	say("the builder is gone, and so the job ends")
 }

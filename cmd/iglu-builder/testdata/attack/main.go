@@ -62,6 +62,8 @@ func main() {
 	switch name {
 	case "serve":
 		serve()
+	case "count":
+		count()
 	case "fork-bomb":
 		forkBomb()
 	case "memory-hog":
@@ -142,6 +144,15 @@ func serve() {
 		fmt.Fprintln(w, "bystander")
 	})))
 	os.Exit(1)
+}
+
+// count prints for a while and exits with 3.
+func count() {
+	for n := range 60 {
+		fmt.Println(n)
+		time.Sleep(5 * time.Millisecond)
+	}
+	os.Exit(3)
 }
 
 // forkBomb starts itself for as long as it can, as each of those does.

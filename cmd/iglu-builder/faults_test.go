@@ -1,0 +1,468 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// The suite of faults: whatever dies, whenever it dies, the client is told what is true,
+// the next job works, and nothing stays on the engine but what is others'.
+
+// A step is a moment in a job's life: just before a call of the engine, told by its method
+// and path. The n-th such call counts.
+type step struct {
+	name string
+	call *regexp.Regexp
+	nth  int
+}
+
+func stepAt(name, call string, nth int) step {
+	return step{name, regexp.MustCompile("^" + call + "$"), nth}
+}
+
+const job3 = "attack count" // prints for a while and exits with 3
+
+// A faultyEngine is a real engine behind a proxy that a test can have do something at a step.
+type faultyEngine struct {
+	t     *testing.T
+	proxy *httputil.ReverseProxy
+	front *httptest.Server
+
+	mu   sync.Mutex
+	step step // what is waited for, if do is set
+	seen int  // calls of that step
+	do   func(w http.ResponseWriter, r *http.Request) (done bool)
+}
+
+func startFaulty(t *testing.T, socket string) *faultyEngine {
+	f := &faultyEngine{t: t, proxy: proxyTo(t, socket)}
+	f.front = httptest.NewServer(f)
+	t.Cleanup(f.front.Close)
+	return f
+}
+
+func (f *faultyEngine) host() string { return "tcp://" + f.front.Listener.Addr().String() }
+
+// at has something done at a step, once. It returns whether the call has been dealt with.
+func (f *faultyEngine) at(s step, do func(w http.ResponseWriter, r *http.Request) (done bool)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.step, f.seen, f.do = s, 0, do
+}
+
+// hit reports whether what was to be done has been.
+func (f *faultyEngine) hit() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.do == nil
+}
+
+var apiVersion = regexp.MustCompile(`^/v[0-9.]+`)
+
+func (f *faultyEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	call := r.Method + " " + apiVersion.ReplaceAllString(r.URL.Path, "")
+	f.mu.Lock()
+	do := f.do
+	if do != nil && f.step.call.MatchString(call) {
+		f.seen++
+	}
+	if do != nil && f.seen == f.step.nth && f.step.call.MatchString(call) {
+		f.do = nil
+	} else {
+		do = nil
+	}
+	f.mu.Unlock()
+	if do == nil || !do(w, r) {
+		f.proxy.ServeHTTP(w, r)
+	}
+}
+
+// faultWorld is an engine with things of others on it.
+type faultWorld struct {
+	*engine
+	others []string
+}
+
+func startFaultWorld(t *testing.T) *faultWorld {
+	w := &faultWorld{engine: startEngine(t)}
+	importProgram(t, w.host(), "attack:1", buildProgram(t, "attack"), "attack")
+	w.docker("volume", "create", "bystander")
+	w.docker("network", "create", "--internal", "bystander-network")
+	// Engines that are killed start it again.
+	w.docker("run", "--detach", "--restart", "always", "--network", "none", "--name", "bystander-container",
+		"--label", "sh.iglu.builder.instance=somebody-else", "attack:1", "attack", "serve")
+	w.others = w.state()
+	return w
+}
+
+func (w *faultWorld) docker(args ...string) string {
+	w.t.Helper()
+	return docker(w.t, append([]string{"--host", w.engine.host()}, args...)...)
+}
+
+// state returns everything that is on the engine.
+func (w *faultWorld) state() []string {
+	w.t.Helper()
+	containers := w.docker("container", "ls", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.State}}")
+	volumes := w.docker("volume", "ls", "--format", "{{.Name}}")
+	networks := w.docker("network", "ls", "--no-trunc", "--format", "{{.ID}} {{.Name}}")
+	return strings.Fields(containers + " " + volumes + " " + networks)
+}
+
+// wantOthers checks that nothing is on the engine but what is others', after a server has
+// stopped and its volume has gone with it.
+func (w *faultWorld) wantOthers(t *testing.T) {
+	t.Helper()
+	var diff string
+	if err := poll(30*time.Second, func() bool { diff = cmp.Diff(w.others, w.state()); return diff == "" }); err != nil {
+		t.Errorf("on the engine (-before +after):\n%s", diff)
+	}
+}
+
+// attackOnly has a server's jobs run the program attack.
+func attackOnly(s *settings) {
+	s.jobImage, s.jobNetwork, s.allowedCommands = "attack:1", "none", []string{"attack"}
+}
+
+// engineEnv guards DOCKER_HOST, which a server reads when it starts.
+var engineEnv sync.Mutex
+
+// serverVia starts a server on an engine, also for tests that run at once.
+func serverVia(t *testing.T, host string, change func(*settings)) *server {
+	t.Helper()
+	engineEnv.Lock()
+	defer engineEnv.Unlock()
+	os.Setenv("DOCKER_HOST", host)
+	defer os.Unsetenv("DOCKER_HOST")
+	s, err := startServer(change)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// clean removes what a server's instance keeps for its next life.
+func (w *faultWorld) clean(t *testing.T, s *server) {
+	t.Helper()
+	cleanup := exec.Command(world.program, "cleanup", "--instance", s.instance)
+	cleanup.Env = append(os.Environ(), "DOCKER_HOST="+w.engine.host())
+	if output, err := cleanup.CombinedOutput(); err != nil || strings.Contains(string(output), "container") {
+		t.Errorf("cleanup: %v: %s", err, output)
+	}
+}
+
+// wantNext checks that the place is free soon, and that a job works that is sent then.
+func wantNext(t *testing.T, s *server) {
+	t.Helper()
+	var r result
+	if err := poll(time.Minute, func() bool {
+		r = do(t, s, command(job3))
+		return r.messages[0] != busy
+	}); err != nil {
+		t.Fatalf("no new client gets in: %v", err)
+	}
+	wantExit(t, r, 3)
+}
+
+// endOf returns how the first job ended, as the server's log has it.
+func endOf(t *testing.T, s *server) string {
+	t.Helper()
+	var end []string
+	if err := poll(time.Minute, func() bool { end = endInLog.FindStringSubmatch(s.log.String()); return end != nil }); err != nil {
+		t.Fatalf("the job does not end: %s", s.log.String())
+	}
+	return end[1]
+}
+
+var endInLog = regexp.MustCompile(`msg="job ended" .*\bend=(\S+)`)
+
+// A report is what the suite did: a row for each step, a column for each fault.
+type report struct {
+	mu      sync.Mutex
+	columns []string
+	cells   map[[2]string]string
+}
+
+func (r *report) note(row, column, cell string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cells == nil {
+		r.cells = make(map[[2]string]string)
+	}
+	r.cells[[2]string{row, column}] = cell
+}
+
+// table returns the report with a row for each step.
+func (r *report) table(rows []step) string {
+	var text bytes.Buffer
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	for _, row := range append([]step{{}}, rows...) {
+		fmt.Fprint(w, row.name)
+		for _, column := range r.columns {
+			cell := r.cells[[2]string{row.name, column}]
+			if row.name == "" {
+				cell = column
+			}
+			fmt.Fprintf(w, "\t%s", cell)
+		}
+		fmt.Fprintln(w)
+	}
+	w.Flush()
+	return text.String()
+}
+
+// steps of a job's life.
+var steps = []step{
+	stepAt("volume filled", "DELETE /containers/.*", 1),
+	stepAt("created", "POST /containers/.*/attach", 1),
+	stepAt("attached", "POST /containers/.*/wait", 1),
+	stepAt("about to start", "POST /containers/.*/start", 1),
+	stepAt("in the middle of output", "", 0),
+	stepAt("exited", "GET /containers/[0-9a-f]+/json", 1),
+	stepAt("before removal", "DELETE /containers/.*", 2),
+}
+
+// TestFaultsOfProcesses kills the server, cuts the client's connection, and kills the
+// engine, at each step.
+func TestFaultsOfProcesses(t *testing.T) {
+	w := startFaultWorld(t)
+	r := &report{columns: []string{"server killed", "client cut", "engine killed"}}
+	for _, step := range steps {
+		t.Run("server killed/"+step.name, func(t *testing.T) { r.note(step.name, "server killed", w.killServer(t, step)) })
+		t.Run("client cut/"+step.name, func(t *testing.T) { r.note(step.name, "client cut", w.cutClient(t, step)) })
+		t.Run("engine killed/"+step.name, func(t *testing.T) { r.note(step.name, "engine killed", w.killEngine(t, step)) })
+	}
+	t.Logf("how the job ended, with a fault at each step; the next job worked each time:\n%s", r.table(steps))
+}
+
+// reach sends a job and has something done at a step of it.
+func (f *faultyEngine) reach(t *testing.T, c *client, s step, do func()) {
+	t.Helper()
+	hit := make(chan struct{})
+	if s.nth > 0 {
+		f.at(s, func(http.ResponseWriter, *http.Request) bool { do(); close(hit); return false })
+	}
+	c.send(jsonOf(t, command(job3)))
+	if s.nth == 0 {
+		c.waitFor(`"20"`)
+		do()
+		return
+	}
+	select {
+	case <-hit:
+	case <-time.After(2 * time.Minute):
+		t.Fatalf("the job does not get to the step %s", s.name)
+	}
+}
+
+func (w *faultWorld) killServer(t *testing.T, at step) string {
+	f := startFaulty(t, filepath.Join(w.folder, "docker.sock"))
+	flags := []string{"--job-image", "attack:1", "--job-network", "none", "--allowed-commands", "attack"}
+	s := startProcessAs(t, "test", f.host(), flags...)
+	f.reach(t, connect(t, s), at, s.kill)
+	next := startProcessAs(t, "test", f.host(), flags...)
+	wantNext(t, next)
+	if err := next.stop(); err != nil {
+		t.Error(err)
+	}
+	next.ended <- nil // for the clean-up
+	w.clean(t, next)
+	w.wantOthers(t)
+	return "(started again)"
+}
+
+func (w *faultWorld) cutClient(t *testing.T, at step) string {
+	f := startFaulty(t, filepath.Join(w.folder, "docker.sock"))
+	s := serverVia(t, f.host(), attackOnly)
+	c := connect(t, s)
+	f.reach(t, c, at, func() { c.conn.NetConn().Close() })
+	return w.after(t, s)
+}
+
+func (w *faultWorld) killEngine(t *testing.T, at step) string {
+	f := startFaulty(t, filepath.Join(w.folder, "docker.sock"))
+	s := serverVia(t, f.host(), attackOnly)
+	c := connect(t, s)
+	f.reach(t, c, at, func() {
+		w.stop(syscall.SIGKILL)
+		w.start()
+	})
+	wantFailure(t, c.finish())
+	return w.after(t, s)
+}
+
+// wantFailure checks that a client is told something, and not that all is well.
+func wantFailure(t *testing.T, r result) {
+	t.Helper()
+	last := r.messages[len(r.messages)-1]
+	if !strings.Contains(last, `"error":"`) || !strings.Contains(last, `"jobStatus":"failed"`) || r.closeCode != 1011 {
+		t.Errorf("got %v, close code %d", r.messages, r.closeCode)
+	}
+}
+
+// after checks that all is well after a fault and returns how the job ended.
+func (w *faultWorld) after(t *testing.T, s *server) string {
+	t.Helper()
+	end := endOf(t, s)
+	wantNext(t, s)
+	if err := s.stop(); err != nil {
+		t.Error(err)
+	}
+	w.clean(t, s)
+	w.wantOthers(t)
+	return end
+}
+
+// calls are all of a job's life, in their order.
+var calls = []step{
+	stepAt("ping", "(HEAD|GET) /_ping", 1),
+	stepAt("inspect image", "GET /images/.*/json", 1),
+	stepAt("inspect network", "GET /networks/.*", 1),
+	stepAt("ask for platform", "GET /version", 1),
+	stepAt("create volume", "POST /volumes/create", 1),
+	stepAt("create filler", "POST /containers/create", 1),
+	stepAt("look into volume", "HEAD /containers/.*/archive", 1),
+	stepAt("fill volume", "PUT /containers/.*/archive", 1),
+	stepAt("remove filler", "DELETE /containers/.*", 1),
+	stepAt("ask for machine", "GET /info", 1),
+	stepAt("create", "POST /containers/create", 2),
+	stepAt("attach", "POST /containers/.*/attach", 1),
+	stepAt("wait", "POST /containers/.*/wait", 1),
+	stepAt("start", "POST /containers/.*/start", 1),
+	stepAt("inspect", "GET /containers/[0-9a-f]+/json", 1),
+	stepAt("remove", "DELETE /containers/.*", 2),
+}
+
+// TestFaultsOfCalls has every call go wrong in every way.
+func TestFaultsOfCalls(t *testing.T) {
+	w := startFaultWorld(t)
+	r := &report{columns: []string{"stall", "reset", "404", "409", "500", "cut"}}
+	t.Run("all", func(t *testing.T) {
+		for _, call := range calls {
+			for _, fault := range r.columns {
+				t.Run(call.name+"/"+fault, func(t *testing.T) {
+					t.Parallel()
+					r.note(call.name, fault, w.breakCall(t, call, fault))
+				})
+			}
+		}
+	})
+	w.wantOthers(t)
+	table := r.table(calls)
+	t.Logf("how the job ended, with each fault of each call; the next job worked each time:\n%s", table)
+	want, err := os.ReadFile("testdata/faults.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(table, "\n")); diff != "" {
+		t.Errorf("ends (-testdata/faults.txt +now):\n%s", diff)
+	}
+}
+
+func (w *faultWorld) breakCall(t *testing.T, call step, fault string) string {
+	f := startFaulty(t, filepath.Join(w.folder, "docker.sock"))
+	s := serverVia(t, f.host(), attackOnly)
+	f.at(call, func(out http.ResponseWriter, in *http.Request) bool { return f.spoil(fault, out, in) })
+	got := do(t, s, command(job3))
+	wantFailure(t, got)
+	if !f.hit() {
+		t.Error("the call was not made")
+	}
+	end := endOf(t, s)
+	if end == "exited" {
+		wantExit(t, got, 3)
+	}
+	wantNext(t, s)
+	if err := s.stop(); err != nil {
+		t.Error(err)
+	}
+	w.clean(t, s)
+	return end
+}
+
+// spoil deals with a call badly, and reports whether it has dealt with it at all.
+func (f *faultyEngine) spoil(fault string, w http.ResponseWriter, r *http.Request) bool {
+	switch fault {
+	case "stall":
+		time.Sleep(time.Second)
+		return false
+	case "reset":
+		hangUp(w, nil)
+	case "cut":
+		f.cut(w, r)
+	default:
+		var status int
+		fmt.Sscan(fault, &status)
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		fmt.Fprintln(w, `{"message":"the test says so"}`)
+	}
+	return true
+}
+
+// hangUp writes something, if anything, and resets the connection.
+func hangUp(w http.ResponseWriter, text []byte) {
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	conn.Write(text)
+	if len(text) == 0 {
+		conn.(*net.TCPConn).SetLinger(0)
+	}
+	conn.Close()
+}
+
+// cut has the engine make the call and passes on half of the answer: of a stream its
+// beginning, of what has no body the first line.
+func (f *faultyEngine) cut(w http.ResponseWriter, r *http.Request) {
+	out := r.Clone(r.Context())
+	out.URL.Scheme, out.URL.Host, out.RequestURI = "http", "docker", ""
+	response, err := f.proxy.Transport.RoundTrip(out)
+	if err != nil {
+		hangUp(w, nil)
+		return
+	}
+	defer response.Body.Close()
+	streams := strings.HasSuffix(r.URL.Path, "/wait") || strings.HasSuffix(r.URL.Path, "/attach")
+	text, _ := httputil.DumpResponse(response, !streams)
+	if !streams {
+		hangUp(w, text[:len(text)/2])
+		return
+	}
+	if response.StatusCode == http.StatusSwitchingProtocols {
+		f.cutAttached(w, text, response)
+		return
+	}
+	hangUp(w, text)
+}
+
+// cutAttached passes on a little of a container's output.
+func (f *faultyEngine) cutAttached(w http.ResponseWriter, header []byte, response *http.Response) {
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	defer conn.Close()
+	conn.Write(header)
+	piece := make([]byte, 100)
+	n, _ := bufio.NewReader(response.Body).Read(piece)
+	conn.Write(piece[:max(n-1, 0)]) // in the middle of a frame
+}
