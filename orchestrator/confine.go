@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"fmt"
+	"log/slog"
 
 	containertypes "github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/mount"
@@ -80,14 +81,31 @@ func (d *docker) hostConfig(networkID, volume string, machine *system.Info) *con
 	}
 }
 
+// check returns an error if the engine is not one for the builder's settings.
+func (d *docker) check(ctx context.Context, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	machine, err := d.ensureMachine(ctx, log)
+	if err != nil {
+		return nil // each job finds out for itself
+	}
+	_, err = d.usesSandbox(machine)
+	return err
+}
+
 // ensureMachine returns what the engine says of its machine, asked once.
-func (d *docker) ensureMachine(ctx context.Context) (*system.Info, error) {
+func (d *docker) ensureMachine(ctx context.Context, log *slog.Logger) (*system.Info, error) {
 	if d.machine == nil {
 		info, err := d.client.Info(ctx)
 		if err != nil {
 			return nil, err
 		}
 		d.machine = &info
+		if sandboxed, err := d.usesSandbox(&info); err == nil && !sandboxed {
+			log.Info("the container is the sandbox of builds: Nix's own is not used on this engine")
+		} else if err == nil {
+			log.Info("builds run in Nix's own sandbox")
+		}
 	}
 	return d.machine, nil
 }

@@ -73,8 +73,12 @@ type Options struct {
 	// the containers: this program itself.
 	Program string
 	// Limits bound what each job takes, and Deadlines how long.
-	Limits    Limits
-	Deadlines Deadlines
+	Limits Limits
+	// Sandbox says when Nix is to use its own, and SandboxUnsafe that it may also where
+	// that opens a way out of the container.
+	Sandbox       Sandbox
+	SandboxUnsafe bool
+	Deadlines     Deadlines
 }
 
 // docker is an engine that speaks Docker's API.
@@ -204,16 +208,27 @@ func (d *docker) create(ctx context.Context, c container, imageID string) (strin
 	if err != nil {
 		return "", engineFailure("take the builder's program", err)
 	}
-	machine, err := d.ensureMachine(ctx)
+	machine, err := d.ensureMachine(ctx, c.log)
 	if err != nil {
 		return "", engineFailure("describe its machine", err)
+	}
+	host := d.hostConfig(networkID, volume, machine)
+	sandboxed, err := d.usesSandbox(machine)
+	switch {
+	case err != nil:
+		return "", err
+	case sandboxed:
+		allowSandbox(host)
+		c.told.NixConfig += nixSandboxed
+	default:
+		c.told.NixConfig += nixUnsandboxed
 	}
 	created, err := d.client.ContainerCreate(ctx,
 		&containertypes.Config{
 			Image:       imageID,
 			Entrypoint:  []string{path.Join(jobenv.Mount, jobenv.Program), "job"},
 			Cmd:         []string{},
-			Env:         c.environ,
+			Env:         c.told.Environ(),
 			User:        "0",
 			WorkingDir:  "/",
 			StopSignal:  "SIGTERM",
@@ -222,8 +237,7 @@ func (d *docker) create(ctx context.Context, c container, imageID string) (strin
 			// The lifeline ends with our connection; see jobenv.Beat.
 			OpenStdin: true, StdinOnce: true,
 		},
-		d.hostConfig(networkID, volume, machine),
-		nil, nil, d.name(c.job))
+		host, nil, nil, d.name(c.job))
 	if err != nil {
 		return "", engineFailure("make the container", err)
 	}

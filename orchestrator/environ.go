@@ -21,8 +21,8 @@ type Push struct {
 // upstreamKey is the public key of cache.nixos.org, which Nix trusts by default.
 const upstreamKey = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 
-// environ returns what the container of a request is told.
-func environ(r *schemas.Request, push Push) []string {
+// jobOf returns what the container of a request is told.
+func jobOf(r *schemas.Request, push Push) jobenv.Job {
 	job := jobenv.Job{
 		Repository:  r.Git.Repository,
 		Branch:      r.Git.Branch,
@@ -42,7 +42,7 @@ func environ(r *schemas.Request, push Push) []string {
 			job.UpstreamKeys = strings.Join(append([]string{upstreamKey}, r.BuildOptions.TrustedPublicKeys...), " ")
 		}
 	}
-	return job.Environ()
+	return job
 }
 
 // nixConfig returns a request's options as lines of nix.conf. No value holds a line

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/schemas"
@@ -41,15 +42,17 @@ type engine interface {
 	// clean removes all that the builder's instance has on the engine, and tells
 	// removed of each thing. No container may be running.
 	clean(ctx context.Context, removed func(kind, name string)) error
+	// check returns why containers can never run as they are set up.
+	check(ctx context.Context, log *slog.Logger) error
 	// close gives up the connection to the engine.
 	close() error
 }
 
 // container is what a job asks of an engine.
 type container struct {
-	job     string       // the job's id
-	environ []string     // what the program in it is told; see internal/jobenv
-	log     *slog.Logger // the server's log, without the job's secrets
+	job  string       // the job's id
+	told jobenv.Job   // what the program in it is told, and the engine adds to
+	log  *slog.Logger // the server's log, without the job's secrets
 }
 
 // Healthy returns nil while the engine answers.
@@ -62,6 +65,10 @@ func (b *Builder) Healthy(ctx context.Context) error { return b.engine.ping(ctx)
 func (b *Builder) Clean(ctx context.Context, removed func(kind, name string)) error {
 	return b.engine.clean(ctx, removed)
 }
+
+// Check returns why jobs can never run as the builder is set up, or nil as far as the engine
+// can be asked.
+func (b *Builder) Check(ctx context.Context) error { return b.engine.check(ctx, b.log) }
 
 // Close frees the connection to the engine. No job may be running.
 func (b *Builder) Close() error { return b.engine.close() }
@@ -76,7 +83,7 @@ func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Wr
 	log := slog.New(redactor.Handler(b.log.Handler())).With("job", job)
 	log.Info("job started")
 	begun := time.Now()
-	verdict := b.buildLogged(ctx, container{job: job, environ: environ(request, b.push), log: log}, redactor, out)
+	verdict := b.buildLogged(ctx, container{job: job, told: jobOf(request, b.push), log: log}, redactor, out)
 	log.Info("job ended", "end", verdict.End(), "exitCode", verdict.ExitCode, "err", verdict.Err,
 		"duration", time.Since(begun).Round(time.Millisecond))
 

@@ -26,8 +26,9 @@ type scripted func(ctx context.Context, c container, stdout, stderr io.Writer, s
 
 var _ engine = scripted(nil)
 
-func (s scripted) ping(context.Context) error { return nil }
-func (s scripted) close() error               { return nil }
+func (s scripted) ping(context.Context) error                { return nil }
+func (s scripted) close() error                              { return nil }
+func (s scripted) check(context.Context, *slog.Logger) error { return nil }
 func (s scripted) clean(context.Context, func(kind, name string)) error {
 	return nil
 }
@@ -70,7 +71,7 @@ func TestNoWayOutForSecrets(t *testing.T) {
 		nil,
 	} {
 		b, log, folder := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
-			if !strings.Contains(strings.Join(c.environ, "\n"), "secret-signing") {
+			if !strings.Contains(strings.Join(c.told.Environ(), "\n"), "secret-signing") {
 				t.Error("the container is not told the secrets")
 			}
 			io.WriteString(stdout, tell+"\n")

@@ -20,16 +20,20 @@ import (
 type engine struct {
 	t      *testing.T
 	folder string
+	flags  []string
 	daemon *exec.Cmd
 }
 
-func startEngine(t *testing.T) *engine {
+func startEngine(t *testing.T, flags ...string) *engine {
 	t.Helper()
 	folder, err := os.MkdirTemp("", "iglu-engine-") // short, for the sake of socket names
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &engine{t: t, folder: folder}
+	if err := os.Chmod(folder, 0o711); err != nil { // user namespaces: root is somebody else
+		t.Fatal(err)
+	}
+	e := &engine{t: t, folder: folder, flags: flags}
 	t.Cleanup(func() {
 		e.stop(syscall.SIGTERM)
 		// One that was killed has mounted its folder on itself once more.
@@ -52,6 +56,7 @@ func (e *engine) start() {
 	// machine's other engine.
 	e.daemon = exec.Command("unshare", "--net", "dockerd", "--host", e.host(), "--data-root", in("data"), "--exec-root", in("exec"),
 		"--pidfile", in("pid"), "--bridge", "none", "--iptables=false", "--ip6tables=false")
+	e.daemon.Args = append(e.daemon.Args, e.flags...)
 	log, err := os.Create(in("log"))
 	if err != nil {
 		e.t.Fatal(err)

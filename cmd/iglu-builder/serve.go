@@ -102,6 +102,9 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 		Limits:   s.limits,
 
 		Deadlines: s.deadlines,
+
+		Sandbox:       s.sandbox,
+		SandboxUnsafe: s.sandboxUnsafe,
 	}, logs, log)
 	if err != nil {
 		return err
@@ -129,6 +132,10 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 		log.Info("removed what an earlier life left", "kind", kind, "name", name)
 	}); err != nil {
 		log.Warn("cannot remove what an earlier life may have left", "err", err)
+	}
+	if err := builder.Check(ctx); err != nil {
+		listener.Close()
+		return err
 	}
 	log.Info("listening", "addr", listener.Addr().String(), "image", s.jobImage, "instance", s.instance)
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))

@@ -35,6 +35,8 @@ type settings struct {
 	jobNetwork      string
 	limits          orchestrator.Limits
 	deadlines       orchestrator.Deadlines
+	sandbox         orchestrator.Sandbox
+	sandboxUnsafe   bool
 	instance        string
 	allowedCommands []string
 	requestTimeout  time.Duration
@@ -79,6 +81,10 @@ func (s *settings) register(flags *pflag.FlagSet) {
 		"most `CPUs` of a job, as a number or as a share of the engine's machine")
 	add(parsed(&s.limits.PIDs, "number", parsePIDs), "job-pids", "4096",
 		"most `processes` and threads of a job at once")
+	add(parsed(&s.sandbox, "when", parseSandbox), "nix-sandbox", "auto",
+		"`when` Nix uses its own sandbox: auto (where it opens no way out of the container), on or off")
+	add(parsed(&s.sandboxUnsafe, "yes or no", parseYesNo), "nix-sandbox-unsafe", "no",
+		"`yes` lets the sandbox be on even where it opens a way out of the container")
 	add(parsed(&s.deadlines.Build, "duration", parseDuration), "build-timeout", "6h",
 		"`time` after which a job is cancelled")
 	add(parsed(&s.deadlines.Silence, "duration", parseDurationOrOff), "silence-timeout", "off",
@@ -211,6 +217,21 @@ func parseInstance(text string) (string, error) {
 		return "", errors.New("is not a name of letters, digits, dots, dashes and underscores")
 	}
 	return text, nil
+}
+
+func parseSandbox(text string) (orchestrator.Sandbox, error) {
+	s := orchestrator.Sandbox(text)
+	if s != orchestrator.SandboxAuto && s != orchestrator.SandboxOn && s != orchestrator.SandboxOff {
+		return "", errors.New("is none of auto, on, off")
+	}
+	return s, nil
+}
+
+func parseYesNo(text string) (bool, error) {
+	if text != "yes" && text != "no" {
+		return false, errors.New("is neither yes nor no")
+	}
+	return text == "yes", nil
 }
 
 func parseWords(text string) ([]string, error) {

@@ -35,6 +35,8 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 		{"silence-timeout", "never", `"never" is not a time such as 30s or 5m, nor off`},
 		{"shutdown-grace", "30", `"30" is not a time such as 30s or 5m`},
 		{"allowed-origins", "https://example.com/path", `"https://example.com/path" is not a list of origins`},
+		{"nix-sandbox", "maybe", `"maybe" is none of auto, on, off`},
+		{"nix-sandbox-unsafe", "true", `"true" is neither yes nor no`},
 		{"instance", "a/b", `"a/b" is not a name of letters, digits, dots, dashes and underscores`},
 		{"allowed-commands", "nix,,sh", `"nix,,sh" is not a list of programs such as nix,nix-build`},
 		{"request-timeout", "30", `"30" is not a time such as 30s or 5m`},

@@ -1,0 +1,84 @@
+package orchestrator
+
+import (
+	"encoding/json"
+	"slices"
+
+	containertypes "github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/system"
+	"github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// This file lets Nix use its own sandbox inside a job's container, where that is safe.
+//
+// The sandbox mounts a /proc of its own, which the kernel allows only to a process that sees
+// all of the one it has. So the container's /proc cannot be masked, and then root in it can
+// write the settings of the host's kernel, unless that root is nobody on the host: on an
+// engine with user namespaces.
+
+// A Sandbox says when Nix is to use its own.
+type Sandbox string
+
+// The settings of the sandbox.
+const (
+	SandboxAuto Sandbox = "auto" // where it is safe
+	SandboxOn   Sandbox = "on"   // always; where it is not safe, the job is refused
+	SandboxOff  Sandbox = "off"
+)
+
+// hasUserNamespaces reports whether root in a container is nobody on the engine's machine.
+func hasUserNamespaces(machine *system.Info) bool {
+	return slices.ContainsFunc(machine.SecurityOptions, func(option string) bool {
+		return option == "name=userns" || option == "name=rootless"
+	})
+}
+
+// usesSandbox reports whether Nix is to use its sandbox on a machine.
+func (d *docker) usesSandbox(machine *system.Info) (bool, error) {
+	switch {
+	case d.options.Sandbox == SandboxOff:
+		return false, nil
+	case hasUserNamespaces(machine):
+		return true, nil
+	case d.options.Sandbox == SandboxOn && !d.options.SandboxUnsafe:
+		return false, &failure{
+			what: "Nix's own sandbox (IGLU_NIX_SANDBOX=on) would open a way out of the container on this container engine, which has no user namespaces.",
+			advice: "Run the engine rootless or with userns-remap, or set IGLU_NIX_SANDBOX to auto; " +
+				"IGLU_NIX_SANDBOX_UNSAFE=yes is for builders whose every job may be trusted with the machine.",
+		}
+	default:
+		return d.options.Sandbox == SandboxOn, nil
+	}
+}
+
+// sandboxCalls are the system calls of Nix's sandbox that the default seccomp profile
+// refuses without CAP_SYS_ADMIN.
+var sandboxCalls = []string{"chroot", "clone", "mount", "pivot_root", "setdomainname", "sethostname", "umount2", "unshare"}
+
+// sandboxProfile is the default seccomp profile and those calls.
+var sandboxProfile = func() string {
+	profile := seccomp.DefaultProfile()
+	profile.Syscalls = append(profile.Syscalls, &seccomp.Syscall{
+		LinuxSyscall: specs.LinuxSyscall{Names: sandboxCalls, Action: specs.ActAllow},
+	})
+	text, err := json.Marshal(profile)
+	if err != nil {
+		panic("orchestrator: a seccomp profile always encodes: " + err.Error())
+	}
+	return string(text)
+}()
+
+// allowSandbox widens a container's settings by what Nix's sandbox needs, and no more.
+func allowSandbox(c *containertypes.HostConfig) {
+	// AppArmor's profile for containers refuses every mount.
+	c.SecurityOpt = append(c.SecurityOpt, "seccomp="+sandboxProfile, "apparmor=unconfined")
+	c.MaskedPaths, c.ReadonlyPaths = []string{}, []string{}
+}
+
+// Settings of Nix. Without a fallback, a build that should be in the sandbox and cannot be
+// fails.
+const (
+	nixSandboxed   = "sandbox = true\nsandbox-fallback = false\n"
+	nixUnsandboxed = "sandbox = false\n"
+)
