@@ -93,7 +93,7 @@ func TestBuilderKilled(t *testing.T) {
 	s := startProcess(t, "--job-image", world.image, "--allowed-commands", "sh")
 	c := connect(t, s)
 	c.send(jsonOf(t, command("sh -c 'echo begun; sleep 1000'")))
-	c.waitFor("begun")
+	c.waitFor(`"begun"`)
 	container := s.containers()[0]
 	s.kill()
 	if err := poll(time.Minute, func() bool { return docker(t, "inspect", "--format", "{{.State.Status}}", container) == "exited" }); err != nil {

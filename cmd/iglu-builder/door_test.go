@@ -263,7 +263,7 @@ func TestFlood(t *testing.T) {
 	s := startProcess(t, "--job-image", world.image, "--allowed-commands", "sh")
 	c := connect(t, s)
 	c.send(jsonOf(t, command("sh -c 'echo begun; while ! [ -e /tmp/end ]; do sleep 0.1; done; echo done'")))
-	c.waitFor("begun")
+	c.waitFor(`"begun"`)
 
 	var (
 		mu    sync.Mutex

@@ -95,7 +95,7 @@ func TestClientsThatLeave(t *testing.T) {
 		s := serverWith(t, func(*settings) {})
 		c := connect(t, s)
 		c.send(jsonOf(t, command("sh -c 'echo begun; sleep 1000'")))
-		c.waitFor("begun")
+		c.waitFor(`"begun"`)
 		leave(c.conn)
 		wantEnd(t, s, end)
 	}
@@ -115,7 +115,7 @@ func TestKilledFromOutside(t *testing.T) {
 		t.Run(test.args[0], func(t *testing.T) {
 			c := connect(t, world.server)
 			c.send(jsonOf(t, command("sh -c 'echo begun; sleep 1000'")))
-			c.waitFor("begun")
+			c.waitFor(`"begun"`)
 			docker(t, append(test.args, world.server.containers()...)...)
 			wantMessage(t, c.finish(), exitedBecause(test.code, killed))
 			wantEnd(t, world.server, "killed")

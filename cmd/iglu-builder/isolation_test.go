@@ -167,7 +167,7 @@ func TestLimitsOnEngine(t *testing.T) {
 		s := serverWith(t, test.change)
 		c := connect(t, s)
 		c.send(jsonOf(t, command("sh -c 'echo begun; sleep 1000'")))
-		c.waitFor("begun")
+		c.waitFor(`"begun"`)
 		got := docker(t, "inspect", "--format", "{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}", s.containers()[0])
 		if got != test.want {
 			t.Errorf("memory, with swap, CPUs, processes: %s, want %s", got, test.want)

@@ -36,7 +36,7 @@ func TestGrace(t *testing.T) {
 	}
 	c := connect(t, s)
 	c.send(jsonOf(t, command("sh -c 'echo begun; sleep 3; echo done'")))
-	c.waitFor("begun")
+	c.waitFor(`"begun"`)
 	s.cancel()
 	if err := poll(2*time.Second, func() bool { status, _ := s.get(t, "GET", "/readyz"); return status == 503 }); err != nil {
 		t.Errorf("readyz: %v", err)
@@ -63,7 +63,7 @@ func TestGraceIsOver(t *testing.T) {
 			s := startProcess(t, "--job-image", world.image, "--allowed-commands", "sh", "--shutdown-grace", grace)
 			c := connect(t, s)
 			c.send(jsonOf(t, command("sh -c 'echo begun; sleep 1000'")))
-			c.waitFor("begun")
+			c.waitFor(`"begun"`)
 			for n := range signals {
 				s.cancel()
 				if err := poll(10*time.Second, func() bool { return strings.Contains(s.log.String(), "taking no more jobs") }); err != nil {
