@@ -1,0 +1,249 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types"
+	containertypes "github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/client"
+	"github.com/docker/docker/pkg/stdcopy"
+	"github.com/docker/go-units"
+
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/jobenv"
+)
+
+// This file is one container from its start to its removal.
+
+const (
+	// stopGrace is how long a container may take to end after SIGTERM, and goneGrace
+	// when there is no client any more that would see what it says last.
+	stopGrace = 10 * time.Second
+	goneGrace = 3 * time.Second
+	// drainTimeout bounds the wait for the end of a container's output after the
+	// container itself has ended. Only what the engine still holds can be left.
+	drainTimeout = 10 * time.Second
+	// removeTimeout bounds the removal of a container, the stop included.
+	removeTimeout = 30 * time.Second
+	// removeInterval is how often that is tried while somebody else removes it, too.
+	removeInterval = 100 * time.Millisecond
+)
+
+// runCreated starts a container and sees it to its end. The order is what makes no
+// byte and no exit code get lost: attach and wait are both in place before start.
+func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Writer, say func(string), log *slog.Logger) (int, error) {
+	calls, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	output, err := d.client.ContainerAttach(calls, id, containertypes.AttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
+	if err != nil {
+		return 0, engineFailure("attach to the container", err)
+	}
+	defer output.Close()
+
+	waiting, stopWaiting := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWaiting()
+	giveUp := context.AfterFunc(calls, stopWaiting)
+	ended := d.awaitNextExit(waiting, id)
+	giveUp() // what follows may take as long as the job does
+
+	if err := d.client.ContainerStart(calls, id, containertypes.StartOptions{}); err != nil {
+		d.forget() // it may be the program that is gone from its volume
+		return 0, engineFailure("start the container", err)
+	}
+	defer beat(output.Conn)()
+	out := drain(&output, stdout, stderr)
+	code, err := d.awaitEnd(ctx, id, ended, out, log)
+	if !out.finish(drainTimeout) && err == nil {
+		say("the end of the log may be missing: the engine did not finish it in time")
+	}
+	return code, err
+}
+
+// beat tells the program in a container that its builder is there, until the function that
+// it returns is called.
+func beat(lifeline net.Conn) (stop func()) {
+	ticker := time.NewTicker(jobenv.Beat)
+	ended, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ticker.C:
+				// Whether it arrives, the other side sees.
+				lifeline.SetWriteDeadline(time.Now().Add(jobenv.Beat))
+				lifeline.Write([]byte{'\n'})
+			case <-ended:
+				return
+			}
+		}
+	}()
+	return func() {
+		ticker.Stop()
+		close(ended)
+		<-done
+	}
+}
+
+// exit is how a container ended.
+type exit struct {
+	code int
+	err  error
+}
+
+// awaitNextExit sends how a container ends that is about to start. It returns when
+// the engine has begun to watch.
+func (d *docker) awaitNextExit(ctx context.Context, id string) <-chan exit {
+	exited, lost := d.client.ContainerWait(ctx, id, containertypes.WaitConditionNextExit)
+	ended := make(chan exit, 1)
+	go func() {
+		// The client's own goroutine ends only when somebody takes what it found.
+		select {
+		case status := <-exited:
+			end := exit{code: int(status.StatusCode)}
+			if status.Error != nil {
+				end.err = errors.New(status.Error.Message)
+			}
+			ended <- end
+		case err := <-lost:
+			ended <- exit{err: err}
+		}
+	}()
+	return ended
+}
+
+// awaitEnd returns the exit code of a started container. The end of its output is
+// not its end; but when the output cannot be kept, the job is of no use.
+func (d *docker) awaitEnd(ctx context.Context, id string, ended <-chan exit, out *draining, log *slog.Logger) (int, error) {
+	select {
+	case end := <-ended:
+		if end.err != nil {
+			return 0, engineFailure("wait for the container", end.err)
+		}
+		return end.code, d.whyExited(ctx, id, end.code, log)
+	case err := <-out.failed:
+		d.stop(ctx, id, err, log)
+		return 0, engineFailure("pass on the container's output", err)
+	case <-ctx.Done():
+		d.stop(ctx, id, context.Cause(ctx), log)
+		return 0, context.Cause(ctx)
+	}
+}
+
+// whyExited returns nil if a container ended by itself with this exit code, and else the
+// failure that says why.
+func (d *docker) whyExited(ctx context.Context, id string, code int, log *slog.Logger) error {
+	if code == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	found, err := d.client.ContainerInspect(ctx, id)
+	if err != nil {
+		log.Warn("cannot see whether the container ran out of memory", "err", err)
+	} else if found.State.OOMKilled {
+		return &failure{end: jobend.OutOfMemory, what: "The job ran out of memory.",
+			advice: fmt.Sprintf("It may use %s (IGLU_JOB_MEMORY).", units.BytesSize(float64(found.HostConfig.Memory)))}
+	}
+	if code != 128+int(syscall.SIGKILL) && code != 128+int(syscall.SIGTERM) {
+		return nil
+	}
+	// That may be the exit code of the job's command as well. Of a container that is being
+	// removed engines say all kinds of things, but not that the mark is there.
+	mark, err := d.client.ContainerStatPath(ctx, id, jobenv.EndMark)
+	switch {
+	case err == nil && mark.Size > 0:
+		return &failure{end: jobend.EngineGone, what: "The container engine lost the connection to the job's container.",
+			advice: "Send the job again."}
+	case err == nil || client.IsErrConnectionFailed(err):
+		return nil
+	}
+	return &failure{end: jobend.Killed, cause: err, what: "The job's container was ended from outside, not by the builder.",
+		advice: "Whoever looks after the container engine may know why."}
+}
+
+// draining reads a container's output.
+type draining struct {
+	output *types.HijackedResponse
+	failed chan error    // gets the error, if there is one
+	done   chan struct{} // closed when nothing more is read
+}
+
+func drain(output *types.HijackedResponse, stdout, stderr io.Writer) *draining {
+	d := &draining{output: output, failed: make(chan error, 1), done: make(chan struct{})}
+	go func() {
+		defer close(d.done)
+		if _, err := stdcopy.StdCopy(stdout, stderr, output.Reader); err != nil {
+			// An engine whose output nobody reads cannot end the container.
+			output.Close()
+			d.failed <- err
+		}
+	}()
+	return d
+}
+
+// finish waits until all is read, at most for the time-out, and reports whether it
+// was. Cancelling a context would not end the reading: only its connection does.
+func (d *draining) finish(timeout time.Duration) bool {
+	select {
+	case <-d.done:
+		return true
+	case <-time.After(timeout):
+		d.output.Close()
+		<-d.done
+		return false
+	}
+}
+
+// stop ends a container, gently first. ctx may have ended.
+func (d *docker) stop(ctx context.Context, id string, cause error, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+	defer cancel()
+	grace := int(graceFor(cause) / time.Second)
+	if err := d.client.ContainerStop(ctx, id, containertypes.StopOptions{Timeout: &grace}); err != nil {
+		log.Warn("cannot stop the container", "err", err)
+	}
+}
+
+// graceFor returns how long a container may take to end that is stopped for a cause.
+func graceFor(cause error) time.Duration {
+	if end, _ := errors.AsType[jobend.End](cause); end == jobend.Cancelled || end == jobend.ClientGone {
+		return goneGrace
+	}
+	return stopGrace
+}
+
+// remove removes a container, whether it runs or not. ctx may have ended. What cannot be
+// removed now is tried again before the next job.
+func (d *docker) remove(ctx context.Context, id string, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+	defer cancel()
+	if err := d.forceRemove(ctx, id); err != nil {
+		// Also if it is said not to be there: that can be a mistake.
+		log.Warn("cannot remove the container", "err", err)
+		d.dirty = true
+	}
+}
+
+// forceRemove removes a container with its anonymous volumes.
+func (d *docker) forceRemove(ctx context.Context, id string) error {
+	for {
+		err := d.client.ContainerRemove(ctx, id, containertypes.RemoveOptions{Force: true, RemoveVolumes: true})
+		if !errdefs.IsConflict(err) {
+			return err
+		}
+		// A removal is under way; but it can fail.
+		select {
+		case <-time.After(removeInterval):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
