@@ -311,7 +311,7 @@ func TestDiskFull(t *testing.T) {
 	t.Cleanup(func() { syscall.Unmount(folder, syscall.MNT_DETACH) })
 	s := serverWith(t, func(s *settings) { s.stateDir, s.keepLogs = folder, joblog.Keep{} })
 	got := do(t, s, command("sh -c 'seq 1000000; sleep 1000'"))
-	want := `{"error":"The builder cannot keep the job's log. Make room on the disk of its folder for logs (IGLU_STATE_DIR), and send the job again.","jobStatus":"failed"}`
+	want := `{"error":"The builder cannot keep the job's log.","msg":"Make room on the disk of its folder for logs (IGLU_STATE_DIR), and send the job again.","jobStatus":"failed"}`
 	if len(got.messages) != 2 || got.messages[1] != want || got.closeCode != 1011 {
 		t.Errorf("got %v, close code %d", got.messages, got.closeCode)
 	}

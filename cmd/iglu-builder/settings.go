@@ -398,13 +398,6 @@ func parsePartSize(text string) (int, error) {
 	return int(n), err
 }
 
-func parseYesNo(text string) (bool, error) {
-	if text != "yes" && text != "no" {
-		return false, errors.New("is neither yes nor no")
-	}
-	return text == "yes", nil
-}
-
 func parseLogFormat(text string) (string, error) {
 	if text != "text" && text != "json" {
 		return "", errors.New("is neither text nor json")
