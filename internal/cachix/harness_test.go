@@ -186,14 +186,14 @@ func (w *world) announced(p Path) bool {
 	return err == nil
 }
 
-// uploads returns how many uploads are left in the cache.
+// uploads returns how many uploads and files of them are left in the cache.
 func (w *world) uploads() int {
 	w.t.Helper()
 	entries, err := os.ReadDir(w.folder + "/default/uploads")
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return len(entries)
+	return w.cache.Uploads() + len(entries)
 }
 
 // get reads from the cache as Nix does.

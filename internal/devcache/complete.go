@@ -1,7 +1,7 @@
 package devcache
 
 import (
-	"crypto/md5"
+	"bufio"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/nix-community/go-nix/pkg/narinfo"
@@ -44,7 +45,7 @@ type completion struct {
 
 // complete checks an upload and announces its path, or says what is wrong with it and
 // leaves the upload as it is.
-func (s *Server) complete(c cache, w http.ResponseWriter, r *http.Request) error {
+func (s *Server) complete(c *cache, w http.ResponseWriter, r *http.Request) error {
 	var request completion
 	if err := decode(r, &request); err != nil {
 		return err
@@ -53,29 +54,21 @@ func (s *Server) complete(c cache, w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
-	if _, twice := s.completing.LoadOrStore(u.narID, true); twice {
-		return refuse(http.StatusConflict, "the upload %s is being completed", u.narID)
+	if err := u.lock(); err != nil {
+		return err
 	}
-	defer s.completing.Delete(u.narID)
-	info, err := s.narInfo(c, request)
+	defer u.mu.Unlock()
+	info, err := c.narInfo(request)
 	if err != nil {
 		return err
 	}
-	file, err := u.join(request, s.options.MinPart)
-	if err != nil {
+	if err := u.checkParts(request, s.options.MinPart); err != nil {
 		return err
 	}
-	defer os.Remove(file)
-	if err := check(file, info); err != nil {
+	if err := u.check(info); err != nil {
 		return err
 	}
-	if err := os.Rename(file, filepath.Join(c.folder, filepath.FromSlash(info.URL))); err != nil {
-		return err
-	}
-	if err := replaceText(c.narInfoFile(request.NarInfo.StoreHash), info.String()); err != nil {
-		return err
-	}
-	if err := u.remove(); err != nil {
+	if err := errors.Join(c.announce(u, info, request.NarInfo.StoreHash), c.end(u)); err != nil {
 		return err
 	}
 	return answer(w, map[string]string{})
@@ -90,7 +83,7 @@ var (
 )
 
 // narInfo makes the narinfo that is asked for, or says what is wrong with it.
-func (s *Server) narInfo(c cache, request completion) (*narinfo.NarInfo, error) {
+func (c *cache) narInfo(request completion) (*narinfo.NarInfo, error) {
 	n := request.NarInfo
 	switch {
 	case n == nil:
@@ -136,19 +129,16 @@ func (s *Server) narInfo(c cache, request completion) (*narinfo.NarInfo, error) 
 	if n.Deriver != "unknown-deriver" {
 		info.Deriver = n.Deriver
 	}
-	return info, s.sign(c, info, *n.Signature)
+	return info, c.sign(info, *n.Signature)
 }
 
 // sign adds a signature, if it is by one of the cache's keys.
-func (s *Server) sign(c cache, info *narinfo.NarInfo, text string) error {
+func (c *cache) sign(info *narinfo.NarInfo, text string) error {
 	raw, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
 		return bad("cSig is not base64")
 	}
-	keys, err := s.publicKeys(c)
-	if err != nil {
-		return err
-	}
+	keys := c.publicKeys()
 	sig := signature.Signature{Name: c.name, Data: raw}
 	for _, key := range keys {
 		if key.Verify(info.Fingerprint(), sig) {
@@ -159,89 +149,140 @@ func (s *Server) sign(c cache, info *narinfo.NarInfo, text string) error {
 	return bad("cSig is by none of the cache's %d keys, or not over what is announced", len(keys))
 }
 
-// join puts the parts of an upload together in a new file, and returns its path.
-func (u upload) join(request completion, minPart int64) (path string, err error) {
-	have, err := u.parts()
-	if err != nil {
-		return "", err
+// checkParts compares the parts that are listed with those that have come.
+func (u *upload) checkParts(request completion, minPart int64) error {
+	if len(request.Parts) == 0 || len(request.Parts) != len(u.parts) {
+		return bad("%d parts are listed, and %d were sent", len(request.Parts), len(u.parts))
 	}
-	if len(request.Parts) == 0 || len(request.Parts) != len(have) {
-		return "", bad("%d parts are listed, and %d were sent", len(request.Parts), len(have))
-	}
-	file, err := os.CreateTemp(u.folder, "joined-*")
-	if err != nil {
-		return "", err
-	}
-	for i, part := range request.Parts {
-		if part.Number != i+1 || !have[part.Number] {
-			err = bad("part %d is listed where part %d belongs, or was not sent", part.Number, i+1)
-			break
+	for i, listed := range request.Parts {
+		number, last := listed.Number, i == len(request.Parts)-1
+		p, sent := u.parts[number]
+		switch {
+		case number != i+1 || !sent:
+			return bad("part %d is listed where part %d belongs, or was not sent", number, i+1)
+		case p.size == 0 || p.size < minPart && !last:
+			return bad("part %d has %d bytes, and all but the last have at least %d", number, p.size, minPart)
+		case listed.ETag != p.eTag:
+			return bad("the eTag of part %d is not the one that it was given", number)
 		}
-		if err = u.appendPart(file, part.Number, part.ETag, i == len(request.Parts)-1, minPart); err != nil {
-			break
-		}
-	}
-	if err = errors.Join(err, file.Chmod(0o644), file.Close()); err != nil {
-		os.Remove(file.Name())
-		return "", err
-	}
-	return file.Name(), nil
-}
-
-// appendPart adds one part to a file.
-func (u upload) appendPart(w io.Writer, number int, tag string, last bool, minPart int64) error {
-	file, err := os.Open(u.partFile(number))
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	sum := md5.New()
-	size, err := io.Copy(io.MultiWriter(w, sum), file)
-	switch {
-	case err != nil:
-		return err
-	case size == 0 || size < minPart && !last:
-		return bad("part %d has %d bytes, and all but the last have at least %d", number, size, minPart)
-	case tag != eTag(sum.Sum(nil)):
-		return bad("the eTag of part %d is not the one that it was given", number)
 	}
 	return nil
 }
 
-// check compares a compressed archive with what is announced of it.
-func check(path string, info *narinfo.NarInfo) error {
-	file, err := os.Open(path)
-	if err != nil {
+// check reads an upload's parts once and compares them with what is announced: the
+// compressed file, and the archive in it.
+func (u *upload) check(info *narinfo.NarInfo) error {
+	parts := &partReader{u: u}
+	defer parts.close()
+	sum, size := sha256.New(), counter(0)
+	file := io.TeeReader(parts, io.MultiWriter(sum, &size))
+	wrong := checkArchive(file, info)
+	// The file is read to its end, so that what is wrong with it is said first.
+	if _, err := io.Copy(io.Discard, file); err != nil {
 		return err
 	}
-	defer file.Close()
-	fileSum := sha256.New()
-	fileSize, err := io.Copy(fileSum, file)
-	if err != nil {
+	if err := compare("the file", int64(size), sum.Sum(nil), info.FileSize, info.FileHash); err != nil {
 		return err
 	}
-	if err := compare("the file", fileSize, fileSum.Sum(nil), info.FileSize, info.FileHash); err != nil {
-		return err
-	}
-	if _, err := file.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	return checkArchive(file, info)
+	return wrong
 }
+
+// A partReader reads the parts of an upload one after the other.
+type partReader struct {
+	u      *upload
+	number int // of the part in file
+	file   *os.File
+}
+
+func (r *partReader) Read(b []byte) (int, error) {
+	for {
+		if r.file != nil {
+			if n, err := r.file.Read(b); err != io.EOF {
+				return n, err
+			}
+		}
+		if r.number == len(r.u.parts) {
+			return 0, io.EOF
+		}
+		next, err := os.Open(r.u.parts[r.number+1].file)
+		if err != nil {
+			return 0, err
+		}
+		r.close()
+		r.file, r.number = next, r.number+1
+	}
+}
+
+func (r *partReader) close() { r.file.Close() } // which is no file at first: an error
+
+// An unpacker is what it takes to unpack a file, kept from one to the next.
+type unpacker struct {
+	file    *bufio.Reader // since the decoder asks for a few bytes at a time
+	decoder *zstd.Decoder
+}
+
+var unpackers = sync.Pool{New: func() any {
+	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		panic(err) // as options that are wrong deserve
+	}
+	return &unpacker{bufio.NewReaderSize(nil, copyBuffer), decoder}
+}}
 
 // checkArchive unpacks an archive, no further than its announced size and a byte.
 func checkArchive(file io.Reader, info *narinfo.NarInfo) error {
-	decoder, err := zstd.NewReader(file, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
-	if err != nil {
+	u := unpackers.Get().(*unpacker)
+	defer unpackers.Put(u)
+	u.file.Reset(file)
+	defer u.file.Reset(nil) // or it would keep the upload
+	if err := u.decoder.Reset(u.file); err != nil {
 		return err
 	}
-	defer decoder.Close()
 	sum, size := sha256.New(), counter(0)
-	archive := io.TeeReader(io.LimitReader(decoder, int64(min(info.NarSize, 1<<62)+1)), io.MultiWriter(sum, &size))
+	archive := io.TeeReader(io.LimitReader(u.decoder, int64(min(info.NarSize, 1<<62)+1)), io.MultiWriter(sum, &size))
 	if err := nar.Check(archive); err != nil {
 		return bad("what the file holds is %v", err)
 	}
 	return compare("the archive", int64(size), sum.Sum(nil), info.NarSize, info.NarHash)
+}
+
+// announce makes the first part the archive, with the others behind it, and then lets
+// Nix know of it.
+func (c *cache) announce(u *upload, info *narinfo.NarInfo, storeHash string) error {
+	if err := u.join(); err != nil {
+		return err
+	}
+	if err := os.Rename(u.parts[1].file, filepath.Join(c.folder, filepath.FromSlash(info.URL))); err != nil {
+		return err
+	}
+	delete(u.parts, 1)
+	file, err := c.create()
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(file, info.String())
+	if err = errors.Join(err, file.Close()); err == nil {
+		err = os.Rename(file.Name(), c.narInfoFile(storeHash))
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(file.Name()))
+	}
+	return nil
+}
+
+// join appends all further parts to the first.
+func (u *upload) join() error {
+	if len(u.parts) == 1 {
+		return nil
+	}
+	file, err := os.OpenFile(u.parts[1].file, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	further := &partReader{u: u, number: 1}
+	defer further.close()
+	_, err = copyAll(file, further, copyBuffer)
+	return errors.Join(err, file.Close())
 }
 
 type counter int64

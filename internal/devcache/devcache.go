@@ -8,7 +8,9 @@
 //	NAME/keys                  the public signing keys, one in a line
 //	NAME/narinfo/HASH.narinfo  what Nix reads; a path is announced when it is there
 //	NAME/nar/FILEHASH.nar.zst  the compressed archives
-//	NAME/uploads/NARID/        an upload that has not been completed: its parts
+//	NAME/uploads/              files that are being written, and parts of uploads
+//
+// An upload that has not been completed does not outlive the process.
 package devcache
 
 import (
@@ -21,10 +23,11 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 )
 
 // Options say what a Server serves.
@@ -46,9 +49,8 @@ type Server struct {
 	options Options
 	routes  *http.ServeMux
 
-	keys       sync.RWMutex                 // held for the files of public keys
-	completing sync.Map                     // the ids of uploads that are being completed
-	handler    atomic.Pointer[http.Handler] // the routes, behind faults if there are any
+	caches  map[string]*cache            // by name
+	handler atomic.Pointer[http.Handler] // the routes, behind faults if there are any
 }
 
 // cacheName is what can be a cache's name: a segment of a path in a folder and in an
@@ -63,17 +65,17 @@ func New(options Options) (*Server, error) {
 	if options.MinPart == 0 {
 		options.MinPart = defaultMinPart
 	}
+	s := &Server{options: options, routes: http.NewServeMux(), caches: map[string]*cache{}}
 	for _, name := range options.Names {
 		if !cacheName.MatchString(name) || name == "api" || name == "upload" {
 			return nil, fmt.Errorf("%q cannot be the name of a cache", name)
 		}
-		for _, folder := range []string{narInfoFolder, narFolder, uploadFolder} {
-			if err := os.MkdirAll(filepath.Join(options.Folder, name, folder), 0o755); err != nil {
-				return nil, err
-			}
+		c, err := newCache(name, filepath.Join(options.Folder, name))
+		if err != nil {
+			return nil, err
 		}
+		s.caches[name] = c
 	}
-	s := &Server{options: options, routes: http.NewServeMux()}
 	s.route()
 	s.Misbehave()
 	return s, nil
@@ -119,7 +121,7 @@ func (s *Server) route() {
 
 // A handler serves one kind of request about a cache. Where it returns an error it has
 // not answered.
-type handler func(c cache, w http.ResponseWriter, r *http.Request) error
+type handler func(c *cache, w http.ResponseWriter, r *http.Request) error
 
 // A refusal is an error with a sentence for the client and its status.
 type refusal struct {
@@ -175,7 +177,7 @@ func decode(r *http.Request, value any) error {
 
 // withKey asks for the API key.
 func (s *Server) withKey(next handler) handler {
-	return func(c cache, w http.ResponseWriter, r *http.Request) error {
+	return func(c *cache, w http.ResponseWriter, r *http.Request) error {
 		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		if !ok {
 			return refuse(http.StatusUnauthorized, "this takes an API key: Authorization: Bearer KEY")
@@ -190,7 +192,7 @@ func (s *Server) withKey(next handler) handler {
 // withReader asks for the API key where reading takes one: as a bearer token, or as
 // the password that Nix finds in a netrc file.
 func (s *Server) withReader(next handler) handler {
-	return func(c cache, w http.ResponseWriter, r *http.Request) error {
+	return func(c *cache, w http.ResponseWriter, r *http.Request) error {
 		_, password, _ := r.BasicAuth()
 		bearer, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		if s.options.Private && !s.isToken(password) && !s.isToken(bearer) {
@@ -209,21 +211,48 @@ func (s *Server) isToken(token string) bool {
 type cache struct {
 	name   string
 	folder string
+
+	mu      sync.Mutex            // held for what follows
+	keys    []signature.PublicKey // those in the file of keys
+	uploads map[string]*upload    // by id: those that are neither completed nor aborted
 }
 
-func (s *Server) cache(name string) (cache, error) {
-	if !slices.Contains(s.options.Names, name) {
-		return cache{}, refuse(http.StatusNotFound, "there is no cache %q", name)
+// newCache returns the cache in a folder, without the uploads that were under way when
+// an earlier process ended.
+func newCache(name, folder string) (*cache, error) {
+	c := &cache{name: name, folder: folder, uploads: map[string]*upload{}}
+	if err := os.RemoveAll(filepath.Join(folder, uploadFolder)); err != nil {
+		return nil, err
 	}
-	return cache{name, filepath.Join(s.options.Folder, name)}, nil
+	for _, kind := range []string{narInfoFolder, narFolder, uploadFolder} {
+		if err := os.MkdirAll(filepath.Join(folder, kind), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	return c, c.readKeys()
+}
+
+func (s *Server) cache(name string) (*cache, error) {
+	if c := s.caches[name]; c != nil {
+		return c, nil
+	}
+	return nil, refuse(http.StatusNotFound, "there is no cache %q", name)
+}
+
+// Uploads returns how many uploads are neither completed nor aborted.
+func (s *Server) Uploads() int {
+	n := 0
+	for _, c := range s.caches {
+		c.mu.Lock()
+		n += len(c.uploads)
+		c.mu.Unlock()
+	}
+	return n
 }
 
 // lookUp says what the cache is, once it has a public key.
-func (s *Server) lookUp(c cache, w http.ResponseWriter, r *http.Request) error {
-	keys, err := s.publicKeys(c)
-	if err != nil {
-		return err
-	}
+func (s *Server) lookUp(c *cache, w http.ResponseWriter, r *http.Request) error {
+	keys := c.publicKeys()
 	if len(keys) == 0 {
 		return bad("there is no public signing key for the cache %s", c.name)
 	}
@@ -245,7 +274,7 @@ const maxHashes = 32768
 var storeHash = regexp.MustCompile(`^[0-9a-df-np-sv-z]{32}$`)
 
 // missing answers the hashes that have not been announced.
-func (s *Server) missing(c cache, w http.ResponseWriter, r *http.Request) error {
+func (s *Server) missing(c *cache, w http.ResponseWriter, r *http.Request) error {
 	var hashes []string
 	if err := decode(r, &hashes); err != nil {
 		return err
@@ -269,12 +298,12 @@ func (s *Server) missing(c cache, w http.ResponseWriter, r *http.Request) error 
 	return answer(w, missing)
 }
 
-func (c cache) narInfoFile(hash string) string {
+func (c *cache) narInfoFile(hash string) string {
 	return filepath.Join(c.folder, narInfoFolder, hash+".narinfo")
 }
 
 // read serves what lies at the top of a binary cache.
-func (s *Server) read(c cache, w http.ResponseWriter, r *http.Request) error {
+func (s *Server) read(c *cache, w http.ResponseWriter, r *http.Request) error {
 	file := r.PathValue("file")
 	if file == "nix-cache-info" {
 		w.Header().Set("Content-Type", "text/x-nix-cache-info")
@@ -291,7 +320,7 @@ func (s *Server) read(c cache, w http.ResponseWriter, r *http.Request) error {
 // narFile is the name of a compressed archive: its SHA-256 in Nix's base32.
 var narFile = regexp.MustCompile(`^[0-9a-df-np-sv-z]{52}\.nar\.zst$`)
 
-func (s *Server) readNar(c cache, w http.ResponseWriter, r *http.Request) error {
+func (s *Server) readNar(c *cache, w http.ResponseWriter, r *http.Request) error {
 	file := r.PathValue("file")
 	if !narFile.MatchString(file) {
 		return refuse(http.StatusNotFound, "there is no archive %q", file)

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
@@ -126,6 +127,8 @@ type push struct {
 	request  func(complete map[string]any) // changes the completion
 	sign     func(announce map[string]any) // signs what is announced
 	put      func(address string, h []string) (string, []string)
+
+	completing string // the address to complete it at, once its parts are sent
 }
 
 func (w *world) newPush() *push {
@@ -192,12 +195,13 @@ func (w *world) run(p *push) (int, string) {
 	if p.sign != nil {
 		p.sign(p.announce)
 	}
+	p.completing = about("/complete", "")
 	complete := map[string]any{"parts": listed, "narInfoCreate": p.announce}
 	if p.request != nil {
 		p.request(complete)
 	}
 	text, _ := json.Marshal(complete)
-	status, body, _ = w.do("POST", about("/complete", ""), text)
+	status, body, _ = w.do("POST", p.completing, text)
 	return status, string(body)
 }
 
@@ -237,6 +241,7 @@ func TestPush(t *testing.T) {
 	if status, text := w.run(p); status != 200 {
 		t.Fatalf("%d %s", status, text)
 	}
+	w.checkLeft()
 	w.start() // what follows comes from the folder
 	if !w.announced() {
 		t.Fatal("the path is not announced")
@@ -270,8 +275,14 @@ Sig: default:%[7]s
 	if strings.TrimSpace(string(text)) != `["`+other+`"]` {
 		t.Errorf("missing: %s", text)
 	}
-	if entries, _ := os.ReadDir(filepath.Join(w.folder, "default/uploads")); len(entries) > 0 {
-		t.Errorf("left behind: %v", entries)
+}
+
+// checkLeft checks that nothing is left of any upload.
+func (w *world) checkLeft() {
+	w.t.Helper()
+	entries, err := os.ReadDir(filepath.Join(w.folder, "default/uploads"))
+	if n := w.cache.Uploads(); n != 0 || len(entries) > 0 || err != nil {
+		w.t.Errorf("%d uploads are left, and the files %v (%v)", n, entries, err)
 	}
 }
 
@@ -445,27 +456,173 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// An upload goes on after a restart, and an abort leaves nothing of one.
-func TestAbortAfterRestart(t *testing.T) {
-	w := newWorld(t)
+// begin begins an upload and returns the addresses of calls about it.
+func (w *world) begin() (about func(action, more string) string) {
+	w.t.Helper()
 	_, body, _ := w.do("POST", begin+"?compression=zst", nil)
 	var ids struct{ NarID, UploadID string }
 	if err := json.Unmarshal(body, &ids); err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	about := "?uploadId=" + url.QueryEscape(ids.UploadID)
-	w.start()
-	if _, status, text := w.sendPart(&push{}, begin+"/"+ids.NarID+about+"&partNumber=1", []byte("x")); status != 200 {
+	return func(action, more string) string {
+		return begin + "/" + ids.NarID + action + "?uploadId=" + url.QueryEscape(ids.UploadID) + more
+	}
+}
+
+func (w *world) wantStatus(want int, address string) {
+	w.t.Helper()
+	if status, text, _ := w.do("POST", address, nil); status != want {
+		w.t.Errorf("%s: %d %s, want %d", address, status, text, want)
+	}
+}
+
+// An abort leaves nothing of an upload.
+func TestAbort(t *testing.T) {
+	w := newWorld(t)
+	about := w.begin()
+	for _, content := range []string{"x", "x", "y"} { // sent again, and in place of that
+		if _, status, text := w.sendPart(&push{}, about("", "&partNumber=1"), []byte(content)); status != 200 {
+			t.Errorf("a part: %d %s", status, text)
+		}
+	}
+	if entries, _ := os.ReadDir(filepath.Join(w.folder, "default/uploads")); len(entries) != 1 {
+		t.Errorf("%d files of one part", len(entries))
+	}
+	w.wantStatus(400, about("/abort", "x"))
+	w.wantStatus(200, about("/abort", ""))
+	w.wantStatus(404, about("/abort", ""))
+	w.checkLeft()
+}
+
+// Nothing is left of an upload after a restart either.
+func TestUploadEndsWithItsProcess(t *testing.T) {
+	w := newWorld(t)
+	about := w.begin()
+	if _, status, text := w.sendPart(&push{}, about("", "&partNumber=1"), []byte("x")); status != 200 {
 		t.Errorf("a part: %d %s", status, text)
 	}
-	if status, _, _ := w.do("POST", begin+"/"+ids.NarID+"/abort?uploadId=other", nil); status != 400 {
-		t.Errorf("an abort with another uploadId: %d, want 400", status)
+	w.start()
+	w.checkLeft()
+	w.wantStatus(404, about("/abort", ""))
+}
+
+// A part that is still on its way when its upload is aborted is refused, and leaves
+// nothing.
+func TestPartOnItsWay(t *testing.T) {
+	w := newWorld(t)
+	about := w.begin()
+	p := &push{put: func(address string, h []string) (string, []string) {
+		content, send := io.Pipe()
+		sum := md5.Sum([]byte("ab"))
+		request, _ := http.NewRequest("PUT", address, content)
+		request.ContentLength = 2
+		request.Header = http.Header{"Content-Type": {h[1]}, "Content-Md5": {base64.StdEncoding.EncodeToString(sum[:])}}
+		answer := make(chan int)
+		go func() {
+			response, err := http.DefaultClient.Do(request)
+			if err != nil {
+				answer <- 0
+				return
+			}
+			response.Body.Close()
+			answer <- response.StatusCode
+		}()
+		io.WriteString(send, "a")
+		for tries := 0; tries < 1000; tries++ { // until the cache is reading it
+			if entries, _ := os.ReadDir(filepath.Join(w.folder, "default/uploads")); len(entries) == 1 {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		w.wantStatus(200, about("/abort", ""))
+		w.checkLeft()
+		io.WriteString(send, "b")
+		send.Close()
+		if status := <-answer; status != 404 {
+			t.Errorf("the part on its way: %d, want 404", status)
+		}
+		return address, h
+	}}
+	if _, status, _ := w.sendPart(p, about("", "&partNumber=1"), []byte("ab")); status != 404 {
+		t.Errorf("a part after an abort: %d, want 404", status)
 	}
-	if status, text, _ := w.do("POST", begin+"/"+ids.NarID+"/abort"+about, nil); status != 200 {
-		t.Errorf("abort: %d %s", status, text)
+}
+
+// Of those who complete or abort an upload at once, one does, and the others are told
+// that there is none.
+func TestEndsAtOnce(t *testing.T) {
+	for _, other := range []string{"complete", "abort"} {
+		w := newWorld(t)
+		p := w.newPush()
+		about := w.begin()
+		var parts []map[string]any
+		for i, part := range p.parts {
+			eTag, _, _ := w.sendPart(p, about("", fmt.Sprintf("&partNumber=%d", i+1)), part)
+			parts = append(parts, map[string]any{"partNumber": i + 1, "eTag": eTag})
+		}
+		p.sign(p.announce)
+		text, _ := json.Marshal(map[string]any{"parts": parts, "narInfoCreate": p.announce})
+		counts := map[int]int{}
+		statuses := make(chan int)
+		for i := range 8 {
+			action, body := "/complete", text
+			if i%2 == 1 && other == "abort" {
+				action, body = "/abort", nil
+			}
+			go func() {
+				status, _, _ := w.do("POST", about(action, ""), body)
+				statuses <- status
+			}()
+		}
+		for range 8 {
+			counts[<-statuses]++
+		}
+		if counts[200] != 1 || counts[404] != 7 {
+			t.Errorf("complete and %s: %v, want one 200 and 404 for the others", other, counts)
+		}
+		if other == "complete" && !w.announced() {
+			t.Error("the path is not announced")
+		}
+		w.checkLeft()
 	}
-	if entries, _ := os.ReadDir(filepath.Join(w.folder, "default/uploads")); len(entries) > 0 {
-		t.Errorf("left behind: %v", entries)
+}
+
+// What a completion is refused for can be put right.
+func TestCompleteAfterRefusal(t *testing.T) {
+	w := newWorld(t)
+	p := w.newPush()
+	var refused int
+	p.request = func(complete map[string]any) {
+		size := p.announce["cFileSize"]
+		p.announce["cFileSize"] = 5
+		text, _ := json.Marshal(complete)
+		refused, _, _ = w.do("POST", p.completing, text)
+		p.announce["cFileSize"] = size
+	}
+	if status, text := w.run(p); status != 200 || refused != 400 {
+		t.Errorf("%d after %d: %s", status, refused, text)
+	}
+	if !w.announced() {
+		t.Error("the path is not announced")
+	}
+	w.checkLeft()
+}
+
+// A part that cannot be read is the cache's own failure, whichever it is.
+func TestPartThatIsGone(t *testing.T) {
+	for i := range 3 {
+		w := newWorld(t)
+		p := w.newPush()
+		p.request = func(map[string]any) {
+			files, _ := filepath.Glob(filepath.Join(w.folder, "default/uploads/*"))
+			if len(files) != 3 {
+				t.Fatalf("%d files of 3 parts", len(files))
+			}
+			os.Remove(files[i])
+		}
+		if status, text := w.run(p); status != 500 || w.announced() {
+			t.Errorf("%d %s, want 500; announced: %v", status, text, w.announced())
+		}
 	}
 }
 

@@ -14,14 +14,14 @@ import (
 )
 
 // register adds a public signing key to the cache's.
-func (s *Server) register(c cache, w http.ResponseWriter, r *http.Request) error {
+func (s *Server) register(c *cache, w http.ResponseWriter, r *http.Request) error {
 	var request struct {
 		PublicKey string `json:"publicKey"`
 	}
 	if err := decode(r, &request); err != nil {
 		return err
 	}
-	if err := s.addKey(c, request.PublicKey); err != nil {
+	if err := c.addKey(request.PublicKey); err != nil {
 		return err
 	}
 	return answer(w, map[string]string{})
@@ -34,10 +34,10 @@ func (s *Server) AddKey(name, key string) error {
 	if err != nil {
 		return err
 	}
-	return s.addKey(c, key)
+	return c.addKey(key)
 }
 
-func (s *Server) addKey(c cache, text string) error {
+func (c *cache) addKey(text string) error {
 	if _, encoded, named := strings.Cut(text, ":"); named {
 		text = encoded
 	}
@@ -45,40 +45,43 @@ func (s *Server) addKey(c cache, text string) error {
 	if err != nil || len(raw) != ed25519.PublicKeySize {
 		return bad("the public key is not the base64 of 32 bytes")
 	}
-	keys, err := s.publicKeys(c)
-	if err != nil {
-		return err
-	}
-	for _, key := range keys {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, key := range c.keys {
 		if key.Data.Equal(ed25519.PublicKey(raw)) {
 			return nil
 		}
 	}
-	s.keys.Lock()
-	defer s.keys.Unlock()
 	file, err := os.OpenFile(filepath.Join(c.folder, keyFile), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	_, err = fmt.Fprintln(file, text)
-	return errors.Join(err, file.Close())
+	if err = errors.Join(err, file.Close()); err == nil {
+		c.keys = append(c.keys, signature.PublicKey{Name: c.name, Data: raw})
+	}
+	return err
 }
 
-// publicKeys returns the cache's keys, each under the cache's name: what Nix trusts.
-func (s *Server) publicKeys(c cache) ([]signature.PublicKey, error) {
-	s.keys.RLock()
-	defer s.keys.RUnlock()
+// readKeys reads the keys that an earlier process has left.
+func (c *cache) readKeys() error {
 	text, err := os.ReadFile(filepath.Join(c.folder, keyFile))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+		return err
 	}
-	var keys []signature.PublicKey
 	for _, line := range strings.Fields(string(text)) {
 		key, err := signature.ParsePublicKey(c.name + ":" + line)
 		if err != nil {
-			return nil, fmt.Errorf("keys of the cache %s: %w", c.name, err)
+			return fmt.Errorf("keys of the cache %s: %w", c.name, err)
 		}
-		keys = append(keys, key)
+		c.keys = append(c.keys, key)
 	}
-	return keys, nil
+	return nil
+}
+
+// publicKeys returns the cache's keys, each under the cache's name: what Nix trusts.
+func (c *cache) publicKeys() []signature.PublicKey {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.keys // to which others are only ever added
 }

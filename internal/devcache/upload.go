@@ -13,22 +13,30 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
-	"syscall"
+	"sync"
 )
 
-// An upload is a folder. Beside its parts, which are files named by their numbers, lie
-// the MD5 that each is to have, as NUMBER.md5, and the secret of the addresses.
+// An upload is one that has been neither completed nor aborted. It is kept in memory,
+// but for the bytes of its parts, and does not outlive the process.
 type upload struct {
-	cache  cache
 	narID  string
-	folder string
-	secret string
+	secret string // of the addresses of its parts
+
+	mu       sync.Mutex      // held for what follows, and for as long as it is completed
+	md5s     map[int]string  // by the numbers of parts: what each is to have, in base64
+	parts    map[int]part    // by their numbers: those that have come whole
+	arriving map[string]bool // the files of parts that are on their way
+	over     bool            // it has been completed or aborted
+}
+
+// A part is one that has come whole.
+type part struct {
+	file string // of its own, which nothing writes any more
+	size int64  // in bytes
+	eTag string
 }
 
 const (
-	// secretFile holds the secret of an upload's addresses.
-	secretFile = "secret"
 	// maxPart is the highest number of a part: that of S3.
 	maxPart = 10000
 	// maxPartSize bounds the bytes of one part: that of S3.
@@ -36,18 +44,15 @@ const (
 )
 
 // begin starts an upload.
-func (s *Server) begin(c cache, w http.ResponseWriter, r *http.Request) error {
+func (s *Server) begin(c *cache, w http.ResponseWriter, r *http.Request) error {
 	if compression := r.URL.Query().Get("compression"); compression != "zst" {
 		return bad("the compression is %q, and this cache takes zst only", compression)
 	}
-	u := upload{cache: c, narID: uuid(), secret: rand.Text()}
-	u.folder = filepath.Join(c.folder, uploadFolder, u.narID)
-	if err := os.Mkdir(u.folder, 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(u.folder, secretFile), []byte(u.secret), 0o600); err != nil {
-		return err
-	}
+	u := &upload{narID: uuid(), secret: rand.Text(), md5s: map[int]string{}, parts: map[int]part{},
+		arriving: map[string]bool{}}
+	c.mu.Lock()
+	c.uploads[u.narID] = u
+	c.mu.Unlock()
 	return answer(w, map[string]string{"narId": u.narID, "uploadId": u.uploadID()})
 }
 
@@ -60,26 +65,27 @@ func uuid() string {
 }
 
 // uploadID is not a word, so that whoever puts it into an address has to escape it.
-func (u upload) uploadID() string { return "up+load/" + u.narID + "=" }
+func (u *upload) uploadID() string { return "up+load/" + u.narID + "=" }
 
 var narID = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
 // open finds the upload of an id.
-func (c cache) open(id string) (upload, error) {
-	u := upload{cache: c, narID: id, folder: filepath.Join(c.folder, uploadFolder, id)}
+func (c *cache) open(id string) (*upload, error) {
 	if !narID.MatchString(id) {
-		return u, bad("%.80q is not the id of an upload", id)
+		return nil, bad("%.80q is not the id of an upload", id)
 	}
-	secret, err := os.ReadFile(filepath.Join(u.folder, secretFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return u, refuse(http.StatusNotFound, "there is no upload %s", id)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if u := c.uploads[id]; u != nil {
+		return u, nil
 	}
-	u.secret = string(secret)
-	return u, err
+	return nil, noUpload(id)
 }
 
+func noUpload(id string) error { return refuse(http.StatusNotFound, "there is no upload %s", id) }
+
 // opened finds the upload that a request names by both its ids.
-func (c cache) opened(r *http.Request) (upload, error) {
+func (c *cache) opened(r *http.Request) (*upload, error) {
 	u, err := c.open(r.PathValue("nar"))
 	if err == nil && r.URL.Query().Get("uploadId") != u.uploadID() {
 		err = bad("the uploadId is not that of the upload %s", u.narID)
@@ -87,8 +93,16 @@ func (c cache) opened(r *http.Request) (upload, error) {
 	return u, err
 }
 
-func (u upload) partFile(number int) string { return filepath.Join(u.folder, strconv.Itoa(number)) }
-func (u upload) md5File(number int) string  { return u.partFile(number) + ".md5" }
+// lock waits for whatever else is done with an upload, and refuses one that is over.
+// Where it returns nil, u.mu is held.
+func (u *upload) lock() error {
+	u.mu.Lock()
+	if u.over {
+		u.mu.Unlock()
+		return noUpload(u.narID)
+	}
+	return nil
+}
 
 func partNumber(text string) (int, error) {
 	number, err := strconv.Atoi(text)
@@ -99,7 +113,7 @@ func partNumber(text string) (int, error) {
 }
 
 // partURL gives the address for one part.
-func (s *Server) partURL(c cache, w http.ResponseWriter, r *http.Request) error {
+func (s *Server) partURL(c *cache, w http.ResponseWriter, r *http.Request) error {
 	u, err := c.opened(r)
 	if err != nil {
 		return err
@@ -117,46 +131,24 @@ func (s *Server) partURL(c cache, w http.ResponseWriter, r *http.Request) error 
 	if sum, err := base64.StdEncoding.DecodeString(request.ContentMD5); err != nil || len(sum) != md5.Size {
 		return bad("contentMD5 is not the base64 of an MD5")
 	}
-	if err := replaceText(u.md5File(number), request.ContentMD5); err != nil {
+	if err := u.lock(); err != nil {
 		return err
 	}
+	u.md5s[number] = request.ContentMD5
+	u.mu.Unlock()
 	return answer(w, map[string]string{"uploadUrl": fmt.Sprintf("http://%s/upload/%s/%s/%d?%s",
 		r.Host, c.name, u.narID, number, u.query(request.ContentMD5))})
 }
 
 // query is the query of a part's address. It holds base64 as it is, as Iglu Cache's
 // does, so that whoever escapes it or reads its '+' as a space is found out.
-func (u upload) query(contentMD5 string) string {
+func (u *upload) query(contentMD5 string) string {
 	return "md5=" + contentMD5 + "&key=" + u.secret + "+/=="
-}
-
-// replace has a file written whole, or leaves what was there.
-func replace(path string, write func(io.Writer) error) error {
-	file, err := os.CreateTemp(filepath.Dir(path), "new-*")
-	if err != nil {
-		return err
-	}
-	err = write(file)
-	if err = errors.Join(err, file.Chmod(0o644), file.Close()); err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		os.Remove(file.Name())
-	}
-	return err
-}
-
-// replaceText is replace with what is known already.
-func replaceText(path, text string) error {
-	return replace(path, func(w io.Writer) error {
-		_, err := io.WriteString(w, text)
-		return err
-	})
 }
 
 // putPart takes the bytes of a part. Its address is all that it asks for; as an object
 // store does, it refuses a second way to show a key.
-func (s *Server) putPart(c cache, w http.ResponseWriter, r *http.Request) error {
+func (s *Server) putPart(c *cache, w http.ResponseWriter, r *http.Request) error {
 	u, err := c.open(r.PathValue("nar"))
 	if err != nil {
 		return err
@@ -165,8 +157,12 @@ func (s *Server) putPart(c cache, w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	contentMD5, err := os.ReadFile(u.md5File(number))
-	if err != nil || r.URL.RawQuery != u.query(string(contentMD5)) {
+	if err := u.lock(); err != nil {
+		return err
+	}
+	contentMD5, ok := u.md5s[number]
+	u.mu.Unlock()
+	if !ok || r.URL.RawQuery != u.query(contentMD5) {
 		return refuse(http.StatusForbidden, "this is not the address that was given for part %d", number)
 	}
 	switch {
@@ -174,70 +170,118 @@ func (s *Server) putPart(c cache, w http.ResponseWriter, r *http.Request) error 
 		return bad("the API key does not belong here")
 	case r.Header.Get("Content-Type") != "application/octet-stream":
 		return bad("the Content-Type of a part is not application/octet-stream")
-	case r.Header.Get("Content-MD5") != string(contentMD5):
+	case r.Header.Get("Content-MD5") != contentMD5:
 		return bad("the Content-MD5 of part %d is not the one announced", number)
 	case r.ContentLength < 0:
 		return refuse(http.StatusLengthRequired, "part %d has no Content-Length", number)
+	case r.ContentLength > maxPartSize:
+		return bad("part %d is larger than %d bytes", number, maxPartSize)
 	}
-	sum := md5.New()
-	err = replace(u.partFile(number), func(file io.Writer) error {
-		size, err := io.Copy(io.MultiWriter(file, sum), io.LimitReader(r.Body, maxPartSize+1))
-		if err != nil || size != r.ContentLength || size > maxPartSize {
-			return bad("part %d has not come whole, or is larger than %d bytes", number, maxPartSize)
-		}
-		if base64.StdEncoding.EncodeToString(sum.Sum(nil)) != string(contentMD5) {
-			return bad("part %d does not have its MD5", number)
-		}
-		return nil
-	})
+	file, err := c.expect(u)
 	if err != nil {
 		return err
 	}
-	w.Header().Set("ETag", eTag(sum.Sum(nil)))
+	p, err := receive(file, r, number, contentMD5)
+	if err := u.add(number, p, err); err != nil {
+		return err
+	}
+	w.Header().Set("ETag", p.eTag)
 	return nil
+}
+
+// expect makes the file of a part that is on its way.
+func (c *cache) expect(u *upload) (*os.File, error) {
+	if err := u.lock(); err != nil {
+		return nil, err
+	}
+	defer u.mu.Unlock()
+	file, err := c.create()
+	if err == nil {
+		u.arriving[file.Name()] = true
+	}
+	return file, err
+}
+
+// create makes a file of a name of its own among the uploads.
+func (c *cache) create() (*os.File, error) {
+	return os.OpenFile(filepath.Join(c.folder, uploadFolder, rand.Text()), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+}
+
+// receive writes the bytes of a part to its file.
+func receive(file *os.File, r *http.Request, number int, contentMD5 string) (part, error) {
+	sum := md5.New()
+	size, err := copyAll(io.MultiWriter(file, sum), r.Body, r.ContentLength)
+	came := sum.Sum(nil)
+	switch {
+	case err != nil || size != r.ContentLength:
+		err = bad("part %d has not come whole", number)
+	case base64.StdEncoding.EncodeToString(came) != contentMD5:
+		err = bad("part %d does not have its MD5", number)
+	}
+	return part{file: file.Name(), size: size, eTag: eTag(came)}, errors.Join(err, file.Close())
+}
+
+// copyBuffer is how many bytes of a file are read or written at once: with 32 kB, that
+// of io.Copy, a large one takes the system longer.
+const copyBuffer = 256 << 10
+
+// copyAll is io.Copy with a larger buffer, or with a smaller one for a few bytes. It
+// does not have the kernel copy from file to file, which takes that longer still.
+func copyAll(w io.Writer, r io.Reader, size int64) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{w}, r, make([]byte, max(1, min(size, copyBuffer))))
 }
 
 // eTag is how S3 names a part, in quotes.
 func eTag(md5 []byte) string { return `"` + hex.EncodeToString(md5) + `"` }
 
+// add gives an upload the part that has come, in place of one of that number that came
+// before; or throws the part away, where something is wrong with it.
+func (u *upload) add(number int, p part, wrong error) error {
+	if err := u.lock(); err != nil {
+		return err // and its file is gone with the upload
+	}
+	defer u.mu.Unlock()
+	delete(u.arriving, p.file)
+	if wrong != nil {
+		return errors.Join(wrong, os.Remove(p.file))
+	}
+	before, again := u.parts[number]
+	u.parts[number] = p
+	if again {
+		return os.Remove(before.file)
+	}
+	return nil
+}
+
 // abort throws an upload away.
-func (s *Server) abort(c cache, w http.ResponseWriter, r *http.Request) error {
+func (s *Server) abort(c *cache, w http.ResponseWriter, r *http.Request) error {
 	u, err := c.opened(r)
 	if err != nil {
 		return err
 	}
-	if err := u.remove(); err != nil {
+	if err := u.lock(); err != nil {
+		return err
+	}
+	defer u.mu.Unlock()
+	if err := c.end(u); err != nil {
 		return err
 	}
 	return answer(w, map[string]string{})
 }
 
-// remove throws an upload's folder away: under another name, so that a part that is
-// still on its way finds no folder. One that has just found it can put a file there
-// while the folder is emptied, and then it has to be emptied again.
-func (u upload) remove() error {
-	gone := u.folder + ".gone"
-	if err := os.Rename(u.folder, gone); err != nil {
-		return err
+// end forgets an upload, whose lock is held, and removes the files that it still has. A
+// part that is on its way finds that the upload is over.
+func (c *cache) end(u *upload) error {
+	u.over = true
+	c.mu.Lock()
+	delete(c.uploads, u.narID)
+	c.mu.Unlock()
+	var errs []error
+	for _, p := range u.parts {
+		errs = append(errs, os.Remove(p.file))
 	}
-	err := os.RemoveAll(gone)
-	for tries := 0; errors.Is(err, syscall.ENOTEMPTY) && tries < maxPart; tries++ {
-		err = os.RemoveAll(gone)
+	for file := range u.arriving {
+		errs = append(errs, os.Remove(file))
 	}
-	return err
-}
-
-// parts returns the numbers of the parts that an upload has.
-func (u upload) parts() (map[int]bool, error) {
-	entries, err := os.ReadDir(u.folder)
-	if err != nil {
-		return nil, err
-	}
-	numbers := map[int]bool{}
-	for _, entry := range entries {
-		if number, err := strconv.Atoi(entry.Name()); err == nil && !strings.Contains(entry.Name(), ".") {
-			numbers[number] = true
-		}
-	}
-	return numbers, nil
+	return errors.Join(errs...)
 }
