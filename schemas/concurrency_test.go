@@ -34,8 +34,10 @@ func parseAtOnce(t *testing.T) {
 		done.Go(func() {
 			ready.Done()
 			<-start
-			if _, err := ParseRequest([]byte(validJob), allowedCommands); err != nil {
-				t.Errorf("ParseRequest: %v", err)
+			for _, job := range []string{validJob, stackJob} {
+				if _, _, err := ParseRequest([]byte(job), allowedCommands); err != nil {
+					t.Errorf("ParseRequest: %v", err)
+				}
 			}
 		})
 	}

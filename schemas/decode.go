@@ -57,15 +57,22 @@ func hasUniqueNames(dec *json.Decoder) bool {
 // encoding/json, which ignores the case of names, takes null for anything and lets
 // a missing property pass: a name is the name of exactly one field's json tag, a
 // value has the field's type, and fields tagged wire:"required" are there.
-func decode(properties map[string]json.RawMessage, into *Request) *Refusal {
+//
+// A struct with a field tagged wire:"open" takes any other property as well.
+func decode(properties map[string]json.RawMessage, into any) *Refusal {
 	return decodeObject(properties, "", reflect.ValueOf(into).Elem())
 }
 
 func decodeObject(properties map[string]json.RawMessage, path string, into reflect.Value) *Refusal {
 	known := make(map[string]bool)
+	open := false
 	for i := range into.NumField() {
 		field := into.Type().Field(i)
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if name == "" || name == "-" { // no property
+			open = open || field.Tag.Get("wire") == "open"
+			continue
+		}
 		known[name] = true
 		raw, present := properties[name]
 		if !present {
@@ -79,7 +86,7 @@ func decodeObject(properties map[string]json.RawMessage, path string, into refle
 		}
 	}
 	for name := range properties {
-		if !known[name] {
+		if !known[name] && !open {
 			// The name is the client's own and may be anything, a secret that
 			// was put in the wrong place included: only its place is told.
 			return badShape(path, "has a property that the schema does not know")
@@ -105,11 +112,13 @@ func decodeValue(raw json.RawMessage, path string, into reflect.Value) *Refusal 
 			return badShape(path, "must be a string")
 		}
 	case reflect.Slice:
-		var items []json.RawMessage
-		isText := func(item json.RawMessage) bool { return item[0] == '"' }
-		if raw[0] != '[' || json.Unmarshal(raw, &items) != nil ||
-			!all(items, isText) || json.Unmarshal(raw, into.Addr().Interface()) != nil {
-			return badShape(path, "must be an array of strings")
+		return decodeSlice(raw, path, into)
+	case reflect.Float64: // a number of no concern
+		switch c := raw[0]; {
+		case c != '-' && (c < '0' || c > '9'):
+			return badShape(path, errNotNumber.Error())
+		case json.Unmarshal(raw, into.Addr().Interface()) != nil:
+			return brokenRule(path, "is too large a number")
 		}
 	case reflect.Pointer: // the optional numbers
 		number := new(Whole)
@@ -120,6 +129,26 @@ func decodeValue(raw json.RawMessage, path string, into reflect.Value) *Refusal 
 			return brokenRule(path, err.Error())
 		}
 		into.Set(reflect.ValueOf(number))
+	}
+	return nil
+}
+
+// decodeSlice decodes an array of strings or objects.
+func decodeSlice(raw json.RawMessage, path string, into reflect.Value) *Refusal {
+	begin, what := byte('"'), "strings"
+	if into.Type().Elem().Kind() == reflect.Struct {
+		begin, what = '{', "objects"
+	}
+	var items []json.RawMessage
+	isItem := func(item json.RawMessage) bool { return item[0] == begin }
+	if raw[0] != '[' || json.Unmarshal(raw, &items) != nil || !all(items, isItem) {
+		return badShape(path, "must be an array of "+what)
+	}
+	into.Set(reflect.MakeSlice(into.Type(), len(items), len(items)))
+	for i, item := range items {
+		if refusal := decodeValue(item, path, into.Index(i)); refusal != nil {
+			return refusal
+		}
 	}
 	return nil
 }
@@ -135,18 +164,23 @@ func dot(path, name string) string {
 	return path + "." + name
 }
 
-// requestSchema is the published schema, compiled. jsonschema builds parts of a
-// schema on its first use and would race there, so it is used once here.
-var requestSchema = func() *jsonschema.Schema {
-	schema := jsonschema.Must(string(RequestSchema))
+// The published schemas, compiled. jsonschema builds parts of a schema on its first use and
+// would race there, so each is used once here.
+var (
+	requestSchema      = compiled(RequestSchema)
+	stackRequestSchema = compiled(StackRequestSchema)
+)
+
+func compiled(text []byte) *jsonschema.Schema {
+	schema := jsonschema.Must(string(text))
 	schema.Validate(context.Background(), map[string]any{})
 	return schema
-}()
+}
 
-// matchSchema holds the two known properties against the published schema. decode
-// has refused all that the schema refuses, in words fit for a client; this is the
-// published contract's own verdict, and it stands where the two should differ.
-func matchSchema(known map[string]json.RawMessage) *Refusal {
+// matchSchema holds the known properties against a published schema. decode has refused
+// all that the schema refuses, in words fit for a client; this is the published contract's
+// own verdict, and it stands where the two should differ.
+func matchSchema(schema *jsonschema.Schema, known map[string]json.RawMessage) *Refusal {
 	document := make(map[string]any, len(known))
 	for name, raw := range known {
 		var value any
@@ -155,7 +189,7 @@ func matchSchema(known map[string]json.RawMessage) *Refusal {
 		}
 		document[name] = value
 	}
-	state := requestSchema.Validate(context.Background(), document)
+	state := schema.Validate(context.Background(), document)
 	if len(*state.Errs) == 0 {
 		return nil
 	}

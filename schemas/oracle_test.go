@@ -30,6 +30,11 @@ func oracle(t testing.TB, schema []byte) *jsonschema.Schema {
 	return compiled
 }
 
+// requestOracles are those of jobs in each form.
+func requestOracles(t testing.TB) map[Form]*jsonschema.Schema {
+	return map[Form]*jsonschema.Schema{Document: oracle(t, RequestSchema), Stack: oracle(t, StackRequestSchema)}
+}
+
 // verdict is who refused a job, if anyone.
 type verdict string
 
@@ -40,18 +45,29 @@ const (
 	refusedByRule   verdict = "refused by a rule beyond the schema"
 )
 
-// expected returns what the published schema alone says of data: accepted leaves
-// it open whether a rule refuses the job.
-func expected(request *jsonschema.Schema, data []byte) verdict {
+// expected returns what the published schema of a job's form alone says of data: accepted
+// leaves it open whether a rule refuses the job.
+func expected(request map[Form]*jsonschema.Schema, data []byte) verdict {
 	document, ok := oneDocument(data)
 	switch {
 	case !ok:
 		return refusedAsJSON
-	case request.Validate(document) != nil:
+	case request[expectedForm(document)].Validate(document) != nil:
 		return refusedBySchema
 	default:
 		return accepted
 	}
+}
+
+// expectedForm is the form of a job that is of one.
+func expectedForm(document any) Form {
+	job, _ := document.(map[string]any)
+	for _, name := range []string{"git_config", "build_options", "cachix_config"} {
+		if _, ok := job[name]; ok {
+			return Stack
+		}
+	}
+	return Document
 }
 
 // oneDocument decodes data if it is one JSON document in UTF-8 without duplicate
@@ -102,7 +118,7 @@ func names(document any) int {
 // actual returns ParseRequest's verdict, and its refusal if there is one.
 func actual(t *testing.T, data []byte) (verdict, *Refusal) {
 	t.Helper()
-	request, err := ParseRequest(data, allowedCommands)
+	request, _, err := ParseRequest(data, allowedCommands)
 	if (request == nil) != (err != nil) {
 		t.Fatalf("ParseRequest returned %v and error %v: one of both must be nil", request, err)
 	}
@@ -125,7 +141,7 @@ func actual(t *testing.T, data []byte) (verdict, *Refusal) {
 
 // checkVerdict compares the two. A rule may be broken, and said to be, in a job
 // that does not match the schema either.
-func checkVerdict(t *testing.T, request *jsonschema.Schema, data []byte) *Refusal {
+func checkVerdict(t *testing.T, request map[Form]*jsonschema.Schema, data []byte) *Refusal {
 	t.Helper()
 	want := expected(request, data)
 	got, refusal := actual(t, data)
@@ -140,43 +156,59 @@ func checkVerdict(t *testing.T, request *jsonschema.Schema, data []byte) *Refusa
 }
 
 func TestOracle(t *testing.T) {
-	request := oracle(t, RequestSchema)
-	for _, job := range refusedJobs() {
-		checkVerdict(t, request, []byte(job.data))
+	request := requestOracles(t)
+	for _, data := range allJobs() {
+		checkVerdict(t, request, []byte(data))
 	}
-	for _, job := range acceptedJobs() {
-		checkVerdict(t, request, []byte(job.data))
+}
+
+// allJobs are those of the tables, in both forms.
+func allJobs() []string {
+	var jobs []string
+	for _, form := range forms {
+		for _, job := range refusedIn(form) {
+			jobs = append(jobs, job.data)
+		}
+		for _, job := range acceptedIn(form) {
+			jobs = append(jobs, job.data)
+		}
 	}
+	return jobs
 }
 
 // The table must hold jobs of every kind, or the oracle is asked nothing.
 func TestOracleIsAsked(t *testing.T) {
-	request := oracle(t, RequestSchema)
-	asked := make(map[verdict]int)
-	for _, job := range refusedJobs() {
-		asked[expected(request, []byte(job.data))]++
-	}
-	for _, v := range []verdict{accepted, refusedAsJSON, refusedBySchema} {
-		if asked[v] < 40 {
-			t.Errorf("only %d refused jobs of the table are, by the schema alone, %s", asked[v], v)
+	request := requestOracles(t)
+	for form, verdicts := range map[Form][]verdict{
+		Document: {accepted, refusedAsJSON, refusedBySchema},
+		Stack:    {accepted, refusedBySchema}, // what is no JSON has no form
+	} {
+		asked := make(map[verdict]int)
+		for _, job := range refusedIn(form) {
+			asked[expected(request, []byte(job.data))]++
+		}
+		for _, v := range verdicts {
+			if asked[v] < 40 {
+				t.Errorf("%s: only %d refused jobs of the table are, by the schema alone, %s", formNames[form], asked[v], v)
+			}
 		}
 	}
 }
 
 func FuzzParseRequest(f *testing.F) {
-	for _, job := range refusedJobs() {
-		f.Add([]byte(job.data))
+	for _, data := range allJobs() {
+		f.Add([]byte(data))
 	}
-	for _, job := range acceptedJobs() {
-		f.Add([]byte(job.data))
-	}
-	request, response := oracle(f, RequestSchema), oracle(f, ResponseSchema)
+	request := requestOracles(f)
+	response := map[Form]*jsonschema.Schema{Document: oracle(f, ResponseSchema), Stack: oracle(f, StackResponseSchema)}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		refusal := checkVerdict(t, request, data)
 		if refusal == nil {
 			return
 		}
-		checkResponse(t, response, refusal.Response())
+		for form, schema := range response {
+			checkResponse(t, form, schema, refusal.Response())
+		}
 		if said := refusal.Error() + refusal.Response().Msg; strings.Contains(said, canary) {
 			t.Errorf("a value of the request is repeated: %s", said)
 		}
@@ -186,7 +218,7 @@ func FuzzParseRequest(f *testing.F) {
 // What is nested deeper than any parser likes is refused, or accepted where it is
 // of no concern, but does not end the server.
 func TestDeepNesting(t *testing.T) {
-	request := oracle(t, RequestSchema)
+	request := requestOracles(t)
 	const depth = 100_000
 	for _, value := range []string{
 		strings.Repeat("[", depth),
@@ -196,5 +228,8 @@ func TestDeepNesting(t *testing.T) {
 		checkVerdict(t, request, []byte(value))
 		checkVerdict(t, request, []byte(replaced(`"git": {`, `"canary": `+value+`, "git": {`)))
 		checkVerdict(t, request, []byte(replaced(`"canary-branch"`, value)))
+		checkVerdict(t, request, []byte(strings.Replace(stackJob, `"git_config": {`, `"canary": `+value+`, "git_config": {`, 1)))
+		checkVerdict(t, request, []byte(strings.Replace(stackJob, `"canary-branch"`, value, 1)))
+		checkVerdict(t, request, []byte(strings.Replace(stackJob, `"url": `, `"canary": `+value+`, "url": `, 1)))
 	}
 }

@@ -3,20 +3,28 @@ package schemas
 import (
 	"bytes"
 	"encoding/binary"
+	"strconv"
+	"time"
 	"unicode/utf8"
 )
 
 const (
-	outputBegin = `{"stdout":"`
-	outputEnd   = `","jobStatus":"running"}`
+	outputBegin  = `{"stdout":"`
+	outputEnd    = `","jobStatus":"running"}`
+	outputEndsAt = `","jobStatus":"running","timestamp":` // in the form Stack
 )
 
-// AppendOutput appends what Output(line).Encode returns, byte for byte. It is for
-// logs of millions of lines: it allocates nothing. line must be valid UTF-8.
-func AppendOutput(dst, line []byte) []byte {
+// AppendOutput appends what Encode returns of Output(line), byte for byte. It is for logs of
+// millions of lines: it allocates nothing. line must be valid UTF-8.
+func (f Form) AppendOutput(dst, line []byte, at time.Time) []byte {
 	dst = append(dst, outputBegin...)
 	dst = appendEscaped(dst, line)
-	return append(dst, outputEnd...)
+	if f == Document {
+		return append(dst, outputEnd...)
+	}
+	dst = append(dst, outputEndsAt...)
+	dst = strconv.AppendInt(dst, at.UnixMilli(), 10)
+	return append(dst, '}')
 }
 
 // CutOutput returns the line of a message that AppendOutput made, without decoding it. It
@@ -24,7 +32,21 @@ func AppendOutput(dst, line []byte) []byte {
 func CutOutput(message []byte) (line []byte, ok bool) {
 	line, begins := bytes.CutPrefix(message, []byte(outputBegin))
 	line, ends := bytes.CutSuffix(line, []byte(outputEnd))
+	if !ends {
+		line, ends = bytes.CutSuffix(cutTimestamp(line), []byte(outputEndsAt))
+	}
 	return line, begins && ends && bytes.IndexByte(line, '\\') < 0 && bytes.IndexByte(line, '"') < 0
+}
+
+// cutTimestamp returns a message without the whole number and the brace that it ends in, or
+// with them if it does not.
+func cutTimestamp(message []byte) []byte {
+	number, ends := bytes.CutSuffix(message, []byte{'}'})
+	rest := bytes.TrimRight(number, "0123456789")
+	if !ends || len(rest) == len(number) {
+		return message
+	}
+	return rest
 }
 
 // escaped are the bytes that may not stand for themselves in a JSON string, and the

@@ -18,22 +18,44 @@ func FuzzAppendOutput(f *testing.F) {
 		if !utf8.ValidString(line) {
 			return
 		}
-		want := "before" + string(Output(line).Encode())
-		if got := string(AppendOutput([]byte("before"), []byte(line))); got != want {
-			t.Errorf("got  %s\nwant %s", got, want)
-		}
-		cut, ok := CutOutput([]byte(want)[len("before"):])
-		if plain := !strings.Contains(want, `\`); ok != plain || (ok && string(cut) != line) {
-			t.Errorf("%s was cut to %q, %v", want, cut, ok)
+		for _, form := range forms {
+			want := "before" + string(form.Encode(Output(line), sentAt))
+			if got := string(form.AppendOutput([]byte("before"), []byte(line), sentAt)); got != want {
+				t.Errorf("got  %s\nwant %s", got, want)
+			}
+			cut, ok := CutOutput([]byte(want)[len("before"):])
+			if plain := !strings.Contains(want, `\`); ok != plain || (ok && string(cut) != line) {
+				t.Errorf("%s was cut to %q, %v", want, cut, ok)
+			}
 		}
 	})
 }
 
+// What is like a line, but is none, takes decoding.
+func TestCutOutputOfOthers(t *testing.T) {
+	for _, message := range []string{
+		``, `{"stdout":"`, `{"stdout":"a"}`, `{"stdout":"a","jobStatus":"running"`, `"stdout":"a","jobStatus":"running"}`,
+		`{"stdout":"a","jobStatus":"running","timestamp":}`, `{"stdout":"a","jobStatus":"running","timestamp":1`,
+		`{"stdout":"a","jobStatus":"running","timestamp":1.5}`, `{"stdout":"a","jobStatus":"running","timestamp":-1}`,
+		`{"stdout":"a","jobStatus":"running","timestamp":1}}`, `{"stdout":"a","msg":"b","jobStatus":"running","timestamp":1}`,
+		`{"msg":"a","jobStatus":"running","timestamp":1}`, `{"stdout":"a","jobStatus":"failed","timestamp":1}`, `}`, `1}`,
+	} {
+		if line, ok := CutOutput([]byte(message)); ok {
+			t.Errorf("%s was cut to %q", message, line)
+		}
+	}
+}
+
 func BenchmarkAppendOutput(b *testing.B) {
 	line := []byte(strings.Repeat("x", 77))
-	dst := make([]byte, 0, 1024)
-	b.SetBytes(int64(len(line)))
-	for b.Loop() {
-		dst = AppendOutput(dst[:0], line)
+	for _, form := range forms {
+		b.Run(formNames[form], func(b *testing.B) {
+			dst := make([]byte, 0, 1024)
+			b.SetBytes(int64(len(line)))
+			b.ReportAllocs()
+			for b.Loop() {
+				dst = form.AppendOutput(dst[:0], line, sentAt)
+			}
+		})
 	}
 }

@@ -13,6 +13,9 @@ import (
 type Request struct {
 	Git          Git          `json:"git" wire:"required"`
 	BuildOptions BuildOptions `json:"buildOptions" wire:"required"`
+	// Arch is the machine that the job is for, as Nix, Go or uname name it: the system
+	// x86_64-linux, say, or amd64. Empty is any. Only the form Stack has it.
+	Arch string `json:"-"`
 }
 
 // Git says where the source comes from.
@@ -103,34 +106,28 @@ func (w *Whole) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// ParseRequest turns the bytes of one message into a Request, or says why not with
-// a *Refusal, whose Response is safe to send: it names properties, never values.
-// commands are the programs that a job may run.
-func ParseRequest(data []byte, commands []string) (*Request, error) {
+// ParseRequest turns the bytes of one message into a Request and the Form that it has, in
+// which it is to be answered. Or it says why not with a *Refusal, whose Response is safe to
+// send: it names properties, never values. commands are the programs that a job may run.
+func ParseRequest(data []byte, commands []string) (*Request, Form, error) {
 	if !isOneDocument(data) {
-		return nil, &Refusal{kind: notJSON}
+		return nil, Document, &Refusal{kind: notJSON}
 	}
 	var top map[string]json.RawMessage
 	if err := json.Unmarshal(data, &top); err != nil || top == nil {
-		return nil, badShape("", "the job must be a JSON object")
+		return nil, Document, badShape("", "the job must be a JSON object")
 	}
-	// The schema allows any other property at the top: they are of no concern here.
-	known := make(map[string]json.RawMessage, 2)
-	for _, name := range []string{"git", "buildOptions"} {
-		if raw, ok := top[name]; ok {
-			known[name] = raw
-		}
+	form, refusal := formOf(top)
+	if refusal != nil {
+		return nil, form, refusal
 	}
-	var r Request
-	if refusal := decode(known, &r); refusal != nil {
-		return nil, refusal
+	r, refusal := form.decode(top)
+	if refusal == nil {
+		r.normalize()
+		refusal = r.check(commands)
 	}
-	if refusal := matchSchema(known); refusal != nil {
-		return nil, refusal
+	if refusal != nil {
+		return nil, form, form.named(refusal)
 	}
-	r.normalize()
-	if refusal := r.check(commands); refusal != nil {
-		return nil, refusal
-	}
-	return &r, nil
+	return r, form, nil
 }

@@ -8,19 +8,25 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 func TestRefused(t *testing.T) {
-	for _, job := range refusedJobs() {
-		t.Run(job.name, func(t *testing.T) {
-			request, err := ParseRequest([]byte(job.data), allowedCommands)
-			var refusal *Refusal
-			if !errors.As(err, &refusal) {
-				t.Fatalf("ParseRequest returned %+v and error %v, want a *Refusal\n%s", request, err, job.data)
-			}
-			checkMessage(t, job, refusal.Response())
-			checkSilence(t, job, refusal)
-		})
+	for _, form := range forms {
+		for _, job := range refusedIn(form) {
+			t.Run(formNames[form]+"/"+job.name, func(t *testing.T) {
+				request, got, err := ParseRequest([]byte(job.data), allowedCommands)
+				var refusal *Refusal
+				if !errors.As(err, &refusal) {
+					t.Fatalf("ParseRequest returned %+v and error %v, want a *Refusal\n%s", request, err, job.data)
+				}
+				if got != form {
+					t.Errorf("its form is %s", formNames[got])
+				}
+				checkMessage(t, job, refusal.Response())
+				checkSilence(t, job, refusal)
+			})
+		}
 	}
 }
 
@@ -64,7 +70,7 @@ func checkSilence(t *testing.T, job refusedJob, refusal *Refusal) {
 // refused by one of the two messages for bad jobs.
 func TestRefusesCommandWithOpenQuote(t *testing.T) {
 	for _, command := range []string{`nix build "canary`, `nix build 'canary`, `"nix build canary`} {
-		_, err := ParseRequest([]byte(jobWith(edits{"buildOptions.command": command})), allowedCommands)
+		_, _, err := ParseRequest([]byte(jobWith(edits{"buildOptions.command": command})), allowedCommands)
 		var refusal *Refusal
 		if !errors.As(err, &refusal) {
 			t.Errorf("%s: error %v, want a *Refusal", command, err)
@@ -247,57 +253,61 @@ func topLevelJobs() []acceptedJob {
 }
 
 func TestAccepted(t *testing.T) {
-	for _, job := range acceptedJobs() {
-		t.Run(job.name, func(t *testing.T) {
-			got, err := ParseRequest([]byte(job.data), allowedCommands)
-			if err != nil {
-				t.Fatalf("ParseRequest: %v\n%s", err, job.data)
-			}
-			want := parsed()
-			job.want(want)
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("request (-want +got):\n%s", diff)
-			}
-		})
+	for _, form := range forms {
+		for _, job := range acceptedIn(form) {
+			t.Run(formNames[form]+"/"+job.name, func(t *testing.T) {
+				got, gotForm, err := ParseRequest([]byte(job.data), allowedCommands)
+				if err != nil {
+					t.Fatalf("ParseRequest: %v\n%s", err, job.data)
+				}
+				if gotForm != form {
+					t.Errorf("its form is %s", formNames[gotForm])
+				}
+				want := parsed()
+				job.want(want)
+				if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+					t.Errorf("request (-want +got):\n%s", diff)
+				}
+			})
+		}
 	}
 }
 
 // A command is held against the list given, whatever is on it.
 func TestAllowedCommands(t *testing.T) {
 	job := []byte(jobWith(edits{"buildOptions.command": "make canary"}))
-	if _, err := ParseRequest(job, []string{"nix", "make"}); err != nil {
+	if _, _, err := ParseRequest(job, []string{"nix", "make"}); err != nil {
 		t.Errorf("make is allowed and was refused: %v", err)
 	}
-	if _, err := ParseRequest([]byte(validJob), []string{"make"}); err == nil {
+	if _, _, err := ParseRequest([]byte(validJob), []string{"make"}); err == nil {
 		t.Error("nix is not allowed and was accepted")
 	}
-	if _, err := ParseRequest([]byte(validJob), nil); err == nil {
+	if _, _, err := ParseRequest([]byte(validJob), nil); err == nil {
 		t.Error("nothing is allowed and nix was accepted")
 	}
 }
 
-// An accepted job that is encoded and parsed again is the same job.
+// An accepted job that is encoded and parsed again is the same job, whatever its form was.
 func TestParseAgain(t *testing.T) {
-	for _, job := range acceptedJobs() {
-		first, err := ParseRequest([]byte(job.data), allowedCommands)
-		if err != nil {
-			continue // TestAccepted says so
-		}
-		data, err := json.Marshal(first)
-		if err != nil {
-			t.Fatal(err)
-		}
-		second, err := ParseRequest(data, allowedCommands)
-		if err != nil {
-			t.Errorf("%s: %v\n%s", job.name, err, data)
-			continue
-		}
-		for _, r := range []*Request{first, second} { // omitempty makes no lists of empty ones
-			r.BuildOptions.Substituters = append([]string{}, r.BuildOptions.Substituters...)
-			r.BuildOptions.TrustedPublicKeys = append([]string{}, r.BuildOptions.TrustedPublicKeys...)
-		}
-		if diff := cmp.Diff(first, second); diff != "" {
-			t.Errorf("%s (-first +second):\n%s", job.name, diff)
+	for _, form := range forms {
+		for _, job := range acceptedIn(form) {
+			first, _, err := ParseRequest([]byte(job.data), allowedCommands)
+			if err != nil {
+				continue // TestAccepted says so
+			}
+			data, err := json.Marshal(first)
+			if err != nil {
+				t.Fatal(err)
+			}
+			second, _, err := ParseRequest(data, allowedCommands)
+			if err != nil {
+				t.Errorf("%s: %v\n%s", job.name, err, data)
+				continue
+			}
+			second.Arch = first.Arch // which the document's form, that of Marshal, does not have
+			if diff := cmp.Diff(first, second, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("%s (-first +second):\n%s", job.name, diff)
+			}
 		}
 	}
 }

@@ -31,12 +31,15 @@ type Response struct {
 	JobStatus     Status `json:"jobStatus"`
 }
 
-// Encode returns the message as one line of JSON without a line end.
-func (r Response) Encode() []byte {
+// Encode returns the message in the document's form, as one line of JSON without a line
+// end.
+func (r Response) Encode() []byte { return encode(r) }
+
+func encode(message any) []byte {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(r); err != nil {
+	if err := enc.Encode(message); err != nil {
 		panic(fmt.Sprintf("schemas: a Response always encodes: %v", err))
 	}
 	return bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})

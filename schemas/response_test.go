@@ -3,19 +3,34 @@ package schemas
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
+// sentAt is when the messages of the tests are sent.
+var sentAt = time.UnixMilli(1764590400123)
+
+// responseOracle returns the oracle of the messages of a form.
+func responseOracle(t testing.TB, form Form) *jsonschema.Schema {
+	return oracle(t, map[Form][]byte{Document: ResponseSchema, Stack: StackResponseSchema}[form])
+}
+
 // checkResponse holds a message against the published schema and the rules that it
-// cannot express: one line, and an exit code under both names or neither.
-func checkResponse(t *testing.T, schema *jsonschema.Schema, r Response) {
+// cannot express: one line, and in the document's form an exit code under both names or
+// neither.
+func checkResponse(t *testing.T, form Form, schema *jsonschema.Schema, r Response) {
 	t.Helper()
-	data := r.Encode()
+	data := form.Encode(r, sentAt)
 	document, ok := oneDocument(data)
 	if !ok || bytes.ContainsAny(data, "\r\n") {
 		t.Fatalf("not one line of JSON: %q", data)
@@ -24,7 +39,7 @@ func checkResponse(t *testing.T, schema *jsonschema.Schema, r Response) {
 		t.Errorf("%s: %v", data, err)
 	}
 	properties := document.(map[string]any)
-	if properties["buildExitCode"] != properties["childExitCode"] {
+	if form == Document && properties["buildExitCode"] != properties["childExitCode"] {
 		t.Errorf("%s: the two exit codes differ", data)
 	}
 }
@@ -39,78 +54,138 @@ func refused(t *testing.T, data string) Response {
 	return refusal.Response()
 }
 
-// TestMessages compares every kind of message, byte for byte, with the line of the
-// same place in testdata/messages.jsonl.
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// TestMessages compares every kind of message in each form, byte for byte, with a file
+// testdata/FORM/MESSAGE.json. To write them anew: go test ./schemas -run TestMessages -update
 func TestMessages(t *testing.T) {
-	golden, err := os.ReadFile("testdata/messages.jsonl")
-	if err != nil {
-		t.Fatal(err)
+	messages := map[string]Response{
+		"busy":              Busy(),
+		"accepted":          Accepted(),
+		"output":            Output("building '/nix/store/hello.drv'..."),
+		"output-empty":      Output(""),
+		"output-quotes":     Output("<a href=\"x\">&</a> \\ \t/"),
+		"output-separators": Output("NUL \x00 and U+2028 \u2028 and U+2029 \u2029 in a line"),
+		"output-colours":    Output("\x1b[31;1merror:\x1b[0m 枝 😀 \ufffd \x7f"),
+		"exited-0":          Exited(0),
+		"exited-1":          Exited(1),
+		"exited-100":        Exited(100),
+		"exited-137":        Exited(137),
+		"not-pushed":        withMsg(Exited(75), "The build itself succeeded, but 1 of 3 paths could not be pushed."),
+		"unable":            Unable("The engine does not answer.", "Is <docker> running & reachable?"),
+		"not-json":          refused(t, ""),
+		"both-forms":        refused(t, `{"git":{"noClone":true},"git_config":{"noclone":true}}`),
 	}
-	messages := []Response{
-		Busy(),
-		Accepted(),
-		Output("building '/nix/store/hello.drv'..."),
-		Output(""),
-		Output("<a href=\"x\">&</a> \\ \t/"),
-		Output("NUL \x00 and U+2028 \u2028 and U+2029 \u2029 in a line"),
-		Output("\x1b[31;1merror:\x1b[0m 枝 😀 \ufffd \x7f"),
-		Exited(0),
-		Exited(1),
-		Exited(100),
-		Exited(137),
-		Unable("The engine does not answer.", "Is <docker> running & reachable?"),
-		refused(t, ""),
-		refused(t, jobWith(edits{"git.noClone": missing})),
-		refused(t, jobWith(edits{"git.branch": 7})),
-		refused(t, jobWith(edits{"git.repository": missing})),
-		refused(t, jobWith(edits{"buildOptions.maxJobs": 0})),
-		refused(t, jobWith(edits{"buildOptions.command": "make <all> && 'is' \"done\""})),
+	for name, job := range map[string]string{
+		"missing-property":  jobWith(edits{"git.noClone": missing}),
+		"wrong-type":        jobWith(edits{"git.branch": 7}),
+		"missing-companion": jobWith(edits{"git.repository": missing}),
+		"wrong-number":      jobWith(edits{"buildOptions.maxJobs": 0}),
+		"invalid-command":   jobWith(edits{"buildOptions.command": "make <all> && 'is' \"done\""}),
+	} {
+		messages[name] = refused(t, job)
+		inStack, ok := translated(job)
+		if !ok {
+			t.Fatalf("%s: not to be had in today's form", name)
+		}
+		messages["stack/"+name] = refused(t, inStack)
 	}
-	var got strings.Builder
-	for _, message := range messages {
-		got.Write(message.Encode())
-		got.WriteByte('\n')
-	}
-	if diff := cmp.Diff(strings.Split(string(golden), "\n"), strings.Split(got.String(), "\n")); diff != "" {
-		t.Errorf("messages (-golden +got):\n%s", diff)
-	}
-	schema := oracle(t, ResponseSchema)
-	for _, message := range messages {
-		checkResponse(t, schema, message)
+	for _, form := range forms {
+		var want []string
+		for name, message := range messages {
+			switch other, isStack := messages["stack/"+name]; {
+			case strings.HasPrefix(name, "stack/"):
+				continue
+			case isStack && form == Stack:
+				message = other
+			}
+			want = append(want, name+".json")
+			checkGolden(t, filepath.Join("testdata", formNames[form], name+".json"), form.Encode(message, sentAt))
+			checkResponse(t, form, responseOracle(t, form), message)
+		}
+		checkFolder(t, filepath.Join("testdata", formNames[form]), want)
 	}
 }
 
-// Every exit code that a container can have is sent under both names, and only 0 is
-// a success.
+func withMsg(r Response, msg string) Response {
+	r.Msg = msg
+	return r
+}
+
+// checkGolden compares a message with the line of a file.
+func checkGolden(t *testing.T, name string, message []byte) {
+	t.Helper()
+	message = append(message, '\n')
+	if *update {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, message, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	golden, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(golden), string(message)); diff != "" {
+		t.Errorf("%s (-golden +got):\n%s", name, diff)
+	}
+}
+
+// checkFolder checks that a folder has those files and no others, which nothing would check.
+func checkFolder(t *testing.T, folder string, want []string) {
+	t.Helper()
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, entry := range entries {
+		got = append(got, entry.Name())
+	}
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", folder, diff)
+	}
+}
+
+// Every exit code that a container can have is sent, under both names in the document's
+// form, and only 0 is a success.
 func TestExited(t *testing.T) {
-	schema := oracle(t, ResponseSchema)
-	for code := range 256 {
-		r := Exited(code)
-		checkResponse(t, schema, r)
-		if *r.BuildExitCode != code || *r.ChildExitCode != code || (r.JobStatus == Success) != (code == 0) {
-			t.Errorf("exit code %d: %s", code, r.Encode())
+	for _, form := range forms {
+		schema := responseOracle(t, form)
+		for code := range 256 {
+			r := Exited(code)
+			checkResponse(t, form, schema, r)
+			if *r.BuildExitCode != code || *r.ChildExitCode != code || (r.JobStatus == Success) != (code == 0) {
+				t.Errorf("exit code %d: %s", code, r.Encode())
+			}
+			exitCode := fmt.Sprintf(`"buildExitCode":%d,`, code)
+			if got := string(form.Encode(r, sentAt)); !strings.Contains(got, exitCode) || strings.Contains(got, "childExitCode") != (form == Document) {
+				t.Errorf("%s: exit code %d: %s", formNames[form], code, got)
+			}
 		}
 	}
 }
 
 // What a line is before it is encoded, it is after it is decoded.
 func TestOutputSurvivesJSON(t *testing.T) {
-	schema := oracle(t, ResponseSchema)
 	var lines []string
 	for r := rune(0); r < 0x400; r++ {
 		lines = append(lines, "a"+string(r)+"b")
 	}
 	lines = append(lines, "", "\u2028", "\u2029", "\ufeff", "\ufffd", "\uffff", "\U0010ffff", strings.Repeat("x", 1<<20))
-	for _, line := range lines {
-		var got Response
-		if err := json.Unmarshal(Output(line).Encode(), &got); err != nil {
-			t.Errorf("%q: %v", line, err)
-			continue
+	for _, form := range forms {
+		schema := responseOracle(t, form)
+		for _, line := range lines {
+			var got Response
+			if err := json.Unmarshal(form.Encode(Output(line), sentAt), &got); err != nil {
+				t.Errorf("%q: %v", line, err)
+				continue
+			}
+			if diff := cmp.Diff(Output(line), got); diff != "" {
+				t.Errorf("%q (-sent +received):\n%s", line, diff)
+			}
+			checkResponse(t, form, schema, Output(line))
 		}
-		if diff := cmp.Diff(Output(line), got); diff != "" {
-			t.Errorf("%q (-sent +received):\n%s", line, diff)
-		}
-		checkResponse(t, schema, Output(line))
 	}
 }
 
@@ -128,6 +203,23 @@ func TestResponseSchema(t *testing.T) {
 		`{"stderr":"x","jobStatus":"running"}`:        false,
 		`{"buildExitCode":"2","jobStatus":"failed"}`:  false,
 		`[]`: false,
+	} {
+		document, isJSON := oneDocument([]byte(data))
+		if err := schema.Validate(document); !isJSON || (err == nil) != ok {
+			t.Errorf("%s: error %v, want it allowed: %v", data, err, ok)
+		}
+	}
+}
+
+// Today's has the time, and the exit code under one name.
+func TestStackResponseSchema(t *testing.T) {
+	schema := oracle(t, StackResponseSchema)
+	for data, ok := range map[string]bool{
+		`{"msg":"Build was successfull","buildExitCode":0,"jobStatus":"success","timestamp":1764590400123}`: true,
+		`{"stdout":"","jobStatus":"running","timestamp":0}`:                                                 true,
+		`{"stdout":"","jobStatus":"running"}`:                                                               false,
+		`{"stdout":"","jobStatus":"running","timestamp":"2025-12-01"}`:                                      false,
+		`{"childExitCode":2,"jobStatus":"failed","timestamp":1}`:                                            false,
 	} {
 		document, isJSON := oneDocument([]byte(data))
 		if err := schema.Validate(document); !isJSON || (err == nil) != ok {

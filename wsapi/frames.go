@@ -53,18 +53,19 @@ type lineWriter struct {
 	session *session
 	frames  []byte
 	line    []byte
+	at      time.Time // when the line is sent
 	add     func([]byte) []byte
 }
 
 func newLineWriter(s *session) *lineWriter {
 	w := &lineWriter{session: s}
-	w.add = func(dst []byte) []byte { return schemas.AppendOutput(dst, w.line) }
+	w.add = func(dst []byte) []byte { return s.form.AppendOutput(dst, w.line, w.at) }
 	return w
 }
 
 func (w *lineWriter) Write(lines []byte) (int, error) {
 	for rest := lines; len(rest) > 0; {
-		w.frames = w.frames[:0]
+		w.frames, w.at = w.frames[:0], time.Now()
 		for len(rest) > 0 && len(w.frames) < flushSize {
 			w.line, rest, _ = bytes.Cut(rest, newline)
 			w.frames = appendFrame(w.frames, websocket.TextMessage, w.add)
@@ -79,11 +80,11 @@ func (w *lineWriter) Write(lines []byte) (int, error) {
 var newline = []byte{'\n'}
 
 // send sends one message.
-func (s *session) send(response schemas.Response) error { return s.write(textFrame(response)) }
+func (s *session) send(response schemas.Response) error { return s.write(s.textFrame(response)) }
 
-func textFrame(response schemas.Response) []byte {
+func (s *session) textFrame(response schemas.Response) []byte {
 	return appendFrame(nil, websocket.TextMessage, func(dst []byte) []byte {
-		return append(dst, response.Encode()...)
+		return append(dst, s.form.Encode(response, time.Now())...)
 	})
 }
 

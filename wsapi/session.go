@@ -32,6 +32,7 @@ type session struct {
 	server *Server
 	conn   *websocket.Conn
 	log    *slog.Logger
+	form   schemas.Form // of the messages: that of the job, once there is one
 
 	answered func() // lets the next client have its turn
 
@@ -80,7 +81,8 @@ func (s *session) work() (schemas.Response, int) {
 		s.broken = !errors.Is(err, errTooLarge)
 		return s.notReceived(err)
 	}
-	request, err := schemas.ParseRequest(data, s.server.options.Commands)
+	request, form, err := schemas.ParseRequest(data, s.server.options.Commands)
+	s.form = form // nobody else sends before the job is accepted
 	if refusal, ok := errors.AsType[*schemas.Refusal](err); ok {
 		s.log.Info("job refused", "reason", refusal)
 		return refusal.Response(), websocket.CloseInvalidFramePayloadData
@@ -175,7 +177,7 @@ func (s *session) sendBusy() error {
 	if s.ending.Load() {
 		return nil
 	}
-	return s.writeLocked(textFrame(schemas.Busy()))
+	return s.writeLocked(s.textFrame(schemas.Busy()))
 }
 
 // end sends the last message, if there is one, and closes the connection.
@@ -183,7 +185,7 @@ func (s *session) end(response schemas.Response, code int) {
 	defer s.conn.Close()
 	var frames []byte
 	if response != nothing {
-		frames = textFrame(response)
+		frames = s.textFrame(response)
 	}
 	frames = append(frames, controlFrame(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""))...)
 	s.ending.Store(true)

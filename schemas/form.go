@@ -1,0 +1,116 @@
+package schemas
+
+import (
+	"encoding/json"
+	"strings"
+	"time"
+
+	"github.com/qri-io/jsonschema"
+)
+
+// A Form is one of the two in which jobs and messages are written. Whoever sends a job in
+// one is answered in it.
+type Form int
+
+const (
+	// Document is the form of the Iglu Builder's documentation, and of all that is sent
+	// before a job is understood.
+	Document Form = iota
+	// Stack is the form of today's Iglu stack; see stack.go.
+	Stack
+)
+
+// The properties of a job that are known in each form. Those in decides are in no job of
+// the other form.
+var (
+	documentProperties = []string{"git", "buildOptions"}
+	stackProperties    = []string{"git_config", "build_options", "cachix_config", "builder"}
+	decides            = map[Form][]string{Document: documentProperties, Stack: stackProperties[:3]}
+)
+
+// formOf tells a job's form by the names of its properties.
+func formOf(top map[string]json.RawMessage) (Form, *Refusal) {
+	document, stack := first(top, decides[Document]), first(top, decides[Stack])
+	switch {
+	case document != "" && stack != "":
+		return Document, brokenRule("", "the job has "+document+" of one form and "+stack+" of the other; send it in one")
+	case stack != "":
+		return Stack, nil
+	}
+	return Document, nil
+}
+
+// first returns the first of some names that a job has, or "".
+func first(top map[string]json.RawMessage, names []string) string {
+	for _, name := range names {
+		if _, ok := top[name]; ok {
+			return name
+		}
+	}
+	return ""
+}
+
+// decode makes a Request of a job's properties, which it holds against the form's schema.
+func (f Form) decode(top map[string]json.RawMessage) (*Request, *Refusal) {
+	var request Request
+	if f == Document {
+		return &request, decodeKnown(top, documentProperties, &request, requestSchema)
+	}
+	var stack stackRequest
+	if refusal := decodeKnown(top, stackProperties, &stack, stackRequestSchema); refusal != nil {
+		return nil, refusal
+	}
+	return stack.request(), nil
+}
+
+// decodeKnown fills into from the properties that names lists. The schemas allow any other
+// at the top: they are of no concern here.
+func decodeKnown(top map[string]json.RawMessage, names []string, into any, schema *jsonschema.Schema) *Refusal {
+	known := make(map[string]json.RawMessage, len(names))
+	for _, name := range names {
+		if raw, ok := top[name]; ok {
+			known[name] = raw
+		}
+	}
+	if refusal := decode(known, into); refusal != nil {
+		return refusal
+	}
+	return matchSchema(schema, known)
+}
+
+// named returns a refusal in the form's own names of properties. The rules for a Request
+// know only the document's.
+func (f Form) named(r *Refusal) *Refusal {
+	if f == Stack {
+		r.reason = stackNames.Replace(r.reason)
+	}
+	return r
+}
+
+var stackNames = strings.NewReplacer(
+	"buildOptions.cachix.", "cachix_config.",
+	"buildOptions.trustedPublicKeys", "build_options.substituters.public_signing_keys",
+	"buildOptions.", "build_options.",
+	"git.", "git_config.",
+	"gitUsername", "gitusername",
+	"gitKey", "gitkey",
+	"requiresAuth", "requiresauth",
+	"noClone", "noclone",
+	"maxJobs", "maxjobs",
+	"extraArgs", "extraargs",
+	"apiKey", "apikey",
+	"signingKey", "signingkey",
+)
+
+// Encode returns a message as one line of JSON without a line end. at is when it is sent,
+// which the document's form does not tell.
+func (f Form) Encode(r Response, at time.Time) []byte {
+	if f == Document {
+		return r.Encode()
+	}
+	r.ChildExitCode = nil
+	return encode(struct {
+		Response
+		Timestamp int64 `json:"timestamp"` // in milliseconds since 1970
+	}{r, at.UnixMilli()})
+}

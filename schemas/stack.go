@@ -1,0 +1,110 @@
+package schemas
+
+import "slices"
+
+// stackRequest is a job as the scheduler of today's Iglu stack sends it: rows of its
+// database, in which an empty string stands for what is not set. What has no counterpart in
+// a Request must have its type and is of no concern otherwise; docs/iglu.md lists it.
+type stackRequest struct {
+	Git          stackGit          `json:"git_config" wire:"required"`
+	Builder      stackBuilder      `json:"builder"`
+	BuildOptions stackBuildOptions `json:"build_options" wire:"required"`
+	Cachix       stackCachix       `json:"cachix_config" wire:"required"`
+}
+
+type stackGit struct {
+	ID           float64 `json:"id"`
+	BuilderID    float64 `json:"builder_id"`
+	Repository   string  `json:"repository"`
+	Branch       string  `json:"branch"`
+	GitUsername  string  `json:"gitusername"`
+	GitKey       string  `json:"gitkey"`
+	RequiresAuth bool    `json:"requiresauth"`
+	NoClone      bool    `json:"noclone" wire:"required"`
+}
+
+type stackBuilder struct {
+	ID          float64 `json:"id"`
+	CacheID     float64 `json:"cache_id"`
+	Name        string  `json:"name"`
+	Description string  `json:"description"`
+	Enabled     bool    `json:"enabled"`
+	Trigger     string  `json:"trigger"`
+	Cron        string  `json:"cron"`
+	Arch        string  `json:"arch"`
+	WebhookURL  string  `json:"webhookurl"`
+}
+
+type stackBuildOptions struct {
+	ID             float64            `json:"id"`
+	BuilderID      float64            `json:"builder_id"`
+	Cores          *Whole             `json:"cores"`
+	MaxJobs        *Whole             `json:"maxjobs"`
+	KeepGoing      bool               `json:"keep_going"`
+	ExtraArgs      string             `json:"extraargs"`
+	Substituters   []stackSubstituter `json:"substituters"`
+	ParallelBuilds bool               `json:"parallelbuilds"`
+	Command        string             `json:"command" wire:"required"`
+}
+
+type stackSubstituter struct {
+	_                 struct{} `wire:"open"`
+	URL               string   `json:"url"`
+	PublicSigningKeys []string `json:"public_signing_keys"`
+}
+
+type stackCachix struct {
+	ID             float64 `json:"id"`
+	BuilderID      float64 `json:"builder_id"`
+	Push           bool    `json:"push"`
+	Target         string  `json:"target"`
+	APIKey         string  `json:"apikey"`
+	APIKeyID       float64 `json:"apikeyid"`
+	SigningKey     string  `json:"signingkey"`
+	SigningKeyID   float64 `json:"signingkeyid"`
+	BuildOutputDir string  `json:"buildoutputdir"`
+}
+
+// request returns the job as the document has it. Its empty strings are not set, too, but
+// for those in lists.
+func (s *stackRequest) request() *Request {
+	options := BuildOptions{
+		Cores:     s.BuildOptions.Cores,
+		MaxJobs:   s.BuildOptions.MaxJobs,
+		KeepGoing: s.BuildOptions.KeepGoing,
+		ExtraArgs: s.BuildOptions.ExtraArgs,
+		Command:   s.BuildOptions.Command,
+		Cachix: Cachix{
+			Push:       s.Cachix.Push,
+			Target:     s.Cachix.Target,
+			APIKey:     s.Cachix.APIKey,
+			SigningKey: s.Cachix.SigningKey,
+		},
+	}
+	for _, substituter := range s.BuildOptions.Substituters {
+		options.Substituters = union(options.Substituters, substituter.URL)
+		options.TrustedPublicKeys = union(options.TrustedPublicKeys, substituter.PublicSigningKeys...)
+	}
+	return &Request{
+		Git: Git{
+			Repository:   s.Git.Repository,
+			Branch:       s.Git.Branch,
+			GitUsername:  s.Git.GitUsername,
+			GitKey:       s.Git.GitKey,
+			RequiresAuth: s.Git.RequiresAuth,
+			NoClone:      s.Git.NoClone,
+		},
+		BuildOptions: options,
+		Arch:         s.Builder.Arch,
+	}
+}
+
+// union appends what is set and not there yet.
+func union(set []string, more ...string) []string {
+	for _, text := range more {
+		if text != "" && !slices.Contains(set, text) {
+			set = append(set, text)
+		}
+	}
+	return set
+}
