@@ -83,7 +83,10 @@ func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Wr
 	log := slog.New(redactor.Handler(b.log.Handler())).With("job", job)
 	log.Info("job started")
 	begun := time.Now()
-	verdict := b.buildLogged(ctx, container{job: job, told: jobOf(request, b.push), log: log}, redactor, out)
+	verdict := Verdict{Err: checkArch(request.Arch)}
+	if verdict.Err == nil {
+		verdict = b.buildLogged(ctx, container{job: job, told: jobOf(request, b.push), log: log}, redactor, out)
+	}
 	log.Info("job ended", "end", verdict.End(), "exitCode", verdict.ExitCode, "err", verdict.Err,
 		"duration", time.Since(begun).Round(time.Millisecond))
 

@@ -1,0 +1,55 @@
+package orchestrator
+
+import (
+	"context"
+	"io"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+func TestGoArch(t *testing.T) {
+	for name, want := range map[string]string{
+		"x86_64-linux": "amd64", "X86_64-Linux": "amd64", "x86_64": "amd64", "x86-64": "amd64", "x64": "amd64", "amd64": "amd64",
+		"linux/amd64": "amd64", "aarch64-linux": "arm64", "aarch64": "arm64", "arm64": "arm64", "linux/arm64": "arm64",
+		"riscv64-linux": "riscv64", "i686-linux": "i686",
+		"x86_64-darwin": "x86_64-darwin", "darwin/arm64": "darwin/arm64", "armv7l-linux": "armv7l", "linux": "linux",
+	} {
+		if got := goArch(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	if got := goArch(nixSystem(runtime.GOARCH)); got != runtime.GOARCH {
+		t.Errorf("this machine, %s, comes out as %s", runtime.GOARCH, got)
+	}
+}
+
+// TestArch has jobs for this machine, by any of its names, and for others: those end
+// before the engine hears of them.
+func TestArch(t *testing.T) {
+	for arch, own := range map[string]bool{
+		"": true, runtime.GOARCH: true, nixSystem(runtime.GOARCH): true, "linux/" + runtime.GOARCH: true,
+		"sparc-linux": false, "x86_64-darwin": false, "aarch64-darwin": false, " ": false,
+	} {
+		ran := false
+		b, _, _ := builder(t, scripted(func(context.Context, container, io.Writer, io.Writer, func(string)) (ending, error) {
+			ran = true
+			return ending{}, nil
+		}))
+		request := secretRequest()
+		request.Arch = arch
+		got := b.Build(t.Context(), request, io.Discard)
+		if ran != own {
+			t.Errorf("%q: it ran: %v", arch, ran)
+		}
+		if !own && (!strings.Contains(got.Error, "this builder's engine runs "+nixSystem(runtime.GOARCH)) || got.BuildExitCode != nil) {
+			t.Errorf("%q: got %s", arch, got.Encode())
+		}
+	}
+	request := secretRequest()
+	request.Arch = "secret-api-linux"
+	b, _, _ := builder(t, nil)
+	if got := b.Build(t.Context(), request, io.Discard); strings.Contains(got.Error, "secret-") {
+		t.Errorf("got %s", got.Encode())
+	}
+}
