@@ -28,8 +28,9 @@ func serveCommand() *cobra.Command {
 		Long: `Serve takes jobs on the WebSocket endpoint /api/v1/build and runs each in a container.
 
 Every flag is an environment variable as well: --job-image is IGLU_JOB_IMAGE. The
-flag counts where both are set. The container engine is the one that DOCKER_HOST and
-the other variables of Docker's clients name.
+flag counts where both are set. LOG_LEVEL and JSON_LOGGING, the Iglu stack's, count
+for --log-level and --log-format where neither is. The container engine is the one that
+DOCKER_HOST and the other variables of Docker's clients name.
 
 On SIGTERM or Ctrl-C it takes no more jobs, lets the running one go on for
 --shutdown-grace, cancels it then, and exits with 0. A second signal cancels it at once.`,

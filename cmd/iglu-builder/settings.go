@@ -142,17 +142,35 @@ func envName(flag string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
+// stackVariables are the variables of the Iglu stack, by the flags that they count for where
+// neither the flag nor the builder's own variable is set.
+var stackVariables = map[string]struct {
+	name string
+	read func(text string) (value string, err error)
+}{
+	"log-level":  {"LOG_LEVEL", parseAny},
+	"log-format": {"JSON_LOGGING", parseJSONLogging},
+}
+
 // applyEnviron sets the flags that the command line has not set from the
 // environment. An empty variable counts as not set.
 func applyEnviron(flags *pflag.FlagSet) error {
 	var errs []error
 	flags.VisitAll(func(f *pflag.Flag) {
-		value := os.Getenv(envName(f.Name))
-		if f.Changed || value == "" {
+		name, read := envName(f.Name), parseAny
+		if v, ok := stackVariables[f.Name]; ok && os.Getenv(name) == "" {
+			name, read = v.name, v.read
+		}
+		text := os.Getenv(name)
+		if f.Changed || text == "" {
 			return
 		}
-		if err := f.Value.Set(value); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", envName(f.Name), err))
+		value, err := read(text)
+		if err == nil {
+			err = f.Value.Set(value)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
 	})
 	return errors.Join(errs...)
@@ -403,6 +421,17 @@ func parseLogFormat(text string) (string, error) {
 		return "", errors.New("is neither text nor json")
 	}
 	return text, nil
+}
+
+// parseJSONLogging returns the log's format that JSON_LOGGING stands for.
+func parseJSONLogging(text string) (string, error) {
+	switch text {
+	case "true":
+		return "json", nil
+	case "false":
+		return "text", nil
+	}
+	return "", fmt.Errorf("%q is neither true nor false", text)
 }
 
 func parseLevel(text string) (level slog.Level, err error) {

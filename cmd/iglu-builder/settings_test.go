@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 	"math"
 	"os"
 	"regexp"
@@ -62,6 +63,50 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 	wantUsage(t, []string{"no-such-command"}, "no-such-command", "hint")
 }
 
+// TestStackVariables has the variables of the Iglu stack beside the builder's own.
+func TestStackVariables(t *testing.T) {
+	for _, test := range []struct {
+		environ string
+		args    []string
+		level   slog.Level
+		format  string
+	}{
+		{"", nil, slog.LevelInfo, "text"},
+		{"LOG_LEVEL= JSON_LOGGING=", nil, slog.LevelInfo, "text"},
+		{"LOG_LEVEL=DEBUG", nil, slog.LevelDebug, "text"},
+		{"LOG_LEVEL=INFO", nil, slog.LevelInfo, "text"},
+		{"LOG_LEVEL=WARN JSON_LOGGING=true", nil, slog.LevelWarn, "json"},
+		{"LOG_LEVEL=ERROR JSON_LOGGING=false", nil, slog.LevelError, "text"},
+		{"LOG_LEVEL=ERROR IGLU_LOG_LEVEL=debug JSON_LOGGING=true IGLU_LOG_FORMAT=text", nil, slog.LevelDebug, "text"},
+		{"LOG_LEVEL=ERROR JSON_LOGGING=true", []string{"--log-level", "info", "--log-format", "text"}, slog.LevelInfo, "text"},
+		{"LOG_LEVEL=loud JSON_LOGGING=yes", []string{"--log-level", "info", "--log-format", "text"}, slog.LevelInfo, "text"},
+		{"LOG_LEVEL=ERROR IGLU_LOG_LEVEL=", nil, slog.LevelError, "text"},
+	} {
+		t.Run(test.environ+strings.Join(test.args, " "), func(t *testing.T) {
+			for _, name := range []string{"LOG_LEVEL", "JSON_LOGGING"} { // the developer's own
+				t.Setenv(name, "")
+			}
+			for _, variable := range strings.Fields(test.environ) {
+				name, value, _ := strings.Cut(variable, "=")
+				t.Setenv(name, value)
+			}
+			var s settings
+			flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+			s.register(flags)
+			if err := flags.Parse(test.args); err != nil {
+				t.Fatal(err)
+			}
+			if err := applyEnviron(flags); err != nil || s.logLevel != test.level || s.logFormat != test.format {
+				t.Errorf("level %s, format %s, %v", s.logLevel, s.logFormat, err)
+			}
+		})
+	}
+	t.Setenv("LOG_LEVEL", "loud")
+	wantUsage(t, []string{"serve"}, `LOG_LEVEL: "loud" is none of debug, info, warn, error`)
+	t.Setenv("JSON_LOGGING", "yes")
+	wantUsage(t, []string{"serve"}, `LOG_LEVEL: "loud"`, `JSON_LOGGING: "yes" is neither true nor false`)
+}
+
 func wantUsage(t *testing.T, args []string, want ...string) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
@@ -81,6 +126,7 @@ func TestFlagsBeforeEnvironment(t *testing.T) {
 	t.Setenv("IGLU_INSTANCE", "from-the-environment")
 	t.Setenv("IGLU_LOG_FORMAT", "json")
 	t.Setenv("IGLU_LOG_LEVEL", "")
+	t.Setenv("LOG_LEVEL", "")
 	var s settings
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	s.register(flags)
