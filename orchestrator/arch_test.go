@@ -32,9 +32,9 @@ func TestArch(t *testing.T) {
 		"sparc-linux": false, "x86_64-darwin": false, "aarch64-darwin": false, " ": false,
 	} {
 		ran := false
-		b, _, _ := builder(t, scripted(func(context.Context, container, io.Writer, io.Writer, func(string)) (ending, error) {
+		b, _, _ := builder(t, scripted(func(context.Context, container, io.Writer, io.Writer, func(string)) (int, error) {
 			ran = true
-			return ending{}, nil
+			return 0, nil
 		}))
 		request := secretRequest()
 		request.Arch = arch

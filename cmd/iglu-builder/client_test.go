@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"iglu.sh/builder/schemas"
 )
 
 // TestBuildCommand runs the client as a user does.
@@ -48,6 +50,29 @@ func TestBuildCommand(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBuildCommandInForms has the client send a job of each form.
+func TestBuildCommandInForms(t *testing.T) {
+	inForms(t, func(t *testing.T, form schemas.Form) {
+		for _, test := range []struct {
+			line   string
+			code   int
+			stdout string
+			stderr string
+		}{
+			{`printf "one\n\"two\"\n\n"`, 0, "one\n\"two\"\n\n", "Start Building\nBuild was successfull\n"},
+			{"sh -c 'exit 42'", 42, "", "Builder exited with error code 42\n"},
+			{"make all", 2, "", "Invalid command: 'make all' build"},
+		} {
+			var stdout, stderr bytes.Buffer
+			job := strings.NewReader(jobText(t, form, command(test.line)))
+			code := run(t.Context(), []string{"build", "--url", "ws://" + world.server.address, "-"}, job, &stdout, &stderr)
+			if code != test.code || !strings.HasSuffix(stdout.String(), test.stdout) || !strings.Contains(stderr.String(), test.stderr) {
+				t.Errorf("%s: exit code %d\nstdout %s\nstderr %s", test.line, code, &stdout, &stderr)
+			}
+		}
+	})
 }
 
 func TestBuildCommandUsage(t *testing.T) {

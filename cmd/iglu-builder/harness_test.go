@@ -37,7 +37,7 @@ var world struct {
 	program  string // a static build of this package, which runs in the containers
 	image    string // the job image
 	stateDir string // of all servers
-	response *jsonschema.Schema
+	response map[schemas.Form]*jsonschema.Schema
 	git      gitWorld
 	server   *server // for tests that need no settings of their own
 }
@@ -93,8 +93,11 @@ func makeWorld(folder string) (err error) {
 	if output, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the program: %w\n%s", err, output)
 	}
-	if world.response, err = compileSchema(schemas.ResponseSchema); err != nil {
-		return err
+	world.response = make(map[schemas.Form]*jsonschema.Schema)
+	for form, text := range map[schemas.Form][]byte{schemas.Document: schemas.ResponseSchema, schemas.Stack: schemas.StackResponseSchema} {
+		if world.response[form], err = compileSchema(text); err != nil {
+			return err
+		}
 	}
 	if err := world.git.start(filepath.Join(folder, "git")); err != nil {
 		return err
@@ -256,6 +259,7 @@ func (s *server) get(t *testing.T, method, path string) (status int, body string
 type client struct {
 	t    *testing.T
 	conn *websocket.Conn
+	form schemas.Form // that it speaks; see forms_test.go
 }
 
 func connect(t *testing.T, s *server) *client {
@@ -279,7 +283,8 @@ func (c *client) send(job string) {
 const messageTimeout = 2 * time.Minute
 
 // read returns the next message, which must be one of the published schema and hold
-// no secret, or the close code that came instead.
+// no secret, or the close code that came instead. A message of today's form is returned as
+// the document has it.
 func (c *client) read() (message string, closeCode int) {
 	c.t.Helper()
 	c.conn.SetReadDeadline(time.Now().Add(messageTimeout))
@@ -290,14 +295,11 @@ func (c *client) read() (message string, closeCode int) {
 	if err != nil || kind != websocket.TextMessage {
 		c.t.Fatalf("read a message: kind %d, %v", kind, err)
 	}
-	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
-	if err == nil {
-		err = world.response.Validate(value)
-	}
+	asDocument, err := checkMessage(c.form, data)
 	if err := errors.Join(err, checkSecrets(string(data))); err != nil {
 		c.t.Fatalf("message %.300s: %v", data, err)
 	}
-	return string(data), 0
+	return string(asDocument), 0
 }
 
 // next is read for a message that must come.
@@ -361,13 +363,7 @@ func command(line string) job {
 // do sends a job to a server and returns all that comes back.
 func do(t *testing.T, s *server, j job) result {
 	t.Helper()
-	c := connect(t, s)
-	text, err := json.Marshal(j)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.send(string(text))
-	return c.finish()
+	return doIn(t, schemas.Document, s, j)
 }
 
 const (

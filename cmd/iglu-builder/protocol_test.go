@@ -13,68 +13,88 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/schemas"
 )
 
 // TestMessages holds the message table of the protocol against a running server, a
-// row each. Rows that need more than one message from the client come below.
+// row each, in both forms. Rows that need more than one message from the client come below.
 func TestMessages(t *testing.T) {
+	inForms(t, func(t *testing.T, form schemas.Form) {
+		for _, row := range messageRows(t, form) {
+			t.Run(row.name, func(t *testing.T) { row.check(t, form) })
+		}
+	})
+}
+
+type messageRow struct {
+	name      string
+	kind      int
+	send      string
+	want      []string // as the document has them
+	closeCode int
+}
+
+func (row messageRow) check(t *testing.T, form schemas.Form) {
+	c := connectIn(t, form, world.server)
+	if row.want[0] == notJSON { // which has no form
+		c.form = schemas.Document
+	}
+	if err := c.conn.WriteMessage(row.kind, []byte(row.send)); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	message, code := c.read()
+	for ; code == 0; message, code = c.read() {
+		got = append(got, message)
+	}
+	if diff := cmp.Diff(row.want, got); diff != "" {
+		t.Errorf("messages (-want +got):\n%s", diff)
+	}
+	if code != row.closeCode {
+		t.Errorf("close code %d, want %d", code, row.closeCode)
+	}
+}
+
+const notJSON = `{"error":"Not a valid JSON","jobStatus":"failed"}`
+
+func messageRows(t *testing.T, form schemas.Form) []messageRow {
+	// What differs between the forms beside a job's spelling.
+	object, options, repository, noClone := "git", "buildOptions", "git.repository", "noClone"
+	if form == schemas.Stack {
+		object, options, repository, noClone = "git_config", "build_options", "git_config.repository", "noclone"
+	}
+	run := func(line string) string { return jobText(t, form, command(line)) }
 	invalid := func(msg string) string {
 		return fmt.Sprintf(`{"error":"JSON schema is not valid.","msg":%q,"jobStatus":"failed"}`, msg)
 	}
-	const notJSON = `{"error":"Not a valid JSON","jobStatus":"failed"}`
-	tests := []struct {
-		name      string
-		kind      int
-		send      string
-		want      []string
-		closeCode int
-	}{
-		{"not JSON", websocket.TextMessage, `{"git":`, []string{notJSON}, 1007},
+	return []messageRow{
+		{"not JSON", websocket.TextMessage, `{"` + object + `":`, []string{notJSON}, 1007},
 		{"empty", websocket.TextMessage, ``, []string{notJSON}, 1007},
 		{"two documents", websocket.TextMessage, `{} {}`, []string{notJSON}, 1007},
-		{"a name twice", websocket.TextMessage, `{"git":{"noClone":true,"noClone":true}}`, []string{notJSON}, 1007},
-		{"invalid UTF-8", websocket.TextMessage, "{\"git\":\"\xff\"}", []string{notJSON}, 1007},
-		{"not text", websocket.BinaryMessage, `{"git":{"noClone":true},"buildOptions":{"command":"nix","cachix":{"push":false}}}`,
-			[]string{notJSON}, 1007},
-		{"schema", websocket.TextMessage, `{"git":{"noClone":true}}`, []string{invalid("buildOptions: is missing")}, 1007},
-		{"rule", websocket.TextMessage, `{"git":{"noClone":false},"buildOptions":{"command":"nix","cachix":{"push":false}}}`,
-			[]string{invalid("git.repository: is required when noClone is false")}, 1007},
-		{"command", websocket.TextMessage, `{"git":{"noClone":true},"buildOptions":{"command":"make all","cachix":{"push":false}}}`,
-			[]string{`{"error":"Invalid command: 'make all'","msg":"buildOptions.command: its first word must be one of: ` +
+		{"a name twice", websocket.TextMessage, `{"` + object + `":{"` + noClone + `":true,"` + noClone + `":true}}`, []string{notJSON}, 1007},
+		{"invalid UTF-8", websocket.TextMessage, "{\"" + object + "\":\"\xff\"}", []string{notJSON}, 1007},
+		{"not text", websocket.BinaryMessage, run("nix"), []string{notJSON}, 1007},
+		{"schema", websocket.TextMessage, `{"` + object + `":{"` + noClone + `":true}}`, []string{invalid(options + ": is missing")}, 1007},
+		{"rule", websocket.TextMessage, jobText(t, form, build("", "nix")),
+			[]string{invalid(repository + ": is required when " + noClone + " is false")}, 1007},
+		{"command", websocket.TextMessage, run(`make all`),
+			[]string{`{"error":"Invalid command: 'make all'","msg":"` + options + `.command: its first word must be one of: ` +
 				`nix, nix-build, sh, seq, env, sleep, printf, no-such-program",` +
 				`"buildExitCode":2,"childExitCode":2,"jobStatus":"failed"}`}, 1007},
-		{"output and success", websocket.TextMessage, `{"git":{"noClone":true},"buildOptions":{"command":"sh -c 'echo \"<one>\"; echo; echo two'","cachix":{"push":false}}}`,
+		{"output and success", websocket.TextMessage, run(`sh -c 'echo "<one>"; echo; echo two'`),
 			[]string{accepted, `{"stdout":"iglu: running sh -c 'echo \"<one>\"; echo; echo two'","jobStatus":"running"}`,
 				`{"stdout":"<one>","jobStatus":"running"}`, `{"stdout":"","jobStatus":"running"}`,
 				`{"stdout":"two","jobStatus":"running"}`, succeeded}, 1000},
-		{"standard error", websocket.TextMessage, `{"git":{"noClone":true},"buildOptions":{"command":"sh -c 'exec >&2; echo one; printf two'","cachix":{"push":false}}}`,
+		{"standard error", websocket.TextMessage, run(`sh -c 'exec >&2; echo one; printf two'`),
 			[]string{accepted, `{"stdout":"iglu: running sh -c 'exec >&2; echo one; printf two'","jobStatus":"running"}`,
 				`{"stdout":"one","jobStatus":"running"}`, `{"stdout":"two","jobStatus":"running"}`, succeeded}, 1000},
-		{"exit code", websocket.TextMessage, `{"git":{"noClone":true},"buildOptions":{"command":"sh -c 'exit 42'","cachix":{"push":false}}}`,
+		{"exit code", websocket.TextMessage, run(`sh -c 'exit 42'`),
 			[]string{accepted, `{"stdout":"iglu: running sh -c 'exit 42'","jobStatus":"running"}`, exited(42)}, 1011},
-		{"no such program", websocket.TextMessage, `{"git":{"noClone":true},"buildOptions":{"command":"no-such-program","cachix":{"push":false}}}`,
+		{"no such program", websocket.TextMessage, run(`no-such-program`),
 			[]string{accepted, `{"stdout":"iglu: running no-such-program","jobStatus":"running"}`,
 				`{"stdout":"iglu: no-such-program is not in the job image; its PATH is /root/.nix-profile/bin:/nix/var/nix/profiles/default/bin","jobStatus":"running"}`,
 				exited(127)}, 1011},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			c := connect(t, world.server)
-			if err := c.conn.WriteMessage(test.kind, []byte(test.send)); err != nil {
-				t.Fatal(err)
-			}
-			var got []string
-			message, code := c.read()
-			for ; code == 0; message, code = c.read() {
-				got = append(got, message)
-			}
-			if diff := cmp.Diff(test.want, got); diff != "" {
-				t.Errorf("messages (-want +got):\n%s", diff)
-			}
-			if code != test.closeCode {
-				t.Errorf("close code %d, want %d", code, test.closeCode)
-			}
-		})
 	}
 }
 
@@ -151,16 +171,18 @@ func wantFree(t *testing.T, s *server) {
 }
 
 func TestSecondJobOnAConnection(t *testing.T) {
-	c := connect(t, world.server)
-	c.send(`{"git":{"noClone":true},"buildOptions":{"command":"sh -c 'echo begun; sleep 1; echo done'","cachix":{"push":false}}}`)
-	c.waitFor("begun")
-	c.send(`{"git":{"noClone":true},"buildOptions":{"command":"sh -c 'echo second'","cachix":{"push":false}}}`)
-	c.send(`anything`)
-	got := c.finish()
-	if diff := cmp.Diff([]string{busy, busy, succeeded}, got.messages); diff != "" {
-		t.Errorf("messages (-want +got):\n%s", diff)
-	}
-	wantLine(t, got, "done")
+	inForms(t, func(t *testing.T, form schemas.Form) {
+		c := connectIn(t, form, world.server)
+		c.sendJob(command(`sh -c 'echo begun; sleep 1; echo done'`))
+		c.waitFor("begun")
+		c.sendJob(command(`sh -c 'echo second'`))
+		c.send(`anything`)
+		got := c.finish()
+		if diff := cmp.Diff([]string{busy, busy, succeeded}, got.messages); diff != "" {
+			t.Errorf("messages (-want +got):\n%s", diff)
+		}
+		wantLine(t, got, "done")
+	})
 }
 
 func TestNoJobInTime(t *testing.T) {
@@ -240,48 +262,54 @@ func TestHealthcheck(t *testing.T) {
 
 // TestNoEngine runs a builder whose engine is not there.
 func TestNoEngine(t *testing.T) {
-	t.Setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
-	s := serverWith(t, func(*settings) {})
-	os.Unsetenv("DOCKER_HOST") // what the test itself asks the engine is not concerned
-	begun := time.Now()
-	got := do(t, s, command("nix --version"))
-	want := []string{accepted, `{"error":"The container engine does not answer.","msg":"Start it, or set DOCKER_HOST to where it listens.","jobStatus":"failed"}`}
-	if diff := cmp.Diff(want, got.messages); diff != "" || got.closeCode != 1011 {
-		t.Errorf("close code %d, messages (-want +got):\n%s", got.closeCode, diff)
-	}
-	if took := time.Since(begun); took > 5*time.Second {
-		t.Errorf("it took %s to say so", took)
-	}
-	if status, body := s.get(t, "GET", "/api/v1/healthcheck"); status != 503 || !strings.HasSuffix(body, ".\n") {
-		t.Errorf("health check: %d %q", status, body)
-	}
+	inForms(t, func(t *testing.T, form schemas.Form) {
+		t.Setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+		s := serverWith(t, func(*settings) {})
+		os.Unsetenv("DOCKER_HOST") // what the test itself asks the engine is not concerned
+		begun := time.Now()
+		got := doIn(t, form, s, command("nix --version"))
+		want := []string{accepted, `{"error":"The container engine does not answer.","msg":"Start it, or set DOCKER_HOST to where it listens.","jobStatus":"failed"}`}
+		if diff := cmp.Diff(want, got.messages); diff != "" || got.closeCode != 1011 {
+			t.Errorf("close code %d, messages (-want +got):\n%s", got.closeCode, diff)
+		}
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("it took %s to say so", took)
+		}
+		if status, body := s.get(t, "GET", "/api/v1/healthcheck"); status != 503 || !strings.HasSuffix(body, ".\n") {
+			t.Errorf("health check: %d %q", status, body)
+		}
+	})
 }
 
 func TestNoImage(t *testing.T) {
-	s := serverWith(t, func(s *settings) { s.jobImage = "127.0.0.1:1/not/there:1" })
-	got := do(t, s, command("nix --version"))
-	if len(got.messages) != 2 || got.closeCode != 1011 ||
-		!strings.Contains(got.messages[1], `"error":"The job image 127.0.0.1:1/not/there:1 is not on the engine and cannot be pulled: `) ||
-		!strings.Contains(got.messages[1], "IGLU_JOB_IMAGE") {
-		t.Errorf("got %+v", got)
-	}
-	wantLine(t, got, "iglu: pulling 127.0.0.1:1/not/there:1")
+	inForms(t, func(t *testing.T, form schemas.Form) {
+		s := serverWith(t, func(s *settings) { s.jobImage = "127.0.0.1:1/not/there:1" })
+		got := doIn(t, form, s, command("nix --version"))
+		if len(got.messages) != 2 || got.closeCode != 1011 ||
+			!strings.Contains(got.messages[1], `"error":"The job image 127.0.0.1:1/not/there:1 is not on the engine and cannot be pulled: `) ||
+			!strings.Contains(got.messages[1], "IGLU_JOB_IMAGE") {
+			t.Errorf("got %+v", got)
+		}
+		wantLine(t, got, "iglu: pulling 127.0.0.1:1/not/there:1")
+	})
 }
 
 // TestShutdown stops the server while a job runs: the client is told, and nothing of
 // the job is left (serverWith checks that).
 func TestShutdown(t *testing.T) {
-	s := serverWith(t, func(*settings) {})
-	c := connect(t, s)
-	c.send(`{"git":{"noClone":true},"buildOptions":{"command":"sh -c 'echo begun; sleep 1000'","cachix":{"push":false}}}`)
-	c.waitFor("begun")
-	s.cancel()
-	got := c.finish()
-	want := `{"error":"The job was cancelled.","msg":"The builder is shutting down. Send the job again when it is back.","jobStatus":"failed"}`
-	if diff := cmp.Diff([]string{want}, got.messages); diff != "" || got.closeCode != 1011 {
-		t.Errorf("close code %d, messages (-want +got):\n%s", got.closeCode, diff)
-	}
-	wantEnd(t, s, "shutdown")
+	inForms(t, func(t *testing.T, form schemas.Form) {
+		s := serverWith(t, func(*settings) {})
+		c := connectIn(t, form, s)
+		c.sendJob(command(`sh -c 'echo begun; sleep 1000'`))
+		c.waitFor("begun")
+		s.cancel()
+		got := c.finish()
+		want := `{"error":"The job was cancelled.","msg":"The builder is shutting down. Send the job again when it is back.","jobStatus":"failed"}`
+		if diff := cmp.Diff([]string{want}, got.messages); diff != "" || got.closeCode != 1011 {
+			t.Errorf("close code %d, messages (-want +got):\n%s", got.closeCode, diff)
+		}
+		wantEnd(t, s, "shutdown")
+	})
 
 	waiting := serverWith(t, func(*settings) {})
 	idle := connect(t, waiting)
@@ -295,17 +323,19 @@ func TestShutdown(t *testing.T) {
 // TestTerminate sends SIGTERM to a container: the build gets it, and its exit code
 // is the job's.
 func TestTerminate(t *testing.T) {
-	c := connect(t, world.server)
-	c.send(`{"git":{"noClone":true},"buildOptions":{"command":"sh -c \"trap 'echo told; exit 7' TERM; echo begun; while :; do sleep 0.1; done\"","cachix":{"push":false}}}`)
-	c.waitFor("begun")
-	for _, id := range world.server.containers() {
-		docker(t, "kill", "--signal=TERM", id)
-	}
-	got := c.finish()
-	wantLine(t, got, "told")
-	if len(got.messages) != 1 || got.messages[0] != exited(7) {
-		t.Errorf("got %v", got.messages)
-	}
+	inForms(t, func(t *testing.T, form schemas.Form) {
+		c := connectIn(t, form, world.server)
+		c.sendJob(command(`sh -c "trap 'echo told; exit 7' TERM; echo begun; while :; do sleep 0.1; done"`))
+		c.waitFor("begun")
+		for _, id := range world.server.containers() {
+			docker(t, "kill", "--signal=TERM", id)
+		}
+		got := c.finish()
+		wantLine(t, got, "told")
+		if len(got.messages) != 1 || got.messages[0] != exited(7) {
+			t.Errorf("got %v", got.messages)
+		}
+	})
 }
 
 // TestOrphans lets a job leave children behind in numbers: none stays a zombie.
@@ -321,39 +351,49 @@ func TestOrphans(t *testing.T) {
 
 // TestNoNetwork names a network that is not there.
 func TestNoNetwork(t *testing.T) {
-	s := serverWith(t, func(s *settings) { s.jobNetwork = "iglu-no-such-network" })
-	got := do(t, s, command("nix --version"))
-	want := []string{accepted, `{"error":"The network iglu-no-such-network is not on the container engine.","msg":"` +
-		`Make it there, or set IGLU_JOB_NETWORK to one that is, or to nothing for one of the builder's own.","jobStatus":"failed"}`}
-	if diff := cmp.Diff(want, got.messages); diff != "" {
-		t.Errorf("messages (-want +got):\n%s", diff)
-	}
+	inForms(t, func(t *testing.T, form schemas.Form) {
+		s := serverWith(t, func(s *settings) { s.jobNetwork = "iglu-no-such-network" })
+		got := doIn(t, form, s, command("nix --version"))
+		want := []string{accepted, `{"error":"The network iglu-no-such-network is not on the container engine.","msg":"` +
+			`Make it there, or set IGLU_JOB_NETWORK to one that is, or to nothing for one of the builder's own.","jobStatus":"failed"}`}
+		if diff := cmp.Diff(want, got.messages); diff != "" {
+			t.Errorf("messages (-want +got):\n%s", diff)
+		}
+	})
 }
 
 // TestManyLines has a job print a million lines: each arrives as one message.
 func TestManyLines(t *testing.T) {
-	const lines = 1_000_000
-	c := connect(t, world.server)
-	c.send(fmt.Sprintf(`{"git":{"noClone":true},"buildOptions":{"command":"seq -f %%077.0f %d","cachix":{"push":false}}}`, lines))
-	c.waitFor("iglu: running")
-	var message []byte
-	for n := 1; n <= lines; n++ {
-		// Not with read: the schema's oracle takes longer than the job.
-		_, r, err := c.conn.NextReader()
-		if err != nil {
-			t.Fatalf("line %d: %v", n, err)
+	inForms(t, func(t *testing.T, form schemas.Form) {
+		const lines = 1_000_000
+		c := connectIn(t, form, world.server)
+		c.sendJob(command(fmt.Sprintf("seq -f %%077.0f %d", lines)))
+		c.waitFor("iglu: running")
+		var message []byte
+		for n := 1; n <= lines; n++ {
+			// Not with read: the schema's oracle takes longer than the job.
+			_, r, err := c.conn.NextReader()
+			if err != nil {
+				t.Fatalf("line %d: %v", n, err)
+			}
+			if message, err = readInto(message[:0], r); err != nil {
+				t.Fatal(err)
+			}
+			want := fmt.Sprintf(`{"stdout":"%077d","jobStatus":"running"}`, n)
+			got := message
+			if form == schemas.Stack {
+				if got, err = inDocumentsForm(message); err != nil {
+					t.Fatalf("line %d is %s: %v", n, message, err)
+				}
+			}
+			if string(got) != want {
+				t.Fatalf("line %d is %s", n, message)
+			}
 		}
-		if message, err = readInto(message[:0], r); err != nil {
-			t.Fatal(err)
+		if got := c.finish(); len(got.lines) != 0 || len(got.messages) != 1 || got.messages[0] != succeeded {
+			t.Errorf("after the lines came %+v", got)
 		}
-		want := fmt.Sprintf(`{"stdout":"%077d","jobStatus":"running"}`, n)
-		if string(message) != want {
-			t.Fatalf("line %d is %s", n, message)
-		}
-	}
-	if got := c.finish(); len(got.lines) != 0 || len(got.messages) != 1 || got.messages[0] != succeeded {
-		t.Errorf("after the lines came %+v", got)
-	}
+	})
 }
 
 func readInto(buf []byte, r io.Reader) ([]byte, error) {
