@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -402,16 +401,20 @@ func readInto(buf []byte, r io.Reader) ([]byte, error) {
 	return w.Bytes(), err
 }
 
-// TestExampleJobs checks that the example's job files are jobs.
+// TestExampleJobs checks that the examples' job files are jobs.
 func TestExampleJobs(t *testing.T) {
-	for _, name := range []string{"job.json", "job-flake-reference.json", "job-push.json"} {
-		text, err := readJob("../../examples/hello/"+name, nil)
+	for name, want := range map[string]schemas.Form{
+		"hello/job.json":                 schemas.Document,
+		"hello/job-flake-reference.json": schemas.Document,
+		"hello/job-push.json":            schemas.Document,
+		"iglu-stack/job.json":            schemas.Stack,
+	} {
+		text, err := readJob("../../examples/"+name, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var j job
-		if err := json.Unmarshal(text, &j); err != nil {
-			t.Errorf("%s: %v", name, err)
+		if _, form, err := schemas.ParseRequest(text, []string{"nix"}); err != nil || form != want {
+			t.Errorf("%s: form %d, %v", name, form, err)
 		}
 	}
 }
