@@ -144,6 +144,17 @@ func (s *session) writeLocked(frames []byte) error {
 	}
 }
 
+// hurryToClose bounds all writes when the server closes. A client that is behind, so that a
+// write waits for it, gets no more time for its job's last words.
+func (s *session) hurryToClose() {
+	timeout := closingTimeout
+	if s.writing.TryLock() {
+		s.unlock()
+		timeout += endingTimeout
+	}
+	s.hurry(timeout)
+}
+
 // hurry leaves all writes together only so much time, the one under way included: it
 // sets the time first and the deadline then, a write the other way round.
 func (s *session) hurry(timeout time.Duration) {

@@ -21,9 +21,13 @@ import (
 // last message could be lost on its way.
 const closeTimeout = 2 * time.Second
 
-// closingTimeout is how long a client may take to accept the rest of its log when the
-// server closes.
-const closingTimeout = 5 * time.Second
+const (
+	// closingTimeout is how long a client may take to accept the rest of its log when
+	// the server closes.
+	closingTimeout = 5 * time.Second
+	// endingTimeout is how long its job may take to end then, and has more to say.
+	endingTimeout = 15 * time.Second
+)
 
 // A session is the connection of one client. The goroutine of its HTTP request
 // serves it; while a job runs, a second one reads from it, a third looks after it, and
@@ -96,7 +100,7 @@ func (s *session) work() (schemas.Response, int) {
 		cancel(s.readOn())
 		s.hurry(0)
 	}()
-	defer context.AfterFunc(s.server.closing, func() { s.hurry(closingTimeout) })()
+	defer context.AfterFunc(s.server.closing, s.hurryToClose)()
 	defer s.watch()()
 	if err := s.send(schemas.Accepted()); err != nil {
 		return nothing, websocket.CloseNormalClosure

@@ -128,22 +128,34 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer answered()
+	refusal := s.takePlace() // before a client is connected, so that the first is the first
 	conn, err := s.upgrader.Upgrade(w, r, nil)
-	if err != nil {
-		return // Upgrade has answered
+	if err != nil { // which Upgrade has answered
+		if refusal == nothing {
+			<-s.place
+		}
+		return
 	}
 	session := newSession(s, conn, s.log.With("client", r.RemoteAddr), answered)
-	if s.draining.Err() != nil {
-		session.end(shuttingDown, websocket.CloseInternalServerErr)
+	if refusal != nothing {
+		session.end(refusal, websocket.CloseInternalServerErr)
 		return
+	}
+	guestOf(r).leave()
+	answered()
+	session.serve()
+}
+
+// takePlace takes the place for a job, or returns what a client is told that does not get it.
+func (s *Server) takePlace() (refusal schemas.Response) {
+	if s.draining.Err() != nil {
+		return shuttingDown
 	}
 	select {
 	case s.place <- struct{}{}:
-		guestOf(r).leave()
-		answered()
-		session.serve()
+		return nothing
 	default:
-		session.end(schemas.Busy(), websocket.CloseInternalServerErr)
+		return schemas.Busy()
 	}
 }
 
