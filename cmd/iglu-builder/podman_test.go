@@ -133,9 +133,7 @@ func TestPodman(t *testing.T) {
 	})
 	t.Run("too long", func(t *testing.T) {
 		long := serve(func(s *settings) { s.deadlines.Build = 5 * time.Second })
-		got := do(t, long, command(`sh -c "trap 'echo told; exit 7' TERM; while :; do sleep 0.1; done"`))
-		wantMessage(t, got, cancelledBecause("It ran longer than 5s, the most that a job may (IGLU_BUILD_TIMEOUT)."))
-		wantLine(t, got, "told")
+		wantMessage(t, do(t, long, command("sh -c 'sleep 1000'")), cancelledBecause("It ran longer than 5s, the most that a job may (IGLU_BUILD_TIMEOUT)."))
 	})
 	t.Run("client gone", func(t *testing.T) {
 		c := connect(t, s)
