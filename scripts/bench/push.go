@@ -5,13 +5,14 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"iglu.sh/builder/internal/devcache"
@@ -123,12 +124,14 @@ type binaryCache struct {
 	url        string
 	token      string
 	signingKey string
-	cache      *devcache.Server
+	publicKey  string
+	rounds     int
+	current    atomic.Pointer[devcache.Server]
 	server     *http.Server
 }
 
 func serveCache() (*binaryCache, error) {
-	_, private, err := ed25519.GenerateKey(nil)
+	public, private, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		return nil, err
 	}
@@ -136,12 +139,9 @@ func serveCache() (*binaryCache, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &binaryCache{folder: folder, token: rand.Text(), signingKey: base64.StdEncoding.EncodeToString(private)}
-	c.cache, err = devcache.New(devcache.Options{Folder: folder, Token: c.token, Names: []string{"default"}})
-	if err != nil {
-		return nil, err
-	}
-	if err := c.cache.AddKey("default", base64.StdEncoding.EncodeToString(private[ed25519.SeedSize:])); err != nil {
+	c := &binaryCache{folder: folder, token: rand.Text(), signingKey: base64.StdEncoding.EncodeToString(private),
+		publicKey: base64.StdEncoding.EncodeToString(public)}
+	if err := c.renew(); err != nil {
 		return nil, err
 	}
 	listener, err := gitserver.Listen()
@@ -149,7 +149,9 @@ func serveCache() (*binaryCache, error) {
 		return nil, err
 	}
 	c.url = "http://" + listener.Addr().String() + "/default"
-	c.server = &http.Server{Handler: c.cache}
+	c.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c.current.Load().ServeHTTP(w, r)
+	})}
 	go c.server.Serve(listener)
 	return c, nil
 }
@@ -159,17 +161,17 @@ func (c *binaryCache) close() {
 	os.RemoveAll(c.folder)
 }
 
-// renew makes the cache one that has never had a path.
+// renew makes the cache one that has never had a path, in a folder where nothing was
+// deleted: file systems are slow in those.
 func (c *binaryCache) renew() error {
-	var errs []error
-	for _, kind := range []string{"narinfo", "nar"} {
-		files, err := filepath.Glob(filepath.Join(c.folder, "default", kind, "*"))
-		errs = append(errs, err)
-		for _, file := range files {
-			errs = append(errs, os.Remove(file))
-		}
+	c.rounds++
+	cache, err := devcache.New(devcache.Options{
+		Folder: filepath.Join(c.folder, strconv.Itoa(c.rounds)), Token: c.token, Names: []string{"default"}})
+	if err != nil {
+		return err
 	}
-	return errors.Join(errs...)
+	c.current.Store(cache)
+	return cache.AddKey("default", c.publicKey)
 }
 
 // job is one that yields the image's closure.
