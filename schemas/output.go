@@ -14,20 +14,26 @@ const (
 	outputEndsAt = `","jobStatus":"running","timestamp":` // in the form Stack
 )
 
-// AppendOutput appends what Encode returns of Output(line), byte for byte. It is for logs of
-// millions of lines: it allocates nothing. line must be valid UTF-8.
-func (f Form) AppendOutput(dst, line []byte, at time.Time) []byte {
-	dst = append(dst, outputBegin...)
-	dst = appendEscaped(dst, line)
+// Lines encodes lines of output that are sent at one time.
+type Lines struct{ end string }
+
+// Lines returns the encoder of lines that are sent at a time.
+func (f Form) Lines(at time.Time) Lines {
 	if f == Document {
-		return append(dst, outputEnd...)
+		return Lines{outputEnd}
 	}
-	dst = append(dst, outputEndsAt...)
-	dst = strconv.AppendInt(dst, at.UnixMilli(), 10)
-	return append(dst, '}')
+	return Lines{outputEndsAt + strconv.FormatInt(at.UnixMilli(), 10) + "}"}
 }
 
-// CutOutput returns the line of a message that AppendOutput made, without decoding it. It
+// Append appends what Encode returns of Output(line), byte for byte. It is for logs of
+// millions of lines: it allocates nothing. line must be valid UTF-8.
+func (l Lines) Append(dst, line []byte) []byte {
+	dst = append(dst, outputBegin...)
+	dst = appendEscaped(dst, line)
+	return append(dst, l.end...)
+}
+
+// CutOutput returns the line of a message that Append made, without decoding it. It
 // reports false for every message that takes decoding.
 func CutOutput(message []byte) (line []byte, ok bool) {
 	line, begins := bytes.CutPrefix(message, []byte(outputBegin))

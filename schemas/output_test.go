@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// FuzzAppendOutput holds the quick encoder against the plain one.
-func FuzzAppendOutput(f *testing.F) {
+// FuzzLines holds the quick encoder against the plain one.
+func FuzzLines(f *testing.F) {
 	for _, line := range []string{
 		"", "plain", `"quoted" \ back`, "\x00\x01\b\t\n\f\r\x1b[1m\x1f\x7f", "<&>", "\u2028 \u2029 \u2027 \u202a",
 		"日本語 é 🧊", "\ufffd", "\u20ac\u2028", strings.Repeat("a", 300) + "\n" + strings.Repeat("b", 300),
@@ -20,7 +20,7 @@ func FuzzAppendOutput(f *testing.F) {
 		}
 		for _, form := range forms {
 			want := "before" + string(form.Encode(Output(line), sentAt))
-			if got := string(form.AppendOutput([]byte("before"), []byte(line), sentAt)); got != want {
+			if got := string(form.Lines(sentAt).Append([]byte("before"), []byte(line))); got != want {
 				t.Errorf("got  %s\nwant %s", got, want)
 			}
 			cut, ok := CutOutput([]byte(want)[len("before"):])
@@ -46,15 +46,16 @@ func TestCutOutputOfOthers(t *testing.T) {
 	}
 }
 
-func BenchmarkAppendOutput(b *testing.B) {
+func BenchmarkLines(b *testing.B) {
 	line := []byte(strings.Repeat("x", 77))
 	for _, form := range forms {
 		b.Run(formNames[form], func(b *testing.B) {
 			dst := make([]byte, 0, 1024)
+			lines := form.Lines(sentAt)
 			b.SetBytes(int64(len(line)))
 			b.ReportAllocs()
 			for b.Loop() {
-				dst = form.AppendOutput(dst[:0], line, sentAt)
+				dst = lines.Append(dst[:0], line)
 			}
 		})
 	}

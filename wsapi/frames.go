@@ -53,19 +53,19 @@ type lineWriter struct {
 	session *session
 	frames  []byte
 	line    []byte
-	at      time.Time // when the line is sent
+	lines   schemas.Lines // of the frames that are gathered
 	add     func([]byte) []byte
 }
 
 func newLineWriter(s *session) *lineWriter {
 	w := &lineWriter{session: s}
-	w.add = func(dst []byte) []byte { return s.form.AppendOutput(dst, w.line, w.at) }
+	w.add = func(dst []byte) []byte { return w.lines.Append(dst, w.line) }
 	return w
 }
 
 func (w *lineWriter) Write(lines []byte) (int, error) {
 	for rest := lines; len(rest) > 0; {
-		w.frames, w.at = w.frames[:0], time.Now()
+		w.frames, w.lines = w.frames[:0], w.session.form.Lines(time.Now())
 		for len(rest) > 0 && len(w.frames) < flushSize {
 			w.line, rest, _ = bytes.Cut(rest, newline)
 			w.frames = appendFrame(w.frames, websocket.TextMessage, w.add)
