@@ -133,7 +133,8 @@ func checkMessage(form schemas.Form, data []byte) ([]byte, error) {
 func TestStackJobs(t *testing.T) {
 	const environment = `sh -c 'echo "$NIX_CONFIG"; echo in $PWD; ls -A'`
 	least := object{"git_config": object{"noclone": true}, "build_options": object{"command": environment}, "cachix_config": object{}}
-	want := []string{"iglu: running " + environment, "extra-experimental-features = nix-command flakes", "", "in /source"}
+	want := []string{"iglu: running " + environment, "extra-experimental-features = nix-command flakes",
+		"build-dir = /nix/var/nix/builds", "sandbox = false", "", "in /source"}
 	for name, row := range map[string]object{"least": least, "empty": stackRow(command(environment))} {
 		t.Run(name, func(t *testing.T) {
 			c := connectIn(t, schemas.Stack, world.server)
@@ -177,7 +178,7 @@ func TestFullStackJob(t *testing.T) {
 	j.Arch = "sparc-linux"
 	got = doIn(t, schemas.Stack, world.server, j)
 	want := []string{accepted, `{"error":"The job is for \"sparc-linux\", but this builder's engine runs ` + system +
-		`. Send the job to a builder for that machine, or leave out builder.arch.","jobStatus":"failed"}`}
+		`.","msg":"Send the job to a builder for that machine, or leave out builder.arch.","jobStatus":"failed"}`}
 	if diff := cmp.Diff(want, got.messages); diff != "" || got.closeCode != 1011 || len(got.lines) > 0 {
 		t.Errorf("close code %d, lines %q, messages (-want +got):\n%s", got.closeCode, got.lines, diff)
 	}
