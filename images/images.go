@@ -6,10 +6,11 @@ package images
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/image"
@@ -27,20 +28,72 @@ type Engine interface {
 	ImagePull(ctx context.Context, ref string, options image.PullOptions) (io.ReadCloser, error)
 }
 
-// Ensure returns the ID of the image that ref names on the engine, and pulls it
-// first if it is missing. say gets a line for each step of a pull.
-func Ensure(ctx context.Context, engine Engine, ref string, say func(line string)) (id string, err error) {
-	found, err := engine.ImageInspect(ctx, ref)
-	if errdefs.IsNotFound(err) {
-		if err := pull(ctx, engine, ref, say); err != nil {
-			return "", &PullError{Ref: ref, Err: err}
+// A Policy says when an image is pulled.
+type Policy string
+
+// The policies.
+const (
+	PullMissing Policy = "missing" // if the engine does not have it
+	PullAlways  Policy = "always"  // whenever it is asked for
+	PullNever   Policy = "never"
+)
+
+// An Image is one that the engine has.
+type Image struct {
+	ID       string // that the engine knows it by
+	Digest   string // of what was pulled; the ID of an image that was not
+	Platform string // such as linux/amd64
+	Size     int64  // unpacked, in bytes
+}
+
+// A Source brings one image onto an engine. Its methods are safe for concurrent use.
+type Source struct {
+	engine Engine
+	ref    string
+	policy Policy
+
+	mu      sync.Mutex
+	current *pull // the one that is under way, or nil
+}
+
+// NewSource returns the source of the image that ref names.
+func NewSource(engine Engine, ref string, policy Policy) *Source {
+	return &Source{engine: engine, ref: ref, policy: policy}
+}
+
+// Ensure returns the image, and pulls it first if the policy says so. All who wait for it at
+// one time wait for one pull. say gets a line for each step of that, at most one a second.
+func (s *Source) Ensure(ctx context.Context, say func(line string)) (Image, error) {
+	found, err := s.inspect(ctx)
+	missing := errdefs.IsNotFound(err)
+	switch {
+	case err != nil && !missing:
+		return Image{}, err
+	case missing && s.policy == PullNever:
+		return Image{}, &PullError{Ref: s.ref, Err: errors.New("it is never pulled (IGLU_PULL)")}
+	case !missing && s.policy != PullAlways:
+		return found, nil
+	}
+	if err := s.pull(ctx, say); err != nil {
+		if missing || ctx.Err() != nil {
+			return Image{}, &PullError{Ref: s.ref, Err: err}
 		}
-		found, err = engine.ImageInspect(ctx, ref)
+		say(fmt.Sprintf("cannot pull %s: %v; going on with the copy that is here", s.ref, err))
+		return found, nil
 	}
+	return s.inspect(ctx)
+}
+
+func (s *Source) inspect(ctx context.Context) (Image, error) {
+	found, err := s.engine.ImageInspect(ctx, s.ref)
 	if err != nil {
-		return "", fmt.Errorf("inspect image %s: %w", ref, err)
+		return Image{}, fmt.Errorf("inspect image %s: %w", s.ref, err)
 	}
-	return found.ID, nil
+	img := Image{ID: found.ID, Digest: found.ID, Platform: found.Os + "/" + found.Architecture, Size: found.Size}
+	if len(found.RepoDigests) > 0 {
+		_, img.Digest, _ = strings.Cut(found.RepoDigests[0], "@")
+	}
+	return img, nil
 }
 
 // A PullError says that an image is not on the engine and cannot be pulled.
@@ -51,43 +104,3 @@ type PullError struct {
 
 func (e *PullError) Error() string { return fmt.Sprintf("pull image %s: %v", e.Ref, e.Err) }
 func (e *PullError) Unwrap() error { return e.Err }
-
-func pull(ctx context.Context, engine Engine, ref string, say func(line string)) error {
-	say("pulling " + ref)
-	body, err := engine.ImagePull(ctx, ref, image.PullOptions{})
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	return readPull(body, say)
-}
-
-// readPull reads the progress of a pull, a sequence of JSON objects, to its end. An
-// error of the pull comes as one of them, after the call itself has succeeded.
-func readPull(body io.Reader, say func(line string)) error {
-	dec := json.NewDecoder(body)
-	for {
-		var step struct {
-			ID       string `json:"id"`
-			Status   string `json:"status"`
-			Error    string `json:"error"`
-			Progress struct {
-				Total int64 `json:"total"`
-			} `json:"progressDetail"`
-		}
-		err := dec.Decode(&step)
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return fmt.Errorf("read the pull's progress: %w", err)
-		case step.Error != "":
-			return errors.New(step.Error)
-		case step.Progress.Total != 0: // a step on the way, many a second
-		case step.ID != "":
-			say(step.ID + ": " + step.Status)
-		default:
-			say(step.Status)
-		}
-	}
-}

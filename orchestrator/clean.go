@@ -17,9 +17,9 @@ import (
 // cleanTimeout bounds the removal of all that an instance has on an engine.
 const cleanTimeout = 2 * time.Minute
 
-// clean removes whatever carries the instance's label, and nothing else: containers first,
-// because they use the rest. removed is told each thing that goes. It goes on after a
-// failure.
+// clean removes whatever carries the instance's label but the stores, and nothing else:
+// containers first, because they use the rest. removed is told each thing that goes. It goes
+// on after a failure.
 func (d *docker) clean(ctx context.Context, removed func(kind, name string)) error {
 	if err := d.ping(ctx); err != nil {
 		return err
@@ -52,8 +52,8 @@ func logRemoved(log *slog.Logger) func(kind, name string) {
 }
 
 // mine selects what carries the instance's label.
-func (d *docker) mine() filters.Args {
-	return filters.NewArgs(filters.Arg("label", labelInstance+"="+d.options.Instance))
+func (d *docker) mine(more ...filters.KeyValuePair) filters.Args {
+	return filters.NewArgs(append(more, filters.Arg("label", labelInstance+"="+d.options.Instance))...)
 }
 
 func (d *docker) cleanContainers(ctx context.Context, removed func(kind, name string)) error {
@@ -76,6 +76,9 @@ func (d *docker) cleanVolumes(ctx context.Context, removed func(kind, name strin
 	}
 	var failed error
 	for _, v := range found.Volumes {
+		if _, isStore := v.Labels[labelStore]; isStore {
+			continue
+		}
 		err := d.client.VolumeRemove(ctx, v.Name, false)
 		failed = errors.Join(failed, told(removed, "volume", v.Name, err))
 	}

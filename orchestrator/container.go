@@ -152,7 +152,7 @@ func (d *docker) whyExited(ctx context.Context, id string, code int, log *slog.L
 		return &failure{end: jobend.OutOfMemory, what: "The job ran out of memory.",
 			advice: fmt.Sprintf("It may use %s (IGLU_JOB_MEMORY).", units.BytesSize(float64(found.HostConfig.Memory)))}
 	}
-	if code != 128+int(syscall.SIGKILL) && code != 128+int(syscall.SIGTERM) {
+	if code != exitKilled && code != 128+int(syscall.SIGTERM) {
 		return nil
 	}
 	// That may be the exit code of the job's command as well. Of a container that is being

@@ -21,6 +21,7 @@ import (
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/api/types/system"
 	"github.com/docker/docker/client"
+	"golang.org/x/sync/errgroup"
 
 	"iglu.sh/builder/images"
 	"iglu.sh/builder/internal/jobend"
@@ -47,8 +48,11 @@ type Options struct {
 	// Instance is the name under which everything on the engine is labelled. Two
 	// builders on one engine have different ones.
 	Instance string
-	// Image is the image that jobs run in.
+	// Image is the image that jobs run in, and Pull says when it is pulled.
 	Image string
+	Pull  images.Policy
+	// Stores say what outlives a job of its Nix store.
+	Stores Stores
 	// Network is the name of the engine's network that jobs are connected to;
 	// empty for a bridge of the builder's own.
 	Network string
@@ -70,6 +74,10 @@ type Options struct {
 type docker struct {
 	client  *client.Client
 	options Options
+	image   *images.Source
+	ledger  ledger
+	shift   shift
+	rested  chan struct{} // gets an item when a job has ended
 
 	machine *system.Info // what the engine's machine is, once it is known
 	program *program     // what is in the volume, once it is filled
@@ -84,7 +92,14 @@ func NewDocker(options Options, logs *joblog.Store, log *slog.Logger) (*Builder,
 	if err != nil {
 		return nil, fmt.Errorf("configure the connection to the engine: %w", err)
 	}
-	engine := &docker{client: c, options: options, dirty: true}
+	engine := &docker{
+		client:  c,
+		options: options,
+		image:   images.NewSource(c, options.Image, options.Pull),
+		ledger:  ledger{options.Stores.Folder},
+		rested:  make(chan struct{}, 1),
+		dirty:   true,
+	}
 	return &Builder{engine: engine, push: options.Push, deadlines: options.Deadlines, logs: logs, log: log}, nil
 }
 
@@ -107,31 +122,50 @@ func (d *docker) ping(ctx context.Context) error {
 }
 
 func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
+	defer d.rest()
+	defer d.shift.job()()
 	if err := d.ping(ctx); err != nil {
 		return 0, err
 	}
 	d.tidy(ctx, c.log)
-	imageID, err := d.ensureImage(ctx, say)
+	image, err := d.ensureImage(ctx, say)
 	if err != nil {
 		return 0, err
 	}
-	id, err := d.create(ctx, c, imageID)
+	say(fmt.Sprintf("job image %s, %s", d.options.Image, image.Digest))
+	l, err := d.takeStore(ctx, c, image, say)
+	if err != nil {
+		return 0, engineFailure("provide the job's store", err)
+	}
+	killed := false
+	defer func() { d.giveBack(l, killed, c.log) }()
+	begun := time.Now()
+	id, err := d.create(ctx, c, image.ID, l)
 	if err != nil {
 		d.forget()
 		return 0, err
 	}
 	log := c.log.With("container", id)
 	defer d.remove(ctx, id, log)
+	if err := d.filled(l, time.Since(begun), say); err != nil {
+		return 0, err
+	}
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
 	log.Debug("container created")
 	code, err := d.runCreated(ctx, id, stdout, stderr, say, log)
+	if l != nil && (err != nil || code == exitKilled) {
+		killed = d.wasKilled(ctx, id)
+	}
 	if err == nil && code == jobenv.ExitUnpushed {
 		err = d.unpushed(ctx, id)
 	}
 	return code, err
 }
+
+// exitKilled is the exit code of a container whose first process got SIGKILL.
+const exitKilled = 128 + int(syscall.SIGKILL)
 
 // maxUnpushed bounds in bytes what is read of a container's word on its push.
 const maxUnpushed = 16 << 10
@@ -166,36 +200,47 @@ func (d *docker) unpushed(ctx context.Context, id string) error {
 		advice: "The job's log says more. Send the job again to push the rest."}
 }
 
-func (d *docker) ensureImage(ctx context.Context, say func(string)) (string, error) {
-	id, err := images.Ensure(ctx, d.client, d.options.Image, say)
+func (d *docker) ensureImage(ctx context.Context, say func(string)) (images.Image, error) {
+	image, err := d.image.Ensure(ctx, say)
 	if pull, ok := errors.AsType[*images.PullError](err); ok {
-		return "", &failure{
+		return image, &failure{
 			end:    jobend.NoImage,
 			what:   fmt.Sprintf("The job image %s is not on the engine and cannot be pulled: %v.", pull.Ref, pull.Err),
 			advice: "Check the image's name (IGLU_JOB_IMAGE) and that the engine reaches its registry.",
 			cause:  err,
 		}
 	}
-	return id, engineFailure("look for the job image", err)
+	return image, engineFailure("look for the job image", err)
 }
 
 // create makes the container of a job, and first what it needs on the engine. It does not
 // end with ctx: an engine goes on with a call that is given up, and would make a container
 // that nobody knows.
-func (d *docker) create(ctx context.Context, c container, imageID string) (string, error) {
+func (d *docker) create(ctx context.Context, c container, imageID string, l *lease) (string, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	networkID, err := d.ensureNetwork(ctx)
-	if err != nil {
-		return "", engineFailure("provide the jobs' network", err)
-	}
-	volume, err := d.ensureProgram(ctx, imageID, c.log)
-	if err != nil {
-		return "", engineFailure("take the builder's program", err)
-	}
-	machine, err := d.ensureMachine(ctx, c.log)
-	if err != nil {
-		return "", engineFailure("describe its machine", err)
+	var (
+		networkID = noNetwork
+		volume    string
+		machine   *system.Info
+		needed    errgroup.Group
+	)
+	needed.Go(func() (err error) {
+		if c.told.Upkeep == "" {
+			networkID, err = d.ensureNetwork(ctx)
+		}
+		return engineFailure("provide the jobs' network", err)
+	})
+	needed.Go(func() (err error) {
+		volume, err = d.ensureProgram(ctx, imageID, c.log)
+		return engineFailure("take the builder's program", err)
+	})
+	needed.Go(func() (err error) {
+		machine, err = d.ensureMachine(ctx, c.log)
+		return engineFailure("describe its machine", err)
+	})
+	if err := needed.Wait(); err != nil {
+		return "", err
 	}
 	host := d.hostConfig(networkID, volume, machine)
 	sandboxed, err := d.usesSandbox(machine)
@@ -208,26 +253,29 @@ func (d *docker) create(ctx context.Context, c container, imageID string) (strin
 	default:
 		c.told.NixConfig += nixUnsandboxed
 	}
-	created, err := d.client.ContainerCreate(ctx,
-		&containertypes.Config{
-			Image:       imageID,
-			Entrypoint:  []string{path.Join(jobenv.Mount, jobenv.Program), "job"},
-			Cmd:         []string{},
-			Env:         c.told.Environ(),
-			User:        "0",
-			WorkingDir:  "/",
-			StopSignal:  "SIGTERM",
-			Labels:      map[string]string{labelInstance: d.options.Instance, labelJob: c.job},
-			Healthcheck: &containertypes.HealthConfig{Test: []string{"NONE"}},
-			// The lifeline ends with our connection; see jobenv.Beat.
-			OpenStdin: true, StdinOnce: true,
-		},
-		host, nil, nil, d.name(c.job))
+	config := &containertypes.Config{
+		Image:       imageID,
+		Entrypoint:  []string{path.Join(jobenv.Mount, jobenv.Program), "job"},
+		Cmd:         []string{},
+		Env:         c.told.Environ(),
+		User:        "0",
+		WorkingDir:  "/",
+		StopSignal:  "SIGTERM",
+		Labels:      map[string]string{labelInstance: d.options.Instance, labelJob: c.job},
+		Healthcheck: &containertypes.HealthConfig{Test: []string{"NONE"}},
+		// The lifeline ends with our connection; see jobenv.Beat.
+		OpenStdin: true, StdinOnce: true,
+	}
+	l.mount(config, host)
+	created, err := d.client.ContainerCreate(ctx, config, host, nil, nil, d.name(c.job))
 	if err != nil {
 		return "", engineFailure("make the container", err)
 	}
 	return created.ID, nil
 }
+
+// noNetwork is the engine's name for no network at all.
+const noNetwork = "none"
 
 // name is the name of a thing of this builder's on the engine.
 func (d *docker) name(what string) string { return "iglu-builder-" + d.options.Instance + "-" + what }

@@ -42,6 +42,12 @@ type engine interface {
 	// clean removes all that the builder's instance has on the engine, and tells
 	// removed of each thing. No container may be running.
 	clean(ctx context.Context, removed func(kind, name string)) error
+	// tend looks after the engine between containers, until ctx ends.
+	tend(ctx context.Context, log *slog.Logger)
+	// stores returns the Nix stores that outlive jobs, the one that was used last first.
+	stores(ctx context.Context) ([]Store, error)
+	// removeStore removes one, if it is there.
+	removeStore(ctx context.Context, name string) error
 	// check returns why containers can never run as they are set up.
 	check(ctx context.Context, log *slog.Logger) error
 	// close gives up the connection to the engine.
@@ -64,6 +70,18 @@ func (b *Builder) Healthy(ctx context.Context) error { return b.engine.ping(ctx)
 // running.
 func (b *Builder) Clean(ctx context.Context, removed func(kind, name string)) error {
 	return b.engine.clean(ctx, removed)
+}
+
+// Tend brings the job image onto the engine, so that the first job need not wait for it, and
+// looks after the stores between jobs, until ctx ends.
+func (b *Builder) Tend(ctx context.Context) { b.engine.tend(ctx, b.log) }
+
+// Stores returns the Nix stores that outlive jobs, the one that was used last first.
+func (b *Builder) Stores(ctx context.Context) ([]Store, error) { return b.engine.stores(ctx) }
+
+// RemoveStore removes the store of a name, which must not be in use.
+func (b *Builder) RemoveStore(ctx context.Context, name string) error {
+	return b.engine.removeStore(ctx, name)
 }
 
 // Check returns why jobs can never run as the builder is set up, or nil as far as the engine

@@ -29,6 +29,9 @@ var _ engine = scripted(nil)
 func (s scripted) ping(context.Context) error                { return nil }
 func (s scripted) close() error                              { return nil }
 func (s scripted) check(context.Context, *slog.Logger) error { return nil }
+func (s scripted) tend(context.Context, *slog.Logger)        {}
+func (s scripted) stores(context.Context) ([]Store, error)   { return nil, nil }
+func (s scripted) removeStore(context.Context, string) error { return nil }
 func (s scripted) clean(context.Context, func(kind, name string)) error {
 	return nil
 }

@@ -171,8 +171,8 @@ func TestPull(t *testing.T) {
 	got := do(t, s, command("tool --help"))
 	wantExit(t, got, 0)
 	wantLine(t, got, "iglu: pulling "+image)
-	wantLine(t, got, "Pull complete")
-	wantLine(t, got, "Digest: sha256:")
+	wantLine(t, got, "Downloaded newer image for "+image)
+	wantLine(t, got, "iglu: job image "+image+", sha256:")
 	if got := do(t, s, command("tool --help")); len(got.lines) == 0 || strings.Contains(strings.Join(got.lines, "\n"), "pulling") {
 		t.Errorf("the second job pulls again: %v", got.lines)
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.uber.org/goleak"
 
+	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/schemas"
 )
 
@@ -132,6 +133,7 @@ func checkSecrets(text string) error {
 type server struct {
 	address  string
 	instance string
+	stateDir string
 	image    string // that its jobs run in
 	log      logBuffer
 	cancel   context.CancelFunc
@@ -169,11 +171,12 @@ func startServer(change func(*settings)) (*server, error) {
 	s.jobImage = world.image
 	s.instance = "test-" + strings.ToLower(rand.Text()[:10])
 	s.stateDir = world.stateDir
+	s.store = orchestrator.StoreEphemeral // most tests are to meet the image's own store
 	s.allowedCommands = append(s.allowedCommands, "sh", "seq", "env", "sleep", "printf", "no-such-program")
 	change(&s)
 
 	ctx, cancel := context.WithCancel(context.Background())
-	srv := &server{instance: s.instance, image: s.jobImage, cancel: cancel, ended: make(chan error, 1)}
+	srv := &server{instance: s.instance, stateDir: s.stateDir, image: s.jobImage, cancel: cancel, ended: make(chan error, 1)}
 	go func() { srv.ended <- serve(ctx, ctx, s, world.program, s.logger(&srv.log)) }()
 	err := poll(10*time.Second, func() bool {
 		match := addrInLog.FindStringSubmatch(srv.log.String())
@@ -198,6 +201,16 @@ func serverWith(t *testing.T, change func(*settings)) *server {
 		}
 	})
 	return srv
+}
+
+// end ends the server, which keeps what it keeps for its next life.
+func (s *server) end(t *testing.T) {
+	t.Helper()
+	s.cancel()
+	if err := <-s.ended; err != nil {
+		t.Error(err)
+	}
+	s.ended <- nil // for the clean-up
 }
 
 // stop ends the server and checks what it leaves: no container, no secret in its

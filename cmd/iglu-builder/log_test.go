@@ -157,9 +157,15 @@ func startProcess(t *testing.T, flags ...string) *server {
 // engine of the host if it is named.
 func startProcessAs(t *testing.T, instance, host string, flags ...string) *server {
 	t.Helper()
-	s := &server{instance: instance}
+	return startProcessIn(t, instance, t.TempDir(), host, flags...)
+}
+
+// startProcessIn is startProcessAs with the state of an earlier life.
+func startProcessIn(t *testing.T, instance, stateDir, host string, flags ...string) *server {
+	t.Helper()
+	s := &server{instance: instance, stateDir: stateDir}
 	process := exec.Command(world.program, append([]string{"serve", "--listen", "127.0.0.1:0",
-		"--instance", s.instance, "--state-dir", t.TempDir()}, flags...)...)
+		"--instance", s.instance, "--state-dir", s.stateDir}, flags...)...)
 	process.Stderr = &s.log
 	if host != "" {
 		process.Env = append(os.Environ(), "DOCKER_HOST="+host)

@@ -72,12 +72,14 @@ func parseInstance(text string) (string, error) {
 	return text, nil
 }
 
-func parseSandbox(text string) (orchestrator.Sandbox, error) {
-	s := orchestrator.Sandbox(text)
-	if s != orchestrator.SandboxAuto && s != orchestrator.SandboxOn && s != orchestrator.SandboxOff {
-		return "", errors.New("is none of auto, on, off")
+// oneOf returns what parses a setting that is one of some words.
+func oneOf[T ~string](words ...T) func(string) (T, error) {
+	return func(text string) (T, error) {
+		if !slices.Contains(words, T(text)) {
+			return "", fmt.Errorf("is none of %s", strings.Trim(fmt.Sprintf("%q", words), "[]"))
+		}
+		return T(text), nil
 	}
-	return s, nil
 }
 
 func parseYesNo(text string) (bool, error) {

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -90,13 +89,15 @@ func onSignals(ctx context.Context) (first, second context.Context, stop func())
 // at most the time of grace, and only until now ends. program is what runs in the
 // containers.
 func serve(ctx, now context.Context, s settings, program string, log *slog.Logger) error {
-	logs, err := joblog.Open(filepath.Join(s.stateDir, s.instance, "logs"), s.keepLogs, s.maxLogBytes)
+	logs, err := joblog.Open(s.folder("logs"), s.keepLogs, s.maxLogBytes)
 	if err != nil {
 		return fmt.Errorf("%w\nhint: IGLU_STATE_DIR names a folder that the builder may write to", err)
 	}
 	builder, err := orchestrator.NewDocker(orchestrator.Options{
 		Instance: s.instance,
 		Image:    s.jobImage,
+		Pull:     s.pull,
+		Stores:   s.stores(),
 		Network:  s.jobNetwork,
 		Push:     orchestrator.Push{Uploads: s.pushUploads, PartSize: s.pushPartSize, Upstream: s.pushUpstream},
 		Program:  program,
@@ -138,9 +139,10 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 		listener.Close()
 		return err
 	}
-	log.Info("listening", "addr", listener.Addr().String(), "image", s.jobImage, "instance", s.instance)
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
+	defer inBackground(serving, builder.Tend)()
+	log.Info("listening", "addr", listener.Addr().String(), "image", s.jobImage, "instance", s.instance)
 	defer context.AfterFunc(ctx, func() {
 		defer stopServing()
 		log.Info("taking no more jobs", "grace", s.shutdownGrace)
@@ -153,6 +155,20 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 	err = serveHTTP(serving, listener, api, log)
 	api.Close()
 	return err
+}
+
+// inBackground runs work until the function that it returns is called, which waits for it.
+func inBackground(ctx context.Context, work func(ctx context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		work(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 // listen returns what the server is reached by, and warns if that is too much.

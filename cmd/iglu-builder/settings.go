@@ -25,7 +25,10 @@ type settings struct {
 	allowedOrigins  []string
 	tlsCert, tlsKey string
 	jobImage        string
+	pull            images.Policy
 	jobNetwork      string
+	store           orchestrator.StoreMode
+	storeMaxBytes   int64
 	limits          orchestrator.Limits
 	deadlines       orchestrator.Deadlines
 	sandbox         orchestrator.Sandbox
@@ -66,6 +69,12 @@ func (s *settings) register(flags *pflag.FlagSet) {
 		"`file` with the certificate's key")
 	add(parsed(&s.jobImage, "image", parseImage), "job-image", images.Default,
 		"`image` that jobs run in")
+	add(parsed(&s.pull, "when", oneOf(images.PullMissing, images.PullAlways, images.PullNever)), "pull", "missing",
+		"`when` the job image is pulled: missing (if the engine does not have it), always or never")
+	add(parsed(&s.store, "mode", oneOf(orchestrator.StoreRepository, orchestrator.StoreShared, orchestrator.StoreEphemeral)), "store", "repository",
+		"`who` shares a Nix store, one job after the other: repository (the jobs of one), shared (all jobs) or ephemeral (nobody)")
+	add(parsed(&s.storeMaxBytes, "bytes", parseBytes), "store-max-bytes", "50GB",
+		"largest `size` of all stores together; the ones used least recently go first")
 	add(parsed(&s.jobNetwork, "name", parseAny), "job-network", "",
 		"the engine's `network` for jobs (default a bridge of the builder's own)")
 	add(parsed(&s.limits.Memory, "bytes", parseMemory), "job-memory", "75%",
@@ -74,7 +83,7 @@ func (s *settings) register(flags *pflag.FlagSet) {
 		"most `CPUs` of a job, as a number or as a share of the engine's machine")
 	add(parsed(&s.limits.PIDs, "number", parsePIDs), "job-pids", "4096",
 		"most `processes` and threads of a job at once")
-	add(parsed(&s.sandbox, "when", parseSandbox), "nix-sandbox", "auto",
+	add(parsed(&s.sandbox, "when", oneOf(orchestrator.SandboxAuto, orchestrator.SandboxOn, orchestrator.SandboxOff)), "nix-sandbox", "auto",
 		"`when` Nix uses its own sandbox: auto (where it opens no way out of the container), on or off")
 	add(parsed(&s.sandboxUnsafe, "yes or no", parseYesNo), "nix-sandbox-unsafe", "no",
 		"`yes` lets the sandbox be on even where it opens a way out of the container")
@@ -126,6 +135,14 @@ func defaultStateDir() string {
 		return filepath.Join(os.TempDir(), "iglu-builder")
 	}
 	return filepath.Join(home, ".local/state/iglu-builder")
+}
+
+// folder is where an instance keeps what outlives a job.
+func (s *settings) folder(name string) string { return filepath.Join(s.stateDir, s.instance, name) }
+
+// stores returns how stores are kept.
+func (s *settings) stores() orchestrator.Stores {
+	return orchestrator.Stores{Mode: s.store, MaxBytes: s.storeMaxBytes, Folder: s.folder("stores")}
 }
 
 const envPrefix = "IGLU_"

@@ -23,6 +23,7 @@ const (
 	PushUploads  = "IGLU_PUSH_UPLOADS"
 	PushPartSize = "IGLU_PUSH_PART_BYTES"
 	UpstreamKeys = "IGLU_UPSTREAM_KEYS"
+	Upkeep       = "IGLU_UPKEEP"
 	CacheToken   = "CACHIX_AUTH_TOKEN"
 	SigningKey   = "CACHIX_SIGNING_KEY"
 	NixConfig    = "NIX_CONFIG"
@@ -50,6 +51,19 @@ const (
 // /tmp, which is memory. It is where Nix builds by itself since 2.30.
 const BuildDir = "/nix/var/nix/builds"
 
+// StoreCache is the folder of the container in which Nix caches what it has evaluated and
+// fetched, where the store outlives the job: it lies on the same volume.
+const StoreCache = "/nix/var/iglu-cache"
+
+// What can be done with a store between jobs: the values of Upkeep. Collect is followed by
+// a space and the bytes that are to be freed. The container prints the store's size in
+// bytes as its last line, and its exit code is 0 if the store is sound.
+const (
+	UpkeepMeasure = "measure"
+	UpkeepVerify  = "verify"
+	UpkeepCollect = "collect"
+)
+
 // EndMark is a file that the container has when its job ended with an exit code that a signal
 // from outside could have caused too: the engine tells no difference. It is empty if the job
 // ended by itself, and not if it ended because the lifeline did.
@@ -76,6 +90,7 @@ type Job struct {
 	PushUploads  string // how many paths go up at once
 	PushPartSize string // of the parts that they go up in, in bytes
 	UpstreamKeys string // what one of these has signed is not pushed; separated by spaces
+	Upkeep       string // what is to be done with the store, in place of a build; empty: nothing
 	CacheToken   string // secret
 	SigningKey   string // secret
 	NixConfig    string // lines of nix.conf; Nix reads it by itself
@@ -100,6 +115,7 @@ func (j *Job) fields() []field {
 		{PushUploads, &j.PushUploads},
 		{PushPartSize, &j.PushPartSize},
 		{UpstreamKeys, &j.UpstreamKeys},
+		{Upkeep, &j.Upkeep},
 		{CacheToken, &j.CacheToken},
 		{SigningKey, &j.SigningKey},
 		{NixConfig, &j.NixConfig},

@@ -13,6 +13,7 @@ package jobrun
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -65,7 +66,11 @@ func Main() int {
 	children := newChildren(cancel)
 	defer children.close()
 	go endWithBuilder(children) // which lasts as long as the process
-	code := run(ctx, job, rest, children)
+	do := run
+	if job.Upkeep != "" {
+		do = upkeep
+	}
+	code := do(ctx, job, rest, children)
 	switch {
 	case lifelineLost.Load():
 		markEnd("lifeline")
@@ -86,7 +91,9 @@ func markEnd(why string) {
 
 // run goes through the job's steps. Each returns the exit code to end with, or 0.
 func run(ctx context.Context, job jobenv.Job, environ []string, children *children) int {
-	if err := os.MkdirAll(jobenv.BuildDir, 0o755); err != nil { // not every Nix makes it
+	// Not every Nix makes it; and in a store that outlives jobs, a job that was killed may
+	// have left its builds there.
+	if err := errors.Join(os.RemoveAll(jobenv.BuildDir), os.MkdirAll(jobenv.BuildDir, 0o755)); err != nil {
 		say("cannot make the folder that Nix builds in: %v", err)
 		return exitInternal
 	}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"iglu.sh/builder/orchestrator"
+)
+
+func storesCommand() *cobra.Command {
+	var s settings
+	command := &cobra.Command{
+		Use:   "stores",
+		Short: "List the Nix stores that a builder keeps between jobs",
+		Long: `Stores lists the Nix stores that a builder keeps on the engine, the one that was used last
+first: whose they are, the image that they were filled from, their size, when a job had them
+last, and the job that has one now. Run it where the builder runs, with the same
+--state-dir; in a container of it, for instance with docker-compose exec.`,
+		Args: cobra.NoArgs,
+		RunE: onStores(&s, func(ctx context.Context, builder *orchestrator.Builder, _ []string, out io.Writer) error {
+			stores, err := builder.Stores(ctx)
+			if err != nil {
+				return err
+			}
+			return printStores(out, stores)
+		}),
+	}
+	var all bool
+	remove := &cobra.Command{
+		Use:   "rm NAME... | --all",
+		Short: "Remove stores",
+		Long: `Rm removes stores by their names, or all that the builder keeps. The next job of their
+repository begins with the image's own store again. One that a job has stays.`,
+		Example: "  iglu-builder stores rm iglu-builder-default-store-5f0c1e3d2b4a69788796\n" +
+			"  iglu-builder stores rm --all",
+		Args: func(_ *cobra.Command, args []string) error {
+			if all == (len(args) > 0) {
+				return errors.New("name the stores, or say --all")
+			}
+			return nil
+		},
+		RunE: onStores(&s, func(ctx context.Context, builder *orchestrator.Builder, names []string, out io.Writer) error {
+			stores, err := builder.Stores(ctx)
+			if err != nil {
+				return err
+			}
+			if all {
+				names = nil
+				for _, store := range stores {
+					names = append(names, store.Name)
+				}
+			}
+			return removeStores(ctx, builder, names, stores, out)
+		}),
+	}
+	remove.Flags().BoolVar(&all, "all", false, "remove all of the instance")
+	command.AddCommand(remove)
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	s.register(flags)
+	for _, name := range []string{"instance", "state-dir"} {
+		command.PersistentFlags().AddFlag(flags.Lookup(name))
+	}
+	return command
+}
+
+// storesTimeout bounds the whole of what is done with stores by hand.
+const storesTimeout = 5 * time.Minute
+
+// onStores returns a command's function that works on an instance's stores.
+func onStores(s *settings, work func(ctx context.Context, builder *orchestrator.Builder, args []string, out io.Writer) error) func(*cobra.Command, []string) error {
+	return func(command *cobra.Command, args []string) error {
+		if err := applyEnviron(command.Flags()); err != nil {
+			return &exitError{exitUsage, err}
+		}
+		ctx, cancel := context.WithTimeout(command.Context(), storesTimeout)
+		defer cancel()
+		builder, err := orchestrator.NewDocker(orchestrator.Options{Instance: s.instance, Stores: s.stores()}, nil, slog.New(slog.DiscardHandler))
+		if err == nil {
+			defer builder.Close()
+			err = work(ctx, builder, args, command.OutOrStdout())
+		}
+		if err != nil {
+			return &exitError{1, err}
+		}
+		return nil
+	}
+}
+
+func printStores(out io.Writer, stores []orchestrator.Store) error {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "NAME\tREPOSITORY\tIMAGE\tSIZE\tLAST USED\tJOB")
+	for _, store := range stores {
+		size, used := "?", "?"
+		if store.Bytes > 0 {
+			size = units.HumanSize(float64(store.Bytes))
+		}
+		if !store.Used.IsZero() {
+			used = store.Used.Local().Format(time.DateTime)
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", store.Name, cmp.Or(store.Repository, "(all jobs)"), store.Image,
+			size, used, cmp.Or(store.Lease, "-"))
+	}
+	return table.Flush()
+}
+
+// removeStores goes on after a failure.
+func removeStores(ctx context.Context, builder *orchestrator.Builder, names []string, stores []orchestrator.Store, out io.Writer) error {
+	var failed error
+	for _, name := range names {
+		if !slices.ContainsFunc(stores, func(s orchestrator.Store) bool { return s.Name == name }) {
+			failed = errors.Join(failed, fmt.Errorf("there is no store %s\nhint: 'iglu-builder stores' lists them", name))
+		} else if err := builder.RemoveStore(ctx, name); err != nil {
+			failed = errors.Join(failed, err)
+		} else {
+			fmt.Fprintf(out, "removed store %s\n", name)
+		}
+	}
+	return failed
+}

@@ -1,0 +1,32 @@
+package jobrun
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+)
+
+// storeFolder is where Nix keeps what is built.
+const storeFolder = "/nix/store"
+
+// storePaths returns the names of what is in the store.
+func storePaths() map[string]bool {
+	names := make(map[string]bool)
+	entries, _ := os.ReadDir(storeFolder) // as far as it can be read; not every image has one
+	for _, entry := range entries {
+		names[entry.Name()] = true
+	}
+	return names
+}
+
+// growth returns how many bytes of the disk those paths of the store take that were not there
+// before. To measure all of it would take a short job much of its time.
+func growth(ctx context.Context, before map[string]bool) (bytes int64) {
+	for name := range storePaths() {
+		if !before[name] {
+			n, _ := diskUsage(ctx, filepath.Join(storeFolder, name)) // it may go meanwhile
+			bytes += n
+		}
+	}
+	return bytes
+}

@@ -1,0 +1,278 @@
+package orchestrator
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	containertypes "github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/mount"
+	"github.com/docker/docker/api/types/volume"
+	"github.com/docker/go-units"
+
+	"iglu.sh/builder/images"
+	"iglu.sh/builder/internal/jobenv"
+)
+
+// This file is the Nix stores that outlive a job: volumes of the engine, each mounted at
+// /nix for one job after the other. What happens to them between jobs stands in upkeep.go.
+
+// A StoreMode says which jobs share a Nix store, one after the other.
+type StoreMode string
+
+// The modes.
+const (
+	StoreEphemeral  StoreMode = "ephemeral"  // none: each has its own, gone with it
+	StoreRepository StoreMode = "repository" // those of one repository; others have their own
+	StoreShared     StoreMode = "shared"     // all
+)
+
+// Stores say how stores are kept.
+type Stores struct {
+	Mode StoreMode
+	// MaxBytes is how large all of an instance may be together.
+	MaxBytes int64
+	// Folder is where the builder writes down what it knows of them.
+	Folder string
+}
+
+// Labels of stores, beside the instance's. The engine's own garbage collection and people
+// can see from them what a volume is.
+const (
+	labelStore   = "sh.iglu.builder.store" // the repository, or allJobs
+	labelImage   = "sh.iglu.builder.image" // the image that the store was filled from
+	labelImageID = "sh.iglu.builder.image-id"
+	allJobs      = "(all jobs)"
+)
+
+// A Store is a Nix store that outlives jobs.
+type Store struct {
+	Name       string    // of its volume on the engine
+	Repository string    // empty: all jobs share it
+	Image      string    // name of the image that it was filled from
+	Bytes      int64     // its size; 0 if that is not known
+	Used       time.Time // when a job had it last; zero if that is not known
+	Lease      string    // the job that has it; empty if none does
+}
+
+// A lease is one job's hold of a store. A nil one is of a store that is gone with the job.
+type lease struct {
+	store string
+	entry entry
+	fresh bool // it is filled when the container is made
+}
+
+// mount adds the store to the settings of a container.
+func (l *lease) mount(config *containertypes.Config, host *containertypes.HostConfig) {
+	if l == nil {
+		return
+	}
+	host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeVolume, Source: l.store, Target: "/nix"})
+	config.Env = append(config.Env, "XDG_CACHE_HOME="+jobenv.StoreCache)
+}
+
+// storeFor returns the name of the store for a job, or "", and what to write down of it.
+func (d *docker) storeFor(c container, image images.Image) (string, entry) {
+	e := entry{Image: d.options.Image, ImageID: image.ID, Bytes: image.Size}
+	switch {
+	case d.options.Stores.Mode == StoreShared:
+	case d.options.Stores.Mode == StoreRepository && c.told.NoClone == "":
+		e.Repository = c.told.Repository
+	default:
+		return "", entry{}
+	}
+	digest := sha256.Sum256([]byte(strings.Join([]string{e.Repository, image.ID, image.Platform}, "\n")))
+	return d.name("store-" + hex.EncodeToString(digest[:10])), e
+}
+
+// takeStore gives a job the store that it is to have: sound, or new. When the job has ended,
+// giveBack takes it.
+func (d *docker) takeStore(ctx context.Context, c container, image images.Image, say func(string)) (*lease, error) {
+	name, e := d.storeFor(c, image)
+	if name == "" {
+		return nil, nil
+	}
+	l := &lease{store: name, entry: e}
+	there, err := d.hasSound(ctx, l, c.log, say)
+	if err != nil {
+		return nil, err
+	}
+	l.fresh = !there
+	l.entry.Condition, l.entry.Lease, l.entry.Used = leased, c.job, time.Now()
+	if l.fresh {
+		l.entry.Condition, l.entry.Bytes = filling, image.Size
+	}
+	if err := d.makeRoom(ctx, l, c.log); err != nil {
+		return nil, err
+	}
+	if err := d.ledger.write(name, l.entry); err != nil {
+		return nil, err
+	}
+	if l.fresh {
+		say("this job begins with the image's own Nix store: filling " + name)
+		err = d.createStore(ctx, l)
+	}
+	return l, err
+}
+
+// hasSound reports whether a store is there and sound. One that is not sound goes.
+func (d *docker) hasSound(ctx context.Context, l *lease, log *slog.Logger, say func(string)) (bool, error) {
+	_, err := d.client.VolumeInspect(ctx, l.store)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if known, ok := d.ledger.read(l.store); ok {
+		l.entry = known
+	} else {
+		l.entry.Condition = suspect
+	}
+	switch l.entry.Condition {
+	case sound:
+		return true, nil
+	case filling:
+		return false, d.removeStore(ctx, l.store)
+	}
+	say("the job that had this store before did not end by itself: verifying the store")
+	ok, err := d.verify(ctx, l, log)
+	if err != nil || ok {
+		return ok, err
+	}
+	say("the store is damaged and goes")
+	return false, d.removeStore(ctx, l.store)
+}
+
+func (d *docker) createStore(ctx context.Context, l *lease) error {
+	_, err := d.client.VolumeCreate(ctx, volume.CreateOptions{Name: l.store, Labels: map[string]string{
+		labelInstance: d.options.Instance,
+		labelStore:    cmp.Or(l.entry.Repository, allJobs),
+		labelImage:    l.entry.Image,
+		labelImageID:  l.entry.ImageID,
+	}})
+	return err
+}
+
+// filled notes that a container with the store has been made.
+func (d *docker) filled(l *lease, took time.Duration, say func(string)) error {
+	if l == nil || !l.fresh {
+		return nil
+	}
+	say(fmt.Sprintf("the store was filled in %.1f s", took.Seconds()))
+	l.entry.Condition = leased
+	return d.ledger.write(l.store, l.entry)
+}
+
+// giveBack ends a lease. killed says that the job did not end by itself.
+func (d *docker) giveBack(l *lease, killed bool, log *slog.Logger) {
+	if l == nil {
+		return
+	}
+	l.entry.Lease, l.entry.Used, l.entry.Measured = "", time.Now(), false
+	switch {
+	case l.entry.Condition == filling: // and stays so
+	case killed:
+		l.entry.Condition = suspect
+	default:
+		l.entry.Condition = sound
+	}
+	if err := d.ledger.write(l.store, l.entry); err != nil {
+		log.Error("cannot give a job's store back", "store", l.store, "err", err)
+	}
+}
+
+// makeRoom removes the stores that were used least recently, until the others and the one
+// that is leased are not too large together.
+func (d *docker) makeRoom(ctx context.Context, l *lease, log *slog.Logger) error {
+	entries, err := d.ledger.all()
+	if err != nil {
+		return err
+	}
+	if l != nil {
+		entries[l.store] = l.entry
+	}
+	names := make([]string, 0, len(entries))
+	var total int64
+	for name, e := range entries {
+		total += e.Bytes
+		names = append(names, name)
+	}
+	slices.SortFunc(names, func(a, b string) int { return entries[a].Used.Compare(entries[b].Used) })
+	for _, name := range names {
+		switch {
+		case total <= d.options.Stores.MaxBytes || ctx.Err() != nil:
+			return ctx.Err()
+		case l != nil && name == l.store, l == nil && name == names[len(names)-1]:
+			continue // the one that is to stay
+		}
+		if err := d.removeStore(ctx, name); err != nil {
+			return err
+		}
+		log.Info("removed a store to make room", "store", name, "repository", entries[name].Repository,
+			"size", units.HumanSize(float64(entries[name].Bytes)))
+		total -= entries[name].Bytes
+	}
+	return nil
+}
+
+// removeStore removes a store, if it is there, and what is written down of it.
+func (d *docker) removeStore(ctx context.Context, name string) error {
+	if err := d.client.VolumeRemove(ctx, name, false); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove store %s: %w", name, err)
+	}
+	return d.ledger.remove(name)
+}
+
+// stores returns the instance's stores, the one that was used last first.
+func (d *docker) stores(ctx context.Context) ([]Store, error) {
+	found, err := d.client.VolumeList(ctx, volume.ListOptions{Filters: d.mine(filters.Arg("label", labelStore))})
+	if err != nil {
+		return nil, fmt.Errorf("list volumes: %w", err)
+	}
+	var stores []Store
+	for _, v := range found.Volumes {
+		known, _ := d.ledger.read(v.Name)
+		s := Store{Name: v.Name, Repository: v.Labels[labelStore], Image: v.Labels[labelImage],
+			Bytes: known.Bytes, Used: known.Used, Lease: known.Lease}
+		if s.Repository == allJobs {
+			s.Repository = ""
+		}
+		stores = append(stores, s)
+	}
+	slices.SortFunc(stores, func(a, b Store) int { return cmp.Or(b.Used.Compare(a.Used), cmp.Compare(a.Name, b.Name)) })
+	return stores, nil
+}
+
+// wasKilled reports whether a container that has ended, or may have, was killed, as far as
+// the engine knows.
+func (d *docker) wasKilled(ctx context.Context, id string) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	found, err := d.client.ContainerInspect(ctx, id)
+	return err != nil || found.State.Running || found.State.OOMKilled || found.State.ExitCode == exitKilled
+}
+
+// inStore runs a task of upkeep in a container with a store, and returns its exit code and
+// the last line that it prints.
+func (d *docker) inStore(ctx context.Context, l *lease, task string, log *slog.Logger) (code int, last string, err error) {
+	c := container{job: "upkeep-" + strings.TrimPrefix(l.store, d.name("store-")), told: jobenv.Job{Upkeep: task}, log: log}
+	id, err := d.create(ctx, c, l.entry.ImageID, l)
+	if err != nil {
+		return 0, "", err
+	}
+	defer d.remove(ctx, id, log)
+	var out strings.Builder
+	code, err = d.runCreated(ctx, id, &out, io.Discard, func(string) {}, log)
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	return code, lines[len(lines)-1], err
+}
