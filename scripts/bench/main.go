@@ -33,6 +33,7 @@ func run(ctx context.Context) error {
 		name string
 		run  func(ctx context.Context, image string, table *strings.Builder) error
 	}{
+		{"start", benchStart},
 		{"log", benchLog},
 		{"push", benchPush},
 	}

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"iglu.sh/builder/internal/gitserver"
+	"iglu.sh/builder/schemas"
+)
+
+const (
+	startRounds = 10
+	leaves      = 299 // and one derivation that needs them all
+)
+
+// manyDerivations is a flake of small ones, a file each.
+const manyDerivations = `{
+  outputs = _:
+    let
+      make = name: script: derivation { inherit name; system = builtins.head systems; builder = "/bin/sh"; args = [ "-c" script ]; };
+      systems = [ "%s" ];
+      leaf = file: make file "echo ${builtins.readFile (./leaves + "/${file}")} > $out";
+      all = map leaf (builtins.attrNames (builtins.readDir ./leaves));
+    in { packages.${builtins.head systems}.default = make "all" "echo ${builtins.concatStringsSep " " (map toString all)} > $out"; };
+}
+`
+
+// benchStart measures what it costs that each job has a container of its own.
+func benchStart(ctx context.Context, image string, table *strings.Builder) error {
+	s, err := startServer(image)
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	container, err := newWorkshop(ctx, image)
+	if err != nil {
+		return err
+	}
+	defer container.remove()
+	repository, err := publishFlake(ctx, image)
+	if err != nil {
+		return err
+	}
+	defer repository.close()
+
+	command := func(args ...string) func(context.Context) error {
+		return func(ctx context.Context) error { return exec.CommandContext(ctx, "docker", args...).Run() }
+	}
+	job := func(request schemas.Request) func(context.Context) error {
+		return func(ctx context.Context) error {
+			_, err := s.build(ctx, request, nil)
+			return err
+		}
+	}
+	noop := schemas.Request{Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix --version"}}
+	build := schemas.Request{Git: schemas.Git{Repository: repository.url}, BuildOptions: schemas.BuildOptions{Command: "nix build"}}
+	inWorkshop := func(ctx context.Context) error { return container.exec(ctx, repository.build()).Run() }
+	medians, err := race(ctx, startRounds, []contender{
+		{"noop", nil, job(noop)},
+		{"noop run", nil, command("run", "--rm", image, "nix", "--version")},
+		{"noop exec", nil, func(ctx context.Context) error { return container.exec(ctx, "nix --version").Run() }},
+		{"first", s.removeStores, job(build)},
+		{"first exec", func() error { return container.renew(ctx) }, inWorkshop},
+		{"second", nil, job(build)},
+		{"second exec", nil, inWorkshop},
+		{"third", repository.change, job(build)},
+		{"third exec", nil, inWorkshop},
+	})
+	if err != nil {
+		return err
+	}
+	overhead := medians["noop run"] - medians["noop exec"]
+	fmt.Fprintf(table, "| median of %d | iglu-builder | in its place | ratio |\n|---|---|---|---|\n", startRounds)
+	row := func(what string, ours, theirs time.Duration) {
+		fmt.Fprintf(table, "| %s | %.2f s | %.2f s | %.2f |\n", what, ours.Seconds(), theirs.Seconds(), ours.Seconds()/theirs.Seconds())
+	}
+	row("`nix --version`, against `docker run --rm`", medians["noop"], medians["noop run"])
+	for _, which := range []struct{ name, what string }{
+		{"first", "the first job of a flake of 300 derivations"},
+		{"second", "the second, unchanged"},
+		{"third", "the third, one leaf changed"},
+	} {
+		row(which.what+", against `docker exec`", medians[which.name], medians[which.name+" exec"])
+		row(which.what+", against that and the start of a container", medians[which.name], medians[which.name+" exec"]+overhead)
+	}
+	return nil
+}
+
+// removeStores has the server's next jobs begin with the image's own store.
+func (s *server) removeStores() error {
+	return exec.Command("bin/iglu-builder", "stores", "rm", "--all", "--instance", s.instance, "--state-dir", s.stateDir).Run()
+}
+
+// A workshop is a container that lives on, in which one builds by docker exec.
+type workshop struct{ image, id string }
+
+func newWorkshop(ctx context.Context, image string) (*workshop, error) {
+	w := &workshop{image: image}
+	return w, w.renew(ctx)
+}
+
+// renew replaces the container by one with the image's own store.
+func (w *workshop) renew(ctx context.Context) error {
+	w.remove()
+	output, err := exec.CommandContext(ctx, "docker", "run", "--detach", "--rm", w.image, "sleep", "infinity").Output()
+	w.id = strings.TrimSpace(string(output))
+	return err
+}
+
+func (w *workshop) remove() {
+	if w.id != "" {
+		exec.Command("docker", "rm", "--force", w.id).Run()
+	}
+}
+
+func (w *workshop) exec(ctx context.Context, script string) *exec.Cmd {
+	return exec.CommandContext(ctx, "docker", "exec", w.id, "sh", "-c", script)
+}
+
+// A flake is a repository that is served on this machine.
+type flake struct {
+	folder  string
+	url     string
+	server  *http.Server
+	changes int
+}
+
+func publishFlake(ctx context.Context, image string) (*flake, error) {
+	system, err := exec.CommandContext(ctx, "docker", "run", "--rm", image, "nix", "--extra-experimental-features", "nix-command",
+		"eval", "--impure", "--raw", "--expr", "builtins.currentSystem").Output()
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.MkdirTemp("", "iglu-bench-git-")
+	if err != nil {
+		return nil, err
+	}
+	f := &flake{folder: filepath.Join(root, "flake")}
+	if err := os.MkdirAll(filepath.Join(f.folder, "leaves"), 0o755); err != nil {
+		return nil, err
+	}
+	for n := range leaves {
+		if err := f.writeLeaf(n, "as it was"); err != nil {
+			return nil, err
+		}
+	}
+	text := strings.Replace(manyDerivations, "%s", string(system), 1)
+	if err := os.WriteFile(filepath.Join(f.folder, "flake.nix"), []byte(text), 0o644); err != nil {
+		return nil, err
+	}
+	if err := gitserver.Git(f.folder, "init", "--quiet", "--initial-branch=main"); err != nil {
+		return nil, err
+	}
+	if err := f.commit(); err != nil {
+		return nil, err
+	}
+	listener, err := gitserver.Listen()
+	if err != nil {
+		return nil, err
+	}
+	f.url = "http://" + listener.Addr().String() + "/flake"
+	f.server = &http.Server{Handler: &gitserver.Server{Root: root}}
+	go f.server.Serve(listener)
+	return f, nil
+}
+
+func (f *flake) writeLeaf(n int, text string) error {
+	return os.WriteFile(filepath.Join(f.folder, "leaves", fmt.Sprintf("leaf-%03d", n)), []byte(text), 0o644)
+}
+
+func (f *flake) commit() error {
+	if err := gitserver.Git(f.folder, "add", "."); err != nil {
+		return err
+	}
+	return gitserver.Git(f.folder, "commit", "--quiet", "--message=leaves")
+}
+
+// change changes one leaf.
+func (f *flake) change() error {
+	f.changes++
+	if err := f.writeLeaf(f.changes%leaves, fmt.Sprint("changed ", f.changes)); err != nil {
+		return err
+	}
+	return f.commit()
+}
+
+// build is a script that builds the flake as a job does.
+func (f *flake) build() string {
+	return "rm -rf /source && git clone --quiet --depth=1 " + f.url + " /source && cd /source && " +
+		"nix --extra-experimental-features 'nix-command flakes' build"
+}
+
+func (f *flake) close() {
+	f.server.Close()
+	os.RemoveAll(filepath.Dir(f.folder))
+}
