@@ -27,6 +27,7 @@ import (
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/schemas"
 )
 
 // Labels of everything that a builder makes on an engine.
@@ -128,10 +129,11 @@ func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer,
 		return 0, err
 	}
 	d.tidy(ctx, c.log)
-	image, err := d.ensureImage(ctx, say)
+	image, err := d.ensureImage(ctx, c.account.pulling(say))
 	if err != nil {
 		return 0, err
 	}
+	c.account.creates(image.Digest)
 	say(fmt.Sprintf("job image %s, %s", d.options.Image, image.Digest))
 	l, err := d.takeStore(ctx, c, image, say)
 	if err != nil {
@@ -158,6 +160,7 @@ func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer,
 	if l != nil && (err != nil || code == exitKilled) {
 		killed = d.wasKilled(ctx, id)
 	}
+	c.account.begin(schemas.Done)
 	if err == nil && code == jobenv.ExitUnpushed {
 		err = d.unpushed(ctx, id)
 	}

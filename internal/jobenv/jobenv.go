@@ -24,6 +24,7 @@ const (
 	PushPartSize = "IGLU_PUSH_PART_BYTES"
 	UpstreamKeys = "IGLU_UPSTREAM_KEYS"
 	Upkeep       = "IGLU_UPKEEP"
+	EventsToken  = "IGLU_EVENTS_TOKEN"
 	CacheToken   = "CACHIX_AUTH_TOKEN"
 	SigningKey   = "CACHIX_SIGNING_KEY"
 	NixConfig    = "NIX_CONFIG"
@@ -64,6 +65,9 @@ const (
 	UpkeepCollect = "collect"
 )
 
+// NixLog is a socket of the container to which Nix tells what it does, for programs.
+const NixLog = "/iglu-nix"
+
 // EndMark is a file that the container has when its job ended with an exit code that a signal
 // from outside could have caused too: the engine tells no difference. It is empty if the job
 // ended by itself, and not if it ended because the lifeline did.
@@ -91,6 +95,7 @@ type Job struct {
 	PushPartSize string // of the parts that they go up in, in bytes
 	UpstreamKeys string // what one of these has signed is not pushed; separated by spaces
 	Upkeep       string // what is to be done with the store, in place of a build; empty: nothing
+	EventsToken  string // secret: what is told in the job's name begins with it; see internal/jobwire
 	CacheToken   string // secret
 	SigningKey   string // secret
 	NixConfig    string // lines of nix.conf; Nix reads it by itself
@@ -116,6 +121,7 @@ func (j *Job) fields() []field {
 		{PushPartSize, &j.PushPartSize},
 		{UpstreamKeys, &j.UpstreamKeys},
 		{Upkeep, &j.Upkeep},
+		{EventsToken, &j.EventsToken},
 		{CacheToken, &j.CacheToken},
 		{SigningKey, &j.SigningKey},
 		{NixConfig, &j.NixConfig},

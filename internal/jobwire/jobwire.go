@@ -32,6 +32,7 @@ type Note struct {
 type Usage struct {
 	PeakMemory int64   `json:"peakMemory,omitempty"` // in bytes
 	CPUSeconds float64 `json:"cpuSeconds,omitempty"`
+	StoreBytes int64   `json:"storeBytes,omitempty"` // of the disk, added to the Nix store
 }
 
 const (
