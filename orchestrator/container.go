@@ -44,6 +44,7 @@ func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Wr
 	defer cancel()
 	output, err := d.client.ContainerAttach(calls, id, containertypes.AttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
 	if err != nil {
+		d.forget() // for Podman, this is a part of the start
 		return 0, engineFailure("attach to the container", err)
 	}
 	defer output.Close()

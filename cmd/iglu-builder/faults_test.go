@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -141,17 +140,13 @@ func attackOnly(s *settings) {
 	s.jobImage, s.jobNetwork, s.allowedCommands = "attack:1", "none", []string{"attack"}
 }
 
-// engineEnv guards DOCKER_HOST, which a server reads when it starts.
-var engineEnv sync.Mutex
-
-// serverVia starts a server on an engine, also for tests that run at once.
+// serverVia starts a server on an engine, which the test stops.
 func serverVia(t *testing.T, host string, change func(*settings)) *server {
 	t.Helper()
-	engineEnv.Lock()
-	defer engineEnv.Unlock()
-	os.Setenv("DOCKER_HOST", host)
-	defer os.Unsetenv("DOCKER_HOST")
-	s, err := startServer(change)
+	s, err := startServer(func(s *settings) {
+		s.engineHost = host
+		change(s)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,9 +156,7 @@ func serverVia(t *testing.T, host string, change func(*settings)) *server {
 // clean removes what a server's instance keeps for its next life.
 func (w *faultWorld) clean(t *testing.T, s *server) {
 	t.Helper()
-	cleanup := exec.Command(world.program, "cleanup", "--instance", s.instance)
-	cleanup.Env = append(os.Environ(), "DOCKER_HOST="+w.engine.host())
-	if output, err := cleanup.CombinedOutput(); err != nil || strings.Contains(string(output), "container") {
+	if output, err := cleanUpAt(w.engine.host(), s.instance); err != nil || strings.Contains(output, "container") {
 		t.Errorf("cleanup: %v: %s", err, output)
 	}
 }

@@ -67,7 +67,7 @@ func testMain(m *testing.M) int {
 	}
 	defer world.git.stop()
 	code := m.Run()
-	if err := world.server.stop(); err != nil {
+	if err := errors.Join(world.server.stop(), stopSites()); err != nil {
 		return complain(err)
 	}
 	world.git.stop()
@@ -132,6 +132,7 @@ func checkSecrets(text string) error {
 type server struct {
 	address  string
 	instance string
+	host     string // where its containers are looked for, as in DOCKER_HOST
 	image    string // that its jobs run in
 	log      logBuffer
 	cancel   context.CancelFunc
@@ -210,7 +211,7 @@ func (s *server) stop() error {
 	}
 	for _, kind := range []string{"volume", "network"} {
 		for _, name := range s.onEngine(kind, "ls") {
-			exec.Command("docker", kind, "rm", name).Run()
+			exec.Command("docker", "--host", s.host, kind, "rm", name).Run()
 		}
 	}
 	return errors.Join(err, checkSecrets(s.log.String()), s.checkKeptLogs())
@@ -228,7 +229,16 @@ func (s *server) checkKeptLogs() error {
 
 func (s *server) containers() []string { return s.onEngine("container", "ls", "--all") }
 
+// wantNoContainers checks that a server has none.
+func wantNoContainers(t *testing.T, s *server) {
+	t.Helper()
+	if left := s.containers(); len(left) > 0 {
+		t.Errorf("containers left: %v", left)
+	}
+}
+
 func (s *server) onEngine(args ...string) []string {
+	args = append([]string{"--host", s.host}, args...)
 	args = append(args, "--quiet", "--filter", "label=sh.iglu.builder.instance="+s.instance)
 	output, err := exec.Command("docker", args...).Output()
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -267,9 +266,7 @@ func TestHealthcheck(t *testing.T) {
 // TestNoEngine runs a builder whose engine is not there.
 func TestNoEngine(t *testing.T) {
 	inForms(t, func(t *testing.T, form schemas.Form) {
-		t.Setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
-		s := serverWith(t, func(*settings) {})
-		os.Unsetenv("DOCKER_HOST") // what the test itself asks the engine is not concerned
+		s := serverWith(t, func(s *settings) { s.engineHost = "unix:///nonexistent/docker.sock" })
 		begun := time.Now()
 		got := doIn(t, form, s, command("nix --version"))
 		want := []string{accepted, `{"error":"The container engine does not answer.","msg":"Start it, or set DOCKER_HOST to where it listens.","jobStatus":"failed"}`}
