@@ -175,7 +175,9 @@ func startServer(change func(*settings)) (*server, error) {
 
 	ctx, cancel := context.WithCancel(context.Background())
 	srv := &server{instance: s.instance, image: s.jobImage, cancel: cancel, ended: make(chan error, 1)}
-	go func() { srv.ended <- serve(ctx, ctx, s, world.program, s.logger(&srv.log)) }()
+	go labelled(ctx, s.instance, func(ctx context.Context) {
+		srv.ended <- serve(ctx, ctx, s, world.program, s.logger(&srv.log))
+	})
 	err := poll(10*time.Second, func() bool {
 		match := addrInLog.FindStringSubmatch(srv.log.String())
 		if match != nil {
