@@ -46,8 +46,10 @@ func TestClientLeavesEarly(t *testing.T) {
 // TestClientTalksOn sends messages to the end: the answers to them hid the last message,
 // or reset the connection on which it was.
 func TestClientTalksOn(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
 	for range 5 {
-		c := connect(t, world.server)
+		c := connect(t, s)
 		c.send(jsonOf(t, command("sh -c 'sleep 0.3; exit 42'")))
 		go func() {
 			for c.conn.WriteMessage(websocket.TextMessage, []byte("{}")) == nil {
@@ -64,6 +66,8 @@ func TestClientTalksOn(t *testing.T) {
 // TestClientLeavesUnread says goodbye without having read its log: the write of the log
 // to it kept the place.
 func TestClientLeavesUnread(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
 	for name, leave := range map[string]func(*websocket.Conn) error{
 		"close frame": func(c *websocket.Conn) error {
 			return c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(time.Second))
@@ -71,14 +75,14 @@ func TestClientLeavesUnread(t *testing.T) {
 		"half-closed": func(c *websocket.Conn) error { return c.NetConn().(*net.TCPConn).CloseWrite() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := connect(t, world.server)
+			c := connect(t, s)
 			c.send(jsonOf(t, command("sh -c 'yes 0123456789012345678901234567890123456789 | head -n 500000; sleep 1000'")))
 			c.waitFor("iglu: running")
 			time.Sleep(time.Second) // all buffers are full
 			if err := leave(c.conn); err != nil {
 				t.Fatal(err)
 			}
-			wantFree(t, world.server)
+			wantFree(t, s)
 		})
 	}
 }

@@ -120,6 +120,7 @@ func serverOn(t *testing.T, host, image string) *server {
 
 // TestEngineStopsAndComesBack stops the engine between jobs, and kills it under one.
 func TestEngineStopsAndComesBack(t *testing.T) {
+	t.Parallel()
 	e := startEngine(t)
 	importTool(t, e.host(), "tool:1")
 	s := serverOn(t, e.host(), "tool:1")

@@ -48,9 +48,10 @@ func stopSites() error {
 	return err
 }
 
-// onEngines runs a test on each engine, at the same time.
+// onEngines runs a test on each engine, beside others.
 func onEngines(t *testing.T, test func(t *testing.T, e *site)) {
 	t.Helper()
+	t.Parallel()
 	podman, err := podmanSite()
 	if err != nil {
 		t.Fatal(err)
@@ -101,6 +102,13 @@ func (e *site) changeImage(t *testing.T, from, to string, instructions ...string
 		t.Fatal(err)
 	}
 	e.cleanUp(t, "image", "rm", to)
+}
+
+// ownServer starts a builder with no settings of its own for a test that runs beside others:
+// it has a job at any time.
+func ownServer(t *testing.T) *server {
+	t.Helper()
+	return serverWith(t, func(*settings) {})
 }
 
 // server starts a builder on the engine for one test.

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -52,6 +54,10 @@ const (
 // signingKey is the base64 of an Ed25519 key as jobs are given it.
 var signingKey = base64.StdEncoding.EncodeToString(ed25519.NewKeyFromSeed([]byte("the signing key of all the tests")))
 
+// parallelTests is how many tests run at once of those that may: more than there are CPUs,
+// because they wait most of the time.
+const parallelTests = 5
+
 func TestMain(m *testing.M) {
 	os.Exit(testMain(m))
 }
@@ -66,6 +72,7 @@ func testMain(m *testing.M) int {
 		return complain(err)
 	}
 	defer world.git.stop()
+	flag.Set("test.parallel", strconv.Itoa(parallelTests)) // which the command line may override
 	code := m.Run()
 	if err := errors.Join(world.server.stop(), stopSites()); err != nil {
 		return complain(err)

@@ -32,6 +32,7 @@ func loadJobImage(host string) error {
 // TestSandbox has Nix build in its own sandbox on an engine with user namespaces, with no
 // way out; and takes the way out that there is without them.
 func TestSandbox(t *testing.T) {
+	t.Parallel()
 	e := startEngine(t, "--userns-remap", "default")
 	if err := loadJobImage(e.host()); err != nil {
 		t.Fatal(err)
