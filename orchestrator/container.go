@@ -44,6 +44,7 @@ func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Wr
 	defer cancel()
 	output, err := d.client.ContainerAttach(calls, id, containertypes.AttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
 	if err != nil {
+		d.forget() // for Podman, this is a part of the start
 		return 0, engineFailure("attach to the container", err)
 	}
 	defer output.Close()
@@ -148,7 +149,7 @@ func (d *docker) whyExited(ctx context.Context, id string, code int, log *slog.L
 	found, err := d.client.ContainerInspect(ctx, id)
 	if err != nil {
 		log.Warn("cannot see whether the container ran out of memory", "err", err)
-	} else if found.State.OOMKilled {
+	} else if found.State.OOMKilled || d.has(ctx, id, jobenv.OutOfMemory) {
 		return &failure{end: jobend.OutOfMemory, what: "The job ran out of memory.",
 			advice: fmt.Sprintf("It may use %s (IGLU_JOB_MEMORY).", units.BytesSize(float64(found.HostConfig.Memory)))}
 	}
@@ -167,6 +168,12 @@ func (d *docker) whyExited(ctx context.Context, id string, code int, log *slog.L
 	}
 	return &failure{end: jobend.Killed, cause: err, what: "The job's container was ended from outside, not by the builder.",
 		advice: "Whoever looks after the container engine may know why."}
+}
+
+// has reports whether a container is known to have a file.
+func (d *docker) has(ctx context.Context, id, file string) bool {
+	_, err := d.client.ContainerStatPath(ctx, id, file)
+	return err == nil
 }
 
 // draining reads a container's output.

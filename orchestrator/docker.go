@@ -46,6 +46,8 @@ const (
 
 // Options say how a Docker engine is used.
 type Options struct {
+	// Host is where the engine listens, as in DOCKER_HOST; empty for what that says.
+	Host string
 	// Instance is the name under which everything on the engine is labelled. Two
 	// builders on one engine have different ones.
 	Instance string
@@ -85,11 +87,15 @@ type docker struct {
 	dirty   bool         // there may be containers on the engine that no job has any more
 }
 
-// NewDocker returns a Builder on the Docker engine that DOCKER_HOST and the other
-// variables of Docker's clients name. The engine need not be running yet. The logs of
+// NewDocker returns a Builder on the Docker engine that its options, or DOCKER_HOST and the
+// other variables of Docker's clients, name. The engine need not be running yet. The logs of
 // its jobs are kept in logs.
 func NewDocker(options Options, logs *joblog.Store, log *slog.Logger) (*Builder, error) {
-	c, err := client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation())
+	how := []client.Opt{client.FromEnv, client.WithAPIVersionNegotiation()}
+	if options.Host != "" {
+		how = append(how, client.WithHost(options.Host))
+	}
+	c, err := client.NewClientWithOpts(how...)
 	if err != nil {
 		return nil, fmt.Errorf("configure the connection to the engine: %w", err)
 	}
@@ -256,6 +262,7 @@ func (d *docker) create(ctx context.Context, c container, imageID string, l *lea
 	default:
 		c.told.NixConfig += nixUnsandboxed
 	}
+	grace := int(stopGrace / time.Second)
 	config := &containertypes.Config{
 		Image:       imageID,
 		Entrypoint:  []string{path.Join(jobenv.Mount, jobenv.Program), "job"},
@@ -264,6 +271,7 @@ func (d *docker) create(ctx context.Context, c container, imageID string, l *lea
 		User:        "0",
 		WorkingDir:  "/",
 		StopSignal:  "SIGTERM",
+		StopTimeout: &grace, // for others who stop it: Podman would kill it at once
 		Labels:      map[string]string{labelInstance: d.options.Instance, labelJob: c.job},
 		Healthcheck: &containertypes.HealthConfig{Test: []string{"NONE"}},
 		// The lifeline ends with our connection; see jobenv.Beat.

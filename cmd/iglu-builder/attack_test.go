@@ -11,7 +11,6 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -30,24 +29,27 @@ import (
 // TestClientLeavesEarly goes away while the engine is making the container: a call that
 // is given up goes on in the engine, and its container had no owner.
 func TestClientLeavesEarly(t *testing.T) {
-	for n := range 20 {
-		c := connect(t, world.server)
-		c.send(jsonOf(t, command("nix --version")))
-		c.next()
-		time.Sleep(time.Duration(n) * 4 * time.Millisecond)
-		c.conn.NetConn().Close()
-		wantFree(t, world.server)
-	}
-	if left := world.server.containers(); len(left) > 0 {
-		t.Errorf("containers left: %v", left)
-	}
+	onEngines(t, func(t *testing.T, e *site) {
+		s := e.server(t, func(*settings) {})
+		for n := range 20 {
+			c := connect(t, s)
+			c.send(jsonOf(t, command("nix --version")))
+			c.next()
+			time.Sleep(time.Duration(n) * 4 * time.Millisecond)
+			c.conn.NetConn().Close()
+			wantFree(t, s)
+		}
+		wantNoContainers(t, s)
+	})
 }
 
 // TestClientTalksOn sends messages to the end: the answers to them hid the last message,
 // or reset the connection on which it was.
 func TestClientTalksOn(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
 	for range 5 {
-		c := connect(t, world.server)
+		c := connect(t, s)
 		c.send(jsonOf(t, command("sh -c 'sleep 0.3; exit 42'")))
 		go func() {
 			for c.conn.WriteMessage(websocket.TextMessage, []byte("{}")) == nil {
@@ -64,6 +66,8 @@ func TestClientTalksOn(t *testing.T) {
 // TestClientLeavesUnread says goodbye without having read its log: the write of the log
 // to it kept the place.
 func TestClientLeavesUnread(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
 	for name, leave := range map[string]func(*websocket.Conn) error{
 		"close frame": func(c *websocket.Conn) error {
 			return c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(time.Second))
@@ -71,14 +75,14 @@ func TestClientLeavesUnread(t *testing.T) {
 		"half-closed": func(c *websocket.Conn) error { return c.NetConn().(*net.TCPConn).CloseWrite() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := connect(t, world.server)
+			c := connect(t, s)
 			c.send(jsonOf(t, command("sh -c 'yes 0123456789012345678901234567890123456789 | head -n 500000; sleep 1000'")))
 			c.waitFor("iglu: running")
 			time.Sleep(time.Second) // all buffers are full
 			if err := leave(c.conn); err != nil {
 				t.Fatal(err)
 			}
-			wantFree(t, world.server)
+			wantFree(t, s)
 		})
 	}
 }
@@ -103,41 +107,38 @@ func TestShutdownWithStalledClient(t *testing.T) {
 // TestEngineStalls has the engine not answer a call for as long as the job's client is
 // there: that call had no end.
 func TestEngineStalls(t *testing.T) {
-	for _, call := range []string{"/create", "/attach", "/wait", "/start"} {
-		t.Run(call, func(t *testing.T) {
-			var stalls atomic.Bool
-			stalls.Store(true)
-			proxy := engineProxy(t)
-			engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if stalls.Load() && strings.HasSuffix(r.URL.Path, call) {
-					time.Sleep(2 * time.Second)
-				}
-				proxy.ServeHTTP(w, r)
-			}))
-			defer engine.Close()
-			t.Setenv("DOCKER_HOST", "tcp://"+engine.Listener.Addr().String())
-			s := serverWith(t, func(*settings) {})
-			os.Unsetenv("DOCKER_HOST")
-			c := connect(t, s)
-			c.send(jsonOf(t, command("nix --version")))
-			c.next()
-			time.Sleep(time.Second)
-			c.conn.NetConn().Close()
-			stalls.Store(false)
-			wantFree(t, s)
-			if left := s.containers(); len(left) > 0 {
-				t.Errorf("containers left: %v", left)
-			}
-			if err := s.stop(); err != nil { // before its engine goes
-				t.Error(err)
-			}
-			s.ended <- nil // for the clean-up
-		})
-	}
+	onEngines(t, func(t *testing.T, e *site) {
+		for _, call := range []string{"/create", "/attach", "/wait", "/start"} {
+			t.Run(call, func(t *testing.T) { engineStalls(t, e, call) })
+		}
+	})
 }
 
-// engineProxy passes everything on to the engine.
-func engineProxy(t *testing.T) *httputil.ReverseProxy { return proxyTo(t, "/var/run/docker.sock") }
+func engineStalls(t *testing.T, e *site, call string) {
+	var stalls atomic.Bool
+	stalls.Store(true)
+	proxy := proxyTo(t, e.socket())
+	engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if stalls.Load() && strings.HasSuffix(r.URL.Path, call) {
+			time.Sleep(2 * time.Second)
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	defer engine.Close()
+	s := e.serverVia(t, "tcp://"+engine.Listener.Addr().String(), func(*settings) {})
+	c := connect(t, s)
+	c.send(jsonOf(t, command("nix --version")))
+	c.next()
+	time.Sleep(time.Second)
+	c.conn.NetConn().Close()
+	stalls.Store(false)
+	wantFree(t, s)
+	wantNoContainers(t, s)
+	if err := s.stop(); err != nil { // before its engine goes
+		t.Error(err)
+	}
+	s.ended <- nil // for the clean-up
+}
 
 // proxyTo passes everything on to the engine at a socket.
 func proxyTo(t *testing.T, socket string) *httputil.ReverseProxy {
@@ -192,27 +193,31 @@ func TestPingFlood(t *testing.T) {
 // TestEmptyProgramVolume has somebody prune the volumes: an engine makes a missing one
 // anew, with nothing in it.
 func TestEmptyProgramVolume(t *testing.T) {
-	s := serverWith(t, func(*settings) {})
-	wantExit(t, do(t, s, command("nix --version")), 0)
-	volume := s.onEngine("volume", "ls")[0]
-	docker(t, "volume", "rm", volume)
-	wantExit(t, do(t, s, command("nix --version")), 0)
-	docker(t, "volume", "rm", volume)
-	docker(t, "volume", "create", "--label", "sh.iglu.builder.instance="+s.instance, volume)
-	if got := do(t, s, command("nix --version")); len(got.messages) != 2 {
-		t.Errorf("got %v", got.messages)
-	}
-	wantExit(t, do(t, s, command("nix --version")), 0)
-	for _, network := range s.onEngine("network", "ls") {
-		docker(t, "network", "rm", network)
-	}
-	wantExit(t, do(t, s, command("nix --version")), 0)
+	onEngines(t, func(t *testing.T, e *site) {
+		s := e.server(t, func(*settings) {})
+		wantExit(t, do(t, s, command("nix --version")), 0)
+		volume := s.onEngine("volume", "ls")[0]
+		e.docker(t, "volume", "rm", volume)
+		wantExit(t, do(t, s, command("nix --version")), 0)
+		e.docker(t, "volume", "rm", volume)
+		e.docker(t, "volume", "create", "--label", "sh.iglu.builder.instance="+s.instance, volume)
+		if got := do(t, s, command("nix --version")); len(got.messages) != 2 {
+			t.Errorf("got %v", got.messages)
+		}
+		wantExit(t, do(t, s, command("nix --version")), 0)
+		for _, network := range s.onEngine("network", "ls") {
+			e.docker(t, "network", "rm", network)
+		}
+		wantExit(t, do(t, s, command("nix --version")), 0)
+	})
 }
 
 // TestSameInstance runs two builders of one name, which each make the network at once.
-func TestSameInstance(t *testing.T) {
-	a := serverWith(t, func(*settings) {})
-	b := serverWith(t, func(s *settings) { s.instance, s.stateDir = a.instance, t.TempDir() })
+func TestSameInstance(t *testing.T) { onEngines(t, sameInstance) }
+
+func sameInstance(t *testing.T, e *site) {
+	a := e.server(t, func(*settings) {})
+	b := e.server(t, func(s *settings) { s.instance, s.stateDir = a.instance, t.TempDir() })
 	both := func() []result {
 		clients := []*client{connect(t, a), connect(t, b)}
 		for _, c := range clients {
@@ -228,16 +233,14 @@ func TestSameInstance(t *testing.T) {
 
 // TestOddImage runs jobs in an image with variables that get in the way of ours, and
 // without the folder for temporary files.
-func TestOddImage(t *testing.T) {
+func TestOddImage(t *testing.T) { onEngines(t, oddImage) }
+
+func oddImage(t *testing.T, e *site) {
 	image := "odd-test:" + strings.ToLower(world.server.instance)
-	container := docker(t, "create", world.image, "true")
-	defer docker(t, "rm", container)
-	docker(t, "commit", "--change", "ENV GIT_ASKPASS=/bin/false GIT_SSH_COMMAND=/bin/false GIT_ALLOW_PROTOCOL=ext "+
+	e.changeImage(t, world.image, image, "ENV GIT_ASKPASS=/bin/false GIT_SSH_COMMAND=/bin/false GIT_ALLOW_PROTOCOL=ext "+
 		"GIT_TERMINAL_PROMPT=1 IGLU_BRANCH=no-such-branch IGLU_EXTRA_ARGS=--no-such-flag TMPDIR=/no/such/folder",
-		"--change", "ENTRYPOINT [\"/bin/false\"]", "--change", "WORKDIR /nowhere",
-		"--change", "USER nobody", container, image)
-	t.Cleanup(func() { exec.Command("docker", "image", "rm", image).Run() })
-	s := serverWith(t, func(s *settings) { s.jobImage = image })
+		`ENTRYPOINT ["/bin/false"]`, "WORKDIR /nowhere", "USER nobody")
+	s := e.server(t, func(s *settings) { s.jobImage = image })
 	g := &world.git
 	got := do(t, s, g.withKey(build(g.private+"/hello", "nix build -L"), gitPassword))
 	wantExit(t, got, 0)

@@ -1,8 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"crypto/rand"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,43 +15,33 @@ import (
 
 // litter makes a container that runs, one that does not, a volume and a network, with a
 // label or without, and returns their names.
-func litter(t *testing.T, image, label string) (names []string) {
+func (e *site) litter(t *testing.T, label string) (names []string) {
 	t.Helper()
+	image := e.attackImage(t)
 	name := func(what string) string {
 		names = append(names, "iglu-litter-"+what+"-"+strings.ToLower(rand.Text()[:10]))
 		return names[len(names)-1]
 	}
 	network, volume, created, running := name("network"), name("volume"), name("created"), name("running")
-	docker(t, "network", "create", "--label", label, network)
-	docker(t, "volume", "create", "--label", label, volume)
-	docker(t, "create", "--label", label, "--name", created, "--volume", volume+":/v", image, "attack", "serve")
-	docker(t, "run", "--detach", "--label", label, "--name", running, "--network", network, image, "attack", "serve")
-	t.Cleanup(func() {
-		exec.Command("docker", "rm", "--force", created, running).Run()
-		exec.Command("docker", "volume", "rm", volume).Run()
-		exec.Command("docker", "network", "rm", network).Run()
-	})
+	e.docker(t, "network", "create", "--label", label, network)
+	e.cleanUp(t, "network", "rm", network)
+	e.docker(t, "volume", "create", "--label", label, volume)
+	e.cleanUp(t, "volume", "rm", volume)
+	e.docker(t, "create", "--label", label, "--name", created, "--volume", volume+":/v", image, "attack", "serve")
+	e.docker(t, "run", "--detach", "--label", label, "--name", running, "--network", network, image, "attack", "serve")
+	e.cleanUp(t, "rm", "--force", created, running)
 	return names
-}
-
-// there returns which of some things are on the engine.
-func there(names []string) (found []string) {
-	for _, name := range names {
-		if exec.Command("docker", "inspect", name).Run() == nil {
-			found = append(found, name)
-		}
-	}
-	return found
 }
 
 // TestCleanup has a builder's start, and then the command, remove what carries its
 // instance's label, and nothing else.
-func TestCleanup(t *testing.T) {
-	image := attackImage(t)
+func TestCleanup(t *testing.T) { onEngines(t, cleanUp) }
+
+func cleanUp(t *testing.T, e *site) {
 	instance := "test-" + strings.ToLower(rand.Text()[:10])
-	others := append(litter(t, image, "sh.iglu.builder.instance="+instance+"-2"), litter(t, image, "some=label")...)
+	others := append(e.litter(t, "sh.iglu.builder.instance="+instance+"-2"), e.litter(t, "some=label")...)
 	start := func() string {
-		s := serverWith(t, func(s *settings) { s.instance = instance })
+		s := e.server(t, func(s *settings) { s.instance = instance })
 		if err := s.stop(); err != nil {
 			t.Error(err)
 		}
@@ -59,50 +49,65 @@ func TestCleanup(t *testing.T) {
 		return s.log.String()
 	}
 	clean := func() string {
-		var stdout, stderr bytes.Buffer
-		if code := run(t.Context(), []string{"cleanup", "--instance", instance}, nil, &stdout, &stderr); code != 0 {
-			t.Errorf("exit code %d: %s", code, &stderr)
+		output, err := cleanUpAt(e.host, instance)
+		if err != nil {
+			t.Errorf("%v: %s", err, output)
 		}
-		return stdout.String()
+		return output
 	}
 	for name, remove := range map[string]func() string{"start": start, "command": clean} {
 		t.Run(name, func(t *testing.T) {
-			mine := litter(t, image, "sh.iglu.builder.instance="+instance)
+			mine := e.litter(t, "sh.iglu.builder.instance="+instance)
 			told := remove()
-			if left := there(mine); len(left) > 0 {
+			if left := e.there(mine); len(left) > 0 {
 				t.Errorf("left: %v", left)
 			}
 			if n := strings.Count(told, "removed "); n != len(mine) {
 				t.Errorf("%d removals are told:\n%s", n, told)
 			}
-			if diff := cmp.Diff(others, there(others)); diff != "" {
+			if diff := cmp.Diff(others, e.there(others)); diff != "" {
 				t.Errorf("things of others (-before +after):\n%s", diff)
 			}
 		})
 	}
-	t.Setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
-	var stdout, stderr bytes.Buffer
-	if code := run(t.Context(), []string{"cleanup"}, nil, &stdout, &stderr); code != 1 || !strings.Contains(stderr.String(), "engine does not answer") {
-		t.Errorf("without an engine: exit code %d, %s", code, &stderr)
+}
+
+// TestCleanupWithoutEngine has the command find none.
+func TestCleanupWithoutEngine(t *testing.T) {
+	output, err := cleanUpAt("unix:///nonexistent/docker.sock", "test")
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 || !strings.Contains(output, "engine does not answer") {
+		t.Errorf("%v: %s", err, output)
 	}
+}
+
+// cleanUpAt runs the command on an engine, which may be the machine's own, and returns what
+// it says.
+func cleanUpAt(host, instance string) (string, error) {
+	cleanup := exec.Command(world.program, "cleanup", "--instance", instance)
+	if host != "" {
+		cleanup.Env = append(os.Environ(), "DOCKER_HOST="+host)
+	}
+	output, err := cleanup.CombinedOutput()
+	return string(output), err
 }
 
 // TestBuilderKilled kills a builder while its job runs: the job ends by itself, and the
 // builder's next life removes it.
-func TestBuilderKilled(t *testing.T) {
-	s := startProcess(t, "--job-image", world.image, "--allowed-commands", "sh")
+func TestBuilderKilled(t *testing.T) { onEngines(t, builderKilled) }
+
+func builderKilled(t *testing.T, e *site) {
+	instance := "test-" + strings.ToLower(rand.Text()[:10])
+	s := e.process(t, instance, "--job-image", world.image, "--allowed-commands", "sh")
 	c := connect(t, s)
 	c.send(jsonOf(t, command("sh -c 'echo begun; sleep 1000'")))
 	c.waitFor(`"begun"`)
 	container := s.containers()[0]
 	s.kill()
-	if err := poll(time.Minute, func() bool { return docker(t, "inspect", "--format", "{{.State.Status}}", container) == "exited" }); err != nil {
+	if err := poll(time.Minute, func() bool { return e.docker(t, "inspect", "--format", "{{.State.Status}}", container) == "exited" }); err != nil {
 		t.Errorf("the job goes on: %v", err)
 	}
-	startProcessAs(t, s.instance, "", "--job-image", world.image)
-	if left := s.containers(); len(left) > 0 {
-		t.Errorf("containers left: %v", left)
-	}
+	e.process(t, instance, "--job-image", world.image)
+	wantNoContainers(t, s)
 }
 
 // TestEngineKilled kills an engine: the job that it ran ends by itself, and when the engine

@@ -57,13 +57,15 @@ func cutLast(s, sep string) (before, after string, found bool) {
 }
 
 // TestDeadlines has jobs run too long, and be too silent.
-func TestDeadlines(t *testing.T) {
-	long := serverWith(t, func(s *settings) { s.deadlines.Build = 2 * time.Second })
+func TestDeadlines(t *testing.T) { onEngines(t, deadlines) }
+
+func deadlines(t *testing.T, e *site) {
+	long := e.server(t, func(s *settings) { s.deadlines.Build = 2 * time.Second })
 	got := do(t, long, command("sh -c 'while :; do echo line; sleep 0.1; done'"))
 	wantMessage(t, got, cancelledBecause("It ran longer than 2s, the most that a job may (IGLU_BUILD_TIMEOUT)."))
 	wantEnd(t, long, "timed-out")
 
-	silent := serverWith(t, func(s *settings) { s.deadlines.Silence = 10 * time.Second })
+	silent := e.server(t, func(s *settings) { s.deadlines.Silence = 10 * time.Second })
 	got = do(t, silent, command("sh -c 'sleep 1000'"))
 	wantMessage(t, got, cancelledBecause("It printed nothing for 10s, the longest that a job may be silent (IGLU_SILENCE_TIMEOUT)."))
 	wantEnd(t, silent, "silent")
@@ -72,10 +74,12 @@ func TestDeadlines(t *testing.T) {
 
 // TestAskedFirst cancels jobs, of which one does as it is told and one does not: that is
 // killed, but not before its time.
-func TestAskedFirst(t *testing.T) {
+func TestAskedFirst(t *testing.T) { onEngines(t, askedFirst) }
+
+func askedFirst(t *testing.T, e *site) {
 	const msg = "The builder is shutting down. Send the job again when it is back."
 	cancel := func(script string) (r result, took time.Duration) {
-		s := serverWith(t, func(*settings) {})
+		s := e.server(t, func(*settings) {})
 		c := connect(t, s)
 		c.send(jsonOf(t, command(`sh -c "`+script+`"`)))
 		c.waitFor(`"begun"`)
@@ -94,58 +98,71 @@ func TestAskedFirst(t *testing.T) {
 }
 
 // TestClientsThatLeave says goodbye, and goes without a word.
-func TestClientsThatLeave(t *testing.T) {
+func TestClientsThatLeave(t *testing.T) { onEngines(t, clientsThatLeave) }
+
+func clientsThatLeave(t *testing.T, e *site) {
 	for end, leave := range map[string]func(*websocket.Conn){
 		"cancelled": func(c *websocket.Conn) {
 			c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Minute))
 		},
 		"client-gone": func(c *websocket.Conn) { c.NetConn().Close() },
 	} {
-		s := serverWith(t, func(*settings) {})
+		s := e.server(t, func(*settings) {})
 		c := connect(t, s)
 		c.send(jsonOf(t, command("sh -c 'echo begun; sleep 1000'")))
 		c.waitFor(`"begun"`)
 		leave(c.conn)
 		wantEnd(t, s, end)
+		if err := poll(30*time.Second, func() bool { return len(s.containers()) == 0 }); err != nil {
+			t.Errorf("the job's container: %v", err)
+		}
 	}
 }
 
 // TestKilledFromOutside ends containers behind the builder's back, in every way that an
 // engine has.
-func TestKilledFromOutside(t *testing.T) {
+func TestKilledFromOutside(t *testing.T) { onEngines(t, killedFromOutside) }
+
+func killedFromOutside(t *testing.T, e *site) {
+	s := e.server(t, func(*settings) {})
+	removed := 137
+	if e.isPodman() {
+		removed = 143 // it stops what it removes
+	}
 	for _, test := range []struct {
 		args []string
 		code int
 	}{
 		{[]string{"kill"}, 137},
-		{[]string{"rm", "--force"}, 137},
+		{[]string{"rm", "--force"}, removed},
 		{[]string{"stop"}, 143},
 	} {
 		t.Run(test.args[0], func(t *testing.T) {
-			c := connect(t, world.server)
+			c := connect(t, s)
 			c.send(jsonOf(t, command("sh -c 'echo begun; sleep 1000'")))
 			c.waitFor(`"begun"`)
-			docker(t, append(test.args, world.server.containers()...)...)
+			e.docker(t, append(test.args, s.containers()...)...)
 			wantMessage(t, c.finish(), exitedBecause(test.code, killed))
-			wantEnd(t, world.server, "killed")
-			wantFree(t, world.server)
+			wantEnd(t, s, "killed")
+			wantFree(t, s)
 		})
 	}
 	// A job that kills itself is another thing, though its exit code is the same.
-	wantExit(t, do(t, world.server, command("sh -c 'kill -KILL $$'")), 137)
-	wantExit(t, do(t, world.server, command("sh -c 'exit 143'")), 143)
-	wantEnd(t, world.server, "exited")
+	wantExit(t, do(t, s, command("sh -c 'kill -KILL $$'")), 137)
+	wantExit(t, do(t, s, command("sh -c 'exit 143'")), 143)
+	wantEnd(t, s, "exited")
 }
 
 // TestEngineEnds looks for the engine's and the image's ends in the server's log; what the
 // client is told of them is tested elsewhere.
 func TestEngineEnds(t *testing.T) {
-	proxy := engineProxy(t)
-	engine := httptest.NewServer(proxy)
-	s := serverOn(t, "tcp://"+engine.Listener.Addr().String(), "127.0.0.1:1/not/there:1")
-	do(t, s, command("tool"))
-	wantEnd(t, s, "no-image")
-	engine.Close()
-	do(t, s, command("tool"))
-	wantEnd(t, s, "engine-gone")
+	onEngines(t, func(t *testing.T, e *site) {
+		engine := httptest.NewServer(proxyTo(t, e.socket()))
+		s := e.serverVia(t, "tcp://"+engine.Listener.Addr().String(), func(s *settings) { s.jobImage = "127.0.0.1:1/not/there:1" })
+		do(t, s, command("nix"))
+		wantEnd(t, s, "no-image")
+		engine.Close()
+		do(t, s, command("nix"))
+		wantEnd(t, s, "engine-gone")
+	})
 }

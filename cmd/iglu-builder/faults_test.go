@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -141,17 +140,13 @@ func attackOnly(s *settings) {
 	s.jobImage, s.jobNetwork, s.allowedCommands = "attack:1", "none", []string{"attack"}
 }
 
-// engineEnv guards DOCKER_HOST, which a server reads when it starts.
-var engineEnv sync.Mutex
-
-// serverVia starts a server on an engine, also for tests that run at once.
+// serverVia starts a server on an engine, which the test stops.
 func serverVia(t *testing.T, host string, change func(*settings)) *server {
 	t.Helper()
-	engineEnv.Lock()
-	defer engineEnv.Unlock()
-	os.Setenv("DOCKER_HOST", host)
-	defer os.Unsetenv("DOCKER_HOST")
-	s, err := startServer(change)
+	s, err := startServer(func(s *settings) {
+		s.engineHost = host
+		change(s)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,9 +156,7 @@ func serverVia(t *testing.T, host string, change func(*settings)) *server {
 // clean removes what a server's instance keeps for its next life.
 func (w *faultWorld) clean(t *testing.T, s *server) {
 	t.Helper()
-	cleanup := exec.Command(world.program, "cleanup", "--instance", s.instance)
-	cleanup.Env = append(os.Environ(), "DOCKER_HOST="+w.engine.host())
-	if output, err := cleanup.CombinedOutput(); err != nil || strings.Contains(string(output), "container") {
+	if output, err := cleanUpAt(w.engine.host(), s.instance); err != nil || strings.Contains(output, "container") {
 		t.Errorf("cleanup: %v: %s", err, output)
 	}
 }
@@ -291,21 +284,23 @@ func (w *faultWorld) killServer(t *testing.T, at step) string {
 func (w *faultWorld) cutClient(t *testing.T, at step) string {
 	f := startFaulty(t, filepath.Join(w.folder, "docker.sock"))
 	s := serverVia(t, f.host(), attackOnly)
+	idle := s.idle(t)
 	c := connect(t, s)
 	f.reach(t, c, at, func() { c.conn.NetConn().Close() })
-	return w.after(t, s)
+	return w.after(t, s, idle)
 }
 
 func (w *faultWorld) killEngine(t *testing.T, at step) string {
 	f := startFaulty(t, filepath.Join(w.folder, "docker.sock"))
 	s := serverVia(t, f.host(), attackOnly)
+	idle := s.idle(t)
 	c := connect(t, s)
 	f.reach(t, c, at, func() {
 		w.stop(syscall.SIGKILL)
 		w.start()
 	})
 	wantFailure(t, c.finish())
-	return w.after(t, s)
+	return w.after(t, s, idle)
 }
 
 // wantFailure checks that a client is told something, and not that all is well.
@@ -318,16 +313,25 @@ func wantFailure(t *testing.T, r result) {
 }
 
 // after checks that all is well after a fault and returns how the job ended.
-func (w *faultWorld) after(t *testing.T, s *server) string {
+func (w *faultWorld) after(t *testing.T, s *server, idle []string) string {
 	t.Helper()
 	end := endOf(t, s)
+	w.wantNothingLeft(t, s, idle)
+	w.wantOthers(t)
+	return end
+}
+
+// wantNothingLeft checks that the next job works, and that then a server has the goroutines
+// that it had before the first, and none when it has stopped.
+func (w *faultWorld) wantNothingLeft(t *testing.T, s *server, idle []string) {
+	t.Helper()
 	wantNext(t, s)
+	wantGoroutines(t, s, idle)
 	if err := s.stop(); err != nil {
 		t.Error(err)
 	}
+	wantGoroutines(t, s, nil)
 	w.clean(t, s)
-	w.wantOthers(t)
-	return end
 }
 
 // calls are all of a job's life, in their order. What the machine is, is asked at the start.
@@ -378,6 +382,7 @@ func TestFaultsOfCalls(t *testing.T) {
 func (w *faultWorld) breakCall(t *testing.T, call step, fault string) string {
 	f := startFaulty(t, filepath.Join(w.folder, "docker.sock"))
 	s := serverVia(t, f.host(), attackOnly)
+	idle := s.idle(t)
 	f.at(call, func(out http.ResponseWriter, in *http.Request) bool { return f.spoil(fault, out, in) })
 	got := do(t, s, command(job3))
 	wantFailure(t, got)
@@ -388,11 +393,7 @@ func (w *faultWorld) breakCall(t *testing.T, call step, fault string) string {
 	if end == "exited" {
 		wantExit(t, got, 3)
 	}
-	wantNext(t, s)
-	if err := s.stop(); err != nil {
-		t.Error(err)
-	}
-	w.clean(t, s)
+	w.wantNothingLeft(t, s, idle)
 	return end
 }
 

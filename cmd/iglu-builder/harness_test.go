@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -54,6 +56,10 @@ const (
 // signingKey is the base64 of an Ed25519 key as jobs are given it.
 var signingKey = base64.StdEncoding.EncodeToString(ed25519.NewKeyFromSeed([]byte("the signing key of all the tests")))
 
+// parallelTests is how many tests run at once of those that may: more than there are CPUs,
+// because they wait most of the time.
+const parallelTests = 5
+
 func TestMain(m *testing.M) {
 	os.Exit(testMain(m))
 }
@@ -68,8 +74,9 @@ func testMain(m *testing.M) int {
 		return complain(err)
 	}
 	defer world.git.stop()
+	flag.Set("test.parallel", strconv.Itoa(parallelTests)) // which the command line may override
 	code := m.Run()
-	if err := world.server.stop(); err != nil {
+	if err := errors.Join(world.server.stop(), stopSites()); err != nil {
 		return complain(err)
 	}
 	world.git.stop()
@@ -138,6 +145,7 @@ type server struct {
 	address  string
 	instance string
 	stateDir string
+	host     string // where its containers are looked for, as in DOCKER_HOST
 	image    string // that its jobs run in
 	log      logBuffer
 	cancel   context.CancelFunc
@@ -181,7 +189,9 @@ func startServer(change func(*settings)) (*server, error) {
 
 	ctx, cancel := context.WithCancel(context.Background())
 	srv := &server{instance: s.instance, stateDir: s.stateDir, image: s.jobImage, cancel: cancel, ended: make(chan error, 1)}
-	go func() { srv.ended <- serve(ctx, ctx, s, world.program, s.logger(&srv.log)) }()
+	go labelled(ctx, s.instance, func(ctx context.Context) {
+		srv.ended <- serve(ctx, ctx, s, world.program, s.logger(&srv.log))
+	})
 	err := poll(10*time.Second, func() bool {
 		match := addrInLog.FindStringSubmatch(srv.log.String())
 		if match != nil {
@@ -227,7 +237,7 @@ func (s *server) stop() error {
 	}
 	for _, kind := range []string{"volume", "network"} {
 		for _, name := range s.onEngine(kind, "ls") {
-			exec.Command("docker", kind, "rm", name).Run()
+			exec.Command("docker", "--host", s.host, kind, "rm", name).Run()
 		}
 	}
 	return errors.Join(err, checkSecrets(s.log.String()), s.checkKeptLogs())
@@ -245,7 +255,16 @@ func (s *server) checkKeptLogs() error {
 
 func (s *server) containers() []string { return s.onEngine("container", "ls", "--all") }
 
+// wantNoContainers checks that a server has none.
+func wantNoContainers(t *testing.T, s *server) {
+	t.Helper()
+	if left := s.containers(); len(left) > 0 {
+		t.Errorf("containers left: %v", left)
+	}
+}
+
 func (s *server) onEngine(args ...string) []string {
+	args = append([]string{"--host", s.host}, args...)
 	args = append(args, "--quiet", "--filter", "label=sh.iglu.builder.instance="+s.instance)
 	output, err := exec.Command("docker", args...).Output()
 	if err != nil {

@@ -25,12 +25,17 @@ import (
 
 // TestEveryLineArrives sends a gigabyte of random lines through the server and the
 // client, both in processes of their own, and compares digests of both ends.
-func TestEveryLineArrives(t *testing.T) {
-	const size = 1_000_000_000
+func TestEveryLineArrives(t *testing.T) { onEngines(t, everyLineArrives) }
+
+func everyLineArrives(t *testing.T, e *site) {
+	size := 1_000_000_000
+	if e.isPodman() {
+		size = 100_000_000 // it takes longer for each
+	}
 	image := "lines-test:" + strings.ToLower(world.server.instance)
-	importProgram(t, "", image, buildProgram(t, "lines"), "lines")
-	t.Cleanup(func() { exec.Command("docker", "image", "rm", image).Run() })
-	s := startProcess(t, "--job-image", image, "--allowed-commands", "lines")
+	importProgram(t, e.host, image, buildProgram(t, "lines"), "lines")
+	e.cleanUp(t, "image", "rm", image)
+	s := e.process(t, "test-lines-"+strings.ToLower(rand.Text()[:10]), "--job-image", image, "--allowed-commands", "lines")
 
 	client := exec.Command(world.program, "build", "--url", "ws://"+s.address, "-")
 	client.Stdin = strings.NewReader(jsonOf(t, command(fmt.Sprintf("lines %d", size))))
@@ -77,6 +82,7 @@ func digests(t *testing.T, printed io.Reader) (got, want string) {
 // TestNothingElseIsMasked has real builds print 100 MB: names and sizes of files, their
 // digests, their text, and binaries as base64. None of it is one of the job's secrets.
 func TestNothingElseIsMasked(t *testing.T) {
+	t.Parallel()
 	s := startProcess(t, "--job-image", world.image)
 	var key []string
 	for range 8 {
@@ -242,6 +248,7 @@ func (c *client) countLines(n int) (lines int, last string) {
 
 // TestClientAcceptsNothing never reads: when its time is up, its job ends.
 func TestClientAcceptsNothing(t *testing.T) {
+	t.Parallel()
 	s := serverWith(t, func(s *settings) { s.clientTimeout = time.Second })
 	c := connect(t, s)
 	c.send(jsonOf(t, command("sh -c 'yes 0123456789012345678901234567890123456789 | head -n 1000000; sleep 1000'")))
@@ -255,6 +262,7 @@ func TestClientAcceptsNothing(t *testing.T) {
 // TestClientVanishes cuts a client off the network: nothing of what the server sends is
 // answered any more. It is noticed while nothing is sent to it, and while much is.
 func TestClientVanishesFromTheNetwork(t *testing.T) {
+	t.Parallel()
 	for _, line := range []string{
 		"sh -c 'echo begun; sleep 1000'",
 		"sh -c 'echo begun; yes 0123456789012345678901234567890123456789'",
@@ -321,6 +329,7 @@ func smallDisk(t *testing.T) string {
 
 // TestDiskFull keeps logs on a disk of one megabyte.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	s := serverWith(t, func(s *settings) { s.stateDir, s.keepLogs = smallDisk(t), joblog.Keep{} })
 	got := do(t, s, command("sh -c 'seq 1000000; sleep 1000'"))
 	want := `{"error":"The builder cannot keep the job's log.","msg":"Make room on the disk of its folder for logs (IGLU_STATE_DIR), and send the job again.","jobStatus":"failed"}`
@@ -354,6 +363,7 @@ func TestCutLog(t *testing.T) {
 
 // TestKeptLogs looks at the files.
 func TestKeptLogs(t *testing.T) {
+	t.Parallel()
 	s := serverWith(t, func(s *settings) { s.keepLogs = joblog.Keep{Jobs: 2} })
 	for n := range 4 {
 		wantExit(t, do(t, s, command(fmt.Sprintf("printf 'job %d'", n))), 0)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -229,20 +228,21 @@ func TestJobTooLarge(t *testing.T) {
 
 // TestClientVanishes ends a client's connection without a word in the middle of a
 // build. Its container goes, and another client gets in.
-func TestClientVanishes(t *testing.T) {
+func TestClientVanishes(t *testing.T) { onEngines(t, clientVanishes) }
+
+func clientVanishes(t *testing.T, e *site) {
+	s := e.server(t, func(*settings) {})
 	for _, ignoresTerm := range []string{"", "trap '' TERM; "} {
-		c := connect(t, world.server)
+		c := connect(t, s)
 		c.send(`{"git":{"noClone":true},"buildOptions":{"command":"sh -c \"` + ignoresTerm +
 			`echo begun; while :; do sleep 1; done\"","cachix":{"push":false}}}`)
 		c.waitFor("begun")
-		if n := len(world.server.containers()); n != 1 {
+		if n := len(s.containers()); n != 1 {
 			t.Fatalf("%d containers while a job runs", n)
 		}
 		c.conn.NetConn().Close()
-		wantFree(t, world.server)
-		if left := world.server.containers(); len(left) > 0 {
-			t.Errorf("containers left: %v", left)
-		}
+		wantFree(t, s)
+		wantNoContainers(t, s)
 	}
 }
 
@@ -267,9 +267,7 @@ func TestHealthcheck(t *testing.T) {
 // TestNoEngine runs a builder whose engine is not there.
 func TestNoEngine(t *testing.T) {
 	inForms(t, func(t *testing.T, form schemas.Form) {
-		t.Setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
-		s := serverWith(t, func(*settings) {})
-		os.Unsetenv("DOCKER_HOST") // what the test itself asks the engine is not concerned
+		s := serverWith(t, func(s *settings) { s.engineHost = "unix:///nonexistent/docker.sock" })
 		begun := time.Now()
 		got := doIn(t, form, s, command("nix --version"))
 		want := []string{accepted, `{"error":"The container engine does not answer.","msg":"Start it, or set DOCKER_HOST to where it listens.","jobStatus":"failed"}`}
@@ -326,13 +324,16 @@ func TestShutdown(t *testing.T) {
 
 // TestTerminate sends SIGTERM to a container: the build gets it, and its exit code
 // is the job's.
-func TestTerminate(t *testing.T) {
+func TestTerminate(t *testing.T) { onEngines(t, terminate) }
+
+func terminate(t *testing.T, e *site) {
+	s := e.server(t, func(*settings) {})
 	inForms(t, func(t *testing.T, form schemas.Form) {
-		c := connectIn(t, form, world.server)
+		c := connectIn(t, form, s)
 		c.sendJob(command(`sh -c "trap 'echo told; exit 7' TERM; echo begun; while :; do sleep 0.1; done"`))
 		c.waitFor("begun")
-		for _, id := range world.server.containers() {
-			docker(t, "kill", "--signal=TERM", id)
+		for _, id := range s.containers() {
+			e.docker(t, "kill", "--signal=TERM", id)
 		}
 		got := c.finish()
 		wantLine(t, got, "told")
@@ -343,20 +344,24 @@ func TestTerminate(t *testing.T) {
 }
 
 // TestOrphans lets a job leave children behind in numbers: none stays a zombie.
-func TestOrphans(t *testing.T) {
+func TestOrphans(t *testing.T) { onEngines(t, orphans) }
+
+func orphans(t *testing.T, e *site) {
 	script := `i=0; while [ $i -lt 100 ]; do (sh -c 'sleep 0.1' &) ; i=$((i+1)); done; sleep 1; ` +
 		`z=0; for s in /proc/[0-9]*/stat; do read -r line < $s || continue; case "$line" in *") Z "*) z=$((z+1));; esac; done; echo zombies $z`
 	j := command("")
 	j.BuildOptions.Command = "sh -c '" + strings.ReplaceAll(script, "'", `'\''`) + "'"
-	got := do(t, world.server, j)
+	got := do(t, e.server(t, func(*settings) {}), j)
 	wantExit(t, got, 0)
 	wantLine(t, got, "zombies 0")
 }
 
 // TestNoNetwork names a network that is not there.
-func TestNoNetwork(t *testing.T) {
+func TestNoNetwork(t *testing.T) { onEngines(t, noNetwork) }
+
+func noNetwork(t *testing.T, e *site) {
 	inForms(t, func(t *testing.T, form schemas.Form) {
-		s := serverWith(t, func(s *settings) { s.jobNetwork = "iglu-no-such-network" })
+		s := e.server(t, func(s *settings) { s.jobNetwork = "iglu-no-such-network" })
 		got := doIn(t, form, s, command("nix --version"))
 		want := []string{accepted, `{"error":"The network iglu-no-such-network is not on the container engine.","msg":"` +
 			`Make it there, or set IGLU_JOB_NETWORK to one that is, or to nothing for one of the builder's own.","jobStatus":"failed"}`}
@@ -368,9 +373,11 @@ func TestNoNetwork(t *testing.T) {
 
 // TestManyLines has a job print a million lines: each arrives as one message.
 func TestManyLines(t *testing.T) {
+	t.Parallel()
+	s := serverWith(t, func(*settings) {})
 	inForms(t, func(t *testing.T, form schemas.Form) {
 		const lines = 1_000_000
-		c := connectIn(t, form, world.server)
+		c := connectIn(t, form, s)
 		c.sendJob(command(fmt.Sprintf("seq -f %%077.0f %d", lines)))
 		c.waitFor("iglu: running")
 		var message []byte

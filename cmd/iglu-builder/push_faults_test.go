@@ -39,6 +39,7 @@ var bothNames = []string{"first", "second"}
 // TestPreflight has caches refuse a job, or jobs not fit a cache. It ends before
 // anything is built, with a line that says what to do.
 func TestPreflight(t *testing.T) {
+	t.Parallel()
 	_, otherKey, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -104,6 +105,7 @@ func freeAddress(t *testing.T) string {
 
 // TestWarnings has a cache not say enough: the job goes on.
 func TestWarnings(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name  string
 		fault devcache.Fault
@@ -130,6 +132,7 @@ func TestWarnings(t *testing.T) {
 // over it, or the job says that the build succeeded and its push did not; then nothing
 // is announced of what failed.
 func TestPushFaults(t *testing.T) {
+	t.Parallel()
 	once := func(f devcache.Fault) devcache.Fault { return devcache.Times(1, f) }
 	elsewhere := "http://" + freeAddress(t)
 	tests := []struct {
@@ -193,10 +196,12 @@ func wantNames(t *testing.T, c *binaryCache, want []string) {
 
 // TestHalfPushed has the cache refuse one path of several: the others stay, but for
 // those that refer to it, so that what the cache announces is whole.
-func TestHalfPushed(t *testing.T) {
+func TestHalfPushed(t *testing.T) { onEngines(t, halfPushed) }
+
+func halfPushed(t *testing.T, e *site) {
 	c := newCache(t)
 	c.Misbehave(devcache.On("POST", uploadEnd, refuseNamed("middle")))
-	got := do(t, world.server, c.pushing(command(`nix-build --no-out-link -E '`+
+	got := do(t, e.server(t, func(*settings) {}), c.pushing(command(`nix-build --no-out-link -E '`+
 		`let d = name: script: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; };`+
 		` first = d "first" "echo > $out"; middle = d "middle" "echo ${first} > $out"; beside = d "beside" "echo ${first} > $out";`+
 		` in d "top" "echo ${middle} ${beside} > $out"'`)))
@@ -213,6 +218,8 @@ func refuseNamed(name string) devcache.Fault {
 // TestFailedBuildPushes has one of three builds fail: what was finished is pushed, and the
 // exit code is the build's.
 func TestFailedBuildPushes(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
 	expression := `let d = name: script: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; };` +
 		` needed = d "needed" "echo > $out"; in [ (d "good" "echo > $out") (d "bad" "echo ${needed}; exit 1") ]`
 	for _, broken := range []bool{false, true} {
@@ -222,7 +229,7 @@ func TestFailedBuildPushes(t *testing.T) {
 		}
 		j := c.pushing(command("nix-build --no-out-link -E '" + expression + "'"))
 		j.BuildOptions.KeepGoing = true
-		got := do(t, world.server, j)
+		got := do(t, s, j)
 		wantExit(t, got, 100)
 		if broken {
 			wantLine(t, got, "iglu: push: NOT COMPLETE: ")
@@ -234,25 +241,31 @@ func TestFailedBuildPushes(t *testing.T) {
 
 // TestExitCode75 has a command itself end with the code that stands for a push that
 // is not complete.
-func TestExitCode75(t *testing.T) {
-	wantExit(t, do(t, world.server, newCache(t).pushing(command("sh -c 'exit 75'"))), 75)
-	wantExit(t, do(t, world.server, command("sh -c 'exit 75'")), 75)
+func TestExitCode75(t *testing.T) { onEngines(t, exitCode75) }
+
+func exitCode75(t *testing.T, e *site) {
+	s := e.server(t, func(*settings) {})
+	wantExit(t, do(t, s, newCache(t).pushing(command("sh -c 'exit 75'"))), 75)
+	wantExit(t, do(t, s, command("sh -c 'exit 75'")), 75)
 	// A job that says so itself speaks of no one but itself.
-	got := do(t, world.server, command(`sh -c 'printf "%s\377\n" "secret" > /iglu-unpushed; exit 75'`))
+	got := do(t, s, command(`sh -c 'printf "%s\377\n" "secret" > /iglu-unpushed; exit 75'`))
 	wantUnpushed(t, got, "secret\ufffd")
-	wantExit(t, do(t, world.server, command(`sh -c 'ln -s /etc/passwd /iglu-unpushed; exit 75'`)), 75)
-	wantExit(t, do(t, world.server, command(`sh -c 'mkdir /iglu-unpushed; exit 75'`)), 75)
+	wantExit(t, do(t, s, command(`sh -c 'ln -s /etc/passwd /iglu-unpushed; exit 75'`)), 75)
+	wantExit(t, do(t, s, command(`sh -c 'mkdir /iglu-unpushed; exit 75'`)), 75)
 }
 
 // TestClientLeavesPush has the client leave while a push hangs: the place is free soon.
-func TestClientLeavesPush(t *testing.T) {
+func TestClientLeavesPush(t *testing.T) { onEngines(t, clientLeavesPush) }
+
+func clientLeavesPush(t *testing.T, e *site) {
+	s := e.server(t, func(*settings) {})
 	cache := newCache(t)
 	cache.Misbehave(devcache.On("POST", uploadBegin, devcache.Hang()))
-	c := connect(t, world.server)
+	c := connect(t, s)
 	c.send(jsonOf(t, cache.pushing(smallJob())))
 	c.waitFor("/nix/store/")
 	time.Sleep(time.Second) // for the push to begin
 	c.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(time.Second))
 	c.conn.Close()
-	wantFree(t, world.server)
+	wantFree(t, s)
 }

@@ -187,9 +187,11 @@ func closureRepository(t *testing.T) string {
 // same job once more has nothing to push, and everything when the cache has lost it,
 // also from a store in which all is built already.
 func TestPush(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
 	c := newCache(t)
 	j := c.pushing(build(closureRepository(t), "nix-build"))
-	first := do(t, world.server, j)
+	first := do(t, s, j)
 	wantExit(t, first, 0)
 	wantTotal(t, first, closureOf, 0, 0)
 	wantLine(t, first, "iglu: pushed last (")
@@ -198,7 +200,7 @@ func TestPush(t *testing.T) {
 	}
 	wantNixReads(t, c.url, first)
 
-	second := do(t, world.server, j)
+	second := do(t, s, j)
 	wantExit(t, second, 0)
 	wantTotal(t, second, 0, closureOf, 0)
 
@@ -292,6 +294,7 @@ func checkInspection(t *testing.T, container string) {
 // TestResults has a store in which all is built already: what counts as a result of the
 // job is what it links to, wherever the link is, and what it prints.
 func TestResults(t *testing.T) {
+	t.Parallel()
 	const expression = `derivation { name = "a"; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; }`
 	s := warmServer(t, "nix-build --no-out-link -E '"+expression+"'; mkdir -p /folder", func(*settings) {})
 	for _, test := range []struct {
@@ -323,6 +326,7 @@ func TestResults(t *testing.T) {
 // TestUpstream has a path in the store that an upstream cache has signed: it is not
 // pushed, unless the builder is set to do so, or the upstream is the cache itself.
 func TestUpstream(t *testing.T) {
+	t.Parallel()
 	const expression = `let d = name: script: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; };` +
 		` in d "top" "echo ${d "libc" "echo > $out"} > $out"`
 	// The path that is signed refers to nothing; the other refers to it.

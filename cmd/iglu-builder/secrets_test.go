@@ -25,7 +25,10 @@ func (passwordThief) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // TestSecretsStayInside runs builds that look for the job's secrets wherever a
 // process of the container can look. That no message holds one is checked with each
 // message, by client.read.
-func TestSecretsStayInside(t *testing.T) {
+func TestSecretsStayInside(t *testing.T) { onEngines(t, secretsStayInside) }
+
+func secretsStayInside(t *testing.T, e *site) {
+	s := e.server(t, func(*settings) {})
 	g := &world.git
 	cache := newCache(t)
 	tests := []struct {
@@ -51,7 +54,7 @@ func TestSecretsStayInside(t *testing.T) {
 		for _, test := range tests {
 			t.Run(key.name+"/"+test.name, func(t *testing.T) {
 				j := g.withKey(build(key.repository, test.command), key.key)
-				got := do(t, world.server, cache.pushing(j))
+				got := do(t, s, cache.pushing(j))
 				wantExit(t, got, test.code)
 				wantLine(t, got, test.line)
 			})

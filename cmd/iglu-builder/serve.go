@@ -94,6 +94,7 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 		return fmt.Errorf("%w\nhint: IGLU_STATE_DIR names a folder that the builder may write to", err)
 	}
 	builder, err := orchestrator.NewDocker(orchestrator.Options{
+		Host:     s.engineHost,
 		Instance: s.instance,
 		Image:    s.jobImage,
 		Pull:     s.pull,

@@ -47,6 +47,8 @@ type settings struct {
 	pushUpstream    bool
 	logFormat       string
 	logLevel        slog.Level
+
+	engineHost string // not to be set by flag: DOCKER_HOST is what every Docker client has
 }
 
 // register adds a flag for each setting, with its default.

@@ -30,6 +30,7 @@ func (s *server) stopped(t *testing.T) {
 
 // TestGrace asks a server to stop while its job runs: the job may end, no other is taken.
 func TestGrace(t *testing.T) {
+	t.Parallel()
 	s := startProcess(t, "--job-image", world.image, "--allowed-commands", "sh", "--shutdown-grace", "5m")
 	if status, _ := s.get(t, "GET", "/readyz"); status != 200 {
 		t.Errorf("readyz is %d before", status)
@@ -58,6 +59,7 @@ func TestGrace(t *testing.T) {
 // TestGraceIsOver has a job take longer than it is given, and a second signal take what it
 // is given.
 func TestGraceIsOver(t *testing.T) {
+	t.Parallel()
 	for grace, signals := range map[string]int{"1s": 1, "1h": 2} {
 		t.Run(grace, func(t *testing.T) {
 			s := startProcess(t, "--job-image", world.image, "--allowed-commands", "sh", "--shutdown-grace", grace)

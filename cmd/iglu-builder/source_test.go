@@ -27,7 +27,10 @@ func (g *gitWorld) withKey(j job, key string) job {
 const hello = "hello> building hello"
 
 // TestSources builds from every kind of source.
-func TestSources(t *testing.T) {
+func TestSources(t *testing.T) { onEngines(t, sources) }
+
+func sources(t *testing.T, e *site) {
+	s := e.server(t, func(*settings) {})
 	const flake = "nix build -L --print-out-paths"
 	g := &world.git
 	side := build(g.public+"/hello", "nix-build")
@@ -59,7 +62,7 @@ func TestSources(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			got := do(t, world.server, test.job)
+			got := do(t, s, test.job)
 			wantExit(t, got, 0)
 			wantLine(t, got, test.line)
 			if !test.job.Git.NoClone {
@@ -86,7 +89,10 @@ func head(t *testing.T, j job) string {
 
 // TestFailures holds what goes wrong with a source or a build against what the
 // client is told: an exit code, and a line that explains it.
-func TestFailures(t *testing.T) {
+func TestFailures(t *testing.T) { onEngines(t, failures) }
+
+func failures(t *testing.T, e *site) {
+	s := e.server(t, func(*settings) {})
 	g := &world.git
 	noBranch := build(g.public+"/hello", "nix build")
 	noBranch.Git.Branch = "no-such-branch"
@@ -119,7 +125,7 @@ func TestFailures(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			got := do(t, world.server, test.job)
+			got := do(t, s, test.job)
 			wantExit(t, got, test.code)
 			wantLine(t, got, test.line)
 		})

@@ -348,7 +348,7 @@ func TestStoresCommand(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(folder(t, s.volumes(t)[0]), "go-on"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	wantExitCode(t, c.finish(), 0)
+	wantMessage(t, c.finish(), exited(0))
 
 	stores(t, s, "rm", s.volumes(t)[0])
 	for _, folder := range folders {

@@ -73,6 +73,11 @@ const NixLog = "/iglu-nix"
 // ended by itself, and not if it ended because the lifeline did.
 const EndMark = "/iglu-ended"
 
+// OutOfMemory is a file that the container has when its job failed and a process of it had
+// been killed for want of memory. Of the container's first process only the engine can say
+// that; Podman 4.3 says it of none.
+const OutOfMemory = "/iglu-out-of-memory"
+
 // A container's standard input is its lifeline. The builder writes a byte into it every
 // Beat. When it ends, or nothing has come for Silence, the builder or its engine is gone,
 // and the job ends by itself.

@@ -78,21 +78,23 @@ func Main() int {
 		code = run(ctx, job, rest, children, t)
 		t.usage(growth(ctx, before))
 	}
+	if code != 0 && ranOutOfMemory() {
+		mark(jobenv.OutOfMemory, "")
+	}
 	switch {
 	case lifelineLost.Load():
-		markEnd("lifeline")
+		mark(jobenv.EndMark, "lifeline")
 		return exitTerminated
 	case code > 128 && !children.isTerminating():
-		markEnd("")
+		mark(jobenv.EndMark, "")
 	}
 	return code
 }
 
-// markEnd leaves word of why the job ends. Without it, a container with the exit code of a
-// signal counts as ended from outside.
-func markEnd(why string) {
-	if err := os.WriteFile(jobenv.EndMark, []byte(why), 0o600); err != nil {
-		say("cannot make %s: %v", jobenv.EndMark, err)
+// mark leaves word for the builder of how the job ended: jobenv says in which files.
+func mark(name, text string) {
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		say("cannot make %s: %v", name, err)
 	}
 }
 

@@ -49,7 +49,7 @@ func endWithBuilder(children *children) {
 	watchLifeline(os.Stdin, jobenv.Silence)
 	lifelineLost.Store(true)
 	time.AfterFunc(killDelay+time.Second, func() {
-		markEnd("lifeline")
+		mark(jobenv.EndMark, "lifeline")
 		os.Exit(exitTerminated)
 	})
 	children.terminate()

@@ -26,6 +26,8 @@ type Note struct {
 	Commit string          `json:"commit,omitempty"` // that was fetched
 	Usage  *Usage          `json:"usage,omitempty"`
 	Pushed *schemas.Pushed `json:"pushed,omitempty"` // what the push has come to
+	// Succeeded is the last that is told, right before the program exits with 0.
+	Succeeded bool `json:"succeeded,omitempty"`
 }
 
 // Usage is what a job has taken, all its processes together; 0 is not known.

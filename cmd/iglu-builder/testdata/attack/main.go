@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -165,10 +164,15 @@ func forkBomb() {
 	}
 }
 
-// countTasks counts the processes of the container with their threads.
-func countTasks() int {
-	tasks, _ := filepath.Glob("/proc/[0-9]*/task/*")
-	return len(tasks)
+// countTasks returns the number of the container's processes with their threads. Its cgroup,
+// of version 2 or 1, has it at one moment; /proc has some twice that come and go meanwhile.
+func countTasks() (n int) {
+	for _, name := range []string{"/sys/fs/cgroup/pids.current", "/sys/fs/cgroup/pids/pids.current"} {
+		if text, err := os.ReadFile(name); err == nil {
+			fmt.Sscan(string(text), &n)
+		}
+	}
+	return n
 }
 
 // memoryHog takes memory until it is killed.

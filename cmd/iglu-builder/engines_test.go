@@ -1,0 +1,168 @@
+package main
+
+import (
+	"errors"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+
+	containertypes "github.com/docker/docker/api/types/container"
+	dockerclient "github.com/docker/docker/client"
+)
+
+// A site is an engine that tests run on: the machine's Docker, and a Podman of the tests'
+// own. What an engine has a part in is tested on both by the same tests; where Podman cannot
+// do the same, the test says what it does instead, and so does docs/engines.md.
+type site struct {
+	name   string
+	host   string // as in DOCKER_HOST; empty for the machine's own
+	attack string // name of an image with the program of testdata/attack, as the command attack
+
+	imported sync.Once // attack
+}
+
+var dockerSite = &site{name: "docker"}
+
+// podmanSite starts Podman when the first test wants it; stopSites ends it.
+var podmanSite = sync.OnceValues(func() (*site, error) {
+	host, stop, err := startPodman()
+	if err == nil {
+		err = loadJobImage(host)
+	}
+	stopPodman = stop
+	return &site{name: "podman", host: host}, err
+})
+
+var stopPodman func() error
+
+// stopSites removes what the tests of engines have made for all of them.
+func stopSites() error {
+	var err error
+	if dockerSite.attack != "" {
+		err = exec.Command("docker", "image", "rm", dockerSite.attack).Run()
+	}
+	if stopPodman != nil {
+		err = errors.Join(err, stopPodman())
+	}
+	return err
+}
+
+// onEngines runs a test on each engine, beside others.
+func onEngines(t *testing.T, test func(t *testing.T, e *site)) {
+	t.Helper()
+	t.Parallel()
+	podman, err := podmanSite()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range []*site{dockerSite, podman} {
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			test(t, e)
+		})
+	}
+}
+
+func (e *site) isPodman() bool { return e.name == "podman" }
+
+// socket returns the name of the socket that the engine listens on.
+func (e *site) socket() string {
+	if e.host == "" {
+		return "/var/run/docker.sock"
+	}
+	return strings.TrimPrefix(e.host, "unix://")
+}
+
+// docker runs Docker's own client on the engine and returns what it prints.
+func (e *site) docker(t *testing.T, args ...string) string {
+	t.Helper()
+	return docker(t, append([]string{"--host", e.host}, args...)...)
+}
+
+// cleanUp has Docker's client do something on the engine when the test has ended. What it is
+// to remove may be gone.
+func (e *site) cleanUp(t *testing.T, args ...string) {
+	t.Cleanup(func() { exec.Command("docker", append([]string{"--host", e.host}, args...)...).Run() })
+}
+
+// changeImage makes an image of another with instructions of a Dockerfile. What docker commit
+// asks, Podman does not understand.
+func (e *site) changeImage(t *testing.T, from, to string, instructions ...string) {
+	t.Helper()
+	c, err := dockerclient.NewClientWithOpts(dockerclient.WithHost("unix://"+e.socket()), dockerclient.WithAPIVersionNegotiation())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	container := e.docker(t, "create", from, "true")
+	defer e.docker(t, "rm", container)
+	options := containertypes.CommitOptions{Reference: to, Changes: instructions, Config: &containertypes.Config{}}
+	if _, err := c.ContainerCommit(t.Context(), container, options); err != nil {
+		t.Fatal(err)
+	}
+	e.cleanUp(t, "image", "rm", to)
+}
+
+// ownServer starts a builder with no settings of its own for a test that runs beside others:
+// it has a job at any time.
+func ownServer(t *testing.T) *server {
+	t.Helper()
+	return serverWith(t, func(*settings) {})
+}
+
+// server starts a builder on the engine for one test.
+func (e *site) server(t *testing.T, change func(*settings)) *server {
+	t.Helper()
+	return e.serverVia(t, e.host, change)
+}
+
+// serverVia is server with something in between, which listens at a host.
+func (e *site) serverVia(t *testing.T, host string, change func(*settings)) *server {
+	t.Helper()
+	s := serverWith(t, func(s *settings) {
+		s.engineHost = host
+		change(s)
+	})
+	s.host = e.host
+	return s
+}
+
+// process starts a builder on the engine in a process of its own.
+func (e *site) process(t *testing.T, instance string, flags ...string) *server {
+	t.Helper()
+	s := startProcessAs(t, instance, e.host, flags...)
+	s.host = e.host
+	return s
+}
+
+// attackImage returns the name of the image attack.
+func (e *site) attackImage(t *testing.T) string {
+	t.Helper()
+	e.imported.Do(func() {
+		image := "attack-test:" + strings.ToLower(world.server.instance)
+		importProgram(t, e.host, image, buildProgram(t, "attack"), "attack")
+		e.attack = image
+	})
+	return e.attack
+}
+
+// attacker starts a builder whose jobs attack.
+func (e *site) attacker(t *testing.T, change func(*settings)) *server {
+	t.Helper()
+	image := e.attackImage(t)
+	return e.server(t, func(s *settings) {
+		s.jobImage, s.allowedCommands = image, []string{"attack"}
+		change(s)
+	})
+}
+
+// there returns which of some things are on the engine.
+func (e *site) there(names []string) (found []string) {
+	for _, name := range names {
+		if exec.Command("docker", "--host", e.host, "inspect", name).Run() == nil {
+			found = append(found, name)
+		}
+	}
+	return found
+}
