@@ -20,6 +20,8 @@ type account struct {
 	phase   schemas.Phase // the present one
 	since   time.Time     // when that began
 	verdict Verdict
+	stored  int64 // bytes that were added to the Nix store
+	success bool
 }
 
 func newAccount() *account { return &account{begun: time.Now()} }
@@ -83,7 +85,9 @@ func (a *account) take(n jobwire.Note) {
 	}
 	if n.Usage != nil {
 		a.verdict.Usage = *n.Usage
+		a.stored = n.Usage.StoreBytes
 	}
+	a.success = a.success || n.Succeeded
 	if n.Pushed != nil {
 		a.verdict.Pushed = n.Pushed
 	}
@@ -102,6 +106,21 @@ func (a *account) takeEvent(data []byte) {
 	case schemas.DerivationEvent, schemas.LineEvent, schemas.ProgressEvent, schemas.PushEvent:
 		a.event(e)
 	}
+}
+
+// hasSucceeded reports whether the program in the container has said that it is about to
+// exit with 0.
+func (a *account) hasSucceeded() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.success
+}
+
+// storeBytes returns how many bytes the job has added to its Nix store, as far as it told.
+func (a *account) storeBytes() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.stored
 }
 
 // close returns a verdict with all that is known.

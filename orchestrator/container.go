@@ -38,8 +38,10 @@ const (
 )
 
 // runCreated starts a container and sees it to its end. The order is what makes no
-// byte and no exit code get lost: attach and wait are both in place before start.
-func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Writer, say func(string), log *slog.Logger) (int, error) {
+// byte and no exit code get lost: attach and wait are both in place before start. When the
+// output has ended, succeeded says whether the exit code is known to be 0: then nobody has
+// to wait until the engine has noticed.
+func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Writer, say func(string), succeeded func() bool, log *slog.Logger) (int, error) {
 	calls, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	output, err := d.client.ContainerAttach(calls, id, containertypes.AttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
@@ -60,7 +62,7 @@ func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Wr
 		return 0, engineFailure("start the container", err)
 	}
 	defer beat(output.Conn)()
-	out := drain(&output, stdout, stderr)
+	out := drain(&output, stdout, stderr, succeeded)
 	code, err := d.awaitEnd(ctx, id, ended, out, log)
 	if !out.finish(drainTimeout) && err == nil {
 		say("the end of the log may be missing: the engine did not finish it in time")
@@ -124,6 +126,8 @@ func (d *docker) awaitNextExit(ctx context.Context, id string) <-chan exit {
 // not its end; but when the output cannot be kept, the job is of no use.
 func (d *docker) awaitEnd(ctx context.Context, id string, ended <-chan exit, out *draining, log *slog.Logger) (int, error) {
 	select {
+	case <-out.success:
+		return 0, nil
 	case end := <-ended:
 		if end.err != nil {
 			return 0, engineFailure("wait for the container", end.err)
@@ -178,19 +182,23 @@ func (d *docker) has(ctx context.Context, id, file string) bool {
 
 // draining reads a container's output.
 type draining struct {
-	output *types.HijackedResponse
-	failed chan error    // gets the error, if there is one
-	done   chan struct{} // closed when nothing more is read
+	output  *types.HijackedResponse
+	failed  chan error    // gets the error, if there is one
+	success chan struct{} // closed when all is read and the job is known to have succeeded
+	done    chan struct{} // closed when nothing more is read
 }
 
-func drain(output *types.HijackedResponse, stdout, stderr io.Writer) *draining {
-	d := &draining{output: output, failed: make(chan error, 1), done: make(chan struct{})}
+// drain begins to read a container's output. succeeded is asked when that has ended.
+func drain(output *types.HijackedResponse, stdout, stderr io.Writer, succeeded func() bool) *draining {
+	d := &draining{output: output, failed: make(chan error, 1), success: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(d.done)
 		if _, err := stdcopy.StdCopy(stdout, stderr, output.Reader); err != nil {
 			// An engine whose output nobody reads cannot end the container.
 			output.Close()
 			d.failed <- err
+		} else if succeeded() {
+			close(d.success)
 		}
 	}()
 	return d

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -82,6 +83,8 @@ type docker struct {
 	shift   shift
 	rested  chan struct{} // gets an item when a job has ended
 
+	settling sync.WaitGroup // for what is done after a job's end is known
+
 	machine *system.Info // what the engine's machine is, once it is known
 	program *program     // what is in the volume, once it is filled
 	dirty   bool         // there may be containers on the engine that no job has any more
@@ -110,7 +113,10 @@ func NewDocker(options Options, logs *joblog.Store, log *slog.Logger) (*Builder,
 	return &Builder{engine: engine, push: options.Push, deadlines: options.Deadlines, logs: logs, log: log}, nil
 }
 
-func (d *docker) close() error { return d.client.Close() }
+func (d *docker) close() error {
+	d.settling.Wait()
+	return d.client.Close()
+}
 
 func (d *docker) ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
@@ -128,9 +134,16 @@ func (d *docker) ping(ctx context.Context) error {
 	}
 }
 
-func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
-	defer d.rest()
-	defer d.shift.job()()
+func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (code int, err error) {
+	// Nobody waits for what is to be done when the end is known, but the next job.
+	after := []func(){d.rest, d.shift.job()}
+	defer func() {
+		d.settling.Go(func() {
+			for _, do := range slices.Backward(after) {
+				do()
+			}
+		})
+	}()
 	if err := d.ping(ctx); err != nil {
 		return 0, err
 	}
@@ -146,7 +159,7 @@ func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer,
 		return 0, engineFailure("provide the job's store", err)
 	}
 	killed := false
-	defer func() { d.giveBack(l, killed, c.log) }()
+	after = append(after, func() { d.giveBack(ctx, l, killed, c) })
 	begun := time.Now()
 	id, err := d.create(ctx, c, image.ID, l)
 	if err != nil {
@@ -154,7 +167,7 @@ func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer,
 		return 0, err
 	}
 	log := c.log.With("container", id)
-	defer d.remove(ctx, id, log)
+	after = append(after, func() { d.remove(ctx, id, log) })
 	if err := d.filled(l, time.Since(begun), say); err != nil {
 		return 0, err
 	}
@@ -162,7 +175,7 @@ func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer,
 		return 0, err
 	}
 	log.Debug("container created")
-	code, err := d.runCreated(ctx, id, stdout, stderr, say, log)
+	code, err = d.runCreated(ctx, id, stdout, stderr, say, c.account.hasSucceeded, log)
 	if l != nil && (err != nil || code == exitKilled) {
 		killed = d.wasKilled(ctx, id)
 	}

@@ -173,12 +173,14 @@ func (d *docker) filled(l *lease, took time.Duration, say func(string)) error {
 	return d.ledger.write(l.store, l.entry)
 }
 
-// giveBack ends a lease. killed says that the job did not end by itself.
-func (d *docker) giveBack(l *lease, killed bool, log *slog.Logger) {
+// giveBack ends a job's lease. killed says that the job did not end by itself. ctx may have
+// ended.
+func (d *docker) giveBack(ctx context.Context, l *lease, killed bool, c container) {
 	if l == nil {
 		return
 	}
 	l.entry.Lease, l.entry.Used, l.entry.Measured = "", time.Now(), false
+	l.entry.Bytes += c.account.storeBytes()
 	switch {
 	case l.entry.Condition == filling: // and stays so
 	case killed:
@@ -186,8 +188,12 @@ func (d *docker) giveBack(l *lease, killed bool, log *slog.Logger) {
 	default:
 		l.entry.Condition = sound
 	}
-	if err := d.ledger.write(l.store, l.entry); err != nil {
-		log.Error("cannot give a job's store back", "store", l.store, "err", err)
+	err := d.ledger.write(l.store, l.entry)
+	if err == nil {
+		err = d.makeRoom(context.WithoutCancel(ctx), l, c.log)
+	}
+	if err != nil {
+		c.log.Error("cannot give a job's store back", "store", l.store, "err", err)
 	}
 }
 
@@ -272,7 +278,7 @@ func (d *docker) inStore(ctx context.Context, l *lease, task string, log *slog.L
 	}
 	defer d.remove(ctx, id, log)
 	var out strings.Builder
-	code, err = d.runCreated(ctx, id, &out, io.Discard, func(string) {}, log)
+	code, err = d.runCreated(ctx, id, &out, io.Discard, func(string) {}, func() bool { return false }, log)
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	return code, lines[len(lines)-1], err
 }

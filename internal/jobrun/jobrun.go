@@ -87,6 +87,8 @@ func Main() int {
 		return exitTerminated
 	case code > 128 && !children.isTerminating():
 		mark(jobenv.EndMark, "")
+	case code == 0:
+		t.Note(jobwire.Note{Succeeded: true})
 	}
 	return code
 }
