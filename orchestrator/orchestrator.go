@@ -81,7 +81,7 @@ func (b *Builder) Tend(ctx context.Context) { b.engine.tend(ctx, b.log) }
 // Stores returns the Nix stores that outlive jobs, the one that was used last first.
 func (b *Builder) Stores(ctx context.Context) ([]Store, error) { return b.engine.stores(ctx) }
 
-// RemoveStore removes the store of a name, which must not be in use.
+// RemoveStore removes the store of a name, if it is there. One that is in use stays, which is an error.
 func (b *Builder) RemoveStore(ctx context.Context, name string) error {
 	return b.engine.removeStore(ctx, name)
 }

@@ -231,9 +231,19 @@ func (d *docker) makeRoom(ctx context.Context, l *lease, log *slog.Logger) error
 	return nil
 }
 
+// releaseTime is how long a container may take to be gone whose job has ended, and which
+// still has its store.
+const releaseTime = 3 * time.Second
+
 // removeStore removes a store, if it is there, and what is written down of it.
 func (d *docker) removeStore(ctx context.Context, name string) error {
-	if err := d.client.VolumeRemove(ctx, name, false); err != nil && !errdefs.IsNotFound(err) {
+	latest := time.Now().Add(releaseTime)
+	err := d.client.VolumeRemove(ctx, name, false)
+	for errdefs.IsConflict(err) && time.Now().Before(latest) && ctx.Err() == nil {
+		time.Sleep(removeInterval)
+		err = d.client.VolumeRemove(ctx, name, false)
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove store %s: %w", name, err)
 	}
 	return d.ledger.remove(name)

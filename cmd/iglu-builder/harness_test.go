@@ -255,11 +255,11 @@ func (s *server) checkKeptLogs() error {
 
 func (s *server) containers() []string { return s.onEngine("container", "ls", "--all") }
 
-// wantNoContainers checks that a server has none.
+// wantNoContainers checks that a server has none, or soon has none.
 func wantNoContainers(t *testing.T, s *server) {
 	t.Helper()
-	if left := s.containers(); len(left) > 0 {
-		t.Errorf("containers left: %v", left)
+	if err := poll(10*time.Second, func() bool { return len(s.containers()) == 0 }); err != nil {
+		t.Errorf("containers left: %v", s.containers())
 	}
 }
 

@@ -336,9 +336,7 @@ func TestDiskFull(t *testing.T) {
 	if len(got.messages) != 2 || got.messages[1] != want || got.closeCode != 1011 {
 		t.Errorf("got %v, close code %d", got.messages, got.closeCode)
 	}
-	if left := s.containers(); len(left) > 0 {
-		t.Errorf("containers left: %v", left)
-	}
+	wantNoContainers(t, s)
 	wantFree(t, s)
 }
 

@@ -100,9 +100,7 @@ func startAsScheduler(t *testing.T) (host string) {
 		}
 		docker(t, "rm", container)
 		s := server{instance: name}
-		if left := s.containers(); len(left) > 0 {
-			t.Errorf("containers left: %v", left)
-		}
+		wantNoContainers(t, &s)
 		for _, kind := range []string{"volume", "network"} {
 			for _, thing := range s.onEngine(kind, "ls") {
 				docker(t, kind, "rm", thing)

@@ -32,7 +32,11 @@ func (b *builder) build(stdout *os.File) int {
 	}
 	argv := slices.Concat(command, extra)
 	environ := with(b.environ, buildProtocols)
-	if tellsPrograms(b.version()) {
+	version := b.version()
+	if version != "" {
+		say("Nix %s", version)
+	}
+	if tellsPrograms(version) {
 		nix, err := listenToNix(b.teller)
 		if err != nil {
 			say("the job goes on without what Nix tells of its progress: %v", err)

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -120,17 +119,21 @@ func (n *nixListener) setting(environ []string) []string {
 // tellsPrograms says of a version of Nix whether it has the setting json-log-path. One that
 // has not warns about it.
 func tellsPrograms(version string) bool {
-	match := nixVersion.FindStringSubmatch(version)
-	if match == nil {
-		return false
-	}
-	major, _ := strconv.Atoi(match[1])
-	minor, _ := strconv.Atoi(match[2])
+	var major, minor int
+	fmt.Sscanf(version, "%d.%d", &major, &minor)
 	return major > 2 || major == 2 && minor >= 30
 }
 
 // nixVersion is how Nix names its version, and the end of its folder's name in a store.
-var nixVersion = regexp.MustCompile(`(?:^nix \(Nix\) |-nix-)(\d+)\.(\d+)`)
+var nixVersion = regexp.MustCompile(`(?:^nix \(Nix\) |-nix-)(\d+\.\d+[^/\s]*)`)
+
+// versionIn returns the version that a text names, or "".
+func versionIn(text string) string {
+	if match := nixVersion.FindStringSubmatch(text); match != nil {
+		return match[1]
+	}
+	return ""
+}
 
 // askVersion begins to find out which Nix the image has, and returns what waits for the
 // answer. The path of the program mostly tells it; else the program does, which takes it
@@ -140,13 +143,13 @@ func askVersion(children *children, environ []string) (version func() string) {
 	if err != nil {
 		return func() string { return "" }
 	}
-	if real, err := filepath.EvalSymlinks(program); err == nil && nixVersion.MatchString(real) {
-		return func() string { return real }
+	if real, err := filepath.EvalSymlinks(program); err == nil && versionIn(real) != "" {
+		return func() string { return versionIn(real) }
 	}
 	answer := make(chan string, 1)
 	go func() {
 		text, _ := outputOf(children, []string{"nix", "--version"}, environ)
-		answer <- text
+		answer <- versionIn(text)
 	}()
 	return func() string { return <-answer }
 }
