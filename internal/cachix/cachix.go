@@ -19,8 +19,6 @@ import (
 	"sync"
 	"time"
 	"unicode"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // Options are what can be set of a client. Zero means the default.
@@ -88,11 +86,11 @@ type Client struct {
 	read    string   // where narinfos are; see Locate
 	http    *http.Client
 
-	uploads  chan struct{}      // holds a value for each upload under way
-	parts    chan struct{}      // holds a value for each part in memory
-	buffers  chan []byte        // parts to fill again
-	encoders chan *zstd.Encoder // to use again
-	aborts   sync.WaitGroup
+	uploads    chan struct{} // holds a value for each upload under way
+	parts      chan struct{} // holds a value for each part in memory
+	buffers    chan []byte   // parts to fill again
+	compressor *compressor
+	aborts     sync.WaitGroup
 }
 
 // New returns a client of the cache at target, http(s)://HOST/NAME, that shows token
@@ -111,18 +109,18 @@ func New(target, token string, options Options) (*Client, error) {
 	}
 	options = options.withDefaults()
 	c := &Client{
-		options:  options,
-		token:    token,
-		secrets:  secretReplacer(token),
-		home:     at,
-		shown:    at.String(),
-		api:      host + "/api/v1/cache/" + name,
-		read:     at.String(),
-		http:     newHTTPClient(options.Uploads + options.Parts),
-		uploads:  make(chan struct{}, options.Uploads),
-		parts:    make(chan struct{}, options.Parts),
-		buffers:  make(chan []byte, options.Parts),
-		encoders: make(chan *zstd.Encoder, options.Uploads),
+		options:    options,
+		token:      token,
+		secrets:    secretReplacer(token),
+		home:       at,
+		shown:      at.String(),
+		api:        host + "/api/v1/cache/" + name,
+		read:       at.String(),
+		http:       newHTTPClient(options.Uploads + options.Parts),
+		uploads:    make(chan struct{}, options.Uploads),
+		parts:      make(chan struct{}, options.Parts),
+		buffers:    make(chan []byte, options.Parts),
+		compressor: newCompressor(options.Uploads),
 	}
 	return c, nil
 }

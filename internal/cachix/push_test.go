@@ -322,9 +322,9 @@ func (w watched) Write(b []byte) (int, error) {
 func (l *ledger) keep2(p Pushed, err error) (Pushed, error) { return p, l.keep(err) }
 
 // While the cache takes no part, no more of an archive is read than the parts in
-// memory hold, and the few blocks of 128 KiB that the compression has on its hands.
+// memory hold, and the few frames that the compression has on its hands.
 func TestPartsAreBounded(t *testing.T) {
-	const blocks = 4 * 128 << 10
+	blocks := int64(2+compressors()) * frameSize
 	options := quick()
 	options.Parts = 3
 	w := newWorld(t, options)
@@ -358,34 +358,97 @@ func (c counted) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// An encoder takes no more than the documented memory, whatever it is fed.
-func TestEncoderMemory(t *testing.T) {
-	c := newClient(t, "http://localhost/default", Options{})
+// The compression takes no more than the documented memory, whatever it is fed.
+func TestCompressorMemory(t *testing.T) {
+	const uploads = 3
 	live := func() int64 { runtime.GC(); runtime.GC(); return spent() }
 	before := live()
-	var encoders []*zstd.Encoder
-	for i := range 2 {
-		encoder, err := c.encoder(io.Discard)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := file(uint64(i), 8<<20)(encoder); err != nil {
+	c := newCompressor(uploads)
+	var compressions []*compression
+	for i := range uploads {
+		compressions = append(compressions, c.compress(io.Discard))
+		if err := file(uint64(i), 8<<20)(compressions[i]); err != nil {
 			t.Fatal(err)
 		}
 		for range 1000 {
-			fmt.Fprintf(encoder, "%s%d", strings.Repeat("text that compresses ", 100), i)
+			fmt.Fprintf(compressions[i], "%s%d", strings.Repeat("text that compresses ", 100), i)
 		}
-		encoders = append(encoders, encoder)
 	}
-	each := (live() - before) / int64(len(encoders))
-	t.Logf("%.1f MiB an encoder, bound %.1f MiB", mib(each), mib(encoderMemory))
-	if each > encoderMemory || each < encoderMemory/4 {
-		t.Errorf("%.1f MiB an encoder, want at most %.1f", mib(each), mib(encoderMemory))
+	took := live() - before
+	for _, compression := range compressions {
+		if err := compression.finish(nil); err != nil {
+			t.Error(err)
+		}
 	}
-	for _, encoder := range encoders {
-		encoder.Close()
+	bound := int64(uploads+compressors())*frameMemory + int64(compressors())*encoderMemory
+	t.Logf("%.1f MiB, bound %.1f MiB", mib(took), mib(bound))
+	if took > bound || took < bound/4 {
+		t.Errorf("%.1f MiB, want at most %.1f", mib(took), mib(bound))
+	}
+	runtime.KeepAlive(c)
+}
+
+// Frames come out in the archive's order, whole, however it is written and however many
+// archives there are at once; and no memory is lost.
+func TestFrames(t *testing.T) {
+	c := newCompressor(4)
+	var archives sync.WaitGroup
+	for i := range 16 {
+		archives.Go(func() {
+			size := []int{0, 1, frameSize - 1, frameSize, frameSize + 1, 7*frameSize + 5}[i%6]
+			content := make([]byte, size)
+			rand.NewChaCha8([32]byte{byte(i)}).Read(content[:size/2]) // the rest can be compressed
+			var compressed bytes.Buffer
+			w := c.compress(&compressed)
+			for rest := content; len(rest) > 0; {
+				n := min(len(rest), 100_000*(i+1))
+				if _, err := w.Write(rest[:n]); err != nil {
+					t.Error(err)
+				}
+				rest = rest[n:]
+			}
+			if err := w.finish(nil); err != nil {
+				t.Error(err)
+			}
+			decoder, err := zstd.NewReader(&compressed)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer decoder.Close()
+			if got, err := io.ReadAll(decoder); err != nil || !bytes.Equal(got, content) {
+				t.Errorf("%d bytes became %d, %v", size, len(got), err)
+			}
+		})
+	}
+	archives.Wait()
+	if len(c.spare) > 0 || len(c.turns) > 0 {
+		t.Errorf("%d frames to spare and %d turns are not given back", len(c.spare), len(c.turns))
 	}
 }
+
+// When the compressed archive cannot be passed on, nothing more is, and the first error is
+// the one that is told.
+func TestFramesFail(t *testing.T) {
+	c := newCompressor(1)
+	full := errors.New("full")
+	writes := 0
+	w := c.compress(writerFunc(func(b []byte) (int, error) {
+		writes++
+		return 0, full
+	}))
+	_, err := w.Write(make([]byte, 20*frameSize))
+	if !errors.Is(err, full) {
+		t.Errorf("got %v", err)
+	}
+	if err := w.finish(io.ErrUnexpectedEOF); !errors.Is(err, full) || writes != 1 || len(c.spare) > 0 {
+		t.Errorf("got %v after %d writes, %d spare frames", err, writes, len(c.spare))
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 // An archive that is not what the store has on record is not announced.
 func TestWrongArchive(t *testing.T) {
