@@ -80,12 +80,13 @@ func TestNoWayOutForSecrets(t *testing.T) {
 				t.Error("the container is not told the secrets")
 			}
 			token = c.told.EventsToken
-			io.WriteString(stdout, tell+"\n"+token+"\n")
+			io.WriteString(stdout, tell+"\n")
 			io.WriteString(stderr, tell)
 			w := jobwire.NewWriter(stdout, token)
 			w.Event(schemas.LineEvent{Derivation: tell, Text: tell})
 			w.Event(schemas.DerivationEvent{Derivation: tell, State: schemas.DerivationFailed, Phase: tell, Log: []string{tell}})
 			w.Note(jobwire.Note{Commit: tell})
+			io.WriteString(stdout, "\x1e"+token+".00") // torn
 			say(tell)
 			c.log.Warn(tell, "err", errors.New(tell))
 			return 1, err

@@ -110,7 +110,7 @@ func (n *nixListener) close() {
 func (n *nixListener) setting(environ []string) []string {
 	for _, entry := range environ {
 		if config, ok := strings.CutPrefix(entry, jobenv.NixConfig+"="); ok {
-			return with(environ, fmt.Sprintf("%s=%s\njson-log-path = %s\n", jobenv.NixConfig, config, jobenv.NixLog))
+			return with(environ, fmt.Sprintf("%s=%s\njson-log-path = %s\n", jobenv.NixConfig, strings.TrimSuffix(config, "\n"), jobenv.NixLog))
 		}
 	}
 	return environ
