@@ -159,12 +159,16 @@ func TestHundredClients(t *testing.T) {
 	wantFree(t, world.server)
 }
 
-// wantFree checks that a server takes a job within the 5 s that it has to let go of
-// an earlier client.
+// wantFree checks that a server takes a job within the 5 s that it has to let go of an
+// earlier client, or a few more where tests run beside others.
 func wantFree(t *testing.T, s *server) {
 	t.Helper()
+	soon := 5 * time.Second
+	if s != world.server {
+		soon = 15 * time.Second
+	}
 	var r result
-	if err := poll(5*time.Second, func() bool {
+	if err := poll(soon, func() bool {
 		r = do(t, s, command("sh -c true"))
 		return r.messages[0] != busy
 	}); err != nil {
