@@ -27,6 +27,7 @@ type Builder struct {
 	deadlines Deadlines
 	logs      *joblog.Store
 	log       *slog.Logger
+	observer  Observer
 }
 
 // engine is where containers run.
@@ -82,15 +83,18 @@ func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Wr
 	redactor := redact.New(request.Secrets()...)
 	log := slog.New(redactor.Handler(b.log.Handler())).With("job", job)
 	log.Info("job started")
+	b.observer.JobStarted()
 	begun := time.Now()
 	verdict := Verdict{Err: checkArch(request.Arch)}
 	if verdict.Err == nil {
 		verdict = b.buildLogged(ctx, container{job: job, told: jobOf(request, b.push), log: log}, redactor, out)
 	}
+	took := time.Since(begun)
 	log.Info("job ended", "end", verdict.End(), "exitCode", verdict.ExitCode, "err", verdict.Err,
-		"duration", time.Since(begun).Round(time.Millisecond))
+		"duration", took.Round(time.Millisecond))
 
 	response := verdict.Response()
+	b.observer.JobEnded(verdict.End(), response.JobStatus == schemas.Success, took)
 	response.Error, response.Msg = redactor.String(response.Error), redactor.String(response.Msg)
 	return response
 }
@@ -134,6 +138,9 @@ func (b *Builder) run(ctx context.Context, c container, lines *joblog.Log, l *li
 		return Verdict{Err: logFailure(logErr)}
 	case err != nil && ctx.Err() != nil: // likewise
 		return Verdict{Err: cancelled(context.Cause(ctx))}
+	}
+	if f, ok := errors.AsType[*failure](err); ok && f.call != "" {
+		b.observer.EngineFailed(f.call)
 	}
 	return Verdict{ExitCode: code, Err: err}
 }

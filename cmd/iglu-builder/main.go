@@ -42,7 +42,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		SilenceUsage:  true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(serveCommand(), buildCommand(), jobCommand(), cacheCommand(), cleanupCommand())
+	root.AddCommand(serveCommand(), buildCommand(), jobCommand(), cacheCommand(), cleanupCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)

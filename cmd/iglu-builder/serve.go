@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/metrics"
 	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/wsapi"
 )
@@ -94,6 +95,8 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 	if err != nil {
 		return fmt.Errorf("%w\nhint: IGLU_STATE_DIR names a folder that the builder may write to", err)
 	}
+	numbers := metrics.New(metricsBuild(), wsapi.Refusals)
+	logs.Written = numbers.LogWritten
 	builder, err := orchestrator.NewDocker(orchestrator.Options{
 		Instance: s.instance,
 		Image:    s.jobImage,
@@ -106,6 +109,8 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 
 		Sandbox:       s.sandbox,
 		SandboxUnsafe: s.sandboxUnsafe,
+
+		Observer: numbers,
 	}, logs, log)
 	if err != nil {
 		return err
@@ -122,6 +127,8 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 		RequestTimeout:  s.requestTimeout,
 		MaxRequestBytes: s.maxRequestBytes,
 		ClientTimeout:   s.clientTimeout,
+		Metrics:         numbers.Handler(),
+		Refused:         numbers.Refused,
 	}, log)
 
 	listener, err := listen(s, log)

@@ -39,6 +39,7 @@ type Log struct {
 	file     *os.File
 	redactor *redact.Redactor
 	closed   func() // tells the store
+	written  func(bytes, lines int64)
 
 	mu      sync.Mutex
 	size    int64         // bytes appended; the file is whole lines up to here
@@ -60,6 +61,7 @@ func logIn(file *os.File, maxBytes int64, redactor *redact.Redactor) *Log {
 		file:     file,
 		redactor: redactor,
 		closed:   func() {},
+		written:  func(int64, int64) {},
 		limit:    max(0, maxBytes-cutReserve),
 		changed:  make(chan struct{}),
 	}
@@ -93,8 +95,10 @@ func (l *Log) write(lines []byte) {
 	if _, err := l.file.WriteAt(lines, l.size); err != nil {
 		l.failed = fmt.Errorf("write a job's log: %w", err)
 	} else {
+		count := int64(bytes.Count(lines, newline))
 		l.size += int64(len(lines))
-		l.lines += int64(bytes.Count(lines, newline))
+		l.lines += count
+		l.written(int64(len(lines)), count)
 		if n := len(l.marks); n == 0 || l.size-l.marks[n-1].offset >= markDistance {
 			l.marks = append(l.marks, mark{l.lines, l.size})
 		}

@@ -28,6 +28,10 @@ type Store struct {
 	keep     Keep
 	maxBytes int64
 
+	// Written is told of what is added to logs, for the numbers that are kept of it; nil
+	// is nobody. It is set before the first log is made, and returns at once.
+	Written func(bytes, lines int64)
+
 	mu      sync.Mutex
 	current map[string]bool // names of files that are written now
 }
@@ -55,6 +59,9 @@ func (s *Store) Create(job string, redactor *redact.Redactor) (*Log, error) {
 	}
 	s.mark(name, true)
 	log := logIn(file, s.maxBytes, redactor)
+	if s.Written != nil {
+		log.written = s.Written
+	}
 	log.closed = func() {
 		s.mark(name, false)
 		s.prune() // what cannot be removed now is tried again after the next job

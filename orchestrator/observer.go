@@ -1,0 +1,35 @@
+package orchestrator
+
+import (
+	"time"
+
+	"iglu.sh/builder/internal/jobend"
+)
+
+// An Observer is told of jobs and of the engine, for the numbers that are kept of them. Its
+// methods return at once.
+type Observer interface {
+	// JobStarted is told that a job has begun, before JobEnded is told how and after which
+	// time it ended.
+	JobStarted()
+	JobEnded(end jobend.End, succeeded bool, took time.Duration)
+	// EngineFailed is told what the engine was to do and did not, in one of few sentences.
+	// What failed because the job was cancelled is no failure.
+	EngineFailed(call string)
+}
+
+// Calls of the engine that fail with a sentence of their own, or without the job.
+const (
+	callPing    = "answer"
+	callPull    = "pull the job image"
+	callInspect = "describe the container"
+	callStop    = "stop the container"
+	callRemove  = "remove the container"
+)
+
+// nobody is told in vain.
+type nobody struct{}
+
+func (nobody) JobStarted()                              {}
+func (nobody) JobEnded(jobend.End, bool, time.Duration) {}
+func (nobody) EngineFailed(string)                      {}
