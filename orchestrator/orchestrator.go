@@ -127,7 +127,7 @@ func (b *Builder) buildLogged(ctx context.Context, c container, redactor *redact
 }
 
 func (b *Builder) run(ctx context.Context, c container, lines *joblog.Log, l *listener) Verdict {
-	stdout, stderr := lines.Stream(), lines.Stream()
+	stdout, stderr := lines.Stream(schemas.Stdout), lines.Stream(schemas.Stderr)
 	code, err := b.engine.run(ctx, c, l.to(stdout), l.to(stderr), func(line string) {
 		l.heard()
 		lines.Printf("iglu: %s", line)

@@ -33,13 +33,17 @@ func (l Lines) Append(dst, line []byte) []byte {
 	return append(dst, l.end...)
 }
 
-// CutOutput returns the line of a message that Append made, without decoding it. It
-// reports false for every message that takes decoding.
+// CutOutput returns the line of a message that Lines or AppendMessage made, without decoding
+// it. It reports false for every message that takes decoding.
 func CutOutput(message []byte) (line []byte, ok bool) {
 	line, begins := bytes.CutPrefix(message, []byte(outputBegin))
 	line, ends := bytes.CutSuffix(line, []byte(outputEnd))
 	if !ends {
 		line, ends = bytes.CutSuffix(cutTimestamp(line), []byte(outputEndsAt))
+	}
+	if !ends {
+		cut := cutStamp(line)
+		line, ends = cut, len(cut) < len(line)
 	}
 	return line, begins && ends && bytes.IndexByte(line, '\\') < 0 && bytes.IndexByte(line, '"') < 0
 }

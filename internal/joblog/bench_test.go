@@ -3,10 +3,12 @@ package joblog
 import (
 	"bytes"
 	"crypto/rand"
+	"io"
 	"strings"
 	"testing"
 
 	"iglu.sh/builder/internal/redact"
+	"iglu.sh/builder/schemas"
 )
 
 // BenchmarkStream is what the server does with each byte of a job's output up to the
@@ -27,7 +29,7 @@ func BenchmarkStream(b *testing.B) {
 	defer l.Close()
 	text := strings.Repeat(strings.Repeat("0123456789 ", 7)+"\n", 1000)
 	chunk := bytes.Repeat([]byte(text), 1)[:32<<10]
-	stream := l.Stream()
+	stream := l.Stream(schemas.Stdout)
 	b.SetBytes(int64(len(chunk)))
 	for b.Loop() {
 		if _, err := stream.Write(chunk); err != nil {
@@ -35,4 +37,60 @@ func BenchmarkStream(b *testing.B) {
 		}
 		l.size = 0 // the disk is not what is measured
 	}
+}
+
+// BenchmarkSingleLines is what a line costs that comes alone, its record in the journal
+// included.
+func BenchmarkSingleLines(b *testing.B) {
+	store, err := Open(b.TempDir(), Keep{}, 1<<40)
+	if err != nil {
+		b.Fatal(err)
+	}
+	l, err := store.Create("job", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	line := []byte(strings.Repeat("0123456789 ", 7) + "\n")
+	stream := l.Stream(schemas.Stdout)
+	for b.Loop() {
+		if _, err := stream.Write(line); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkReaders is what a line costs a reader of a million.
+func BenchmarkReaders(b *testing.B) {
+	store, err := Open(b.TempDir(), Keep{}, 1<<40)
+	if err != nil {
+		b.Fatal(err)
+	}
+	l, err := store.Create("job", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	stream := l.Stream(schemas.Stdout)
+	chunk := []byte(strings.Repeat(strings.Repeat("0123456789 ", 7)+"\n", 400))
+	for range 1_000_000 / 400 {
+		if _, err := stream.Write(chunk); err != nil {
+			b.Fatal(err)
+		}
+	}
+	l.Seal()
+	b.Run("lines", func(b *testing.B) {
+		for b.Loop() {
+			if err := l.Follow(b.Context(), 0, io.Discard); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("messages", func(b *testing.B) {
+		for b.Loop() {
+			if err := l.FollowMessages(b.Context(), 1, func([]schemas.Message) error { return nil }); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }

@@ -3,6 +3,8 @@ package joblog
 import (
 	"bytes"
 	"fmt"
+
+	"iglu.sh/builder/schemas"
 )
 
 const (
@@ -15,24 +17,37 @@ const (
 
 // cut keeps the end of a log that has reached its limit, while the job goes on.
 type cut struct {
-	tail    []byte // whole lines, the last of the log
-	leftOut int64  // bytes between the file and tail
+	tail    []byte  // whole lines, the last of the log
+	pieces  []piece // that they are
+	leftOut int64   // bytes between the file and tail
 }
 
 // beginCut writes what fits of the lines, and says that the log is cut there.
-func (l *Log) beginCut(lines []byte) {
+func (l *Log) beginCut(lines []byte, p piece) {
 	fits := bytes.LastIndexByte(lines[:max(0, l.limit-l.size)], '\n') + 1
 	notice := fmt.Sprintf("iglu: the log is cut here, at its limit of %d bytes; the job goes on, and the log's last lines follow when it ends\n",
 		l.limit+cutReserve)
-	l.write(append(bytes.Clone(lines[:fits]), notice...))
+	l.write(append(bytes.Clone(lines[:fits]), notice...),
+		piece{p.stream, p.at, fits}, piece{schemas.Server, p.at, len(notice)})
 	l.cut = &cut{}
-	l.cut.add(lines[fits:])
+	l.cut.add(lines[fits:], piece{p.stream, p.at, len(lines) - fits})
+}
+
+// endCut writes what is kept of the end of a log that is cut.
+func (l *Log) endCut() {
+	if l.cut == nil || l.failed != nil {
+		return
+	}
+	tail, pieces := l.cut.end()
+	l.write(tail, pieces...)
+	l.cut = nil
 }
 
 // add takes further lines. Twice what is kept is in memory at the most, and the
 // longest chunk of lines.
-func (c *cut) add(lines []byte) {
+func (c *cut) add(lines []byte, p piece) {
 	c.tail = append(c.tail, lines...)
+	c.pieces = append(c.pieces, p)
 	if len(c.tail) > 2*keptTail {
 		c.trim()
 	}
@@ -52,13 +67,20 @@ func (c *cut) trim() {
 	}
 	c.leftOut += int64(over)
 	c.tail = append(c.tail[:0], c.tail[over:]...)
+	for over >= c.pieces[0].size && len(c.pieces) > 1 {
+		over -= c.pieces[0].size
+		c.pieces = c.pieces[1:]
+	}
+	c.pieces[0].size -= over
 }
 
 // end returns the last lines of the log.
-func (c *cut) end() []byte {
+func (c *cut) end() ([]byte, []piece) {
 	c.trim()
 	if c.leftOut == 0 {
-		return c.tail
+		return c.tail, c.pieces
 	}
-	return append(fmt.Appendf(nil, "iglu: %d bytes of the log are left out here\n", c.leftOut), c.tail...)
+	notice := fmt.Appendf(nil, "iglu: %d bytes of the log are left out here\n", c.leftOut)
+	first := piece{schemas.Server, c.pieces[0].at, len(notice)}
+	return append(notice, c.tail...), append([]piece{first}, c.pieces...)
 }

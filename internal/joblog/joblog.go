@@ -6,11 +6,15 @@
 // UTF-8, without secrets, each ended by one line feed in the file. Readers (Follow)
 // get the lines in the order in which they were appended. A Store (store.go) says
 // where the files lie and how long.
+//
+// Beside the log lies its journal (journal.go): what else the job's messages hold. Its
+// readers (FollowMessages) get the lines and the events as messages, numbered and in order.
 package joblog
 
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,6 +23,7 @@ import (
 	"time"
 
 	"iglu.sh/builder/internal/redact"
+	"iglu.sh/builder/schemas"
 )
 
 const (
@@ -41,7 +46,11 @@ type Log struct {
 	closed   func() // tells the store
 	written  func(bytes, lines int64)
 
+	events  sync.Mutex // held while an event is redacted and appended
+	streams derivationStreams
+
 	mu      sync.Mutex
+	journal journal
 	size    int64         // bytes appended; the file is whole lines up to here
 	lines   int64         // lines appended
 	marks   []mark        // in ascending order
@@ -55,13 +64,15 @@ type Log struct {
 // mark is where a line begins in the file.
 type mark struct{ line, offset int64 }
 
-// logIn returns the log that is kept in an empty file of at most maxBytes.
-func logIn(file *os.File, maxBytes int64, redactor *redact.Redactor) *Log {
+// logIn returns the log that is kept in an empty file of at most maxBytes, and its journal
+// in another.
+func logIn(file, journalFile *os.File, maxBytes int64, redactor *redact.Redactor) *Log {
 	return &Log{
 		file:     file,
 		redactor: redactor,
 		closed:   func() {},
 		written:  func(int64, int64) {},
+		journal:  journal{file: journalFile, limit: maxBytes},
 		limit:    max(0, maxBytes-cutReserve),
 		changed:  make(chan struct{}),
 	}
@@ -69,40 +80,65 @@ func logIn(file *os.File, maxBytes int64, redactor *redact.Redactor) *Log {
 
 // Printf appends lines of the builder's own.
 func (l *Log) Printf(format string, args ...any) error {
-	stream := l.Stream()
+	stream := l.Stream(schemas.Server)
 	fmt.Fprintf(stream, format, args...)
 	return stream.Close()
 }
 
-// append adds whole lines to the log. Its error is the first that its file had.
-func (l *Log) append(lines []byte) error {
+// append adds whole lines of a stream to the log. Its error is the first that a file had.
+func (l *Log) append(lines []byte, stream schemas.Stream) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := piece{stream: stream, at: time.Now().UnixMilli(), size: len(lines)}
 	switch {
 	case l.failed != nil || len(lines) == 0:
 	case l.cut != nil:
-		l.cut.add(lines)
+		l.cut.add(lines, now)
 	case l.size+int64(len(lines)) > l.limit:
-		l.beginCut(lines)
+		l.beginCut(lines, now)
 	default:
-		l.write(lines)
+		l.write(lines, now)
 	}
 	return l.failed
 }
 
-// write adds whole lines to the file.
-func (l *Log) write(lines []byte) {
+// piece is what the journal tells of some whole lines.
+type piece struct {
+	stream schemas.Stream
+	at     int64 // in milliseconds since 1970
+	size   int   // in bytes
+}
+
+// write adds whole lines to the file, and the pieces that they are to the journal.
+func (l *Log) write(lines []byte, pieces ...piece) {
 	if _, err := l.file.WriteAt(lines, l.size); err != nil {
-		l.failed = fmt.Errorf("write a job's log: %w", err)
-	} else {
-		count := int64(bytes.Count(lines, newline))
-		l.size += int64(len(lines))
-		l.lines += count
-		l.written(int64(len(lines)), count)
-		if n := len(l.marks); n == 0 || l.size-l.marks[n-1].offset >= markDistance {
-			l.marks = append(l.marks, mark{l.lines, l.size})
-		}
+		l.fail("write a job's log", err)
+		return
 	}
+	l.size += int64(len(lines))
+	for _, p := range pieces {
+		count := int64(bytes.Count(lines[:p.size], newline))
+		lines = lines[p.size:]
+		l.lines += count
+		l.written(int64(p.size), count)
+		l.journal.lines(p.stream, p.at, count)
+	}
+	if n := len(l.marks); n == 0 || l.size-l.marks[n-1].offset >= markDistance {
+		l.marks = append(l.marks, mark{l.lines, l.size})
+	}
+	l.flush(false)
+	l.wake()
+}
+
+// flush writes out what the journal has gathered, if it is time or now.
+func (l *Log) flush(now bool) {
+	if err := l.journal.flush(now); err != nil {
+		l.fail("write a job's journal", err)
+	}
+}
+
+func (l *Log) fail(what string, err error) {
+	l.failed = fmt.Errorf("%s: %w", what, err)
 	l.wake()
 }
 
@@ -115,8 +151,9 @@ func (l *Log) Seal() {
 	if l.sealed {
 		return
 	}
-	if l.cut != nil && l.failed == nil {
-		l.write(l.cut.end())
+	l.endCut()
+	if l.failed == nil {
+		l.flush(true)
 	}
 	l.sealed = true
 	l.wake()
@@ -129,21 +166,27 @@ func (l *Log) wake() {
 
 // Close ends the log's use of its file. Readers must be done.
 func (l *Log) Close() error {
-	err := l.file.Close()
+	err := errors.Join(l.file.Close(), l.journal.file.Close())
 	l.closed()
 	return err
 }
 
-// state returns how far the log reaches now, what is closed when it changes, and why
+// An extent is how far one of a log's files reaches, in bytes. The log's lock is held.
+type extent func(*Log) int64
+
+func ofLog(l *Log) int64     { return l.size }
+func ofJournal(l *Log) int64 { return l.journal.size() }
+
+// state returns how far a file reaches now, what is closed when it changes, and why
 // it will not: io.EOF for a sealed log, or the error of its file.
-func (l *Log) state() (size int64, changed <-chan struct{}, end error) {
+func (l *Log) state(of extent) (size int64, changed <-chan struct{}, end error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	end = l.failed
 	if end == nil && l.sealed {
 		end = io.EOF
 	}
-	return l.size, l.changed, end
+	return of(l), l.changed, end
 }
 
 // before returns the last mark at or before a line.
@@ -161,17 +204,21 @@ func (l *Log) before(line int64) mark {
 // time and as soon as they are there, until the log is sealed and all of it is written,
 // or ctx ends, or w or the log's file fails. It returns nil only in the first case.
 func (l *Log) Follow(ctx context.Context, line int64, w io.Writer) error {
+	return l.follow(ctx, l.file, line, w)
+}
+
+func (l *Log) follow(ctx context.Context, file io.ReaderAt, line int64, w io.Writer) error {
 	at := l.before(line)
 	skip, offset := line-at.line, at.offset
 	for buf := make([]byte, followBuffer); ; {
-		size, err := l.wait(ctx, offset)
+		size, err := l.wait(ctx, ofLog, offset)
 		if err == io.EOF {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		n, err := l.file.ReadAt(buf[:min(int64(len(buf)), size-offset)], offset)
+		n, err := file.ReadAt(buf[:min(int64(len(buf)), size-offset)], offset)
 		if err != nil {
 			return fmt.Errorf("read a job's log: %w", err)
 		}
@@ -193,18 +240,18 @@ func (l *Log) Follow(ctx context.Context, line int64, w io.Writer) error {
 	}
 }
 
-// wait returns how far the log reaches when there is something beyond offset, or why
+// wait returns how far a file reaches when there is something beyond offset, or why
 // there will be nothing.
-func (l *Log) wait(ctx context.Context, offset int64) (size int64, err error) {
+func (l *Log) wait(ctx context.Context, of extent, offset int64) (size int64, err error) {
 	for caughtUp := false; ; caughtUp = true {
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
 		}
-		size, changed, end := l.state()
+		size, changed, end := l.state(of)
 		if size > offset {
 			if caughtUp && end == nil && size-offset < followBuffer {
 				time.Sleep(gatherDelay)
-				size, _, _ = l.state()
+				size, _, _ = l.state(of)
 			}
 			return size, nil
 		}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+
+	"iglu.sh/builder/schemas"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -96,7 +98,7 @@ func TestFollowers(t *testing.T) {
 	}
 
 	start()
-	s := l.Stream()
+	s := l.Stream(schemas.Stdout)
 	for i := 0; i*chunk < len(text); i++ {
 		write(t, s, text[i*chunk:min((i+1)*chunk, len(text))])
 		if i%join == 1 {
@@ -138,7 +140,7 @@ func TestEachLineAtOnce(t *testing.T) {
 	l := newLog(t)
 	got := make(lineByLine)
 	result := follow(context.Background(), l, got)
-	s := l.Stream()
+	s := l.Stream(schemas.Stdout)
 	for _, step := range []struct{ chunk, line string }{
 		{"a\n", "a\n"},
 		{"b", ""},
@@ -177,7 +179,7 @@ func TestSlowReader(t *testing.T) {
 	text := strings.Repeat(numbered(1000), 20)
 	appended := make(chan error, 1)
 	go func() {
-		s := l.Stream()
+		s := l.Stream(schemas.Stdout)
 		_, err := s.Write([]byte(text))
 		appended <- errors.Join(err, s.Close())
 		l.Seal()
@@ -201,7 +203,7 @@ func TestSlowReader(t *testing.T) {
 // The longest line, three times as long when none of it is UTF-8, is one write.
 func TestLongestLineIsOneWrite(t *testing.T) {
 	l := newLog(t)
-	write(t, l.Stream(), "first\n", strings.Repeat("\xff", longest)+"\n")
+	write(t, l.Stream(schemas.Stdout), "first\n", strings.Repeat("\xff", longest)+"\n")
 	l.Seal()
 	r := newReader()
 	if err := l.Follow(context.Background(), 0, r); err != nil {
@@ -216,7 +218,7 @@ func TestEmptyLog(t *testing.T) {
 	l := newLog(t)
 	r := newReader()
 	result := follow(context.Background(), l, r)
-	s := l.Stream()
+	s := l.Stream(schemas.Stdout)
 	write(t, s, "", "")
 	closed(t, s)
 	l.Seal()
@@ -232,7 +234,7 @@ func TestCancelWhileWaiting(t *testing.T) {
 	l := newLog(t)
 	r := newReader()
 	result := follow(ctx, l, r)
-	write(t, l.Stream(), "a\n")
+	write(t, l.Stream(schemas.Stdout), "a\n")
 	receive(t, r.written, "first line")
 	cancel(gone)
 	if err := receive(t, result, "end of the follower"); !errors.Is(err, gone) {
@@ -249,7 +251,7 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 func TestCancelWhileBehind(t *testing.T) {
 	l := newLog(t)
 	text := strings.Repeat(strings.Repeat("x", 99)+"\n", 100*followBuffer/100)
-	write(t, l.Stream(), text)
+	write(t, l.Stream(schemas.Stdout), text)
 	l.Seal()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -269,7 +271,7 @@ func TestCancelWhileBehind(t *testing.T) {
 
 func TestFailingReader(t *testing.T) {
 	l := newLog(t)
-	write(t, l.Stream(), "a\n")
+	write(t, l.Stream(schemas.Stdout), "a\n")
 	broken := errors.New("broken pipe")
 	result := follow(context.Background(), l, writerFunc(func([]byte) (int, error) { return 0, broken }))
 	if err := receive(t, result, "end of the follower"); !errors.Is(err, broken) {
@@ -284,7 +286,7 @@ func TestClosedFile(t *testing.T) {
 	if err := l.file.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s := l.Stream()
+	s := l.Stream(schemas.Stdout)
 	if _, err := s.Write([]byte("a\n")); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Write: error %v, want %v", err, os.ErrClosed)
 	}
@@ -292,7 +294,7 @@ func TestClosedFile(t *testing.T) {
 	for name, err := range map[string]error{
 		"Write of half a line": second(s.Write([]byte("b"))),
 		"Close":                s.Close(),
-		"another Stream":       second(l.Stream().Write([]byte("c\n"))),
+		"another Stream":       second(l.Stream(schemas.Stdout).Write([]byte("c\n"))),
 		"Printf":               l.Printf("d"),
 	} {
 		if !errors.Is(err, os.ErrClosed) {
@@ -308,7 +310,7 @@ func second[T any](_ T, err error) error { return err }
 func fullLog(t *testing.T) *Log {
 	t.Helper()
 	l := newLog(t)
-	write(t, l.Stream(), "first\n")
+	write(t, l.Stream(schemas.Stdout), "first\n")
 	readOnly, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", l.file.Fd()))
 	if err != nil {
 		t.Fatal(err)
@@ -325,7 +327,7 @@ func TestFullDisk(t *testing.T) {
 	r := newReader()
 	result := follow(context.Background(), l, r)
 	receive(t, r.written, "first line")
-	if _, err := l.Stream().Write([]byte("second\n")); err == nil {
+	if _, err := l.Stream(schemas.Stdout).Write([]byte("second\n")); err == nil {
 		t.Error("Write: no error")
 	}
 	if err := receive(t, result, "end of the follower"); err == nil {

@@ -5,6 +5,7 @@ import (
 	"unicode/utf8"
 
 	"iglu.sh/builder/internal/redact"
+	"iglu.sh/builder/schemas"
 )
 
 // maxLine is the length in bytes at which a line is split, at a rune's border. It
@@ -16,6 +17,7 @@ const maxLine = 1 << 20
 // their lines never mix.
 type Stream struct {
 	log     *Log
+	name    schemas.Stream
 	redact  *redact.Lines
 	partial []byte // the line that has not ended yet, at most maxLine bytes
 	afterCR bool   // the last line ended in CR: an LF right after it is part of that
@@ -23,8 +25,10 @@ type Stream struct {
 	out     []byte // lines of the present chunk
 }
 
-// Stream returns a new stream whose lines go to l.
-func (l *Log) Stream() *Stream { return &Stream{log: l, redact: l.redactor.Lines()} }
+// Stream returns a new stream whose lines go to l under its name.
+func (l *Log) Stream(name schemas.Stream) *Stream {
+	return &Stream{log: l, name: name, redact: l.redactor.Lines()}
+}
 
 // Write takes the next chunk. Lines end in LF, CRLF or a lone CR; how the bytes are
 // cut into chunks makes no difference to them. Its error is that of the log's file.
@@ -127,5 +131,5 @@ func appendValid(out, line []byte) []byte {
 func (s *Stream) flush() error {
 	lines := s.out
 	s.out = s.out[:0]
-	return s.log.append(lines)
+	return s.log.append(lines, s.name)
 }

@@ -13,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/schemas"
 )
 
 // longest is the length in bytes of the longest line that is not split.
@@ -72,7 +74,7 @@ func tail(s string) string { return s[max(0, len(s)-80):] }
 func lines(t testing.TB, chunks ...string) []string {
 	t.Helper()
 	l := newLog(t)
-	s := l.Stream()
+	s := l.Stream(schemas.Stdout)
 	write(t, s, chunks...)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -219,7 +221,7 @@ func TestOneByteWrites(t *testing.T) {
 		"end with the data":  iotest.DataErrReader(strings.NewReader(data)),
 	} {
 		l := newLog(t)
-		s := l.Stream()
+		s := l.Stream(schemas.Stdout)
 		// A struct hides the methods by which io.Copy would take a shortcut.
 		if n, err := io.Copy(struct{ io.Writer }{s}, struct{ io.Reader }{reader}); n != int64(len(data)) || err != nil {
 			t.Fatalf("%s: copied %d of %d bytes: %v", name, n, len(data), err)
@@ -326,7 +328,7 @@ func chunks(data, cuts []byte) []string {
 // Chunks that two streams write by turns become the lines of each.
 func TestStreamsDoNotMix(t *testing.T) {
 	l := newLog(t)
-	out, err := l.Stream(), l.Stream()
+	out, err := l.Stream(schemas.Stdout), l.Stream(schemas.Stdout)
 	write(t, out, "out ")
 	write(t, err, "err ")
 	write(t, out, "1\r")
@@ -354,7 +356,7 @@ func TestStreamsAtOnce(t *testing.T) {
 			for n := range count {
 				fmt.Fprintf(&text, "stream %d line %d\r\n", i, n)
 			}
-			s := l.Stream()
+			s := l.Stream(schemas.Stdout)
 			if _, err := io.Copy(struct{ io.Writer }{s}, iotest.HalfReader(strings.NewReader(text.String()))); err != nil {
 				t.Error(err)
 			}

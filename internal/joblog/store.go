@@ -21,8 +21,8 @@ type Keep struct {
 	Age  time.Duration // since they ended; 0: however long
 }
 
-// A Store is the folder in which the logs of jobs lie, a file each. No two stores may
-// share one.
+// A Store is the folder in which the logs of jobs lie, each with its journal beside it. No two
+// stores may share one.
 type Store struct {
 	folder   string
 	keep     Keep
@@ -33,11 +33,15 @@ type Store struct {
 	Written func(bytes, lines int64)
 
 	mu      sync.Mutex
-	current map[string]bool // names of files that are written now
+	current map[string]*Log // logs that are written now, by their jobs
+	read    []indexed       // logs of ended jobs that were read, the latest last
 }
 
-// extension is that of a log's file, whose name is the job's id.
-const extension = ".log"
+// The extensions of a log's file and of its journal's. Their name is the job's id.
+const (
+	extension        = ".log"
+	journalExtension = ".events"
+)
 
 // Open returns the store in a folder, which is made if it is missing. A log takes at
 // most maxBytes. Logs of an earlier life that are not to be kept are removed.
@@ -45,38 +49,41 @@ func Open(folder string, keep Keep, maxBytes int64) (*Store, error) {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of the jobs' logs: %w", err)
 	}
-	s := &Store{folder: folder, keep: keep, maxBytes: maxBytes, current: make(map[string]bool)}
+	s := &Store{folder: folder, keep: keep, maxBytes: maxBytes, current: make(map[string]*Log)}
 	return s, s.prune()
 }
 
 // Create starts the log of a job, whose id must be a file name. What is appended loses
 // the secrets that redactor knows.
 func (s *Store) Create(job string, redactor *redact.Redactor) (*Log, error) {
-	name := job + extension
-	file, err := os.OpenFile(filepath.Join(s.folder, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	s.mu.Lock() // so that a reader finds no files that nobody seems to write
+	defer s.mu.Unlock()
+	file, err := s.create(job + extension)
 	if err != nil {
 		return nil, fmt.Errorf("start a job's log: %w", err)
 	}
-	s.mark(name, true)
-	log := logIn(file, s.maxBytes, redactor)
+	journal, err := s.create(job + journalExtension)
+	if err != nil {
+		file.Close()
+		os.Remove(file.Name())
+		return nil, fmt.Errorf("start a job's journal: %w", err)
+	}
+	log := logIn(file, journal, s.maxBytes, redactor)
 	if s.Written != nil {
 		log.written = s.Written
 	}
 	log.closed = func() {
-		s.mark(name, false)
+		s.mu.Lock()
+		delete(s.current, job)
+		s.mu.Unlock()
 		s.prune() // what cannot be removed now is tried again after the next job
 	}
+	s.current[job] = log
 	return log, nil
 }
 
-func (s *Store) mark(name string, current bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if current {
-		s.current[name] = true
-	} else {
-		delete(s.current, name)
-	}
+func (s *Store) create(name string) (*os.File, error) {
+	return os.OpenFile(filepath.Join(s.folder, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
 // prune removes the logs that are not kept any longer.
@@ -90,12 +97,20 @@ func (s *Store) prune() error {
 	var errs []error
 	for i, log := range ended {
 		if i >= s.keep.Jobs || (s.keep.Age > 0 && time.Since(log.ModTime()) > s.keep.Age) {
-			if err := os.Remove(filepath.Join(s.folder, log.Name())); !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
-			}
+			// The log last: without it, nobody would look for the journal.
+			job := strings.TrimSuffix(log.Name(), extension)
+			errs = append(errs, s.remove(job+journalExtension), s.remove(log.Name()))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (s *Store) remove(name string) error {
+	err := os.Remove(filepath.Join(s.folder, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // ended returns the logs of jobs that have ended, the newest first.
@@ -106,7 +121,8 @@ func (s *Store) ended() ([]fs.FileInfo, error) {
 	}
 	var logs []fs.FileInfo
 	for _, entry := range entries {
-		if s.current[entry.Name()] || !strings.HasSuffix(entry.Name(), extension) {
+		job, isLog := strings.CutSuffix(entry.Name(), extension)
+		if _, current := s.current[job]; current || !isLog {
 			continue
 		}
 		if info, err := entry.Info(); err == nil && info.Mode().IsRegular() {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/schemas"
 )
 
 // end writes a log of a job and closes it, as old as it is to be.
@@ -19,7 +21,7 @@ func end(t *testing.T, s *Store, job string, age time.Duration) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, l.Stream(), "log of "+job+"\n")
+	write(t, l.Stream(schemas.Stdout), "log of "+job+"\n")
 	then := time.Now().Add(-age)
 	if err := os.Chtimes(l.file.Name(), then, then); err != nil {
 		t.Fatal(err)
@@ -50,10 +52,10 @@ func TestKeep(t *testing.T) {
 		want []string
 	}{
 		{Keep{Jobs: 0}, []string{"other"}},
-		{Keep{Jobs: 2}, []string{"b.log", "d.log", "other"}},
-		{Keep{Jobs: 100}, []string{"a.log", "b.log", "c.log", "d.log", "other"}},
-		{Keep{Jobs: 100, Age: 5 * day}, []string{"a.log", "b.log", "d.log", "other"}},
-		{Keep{Jobs: 1, Age: 5 * day}, []string{"b.log", "other"}},
+		{Keep{Jobs: 2}, []string{"b.events", "b.log", "d.events", "d.log", "other"}},
+		{Keep{Jobs: 100}, []string{"a.events", "a.log", "b.events", "b.log", "c.events", "c.log", "d.events", "d.log", "other"}},
+		{Keep{Jobs: 100, Age: 5 * day}, []string{"a.events", "a.log", "b.events", "b.log", "d.events", "d.log", "other"}},
+		{Keep{Jobs: 1, Age: 5 * day}, []string{"b.events", "b.log", "other"}},
 	}
 	for _, test := range tests {
 		folder := filepath.Join(t.TempDir(), "made", "by", "Open")
@@ -85,7 +87,7 @@ func TestCurrentLogStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	end(t, s, "another", 0)
-	if diff := cmp.Diff([]string{"current.log"}, names(t, folder)); diff != "" {
+	if diff := cmp.Diff([]string{"current.events", "current.log"}, names(t, folder)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if _, err := s.Create("current", nil); err == nil {
@@ -136,7 +138,7 @@ func nth(n int) string { return fmt.Sprintf("%064d\n", n) }
 func cutLog(t *testing.T, limit int64, lines, chunk int) []byte {
 	t.Helper()
 	l := limitedLog(t, limit)
-	stream := l.Stream()
+	stream := l.Stream(schemas.Stdout)
 	for n := 0; n < lines; n += chunk {
 		var part strings.Builder
 		for m := n; m < min(n+chunk, lines); m++ {
@@ -180,7 +182,7 @@ func checkCut(t *testing.T, lines int, got string) {
 // A line that alone is longer than what is kept of the end loses its beginning.
 func TestCutLongLine(t *testing.T) {
 	l := limitedLog(t, 256<<10)
-	write(t, l.Stream(), strings.Repeat("x\n", 200<<10), strings.Repeat("日本", 100<<10)+"end\n")
+	write(t, l.Stream(schemas.Stdout), strings.Repeat("x\n", 200<<10), strings.Repeat("日本", 100<<10)+"end\n")
 	l.Seal()
 	var got bytes.Buffer
 	if err := l.Follow(t.Context(), 0, &got); err != nil {
@@ -195,7 +197,7 @@ func TestCutLongLine(t *testing.T) {
 func TestFollowFromALine(t *testing.T) {
 	const lines = 100_000 // 6.5 MB, some marks
 	l := newLog(t)
-	stream := l.Stream()
+	stream := l.Stream(schemas.Stdout)
 	for n := range lines {
 		write(t, stream, nth(n))
 	}

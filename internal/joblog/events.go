@@ -1,0 +1,111 @@
+package joblog
+
+import (
+	"encoding/json"
+	"strings"
+	"time"
+
+	"iglu.sh/builder/internal/redact"
+	"iglu.sh/builder/schemas"
+)
+
+// Event appends an event, which loses its secrets. Beyond the log's limit it is left out,
+// and the lines of derivations before all others. Its error is the first that a file had.
+func (l *Log) Event(e schemas.Event) error {
+	l.events.Lock() // redaction takes time that lines need not wait for
+	defer l.events.Unlock()
+	_, minor := e.(schemas.LineEvent)
+	data := schemas.AppendEvent(nil, l.redacted(e))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failed == nil && !l.sealed && len(data) <= maxRecord && l.journal.hasRoom(len(data), minor) {
+		l.journal.other(eventRecord, time.Now().UnixMilli(), data)
+		l.flush(false)
+		l.wake()
+	}
+	return l.failed
+}
+
+// responseMessage is a message that is no line and more than an event, as the journal keeps
+// it.
+type responseMessage struct {
+	Response schemas.Response
+	Event    json.RawMessage `json:",omitempty"`
+}
+
+// Respond appends the job's first or last message, of which e may be nil. It returns the
+// message as readers get it, but for its number where a file has failed. Only Seal may
+// follow the last.
+func (l *Log) Respond(response schemas.Response, e schemas.Event) schemas.Message {
+	response.Error, response.Msg = l.redactor.String(response.Error), l.redactor.String(response.Msg)
+	message := schemas.Message{Time: time.Now(), Response: &response}
+	if e != nil {
+		message.Event = schemas.AppendEvent(nil, l.redacted(e))
+	}
+	data, err := json.Marshal(responseMessage{response, message.Event})
+	if err != nil {
+		panic("joblog: a message always encodes: " + err.Error())
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if message.Last() {
+		l.endCut()
+	}
+	if l.failed == nil && !l.sealed {
+		l.journal.other(responseRecord, message.Time.UnixMilli(), data)
+		message.Seq = l.journal.end.messages
+		l.flush(false)
+		l.wake()
+	}
+	return message
+}
+
+// redacted returns an event without secrets.
+func (l *Log) redacted(e schemas.Event) schemas.Event {
+	clean := func(text string) string { return l.redactor.String(strings.ToValidUTF8(text, "\ufffd")) }
+	switch e := e.(type) {
+	case schemas.DerivationEvent:
+		e.Derivation, e.Phase = clean(e.Derivation), clean(e.Phase)
+		if len(e.Log) > 0 {
+			e.Log = strings.Split(clean(strings.Join(e.Log, "\n")), "\n")
+		}
+		return e
+	case schemas.LineEvent:
+		text := l.streams.of(e.Derivation, l.redactor).Append(nil, []byte(strings.ToValidUTF8(e.Text, "\ufffd")), false)
+		e.Text, e.Derivation = string(text), clean(e.Derivation)
+		return e
+	case schemas.VerdictEvent:
+		e.Commit, e.Image = clean(e.Commit), clean(e.Image)
+		return e
+	default: // numbers and names of our own
+		return e
+	}
+}
+
+// derivationStreams redact the logs of derivations, each for itself, because a secret may
+// lie across two lines of one.
+type derivationStreams struct {
+	known map[string]*redact.Lines
+	order []string // the oldest first
+}
+
+// maxDerivationStreams is of how many derivations the state is kept, which is more than
+// are built at once.
+const maxDerivationStreams = 256
+
+func (s *derivationStreams) of(derivation string, redactor *redact.Redactor) *redact.Lines {
+	if lines, ok := s.known[derivation]; ok {
+		return lines
+	}
+	if s.known == nil {
+		s.known = make(map[string]*redact.Lines)
+	}
+	if len(s.order) == maxDerivationStreams {
+		delete(s.known, s.order[0])
+		s.order = s.order[1:]
+	}
+	lines := redactor.Lines()
+	s.known[derivation] = lines
+	s.order = append(s.order, derivation)
+	return lines
+}

@@ -1,0 +1,213 @@
+package joblog
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"iglu.sh/builder/schemas"
+)
+
+// maxBatch is how many messages a reader is given at once.
+const maxBatch = 1024
+
+// FollowMessages gives take the job's messages from one on, which is counted from 1, as soon
+// as they are there, until the log is sealed and all are given, or ctx ends, or take or a
+// file fails. It returns nil only in the first case. What take is given is its own only
+// until it returns.
+func (l *Log) FollowMessages(ctx context.Context, seq int64, take func([]schemas.Message) error) error {
+	return l.followMessages(ctx, l.file, l.journal.file, seq, take)
+}
+
+func (l *Log) followMessages(ctx context.Context, logFile, journalFile io.ReaderAt, seq int64, take func([]schemas.Message) error) error {
+	f := follower{log: l, file: logFile, from: seq, take: take}
+	l.mu.Lock()
+	at := l.journal.before(seq)
+	l.mu.Unlock()
+	for buf := make([]byte, flushSize); ; {
+		size, err := l.wait(ctx, ofJournal, at.offset)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		n, err := l.readJournal(journalFile, buf[:min(int64(len(buf)), size-at.offset)], at.offset)
+		if err != nil {
+			return fmt.Errorf("read a job's journal: %w", err)
+		}
+		records := buf[:n]
+		for {
+			r, length := parseRecord(records, at.at)
+			if length < 0 {
+				return fmt.Errorf("read a job's journal: no record at byte %d", at.offset)
+			}
+			if length == 0 {
+				break
+			}
+			if err := f.give(ctx, at, &r); err != nil {
+				return err
+			}
+			at = at.next(&r, length)
+			records = records[length:]
+		}
+		if len(records) == n { // one record is longer
+			buf = make([]byte, 2*len(buf))
+		}
+		if err := f.flush(); err != nil {
+			return err
+		}
+	}
+}
+
+// readJournal reads what is in the file or yet to be written there, as much as there is of
+// one of them.
+func (l *Log) readJournal(file io.ReaderAt, buf []byte, offset int64) (int, error) {
+	l.mu.Lock()
+	written := l.journal.written
+	if offset >= written {
+		n := copy(buf, l.journal.pending[offset-written:])
+		l.mu.Unlock()
+		return n, nil
+	}
+	l.mu.Unlock()
+	return file.ReadAt(buf[:min(int64(len(buf)), written-offset)], offset)
+}
+
+// A follower gives a reader its messages.
+type follower struct {
+	log   *Log
+	file  io.ReaderAt // the log's
+	from  int64       // the first message that is wanted
+	take  func([]schemas.Message) error
+	batch []schemas.Message
+
+	line   int64 // that comes next in buf
+	offset int64 // of buf's end in the log
+	buf    []byte
+	rest   []byte // of buf, not given yet
+}
+
+// give adds what a record at a place stands for.
+func (f *follower) give(ctx context.Context, at place, r *record) error {
+	if at.messages+r.count < f.from {
+		return nil
+	}
+	message := schemas.Message{Seq: at.messages + 1, Time: time.UnixMilli(r.at).UTC()}
+	if r.isLines() {
+		message.Stream = streamOfKind[r.kind]
+		skip := max(0, f.from-message.Seq)
+		message.Seq += skip
+		return f.giveLines(ctx, at.lines+skip, r.count-skip, message)
+	}
+	data := bytes.Clone(r.data) // reading on overwrites it
+	if r.kind == eventRecord {
+		message.Event = data
+		return f.add(message)
+	}
+	var response responseMessage
+	if err := json.Unmarshal(data, &response); err != nil {
+		return fmt.Errorf("read a job's journal: %w", err)
+	}
+	message.Response, message.Event = &response.Response, response.Event
+	return f.add(message)
+}
+
+// giveLines adds lines of the log, of which message is the first but for its text.
+func (f *follower) giveLines(ctx context.Context, line, count int64, message schemas.Message) error {
+	if f.buf == nil || f.line != line {
+		if err := f.seek(line); err != nil {
+			return err
+		}
+	}
+	for range count {
+		text, err := f.nextLine(ctx)
+		if err != nil {
+			return err
+		}
+		message.Line = text
+		if err := f.add(message); err != nil {
+			return err
+		}
+		message.Seq++
+	}
+	return nil
+}
+
+// seek goes to a line of the log.
+func (f *follower) seek(line int64) error {
+	if err := f.flush(); err != nil {
+		return err
+	}
+	at := f.log.before(line)
+	f.line, f.offset, f.rest = at.line, at.offset, nil
+	for f.line < line {
+		if _, err := f.nextLine(context.Background()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nextLine returns the next line, which is there: the journal says so.
+func (f *follower) nextLine(ctx context.Context) ([]byte, error) {
+	for {
+		if end := bytes.IndexByte(f.rest, '\n'); end >= 0 {
+			line := f.rest[:end]
+			f.rest = f.rest[end+1:]
+			f.line++
+			return line, nil
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if err := f.fill(); err != nil {
+			return nil, fmt.Errorf("read a job's log: %w", err)
+		}
+	}
+}
+
+// fill reads more of the log, behind what is left of it.
+func (f *follower) fill() error {
+	if err := f.flush(); err != nil { // whose lines lie in the buffer
+		return err
+	}
+	if len(f.rest) == len(f.buf) {
+		f.buf = append(make([]byte, 0, max(followBuffer, 2*len(f.buf))), f.rest...)
+		f.buf = f.buf[:cap(f.buf)]
+	} else {
+		copy(f.buf, f.rest)
+	}
+	size, _, _ := f.log.state(ofLog)
+	kept := len(f.rest)
+	n, err := f.file.ReadAt(f.buf[kept:min(int64(len(f.buf)), int64(kept)+size-f.offset)], f.offset)
+	if n == 0 {
+		if err == nil {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	f.offset += int64(n)
+	f.rest = f.buf[:kept+n]
+	return nil
+}
+
+func (f *follower) add(m schemas.Message) error {
+	f.batch = append(f.batch, m)
+	if len(f.batch) == maxBatch {
+		return f.flush()
+	}
+	return nil
+}
+
+func (f *follower) flush() error {
+	if len(f.batch) == 0 {
+		return nil
+	}
+	err := f.take(f.batch)
+	f.batch = f.batch[:0]
+	return err
+}

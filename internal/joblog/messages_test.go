@@ -1,0 +1,469 @@
+package joblog
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/internal/redact"
+	"iglu.sh/builder/schemas"
+)
+
+// messagesOf collects what follow gives until it ends, each message as a client reads it.
+func messagesOf(follow func(take func([]schemas.Message) error) error) (messages []string, err error) {
+	err = follow(func(batch []schemas.Message) error {
+		for _, m := range batch {
+			m.Time = time.Time{} // which differs
+			messages = append(messages, string(schemas.Document.AppendMessage(nil, &m)))
+		}
+		return nil
+	})
+	return messages, err
+}
+
+// wantMessages checks what a reader got.
+func wantMessages(t *testing.T, reader string, want, got []string, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%s: %v", reader, err)
+	}
+	for i := range max(len(want), len(got)) {
+		if i >= len(want) || i >= len(got) || want[i] != got[i] {
+			t.Fatalf("%s: %d messages, want %d; from %d on they differ (-want +got):\n%.2000s", reader, len(got), len(want), i,
+				cmp.Diff(want[min(i, len(want)):min(i+3, len(want))], got[min(i, len(got)):min(i+3, len(got))]))
+		}
+	}
+}
+
+// expected returns messages as they should be read, with their numbers.
+func expected(all []schemas.Message) (want []string) {
+	for i, m := range all {
+		m.Seq = int64(i + 1)
+		want = append(want, string(schemas.Document.AppendMessage(nil, &m)))
+	}
+	return want
+}
+
+// talk appends a random mix of lines of each stream, short and long, and of events, between
+// a first and a last message, and returns the messages that they are.
+func talk(t *testing.T, l *Log, random *rand.Rand, steps int) []string {
+	t.Helper()
+	streams := map[schemas.Stream]*Stream{}
+	for _, name := range []schemas.Stream{schemas.Stdout, schemas.Stderr, schemas.Server} {
+		streams[name] = l.Stream(name)
+	}
+	accepted, exited := schemas.Accepted(), schemas.Exited(0)
+	verdict := schemas.VerdictEvent{End: "exited"}
+	all := []schemas.Message{{Response: &accepted}}
+	l.Respond(accepted, nil)
+	for range steps {
+		if e := someEvent(random); e != nil {
+			if err := l.Event(e); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, schemas.Message{Event: schemas.AppendEvent(nil, e)})
+			continue
+		}
+		for name, stream := range streams {
+			count := 1
+			if random.IntN(5) == 0 {
+				count = random.IntN(3000)
+			}
+			var text strings.Builder
+			for range count {
+				line := strings.Repeat(string(rune('a'+random.IntN(26))), random.IntN(100))
+				if random.IntN(4000) == 0 {
+					line = strings.Repeat("long ", followBuffer/4)
+				}
+				fmt.Fprintln(&text, line)
+				all = append(all, schemas.Message{Stream: name, Line: []byte(line)})
+			}
+			write(t, stream, text.String())
+		}
+	}
+	last := l.Respond(exited, verdict)
+	all = append(all, schemas.Message{Response: &exited, Event: schemas.AppendEvent(nil, verdict)})
+	if last.Seq != int64(len(all)) {
+		t.Errorf("the last message has the number %d, want %d", last.Seq, len(all))
+	}
+	return expected(all)
+}
+
+// someEvent returns an event or, as often, nil; now and then a long one.
+func someEvent(random *rand.Rand) schemas.Event {
+	switch random.IntN(8) {
+	case 0:
+		return schemas.PhaseEvent{Phase: schemas.Build}
+	case 1:
+		return schemas.PushEvent{Bytes: random.Int64()}
+	case 2:
+		length := random.IntN(200)
+		if random.IntN(20) == 0 {
+			length = 3 * flushSize
+		}
+		return schemas.LineEvent{Derivation: "/nix/store/a.drv", Text: strings.Repeat("x", length)}
+	case 3:
+		return schemas.DerivationEvent{Derivation: "b.drv", State: schemas.DerivationFailed, Log: []string{"1", "2"}}
+	}
+	return nil
+}
+
+// TestFollowMessages has readers follow a log while it is written, and others read it from
+// many places when it is sealed, closed, and known from its files only.
+func TestFollowMessages(t *testing.T) {
+	folder := t.TempDir()
+	store, err := Open(folder, Keep{Jobs: 10}, 1<<40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	l, err := store.Create("job", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type result struct {
+		messages []string
+		err      error
+	}
+	results := make(chan result)
+	reader := func() *Reader {
+		t.Helper()
+		r, err := store.Reader("job")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { r.Close() })
+		return r
+	}
+	const watchers = 4
+	for range watchers {
+		r := reader()
+		go func() {
+			messages, err := messagesOf(func(take func([]schemas.Message) error) error {
+				return r.FollowMessages(context.Background(), 1, take)
+			})
+			results <- result{messages, err}
+		}()
+	}
+	want := talk(t, l, random, 100)
+	beside := reader()
+	l.Seal()
+	for range watchers {
+		got := receive(t, results, "end of a watcher")
+		wantMessages(t, "watcher", want, got.messages, got.err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(folder, Keep{Jobs: 10}, 1<<40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := again.Reader("job")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fresh.Close()
+	for name, r := range map[string]*Reader{"open since it ran": beside, "after its end": reader(), "another life": fresh} {
+		for from := 1; from <= len(want)+1; from += 1 + random.IntN(len(want)/6) {
+			got, err := messagesOf(func(take func([]schemas.Message) error) error {
+				return r.FollowMessages(t.Context(), int64(from), take)
+			})
+			wantMessages(t, fmt.Sprintf("%s, from %d", name, from), want[from-1:], got, err)
+		}
+		checkText(t, r, want)
+	}
+}
+
+// checkText compares a reader's text and offsets of lines with the lines among messages.
+func checkText(t *testing.T, r *Reader, messages []string) {
+	t.Helper()
+	var want bytes.Buffer
+	lines := int64(0)
+	for _, message := range messages {
+		if m, err := schemas.ParseMessage([]byte(message)); err != nil {
+			t.Fatal(err)
+		} else if m.Stream != "" {
+			if lines%997 == 0 {
+				if offset, err := r.Offset(lines); err != nil || offset != int64(want.Len()) {
+					t.Fatalf("line %d begins at %d, %v; want %d", lines, offset, err, want.Len())
+				}
+			}
+			want.Write(append(m.Line, '\n'))
+			lines++
+		}
+	}
+	state := State{Bytes: int64(want.Len()), Lines: lines, Messages: int64(len(messages)), Ended: true}
+	if diff := cmp.Diff(state, r.State()); diff != "" {
+		t.Errorf("state (-want +got):\n%s", diff)
+	}
+	text, err := io.ReadAll(io.NewSectionReader(r, 0, 1<<40))
+	if err != nil || !bytes.Equal(text, want.Bytes()) {
+		t.Errorf("the text has %d bytes, want %d; %v", len(text), want.Len(), err)
+	}
+	if end, err := r.Offset(lines + 10); err != nil || end != state.Bytes {
+		t.Errorf("a line that is not there begins at %d, %v", end, err)
+	}
+}
+
+// A single message comes at once, an event too.
+func TestEachMessageAtOnce(t *testing.T) {
+	l := newLog(t)
+	got := make(chan int64, 10)
+	result := make(chan error, 1)
+	go func() {
+		result <- l.FollowMessages(context.Background(), 2, func(batch []schemas.Message) error {
+			for _, m := range batch {
+				got <- m.Seq
+			}
+			return nil
+		})
+	}()
+	l.Respond(schemas.Accepted(), nil)
+	for seq := int64(2); seq < 10; seq += 2 {
+		if err := l.Event(schemas.PhaseEvent{Phase: schemas.Build}); err != nil {
+			t.Fatal(err)
+		}
+		if event := receive(t, got, "event"); event != seq {
+			t.Errorf("message %d came, want %d", event, seq)
+		}
+		write(t, l.Stream(schemas.Stderr), "line\n")
+		if line := receive(t, got, "line"); line != seq+1 {
+			t.Errorf("message %d came, want %d", line, seq+1)
+		}
+	}
+	l.Seal()
+	if err := receive(t, result, "end of the follower"); err != nil {
+		t.Error(err)
+	}
+}
+
+// Of a server that was killed, a log lacks the end of its journal, of its last line, or the
+// whole journal. What there is is read.
+func TestJournalOfAKilledServer(t *testing.T) {
+	folder := t.TempDir()
+	store, err := Open(folder, Keep{Jobs: 10}, 1<<40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := store.Create("job", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Respond(schemas.Accepted(), nil)
+	for range 20 {
+		write(t, l.Stream(schemas.Stderr), "a\nb\n")
+		l.Event(schemas.PhaseEvent{Phase: schemas.Build})
+	}
+	l.Seal()
+	l.Close()
+	journal, err := os.ReadFile(filepath.Join(folder, "job.events"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.ReadFile(filepath.Join(folder, "job.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for size := range len(journal) + 1 {
+		name := fmt.Sprint("cut", size)
+		err := errors.Join(os.WriteFile(filepath.Join(folder, name+".log"), append(log, "half a li"...), 0o600),
+			os.WriteFile(filepath.Join(folder, name+".events"), journal[:size], 0o600))
+		if size == 0 {
+			err = errors.Join(err, os.Remove(filepath.Join(folder, name+".events")))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := store.Reader(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seq, lines := int64(0), 0
+		err = r.FollowMessages(t.Context(), 1, func(batch []schemas.Message) error {
+			for _, m := range batch {
+				if seq++; m.Seq != seq {
+					t.Errorf("message %d comes as number %d", m.Seq, seq)
+				}
+				if m.Stream != "" {
+					if want := "ab"[lines%2 : lines%2+1]; string(m.Line) != want {
+						t.Errorf("line %d is %q", lines, m.Line)
+					}
+					lines++
+				}
+			}
+			return nil
+		})
+		if state := r.State(); err != nil || lines != 40 || state.Lines != 40 || state.Bytes != int64(len(log)) || state.Messages != seq {
+			t.Errorf("%d bytes of the journal: %d lines, %d messages, %+v, %v", size, lines, seq, state, err)
+		}
+		r.Close()
+	}
+}
+
+// A file that is no journal ends a reader with an error, and does not have it read for ever.
+func FuzzJournal(f *testing.F) {
+	f.Add([]byte{eventRecord | sameTime, 2, '{', '}', stdoutLines | oneLine, 2})
+	f.Add([]byte{responseRecord, 2, 2, '{', '}', stderrLines, 1, 3})
+	f.Add([]byte{7})
+	f.Fuzz(func(t *testing.T, journal []byte) {
+		l := &Log{sealed: true, changed: make(chan struct{})}
+		text := strings.NewReader("a\nb\nc\nd\n")
+		if err := errors.Join(l.indexLines(text), l.indexRecords(bytes.NewReader(journal))); err != nil {
+			t.Fatal(err)
+		}
+		lines := 0
+		err := l.followMessages(t.Context(), text, bytes.NewReader(journal), 1, func(batch []schemas.Message) error {
+			for _, m := range batch {
+				if m.Stream != "" {
+					lines++
+				}
+			}
+			return nil
+		})
+		if err == nil && lines != 4 {
+			t.Errorf("%d lines, want 4", lines)
+		}
+	})
+}
+
+// The journal of a log that is cut tells the streams of what is left, and its events stop at
+// the limit, those of derivations' lines before.
+func TestCutJournal(t *testing.T) {
+	const limit = 256 << 10
+	l := limitedLog(t, limit)
+	l.Respond(schemas.Accepted(), nil)
+	names := []schemas.Stream{schemas.Stdout, schemas.Stderr, schemas.Server}
+	streams := map[schemas.Stream]*Stream{}
+	for _, name := range names {
+		streams[name] = l.Stream(name)
+	}
+	for i := range 20_000 {
+		name := names[i/3%3]
+		write(t, streams[name], fmt.Sprintf("%s %060d\n", name, i))
+		l.Event(schemas.LineEvent{Derivation: "a.drv", Text: strings.Repeat("x", 100)})
+		if i%10 == 0 {
+			l.Event(schemas.PhaseEvent{Phase: schemas.Build})
+		}
+	}
+	l.Respond(schemas.Exited(0), schemas.VerdictEvent{})
+	l.Seal()
+	seq, notices, counts := int64(0), 0, map[string]int{}
+	var text bytes.Buffer
+	err := l.FollowMessages(t.Context(), 1, func(batch []schemas.Message) error {
+		for _, m := range batch {
+			if seq++; m.Seq != seq {
+				t.Fatalf("message %d comes as number %d", m.Seq, seq)
+			}
+			switch {
+			case m.Stream != "":
+				text.Write(append(m.Line, '\n'))
+				if strings.HasPrefix(string(m.Line), "iglu: ") {
+					notices++
+				} else if !strings.HasPrefix(string(m.Line), string(m.Stream)+" ") {
+					t.Errorf("a line of %s is %s", m.Stream, m.Line)
+				}
+			case m.Response == nil:
+				e, err := schemas.ParseEvent(m.Event)
+				if err != nil {
+					return err
+				}
+				counts[fmt.Sprintf("%T", e)]++
+			case m.Last() != (m.Seq == l.journal.end.messages):
+				t.Errorf("message %d of %d is %+v", m.Seq, l.journal.end.messages, m.Response)
+			}
+		}
+		return nil
+	})
+	if err != nil || notices != 2 {
+		t.Errorf("%d notices, %v", notices, err)
+	}
+	var plain bytes.Buffer
+	if err := l.Follow(t.Context(), 0, &plain); err != nil || !bytes.Equal(plain.Bytes(), text.Bytes()) {
+		t.Errorf("the messages have %d bytes of text, the log %d; %v", text.Len(), plain.Len(), err)
+	}
+	if l.journal.others > limit+1000 || counts["schemas.LineEvent"] == 0 || counts["schemas.PhaseEvent"] < 500 {
+		t.Errorf("%d bytes of events: %v", l.journal.others, counts)
+	}
+}
+
+func TestEventsLoseSecrets(t *testing.T) {
+	store, err := Open(t.TempDir(), Keep{}, 1<<40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const secret = "correct-horse-battery"
+	l, err := store.Create("job", redact.New(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.Respond(schemas.Unable(secret, secret), schemas.VerdictEvent{Commit: secret, Image: secret})
+	for _, e := range []schemas.Event{
+		schemas.DerivationEvent{Derivation: secret, Phase: secret, Log: []string{"a", secret, secret}},
+		schemas.LineEvent{Derivation: secret, Text: "a " + secret},
+		schemas.LineEvent{Derivation: "other", Text: secret[:10]},
+	} {
+		if err := l.Event(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Seal()
+	messages, err := messagesOf(func(take func([]schemas.Message) error) error { return l.FollowMessages(t.Context(), 1, take) })
+	text := strings.Join(messages, "\n")
+	if masks := strings.Count(text, "***"); err != nil || strings.Contains(text, secret) || masks != 10 || !strings.Contains(text, secret[:10]) {
+		t.Errorf("%d masks, %v in:\n%s", masks, err, text)
+	}
+}
+
+func TestNoReader(t *testing.T) {
+	folder := t.TempDir()
+	store, err := Open(filepath.Join(folder, "logs"), Keep{Jobs: 1}, 1<<40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "outside.log"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, job := range []string{"", ".", "..", "none", "../outside", "/etc/passwd", "a/b", ".hidden", "a\x00b"} {
+		if r, err := store.Reader(job); !errors.Is(err, fs.ErrNotExist) && !strings.Contains(job, "\x00") || r != nil {
+			t.Errorf("%q: %v, %v", job, r, err)
+		}
+	}
+}
+
+// A reader that is there when its log is removed reads on.
+func TestReaderOfARemovedLog(t *testing.T) {
+	store, err := Open(t.TempDir(), Keep{Jobs: 0}, 1<<40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := store.Create("job", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := store.Reader("job")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	want := talk(t, l, rand.New(rand.NewPCG(3, 4)), 20)
+	l.Seal()
+	l.Close()
+	if left := names(t, store.folder); len(left) > 0 {
+		t.Errorf("left is %v", left)
+	}
+	got, err := messagesOf(func(take func([]schemas.Message) error) error { return r.FollowMessages(t.Context(), 1, take) })
+	wantMessages(t, "reader", want, got, err)
+}

@@ -1,0 +1,177 @@
+package schemas
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+)
+
+// EventsProtocol is the WebSocket subprotocol of clients that want more in their messages: a
+// number, a time, the stream of a line, and events.
+const EventsProtocol = "iglu-events.v1"
+
+// An Event is something that happens in a job beside its output. It is one of the types
+// below, whose JSON has its name as the property "type" before all others.
+type Event interface{ eventType() string }
+
+// A Phase is a part of a job's life. One begins where the one before ends; those that a job
+// does not need are left out.
+type Phase string
+
+// The phases of a job, in their order.
+const (
+	Pull     Phase = "pull"     // the job image comes from its registry
+	Create   Phase = "create"   // the container is made and started
+	Fetch    Phase = "fetch"    // the source is cloned
+	Evaluate Phase = "evaluate" // the command runs, and builds nothing yet
+	Build    Phase = "build"    // from the first derivation or download on
+	PushRest Phase = "push"     // the command has ended, and not all is pushed
+	Done     Phase = "done"     // the container has ended
+)
+
+// PhaseEvent says that a phase begins.
+type PhaseEvent struct {
+	Phase Phase `json:"phase"`
+}
+
+// A DerivationState is how far a derivation has come.
+type DerivationState string
+
+// The states of a derivation.
+const (
+	DerivationBuilding DerivationState = "building"
+	DerivationBuilt    DerivationState = "built"
+	DerivationFailed   DerivationState = "failed"
+)
+
+// DerivationEvent says that a derivation has come to another state or phase.
+type DerivationEvent struct {
+	// Derivation is the path of its .drv file in the store.
+	Derivation string          `json:"derivation"`
+	State      DerivationState `json:"state"`
+	// Phase is the phase of its builder, such as buildPhase; empty if not known.
+	Phase string `json:"phase,omitempty"`
+	// Log holds the last lines of its log, 20 at most, of one that has failed.
+	Log []string `json:"log,omitempty"`
+}
+
+// LineEvent is a line of a derivation's own log, without its line end.
+type LineEvent struct {
+	Derivation string `json:"derivation"`
+	Text       string `json:"text"`
+}
+
+// Counts say how many things of a kind there are. Expected includes the others and can grow
+// and shrink while Nix plans.
+type Counts struct {
+	Done     int64 `json:"done"`
+	Running  int64 `json:"running"`
+	Expected int64 `json:"expected"`
+	Failed   int64 `json:"failed"`
+}
+
+// Share says how much of something is done.
+type Share struct {
+	Done     int64 `json:"done"`
+	Expected int64 `json:"expected"`
+}
+
+// ProgressEvent says how far Nix has come, as a whole.
+type ProgressEvent struct {
+	Derivations Counts `json:"derivations"` // that are built
+	Paths       Counts `json:"paths"`       // that are downloaded
+	Bytes       Share  `json:"bytes"`       // of the downloads
+}
+
+// PushEvent says how far the push has come, as a whole.
+type PushEvent struct {
+	Paths Share `json:"paths"`
+	Bytes int64 `json:"bytes"` // that were sent
+}
+
+// PhaseTime is how long a phase has taken.
+type PhaseTime struct {
+	Phase   Phase   `json:"phase"`
+	Seconds float64 `json:"seconds"`
+}
+
+// Pushed is what a job has pushed.
+type Pushed struct {
+	Paths int64 `json:"paths"`
+	Bytes int64 `json:"bytes"` // that were sent
+}
+
+// VerdictEvent says how a job has ended. It stands in the job's last message.
+type VerdictEvent struct {
+	// End is the job's end in a word, one of package jobend's.
+	End string `json:"end"`
+	// ExitCode is the container's; nil if it has none.
+	ExitCode *int `json:"exitCode,omitempty"`
+	// Seconds is how long the job has taken.
+	Seconds float64 `json:"seconds"`
+	// PeakMemory is the most that the job has taken, in bytes, and CPUSeconds its time on
+	// processors; 0 if not known.
+	PeakMemory int64       `json:"peakMemory,omitempty"`
+	CPUSeconds float64     `json:"cpuSeconds,omitempty"`
+	Phases     []PhaseTime `json:"phases"`
+	// Commit is the one that was built; empty if there is none.
+	Commit string `json:"commit,omitempty"`
+	// Image is the ID of the image that the job ran in; empty if it did not come so far.
+	Image string `json:"image,omitempty"`
+	// Pushed is nil if nothing was to be pushed.
+	Pushed *Pushed `json:"pushed,omitempty"`
+}
+
+func (PhaseEvent) eventType() string      { return "phase" }
+func (DerivationEvent) eventType() string { return "derivation" }
+func (LineEvent) eventType() string       { return "line" }
+func (ProgressEvent) eventType() string   { return "progress" }
+func (PushEvent) eventType() string       { return "push" }
+func (VerdictEvent) eventType() string    { return "verdict" }
+
+// AppendEvent appends an event as JSON. Strings in it must be valid UTF-8.
+func AppendEvent(dst []byte, e Event) []byte {
+	dst = append(dst, `{"type":"`...)
+	dst = append(dst, e.eventType()...)
+	if line, ok := e.(LineEvent); ok { // quicker, for long logs
+		dst = append(dst, `","derivation":"`...)
+		dst = appendEscaped(dst, []byte(line.Derivation))
+		dst = append(dst, `","text":"`...)
+		dst = appendEscaped(dst, []byte(line.Text))
+		return append(dst, `"}`...)
+	}
+	dst = append(dst, `",`...)
+	return append(dst, bytes.TrimPrefix(encode(e), []byte{'{'})...) // all have a property
+}
+
+// ParseEvent returns the event that AppendEvent has encoded, or nil if it is of a type that
+// is not known: of a later version.
+func ParseEvent(data []byte) (Event, error) {
+	var named struct{ Type string }
+	if err := json.Unmarshal(data, &named); err != nil {
+		return nil, fmt.Errorf("read an event: %w", err)
+	}
+	switch named.Type {
+	case PhaseEvent{}.eventType():
+		return parseEvent[PhaseEvent](data)
+	case DerivationEvent{}.eventType():
+		return parseEvent[DerivationEvent](data)
+	case LineEvent{}.eventType():
+		return parseEvent[LineEvent](data)
+	case ProgressEvent{}.eventType():
+		return parseEvent[ProgressEvent](data)
+	case PushEvent{}.eventType():
+		return parseEvent[PushEvent](data)
+	case VerdictEvent{}.eventType():
+		return parseEvent[VerdictEvent](data)
+	}
+	return nil, nil
+}
+
+func parseEvent[E Event](data []byte) (Event, error) {
+	var e E
+	if err := json.Unmarshal(data, &e); err != nil {
+		return nil, fmt.Errorf("read an event: %w", err)
+	}
+	return e, nil
+}

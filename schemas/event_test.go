@@ -1,0 +1,149 @@
+package schemas
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var exitCode1 = 1
+
+// events are one of each type, with all and with few of its properties, and their JSON.
+var events = []struct {
+	event Event
+	json  string
+}{
+	{PhaseEvent{Evaluate}, `{"type":"phase","phase":"evaluate"}`},
+	{DerivationEvent{Derivation: "/nix/store/a.drv", State: DerivationBuilding},
+		`{"type":"derivation","derivation":"/nix/store/a.drv","state":"building"}`},
+	{DerivationEvent{Derivation: "/nix/store/a.drv", State: DerivationFailed, Phase: "buildPhase", Log: []string{"a", `"b"`}},
+		`{"type":"derivation","derivation":"/nix/store/a.drv","state":"failed","phase":"buildPhase","log":["a","\"b\""]}`},
+	{LineEvent{Derivation: "/nix/store/a.drv", Text: "<b> \"\x1b[1m\u2028"},
+		`{"type":"line","derivation":"/nix/store/a.drv","text":"<b> \"\u001b[1m\u2028"}`},
+	{ProgressEvent{Derivations: Counts{1, 2, 3, 4}, Paths: Counts{5, 6, 7, 8}, Bytes: Share{9, 1 << 60}},
+		`{"type":"progress","derivations":{"done":1,"running":2,"expected":3,"failed":4},` +
+			`"paths":{"done":5,"running":6,"expected":7,"failed":8},"bytes":{"done":9,"expected":1152921504606846976}}`},
+	{PushEvent{Paths: Share{1, 2}, Bytes: 3}, `{"type":"push","paths":{"done":1,"expected":2},"bytes":3}`},
+	{VerdictEvent{End: "failed", Seconds: 0.5, Phases: []PhaseTime{}}, `{"type":"verdict","end":"failed","seconds":0.5,"phases":[]}`},
+	{VerdictEvent{End: "exited", ExitCode: &exitCode1, Seconds: 1.2, PeakMemory: 123, CPUSeconds: 1.2,
+		Phases: []PhaseTime{{Fetch, 0.1}}, Commit: "c0ffee", Image: "sha256:0", Pushed: &Pushed{3, 123}},
+		`{"type":"verdict","end":"exited","exitCode":1,"seconds":1.2,"peakMemory":123,"cpuSeconds":1.2,` +
+			`"phases":[{"phase":"fetch","seconds":0.1}],"commit":"c0ffee","image":"sha256:0","pushed":{"paths":3,"bytes":123}}`},
+}
+
+func TestEvents(t *testing.T) {
+	for _, test := range events {
+		got := string(AppendEvent([]byte("before"), test.event))
+		if got != "before"+test.json {
+			t.Errorf("got  %s\nwant %s", got, test.json)
+		}
+		back, err := ParseEvent([]byte(test.json))
+		if diff := cmp.Diff(test.event, back); diff != "" || err != nil {
+			t.Errorf("%s: %v (-want +got):\n%s", test.json, err, diff)
+		}
+	}
+	if e, err := ParseEvent([]byte(`{"type":"of a later version","phase":1}`)); e != nil || err != nil {
+		t.Errorf("an unknown type is %v, %v", e, err)
+	}
+	for _, broken := range []string{``, `[]`, `{"type":1}`, `{"type":"phase","phase":1}`, `{"type":"phase"`} {
+		if e, err := ParseEvent([]byte(broken)); err == nil {
+			t.Errorf("%s is %v", broken, e)
+		}
+	}
+}
+
+// A client of events gets what others get, with more behind it.
+func TestAppendMessage(t *testing.T) {
+	const stamp = `,"seq":7,"time":"2025-12-01T12:00:00.123Z"`
+	accepted, last := Accepted(), Exited(1)
+	event := AppendEvent(nil, PhaseEvent{Build})
+	for _, form := range forms {
+		for _, test := range []struct {
+			message Message
+			plain   Response
+			more    string
+		}{
+			{Message{Response: &accepted}, accepted, stamp},
+			{Message{Response: &last, Event: event}, last, stamp + `,"event":{"type":"phase","phase":"build"}`},
+			{Message{Event: event}, Response{JobStatus: Running}, stamp + `,"event":{"type":"phase","phase":"build"}`},
+			{Message{Stream: Stderr, Line: []byte(`a "b"`)}, Output(`a "b"`), stamp + `,"stream":"stderr"`},
+			{Message{Stream: Server, Line: []byte{}}, Output(""), stamp + `,"stream":"builder"`},
+		} {
+			test.message.Seq, test.message.Time = 7, sentAt.UTC()
+			plain := form.Encode(test.plain, sentAt)
+			want := string(plain[:len(plain)-1]) + test.more + "}"
+			got := form.AppendMessage([]byte("before"), &test.message)
+			if string(got) != "before"+want {
+				t.Errorf("got  %s\nwant %s", got, want)
+			}
+			back, err := ParseMessage([]byte(want))
+			if r := back.Response; r != nil && form == Stack {
+				r.ChildExitCode = r.BuildExitCode // which that form does not tell
+			}
+			if diff := cmp.Diff(test.message, back); diff != "" || err != nil {
+				t.Errorf("%s: %v (-want +got):\n%s", want, err, diff)
+			}
+		}
+	}
+	for _, broken := range []string{``, `[]`, `{"seq":"1"}`, `{"time":"now"}`} {
+		if _, err := ParseMessage([]byte(broken)); err == nil {
+			t.Errorf("%s is a message", broken)
+		}
+	}
+}
+
+// A message without events is read, too.
+func TestParsePlainMessage(t *testing.T) {
+	line, busy := Message{Stream: Stdout, Line: []byte("a")}, Busy()
+	for message, want := range map[string]Message{
+		string(Output("a").Encode()): line,
+		string(Busy().Encode()):      {Response: &busy},
+	} {
+		if got, err := ParseMessage([]byte(message)); err != nil || cmp.Diff(want, got) != "" || got.Last() {
+			t.Errorf("%s is %+v, %v", message, got, err)
+		}
+	}
+}
+
+// FuzzMessageLines holds the lines of AppendMessage against a decoder, and CutOutput against
+// both.
+func FuzzMessageLines(f *testing.F) {
+	for _, line := range []string{"", "plain", `"q" \`, `","jobStatus":"running","seq":1,"time":"`, "\x00\u2028", "日本", strings.Repeat("a", 300)} {
+		f.Add(line, int64(1))
+	}
+	f.Fuzz(func(t *testing.T, line string, seq int64) {
+		if !utf8.ValidString(line) || seq < 0 {
+			return
+		}
+		for _, form := range forms {
+			m := Message{Seq: seq, Time: sentAt.UTC(), Stream: Stderr, Line: []byte(line)}
+			encoded := form.AppendMessage(nil, &m)
+			if !json.Valid(encoded) {
+				t.Fatalf("not JSON: %s", encoded)
+			}
+			if back, err := ParseMessage(encoded); err != nil || cmp.Diff(m, back) != "" {
+				t.Errorf("%s is %+v, %v", encoded, back, err)
+			}
+			cut, ok := CutOutput(encoded)
+			if plain := !strings.Contains(string(encoded), `\`); ok != plain || (ok && string(cut) != line) {
+				t.Errorf("%s was cut to %q, %v", encoded, cut, ok)
+			}
+		}
+	})
+}
+
+func BenchmarkAppendMessage(b *testing.B) {
+	m := Message{Seq: 1, Time: sentAt, Stream: Stdout, Line: []byte(strings.Repeat("x", 77))}
+	for _, form := range forms {
+		b.Run(formNames[form], func(b *testing.B) {
+			dst := make([]byte, 0, 1024)
+			b.ReportAllocs()
+			for b.Loop() {
+				dst = form.AppendMessage(dst[:0], &m)
+			}
+		})
+	}
+}
