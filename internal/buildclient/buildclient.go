@@ -56,7 +56,13 @@ func Submit(ctx context.Context, o Options) (code int, err error) {
 			code, err = ExitClient, endErr
 		}
 	}()
-	conn, err := dial(ctx, o.URL, o.Token, v.flush)
+	var conn *websocket.Conn
+	conn, err = dial(ctx, o.URL, o.Token, func() error {
+		if conn != nil { // there is a builder, and whatever it sends is a sign of life
+			conn.SetReadDeadline(time.Now().Add(silenceTimeout))
+		}
+		return v.flush()
+	})
 	if err != nil {
 		return ExitClient, err
 	}
@@ -76,7 +82,6 @@ func Submit(ctx context.Context, o Options) (code int, err error) {
 // receive shows a job's messages up to the last.
 func receive(conn *websocket.Conn, v view) (code int, err error) {
 	for data := []byte(nil); ; {
-		conn.SetReadDeadline(time.Now().Add(silenceTimeout))
 		if data, err = readMessage(conn, data[:0]); err != nil {
 			return ExitClient, fmt.Errorf("the builder ended the connection without a result: %w", err)
 		}

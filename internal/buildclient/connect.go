@@ -89,9 +89,7 @@ func readMessage(conn *websocket.Conn, buf []byte) ([]byte, error) {
 }
 
 // ping asks the builder for signs of life until the function that it returns is called.
-// Its answers, as everything that it sends, put off the end of the connection.
 func ping(conn *websocket.Conn) (stop func()) {
-	conn.SetPongHandler(func(string) error { return conn.SetReadDeadline(time.Now().Add(silenceTimeout)) })
 	return every(pingInterval, func() {
 		conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(pingInterval))
 	})
