@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 
+	"iglu.sh/builder/internal/termtest"
 	"iglu.sh/builder/schemas"
 )
 
@@ -46,10 +47,10 @@ func TestExitCodes(t *testing.T) {
 			var said string
 			for name, submitted := range map[string]func() result{
 				"terminal": func() result {
-					term := openTerminal(t, 80, 24)
-					r := <-submit(t, Options{URL: url, Stdout: term.tty})
-					term.finish()
-					said = term.screen()
+					term := termtest.Open(t, 80, 24)
+					r := <-submit(t, Options{URL: url, Stdout: term.TTY})
+					term.Finish()
+					said = term.Screen()
 					return r
 				},
 				"file": func() result {
@@ -78,12 +79,12 @@ func TestRefused(t *testing.T) {
 		b.conn.WriteMessage(1, schemas.Busy().Encode())
 		b.untilGone()
 	})
-	term := openTerminal(t, 80, 5)
-	got := <-submit(t, Options{URL: url, Stdout: term.tty})
+	term := termtest.Open(t, 80, 5)
+	got := <-submit(t, Options{URL: url, Stdout: term.TTY})
 	if got.code != ExitClient || got.err == nil || got.err.Error() != "A build job is already running." {
 		t.Errorf("exit code %d, %v", got.code, got.err)
 	}
-	term.want("")
+	term.Want("")
 }
 
 // TestJSON compares what is printed with what was sent.
@@ -146,14 +147,14 @@ func TestNoColor(t *testing.T) {
 		b.untilGone()
 	})
 	for _, noColor := range []bool{true, false} {
-		term := openTerminal(t, 80, 20)
-		<-submit(t, Options{URL: url, Stdout: term.tty, NoColor: noColor, now: newClock().Now})
-		term.want("red\n\nhello-2.12.1 failed; its last lines:\n  red\n\nFailed with exit code 1 after 0.0s")
-		sequences := regexp.MustCompile(`\x1b\[[0-9;]*m`).FindAllString(term.bytes(), -1)
+		term := termtest.Open(t, 80, 20)
+		<-submit(t, Options{URL: url, Stdout: term.TTY, NoColor: noColor, now: newClock().Now})
+		term.Want("red\n\nhello-2.12.1 failed; its last lines:\n  red\n\nFailed with exit code 1 after 0.0s")
+		sequences := regexp.MustCompile(`\x1b\[[0-9;]*m`).FindAllString(term.Bytes(), -1)
 		if noColor == (len(sequences) > 0) {
 			t.Errorf("NO_COLOR %v: colours %q", noColor, sequences)
 		}
-		if !strings.Contains(term.bytes(), "running 0s") {
+		if !strings.Contains(term.Bytes(), "running 0s") {
 			t.Error("there was no status line")
 		}
 	}
@@ -189,9 +190,9 @@ func TestSummaryOfPush(t *testing.T) {
 			b.end(schemas.Exited(0), pushed)
 			b.untilGone()
 		})
-		term := openTerminal(t, 250, 20)
-		<-submit(t, Options{URL: url, Stdout: term.tty, Job: test.job})
-		term.want(test.line + "\n\nBuilt in 2h01m\n  commit  0123abc\n  pushed  3 paths, 2.0 KiB, to https://cache.example.com/team\n" + test.want)
+		term := termtest.Open(t, 250, 20)
+		<-submit(t, Options{URL: url, Stdout: term.TTY, Job: test.job})
+		term.Want(test.line + "\n\nBuilt in 2h01m\n  commit  0123abc\n  pushed  3 paths, 2.0 KiB, to https://cache.example.com/team\n" + test.want)
 	}
 }
 

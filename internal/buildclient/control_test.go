@@ -6,6 +6,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"iglu.sh/builder/internal/termtest"
 	"iglu.sh/builder/schemas"
 )
 
@@ -86,8 +87,8 @@ func hostileJob(b *builderConn) {
 
 // TestHostileLogOnTerminal looks at what a log does to a terminal that does what it is told.
 func TestHostileLogOnTerminal(t *testing.T) {
-	term := openTerminal(t, 120, 40)
-	<-submit(t, Options{URL: startBuilder(t, true, hostileJob), Stdout: term.tty, now: newClock().Now})
+	term := termtest.Open(t, 120, 40)
+	<-submit(t, Options{URL: startBuilder(t, true, hostileJob), Stdout: term.TTY, now: newClock().Now})
 	var want []string
 	for _, test := range hostile {
 		line := strings.ToValidUTF8(test.line, "\ufffd")
@@ -95,9 +96,9 @@ func TestHostileLogOnTerminal(t *testing.T) {
 	}
 	want = append(want, "", "^[[2J failed in ^[c; its last lines:", "  ^[[2J", "",
 		"Failed after 0.0s: ^[]0;owned^G. ^[[2J", "  phases  ^[c 0.0s", "  commit  ^[c")
-	term.want(strings.Join(want, "\n"))
-	if term.title != "" || term.bells > 0 {
-		t.Errorf("title %q, %d bells", term.title, term.bells)
+	term.Want(strings.Join(want, "\n"))
+	if term.Title() != "" || term.Bells() > 0 {
+		t.Errorf("title %q, %d bells", term.Title(), term.Bells())
 	}
 }
 

@@ -1,20 +1,14 @@
 package buildclient
 
 import (
-	"bytes"
 	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/charmbracelet/x/vt"
-	"github.com/creack/pty"
-	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
 	"go.uber.org/goleak"
 
@@ -129,101 +123,6 @@ func (b *builderConn) untilGone() {
 	for {
 		if _, _, err := b.conn.NextReader(); err != nil {
 			return
-		}
-	}
-}
-
-// A terminal is a real pseudo-terminal whose other end renders what is written to it.
-type terminal struct {
-	t   *testing.T
-	tty *os.File // the client's end
-
-	pty  *os.File
-	done chan struct{}
-
-	mu       sync.Mutex
-	emulator *vt.Emulator
-	raw      bytes.Buffer
-	title    string
-	bells    int
-}
-
-func openTerminal(t *testing.T, width, height int) *terminal {
-	t.Helper()
-	t.Setenv("TERM", "xterm-256color")
-	ours, theirs, err := pty.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	term := &terminal{t: t, tty: theirs, pty: ours, done: make(chan struct{}), emulator: vt.NewEmulator(width, height)}
-	term.emulator.SetCallbacks(vt.Callbacks{
-		Title: func(title string) { term.title = title },
-		Bell:  func() { term.bells++ },
-	})
-	term.resize(width, height)
-	go func() {
-		defer close(term.done)
-		for buf := make([]byte, 4096); ; {
-			n, err := ours.Read(buf)
-			term.mu.Lock()
-			term.raw.Write(buf[:n])
-			term.emulator.Write(buf[:n])
-			term.mu.Unlock()
-			if err != nil {
-				return
-			}
-		}
-	}()
-	t.Cleanup(term.close)
-	return term
-}
-
-func (t *terminal) close() {
-	t.finish()
-	t.pty.Close()
-	t.emulator.Close()
-}
-
-// finish waits until all that was written is rendered. Nothing may be written any more.
-func (t *terminal) finish() {
-	t.tty.Close()
-	<-t.done
-}
-
-func (t *terminal) resize(width, height int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if err := pty.Setsize(t.pty, &pty.Winsize{Cols: uint16(width), Rows: uint16(height)}); err != nil {
-		t.t.Fatal(err)
-	}
-	t.emulator.Resize(width, height)
-}
-
-// screen returns what is to be seen, without the space at the ends of lines and below.
-func (t *terminal) screen() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var lines []string
-	for _, line := range strings.Split(t.emulator.String(), "\n") {
-		lines = append(lines, strings.TrimRight(line, " "))
-	}
-	return strings.TrimRight(strings.Join(lines, "\n"), "\n")
-}
-
-// bytes returns all that was written.
-func (t *terminal) bytes() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.raw.String()
-}
-
-// want waits until the screen shows something, which begins and ends with an empty line.
-func (t *terminal) want(screen string) {
-	t.t.Helper()
-	screen = strings.TrimRight(strings.TrimPrefix(screen, "\n"), "\n")
-	for end := time.Now().Add(5 * time.Second); t.screen() != screen; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.t.Fatalf("the screen (-want +got):\n%s", cmp.Diff(strings.Split(screen, "\n"), strings.Split(t.screen(), "\n")))
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 
+	"iglu.sh/builder/internal/termtest"
 	"iglu.sh/builder/schemas"
 )
 
@@ -66,27 +67,27 @@ func TestScreen(t *testing.T) {
 					Phases: []schemas.PhaseTime{{Phase: schemas.Evaluate, Seconds: 3}, {Phase: schemas.Build, Seconds: 67}}})
 				b.untilGone()
 			})
-			term, clock := openTerminal(t, test.width, 24), newClock()
-			ended := submit(t, Options{URL: url, Stdout: term.tty, now: clock.Now})
-			term.want("evaluating 0s")
+			term, clock := termtest.Open(t, test.width, 24), newClock()
+			ended := submit(t, Options{URL: url, Stdout: term.TTY, now: clock.Now})
+			term.Want("evaluating 0s")
 			clock.add(3 * time.Second)
-			term.want("evaluating 3s")
+			term.Want("evaluating 3s")
 			step(t, next)
 			const log = "iglu: running nix build\na line\n"
-			term.want(log + "evaluating 3s")
+			term.Want(log + "evaluating 3s")
 			step(t, next)
-			term.want(log + test.begun)
+			term.Want(log + test.begun)
 			clock.add(65 * time.Second)
 			step(t, next)
-			term.want(log + test.building)
+			term.Want(log + test.building)
 			step(t, next)
 			long := strings.Repeat("x", test.width) + "\nxxxxx\n"
-			term.want(log + long + test.failing)
+			term.Want(log + long + test.failing)
 			step(t, next)
 			if got := <-ended; got.code != 1 || got.err != nil {
 				t.Errorf("exit code %d, %v", got.code, got.err)
 			}
-			term.want(log + long + ansi.Hardwrap(`
+			term.Want(log + long + ansi.Hardwrap(`
 hello-2.12.1 failed in checkPhase; its last lines:
   one
   two
@@ -113,17 +114,17 @@ func TestScreenResized(t *testing.T) {
 		b.end(schemas.Exited(0), nil)
 		b.untilGone()
 	})
-	term, clock := openTerminal(t, 200, 10), newClock()
-	ended := submit(t, Options{URL: url, Stdout: term.tty, now: clock.Now})
+	term, clock := termtest.Open(t, 200, 10), newClock()
+	ended := submit(t, Options{URL: url, Stdout: term.TTY, now: clock.Now})
 	const whole = "building 0s · 2/5 built · 3/10 paths fetched, 12.3/45.6 MiB · 日本語のとても長い名前のパッケージ (installPhase) 0s"
-	term.want("日本語\ntwo\n" + whole)
-	term.resize(40, 10)
-	term.want("日本語\ntwo\n2/5 built · 12.3/45.6 MiB · 日本語… 0s")
-	term.resize(200, 10)
-	term.want("日本語\ntwo\n" + whole)
+	term.Want("日本語\ntwo\n" + whole)
+	term.Resize(40, 10)
+	term.Want("日本語\ntwo\n2/5 built · 12.3/45.6 MiB · 日本語… 0s")
+	term.Resize(200, 10)
+	term.Want("日本語\ntwo\n" + whole)
 	step(t, next)
 	<-ended
-	term.want("日本語\ntwo\n\nBuilt in 0.0s")
+	term.Want("日本語\ntwo\n\nBuilt in 0.0s")
 }
 
 // TestScreenLeavesNoRemains ends jobs in the middle.
@@ -141,32 +142,32 @@ func TestScreenLeavesNoRemains(t *testing.T) {
 			begun(b)
 			b.await(gone)
 		})
-		term := openTerminal(t, 40, 5)
-		ended := submit(t, Options{URL: url, Stdout: term.tty, now: newClock().Now})
-		term.want(shown)
+		term := termtest.Open(t, 40, 5)
+		ended := submit(t, Options{URL: url, Stdout: term.TTY, now: newClock().Now})
+		term.Want(shown)
 		close(gone)
 		if got := <-ended; got.code != ExitClient || got.err == nil || !strings.Contains(got.err.Error(), "ended the connection without a result") {
 			t.Errorf("exit code %d, %v", got.code, got.err)
 		}
-		term.want("one")
+		term.Want("one")
 	})
 	t.Run("Ctrl-C", func(t *testing.T) {
 		url := startBuilder(t, true, func(b *builderConn) {
 			begun(b)
 			b.untilGone()
 		})
-		term := openTerminal(t, 40, 5)
+		term := termtest.Open(t, 40, 5)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			Submit(ctx, Options{URL: url, Job: []byte("{}"), Stdout: term.tty, Stderr: io.Discard, now: newClock().Now})
+			Submit(ctx, Options{URL: url, Job: []byte("{}"), Stdout: term.TTY, Stderr: io.Discard, now: newClock().Now})
 		}()
-		term.want(shown)
-		io.WriteString(term.tty, "^C") // what the terminal shows of the key
+		term.Want(shown)
+		io.WriteString(term.TTY, "^C") // what the terminal shows of the key
 		cancel()
 		<-ended
-		term.want("one")
+		term.Want("one")
 	})
 }
 
@@ -181,16 +182,16 @@ func TestScreenWithoutEvents(t *testing.T) {
 		b.end(schemas.Exited(42), nil)
 		b.untilGone()
 	})
-	term, clock := openTerminal(t, 40, 10), newClock()
-	ended := submit(t, Options{URL: url, Stdout: term.tty, now: clock.Now})
-	term.want("one\n\"two\" \\\nrunning 0s")
+	term, clock := termtest.Open(t, 40, 10), newClock()
+	ended := submit(t, Options{URL: url, Stdout: term.TTY, now: clock.Now})
+	term.Want("one\n\"two\" \\\nrunning 0s")
 	clock.add(75 * time.Second)
-	term.want("one\n\"two\" \\\nrunning 1m15s")
+	term.Want("one\n\"two\" \\\nrunning 1m15s")
 	step(t, next)
 	if got := <-ended; got.code != 42 || got.err != nil {
 		t.Errorf("exit code %d, %v", got.code, got.err)
 	}
-	term.want("one\n\"two\" \\\n\nFailed with exit code 42 after 1m15s")
+	term.Want("one\n\"two\" \\\n\nFailed with exit code 42 after 1m15s")
 }
 
 // TestManyLines scrolls a log that is longer than the screen.
@@ -205,11 +206,11 @@ func TestManyLines(t *testing.T) {
 		b.end(schemas.Exited(0), nil)
 		b.untilGone()
 	})
-	term := openTerminal(t, 40, 5)
-	ended := submit(t, Options{URL: url, Stdout: term.tty, now: newClock().Now})
+	term := termtest.Open(t, 40, 5)
+	ended := submit(t, Options{URL: url, Stdout: term.TTY, now: newClock().Now})
 	<-ended
-	term.want("a line of many that are the same\nthe last\n\nBuilt in 0.0s")
-	if got := strings.Count(term.bytes(), "a line of many"); got != 20_000 {
+	term.Want("a line of many that are the same\nthe last\n\nBuilt in 0.0s")
+	if got := strings.Count(term.Bytes(), "a line of many"); got != 20_000 {
 		t.Errorf("%d lines", got)
 	}
 }
