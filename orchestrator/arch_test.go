@@ -38,7 +38,7 @@ func TestArch(t *testing.T) {
 		}))
 		request := secretRequest()
 		request.Arch = arch
-		got := b.Build(t.Context(), request, io.Discard)
+		got := b.Build(t.Context(), request, io.Discard).Response
 		if ran != own {
 			t.Errorf("%q: it ran: %v", arch, ran)
 		}
@@ -49,7 +49,7 @@ func TestArch(t *testing.T) {
 	request := secretRequest()
 	request.Arch = "secret-api-linux"
 	b, _, _ := builder(t, nil)
-	if got := b.Build(t.Context(), request, io.Discard); strings.Contains(got.Error, "secret-") {
+	if got := b.Build(t.Context(), request, io.Discard).Response; strings.Contains(got.Error, "secret-") {
 		t.Errorf("got %s", got.Encode())
 	}
 }

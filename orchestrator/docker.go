@@ -26,6 +26,7 @@ import (
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/schemas"
 )
 
 // Labels of everything that a builder makes on an engine.
@@ -116,10 +117,11 @@ func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer,
 		return 0, err
 	}
 	d.tidy(ctx, c.log)
-	imageID, err := d.ensureImage(ctx, say)
+	imageID, err := d.ensureImage(ctx, c.account.pulling(say))
 	if err != nil {
 		return 0, err
 	}
+	c.account.creates(imageID)
 	id, err := d.create(ctx, c, imageID)
 	if err != nil {
 		d.forget()
@@ -132,6 +134,7 @@ func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer,
 	}
 	log.Debug("container created")
 	code, err := d.runCreated(ctx, id, stdout, stderr, say, log)
+	c.account.begin(schemas.Done)
 	if err == nil && code == jobenv.ExitUnpushed {
 		err = d.unpushed(ctx, id)
 	}

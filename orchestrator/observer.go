@@ -1,18 +1,14 @@
 package orchestrator
 
-import (
-	"time"
-
-	"iglu.sh/builder/internal/jobend"
-)
+import "iglu.sh/builder/schemas"
 
 // An Observer is told of jobs and of the engine, for the numbers that are kept of them. Its
 // methods return at once.
 type Observer interface {
-	// JobStarted is told that a job has begun, before JobEnded is told how and after which
-	// time it ended.
+	// JobStarted is told that a job has begun, before JobEnded is told how it ended. That is
+	// told before the job's client is.
 	JobStarted()
-	JobEnded(end jobend.End, succeeded bool, took time.Duration)
+	JobEnded(verdict schemas.VerdictEvent)
 	// EngineFailed is told what the engine was to do and did not, in one of few sentences.
 	// What failed because the job was cancelled is no failure.
 	EngineFailed(call string)
@@ -30,6 +26,6 @@ const (
 // nobody is told in vain.
 type nobody struct{}
 
-func (nobody) JobStarted()                              {}
-func (nobody) JobEnded(jobend.End, bool, time.Duration) {}
-func (nobody) EngineFailed(string)                      {}
+func (nobody) JobStarted()                   {}
+func (nobody) JobEnded(schemas.VerdictEvent) {}
+func (nobody) EngineFailed(string)           {}

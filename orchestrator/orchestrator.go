@@ -15,6 +15,7 @@ import (
 
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/jobwire"
 	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/schemas"
 )
@@ -51,9 +52,10 @@ type engine interface {
 
 // container is what a job asks of an engine.
 type container struct {
-	job  string       // the job's id
-	told jobenv.Job   // what the program in it is told, and the engine adds to
-	log  *slog.Logger // the server's log, without the job's secrets
+	job     string       // the job's id
+	told    jobenv.Job   // what the program in it is told, and the engine adds to
+	log     *slog.Logger // the server's log, without the job's secrets
+	account *account     // gets what comes to be known
 }
 
 // Healthy returns nil while the engine answers.
@@ -74,65 +76,92 @@ func (b *Builder) Check(ctx context.Context) error { return b.engine.check(ctx, 
 // Close frees the connection to the engine. No job may be running.
 func (b *Builder) Close() error { return b.engine.close() }
 
+// MessageWriter is what an out of Build also is whose reader wants the job's messages, not
+// only its lines. Then it gets all of them in place of the lines, the first and the last
+// included. What it is given is its own only until it returns.
+type MessageWriter interface {
+	WriteMessages(messages []schemas.Message) error
+}
+
 // Build runs one job to its end and returns the last message for its client. Until
 // then out gets the job's lines as they appear, in writes of one or more whole
 // lines, each ended by a line feed; when out fails or ctx ends, so does the job. A
-// slow out does not slow the job down.
-func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Response {
+// slow out does not slow the job down. The message has no number if the job has no log in
+// which it could stand.
+func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message {
 	job := strings.ToLower(rand.Text())
-	redactor := redact.New(request.Secrets()...)
+	told := jobOf(request, b.push)
+	told.EventsToken = rand.Text()
+	redactor := redact.New(append(request.Secrets(), told.EventsToken)...)
 	log := slog.New(redactor.Handler(b.log.Handler())).With("job", job)
 	log.Info("job started")
 	b.observer.JobStarted()
-	begun := time.Now()
-	verdict := Verdict{Err: checkArch(request.Arch)}
-	if verdict.Err == nil {
-		verdict = b.buildLogged(ctx, container{job: job, told: jobOf(request, b.push), log: log}, redactor, out)
+	account := newAccount()
+	c := container{job: job, told: told, log: log, account: account}
+	lines, err := b.logs.Create(job, redactor)
+	if err != nil {
+		verdict := account.close(Verdict{Err: logFailure(err)})
+		b.ended(verdict, log)
+		response := verdict.Response()
+		return schemas.Message{Time: time.Now(), Response: &response, Event: schemas.AppendEvent(nil, verdict.Event())}
 	}
-	took := time.Since(begun)
-	log.Info("job ended", "end", verdict.End(), "exitCode", verdict.ExitCode, "err", verdict.Err,
-		"duration", took.Round(time.Millisecond))
-
-	response := verdict.Response()
-	b.observer.JobEnded(verdict.End(), response.JobStatus == schemas.Success, took)
-	response.Error, response.Msg = redactor.String(response.Error), redactor.String(response.Msg)
-	return response
+	defer lines.Close()
+	return b.buildLogged(ctx, c, request.Arch, lines, out)
 }
 
 // buildLogged runs a container, keeps its log and has out follow that.
-func (b *Builder) buildLogged(ctx context.Context, c container, redactor *redact.Redactor, out io.Writer) Verdict {
+func (b *Builder) buildLogged(ctx context.Context, c container, arch string, lines *joblog.Log, out io.Writer) schemas.Message {
 	ctx, stop := b.deadlines.bound(ctx)
 	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	lines, err := b.logs.Create(c.job, redactor)
-	if err != nil {
-		return Verdict{Err: logFailure(err)}
-	}
-	defer lines.Close()
+	c.account.lines = lines
+	lines.Respond(schemas.Accepted(), nil)
 	followed := make(chan struct{})
 	go func() {
 		defer close(followed)
 		// It ends with the log, not with ctx: the last lines count, too.
-		if err := lines.Follow(context.WithoutCancel(ctx), 0, out); err != nil {
+		if err := follow(context.WithoutCancel(ctx), lines, out); err != nil {
 			cancel(err)
 		}
 	}()
-	listener := b.deadlines.listen(cancel)
-	defer listener.stop()
-	verdict := b.run(ctx, c, lines, listener)
+	verdict := Verdict{Err: checkArch(arch)}
+	if verdict.Err == nil {
+		listener := b.deadlines.listen(cancel)
+		defer listener.stop()
+		verdict = b.run(ctx, c, lines, listener)
+	}
+	verdict = c.account.close(verdict)
+	b.ended(verdict, c.log)
+	last := lines.Respond(verdict.Response(), verdict.Event())
 	lines.Seal()
 	<-followed
-	return verdict
+	return last
+}
+
+// ended tells all but the client of a verdict.
+func (b *Builder) ended(verdict Verdict, log *slog.Logger) {
+	verdict.log(log)
+	b.observer.JobEnded(verdict.Event())
+}
+
+// follow has out follow a log as it wants to.
+func follow(ctx context.Context, lines *joblog.Log, out io.Writer) error {
+	if out, ok := out.(MessageWriter); ok {
+		return lines.FollowMessages(ctx, 1, out.WriteMessages)
+	}
+	return lines.Follow(ctx, 0, out)
 }
 
 func (b *Builder) run(ctx context.Context, c container, lines *joblog.Log, l *listener) Verdict {
 	stdout, stderr := lines.Stream(schemas.Stdout), lines.Stream(schemas.Stderr)
-	code, err := b.engine.run(ctx, c, l.to(stdout), l.to(stderr), func(line string) {
+	// Only output is heard: a job may tell much that its user does not see.
+	cutter := jobwire.NewCutter(l.to(stdout), c.told.EventsToken, c.account.take)
+	code, err := b.engine.run(ctx, c, cutter, l.to(stderr), func(line string) {
 		l.heard()
 		lines.Printf("iglu: %s", line)
 	})
-	logErr := errors.Join(stdout.Close(), stderr.Close())
+	logErr := errors.Join(cutter.Close(), stdout.Close(), stderr.Close())
 	switch {
 	case logErr != nil: // whatever else failed, failed because of that
 		return Verdict{Err: logFailure(logErr)}

@@ -81,7 +81,7 @@ func TestNoWayOutForSecrets(t *testing.T) {
 			return 1, err
 		}))
 		var out bytes.Buffer
-		response := b.Build(t.Context(), secretRequest(), &out)
+		response := b.Build(t.Context(), secretRequest(), &out).Response
 		kept, globErr := filepath.Glob(filepath.Join(folder, "*.log"))
 		if globErr != nil || len(kept) != 1 {
 			t.Fatalf("logs kept: %v, %v", kept, globErr)
@@ -111,7 +111,7 @@ func TestFailingReader(t *testing.T) {
 		<-ctx.Done()
 		return 0, context.Cause(ctx)
 	}))
-	response := b.Build(t.Context(), secretRequest(), writerFunc(func([]byte) (int, error) { return 0, gone }))
+	response := b.Build(t.Context(), secretRequest(), writerFunc(func([]byte) (int, error) { return 0, gone })).Response
 	if response.Error != "The job was cancelled." {
 		t.Errorf("got %s", response.Encode())
 	}
@@ -138,7 +138,7 @@ func TestSlowReader(t *testing.T) {
 		<-ended
 		lines += bytes.Count(p, []byte("\n"))
 		return len(p), nil
-	}))
+	})).Response
 	if lines != 10_000_000 || response.JobStatus != schemas.Success {
 		t.Errorf("%d lines, %s", lines, response.Encode())
 	}

@@ -2,16 +2,26 @@ package orchestrator
 
 import (
 	"errors"
+	"log/slog"
+	"time"
 
 	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/jobwire"
 	"iglu.sh/builder/schemas"
 )
 
-// A Verdict is how a job ended. The last message, the log and the metrics all say what it
-// says.
+// A Verdict is how a job ended, and what there is to say of it then. The last message, the
+// log and the metrics all say what it says.
 type Verdict struct {
 	ExitCode int   // of the container; 0 if it has none and Err is set
 	Err      error // why the job did not end by itself; nil if it did
+
+	Duration time.Duration
+	Phases   []schemas.PhaseTime // that it had, in their order
+	Usage    jobwire.Usage       // what all its processes took; 0 where it is not known
+	Commit   string              // that was built; empty if none was fetched
+	Image    string              // the ID of the image; empty if it did not come so far
+	Pushed   *schemas.Pushed     // nil if nothing was to be pushed
 }
 
 // End returns how the job ended, in a word.
@@ -23,6 +33,39 @@ func (v Verdict) End() jobend.End {
 		return f.end
 	}
 	return jobend.Failed
+}
+
+// Event returns what tells a client of events.
+func (v Verdict) Event() schemas.VerdictEvent {
+	e := schemas.VerdictEvent{
+		End:        string(v.End()),
+		Seconds:    seconds(v.Duration),
+		PeakMemory: v.Usage.PeakMemory,
+		CPUSeconds: v.Usage.CPUSeconds,
+		Phases:     v.Phases,
+		Commit:     v.Commit,
+		Image:      v.Image,
+		Pushed:     v.Pushed,
+	}
+	if v.Err == nil || v.ExitCode != 0 {
+		e.ExitCode = &v.ExitCode
+	}
+	return e
+}
+
+// seconds returns a duration for a message, to the millisecond.
+func seconds(d time.Duration) float64 { return float64(d.Milliseconds()) / 1e3 }
+
+// log writes the verdict to the server's log.
+func (v Verdict) log(log *slog.Logger) {
+	args := []any{"end", v.End(), "exitCode", v.ExitCode, "err", v.Err, "duration", v.Duration.Round(time.Millisecond)}
+	if v.Commit != "" {
+		args = append(args, "commit", v.Commit)
+	}
+	if v.Usage.PeakMemory > 0 {
+		args = append(args, "peakMemory", v.Usage.PeakMemory, "cpuSeconds", v.Usage.CPUSeconds)
+	}
+	log.Info("job ended", args...)
 }
 
 // Response returns the message that tells a client.

@@ -12,7 +12,7 @@ import (
 )
 
 // bearer is the scheme of a token in a header (RFC 6750). Browsers cannot set a header for a
-// WebSocket: they name it as a protocol, and the token as a second one.
+// WebSocket: they name it as a protocol, and the token as the next one.
 const bearer = "bearer"
 
 // mayConnect reports whether a request may open a WebSocket, and answers it if not.
@@ -36,8 +36,10 @@ func (s *Server) hasToken(r *http.Request) bool {
 		return true
 	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if protocols := websocket.Subprotocols(r); scheme == "" && len(protocols) == 2 {
-		scheme, token = protocols[0], protocols[1]
+	if protocols := websocket.Subprotocols(r); scheme == "" {
+		if at := slices.Index(protocols, bearer); at >= 0 && at+1 < len(protocols) {
+			scheme, token = bearer, protocols[at+1]
+		}
 	}
 	// Digests are of one length, and how many bytes of them are alike says nothing.
 	got, want := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(s.options.Token))

@@ -36,7 +36,8 @@ type session struct {
 	server *Server
 	conn   *websocket.Conn
 	log    *slog.Logger
-	form   schemas.Form // of the messages: that of the job, once there is one
+	form   schemas.Form     // of the messages: that of the job, once there is one
+	last   *schemas.Message // of the job, for a client of events; nil before it
 
 	answered func() // lets the next client have its turn
 
@@ -103,14 +104,23 @@ func (s *session) work() (schemas.Response, int) {
 	}()
 	defer context.AfterFunc(s.server.closing, s.hurryToClose)()
 	defer s.watch()()
-	if err := s.send(schemas.Accepted()); err != nil {
-		return nothing, websocket.CloseNormalClosure
+	run := s.run
+	if s.conn.Subprotocol() == schemas.EventsProtocol {
+		run = s.runWithEvents
 	}
-	response := s.server.builder.Build(ctx, request, newLineWriter(s))
-	if response.JobStatus == schemas.Success {
+	response := run(ctx, request)
+	if response == nothing || response.JobStatus == schemas.Success {
 		return response, websocket.CloseNormalClosure
 	}
 	return response, websocket.CloseInternalServerErr
+}
+
+// run runs a job while the client gets its lines, and returns the last message.
+func (s *session) run(ctx context.Context, request *schemas.Request) schemas.Response {
+	if err := s.send(schemas.Accepted()); err != nil {
+		return nothing
+	}
+	return *s.server.builder.Build(ctx, request, newLineWriter(s)).Response
 }
 
 var errTooLarge = errors.New("the message is too large")
@@ -192,7 +202,9 @@ func (s *session) sendBusy() error {
 func (s *session) end(response schemas.Response, code int) {
 	defer s.conn.Close()
 	var frames []byte
-	if response != nothing {
+	if s.last != nil {
+		frames = s.messageFrame(nil, s.last)
+	} else if response != nothing {
 		frames = s.textFrame(response)
 	}
 	frames = append(frames, controlFrame(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""))...)

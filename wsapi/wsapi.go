@@ -23,8 +23,10 @@ import (
 type Builder interface {
 	// Build runs a job to its end and returns the last message for its client.
 	// Until then out gets the job's output in writes of whole lines, each ended
-	// by a line feed. When ctx ends or out fails, so does the job.
-	Build(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Response
+	// by a line feed; or, if it has a method WriteMessages, all of the job's messages, the
+	// first and the last included. When ctx ends or out fails, so does the job. The number
+	// of the last message is 0 if the builder could not count it.
+	Build(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message
 	// Healthy returns nil while jobs can be run.
 	Healthy(ctx context.Context) error
 }
@@ -81,7 +83,7 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 		mux:     http.NewServeMux(),
 		upgrader: websocket.Upgrader{
 			HandshakeTimeout: handshakeTimeout,
-			Subprotocols:     []string{bearer},
+			Subprotocols:     []string{schemas.EventsProtocol, bearer}, // what is first counts
 			CheckOrigin:      func(*http.Request) bool { return true }, // mayConnect has
 		},
 		answering: make(chan struct{}, maxAnswers),

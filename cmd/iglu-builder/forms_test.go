@@ -115,14 +115,17 @@ func inDocumentsForm(message []byte) ([]byte, error) {
 	return exitCodeAlone.ReplaceAll(message, []byte(`"buildExitCode":$1,"childExitCode":$1,"jobStatus"`)), nil
 }
 
-// checkMessage checks that a message is one of the published schema of a form, and returns
-// it as the document has it.
-func checkMessage(form schemas.Form, data []byte) ([]byte, error) {
+// checkMessage checks that a message is one of the published schemas that the client should
+// get, and returns it as the document has it.
+func (c *client) checkMessage(data []byte) ([]byte, error) {
 	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
 	if err == nil {
-		err = world.response[form].Validate(value)
+		err = world.messages[messageKind{c.form, c.events}].Validate(value)
 	}
-	if err != nil || form == schemas.Document {
+	if err != nil || c.events {
+		return data, err
+	}
+	if err := world.response[c.form].Validate(value); err != nil || c.form == schemas.Document {
 		return data, err
 	}
 	return inDocumentsForm(data)

@@ -38,6 +38,7 @@ var world struct {
 	image    string // the job image
 	stateDir string // of all servers
 	response map[schemas.Form]*jsonschema.Schema
+	messages map[messageKind]*jsonschema.Schema // of docs/asyncapi.yaml
 	git      gitWorld
 	server   *server // for tests that need no settings of their own
 }
@@ -98,6 +99,9 @@ func makeWorld(folder string) (err error) {
 		if world.response[form], err = compileSchema(text); err != nil {
 			return err
 		}
+	}
+	if world.messages, err = compileAsyncAPI(); err != nil {
+		return err
 	}
 	if err := world.git.start(filepath.Join(folder, "git")); err != nil {
 		return err
@@ -260,6 +264,9 @@ type client struct {
 	t    *testing.T
 	conn *websocket.Conn
 	form schemas.Form // that it speaks; see forms_test.go
+	// events is true where it offers the subprotocol for them; see events_test.go. Its
+	// messages are returned as they are.
+	events bool
 }
 
 func connect(t *testing.T, s *server) *client {
@@ -295,7 +302,7 @@ func (c *client) read() (message string, closeCode int) {
 	if err != nil || kind != websocket.TextMessage {
 		c.t.Fatalf("read a message: kind %d, %v", kind, err)
 	}
-	asDocument, err := checkMessage(c.form, data)
+	asDocument, err := c.checkMessage(data)
 	if err := errors.Join(err, checkSecrets(string(data))); err != nil {
 		c.t.Fatalf("message %.300s: %v", data, err)
 	}

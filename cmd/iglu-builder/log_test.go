@@ -302,14 +302,20 @@ func TestPings(t *testing.T) {
 	}
 }
 
-// TestDiskFull keeps logs on a disk of one megabyte.
-func TestDiskFull(t *testing.T) {
+// smallDisk returns a folder on a disk of one megabyte.
+func smallDisk(t *testing.T) string {
+	t.Helper()
 	folder := t.TempDir()
 	if err := syscall.Mount("tmpfs", folder, "tmpfs", 0, "size=1m"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { syscall.Unmount(folder, syscall.MNT_DETACH) })
-	s := serverWith(t, func(s *settings) { s.stateDir, s.keepLogs = folder, joblog.Keep{} })
+	return folder
+}
+
+// TestDiskFull keeps logs on a disk of one megabyte.
+func TestDiskFull(t *testing.T) {
+	s := serverWith(t, func(s *settings) { s.stateDir, s.keepLogs = smallDisk(t), joblog.Keep{} })
 	got := do(t, s, command("sh -c 'seq 1000000; sleep 1000'"))
 	want := `{"error":"The builder cannot keep the job's log.","msg":"Make room on the disk of its folder for logs (IGLU_STATE_DIR), and send the job again.","jobStatus":"failed"}`
 	if len(got.messages) != 2 || got.messages[1] != want || got.closeCode != 1011 {

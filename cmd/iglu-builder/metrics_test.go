@@ -143,6 +143,8 @@ func TestMetrics(t *testing.T) {
 		`iglu_builder_jobs_running 0`,
 		`iglu_builder_job_duration_seconds{result="success"} 1`,
 		`iglu_builder_job_duration_seconds{result="failure"} 2`,
+		`iglu_builder_phase_duration_seconds{phase="create"} 3`,
+		`iglu_builder_phase_duration_seconds{phase="fetch"} 0`,
 		`iglu_builder_refused_connections_total{reason="busy"} 1`,
 		`iglu_builder_refused_connections_total{reason="malformed"} 1`,
 		`iglu_builder_refused_connections_total{reason="invalid"} 1`,

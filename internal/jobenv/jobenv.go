@@ -23,6 +23,7 @@ const (
 	PushUploads  = "IGLU_PUSH_UPLOADS"
 	PushPartSize = "IGLU_PUSH_PART_BYTES"
 	UpstreamKeys = "IGLU_UPSTREAM_KEYS"
+	EventsToken  = "IGLU_EVENTS_TOKEN"
 	CacheToken   = "CACHIX_AUTH_TOKEN"
 	SigningKey   = "CACHIX_SIGNING_KEY"
 	NixConfig    = "NIX_CONFIG"
@@ -50,6 +51,9 @@ const (
 // /tmp, which is memory. It is where Nix builds by itself since 2.30.
 const BuildDir = "/nix/var/nix/builds"
 
+// NixLog is a socket of the container to which Nix tells what it does, for programs.
+const NixLog = "/iglu-nix"
+
 // EndMark is a file that the container has when its job ended with an exit code that a signal
 // from outside could have caused too: the engine tells no difference. It is empty if the job
 // ended by itself, and not if it ended because the lifeline did.
@@ -76,6 +80,7 @@ type Job struct {
 	PushUploads  string // how many paths go up at once
 	PushPartSize string // of the parts that they go up in, in bytes
 	UpstreamKeys string // what one of these has signed is not pushed; separated by spaces
+	EventsToken  string // secret: what is told in the job's name begins with it; see internal/jobwire
 	CacheToken   string // secret
 	SigningKey   string // secret
 	NixConfig    string // lines of nix.conf; Nix reads it by itself
@@ -100,6 +105,7 @@ func (j *Job) fields() []field {
 		{PushUploads, &j.PushUploads},
 		{PushPartSize, &j.PushPartSize},
 		{UpstreamKeys, &j.UpstreamKeys},
+		{EventsToken, &j.EventsToken},
 		{CacheToken, &j.CacheToken},
 		{SigningKey, &j.SigningKey},
 		{NixConfig, &j.NixConfig},

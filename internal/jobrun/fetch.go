@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/schemas"
 )
 
 // Transports that git may use. "ext" runs any command and is in neither. A build
@@ -18,7 +20,7 @@ const (
 )
 
 // fetch puts the source into sourceDir and says which commit it is.
-func fetch(job jobenv.Job, environ []string, children *children) int {
+func fetch(job jobenv.Job, environ []string, children *children, t teller) int {
 	if err := os.MkdirAll(sourceDir, 0o755); err != nil {
 		say("cannot make a folder for the source: %v", err)
 		return exitInternal
@@ -30,6 +32,7 @@ func fetch(job jobenv.Job, environ []string, children *children) int {
 	if job.NoClone == "true" {
 		return 0
 	}
+	t.phase(schemas.Fetch)
 	git := &git{children: children, environ: with(environ, cloneProtocols)}
 	if code := git.clone(repositoryAs(job.Repository, job.GitUsername), job.Branch); code != 0 {
 		say("could not clone %s (git exited with %d)", job.Repository, code)
@@ -49,6 +52,7 @@ func fetch(job jobenv.Job, environ []string, children *children) int {
 		branch = "the default branch"
 	}
 	say("commit %s of %s", commit, branch)
+	t.Note(jobwire.Note{Commit: commit})
 	return 0
 }
 
@@ -102,9 +106,14 @@ func (g *git) submodules() int {
 
 // output runs git in the source and returns what it prints, without line ends.
 func (g *git) output(args ...string) (string, int) {
+	return outputOf(g.children, append([]string{"git", "-C", sourceDir}, args...), g.environ)
+}
+
+// outputOf runs a program and returns what it prints, without line ends.
+func outputOf(children *children, argv, environ []string) (string, int) {
 	r, w, err := os.Pipe()
 	if err != nil {
-		say("cannot read from git: %v", err)
+		say("cannot read from %s: %v", argv[0], err)
 		return "", exitInternal
 	}
 	defer r.Close()
@@ -113,7 +122,7 @@ func (g *git) output(args ...string) (string, int) {
 		text, _ := io.ReadAll(r)
 		printed <- strings.TrimSpace(string(text))
 	}()
-	code := g.children.run(append([]string{"git", "-C", sourceDir}, args...), "/", g.environ, w)
+	code := children.run(argv, "/", environ, w)
 	w.Close()
 	return <-printed, code
 }

@@ -8,7 +8,9 @@
 // starts gets the rest of the environment: git can ask it for credentials
 // (credentials.go), Nix and the build get none.
 //
-// Whatever it has to say is a line of the job's log that begins with "iglu: ".
+// Whatever it has to say is a line of the job's log that begins with "iglu: ". What it has to
+// tell beside the log, Nix's progress among it, goes to the builder as internal/jobwire has
+// it.
 package jobrun
 
 import (
@@ -21,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/jobwire"
 )
 
 // Exit codes of a job beside those of the programs it runs: 126 and 127 are what a
@@ -65,7 +68,9 @@ func Main() int {
 	children := newChildren(cancel)
 	defer children.close()
 	go endWithBuilder(children) // which lasts as long as the process
-	code := run(ctx, job, rest, children)
+	t := teller{jobwire.NewWriter(os.Stdout, job.EventsToken)}
+	code := run(ctx, job, rest, children, t)
+	t.usage()
 	switch {
 	case lifelineLost.Load():
 		markEnd("lifeline")
@@ -85,13 +90,15 @@ func markEnd(why string) {
 }
 
 // run goes through the job's steps. Each returns the exit code to end with, or 0.
-func run(ctx context.Context, job jobenv.Job, environ []string, children *children) int {
+func run(ctx context.Context, job jobenv.Job, environ []string, children *children, t teller) int {
+	version := askVersion(children, environ)
 	if err := os.MkdirAll(jobenv.BuildDir, 0o755); err != nil { // not every Nix makes it
 		say("cannot make the folder that Nix builds in: %v", err)
 		return exitInternal
 	}
 	out := &output{w: os.Stdout}
-	pusher, code := preparePush(ctx, job, out)
+	meter := &pushMeter{teller: t}
+	pusher, code := preparePush(ctx, job, out, meter)
 	if code != 0 {
 		return code
 	}
@@ -105,13 +112,14 @@ func run(ctx context.Context, job jobenv.Job, environ []string, children *childr
 	defer credentials.close()
 	environ = with(environ, credentials.environ()...)
 
-	if code := fetch(job, environ, children); code != 0 {
+	if code := fetch(job, environ, children, t); code != 0 {
 		return code
 	}
+	b := &builder{job: job, environ: environ, children: children, teller: t, version: version}
 	if pusher == nil {
-		return build(job, environ, children, os.Stdout)
+		return b.build(os.Stdout)
 	}
-	return buildAndPush(ctx, job, environ, children, pusher, out)
+	return b.buildAndPush(ctx, pusher, out, meter)
 }
 
 // with returns an environment with more variables. They count, whatever the job image

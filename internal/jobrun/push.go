@@ -17,12 +17,13 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/internal/push"
+	"iglu.sh/builder/schemas"
 )
 
 // preparePush returns what pushes the job's results and speaks through out, or nil where
 // there is nothing to push. Where that could not be done, it says why and returns an exit
 // code.
-func preparePush(ctx context.Context, job jobenv.Job, out *output) (*push.Pusher, int) {
+func preparePush(ctx context.Context, job jobenv.Job, out *output, meter *pushMeter) (*push.Pusher, int) {
 	if job.CacheTarget == "" {
 		return nil, 0
 	}
@@ -39,6 +40,7 @@ func preparePush(ctx context.Context, job jobenv.Job, out *output) (*push.Pusher
 		Upstream:   strings.Fields(job.UpstreamKeys),
 		Uploads:    uploads,
 		PartSize:   partSize,
+		Progress:   meter.set,
 	}
 	debug.SetMemoryLimit(options.Memory())
 	pusher, err := push.Prepare(ctx, options, out.say)
@@ -53,8 +55,8 @@ func preparePush(ctx context.Context, job jobenv.Job, out *output) (*push.Pusher
 }
 
 // buildAndPush runs the job's command and pushes what it yields.
-func buildAndPush(ctx context.Context, job jobenv.Job, environ []string, children *children, pusher *push.Pusher, out *output) int {
-	daemon, err := startDaemon(environ, children)
+func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *output, meter *pushMeter) int {
+	daemon, err := startDaemon(b.environ, b.children)
 	if err != nil {
 		say("cannot ask the image's Nix what is to be pushed: %v", err)
 		return exitInternal
@@ -71,8 +73,10 @@ func buildAndPush(ctx context.Context, job jobenv.Job, environ []string, childre
 		say("%v", err)
 		return exitInternal
 	}
-	code := buildTo(out, job, environ, children)
+	code := b.buildTo(out)
+	b.teller.phase(schemas.PushRest)
 	unpushed := pusher.Finish(ctx, append(newLinks(before), out.end()...))
+	meter.end()
 	if code != 0 || unpushed == "" {
 		return code
 	}
@@ -149,7 +153,7 @@ func newLinks(before map[string]string) []string {
 }
 
 // buildTo is build with the command's standard output going to out.
-func buildTo(out io.Writer, job jobenv.Job, environ []string, children *children) int {
+func (b *builder) buildTo(out io.Writer) int {
 	r, w, err := os.Pipe()
 	if err != nil {
 		say("cannot read what the build prints: %v", err)
@@ -161,7 +165,7 @@ func buildTo(out io.Writer, job jobenv.Job, environ []string, children *children
 		defer close(copied)
 		io.Copy(out, r)
 	}()
-	code := build(job, environ, children, w)
+	code := b.build(w)
 	w.Close()
 	// What the command has left running holds the pipe open too, perhaps for ever.
 	// The command's own is in the pipe by now, which holds no more than this.

@@ -9,7 +9,6 @@ package metrics
 
 import (
 	"net/http"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -17,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/schemas"
 )
 
 // namespace is what the names of the builder's own metrics begin with.
@@ -55,8 +55,8 @@ var (
 	phaseBuckets = []float64{0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 21600}
 )
 
-// phaseNames are the phases of a job whose time is counted.
-var phaseNames = []string{"pull", "create", "fetch", "evaluate", "build", "push"}
+// timedPhases are the phases of a job that take time.
+var timedPhases = []schemas.Phase{schemas.Pull, schemas.Create, schemas.Fetch, schemas.Evaluate, schemas.Build, schemas.PushRest}
 
 // New returns the numbers of a builder that has just started, and may refuse clients for
 // each of the reasons.
@@ -105,8 +105,8 @@ func (m *Metrics) fill(refusals []string) {
 	}
 	m.jobSeconds.WithLabelValues(success)
 	m.jobSeconds.WithLabelValues(failure)
-	for _, phase := range phaseNames {
-		m.phases.WithLabelValues(phase)
+	for _, phase := range timedPhases {
+		m.phases.WithLabelValues(string(phase))
 	}
 	for _, reason := range refusals {
 		m.refused.WithLabelValues(reason)
@@ -121,15 +121,22 @@ func (m *Metrics) Handler() http.Handler {
 // JobStarted counts a job that has begun. JobEnded must follow.
 func (m *Metrics) JobStarted() { m.running.Inc() }
 
-// JobEnded counts how the running job has ended, and after which time.
-func (m *Metrics) JobEnded(end jobend.End, succeeded bool, took time.Duration) {
+// JobEnded counts how the running job has ended, and what it has taken and done.
+func (m *Metrics) JobEnded(v schemas.VerdictEvent) {
 	m.running.Dec()
 	result := failure
-	if succeeded {
+	if v.End == string(jobend.Exited) && v.ExitCode != nil && *v.ExitCode == 0 {
 		result = success
 	}
-	m.jobs.WithLabelValues(string(end), result).Inc()
-	m.jobSeconds.WithLabelValues(result).Observe(took.Seconds())
+	m.jobs.WithLabelValues(v.End, result).Inc()
+	m.jobSeconds.WithLabelValues(result).Observe(v.Seconds)
+	for _, p := range v.Phases {
+		m.phases.WithLabelValues(string(p.Phase)).Observe(p.Seconds)
+	}
+	if v.Pushed != nil {
+		m.pushBytes.Add(float64(v.Pushed.Bytes))
+		m.pushPaths.Add(float64(v.Pushed.Paths))
+	}
 }
 
 // LogWritten counts what was added to a job's log.

@@ -7,12 +7,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/schemas"
 )
 
 var refusals = []string{"busy", "malformed"}
@@ -22,9 +22,11 @@ func used() *Metrics {
 	m := New(Build{Version: "1.2.3", Revision: "abc", GoVersion: "go1.26"}, refusals)
 	m.Stores(func() (int, int64) { return 2, 5 << 30 })
 	m.JobStarted()
-	m.JobEnded(jobend.Exited, true, 3*time.Second)
+	code := 0
+	m.JobEnded(schemas.VerdictEvent{End: "exited", ExitCode: &code, Seconds: 3, Pushed: &schemas.Pushed{Paths: 4, Bytes: 1 << 20},
+		Phases: []schemas.PhaseTime{{Phase: schemas.Build, Seconds: 2}}})
 	m.JobStarted()
-	m.JobEnded(jobend.TimedOut, false, 7*time.Hour)
+	m.JobEnded(schemas.VerdictEvent{End: string(jobend.TimedOut), Seconds: 7 * 3600})
 	m.JobStarted()
 	m.LogWritten(100, 3)
 	m.LogWritten(11, 1)
@@ -59,6 +61,12 @@ iglu_builder_log_bytes_total 111
 # HELP iglu_builder_log_lines_total Lines written to the logs of jobs.
 # TYPE iglu_builder_log_lines_total counter
 iglu_builder_log_lines_total 4
+# HELP iglu_builder_push_bytes_total Bytes that jobs sent to their caches.
+# TYPE iglu_builder_push_bytes_total counter
+iglu_builder_push_bytes_total 1.048576e+06
+# HELP iglu_builder_push_paths_total Store paths that jobs pushed to their caches.
+# TYPE iglu_builder_push_paths_total counter
+iglu_builder_push_paths_total 4
 # HELP iglu_builder_refused_connections_total Clients whose job was not taken, by why.
 # TYPE iglu_builder_refused_connections_total counter
 iglu_builder_refused_connections_total{reason="busy"} 1
@@ -75,6 +83,7 @@ iglu_builder_store_volumes 2
 `
 	if err := testutil.GatherAndCompare(used().registry, strings.NewReader(want),
 		"iglu_builder_build_info", "iglu_builder_jobs_running", "iglu_builder_log_bytes_total", "iglu_builder_log_lines_total",
+		"iglu_builder_push_bytes_total", "iglu_builder_push_paths_total",
 		"iglu_builder_refused_connections_total", "iglu_builder_engine_errors_total",
 		"iglu_builder_store_bytes", "iglu_builder_store_volumes"); err != nil {
 		t.Error(err)
@@ -88,14 +97,14 @@ func TestEndsAreThereFromTheStart(t *testing.T) {
 	if got, want := testutil.CollectAndCount(m.jobs), len(jobend.All)+1; got != want {
 		t.Errorf("%d series of jobs, want %d", got, want)
 	}
-	if got := testutil.CollectAndCount(m.phases); got != len(phaseNames) {
-		t.Errorf("%d series of phases, want %d", got, len(phaseNames))
+	if got := testutil.CollectAndCount(m.phases); got != len(timedPhases) {
+		t.Errorf("%d series of phases, want %d", got, len(timedPhases))
 	}
 	if got := testutil.CollectAndCount(m.refused); got != len(refusals) {
 		t.Errorf("%d series of refusals, want %d", got, len(refusals))
 	}
 	m.JobStarted()
-	m.JobEnded(jobend.Silent, false, time.Second)
+	m.JobEnded(schemas.VerdictEvent{End: string(jobend.Silent)})
 	if got, want := testutil.CollectAndCount(m.jobs), len(jobend.All)+1; got != want {
 		t.Errorf("%d series of jobs after one has ended, want %d", got, want)
 	}

@@ -36,7 +36,7 @@ func Prepare(ctx context.Context, o Options, say func(format string, args ...any
 	if err != nil {
 		return nil, &Refusal{Sentence: err.Error()}
 	}
-	p := &Pusher{client: client, key: key, say: say}
+	p := &Pusher{client: client, key: key, say: say, progress: o.Progress}
 	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout, errors.New("the cache has not answered within "+prepareTimeout.String()))
 	defer cancel()
 	cache, err := client.Cache(ctx)

@@ -35,6 +35,9 @@ type Options struct {
 	Upstream []string
 	Uploads  int // how many paths go up at once; 0 is the default of cachix.Options
 	PartSize int // of the parts that they go up in, in bytes; likewise
+	// Progress, unless nil, is called whenever it changes how many paths and bytes have been
+	// sent, or how many paths are to be in all.
+	Progress func(done, expected int, bytes int64)
 }
 
 // extraParts is how many parts may be in memory beside one for each upload, so that a
@@ -64,6 +67,7 @@ type Pusher struct {
 	upstream trust
 	readable bool // what was pushed can be read back
 	say      func(format string, args ...any)
+	progress func(done, expected int, bytes int64)
 
 	store   *nixstore.Store
 	queue   *queue
@@ -82,6 +86,7 @@ type Pusher struct {
 // counts are what came of the paths.
 type counts struct {
 	pushed, there, upstream int
+	expected                int // to be pushed, what is pushed included
 	narBytes, fileBytes     int64
 }
 
@@ -169,7 +174,10 @@ func (p *Pusher) add(ctx context.Context, roots []string) error {
 		}
 		return err
 	}
-	p.count(func(c *counts) { c.there += len(wanted) - len(missing) })
+	p.count(func(c *counts) {
+		c.there += len(wanted) - len(missing)
+		c.expected += len(missing)
+	})
 	var paths []cachix.Path
 	for _, hash := range missing {
 		paths = append(paths, wanted[hash])
@@ -283,7 +291,11 @@ func (p *Pusher) hasGivenUp() error {
 func (p *Pusher) count(change func(*counts)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	before := p.counts
 	change(&p.counts)
+	if c := p.counts; p.progress != nil && (c.expected != before.expected || c.pushed != before.pushed) {
+		p.progress(c.pushed, c.expected, c.fileBytes)
+	}
 }
 
 // Finish is called when the build has ended. It pushes what is not pushed yet, with the
@@ -311,9 +323,11 @@ func (p *Pusher) addLast(ctx context.Context, results []string) error {
 
 // tryAgain has what has failed planned again: it may have been long ago.
 func (p *Pusher) tryAgain() {
-	for _, e := range p.queue.takeFailed() {
+	failed := p.queue.takeFailed()
+	for _, e := range failed {
 		p.planAgain(e.path)
 	}
+	p.count(func(c *counts) { c.expected -= len(failed) }) // which is counted again
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.gaveUp, p.failures = nil, 0

@@ -1,0 +1,380 @@
+// Package nixlog reads what Nix tells of its work for programs ("internal-json", as the
+// setting json-log-path sends it) and makes events of it: which derivations are built, how
+// far that is, and what was downloaded.
+//
+// Nix's records are objects, one a line. They begin and end activities and report results of
+// them. Only some kinds are of interest here; others, and lines that are no record, are
+// ignored, so that another version of Nix does no harm. What is kept in memory is bounded.
+package nixlog
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"iglu.sh/builder/schemas"
+)
+
+const (
+	// maxRecord is the length in bytes of the longest record that is read.
+	maxRecord = 64 << 10
+	// maxActivities is of how many activities at once a log knows.
+	maxActivities = 4096
+	// keptLines is how many lines of a derivation's log are told when it fails.
+	keptLines = 20
+	// maxKeptLine is how many bytes of each of them are kept.
+	maxKeptLine = 4 << 10
+	// progressInterval is how often progress is told at most.
+	progressInterval = 100 * time.Millisecond
+)
+
+// A Log is what all of a job's Nix processes have told together. Its methods are safe for
+// concurrent use.
+type Log struct {
+	mu         sync.Mutex
+	tell       func(schemas.Event)
+	activities int  // known ones
+	begun      bool // something was built or downloaded
+	ended      totals
+	running    map[*process]bool
+	interval   time.Duration // progressInterval
+	timer      *time.Timer   // runs while there is progress to tell
+	told       schemas.ProgressEvent
+}
+
+// totals are what activities that have ended amount to.
+type totals struct {
+	derivations, paths schemas.Counts
+	bytes              schemas.Share
+}
+
+// New returns a Log that calls tell for each event, one at a time.
+func New(tell func(schemas.Event)) *Log {
+	return &Log{tell: tell, interval: progressInterval, running: make(map[*process]bool)}
+}
+
+// A process is one of Nix, with activities of its own.
+type process struct {
+	log        *Log
+	activities map[uint64]*activity
+	undecided  []*activity // derivations whose end is known, but not how they ended
+	built      int64       // how many ends have been counted that are not theirs yet
+	failed     int64
+}
+
+// activity is one of the types below.
+type activity struct {
+	kind       int
+	derivation string   // that is built
+	phase      string   // of its builder
+	lines      []string // the last ones of its log
+	counts     schemas.Counts
+	bytes      schemas.Share
+	expected   int64 // bytes, of the copies that belong to it
+}
+
+// The types of activities that are of interest: logging.hh of Nix.
+const (
+	copyPath   = 100
+	realise    = 102
+	copyPaths  = 103
+	builds     = 104
+	build      = 105
+	substitute = 108
+)
+
+// The types of their results.
+const (
+	buildLogLine = 101
+	setPhase     = 104
+	progress     = 105
+	setExpected  = 106
+)
+
+// record is one of Nix's. Ids exceed what a float64 holds exactly.
+type record struct {
+	Action string            `json:"action"`
+	ID     uint64            `json:"id"`
+	Type   int               `json:"type"`
+	Fields []json.RawMessage `json:"fields"`
+	Level  int               `json:"level"`
+	Msg    string            `json:"msg"`
+}
+
+func (r *record) number(i int) (n int64) {
+	if i < len(r.Fields) {
+		json.Unmarshal(r.Fields[i], &n) // 0 if it is none
+	}
+	return n
+}
+
+func (r *record) text(i int) (text string) {
+	if i < len(r.Fields) {
+		json.Unmarshal(r.Fields[i], &text)
+	}
+	return text
+}
+
+// Read reads the records of one Nix process to their end. Activities that have not ended by
+// then have failed.
+func (l *Log) Read(r io.Reader) {
+	p := &process{log: l, activities: make(map[uint64]*activity)}
+	l.mu.Lock()
+	l.running[p] = true
+	l.mu.Unlock()
+	for lines := bufio.NewReaderSize(r, maxRecord); ; {
+		line, err := lines.ReadSlice('\n')
+		for err == bufio.ErrBufferFull { // too long
+			if _, err = lines.ReadSlice('\n'); err == nil {
+				line = nil
+			}
+		}
+		p.take(line)
+		if err != nil {
+			break
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p.end()
+	delete(l.running, p)
+}
+
+// Close tells the last progress. No process may be read any more.
+func (l *Log) Close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.timer != nil {
+		l.timer.Stop()
+		l.tellProgress()
+	}
+}
+
+// take takes one line.
+func (p *process) take(line []byte) {
+	var r record
+	if len(line) == 0 || json.Unmarshal(bytes.TrimPrefix(line, []byte("@nix ")), &r) != nil {
+		return
+	}
+	p.log.mu.Lock()
+	defer p.log.mu.Unlock()
+	switch r.Action {
+	case "start":
+		p.start(&r)
+	case "stop":
+		p.stop(r.ID)
+	case "result":
+		if a := p.activities[r.ID]; a != nil {
+			p.result(a, &r)
+		}
+	case "msg":
+		p.message(&r)
+	}
+}
+
+func (p *process) start(r *record) {
+	switch r.Type {
+	case copyPath, realise, copyPaths, builds, build, substitute:
+	default:
+		return
+	}
+	if p.activities[r.ID] != nil || p.log.activities == maxActivities {
+		return
+	}
+	p.log.activities++
+	a := &activity{kind: r.Type}
+	p.activities[r.ID] = a
+	if !p.log.begun && (a.kind == build || a.kind == substitute || a.kind == copyPath) {
+		p.log.begun = true
+		p.log.tell(schemas.PhaseEvent{Phase: schemas.Build})
+	}
+	if a.kind == build {
+		a.derivation = r.text(0)
+		p.log.tell(schemas.DerivationEvent{Derivation: a.derivation, State: schemas.DerivationBuilding})
+	}
+}
+
+func (p *process) stop(id uint64) {
+	a := p.activities[id]
+	if a == nil {
+		return
+	}
+	delete(p.activities, id)
+	p.log.activities--
+	ended := &p.log.ended
+	switch a.kind {
+	case build:
+		p.undecided = append(p.undecided, a)
+		p.decide()
+	case builds:
+		ended.derivations = sum(ended.derivations, over(a.counts))
+	case copyPaths:
+		ended.paths = sum(ended.paths, over(a.counts))
+	case copyPath:
+		ended.bytes.Done += a.bytes.Done
+	}
+	p.log.changed()
+}
+
+func (p *process) result(a *activity, r *record) {
+	switch r.Type {
+	case buildLogLine:
+		if a.kind == build {
+			p.line(a, r.text(0))
+		}
+	case setPhase:
+		if phase := r.text(0); a.kind == build && phase != a.phase {
+			a.phase = phase
+			p.log.tell(schemas.DerivationEvent{Derivation: a.derivation, State: schemas.DerivationBuilding, Phase: phase})
+		}
+	case progress:
+		p.progress(a, schemas.Counts{Done: r.number(0), Expected: r.number(1), Running: r.number(2), Failed: r.number(3)})
+	case setExpected:
+		if r.number(0) == copyPath {
+			a.expected = r.number(1)
+			p.log.changed()
+		}
+	}
+}
+
+func (p *process) line(a *activity, text string) {
+	if len(a.lines) == keptLines {
+		a.lines = append(a.lines[:0:0], a.lines[1:]...)
+	}
+	a.lines = append(a.lines, text[:min(len(text), maxKeptLine)])
+	p.log.tell(schemas.LineEvent{Derivation: a.derivation, Text: text})
+}
+
+// progress takes how far an activity has come.
+func (p *process) progress(a *activity, c schemas.Counts) {
+	switch a.kind {
+	case builds:
+		p.built += max(0, c.Done-a.counts.Done)
+		p.failed += max(0, c.Failed-a.counts.Failed)
+		a.counts = c
+		p.decide()
+	case copyPaths:
+		a.counts = c
+	case copyPath:
+		a.bytes = schemas.Share{Done: c.Done, Expected: c.Expected}
+	default:
+		return
+	}
+	p.log.changed()
+}
+
+// decide tells how derivations have ended. The end of their activity does not say it, but Nix
+// counts them as built or failed right before; or later, in versions that do not report each
+// change of a count.
+func (p *process) decide() {
+	for len(p.undecided) > 0 && p.built+p.failed > 0 {
+		if p.failed > 0 {
+			p.failed--
+			p.conclude(0, schemas.DerivationFailed)
+		} else {
+			p.built--
+			p.conclude(0, schemas.DerivationBuilt)
+		}
+		if len(p.undecided) == 0 { // what is counted beyond is of derivations that were not seen
+			p.built, p.failed = 0, 0
+		}
+	}
+}
+
+// conclude tells how an undecided derivation has ended.
+func (p *process) conclude(i int, state schemas.DerivationState) {
+	a := p.undecided[i]
+	p.undecided = slices.Delete(p.undecided, i, i+1)
+	e := schemas.DerivationEvent{Derivation: a.derivation, State: state, Phase: a.phase}
+	if state == schemas.DerivationFailed {
+		e.Log = a.lines
+	}
+	p.log.tell(e)
+}
+
+// message takes what Nix says to people. An error names the derivation that has failed.
+func (p *process) message(r *record) {
+	const errorLevel = 0
+	if r.Level != errorLevel {
+		return
+	}
+	for i := len(p.undecided) - 1; i >= 0; i-- {
+		if strings.Contains(r.Msg, p.undecided[i].derivation) {
+			p.conclude(i, schemas.DerivationFailed)
+		}
+	}
+}
+
+// end takes the end of the process. What was going on was ended with it.
+func (p *process) end() {
+	for len(p.undecided) > 0 {
+		p.conclude(0, schemas.DerivationBuilt)
+	}
+	for id, a := range p.activities {
+		if a.kind == build {
+			p.undecided = append(p.undecided, a)
+			p.conclude(0, schemas.DerivationFailed)
+			a.kind = 0 // it is told
+		}
+		p.stop(id)
+	}
+}
+
+// changed has the progress told soon.
+func (l *Log) changed() {
+	if l.timer == nil {
+		l.timer = time.AfterFunc(l.interval, func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if l.timer != nil {
+				l.tellProgress()
+			}
+		})
+	}
+}
+
+func (l *Log) tellProgress() {
+	l.timer = nil
+	if e := l.progress(); e != l.told {
+		l.told = e
+		l.tell(e)
+	}
+}
+
+// progress returns how far all processes have come together.
+func (l *Log) progress() schemas.ProgressEvent {
+	e := schemas.ProgressEvent{Derivations: l.ended.derivations, Paths: l.ended.paths, Bytes: l.ended.bytes}
+	expected, copied := int64(0), int64(0)
+	for p := range l.running {
+		for _, a := range p.activities {
+			switch a.kind {
+			case builds:
+				e.Derivations = sum(e.Derivations, a.counts)
+			case copyPaths:
+				e.Paths = sum(e.Paths, a.counts)
+			case copyPath:
+				e.Bytes.Done += a.bytes.Done
+				copied += a.bytes.Expected
+			}
+			expected += a.expected
+		}
+	}
+	e.Bytes.Expected = max(e.Bytes.Done, l.ended.bytes.Done+copied, expected)
+	e.Derivations.Expected = max(e.Derivations.Expected, e.Derivations.Done+e.Derivations.Running+e.Derivations.Failed)
+	e.Paths.Expected = max(e.Paths.Expected, e.Paths.Done+e.Paths.Running+e.Paths.Failed)
+	return e
+}
+
+func sum(a, b schemas.Counts) schemas.Counts {
+	return schemas.Counts{Done: a.Done + b.Done, Running: a.Running + b.Running, Expected: a.Expected + b.Expected, Failed: a.Failed + b.Failed}
+}
+
+// over returns what is left of counts when nothing goes on any more.
+func over(c schemas.Counts) schemas.Counts {
+	return schemas.Counts{Done: c.Done, Failed: c.Failed, Expected: c.Done + c.Failed}
+}

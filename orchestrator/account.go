@@ -1,0 +1,119 @@
+package orchestrator
+
+import (
+	"regexp"
+	"sync"
+	"time"
+
+	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/schemas"
+)
+
+// An account is what comes to be known of a job while it runs. It tells the job's log of
+// events, and the Verdict of the rest.
+type account struct {
+	lines *joblog.Log // nil: nobody is told
+	begun time.Time
+
+	mu      sync.Mutex
+	phase   schemas.Phase // the present one
+	since   time.Time     // when that began
+	verdict Verdict
+}
+
+func newAccount() *account { return &account{begun: time.Now()} }
+
+// begin says that a phase begins, unless it has.
+func (a *account) begin(phase schemas.Phase) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if phase == a.phase {
+		return
+	}
+	a.endPhase()
+	a.phase, a.since = phase, time.Now()
+	a.event(schemas.PhaseEvent{Phase: phase})
+}
+
+func (a *account) endPhase() {
+	if a.phase != "" && a.phase != schemas.Done {
+		a.verdict.Phases = append(a.verdict.Phases, schemas.PhaseTime{Phase: a.phase, Seconds: seconds(time.Since(a.since))})
+	}
+}
+
+// event tells the log. Its error comes again where output is written.
+func (a *account) event(e schemas.Event) {
+	if a.lines != nil {
+		a.lines.Event(e)
+	}
+}
+
+// pulling returns a say that begins the phase of that name when it is called.
+func (a *account) pulling(say func(string)) func(string) {
+	return func(line string) {
+		a.begin(schemas.Pull)
+		say(line)
+	}
+}
+
+// creates says that a container is made of an image.
+func (a *account) creates(image string) {
+	a.mu.Lock()
+	a.verdict.Image = image
+	a.mu.Unlock()
+	a.begin(schemas.Create)
+}
+
+// insidePhases are those that the program in the container tells of.
+var insidePhases = map[schemas.Phase]bool{schemas.Fetch: true, schemas.Evaluate: true, schemas.Build: true, schemas.PushRest: true}
+
+// commitForm is that of a commit's id, of SHA-1 or SHA-256.
+var commitForm = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+
+// take takes what the program in the container tells.
+func (a *account) take(n jobwire.Note) {
+	if n.Event != nil {
+		a.takeEvent(n.Event)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if commitForm.MatchString(n.Commit) {
+		a.verdict.Commit = n.Commit
+	}
+	if n.Usage != nil {
+		a.verdict.Usage = *n.Usage
+	}
+	if n.Pushed != nil {
+		a.verdict.Pushed = n.Pushed
+	}
+}
+
+func (a *account) takeEvent(data []byte) {
+	e, err := schemas.ParseEvent(data)
+	if err != nil {
+		return // from a program of another version
+	}
+	switch e := e.(type) {
+	case schemas.PhaseEvent:
+		if insidePhases[e.Phase] {
+			a.begin(e.Phase)
+		}
+	case schemas.DerivationEvent, schemas.LineEvent, schemas.ProgressEvent, schemas.PushEvent:
+		a.event(e)
+	}
+}
+
+// close returns a verdict with all that is known.
+func (a *account) close(v Verdict) Verdict {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.endPhase()
+	a.phase = ""
+	known := a.verdict
+	known.ExitCode, known.Err, known.Duration = v.ExitCode, v.Err, time.Since(a.begun)
+	if known.Phases == nil {
+		known.Phases = []schemas.PhaseTime{}
+	}
+	return known
+}

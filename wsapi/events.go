@@ -1,0 +1,75 @@
+package wsapi
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/schemas"
+)
+
+// This file is what a client of events gets (schemas.EventsProtocol): the job's numbered
+// messages.
+
+// runWithEvents runs a job while the client gets its messages, and returns the last.
+func (s *session) runWithEvents(ctx context.Context, request *schemas.Request) schemas.Response {
+	w := &messageWriter{lineWriter: newLineWriter(s)}
+	last := s.server.builder.Build(ctx, request, w)
+	if last.Seq == 0 { // the job's log is broken, or there was none
+		w.addAccepted()
+		last.Seq = w.seq + 1
+	}
+	s.last = &last
+	return *last.Response
+}
+
+// messageWriter sends each message that is written to it but the job's last: its client is
+// told that only when the place for a job is free again. It is for one goroutine.
+type messageWriter struct {
+	*lineWriter
+	seq int64 // of the latest
+}
+
+// WriteMessages sends messages.
+func (w *messageWriter) WriteMessages(messages []schemas.Message) error {
+	w.frames = w.frames[:0]
+	for i := range messages {
+		if messages[i].Last() {
+			break
+		}
+		w.seq = messages[i].Seq
+		if w.frames = w.session.messageFrame(w.frames, &messages[i]); len(w.frames) >= flushSize {
+			if err := w.flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return w.flush()
+}
+
+// addAccepted sends the first message, if it has not been.
+func (w *messageWriter) addAccepted() {
+	if w.seq == 0 {
+		accepted := schemas.Accepted()
+		w.WriteMessages([]schemas.Message{{Seq: 1, Time: time.Now(), Response: &accepted}})
+	}
+}
+
+func (w *messageWriter) flush() error {
+	if len(w.frames) == 0 {
+		return nil
+	}
+	err := w.session.write(w.frames)
+	w.frames = w.frames[:0]
+	if err != nil {
+		return fmt.Errorf("%w: %w", jobend.ClientGone, err)
+	}
+	return nil
+}
+
+func (s *session) messageFrame(dst []byte, m *schemas.Message) []byte {
+	return appendFrame(dst, websocket.TextMessage, func(dst []byte) []byte { return s.form.AppendMessage(dst, m) })
+}
