@@ -62,14 +62,14 @@ func TestTerminal(t *testing.T) {
 			term := termtest.Open(t, test.width, 50)
 			client := clientOf(world.server, "--command", strings.ReplaceAll(slowBuild, "second-日本", "second-one"))
 			term.Start(client)
-			term.WantMatch(time.Minute, test.status)
+			term.WantMatch(20*time.Second, test.status)
 			for _, line := range strings.Split(term.Screen(), "\n") {
 				if statusLine.MatchString(line) && len([]rune(line)) >= test.width {
 					t.Errorf("the status line fills the terminal: %s", line)
 				}
 			}
 			term.Resize(240-test.width, 50)
-			term.WantMatch(time.Minute, map[int]*regexp.Regexp{40: wide, 200: narrow}[test.width])
+			term.WantMatch(20*time.Second, map[int]*regexp.Regexp{40: wide, 200: narrow}[test.width])
 			goOn(t, world.server)
 			wantClientEnd(t, term, client, 0)
 			if screen := term.Screen(); !regexp.MustCompile(`(?m)^/nix/store/\S+-second-one\n\nBuilt in \d+\.\ds\n  phases  .*build \d+\.\ds`).MatchString(screen) {
@@ -85,7 +85,7 @@ func TestTerminalEndsEarly(t *testing.T) {
 		term := termtest.Open(t, 100, 50)
 		client := clientOf(s, "--command", "sh -c 'echo begun; sleep 1000'")
 		term.Start(client)
-		term.WantMatch(time.Minute, regexp.MustCompile(`(?m)^begun\n`+statusLine.String()[len("(?m)^"):]))
+		term.WantMatch(20*time.Second, regexp.MustCompile(`(?m)^begun\n`+statusLine.String()[len("(?m)^"):]))
 		return term, client
 	}
 	t.Run("Ctrl-C", func(t *testing.T) {

@@ -142,6 +142,7 @@ func (t *Terminal) Start(program *exec.Cmd) {
 	if err := program.Start(); err != nil {
 		t.t.Fatal(err)
 	}
+	t.t.Cleanup(func() { program.Process.Kill() }) // of a test that has failed
 }
 
 // Type presses keys.
