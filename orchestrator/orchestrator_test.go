@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/jobwire"
 	"iglu.sh/builder/schemas"
 )
 
@@ -70,12 +71,18 @@ func TestNoWayOutForSecrets(t *testing.T) {
 		fmt.Errorf("around: %w", &failure{what: tell, advice: tell, cause: errors.New(tell)}),
 		nil,
 	} {
+		token := ""
 		b, log, folder := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
 			if !strings.Contains(strings.Join(c.told.Environ(), "\n"), "secret-signing") {
 				t.Error("the container is not told the secrets")
 			}
-			io.WriteString(stdout, tell+"\n")
+			token = c.told.EventsToken
+			io.WriteString(stdout, tell+"\n"+token+"\n")
 			io.WriteString(stderr, tell)
+			w := jobwire.NewWriter(stdout, token)
+			w.Event(schemas.LineEvent{Derivation: tell, Text: tell})
+			w.Event(schemas.DerivationEvent{Derivation: tell, State: schemas.DerivationFailed, Phase: tell, Log: []string{tell}})
+			w.Note(jobwire.Note{Commit: tell})
 			say(tell)
 			c.log.Warn(tell, "err", errors.New(tell))
 			return 1, err
@@ -87,17 +94,19 @@ func TestNoWayOutForSecrets(t *testing.T) {
 			t.Fatalf("logs kept: %v, %v", kept, globErr)
 		}
 		text, readErr := os.ReadFile(kept[0])
-		if readErr != nil {
-			t.Fatal(readErr)
+		events, eventsErr := os.ReadFile(strings.TrimSuffix(kept[0], ".log") + ".events")
+		if err := errors.Join(readErr, eventsErr); err != nil {
+			t.Fatal(err)
 		}
 		for name, text := range map[string]string{
 			"output": out.String(), "last message": string(response.Encode()), "server's log": log.String(), "kept log": string(text),
+			"journal": string(events),
 		} {
-			if strings.Contains(text, "secret-") || strings.Contains(text, "some-password") {
+			if strings.Contains(text, "secret-") || strings.Contains(text, "some-password") || strings.Contains(text, token) {
 				t.Errorf("with the error %v, the %s is\n%s", err, name, text)
 			}
 		}
-		if strings.Count(out.String(), "told") != 3 || !strings.Contains(log.String(), "told") {
+		if strings.Count(out.String(), "told") != 3 || strings.Count(string(events), "told") < 5 || !strings.Contains(log.String(), "told") {
 			t.Errorf("with the error %v, too little came out:\n%s%s", err, &out, log)
 		}
 	}

@@ -221,6 +221,34 @@ func wantStreams(t *testing.T, told story) {
 	}
 }
 
+// TestSeveralNix has a script run several Nix processes, one after the other and at once, and
+// leave one running: that does not hold up the job's end.
+func TestSeveralNix(t *testing.T) {
+	d := func(name, script string) string {
+		return nixBuild(derivation(name, "PATH=/nix/var/nix/profiles/default/bin:/usr/bin:/bin; "+script))
+	}
+	const quiet = ` > /dev/null 2>&1 < /dev/null &`
+	script := d("first", "echo > $out") + ` && { ` + d("second", "sleep 1; echo > $out") + ` & ` + d("third", "sleep 1; echo > $out") +
+		`; wait; } && { ` + d("left", "echo begun; sleep 600") + quiet + ` sleep 2; }`
+	begun := time.Now()
+	told := tell(t, schemas.Document, world.server, command(shellwords.Join([]string{"sh", "-c", script})))
+	checkVerdict(t, told, "exited", 0)
+	for name, want := range map[string]schemas.DerivationEvent{
+		"first": {State: "built"}, "second": {State: "built"}, "third": {State: "built"}, "left": {State: "failed", Log: []string{"begun"}},
+	} {
+		states, _ := told.states(name)
+		if len(states) != 2 || cmp.Diff(want, states[1]) != "" {
+			t.Errorf("%s: %+v, want %+v in the end", name, states, want)
+		}
+	}
+	if got := last[schemas.ProgressEvent](told).Derivations.Done; got != 3 {
+		t.Errorf("%d derivations are built, want 3", got)
+	}
+	if took := time.Since(begun); took > time.Minute {
+		t.Errorf("it took %s", took)
+	}
+}
+
 // TestPlainClient sends a job for a client without events and one with: the first gets the
 // very lines of the second, and of what Nix tells programs none.
 func TestPlainClient(t *testing.T) {
