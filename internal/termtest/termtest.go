@@ -25,8 +25,9 @@ type Terminal struct {
 	// TTY is the end that programs write to.
 	TTY *os.File
 
-	pty  *os.File
-	done chan struct{}
+	pty     *os.File
+	done    chan struct{} // closed when all is rendered
+	drained chan struct{} // closed when the emulator answers nobody any more
 
 	mu       sync.Mutex
 	emulator *vt.Emulator
@@ -44,13 +45,16 @@ func Open(t *testing.T, width, height int) *Terminal {
 	if err != nil {
 		t.Fatal(err)
 	}
-	term := &Terminal{t: t, TTY: theirs, pty: ours, done: make(chan struct{}), emulator: vt.NewEmulator(width, height)}
+	term := &Terminal{t: t, TTY: theirs, pty: ours, done: make(chan struct{}), drained: make(chan struct{}), emulator: vt.NewEmulator(width, height)}
 	term.emulator.SetCallbacks(vt.Callbacks{
 		Title: func(title string) { term.title = title },
 		Bell:  func() { term.bells++ },
 	})
 	term.Resize(width, height)
-	go io.Copy(io.Discard, term.emulator) // what it answers to those who ask it
+	go func() {
+		defer close(term.drained)
+		io.Copy(io.Discard, term.emulator) // what it answers to those who ask it
+	}()
 	go func() {
 		defer close(term.done)
 		for buf := make([]byte, 4096); ; {
@@ -71,6 +75,8 @@ func Open(t *testing.T, width, height int) *Terminal {
 func (t *Terminal) close() {
 	t.Finish()
 	t.pty.Close()
+	t.emulator.InputPipe().(io.Closer).Close()
+	<-t.drained
 	t.emulator.Close()
 }
 
