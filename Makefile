@@ -2,8 +2,11 @@
 
 .PHONY: build demo test test-faults bench
 
+# What 'iglu-builder version' says.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+
 build:
-	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/iglu-builder ./cmd/iglu-builder
+	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w -X main.version=$(VERSION)' -o bin/iglu-builder ./cmd/iglu-builder
 
 demo: build
 	scripts/with-engine go run ./scripts/demo

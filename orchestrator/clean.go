@@ -44,6 +44,7 @@ func (d *docker) tidy(ctx context.Context, log *slog.Logger) {
 	d.dirty = err != nil
 	if err != nil {
 		log.Error("cannot remove what an earlier job left", "err", err)
+		d.options.Observer.EngineFailed(callRemove)
 	}
 }
 

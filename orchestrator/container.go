@@ -153,6 +153,7 @@ func (d *docker) whyExited(ctx context.Context, id string, code int, log *slog.L
 	found, err := d.client.ContainerInspect(ctx, id)
 	if err != nil {
 		log.Warn("cannot see whether the container ran out of memory", "err", err)
+		d.options.Observer.EngineFailed(callInspect)
 	} else if found.State.OOMKilled || d.has(ctx, id, jobenv.OutOfMemory) {
 		return &failure{end: jobend.OutOfMemory, what: "The job ran out of memory.",
 			advice: fmt.Sprintf("It may use %s (IGLU_JOB_MEMORY).", units.BytesSize(float64(found.HostConfig.Memory)))}
@@ -224,6 +225,7 @@ func (d *docker) stop(ctx context.Context, id string, cause error, log *slog.Log
 	grace := int(graceFor(cause) / time.Second)
 	if err := d.client.ContainerStop(ctx, id, containertypes.StopOptions{Timeout: &grace}); err != nil {
 		log.Warn("cannot stop the container", "err", err)
+		d.options.Observer.EngineFailed(callStop)
 	}
 }
 
@@ -243,6 +245,7 @@ func (d *docker) remove(ctx context.Context, id string, log *slog.Logger) {
 	if err := d.forceRemove(ctx, id); err != nil {
 		// Also if it is said not to be there: that can be a mistake.
 		log.Warn("cannot remove the container", "err", err)
+		d.options.Observer.EngineFailed(callRemove)
 		d.dirty = true
 	}
 }

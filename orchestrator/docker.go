@@ -72,6 +72,8 @@ type Options struct {
 	Sandbox       Sandbox
 	SandboxUnsafe bool
 	Deadlines     Deadlines
+	// Observer counts; nil is nobody.
+	Observer Observer
 }
 
 // docker is an engine that speaks Docker's API.
@@ -102,6 +104,9 @@ func NewDocker(options Options, logs *joblog.Store, log *slog.Logger) (*Builder,
 	if err != nil {
 		return nil, fmt.Errorf("configure the connection to the engine: %w", err)
 	}
+	if options.Observer == nil {
+		options.Observer = nobody{}
+	}
 	engine := &docker{
 		client:  c,
 		options: options,
@@ -110,7 +115,7 @@ func NewDocker(options Options, logs *joblog.Store, log *slog.Logger) (*Builder,
 		rested:  make(chan struct{}, 1),
 		dirty:   true,
 	}
-	return &Builder{engine: engine, push: options.Push, deadlines: options.Deadlines, logs: logs, log: log}, nil
+	return &Builder{engine: engine, push: options.Push, deadlines: options.Deadlines, logs: logs, log: log, observer: options.Observer}, nil
 }
 
 func (d *docker) close() error {
@@ -126,10 +131,10 @@ func (d *docker) ping(ctx context.Context) error {
 	case err == nil:
 		return nil
 	case strings.Contains(err.Error(), "permission denied"):
-		return &failure{cause: err, end: jobend.EngineGone, what: "The builder may not talk to the container engine.",
+		return &failure{cause: err, call: callPing, end: jobend.EngineGone, what: "The builder may not talk to the container engine.",
 			advice: "Run it as a user of the group that the engine's socket belongs to (with docker-compose, set DOCKER_GID to that group's number)."}
 	default:
-		return &failure{cause: err, end: jobend.EngineGone, what: "The container engine does not answer.",
+		return &failure{cause: err, call: callPing, end: jobend.EngineGone, what: "The container engine does not answer.",
 			advice: "Start it, or set DOCKER_HOST to where it listens."}
 	}
 }
@@ -227,6 +232,7 @@ func (d *docker) ensureImage(ctx context.Context, say func(string)) (images.Imag
 	if pull, ok := errors.AsType[*images.PullError](err); ok {
 		return image, &failure{
 			end:    jobend.NoImage,
+			call:   callPull,
 			what:   fmt.Sprintf("The job image %s is not on the engine and cannot be pulled: %v.", pull.Ref, pull.Err),
 			advice: "Check the image's name (IGLU_JOB_IMAGE) and that the engine reaches its registry.",
 			cause:  err,
@@ -366,17 +372,18 @@ func (d *docker) checkPlatform(ctx context.Context) error {
 }
 
 // engineFailure turns an error of the engine into one with a sentence for the
-// client; nil stays nil, and an error that has a sentence keeps it.
+// client; nil stays nil, and an error that has a sentence keeps it. what is one of few
+// constants: it is counted by.
 func engineFailure(what string, err error) error {
 	if _, ok := errors.AsType[*failure](err); err == nil || ok {
 		return err
 	}
 	if isLost(err) {
-		return &failure{cause: err, end: jobend.EngineGone,
+		return &failure{cause: err, call: what, end: jobend.EngineGone,
 			what:   fmt.Sprintf("The container engine went away when it was to %s.", what),
 			advice: "Send the job again when it is back."}
 	}
-	return &failure{cause: err,
+	return &failure{cause: err, call: what,
 		what:   fmt.Sprintf("The container engine failed to %s: %v.", what, err),
 		advice: "If a setting of the builder is not the cause, its log and the engine's say more."}
 }

@@ -28,6 +28,7 @@ type Builder struct {
 	deadlines Deadlines
 	logs      *joblog.Store
 	log       *slog.Logger
+	observer  Observer
 }
 
 // engine is where containers run.
@@ -113,12 +114,13 @@ func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Wr
 	redactor := redact.New(request.Secrets()...)
 	log := slog.New(redactor.Handler(b.log.Handler())).With("job", job)
 	log.Info("job started")
+	b.observer.JobStarted()
 	account := newAccount()
 	c := container{job: job, told: told, log: log, account: account}
 	lines, err := b.logs.Create(job, redactor)
 	if err != nil {
 		verdict := account.close(Verdict{Err: logFailure(err)})
-		verdict.log(log)
+		b.ended(verdict, log)
 		response := verdict.Response()
 		return schemas.Message{Time: time.Now(), Response: &response, Event: schemas.AppendEvent(nil, verdict.Event())}
 	}
@@ -149,11 +151,17 @@ func (b *Builder) buildLogged(ctx context.Context, c container, arch string, lin
 		verdict = b.run(ctx, c, lines, listener)
 	}
 	verdict = c.account.close(verdict)
-	verdict.log(c.log)
+	b.ended(verdict, c.log)
 	last := lines.Respond(verdict.Response(), verdict.Event())
 	lines.Seal()
 	<-followed
 	return last
+}
+
+// ended tells all but the client of a verdict.
+func (b *Builder) ended(verdict Verdict, log *slog.Logger) {
+	verdict.log(log)
+	b.observer.JobEnded(verdict.Event())
 }
 
 // follow has out follow a log as it wants to.
@@ -178,6 +186,9 @@ func (b *Builder) run(ctx context.Context, c container, lines *joblog.Log, l *li
 		return Verdict{Err: logFailure(logErr)}
 	case err != nil && ctx.Err() != nil: // likewise
 		return Verdict{Err: cancelled(context.Cause(ctx))}
+	}
+	if f, ok := errors.AsType[*failure](err); ok && f.call != "" {
+		b.observer.EngineFailed(f.call)
 	}
 	return Verdict{ExitCode: code, Err: err}
 }

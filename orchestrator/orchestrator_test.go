@@ -50,7 +50,7 @@ func builder(t *testing.T, e engine) (b *Builder, log *bytes.Buffer, folder stri
 	}
 	log = new(bytes.Buffer)
 	options := &slog.HandlerOptions{Level: slog.LevelDebug}
-	return &Builder{engine: e, logs: logs, log: slog.New(slog.NewTextHandler(log, options))}, log, folder
+	return &Builder{engine: e, logs: logs, log: slog.New(slog.NewTextHandler(log, options)), observer: nobody{}}, log, folder
 }
 
 // secretRequest is a request whose secrets are told apart at sight.

@@ -92,6 +92,7 @@ type failure struct {
 	what   string
 	advice string
 	cause  error
+	call   string // what the engine was to do and did not; empty: it is not the engine's
 }
 
 func (f *failure) Error() string {

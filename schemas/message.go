@@ -1,7 +1,6 @@
 package schemas
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -113,25 +112,4 @@ func ParseMessage(data []byte) (Message, error) {
 		m.Response = &wire.Response
 	}
 	return m, nil
-}
-
-// cutStamp returns a line's message without what a client of events has more in it and the
-// brace, and without what its form has between, or as it is if it ends otherwise.
-func cutStamp(message []byte) []byte {
-	at := bytes.LastIndex(message, []byte(`",`+statusRunning))
-	if at < 0 {
-		return message
-	}
-	rest := message[at+len(`",`+statusRunning):]
-	if stamped, ok := bytes.CutPrefix(rest, []byte(`,"timestamp":`)); ok {
-		rest = bytes.TrimLeft(stamped, "0123456789")
-	}
-	rest, numbered := bytes.CutPrefix(rest, []byte(`,"seq":`))
-	rest, timed := bytes.CutPrefix(bytes.TrimLeft(rest, "0123456789"), []byte(`,"time":"`))
-	rest, streamed := bytes.CutPrefix(rest[min(len(rest), len(stampTime)):], []byte(`","stream":"`))
-	rest = bytes.TrimLeft(rest, "abcdefghijklmnopqrstuvwxyz")
-	if numbered && timed && streamed && string(rest) == `"}` {
-		return message[:at]
-	}
-	return message
 }

@@ -35,9 +35,7 @@ func FuzzLines(f *testing.F) {
 func TestCutOutputOfOthers(t *testing.T) {
 	for _, message := range []string{
 		``, `{"stdout":"`, `{"stdout":"a"}`, `{"stdout":"a","jobStatus":"running"`, `"stdout":"a","jobStatus":"running"}`,
-		`{"stdout":"a","jobStatus":"running","timestamp":}`, `{"stdout":"a","jobStatus":"running","timestamp":1`,
-		`{"stdout":"a","jobStatus":"running","timestamp":1.5}`, `{"stdout":"a","jobStatus":"running","timestamp":-1}`,
-		`{"stdout":"a","jobStatus":"running","timestamp":1}}`, `{"stdout":"a","msg":"b","jobStatus":"running","timestamp":1}`,
+		`{"stdout":"a","jobStatus":"running","timestamp":1`, `{"stdout":"a\"","jobStatus":"running"}`, `{"stdout":"a","msg":"b","jobStatus":"running","timestamp":1}`,
 		`{"msg":"a","jobStatus":"running","timestamp":1}`, `{"stdout":"a","jobStatus":"failed","timestamp":1}`, `}`, `1}`,
 	} {
 		if line, ok := CutOutput([]byte(message)); ok {

@@ -30,6 +30,19 @@ func (r *Refusal) Error() string {
 	}
 }
 
+// Kind returns the kind of the refusal in a word, of which there are few: "malformed" is no
+// JSON, "invalid" breaks the schema or a rule, "command" is for a command that is not allowed.
+func (r *Refusal) Kind() string {
+	switch r.kind {
+	case notJSON:
+		return "malformed"
+	case unknownCommand:
+		return "command"
+	default:
+		return "invalid"
+	}
+}
+
 // Response returns the message to send before the connection is closed.
 func (r *Refusal) Response() Response {
 	switch r.kind {

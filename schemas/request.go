@@ -131,3 +131,18 @@ func ParseRequest(data []byte, commands []string) (*Request, Form, error) {
 	}
 	return r, form, nil
 }
+
+// ReadRequest returns the job in the bytes of a message as far as it can be understood,
+// whatever rules it breaks. ok is false if it has not the shape of one.
+func ReadRequest(data []byte) (request *Request, ok bool) {
+	var top map[string]json.RawMessage
+	if err := json.Unmarshal(data, &top); err != nil {
+		return nil, false
+	}
+	form, refusal := formOf(top)
+	if refusal != nil {
+		return nil, false
+	}
+	r, refusal := form.decode(top)
+	return r, refusal == nil
+}

@@ -311,3 +311,17 @@ func TestParseAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestReadRequest reads jobs of both forms, also such as break a rule.
+func TestReadRequest(t *testing.T) {
+	for text, target := range map[string]string{
+		`{"git":{"noClone":true},"buildOptions":{"command":"no such","cachix":{"push":true,"target":"https://c/n"}}}`:             "https://c/n",
+		`{"git_config":{"noclone":false},"build_options":{"command":"nix"},"cachix_config":{"push":true,"target":"https://c/n"}}`: "https://c/n",
+		`{"git":{"noClone":true}}`: "", `[]`: "", `{`: "", `{"git":{},"git_config":{}}`: "",
+	} {
+		request, ok := ReadRequest([]byte(text))
+		if ok != (target != "") || ok && request.BuildOptions.Cachix.Target != target {
+			t.Errorf("%s: %v, %+v", text, ok, request)
+		}
+	}
+}

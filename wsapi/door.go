@@ -19,9 +19,11 @@ const bearer = "bearer"
 func (s *Server) mayConnect(w http.ResponseWriter, r *http.Request) bool {
 	switch {
 	case !s.hasToken(r):
+		s.refused(refusedToken)
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		http.Error(w, "The builder's token is missing or wrong: send it as Authorization: Bearer TOKEN.", http.StatusUnauthorized)
 	case !s.isAllowedOrigin(r):
+		s.refused(refusedOrigin)
 		http.Error(w, "Pages of this origin may not use the builder (IGLU_ALLOWED_ORIGINS).", http.StatusForbidden)
 	default:
 		return true

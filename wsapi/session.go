@@ -90,6 +90,7 @@ func (s *session) work() (schemas.Response, int) {
 	s.form = form // nobody else sends before the job is accepted
 	if refusal, ok := errors.AsType[*schemas.Refusal](err); ok {
 		s.log.Info("job refused", "reason", refusal)
+		s.server.refused(refusal.Kind())
 		return refusal.Response(), websocket.CloseInvalidFramePayloadData
 	}
 
@@ -156,10 +157,13 @@ func (s *session) notReceived(err error) (schemas.Response, int) {
 	network, ok := errors.AsType[net.Error](err)
 	switch timedOut := ok && network.Timeout(); {
 	case errors.Is(err, errTooLarge):
+		s.server.refused(refusedLarge)
 		return nothing, websocket.CloseMessageTooBig
 	case timedOut && s.server.draining.Err() != nil:
+		s.server.refused(refusedDraining)
 		return shuttingDown, websocket.CloseInternalServerErr
 	case timedOut:
+		s.server.refused(refusedSilent)
 		return schemas.Unable("No job was received within "+s.server.options.RequestTimeout.String()+".",
 			"Connect again and send it at once."), websocket.ClosePolicyViolation
 	default: // it has left

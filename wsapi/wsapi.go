@@ -47,6 +47,10 @@ type Options struct {
 	// ClientTimeout is how long a client may accept nothing of what it is sent
 	// before it counts as gone.
 	ClientTimeout time.Duration
+	// Metrics serves the builder's numbers, if it is not nil, and Refused is told the
+	// reason each time that a client's job is not taken: one of Refusals.
+	Metrics http.Handler
+	Refused func(reason string)
 }
 
 // A Server serves the builder's HTTP endpoints. It is an http.Handler.
@@ -91,6 +95,7 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 	s.mux.HandleFunc("/api/v1/healthcheck", s.serveHealthcheck)
 	s.mux.HandleFunc("/livez", s.serveLive)
 	s.mux.HandleFunc("/readyz", s.serveReady)
+	s.mux.HandleFunc("/metrics", s.serveMetrics)
 	return s
 }
 
@@ -151,12 +156,14 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 // takePlace takes the place for a job, or returns what a client is told that does not get it.
 func (s *Server) takePlace() (refusal schemas.Response) {
 	if s.draining.Err() != nil {
+		s.refused(refusedDraining)
 		return shuttingDown
 	}
 	select {
 	case s.place <- struct{}{}:
 		return nothing
 	default:
+		s.refused(refusedBusy)
 		return schemas.Busy()
 	}
 }
@@ -195,6 +202,17 @@ func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, shuttingDown.Error, http.StatusServiceUnavailable)
 	case s.isHealthy(w, r):
 		io.WriteString(w, "The builder takes jobs.\n")
+	}
+}
+
+// serveMetrics answers with the builder's numbers. They tell what others do here, so they
+// lie behind the same token.
+func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case s.options.Metrics == nil:
+		http.NotFound(w, r)
+	case allow(w, r) && s.mayConnect(w, r):
+		s.options.Metrics.ServeHTTP(w, r)
 	}
 }
 

@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/internal/buildclient"
 )
 
 const goodToken = "0123456789-token.of_the~tests"
@@ -41,7 +43,7 @@ func tokenFile(t *testing.T, token string) string {
 // answerTo opens a WebSocket with a header and returns the status of the answer.
 func answerTo(t *testing.T, s *server, header http.Header) (*http.Response, *client) {
 	t.Helper()
-	conn, response, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+s.address+buildPath, header)
+	conn, response, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+s.address+buildclient.BuildPath, header)
 	if err != nil && !errors.Is(err, websocket.ErrBadHandshake) {
 		t.Fatal(err)
 	}
@@ -214,7 +216,7 @@ func TestTLS(t *testing.T) {
 	s := serverWith(t, func(s *settings) { s.tlsCert, s.tlsKey = certFile, keyFile })
 	connectTLS := func() (*client, int64) {
 		dialer := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
-		conn, _, err := dialer.DialContext(t.Context(), "wss://"+s.address+buildPath, nil)
+		conn, _, err := dialer.DialContext(t.Context(), "wss://"+s.address+buildclient.BuildPath, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

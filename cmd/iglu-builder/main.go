@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"iglu.sh/builder/internal/buildclient"
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/jobrun"
 )
@@ -41,8 +42,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(serveCommand(), buildCommand(), jobCommand(), cacheCommand(), cleanupCommand(), storesCommand())
+	root.AddCommand(serveCommand(), buildCommand(), jobCommand(), cacheCommand(), cleanupCommand(), storesCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
@@ -68,7 +68,7 @@ const exitUsage = 2
 // usageCode is exitUsage, except for commands whose exit code is that of a build.
 func usageCode(command *cobra.Command) int {
 	if command.Name() == "build" {
-		return exitClient
+		return buildclient.ExitClient
 	}
 	return exitUsage
 }

@@ -12,7 +12,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
+	"github.com/spf13/pflag"
 
+	"iglu.sh/builder/internal/buildclient"
 	"iglu.sh/builder/schemas"
 )
 
@@ -419,13 +421,15 @@ func readInto(buf []byte, r io.Reader) ([]byte, error) {
 
 // TestExampleJobs checks that the examples' job files are jobs.
 func TestExampleJobs(t *testing.T) {
+	var flags buildclient.JobFlags
+	flags.Register(pflag.NewFlagSet("", pflag.ContinueOnError))
 	for name, want := range map[string]schemas.Form{
 		"hello/job.json":                 schemas.Document,
 		"hello/job-flake-reference.json": schemas.Document,
 		"hello/job-push.json":            schemas.Document,
 		"iglu-stack/job.json":            schemas.Stack,
 	} {
-		text, err := readJob("../../examples/"+name, nil)
+		text, err := readJob([]string{"../../examples/" + name}, &flags, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

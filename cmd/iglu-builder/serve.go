@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/metrics"
 	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/wsapi"
 )
@@ -93,6 +94,8 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 	if err != nil {
 		return fmt.Errorf("%w\nhint: IGLU_STATE_DIR names a folder that the builder may write to", err)
 	}
+	numbers := metrics.New(metricsBuild(), wsapi.Refusals)
+	logs.Written = numbers.LogWritten
 	builder, err := orchestrator.NewDocker(orchestrator.Options{
 		Host:     s.engineHost,
 		Instance: s.instance,
@@ -108,6 +111,8 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 
 		Sandbox:       s.sandbox,
 		SandboxUnsafe: s.sandboxUnsafe,
+
+		Observer: numbers,
 	}, logs, log)
 	if err != nil {
 		return err
@@ -124,6 +129,8 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 		RequestTimeout:  s.requestTimeout,
 		MaxRequestBytes: s.maxRequestBytes,
 		ClientTimeout:   s.clientTimeout,
+		Metrics:         numbers.Handler(),
+		Refused:         numbers.Refused,
 	}, log)
 
 	listener, err := listen(s, log)

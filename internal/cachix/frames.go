@@ -64,6 +64,14 @@ func (c *compressor) newFrame() *frame {
 	}
 }
 
+// recycle keeps a frame to be used again, if there are not as many as there can be uploads.
+func (c *compressor) recycle(f *frame) {
+	select {
+	case c.frames <- f:
+	default:
+	}
+}
+
 // A compression is an archive on its way through a compressor. It is an io.Writer for one
 // goroutine.
 type compression struct {
@@ -153,7 +161,7 @@ func (c *compression) finish(err error) error {
 	}
 	c.start()
 	for len(c.pending) > 0 {
-		c.frames <- c.take() // there is room for all that can be
+		c.recycle(c.take())
 	}
 	for ; c.spares > 0; c.spares-- {
 		<-c.spare

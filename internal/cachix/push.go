@@ -9,7 +9,8 @@ import (
 	"hash"
 	"io"
 	"net/http"
-	"time")
+	"time"
+)
 
 // Pushed is what came of the push of a path.
 type Pushed struct {

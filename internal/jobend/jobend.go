@@ -22,5 +22,8 @@ const (
 	Failed      End = "failed"        // the builder or the engine could not do their part
 )
 
+// All are the ends that there are.
+var All = []End{Exited, Unpushed, OutOfMemory, Killed, TimedOut, Silent, Cancelled, ClientGone, Shutdown, NoImage, EngineGone, Failed}
+
 // Error returns the name of the end.
 func (e End) Error() string { return string(e) }

@@ -44,6 +44,7 @@ type Log struct {
 	file     *os.File
 	redactor *redact.Redactor
 	closed   func() // tells the store
+	written  func(bytes, lines int64)
 
 	events  sync.Mutex // held while an event is redacted and appended
 	streams derivationStreams
@@ -70,6 +71,7 @@ func logIn(file, journalFile *os.File, maxBytes int64, redactor *redact.Redactor
 		file:     file,
 		redactor: redactor,
 		closed:   func() {},
+		written:  func(int64, int64) {},
 		journal:  journal{file: journalFile, limit: maxBytes},
 		limit:    max(0, maxBytes-cutReserve),
 		changed:  make(chan struct{}),
@@ -118,6 +120,7 @@ func (l *Log) write(lines []byte, pieces ...piece) {
 		count := int64(bytes.Count(lines[:p.size], newline))
 		lines = lines[p.size:]
 		l.lines += count
+		l.written(int64(p.size), count)
 		l.journal.lines(p.stream, p.at, count)
 	}
 	if n := len(l.marks); n == 0 || l.size-l.marks[n-1].offset >= markDistance {

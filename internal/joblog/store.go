@@ -28,6 +28,10 @@ type Store struct {
 	keep     Keep
 	maxBytes int64
 
+	// Written is told of what is added to logs, for the numbers that are kept of it; nil
+	// is nobody. It is set before the first log is made, and returns at once.
+	Written func(bytes, lines int64)
+
 	mu      sync.Mutex
 	current map[string]*Log // logs that are written now, by their jobs
 	read    []indexed       // logs of ended jobs that were read, the latest last
@@ -65,6 +69,9 @@ func (s *Store) Create(job string, redactor *redact.Redactor) (*Log, error) {
 		return nil, fmt.Errorf("start a job's journal: %w", err)
 	}
 	log := logIn(file, journal, s.maxBytes, redactor)
+	if s.Written != nil {
+		log.written = s.Written
+	}
 	log.closed = func() {
 		s.mu.Lock()
 		delete(s.current, job)

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"iglu.sh/builder/internal/metrics"
+)
+
+// version is that of a release, which its build sets: -ldflags '-X main.version=1.2.3'.
+var version string
+
+// metricsBuild returns which program this is: the version of its release or else of its
+// module, and the commit that it was made from, as far as Go knows them.
+func metricsBuild() metrics.Build {
+	build := metrics.Build{Version: version}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return build
+	}
+	build.Version = cmp.Or(version, info.Main.Version, "(devel)")
+	build.GoVersion = info.GoVersion
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			build.Revision = setting.Value
+		}
+	}
+	return build
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of this program",
+		Long:  "Version prints the version, the commit that it was made from where that is known, and the version of Go.",
+		Args:  cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			build := metricsBuild()
+			revision := ""
+			if build.Revision != "" {
+				revision = " " + build.Revision
+			}
+			_, err := fmt.Fprintf(command.OutOrStdout(), "iglu-builder %s%s %s\n", build.Version, revision, build.GoVersion)
+			return err
+		},
+	}
+}

@@ -1,0 +1,131 @@
+package buildclient
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/schemas"
+)
+
+const (
+	// dialTimeout bounds the wait for a builder's answer to a connection,
+	// pingInterval is how often it is asked for a sign of life, and silenceTimeout
+	// after how long without one it counts as gone.
+	dialTimeout    = 30 * time.Second
+	pingInterval   = 10 * time.Second
+	silenceTimeout = 30 * time.Second
+)
+
+// BuildPath is where a builder takes jobs.
+const BuildPath = "/api/v1/build"
+
+// dial connects to a builder. A URL without a path means the builder's own, and the
+// schemes http and https mean ws and wss. It asks for events; a builder that does not know
+// them sends none.
+//
+// flush is called before the client waits for more, and not before: so a line is seen at
+// once, and a burst of them costs few writes.
+func dial(ctx context.Context, address, token string, flush func() error) (*websocket.Conn, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil, fmt.Errorf("--url: %w", err)
+	}
+	switch u.Scheme {
+	case "http":
+		u.Scheme = "ws"
+	case "https":
+		u.Scheme = "wss"
+	case "ws", "wss":
+	default:
+		return nil, fmt.Errorf("--url: %q is not a URL such as ws://127.0.0.1:3000", address)
+	}
+	if u.Path == "" || u.Path == "/" {
+		u.Path = BuildPath
+	}
+	dialer := websocket.Dialer{
+		Proxy:            http.ProxyFromEnvironment,
+		HandshakeTimeout: dialTimeout,
+		ReadBufferSize:   64 << 10,
+		Subprotocols:     []string{schemas.EventsProtocol},
+		NetDialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, address)
+			return flushing{conn, flush}, err
+		},
+	}
+	header := http.Header{}
+	if token != "" {
+		header.Set("Authorization", "Bearer "+token)
+	}
+	conn, response, err := dialer.DialContext(ctx, u.String(), header)
+	if response != nil && response.StatusCode == http.StatusUnauthorized {
+		return nil, fmt.Errorf("%s wants another token\nhint: name the file that holds it with --token-file", u)
+	}
+	if errors.Is(err, websocket.ErrBadHandshake) && response != nil {
+		return nil, fmt.Errorf("%s is not a builder: it answers %s", u, visible(response.Status))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("no builder answers at %s: %w\nhint: start one with 'iglu-builder serve'", u, err)
+	}
+	return conn, nil
+}
+
+// readMessage appends the next message to buf.
+func readMessage(conn *websocket.Conn, buf []byte) ([]byte, error) {
+	_, r, err := conn.NextReader()
+	if err != nil {
+		return buf, err
+	}
+	message := bytes.NewBuffer(buf)
+	_, err = message.ReadFrom(r)
+	return message.Bytes(), err
+}
+
+// ping asks the builder for signs of life until the function that it returns is called.
+func ping(conn *websocket.Conn) (stop func()) {
+	return every(pingInterval, func() {
+		conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(pingInterval))
+	})
+}
+
+// every calls do in an interval until the function that it returns is called.
+func every(interval time.Duration, do func()) (stop func()) {
+	ticker := time.NewTicker(interval)
+	ended, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ticker.C:
+				do()
+			case <-ended:
+				return
+			}
+		}
+	}()
+	return func() {
+		ticker.Stop()
+		close(ended)
+		<-done
+	}
+}
+
+// flushing is a connection that shows what has come before it waits for more.
+type flushing struct {
+	net.Conn
+	flush func() error
+}
+
+func (f flushing) Read(p []byte) (int, error) {
+	if err := f.flush(); err != nil {
+		return 0, err
+	}
+	return f.Conn.Read(p)
+}

@@ -1,0 +1,26 @@
+package buildclient
+
+import (
+	"bufio"
+	"io"
+
+	"iglu.sh/builder/schemas"
+)
+
+// bufferSize is how much of a log is gathered before it is written.
+const bufferSize = 64 << 10
+
+// jsonView prints the messages as they are, each in a line.
+type jsonView struct{ out *bufio.Writer }
+
+func newJSONView(out io.Writer) *jsonView { return &jsonView{bufio.NewWriterSize(out, bufferSize)} }
+
+func (v *jsonView) line(data, _ []byte) {
+	v.out.Write(data)
+	v.out.WriteByte('\n')
+}
+
+func (v *jsonView) message(data []byte, _ schemas.Message) { v.line(data, nil) }
+func (v *jsonView) hasShown(schemas.Message) bool          { return true }
+func (v *jsonView) flush() error                           { return printed(v.out.Flush()) }
+func (v *jsonView) end() error                             { return printed(v.out.Flush()) }

@@ -1,0 +1,71 @@
+package buildclient
+
+import (
+	"bufio"
+	"cmp"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"iglu.sh/builder/schemas"
+)
+
+// plain prints the log's lines to one output, byte for byte, and what the builder says beside
+// them to another, with a word now and then on how far the job is.
+type plain struct {
+	out      *bufio.Writer
+	interval time.Duration
+	now      func() time.Time
+	stop     func() // ends the words on how far the job is; nil before there are any
+
+	mu       sync.Mutex // guards what follows
+	errors   io.Writer
+	progress *progress
+}
+
+func newPlain(o Options) *plain {
+	return &plain{
+		out:      bufio.NewWriterSize(o.Stdout, bufferSize),
+		errors:   o.Stderr,
+		interval: cmp.Or(o.ProgressInterval, progressInterval),
+		now:      o.now,
+	}
+}
+
+func (p *plain) line(_, text []byte) {
+	p.out.Write(text)
+	p.out.WriteByte('\n')
+}
+
+func (p *plain) message(_ []byte, m schemas.Message) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case m.Event != nil && p.progress != nil:
+		p.progress.take(m.Event, p.now())
+	case m.Response != nil && m.Response.JobStatus == schemas.Starting:
+		p.progress = newProgress(p.now())
+		p.stop = every(p.interval, p.tell)
+	}
+	if r := m.Response; r != nil && r.Error == "" {
+		fmt.Fprintln(p.errors, visible(r.Msg))
+	}
+}
+
+// tell says how far the job is.
+func (p *plain) tell() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Fprintln(p.errors, "iglu-builder: "+p.progress.describe(p.now()))
+}
+
+func (p *plain) hasShown(schemas.Message) bool { return false }
+func (p *plain) flush() error                  { return printed(p.out.Flush()) }
+
+func (p *plain) end() error {
+	if p.stop != nil {
+		p.stop()
+	}
+	return printed(p.out.Flush())
+}

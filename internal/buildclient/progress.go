@@ -1,0 +1,83 @@
+package buildclient
+
+import (
+	"encoding/json"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"iglu.sh/builder/schemas"
+)
+
+// maxFailed bounds how many failed derivations a summary shows, and maxBuilding of how many
+// it is known since when they build.
+const (
+	maxFailed   = 5
+	maxBuilding = 1000
+)
+
+// progress is how far a job is, as its events tell.
+type progress struct {
+	begun    time.Time
+	phase    schemas.Phase
+	counts   schemas.ProgressEvent
+	push     *schemas.PushEvent
+	building []building // in the order in which they began
+	failed   []schemas.DerivationEvent
+	verdict  *schemas.VerdictEvent
+}
+
+// building is a derivation that builds now.
+type building struct {
+	derivation string
+	phase      string // of its builder; empty if not known
+	since      time.Time
+}
+
+func newProgress(now time.Time) *progress { return &progress{begun: now} }
+
+// take notes an event. One that cannot be read is of a later version, and passed over.
+func (p *progress) take(data json.RawMessage, now time.Time) {
+	event, err := schemas.ParseEvent(data)
+	if err != nil {
+		return
+	}
+	switch e := event.(type) {
+	case schemas.PhaseEvent:
+		p.phase = e.Phase
+	case schemas.ProgressEvent:
+		p.counts = e
+	case schemas.PushEvent:
+		p.push = &e
+	case schemas.DerivationEvent:
+		p.takeDerivation(e, now)
+	case schemas.VerdictEvent:
+		p.verdict = &e
+	}
+}
+
+func (p *progress) takeDerivation(e schemas.DerivationEvent, now time.Time) {
+	at := slices.IndexFunc(p.building, func(b building) bool { return b.derivation == e.Derivation })
+	switch {
+	case e.State == schemas.DerivationBuilding && at >= 0:
+		p.building[at].phase = e.Phase
+	case e.State == schemas.DerivationBuilding && len(p.building) < maxBuilding:
+		p.building = append(p.building, building{e.Derivation, e.Phase, now})
+	case e.State != schemas.DerivationBuilding && at >= 0:
+		p.building = slices.Delete(p.building, at, at+1)
+	}
+	if e.State == schemas.DerivationFailed && len(p.failed) < maxFailed {
+		p.failed = append(p.failed, e)
+	}
+}
+
+// nameOf returns the name of a derivation, as people know it: of
+// /nix/store/HASH-hello-2.12.drv it is hello-2.12.
+func nameOf(derivation string) string {
+	name := strings.TrimSuffix(path.Base(derivation), ".drv")
+	if _, after, ok := strings.Cut(name, "-"); ok {
+		name = after
+	}
+	return visible(name)
+}

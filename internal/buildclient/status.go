@@ -1,0 +1,169 @@
+package buildclient
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/charmbracelet/x/ansi"
+
+	"iglu.sh/builder/schemas"
+)
+
+const (
+	separator = " · "
+	ellipsis  = "…"
+	// leastName is how many cells of a derivation's name must be seen for it to be of use.
+	leastName = 4
+)
+
+// describe returns all that is known of a running job, in one line.
+func (p *progress) describe(now time.Time) string {
+	return strings.Join(append(p.parts(now), p.nowLong(now)...), separator)
+}
+
+// status returns what is known of a running job in at most width cells of a terminal: all in
+// words if there is room for it, else in short, and then what matters most.
+func (p *progress) status(width int, now time.Time) string {
+	if status := p.describe(now); ansi.StringWidth(status) <= width {
+		return status
+	}
+	for parts := p.shortParts(now); ; parts = parts[:len(parts)-1] {
+		what := p.nowShort(width-cells(parts), now)
+		status := strings.Join(append(parts, what...), separator)
+		fits := ansi.StringWidth(status) <= width && (what != nil || len(p.building) == 0)
+		if fits || len(parts) == 1 {
+			return ansi.Truncate(status, width, "")
+		}
+	}
+}
+
+// cells returns how many cells parts take before what builds now.
+func cells(parts []string) int { return ansi.StringWidth(strings.Join(parts, separator) + separator) }
+
+// parts are the phase and what is done of it, in words.
+func (p *progress) parts(now time.Time) []string {
+	parts := []string{fmt.Sprintf("%s %s", cmp.Or(phaseWords[p.phase], visible(string(p.phase)), "running"), duration(now.Sub(p.begun)))}
+	if d := p.counts.Derivations; d.Expected > 0 {
+		built := fmt.Sprintf("%d/%d built", d.Done, d.Expected)
+		if d.Failed > 0 {
+			built += fmt.Sprintf(", %d failed", d.Failed)
+		}
+		parts = append(parts, built)
+	}
+	if d := p.counts.Paths; d.Expected > 0 {
+		parts = append(parts, fmt.Sprintf("%d/%d paths fetched, %s", d.Done, d.Expected, p.bytes()))
+	}
+	if p.push != nil {
+		parts = append(parts, fmt.Sprintf("%d/%d paths pushed, %s", p.push.Paths.Done, p.push.Paths.Expected, size(p.push.Bytes)))
+	}
+	return parts
+}
+
+// shortParts are the same in few characters. The first says most.
+func (p *progress) shortParts(now time.Time) (parts []string) {
+	d := p.counts.Derivations
+	switch {
+	case p.push != nil && p.phase == schemas.PushRest:
+		parts = append(parts, fmt.Sprintf("%d/%d pushed", p.push.Paths.Done, p.push.Paths.Expected), size(p.push.Bytes))
+	case d.Expected > 0:
+		parts = append(parts, fmt.Sprintf("%d/%d built", d.Done, d.Expected))
+	default:
+		parts = append(parts, p.parts(now)[0])
+	}
+	if p.counts.Bytes.Expected > 0 {
+		parts = append(parts, p.bytes())
+	}
+	return parts
+}
+
+// nowLong says what builds now, since when, and how many more do.
+func (p *progress) nowLong(now time.Time) []string {
+	if len(p.building) == 0 {
+		return nil
+	}
+	first := p.building[0]
+	text := nameOf(first.derivation)
+	if first.phase != "" {
+		text += " (" + visible(first.phase) + ")"
+	}
+	text += " " + duration(now.Sub(first.since))
+	if more := len(p.building) - 1; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return []string{text}
+}
+
+// nowShort is the same in so many cells, or nothing if they do not do.
+func (p *progress) nowShort(width int, now time.Time) []string {
+	if len(p.building) == 0 {
+		return nil
+	}
+	first := p.building[0]
+	name, since := nameOf(first.derivation), " "+duration(now.Sub(first.since))
+	room := width - len(since)
+	if room < min(leastName, ansi.StringWidth(name)) {
+		return nil
+	}
+	return []string{ansi.Truncate(name, room, ellipsis) + since}
+}
+
+// phaseWords are what a user reads of the phases.
+var phaseWords = map[schemas.Phase]string{
+	schemas.Pull:     "pulling the image",
+	schemas.Create:   "starting",
+	schemas.Fetch:    "fetching the source",
+	schemas.Evaluate: "evaluating",
+	schemas.Build:    "building",
+	schemas.PushRest: "pushing",
+	schemas.Done:     "ending",
+}
+
+// bytes says how much is downloaded of how much, in one unit.
+func (p *progress) bytes() string {
+	b := p.counts.Bytes
+	unit, name := unitOf(max(b.Done, b.Expected))
+	if unit == 1 {
+		return fmt.Sprintf("%d/%d %s", b.Done, b.Expected, name)
+	}
+	done, expected := float64(b.Done)/unit, float64(b.Expected)/unit
+	if max(done, expected) >= 100 {
+		return fmt.Sprintf("%.0f/%.0f %s", done, expected, name)
+	}
+	return fmt.Sprintf("%.1f/%.1f %s", done, expected, name)
+}
+
+// size returns a number of bytes with a unit.
+func size(bytes int64) string {
+	unit, name := unitOf(bytes)
+	if unit == 1 {
+		return fmt.Sprintf("%d %s", bytes, name)
+	}
+	return fmt.Sprintf("%.1f %s", float64(bytes)/unit, name)
+}
+
+// unitOf returns the unit in which a number of bytes is best read.
+func unitOf(bytes int64) (unit float64, name string) {
+	switch {
+	case bytes >= 1<<30:
+		return 1 << 30, "GiB"
+	case bytes >= 1<<20:
+		return 1 << 20, "MiB"
+	case bytes >= 1<<10:
+		return 1 << 10, "KiB"
+	}
+	return 1, "B"
+}
+
+// duration returns a time in whole seconds, such as 12s, 1m05s or 2h03m.
+func duration(d time.Duration) string {
+	seconds := int(max(d, 0) / time.Second)
+	switch {
+	case seconds < 60:
+		return fmt.Sprintf("%ds", seconds)
+	case seconds < 3600:
+		return fmt.Sprintf("%dm%02ds", seconds/60, seconds%60)
+	}
+	return fmt.Sprintf("%dh%02dm", seconds/3600, seconds/60%60)
+}

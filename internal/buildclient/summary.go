@@ -1,0 +1,151 @@
+package buildclient
+
+import (
+	"fmt"
+	"net/url"
+	"path"
+	"strings"
+	"time"
+
+	"iglu.sh/builder/internal/cachix"
+	"iglu.sh/builder/internal/shellwords"
+	"iglu.sh/builder/schemas"
+)
+
+const (
+	successColor = "\x1b[1;32m" // bold green
+	failureColor = "\x1b[1;31m" // bold red
+	labelColor   = "\x1b[2m"    // faint
+)
+
+// A push is what the client knows of a job's cache.
+type push struct {
+	target    string // its URL; empty: nothing is pushed
+	publicKey string // NAME:BASE64, as Nix trusts it; empty if the job does not sign
+}
+
+// pushOf returns what a job says of its cache.
+func pushOf(job []byte) push {
+	request, ok := schemas.ReadRequest(job)
+	if !ok || !request.BuildOptions.Cachix.Push {
+		return push{}
+	}
+	c := request.BuildOptions.Cachix
+	p := push{target: visible(c.Target)}
+	if u, err := url.Parse(c.Target); err == nil {
+		if key, err := cachix.ParseSigningKey(c.SigningKey); err == nil {
+			p.publicKey = path.Base(u.Path) + ":" + key.Public()
+		}
+	}
+	return p
+}
+
+// getCommand returns the command that gets results from the cache.
+func (p push) getCommand(results []string) string {
+	words := append([]string{"nix-store", "--realise"}, results...)
+	words = append(words, "--option", "extra-substituters", p.target)
+	if p.publicKey != "" {
+		words = append(words, "--option", "extra-trusted-public-keys", p.publicKey)
+	}
+	return shellwords.Join(words)
+}
+
+// appendSummary appends what is to be known of a job that has ended.
+func (s *screen) appendSummary(dst []byte, last *schemas.Response) []byte {
+	for _, failed := range s.progress.failed {
+		dst = s.appendFailed(dst, failed)
+	}
+	verdict := s.progress.verdict
+	if verdict == nil { // of a builder that sends none
+		verdict = &schemas.VerdictEvent{Seconds: s.now().Sub(s.progress.begun).Seconds()}
+	}
+	dst = append(dst, '\n')
+	dst = append(dst, s.title(last, verdict)...)
+	dst = append(dst, '\n')
+	for _, row := range s.rows(verdict, last.JobStatus == schemas.Success) {
+		dst = append(dst, s.colored(labelColor, fmt.Sprintf("  %-8s", row[0]))...)
+		dst = append(dst, row[1]...)
+		dst = append(dst, '\n')
+	}
+	return dst
+}
+
+// title says how the job ended.
+func (s *screen) title(last *schemas.Response, verdict *schemas.VerdictEvent) string {
+	took := seconds(verdict.Seconds)
+	switch {
+	case last.JobStatus == schemas.Success:
+		return s.colored(successColor, "Built in "+took)
+	case last.BuildExitCode == nil:
+		return s.colored(failureColor, "Failed after "+took+": ") + sentences(last)
+	case last.Msg == "":
+		return s.colored(failureColor, fmt.Sprintf("Failed with exit code %d after %s", *last.BuildExitCode, took))
+	}
+	return s.colored(failureColor, fmt.Sprintf("Failed with exit code %d after %s: ", *last.BuildExitCode, took)) + visible(last.Msg)
+}
+
+// appendFailed appends a failed derivation and the last lines of its log.
+func (s *screen) appendFailed(dst []byte, failed schemas.DerivationEvent) []byte {
+	dst = append(dst, '\n')
+	what := nameOf(failed.Derivation) + " failed"
+	if failed.Phase != "" {
+		what += " in " + visible(failed.Phase)
+	}
+	if len(failed.Log) > 0 {
+		what += "; its last lines:"
+	}
+	dst = append(append(dst, s.colored(failureColor, what)...), '\n')
+	for _, line := range failed.Log {
+		dst = append(dst, "  "...)
+		dst = append(appendLine(dst, []byte(line), s.color), '\n')
+	}
+	return dst
+}
+
+// rows are what else is known, each with a label.
+func (s *screen) rows(verdict *schemas.VerdictEvent, succeeded bool) (rows [][2]string) {
+	add := func(label, text string) {
+		if text != "" {
+			rows = append(rows, [2]string{label, text})
+		}
+	}
+	var phases []string
+	for _, p := range verdict.Phases {
+		phases = append(phases, visible(string(p.Phase))+" "+seconds(p.Seconds))
+	}
+	add("phases", strings.Join(phases, ", "))
+	if verdict.PeakMemory > 0 {
+		add("memory", size(verdict.PeakMemory)+" at most")
+	}
+	if verdict.CPUSeconds > 0 {
+		add("CPU", seconds(verdict.CPUSeconds))
+	}
+	add("commit", visible(verdict.Commit))
+	if verdict.Pushed != nil {
+		add("pushed", fmt.Sprintf("%d paths, %s, to %s", verdict.Pushed.Paths, size(verdict.Pushed.Bytes), s.target.target))
+	}
+	switch {
+	case !succeeded || s.target.target == "":
+	case len(s.results) > 0:
+		add("get it", s.target.getCommand(s.results))
+	default:
+		add("get it", "from the substituter "+s.target.target+s.trust())
+	}
+	return rows
+}
+
+// trust says which key makes Nix take what comes from the cache.
+func (s *screen) trust() string {
+	if s.target.publicKey == "" {
+		return ""
+	}
+	return ", whose key is " + s.target.publicKey
+}
+
+// seconds returns a time such as 0.4s, 12.3s or 1m05s.
+func seconds(s float64) string {
+	if s < 60 {
+		return fmt.Sprintf("%.1fs", s)
+	}
+	return duration(time.Duration(s * float64(time.Second)))
+}

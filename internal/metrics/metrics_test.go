@@ -1,0 +1,189 @@
+package metrics
+
+import (
+	"encoding/json"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/schemas"
+)
+
+var refusals = []string{"busy", "malformed"}
+
+// used returns metrics every one of which has counted something.
+func used() *Metrics {
+	m := New(Build{Version: "1.2.3", Revision: "abc", GoVersion: "go1.26"}, refusals)
+	m.Stores(func() (int, int64) { return 2, 5 << 30 })
+	m.JobStarted()
+	code := 0
+	m.JobEnded(schemas.VerdictEvent{End: "exited", ExitCode: &code, Seconds: 3, Pushed: &schemas.Pushed{Paths: 4, Bytes: 1 << 20},
+		Phases: []schemas.PhaseTime{{Phase: schemas.Build, Seconds: 2}}})
+	m.JobStarted()
+	m.JobEnded(schemas.VerdictEvent{End: string(jobend.TimedOut), Seconds: 7 * 3600})
+	m.JobStarted()
+	m.LogWritten(100, 3)
+	m.LogWritten(11, 1)
+	m.Refused("busy")
+	m.EngineFailed("start the container")
+	return m
+}
+
+// TestLint holds the names, units and help texts against Prometheus' conventions, as
+// promtool check metrics does.
+func TestLint(t *testing.T) {
+	problems, err := testutil.GatherAndLint(used().registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+func TestValues(t *testing.T) {
+	const want = `
+# HELP iglu_builder_build_info Which program this is; always 1.
+# TYPE iglu_builder_build_info gauge
+iglu_builder_build_info{goversion="go1.26",revision="abc",version="1.2.3"} 1
+# HELP iglu_builder_jobs_running Jobs that run now: 0 or 1.
+# TYPE iglu_builder_jobs_running gauge
+iglu_builder_jobs_running 1
+# HELP iglu_builder_log_bytes_total Bytes written to the logs of jobs.
+# TYPE iglu_builder_log_bytes_total counter
+iglu_builder_log_bytes_total 111
+# HELP iglu_builder_log_lines_total Lines written to the logs of jobs.
+# TYPE iglu_builder_log_lines_total counter
+iglu_builder_log_lines_total 4
+# HELP iglu_builder_push_bytes_total Bytes that jobs sent to their caches.
+# TYPE iglu_builder_push_bytes_total counter
+iglu_builder_push_bytes_total 1.048576e+06
+# HELP iglu_builder_push_paths_total Store paths that jobs pushed to their caches.
+# TYPE iglu_builder_push_paths_total counter
+iglu_builder_push_paths_total 4
+# HELP iglu_builder_refused_connections_total Clients whose job was not taken, by why.
+# TYPE iglu_builder_refused_connections_total counter
+iglu_builder_refused_connections_total{reason="busy"} 1
+iglu_builder_refused_connections_total{reason="malformed"} 0
+# HELP iglu_builder_engine_errors_total Calls of the container engine that failed, by what they were to do.
+# TYPE iglu_builder_engine_errors_total counter
+iglu_builder_engine_errors_total{call="start the container"} 1
+# HELP iglu_builder_store_bytes Bytes that these volumes take.
+# TYPE iglu_builder_store_bytes gauge
+iglu_builder_store_bytes 5.36870912e+09
+# HELP iglu_builder_store_volumes Volumes that keep a Nix store between jobs.
+# TYPE iglu_builder_store_volumes gauge
+iglu_builder_store_volumes 2
+`
+	if err := testutil.GatherAndCompare(used().registry, strings.NewReader(want),
+		"iglu_builder_build_info", "iglu_builder_jobs_running", "iglu_builder_log_bytes_total", "iglu_builder_log_lines_total",
+		"iglu_builder_push_bytes_total", "iglu_builder_push_paths_total",
+		"iglu_builder_refused_connections_total", "iglu_builder_engine_errors_total",
+		"iglu_builder_store_bytes", "iglu_builder_store_volumes"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestEndsAreThereFromTheStart looks for a series of each end, so that Prometheus sees the
+// first job that ends so.
+func TestEndsAreThereFromTheStart(t *testing.T) {
+	m := New(Build{}, refusals)
+	if got, want := testutil.CollectAndCount(m.jobs), len(jobend.All)+1; got != want {
+		t.Errorf("%d series of jobs, want %d", got, want)
+	}
+	if got := testutil.CollectAndCount(m.phases); got != len(timedPhases) {
+		t.Errorf("%d series of phases, want %d", got, len(timedPhases))
+	}
+	if got := testutil.CollectAndCount(m.refused); got != len(refusals) {
+		t.Errorf("%d series of refusals, want %d", got, len(refusals))
+	}
+	m.JobStarted()
+	m.JobEnded(schemas.VerdictEvent{End: string(jobend.Silent)})
+	if got, want := testutil.CollectAndCount(m.jobs), len(jobend.All)+1; got != want {
+		t.Errorf("%d series of jobs after one has ended, want %d", got, want)
+	}
+}
+
+// names returns the names of all metrics, as their type has them: of a histogram those of its
+// series.
+func names(t *testing.T) (series, families []string) {
+	t.Helper()
+	gathered, err := used().registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range gathered {
+		name := family.GetName()
+		families = append(families, name)
+		if family.GetType().String() == "HISTOGRAM" {
+			series = append(series, name+"_bucket", name+"_sum", name+"_count")
+		} else {
+			series = append(series, name)
+		}
+	}
+	return series, families
+}
+
+var metricName = regexp.MustCompile(`\b(iglu_builder|process|go)_[a-z_]+\b`)
+
+// TestDashboard looks for each metric that the dashboard draws, and for each of the builder's
+// own in the dashboard.
+func TestDashboard(t *testing.T) {
+	text, err := os.ReadFile("../../examples/grafana-dashboard.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dashboard struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal(text, &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	series, families := names(t)
+	drawn := make(map[string]bool)
+	for _, panel := range dashboard.Panels {
+		for _, target := range panel.Targets {
+			found := metricName.FindAllString(target.Expr, -1)
+			if len(found) == 0 {
+				t.Errorf("%s draws no metric: %s", panel.Title, target.Expr)
+			}
+			for _, name := range found {
+				if drawn[name] = true; !slices.Contains(series, name) {
+					t.Errorf("%s draws %s, which there is not", panel.Title, name)
+				}
+			}
+		}
+	}
+	for _, family := range families {
+		if strings.HasPrefix(family, namespace) && !drawn[family] && !drawn[family+"_bucket"] && !drawn[family+"_sum"] {
+			t.Errorf("%s is not drawn", family)
+		}
+	}
+}
+
+// TestDocumentation holds the table of docs/metrics.md against the metrics.
+func TestDocumentation(t *testing.T) {
+	text, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []string
+	for _, match := range regexp.MustCompile("(?m)^\\| `(iglu_builder_[a-z_]+)` \\|").FindAllStringSubmatch(string(text), -1) {
+		documented = append(documented, match[1])
+	}
+	_, families := names(t)
+	families = slices.DeleteFunc(families, func(name string) bool { return !strings.HasPrefix(name, namespace) })
+	slices.Sort(documented)
+	if diff := cmp.Diff(families, documented); diff != "" {
+		t.Errorf("docs/metrics.md (-metrics +documented):\n%s", diff)
+	}
+}

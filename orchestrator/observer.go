@@ -1,0 +1,31 @@
+package orchestrator
+
+import "iglu.sh/builder/schemas"
+
+// An Observer is told of jobs and of the engine, for the numbers that are kept of them. Its
+// methods return at once.
+type Observer interface {
+	// JobStarted is told that a job has begun, before JobEnded is told how it ended. That is
+	// told before the job's client is.
+	JobStarted()
+	JobEnded(verdict schemas.VerdictEvent)
+	// EngineFailed is told what the engine was to do and did not, in one of few sentences.
+	// What failed because the job was cancelled is no failure.
+	EngineFailed(call string)
+}
+
+// Calls of the engine that fail with a sentence of their own, or without the job.
+const (
+	callPing    = "answer"
+	callPull    = "pull the job image"
+	callInspect = "describe the container"
+	callStop    = "stop the container"
+	callRemove  = "remove the container"
+)
+
+// nobody is told in vain.
+type nobody struct{}
+
+func (nobody) JobStarted()                   {}
+func (nobody) JobEnded(schemas.VerdictEvent) {}
+func (nobody) EngineFailed(string)           {}
