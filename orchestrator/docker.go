@@ -79,14 +79,17 @@ type docker struct {
 
 // NewDocker returns a Builder on the Docker engine that DOCKER_HOST and the other
 // variables of Docker's clients name. The engine need not be running yet. The logs of
-// its jobs are kept in logs.
-func NewDocker(options Options, logs *joblog.Store, log *slog.Logger) (*Builder, error) {
+// its jobs are kept in logs, and what else outlives them in records.
+func NewDocker(options Options, logs *joblog.Store, records Records, log *slog.Logger) (*Builder, error) {
 	c, err := client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation())
 	if err != nil {
 		return nil, fmt.Errorf("configure the connection to the engine: %w", err)
 	}
 	engine := &docker{client: c, options: options, dirty: true}
-	return &Builder{engine: engine, push: options.Push, deadlines: options.Deadlines, logs: logs, log: log}, nil
+	return &Builder{
+		engine: engine, push: options.Push, deadlines: options.Deadlines, logs: logs, records: records, log: log,
+		running: make(map[string]context.CancelCauseFunc),
+	}, nil
 }
 
 func (d *docker) close() error { return d.client.Close() }

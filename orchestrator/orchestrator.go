@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"iglu.sh/builder/internal/jobenv"
@@ -27,7 +28,11 @@ type Builder struct {
 	push      Push
 	deadlines Deadlines
 	logs      *joblog.Store
+	records   Records
 	log       *slog.Logger
+
+	mu      sync.Mutex
+	running map[string]context.CancelCauseFunc // what ends the jobs that run
 }
 
 // engine is where containers run.
@@ -104,12 +109,15 @@ func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Wr
 		response := verdict.Response()
 		return schemas.Message{Time: time.Now(), Response: &response, Event: schemas.AppendEvent(nil, verdict.Event())}
 	}
+	defer b.prune(log) // when the log is closed, and old ones are gone
 	defer lines.Close()
-	return b.buildLogged(ctx, c, request.Arch, lines, out)
+	ctx, done := b.cancellable(ctx, job)
+	defer done()
+	return b.buildLogged(ctx, c, request.Arch, lines, b.begin(job, request, redactor, log), out)
 }
 
-// buildLogged runs a container, keeps its log and has out follow that.
-func (b *Builder) buildLogged(ctx context.Context, c container, arch string, lines *joblog.Log, out io.Writer) schemas.Message {
+// buildLogged runs a container, keeps its log and record, and has out follow the log.
+func (b *Builder) buildLogged(ctx context.Context, c container, arch string, lines *joblog.Log, record *recorder, out io.Writer) schemas.Message {
 	ctx, stop := b.deadlines.bound(ctx)
 	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -132,6 +140,7 @@ func (b *Builder) buildLogged(ctx context.Context, c container, arch string, lin
 	}
 	verdict = c.account.close(verdict)
 	verdict.log(c.log)
+	record.end(verdict, lines.Lines()) // before somebody is told, who may ask for it
 	last := lines.Respond(verdict.Response(), verdict.Event())
 	lines.Seal()
 	<-followed

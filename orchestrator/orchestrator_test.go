@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/jobwire"
 	"iglu.sh/builder/schemas"
@@ -45,9 +46,15 @@ func builder(t *testing.T, e engine) (b *Builder, log *bytes.Buffer, folder stri
 	if err != nil {
 		t.Fatal(err)
 	}
+	records, err := history.Open(filepath.Join(t.TempDir(), "history.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { records.Close() })
 	log = new(bytes.Buffer)
 	options := &slog.HandlerOptions{Level: slog.LevelDebug}
-	return &Builder{engine: e, logs: logs, log: slog.New(slog.NewTextHandler(log, options))}, log, folder
+	return &Builder{engine: e, logs: logs, records: records, log: slog.New(slog.NewTextHandler(log, options)),
+		running: make(map[string]context.CancelCauseFunc)}, log, folder
 }
 
 // secretRequest is a request whose secrets are told apart at sight.
