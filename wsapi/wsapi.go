@@ -47,6 +47,8 @@ type Options struct {
 	// ClientTimeout is how long a client may accept nothing of what it is sent
 	// before it counts as gone.
 	ClientTimeout time.Duration
+	// Page serves every path that is not the Server's own, to those who have the token.
+	Page http.Handler
 }
 
 // A Server serves the builder's HTTP endpoints. It is an http.Handler.
@@ -91,6 +93,9 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 	s.mux.HandleFunc("/api/v1/healthcheck", s.serveHealthcheck)
 	s.mux.HandleFunc("/livez", s.serveLive)
 	s.mux.HandleFunc("/readyz", s.serveReady)
+	s.mux.HandleFunc("POST /login", s.serveLogin)
+	s.mux.HandleFunc("POST /logout", s.serveLogout)
+	s.mux.HandleFunc("/", s.servePage)
 	return s
 }
 

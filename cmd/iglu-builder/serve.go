@@ -15,7 +15,9 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/web"
 	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/wsapi"
 )
@@ -90,10 +92,16 @@ func onSignals(ctx context.Context) (first, second context.Context, stop func())
 // at most the time of grace, and only until now ends. program is what runs in the
 // containers.
 func serve(ctx, now context.Context, s settings, program string, log *slog.Logger) error {
-	logs, err := joblog.Open(filepath.Join(s.stateDir, s.instance, "logs"), s.keepLogs, s.maxLogBytes)
+	state := filepath.Join(s.stateDir, s.instance)
+	logs, err := joblog.Open(filepath.Join(state, "logs"), s.keepLogs, s.maxLogBytes)
 	if err != nil {
 		return fmt.Errorf("%w\nhint: IGLU_STATE_DIR names a folder that the builder may write to", err)
 	}
+	records, err := openHistory(filepath.Join(state, "history.db"), logs)
+	if err != nil {
+		return err
+	}
+	defer records.Close()
 	builder, err := orchestrator.NewDocker(orchestrator.Options{
 		Instance: s.instance,
 		Image:    s.jobImage,
@@ -106,7 +114,7 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 
 		Sandbox:       s.sandbox,
 		SandboxUnsafe: s.sandboxUnsafe,
-	}, logs, log)
+	}, logs, records, log)
 	if err != nil {
 		return err
 	}
@@ -115,7 +123,14 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 	if err != nil {
 		return err
 	}
+	page := web.New(records, logs, builder, web.Options{
+		Commands:      s.allowedCommands,
+		ClientTimeout: s.clientTimeout,
+		Token:         token != "",
+	}, log)
+	defer page.Close()
 	api := wsapi.NewServer(builder, wsapi.Options{
+		Page:            page,
 		Token:           token,
 		AllowedOrigins:  s.allowedOrigins,
 		Commands:        s.allowedCommands,
@@ -150,7 +165,7 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 		api.Drain(grace)
 	})()
 	notify(daemon.SdNotifyReady, log)
-	err = serveHTTP(serving, listener, api, log)
+	err = serveHTTP(serving, listener, api, page.Close, log)
 	api.Close()
 	return err
 }
@@ -180,14 +195,29 @@ func notify(state string, log *slog.Logger) {
 	}
 }
 
-// serveHTTP answers requests until ctx ends, and those under way a little longer.
-func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
+// openHistory opens the history of the jobs that have a log.
+func openHistory(name string, logs *joblog.Store) (*history.History, error) {
+	records, err := history.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := records.Prune(logs.Has); err != nil {
+		records.Close()
+		return nil, err
+	}
+	return records, nil
+}
+
+// serveHTTP answers requests until ctx ends, and those under way a little longer. It calls
+// stopWatching then, because those of watchers would not end.
+func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler, stopWatching func(), log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           handler,
 		ConnContext:       wsapi.WithConn,
 		ReadHeaderTimeout: headerTimeout,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
+	server.RegisterOnShutdown(stopWatching)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	select {
