@@ -94,8 +94,8 @@ type docker struct {
 
 // NewDocker returns a Builder on the Docker engine that its options, or DOCKER_HOST and the
 // other variables of Docker's clients, name. The engine need not be running yet. The logs of
-// its jobs are kept in logs.
-func NewDocker(options Options, logs *joblog.Store, log *slog.Logger) (*Builder, error) {
+// its jobs are kept in logs, and what else outlives them in records.
+func NewDocker(options Options, logs *joblog.Store, records Records, log *slog.Logger) (*Builder, error) {
 	how := []client.Opt{client.FromEnv, client.WithAPIVersionNegotiation()}
 	if options.Host != "" {
 		how = append(how, client.WithHost(options.Host))
@@ -115,7 +115,10 @@ func NewDocker(options Options, logs *joblog.Store, log *slog.Logger) (*Builder,
 		rested:  make(chan struct{}, 1),
 		dirty:   true,
 	}
-	return &Builder{engine: engine, push: options.Push, deadlines: options.Deadlines, logs: logs, log: log, observer: options.Observer}, nil
+	return &Builder{
+		engine: engine, push: options.Push, deadlines: options.Deadlines, logs: logs, records: records, log: log,
+		observer: options.Observer, running: make(map[string]context.CancelCauseFunc),
+	}, nil
 }
 
 func (d *docker) close() error {

@@ -82,6 +82,15 @@ func (l ledger) remove(store string) error {
 	return nil
 }
 
+// size returns how many entries there are, and how many bytes they say together.
+func (l ledger) size() (stores int, bytes int64) {
+	entries, _ := l.all()
+	for _, e := range entries {
+		bytes += e.Bytes
+	}
+	return len(entries), bytes
+}
+
 // all returns every entry, by the name of its store.
 func (l ledger) all() (map[string]entry, error) {
 	files, err := os.ReadDir(l.folder)

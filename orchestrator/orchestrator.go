@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"iglu.sh/builder/internal/jobenv"
@@ -27,8 +28,12 @@ type Builder struct {
 	push      Push
 	deadlines Deadlines
 	logs      *joblog.Store
+	records   Records
 	log       *slog.Logger
 	observer  Observer
+
+	mu      sync.Mutex
+	running map[string]context.CancelCauseFunc // what ends the jobs that run
 }
 
 // engine is where containers run.
@@ -48,6 +53,8 @@ type engine interface {
 	tend(ctx context.Context, log *slog.Logger)
 	// stores returns the Nix stores that outlive jobs, the one that was used last first.
 	stores(ctx context.Context) ([]Store, error)
+	// storesSize returns how many of them are known and how large they are together.
+	storesSize() (stores int, bytes int64)
 	// removeStore removes one, if it is there.
 	removeStore(ctx context.Context, name string) error
 	// check returns why containers can never run as they are set up.
@@ -81,6 +88,10 @@ func (b *Builder) Tend(ctx context.Context) { b.engine.tend(ctx, b.log) }
 
 // Stores returns the Nix stores that outlive jobs, the one that was used last first.
 func (b *Builder) Stores(ctx context.Context) ([]Store, error) { return b.engine.stores(ctx) }
+
+// StoresSize returns how many Nix stores outlive jobs, and how many bytes they take together,
+// as far as that is known.
+func (b *Builder) StoresSize() (stores int, bytes int64) { return b.engine.storesSize() }
 
 // RemoveStore removes the store of a name, if it is there. One that is in use stays, which is an error.
 func (b *Builder) RemoveStore(ctx context.Context, name string) error {
@@ -124,12 +135,15 @@ func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Wr
 		response := verdict.Response()
 		return schemas.Message{Time: time.Now(), Response: &response, Event: schemas.AppendEvent(nil, verdict.Event())}
 	}
+	defer b.prune(log) // when the log is closed, and old ones are gone
 	defer lines.Close()
-	return b.buildLogged(ctx, c, request.Arch, lines, out)
+	ctx, done := b.cancellable(ctx, job)
+	defer done()
+	return b.buildLogged(ctx, c, request.Arch, lines, b.begin(job, request, redactor, log), out)
 }
 
-// buildLogged runs a container, keeps its log and has out follow that.
-func (b *Builder) buildLogged(ctx context.Context, c container, arch string, lines *joblog.Log, out io.Writer) schemas.Message {
+// buildLogged runs a container, keeps its log and record, and has out follow the log.
+func (b *Builder) buildLogged(ctx context.Context, c container, arch string, lines *joblog.Log, record *recorder, out io.Writer) schemas.Message {
 	ctx, stop := b.deadlines.bound(ctx)
 	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -152,6 +166,7 @@ func (b *Builder) buildLogged(ctx context.Context, c container, arch string, lin
 	}
 	verdict = c.account.close(verdict)
 	b.ended(verdict, c.log)
+	record.end(verdict, lines.Lines()) // before somebody is told, who may ask for it
 	last := lines.Respond(verdict.Response(), verdict.Event())
 	lines.Seal()
 	<-followed

@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/jobwire"
 	"iglu.sh/builder/schemas"
@@ -32,6 +33,7 @@ func (s scripted) close() error                              { return nil }
 func (s scripted) check(context.Context, *slog.Logger) error { return nil }
 func (s scripted) tend(context.Context, *slog.Logger)        {}
 func (s scripted) stores(context.Context) ([]Store, error)   { return nil, nil }
+func (s scripted) storesSize() (int, int64)                  { return 0, 0 }
 func (s scripted) removeStore(context.Context, string) error { return nil }
 func (s scripted) clean(context.Context, func(kind, name string)) error {
 	return nil
@@ -48,9 +50,15 @@ func builder(t *testing.T, e engine) (b *Builder, log *bytes.Buffer, folder stri
 	if err != nil {
 		t.Fatal(err)
 	}
+	records, err := history.Open(filepath.Join(t.TempDir(), "history.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { records.Close() })
 	log = new(bytes.Buffer)
 	options := &slog.HandlerOptions{Level: slog.LevelDebug}
-	return &Builder{engine: e, logs: logs, log: slog.New(slog.NewTextHandler(log, options)), observer: nobody{}}, log, folder
+	return &Builder{engine: e, logs: logs, records: records, log: slog.New(slog.NewTextHandler(log, options)),
+		observer: nobody{}, running: make(map[string]context.CancelCauseFunc)}, log, folder
 }
 
 // secretRequest is a request whose secrets are told apart at sight.

@@ -269,6 +269,8 @@ func (d *docker) stores(ctx context.Context) ([]Store, error) {
 	return stores, nil
 }
 
+func (d *docker) storesSize() (stores int, bytes int64) { return d.ledger.size() }
+
 // wasKilled reports whether a container that has ended, or may have, was killed, as far as
 // the engine knows.
 func (d *docker) wasKilled(ctx context.Context, id string) bool {

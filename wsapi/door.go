@@ -20,19 +20,28 @@ func (s *Server) mayConnect(w http.ResponseWriter, r *http.Request) bool {
 	switch {
 	case !s.hasToken(r):
 		s.refused(refusedToken)
-		w.Header().Set("WWW-Authenticate", "Bearer")
-		http.Error(w, "The builder's token is missing or wrong: send it as Authorization: Bearer TOKEN.", http.StatusUnauthorized)
+		askForToken(w)
 	case !s.isAllowedOrigin(r):
 		s.refused(refusedOrigin)
-		http.Error(w, "Pages of this origin may not use the builder (IGLU_ALLOWED_ORIGINS).", http.StatusForbidden)
+		refuseOrigin(w)
 	default:
 		return true
 	}
 	return false
 }
 
+func askForToken(w http.ResponseWriter) {
+	w.Header().Set("WWW-Authenticate", "Bearer")
+	http.Error(w, "The builder's token is missing or wrong: send it as Authorization: Bearer TOKEN.", http.StatusUnauthorized)
+}
+
+func refuseOrigin(w http.ResponseWriter) {
+	http.Error(w, "Pages of this origin may not use the builder (IGLU_ALLOWED_ORIGINS).", http.StatusForbidden)
+}
+
+// hasToken reports whether a request shows the token, or what a browser has got for it.
 func (s *Server) hasToken(r *http.Request) bool {
-	if s.options.Token == "" {
+	if s.options.Token == "" || s.hasCookie(r) {
 		return true
 	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
@@ -41,9 +50,13 @@ func (s *Server) hasToken(r *http.Request) bool {
 			scheme, token = bearer, protocols[at+1]
 		}
 	}
+	return strings.EqualFold(scheme, bearer) && s.isToken(token)
+}
+
+func (s *Server) isToken(text string) bool {
 	// Digests are of one length, and how many bytes of them are alike says nothing.
-	got, want := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(s.options.Token))
-	return strings.EqualFold(scheme, bearer) && subtle.ConstantTimeCompare(got[:], want[:]) == 1
+	got, want := sha256.Sum256([]byte(text)), sha256.Sum256([]byte(s.options.Token))
+	return subtle.ConstantTimeCompare(got[:], want[:]) == 1
 }
 
 // isAllowedOrigin reports whether a browser's page may connect. What is not a browser names

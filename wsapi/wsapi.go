@@ -51,6 +51,8 @@ type Options struct {
 	// reason each time that a client's job is not taken: one of Refusals.
 	Metrics http.Handler
 	Refused func(reason string)
+	// Page serves every path that is not the Server's own, to those who have the token.
+	Page http.Handler
 }
 
 // A Server serves the builder's HTTP endpoints. It is an http.Handler.
@@ -96,6 +98,9 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 	s.mux.HandleFunc("/livez", s.serveLive)
 	s.mux.HandleFunc("/readyz", s.serveReady)
 	s.mux.HandleFunc("/metrics", s.serveMetrics)
+	s.mux.HandleFunc("POST /login", s.serveLogin)
+	s.mux.HandleFunc("POST /logout", s.serveLogout)
+	s.mux.HandleFunc("/", s.servePage)
 	return s
 }
 

@@ -91,5 +91,5 @@ func serveCache(ctx context.Context, s cacheSettings, token string, log *slog.Lo
 	for _, name := range s.names {
 		log.Info("serving a cache", "url", fmt.Sprintf("http://%s/%s", listener.Addr(), name), "folder", s.folder)
 	}
-	return serveHTTP(ctx, listener, cache, log)
+	return serveHTTP(ctx, listener, cache, func() {}, log)
 }

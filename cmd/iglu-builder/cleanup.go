@@ -32,7 +32,7 @@ It prints a line for each thing that it removes.`,
 			}
 			ctx, cancel := context.WithTimeout(command.Context(), cleanupTimeout)
 			defer cancel()
-			builder, err := orchestrator.NewDocker(orchestrator.Options{Instance: s.instance}, nil, slog.New(slog.DiscardHandler))
+			builder, err := orchestrator.NewDocker(orchestrator.Options{Instance: s.instance}, nil, nil, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return &exitError{1, err}
 			}

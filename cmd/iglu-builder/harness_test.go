@@ -10,6 +10,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -243,14 +244,18 @@ func (s *server) stop() error {
 	return errors.Join(err, checkSecrets(s.log.String()), s.checkKeptLogs())
 }
 
-// checkKeptLogs looks for secrets in the logs of jobs that the server has kept.
+// checkKeptLogs looks for secrets in what the server has kept of jobs.
 func (s *server) checkKeptLogs() error {
 	names, err := filepath.Glob(filepath.Join(world.stateDir, s.instance, "logs", "*"))
 	for _, name := range names {
 		text, readErr := os.ReadFile(name)
 		err = errors.Join(err, readErr, checkSecrets(string(text)))
 	}
-	return err
+	records, readErr := os.ReadFile(filepath.Join(world.stateDir, s.instance, "history.db"))
+	if errors.Is(readErr, fs.ErrNotExist) { // of a process, which has a folder of its own
+		return err
+	}
+	return errors.Join(err, readErr, checkSecrets(string(records)))
 }
 
 func (s *server) containers() []string { return s.onEngine("container", "ls", "--all") }

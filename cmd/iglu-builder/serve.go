@@ -14,8 +14,10 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/metrics"
+	"iglu.sh/builder/internal/web"
 	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/wsapi"
 )
@@ -96,6 +98,11 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 	}
 	numbers := metrics.New(metricsBuild(), wsapi.Refusals)
 	logs.Written = numbers.LogWritten
+	records, err := openHistory(s.folder("history.db"), logs)
+	if err != nil {
+		return err
+	}
+	defer records.Close()
 	builder, err := orchestrator.NewDocker(orchestrator.Options{
 		Host:     s.engineHost,
 		Instance: s.instance,
@@ -113,16 +120,24 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 		SandboxUnsafe: s.sandboxUnsafe,
 
 		Observer: numbers,
-	}, logs, log)
+	}, logs, records, log)
 	if err != nil {
 		return err
 	}
 	defer builder.Close()
+	numbers.Stores(builder.StoresSize)
 	token, err := readToken(s.tokenFile)
 	if err != nil {
 		return err
 	}
+	page := web.New(records, logs, builder, web.Options{
+		Commands:      s.allowedCommands,
+		ClientTimeout: s.clientTimeout,
+		Token:         token != "",
+	}, log)
+	defer page.Close()
 	api := wsapi.NewServer(builder, wsapi.Options{
+		Page:            page,
 		Token:           token,
 		AllowedOrigins:  s.allowedOrigins,
 		Commands:        s.allowedCommands,
@@ -160,7 +175,7 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 		api.Drain(grace)
 	})()
 	notify(daemon.SdNotifyReady, log)
-	err = serveHTTP(serving, listener, api, log)
+	err = serveHTTP(serving, listener, api, page.Close, log)
 	api.Close()
 	return err
 }
@@ -204,14 +219,29 @@ func notify(state string, log *slog.Logger) {
 	}
 }
 
-// serveHTTP answers requests until ctx ends, and those under way a little longer.
-func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
+// openHistory opens the history of the jobs that have a log.
+func openHistory(name string, logs *joblog.Store) (*history.History, error) {
+	records, err := history.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := records.Prune(logs.Has); err != nil {
+		records.Close()
+		return nil, err
+	}
+	return records, nil
+}
+
+// serveHTTP answers requests until ctx ends, and those under way a little longer. It calls
+// stopWatching then, because those of watchers would not end.
+func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler, stopWatching func(), log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           handler,
 		ConnContext:       wsapi.WithConn,
 		ReadHeaderTimeout: headerTimeout,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
+	server.RegisterOnShutdown(stopWatching)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	select {

@@ -85,7 +85,7 @@ func onStores(s *settings, work func(ctx context.Context, builder *orchestrator.
 		}
 		ctx, cancel := context.WithTimeout(command.Context(), storesTimeout)
 		defer cancel()
-		builder, err := orchestrator.NewDocker(orchestrator.Options{Instance: s.instance, Stores: s.stores()}, nil, slog.New(slog.DiscardHandler))
+		builder, err := orchestrator.NewDocker(orchestrator.Options{Instance: s.instance, Stores: s.stores()}, nil, nil, slog.New(slog.DiscardHandler))
 		if err == nil {
 			defer builder.Close()
 			err = work(ctx, builder, args, command.OutOrStdout())

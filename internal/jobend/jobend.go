@@ -14,11 +14,12 @@ const (
 	Killed      End = "killed"        // its container was ended by somebody else
 	TimedOut    End = "timed-out"     // it ran too long
 	Silent      End = "silent"        // it printed nothing for too long
-	Cancelled   End = "cancelled"     // its client said goodbye
+	Cancelled   End = "cancelled"     // its client said goodbye, or somebody cancelled it on the page
 	ClientGone  End = "client-gone"   // its client went away without a word
 	Shutdown    End = "shutdown"      // the builder shuts down
 	NoImage     End = "no-image"      // its image is not there and cannot be pulled
 	EngineGone  End = "engine-gone"   // the engine does not answer, or went away
+	Interrupted End = "interrupted"   // its builder died; only the history says so, when it is back
 	Failed      End = "failed"        // the builder or the engine could not do their part
 )
 

@@ -164,6 +164,13 @@ func (l *Log) wake() {
 	l.changed = make(chan struct{})
 }
 
+// Lines returns how many lines the log has.
+func (l *Log) Lines() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines
+}
+
 // Close ends the log's use of its file. Readers must be done.
 func (l *Log) Close() error {
 	err := errors.Join(l.file.Close(), l.journal.file.Close())

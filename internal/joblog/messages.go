@@ -22,6 +22,7 @@ func (l *Log) FollowMessages(ctx context.Context, seq int64, take func([]schemas
 	return l.followMessages(ctx, l.file, l.journal.file, seq, take)
 }
 
+// followMessages leaves lines out where there is no logFile.
 func (l *Log) followMessages(ctx context.Context, logFile, journalFile io.ReaderAt, seq int64, take func([]schemas.Message) error) error {
 	f := follower{log: l, file: logFile, from: seq, take: take}
 	l.mu.Lock()
@@ -98,6 +99,9 @@ func (f *follower) give(ctx context.Context, at place, r *record) error {
 	}
 	message := schemas.Message{Seq: at.messages + 1, Time: time.UnixMilli(r.at).UTC()}
 	if r.isLines() {
+		if f.file == nil {
+			return nil
+		}
 		message.Stream = streamOfKind[r.kind]
 		skip := max(0, f.from-message.Seq)
 		message.Seq += skip

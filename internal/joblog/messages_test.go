@@ -467,3 +467,42 @@ func TestReaderOfARemovedLog(t *testing.T) {
 	got, err := messagesOf(func(take func([]schemas.Message) error) error { return r.FollowMessages(t.Context(), 1, take) })
 	wantMessages(t, "reader", want, got, err)
 }
+
+// TestFollowEvents reads a job's messages without its lines, and with the numbers that they
+// have among them.
+func TestFollowEvents(t *testing.T) {
+	store, err := Open(t.TempDir(), Keep{Jobs: 1}, 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := store.Create("job", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Respond(schemas.Accepted(), nil)
+	write(t, l.Stream(schemas.Stdout), strings.Repeat("a line\n", 5000))
+	if err := l.Event(schemas.PhaseEvent{Phase: schemas.Build}); err != nil {
+		t.Fatal(err)
+	}
+	write(t, l.Stream(schemas.Stderr), "a line\n")
+	l.Respond(schemas.Exited(0), nil)
+	l.Seal()
+	r, err := store.Reader("job")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer l.Close()
+	for from, want := range map[int64][]int64{1: {1, 5002, 5004}, 2: {5002, 5004}, 5003: {5004}, 5005: nil} {
+		var got []int64
+		err := r.FollowEvents(t.Context(), from, func(messages []schemas.Message) error {
+			for _, m := range messages {
+				got = append(got, m.Seq)
+			}
+			return nil
+		})
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("from %d: %v (-want +got):\n%s", from, err, diff)
+		}
+	}
+}

@@ -69,6 +69,11 @@ func (r *Reader) FollowMessages(ctx context.Context, seq int64, take func([]sche
 	return r.log.followMessages(ctx, r.file, r.journal, seq, take)
 }
 
+// FollowEvents is FollowMessages without lines of output, which it does not read.
+func (r *Reader) FollowEvents(ctx context.Context, seq int64, take func([]schemas.Message) error) error {
+	return r.log.followMessages(ctx, nil, r.journal, seq, take)
+}
+
 // A State is how far a job's log has come.
 type State struct {
 	Bytes    int64 // of the log: whole lines

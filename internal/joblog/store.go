@@ -86,6 +86,12 @@ func (s *Store) create(name string) (*os.File, error) {
 	return os.OpenFile(filepath.Join(s.folder, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
+// Has reports whether a job has a log that is kept.
+func (s *Store) Has(job string) bool {
+	_, err := os.Stat(filepath.Join(s.folder, job+extension))
+	return err == nil
+}
+
 // prune removes the logs that are not kept any longer.
 func (s *Store) prune() error {
 	s.mu.Lock()

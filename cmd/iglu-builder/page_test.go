@@ -1,0 +1,301 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/input"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+)
+
+// sendByForm fills in the form and submits it. It returns the tab of the job's page.
+func sendByForm(b *tab, s *server, fields map[string]string) *tab {
+	b.t.Helper()
+	b.open("http://" + s.address + "/new")
+	return fillIn(b, fields)
+}
+
+func fillIn(b *tab, fields map[string]string) *tab {
+	b.t.Helper()
+	for name, text := range fields {
+		selector := fmt.Sprintf("[name=%s]", name)
+		if text == "on" {
+			b.click(selector)
+			continue
+		}
+		eval[any](b, fmt.Sprintf("document.querySelector(%q).value = ''", selector))
+		b.write(selector, text)
+	}
+	return b.next("/jobs/", func() { b.click("#submit") })
+}
+
+// newestJob returns the id of the job that began last.
+func newestJob(t *testing.T, s *server) string {
+	t.Helper()
+	_, body := s.get(t, "GET", "/api/v1/jobs?limit=1")
+	var answer struct{ Jobs []struct{ ID string } }
+	if err := json.Unmarshal([]byte(body), &answer); err != nil || len(answer.Jobs) != 1 {
+		t.Fatalf("%v: %s", err, body)
+	}
+	return answer.Jobs[0].ID
+}
+
+// wheel turns the wheel over a place in the window.
+func wheel(x, y, delta float64) chromedp.Action[chromedp.Void] {
+	return chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+		_, err := cdp.Call(ctx, target, input.DispatchMouseEvent, input.DispatchMouseEventParams{
+			Type: input.DispatchMouseEventTypeMouseWheel, X: x, Y: y, DeltaX: 1e-9, DeltaY: delta}) // 0 would be left out
+		return err
+	})
+}
+
+// TestPage does what a person does with the page: sends examples/hello, sees its log, loads
+// its page again while another job runs, cancels that, and opens both when they have ended.
+func TestPage(t *testing.T) {
+	s := serverWith(t, func(*settings) {})
+	home := openTab(t)
+	home.open("http://" + s.address)
+	home.untilText("#idle", "Nothing runs")
+	home.checkAccess()
+
+	form := home
+	form.open("http://" + s.address + "/new")
+	form.checkAccess()
+	job := sendByForm(form, s, map[string]string{"repository": world.git.public + "/hello", "command": "nix build -L"})
+	job.untilText("#rows", "building hello")
+	job.untilText("#verdict", "succeeded")
+	job.untilText("#job .commit", head(t, build(world.git.public+"/hello", ""))[:7])
+	job.checkAccess()
+	form.untilText("#sent", "The job has succeeded")
+	form.checkAccess()
+
+	slow := sendByForm(form, s, map[string]string{"noClone": "on",
+		"command": `sh -c 'for i in $(seq 1000); do echo tick $i; sleep 0.1; done'`})
+	slow.untilText("#rows", "tick 5")
+	slow.checkAccess()
+	seen := eval[int](slow, "log = document.querySelectorAll('.row').length")
+	slow.do(chromedp.Reload())
+	slow.untilText("#rows", "tick 1")
+	slow.until(fmt.Sprintf("document.querySelectorAll('.row').length > %d", seen+5))
+	slow.untilText("#verdict", "running")
+
+	// Whoever looks at the page of all jobs sees the same, and may end it.
+	other := openTab(t)
+	other.open("http://" + s.address)
+	other.untilText("#rows", "tick 1")
+	other.checkAccess()
+	other.click("#cancel")
+	other.click("#sure-yes")
+	for _, b := range []*tab{slow, other} {
+		b.untilText("#verdict", "cancelled")
+		b.untilText("#status", "Somebody cancelled it on the builder's page.")
+	}
+	form.untilText("#sent", "Somebody cancelled it")
+
+	other.click(".list a[href^='/jobs/']:has(.good)")
+	other.untilText("#rows", "building hello")
+	other.untilText("#verdict", "succeeded")
+	other.expected = "404" // which a browser says of by itself
+	other.open("http://" + s.address + "/jobs/nosuchjob")
+	other.untilText("main", "no such page")
+	other.checkAccess()
+}
+
+// TestPageSecrets fills in secrets: the form shows dots, and forgets them when they are sent.
+func TestPageSecrets(t *testing.T) {
+	s := serverWith(t, func(*settings) {})
+	b := openTab(t)
+	b.open("http://" + s.address + "/new")
+	b.click("fieldset summary")
+	job := fillIn(b, map[string]string{"repository": world.git.private + "/hello", "command": "nix build -L",
+		"gitUsername": gitUser, "gitKey": gitPassword})
+	if preview := eval[string](b, "document.getElementById('preview').textContent"); strings.Contains(preview, gitPassword) {
+		t.Errorf("the preview is %s", preview)
+	}
+	job.untilText("#verdict", "succeeded")
+	if left := eval[string](b, "document.querySelector('[name=gitKey]').value"); left != "" {
+		t.Error("the form still has the key")
+	}
+	if html := eval[string](job, "document.documentElement.outerHTML"); checkSecrets(html) != nil {
+		t.Error("the key stands in the job's page")
+	}
+}
+
+// TestPageRefusal has the builder refuse a job: the form says why.
+func TestPageRefusal(t *testing.T) {
+	b := openTab(t)
+	b.open("http://" + world.server.address + "/new")
+	b.click("[name=noClone]")
+	eval[any](b, "document.querySelector('[name=command]').value = ''")
+	b.write("[name=command]", "rm -rf /")
+	b.click("#submit")
+	b.untilText("#refusal", "Invalid command: 'rm -rf /'")
+	b.checkAccess()
+}
+
+// TestPageShowsText has a job print what a browser or a terminal would act on.
+func TestPageShowsText(t *testing.T) {
+	s := serverWith(t, func(*settings) {})
+	const html = `<img src=x onerror=alert(1)><script>document.title="gone"</script>&amp;`
+	lines := []string{
+		html,
+		`\033[1;31mred\033[0m \033[38;5;196m256\033[0m \033[38;2;1;200;3mtrue\033[0m \033[7minverse\033[0m`,
+		`\033]0;title\007\033[2J\033[10;10Hmoved\033[?1049h\033Pq#0\033\\\\ back\007\010`,
+		`\033]8;;javascript:alert(2)\033\\\\link\033]8;;\033\\\\`,
+	}
+	r := do(t, s, command(`sh -c 'printf "`+strings.ReplaceAll(strings.Join(lines, `\n`), `"`, `\"`)+`\n"'`))
+	wantExit(t, r, 0)
+	b := openTab(t)
+	b.open("http://" + s.address + "/jobs/" + newestJob(t, s))
+	b.untilText("#rows", "link")
+	got := eval[[]string](b, "[...document.querySelectorAll('.line')].map((line) => line.textContent)")
+	for _, want := range []string{html, "red 256 true inverse", "moved back", "link"} {
+		if !slices.Contains(got, want) {
+			t.Errorf("no line is %q in %q", want, got)
+		}
+	}
+	if n := eval[int](b, "document.querySelectorAll('.rows :is(img, script), .rows a:not(.number)').length"); n != 0 {
+		t.Errorf("%d elements of the log are in the page", n)
+	}
+	b.checkAccess()
+	b.look(1280, 900, "dark")
+	if color := eval[string](b, "getComputedStyle([...document.querySelectorAll('.line span')].find((s) => s.textContent === 'true')).color"); color != "rgb(1, 200, 3)" {
+		t.Errorf("the true colour is %s", color)
+	}
+}
+
+// drain reads until the connection ends, and looks at nothing: that takes time.
+func (c *client) drain() {
+	for _, _, err := c.conn.ReadMessage(); err == nil; _, _, err = c.conn.ReadMessage() {
+	}
+}
+
+const million = 1_000_000
+
+// TestPageOfLongLog looks at a log of a million lines.
+func TestPageOfLongLog(t *testing.T) {
+	s := startProcess(t, "--job-image", world.image, "--allowed-commands", "seq,sh")
+	c := connect(t, s)
+	c.send(jsonOf(t, command(fmt.Sprintf(`sh -c 'seq -f "line %%.0f of the log of a build that goes on and on" %d; exit 0'`, million))))
+	c.drain()
+	b := openTab(t)
+	b.open("http://" + s.address + "/jobs/" + newestJob(t, s))
+	b.until("window.firstLine")
+	first := eval[float64](b, "firstLine")
+	paint := eval[float64](b, "performance.getEntriesByName('first-contentful-paint')[0].startTime")
+	if first > 1000 || paint > 1000 {
+		t.Errorf("the first paint took %.0f ms, the first line %.0f ms", paint, first)
+	}
+
+	for range 40 { // by the wheel
+		b.do(wheel(640, 600, 2000))
+	}
+	for i := range 40 { // by the bar
+		eval[any](b, fmt.Sprintf("document.getElementById('view').scrollTop = %d * 370000", i))
+	}
+	b.do(chromedp.Focus(chromedp.CSS("#view")))
+	b.press(kb.End)
+	b.untilText("#rows", fmt.Sprintf("line %d of", million))
+	b.press(kb.PageUp)
+	b.press(kb.Home)
+	b.untilText("#rows", "line 1 of")
+
+	b.write("#query", "LINE 99999")
+	b.untilText("#found", "1 of 11")
+	b.untilText(".row.current mark", "line 99999")
+	b.press(kb.Enter)
+	b.untilText("#found", "2 of 11")
+	b.untilText(".row.current mark", "line 99999")
+	b.click("#previous")
+	b.click("#previous")
+	b.untilText(".row.current", "line 999999 of")
+	b.click("#wrap")
+	b.untilText("#rows", "line 999999 of")
+
+	b.click(".row.current .number")
+	b.untilText(".row.chosen", "line 999999 of")
+	link := eval[string](b, "location.href")
+	if !strings.HasSuffix(link, "#L1000000") { // the first line is the builder's own
+		t.Errorf("the link to the line is %s", link)
+	}
+	longest := eval[float64](b, "Math.max(0, ...longTasks)")
+	if longest > 200 {
+		t.Errorf("a task took %.0f ms", longest)
+	}
+	t.Logf("first paint %.0f ms, first line %.0f ms, longest task %.0f ms", paint, first, longest)
+	// It would have been seen.
+	eval[any](b, "setTimeout(() => { for (const end = performance.now() + 300; performance.now() < end;); })")
+	b.until("Math.max(0, ...longTasks) > 200")
+
+	b.open("about:blank")
+	b.open(link)
+	b.untilText(".row.chosen", "line 999999 of")
+
+	if rows := eval[int](b, "document.querySelectorAll('*').length"); rows > 1000 {
+		t.Errorf("%d elements are in the document", rows)
+	}
+	b.checkAccess()
+}
+
+// TestPageFollows sees a log grow, pauses, and goes on.
+func TestPageFollows(t *testing.T) {
+	s := serverWith(t, func(*settings) {})
+	c := connect(t, s)
+	c.send(jsonOf(t, command(`sh -c 'for i in $(seq 1000); do seq -f "burst $i: %g" 20; sleep 0.05; done'`)))
+	c.waitFor("burst 9: 1")
+	ended := make(chan struct{})
+	go func() { // so that it answers pings
+		defer close(ended)
+		c.drain()
+	}()
+	b := openTab(t)
+	b.open("http://" + s.address)
+	b.untilText("#rows", ": 20")
+	b.do(chromedp.Focus(chromedp.CSS("#view")))
+	b.press(kb.PageUp)
+	b.until("document.getElementById('follow').getAttribute('aria-pressed') === 'false'")
+	before := eval[string](b, "document.querySelector('.row .number').textContent")
+	time.Sleep(time.Second)
+	if now := eval[string](b, "document.querySelector('.row .number').textContent"); now != before {
+		t.Errorf("paused, it went on from line %s to %s", before, now)
+	}
+	b.click("#follow")
+	b.until("Number(document.querySelector('.row .number').textContent) > " + before + " + 40")
+	c.conn.Close()
+	<-ended
+}
+
+// TestPageToken signs in.
+func TestPageToken(t *testing.T) {
+	s := serverWith(t, func(s *settings) { s.tokenFile = tokenFile(t, goodToken) })
+	b := openTab(t)
+	b.expected = "401" // the answer to a wrong token, which a browser says of by itself
+	b.open("http://" + s.address + "/new")
+	b.untilText("h1", "Sign in")
+	b.checkAccess()
+	b.write("[name=token]", "not-the-token-at-all"+kb.Enter)
+	b.untilText("[role=alert]", "not this builder's token")
+	b.checkAccess()
+	b.write("[name=token]", goodToken+kb.Enter)
+	b.untilText("h1", "New job")
+	if cookies := eval[string](b, "document.cookie"); cookies != "" {
+		t.Errorf("scripts see %s", cookies)
+	}
+	job := sendByForm(b, s, map[string]string{"noClone": "on", "command": "sh -c 'echo signed in'"})
+	job.untilText("#rows", "signed in")
+	job.untilText("#verdict", "succeeded")
+	job.click("header form button")
+	job.untilText("h1", "Sign in")
+	job.open("http://" + s.address)
+	job.untilText("h1", "Sign in")
+	if strings.Contains(s.log.String(), goodToken) {
+		t.Error("the token stands in the log")
+	}
+}

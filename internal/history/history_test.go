@@ -1,0 +1,187 @@
+package history
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/internal/jobend"
+)
+
+var noon = time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
+
+func open(t *testing.T, name string) *History {
+	t.Helper()
+	h, err := Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	return h
+}
+
+func file(t *testing.T) string { return filepath.Join(t.TempDir(), "made", "history.db") }
+
+func keep(t *testing.T, h *History, records ...Record) {
+	t.Helper()
+	for _, r := range records {
+		if err := h.Put(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// ids returns the ids of the newest records.
+func ids(t *testing.T, h *History, limit int) string {
+	t.Helper()
+	records, err := h.Newest(limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, r := range records {
+		ids = append(ids, r.Job)
+	}
+	return strings.Join(ids, " ")
+}
+
+func TestRecords(t *testing.T) {
+	h := open(t, file(t))
+	code := 0
+	first := Record{Job: "first", Repository: "https://example.com/a", Command: "nix build", Begun: noon}
+	second := Record{Job: "second", Command: "nix build", Begun: noon.Add(time.Second)}
+	keep(t, h, second, first) // in whatever order they come
+	if got := ids(t, h, 10); got != "second first" {
+		t.Errorf("the newest first: %s", got)
+	}
+	if got := ids(t, h, 1); got != "second" {
+		t.Errorf("the newest: %s", got)
+	}
+
+	first.Ended, first.End, first.ExitCode, first.Lines = noon.Add(time.Minute), jobend.Exited, &code, 3
+	first.Verdict = json.RawMessage(`{"type":"verdict"}`)
+	keep(t, h, first)
+	got, err := h.Get("first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(first, got); diff != "" {
+		t.Errorf("the record (-put +got):\n%s", diff)
+	}
+	if got := ids(t, h, 10); got != "second first" {
+		t.Errorf("after an end: %s", got)
+	}
+	if _, err := h.Get("third"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("of a job that never was: %v", err)
+	}
+}
+
+func TestInterrupted(t *testing.T) {
+	name := file(t)
+	h, err := Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keep(t, h, Record{Job: "ended", Begun: noon, End: jobend.Exited}, Record{Job: "lost", Begun: noon})
+	h.Close()
+	h = open(t, name)
+	for job, want := range map[string]jobend.End{"ended": jobend.Exited, "lost": jobend.Interrupted} {
+		if r, err := h.Get(job); err != nil || r.End != want {
+			t.Errorf("%s: %q, %v; want %q", job, r.End, err, want)
+		}
+	}
+}
+
+func TestPrune(t *testing.T) {
+	h := open(t, file(t))
+	keep(t, h, Record{Job: "old", Begun: noon, End: jobend.Exited}, Record{Job: "new", Begun: noon, End: jobend.Failed},
+		Record{Job: "running", Begun: noon})
+	if err := h.Prune(func(job string) bool { return job == "new" }); err != nil {
+		t.Fatal(err)
+	}
+	if got := ids(t, h, 10); got != "running new" {
+		t.Errorf("left: %s", got)
+	}
+	if _, err := h.Get("old"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the one removed: %v", err)
+	}
+}
+
+func TestLongTextsAreCut(t *testing.T) {
+	h := open(t, file(t))
+	keep(t, h, Record{Job: "a", Begun: noon, Command: strings.Repeat("é", 1<<20)})
+	r, err := h.Get("a")
+	if err != nil || len(r.Command) > maxText+len("…") || !strings.HasSuffix(r.Command, "é…") {
+		t.Errorf("%d bytes, ends in %q, %v", len(r.Command), r.Command[len(r.Command)-6:], err)
+	}
+}
+
+// TestDamaged opens what is no database, or not all of one: an error says what to do.
+func TestDamaged(t *testing.T) {
+	whole := file(t)
+	h, err := Open(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 500 {
+		keep(t, h, Record{Job: fmt.Sprint(i), Begun: noon.Add(time.Duration(i)), Command: strings.Repeat("x", 500)})
+	}
+	h.Close()
+	data, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	overwritten := append([]byte(nil), data...)
+	for i := 4 * os.Getpagesize(); i < len(overwritten); i++ {
+		overwritten[i] = 0xff
+	}
+	for what, text := range map[string][]byte{
+		"text":        []byte(strings.Repeat("no database\n", 10_000)),
+		"short":       []byte("no"),
+		"cut":         data[:len(data)/2],
+		"overwritten": overwritten,
+	} {
+		name := filepath.Join(t.TempDir(), "history.db")
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		h, err := Open(name)
+		if err == nil {
+			h.Close()
+			t.Errorf("%s: no error", what)
+		} else if !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "\nhint: move the file away") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+func TestOpenTwice(t *testing.T) {
+	name := file(t)
+	open(t, name)
+	if _, err := Open(name); err == nil || !strings.Contains(err.Error(), "IGLU_INSTANCE") {
+		t.Errorf("a second time: %v", err)
+	}
+}
+
+func TestWithoutUser(t *testing.T) {
+	for repository, want := range map[string]string{
+		"https://example.com/a@b":            "https://example.com/a@b",
+		"https://user:key@example.com/a":     "https://example.com/a",
+		"https://user@example.com:8443/a?b":  "https://example.com:8443/a?b",
+		"ssh://git@example.com/a":            "ssh://example.com/a",
+		"git@example.com:owner/a":            "example.com:owner/a",
+		"https://us@er:ke@y@example.com/a/b": "https://example.com/a/b",
+		"":                                   "",
+	} {
+		if got := WithoutUser(repository); got != want {
+			t.Errorf("%q: got %q, want %q", repository, got, want)
+		}
+	}
+}

@@ -1,0 +1,112 @@
+// A line of a terminal as text: its colours become styles, every other control sequence and
+// control character is dropped. Nothing of a line is ever read as HTML.
+
+// The control sequences of terminals (ECMA-48; scan.go has the same), and control characters.
+const CONTROL = /\x1b\[([0-?]*)[ -/]*([@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[PX^_][^\x1b]*\x1b\\|\x1b[ -/]*[0-~]|[\x00-\x08\x0a-\x1f\x7f-\x9f]/g;
+
+// pieces cuts a line into pieces of text that have one style each.
+export function pieces(line) {
+  const found = [];
+  let style = {}, from = 0;
+  const add = (text) => {
+    if (text) found.push({ text, style });
+  };
+  for (const match of line.matchAll(CONTROL)) {
+    add(line.slice(from, match.index));
+    from = match.index + match[0].length;
+    if (match[2] === "m" && /^[\d;:]*$/.test(match[1])) style = restyled(style, match[1]);
+  }
+  add(line.slice(from));
+  return found;
+}
+
+// Select Graphic Rendition: what a number switches on, and what it switches off.
+const ON = { 1: "bold", 2: "dim", 3: "italic", 4: "underlined", 7: "inverse", 9: "struck" };
+const OFF = { 22: ["bold", "dim"], 23: ["italic"], 24: ["underlined"], 27: ["inverse"], 29: ["struck"], 39: ["color"], 49: ["ground"] };
+
+function restyled(style, parameters) {
+  let next = { ...style };
+  const numbers = parameters.split(/[;:]/).map(Number);
+  for (let i = 0; i < numbers.length; i++) {
+    const n = numbers[i];
+    if (n === 0) next = {};
+    else if (n in ON) next[ON[n]] = true;
+    else if (n in OFF) for (const name of OFF[n]) delete next[name];
+    else if (n >= 30 && n <= 37) next.color = n - 30;
+    else if (n >= 90 && n <= 97) next.color = n - 90 + 8;
+    else if (n >= 40 && n <= 47) next.ground = n - 40;
+    else if (n >= 100 && n <= 107) next.ground = n - 100 + 8;
+    else if (n === 38 || n === 48) {
+      const name = n === 38 ? "color" : "ground";
+      if (numbers[i + 1] === 5 && numbers[i + 2] <= 255) next[name] = numbers[i + 2];
+      const rgb = numbers.slice(i + 2, i + 5);
+      if (numbers[i + 1] === 2 && rgb.length === 3 && rgb.every((c) => c <= 255)) next[name] = rgb;
+      i += numbers[i + 1] === 2 ? 4 : 2;
+    }
+  }
+  return next;
+}
+
+const LEVELS = [0, 95, 135, 175, 215, 255];
+const SIXTEEN = ["000000", "a81e28", "1a7340", "8a6100", "1a5fb4", "8a2a8c", "06727d", "c8d0d6",
+  "5b6873", "e0525c", "3fae6d", "d9a520", "5a9bea", "c667c9", "35b3bf", "ffffff"];
+
+// toRGB returns the colour of one of the 256, or the one that it is.
+function toRGB(color) {
+  if (Array.isArray(color)) return color;
+  if (color < 16) return [0, 2, 4].map((i) => parseInt(SIXTEEN[color].slice(i, i + 2), 16));
+  if (color >= 232) return Array(3).fill(8 + 10 * (color - 232));
+  const n = color - 16;
+  return [LEVELS[Math.floor(n / 36)], LEVELS[Math.floor(n / 6) % 6], LEVELS[n % 6]];
+}
+
+// luminance and contrast are WCAG's.
+function luminance(rgb) {
+  const [r, g, b] = rgb.map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+
+function contrast(a, b) {
+  const [low, high] = [luminance(a), luminance(b)].sort((x, y) => x - y);
+  return (high + 0.05) / (low + 0.05);
+}
+
+const READABLE = 5.5;
+
+// readable returns a colour as like a given one as can be read on a ground.
+function readable(rgb, ground) {
+  const end = luminance(ground) > 0.18 ? 0 : 255;
+  for (let mixed = rgb, share = 0; ; share += 0.1) {
+    mixed = rgb.map((c) => Math.round(c + (end - c) * Math.min(1, share)));
+    if (share >= 1 || contrast(mixed, ground) >= READABLE) return mixed;
+  }
+}
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const pageGround = () => dark.matches ? [20, 28, 35] : [255, 255, 255];
+
+// onTheme calls back when colours are to be worked out anew.
+export const onTheme = (redraw) => dark.addEventListener("change", redraw);
+
+const css = (rgb) => `rgb(${rgb.join(" ")})`;
+
+// element returns a piece of text in its style.
+export function element(text, style) {
+  const names = Object.keys(style);
+  if (names.length === 0) return document.createTextNode(text);
+  const span = document.createElement("span");
+  span.textContent = text;
+  for (const name of ["bold", "dim", "italic", "underlined", "struck"]) if (style[name]) span.classList.add(name);
+  let { color, ground } = style;
+  if (style.inverse) [color, ground] = [ground ?? pageGround(), color ?? (dark.matches ? [220, 230, 237] : [21, 33, 43])];
+  if (ground !== undefined) {
+    const under = toRGB(ground);
+    span.style.backgroundColor = css(under);
+    span.style.color = css(readable(color === undefined ? under : toRGB(color), under));
+  } else if (typeof color === "number" && color < 16) {
+    span.classList.add(`c${color}`);
+  } else if (color !== undefined) {
+    span.style.color = css(readable(toRGB(color), pageGround()));
+  }
+  return span;
+}

@@ -1,0 +1,247 @@
+// One job: its log, how far it is, and how it ended.
+import { Log } from "./log.js";
+
+const byId = (id) => document.getElementById(id);
+const PHASES = { pull: "Pull the image", create: "Start the container", fetch: "Fetch the source", evaluate: "Evaluate", build: "Build", push: "Push" };
+const DOING = { pull: "Pulling the job image", create: "Starting the container", fetch: "Fetching the source", evaluate: "Evaluating", build: "Building", push: "Pushing the results", done: "Finishing" };
+const MOST_DERIVATIONS = 300; // that are listed
+const JOBS_INTERVAL = 3000; // ms between two looks for jobs of others
+
+export function showJob(job) {
+  const state = { job, next: 1, phases: [], derivations: new Map(), progress: null, push: null, cancelled: false };
+  const log = new Log(job);
+  const runs = "runs" in job.dataset;
+  if (runs) {
+    tick(job);
+    letCancel(state);
+  }
+  watch(state, log, runs);
+}
+
+// watch takes the job's events, from the first on: so a page that is loaded again shows what
+// it did. Where the connection is lost, the browser goes on after the last that it had.
+// A page that nobody sees gives its connection up: browsers allow few to one server.
+function watch(state, log, runs) {
+  const events = new EventSource(`/api/v1/jobs/${state.job.dataset.job}/events?lines=no&from=${state.next}`);
+  const pause = () => {
+    if (!document.hidden) return;
+    events.close();
+    document.removeEventListener("visibilitychange", pause);
+    document.addEventListener("visibilitychange", () => watch(state, log, runs), { once: true });
+  };
+  document.addEventListener("visibilitychange", pause);
+  events.addEventListener("log", (e) => log.grow(JSON.parse(e.data).lines));
+  events.addEventListener("message", (e) => {
+    const message = JSON.parse(e.data);
+    state.next = message.seq + 1;
+    if (message.event) take(state, message.event, Date.parse(message.time));
+    draw(state);
+    if (message.jobStatus !== "success" && message.jobStatus !== "failed") return;
+    events.close();
+    document.removeEventListener("visibilitychange", pause);
+    state.ended = Date.parse(message.time);
+    if (runs) renew(state.job);
+  });
+}
+
+function take(state, event, at) {
+  switch (event.type) {
+  case "phase":
+    state.phases.push(event.phase);
+    if ("runs" in state.job.dataset && !state.cancelled) say(`${DOING[event.phase] ?? event.phase} …`);
+    break;
+  case "derivation": {
+    const known = state.derivations.get(event.derivation) ?? { began: at };
+    state.derivations.set(event.derivation, { ...known, ...event, at: event.state === "building" ? undefined : at });
+    break;
+  }
+  case "progress":
+    state.progress = event;
+    break;
+  case "push":
+    state.push = event;
+    break;
+  case "verdict":
+    state.verdict = event;
+    break;
+  }
+}
+
+const say = (text) => byId("status").textContent = text;
+
+// draw shows the state, once for all that has come since the last picture.
+function draw(state) {
+  state.frame ||= requestAnimationFrame(() => {
+    state.frame = 0;
+    drawProgress(state);
+    drawDerivations(state);
+    if (state.verdict) drawFacts(state.verdict);
+  });
+}
+
+function drawProgress(state) {
+  const { phases, progress, push, verdict } = state;
+  byId("progress").hidden = !phases.length || Boolean(verdict);
+  const now = phases.at(-1);
+  byId("phases").replaceChildren(...Object.keys(PHASES).filter((phase) => phases.includes(phase)).map((phase) => {
+    const item = made("li", phase === now ? "now" : "past", PHASES[phase]);
+    if (phase === now) item.setAttribute("aria-current", "step");
+    return item;
+  }));
+  const bar = byId("bar");
+  const expected = (progress?.derivations.expected ?? 0) + (progress?.paths.expected ?? 0);
+  if (expected) {
+    bar.max = expected;
+    bar.value = progress.derivations.done + progress.paths.done;
+  } else if (now !== "done") {
+    bar.removeAttribute("value");
+  }
+  const words = [];
+  if (progress?.derivations.expected) {
+    const { done, running, expected, failed } = progress.derivations;
+    words.push(`${done} of ${expected} built`);
+    if (running) words.push(`${running} building`);
+    if (failed) words.push(`${failed} failed`);
+  }
+  if (progress?.paths.expected) words.push(`${progress.paths.done} of ${progress.paths.expected} downloaded`);
+  if (progress?.bytes.expected) words.push(`${size(progress.bytes.done)} of ${size(progress.bytes.expected)}`);
+  if (push?.paths.expected) words.push(`${push.paths.done} of ${push.paths.expected} pushed, ${size(push.bytes)}`);
+  byId("numbers").textContent = words.join(" · ");
+}
+
+const ORDER = { failed: 0, building: 1, built: 2 };
+
+function drawDerivations(state) {
+  const all = [...state.derivations.values()].sort((a, b) => ORDER[a.state] - ORDER[b.state] || b.began - a.began);
+  const box = byId("derivations");
+  if (!all.length) return;
+  if (box.hidden) {
+    box.hidden = false;
+    box.open = all.length <= 8;
+  }
+  if (all[0].state === "failed") box.open ||= !state.shownFailure, state.shownFailure = true;
+  byId("derivations-count").textContent = `(${all.length})`;
+  const items = all.slice(0, MOST_DERIVATIONS).map((d) => {
+    const item = made("li");
+    const took = seconds((d.at ?? state.ended ?? Date.now()) - d.began);
+    const what = d.state === "building" && state.ended ? "ended" : d.state;
+    item.append(made("span", d.state, what), made("span", "name", name(d.derivation)),
+      made("span", "took", d.state === "building" && d.phase ? `${d.phase} · ${took}` : took));
+    if (d.log?.length) {
+      const log = made("pre", "", d.log.join("\n").replace(/\x1b\[[0-9;]*[A-Za-z]/g, ""));
+      log.tabIndex = 0;
+      log.setAttribute("aria-label", `Last lines of ${name(d.derivation)}`);
+      log.setAttribute("role", "region");
+      item.append(log);
+    }
+    return item;
+  });
+  if (all.length > items.length) items.push(made("li", "took", `and ${all.length - items.length} more`));
+  byId("derivations-list").replaceChildren(...items);
+}
+
+// name is a derivation's without the store's folder, its digest and its ending.
+const name = (path) => path.replace(/^.*\/[a-z0-9]{32}-/, "").replace(/\.drv$/, "");
+
+function drawFacts(verdict) {
+  const facts = [];
+  for (const { phase, seconds: taken } of verdict.phases ?? []) facts.push([PHASES[phase] ?? phase, seconds(taken * 1000)]);
+  if (verdict.peakMemory) facts.push(["Most memory", size(verdict.peakMemory)]);
+  if (verdict.cpuSeconds) facts.push(["CPU time", seconds(verdict.cpuSeconds * 1000)]);
+  if (verdict.pushed) facts.push(["Pushed", `${verdict.pushed.paths} paths, ${size(verdict.pushed.bytes)}`]);
+  if (verdict.commit) facts.push(["Commit", verdict.commit]);
+  byId("facts").hidden = !facts.length;
+  byId("facts").replaceChildren(...facts.map(([term, value]) => {
+    const pair = made("div");
+    pair.append(made("dt", "", term), made("dd", "", value));
+    return pair;
+  }));
+}
+
+function made(tag, name = "", text = "") {
+  const element = document.createElement(tag);
+  if (name) element.className = name;
+  element.textContent = text;
+  return element;
+}
+
+function seconds(ms) {
+  const s = Math.max(0, ms) / 1000;
+  if (s < 10) return `${s.toFixed(1)} s`;
+  if (s < 60) return `${Math.round(s)} s`;
+  const m = Math.floor(s / 60);
+  return m < 60 ? `${m} min ${Math.round(s % 60)} s` : `${Math.floor(m / 60)} h ${m % 60} min`;
+}
+
+function size(bytes) {
+  for (const unit of ["B", "KiB", "MiB"]) {
+    if (bytes < 1000) return `${bytes < 10 && unit !== "B" ? bytes.toFixed(1) : Math.round(bytes)} ${unit}`;
+    bytes /= 1024;
+  }
+  return `${bytes.toFixed(1)} GiB`;
+}
+
+// tick shows for how long the job has run. The browser's clock need not be the builder's.
+function tick(job) {
+  const began = performance.now() - 1000 * Number(job.dataset.elapsed);
+  const timer = setInterval(() => {
+    if (!("runs" in job.dataset)) clearInterval(timer);
+    else byId("clock").textContent = seconds(1000 * Math.floor((performance.now() - began) / 1000)).replace(".0", "");
+  }, 1000);
+}
+
+// renew shows how the job has ended, in the builder's own words.
+async function renew(job) {
+  delete job.dataset.runs;
+  byId("cancel")?.remove();
+  const page = await pageAt(`/jobs/${job.dataset.job}`);
+  const header = page.querySelector("#job > header");
+  if (header) job.querySelector(":scope > header").replaceWith(header);
+  say(page.getElementById("status")?.textContent ?? "The job has ended.");
+  await renewJobs();
+}
+
+async function pageAt(path) {
+  const response = await fetch(path);
+  return new DOMParser().parseFromString(await response.text(), "text/html");
+}
+
+async function renewJobs() {
+  const jobs = byId("jobs");
+  if (jobs) jobs.replaceWith((await pageAt("/")).getElementById("jobs"));
+}
+
+// watchForJobs shows a job that somebody else sends, on the page of all jobs.
+export function watchForJobs() {
+  setInterval(async () => {
+    if (document.hidden || "runs" in (byId("job")?.dataset ?? {})) return;
+    try {
+      const response = await fetch("/api/v1/jobs?limit=1");
+      const [newest] = (await response.json()).jobs;
+      const shown = byId("job")?.dataset.job ?? document.querySelector("#jobs a")?.pathname.split("/").pop();
+      if (!newest || newest.id === shown) return;
+      if (byId("idle")) location.reload();
+      else {
+        await renewJobs();
+        const link = made("a", "", "Show it.");
+        link.href = "/";
+        byId("status").replaceChildren("Another job has begun. ", link);
+      }
+    } catch { /* the builder is away: it is asked again */ }
+  }, JOBS_INTERVAL);
+}
+
+function letCancel(state) {
+  const dialog = byId("sure");
+  byId("cancel").addEventListener("click", () => dialog.showModal());
+  dialog.addEventListener("close", async () => {
+    if (dialog.returnValue !== "yes") return;
+    state.cancelled = true;
+    say("Cancelling the job …");
+    byId("cancel").disabled = true;
+    const response = await fetch(`/api/v1/jobs/${state.job.dataset.job}/cancel`, { method: "POST" });
+    if (response.ok) return;
+    say(await response.text());
+    byId("cancel").disabled = false;
+  });
+}

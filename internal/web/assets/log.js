@@ -1,0 +1,396 @@
+// The log of a job of any length. The document holds only the rows that can be seen; lines are
+// fetched when they are, and the builder itself searches.
+import { element, onTheme, pieces } from "./ansi.js";
+
+const PAGE = 500; // lines that are fetched at once
+const KEPT_PAGES = 60; // in memory
+const MOST_HEIGHT = 15e6; // in px: browsers know no higher elements
+const BEYOND = 12; // rows above and below what can be seen
+const SEARCH_DELAY = 200; // ms after a letter
+const SEARCH_AGAIN = 1500; // ms, in a log that grows
+
+const byId = (id) => document.getElementById(id);
+
+export class Log {
+  constructor(job) {
+    this.api = `/api/v1/jobs/${job.dataset.job}`;
+    this.view = byId("view");
+    this.room = byId("room");
+    this.rows = byId("rows");
+    this.total = 0; // lines
+    this.top = 0; // the upper edge of what is seen, in px of a log that is not scaled
+    this.put = 0; // where this script has scrolled to
+    this.follows = "runs" in job.dataset || "failed" in job.dataset;
+    this.wraps = false;
+    this.pages = new Map(); // number: {lines, cut}
+    this.loading = new Set();
+    this.drawn = new Map(); // line: {key, row}
+    this.query = "";
+    this.found = []; // lines
+    this.count = 0;
+    this.current = -1; // which of found
+    this.searched = 0; // lines
+    this.listen();
+    this.goToHash();
+    this.load(0);
+  }
+
+  listen() {
+    const { view } = this;
+    view.addEventListener("scroll", () => this.scrolled(), { passive: true });
+    view.addEventListener("wheel", (e) => {
+      if (this.ratio() <= 1 || e.ctrlKey || !e.deltaY) return;
+      e.preventDefault(); // the scroll bar alone would be too coarse
+      this.follow(false);
+      this.moveTo(this.top + e.deltaY * [1, this.height(), view.clientHeight][e.deltaMode]);
+    }, { passive: false });
+    view.addEventListener("keydown", (e) => this.key(e));
+    new ResizeObserver(() => this.changed()).observe(view);
+    onTheme(() => this.redraw());
+    addEventListener("hashchange", () => this.goToHash());
+
+    byId("follow").addEventListener("click", () => this.follow(!this.follows));
+    byId("wrap").addEventListener("click", () => this.wrap());
+    byId("search").addEventListener("submit", (e) => {
+      e.preventDefault();
+      this.step(1);
+    });
+    byId("previous").addEventListener("click", () => this.step(-1));
+    const query = byId("query");
+    query.addEventListener("input", () => {
+      clearTimeout(this.typing);
+      this.typing = setTimeout(() => this.search(query.value), SEARCH_DELAY);
+    });
+    query.addEventListener("keydown", (e) => {
+      if (e.key === "Enter" && e.shiftKey) {
+        e.preventDefault();
+        this.step(-1);
+      }
+    });
+    this.showToggles();
+  }
+
+  showToggles() {
+    byId("follow").setAttribute("aria-pressed", this.follows);
+    byId("wrap").setAttribute("aria-pressed", this.wraps);
+  }
+
+  // grow says how many lines there are now.
+  grow(total) {
+    if (total <= this.total) return;
+    this.total = total;
+    this.changed();
+    if (this.waitsFor < total) {
+      this.show(this.waitsFor);
+      this.waitsFor = undefined;
+    }
+    if (this.query) this.searchOn();
+  }
+
+  // The measures. A wrapped log is scrolled by lines, however high they are: its last line can
+  // come to the upper edge.
+  height() {
+    return this.rowHeight ||= parseFloat(getComputedStyle(this.rows).lineHeight);
+  }
+
+  mostTop() {
+    const lines = this.wraps ? (this.total - 1) * this.height() : this.total * this.height() - this.view.clientHeight;
+    return Math.max(0, lines);
+  }
+
+  // ratio is how many px of the log one px of the scroll bar stands for.
+  ratio() {
+    return Math.max(1, this.mostTop() / MOST_HEIGHT);
+  }
+
+  changed() {
+    const most = this.mostTop();
+    this.room.style.height = `${most / this.ratio() + this.view.clientHeight - (most ? 0 : 1)}px`;
+    if (this.follows) this.moveTo(most);
+    else this.draw();
+  }
+
+  scrolled() {
+    if (Math.abs(this.view.scrollTop - this.put) < 1) {
+      this.draw();
+      return;
+    }
+    this.put = this.view.scrollTop;
+    this.top = this.put * this.ratio();
+    const atEnd = this.top >= this.mostTop() - this.height() / 2;
+    if (this.follows !== atEnd && (this.follows || !this.wraps)) this.follow(atEnd);
+    this.draw();
+  }
+
+  moveTo(top) {
+    this.top = Math.min(Math.max(0, top), this.mostTop());
+    this.view.scrollTop = this.top / this.ratio();
+    this.put = this.view.scrollTop;
+    this.draw();
+  }
+
+  key(e) {
+    if (e.altKey || e.ctrlKey || e.metaKey) return;
+    const page = this.view.clientHeight - 2 * this.height();
+    const by = { ArrowUp: -this.height(), ArrowDown: this.height(), PageUp: -page, PageDown: page, " ": e.shiftKey ? -page : page }[e.key];
+    if (by === undefined && e.key !== "Home" && e.key !== "End") return;
+    if (e.target !== this.view && e.key === " ") return;
+    e.preventDefault();
+    if (e.key === "End") {
+      this.follow(true);
+      return;
+    }
+    this.follow(false);
+    this.moveTo(e.key === "Home" ? 0 : this.top + by);
+  }
+
+  follow(yes) {
+    this.follows = yes;
+    this.showToggles();
+    if (yes) this.moveTo(this.mostTop());
+  }
+
+  wrap() {
+    const line = this.follows ? this.total : this.top / this.height();
+    this.wraps = !this.wraps;
+    this.view.classList.toggle("wrapped", this.wraps);
+    this.showToggles();
+    this.redraw();
+    if (!this.follows) this.moveTo(line * this.height());
+    this.changed();
+  }
+
+  redraw() {
+    this.drawn.clear();
+    this.draw();
+  }
+
+  draw() {
+    this.frame ||= requestAnimationFrame(() => {
+      this.frame = 0;
+      this.drawNow();
+    });
+  }
+
+  drawNow() {
+    const height = this.height();
+    const seen = Math.ceil(this.view.clientHeight / height) + 1;
+    const first = Math.floor(this.top / height);
+    const atEnd = this.wraps && this.follows;
+    const from = Math.max(0, atEnd ? this.total - seen : this.wraps ? first : first - BEYOND);
+    const to = Math.min(this.total, this.wraps ? from + seen : first + seen + BEYOND);
+
+    const rows = [], drawn = new Map();
+    for (let line = from; line < to; line++) {
+      const entry = this.row(line);
+      drawn.set(line, entry);
+      rows.push(entry.row);
+    }
+    this.drawn = drawn;
+    this.rows.replaceChildren(...rows);
+
+    let above = this.top - from * height; // of the upper edge, in px
+    if (atEnd) above = this.rows.offsetHeight - this.view.clientHeight;
+    else if (this.wraps && rows.length) above = (this.top / height - first) * rows[0].offsetHeight;
+    this.rows.style.transform = `translateY(${this.view.scrollTop - Math.max(0, above)}px)`;
+    this.fetchFor(Math.max(0, from), to);
+  }
+
+  // row returns the element of a line, the one that is there if it would be the same.
+  row(line) {
+    const text = this.text(line);
+    const current = this.found[this.current] === line;
+    const key = `${text !== undefined} ${this.query} ${current} ${line === this.chosen}`;
+    const before = this.drawn.get(line);
+    if (before?.key === key) return before;
+
+    const row = document.createElement("div");
+    row.className = "row";
+    row.classList.toggle("waits", text === undefined);
+    row.classList.toggle("chosen", line === this.chosen);
+    row.classList.toggle("current", current);
+    const number = document.createElement("a");
+    number.className = "number";
+    number.href = `#L${line + 1}`;
+    number.tabIndex = -1;
+    number.textContent = line + 1;
+    number.setAttribute("aria-label", `Line ${line + 1}`);
+    const content = document.createElement("span");
+    content.className = "line";
+    if (text !== undefined) content.append(...this.marked(text));
+    if (text?.startsWith("iglu: ")) content.classList.add("own");
+    if (this.isCut(line)) content.append(note(" … the line goes on in the raw log"));
+    row.append(number, content);
+    return { key, row };
+  }
+
+  // marked returns a line's pieces, with what is looked for in marks.
+  marked(text) {
+    const all = pieces(text);
+    if (!this.query) return all.map(({ text, style }) => element(text, style));
+    const plain = all.map((p) => p.text).join("").toLowerCase();
+    const wanted = this.query.toLowerCase();
+    const edges = [];
+    for (let at = plain.indexOf(wanted); at >= 0; at = plain.indexOf(wanted, at + wanted.length)) edges.push(at, at + wanted.length);
+    const nodes = [];
+    let at = 0;
+    for (const { text, style } of all) {
+      for (let from = 0; from < text.length;) {
+        const passed = edges.findIndex((edge) => edge > at + from);
+        const inside = passed >= 0 && passed % 2 === 1;
+        const to = passed < 0 ? text.length : Math.min(text.length, edges[passed] - at);
+        const node = element(text.slice(from, to), style);
+        nodes.push(inside ? mark(node) : node);
+        from = to;
+      }
+      at += text.length;
+    }
+    return nodes;
+  }
+
+  // Lines that are here, and those to come.
+  text(line) {
+    return this.pages.get(Math.floor(line / PAGE))?.lines[line % PAGE];
+  }
+
+  isCut(line) {
+    return this.pages.get(Math.floor(line / PAGE))?.cut.has(line % PAGE) ?? false;
+  }
+
+  fetchFor(from, to) {
+    for (let page = Math.floor(from / PAGE); page * PAGE < to; page++) {
+      const has = this.pages.get(page)?.lines.length ?? 0;
+      if (has < Math.min(PAGE, to - page * PAGE)) this.load(page);
+    }
+  }
+
+  async load(page) {
+    if (this.loading.size >= 4 || this.loading.has(page)) return; // drawing asks again
+    this.loading.add(page);
+    try {
+      const has = this.pages.get(page) ?? { lines: [], cut: new Set() };
+      const from = page * PAGE + has.lines.length;
+      const answer = await this.ask(`lines?from=${from}&count=${PAGE - has.lines.length}`);
+      for (const i of answer.cut ?? []) has.cut.add(has.lines.length + i);
+      has.lines.push(...answer.lines);
+      this.pages.delete(page); // the last that was used is the last
+      this.pages.set(page, has);
+      for (const old of this.pages.keys()) {
+        if (this.pages.size <= KEPT_PAGES) break;
+        this.pages.delete(old);
+      }
+      this.grow(answer.total);
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+    } finally {
+      this.loading.delete(page);
+      this.draw();
+    }
+  }
+
+  async ask(path) {
+    const response = await fetch(`${this.api}/${path}`);
+    if (!response.ok) throw new Error(`${path}: ${response.status}`);
+    return response.json();
+  }
+
+  // Links to lines.
+  goToHash() {
+    const match = /^#L(\d+)$/.exec(location.hash);
+    if (!match) return;
+    this.chosen = Number(match[1]) - 1;
+    this.follow(false);
+    this.show(this.chosen);
+  }
+
+  // show brings a line to where it can be seen, also one that is yet to come.
+  show(line) {
+    const at = line * this.height(), height = this.view.clientHeight;
+    if (at < this.top || at + this.height() > this.top + height) {
+      if (line < this.total) this.moveTo(at - (this.wraps ? 0 : height / 3));
+      else this.waitsFor = line;
+    }
+    this.redraw();
+  }
+
+  // Search.
+  async search(query) {
+    this.query = query;
+    this.found = [];
+    this.count = this.searched = 0;
+    this.current = -1;
+    this.showFound();
+    this.redraw();
+    if (query) await this.searchOn(true);
+  }
+
+  // searchOn looks through what of the log has not been searched.
+  async searchOn(isNew) {
+    if (this.searching && !isNew) return;
+    const query = this.query;
+    const mine = this.searching = {};
+    try {
+      const answer = await this.ask(`search?q=${encodeURIComponent(query)}&from=${this.searched}`);
+      if (query !== this.query || mine !== this.searching) return;
+      if (this.found.length === this.count) this.found.push(...answer.lines);
+      this.count += answer.count;
+      this.searched = answer.total;
+      if (isNew && this.found.length) {
+        const first = this.found.findIndex((line) => line >= Math.floor(this.top / this.height()));
+        this.select(Math.max(0, first));
+      }
+      this.showFound();
+      if (!isNew) await new Promise((resolve) => setTimeout(resolve, SEARCH_AGAIN));
+    } catch {
+      byId("found").textContent = "The search failed";
+    } finally {
+      if (mine === this.searching) this.searching = null;
+    }
+    if (query && query === this.query && this.searched < this.total) this.searchOn();
+  }
+
+  async step(by) {
+    if (byId("query").value !== this.query) {
+      clearTimeout(this.typing);
+      await this.search(byId("query").value);
+      return;
+    }
+    if (!this.found.length) return;
+    if (this.current + by === this.found.length && this.found.length < this.count) await this.more();
+    this.select((this.current + by + this.found.length) % this.found.length);
+    this.showFound();
+  }
+
+  // more fetches the lines found beyond those that are here.
+  async more() {
+    const query = this.query;
+    const answer = await this.ask(`search?q=${encodeURIComponent(query)}&from=${this.found.at(-1) + 1}`);
+    if (query === this.query) this.found.push(...answer.lines);
+  }
+
+  select(i) {
+    this.current = i;
+    this.follow(false);
+    this.show(this.found[i]);
+  }
+
+  showFound() {
+    const none = this.found.length === 0;
+    byId("previous").disabled = byId("next").disabled = none;
+    byId("found").textContent = !this.query ? "" : none ? (this.searched ? "No line" : "…") :
+      `${(this.current + 1).toLocaleString("en")} of ${this.count.toLocaleString("en")}`;
+  }
+}
+
+function note(text) {
+  const span = document.createElement("span");
+  span.className = "more";
+  span.textContent = text;
+  return span;
+}
+
+function mark(node) {
+  const marked = document.createElement("mark");
+  marked.append(node.nodeType === Node.TEXT_NODE ? node : node.textContent);
+  return marked;
+}

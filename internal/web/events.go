@@ -1,0 +1,173 @@
+package web
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/schemas"
+)
+
+const (
+	// heartbeat is how often a watcher hears something at least, so that nothing on the
+	// way takes the connection for dead.
+	heartbeat = 15 * time.Second
+	// gatherTime is how long messages are gathered for a watcher who has seen all.
+	gatherTime = 100 * time.Millisecond
+	// growthInterval is how often a watcher without lines is told how many there are.
+	growthInterval = 100 * time.Millisecond
+)
+
+// serveEvents serves a job's messages as server-sent events, until the last is sent. Who asks
+// again after that is told that there are no more, and need not come back.
+func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
+	from, ok := number(w, r, "from", 1, math.MaxInt64)
+	if !ok {
+		return
+	}
+	if latest, err := strconv.ParseInt(r.Header.Get("Last-Event-ID"), 10, 64); err == nil && latest > 0 && latest < math.MaxInt64 {
+		from = latest + 1
+	}
+	log := s.reader(w, r)
+	if log == nil {
+		return
+	}
+	defer log.Close()
+	if state := log.State(); state.Ended && from > state.Messages {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	ctx, out, left, ok := s.watch(w, r)
+	if !ok {
+		return
+	}
+	defer left()
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("X-Accel-Buffering", "no") // of proxies
+	f := &feed{out: out, log: log, withoutLines: r.URL.Query().Get("lines") == "no"}
+	f.serve(ctx, from)
+}
+
+// A feed is one watcher's stream of events.
+type feed struct {
+	log          *joblog.Reader
+	withoutLines bool
+
+	mu    sync.Mutex
+	out   *watcher
+	sent  time.Time
+	lines int64 // that the watcher knows of
+	buf   []byte
+}
+
+// serve sends messages from one on. It returns when the job has ended and all is sent, or
+// when the watcher has left.
+func (f *feed) serve(ctx context.Context, from int64) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer cancel()
+		f.keepInTouch(ctx)
+	}()
+	if f.send(nil) == nil { // the header, before there is a message
+		follow := f.log.FollowMessages
+		if f.withoutLines {
+			follow = f.log.FollowEvents
+		}
+		follow(ctx, from, func(messages []schemas.Message) error {
+			err := f.send(messages)
+			f.gather(ctx, messages)
+			return err
+		}) // its error is that the watcher has left
+	}
+	cancel()
+	<-done
+}
+
+// gather has a watcher who has seen all wait for more, so that many watchers take little of
+// the machine from the job that they watch.
+func (f *feed) gather(ctx context.Context, messages []schemas.Message) {
+	last := &messages[len(messages)-1]
+	if state := f.log.State(); state.Ended || last.Last() || last.Seq < state.Messages {
+		return
+	}
+	select {
+	case <-time.After(gatherTime):
+	case <-ctx.Done():
+	}
+}
+
+// lineEvent begins the events that are lines of derivations.
+var lineEvent = []byte(`{"type":"line",`)
+
+// send sends messages.
+func (f *feed) send(messages []schemas.Message) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.buf = f.buf[:0]
+	for i := range messages {
+		if f.withoutLines && bytes.HasPrefix(messages[i].Event, lineEvent) {
+			continue
+		}
+		if messages[i].Last() {
+			f.buf = f.appendGrowth(f.buf) // it is what a watcher waits for
+		}
+		f.buf = append(f.buf, "id: "...)
+		f.buf = strconv.AppendInt(f.buf, messages[i].Seq, 10)
+		f.buf = append(f.buf, "\ndata: "...)
+		f.buf = schemas.Document.AppendMessage(f.buf, &messages[i])
+		f.buf = append(f.buf, "\n\n"...)
+	}
+	return f.write(f.buf)
+}
+
+// keepInTouch sends a watcher what does not come of messages, until ctx ends or it has left.
+func (f *feed) keepInTouch(ctx context.Context) {
+	ticker := time.NewTicker(growthInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		if !f.mu.TryLock() {
+			continue // something is being sent
+		}
+		f.buf = f.appendGrowth(f.buf[:0])
+		if time.Since(f.sent) > heartbeat {
+			f.buf = append(f.buf, ":\n\n"...)
+		}
+		var err error
+		if len(f.buf) > 0 {
+			err = f.write(f.buf)
+		}
+		f.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// appendGrowth appends how many lines the log has, to a watcher who is not sent them.
+func (f *feed) appendGrowth(dst []byte) []byte {
+	lines := f.log.State().Lines
+	if !f.withoutLines || lines == f.lines {
+		return dst
+	}
+	f.lines = lines
+	return fmt.Appendf(dst, "event: log\ndata: {\"lines\":%d}\n\n", lines)
+}
+
+func (f *feed) write(p []byte) error {
+	f.sent = time.Now()
+	_, err := f.out.Write(p)
+	return err
+}

@@ -1,0 +1,152 @@
+package web
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"time"
+	"unicode/utf8"
+)
+
+func bytesReader(text []byte) io.ReadSeeker { return bytes.NewReader(text) }
+
+// serveLog serves the raw text of a log: as far as it reaches now, or, with follow, until its
+// job ends.
+func (s *Server) serveLog(w http.ResponseWriter, r *http.Request) {
+	follow, ok := number(w, r, "follow", 0, 1)
+	if !ok {
+		return
+	}
+	log := s.reader(w, r)
+	if log == nil {
+		return
+	}
+	defer log.Close()
+	disposition := "inline"
+	if r.URL.Query().Get("download") != "" {
+		disposition = "attachment"
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Content-Disposition", fmt.Sprintf("%s; filename=%q", disposition, "iglu-builder-"+r.PathValue("id")+".log"))
+	if follow == 0 {
+		http.ServeContent(w, r, "", time.Time{}, io.NewSectionReader(log, 0, log.State().Bytes))
+		return
+	}
+	ctx, out, left, ok := s.watch(w, r)
+	if !ok {
+		return
+	}
+	defer left()
+	if _, err := out.Write(nil); err != nil { // the header, before there is a line
+		return
+	}
+	log.Follow(ctx, 0, out) // its error is that the watcher has left
+}
+
+// watch makes the answer to a request one that is watched for as long as the watcher likes or
+// the job runs. left must be called at its end.
+func (s *Server) watch(w http.ResponseWriter, r *http.Request) (ctx context.Context, out *watcher, left func(), ok bool) {
+	select {
+	case s.watchers <- struct{}{}:
+	default:
+		w.Header().Set("Retry-After", "5")
+		http.Error(w, fmt.Sprintf("%d clients are watching already.", maxWatchers), http.StatusServiceUnavailable)
+		return nil, nil, nil, false
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	stop := context.AfterFunc(s.closing, cancel)
+	out = &watcher{w: w, control: http.NewResponseController(w), timeout: s.options.ClientTimeout}
+	return ctx, out, func() {
+		stop()
+		cancel()
+		<-s.watchers
+	}, true
+}
+
+// A watcher is an answer that goes on. What is written to it is sent at once; a client that
+// does not take it in time has gone.
+type watcher struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	timeout time.Duration
+}
+
+func (out *watcher) Write(p []byte) (n int, err error) {
+	if err := out.control.SetWriteDeadline(time.Now().Add(out.timeout)); err != nil {
+		return 0, err
+	}
+	if n, err = out.w.Write(p); err == nil {
+		err = out.control.Flush()
+	}
+	return n, err
+}
+
+// Bounds of one answer.
+const (
+	defaultLines = 500
+	maxLines     = 1000
+	maxFound     = 10_000
+	maxQuery     = 1000 // bytes
+)
+
+// serveLines serves lines of a log as the page shows them: by their numbers, from 0.
+func (s *Server) serveLines(w http.ResponseWriter, r *http.Request) {
+	from, ok := number(w, r, "from", 0, math.MaxInt64)
+	if !ok {
+		return
+	}
+	count, ok := number(w, r, "count", defaultLines, maxLines)
+	if !ok {
+		return
+	}
+	log := s.reader(w, r)
+	if log == nil {
+		return
+	}
+	defer log.Close()
+	state := log.State()
+	lines, isCut, err := linesFrom(log, state.Bytes, from, count)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.answer(w, r, struct {
+		From  int64    `json:"from"`
+		Lines []string `json:"lines"`
+		Cut   []int    `json:"cut,omitempty"`
+		Total int64    `json:"total"`
+		Ended bool     `json:"ended"`
+	}{from, lines, isCut, state.Lines, state.Ended})
+}
+
+// serveSearch serves the numbers of the lines that hold a text.
+func (s *Server) serveSearch(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query().Get("q")
+	if query == "" || len(query) > maxQuery || !utf8.ValidString(query) {
+		http.Error(w, fmt.Sprintf("q is not a text of 1 to %d bytes.", maxQuery), http.StatusBadRequest)
+		return
+	}
+	from, ok := number(w, r, "from", 0, math.MaxInt64)
+	if !ok {
+		return
+	}
+	log := s.reader(w, r)
+	if log == nil {
+		return
+	}
+	defer log.Close()
+	state := log.State()
+	found, count, err := find(r.Context(), log, state.Bytes, query, from, maxFound)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.answer(w, r, struct {
+		Lines []int64 `json:"lines"`
+		Count int64   `json:"count"`
+		Total int64   `json:"total"`
+	}{found, count, state.Lines})
+}

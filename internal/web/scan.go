@@ -1,0 +1,163 @@
+package web
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"regexp"
+	"unicode/utf8"
+)
+
+const (
+	// maxShown is the length in bytes at which a line is cut for the page. Nobody reads on
+	// there, and a browser that is to lay out a line of a mebibyte stands still.
+	maxShown = 8 << 10
+	// maxRead is how many bytes are read for one answer; lines beyond are asked for again.
+	maxRead = 16 << 20
+	// scanBuffer is how many bytes of a log are read at once.
+	scanBuffer = 1 << 20
+)
+
+// A text is a job's log, as far as it reaches: whole lines, each ended by a line feed.
+type text interface {
+	io.ReaderAt
+	// Offset returns where a line begins that is counted from 0, in bytes.
+	Offset(line int64) (int64, error)
+}
+
+// linesFrom returns up to count lines of a log from a line on, as far as size, cut where they
+// are too long. isCut has the places of those in the answer.
+func linesFrom(log text, size, from, count int64) (lines []string, isCut []int, err error) {
+	offset, err := log.Offset(from)
+	if err != nil {
+		return nil, nil, err
+	}
+	lines = []string{}
+	var line []byte // as far as it is shown
+	chunks := chunksOf(log, offset, size)
+	for read := 0; int64(len(lines)) < count && (read < maxRead || len(lines) == 0); {
+		chunk, err := chunks()
+		if err != nil || len(chunk) == 0 {
+			return lines, isCut, err
+		}
+		read += len(chunk)
+		for int64(len(lines)) < count {
+			part, rest, ends := bytes.Cut(chunk, newline)
+			line = append(line, part[:min(len(part), maxShown+1-len(line))]...)
+			if !ends {
+				break
+			}
+			if len(line) > maxShown {
+				line, isCut = line[:wholeRunes(line, maxShown)], append(isCut, len(lines))
+			}
+			lines = append(lines, string(line))
+			line, chunk = line[:0], rest
+		}
+	}
+	return lines, isCut, nil
+}
+
+// chunksOf returns a function that returns what comes next of a log, and nothing at size. A
+// chunk is good until the next.
+func chunksOf(log text, offset, size int64) func() ([]byte, error) {
+	buf := make([]byte, min(scanBuffer, max(0, size-offset)))
+	return func() ([]byte, error) {
+		if offset >= size {
+			return nil, nil
+		}
+		n, err := log.ReadAt(buf[:min(int64(len(buf)), size-offset)], offset)
+		offset += int64(n)
+		if n == 0 {
+			return nil, fmt.Errorf("read a job's log: %w", err)
+		}
+		return buf[:n], nil
+	}
+}
+
+var newline = []byte{'\n'}
+
+// wholeRunes returns the greatest length up to n at which text can be cut between runes.
+func wholeRunes(text []byte, n int) int {
+	for n > 0 && !utf8.RuneStart(text[n]) {
+		n--
+	}
+	return n
+}
+
+// A search is what was found in a log.
+type search struct {
+	wanted []byte // in small letters
+	limit  int
+	line   int64 // that is looked at
+	found  []int64
+	count  int64
+}
+
+// find looks for a text in the lines of a log from a line on, whatever the case of its
+// letters, without regard for control sequences. It returns the first lines that hold it, up
+// to limit, and how many there are.
+func find(ctx context.Context, log text, size int64, query string, from int64, limit int) (found []int64, count int64, err error) {
+	offset, err := log.Offset(from)
+	if err != nil {
+		return nil, 0, err
+	}
+	s := search{wanted: bytes.ToLower([]byte(query)), limit: limit, line: from, found: []int64{}}
+	chunks := chunksOf(log, offset, size)
+	for partial := []byte(nil); ; {
+		chunk, err := chunks()
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil || len(chunk) == 0 {
+			return s.found, s.count, err
+		}
+		whole := bytes.LastIndexByte(chunk, '\n') + 1
+		if whole > 0 {
+			s.add(append(partial, chunk[:whole]...))
+			partial = partial[:0]
+		}
+		partial = append(partial, chunk[whole:]...)
+	}
+}
+
+// add looks through whole lines.
+func (s *search) add(lines []byte) {
+	for rest := bytes.ToLower(withoutSequences(lines)); len(rest) > 0; {
+		at := bytes.Index(rest, s.wanted)
+		if at < 0 {
+			s.line += int64(bytes.Count(rest, newline))
+			return
+		}
+		s.line += int64(bytes.Count(rest[:at], newline))
+		s.count++
+		if len(s.found) < s.limit {
+			s.found = append(s.found, s.line)
+		}
+		s.line++
+		rest = rest[at+bytes.IndexByte(rest[at:], '\n')+1:]
+	}
+}
+
+const escape = 0x1b
+
+// sequence is a control sequence of a terminal (ECMA-48): the same as in assets/app.js.
+var sequence = regexp.MustCompile(`^\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)|[PX^_][^\x1b\n]*\x1b\\|[ -/]*[0-~])`)
+
+// withoutSequences returns lines without control sequences of terminals, in place.
+func withoutSequences(lines []byte) []byte {
+	at := bytes.IndexByte(lines, escape)
+	if at < 0 {
+		return lines
+	}
+	out := lines[:at]
+	for rest := lines[at:]; ; {
+		rest = rest[max(1, len(sequence.Find(rest))):]
+		next := bytes.IndexByte(rest, escape)
+		if next < 0 {
+			return append(out, rest...)
+		}
+		out = append(out, rest[:next]...)
+		rest = rest[next:]
+	}
+}

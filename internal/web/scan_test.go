@@ -1,0 +1,101 @@
+package web
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// numbered is a log of n lines.
+func numbered(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "line %d\n", i)
+	}
+	return b.String()
+}
+
+// memory is a log in memory.
+type memory struct{ *strings.Reader }
+
+func logOf(text string) memory { return memory{strings.NewReader(text)} }
+
+func (m memory) Offset(line int64) (offset int64, err error) {
+	for ; line > 0 && offset < m.Size(); line-- {
+		rest := make([]byte, m.Size()-offset)
+		m.ReadAt(rest, offset)
+		offset += int64(bytes.IndexByte(rest, '\n') + 1)
+	}
+	return offset, nil
+}
+
+func TestLinesFrom(t *testing.T) {
+	const n = 300
+	log := logOf(numbered(n))
+	for _, from := range []int64{0, 1, 99, n - 3, n, n + 5} {
+		lines, cut, err := linesFrom(log, log.Size(), from, 5)
+		want := []string{}
+		for i := from; i < min(n, from+5); i++ {
+			want = append(want, fmt.Sprint("line ", i))
+		}
+		if diff := cmp.Diff(want, lines); diff != "" || cut != nil || err != nil {
+			t.Errorf("from %d: %v, %v (-want +got):\n%s", from, cut, err, diff)
+		}
+	}
+}
+
+func TestLongLinesAreCut(t *testing.T) {
+	log := logOf("a\n" + strings.Repeat("é", scanBuffer) + "\n\n" + strings.Repeat("x", maxShown) + "\nb\n")
+	lines, cut, err := linesFrom(log, log.Size(), 0, 10)
+	want := []string{"a", strings.Repeat("é", maxShown/2), "", strings.Repeat("x", maxShown), "b"}
+	if diff := cmp.Diff(want, lines); diff != "" || !slices.Equal(cut, []int{1}) || err != nil {
+		t.Errorf("cut %v, %v (-want +got):\n%s", cut, err, diff)
+	}
+}
+
+func TestFind(t *testing.T) {
+	filler := strings.Repeat("nothing here, in a line of some length\n", 60_000)
+	log := logOf("Error: one\n" + filler + "two err\x1b[31mORs, error\x1b[0m\n\n" + filler + "not an err\nor\nÄRGER\n")
+	for _, test := range []struct {
+		query string
+		from  int64
+		limit int
+		want  []int64
+		count int64
+	}{
+		{"error", 0, 10, []int64{0, 60_001}, 2},
+		{"ERROR", 0, 1, []int64{0}, 2},
+		{"error", 1, 10, []int64{60_001}, 1},
+		{"ärger", 0, 10, []int64{120_005}, 1},
+		{"[31m", 0, 10, []int64{}, 0},
+		{"some length", 0, 2, []int64{1, 2}, 120_000},
+	} {
+		found, count, err := find(t.Context(), log, log.Size(), test.query, test.from, test.limit)
+		if diff := cmp.Diff(test.want, found); diff != "" || count != test.count || err != nil {
+			t.Errorf("%q from %d: %d, %v (-want +got):\n%s", test.query, test.from, count, err, diff)
+		}
+	}
+}
+
+func TestWithoutSequences(t *testing.T) {
+	for text, want := range map[string]string{
+		"plain":                                 "plain",
+		"\x1b[1;31mred\x1b[0m!":                 "red!",
+		"\x1b[38;2;1;2;3mtrue\x1b[K":            "true",
+		"\x1b]0;title\x07a\x1b]8;;u\x1b\\b":     "ab",
+		"\x1bPdevice\x1b\\c\x1b_program\x1b\\d": "cd",
+		"\x1b(Bascii\x1b7\x1bM":                 "ascii",
+		"\x1b]0;never ended\nnext":              "0;never ended\nnext",
+		"\x1b[3":                                "3",
+		"\x1b\x1b[0m.\x1b":                      ".",
+		"a\x1b\nb":                              "a\nb",
+	} {
+		if got := string(withoutSequences([]byte(text))); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}

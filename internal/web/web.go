@@ -1,0 +1,163 @@
+// Package web is what a person sees of the builder in a browser, and the API below it: the
+// jobs that there were, what runs, their logs and events. It reads; the one thing that it
+// does is cancel a job. Jobs are sent by the WebSocket of wsapi, from the page as well.
+//
+// Whoever calls a Server has seen to it that the client may see all jobs.
+package web
+
+import (
+	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"path"
+	"time"
+
+	"iglu.sh/builder/internal/history"
+	"iglu.sh/builder/internal/joblog"
+)
+
+// Records are what is kept of jobs.
+type Records interface {
+	// Newest returns up to limit records, the newest first.
+	Newest(limit int) ([]history.Record, error)
+	// Get returns a job's record, or history.ErrNotFound.
+	Get(job string) (history.Record, error)
+}
+
+// Logs are where the logs of jobs lie.
+type Logs interface {
+	// Reader returns a reader of a job's log, or fs.ErrNotExist.
+	Reader(job string) (*joblog.Reader, error)
+}
+
+// Jobs are those that run.
+type Jobs interface {
+	// Cancel ends a job, if it runs, for the reason that somebody wanted it on the page.
+	Cancel(job string) (runs bool)
+}
+
+// Options are the settings of a Server.
+type Options struct {
+	// Commands are the programs that a job may run.
+	Commands []string
+	// ClientTimeout is how long a watcher may accept nothing of what it is sent before it
+	// counts as gone.
+	ClientTimeout time.Duration
+	// Token is true if the builder asks for one.
+	Token bool
+}
+
+// maxWatchers is how many clients follow logs and events at once. Each takes some 200 KiB of
+// memory. They leave connections to others: see wsapi.Crowd.
+const maxWatchers = 256
+
+// A Server serves the page and the API. It is an http.Handler.
+type Server struct {
+	records Records
+	logs    Logs
+	jobs    Jobs
+	options Options
+	log     *slog.Logger
+	mux     *http.ServeMux
+
+	watchers chan struct{} // holds an item for each
+	closing  context.Context
+	close    context.CancelFunc
+}
+
+// New returns a server.
+func New(records Records, logs Logs, jobs Jobs, options Options, log *slog.Logger) *Server {
+	s := &Server{
+		records: records, logs: logs, jobs: jobs, options: options, log: log,
+		mux:      http.NewServeMux(),
+		watchers: make(chan struct{}, maxWatchers),
+	}
+	s.closing, s.close = context.WithCancel(context.Background())
+	for pattern, handle := range map[string]http.HandlerFunc{
+		"GET /{$}":                      s.serveHome,
+		"GET /new":                      s.serveNew,
+		"GET /jobs/{id}":                s.serveJob,
+		"GET /login":                    s.serveLogin,
+		"GET /assets/{name}":            serveAsset,
+		"GET /api/v1/jobs":              s.serveRecords,
+		"GET /api/v1/jobs/{id}":         s.serveRecord,
+		"GET /api/v1/jobs/{id}/log":     s.serveLog,
+		"GET /api/v1/jobs/{id}/lines":   s.serveLines,
+		"GET /api/v1/jobs/{id}/search":  s.serveSearch,
+		"GET /api/v1/jobs/{id}/events":  s.serveEvents,
+		"POST /api/v1/jobs/{id}/cancel": s.serveCancel,
+		"GET /":                         s.serveNothing,
+	} {
+		s.mux.HandleFunc(pattern, handle)
+	}
+	return s
+}
+
+// policy lets the page load nothing but what the builder itself serves, run no script that
+// stands in it, and be in no frame.
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+// ServeHTTP serves one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	header := w.Header()
+	header.Set("Content-Security-Policy", policy)
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Referrer-Policy", "same-origin") // with none, a browser names no origin either
+	header.Set("Cross-Origin-Opener-Policy", "same-origin")
+	header.Set("Cache-Control", "no-cache")
+	s.mux.ServeHTTP(w, r)
+}
+
+// Close ends all watching, so that an http.Server need not wait for it.
+func (s *Server) Close() { s.close() }
+
+//go:embed assets
+var files embed.FS
+
+// assets are the files that pages refer to, with a digest of each that tells a browser
+// whether its own is still the same.
+var assets = func() map[string]asset {
+	all := make(map[string]asset)
+	entries, err := files.ReadDir("assets")
+	if err != nil {
+		panic(err)
+	}
+	for _, entry := range entries {
+		text, err := fs.ReadFile(files, path.Join("assets", entry.Name()))
+		if err != nil {
+			panic(err)
+		}
+		digest := sha256.Sum256(text)
+		all[entry.Name()] = asset{text, `"` + hex.EncodeToString(digest[:8]) + `"`}
+	}
+	return all
+}()
+
+type asset struct {
+	text []byte
+	tag  string
+}
+
+// assetTypes are said, not asked of the machine, whose table may differ.
+var assetTypes = map[string]string{
+	".css": "text/css; charset=utf-8",
+	".js":  "text/javascript; charset=utf-8",
+	".svg": "image/svg+xml",
+}
+
+func serveAsset(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("name")
+	asset, ok := assets[name]
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", assetTypes[path.Ext(name)])
+	w.Header().Set("ETag", asset.tag)
+	http.ServeContent(w, r, name, time.Time{}, bytesReader(asset.text))
+}

@@ -1,0 +1,176 @@
+package web
+
+import (
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"iglu.sh/builder/internal/history"
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/schemas"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// noJobs is a builder without a job.
+type noJobs struct{}
+
+func (noJobs) Cancel(string) bool { return false }
+
+var _ Jobs = noJobs{}
+
+// house is a server with real stores behind it.
+type house struct {
+	*Server
+	records *history.History
+	logs    *joblog.Store
+}
+
+func newHouse(t *testing.T) house {
+	t.Helper()
+	folder := t.TempDir()
+	logs, err := joblog.Open(filepath.Join(folder, "logs"), joblog.Keep{Jobs: 100}, 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	records, err := history.Open(filepath.Join(folder, "history.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(records, logs, noJobs{}, Options{Commands: []string{"nix"}, ClientTimeout: time.Second}, slog.New(slog.DiscardHandler))
+	t.Cleanup(func() {
+		s.Close()
+		records.Close()
+	})
+	return house{s, records, logs}
+}
+
+func (h house) put(t *testing.T, r history.Record) {
+	t.Helper()
+	if err := h.records.Put(r); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (h house) get(path string, header ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(http.MethodGet, path, nil)
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// TestEveryEndHasWords shows a job of every end.
+func TestEveryEndHasWords(t *testing.T) {
+	h := newHouse(t)
+	code := 1
+	for _, end := range []jobend.End{jobend.Exited, jobend.Unpushed, jobend.OutOfMemory, jobend.Killed, jobend.TimedOut, jobend.Silent,
+		jobend.Cancelled, jobend.ClientGone, jobend.Shutdown, jobend.NoImage, jobend.EngineGone, jobend.Failed, jobend.Interrupted} {
+		h.put(t, history.Record{Job: string(end), Begun: time.Now(), Ended: time.Now(), End: end, ExitCode: &code})
+		j := jobView{history.Record{End: end, ExitCode: &code}}
+		if j.Word() == "" || j.Tone() == "" || j.Sentence() == "" {
+			t.Errorf("%s: %q, %q, %q", end, j.Word(), j.Tone(), j.Sentence())
+		}
+		if page := h.get("/jobs/" + string(end)); page.Code != http.StatusOK || !strings.Contains(page.Body.String(), ">"+j.Word()+"<") {
+			t.Errorf("%s: %d: %s", end, page.Code, page.Body)
+		}
+	}
+}
+
+// TestTextsAreEscaped puts HTML into everything that a page shows of a record.
+func TestTextsAreEscaped(t *testing.T) {
+	h := newHouse(t)
+	const html = `"><script>alert(1)</script>`
+	h.put(t, history.Record{Job: "a", Begun: time.Now(), Ended: time.Now(), End: jobend.Failed,
+		Repository: html, Branch: html, Command: html, Commit: html, Error: html, Msg: html})
+	for _, path := range []string{"/", "/jobs/a"} {
+		page := h.get(path).Body.String()
+		if strings.Contains(page, "<script>") || !strings.Contains(page, "&lt;script&gt;alert(1)") {
+			t.Errorf("%s: %s", path, page)
+		}
+	}
+}
+
+// TestPolicy checks what every answer says to a browser, and that no page needs more.
+func TestPolicy(t *testing.T) {
+	h := newHouse(t)
+	h.put(t, history.Record{Job: "a", Begun: time.Now()})
+	for _, path := range []string{"/", "/new", "/login", "/jobs/a", "/jobs/b", "/assets/page.js", "/api/v1/jobs", "/api/v1/jobs/a"} {
+		answer := h.get(path, "Accept", "text/html")
+		header := answer.Header()
+		if policy := header.Get("Content-Security-Policy"); !strings.Contains(policy, "default-src 'none'") ||
+			strings.Contains(policy, "unsafe") || !strings.Contains(policy, "frame-ancestors 'none'") {
+			t.Errorf("%s: the policy is %q", path, policy)
+		}
+		if header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s: %v", path, header)
+		}
+		body := answer.Body.String()
+		for _, inline := range []string{"<script>", "<style", " style=", " onclick=", "http://", "https://cdn"} {
+			if strings.HasPrefix(header.Get("Content-Type"), "text/html") && strings.Contains(body, inline) {
+				t.Errorf("%s has %s", path, inline)
+			}
+		}
+	}
+}
+
+func TestAssets(t *testing.T) {
+	h := newHouse(t)
+	for name := range assets {
+		first := h.get("/assets/" + name)
+		if first.Code != http.StatusOK || first.Header().Get("Content-Type") == "" {
+			t.Errorf("%s: %d %v", name, first.Code, first.Header())
+		}
+		if again := h.get("/assets/"+name, "If-None-Match", first.Header().Get("ETag")); again.Code != http.StatusNotModified {
+			t.Errorf("%s again: %d", name, again.Code)
+		}
+	}
+}
+
+// TestWatchersAreBounded has as many watchers as there may be, and one more. Close lets all go.
+func TestWatchersAreBounded(t *testing.T) {
+	h := newHouse(t)
+	log, err := h.logs.Create("a", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	log.Respond(schemas.Accepted(), nil)
+	server := httptest.NewServer(h)
+	defer server.Close()
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	watch := func() *http.Response {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/api/v1/jobs/a/events", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := transport.RoundTrip(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { response.Body.Close() })
+		return response
+	}
+	for i := range maxWatchers {
+		if response := watch(); response.StatusCode != http.StatusOK {
+			t.Fatalf("watcher %d: %s", i, response.Status)
+		}
+	}
+	if response := watch(); response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") == "" {
+		t.Errorf("one more: %s", response.Status)
+	}
+	h.Close()
+	for range maxWatchers {
+		h.watchers <- struct{}{} // each has left
+	}
+}

@@ -1,0 +1,94 @@
+package orchestrator
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"iglu.sh/builder/internal/history"
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/redact"
+	"iglu.sh/builder/schemas"
+)
+
+// Records are what is kept of jobs beyond their end.
+type Records interface {
+	// Put keeps a record, in place of the one that the job has, if any.
+	Put(history.Record) error
+	// Prune removes the records of ended jobs but for those that keep wants.
+	Prune(keep func(job string) bool) error
+}
+
+// A recorder keeps one job's record. That it cannot is no reason to end a job.
+type recorder struct {
+	records  Records
+	redactor *redact.Redactor
+	log      *slog.Logger
+	record   history.Record
+}
+
+// begin keeps a record of a job that begins.
+func (b *Builder) begin(job string, request *schemas.Request, redactor *redact.Redactor, log *slog.Logger) *recorder {
+	r := &recorder{records: b.records, redactor: redactor, log: log}
+	r.record = history.Record{
+		Job:     job,
+		Branch:  redactor.String(request.Git.Branch),
+		Command: redactor.String(request.BuildOptions.Command),
+		Begun:   time.Now().UTC(),
+	}
+	if !request.Git.NoClone {
+		r.record.Repository = redactor.String(history.WithoutUser(request.Git.Repository))
+	}
+	r.put()
+	return r
+}
+
+// end keeps how the job has ended, and how many lines its log has.
+func (r *recorder) end(verdict Verdict, lines int64) {
+	response, event := verdict.Response(), verdict.Event()
+	event.Commit, event.Image = r.redactor.String(event.Commit), r.redactor.String(event.Image)
+	r.record.Ended, r.record.Lines = time.Now().UTC(), lines
+	r.record.End, r.record.ExitCode = verdict.End(), response.BuildExitCode
+	r.record.Error, r.record.Msg = r.redactor.String(response.Error), r.redactor.String(response.Msg)
+	r.record.Commit, r.record.Verdict = event.Commit, schemas.AppendEvent(nil, event)
+	r.put()
+}
+
+func (r *recorder) put() {
+	if err := r.records.Put(r.record); err != nil {
+		r.log.Warn("cannot keep a record of the job", "err", err)
+	}
+}
+
+// prune removes the records of jobs whose logs are gone.
+func (b *Builder) prune(log *slog.Logger) {
+	if err := b.records.Prune(b.logs.Has); err != nil {
+		log.Warn("cannot remove records of old jobs", "err", err)
+	}
+}
+
+// Cancel ends a job, if it runs, because somebody wanted it on the builder's page. Its client
+// is told so.
+func (b *Builder) Cancel(job string) (runs bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	cancel, runs := b.running[job]
+	if runs {
+		cancel(&failure{end: jobend.Cancelled, what: "The job was cancelled.", advice: "Somebody cancelled it on the builder's page."})
+	}
+	return runs
+}
+
+// cancellable returns a context that ends when the job is cancelled.
+func (b *Builder) cancellable(ctx context.Context, job string) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.running[job] = cancel
+	return ctx, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.running, job)
+		cancel(nil)
+	}
+}

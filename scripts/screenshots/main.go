@@ -1,0 +1,252 @@
+// Screenshots makes the pictures in docs/page.md: of a real builder, on which real jobs run,
+// in a real Chromium. It needs bin/iglu-builder, an engine, and IGLU_SHOT_JOB_IMAGE, the name
+// of an image with Nix. See docs/development.md.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+
+	"iglu.sh/builder/internal/gitserver"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "screenshots:", err)
+		os.Exit(1)
+	}
+}
+
+const (
+	builder = "bin/iglu-builder"
+	folder  = "docs/images"
+)
+
+// A shot is one picture.
+type shot struct {
+	name   string
+	path   string // of the page
+	ready  string // a script's expression that is true when there is something to see
+	width  int64
+	height int64
+	dark   bool
+}
+
+func run(ctx context.Context) (err error) {
+	state, err := os.MkdirTemp("", "iglu-screenshots-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(state)
+	repositories, stopGit, err := serveGit(state)
+	if err != nil {
+		return err
+	}
+	defer stopGit()
+	url, stopServer, err := startServer(state)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopServer()) }()
+
+	const build = "nix build -L --file default.nix"
+	for _, job := range []string{
+		job(repositories, "hello", "nix build --no-such-option"),
+		job(repositories, "hello", "nix build -L --print-out-paths"),
+		job(repositories, "igloo", build),
+	} {
+		send(ctx, url, job).Run() // whatever comes of it is shown
+	}
+	last, err := newest(url)
+	if err != nil {
+		return err
+	}
+	if err := shoot(ctx, url, []shot{{"jobs-light", "/", "document.querySelector('#jobs a')", 1600, 640, false}}); err != nil {
+		return err
+	}
+	running := send(ctx, url, job(repositories, "village", build))
+	if err := running.Start(); err != nil {
+		return err
+	}
+	defer func() {
+		running.Process.Signal(syscall.SIGTERM)
+		running.Wait()
+	}()
+
+	const lines = "document.querySelectorAll('.row:not(.waits)').length > %d && document.querySelector('#derivations .built, #derivations .failed')"
+	return shoot(ctx, url, []shot{
+		{"running-light", "/", fmt.Sprintf(lines, 22), 1600, 1100, false},
+		{"running-dark", "/", fmt.Sprintf(lines, 22), 1600, 1100, true},
+		{"failed-dark", "/jobs/" + last, fmt.Sprintf(lines, 5), 1600, 900, true},
+		{"failed-narrow", "/jobs/" + last, fmt.Sprintf(lines, 5), 360, 900, false},
+		{"new-light", "/new", "document.getElementById('preview').textContent", 1600, 1000, false},
+		{"new-narrow", "/new", "document.getElementById('preview').textContent", 360, 900, true},
+	})
+}
+
+// Sources that show something: a derivation that fails after another, and many that take a
+// while.
+var sources = map[string]string{
+	"igloo": `let
+  d = name: script: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; };
+  snow = d "libsnow-1.4" "echo compiling snow.c; echo > $out";
+in d "igloo-2.0" "echo using ${snow}; for f in door wall roof; do echo compiling $f.c; done; printf '\\033[1mroof.c:12:5: \\033[31merror:\\033[0m expected a block before the key stone\\n'; exit 1"
+`,
+	"village": `let
+  d = n: derivation {
+    name = "house-${toString n}";
+    system = builtins.currentSystem;
+    builder = "/bin/sh";
+    args = [ "-c" "i=0; while [ $i -lt 20 ]; do i=$((i+1)); printf \"\\033[36mcutting\\033[0m block $i of house ${toString n}: \\033[32mcold enough\\033[0m\\n\"; j=0; while [ $j -lt 90000 ]; do j=$((j+1)); done; done; echo > $out" ];
+  };
+in builtins.genList d 24
+`,
+}
+
+// job is a request to build one of them with the command.
+func job(repositories, name, command string) string {
+	return fmt.Sprintf(`{"git":{"noClone":false,"repository":%q},"buildOptions":{"maxJobs":2,"command":%q,"cachix":{"push":false}}}`,
+		repositories+"/"+name, command)
+}
+
+func serveGit(state string) (url string, stop func() error, err error) {
+	root := filepath.Join(state, "repositories")
+	if err := gitserver.Publish(root, "hello", "examples/hello"); err != nil {
+		return "", nil, err
+	}
+	for name, source := range sources {
+		folder := filepath.Join(state, name)
+		if err := errors.Join(os.Mkdir(folder, 0o755), os.WriteFile(filepath.Join(folder, "default.nix"), []byte(source), 0o644),
+			gitserver.Publish(root, name, folder)); err != nil {
+			return "", nil, err
+		}
+	}
+	listener, err := gitserver.Listen()
+	if err != nil {
+		return "", nil, fmt.Errorf("serve git where containers reach it: %w", err)
+	}
+	server := &http.Server{Handler: &gitserver.Server{Root: root}}
+	go server.Serve(listener)
+	return "http://" + listener.Addr().String(), server.Close, nil
+}
+
+var listening = regexp.MustCompile(`msg=listening addr=(\S+)`)
+
+func startServer(state string) (url string, stop func() error, err error) {
+	image := os.Getenv("IGLU_SHOT_JOB_IMAGE")
+	if image == "" {
+		return "", nil, errors.New("IGLU_SHOT_JOB_IMAGE does not name an image with Nix")
+	}
+	instance := strings.ToLower(filepath.Base(state))
+	server := exec.Command(builder, "serve", "--listen", "127.0.0.1:0", "--instance", instance, "--job-image", image, "--state-dir", state)
+	log, err := server.StderrPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	if err := server.Start(); err != nil {
+		return "", nil, err
+	}
+	stop = func() error {
+		server.Process.Signal(syscall.SIGTERM)
+		err := server.Wait()
+		return errors.Join(err, exec.Command(builder, "cleanup", "--instance", instance).Run())
+	}
+	for text := bufio.NewScanner(log); text.Scan(); {
+		if m := listening.FindStringSubmatch(text.Text()); m != nil {
+			go func() {
+				for text.Scan() {
+				}
+			}()
+			return "http://" + m[1], stop, nil
+		}
+	}
+	return "", nil, errors.Join(errors.New("the builder does not start"), stop())
+}
+
+// send returns the command that sends a job.
+func send(ctx context.Context, url, job string) *exec.Cmd {
+	client := exec.CommandContext(ctx, builder, "build", "--url", strings.Replace(url, "http", "ws", 1), "-")
+	client.Stdin = strings.NewReader(job)
+	client.Cancel = func() error { return client.Process.Signal(syscall.SIGTERM) }
+	return client
+}
+
+// newest returns the id of the latest job.
+func newest(url string) (string, error) {
+	response, err := http.Get(url + "/api/v1/jobs?limit=1")
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	var answer struct{ Jobs []struct{ ID string } }
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || len(answer.Jobs) == 0 {
+		return "", fmt.Errorf("ask for the latest job: %w", err)
+	}
+	return answer.Jobs[0].ID, nil
+}
+
+// shoot takes pictures.
+func shoot(ctx context.Context, url string, shots []shot) error {
+	allocator, stop := chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox)...)
+	defer stop()
+	ctx, cancel := chromedp.NewContext(allocator)
+	defer cancel()
+	for _, s := range shots {
+		picture, err := s.take(ctx, url)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		name := filepath.Join(folder, s.name+".png")
+		if err := os.WriteFile(name, picture, 0o644); err != nil {
+			return err
+		}
+		fmt.Println(name)
+	}
+	return nil
+}
+
+func (s shot) take(ctx context.Context, url string) ([]byte, error) {
+	scheme := "light"
+	if s.dark {
+		scheme = "dark"
+	}
+	if err := chromedp.Do(ctx,
+		chromedp.EmulateViewport(s.width, s.height),
+		chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+			_, err := cdp.Call(ctx, target, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+				Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
+			return err
+		}),
+		chromedp.Navigate(url+s.path),
+	); err != nil {
+		return nil, err
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		ready, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("Boolean("+s.ready+")"))
+		if err != nil || time.Now().After(end) {
+			return nil, errors.Join(err, errors.New("there is nothing to see"))
+		}
+		if ready {
+			time.Sleep(time.Second) // for what comes of events
+			return chromedp.Run(ctx, chromedp.CaptureScreenshot())
+		}
+	}
+}
