@@ -64,8 +64,30 @@ func isUnanswered(conn net.Conn) bool {
 	return ok && state.tries > 0 && state.silence > answerTimeout
 }
 
+// takenInterval is how often the kernel is asked whether a client has taken its last message.
+const takenInterval = 50 * time.Millisecond
+
+// awaitTaken waits until the client's machine has all that was written, as long as it takes
+// any of it. What the kernel still has when a connection is closed is lost if the client
+// sends something.
+func (s *session) awaitTaken() {
+	var taken uint64
+	for since := time.Now(); time.Since(since) < s.server.options.ClientTimeout && s.latest.Load() == 0; {
+		state, ok := tcpInfo(s.conn.NetConn())
+		if !ok || !state.waiting {
+			return
+		}
+		if state.taken != taken {
+			taken, since = state.taken, time.Now()
+		}
+		time.Sleep(takenInterval)
+	}
+}
+
 // tcpState is what the kernel knows of a connection.
 type tcpState struct {
 	silence time.Duration // since the last answer of the other side
 	tries   int           // how often it was tried again since
+	taken   uint64        // bytes that the other side's machine has acknowledged
+	waiting bool          // whether there are more
 }

@@ -212,6 +212,7 @@ func (s *session) end(response schemas.Response, code int) {
 	err := s.write(frames)
 	s.answered()
 	if err == nil {
+		s.awaitTaken()
 		s.awaitClose()
 	}
 }

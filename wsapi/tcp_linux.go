@@ -30,5 +30,7 @@ func tcpInfo(conn net.Conn) (state tcpState, ok bool) {
 	return tcpState{
 		silence: time.Duration(info.Last_ack_recv) * time.Millisecond,
 		tries:   int(info.Retransmits) + int(info.Probes),
+		taken:   info.Bytes_acked,
+		waiting: info.Notsent_bytes > 0 || info.Unacked > 0,
 	}, true
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
@@ -293,6 +294,34 @@ func TestClientVanishesFromTheNetwork(t *testing.T) {
 func iptables(t *testing.T, args ...string) {
 	if output, err := exec.Command("iptables", append([]string{"--wait"}, args...)...).CombinedOutput(); err != nil {
 		t.Errorf("iptables %v: %v: %s", args, err, output)
+	}
+}
+
+// TestSlowToTheEnd has a client read nothing until some time after its job has ended. All
+// that it has not read by then is in the kernel's hands, a ping included, which it answers.
+func TestSlowToTheEnd(t *testing.T) {
+	t.Parallel()
+	s := serverWith(t, func(*settings) {})
+	dialer := websocket.Dialer{NetDialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err == nil {
+			err = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+		}
+		return conn, err
+	}}
+	conn, _, err := dialer.DialContext(t.Context(), "ws://"+s.address+"/api/v1/build", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	c := &client{t: t, conn: conn}
+	const lines = 20_000
+	c.send(jsonOf(t, command(fmt.Sprintf("sh -c 'sleep 6; seq %d'", lines)))) // after a ping
+	wantEnd(t, s, "exited")
+	time.Sleep(5 * time.Second)
+	got := c.finish()
+	if n := len(got.lines); got.closeCode != websocket.CloseNormalClosure || n < lines || got.lines[n-1] != fmt.Sprint(lines) {
+		t.Errorf("%d lines, close code %d", n, got.closeCode)
 	}
 }
 
