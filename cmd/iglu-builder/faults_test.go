@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/orchestrator"
 )
 
 // The suite of faults: whatever dies, whenever it dies, the client is told what is true,
@@ -138,6 +140,7 @@ func (w *faultWorld) wantOthers(t *testing.T) {
 // attackOnly has a server's jobs run the program attack.
 func attackOnly(s *settings) {
 	s.jobImage, s.jobNetwork, s.allowedCommands = "attack:1", "none", []string{"attack"}
+	s.store = orchestrator.StoreShared // that it is one more thing to go wrong
 }
 
 // serverVia starts a server on an engine, which the test stops.
@@ -267,7 +270,7 @@ func (f *faultyEngine) reach(t *testing.T, c *client, s step, do func()) {
 
 func (w *faultWorld) killServer(t *testing.T, at step) string {
 	f := startFaulty(t, filepath.Join(w.folder, "docker.sock"))
-	flags := []string{"--job-image", "attack:1", "--job-network", "none", "--allowed-commands", "attack"}
+	flags := []string{"--job-image", "attack:1", "--job-network", "none", "--allowed-commands", "attack", "--store", "shared"}
 	s := startProcessAs(t, "test", f.host(), flags...)
 	f.reach(t, connect(t, s), at, s.kill)
 	next := startProcessAs(t, "test", f.host(), flags...)
@@ -338,9 +341,11 @@ func (w *faultWorld) wantNothingLeft(t *testing.T, s *server, idle []string) {
 var calls = []step{
 	stepAt("ping", "(HEAD|GET) /_ping", 1),
 	stepAt("inspect image", "GET /images/.*/json", 1),
+	stepAt("inspect store", "GET /volumes/.*-store-.*", 1),
+	stepAt("create store", "POST /volumes/create", 1),
 	stepAt("inspect network", "GET /networks/.*", 1),
 	stepAt("ask for platform", "GET /version", 1),
-	stepAt("create volume", "POST /volumes/create", 1),
+	stepAt("create volume", "POST /volumes/create", 2),
 	stepAt("create filler", "POST /containers/create", 1),
 	stepAt("look into volume", "HEAD /containers/.*/archive", 1),
 	stepAt("fill volume", "PUT /containers/.*/archive", 1),
