@@ -19,6 +19,7 @@ import (
 
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/tick"
 )
 
 // This file is one container from its start to its removal.
@@ -73,26 +74,11 @@ func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Wr
 // beat tells the program in a container that its builder is there, until the function that
 // it returns is called.
 func beat(lifeline net.Conn) (stop func()) {
-	ticker := time.NewTicker(jobenv.Beat)
-	ended, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case <-ticker.C:
-				// Whether it arrives, the other side sees.
-				lifeline.SetWriteDeadline(time.Now().Add(jobenv.Beat))
-				lifeline.Write([]byte{'\n'})
-			case <-ended:
-				return
-			}
-		}
-	}()
-	return func() {
-		ticker.Stop()
-		close(ended)
-		<-done
-	}
+	return tick.Every(jobenv.Beat, func() {
+		// Whether it arrives, the other side sees.
+		lifeline.SetWriteDeadline(time.Now().Add(jobenv.Beat))
+		lifeline.Write([]byte{'\n'})
+	})
 }
 
 // exit is how a container ended.

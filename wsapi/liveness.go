@@ -3,6 +3,8 @@ package wsapi
 import (
 	"net"
 	"time"
+
+	"iglu.sh/builder/internal/tick"
 )
 
 const (
@@ -26,34 +28,20 @@ func (s *session) heard() {
 // that gives no sign of life has vanished. One that does not take what it is sent
 // cannot see a ping either; it is there as long as its machine answers.
 func (s *session) watch() (stop func()) {
-	ticker := time.NewTicker(watchInterval)
-	ended, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		for unanswered := 0; ; {
-			select {
-			case <-ticker.C:
-			case <-ended:
-				return
-			}
-			if isUnanswered(s.conn.NetConn()) {
-				unanswered++
-			} else {
-				unanswered = 0
-			}
-			// Once can be chance: the kernel may just have tried.
-			if unanswered > 1 {
-				s.conn.Close()
-			} else if !s.sendPing() {
-				s.heard()
-			}
+	unanswered := 0
+	return tick.Every(watchInterval, func() {
+		if isUnanswered(s.conn.NetConn()) {
+			unanswered++
+		} else {
+			unanswered = 0
 		}
-	}()
-	return func() {
-		ticker.Stop()
-		close(ended)
-		<-done
-	}
+		// Once can be chance: the kernel may just have tried.
+		if unanswered > 1 {
+			s.conn.Close()
+		} else if !s.sendPing() {
+			s.heard()
+		}
+	})
 }
 
 // isUnanswered reports whether the kernel has sent to the client's machine again

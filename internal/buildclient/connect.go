@@ -12,6 +12,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"iglu.sh/builder/internal/tick"
 	"iglu.sh/builder/schemas"
 )
 
@@ -90,31 +91,9 @@ func readMessage(conn *websocket.Conn, buf []byte) ([]byte, error) {
 
 // ping asks the builder for signs of life until the function that it returns is called.
 func ping(conn *websocket.Conn) (stop func()) {
-	return every(pingInterval, func() {
+	return tick.Every(pingInterval, func() {
 		conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(pingInterval))
 	})
-}
-
-// every calls do in an interval until the function that it returns is called.
-func every(interval time.Duration, do func()) (stop func()) {
-	ticker := time.NewTicker(interval)
-	ended, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case <-ticker.C:
-				do()
-			case <-ended:
-				return
-			}
-		}
-	}()
-	return func() {
-		ticker.Stop()
-		close(ended)
-		<-done
-	}
 }
 
 // flushing is a connection that shows what has come before it waits for more.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"iglu.sh/builder/internal/tick"
 	"iglu.sh/builder/schemas"
 )
 
@@ -46,7 +47,7 @@ func (p *plain) message(_ []byte, m schemas.Message) {
 		p.progress.take(m.Event, p.now())
 	case m.Response != nil && m.Response.JobStatus == schemas.Starting:
 		p.progress = newProgress(p.now())
-		p.stop = every(p.interval, p.tell)
+		p.stop = tick.Every(p.interval, p.tell)
 	}
 	if r := m.Response; r != nil && r.Error == "" {
 		fmt.Fprintln(p.errors, visible(r.Msg))
