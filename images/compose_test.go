@@ -379,14 +379,27 @@ func outputLine(t *testing.T, message string) string {
 	return line
 }
 
-// checkJobLeftNothing checks that the job's container is gone, and that it was made
-// under the instance's name: otherwise its absence would say nothing.
-func (s *stack) checkJobLeftNothing() {
-	s.t.Helper()
+// kinds returns how many things of each kind carry the instance's name.
+func (s *stack) kinds() map[string]int {
 	kinds := map[string]int{}
 	for _, thing := range s.labelled(instanceLabel) {
 		kind, _, _ := strings.Cut(thing, " ")
 		kinds[kind]++
+	}
+	return kinds
+}
+
+// checkJobLeftNothing checks that the job's container is gone, and that it was made
+// under the instance's name: otherwise its absence would say nothing.
+func (s *stack) checkJobLeftNothing() {
+	s.t.Helper()
+	kinds := s.kinds()
+	for range 100 {
+		if kinds["container"] == 0 {
+			break
+		}
+		time.Sleep(100 * time.Millisecond) // it goes after the answer
+		kinds = s.kinds()
 	}
 	if kinds["container"] != 0 {
 		s.t.Errorf("%d containers are left of the job", kinds["container"])

@@ -22,7 +22,6 @@ import (
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/api/types/system"
 	"github.com/docker/docker/client"
-	"golang.org/x/sync/errgroup"
 
 	"iglu.sh/builder/images"
 	"iglu.sh/builder/internal/jobend"
@@ -250,28 +249,20 @@ func (d *docker) ensureImage(ctx context.Context, say func(string)) (images.Imag
 func (d *docker) create(ctx context.Context, c container, imageID string, l *lease) (string, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	var (
-		networkID = noNetwork
-		volume    string
-		machine   *system.Info
-		needed    errgroup.Group
-	)
-	needed.Go(func() (err error) {
-		if c.told.Upkeep == "" {
-			networkID, err = d.ensureNetwork(ctx)
-		}
-		return engineFailure("provide the jobs' network", err)
-	})
-	needed.Go(func() (err error) {
-		volume, err = d.ensureProgram(ctx, imageID, c.log)
-		return engineFailure("take the builder's program", err)
-	})
-	needed.Go(func() (err error) {
-		machine, err = d.ensureMachine(ctx, c.log)
-		return engineFailure("describe its machine", err)
-	})
-	if err := needed.Wait(); err != nil {
-		return "", err
+	networkID, err := noNetwork, error(nil)
+	if c.told.Upkeep == "" {
+		networkID, err = d.ensureNetwork(ctx)
+	}
+	if err != nil {
+		return "", engineFailure("provide the jobs' network", err)
+	}
+	volume, err := d.ensureProgram(ctx, imageID, c.log)
+	if err != nil {
+		return "", engineFailure("take the builder's program", err)
+	}
+	machine, err := d.ensureMachine(ctx, c.log)
+	if err != nil {
+		return "", engineFailure("describe its machine", err)
 	}
 	host := d.hostConfig(networkID, volume, machine)
 	sandboxed, err := d.usesSandbox(machine)

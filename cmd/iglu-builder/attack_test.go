@@ -197,8 +197,10 @@ func TestEmptyProgramVolume(t *testing.T) {
 		s := e.server(t, func(*settings) {})
 		wantExit(t, do(t, s, command("nix --version")), 0)
 		volume := s.onEngine("volume", "ls")[0]
+		wantNoContainers(t, s)
 		e.docker(t, "volume", "rm", volume)
 		wantExit(t, do(t, s, command("nix --version")), 0)
+		wantNoContainers(t, s)
 		e.docker(t, "volume", "rm", volume)
 		e.docker(t, "volume", "create", "--label", "sh.iglu.builder.instance="+s.instance, volume)
 		if got := do(t, s, command("nix --version")); len(got.messages) != 2 {

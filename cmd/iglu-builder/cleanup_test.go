@@ -133,7 +133,5 @@ func TestEngineKilled(t *testing.T) {
 	}
 	e.start()
 	wantExit(t, do(t, s, command("tool --help")), 0)
-	if left := onEngine("container", "ls", "--all", "--quiet"); left != "" {
-		t.Errorf("containers left: %s", left)
-	}
+	wantEmpty(t, e)
 }

@@ -14,6 +14,7 @@ import (
 func TestTwoHundredJobs(t *testing.T) {
 	one := func() { wantExit(t, do(t, world.server, command("nix --version")), 0) }
 	one() // what is made once for all jobs is there now
+	wantNoContainers(t, world.server)
 	before := countAll(t)
 	for range 200 {
 		one()
@@ -47,6 +48,7 @@ func countAll(t *testing.T) string {
 // TestManyClientsInARow lets clients come and go in every way that is not a job.
 func TestManyClientsInARow(t *testing.T) {
 	wantFree(t, world.server) // what is made once for all jobs is there now
+	wantNoContainers(t, world.server)
 	before := countAll(t)
 	for n := range 100 {
 		c := connect(t, world.server)

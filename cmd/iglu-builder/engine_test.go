@@ -151,9 +151,15 @@ func TestEngineStopsAndComesBack(t *testing.T) {
 	}
 	e.start()
 	wantExit(t, do(t, s, command("tool --help")), 0)
-	left, err := exec.Command("docker", "--host", e.host(), "container", "ls", "--all", "--quiet").Output()
-	if err != nil || len(left) > 0 {
-		t.Errorf("containers left: %s, %v", left, err)
+	wantEmpty(t, e)
+}
+
+// wantEmpty checks that an engine has no container, or soon has none.
+func wantEmpty(t *testing.T, e *engine) {
+	t.Helper()
+	left := func() string { return docker(t, "--host", e.host(), "container", "ls", "--all", "--quiet") }
+	if err := poll(10*time.Second, func() bool { return left() == "" }); err != nil {
+		t.Errorf("containers left: %s", left())
 	}
 }
 

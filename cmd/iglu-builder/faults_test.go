@@ -162,6 +162,9 @@ func (w *faultWorld) clean(t *testing.T, s *server) {
 	if output, err := cleanUpAt(w.engine.host(), s.instance); err != nil || strings.Contains(output, "container") {
 		t.Errorf("cleanup: %v: %s", err, output)
 	}
+	for _, store := range strings.Fields(w.docker("volume", "ls", "--quiet", "--filter", "label=sh.iglu.builder.instance="+s.instance)) {
+		w.docker("volume", "rm", store)
+	}
 }
 
 // wantNext checks that the place is free soon, and that a job works that is sent then.
@@ -391,7 +394,7 @@ func (w *faultWorld) breakCall(t *testing.T, call step, fault string) string {
 	f.at(call, func(out http.ResponseWriter, in *http.Request) bool { return f.spoil(fault, out, in) })
 	got := do(t, s, command(job3))
 	wantFailure(t, got)
-	if !f.hit() {
+	if err := poll(10*time.Second, f.hit); err != nil { // after the answer, for some
 		t.Error("the call was not made")
 	}
 	end := endOf(t, s)

@@ -260,6 +260,19 @@ func (s *server) checkKeptLogs() error {
 
 func (s *server) containers() []string { return s.onEngine("container", "ls", "--all") }
 
+// withoutHead returns a job's lines without the first two of all that come to a command, and
+// checks those: which image and which Nix it is.
+func withoutHead(t *testing.T, s *server, lines []string) []string {
+	t.Helper()
+	if len(lines) < 2 || !strings.HasPrefix(lines[0], "iglu: job image "+s.image+", sha256:") || !nixLine.MatchString(lines[1]) {
+		t.Errorf("the first lines do not tell image and Nix: %q", lines)
+		return lines
+	}
+	return lines[2:]
+}
+
+var nixLine = regexp.MustCompile(`^iglu: Nix \d+\.\d+`)
+
 // wantNoContainers checks that a server has none, or soon has none.
 func wantNoContainers(t *testing.T, s *server) {
 	t.Helper()

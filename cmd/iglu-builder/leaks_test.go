@@ -48,11 +48,14 @@ func (s *server) goroutines() (names []string, stacks string) {
 // idle returns the goroutines of a server that has had no job yet, when it is up.
 func (s *server) idle(t *testing.T) (names []string) {
 	t.Helper()
+	has := func(part string) bool {
+		return slices.ContainsFunc(names, func(name string) bool { return strings.Contains(name, part) })
+	}
 	if err := poll(10*time.Second, func() bool {
 		names, _ = s.goroutines()
-		return slices.ContainsFunc(names, func(name string) bool { return strings.Contains(name, ".serveHTTP.") })
+		return has(".serveHTTP.") && has(".inBackground.") // which is done with the image
 	}); err != nil {
-		t.Fatalf("no goroutine waits for clients: %q", names)
+		t.Fatalf("none waits for clients, or none for something to tend: %q", names)
 	}
 	return names
 }

@@ -85,7 +85,7 @@ func TestPreflight(t *testing.T) {
 			wantExit(t, got, test.code)
 			wantLine(t, got, "iglu: nothing could be pushed, so nothing is built: ")
 			wantLine(t, got, test.line)
-			if len(got.lines) != 1 || strings.Contains(got.lines[0], "c2hvcnQ") {
+			if len(got.lines) != 2 || strings.Contains(got.lines[1], "c2hvcnQ") {
 				t.Errorf("lines: %q", got.lines)
 			}
 		})

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"iglu.sh/builder/schemas"
 )
 
@@ -204,13 +206,16 @@ func TestJobsAPI(t *testing.T) {
 		t.Errorf("the first job is of %s: %s", list.Jobs[1].Repository, list.Jobs[1].Command)
 	}
 	job := "/api/v1/jobs/" + list.Jobs[0].ID
-	const log = "iglu: running sh -c 'seq 3; exit 3'\n1\n2\n3\n"
+	_, log := s.get(t, "GET", job+"/log")
+	want := []string{"iglu: running sh -c 'seq 3; exit 3'", "1", "2", "3", ""}
+	if diff := cmp.Diff(want, withoutHead(t, s, strings.Split(log, "\n"))); diff != "" {
+		t.Errorf("the log (-want +got):\n%s", diff)
+	}
 	for path, want := range map[string]string{
-		job + "/log":                  log,
 		job + "/log?follow=1":         log,
-		job + "/lines?from=2&count=1": `{"from":2,"lines":["2"],"total":4,"ended":true}` + "\n",
-		job + "/search?q=RUNNING":     `{"lines":[0],"count":1,"total":4}` + "\n",
-		job + "/search?q=nothing":     `{"lines":[],"count":0,"total":4}` + "\n",
+		job + "/lines?from=4&count=1": `{"from":4,"lines":["2"],"total":6,"ended":true}` + "\n",
+		job + "/search?q=RUNNING":     `{"lines":[2],"count":1,"total":6}` + "\n",
+		job + "/search?q=nothing":     `{"lines":[],"count":0,"total":6}` + "\n",
 	} {
 		if _, body := s.get(t, "GET", path); body != want {
 			t.Errorf("%s: got %q, want %q", path, body, want)

@@ -78,7 +78,7 @@ func TestTellsPrograms(t *testing.T) {
 		"":                                      false,
 		"/nix/var/nix/profiles/default/bin/nix": false,
 	} {
-		if got := tellsPrograms(version); got != want {
+		if got := tellsPrograms(versionIn(version)); got != want {
 			t.Errorf("%q: %v", version, got)
 		}
 	}
