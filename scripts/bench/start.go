@@ -17,7 +17,7 @@ import (
 
 const (
 	startRounds = 10
-	firstRounds = 3 // which take long
+	firstRounds = 3   // which take long
 	leaves      = 299 // and one derivation that needs them all
 )
 
