@@ -148,9 +148,13 @@ func (s *session) writeLocked(frames []byte) error {
 // write waits for it, gets no more time for its job's last words.
 func (s *session) hurryToClose() {
 	timeout := closingTimeout
-	if s.writing.TryLock() {
-		s.unlock()
-		timeout += endingTimeout
+	for range behindTimeout / behindInterval {
+		if s.writing.TryLock() {
+			s.unlock()
+			timeout += endingTimeout
+			break
+		}
+		time.Sleep(behindInterval)
 	}
 	s.hurry(timeout)
 }

@@ -25,6 +25,10 @@ const (
 	// closingTimeout is how long a client may take to accept the rest of its log when
 	// the server closes.
 	closingTimeout = 5 * time.Second
+	// behindTimeout is how long one write may take then without the client counting as
+	// behind, and behindInterval how often that is looked at.
+	behindTimeout  = time.Second
+	behindInterval = 20 * time.Millisecond
 	// endingTimeout is how long its job may take to end then, and has more to say.
 	endingTimeout = 15 * time.Second
 )

@@ -207,6 +207,7 @@ func TestEmptyProgramVolume(t *testing.T) {
 			t.Errorf("got %v", got.messages)
 		}
 		wantExit(t, do(t, s, command("nix --version")), 0)
+		wantNoContainers(t, s)
 		for _, network := range s.onEngine("network", "ls") {
 			e.docker(t, "network", "rm", network)
 		}
