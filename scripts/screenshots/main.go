@@ -156,7 +156,8 @@ func startServer(state string) (url string, stop func() error, err error) {
 		return "", nil, errors.New("IGLU_SHOT_JOB_IMAGE does not name an image with Nix")
 	}
 	instance := strings.ToLower(filepath.Base(state))
-	server := exec.Command(builder, "serve", "--listen", "127.0.0.1:0", "--instance", instance, "--job-image", image, "--state-dir", state)
+	server := exec.Command(builder, "serve", "--listen", "127.0.0.1:0", "--instance", instance, "--job-image", image, "--state-dir", state,
+		"--store", "ephemeral")
 	log, err := server.StderrPipe()
 	if err != nil {
 		return "", nil, err
