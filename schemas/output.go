@@ -87,28 +87,36 @@ func appendEscaped(dst, text []byte) []byte {
 
 // plainLength returns how many bytes at the beginning of text may stand for themselves.
 func plainLength(text []byte) int {
-	i := 0
-	for i < len(text) {
-		if i+8 <= len(text) && !mayBeEscaped(binary.LittleEndian.Uint64(text[i:])) {
+	last := len(text) - 8 // where the last eight bytes begin
+	for i := 0; i < len(text); {
+		switch {
+		case i <= last && arePlain(binary.LittleEndian.Uint64(text[i:])):
 			i += 8
-		} else if escaped[text[i]] {
-			break
-		} else {
+		case i > last && last >= 0 && arePlain(binary.LittleEndian.Uint64(text[last:])):
+			return len(text) // some of them were seen before
+		case escaped[text[i]]:
+			return i
+		default:
 			i++
 		}
 	}
-	return i
+	return len(text)
 }
 
-// mayBeEscaped reports whether one of the eight bytes of word is escaped; now and then it
-// does so for no reason. It takes them at once: a byte that is less than n borrows from
-// its highest bit when n is subtracted, and bytes are compared by their difference to 0.
-// (Warren, Hacker's Delight, section 6.1.)
-func mayBeEscaped(word uint64) bool {
+// arePlain reports whether each of the eight bytes of word may stand for itself; now and
+// then it says no for no reason.
+func arePlain(word uint64) bool {
 	const each, highest = 0x0101010101010101, 0x8080808080808080
-	quote, backslash, separator := word^each*'"', word^each*'\\', word^each*0xe2
+	quote, backslash := word^each*'"', word^each*'\\'
+	// Of ASCII, each sum has its highest bit if the byte is none of those.
+	if (word+each*(0x80-' '))&(quote+each*0x7f)&(backslash+each*0x7f)&^word&highest == highest {
+		return true
+	}
+	// A byte that is less than n borrows from its highest bit when n is subtracted, and bytes
+	// are compared by their difference to 0. (Warren, Hacker's Delight, section 6.1.)
+	separator := word ^ each*0xe2 // of lineSeparator
 	return ((word-each*' ')&^word|(quote-each)&^quote|(backslash-each)&^backslash|
-		(separator-each)&^separator)&highest != 0
+		(separator-each)&^separator)&highest == 0
 }
 
 func appendEscape(dst []byte, b byte) []byte {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -30,27 +31,48 @@ const (
 	flushSize = 256 << 10
 )
 
+// A framer makes frames. It leaves room for a header as long as the last one was: mostly the
+// next is, and then its payload need not be moved. The zero framer is ready.
+type framer struct{ header int }
+
+// append appends a frame whose payload add appends.
+func (f *framer) append(dst []byte, opcode byte, add func(dst []byte) []byte) []byte {
+	begin := len(dst)
+	var room [longestHeader]byte
+	dst = add(append(dst, room[:f.header]...))
+	size := len(dst) - begin - f.header
+	header := appendHeader(room[:0], opcode, size)
+	if len(header) != f.header {
+		dst = slices.Replace(dst, begin, begin+f.header, header...)
+		f.header = len(header)
+	}
+	copy(dst[begin:], header)
+	return dst
+}
+
 // appendFrame appends a frame whose payload add appends.
 func appendFrame(dst []byte, opcode byte, add func(dst []byte) []byte) []byte {
-	begin := len(dst)
-	dst = add(append(dst, make([]byte, longestHeader)...))
-	payload := dst[begin+longestHeader:]
-	header := append(dst[:begin], finalFrame|opcode)
-	switch n := len(payload); {
-	case n < 126:
-		header = append(header, byte(n))
-	case n < 1<<16:
-		header = binary.BigEndian.AppendUint16(append(header, 126), uint16(n))
+	return new(framer).append(dst, opcode, add)
+}
+
+// appendHeader appends the header of a frame with so many bytes of payload.
+func appendHeader(dst []byte, opcode byte, size int) []byte {
+	dst = append(dst, finalFrame|opcode)
+	switch {
+	case size < 126:
+		return append(dst, byte(size))
+	case size < 1<<16:
+		return binary.BigEndian.AppendUint16(append(dst, 126), uint16(size))
 	default:
-		header = binary.BigEndian.AppendUint64(append(header, 127), uint64(n))
+		return binary.BigEndian.AppendUint64(append(dst, 127), uint64(size))
 	}
-	return append(header, payload...) // moves it to the left
 }
 
 // lineWriter sends each line that is written to it as a message. It is for one
 // goroutine.
 type lineWriter struct {
 	session *session
+	framer  framer
 	frames  []byte
 	line    []byte
 	lines   schemas.Lines // of the frames that are gathered
@@ -68,7 +90,7 @@ func (w *lineWriter) Write(lines []byte) (int, error) {
 		w.frames, w.lines = w.frames[:0], w.session.form.Lines(time.Now())
 		for len(rest) > 0 && len(w.frames) < flushSize {
 			w.line, rest, _ = bytes.Cut(rest, newline)
-			w.frames = appendFrame(w.frames, websocket.TextMessage, w.add)
+			w.frames = w.framer.append(w.frames, websocket.TextMessage, w.add)
 		}
 		if err := w.session.write(w.frames); err != nil {
 			return 0, fmt.Errorf("%w: %w", jobend.ClientGone, err)

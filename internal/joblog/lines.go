@@ -38,21 +38,43 @@ func (s *Stream) Write(chunk []byte) (int, error) {
 		s.afterCR = false
 		rest = bytes.TrimPrefix(rest, newline)
 	}
+	if len(s.partial) > 0 && len(rest) > 0 {
+		rest = s.takeLine(rest)
+	}
+	if lines := wholeLines(rest); len(lines) > 0 {
+		s.out = s.redact.AppendLines(s.out, lines)
+		rest = rest[len(lines):]
+	}
 	for len(rest) > 0 {
-		text, ending := rest, 0
-		if lf := bytes.IndexByte(rest, '\n'); lf >= 0 {
-			text, ending = rest[:lf], 1
-		}
-		if cr := bytes.IndexByte(text, '\r'); cr >= 0 {
-			// An LF right after it is part of the same ending.
-			ending = 1 + len(rest[cr+1:]) - len(bytes.TrimPrefix(rest[cr+1:], newline))
-			s.afterCR = cr+1 == len(rest)
-			text = rest[:cr]
-		}
-		s.add(text, ending > 0)
-		rest = rest[len(text)+ending:]
+		rest = s.takeLine(rest)
 	}
 	return len(chunk), s.flush()
+}
+
+// takeLine takes a line that text begins with, or all of it, and returns the rest.
+func (s *Stream) takeLine(text []byte) (rest []byte) {
+	line, ending := text, 0
+	if lf := bytes.IndexByte(text, '\n'); lf >= 0 {
+		line, ending = text[:lf], 1
+	}
+	if cr := bytes.IndexByte(line, '\r'); cr >= 0 {
+		// An LF right after it is part of the same ending.
+		ending = 1 + len(text[cr+1:]) - len(bytes.TrimPrefix(text[cr+1:], newline))
+		s.afterCR = cr+1 == len(text)
+		line = text[:cr]
+	}
+	s.add(line, ending > 0)
+	return text[len(line)+ending:]
+}
+
+// wholeLines returns the lines that text begins with, if they are in order as they are. Most
+// are, of a job that prints much.
+func wholeLines(text []byte) []byte {
+	lines := text[:bytes.LastIndexByte(text, '\n')+1]
+	if len(lines) > maxLine || bytes.IndexByte(lines, '\r') >= 0 || !utf8.Valid(lines) {
+		return nil
+	}
+	return lines
 }
 
 // Close appends a last line that nothing has ended.

@@ -17,6 +17,7 @@ type automaton struct {
 	nodes  []node
 	labels []byte      // by node: the byte that leads to it from its parent
 	starts [256]uint32 // the children of the root, by their labels
+	window int         // how much of each form's beginning is in grams, in bytes
 	grams  [gramBits / 8]byte
 }
 
@@ -39,9 +40,7 @@ func compile(forms []string) *automaton {
 	a := new(automaton)
 	a.addNodes(forms)
 	a.addFallbacks()
-	for _, form := range forms {
-		a.addGrams(form)
-	}
+	a.addGrams(forms)
 	return a
 }
 
@@ -97,7 +96,7 @@ func (a *automaton) find(spans []span, text []byte, toEnd bool) ([]span, uint32)
 	for i := 0; ; i++ {
 		if at == root {
 			i = a.candidate(text, i)
-			if !toEnd && i+minSecret > len(text) {
+			if !toEnd && i+a.window > len(text) {
 				return spans, root
 			}
 		}
@@ -130,36 +129,46 @@ func (a *automaton) next(at uint32, c byte) uint32 {
 func (a *automaton) depth(at uint32) int  { return int(a.nodes[at].depth) }
 func (a *automaton) ending(at uint32) int { return int(a.nodes[at].ending) }
 
-// A gram is 4 bytes of a text as a number. Wherever a form begins, one of the grams
-// at any gramStride neighbouring places near its beginning lies wholly in its first
-// minSecret bytes. So it is enough to look at every third gram of a text; where it
-// belongs to no form, no form is near.
+// A gram is 4 bytes of a text as a number. All those in the window of each form, which is
+// its beginning, are known. Wherever a form begins, one of any stride neighbouring grams
+// near its beginning lies wholly in its window. So it is enough to look at one in stride
+// grams of a text; where it belongs to no form, no form is near.
 const (
-	gramSize   = 4
-	gramStride = minSecret - gramSize + 1
-	gramBits   = 1 << 16 // 8 KiB, a part of the processor's first cache
+	gramSize  = 4
+	gramBits  = 1 << 16 // 8 KiB, a part of the processor's first cache
+	maxWindow = 16      // a wider one fills the table, and then grams are found by chance
 )
 
 // gramBit maps a gram to a bit of the table. The factor, 2^32 divided by the golden
 // ratio, spreads similar grams (Knuth, The Art of Computer Programming, 6.4).
 func gramBit(gram uint32) uint32 { return gram * 0x9E3779B1 >> 16 }
 
-func (a *automaton) addGrams(form string) {
-	for i := range gramStride {
-		bit := gramBit(binary.LittleEndian.Uint32([]byte(form[i : i+gramSize])))
-		a.grams[bit/8] |= 1 << (bit % 8)
+// stride returns how many grams a window has.
+func (a *automaton) stride() int { return a.window - gramSize + 1 }
+
+func (a *automaton) addGrams(forms []string) {
+	a.window = maxWindow
+	for _, form := range forms {
+		a.window = min(a.window, len(form))
+	}
+	for _, form := range forms {
+		for i := range a.stride() {
+			bit := gramBit(binary.LittleEndian.Uint32([]byte(form[i : i+gramSize])))
+			a.grams[bit/8] |= 1 << (bit % 8)
+		}
 	}
 }
 
 // candidate returns the first place from i on where a form may begin, or a place so
 // near the end of text that no form ends in it.
 func (a *automaton) candidate(text []byte, i int) int {
-	last := i + gramStride - 1
-	for ; last+gramSize <= len(text); last += gramStride {
+	stride := a.stride()
+	last := i + stride - 1
+	for ; last+gramSize <= len(text); last += stride {
 		bit := gramBit(binary.LittleEndian.Uint32(text[last:]))
 		if a.grams[bit/8]&(1<<(bit%8)) != 0 {
 			break
 		}
 	}
-	return last - (gramStride - 1)
+	return last - (stride - 1)
 }

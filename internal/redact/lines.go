@@ -68,6 +68,49 @@ func (l *Lines) Append(dst, line []byte, split bool) []byte {
 	return dst
 }
 
+// AppendLines appends whole lines, each ended by a line feed, as Append does one after the
+// other. Of most lines it can see at once, and together, that they hold nothing to be masked.
+func (l *Lines) AppendLines(dst, lines []byte) []byte {
+	if l.isAtRest() && l.areHarmless(lines) {
+		return append(dst, lines...)
+	}
+	for len(lines) > 0 {
+		end := bytes.IndexByte(lines, lineFeed)
+		dst = append(l.Append(dst, lines[:end], false), lineFeed)
+		lines = lines[end+1:]
+	}
+	return dst
+}
+
+const lineFeed = '\n'
+
+// isAtRest reports whether nothing goes on from the line before.
+func (l *Lines) isAtRest() bool {
+	return !l.cut && l.visible.place == place{} && l.raw.place == place{}
+}
+
+// areHarmless reports whether Append would leave lines as they are, and begin none of
+// what may go on in a line after them. It errs on the side of no.
+func (l *Lines) areHarmless(lines []byte) bool {
+	if bytes.IndexByte(lines, esc) >= 0 || bytes.Contains(lines, []byte(schemeEnd)) {
+		return false
+	}
+	if l.forms == nil {
+		return true
+	}
+	if l.forms.candidate(lines, 0)+l.forms.window <= len(lines) {
+		return false
+	}
+	for rest := lines; len(rest) > 0; {
+		end := bytes.IndexByte(rest, lineFeed)
+		if end >= wrapColumn && base64Run(rest[:end]) == wrapColumn {
+			return false
+		}
+		rest = rest[end+1:]
+	}
+	return true
+}
+
 // release gives back the buffers that a long line has made large.
 func (l *Lines) release() {
 	l.visible.release()

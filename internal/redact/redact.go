@@ -9,7 +9,7 @@
 // All forms of all secrets are one Aho-Corasick automaton (automaton.go), so a text
 // is passed over once, in a time that is linear in its length for any number of
 // secrets and any text. Most text never reaches the automaton: a small table of the
-// bytes that forms begin with rules it out three bytes at a time.
+// bytes that forms begin with rules it out several bytes at a time.
 //
 // Redaction guards against accidents. A build that holds a secret and wants it in its
 // log can always print it in a way that nothing finds.

@@ -1,6 +1,7 @@
 package redact
 
 import (
+	"encoding/base64"
 	"math/rand/v2"
 	"regexp"
 	"strings"
@@ -31,6 +32,70 @@ func through(r *Redactor, pieces []piece) []string {
 		out[i] = string(state.Append(nil, []byte(p.text), p.split))
 	}
 	return out
+}
+
+// checkTogether checks that it makes no difference how many lines a stream of r gets at once.
+func checkTogether(t *testing.T, r *Redactor, pieces []piece) {
+	t.Helper()
+	var want []byte
+	for i, text := range through(r, pieces) {
+		want = append(want, text...)
+		if !pieces[i].split {
+			want = append(want, lineFeed)
+		}
+	}
+	for most := 1; most <= 4; most++ {
+		state := r.Lines()
+		var got []byte
+		for rest := pieces; len(rest) > 0; {
+			var lines []byte
+			for range most {
+				if len(rest) > 0 && !rest[0].split {
+					lines = append(append(lines, rest[0].text...), lineFeed)
+					rest = rest[1:]
+				}
+			}
+			got = state.AppendLines(got, lines)
+			if len(rest) > 0 && rest[0].split {
+				got = state.Append(got, []byte(rest[0].text), true)
+				rest = rest[1:]
+			}
+		}
+		if diff := cmp.Diff(string(want), string(got)); diff != "" {
+			t.Fatalf("%q, %d at once (-one by one +together):\n%s", pieces, most, diff)
+		}
+	}
+}
+
+// TestTogether has lines of all kinds, with and without secrets that go on from one to the
+// next.
+func TestTogether(t *testing.T) {
+	rng := seeded(9)
+	log := nixLog(rng, 1<<20)
+	for range 2000 {
+		secrets := tokens(rng, 1+rng.IntN(4))
+		if rng.IntN(2) == 0 {
+			secrets = append(secrets, randomText(rng, tokenChars, minSecret+rng.IntN(20)))
+		}
+		var text []string
+		for range 1 + rng.IntN(8) {
+			line := log[rng.IntN(len(log))]
+			secret := secrets[rng.IntN(len(secrets))]
+			switch rng.IntN(8) {
+			case 0:
+				line += secret
+			case 1:
+				line = "see https://user:" + randomText(rng, tokenChars, 8) + "@host/" + line
+			case 2:
+				line = "\x1b[1m" + line
+			case 3:
+				before := string(randomBytes(rng, rng.IntN(100)))
+				line = strings.Join(wrap(base64.StdEncoding.EncodeToString([]byte(before+secret+before)), wrapColumn), "\n")
+			}
+			text = append(text, line)
+		}
+		checkTogether(t, New(secrets...), cutUp(rng, strings.Join(text, "\n")))
+	}
 }
 
 // A model redacts pieces without escape sequences, URLs and Nix's prefixes, by looking
@@ -184,6 +249,7 @@ func TestAgainstModel(t *testing.T) {
 	for range 1000 {
 		secrets, text := overlapping(rng)
 		pieces := cutUp(rng, text)
+		checkTogether(t, New(secrets...), pieces)
 		got, want := through(New(secrets...), pieces), modelled(formsOf(secrets...), pieces)
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Fatalf("secrets %q in %q (-model +got):\n%s", secrets, pieces, diff)
@@ -318,6 +384,7 @@ func FuzzLines(f *testing.F) {
 			return // the model is slow, and a mask may complete what has a * in it
 		}
 		pieces := cutBy(text, cuts)
+		checkTogether(t, New(secret, other), pieces)
 		switch {
 		case strings.Contains(text, "://") || strings.Contains(text, "> "):
 			through(New(secret, other), pieces)
