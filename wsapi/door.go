@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -63,8 +62,7 @@ func (s *Server) isToken(text string) bool {
 // no origin.
 func (s *Server) isAllowedOrigin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
-	u, err := url.Parse(origin)
-	if origin == "" || err == nil && strings.EqualFold(u.Host, r.Host) {
+	if origin == "" || isOf(origin, r.Host) {
 		return true
 	}
 	return slices.ContainsFunc(s.options.AllowedOrigins, func(allowed string) bool { return strings.EqualFold(allowed, origin) })

@@ -54,6 +54,51 @@ func answerTo(t *testing.T, s *server, header http.Header) (*http.Response, *cli
 	return response, &client{t: t, conn: conn}
 }
 
+// TestNames calls servers by names: without a token, one on the loopback's address answers only
+// to those that nobody else can have.
+func TestNames(t *testing.T) {
+	open := serverWith(t, func(s *settings) { s.allowedOrigins = []string{"https://ui.example.com"} })
+	locked := serverWith(t, func(s *settings) { s.tokenFile = tokenFile(t, goodToken) })
+	_, port, err := net.SplitHostPort(open.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		server *server
+		path   string
+		host   string
+		want   int
+	}{
+		{open, "/", "", http.StatusOK},
+		{open, "/", "localhost:" + port, http.StatusOK},
+		{open, "/", "LocalHost", http.StatusOK},
+		{open, "/", "iglu.localhost:" + port, http.StatusOK},
+		{open, "/", "[::1]:" + port, http.StatusOK},
+		{open, "/", "[::1]", http.StatusOK},
+		{open, "/", "192.0.2.1", http.StatusOK},
+		{open, "/", "ui.example.com", http.StatusOK},
+		{open, "/", "rebound.example.com:" + port, http.StatusForbidden},
+		{open, "/api/v1/jobs", "rebound.example.com:" + port, http.StatusForbidden},
+		{open, buildclient.BuildPath, "localhost.example.com", http.StatusForbidden},
+		{open, "/", "127.0.0.1.example.com", http.StatusForbidden},
+		{locked, "/login", "builder.example.com", http.StatusOK},
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+test.server.address+test.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Host = test.host
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != test.want {
+			t.Errorf("%s as %q: %s, want %d", test.path, test.host, response.Status, test.want)
+		}
+	}
+}
+
 func TestToken(t *testing.T) {
 	s := serverWith(t, func(s *settings) { s.tokenFile = tokenFile(t, goodToken) })
 	protocols := func(list string) http.Header { return http.Header{"Sec-Websocket-Protocol": {list}} }
@@ -333,7 +378,7 @@ var peak = regexp.MustCompile(`VmHWM:\s+(\d+) kB`)
 // askAndListen asks for a WebSocket and reports whether it is told that the server is busy.
 func askAndListen(conn net.Conn) bool {
 	conn.SetDeadline(time.Now().Add(time.Minute))
-	fmt.Fprint(conn, "GET /api/v1/build HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+	fmt.Fprint(conn, "GET /api/v1/build HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
 	var read bytes.Buffer
 	for buf := make([]byte, 512); !strings.Contains(read.String(), busy); {

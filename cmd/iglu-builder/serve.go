@@ -175,7 +175,11 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 		api.Drain(grace)
 	})()
 	notify(daemon.SdNotifyReady, log)
-	err = serveHTTP(serving, listener, api, page.Close, log)
+	handler := http.Handler(api)
+	if token == "" && isLoopback(listener.Addr()) {
+		handler = wsapi.OnlyByLocalNames(handler, s.allowedOrigins)
+	}
+	err = serveHTTP(serving, listener, handler, page.Close, log)
 	api.Close()
 	return err
 }
@@ -205,11 +209,17 @@ func listen(s settings, log *slog.Logger) (net.Listener, error) {
 		plain.Close()
 		return nil, err
 	}
-	if addr, ok := plain.Addr().(*net.TCPAddr); ok && !addr.IP.IsLoopback() && s.tokenFile == "" {
+	if !isLoopback(plain.Addr()) && s.tokenFile == "" {
 		log.Warn("no token is set (IGLU_TOKEN_FILE): whoever reaches this address runs programs on the container engine",
-			"addr", addr.String())
+			"addr", plain.Addr().String())
 	}
 	return listener, nil
+}
+
+// isLoopback reports whether only the machine itself reaches an address.
+func isLoopback(addr net.Addr) bool {
+	tcp, ok := addr.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
 }
 
 // notify tells systemd how the server is, if systemd has started it.
