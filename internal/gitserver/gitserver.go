@@ -76,6 +76,18 @@ func Listen() (net.Listener, error) {
 	return nil, fmt.Errorf("the engine's bridge %s has no address", bridge.Name)
 }
 
+// Serve serves a handler at an address that Listen chooses, until the function that it
+// returns is called, and returns its URL without a path.
+func Serve(handler http.Handler) (url string, stop func() error, err error) {
+	listener, err := Listen()
+	if err != nil {
+		return "", nil, fmt.Errorf("serve where containers reach it: %w", err)
+	}
+	server := &http.Server{Handler: handler}
+	go server.Serve(listener)
+	return "http://" + listener.Addr().String(), server.Close, nil
+}
+
 // Publish makes a repository named name below root whose one commit, on the branch
 // main, holds the files of folder.
 func Publish(root, name, folder string) error {

@@ -32,7 +32,7 @@ var (
 
 // benchLog measures the way of a log from a container to a client.
 func benchLog(ctx context.Context, image string, table *strings.Builder) error {
-	s, err := startServer(image)
+	s, err := startBuilder(image)
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func benchLog(ctx context.Context, image string, table *strings.Builder) error {
 }
 
 // millionLines times a million lines on their way to a client, and to docker run's.
-func millionLines(ctx context.Context, s *server, image string, table *strings.Builder) error {
+func millionLines(ctx context.Context, s *builder, image string, table *strings.Builder) error {
 	throughServer := func(job schemas.Request) func(context.Context) error {
 		return func(ctx context.Context) error {
 			messages, err := s.build(ctx, job, nil)
@@ -80,7 +80,7 @@ func millionLines(ctx context.Context, s *server, image string, table *strings.B
 		docker  = "docker run --rm"
 		none    = "docker run --rm --log-driver none"
 	)
-	medians, err := race(ctx, logRounds, []contender{
+	medians, err := s.race(ctx, logRounds, []contender{
 		{plain, nil, throughServer(shell(million))},
 		{docker, nil, dockerRun()},
 		{secrets, nil, throughServer(withSecrets(shell(million)))},
@@ -118,7 +118,7 @@ func secret(bytes int) string {
 
 // singleLines times lines that come ten a second, from before their being printed to
 // their arrival.
-func singleLines(ctx context.Context, s *server, table *strings.Builder) error {
+func singleLines(ctx context.Context, s *builder, table *strings.Builder) error {
 	script := fmt.Sprintf("i=0; while [ $i -lt %d ]; do date +%%s%%N; sleep 0.1; i=$((i+1)); done", delayLines)
 	var delays []time.Duration
 	_, err := s.build(ctx, withSecrets(shell(script)), func(message []byte) {
@@ -139,7 +139,7 @@ func singleLines(ctx context.Context, s *server, table *strings.Builder) error {
 
 // stalledClient times the writing of a big log, as the job sees it, with a client that
 // reads on and with one that stops reading for a while.
-func stalledClient(ctx context.Context, s *server, table *strings.Builder) error {
+func stalledClient(ctx context.Context, s *builder, table *strings.Builder) error {
 	script := fmt.Sprintf("date +%%s%%N; yes %q | head -c %d; echo; date +%%s%%N", text, bigLog)
 	build := func(stall time.Duration) (took time.Duration, err error) {
 		var stamps []int64

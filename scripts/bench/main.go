@@ -73,34 +73,6 @@ type contender struct {
 	run    func(context.Context) error
 }
 
-// race runs the contenders in turn, so that all meet the same machine, and returns the
-// median time of each. A first round is not counted.
-func race(ctx context.Context, rounds int, contenders []contender) (map[string]time.Duration, error) {
-	times := make(map[string][]time.Duration)
-	for round := range rounds + 1 {
-		for _, c := range contenders {
-			if c.before != nil {
-				if err := c.before(); err != nil {
-					return nil, fmt.Errorf("%s: %w", c.name, err)
-				}
-			}
-			begun := time.Now()
-			if err := c.run(ctx); err != nil {
-				return nil, fmt.Errorf("%s: %w", c.name, err)
-			}
-			if round > 0 {
-				times[c.name] = append(times[c.name], time.Since(begun))
-			}
-		}
-		fmt.Fprintf(os.Stderr, "bench: round %d of %d\n", round, rounds)
-	}
-	medians := make(map[string]time.Duration)
-	for name, list := range times {
-		medians[name] = quantile(list, 0.5)
-	}
-	return medians, nil
-}
-
 // quantile returns the value below which a part of the list lies.
 func quantile(list []time.Duration, part float64) time.Duration {
 	slices.Sort(list)

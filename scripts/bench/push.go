@@ -75,14 +75,14 @@ func pushClosure(ctx context.Context, image, name, script string, table *strings
 		return err
 	}
 	defer cache.close()
-	s, err := startServer(filled)
+	s, err := startBuilder(filled)
 	if err != nil {
 		return err
 	}
 	defer s.stop()
 	var peak float64
 	const pushed, copied = "iglu-builder", "nix copy --to 'file://…?compression=zstd'"
-	medians, err := race(ctx, pushRounds, []contender{
+	medians, err := s.race(ctx, pushRounds, []contender{
 		{pushed, cache.renew, func(ctx context.Context) error {
 			memory := watchMemory(s)
 			_, err := s.build(ctx, cache.job(), nil)
@@ -127,7 +127,7 @@ type binaryCache struct {
 	publicKey  string
 	rounds     int
 	current    atomic.Pointer[devcache.Server]
-	server     *http.Server
+	stop       func() error
 }
 
 func serveCache() (*binaryCache, error) {
@@ -144,20 +144,15 @@ func serveCache() (*binaryCache, error) {
 	if err := c.renew(); err != nil {
 		return nil, err
 	}
-	listener, err := gitserver.Listen()
-	if err != nil {
-		return nil, err
-	}
-	c.url = "http://" + listener.Addr().String() + "/default"
-	c.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	c.url, c.stop, err = gitserver.Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c.current.Load().ServeHTTP(w, r)
-	})}
-	go c.server.Serve(listener)
-	return c, nil
+	}))
+	c.url += "/default"
+	return c, err
 }
 
 func (c *binaryCache) close() {
-	c.server.Close()
+	c.stop()
 	os.RemoveAll(c.folder)
 }
 
@@ -183,13 +178,13 @@ func (c *binaryCache) job() schemas.Request {
 
 // watchMemory sends the peak memory in MiB of the program in the container of the
 // server's next job, when that has ended.
-func watchMemory(s *server) <-chan float64 {
+func watchMemory(s *builder) <-chan float64 {
 	peak := make(chan float64, 1)
 	go func() {
 		pid := 0
 		for pid == 0 {
 			time.Sleep(20 * time.Millisecond)
-			id, _ := exec.Command("docker", "ps", "--quiet", "--filter", "label=sh.iglu.builder.instance="+s.instance).Output()
+			id, _ := exec.Command("docker", "ps", "--quiet", "--filter", "label=sh.iglu.builder.instance="+s.Instance).Output()
 			if len(id) > 0 {
 				output, _ := exec.Command("docker", "inspect", "--format", "{{.State.Pid}}", strings.TrimSpace(string(id))).Output()
 				fmt.Sscan(string(output), &pid)

@@ -4,77 +4,84 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"regexp"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/gorilla/websocket"
 
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/scripts/internal/server"
 )
 
-// A server is a builder in a process of its own.
-type server struct {
-	process  *exec.Cmd
-	address  string
-	instance string
-	stateDir string
+// A builder is a server in a process of its own.
+type builder struct{ *server.Server }
+
+func startBuilder(image string) (*builder, error) {
+	s, err := server.Start("--job-image", image, "--allowed-commands", "nix,sh", "--keep-logs", "0")
+	return &builder{s}, err
 }
 
-var listening = regexp.MustCompile(`msg=listening addr=(\S+)`)
+// stop ends the builder and removes what it keeps. What was measured counts all the same.
+func (b *builder) stop() {
+	if err := b.Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+	}
+}
 
-func startServer(image string) (*server, error) {
-	stateDir, err := os.MkdirTemp("", "iglu-bench-")
-	if err != nil {
-		return nil, err
-	}
-	s := &server{instance: "bench-" + strings.ToLower(rand.Text()[:8]), stateDir: stateDir}
-	s.process = exec.Command("bin/iglu-builder", "serve", "--listen", "127.0.0.1:0", "--job-image", image,
-		"--instance", s.instance, "--allowed-commands", "nix,sh", "--state-dir", stateDir, "--keep-logs", "0")
-	stderr, err := s.process.StderrPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := s.process.Start(); err != nil {
-		return nil, err
-	}
-	log := bufio.NewScanner(stderr)
-	for log.Scan() {
-		if m := listening.FindStringSubmatch(log.Text()); m != nil {
-			s.address = m[1]
-			go io.Copy(io.Discard, stderr)
-			return s, nil
+// race runs the contenders in turn, so that all meet the same machine, and returns the
+// median time of each. A first round is not counted, nor is what a job leaves to be done
+// after its end: nobody begins before that.
+func (b *builder) race(ctx context.Context, rounds int, contenders []contender) (map[string]time.Duration, error) {
+	times := make(map[string][]time.Duration)
+	for round := range rounds + 1 {
+		for _, c := range contenders {
+			if c.before != nil {
+				if err := c.before(); err != nil {
+					return nil, fmt.Errorf("%s: %w", c.name, err)
+				}
+			}
+			if err := b.settle(ctx); err != nil {
+				return nil, err
+			}
+			begun := time.Now()
+			if err := c.run(ctx); err != nil {
+				return nil, fmt.Errorf("%s: %w", c.name, err)
+			}
+			if round > 0 {
+				times[c.name] = append(times[c.name], time.Since(begun))
+			}
 		}
+		fmt.Fprintf(os.Stderr, "bench: round %d of %d\n", round, rounds)
 	}
-	return nil, errors.New("the server does not start")
+	medians := make(map[string]time.Duration)
+	for name, list := range times {
+		medians[name] = quantile(list, 0.5)
+	}
+	return medians, nil
 }
 
-// stop ends the server and removes what it keeps.
-func (s *server) stop() {
-	s.process.Process.Signal(syscall.SIGTERM)
-	s.process.Wait()
-	os.RemoveAll(s.stateDir)
-	for _, kind := range []string{"volume", "network"} {
-		names, _ := exec.Command("docker", kind, "ls", "--quiet", "--filter", "label=sh.iglu.builder.instance="+s.instance).Output()
-		for _, name := range strings.Fields(string(names)) {
-			exec.Command("docker", kind, "rm", name).Run()
+// settleTime is how long an engine has rest between two that are measured.
+const settleTime = 200 * time.Millisecond
+
+// settle waits until the container of the builder's last job is gone.
+func (b *builder) settle(ctx context.Context) error {
+	for {
+		time.Sleep(settleTime)
+		left, err := exec.CommandContext(ctx, "docker", "ps", "--all", "--quiet", "--filter", "label=sh.iglu.builder.instance="+b.Instance).Output()
+		if err != nil || len(left) == 0 {
+			return err
 		}
 	}
 }
 
 // memory returns a figure of the server's memory from /proc, in MiB.
-func (s *server) memory(name string) (float64, error) {
-	return memoryOf(s.process.Process.Pid, name)
-}
+func (b *builder) memory(name string) (float64, error) { return memoryOf(b.PID(), name) }
 
 // memoryOf returns a figure of a process's memory from /proc, in MiB.
 func memoryOf(pid int, name string) (float64, error) {
@@ -102,8 +109,8 @@ func shell(script string) schemas.Request {
 // build runs a job and gives each message of its output to output, if there is one. The
 // client does as little as it can, so that it is not what is measured: it reads the
 // server's frames itself, and looks only at the last message.
-func (s *server) build(ctx context.Context, job schemas.Request, output func(message []byte)) (messages int, err error) {
-	conn, _, err := websocket.DefaultDialer.DialContext(ctx, "ws://"+s.address+"/api/v1/build", nil)
+func (b *builder) build(ctx context.Context, job schemas.Request, output func(message []byte)) (messages int, err error) {
+	conn, _, err := websocket.DefaultDialer.DialContext(ctx, "ws://"+b.Address+"/api/v1/build", nil)
 	if err != nil {
 		return 0, err
 	}
@@ -136,7 +143,7 @@ func (s *server) build(ctx context.Context, job schemas.Request, output func(mes
 		if err != nil {
 			return messages, err
 		}
-		if opcode == websocket.TextMessage {
+		if opcode == websocket.TextMessage && !bytes.HasPrefix(message, []byte(`{"stdout":`)) {
 			last = append(last[:0], message...)
 		}
 		if output != nil {

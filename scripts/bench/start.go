@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,7 +34,7 @@ const manyDerivations = `{
 
 // benchStart measures what it costs that each job has a container of its own.
 func benchStart(ctx context.Context, image string, table *strings.Builder) error {
-	s, err := startServer(image)
+	s, err := startBuilder(image)
 	if err != nil {
 		return err
 	}
@@ -74,7 +73,7 @@ func benchStart(ctx context.Context, image string, table *strings.Builder) error
 			{"noop exec", nil, func(ctx context.Context) error { return container.exec(ctx, "nix --version").Run() }},
 		}},
 		{firstRounds, []contender{
-			{"first", s.removeStores, job(build)},
+			{"first", s.RemoveStores, job(build)},
 			{"first exec", func() error { return container.renew(ctx) }, inWorkshop},
 		}},
 		{startRounds, []contender{
@@ -84,7 +83,7 @@ func benchStart(ctx context.Context, image string, table *strings.Builder) error
 			{"third exec", nil, inWorkshop},
 		}},
 	} {
-		these, err := race(ctx, part.rounds, part.contenders)
+		these, err := s.race(ctx, part.rounds, part.contenders)
 		if err != nil {
 			return err
 		}
@@ -105,11 +104,6 @@ func benchStart(ctx context.Context, image string, table *strings.Builder) error
 		row(which.what+", against that and the start of a container", medians[which.name], medians[which.name+" exec"]+overhead)
 	}
 	return nil
-}
-
-// removeStores has the server's next jobs begin with the image's own store.
-func (s *server) removeStores() error {
-	return exec.Command("bin/iglu-builder", "stores", "rm", "--all", "--instance", s.instance, "--state-dir", s.stateDir).Run()
 }
 
 // A workshop is a container that lives on, in which one builds by docker exec.
@@ -142,7 +136,7 @@ func (w *workshop) exec(ctx context.Context, script string) *exec.Cmd {
 type flake struct {
 	folder  string
 	url     string
-	server  *http.Server
+	stop    func() error
 	changes int
 }
 
@@ -175,14 +169,9 @@ func publishFlake(ctx context.Context, image string) (*flake, error) {
 	if err := f.commit(); err != nil {
 		return nil, err
 	}
-	listener, err := gitserver.Listen()
-	if err != nil {
-		return nil, err
-	}
-	f.url = "http://" + listener.Addr().String() + "/flake"
-	f.server = &http.Server{Handler: &gitserver.Server{Root: root}}
-	go f.server.Serve(listener)
-	return f, nil
+	f.url, f.stop, err = gitserver.Serve(&gitserver.Server{Root: root})
+	f.url += "/flake"
+	return f, err
 }
 
 func (f *flake) writeLeaf(n int, text string) error {
@@ -212,6 +201,6 @@ func (f *flake) build() string {
 }
 
 func (f *flake) close() {
-	f.server.Close()
+	f.stop()
 	os.RemoveAll(filepath.Dir(f.folder))
 }

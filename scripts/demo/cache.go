@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +20,7 @@ type binaryCache struct {
 	token      string // the API key
 	signingKey string
 	publicKey  string // as Nix trusts it
-	server     *http.Server
+	close      func() error
 }
 
 func serveCache(folder string) (*binaryCache, error) {
@@ -42,18 +41,13 @@ func serveCache(folder string) (*binaryCache, error) {
 	if err := cache.AddKey(name, c.publicKey); err != nil {
 		return nil, err
 	}
-	listener, err := gitserver.Listen()
-	if err != nil {
-		return nil, fmt.Errorf("serve a cache where containers reach it: %w", err)
+	if c.url, c.close, err = gitserver.Serve(cache); err != nil {
+		return nil, err
 	}
-	c.server = &http.Server{Handler: cache}
-	go c.server.Serve(listener)
-	c.url = "http://" + listener.Addr().String() + "/" + name
+	c.url += "/" + name
 	say("A binary cache serves %s and trusts %s", c.url, c.publicKey)
 	return c, nil
 }
-
-func (c *binaryCache) close() { c.server.Close() }
 
 // copyBack has Nix in a fresh container get a path from the cache, and shows it.
 func (c *binaryCache) copyBack(ctx context.Context, image, path string) error {

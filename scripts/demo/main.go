@@ -5,13 +5,11 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -22,9 +20,8 @@ import (
 
 	"iglu.sh/builder/images"
 	"iglu.sh/builder/internal/gitserver"
+	"iglu.sh/builder/scripts/internal/server"
 )
-
-const builder = "bin/iglu-builder"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -58,19 +55,18 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer cache.close()
-	// A name of its own, so that two demos do not meet.
-	instance := filepath.Base(folder)
-	address, stopServer, err := startServer(image, instance, folder)
+	builder, err := server.Start("--job-image", image)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stopServer(), removeInstance(instance)) }()
+	defer func() { err = errors.Join(err, builder.Stop()) }()
+	say("A builder listens on %s; jobs run in %s", builder.Address, image)
 
 	job, err := writeJob(folder, repositories, cache)
 	if err != nil {
 		return err
 	}
-	path, err := submit(ctx, address, job)
+	path, err := submit(ctx, builder.Address, job)
 	if err != nil {
 		return err
 	}
@@ -110,52 +106,11 @@ func serveGit(folder string) (url string, stop func() error, err error) {
 	if err := gitserver.Publish(root, "hello", "examples/hello"); err != nil {
 		return "", nil, err
 	}
-	listener, err := gitserver.Listen()
-	if err != nil {
-		return "", nil, fmt.Errorf("serve git where containers reach it: %w", err)
+	url, stop, err = gitserver.Serve(&gitserver.Server{Root: root})
+	if err == nil {
+		say("A git server serves %s/hello", url)
 	}
-	server := &http.Server{Handler: &gitserver.Server{Root: root}}
-	go server.Serve(listener)
-	url = "http://" + listener.Addr().String()
-	say("A git server serves %s/hello", url)
-	return url, server.Close, nil
-}
-
-var listening = regexp.MustCompile(`msg=listening addr=(\S+)`)
-
-// startServer starts a builder on a free port that keeps its state in folder.
-func startServer(image, instance, folder string) (address string, stop func() error, err error) {
-	server := exec.Command(builder, "serve")
-	server.Env = append(os.Environ(), "IGLU_LISTEN=127.0.0.1:0", "IGLU_LOG_FORMAT=text", "IGLU_LOG_LEVEL=info",
-		"IGLU_JOB_IMAGE="+image, "IGLU_INSTANCE="+instance, "IGLU_STATE_DIR="+folder)
-	// Ctrl-C is for the demo, which stops the server when its client is done.
-	server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	log, err := server.StderrPipe()
-	if err != nil {
-		return "", nil, err
-	}
-	if err := server.Start(); err != nil {
-		return "", nil, err
-	}
-	stop = func() error {
-		server.Process.Signal(syscall.SIGTERM)
-		return server.Wait()
-	}
-	var said bytes.Buffer
-	for lines := bufio.NewScanner(log); lines.Scan(); {
-		if m := listening.FindStringSubmatch(lines.Text()); m != nil {
-			say("A builder listens on %s; jobs run in %s", m[1], image)
-			go discard(lines)
-			return m[1], stop, nil
-		}
-		fmt.Fprintln(&said, lines.Text())
-	}
-	return "", nil, fmt.Errorf("the builder does not start: %w\n%s", stop(), said.String())
-}
-
-func discard(lines *bufio.Scanner) {
-	for lines.Scan() {
-	}
+	return url, stop, err
 }
 
 // writeJob writes the example's job with the demo's own servers in it, and shows it
@@ -178,8 +133,8 @@ var printedPath = regexp.MustCompile(`(?m)^/nix/store/\S+$`)
 
 // submit sends the job and returns the path of its result.
 func submit(ctx context.Context, address, job string) (path string, err error) {
-	say("%s build --url ws://%s job.json", builder, address)
-	client := exec.CommandContext(ctx, builder, "build", "--url", "ws://"+address, job)
+	say("%s build --url ws://%s job.json", server.Program, address)
+	client := exec.CommandContext(ctx, server.Program, "build", "--url", "ws://"+address, job)
 	client.Cancel = func() error { return client.Process.Signal(syscall.SIGTERM) }
 	var log bytes.Buffer
 	client.Stdout, client.Stderr = io.MultiWriter(os.Stdout, &log), os.Stdout
@@ -191,18 +146,4 @@ func submit(ctx context.Context, address, job string) (path string, err error) {
 		return "", errors.New("the build has printed no path")
 	}
 	return path, nil
-}
-
-// removeInstance removes what the demo's builder keeps on the engine for its next
-// job: it has no next one.
-func removeInstance(instance string) error {
-	var errs []error
-	for _, kind := range []string{"volume", "network"} {
-		names, err := exec.Command("docker", kind, "ls", "--quiet", "--filter", "label=sh.iglu.builder.instance="+instance).Output()
-		errs = append(errs, err)
-		for _, name := range strings.Fields(string(names)) {
-			errs = append(errs, exec.Command("docker", kind, "rm", name).Run())
-		}
-	}
-	return errors.Join(errs...)
 }

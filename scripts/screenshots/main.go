@@ -4,7 +4,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,7 +13,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -24,6 +22,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"iglu.sh/builder/internal/gitserver"
+	"iglu.sh/builder/scripts/internal/server"
 )
 
 func main() {
@@ -35,10 +34,7 @@ func main() {
 	}
 }
 
-const (
-	builder = "bin/iglu-builder"
-	folder  = "docs/images"
-)
+const folder = "docs/images"
 
 // A shot is one picture.
 type shot struct {
@@ -61,11 +57,16 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer stopGit()
-	url, stopServer, err := startServer(state)
+	image := os.Getenv("IGLU_SHOT_JOB_IMAGE")
+	if image == "" {
+		return errors.New("IGLU_SHOT_JOB_IMAGE does not name an image with Nix")
+	}
+	builder, err := server.Start("--job-image", image, "--store", "ephemeral")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stopServer()) }()
+	defer func() { err = errors.Join(err, builder.Stop()) }()
+	url := "http://" + builder.Address
 
 	const build = "nix build -L --file default.nix"
 	for _, job := range []string{
@@ -91,19 +92,19 @@ func run(ctx context.Context) (err error) {
 		running.Wait()
 	}()
 
-	const lines = "document.querySelectorAll('.row:not(.waits)').length > %d && document.querySelector('#derivations .built, #derivations .failed')"
+	const lines = "document.querySelectorAll('.row:not(.waits)').length > %d && document.querySelectorAll('#derivations :is(.built, .failed)').length > %d"
 	return shoot(ctx, url, []shot{
-		{"running-light", "/", fmt.Sprintf(lines, 22), 1600, 1100, false},
-		{"running-dark", "/", fmt.Sprintf(lines, 22), 1600, 1100, true},
-		{"failed-dark", "/jobs/" + last, fmt.Sprintf(lines, 5), 1600, 900, true},
-		{"failed-narrow", "/jobs/" + last, fmt.Sprintf(lines, 5), 360, 900, false},
+		{"running-light", "/", fmt.Sprintf(lines, 22, 3), 1600, 1100, false},
+		{"running-dark", "/", fmt.Sprintf(lines, 22, 3), 1600, 1100, true},
+		{"failed-dark", "/jobs/" + last, fmt.Sprintf(lines, 5, 1), 1600, 900, true},
+		{"failed-narrow", "/jobs/" + last, fmt.Sprintf(lines, 5, 1), 360, 900, false},
 		{"new-light", "/new", "document.getElementById('preview').textContent", 1600, 1000, false},
 		{"new-narrow", "/new", "document.getElementById('preview').textContent", 360, 900, true},
 	})
 }
 
-// Sources that show something: a derivation that fails after another, and many that take a
-// while.
+// Sources that show something: a derivation that fails after another, and several that take a
+// while and need each other.
 var sources = map[string]string{
 	"igloo": `let
   d = name: script: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; };
@@ -111,13 +112,14 @@ var sources = map[string]string{
 in d "igloo-2.0" "echo using ${snow}; for f in door wall roof; do echo compiling $f.c; done; printf '\\033[1mroof.c:12:5: \\033[31merror:\\033[0m expected a block before the key stone\\n'; exit 1"
 `,
 	"village": `let
-  d = n: derivation {
-    name = "house-${toString n}";
-    system = builtins.currentSystem;
-    builder = "/bin/sh";
-    args = [ "-c" "i=0; while [ $i -lt 20 ]; do i=$((i+1)); printf \"\\033[36mcutting\\033[0m block $i of house ${toString n}: \\033[32mcold enough\\033[0m\\n\"; j=0; while [ $j -lt 90000 ]; do j=$((j+1)); done; done; echo > $out" ];
+  d = name: deps: script: derivation {
+    inherit name deps; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ];
   };
-in builtins.genList d 24
+  quarry = d "quarry-0.9" [ ] "echo breaking ice; echo > $out";
+  house = n: d "house-${toString n}" [ quarry ]
+    "i=0; while [ $i -lt 20 ]; do i=$((i+1)); printf \"\\033[36mcutting\\033[0m block $i of house ${toString n}: \\033[32mcold enough\\033[0m\\n\"; j=0; while [ $j -lt 90000 ]; do j=$((j+1)); done; done; echo > $out";
+  street = name: houses: d "street-${name}" (map house houses) "echo > $out";
+in d "village-1.0" [ (street "north" [ 1 2 3 4 ]) (street "south" [ 5 6 7 8 ]) (street "west" [ 9 10 11 ]) ] "echo > $out"
 `,
 }
 
@@ -139,52 +141,12 @@ func serveGit(state string) (url string, stop func() error, err error) {
 			return "", nil, err
 		}
 	}
-	listener, err := gitserver.Listen()
-	if err != nil {
-		return "", nil, fmt.Errorf("serve git where containers reach it: %w", err)
-	}
-	server := &http.Server{Handler: &gitserver.Server{Root: root}}
-	go server.Serve(listener)
-	return "http://" + listener.Addr().String(), server.Close, nil
-}
-
-var listening = regexp.MustCompile(`msg=listening addr=(\S+)`)
-
-func startServer(state string) (url string, stop func() error, err error) {
-	image := os.Getenv("IGLU_SHOT_JOB_IMAGE")
-	if image == "" {
-		return "", nil, errors.New("IGLU_SHOT_JOB_IMAGE does not name an image with Nix")
-	}
-	instance := strings.ToLower(filepath.Base(state))
-	server := exec.Command(builder, "serve", "--listen", "127.0.0.1:0", "--instance", instance, "--job-image", image, "--state-dir", state,
-		"--store", "ephemeral")
-	log, err := server.StderrPipe()
-	if err != nil {
-		return "", nil, err
-	}
-	if err := server.Start(); err != nil {
-		return "", nil, err
-	}
-	stop = func() error {
-		server.Process.Signal(syscall.SIGTERM)
-		err := server.Wait()
-		return errors.Join(err, exec.Command(builder, "cleanup", "--instance", instance).Run())
-	}
-	for text := bufio.NewScanner(log); text.Scan(); {
-		if m := listening.FindStringSubmatch(text.Text()); m != nil {
-			go func() {
-				for text.Scan() {
-				}
-			}()
-			return "http://" + m[1], stop, nil
-		}
-	}
-	return "", nil, errors.Join(errors.New("the builder does not start"), stop())
+	return gitserver.Serve(&gitserver.Server{Root: root})
 }
 
 // send returns the command that sends a job.
 func send(ctx context.Context, url, job string) *exec.Cmd {
-	client := exec.CommandContext(ctx, builder, "build", "--url", strings.Replace(url, "http", "ws", 1), "-")
+	client := exec.CommandContext(ctx, server.Program, "build", "--url", strings.Replace(url, "http", "ws", 1), "-")
 	client.Stdin = strings.NewReader(job)
 	client.Cancel = func() error { return client.Process.Signal(syscall.SIGTERM) }
 	return client
