@@ -31,6 +31,18 @@ func begin(derivation, phase string) schemas.DerivationEvent {
 	return schemas.DerivationEvent{Derivation: derivation, State: schemas.DerivationBuilding, Phase: phase}
 }
 
+// A command whose Nix tells no bytes, as nix-build's does not, has no part of a status for them.
+func TestStatusWithoutBytes(t *testing.T) {
+	p := newProgress(time.Time{})
+	p.counts = downloading
+	p.counts.Bytes = schemas.Share{}
+	for width, want := range map[int]string{80: "running 0s · 2/5 built · 3/10 paths fetched", 40: "2/5 built"} {
+		if got := p.status(width, time.Time{}); got != want {
+			t.Errorf("%d: %q, want %q", width, got, want)
+		}
+	}
+}
+
 // TestScreen follows a job on terminals of different widths.
 func TestScreen(t *testing.T) {
 	for _, test := range []struct {

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/charmbracelet/x/ansi"
+	"github.com/clipperhouse/displaywidth"
 
 	"iglu.sh/builder/schemas"
 )
@@ -26,21 +26,23 @@ func (p *progress) describe(now time.Time) string {
 // status returns what is known of a running job in at most width cells of a terminal: all in
 // words if there is room for it, else in short, and then what matters most.
 func (p *progress) status(width int, now time.Time) string {
-	if status := p.describe(now); ansi.StringWidth(status) <= width {
+	if status := p.describe(now); displaywidth.String(status) <= width {
 		return status
 	}
 	for parts := p.shortParts(now); ; parts = parts[:len(parts)-1] {
 		what := p.nowShort(width-cells(parts), now)
 		status := strings.Join(append(parts, what...), separator)
-		fits := ansi.StringWidth(status) <= width && (what != nil || len(p.building) == 0)
+		fits := displaywidth.String(status) <= width && (what != nil || len(p.building) == 0)
 		if fits || len(parts) == 1 {
-			return ansi.Truncate(status, width, "")
+			return displaywidth.TruncateString(status, width, "")
 		}
 	}
 }
 
 // cells returns how many cells parts take before what builds now.
-func cells(parts []string) int { return ansi.StringWidth(strings.Join(parts, separator) + separator) }
+func cells(parts []string) int {
+	return displaywidth.String(strings.Join(parts, separator) + separator)
+}
 
 // parts are the phase and what is done of it, in words.
 func (p *progress) parts(now time.Time) []string {
@@ -53,7 +55,11 @@ func (p *progress) parts(now time.Time) []string {
 		parts = append(parts, built)
 	}
 	if d := p.counts.Paths; d.Expected > 0 {
-		parts = append(parts, fmt.Sprintf("%d/%d paths fetched, %s", d.Done, d.Expected, p.bytes()))
+		fetched := fmt.Sprintf("%d/%d paths fetched", d.Done, d.Expected)
+		if p.counts.Bytes.Expected > 0 { // nix-build tells none
+			fetched += ", " + p.bytes()
+		}
+		parts = append(parts, fetched)
 	}
 	if p.push != nil {
 		parts = append(parts, fmt.Sprintf("%d/%d paths pushed, %s", p.push.Paths.Done, p.push.Paths.Expected, size(p.push.Bytes)))
@@ -103,10 +109,10 @@ func (p *progress) nowShort(width int, now time.Time) []string {
 	first := p.building[0]
 	name, since := nameOf(first.derivation), " "+duration(now.Sub(first.since))
 	room := width - len(since)
-	if room < min(leastName, ansi.StringWidth(name)) {
+	if room < min(leastName, displaywidth.String(name)) {
 		return nil
 	}
-	return []string{ansi.Truncate(name, room, ellipsis) + since}
+	return []string{displaywidth.TruncateString(name, room, ellipsis) + since}
 }
 
 // phaseWords are what a user reads of the phases.
