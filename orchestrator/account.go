@@ -16,12 +16,14 @@ type account struct {
 	lines *joblog.Log // nil: nobody is told
 	begun time.Time
 
-	mu      sync.Mutex
-	phase   schemas.Phase // the present one
-	since   time.Time     // when that began
-	verdict Verdict
-	stored  int64 // bytes that were added to the Nix store
-	success bool
+	mu          sync.Mutex
+	phase       schemas.Phase // the present one
+	since       time.Time     // when that began
+	verdict     Verdict
+	stored      int64  // bytes that were added to the Nix store
+	stdoutEnded bool   // as that of a job that succeeded
+	stderrEnded bool   // likewise
+	nix         string // the version of the image's
 }
 
 func newAccount() *account { return &account{begun: time.Now()} }
@@ -73,6 +75,9 @@ var insidePhases = map[schemas.Phase]bool{schemas.Fetch: true, schemas.Evaluate:
 // commitForm is that of a commit's id, of SHA-1 or SHA-256.
 var commitForm = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 
+// nixForm is that of a version of Nix.
+var nixForm = regexp.MustCompile(`^\d+\.\d+[!-~]{0,40}$`)
+
 // take takes what the program in the container tells.
 func (a *account) take(n jobwire.Note) {
 	if n.Event != nil {
@@ -83,11 +88,14 @@ func (a *account) take(n jobwire.Note) {
 	if commitForm.MatchString(n.Commit) {
 		a.verdict.Commit = n.Commit
 	}
+	if nixForm.MatchString(n.Nix) {
+		a.nix = n.Nix
+	}
 	if n.Usage != nil {
 		a.verdict.Usage = *n.Usage
 		a.stored = n.Usage.StoreBytes
 	}
-	a.success = a.success || n.Succeeded
+	a.stdoutEnded = a.stdoutEnded || n.Succeeded
 	if n.Pushed != nil {
 		a.verdict.Pushed = n.Pushed
 	}
@@ -103,17 +111,31 @@ func (a *account) takeEvent(data []byte) {
 		if insidePhases[e.Phase] {
 			a.begin(e.Phase)
 		}
-	case schemas.DerivationEvent, schemas.LineEvent, schemas.ProgressEvent, schemas.PushEvent:
+	case schemas.PlanEvent, schemas.DerivationEvent, schemas.LineEvent, schemas.ProgressEvent, schemas.PushEvent:
 		a.event(e)
 	}
 }
 
+// takeStderr takes what the program in the container tells in its standard error.
+func (a *account) takeStderr(n jobwire.Note) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stderrEnded = a.stderrEnded || n.Succeeded
+}
+
 // hasSucceeded reports whether the program in the container has said that it is about to
-// exit with 0.
+// exit with 0, and all its output has come.
 func (a *account) hasSucceeded() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.success
+	return a.stdoutEnded && a.stderrEnded
+}
+
+// nixVersion returns the version of the image's Nix, or "" if that is not known.
+func (a *account) nixVersion() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.nix
 }
 
 // storeBytes returns how many bytes the job has added to its Nix store, as far as it told.

@@ -52,9 +52,10 @@ func logRemoved(log *slog.Logger) func(kind, name string) {
 	return func(kind, name string) { log.Info("removed what was left behind", "kind", kind, "name", name) }
 }
 
-// mine selects what carries the instance's label.
-func (d *docker) mine(more ...filters.KeyValuePair) filters.Args {
-	return filters.NewArgs(append(more, filters.Arg("label", labelInstance+"="+d.options.Instance))...)
+// mine selects what carries the instance's label. With a second label, Podman would select
+// volumes that carry either.
+func (d *docker) mine() filters.Args {
+	return filters.NewArgs(filters.Arg("label", labelInstance+"="+d.options.Instance))
 }
 
 func (d *docker) cleanContainers(ctx context.Context, removed func(kind, name string)) error {
@@ -71,19 +72,28 @@ func (d *docker) cleanContainers(ctx context.Context, removed func(kind, name st
 }
 
 func (d *docker) cleanVolumes(ctx context.Context, removed func(kind, name string)) error {
-	found, err := d.client.VolumeList(ctx, volume.ListOptions{Filters: d.mine()})
+	volumes, err := d.volumes(ctx)
 	if err != nil {
-		return fmt.Errorf("list volumes: %w", err)
+		return err
 	}
 	var failed error
-	for _, v := range found.Volumes {
-		if _, isStore := v.Labels[labelStore]; isStore {
+	for _, v := range volumes {
+		if isStore(v) {
 			continue
 		}
 		err := d.client.VolumeRemove(ctx, v.Name, false)
 		failed = errors.Join(failed, told(removed, "volume", v.Name, err))
 	}
 	return failed
+}
+
+// volumes returns those of the instance.
+func (d *docker) volumes(ctx context.Context) ([]*volume.Volume, error) {
+	found, err := d.client.VolumeList(ctx, volume.ListOptions{Filters: d.mine()})
+	if err != nil {
+		return nil, fmt.Errorf("list volumes: %w", err)
+	}
+	return found.Volumes, nil
 }
 
 func (d *docker) cleanNetworks(ctx context.Context, removed func(kind, name string)) error {

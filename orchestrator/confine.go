@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 
+	"github.com/docker/docker/api/types"
 	containertypes "github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/api/types/system"
@@ -54,7 +56,7 @@ const (
 
 // hostConfig returns the settings of a job's container on a machine: its network, the
 // volume with its program, and nothing else of the machine.
-func (d *docker) hostConfig(networkID, volume string, machine *system.Info) *containertypes.HostConfig {
+func (d *docker) hostConfig(networkID, volume string, machine *machine) *containertypes.HostConfig {
 	limits := d.options.Limits
 	memory := int64(limits.Memory.of(float64(machine.MemTotal)))
 	return &containertypes.HostConfig{
@@ -93,15 +95,26 @@ func (d *docker) check(ctx context.Context, log *slog.Logger) error {
 	return err
 }
 
+// A machine is what the engine says of where it runs, and of itself.
+type machine struct {
+	system.Info
+	isPodman bool
+}
+
 // ensureMachine returns what the engine says of its machine, asked once.
-func (d *docker) ensureMachine(ctx context.Context, log *slog.Logger) (*system.Info, error) {
+func (d *docker) ensureMachine(ctx context.Context, log *slog.Logger) (*machine, error) {
 	if d.machine == nil {
 		info, err := d.client.Info(ctx)
 		if err != nil {
 			return nil, err
 		}
-		d.machine = &info
-		if sandboxed, err := d.usesSandbox(&info); err == nil && !sandboxed {
+		version, err := d.client.ServerVersion(ctx)
+		if err != nil {
+			return nil, err
+		}
+		d.machine = &machine{Info: info, isPodman: slices.ContainsFunc(version.Components,
+			func(c types.ComponentVersion) bool { return c.Name == "Podman Engine" })}
+		if sandboxed, err := d.usesSandbox(d.machine); err == nil && !sandboxed {
 			log.Info("the container is the sandbox of builds: Nix's own is not used on this engine")
 		} else if err == nil {
 			log.Info("builds run in Nix's own sandbox")

@@ -39,9 +39,9 @@ const (
 )
 
 // runCreated starts a container and sees it to its end. The order is what makes no
-// byte and no exit code get lost: attach and wait are both in place before start. When the
-// output has ended, succeeded says whether the exit code is known to be 0: then nobody has
-// to wait until the engine has noticed.
+// byte and no exit code get lost: attach and wait are both in place before start. When
+// succeeded says that the exit code is known to be 0 and all output has come, nobody waits
+// until the engine has noticed.
 func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Writer, say func(string), succeeded func() bool, log *slog.Logger) (int, error) {
 	calls, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -93,19 +93,29 @@ func (d *docker) awaitNextExit(ctx context.Context, id string) <-chan exit {
 	exited, lost := d.client.ContainerWait(ctx, id, containertypes.WaitConditionNextExit)
 	ended := make(chan exit, 1)
 	go func() {
-		// The client's own goroutine ends only when somebody takes what it found.
-		select {
-		case status := <-exited:
-			end := exit{code: int(status.StatusCode)}
-			if status.Error != nil {
-				end.err = errors.New(status.Error.Message)
-			}
-			ended <- end
-		case err := <-lost:
-			ended <- exit{err: err}
+		end, isSure := exitOf(exited, lost)
+		if !isSure {
+			// Podman at times fails to read what it has just written.
+			end, _ = exitOf(d.client.ContainerWait(ctx, id, containertypes.WaitConditionNotRunning))
 		}
+		ended <- end
 	}()
 	return ended
+}
+
+// exitOf waits for the answer of a wait. It is not sure when the engine has noticed an end,
+// but cannot say which.
+func exitOf(exited <-chan containertypes.WaitResponse, lost <-chan error) (end exit, isSure bool) {
+	// The client's own goroutine ends only when somebody takes what it found.
+	select {
+	case status := <-exited:
+		if status.Error != nil {
+			return exit{err: errors.New(status.Error.Message)}, false
+		}
+		return exit{code: int(status.StatusCode)}, true
+	case err := <-lost:
+		return exit{err: err}, true
+	}
 }
 
 // awaitEnd returns the exit code of a started container. The end of its output is
@@ -161,6 +171,15 @@ func (d *docker) whyExited(ctx context.Context, id string, code int, log *slog.L
 		advice: "Whoever looks after the container engine may know why."}
 }
 
+// wasKilled reports whether a container that has ended, or may have, was killed, as far as
+// the engine knows.
+func (d *docker) wasKilled(ctx context.Context, id string) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	found, err := d.client.ContainerInspect(ctx, id)
+	return err != nil || found.State.Running || found.State.OOMKilled || found.State.ExitCode == exitKilled
+}
+
 // has reports whether a container is known to have a file.
 func (d *docker) has(ctx context.Context, id, file string) bool {
 	_, err := d.client.ContainerStatPath(ctx, id, file)
@@ -171,21 +190,40 @@ func (d *docker) has(ctx context.Context, id, file string) bool {
 type draining struct {
 	output  *types.HijackedResponse
 	failed  chan error    // gets the error, if there is one
-	success chan struct{} // closed when all is read and the job is known to have succeeded
+	success chan struct{} // closed when all is read of a job that is known to have succeeded
 	done    chan struct{} // closed when nothing more is read
 }
 
-// drain begins to read a container's output. succeeded is asked when that has ended.
+// errSucceeded ends the reading of an output that has nothing more to say.
+var errSucceeded = errors.New("the job has succeeded")
+
+// A finishing writer fails when all is written of a job that has succeeded.
+type finishing struct {
+	to        io.Writer
+	succeeded func() bool
+}
+
+func (w finishing) Write(p []byte) (int, error) {
+	n, err := w.to.Write(p)
+	if err == nil && w.succeeded() {
+		err = errSucceeded
+	}
+	return n, err
+}
+
+// drain begins to read a container's output, until that ends or the job has succeeded.
 func drain(output *types.HijackedResponse, stdout, stderr io.Writer, succeeded func() bool) *draining {
 	d := &draining{output: output, failed: make(chan error, 1), success: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(d.done)
-		if _, err := stdcopy.StdCopy(stdout, stderr, output.Reader); err != nil {
+		_, err := stdcopy.StdCopy(finishing{stdout, succeeded}, finishing{stderr, succeeded}, output.Reader)
+		switch {
+		case errors.Is(err, errSucceeded):
+			close(d.success)
+		case err != nil:
 			// An engine whose output nobody reads cannot end the container.
 			output.Close()
 			d.failed <- err
-		} else if succeeded() {
-			close(d.success)
 		}
 	}()
 	return d

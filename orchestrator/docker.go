@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"path"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -18,9 +17,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	containertypes "github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/filters"
-	"github.com/docker/docker/api/types/network"
-	"github.com/docker/docker/api/types/system"
 	"github.com/docker/docker/client"
 
 	"iglu.sh/builder/images"
@@ -86,9 +82,10 @@ type docker struct {
 
 	settling sync.WaitGroup // for what is done after a job's end is known
 
-	machine *system.Info // what the engine's machine is, once it is known
-	program *program     // what is in the volume, once it is filled
-	dirty   bool         // there may be containers on the engine that no job has any more
+	machine *machine          // what the engine's machine is, once it is known
+	program *program          // what is in the volume, once it is filled
+	nix     map[string]string // the versions of Nix in images, by their IDs
+	dirty   bool              // there may be containers on the engine that no job has any more
 }
 
 // NewDocker returns a Builder on the Docker engine that its options, or DOCKER_HOST and the
@@ -112,6 +109,7 @@ func NewDocker(options Options, logs *joblog.Store, records Records, log *slog.L
 		image:   images.NewSource(c, options.Image, options.Pull),
 		ledger:  ledger{options.Stores.Folder},
 		rested:  make(chan struct{}, 1),
+		nix:     make(map[string]string),
 		dirty:   true,
 	}
 	return &Builder{
@@ -168,6 +166,7 @@ func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer,
 	killed := false
 	after = append(after, func() { d.giveBack(ctx, l, killed, c) })
 	begun := time.Now()
+	c.told.NixVersion = d.nix[image.ID]
 	id, err := d.create(ctx, c, image.ID, l)
 	if err != nil {
 		d.forget()
@@ -183,6 +182,10 @@ func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer,
 	}
 	log.Debug("container created")
 	code, err = d.runCreated(ctx, id, stdout, stderr, say, c.account.hasSucceeded, log)
+	// In a store that earlier jobs have had, they may have put another in its place.
+	if version := c.account.nixVersion(); version != "" && (l == nil || l.fresh) {
+		d.nix[image.ID] = version
+	}
 	if l != nil && (err != nil || code == exitKilled) {
 		killed = d.wasKilled(ctx, id)
 	}
@@ -249,12 +252,12 @@ func (d *docker) ensureImage(ctx context.Context, say func(string)) (images.Imag
 func (d *docker) create(ctx context.Context, c container, imageID string, l *lease) (string, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	networkID, err := noNetwork, error(nil)
+	networkID := noNetwork
 	if c.told.Upkeep == "" {
-		networkID, err = d.ensureNetwork(ctx)
-	}
-	if err != nil {
-		return "", engineFailure("provide the jobs' network", err)
+		var err error
+		if networkID, err = d.ensureNetwork(ctx); err != nil {
+			return "", engineFailure("provide the jobs' network", err)
+		}
 	}
 	volume, err := d.ensureProgram(ctx, imageID, c.log)
 	if err != nil {
@@ -298,56 +301,8 @@ func (d *docker) create(ctx context.Context, c container, imageID string, l *lea
 	return created.ID, nil
 }
 
-// noNetwork is the engine's name for no network at all.
-const noNetwork = "none"
-
 // name is the name of a thing of this builder's on the engine.
 func (d *docker) name(what string) string { return "iglu-builder-" + d.options.Instance + "-" + what }
-
-// ensureNetwork returns the name or ID of the network for jobs, and makes it if it is the
-// builder's own and not there. Containers on it do not reach each other.
-func (d *docker) ensureNetwork(ctx context.Context) (string, error) {
-	if name := d.options.Network; name != "" {
-		_, err := d.client.NetworkInspect(ctx, name, network.InspectOptions{})
-		if errdefs.IsNotFound(err) {
-			err = &failure{cause: err, what: fmt.Sprintf("The network %s is not on the container engine.", name),
-				advice: "Make it there, or set IGLU_JOB_NETWORK to one that is, or to nothing for one of the builder's own."}
-		}
-		return name, err
-	}
-	if id, err := d.findNetwork(ctx); id != "" || err != nil {
-		return id, err
-	}
-	_, err := d.client.NetworkCreate(ctx, d.name("jobs"), network.CreateOptions{
-		Driver:  "bridge",
-		Labels:  map[string]string{labelInstance: d.options.Instance},
-		Options: map[string]string{"com.docker.network.bridge.enable_icc": "false"},
-	})
-	if err != nil {
-		return "", err
-	}
-	return d.findNetwork(ctx) // which need not be the one just made
-}
-
-// findNetwork returns the ID of the builder's own network, or "". Docker lets two have one
-// name, when two builders of one instance name make it at once, and can then use neither:
-// the oldest stays.
-func (d *docker) findNetwork(ctx context.Context) (string, error) {
-	found, err := d.client.NetworkList(ctx, network.ListOptions{Filters: filters.NewArgs(
-		filters.Arg("name", "^"+regexp.QuoteMeta(d.name("jobs"))+"$"),
-		filters.Arg("label", labelInstance+"="+d.options.Instance),
-	)})
-	if err != nil || len(found) == 0 {
-		return "", err
-	}
-	slices.SortFunc(found, func(a, b network.Summary) int { return a.Created.Compare(b.Created) })
-	for _, other := range found[1:] {
-		if err := d.client.NetworkRemove(ctx, other.ID); err != nil && !errdefs.IsNotFound(err) {
-			return "", err
-		}
-	}
-	return found[0].ID, nil
-}
 
 // checkPlatform refuses an engine that cannot run this program.
 func (d *docker) checkPlatform(ctx context.Context) error {

@@ -72,7 +72,14 @@ func (l ledger) replace(store string, text []byte) error {
 	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
 		return err
 	}
-	return os.Rename(file.Name(), l.file(store))
+	if err := os.Rename(file.Name(), l.file(store)); err != nil {
+		return err
+	}
+	folder, err := os.Open(l.folder)
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
 }
 
 func (l ledger) remove(store string) error {

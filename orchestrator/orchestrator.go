@@ -40,14 +40,14 @@ type Builder struct {
 type engine interface {
 	// ping returns nil if the engine answers.
 	ping(ctx context.Context) error
-	// run runs a container from its making to its removal and returns its exit
-	// code, also with an error if there is more to say about its end. Its output goes
-	// to stdout and stderr, what the engine does meanwhile to say, a line at a time.
-	// When ctx ends, so does the container. When run returns, nothing of the container
-	// is left, unless the engine was lost.
+	// run makes a container, runs it, and returns its exit code when that is known, also
+	// with an error if there is more to say about its end. Its output goes to stdout and
+	// stderr, what the engine does meanwhile to say, a line at a time; nothing comes of
+	// either after run has returned. When ctx ends, so does the container. It is removed
+	// when run has returned: the next run waits for that, and so does close.
 	run(ctx context.Context, c container, stdout, stderr io.Writer, say func(line string)) (exitCode int, err error)
-	// clean removes all that the builder's instance has on the engine, and tells
-	// removed of each thing. No container may be running.
+	// clean removes all that the builder's instance has on the engine but its stores, and
+	// tells removed of each thing. No container may be running.
 	clean(ctx context.Context, removed func(kind, name string)) error
 	// tend looks after the engine between containers, until ctx ends.
 	tend(ctx context.Context, log *slog.Logger)
@@ -59,7 +59,7 @@ type engine interface {
 	removeStore(ctx context.Context, name string) error
 	// check returns why containers can never run as they are set up.
 	check(ctx context.Context, log *slog.Logger) error
-	// close gives up the connection to the engine.
+	// close waits until what has ended is removed, and gives up the connection to the engine.
 	close() error
 }
 
@@ -74,10 +74,10 @@ type container struct {
 // Healthy returns nil while the engine answers.
 func (b *Builder) Healthy(ctx context.Context) error { return b.engine.ping(ctx) }
 
-// Clean removes everything on the engine that carries the instance's name: what an earlier
-// life of this builder left, and what it would use again. removed is told each thing. It
-// returns what could not be removed; that is tried again before the next job. No job may be
-// running.
+// Clean removes everything on the engine that carries the instance's name but the stores:
+// what an earlier life of this builder left, and what it would use again. removed is told each
+// thing. It returns what could not be removed; that is tried again before the next job. No job
+// may be running.
 func (b *Builder) Clean(ctx context.Context, removed func(kind, name string)) error {
 	return b.engine.clean(ctx, removed)
 }
@@ -102,7 +102,8 @@ func (b *Builder) RemoveStore(ctx context.Context, name string) error {
 // can be asked.
 func (b *Builder) Check(ctx context.Context) error { return b.engine.check(ctx, b.log) }
 
-// Close frees the connection to the engine. No job may be running.
+// Close waits until what is left of the last job is removed, and frees the connection to the
+// engine. No job may be running.
 func (b *Builder) Close() error { return b.engine.close() }
 
 // MessageWriter is what an out of Build also is whose reader wants the job's messages, not
@@ -190,12 +191,13 @@ func follow(ctx context.Context, lines *joblog.Log, out io.Writer) error {
 func (b *Builder) run(ctx context.Context, c container, lines *joblog.Log, l *listener) Verdict {
 	stdout, stderr := lines.Stream(schemas.Stdout), lines.Stream(schemas.Stderr)
 	// Only output is heard: a job may tell much that its user does not see.
-	cutter := jobwire.NewCutter(l.to(stdout), c.told.EventsToken, c.account.take)
-	code, err := b.engine.run(ctx, c, cutter, l.to(stderr), func(line string) {
+	cutOut := jobwire.NewCutter(l.to(stdout), c.told.EventsToken, c.account.take)
+	cutErr := jobwire.NewCutter(l.to(stderr), c.told.EventsToken, c.account.takeStderr)
+	code, err := b.engine.run(ctx, c, cutOut, cutErr, func(line string) {
 		l.heard()
 		lines.Printf("iglu: %s", line)
 	})
-	logErr := errors.Join(cutter.Close(), stdout.Close(), stderr.Close())
+	logErr := errors.Join(cutOut.Close(), cutErr.Close(), stdout.Close(), stderr.Close())
 	switch {
 	case logErr != nil: // whatever else failed, failed because of that
 		return Verdict{Err: logFailure(logErr)}

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	containertypes "github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/system"
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -15,29 +14,38 @@ import (
 // The sandbox mounts a /proc of its own, which the kernel allows only to a process that sees
 // all of the one it has. So the container's /proc cannot be masked, and then root in it can
 // write the settings of the host's kernel, unless that root is nobody on the host: on an
-// engine with user namespaces.
+// engine with user namespaces. And the engine has to take a seccomp profile from its client,
+// which Podman does not.
 
 // A Sandbox says when Nix is to use its own.
 type Sandbox string
 
 // The settings of the sandbox.
 const (
-	SandboxAuto Sandbox = "auto" // where it is safe
+	SandboxAuto Sandbox = "auto" // where it works and is safe
 	SandboxOn   Sandbox = "on"   // always; where it is not safe, the job is refused
 	SandboxOff  Sandbox = "off"
 )
 
 // hasUserNamespaces reports whether root in a container is nobody on the engine's machine.
-func hasUserNamespaces(machine *system.Info) bool {
+func hasUserNamespaces(machine *machine) bool {
 	return slices.ContainsFunc(machine.SecurityOptions, func(option string) bool {
 		return option == "name=userns" || option == "name=rootless"
 	})
 }
 
 // usesSandbox reports whether Nix is to use its sandbox on a machine.
-func (d *docker) usesSandbox(machine *system.Info) (bool, error) {
+func (d *docker) usesSandbox(machine *machine) (bool, error) {
 	switch {
 	case d.options.Sandbox == SandboxOff:
+		return false, nil
+	case machine.isPodman && d.options.Sandbox == SandboxOn:
+		return false, &failure{
+			what: "Nix's own sandbox (IGLU_NIX_SANDBOX=on) does not work on Podman, " +
+				"which takes the seccomp profile that it needs only as a file on its own machine.",
+			advice: "Set IGLU_NIX_SANDBOX to auto: then the container is the sandbox.",
+		}
+	case machine.isPodman:
 		return false, nil
 	case hasUserNamespaces(machine):
 		return true, nil

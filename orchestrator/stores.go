@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	containertypes "github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/api/types/volume"
 	"github.com/docker/go-units"
@@ -102,11 +100,24 @@ func (d *docker) takeStore(ctx context.Context, c container, image images.Image,
 		return nil, nil
 	}
 	l := &lease{store: name, entry: e}
-	there, err := d.hasSound(ctx, l, c.log, say)
-	if err != nil {
+	there, err := d.client.VolumeInspect(ctx, name)
+	switch {
+	case errdefs.IsNotFound(err):
+		l.fresh = true
+	case err != nil:
 		return nil, err
+	default:
+		if known := d.entryOf(&there); known.ImageID != "" {
+			l.entry = known
+		} else {
+			l.entry.Condition = suspect // somebody else has made it, of a backup for instance
+		}
+		ok, err := d.ensureSound(ctx, l, c.log, say)
+		if err != nil {
+			return nil, err
+		}
+		l.fresh = !ok
 	}
-	l.fresh = !there
 	l.entry.Condition, l.entry.Lease, l.entry.Used = leased, c.job, time.Now()
 	if l.fresh {
 		l.entry.Condition, l.entry.Bytes = filling, image.Size
@@ -122,35 +133,6 @@ func (d *docker) takeStore(ctx context.Context, c container, image images.Image,
 		err = d.createStore(ctx, l)
 	}
 	return l, err
-}
-
-// hasSound reports whether a store is there and sound. One that is not sound goes.
-func (d *docker) hasSound(ctx context.Context, l *lease, log *slog.Logger, say func(string)) (bool, error) {
-	_, err := d.client.VolumeInspect(ctx, l.store)
-	if errdefs.IsNotFound(err) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	if known, ok := d.ledger.read(l.store); ok {
-		l.entry = known
-	} else {
-		l.entry.Condition = suspect
-	}
-	switch l.entry.Condition {
-	case sound:
-		return true, nil
-	case filling:
-		return false, d.removeStore(ctx, l.store)
-	}
-	say("the job that had this store before did not end by itself: verifying the store")
-	ok, err := d.verify(ctx, l, log)
-	if err != nil || ok {
-		return ok, err
-	}
-	say("the store is damaged and goes")
-	return false, d.removeStore(ctx, l.store)
 }
 
 func (d *docker) createStore(ctx context.Context, l *lease) error {
@@ -249,48 +231,43 @@ func (d *docker) removeStore(ctx context.Context, name string) error {
 	return d.ledger.remove(name)
 }
 
+// storeVolumes returns the volumes of the instance's stores.
+func (d *docker) storeVolumes(ctx context.Context) ([]*volume.Volume, error) {
+	volumes, err := d.volumes(ctx)
+	return slices.DeleteFunc(volumes, func(v *volume.Volume) bool { return !isStore(v) }), err
+}
+
+func isStore(v *volume.Volume) bool {
+	_, is := v.Labels[labelStore]
+	return is
+}
+
+// entryOf returns what is known of the store in a volume: what is written down, or else
+// what the volume's labels say.
+func (d *docker) entryOf(v *volume.Volume) entry {
+	if e, ok := d.ledger.read(v.Name); ok {
+		return e
+	}
+	e := entry{Repository: v.Labels[labelStore], Image: v.Labels[labelImage], ImageID: v.Labels[labelImageID], Condition: suspect}
+	if e.Repository == allJobs {
+		e.Repository = ""
+	}
+	return e
+}
+
 // stores returns the instance's stores, the one that was used last first.
 func (d *docker) stores(ctx context.Context) ([]Store, error) {
-	found, err := d.client.VolumeList(ctx, volume.ListOptions{Filters: d.mine(filters.Arg("label", labelStore))})
+	volumes, err := d.storeVolumes(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list volumes: %w", err)
+		return nil, err
 	}
 	var stores []Store
-	for _, v := range found.Volumes {
-		known, _ := d.ledger.read(v.Name)
-		s := Store{Name: v.Name, Repository: v.Labels[labelStore], Image: v.Labels[labelImage],
-			Bytes: known.Bytes, Used: known.Used, Lease: known.Lease}
-		if s.Repository == allJobs {
-			s.Repository = ""
-		}
-		stores = append(stores, s)
+	for _, v := range volumes {
+		e := d.entryOf(v)
+		stores = append(stores, Store{Name: v.Name, Repository: e.Repository, Image: e.Image, Bytes: e.Bytes, Used: e.Used, Lease: e.Lease})
 	}
 	slices.SortFunc(stores, func(a, b Store) int { return cmp.Or(b.Used.Compare(a.Used), cmp.Compare(a.Name, b.Name)) })
 	return stores, nil
 }
 
 func (d *docker) storesSize() (stores int, bytes int64) { return d.ledger.size() }
-
-// wasKilled reports whether a container that has ended, or may have, was killed, as far as
-// the engine knows.
-func (d *docker) wasKilled(ctx context.Context, id string) bool {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-	defer cancel()
-	found, err := d.client.ContainerInspect(ctx, id)
-	return err != nil || found.State.Running || found.State.OOMKilled || found.State.ExitCode == exitKilled
-}
-
-// inStore runs a task of upkeep in a container with a store, and returns its exit code and
-// the last line that it prints.
-func (d *docker) inStore(ctx context.Context, l *lease, task string, log *slog.Logger) (code int, last string, err error) {
-	c := container{job: "upkeep-" + strings.TrimPrefix(l.store, d.name("store-")), told: jobenv.Job{Upkeep: task}, log: log}
-	id, err := d.create(ctx, c, l.entry.ImageID, l)
-	if err != nil {
-		return 0, "", err
-	}
-	defer d.remove(ctx, id, log)
-	var out strings.Builder
-	code, err = d.runCreated(ctx, id, &out, io.Discard, func(string) {}, func() bool { return false }, log)
-	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	return code, lines[len(lines)-1], err
-}

@@ -3,12 +3,12 @@ package orchestrator
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
-	"github.com/docker/docker/api/types/filters"
-	"github.com/docker/docker/api/types/volume"
 	"github.com/docker/go-units"
 
 	"iglu.sh/builder/internal/jobenv"
@@ -31,25 +31,20 @@ func (d *docker) tend(ctx context.Context, log *slog.Logger) {
 	if _, err := d.image.Ensure(ctx, func(line string) { log.Info(line) }); err != nil && ctx.Err() == nil {
 		log.Warn("cannot provide the job image; each job tries again", "err", err)
 	}
+	rest := time.NewTimer(restTime)
+	defer rest.Stop()
 	for {
-		rest := time.NewTimer(restTime)
 		select {
 		case <-ctx.Done():
 			return
 		case <-d.rested:
-			rest.Stop()
-			continue
+			rest.Reset(restTime)
 		case <-rest.C:
-		}
-		d.shift.upkeep(ctx, func(ctx context.Context) {
-			if err := d.keepStores(ctx, log); err != nil && ctx.Err() == nil {
-				log.Warn("cannot look after the stores", "err", err)
-			}
-		})
-		select {
-		case <-ctx.Done():
-			return
-		case <-d.rested:
+			d.shift.upkeep(ctx, func(ctx context.Context) {
+				if err := d.keepStores(ctx, log); err != nil && ctx.Err() == nil {
+					log.Warn("cannot look after the stores", "err", err)
+				}
+			})
 		}
 	}
 }
@@ -82,25 +77,18 @@ func (d *docker) keepStores(ctx context.Context, log *slog.Logger) error {
 
 // reconcile makes the ledger's entries those of the stores that there are, and returns them.
 func (d *docker) reconcile(ctx context.Context) ([]*lease, error) {
-	found, err := d.client.VolumeList(ctx, volume.ListOptions{Filters: d.mine(filters.Arg("label", labelStore))})
+	volumes, err := d.storeVolumes(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list volumes: %w", err)
+		return nil, err
 	}
 	gone, err := d.ledger.all()
 	if err != nil {
 		return nil, err
 	}
 	var leases []*lease
-	for _, v := range found.Volumes {
-		e, ok := gone[v.Name]
-		if !ok {
-			e = entry{Image: v.Labels[labelImage], ImageID: v.Labels[labelImageID], Condition: suspect}
-			if repository := v.Labels[labelStore]; repository != allJobs {
-				e.Repository = repository
-			}
-		}
+	for _, v := range volumes {
 		delete(gone, v.Name)
-		leases = append(leases, &lease{store: v.Name, entry: e})
+		leases = append(leases, &lease{store: v.Name, entry: d.entryOf(v)})
 	}
 	for name := range gone {
 		if err := d.ledger.remove(name); err != nil {
@@ -112,31 +100,30 @@ func (d *docker) reconcile(ctx context.Context) ([]*lease, error) {
 
 // keepStore verifies and measures a store, if that is due.
 func (d *docker) keepStore(ctx context.Context, l *lease, log *slog.Logger) error {
-	if l.entry.Condition == filling {
-		return d.removeStore(ctx, l.store)
+	ok, err := d.ensureSound(ctx, l, log, func(line string) { log.Warn(line) })
+	if err != nil || !ok || l.entry.Measured {
+		return err
 	}
-	if l.entry.Condition != sound {
-		ok, err := d.verify(ctx, l, log)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			log.Warn("a store was damaged and is removed", "repository", l.entry.Repository)
-			return d.removeStore(ctx, l.store)
-		}
-	} else if !l.entry.Measured {
-		if err := d.task(ctx, l, jobenv.UpkeepMeasure, log); err != nil {
-			return err
-		}
-	}
-	return nil
+	return d.task(ctx, l, jobenv.UpkeepMeasure, log)
 }
 
-// verify reports whether a store is sound, and writes that down.
-func (d *docker) verify(ctx context.Context, l *lease, log *slog.Logger) (bool, error) {
+// ensureSound verifies a store that may not be sound, and reports whether it is. One that
+// is not goes.
+func (d *docker) ensureSound(ctx context.Context, l *lease, log *slog.Logger, say func(line string)) (bool, error) {
+	switch l.entry.Condition {
+	case sound:
+		return true, nil
+	case filling:
+		return false, d.removeStore(ctx, l.store)
+	}
+	say("the job that had this store before did not end by itself: verifying the store")
 	code, last, err := d.inStore(ctx, l, jobenv.UpkeepVerify, log)
-	if err != nil || code != 0 {
+	switch {
+	case err != nil:
 		return false, err
+	case code != 0:
+		say("the store is damaged and goes")
+		return false, d.removeStore(ctx, l.store)
 	}
 	return true, d.measured(l, last)
 }
@@ -187,4 +174,19 @@ func (d *docker) collect(ctx context.Context, log *slog.Logger) error {
 		}
 	}
 	return nil
+}
+
+// inStore runs a task of upkeep in a container with a store, and returns its exit code and
+// the last line that it prints.
+func (d *docker) inStore(ctx context.Context, l *lease, task string, log *slog.Logger) (code int, last string, err error) {
+	c := container{job: "upkeep-" + strings.TrimPrefix(l.store, d.name("store-")), told: jobenv.Job{Upkeep: task}, log: log}
+	id, err := d.create(ctx, c, l.entry.ImageID, l)
+	if err != nil {
+		return 0, "", err
+	}
+	defer d.remove(ctx, id, log)
+	var out strings.Builder
+	code, err = d.runCreated(ctx, id, &out, io.Discard, func(string) {}, func() bool { return false }, log)
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	return code, lines[len(lines)-1], err
 }

@@ -20,7 +20,7 @@ type Verdict struct {
 	Phases   []schemas.PhaseTime // that it had, in their order
 	Usage    jobwire.Usage       // what all its processes took; 0 where it is not known
 	Commit   string              // that was built; empty if none was fetched
-	Image    string              // the ID of the image; empty if it did not come so far
+	Image    string              // the digest of the image; empty if it did not come so far
 	Pushed   *schemas.Pushed     // nil if nothing was to be pushed
 }
 

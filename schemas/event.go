@@ -34,6 +34,21 @@ type PhaseEvent struct {
 	Phase Phase `json:"phase"`
 }
 
+// PlanEvent lists derivations that are to be built and were not listed before. In the whole
+// job they have numbers in their order, from 0 on.
+type PlanEvent struct {
+	First       int                 `json:"first"` // the number of the first of them
+	Derivations []PlannedDerivation `json:"derivations"`
+}
+
+// PlannedDerivation is one of a PlanEvent.
+type PlannedDerivation struct {
+	// Derivation is the path of its .drv file in the store.
+	Derivation string `json:"derivation"`
+	// Needs are the numbers of those that have to be built before it, each less than its own.
+	Needs []int `json:"needs,omitempty"`
+}
+
 // A DerivationState is how far a derivation has come.
 type DerivationState string
 
@@ -123,6 +138,7 @@ type VerdictEvent struct {
 }
 
 func (PhaseEvent) eventType() string      { return "phase" }
+func (PlanEvent) eventType() string       { return "plan" }
 func (DerivationEvent) eventType() string { return "derivation" }
 func (LineEvent) eventType() string       { return "line" }
 func (ProgressEvent) eventType() string   { return "progress" }
@@ -154,6 +170,8 @@ func ParseEvent(data []byte) (Event, error) {
 	switch named.Type {
 	case PhaseEvent{}.eventType():
 		return parseEvent[PhaseEvent](data)
+	case PlanEvent{}.eventType():
+		return parseEvent[PlanEvent](data)
 	case DerivationEvent{}.eventType():
 		return parseEvent[DerivationEvent](data)
 	case LineEvent{}.eventType():

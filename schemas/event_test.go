@@ -17,6 +17,8 @@ var events = []struct {
 	json  string
 }{
 	{PhaseEvent{Evaluate}, `{"type":"phase","phase":"evaluate"}`},
+	{PlanEvent{7, []PlannedDerivation{{Derivation: "/nix/store/a.drv"}, {"/nix/store/b.drv", []int{0}}}},
+		`{"type":"plan","first":7,"derivations":[{"derivation":"/nix/store/a.drv"},{"derivation":"/nix/store/b.drv","needs":[0]}]}`},
 	{DerivationEvent{Derivation: "/nix/store/a.drv", State: DerivationBuilding},
 		`{"type":"derivation","derivation":"/nix/store/a.drv","state":"building"}`},
 	{DerivationEvent{Derivation: "/nix/store/a.drv", State: DerivationFailed, Phase: "buildPhase", Log: []string{"a", `"b"`}},

@@ -21,8 +21,9 @@ func cleanupCommand() *cobra.Command {
 		Use:   "cleanup",
 		Short: "Remove what a builder has left on the engine",
 		Long: `Cleanup removes every container, volume and network on the engine that carries the label
-of a builder's instance, and nothing else. A builder does the same when it starts. Stop the
-builder of that instance first: a job that it is running would be removed as well.
+of a builder's instance, and nothing else; its Nix stores stay, which 'iglu-builder stores'
+is for. A builder does the same when it starts. Stop the builder of that instance first: a
+job that it is running would be removed as well.
 
 It prints a line for each thing that it removes.`,
 		Args: cobra.NoArgs,

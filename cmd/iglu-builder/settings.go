@@ -64,7 +64,7 @@ func (s *settings) register(flags *pflag.FlagSet) {
 	add(parsed(&s.tokenFile, "name", parseAny), "token-file", "",
 		"`file` with the token that clients must show (default none is asked for)")
 	add(parsed(&s.allowedOrigins, "origins", parseOrigins), "allowed-origins", "",
-		"origins of pages that may connect beside the builder's own, a `list` separated by commas")
+		"origins of pages that may connect beside the builder's own, a `list` separated by commas; without a token, also names that the builder may be called by")
 	add(parsed(&s.tlsCert, "name", parseAny), "tls-cert", "",
 		"`file` with the certificate for TLS and its chain (default plain HTTP)")
 	add(parsed(&s.tlsKey, "name", parseAny), "tls-key", "",
@@ -86,7 +86,7 @@ func (s *settings) register(flags *pflag.FlagSet) {
 	add(parsed(&s.limits.PIDs, "number", parsePIDs), "job-pids", "4096",
 		"most `processes` and threads of a job at once")
 	add(parsed(&s.sandbox, "when", oneOf(orchestrator.SandboxAuto, orchestrator.SandboxOn, orchestrator.SandboxOff)), "nix-sandbox", "auto",
-		"`when` Nix uses its own sandbox: auto (where it opens no way out of the container), on or off")
+		"`when` Nix uses its own sandbox: auto (where the engine can and that opens no way out of the container), on or off")
 	add(parsed(&s.sandboxUnsafe, "yes or no", parseYesNo), "nix-sandbox-unsafe", "no",
 		"`yes` lets the sandbox be on even where it opens a way out of the container")
 	add(parsed(&s.deadlines.Build, "duration", parseDuration), "build-timeout", "6h",

@@ -24,6 +24,7 @@ const (
 	PushPartSize = "IGLU_PUSH_PART_BYTES"
 	UpstreamKeys = "IGLU_UPSTREAM_KEYS"
 	Upkeep       = "IGLU_UPKEEP"
+	NixVersion   = "IGLU_NIX_VERSION"
 	EventsToken  = "IGLU_EVENTS_TOKEN"
 	CacheToken   = "CACHIX_AUTH_TOKEN"
 	SigningKey   = "CACHIX_SIGNING_KEY"
@@ -100,6 +101,7 @@ type Job struct {
 	PushPartSize string // of the parts that they go up in, in bytes
 	UpstreamKeys string // what one of these has signed is not pushed; separated by spaces
 	Upkeep       string // what is to be done with the store, in place of a build; empty: nothing
+	NixVersion   string // of the image's, if an earlier job has found that out; empty: not known
 	EventsToken  string // secret: what is told in the job's name begins with it; see internal/jobwire
 	CacheToken   string // secret
 	SigningKey   string // secret
@@ -126,6 +128,7 @@ func (j *Job) fields() []field {
 		{PushPartSize, &j.PushPartSize},
 		{UpstreamKeys, &j.UpstreamKeys},
 		{Upkeep, &j.Upkeep},
+		{NixVersion, &j.NixVersion},
 		{EventsToken, &j.EventsToken},
 		{CacheToken, &j.CacheToken},
 		{SigningKey, &j.SigningKey},

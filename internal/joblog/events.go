@@ -2,6 +2,7 @@ package joblog
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,6 +65,12 @@ func (l *Log) Respond(response schemas.Response, e schemas.Event) schemas.Messag
 func (l *Log) redacted(e schemas.Event) schemas.Event {
 	clean := func(text string) string { return l.redactor.String(strings.ToValidUTF8(text, "\ufffd")) }
 	switch e := e.(type) {
+	case schemas.PlanEvent:
+		e.Derivations = slices.Clone(e.Derivations)
+		for i := range e.Derivations {
+			e.Derivations[i].Derivation = clean(e.Derivations[i].Derivation)
+		}
+		return e
 	case schemas.DerivationEvent:
 		e.Derivation, e.Phase = clean(e.Derivation), clean(e.Phase)
 		if len(e.Log) > 0 {

@@ -411,6 +411,7 @@ func TestEventsLoseSecrets(t *testing.T) {
 	defer l.Close()
 	l.Respond(schemas.Unable(secret, secret), schemas.VerdictEvent{Commit: secret, Image: secret})
 	for _, e := range []schemas.Event{
+		schemas.PlanEvent{Derivations: []schemas.PlannedDerivation{{Derivation: secret}, {Derivation: "other", Needs: []int{0}}}},
 		schemas.DerivationEvent{Derivation: secret, Phase: secret, Log: []string{"a", secret, secret}},
 		schemas.LineEvent{Derivation: secret, Text: "a " + secret},
 		schemas.LineEvent{Derivation: "other", Text: secret[:10]},
@@ -422,7 +423,7 @@ func TestEventsLoseSecrets(t *testing.T) {
 	l.Seal()
 	messages, err := messagesOf(func(take func([]schemas.Message) error) error { return l.FollowMessages(t.Context(), 1, take) })
 	text := strings.Join(messages, "\n")
-	if masks := strings.Count(text, "***"); err != nil || strings.Contains(text, secret) || masks != 10 || !strings.Contains(text, secret[:10]) {
+	if masks := strings.Count(text, "***"); err != nil || strings.Contains(text, secret) || masks != 11 || !strings.Contains(text, secret[:10]) {
 		t.Errorf("%d masks, %v in:\n%s", masks, err, text)
 	}
 }

@@ -1,10 +1,16 @@
 package jobrun
 
 import (
+	"io"
 	"os"
 	"slices"
+	"sync"
 
 	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/internal/nixlog"
+	"iglu.sh/builder/internal/nixstore"
+	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/internal/shellwords"
 	"iglu.sh/builder/schemas"
 )
@@ -16,6 +22,15 @@ type builder struct {
 	children *children
 	teller   teller
 	version  func() string // of the image's Nix
+}
+
+// secrets returns what masks those of the job.
+func (b *builder) secrets() *redact.Redactor {
+	request := schemas.Request{
+		Git:          schemas.Git{GitKey: b.job.GitKey},
+		BuildOptions: schemas.BuildOptions{Cachix: schemas.Cachix{APIKey: b.job.CacheToken, SigningKey: b.job.SigningKey}},
+	}
+	return redact.New(request.Secrets()...)
 }
 
 // build runs the command in sourceDir, without a shell, and returns its exit code.
@@ -35,17 +50,52 @@ func (b *builder) build(stdout *os.File) int {
 	version := b.version()
 	if version != "" {
 		say("Nix %s", version)
-	}
-	if tellsPrograms(version) {
-		nix, err := listenToNix(b.teller)
-		if err != nil {
-			say("the job goes on without what Nix tells of its progress: %v", err)
-		} else {
-			defer nix.close()
-			environ = nix.setting(environ)
-		}
+		b.teller.Note(jobwire.Note{Nix: version})
 	}
 	b.teller.phase(schemas.Evaluate)
 	say("running %s", shellwords.Join(argv))
-	return b.children.run(argv, sourceDir, environ, stdout)
+	if tellsPrograms(version, argv[0]) {
+		return b.runHeard(argv, environ, stdout)
+	}
+	return b.runRead(argv, environ, stdout)
+}
+
+// runHeard runs a command and hears what its Nix processes tell programs.
+func (b *builder) runHeard(argv, environ []string, stdout *os.File) int {
+	nix, err := b.listenToNix()
+	if err != nil {
+		say("the job goes on without what Nix tells of its progress: %v", err)
+	} else {
+		defer nix.close()
+		environ = nix.setting(environ)
+	}
+	return b.children.run(argv, sourceDir, environ, stdout, os.Stderr)
+}
+
+// runRead runs a command and reads what it says to people, which goes on as it is. Both
+// outputs take the same way, so that the results that Nix prints last come last.
+func (b *builder) runRead(argv, environ []string, stdout *os.File) int {
+	log := nixlog.New(b.teller.Event, nixstore.Files{}, sync.OnceValue(b.secrets))
+	defer log.Close()
+	lines := log.Lines()
+	code := b.runTapped(argv, environ, stdout, io.MultiWriter(os.Stderr, lines))
+	lines.End(code == 0)
+	return code
+}
+
+// runTapped runs a command whose outputs go to writers.
+func (b *builder) runTapped(argv, environ []string, stdout, stderr io.Writer) int {
+	errors, err := newTap(stderr)
+	if err != nil {
+		say("cannot read what the build prints: %v", err)
+		return exitInternal
+	}
+	defer errors.close()
+	results, err := newTap(follower{stdout, errors})
+	if err != nil {
+		say("cannot read what the build prints: %v", err)
+		return exitInternal
+	}
+	defer results.close()
+	return b.children.run(argv, sourceDir, environ, results.in, errors.in)
 }

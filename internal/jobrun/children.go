@@ -108,8 +108,8 @@ func (c *children) isTerminating() bool {
 }
 
 // run starts a program found through PATH in a process group of its own, with the
-// job's outputs unless stdout is given, and returns its exit code when it has ended.
-func (c *children) run(argv []string, dir string, environ []string, stdout *os.File) int {
+// outputs given, and returns its exit code when it has ended.
+func (c *children) run(argv []string, dir string, environ []string, stdout, stderr *os.File) int {
 	program, err := exec.LookPath(argv[0])
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		say("%s is not in the job image; its PATH is %s", argv[0], os.Getenv("PATH"))
@@ -125,7 +125,7 @@ func (c *children) run(argv []string, dir string, environ []string, stdout *os.F
 		return exitInternal
 	}
 	defer null.Close()
-	exited, err := c.start(program, argv, dir, environ, null, stdout)
+	exited, err := c.start(program, argv, dir, environ, null, stdout, stderr)
 	if err != nil {
 		say("cannot run %s: %v", argv[0], err)
 		return exitCannotRun
@@ -134,7 +134,7 @@ func (c *children) run(argv []string, dir string, environ []string, stdout *os.F
 }
 
 // start starts a program and returns what gets its exit code.
-func (c *children) start(program string, argv []string, dir string, environ []string, stdin, stdout *os.File) (<-chan int, error) {
+func (c *children) start(program string, argv []string, dir string, environ []string, stdin, stdout, stderr *os.File) (<-chan int, error) {
 	// The lock keeps reap from seeing the child end before it is known.
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -146,7 +146,7 @@ func (c *children) start(program string, argv []string, dir string, environ []st
 	process, err := os.StartProcess(program, argv, &os.ProcAttr{
 		Dir:   dir,
 		Env:   environ,
-		Files: []*os.File{stdin, stdout, os.Stderr},
+		Files: []*os.File{stdin, stdout, stderr},
 		Sys:   &unix.SysProcAttr{Setpgid: true},
 	})
 	if err != nil {

@@ -78,8 +78,14 @@ func TestTellsPrograms(t *testing.T) {
 		"":                                      false,
 		"/nix/var/nix/profiles/default/bin/nix": false,
 	} {
-		if got := tellsPrograms(versionIn(version)); got != want {
+		if got := tellsPrograms(versionIn(version), "nix"); got != want {
 			t.Errorf("%q: %v", version, got)
+		}
+		if tellsPrograms(versionIn(version), "/bin/nix-build") {
+			t.Errorf("%q: nix-build does", version)
+		}
+		if got := tellsPrograms(versionIn(version), "nix-fast-build"); got != want {
+			t.Errorf("%q: a program that runs nix: %v", version, got)
 		}
 	}
 }

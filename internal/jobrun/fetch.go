@@ -76,7 +76,7 @@ type git struct {
 }
 
 func (g *git) run(args ...string) int {
-	return g.children.run(append([]string{"git"}, args...), "/", g.environ, os.Stdout)
+	return g.children.run(append([]string{"git"}, args...), "/", g.environ, os.Stdout, os.Stderr)
 }
 
 // clone fetches one commit of one branch. A value that begins with a dash stays a
@@ -122,7 +122,7 @@ func outputOf(children *children, argv, environ []string) (string, int) {
 		text, _ := io.ReadAll(r)
 		printed <- strings.TrimSpace(string(text))
 	}()
-	code := children.run(argv, "/", environ, w)
+	code := children.run(argv, "/", environ, w, os.Stderr)
 	w.Close()
 	return <-printed, code
 }

@@ -4,13 +4,21 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+
+	"iglu.sh/builder/internal/jobenv"
 )
 
 // storeFolder is where Nix keeps what is built.
 const storeFolder = "/nix/store"
 
-// storePaths returns the names of what is in the store.
+// outlives reports whether the container's Nix store outlives its job.
+func outlives() bool { return os.Getenv("XDG_CACHE_HOME") == jobenv.StoreCache }
+
+// storePaths returns the names of what is in the store, or nil if that goes with the job.
 func storePaths() map[string]bool {
+	if !outlives() {
+		return nil
+	}
 	names := make(map[string]bool)
 	entries, _ := os.ReadDir(storeFolder) // as far as it can be read; not every image has one
 	for _, entry := range entries {

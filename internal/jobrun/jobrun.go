@@ -88,7 +88,9 @@ func Main() int {
 	case code > 128 && !children.isTerminating():
 		mark(jobenv.EndMark, "")
 	case code == 0:
-		t.Note(jobwire.Note{Succeeded: true})
+		for _, output := range []*os.File{os.Stdout, os.Stderr} {
+			jobwire.NewWriter(output, job.EventsToken).Note(jobwire.Note{Succeeded: true})
+		}
 	}
 	return code
 }
@@ -102,7 +104,7 @@ func mark(name, text string) {
 
 // run goes through the job's steps. Each returns the exit code to end with, or 0.
 func run(ctx context.Context, job jobenv.Job, environ []string, children *children, t teller) int {
-	version := askVersion(children, environ)
+	version := askVersion(job.NixVersion, children, environ)
 	// Not every Nix makes it; and in a store that outlives jobs, a job that was killed may
 	// have left its builds there.
 	if err := errors.Join(os.RemoveAll(jobenv.BuildDir), os.MkdirAll(jobenv.BuildDir, 0o755)); err != nil {

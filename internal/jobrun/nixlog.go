@@ -15,6 +15,7 @@ import (
 
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/nixlog"
+	"iglu.sh/builder/internal/nixstore"
 )
 
 // nixDrain bounds the wait for the end of what Nix tells when the command has ended. Only
@@ -34,7 +35,7 @@ type nixListener struct {
 }
 
 // listenToNix begins to listen. Only root can connect: no build.
-func listenToNix(t teller) (*nixListener, error) {
+func (b *builder) listenToNix() (*nixListener, error) {
 	socket, err := net.ListenUnix("unix", &net.UnixAddr{Name: jobenv.NixLog, Net: "unix"})
 	if err != nil {
 		return nil, err
@@ -43,7 +44,7 @@ func listenToNix(t teller) (*nixListener, error) {
 		socket.Close()
 		return nil, err
 	}
-	n := &nixListener{log: nixlog.New(t.Event), socket: socket, accepted: make(chan struct{}), conns: make(map[*net.UnixConn]bool)}
+	n := &nixListener{log: nixlog.New(b.teller.Event, nixstore.Files{}, sync.OnceValue(b.secrets)), socket: socket, accepted: make(chan struct{}), conns: make(map[*net.UnixConn]bool)}
 	go n.accept()
 	return n, nil
 }
@@ -116,12 +117,18 @@ func (n *nixListener) setting(environ []string) []string {
 	return environ
 }
 
-// tellsPrograms says of a version of Nix whether it has the setting json-log-path. One that
-// has not warns about it.
-func tellsPrograms(version string) bool {
+// tellsPrograms says of a program and the image's version of Nix whether it knows the setting
+// json-log-path. The older commands ignore it, and an older 'nix' warns about it.
+func tellsPrograms(version, program string) bool {
 	var major, minor int
 	fmt.Sscanf(version, "%d.%d", &major, &minor)
-	return major > 2 || major == 2 && minor >= 30
+	return (major > 2 || major == 2 && minor >= 30) && !olderCommands[filepath.Base(program)]
+}
+
+// olderCommands are Nix's own beside 'nix'. Others that are named like them run 'nix'.
+var olderCommands = map[string]bool{
+	"nix-build": true, "nix-channel": true, "nix-collect-garbage": true, "nix-copy-closure": true, "nix-env": true, "nix-hash": true,
+	"nix-instantiate": true, "nix-prefetch-url": true, "nix-shell": true, "nix-store": true,
 }
 
 // nixVersion is how Nix names its version, and the end of its folder's name in a store.
@@ -136,15 +143,18 @@ func versionIn(text string) string {
 }
 
 // askVersion begins to find out which Nix the image has, and returns what waits for the
-// answer. The path of the program mostly tells it; else the program does, which takes it
-// longer than the beginning of a job should wait.
-func askVersion(children *children, environ []string) (version func() string) {
+// answer. The path of the program mostly tells it, or an earlier job did; else the program
+// does, which takes it longer than the beginning of a job should wait.
+func askVersion(known string, children *children, environ []string) (version func() string) {
 	program, err := exec.LookPath("nix")
 	if err != nil {
 		return func() string { return "" }
 	}
 	if real, err := filepath.EvalSymlinks(program); err == nil && versionIn(real) != "" {
 		return func() string { return versionIn(real) }
+	}
+	if known != "" {
+		return func() string { return known }
 	}
 	answer := make(chan string, 1)
 	go func() {

@@ -10,9 +10,6 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/nixstore"
@@ -73,7 +70,13 @@ func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *ou
 		say("%v", err)
 		return exitInternal
 	}
-	code := b.buildTo(out)
+	stdout, err := newTap(out)
+	if err != nil {
+		say("cannot read what the build prints: %v", err)
+		return exitInternal
+	}
+	code := b.build(stdout.in)
+	stdout.close()
 	b.teller.phase(schemas.PushRest)
 	unpushed := pusher.Finish(ctx, append(newLinks(before), out.end()...))
 	meter.end()
@@ -114,7 +117,7 @@ func startDaemon(environ []string, children *children) (*daemon, error) {
 	}
 	defer stdout.Close()
 	d := &daemon{answers, requests, []*os.File{requests, answers}}
-	if _, err := children.start(program, []string{"nix-daemon", "--stdio"}, "/", environ, stdin, stdout); err != nil {
+	if _, err := children.start(program, []string{"nix-daemon", "--stdio"}, "/", environ, stdin, stdout, os.Stderr); err != nil {
 		d.Close()
 		return nil, err
 	}
@@ -150,45 +153,4 @@ func newLinks(before map[string]string) []string {
 		}
 	}
 	return paths
-}
-
-// buildTo is build with the command's standard output going to out.
-func (b *builder) buildTo(out io.Writer) int {
-	r, w, err := os.Pipe()
-	if err != nil {
-		say("cannot read what the build prints: %v", err)
-		return exitInternal
-	}
-	defer r.Close()
-	copied := make(chan struct{})
-	go func() {
-		defer close(copied)
-		io.Copy(out, r)
-	}()
-	code := b.build(w)
-	w.Close()
-	// What the command has left running holds the pipe open too, perhaps for ever.
-	// The command's own is in the pipe by now, which holds no more than this.
-	r.SetReadDeadline(time.Now())
-	<-copied
-	rest := make([]byte, pipeSize)
-	out.Write(rest[:readNow(r, rest)])
-	return code
-}
-
-// pipeSize is how many bytes a pipe holds: pipe(7).
-const pipeSize = 64 << 10
-
-// readNow reads what a pipe holds, without waiting for more.
-func readNow(r *os.File, buf []byte) (n int) {
-	r.SetReadDeadline(time.Time{})
-	raw, err := r.SyscallConn()
-	if err != nil {
-		return 0
-	}
-	raw.Read(func(fd uintptr) bool {
-		n, _ = unix.Read(int(fd), buf)
-		return true
-	})
-	return max(n, 0)
 }

@@ -18,7 +18,7 @@ import (
 func upkeep(ctx context.Context, job jobenv.Job, environ []string, children *children) int {
 	task, bytes, _ := strings.Cut(job.Upkeep, " ")
 	nixStore := func(args ...string) int {
-		return children.run(append([]string{"nix-store"}, args...), "/", environ, os.Stdout)
+		return children.run(append([]string{"nix-store"}, args...), "/", environ, os.Stdout, os.Stderr)
 	}
 	code := 0
 	switch task {

@@ -1,6 +1,6 @@
 // Package jobwire is how the program in a job's container tells the builder what is not
 // output: in its standard output, as records between the bytes that the job's programs
-// print there.
+// print there. In standard error there is but the last record of a job.
 //
 // A record is one write of at most PIPE_BUF bytes, so that on the pipe that all of them
 // share it is never torn (pipe(7)). It may stand anywhere, also in the middle of a line. It
@@ -23,10 +23,12 @@ import (
 // A Note is what one record, or several in a row, tell. Only what is told is set.
 type Note struct {
 	Event  json.RawMessage `json:"event,omitempty"`  // of package schemas
+	Nix    string          `json:"nix,omitempty"`    // the version of the image's
 	Commit string          `json:"commit,omitempty"` // that was fetched
 	Usage  *Usage          `json:"usage,omitempty"`
 	Pushed *schemas.Pushed `json:"pushed,omitempty"` // what the push has come to
-	// Succeeded is the last that is told, right before the program exits with 0.
+	// Succeeded is the last of a job on both outputs, right before the program exits with 0:
+	// all that was printed came before.
 	Succeeded bool `json:"succeeded,omitempty"`
 }
 

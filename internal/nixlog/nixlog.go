@@ -1,6 +1,7 @@
 // Package nixlog reads what Nix tells of its work for programs ("internal-json", as the
 // setting json-log-path sends it) and makes events of it: which derivations are built, how
-// far that is, and what was downloaded.
+// far that is, and what was downloaded. Where Nix tells programs nothing, it makes what it
+// can of the lines for people (lines.go).
 //
 // Nix's records are objects, one a line. They begin and end activities and report results of
 // them. Only some kinds are of interest here; others, and lines that are no record, are
@@ -17,6 +18,8 @@ import (
 	"sync"
 	"time"
 
+	"iglu.sh/builder/internal/nixstore"
+	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/schemas"
 )
 
@@ -25,10 +28,6 @@ const (
 	maxRecord = 64 << 10
 	// maxActivities is of how many activities at once a log knows.
 	maxActivities = 4096
-	// keptLines is how many lines of a derivation's log are told when it fails.
-	keptLines = 20
-	// maxKeptLine is how many bytes of each of them are kept.
-	maxKeptLine = 4 << 10
 	// progressInterval is how often progress is told at most.
 	progressInterval = 100 * time.Millisecond
 )
@@ -45,6 +44,10 @@ type Log struct {
 	interval   time.Duration // progressInterval
 	timer      *time.Timer   // runs while there is progress to tell
 	told       schemas.ProgressEvent
+	store      nixstore.Files
+	secrets    func() *redact.Redactor
+	numbers    map[string]int // of the derivations that were listed
+	needs      int            // how many needs of them were told
 }
 
 // totals are what activities that have ended amount to.
@@ -53,9 +56,11 @@ type totals struct {
 	bytes              schemas.Share
 }
 
-// New returns a Log that calls tell for each event, one at a time.
-func New(tell func(schemas.Event)) *Log {
-	return &Log{tell: tell, interval: progressInterval, running: make(map[*process]bool)}
+// New returns a Log of what is built in a store, which calls tell for each event, one at a
+// time. It calls secrets when it first keeps the last lines of a derivation's log, for what is
+// masked in them.
+func New(tell func(schemas.Event), store nixstore.Files, secrets func() *redact.Redactor) *Log {
+	return &Log{tell: tell, interval: progressInterval, store: store, secrets: secrets, running: make(map[*process]bool), numbers: make(map[string]int)}
 }
 
 // A process is one of Nix, with activities of its own.
@@ -65,14 +70,25 @@ type process struct {
 	undecided  []*activity // derivations whose end is known, but not how they ended
 	built      int64       // how many ends have been counted that are not theirs yet
 	failed     int64
+	list       list // that it prints
+}
+
+func (l *Log) newTail() *tail { return &tail{secrets: l.secrets().Lines()} }
+
+func (l *Log) newProcess() *process {
+	p := &process{log: l, activities: make(map[uint64]*activity)}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.running[p] = true
+	return p
 }
 
 // activity is one of the types below.
 type activity struct {
 	kind       int
-	derivation string   // that is built
-	phase      string   // of its builder
-	lines      []string // the last ones of its log
+	derivation string // that is built
+	phase      string // of its builder
+	log        *tail  // nil while nothing of it is known
 	counts     schemas.Counts
 	bytes      schemas.Share
 	expected   int64 // bytes, of the copies that belong to it
@@ -123,10 +139,7 @@ func (r *record) text(i int) (text string) {
 // Read reads the records of one Nix process to their end. Activities that have not ended by
 // then have failed.
 func (l *Log) Read(r io.Reader) {
-	p := &process{log: l, activities: make(map[uint64]*activity)}
-	l.mu.Lock()
-	l.running[p] = true
-	l.mu.Unlock()
+	p := l.newProcess()
 	for lines := bufio.NewReaderSize(r, maxRecord); ; {
 		line, err := lines.ReadSlice('\n')
 		for err == bufio.ErrBufferFull { // too long
@@ -142,7 +155,6 @@ func (l *Log) Read(r io.Reader) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p.end()
-	delete(l.running, p)
 }
 
 // Close tells the last progress. No process may be read any more.
@@ -165,7 +177,7 @@ func (p *process) take(line []byte) {
 	defer p.log.mu.Unlock()
 	switch r.Action {
 	case "start":
-		p.start(&r)
+		p.start(r.ID, r.Type, r.text(0))
 	case "stop":
 		p.stop(r.ID)
 	case "result":
@@ -177,26 +189,31 @@ func (p *process) take(line []byte) {
 	}
 }
 
-func (p *process) start(r *record) {
-	switch r.Type {
+// start takes the beginning of an activity, which may be the build of a derivation. It returns
+// nil if that is of no interest.
+func (p *process) start(id uint64, kind int, derivation string) *activity {
+	switch kind {
 	case copyPath, realise, copyPaths, builds, build, substitute:
 	default:
-		return
+		return nil
 	}
-	if p.activities[r.ID] != nil || p.log.activities == maxActivities {
-		return
+	p.endList()
+	if p.activities[id] != nil || p.log.activities == maxActivities {
+		return nil
 	}
 	p.log.activities++
-	a := &activity{kind: r.Type}
-	p.activities[r.ID] = a
+	a := &activity{kind: kind}
+	p.activities[id] = a
 	if !p.log.begun && (a.kind == build || a.kind == substitute || a.kind == copyPath) {
 		p.log.begun = true
 		p.log.tell(schemas.PhaseEvent{Phase: schemas.Build})
 	}
 	if a.kind == build {
-		a.derivation = r.text(0)
-		p.log.tell(schemas.DerivationEvent{Derivation: a.derivation, State: schemas.DerivationBuilding})
+		a.derivation = derivation
+		p.log.plan([]string{derivation})
+		p.log.tell(schemas.DerivationEvent{Derivation: derivation, State: schemas.DerivationBuilding})
 	}
+	return a
 }
 
 func (p *process) stop(id uint64) {
@@ -243,10 +260,10 @@ func (p *process) result(a *activity, r *record) {
 }
 
 func (p *process) line(a *activity, text string) {
-	if len(a.lines) == keptLines {
-		a.lines = append(a.lines[:0:0], a.lines[1:]...)
+	if a.log == nil {
+		a.log = p.log.newTail()
 	}
-	a.lines = append(a.lines, text[:min(len(text), maxKeptLine)])
+	a.log.add(text, false)
 	p.log.tell(schemas.LineEvent{Derivation: a.derivation, Text: text})
 }
 
@@ -292,7 +309,9 @@ func (p *process) conclude(i int, state schemas.DerivationState) {
 	p.undecided = slices.Delete(p.undecided, i, i+1)
 	e := schemas.DerivationEvent{Derivation: a.derivation, State: state, Phase: a.phase}
 	if state == schemas.DerivationFailed {
-		e.Log = a.lines
+		if a.log != nil {
+			e.Log = a.log.lines
+		}
 	}
 	p.log.tell(e)
 }
@@ -300,6 +319,7 @@ func (p *process) conclude(i int, state schemas.DerivationState) {
 // message takes what Nix says to people. An error names the derivation that has failed.
 func (p *process) message(r *record) {
 	const errorLevel = 0
+	p.listLine(r.Msg)
 	if r.Level != errorLevel {
 		return
 	}
@@ -312,6 +332,7 @@ func (p *process) message(r *record) {
 
 // end takes the end of the process. What was going on was ended with it.
 func (p *process) end() {
+	p.endList()
 	for len(p.undecided) > 0 {
 		p.conclude(0, schemas.DerivationBuilt)
 	}
@@ -323,6 +344,7 @@ func (p *process) end() {
 		}
 		p.stop(id)
 	}
+	delete(p.log.running, p)
 }
 
 // changed has the progress told soon.

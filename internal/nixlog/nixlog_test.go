@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/schemas"
 )
 
@@ -26,7 +27,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // progress it has only the last.
 func eventsOf(processes ...string) string {
 	var out bytes.Buffer
-	l := New(func(e schemas.Event) { out.Write(append(schemas.AppendEvent(nil, e), '\n')) })
+	l := New(func(e schemas.Event) { out.Write(append(schemas.AppendEvent(nil, e), '\n')) }, nixstore.Files{Root: "testdata"}, noSecrets)
 	l.interval = time.Hour
 	for _, records := range processes {
 		l.Read(iotest.OneByteReader(strings.NewReader(records)))
@@ -37,7 +38,8 @@ func eventsOf(processes ...string) string {
 
 // TestRecorded makes events of what real Nix processes (2.34.8) have told: failing.jsonl is
 // of three derivations that were built and one that was not, two of them at once, and
-// substituted.jsonl of two paths of a cache. To write the events anew, run it with -update.
+// substituted.jsonl of two paths of a cache; in testdata/nix are derivations of the first,
+// as far as they are read. To write the events anew, run it with -update.
 func TestRecorded(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.jsonl")
 	if err != nil || len(files) == 0 {
@@ -74,7 +76,7 @@ func TestProcesses(t *testing.T) {
 		t.Errorf("got:\n%s", got)
 	}
 	var last schemas.Event
-	l := New(func(e schemas.Event) { last = e })
+	l := New(func(e schemas.Event) { last = e }, nixstore.Files{Root: "testdata"}, noSecrets)
 	done := make(chan struct{})
 	for range 2 {
 		go func() {
@@ -155,7 +157,7 @@ func TestBounds(t *testing.T) {
 				kept += len(line)
 			}
 		}
-	})
+	}, nixstore.Files{Root: "testdata"}, noSecrets)
 	l.Read(strings.NewReader(records.String()))
 	l.Close()
 	if building != maxActivities || kept != keptLines*maxKeptLine || l.activities != 0 {
@@ -170,7 +172,7 @@ func TestProgressInterval(t *testing.T) {
 		if e, ok := e.(schemas.ProgressEvent); ok {
 			told = append(told, e)
 		}
-	})
+	}, nixstore.Files{Root: "testdata"}, noSecrets)
 	begun := time.Now()
 	var records strings.Builder
 	records.WriteString(begin)
@@ -204,7 +206,7 @@ func FuzzRead(f *testing.F) {
 			} else if ok && d.Phase == "" {
 				open[d.Derivation]++
 			}
-		})
+		}, nixstore.Files{Root: "testdata"}, noSecrets)
 		l.interval = time.Hour // what goes on beside would be coverage at random
 		l.Read(bytes.NewReader(records))
 		l.Close()

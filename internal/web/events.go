@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/tick"
 	"iglu.sh/builder/schemas"
 )
 
@@ -70,12 +71,12 @@ type feed struct {
 // when the watcher has left.
 func (f *feed) serve(ctx context.Context, from int64) {
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer cancel()
-		f.keepInTouch(ctx)
-	}()
+	defer cancel()
+	defer tick.Every(growthInterval, func() {
+		if f.keepInTouch() != nil {
+			cancel()
+		}
+	})()
 	if f.send(nil) == nil { // the header, before there is a message
 		follow := f.log.FollowMessages
 		if f.withoutLines {
@@ -87,8 +88,6 @@ func (f *feed) serve(ctx context.Context, from int64) {
 			return err
 		}) // its error is that the watcher has left
 	}
-	cancel()
-	<-done
 }
 
 // gather has a watcher who has seen all wait for more, so that many watchers take little of
@@ -128,32 +127,20 @@ func (f *feed) send(messages []schemas.Message) error {
 	return f.write(f.buf)
 }
 
-// keepInTouch sends a watcher what does not come of messages, until ctx ends or it has left.
-func (f *feed) keepInTouch(ctx context.Context) {
-	ticker := time.NewTicker(growthInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return
-		}
-		if !f.mu.TryLock() {
-			continue // something is being sent
-		}
-		f.buf = f.appendGrowth(f.buf[:0])
-		if time.Since(f.sent) > heartbeat {
-			f.buf = append(f.buf, ":\n\n"...)
-		}
-		var err error
-		if len(f.buf) > 0 {
-			err = f.write(f.buf)
-		}
-		f.mu.Unlock()
-		if err != nil {
-			return
-		}
+// keepInTouch sends a watcher what is due and does not come of messages.
+func (f *feed) keepInTouch() error {
+	if !f.mu.TryLock() {
+		return nil // something is being sent
 	}
+	defer f.mu.Unlock()
+	f.buf = f.appendGrowth(f.buf[:0])
+	if time.Since(f.sent) > heartbeat {
+		f.buf = append(f.buf, ":\n\n"...)
+	}
+	if len(f.buf) == 0 {
+		return nil
+	}
+	return f.write(f.buf)
 }
 
 // appendGrowth appends how many lines the log has, to a watcher who is not sent them.

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -10,8 +9,6 @@ import (
 	"time"
 	"unicode/utf8"
 )
-
-func bytesReader(text []byte) io.ReadSeeker { return bytes.NewReader(text) }
 
 // serveLog serves the raw text of a log: as far as it reaches now, or, with follow, until its
 // job ends.

@@ -6,6 +6,7 @@
 package web
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"embed"
@@ -159,5 +160,5 @@ func serveAsset(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", assetTypes[path.Ext(name)])
 	w.Header().Set("ETag", asset.tag)
-	http.ServeContent(w, r, name, time.Time{}, bytesReader(asset.text))
+	http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(asset.text))
 }

@@ -1,18 +1,22 @@
 // One job: its log, how far it is, and how it ended.
 import { Log } from "./log.js";
+import { Tree } from "./tree.js";
+import { made, seconds, size } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const PHASES = { pull: "Pull the image", create: "Start the container", fetch: "Fetch the source", evaluate: "Evaluate", build: "Build", push: "Push" };
 const DOING = { pull: "Pulling the job image", create: "Starting the container", fetch: "Fetching the source", evaluate: "Evaluating", build: "Building", push: "Pushing the results", done: "Finishing" };
-const MOST_DERIVATIONS = 300; // that are listed
 const JOBS_INTERVAL = 3000; // ms between two looks for jobs of others
 
 export function showJob(job) {
-  const state = { job, next: 1, phases: [], derivations: new Map(), progress: null, push: null, cancelled: false };
+  const elapsed = 1000 * Number(job.dataset.elapsed ?? 0);
+  const state = { job, next: 1, phases: [], tree: new Tree(), progress: null, push: null, cancelled: false };
+  state.began = Date.now() - elapsed; // until the first message says it
+  state.shown = performance.now() - elapsed;
   const log = new Log(job);
   const runs = "runs" in job.dataset;
   if (runs) {
-    tick(job);
+    tick(state);
     letCancel(state);
   }
   watch(state, log, runs);
@@ -34,6 +38,7 @@ function watch(state, log, runs) {
   events.addEventListener("message", (e) => {
     const message = JSON.parse(e.data);
     state.next = message.seq + 1;
+    if (message.seq === 1) state.began = Date.parse(message.time);
     if (message.event) take(state, message.event, Date.parse(message.time));
     draw(state);
     if (message.jobStatus !== "success" && message.jobStatus !== "failed") return;
@@ -50,11 +55,12 @@ function take(state, event, at) {
     state.phases.push(event.phase);
     if ("runs" in state.job.dataset && !state.cancelled) say(`${DOING[event.phase] ?? event.phase} …`);
     break;
-  case "derivation": {
-    const known = state.derivations.get(event.derivation) ?? { began: at };
-    state.derivations.set(event.derivation, { ...known, ...event, at: event.state === "building" ? undefined : at });
+  case "plan":
+    state.tree.plan(event);
     break;
-  }
+  case "derivation":
+    state.tree.take(event, at);
+    break;
   case "progress":
     state.progress = event;
     break;
@@ -74,7 +80,7 @@ function draw(state) {
   state.frame ||= requestAnimationFrame(() => {
     state.frame = 0;
     drawProgress(state);
-    drawDerivations(state);
+    state.tree.draw(state.ended ?? now(state), Boolean(state.ended));
     if (state.verdict) drawFacts(state.verdict);
   });
 }
@@ -109,40 +115,6 @@ function drawProgress(state) {
   byId("numbers").textContent = words.join(" · ");
 }
 
-const ORDER = { failed: 0, building: 1, built: 2 };
-
-function drawDerivations(state) {
-  const all = [...state.derivations.values()].sort((a, b) => ORDER[a.state] - ORDER[b.state] || b.began - a.began);
-  const box = byId("derivations");
-  if (!all.length) return;
-  if (box.hidden) {
-    box.hidden = false;
-    box.open = all.length <= 8;
-  }
-  if (all[0].state === "failed") box.open ||= !state.shownFailure, state.shownFailure = true;
-  byId("derivations-count").textContent = `(${all.length})`;
-  const items = all.slice(0, MOST_DERIVATIONS).map((d) => {
-    const item = made("li");
-    const took = seconds((d.at ?? state.ended ?? Date.now()) - d.began);
-    const what = d.state === "building" && state.ended ? "ended" : d.state;
-    item.append(made("span", d.state, what), made("span", "name", name(d.derivation)),
-      made("span", "took", d.state === "building" && d.phase ? `${d.phase} · ${took}` : took));
-    if (d.log?.length) {
-      const log = made("pre", "", d.log.join("\n").replace(/\x1b\[[0-9;]*[A-Za-z]/g, ""));
-      log.tabIndex = 0;
-      log.setAttribute("aria-label", `Last lines of ${name(d.derivation)}`);
-      log.setAttribute("role", "region");
-      item.append(log);
-    }
-    return item;
-  });
-  if (all.length > items.length) items.push(made("li", "took", `and ${all.length - items.length} more`));
-  byId("derivations-list").replaceChildren(...items);
-}
-
-// name is a derivation's without the store's folder, its digest and its ending.
-const name = (path) => path.replace(/^.*\/[a-z0-9]{32}-/, "").replace(/\.drv$/, "");
-
 function drawFacts(verdict) {
   const facts = [];
   for (const { phase, seconds: taken } of verdict.phases ?? []) facts.push([PHASES[phase] ?? phase, seconds(taken * 1000)]);
@@ -158,35 +130,18 @@ function drawFacts(verdict) {
   }));
 }
 
-function made(tag, name = "", text = "") {
-  const element = document.createElement(tag);
-  if (name) element.className = name;
-  element.textContent = text;
-  return element;
+// now is the builder's time, in ms: the browser's clock need not be the same.
+function now(state) {
+  return state.began + performance.now() - state.shown;
 }
 
-function seconds(ms) {
-  const s = Math.max(0, ms) / 1000;
-  if (s < 10) return `${s.toFixed(1)} s`;
-  if (s < 60) return `${Math.round(s)} s`;
-  const m = Math.floor(s / 60);
-  return m < 60 ? `${m} min ${Math.round(s % 60)} s` : `${Math.floor(m / 60)} h ${m % 60} min`;
-}
-
-function size(bytes) {
-  for (const unit of ["B", "KiB", "MiB"]) {
-    if (bytes < 1000) return `${bytes < 10 && unit !== "B" ? bytes.toFixed(1) : Math.round(bytes)} ${unit}`;
-    bytes /= 1024;
-  }
-  return `${bytes.toFixed(1)} GiB`;
-}
-
-// tick shows for how long the job has run. The browser's clock need not be the builder's.
-function tick(job) {
-  const began = performance.now() - 1000 * Number(job.dataset.elapsed);
+// tick shows for how long the job and what builds in it have run.
+function tick(state) {
+  const { job } = state;
   const timer = setInterval(() => {
-    if (!("runs" in job.dataset)) clearInterval(timer);
-    else byId("clock").textContent = seconds(1000 * Math.floor((performance.now() - began) / 1000)).replace(".0", "");
+    if (!("runs" in job.dataset)) return clearInterval(timer);
+    byId("clock").textContent = seconds(1000 * Math.floor((now(state) - state.began) / 1000)).replace(".0", "");
+    draw(state);
   }, 1000);
 }
 

@@ -1,0 +1,93 @@
+package jobrun
+
+import (
+	"io"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// pipeSize is how many bytes a pipe holds: pipe(7).
+const pipeSize = 64 << 10
+
+// A tap is a pipe for what a command prints, which goes on to a writer at once.
+type tap struct {
+	in     *os.File // for the command
+	out    *os.File
+	raw    syscall.RawConn // of out
+	copied chan struct{}   // closed when nothing more is copied
+
+	mu  sync.Mutex // held from reading something until it is written
+	to  io.Writer
+	buf []byte
+}
+
+func newTap(to io.Writer) (*tap, error) {
+	out, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := out.SyscallConn()
+	if err != nil {
+		out.Close()
+		in.Close()
+		return nil, err
+	}
+	t := &tap{in: in, out: out, raw: raw, to: to, copied: make(chan struct{}), buf: make([]byte, pipeSize)}
+	go t.copy()
+	return t, nil
+}
+
+// copy passes on what comes, until the pipe is closed at either end.
+func (t *tap) copy() {
+	defer close(t.copied)
+	for open := true; open; {
+		err := t.raw.Read(func(fd uintptr) bool {
+			n, empty := t.pass(fd)
+			open = n > 0 || empty
+			return !empty // else it is called again when there is more
+		})
+		open = open && err == nil
+	}
+}
+
+// pass passes on what is in the pipe, and reports whether it was only empty.
+func (t *tap) pass(fd uintptr) (n int, empty bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n, err := unix.Read(int(fd), t.buf)
+	for err == unix.EINTR {
+		n, err = unix.Read(int(fd), t.buf)
+	}
+	if n > 0 {
+		t.to.Write(t.buf[:n]) // which fails when the builder is gone, and the job ends
+	}
+	return n, err == unix.EAGAIN
+}
+
+// drain returns when all that was in the pipe has gone on.
+func (t *tap) drain() {
+	t.raw.Control(func(fd uintptr) { t.pass(fd) })
+}
+
+// close returns when all that the command has printed has gone on. The command has ended, but
+// what it has left running may hold the pipe open, perhaps for ever.
+func (t *tap) close() {
+	t.in.Close()
+	t.drain()
+	t.out.Close()
+	<-t.copied
+}
+
+// A follower writes what comes after all that was printed elsewhere before.
+type follower struct {
+	io.Writer
+	before *tap
+}
+
+func (f follower) Write(b []byte) (int, error) {
+	f.before.drain()
+	return f.Writer.Write(b)
+}

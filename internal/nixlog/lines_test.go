@@ -1,0 +1,181 @@
+package nixlog
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/internal/nixstore"
+	"iglu.sh/builder/schemas"
+)
+
+// An onlooker has the lines of a process, and its store.
+type onlooker struct {
+	*Lines
+	t      *testing.T
+	log    *Log
+	store  nixstore.Files
+	events []string // but for those of the plan, in short
+	last   schemas.ProgressEvent
+}
+
+func lookAt(t *testing.T, needs map[string][]string) *onlooker {
+	t.Helper()
+	o := &onlooker{t: t, store: storeOf(t, needs)}
+	o.log = New(func(e schemas.Event) {
+		switch e := e.(type) {
+		case schemas.DerivationEvent:
+			o.events = append(o.events, strings.TrimSpace(fmt.Sprint(e.State, " ", e.Derivation[44:], " ", strings.Join(e.Log, "|"))))
+		case schemas.ProgressEvent:
+			o.last = e
+		}
+	}, o.store, noSecrets)
+	o.log.interval = time.Hour
+	o.Lines = o.log.Lines()
+	return o
+}
+
+func (o *onlooker) print(lines ...string) {
+	for _, line := range lines {
+		o.Write([]byte(line[:len(line)/2]))
+		o.Write([]byte(line[len(line)/2:] + "\n"))
+	}
+}
+
+// put makes a path of the store.
+func (o *onlooker) put(path string) {
+	o.t.Helper()
+	if err := os.WriteFile(o.store.Root+path, nil, 0o644); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+func (o *onlooker) want(last schemas.ProgressEvent, events ...string) {
+	o.t.Helper()
+	o.log.Close()
+	if diff := cmp.Diff(events, o.events); diff != "" {
+		o.t.Errorf("(-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(last, o.last); diff != "" {
+		o.t.Errorf("progress (-want +got):\n%s", diff)
+	}
+}
+
+var diamond = map[string][]string{"a": nil, "b": {"a"}, "c": {"a"}, "d": {"b", "c"}}
+
+// lists is what nix-build says before it begins.
+var lists = []string{"these 4 derivations will be built:", "  " + drv("a"), "  " + drv("b"), "  " + drv("c"), "  " + drv("d"),
+	"these 2 paths will be fetched (0.01 MiB download, 0.02 MiB unpacked):", "  " + out("x"), "  " + out("y")}
+
+func TestLines(t *testing.T) {
+	o := lookAt(t, diamond)
+	o.print(lists...)
+	o.print("copying path '"+out("x")+"' from 'http://cache'...", "copying path '"+out("y")+"' from 'http://cache'...")
+	o.put(out("x"))
+	o.print("building '" + drv("a") + "'...")
+	o.put(out("a") + ".lock")
+	o.put(out("a"))
+	o.print("building '" + drv("a") + "'... says a")
+	if err := os.Remove(o.store.Root + out("a") + ".lock"); err != nil {
+		t.Fatal(err)
+	}
+	o.print("building '"+drv("b")+"'...", "building '"+drv("c")+"' on 'ssh://other'...", "text of b")
+	o.put(out("b"))
+	o.looked = time.Time{} // a second later
+	o.print("more of c")
+	o.print("building '" + drv("d") + "'...")
+	o.End(true)
+	o.want(schemas.ProgressEvent{Derivations: schemas.Counts{Done: 4, Expected: 4}, Paths: schemas.Counts{Done: 2, Expected: 2}},
+		"building a.drv", "built a.drv", "building b.drv", "building c.drv", "built b.drv", "building d.drv", "built c.drv", "built d.drv")
+}
+
+// One fails, another is built, and a third ends with them.
+func TestLinesOfFailure(t *testing.T) {
+	for _, line := range []string{
+		"error: Cannot build '" + drv("b") + "'.", // Nix 2.31 and later
+		"error: builder for '" + drv("b") + "' failed with exit code 3",
+		"error: hash mismatch in fixed-output derivation '" + drv("b") + "':",
+	} {
+		o := lookAt(t, diamond)
+		packed, err := os.ReadFile("../nixstore/testdata/log.bz2")
+		path := filepath.Join(o.store.Root, "nix/var/log/nix/drvs", filepath.Base(drv("b"))[:2], filepath.Base(drv("b"))[2:]+".bz2")
+		if err := errors.Join(err, os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, packed, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		o.print(lists[:5]...)
+		o.print("building '" + drv("a") + "'...")
+		o.put(out("a"))
+		o.print("building '"+drv("b")+"'...", "building '"+drv("c")+"'...", line, "error: Cannot build '"+drv("d")+"'.")
+		o.End(false)
+		if len(o.events) == 6 && strings.HasPrefix(o.events[4], "failed b.drv line 12|line 13|") && strings.HasSuffix(o.events[4], "|end") {
+			o.events[4] = "failed b.drv, with its log"
+		}
+		o.want(schemas.ProgressEvent{Derivations: schemas.Counts{Done: 1, Failed: 2, Expected: 3}},
+			"building a.drv", "built a.drv", "building b.drv", "building c.drv", "failed b.drv, with its log", "failed c.drv")
+	}
+}
+
+// What a builder prints is taken for Nix's only if it looks just like that and is of the store.
+func TestLinesOfOthers(t *testing.T) {
+	o := lookAt(t, diamond)
+	o.print(" building '"+drv("a")+"'...", "> building '"+drv("a")+"'...", "building '"+drv("none")+"'...", "building '/nix/store/../etc/passwd.drv'...",
+		"building '"+drv("a"), "building '"+out("a")+"'...", "copying path '/etc/passwd' from 'x'...", "error: builder for '"+drv("a")+"' failed",
+		strings.Repeat("x", maxLine)+"building '"+drv("a")+"'...", "\x1b[1mbuilding '"+drv("a")+"'...", "building '"+strings.Repeat("x", 2*maxLine)+"'")
+	o.End(true)
+	o.want(schemas.ProgressEvent{})
+}
+
+// FuzzLines prints anything, in two pieces.
+func FuzzLines(f *testing.F) {
+	f.Add([]byte(strings.Join(lists, "\n")+"\nbuilding '"+drv("a")+"'...\nerror: Cannot build '"+drv("a")+"'.\n"), 20, true)
+	f.Add([]byte("copying path '"+out("x")+"' from 'x'\nbuilding '"+drv("d")+"'"), 3, false)
+	store := storeOf(f, diamond)
+	f.Fuzz(func(t *testing.T, text []byte, cut int, succeeded bool) {
+		open := map[string]int{}
+		l := New(func(e schemas.Event) {
+			if !json.Valid(schemas.AppendEvent(nil, e)) {
+				t.Errorf("not JSON: %s", schemas.AppendEvent(nil, e))
+			}
+			if d, ok := e.(schemas.DerivationEvent); ok && d.State == schemas.DerivationBuilding {
+				open[d.Derivation]++
+			} else if ok {
+				open[d.Derivation]--
+			}
+		}, store, noSecrets)
+		l.interval = time.Hour
+		lines := l.Lines()
+		cut = max(0, min(cut, len(text)))
+		lines.Write(text[:cut])
+		lines.Write(text[cut:])
+		lines.End(succeeded)
+		l.Close()
+		for derivation, n := range open {
+			if n != 0 {
+				t.Errorf("%s has begun %d times more often than ended", derivation, n)
+			}
+		}
+		if l.activities != 0 || len(l.running) != 0 {
+			t.Errorf("%d activities are left", l.activities)
+		}
+	})
+}
+
+// BenchmarkLines is what the reading costs a build that prints much.
+func BenchmarkLines(b *testing.B) {
+	l := New(func(schemas.Event) {}, storeOf(b, nil), noSecrets)
+	lines := l.Lines()
+	chunk := []byte(strings.Repeat("gcc -DHAVE_CONFIG_H -I. -I./src -g -O2 -c -o src/a.o src/a.c\n", 500))
+	b.SetBytes(int64(len(chunk)))
+	for b.Loop() {
+		lines.Write(chunk)
+	}
+	lines.End(true)
+	l.Close()
+}
