@@ -232,6 +232,7 @@ func sameInstance(t *testing.T, e *site) {
 	for _, r := range both() {
 		wantExit(t, r, 0)
 	}
+	wantNoContainers(t, a) // of either: the first that stops looks for those of both
 }
 
 // TestOddImage runs jobs in an image with variables that get in the way of ours, and

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -84,9 +85,7 @@ func TestCleanupWithoutEngine(t *testing.T) {
 // it says.
 func cleanUpAt(host, instance string) (string, error) {
 	cleanup := exec.Command(world.program, "cleanup", "--instance", instance)
-	if host != "" {
-		cleanup.Env = append(os.Environ(), "DOCKER_HOST="+host)
-	}
+	cleanup.Env = (&site{host: host}).environ()
 	output, err := cleanup.CombinedOutput()
 	return string(output), err
 }
@@ -112,26 +111,25 @@ func builderKilled(t *testing.T, e *site) {
 
 // TestEngineKilled kills an engine: the job that it ran ends by itself, and when the engine
 // is back, so is the builder.
-func TestEngineKilled(t *testing.T) {
-	t.Parallel() // it takes as long as the job waits for a sign of life
-	e := startEngine(t)
-	importTool(t, e.host(), "tool:1")
-	onEngine := func(args ...string) string { return docker(t, append([]string{"--host", e.host()}, args...)...) }
-	s := startProcessAs(t, "test", e.host(), "--job-image", "tool:1", "--job-network", "none", "--allowed-commands", "tool")
+func TestEngineKilled(t *testing.T) { onEngines(t, engineKilled) }
+
+func engineKilled(t *testing.T, shared *site) {
+	e := shared.own(t)
+	importTool(t, e.host, "tool:1")
+	s := e.process(t, "test", "--job-image", "tool:1", "--job-network", "none", "--allowed-commands", "tool")
 	c := connect(t, s)
 	c.send(jsonOf(t, command("tool serve --listen 127.0.0.1:0")))
 	c.waitFor("msg=listening")
-	pid := onEngine("inspect", "--format", "{{.State.Pid}}", onEngine("container", "ls", "--quiet"))
+	pid := e.docker(t, "inspect", "--format", "{{.State.Pid}}", e.docker(t, "container", "ls", "--quiet"))
 	program := filepath.Join("/proc", pid, "exe")
-	e.daemon.Process.Kill()
-	e.daemon.Wait()
+	e.stop(syscall.SIGKILL)
 	if _, err := os.Readlink(program); err != nil {
 		t.Fatalf("the job ended with the engine: %v", err) // and there is nothing to test
 	}
 	if err := poll(2*time.Minute, func() bool { _, err := os.Readlink(program); return err != nil }); err != nil {
 		t.Errorf("the job goes on: %v", err)
 	}
-	e.start()
+	e.start(t)
 	wantExit(t, do(t, s, command("tool --help")), 0)
 	wantEmpty(t, e)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -18,7 +19,6 @@ import (
 
 // An engine is a Docker engine of a test's own, which it may stop and kill.
 type engine struct {
-	t      *testing.T
 	folder string
 	flags  []string
 	daemon *exec.Cmd
@@ -33,7 +33,7 @@ func startEngine(t *testing.T, flags ...string) *engine {
 	if err := os.Chmod(folder, 0o711); err != nil { // user namespaces: root is somebody else
 		t.Fatal(err)
 	}
-	e := &engine{t: t, folder: folder, flags: flags}
+	e := &engine{folder: folder, flags: flags}
 	t.Cleanup(func() {
 		e.stop(syscall.SIGTERM)
 		// One that was killed has mounted its folder on itself once more.
@@ -43,33 +43,41 @@ func startEngine(t *testing.T, flags ...string) *engine {
 			t.Error(err)
 		}
 	})
-	e.start()
+	if err := e.start(); err != nil {
+		t.Fatal(err)
+	}
 	return e
 }
 
 func (e *engine) host() string { return "unix://" + filepath.Join(e.folder, "docker.sock") }
 
-func (e *engine) start() {
-	e.t.Helper()
+func (e *engine) start() error {
 	in := func(name string) string { return filepath.Join(e.folder, name) }
 	// In a network of its own: an engine without a bridge removes the bridge of the
 	// machine's other engine.
 	e.daemon = exec.Command("unshare", "--net", "dockerd", "--host", e.host(), "--data-root", in("data"), "--exec-root", in("exec"),
 		"--pidfile", in("pid"), "--bridge", "none", "--iptables=false", "--ip6tables=false")
 	e.daemon.Args = append(e.daemon.Args, e.flags...)
-	log, err := os.Create(in("log"))
+	return startDaemon(e.daemon, e.host(), in("log"))
+}
+
+// startDaemon starts an engine's program, which writes its log to a file, and waits until the
+// engine answers.
+func startDaemon(daemon *exec.Cmd, host, logName string) error {
+	log, err := os.Create(logName)
 	if err != nil {
-		e.t.Fatal(err)
+		return err
 	}
 	defer log.Close()
-	e.daemon.Stdout, e.daemon.Stderr = log, log
-	if err := e.daemon.Start(); err != nil {
-		e.t.Fatal(err)
+	daemon.Stdout, daemon.Stderr = log, log
+	if err := daemon.Start(); err != nil {
+		return err
 	}
-	if err := poll(time.Minute, func() bool { return exec.Command("docker", "--host", e.host(), "info").Run() == nil }); err != nil {
-		text, _ := os.ReadFile(in("log"))
-		e.t.Fatalf("the engine does not start: %v\n%s", err, text)
+	if err := poll(time.Minute, func() bool { return exec.Command("docker", "--host", host, "info").Run() == nil }); err != nil {
+		text, _ := os.ReadFile(logName)
+		return fmt.Errorf("the engine does not start: %w\n%s", err, text)
 	}
+	return nil
 }
 
 // stop ends the engine and waits for its containerd, which it starts itself.
@@ -119,11 +127,12 @@ func serverOn(t *testing.T, host, image string) *server {
 }
 
 // TestEngineStopsAndComesBack stops the engine between jobs, and kills it under one.
-func TestEngineStopsAndComesBack(t *testing.T) {
-	t.Parallel()
-	e := startEngine(t)
-	importTool(t, e.host(), "tool:1")
-	s := serverOn(t, e.host(), "tool:1")
+func TestEngineStopsAndComesBack(t *testing.T) { onEngines(t, engineStopsAndComesBack) }
+
+func engineStopsAndComesBack(t *testing.T, shared *site) {
+	e := shared.own(t)
+	importTool(t, e.host, "tool:1")
+	s := serverOn(t, e.host, "tool:1")
 	wantExit(t, do(t, s, command("tool --help")), 0)
 
 	e.stop(syscall.SIGTERM)
@@ -138,7 +147,7 @@ func TestEngineStopsAndComesBack(t *testing.T) {
 	if status, _ := s.get(t, "GET", "/api/v1/healthcheck"); status != 503 {
 		t.Errorf("with the engine stopped, the health check is %d", status)
 	}
-	e.start()
+	e.start(t)
 	wantExit(t, do(t, s, command("tool --help")), 0)
 
 	c := connect(t, s)
@@ -149,15 +158,15 @@ func TestEngineStopsAndComesBack(t *testing.T) {
 	if len(got.messages) != 1 || !strings.Contains(got.messages[0], "The container engine went away") || got.closeCode != 1011 {
 		t.Errorf("with the engine killed: %+v", got)
 	}
-	e.start()
+	e.start(t)
 	wantExit(t, do(t, s, command("tool --help")), 0)
 	wantEmpty(t, e)
 }
 
 // wantEmpty checks that an engine has no container, or soon has none.
-func wantEmpty(t *testing.T, e *engine) {
+func wantEmpty(t *testing.T, e *ownSite) {
 	t.Helper()
-	left := func() string { return docker(t, "--host", e.host(), "container", "ls", "--all", "--quiet") }
+	left := func() string { return e.docker(t, "container", "ls", "--all", "--quiet") }
 	if err := poll(10*time.Second, func() bool { return left() == "" }); err != nil {
 		t.Errorf("containers left: %s", left())
 	}
@@ -235,23 +244,28 @@ func startRegistry(t *testing.T) string {
 func TestOtherPlatform(t *testing.T) { onEngines(t, otherPlatform) }
 
 func otherPlatform(t *testing.T, e *site) {
-	proxy := proxyTo(t, e.socket())
-	proxy.ModifyResponse = func(r *http.Response) error {
-		if strings.HasSuffix(r.Request.URL.Path, "/version") {
-			text, err := io.ReadAll(r.Body)
-			text = bytes.ReplaceAll(text, []byte(`"amd64"`), []byte(`"riscv64"`))
-			r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(text)), int64(len(text))
-			r.Header.Del("Content-Length")
-			return err
-		}
-		return nil
-	}
-	engine := httptest.NewServer(proxy)
-	defer engine.Close()
-	s := e.serverVia(t, "tcp://"+engine.Listener.Addr().String(), func(*settings) {})
+	s := e.serverVia(t, e.saying(t, "/version", `"amd64"`, `"riscv64"`), func(*settings) {})
 	got := do(t, s, command("nix --version"))
 	if len(got.messages) != 2 || !strings.Contains(got.messages[1], "runs linux/riscv64, but this builder is made for linux/amd64") {
 		t.Errorf("got %+v", got)
 	}
-	s.cancel() // before its engine goes
+}
+
+// saying returns where the engine listens with a word changed in its answer to a call.
+func (e *site) saying(t *testing.T, call, word, other string) (host string) {
+	t.Helper()
+	proxy := proxyTo(t, e.socket())
+	proxy.ModifyResponse = func(r *http.Response) error {
+		if !strings.HasSuffix(r.Request.URL.Path, call) {
+			return nil
+		}
+		text, err := io.ReadAll(r.Body)
+		text = bytes.ReplaceAll(text, []byte(word), []byte(other))
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(text)), int64(len(text))
+		r.Header.Del("Content-Length")
+		return err
+	}
+	engine := httptest.NewServer(proxy)
+	t.Cleanup(engine.Close)
+	return "tcp://" + engine.Listener.Addr().String()
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -26,12 +27,15 @@ var dockerSite = &site{name: "docker"}
 
 // podmanSite starts Podman when the first test wants it; stopSites ends it.
 var podmanSite = sync.OnceValues(func() (*site, error) {
-	host, stop, err := startPodman()
-	if err == nil {
-		err = loadJobImage(host)
+	p, err := newPodman()
+	if err != nil {
+		return nil, err
 	}
-	stopPodman = stop
-	return &site{name: "podman", host: host}, err
+	stopPodman = p.remove
+	if err := p.start(); err != nil {
+		return nil, err
+	}
+	return &site{name: "podman", host: p.host()}, loadJobImage(p.host())
 })
 
 var stopPodman func() error
@@ -52,6 +56,12 @@ func stopSites() error {
 func onEngines(t *testing.T, test func(t *testing.T, e *site)) {
 	t.Helper()
 	t.Parallel()
+	onEnginesAlone(t, test)
+}
+
+// onEnginesAlone runs a test on each engine at once, beside no others.
+func onEnginesAlone(t *testing.T, test func(t *testing.T, e *site)) {
+	t.Helper()
 	podman, err := podmanSite()
 	if err != nil {
 		t.Fatal(err)
@@ -61,6 +71,35 @@ func onEngines(t *testing.T, test func(t *testing.T, e *site)) {
 			t.Parallel()
 			test(t, e)
 		})
+	}
+}
+
+// An ownSite is an engine of a test's own, which it may stop and kill.
+type ownSite struct {
+	*site
+	daemon interface {
+		start() error
+		stop(signal os.Signal) // returns when it has ended
+	}
+}
+
+// own starts an engine of the same kind.
+func (e *site) own(t *testing.T) *ownSite {
+	t.Helper()
+	if e.isPodman() {
+		p := ownPodman(t)
+		return &ownSite{&site{name: e.name, host: p.host()}, p}
+	}
+	d := startEngine(t)
+	return &ownSite{&site{name: e.name, host: d.host()}, d}
+}
+
+func (e *ownSite) stop(signal os.Signal) { e.daemon.stop(signal) }
+
+func (e *ownSite) start(t *testing.T) {
+	t.Helper()
+	if err := e.daemon.start(); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -80,28 +119,41 @@ func (e *site) docker(t *testing.T, args ...string) string {
 	return docker(t, append([]string{"--host", e.host}, args...)...)
 }
 
+// environ returns the environment of a program that is to use the engine.
+func (e *site) environ() []string {
+	if e.host == "" {
+		return os.Environ()
+	}
+	return append(os.Environ(), "DOCKER_HOST="+e.host)
+}
+
 // cleanUp has Docker's client do something on the engine when the test has ended. What it is
 // to remove may be gone.
 func (e *site) cleanUp(t *testing.T, args ...string) {
 	t.Cleanup(func() { exec.Command("docker", append([]string{"--host", e.host}, args...)...).Run() })
 }
 
-// changeImage makes an image of another with instructions of a Dockerfile. What docker commit
-// asks, Podman does not understand.
+// changeImage makes an image of another with instructions of a Dockerfile.
 func (e *site) changeImage(t *testing.T, from, to string, instructions ...string) {
+	t.Helper()
+	container := e.docker(t, "create", from, "true")
+	defer e.docker(t, "rm", container)
+	e.commit(t, container, to, instructions...)
+	e.cleanUp(t, "image", "rm", to)
+}
+
+// commit makes an image of a container. What docker commit asks, Podman does not understand.
+func (e *site) commit(t *testing.T, container, to string, instructions ...string) {
 	t.Helper()
 	c, err := dockerclient.NewClientWithOpts(dockerclient.WithHost("unix://"+e.socket()), dockerclient.WithAPIVersionNegotiation())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	container := e.docker(t, "create", from, "true")
-	defer e.docker(t, "rm", container)
 	options := containertypes.CommitOptions{Reference: to, Changes: instructions, Config: &containertypes.Config{}}
 	if _, err := c.ContainerCommit(t.Context(), container, options); err != nil {
 		t.Fatal(err)
 	}
-	e.cleanUp(t, "image", "rm", to)
 }
 
 // ownServer starts a builder with no settings of its own for a test that runs beside others:

@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -97,33 +96,28 @@ func (f *faultyEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // faultWorld is an engine with things of others on it.
 type faultWorld struct {
-	*engine
+	*ownSite
 	others []string
 }
 
-func startFaultWorld(t *testing.T) *faultWorld {
-	w := &faultWorld{engine: startEngine(t)}
-	importProgram(t, w.host(), "attack:1", buildProgram(t, "attack"), "attack")
-	w.docker("volume", "create", "bystander")
-	w.docker("network", "create", "--internal", "bystander-network")
+func startFaultWorld(t *testing.T, e *site) *faultWorld {
+	w := &faultWorld{ownSite: e.own(t)}
+	importProgram(t, w.host, "attack:1", buildProgram(t, "attack"), "attack")
+	w.docker(t, "volume", "create", "bystander")
+	w.docker(t, "network", "create", "--internal", "bystander-network")
 	// Engines that are killed start it again.
-	w.docker("run", "--detach", "--restart", "always", "--network", "none", "--name", "bystander-container",
+	w.docker(t, "run", "--detach", "--restart", "always", "--network", "none", "--name", "bystander-container",
 		"--label", "sh.iglu.builder.instance=somebody-else", "attack:1", "attack", "serve")
-	w.others = w.state()
+	w.others = w.state(t)
 	return w
 }
 
-func (w *faultWorld) docker(args ...string) string {
-	w.t.Helper()
-	return docker(w.t, append([]string{"--host", w.engine.host()}, args...)...)
-}
-
 // state returns everything that is on the engine.
-func (w *faultWorld) state() []string {
-	w.t.Helper()
-	containers := w.docker("container", "ls", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.State}}")
-	volumes := w.docker("volume", "ls", "--format", "{{.Name}}")
-	networks := w.docker("network", "ls", "--no-trunc", "--format", "{{.ID}} {{.Name}}")
+func (w *faultWorld) state(t *testing.T) []string {
+	t.Helper()
+	containers := w.docker(t, "container", "ls", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.State}}")
+	volumes := w.docker(t, "volume", "ls", "--format", "{{.Name}}")
+	networks := w.docker(t, "network", "ls", "--no-trunc", "--format", "{{.ID}} {{.Name}}")
 	return strings.Fields(containers + " " + volumes + " " + networks)
 }
 
@@ -132,14 +126,14 @@ func (w *faultWorld) state() []string {
 func (w *faultWorld) wantOthers(t *testing.T) {
 	t.Helper()
 	var diff string
-	if err := poll(30*time.Second, func() bool { diff = cmp.Diff(w.others, w.state()); return diff == "" }); err != nil {
+	if err := poll(30*time.Second, func() bool { diff = cmp.Diff(w.others, w.state(t)); return diff == "" }); err != nil {
 		t.Errorf("on the engine (-before +after):\n%s", diff)
 	}
 }
 
 // attackOnly has a server's jobs run the program attack.
 func attackOnly(s *settings) {
-	s.jobImage, s.jobNetwork, s.allowedCommands = "attack:1", "none", []string{"attack"}
+	s.jobImage, s.allowedCommands = "attack:1", []string{"attack"}
 	s.store = orchestrator.StoreShared // that it is one more thing to go wrong
 }
 
@@ -159,11 +153,11 @@ func serverVia(t *testing.T, host string, change func(*settings)) *server {
 // clean removes what a server's instance keeps for its next life.
 func (w *faultWorld) clean(t *testing.T, s *server) {
 	t.Helper()
-	if output, err := cleanUpAt(w.engine.host(), s.instance); err != nil || strings.Contains(output, "container") {
+	if output, err := cleanUpAt(w.host, s.instance); err != nil || strings.Contains(output, "container") {
 		t.Errorf("cleanup: %v: %s", err, output)
 	}
-	for _, store := range strings.Fields(w.docker("volume", "ls", "--quiet", "--filter", "label=sh.iglu.builder.instance="+s.instance)) {
-		w.docker("volume", "rm", store)
+	for _, store := range strings.Fields(w.docker(t, "volume", "ls", "--quiet", "--filter", "label=sh.iglu.builder.instance="+s.instance)) {
+		w.docker(t, "volume", "rm", store)
 	}
 }
 
@@ -240,8 +234,10 @@ var steps = []step{
 
 // TestFaultsOfProcesses kills the server, cuts the client's connection, and kills the
 // engine, at each step.
-func TestFaultsOfProcesses(t *testing.T) {
-	w := startFaultWorld(t)
+func TestFaultsOfProcesses(t *testing.T) { onEnginesAlone(t, faultsOfProcesses) }
+
+func faultsOfProcesses(t *testing.T, e *site) {
+	w := startFaultWorld(t, e)
 	r := &report{columns: []string{"server killed", "client cut", "engine killed"}}
 	for _, step := range steps {
 		t.Run("server killed/"+step.name, func(t *testing.T) { r.note(step.name, "server killed", w.killServer(t, step)) })
@@ -272,8 +268,8 @@ func (f *faultyEngine) reach(t *testing.T, c *client, s step, do func()) {
 }
 
 func (w *faultWorld) killServer(t *testing.T, at step) string {
-	f := startFaulty(t, filepath.Join(w.folder, "docker.sock"))
-	flags := []string{"--job-image", "attack:1", "--job-network", "none", "--allowed-commands", "attack", "--store", "shared"}
+	f := startFaulty(t, w.socket())
+	flags := []string{"--job-image", "attack:1", "--allowed-commands", "attack", "--store", "shared"}
 	s := startProcessAs(t, "test", f.host(), flags...)
 	f.reach(t, connect(t, s), at, s.kill)
 	next := startProcessAs(t, "test", f.host(), flags...)
@@ -288,7 +284,7 @@ func (w *faultWorld) killServer(t *testing.T, at step) string {
 }
 
 func (w *faultWorld) cutClient(t *testing.T, at step) string {
-	f := startFaulty(t, filepath.Join(w.folder, "docker.sock"))
+	f := startFaulty(t, w.socket())
 	s := serverVia(t, f.host(), attackOnly)
 	idle := s.idle(t)
 	c := connect(t, s)
@@ -297,13 +293,13 @@ func (w *faultWorld) cutClient(t *testing.T, at step) string {
 }
 
 func (w *faultWorld) killEngine(t *testing.T, at step) string {
-	f := startFaulty(t, filepath.Join(w.folder, "docker.sock"))
+	f := startFaulty(t, w.socket())
 	s := serverVia(t, f.host(), attackOnly)
 	idle := s.idle(t)
 	c := connect(t, s)
 	f.reach(t, c, at, func() {
 		w.stop(syscall.SIGKILL)
-		w.start()
+		w.start(t)
 	})
 	wantFailure(t, c.finish())
 	return w.after(t, s, idle)
@@ -346,7 +342,9 @@ var calls = []step{
 	stepAt("inspect image", "GET /images/.*/json", 1),
 	stepAt("inspect store", "GET /volumes/.*-store-.*", 1),
 	stepAt("create store", "POST /volumes/create", 1),
-	stepAt("inspect network", "GET /networks/.*", 1),
+	stepAt("list networks", "GET /networks", 1),
+	stepAt("create network", "POST /networks/create", 1),
+	stepAt("list new network", "GET /networks", 2),
 	stepAt("ask for platform", "GET /version", 1),
 	stepAt("create volume", "POST /volumes/create", 2),
 	stepAt("create filler", "POST /containers/create", 1),
@@ -362,9 +360,16 @@ var calls = []step{
 }
 
 // TestFaultsOfCalls has every call go wrong in every way.
-func TestFaultsOfCalls(t *testing.T) {
-	w := startFaultWorld(t)
+func TestFaultsOfCalls(t *testing.T) { onEnginesAlone(t, faultsOfCalls) }
+
+func faultsOfCalls(t *testing.T, e *site) {
+	w := startFaultWorld(t, e)
 	r := &report{columns: []string{"stall", "reset", "404", "409", "500", "cut"}}
+	wantName := "testdata/faults.txt"
+	if e.isPodman() {
+		r.columns = []string{"reset", "500", "cut"} // each takes half as long again
+		wantName = "testdata/faults-podman.txt"
+	}
 	t.Run("all", func(t *testing.T) {
 		for _, call := range calls {
 			for _, fault := range r.columns {
@@ -378,17 +383,17 @@ func TestFaultsOfCalls(t *testing.T) {
 	w.wantOthers(t)
 	table := r.table(calls)
 	t.Logf("how the job ended, with each fault of each call; the next job worked each time:\n%s", table)
-	want, err := os.ReadFile("testdata/faults.txt")
+	want, err := os.ReadFile(wantName)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(table, "\n")); diff != "" {
-		t.Errorf("ends (-testdata/faults.txt +now):\n%s", diff)
+		t.Errorf("ends (-%s +now):\n%s", wantName, diff)
 	}
 }
 
 func (w *faultWorld) breakCall(t *testing.T, call step, fault string) string {
-	f := startFaulty(t, filepath.Join(w.folder, "docker.sock"))
+	f := startFaulty(t, w.socket())
 	s := serverVia(t, f.host(), attackOnly)
 	idle := s.idle(t)
 	f.at(call, func(out http.ResponseWriter, in *http.Request) bool { return f.spoil(fault, out, in) })

@@ -45,14 +45,11 @@ func (g *gitWorld) start(root string) error {
 }
 
 func (g *gitWorld) serve(handler http.Handler) (string, error) {
-	listener, err := gitserver.Listen()
-	if err != nil {
-		return "", err
+	url, stop, err := gitserver.Serve(handler)
+	if err == nil {
+		g.closers = append(g.closers, stop)
 	}
-	server := &http.Server{Handler: handler}
-	go server.Serve(listener)
-	g.closers = append(g.closers, server.Close)
-	return "http://" + listener.Addr().String(), nil
+	return url, err
 }
 
 func (g *gitWorld) stop() {

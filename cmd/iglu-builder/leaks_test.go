@@ -23,14 +23,15 @@ func labelled(ctx context.Context, instance string, serve func(ctx context.Conte
 }
 
 // goroutines returns the first function of each goroutine of a server in this process, and
-// where they all are now. Those of connections to the engine that are kept for the next call
-// do not count: they are none of a job's.
+// where they all are now. Those of connections to the engine that are being made, or kept for
+// the next call, do not count: they are none of a job's.
 func (s *server) goroutines() (names []string, stacks string) {
 	var profile bytes.Buffer
 	pprof.Lookup("goroutine").WriteTo(&profile, 1)
 	label := fmt.Sprintf("%q:%q", serverLabel, s.instance)
 	for group := range strings.SplitSeq(profile.String(), "\n\n") {
-		if !strings.Contains(group, label) || strings.Contains(group, "net/http.(*persistConn).") {
+		if !strings.Contains(group, label) || strings.Contains(group, "net/http.(*persistConn).") ||
+			strings.Contains(group, "net/http.(*Transport).startDialConn") {
 			continue
 		}
 		var n int

@@ -174,9 +174,7 @@ func startProcessIn(t *testing.T, instance, stateDir, host string, flags ...stri
 	process := exec.Command(world.program, append([]string{"serve", "--listen", "127.0.0.1:0",
 		"--instance", s.instance, "--state-dir", s.stateDir}, flags...)...)
 	process.Stderr = &s.log
-	if host != "" {
-		process.Env = append(os.Environ(), "DOCKER_HOST="+host)
-	}
+	process.Env = (&site{host: host}).environ()
 	if err := process.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -214,9 +212,10 @@ var flood = command(fmt.Sprintf(`sh -c 'a=$(date +%%s); yes 01234567890123456789
 
 // TestStalledClient stops reading for longer than a client may be silent, while its job
 // prints: the job does not wait, and when the client reads on it gets every line.
-func TestStalledClient(t *testing.T) {
-	t.Parallel()
-	s := serverWith(t, func(*settings) {})
+func TestStalledClient(t *testing.T) { onEngines(t, stalledClient) }
+
+func stalledClient(t *testing.T, e *site) {
+	s := e.server(t, func(*settings) {})
 	c := connect(t, s)
 	c.send(jsonOf(t, flood))
 	c.waitFor("iglu: running")
@@ -248,9 +247,10 @@ func (c *client) countLines(n int) (lines int, last string) {
 }
 
 // TestClientAcceptsNothing never reads: when its time is up, its job ends.
-func TestClientAcceptsNothing(t *testing.T) {
-	t.Parallel()
-	s := serverWith(t, func(s *settings) { s.clientTimeout = time.Second })
+func TestClientAcceptsNothing(t *testing.T) { onEngines(t, clientAcceptsNothing) }
+
+func clientAcceptsNothing(t *testing.T, e *site) {
+	s := e.server(t, func(s *settings) { s.clientTimeout = time.Second })
 	c := connect(t, s)
 	c.send(jsonOf(t, command("sh -c 'yes 0123456789012345678901234567890123456789 | head -n 1000000; sleep 1000'")))
 	if err := poll(20*time.Second, func() bool { return strings.Contains(s.log.String(), "job ended") }); err != nil {
@@ -262,15 +262,16 @@ func TestClientAcceptsNothing(t *testing.T) {
 
 // TestClientVanishes cuts a client off the network: nothing of what the server sends is
 // answered any more. It is noticed while nothing is sent to it, and while much is.
-func TestClientVanishesFromTheNetwork(t *testing.T) {
-	t.Parallel()
+func TestClientVanishesFromTheNetwork(t *testing.T) { onEngines(t, clientVanishesFromTheNetwork) }
+
+func clientVanishesFromTheNetwork(t *testing.T, e *site) {
 	for _, line := range []string{
 		"sh -c 'echo begun; sleep 1000'",
 		"sh -c 'echo begun; yes 0123456789012345678901234567890123456789'",
 	} {
 		t.Run(line, func(t *testing.T) {
 			t.Parallel()
-			s := serverWith(t, func(s *settings) { s.maxLogBytes = 64 << 20 })
+			s := e.server(t, func(s *settings) { s.maxLogBytes = 64 << 20 })
 			c := connect(t, s)
 			c.send(jsonOf(t, command(line)))
 			c.waitFor("begun")
@@ -299,9 +300,10 @@ func iptables(t *testing.T, args ...string) {
 
 // TestSlowToTheEnd has a client read nothing until some time after its job has ended. All
 // that it has not read by then is in the kernel's hands, a ping included, which it answers.
-func TestSlowToTheEnd(t *testing.T) {
-	t.Parallel()
-	s := serverWith(t, func(*settings) {})
+func TestSlowToTheEnd(t *testing.T) { onEngines(t, slowToTheEnd) }
+
+func slowToTheEnd(t *testing.T, e *site) {
+	s := e.server(t, func(*settings) {})
 	dialer := websocket.Dialer{NetDialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)
 		if err == nil {
@@ -327,8 +329,10 @@ func TestSlowToTheEnd(t *testing.T) {
 
 // TestPings has a client ask for a sign of life again and again while it is sent lines:
 // just when the server may still be busy with the line before.
-func TestPings(t *testing.T) {
-	c := connect(t, world.server)
+func TestPings(t *testing.T) { onEngines(t, pings) }
+
+func pings(t *testing.T, e *site) {
+	c := connect(t, e.server(t, func(*settings) {}))
 	answered := 0
 	c.conn.SetPongHandler(func(string) error { answered++; return nil })
 	c.send(jsonOf(t, command("sh -c 'for i in $(seq 300); do echo line; sleep 0.01; done'")))
@@ -357,9 +361,10 @@ func smallDisk(t *testing.T) string {
 }
 
 // TestDiskFull keeps logs on a disk of one megabyte.
-func TestDiskFull(t *testing.T) {
-	t.Parallel()
-	s := serverWith(t, func(s *settings) { s.stateDir, s.keepLogs = smallDisk(t), joblog.Keep{} })
+func TestDiskFull(t *testing.T) { onEngines(t, diskFull) }
+
+func diskFull(t *testing.T, e *site) {
+	s := e.server(t, func(s *settings) { s.stateDir, s.keepLogs = smallDisk(t), joblog.Keep{} })
 	got := do(t, s, command("sh -c 'seq 1000000; sleep 1000'"))
 	want := `{"error":"The builder cannot keep the job's log.","msg":"Make room on the disk of its folder for logs (IGLU_STATE_DIR), and send the job again.","jobStatus":"failed"}`
 	if len(got.messages) != 2 || got.messages[1] != want || got.closeCode != 1011 {
@@ -370,8 +375,10 @@ func TestDiskFull(t *testing.T) {
 }
 
 // TestCutLog lets a log grow beyond its limit.
-func TestCutLog(t *testing.T) {
-	s := serverWith(t, func(s *settings) { s.maxLogBytes = leastLogBytes })
+func TestCutLog(t *testing.T) { onEngines(t, cutLog) }
+
+func cutLog(t *testing.T, e *site) {
+	s := e.server(t, func(s *settings) { s.maxLogBytes = leastLogBytes })
 	got := do(t, s, command("seq 1000000"))
 	wantExit(t, got, 0)
 	wantLine(t, got, "iglu: the log is cut here, at its limit of 262144 bytes")
@@ -389,9 +396,10 @@ func TestCutLog(t *testing.T) {
 }
 
 // TestKeptLogs looks at the files.
-func TestKeptLogs(t *testing.T) {
-	t.Parallel()
-	s := serverWith(t, func(s *settings) { s.keepLogs = joblog.Keep{Jobs: 2} })
+func TestKeptLogs(t *testing.T) { onEngines(t, keptLogs) }
+
+func keptLogs(t *testing.T, e *site) {
+	s := e.server(t, func(s *settings) { s.keepLogs = joblog.Keep{Jobs: 2} })
 	for n := range 4 {
 		wantExit(t, do(t, s, command(fmt.Sprintf("printf 'job %d'", n))), 0)
 	}

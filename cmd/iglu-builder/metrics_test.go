@@ -190,9 +190,11 @@ func wantLogNumbers(t *testing.T, s *server, got numbers) {
 }
 
 // TestEngineErrorsAreCounted has the engine fail with and without the job.
-func TestEngineErrorsAreCounted(t *testing.T) {
-	w := startFaultWorld(t)
-	f := startFaulty(t, filepath.Join(w.folder, "docker.sock"))
+func TestEngineErrorsAreCounted(t *testing.T) { onEngines(t, engineErrorsAreCounted) }
+
+func engineErrorsAreCounted(t *testing.T, e *site) {
+	w := startFaultWorld(t, e)
+	f := startFaulty(t, w.socket())
 	s := serverVia(t, f.host(), attackOnly)
 	fails := func(out http.ResponseWriter, in *http.Request) bool { return f.spoil("500", out, in) }
 	f.at(stepAt("start", "POST /containers/.*/start", 1), fails)

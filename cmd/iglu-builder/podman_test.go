@@ -2,12 +2,11 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
-	"time"
+	"testing"
 )
 
 // containersConf lets Podman start containers where the machine's own hard limits are low
@@ -25,26 +24,60 @@ location = "127.0.0.1"
 insecure = true
 `
 
+// asNobody runs a program as the user nobody, who gets more users to give to containers. What
+// the program leaves running ends with the shell, which is the first process of its namespace.
+const asNobody = `echo nobody:1000000:65536 > subids &&
+mount --bind subids /etc/subuid && mount --bind subids /etc/subgid &&
+setpriv --reuid nobody --regid nogroup --clear-groups "$@"
+exit`
+
 // podman is Podman's service with images and containers of its own.
 type podman struct {
-	folder  string
-	service *exec.Cmd
+	folder   string
+	rootless bool
+	service  *exec.Cmd
 }
 
-// startPodman starts one and returns where it listens, and what stops it.
-func startPodman() (host string, stop func() error, err error) {
+// rootless has a Podman run without root.
+func rootless(p *podman) { p.rootless = true }
+
+// newPodman makes one, which is not started yet.
+func newPodman(options ...func(*podman)) (*podman, error) {
 	folder, err := os.MkdirTemp("", "iglu-podman-") // short, for the sake of socket names
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	p := &podman{folder: folder}
-	err = errors.Join(
-		os.WriteFile(p.in("containers.conf"), []byte(containersConf), 0o600),
-		os.WriteFile(p.in("registries.conf"), []byte(registriesConf), 0o600))
-	if err == nil {
-		err = p.start()
+	for _, option := range options {
+		option(p)
 	}
-	return p.host(), p.remove, err
+	if p.rootless {
+		err = os.Chown(folder, nobody, nobody)
+	}
+	return p, errors.Join(err,
+		os.WriteFile(p.in("containers.conf"), []byte(containersConf), 0o644),
+		os.WriteFile(p.in("registries.conf"), []byte(registriesConf), 0o644))
+}
+
+// nobody is that user's number, and his group's.
+const nobody = 65534
+
+// ownPodman starts one for one test.
+func ownPodman(t *testing.T, options ...func(*podman)) *podman {
+	t.Helper()
+	p, err := newPodman(options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := p.start(); err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func (p *podman) in(name string) string { return filepath.Join(p.folder, name) }
@@ -52,34 +85,37 @@ func (p *podman) in(name string) string { return filepath.Join(p.folder, name) }
 func (p *podman) host() string { return "unix://" + p.in("podman.sock") }
 
 func (p *podman) command(args ...string) *exec.Cmd {
-	own := []string{"--root", p.in("root"), "--runroot", p.in("run"), "--network-config-dir", p.in("networks")}
+	own := []string{"--root", p.in("root"), "--runroot", p.in("run"), "--network-config-dir", p.in("networks"), "--storage-driver", "overlay"}
 	command := exec.Command("podman", append(own, args...)...)
-	command.Env = append(os.Environ(), "CONTAINERS_CONF="+p.in("containers.conf"), "CONTAINERS_REGISTRIES_CONF="+p.in("registries.conf"))
+	environ := os.Environ()
+	if p.rootless {
+		namespaces := []string{"--mount", "--mount-proc", "--pid", "--fork", "--kill-child", "sh", "-c", asNobody, "sh"}
+		command = exec.Command("unshare", append(namespaces, command.Args...)...)
+		environ = append(environ, "HOME="+p.folder, "XDG_RUNTIME_DIR="+p.folder)
+	}
+	command.Dir = p.folder // where files are left when a job runs out of memory
+	command.Env = append(environ, "CONTAINERS_CONF="+p.in("containers.conf"), "CONTAINERS_REGISTRIES_CONF="+p.in("registries.conf"))
 	return command
 }
 
 func (p *podman) start() error {
 	p.service = p.command("system", "service", "--time=0", p.host())
-	log, err := os.Create(p.in("log"))
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	p.service.Stdout, p.service.Stderr = log, log
-	if err := p.service.Start(); err != nil {
-		return err
-	}
-	if err := poll(time.Minute, func() bool { return exec.Command("docker", "--host", p.host(), "info").Run() == nil }); err != nil {
-		text, _ := os.ReadFile(p.in("log"))
-		return fmt.Errorf("Podman does not start: %w\n%s", err, text)
-	}
-	return nil
+	return startDaemon(p.service, p.host(), p.in("log"))
+}
+
+// stop ends the service. Its containers go on.
+func (p *podman) stop(signal os.Signal) {
+	p.service.Process.Signal(signal)
+	p.service.Wait()
 }
 
 // remove ends the service and removes all that it has.
 func (p *podman) remove() error {
-	p.service.Process.Signal(syscall.SIGTERM)
-	p.service.Wait()
+	if p.rootless {
+		p.stop(syscall.SIGKILL)
+		return os.RemoveAll(p.folder)
+	}
+	p.stop(syscall.SIGTERM)
 	p.command("rm", "--all", "--force").Run()
 	p.command("volume", "rm", "--all", "--force").Run()
 	p.command("network", "prune", "--force").Run()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -377,6 +378,23 @@ func noNetwork(t *testing.T, e *site) {
 			t.Errorf("messages (-want +got):\n%s", diff)
 		}
 	})
+}
+
+// TestInterfaceGoes has an engine fail to make the jobs' network in the way in which Podman
+// does now and then.
+func TestInterfaceGoes(t *testing.T) { onEngines(t, interfaceGoes) }
+
+func interfaceGoes(t *testing.T, e *site) {
+	f := startFaulty(t, e.socket())
+	s := e.serverVia(t, f.host(), func(*settings) {})
+	f.at(stepAt("create network", "POST /networks/create", 1), func(w http.ResponseWriter, _ *http.Request) bool {
+		http.Error(w, `{"message":"route ip+net: no such network interface"}`, http.StatusInternalServerError)
+		return true
+	})
+	wantExit(t, do(t, s, command("nix --version")), 0)
+	if !f.hit() {
+		t.Error("the call was not made")
+	}
 }
 
 // TestManyLines has a job print a million lines: each arrives as one message.

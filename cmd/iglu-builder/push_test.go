@@ -3,14 +3,16 @@ package main
 import (
 	"crypto/rand"
 	"encoding/base64"
-	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"iglu.sh/builder/internal/cachix"
 	"iglu.sh/builder/internal/devcache"
@@ -55,14 +57,12 @@ func emptyCache(t *testing.T) *binaryCache {
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener, err := gitserver.Listen()
+	url, stop, err := gitserver.Serve(server)
 	if err != nil {
 		t.Fatal(err)
 	}
-	web := &http.Server{Handler: server}
-	go web.Serve(listener)
-	t.Cleanup(func() { web.Close() })
-	return &binaryCache{Server: server, t: t, folder: folder, url: "http://" + listener.Addr().String() + "/default"}
+	t.Cleanup(func() { stop() })
+	return &binaryCache{Server: server, t: t, folder: folder, url: url + "/default"}
 }
 
 // pushing returns a job that pushes to the cache.
@@ -172,23 +172,25 @@ d "last" "mkdir $out; ln -s ${kinds}/bin/run $out/run; echo ${last} > $out/refer
 // closureOf is how many paths the closure of closureNix has.
 const closureOf = 60
 
+var publishClosure = sync.OnceValue(func() error {
+	return world.git.commit("closure", "main", map[string]string{"default.nix": closureNix})
+})
+
 func closureRepository(t *testing.T) string {
 	t.Helper()
-	const name = "closure"
-	if _, err := os.Stat(filepath.Join(world.git.root, name)); err != nil {
-		if err := world.git.commit(name, "main", map[string]string{"default.nix": closureNix}); err != nil {
-			t.Fatal(err)
-		}
+	if err := publishClosure(); err != nil {
+		t.Fatal(err)
 	}
-	return world.git.public + "/" + name
+	return world.git.public + "/closure"
 }
 
 // TestPush pushes a closure. Nix in a fresh container gets it, signatures required; the
 // same job once more has nothing to push, and everything when the cache has lost it,
 // also from a store in which all is built already.
-func TestPush(t *testing.T) {
-	t.Parallel()
-	s := ownServer(t)
+func TestPush(t *testing.T) { onEngines(t, pushClosure) }
+
+func pushClosure(t *testing.T, e *site) {
+	s := e.server(t, func(*settings) {})
 	c := newCache(t)
 	j := c.pushing(build(closureRepository(t), "nix-build"))
 	first := do(t, s, j)
@@ -198,26 +200,29 @@ func TestPush(t *testing.T) {
 	if got := len(c.names()); got != closureOf {
 		t.Errorf("the cache has %d paths, want %d: %v", got, closureOf, c.names())
 	}
-	wantNixReads(t, c.url, first)
+	e.wantNixReads(t, c.url, first)
 
 	second := do(t, s, j)
 	wantExit(t, second, 0)
 	wantTotal(t, second, 0, closureOf, 0)
+	if e.isPodman() { // what follows costs much, and asks nothing more of an engine
+		return
+	}
 
 	c.clear()
-	warm := warmServer(t, "git clone -q "+j.Git.Repository+" /tmp/source; nix-build /tmp/source --no-out-link; rm -r /tmp/source", func(*settings) {})
+	warm := e.warmServer(t, "git clone -q "+j.Git.Repository+" /tmp/source; nix-build /tmp/source --no-out-link; rm -r /tmp/source", func(*settings) {})
 	third := do(t, warm, j)
 	wantExit(t, third, 0)
 	if slices.ContainsFunc(third.lines, func(line string) bool { return strings.HasPrefix(line, "made ") }) {
 		t.Error("the store was not warm")
 	}
 	wantTotal(t, third, closureOf, 0, 0)
-	wantNixReads(t, c.url, third)
+	e.wantNixReads(t, c.url, third)
 }
 
 // wantNixReads has Nix in a fresh container, with an empty store, get the result of
 // the closure's build from a cache, signatures required.
-func wantNixReads(t *testing.T, url string, r result) {
+func (e *site) wantNixReads(t *testing.T, url string, r result) {
 	t.Helper()
 	i := slices.IndexFunc(r.lines, func(line string) bool { return strings.HasPrefix(line, "/nix/store/") })
 	if i < 0 {
@@ -231,7 +236,7 @@ test -x bin/run -a -L link -a -L dangling -a -f empty -a ! -s empty -a -d empty-
 test "$(ls -A files | wc -l)" -ge 6
 nix-store -qR "$1" | wc -l
 "$1/run"`
-	output := docker(t, "run", "--rm", "--env",
+	output := e.docker(t, "run", "--rm", "--env",
 		"NIX_CONFIG=require-sigs = true\nsubstituters = "+url+"\ntrusted-public-keys = default:"+publicKey(t),
 		world.image, "bash", "-c", script, "bash", r.lines[i])
 	if want := strconv.Itoa(closureOf) + "\nran"; !strings.HasSuffix(output, want) {
@@ -240,15 +245,15 @@ nix-store -qR "$1" | wc -l
 }
 
 // warmServer returns a server whose jobs find in their store what a script has left there.
-func warmServer(t *testing.T, script string, change func(*settings)) *server {
+func (e *site) warmServer(t *testing.T, script string, change func(*settings)) *server {
 	t.Helper()
 	name := "iglu-test-warm:" + strings.ToLower(rand.Text())
-	container := docker(t, "create", world.image, "bash", "-ec", script)
-	t.Cleanup(func() { docker(t, "rm", container) })
-	docker(t, "start", "--attach", container)
-	docker(t, "commit", "--change", "CMD []", container, name)
-	t.Cleanup(func() { docker(t, "rmi", name) })
-	return serverWith(t, func(s *settings) {
+	container := e.docker(t, "create", world.image, "bash", "-ec", script)
+	e.cleanUp(t, "rm", container)
+	e.docker(t, "start", "--attach", container)
+	e.commit(t, container, name, "CMD []")
+	e.cleanUp(t, "rmi", name)
+	return e.server(t, func(s *settings) {
 		s.jobImage = name
 		change(s)
 	})
@@ -256,17 +261,24 @@ func warmServer(t *testing.T, script string, change func(*settings)) *server {
 
 // TestPushWhileBuilding has a build that does not end before its first path is in the
 // cache.
-func TestPushWhileBuilding(t *testing.T) {
+func TestPushWhileBuilding(t *testing.T) { onEngines(t, pushWhileBuilding) }
+
+func pushWhileBuilding(t *testing.T, e *site) {
 	c := newCache(t)
-	client := connect(t, world.server)
+	s := e.server(t, func(*settings) {})
+	client := connect(t, s)
 	client.send(jsonOf(t, c.pushing(command(`nix-build --no-out-link -E 'let d = name: script: derivation { inherit name; `+
 		`system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/nix/var/nix/profiles/default/bin"; args = [ "-c" script ]; }; first = d "first" "echo > $out"; `+
 		`in d "second" "echo ${first}; while [ ! -e /tmp/go-on ]; do sleep 0.1; done; echo > $out"'`))))
 	client.waitFor("iglu: pushed first (")
 	wantNames(t, c, []string{"first"})
-	for _, container := range world.server.containers() {
-		checkInspection(t, container)
-		docker(t, "exec", container, "touch", "/tmp/go-on")
+	for _, container := range s.containers() {
+		e.checkInspection(t, container)
+		touch := []string{"--host", e.host, "exec", container, "touch", "/tmp/go-on"}
+		// Podman has at times forgotten its session by then.
+		if err := poll(10*time.Second, func() bool { return exec.Command("docker", touch...).Run() == nil }); err != nil {
+			t.Fatal(err)
+		}
 	}
 	client.waitFor("iglu: pushed second (")
 	if got := client.finish(); got.messages[0] != succeeded {
@@ -276,9 +288,9 @@ func TestPushWhileBuilding(t *testing.T) {
 
 // checkInspection looks for secrets in what the engine tells of a container, but for the
 // variables by which the job gets them.
-func checkInspection(t *testing.T, container string) {
+func (e *site) checkInspection(t *testing.T, container string) {
 	t.Helper()
-	text := docker(t, "inspect", container)
+	text := e.docker(t, "inspect", container)
 	for _, name := range []string{jobenv.CacheToken, jobenv.SigningKey} {
 		variable := regexp.MustCompile(`"` + name + `=[^"]+"`)
 		if !variable.MatchString(text) {
@@ -293,10 +305,11 @@ func checkInspection(t *testing.T, container string) {
 
 // TestResults has a store in which all is built already: what counts as a result of the
 // job is what it links to, wherever the link is, and what it prints.
-func TestResults(t *testing.T) {
-	t.Parallel()
+func TestResults(t *testing.T) { onEngines(t, results) }
+
+func results(t *testing.T, e *site) {
 	const expression = `derivation { name = "a"; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; }`
-	s := warmServer(t, "nix-build --no-out-link -E '"+expression+"'; mkdir -p /folder", func(*settings) {})
+	s := e.warmServer(t, "nix-build --no-out-link -E '"+expression+"'; mkdir -p /folder", func(*settings) {})
 	for _, test := range []struct {
 		name, command string
 		pushed        int
@@ -311,6 +324,9 @@ func TestResults(t *testing.T) {
 		{"printed, but no path", "printf '/nix/store/%s-a\n' 00000000000000000000000000000000", 0},
 		{"printed much", "sh -c 'seq 200000; nix-build --no-out-link -E \"$0\"; seq 200000' '" + expression + "'", 1},
 	} {
+		if e.isPodman() && test.name == "printed much" {
+			continue // that much is printed there by other tests
+		}
 		t.Run(test.name, func(t *testing.T) {
 			c := newCache(t)
 			got := do(t, s, c.pushing(command(test.command)))
@@ -325,8 +341,9 @@ func TestResults(t *testing.T) {
 
 // TestUpstream has a path in the store that an upstream cache has signed: it is not
 // pushed, unless the builder is set to do so, or the upstream is the cache itself.
-func TestUpstream(t *testing.T) {
-	t.Parallel()
+func TestUpstream(t *testing.T) { onEngines(t, upstream) }
+
+func upstream(t *testing.T, e *site) {
 	const expression = `let d = name: script: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; };` +
 		` in d "top" "echo ${d "libc" "echo > $out"} > $out"`
 	// The path that is signed refers to nothing; the other refers to it.
@@ -340,8 +357,8 @@ printf '%s' "$OWN" > /own
 nix store sign --key-file /own "$top"
 rm /key /own`
 	own := strings.Replace(script, "$OWN", "default:"+signingKey, 1)
-	s := warmServer(t, own, func(*settings) {})
-	upstream := docker(t, "run", "--rm", s.image, "cat", "/public")
+	s := e.warmServer(t, own, func(*settings) {})
+	upstream := e.docker(t, "run", "--rm", s.image, "cat", "/public")
 	stranger := "upstream-1:" + base64.StdEncoding.EncodeToString(make([]byte, 32))
 	for _, test := range []struct {
 		name    string
@@ -367,6 +384,6 @@ rm /key /own`
 		c := newCache(t)
 		j := c.pushing(command("nix-build -E '" + expression + "'"))
 		j.BuildOptions.TrustedPublicKeys = []string{upstream}
-		wantTotal(t, do(t, serverWith(t, func(v *settings) { v.jobImage, v.pushUpstream = s.image, true }), j), 2, 0, 0)
+		wantTotal(t, do(t, e.server(t, func(v *settings) { v.jobImage, v.pushUpstream = s.image, true }), j), 2, 0, 0)
 	})
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"net"
 	"os"
 	"os/exec"
@@ -29,9 +30,10 @@ func (s *server) stopped(t *testing.T) {
 }
 
 // TestGrace asks a server to stop while its job runs: the job may end, no other is taken.
-func TestGrace(t *testing.T) {
-	t.Parallel()
-	s := startProcess(t, "--job-image", world.image, "--allowed-commands", "sh", "--shutdown-grace", "5m")
+func TestGrace(t *testing.T) { onEngines(t, grace) }
+
+func grace(t *testing.T, e *site) {
+	s := e.process(t, "test-grace-"+strings.ToLower(rand.Text()[:10]), "--job-image", world.image, "--allowed-commands", "sh", "--shutdown-grace", "5m")
 	if status, _ := s.get(t, "GET", "/readyz"); status != 200 {
 		t.Errorf("readyz is %d before", status)
 	}
@@ -58,11 +60,12 @@ func TestGrace(t *testing.T) {
 
 // TestGraceIsOver has a job take longer than it is given, and a second signal take what it
 // is given.
-func TestGraceIsOver(t *testing.T) {
-	t.Parallel()
+func TestGraceIsOver(t *testing.T) { onEngines(t, graceIsOver) }
+
+func graceIsOver(t *testing.T, e *site) {
 	for grace, signals := range map[string]int{"1s": 1, "1h": 2} {
 		t.Run(grace, func(t *testing.T) {
-			s := startProcess(t, "--job-image", world.image, "--allowed-commands", "sh", "--shutdown-grace", grace)
+			s := e.process(t, "test-grace-"+strings.ToLower(rand.Text()[:10]), "--job-image", world.image, "--allowed-commands", "sh", "--shutdown-grace", grace)
 			c := connect(t, s)
 			c.send(jsonOf(t, command("sh -c 'echo begun; sleep 1000'")))
 			c.waitFor(`"begun"`)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -185,5 +186,25 @@ func TestNixOptions(t *testing.T) {
 	for _, line := range []string{"cores = 3", "max-jobs = 2", "keep-going = true",
 		"https://one.example.com https://two.example.com", "one:YQ== two:Yg==", "flakes"} {
 		wantLine(t, got, line)
+	}
+}
+
+// TestNixVersionIsAskedOnce has a job find out the version of the image's Nix, and the next
+// be told.
+func TestNixVersionIsAskedOnce(t *testing.T) {
+	s := serverWith(t, func(*settings) {})
+	told := func() string {
+		c := connect(t, s)
+		defer c.conn.Close()
+		c.send(jsonOf(t, command("sh -c 'echo begun; sleep 60'")))
+		c.waitFor("begun")
+		return docker(t, "inspect", "--format", "{{range .Config.Env}}{{println .}}{{end}}", s.containers()[0])
+	}
+	if first := told(); !strings.Contains(first, "IGLU_NIX_VERSION=\n") {
+		t.Errorf("the first job is told a version:\n%s", first)
+	}
+	wantNoContainers(t, s)
+	if second := told(); !regexp.MustCompile(`(?m)^IGLU_NIX_VERSION=\d+\.\d+`).MatchString(second) {
+		t.Errorf("the second job is told no version:\n%s", second)
 	}
 }

@@ -16,7 +16,10 @@ import (
 
 // slowBuild is a command that builds one derivation after the other. The second ends when there
 // is a file in the container; see goOn.
-const slowBuild = `nix build --impure --no-link --print-out-paths --expr 'let d = name: script: derivation { inherit name; ` +
+const slowBuild = `nix build --impure --no-link --print-out-paths --expr ` + slow
+
+// slow is its expression.
+const slow = `'let d = name: script: derivation { inherit name; ` +
 	`system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/nix/var/nix/profiles/default/bin"; args = [ "-c" script ]; }; first = d "first" "echo > $out"; ` +
 	`in d "second-one" "echo ${first}; echo the end of second; while [ ! -e /tmp/go-on ]; do sleep 0.1; done; echo > $out"'`
 
@@ -55,12 +58,19 @@ func TestTerminal(t *testing.T) {
 	wide := regexp.MustCompile(`(?m)^building \d+s · 1/2 built · second-one \d+s$`)
 	narrow := regexp.MustCompile(`(?m)^(building \d+s · )?1/2 built · second-\S+ \d+s$`)
 	status := map[int]*regexp.Regexp{40: narrow, 200: wide}
-	for _, widths := range [][]int{{40, 200}, {200, 40, 200}} {
-		t.Run(fmt.Sprint(widths), func(t *testing.T) {
-			term := termtest.Open(t, widths[0], 50)
-			client := clientOf(world.server, "--command", slowBuild)
+	for _, test := range []struct {
+		command string
+		widths  []int
+	}{
+		{slowBuild, []int{40, 200}},
+		{slowBuild, []int{200, 40, 200}},
+		{"nix-build --no-out-link -E " + slow, []int{40, 200}},
+	} {
+		t.Run(fmt.Sprint(test.command[:9], test.widths), func(t *testing.T) {
+			term := termtest.Open(t, test.widths[0], 50)
+			client := clientOf(world.server, "--command", test.command)
 			term.Start(client)
-			for _, width := range widths {
+			for _, width := range test.widths {
 				term.Resize(width, 50)
 				term.WantMatch(15*time.Second, status[width])
 				for _, line := range strings.Split(term.Screen(), "\n") {
