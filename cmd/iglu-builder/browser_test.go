@@ -140,6 +140,12 @@ func (b *tab) until(expression string) {
 	}
 }
 
+// settle waits until what a page is about to draw is drawn: till then a click could go astray.
+func (b *tab) settle() {
+	b.t.Helper()
+	eval[any](b, "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))).then(() => null)")
+}
+
 // untilText waits for an element to hold text.
 func (b *tab) untilText(selector, text string) {
 	b.t.Helper()

@@ -217,6 +217,7 @@ func TestPageOfLongLog(t *testing.T) {
 	b.click("#previous")
 	b.untilText(".row.current", "line 999999 of")
 	b.click("#wrap")
+	b.settle()
 	b.untilText("#rows", "line 999999 of")
 
 	b.click(".row.current .number")
@@ -263,9 +264,13 @@ func TestPageFollows(t *testing.T) {
 	b.until("document.getElementById('follow').getAttribute('aria-pressed') === 'false'")
 	time.Sleep(time.Second) // for the scrolling
 	before := eval[string](b, "document.querySelector('.row .number').textContent")
+	selected := eval[string](b, "getSelection().selectAllChildren(document.querySelector('.row .line')), String(getSelection())")
 	time.Sleep(time.Second)
 	if now := eval[string](b, "document.querySelector('.row .number').textContent"); now != before {
 		t.Errorf("paused, it went on from line %s to %s", before, now)
+	}
+	if still := eval[string](b, "String(getSelection())"); still != selected || selected == "" {
+		t.Errorf("while the log grew, the selected text went from %q to %q", selected, still)
 	}
 	b.click("#follow")
 	b.until("Number(document.querySelector('.row .number').textContent) > " + before + " + 40")

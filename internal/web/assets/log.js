@@ -1,6 +1,7 @@
 // The log of a job of any length. The document holds only the rows that can be seen; lines are
 // fetched when they are, and the builder itself searches.
 import { element, onTheme, pieces } from "./ansi.js";
+import { arrange } from "./words.js";
 
 const PAGE = 500; // lines that are fetched at once
 const KEPT_PAGES = 60; // in memory
@@ -46,7 +47,10 @@ export class Log {
     }, { passive: false });
     view.addEventListener("keydown", (e) => this.key(e));
     new ResizeObserver(() => this.changed()).observe(view);
-    onTheme(() => this.redraw());
+    onTheme(() => {
+      this.drawn.clear(); // colours
+      this.draw();
+    });
     addEventListener("hashchange", () => this.goToHash());
 
     byId("follow").addEventListener("click", () => this.follow(!this.follows));
@@ -155,14 +159,8 @@ export class Log {
     this.wraps = !this.wraps;
     this.view.classList.toggle("wrapped", this.wraps);
     this.showToggles();
-    this.redraw();
     if (!this.follows) this.moveTo(line * this.height());
     this.changed();
-  }
-
-  redraw() {
-    this.drawn.clear();
-    this.draw();
   }
 
   draw() {
@@ -187,7 +185,7 @@ export class Log {
       rows.push(entry.row);
     }
     this.drawn = drawn;
-    this.rows.replaceChildren(...rows);
+    arrange(this.rows, rows);
 
     let above = this.top - from * height; // of the upper edge, in px
     if (atEnd) above = this.rows.offsetHeight - this.view.clientHeight;
@@ -310,7 +308,7 @@ export class Log {
       if (line < this.total) this.moveTo(at - (this.wraps ? 0 : height / 3));
       else this.waitsFor = line;
     }
-    this.redraw();
+    this.draw();
   }
 
   // Search.
@@ -320,7 +318,7 @@ export class Log {
     this.count = this.searched = 0;
     this.current = -1;
     this.showFound();
-    this.redraw();
+    this.draw();
     if (query) await this.searchOn(true);
   }
 

@@ -6,7 +6,7 @@
 // Only what is open is in the document, and so much at once. The rest of a list is a button
 // that shows more of it.
 import { element, onTheme, pieces } from "./ansi.js";
-import { made, seconds } from "./words.js";
+import { arrange, made, seconds } from "./words.js";
 
 const FEW = 20; // of so many derivations all are shown, each in its place
 const MOST = 400; // that are shown at once
@@ -124,10 +124,7 @@ export class Tree {
     const items = shown.map((node) => this.item(node));
     const rest = sorted.slice(shown.length);
     if (rest.length) items.push(this.rest(above, rest));
-    items.forEach((item, i) => {
-      if (above.list.children[i] !== item) above.list.insertBefore(item, above.list.children[i] ?? null);
-    });
-    while (above.list.children.length > items.length) above.list.lastChild.remove();
+    arrange(above.list, items);
   }
 
   // item returns the element of a node, with what is open below it.

@@ -7,6 +7,16 @@ export function made(tag, name = "", text = "") {
   return element;
 }
 
+// arrange makes items all that is in an element. One that is there already stays there the
+// while: taken out and put back, it would lose the focus, a selection and a click.
+export function arrange(element, items) {
+  const wanted = new Set(items);
+  for (const child of [...element.children]) if (!wanted.has(child)) child.remove();
+  items.forEach((item, i) => {
+    if (element.children[i] !== item) element.insertBefore(item, element.children[i] ?? null);
+  });
+}
+
 export function seconds(ms) {
   const s = Math.max(0, ms) / 1000;
   if (s < 10) return `${s.toFixed(1)} s`;
