@@ -75,7 +75,7 @@ type container struct {
 func (b *Builder) Healthy(ctx context.Context) error { return b.engine.ping(ctx) }
 
 // Clean removes everything on the engine that carries the instance's name but the stores:
-// what an earlier life of this builder left, and what it would use again. removed is told each
+// what an earlier run of this builder left, and what it would use again. removed is told each
 // thing. It returns what could not be removed; that is tried again before the next job. No job
 // may be running.
 func (b *Builder) Clean(ctx context.Context, removed func(kind, name string)) error {
@@ -106,16 +106,10 @@ func (b *Builder) Check(ctx context.Context) error { return b.engine.check(ctx, 
 // engine. No job may be running.
 func (b *Builder) Close() error { return b.engine.close() }
 
-// MessageWriter is what an out of Build also is whose reader wants the job's messages, not
-// only its lines. Then it gets all of them in place of the lines, the first and the last
-// included. What it is given is its own only until it returns.
-type MessageWriter interface {
-	WriteMessages(messages []schemas.Message) error
-}
-
 // Build runs one job to its end and returns the last message for its client. Until
 // then out gets the job's lines as they appear, in writes of one or more whole
-// lines, each ended by a line feed; when out fails or ctx ends, so does the job. A
+// lines, each ended by a line feed, or all of its messages if it is a
+// schemas.MessageWriter; when out fails or ctx ends, so does the job. A
 // slow out does not slow the job down. The message has no number if the job has no log in
 // which it could stand.
 func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message {
@@ -182,7 +176,7 @@ func (b *Builder) ended(verdict Verdict, log *slog.Logger) {
 
 // follow has out follow a log as it wants to.
 func follow(ctx context.Context, lines *joblog.Log, out io.Writer) error {
-	if out, ok := out.(MessageWriter); ok {
+	if out, ok := out.(schemas.MessageWriter); ok {
 		return lines.FollowMessages(ctx, 1, out.WriteMessages)
 	}
 	return lines.Follow(ctx, 0, out)

@@ -35,6 +35,12 @@ type Message struct {
 	Response *Response
 }
 
+// A MessageWriter takes a job's messages, the first and the last included. The slice is its own
+// only until WriteMessages returns.
+type MessageWriter interface {
+	WriteMessages(messages []Message) error
+}
+
 // Last reports whether no message of the job comes after m.
 func (m *Message) Last() bool {
 	return m.Response != nil && (m.Response.JobStatus == Success || m.Response.JobStatus == Failed)

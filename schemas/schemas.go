@@ -6,11 +6,14 @@
 // with a schema for jobs and one for messages. A job becomes the same Request in
 // either; its Form encodes the messages that answer it.
 //
-// It imports nothing of this module but the word splitter, so that server, client
-// and tests can all speak the format without knowing each other.
+// It imports nothing of this module but the word splitter and the redactor, so that server,
+// client and tests can all speak the format without knowing each other.
 package schemas
 
 import _ "embed"
+
+// BuildPath is where a builder takes jobs, as a WebSocket.
+const BuildPath = "/api/v1/build"
 
 // RequestSchema is the JSON Schema of a job as a client sends it, to the letter of
 // the Iglu Builder's documentation.

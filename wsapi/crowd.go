@@ -81,7 +81,7 @@ type guest struct {
 
 	// Guarded by the crowd.
 	reading   time.Time // since when it is read from; zero: it is not
-	answering bool      // the server's turn it is, not the client's
+	answering bool      // a request of its is being answered
 }
 
 // NetConn returns the connection below.
@@ -99,7 +99,7 @@ func (g *guest) Close() error {
 	return g.Conn.Close()
 }
 
-// leave has the guest be none any more, as one whose job is taken.
+// leave has a guest count no longer: its job is taken, or its connection closed. It may be nil.
 func (g *guest) leave() {
 	if g == nil {
 		return

@@ -14,19 +14,19 @@ import (
 // WebSocket: they name it as a protocol, and the token as the next one.
 const bearer = "bearer"
 
-// mayConnect reports whether a request may open a WebSocket, and answers it if not.
-func (s *Server) mayConnect(w http.ResponseWriter, r *http.Request) bool {
+// turnAway answers a request that comes without the token or from a page of another origin,
+// and returns which of the two it is, as one of Refusals. Any other it leaves alone, and returns
+// "".
+func (s *Server) turnAway(w http.ResponseWriter, r *http.Request) (reason string) {
 	switch {
 	case !s.hasToken(r):
-		s.refused(refusedToken)
 		askForToken(w)
+		return refusedToken
 	case !s.isAllowedOrigin(r):
-		s.refused(refusedOrigin)
 		refuseOrigin(w)
-	default:
-		return true
+		return refusedOrigin
 	}
-	return false
+	return ""
 }
 
 func askForToken(w http.ResponseWriter) {

@@ -33,6 +33,8 @@ type messageWriter struct {
 	seq int64 // of the latest
 }
 
+var _ schemas.MessageWriter = (*messageWriter)(nil)
+
 // WriteMessages sends messages.
 func (w *messageWriter) WriteMessages(messages []schemas.Message) error {
 	w.frames = w.frames[:0]

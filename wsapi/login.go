@@ -7,13 +7,14 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 )
 
 const (
-	// cookie is where a browser keeps what stands for the token.
-	cookie = "iglu-builder"
-	// maxLogin bounds the bytes of a form with a token.
-	maxLogin = 8 << 10
+	// maxLogin bounds the bytes of a form with a token, and loginTimeout how long it may take
+	// to come.
+	maxLogin     = 8 << 10
+	loginTimeout = 10 * time.Second
 )
 
 // cookieValue is made of the token, so that the cookie of one who has known the token counts
@@ -24,22 +25,31 @@ func (s *Server) cookieValue() string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
+// cookieName is another one for each token: browsers send a host's cookies to all its ports,
+// where other builders may listen.
+func (s *Server) cookieName() string { return "iglu-builder-" + s.cookieValue()[:8] }
+
 // hasCookie reports whether a browser has signed in.
 func (s *Server) hasCookie(r *http.Request) bool {
-	c, err := r.Cookie(cookie)
+	c, err := r.Cookie(s.cookieName())
 	return err == nil && hmac.Equal([]byte(c.Value), []byte(s.cookieValue()))
 }
 
-// servePage passes on what is for the page, and is not to be had without the token but for
-// the place where it is asked for.
+// servePage passes requests on to the page. Without the token, only the form that asks for it
+// can be read: who wants to look at something else is sent there.
 func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
+	isRead := r.Method == http.MethodGet || r.Method == http.MethodHead
 	isOpen := r.URL.Path == "/login" || strings.HasPrefix(r.URL.Path, "/assets/")
-	switch isRead := r.Method == http.MethodGet || r.Method == http.MethodHead; {
-	case isRead && !isOpen && !s.hasToken(r) && strings.Contains(r.Header.Get("Accept"), "text/html"):
-		http.Redirect(w, r, "/login?"+url.Values{"next": {r.URL.RequestURI()}}.Encode(), http.StatusSeeOther)
-	case isRead && isOpen, isRead && s.hasToken(r), !isRead && s.mayConnect(w, r):
+	switch {
+	case !isRead:
+		if s.turnAway(w, r) == "" {
+			s.options.Page.ServeHTTP(w, r)
+		}
+	case isOpen || s.hasToken(r):
 		s.options.Page.ServeHTTP(w, r)
-	case isRead:
+	case strings.Contains(r.Header.Get("Accept"), "text/html"):
+		http.Redirect(w, r, "/login?"+url.Values{"next": {r.URL.RequestURI()}}.Encode(), http.StatusSeeOther)
+	default:
 		askForToken(w)
 	}
 }
@@ -50,8 +60,12 @@ func (s *Server) serveLogin(w http.ResponseWriter, r *http.Request) {
 		refuseOrigin(w)
 		return
 	}
+	// Until the form is there, it is the client's turn.
+	guestOf(r).answers(false)
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(loginTimeout))
 	r.Body = http.MaxBytesReader(w, r.Body, maxLogin)
 	next := localPath(r.PostFormValue("next"))
+	guestOf(r).answers(true)
 	if !s.isToken(strings.TrimSpace(r.PostFormValue("token"))) {
 		s.log.Warn("sign-in with a wrong token", "client", r.RemoteAddr)
 		http.Redirect(w, r, "/login?"+url.Values{"wrong": {"1"}, "next": {next}}.Encode(), http.StatusSeeOther)
@@ -72,7 +86,7 @@ func (s *Server) serveLogout(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) setCookie(w http.ResponseWriter, r *http.Request, value string, maxAge int) {
-	http.SetCookie(w, &http.Cookie{Name: cookie, Value: value, Path: "/", MaxAge: maxAge,
+	http.SetCookie(w, &http.Cookie{Name: s.cookieName(), Value: value, Path: "/", MaxAge: maxAge,
 		Secure: r.TLS != nil, HttpOnly: true, SameSite: http.SameSiteStrictMode})
 }
 

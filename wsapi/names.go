@@ -9,30 +9,34 @@ import (
 	"strings"
 )
 
-// OnlyByLocalNames is for a server that asks for no token because only its own machine reaches
-// it: it answers but for a name that none but that machine has, or that of an allowed origin. A
-// browser on the machine could open a page whose own name is made to lead to the server ("DNS
-// rebinding"): to the browser, the server's answers would be the page's.
-func OnlyByLocalNames(next http.Handler, allowedOrigins []string) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !isLocalName(r.Host) && !slices.ContainsFunc(allowedOrigins, func(origin string) bool { return isOf(origin, r.Host) }) {
-			http.Error(w, "This builder asks for no token, and so answers only to localhost and to addresses:"+
+// byKnownNames serves requests with next. Where no token is asked for, it answers 403 to those
+// that call the server by a name that somebody else could own: a page on the internet can have
+// a name of its own lead to this server (DNS rebinding), and the browser would then take the
+// server's answers for the page's own.
+func (s *Server) byKnownNames(next http.HandlerFunc) http.HandlerFunc {
+	if s.options.Token != "" {
+		return next
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		isOwn := func(origin string) bool { return isOf(origin, r.Host) }
+		if !isLocalName(r.Host) && !slices.ContainsFunc(s.options.AllowedOrigins, isOwn) {
+			http.Error(w, "This builder asks for no token, and so answers only to addresses and to names without a dot:"+
 				" set IGLU_TOKEN_FILE, or name this origin in IGLU_ALLOWED_ORIGINS.", http.StatusForbidden)
 			return
 		}
-		next.ServeHTTP(w, r)
-	})
+		next(w, r)
+	}
 }
 
-// isLocalName reports whether a host, with or without a port, is an address or a name that
-// always leads to the machine itself (RFC 6761, section 6.3).
+// isLocalName reports whether nobody on the internet can own a host, which may have a port. It
+// is an address, a name below localhost (RFC 6761, section 6.3), or a name without a dot:
+// those are of a network's own, as those of containers are, or else top-level domains.
 func isLocalName(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
 	}
 	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	host = strings.ToLower(host)
-	return err == nil || host == "localhost" || strings.HasSuffix(host, ".localhost")
+	return err == nil || !strings.Contains(host, ".") || strings.HasSuffix(strings.ToLower(host), ".localhost")
 }
 
 // isOf reports whether an origin is that of a host.

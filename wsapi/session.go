@@ -204,7 +204,7 @@ func (s *session) sendBusy() error {
 
 // end sends the last message, if there is one, and closes the connection.
 func (s *session) end(response schemas.Response, code int) {
-	defer s.conn.Close()
+	defer s.close()
 	var frames []byte
 	if s.last != nil {
 		frames = s.messageFrame(nil, s.last)
@@ -218,6 +218,14 @@ func (s *session) end(response schemas.Response, code int) {
 	if err == nil {
 		s.awaitTaken()
 		s.awaitClose()
+	}
+}
+
+// close closes the connection, which ends the goroutine that reads from it.
+func (s *session) close() {
+	s.conn.Close()
+	if s.reading != nil {
+		<-s.reading
 	}
 }
 

@@ -1,8 +1,9 @@
-// Package wsapi is the builder's HTTP side: the WebSocket endpoint that takes a job
-// and sends its log, and the health check.
+// Package wsapi is the builder's HTTP side: who may connect, the WebSocket endpoint that
+// takes a job and sends its log, the health checks, and the door before the page and the
+// metrics.
 //
-// One client is connected at a time. Its connection is a session (session.go); every
-// other client is told that the builder is busy and let go.
+// One client at a time has the place for a job. Its connection is a session (session.go);
+// every other client is told that the builder is busy and let go.
 package wsapi
 
 import (
@@ -23,9 +24,9 @@ import (
 type Builder interface {
 	// Build runs a job to its end and returns the last message for its client.
 	// Until then out gets the job's output in writes of whole lines, each ended
-	// by a line feed; or, if it has a method WriteMessages, all of the job's messages, the
-	// first and the last included. When ctx ends or out fails, so does the job. The number
-	// of the last message is 0 if the builder could not count it.
+	// by a line feed; or, if it is a schemas.MessageWriter, all of the job's messages.
+	// When ctx ends or out fails, so does the job. The number of the last message is 0
+	// if the builder could not count it.
 	Build(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message
 	// Healthy returns nil while jobs can be run.
 	Healthy(ctx context.Context) error
@@ -86,21 +87,21 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 		upgrader: websocket.Upgrader{
 			HandshakeTimeout: handshakeTimeout,
 			Subprotocols:     []string{schemas.EventsProtocol, bearer}, // what is first counts
-			CheckOrigin:      func(*http.Request) bool { return true }, // mayConnect has
+			CheckOrigin:      func(*http.Request) bool { return true }, // turnAway has
 		},
 		answering: make(chan struct{}, maxAnswers),
 		place:     make(chan struct{}, 1),
 	}
 	s.closing, s.close = context.WithCancelCause(context.Background())
 	s.draining, s.drain = context.WithCancel(s.closing)
-	s.mux.HandleFunc("/api/v1/build", s.serveBuild)
 	s.mux.HandleFunc("/api/v1/healthcheck", s.serveHealthcheck)
 	s.mux.HandleFunc("/livez", s.serveLive)
 	s.mux.HandleFunc("/readyz", s.serveReady)
-	s.mux.HandleFunc("/metrics", s.serveMetrics)
-	s.mux.HandleFunc("POST /login", s.serveLogin)
-	s.mux.HandleFunc("POST /logout", s.serveLogout)
-	s.mux.HandleFunc("/", s.servePage)
+	s.mux.HandleFunc(schemas.BuildPath, s.byKnownNames(s.serveBuild))
+	s.mux.HandleFunc("/metrics", s.byKnownNames(s.serveMetrics))
+	s.mux.HandleFunc("POST /login", s.byKnownNames(s.serveLogin))
+	s.mux.HandleFunc("POST /logout", s.byKnownNames(s.serveLogout))
+	s.mux.HandleFunc("/", s.byKnownNames(s.servePage))
 	return s
 }
 
@@ -130,7 +131,11 @@ func (s *Server) Close() {
 }
 
 func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
-	if !allow(w, r) || !s.mayConnect(w, r) {
+	if !allow(w, r) {
+		return
+	}
+	if reason := s.turnAway(w, r); reason != "" {
+		s.refused(reason)
 		return
 	}
 	s.sessions.Add(1)
@@ -216,7 +221,7 @@ func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case s.options.Metrics == nil:
 		http.NotFound(w, r)
-	case allow(w, r) && s.mayConnect(w, r):
+	case allow(w, r) && s.turnAway(w, r) == "":
 		s.options.Metrics.ServeHTTP(w, r)
 	}
 }

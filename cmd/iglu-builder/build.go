@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"iglu.sh/builder/internal/buildclient"
+	"iglu.sh/builder/schemas"
 )
 
 // exitInterrupted is the exit code after Ctrl-C, as shells have it.
@@ -73,7 +74,7 @@ job every 30 s. NO_COLOR keeps colours off, those of the log included.`,
 	}
 	flags := command.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&options.URL, "url", "ws://127.0.0.1:3000"+buildclient.BuildPath, "`URL` of the builder")
+	flags.StringVar(&options.URL, "url", "ws://127.0.0.1:3000"+schemas.BuildPath, "`URL` of the builder")
 	flags.StringVar(&tokenFile, "token-file", "", "`file` with the builder's token (default what IGLU_TOKEN_FILE names)")
 	flags.BoolVar(&options.JSON, "json", false, "print the builder's messages as they are")
 	job.Register(flags)

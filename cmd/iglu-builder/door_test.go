@@ -25,7 +25,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"iglu.sh/builder/internal/buildclient"
+	"iglu.sh/builder/schemas"
 )
 
 const goodToken = "0123456789-token.of_the~tests"
@@ -43,7 +43,7 @@ func tokenFile(t *testing.T, token string) string {
 // answerTo opens a WebSocket with a header and returns the status of the answer.
 func answerTo(t *testing.T, s *server, header http.Header) (*http.Response, *client) {
 	t.Helper()
-	conn, response, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+s.address+buildclient.BuildPath, header)
+	conn, response, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+s.address+schemas.BuildPath, header)
 	if err != nil && !errors.Is(err, websocket.ErrBadHandshake) {
 		t.Fatal(err)
 	}
@@ -54,10 +54,11 @@ func answerTo(t *testing.T, s *server, header http.Header) (*http.Response, *cli
 	return response, &client{t: t, conn: conn}
 }
 
-// TestNames calls servers by names: without a token, one on the loopback's address answers only
-// to those that nobody else can have.
+// TestNames calls servers by names: without a token, one answers only to those that nobody on
+// the internet can have.
 func TestNames(t *testing.T) {
 	open := serverWith(t, func(s *settings) { s.allowedOrigins = []string{"https://ui.example.com"} })
+	wide := serverWith(t, func(s *settings) { s.listen = "0.0.0.0:0" })
 	locked := serverWith(t, func(s *settings) { s.tokenFile = tokenFile(t, goodToken) })
 	_, port, err := net.SplitHostPort(open.address)
 	if err != nil {
@@ -79,8 +80,14 @@ func TestNames(t *testing.T) {
 		{open, "/", "ui.example.com", http.StatusOK},
 		{open, "/", "rebound.example.com:" + port, http.StatusForbidden},
 		{open, "/api/v1/jobs", "rebound.example.com:" + port, http.StatusForbidden},
-		{open, buildclient.BuildPath, "localhost.example.com", http.StatusForbidden},
+		{open, schemas.BuildPath, "localhost.example.com", http.StatusForbidden},
 		{open, "/", "127.0.0.1.example.com", http.StatusForbidden},
+		{open, "/metrics", "rebound.example.com", http.StatusForbidden},
+		{open, "/livez", "builder.example.com", http.StatusOK},
+		{wide, "/", "builder:3000", http.StatusOK}, // as containers call each other
+		{wide, "/api/v1/jobs", "rebound.example.com:3000", http.StatusForbidden},
+		{wide, schemas.BuildPath, "rebound.example.com:3000", http.StatusForbidden},
+		{wide, "/api/v1/healthcheck", "builder.example.com", http.StatusOK},
 		{locked, "/login", "builder.example.com", http.StatusOK},
 	} {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+test.server.address+test.path, nil)
@@ -261,7 +268,7 @@ func TestTLS(t *testing.T) {
 	s := serverWith(t, func(s *settings) { s.tlsCert, s.tlsKey = certFile, keyFile })
 	connectTLS := func() (*client, int64) {
 		dialer := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
-		conn, _, err := dialer.DialContext(t.Context(), "wss://"+s.address+buildclient.BuildPath, nil)
+		conn, _, err := dialer.DialContext(t.Context(), "wss://"+s.address+schemas.BuildPath, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -328,6 +335,9 @@ func TestFlood(t *testing.T) {
 					continue
 				}
 				mute := n%2 == 0
+				if n%4 == 0 { // a form that never comes
+					fmt.Fprint(conn, "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\ntoken=")
+				}
 				if !mute && askAndListen(conn) {
 					mu.Lock()
 					told++

@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -24,9 +26,6 @@ const (
 	pingInterval   = 10 * time.Second
 	silenceTimeout = 30 * time.Second
 )
-
-// BuildPath is where a builder takes jobs.
-const BuildPath = "/api/v1/build"
 
 // dial connects to a builder. A URL without a path means the builder's own, and the
 // schemes http and https mean ws and wss. It asks for events; a builder that does not know
@@ -49,7 +48,7 @@ func dial(ctx context.Context, address, token string, flush func() error) (*webs
 		return nil, fmt.Errorf("--url: %q is not a URL such as ws://127.0.0.1:3000", address)
 	}
 	if u.Path == "" || u.Path == "/" {
-		u.Path = BuildPath
+		u.Path = schemas.BuildPath
 	}
 	dialer := websocket.Dialer{
 		Proxy:            http.ProxyFromEnvironment,
@@ -70,12 +69,24 @@ func dial(ctx context.Context, address, token string, flush func() error) (*webs
 		return nil, fmt.Errorf("%s wants another token\nhint: name the file that holds it with --token-file", u)
 	}
 	if errors.Is(err, websocket.ErrBadHandshake) && response != nil {
-		return nil, fmt.Errorf("%s is not a builder: it answers %s", u, visible(response.Status))
+		return nil, turnedAway(u, response)
 	}
-	if err != nil {
+	if operation, ok := errors.AsType[*net.OpError](err); ok && operation.Op == "dial" {
 		return nil, fmt.Errorf("no builder answers at %s: %w\nhint: start one with 'iglu-builder serve'", u, err)
 	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect to %s: %w", u, err)
+	}
 	return conn, nil
+}
+
+// turnedAway says what a server answers that lets no job in.
+func turnedAway(u *url.URL, response *http.Response) error {
+	if response.StatusCode == http.StatusForbidden { // for a reason, which it says
+		reason, _ := io.ReadAll(response.Body) // the library has read it, or its beginning
+		return fmt.Errorf("%s refuses: %s", u, visible(strings.TrimSpace(string(reason))))
+	}
+	return fmt.Errorf("%s is not a builder: it answers %s", u, visible(response.Status))
 }
 
 // readMessage appends the next message to buf.

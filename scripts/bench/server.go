@@ -110,7 +110,7 @@ func shell(script string) schemas.Request {
 // client does as little as it can, so that it is not what is measured: it reads the
 // server's frames itself, and looks only at the last message.
 func (b *builder) build(ctx context.Context, job schemas.Request, output func(message []byte)) (messages int, err error) {
-	conn, _, err := websocket.DefaultDialer.DialContext(ctx, "ws://"+b.Address+"/api/v1/build", nil)
+	conn, _, err := websocket.DefaultDialer.DialContext(ctx, "ws://"+b.Address+schemas.BuildPath, nil)
 	if err != nil {
 		return 0, err
 	}
