@@ -83,7 +83,7 @@ func (s *Source) leave(p *pull, w *waiter) {
 	}
 }
 
-// forget has nobody join a pull any more. The lock is held.
+// forget sees to it that nobody joins a pull any more. s.mu is held.
 func (s *Source) forget(p *pull) {
 	if s.current == p {
 		s.current = nil
@@ -206,9 +206,9 @@ func (p *progress) line() string {
 	case sum.total == 0:
 		return "waiting for the image"
 	}
-	return fmt.Sprintf("pulled %s of %s (%d %%)", units.HumanSize(float64(sum.done)), units.HumanSize(float64(sum.total)), 100*sum.done/sum.total)
+	return fmt.Sprintf("pulled %s of %s (%d %%)", units.BytesSize(float64(sum.done)), units.BytesSize(float64(sum.total)), 100*sum.done/sum.total)
 }
 
 func (p *progress) end() {
-	p.say(fmt.Sprintf("pulled %s in %s: %s", units.HumanSize(float64(p.sum().total)), time.Since(p.begun).Round(100*time.Millisecond), p.result))
+	p.say(fmt.Sprintf("pulled %s in %s: %s", units.BytesSize(float64(p.sum().total)), time.Since(p.begun).Round(100*time.Millisecond), p.result))
 }

@@ -65,7 +65,7 @@ func layers(ctx context.Context, message func(format string, args ...any)) error
 				return ctx.Err()
 			}
 			message(`{"id":"%d","status":"Downloading","progressDetail":{"current":%d,"total":%d},"progress":"[=>  ]"}`,
-				i, (n+1)*100_000, size*100_000)
+				i, (n+1)<<20/10, size<<20/10)
 		}
 		message(`{"id":"%d","status":"Download complete","progressDetail":{}}`, i)
 	}
@@ -89,12 +89,12 @@ func TestProgress(t *testing.T) {
 		}
 		want := []string{
 			"0s pulling example.com/image:1",
-			"1s pulled 1MB of 1MB (100 %)", // of which the engine has told the size
-			"2s pulled 2MB of 4MB (50 %)",
-			"3s pulled 3MB of 4MB (75 %)",
-			"4s pulled 4MB of 4MB (100 %)",
+			"1s pulled 1MiB of 1MiB (100 %)", // of which the engine has told the size
+			"2s pulled 2MiB of 4MiB (50 %)",
+			"3s pulled 3MiB of 4MiB (75 %)",
+			"4s pulled 4MiB of 4MiB (100 %)",
 			"5.5s unpacking the image",
-			"5.5s pulled 4MB in 5.5s: Status: Downloaded newer image for example.com/image:1",
+			"5.5s pulled 4MiB in 5.5s: Status: Downloaded newer image for example.com/image:1",
 		}
 		if diff := cmp.Diff(want, lines); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)

@@ -21,7 +21,7 @@ type account struct {
 	since       time.Time     // when that began
 	verdict     Verdict
 	stored      int64  // bytes that were added to the Nix store
-	stdoutEnded bool   // as that of a job that succeeded
+	stdoutEnded bool   // with the record of a job that has succeeded
 	stderrEnded bool   // likewise
 	nix         string // the version of the image's
 }
@@ -53,7 +53,7 @@ func (a *account) event(e schemas.Event) {
 	}
 }
 
-// pulling returns a say that begins the phase of that name when it is called.
+// pulling returns say, which now also begins the phase Pull.
 func (a *account) pulling(say func(string)) func(string) {
 	return func(line string) {
 		a.begin(schemas.Pull)

@@ -32,7 +32,7 @@ func (d *docker) clean(ctx context.Context, removed func(kind, name string)) err
 	return errors.Join(err, d.cleanVolumes(ctx, removed), d.cleanNetworks(ctx, removed))
 }
 
-// tidy removes containers that no job has any more: those of an earlier life, those that
+// tidy removes containers that no job has any more: those of an earlier run, those that
 // could not be removed, those of which the engine never told.
 func (d *docker) tidy(ctx context.Context, log *slog.Logger) {
 	if !d.dirty {

@@ -4,12 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
+	"time"
 
-	"github.com/docker/docker/api/types"
 	containertypes "github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/mount"
-	"github.com/docker/docker/api/types/system"
 
 	"iglu.sh/builder/internal/jobenv"
 )
@@ -83,9 +81,12 @@ func (d *docker) hostConfig(networkID, volume string, machine *machine) *contain
 	}
 }
 
+// checkTimeout bounds the questions at the start, which a busy Podman takes seconds to answer.
+const checkTimeout = 15 * time.Second
+
 // check returns an error if the engine is not one for the builder's settings.
 func (d *docker) check(ctx context.Context, log *slog.Logger) error {
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	machine, err := d.ensureMachine(ctx, log)
 	if err != nil {
@@ -94,35 +95,3 @@ func (d *docker) check(ctx context.Context, log *slog.Logger) error {
 	_, err = d.usesSandbox(machine)
 	return err
 }
-
-// A machine is what the engine says of where it runs, and of itself.
-type machine struct {
-	system.Info
-	isPodman bool
-}
-
-// ensureMachine returns what the engine says of its machine, asked once.
-func (d *docker) ensureMachine(ctx context.Context, log *slog.Logger) (*machine, error) {
-	if d.machine == nil {
-		info, err := d.client.Info(ctx)
-		if err != nil {
-			return nil, err
-		}
-		version, err := d.client.ServerVersion(ctx)
-		if err != nil {
-			return nil, err
-		}
-		d.machine = &machine{Info: info, isPodman: slices.ContainsFunc(version.Components,
-			func(c types.ComponentVersion) bool { return c.Name == "Podman Engine" })}
-		if sandboxed, err := d.usesSandbox(d.machine); err == nil && !sandboxed {
-			log.Info("the container is the sandbox of builds: Nix's own is not used on this engine")
-		} else if err == nil {
-			log.Info("builds run in Nix's own sandbox")
-		}
-	}
-	return d.machine, nil
-}
-
-// forget has everything about the engine looked up anew: something may be gone that was
-// there, or there of which we were not told.
-func (d *docker) forget() { d.program, d.machine, d.dirty = nil, nil, true }

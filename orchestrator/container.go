@@ -54,9 +54,9 @@ func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Wr
 
 	waiting, stopWaiting := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWaiting()
-	giveUp := context.AfterFunc(calls, stopWaiting)
+	keepWaiting := context.AfterFunc(calls, stopWaiting)
 	ended := d.awaitNextExit(waiting, id)
-	giveUp() // what follows may take as long as the job does
+	keepWaiting() // what follows may take as long as the job does
 
 	if err := d.client.ContainerStart(calls, id, containertypes.StartOptions{}); err != nil {
 		d.forget() // it may be the program that is gone from its volume

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"path"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -77,11 +76,12 @@ type docker struct {
 	options Options
 	image   *images.Source
 	ledger  ledger
-	shift   shift
+	shift   *shift
 	rested  chan struct{} // gets an item when a job has ended
 
 	settling sync.WaitGroup // for what is done after a job's end is known
 
+	// Only whoever has the shift's turn uses these, and whoever starts the builder.
 	machine *machine          // what the engine's machine is, once it is known
 	program *program          // what is in the volume, once it is filled
 	nix     map[string]string // the versions of Nix in images, by their IDs
@@ -108,6 +108,7 @@ func NewDocker(options Options, logs *joblog.Store, records Records, log *slog.L
 		options: options,
 		image:   images.NewSource(c, options.Image, options.Pull),
 		ledger:  ledger{options.Stores.Folder},
+		shift:   newShift(),
 		rested:  make(chan struct{}, 1),
 		nix:     make(map[string]string),
 		dirty:   true,
@@ -140,8 +141,12 @@ func (d *docker) ping(ctx context.Context) error {
 }
 
 func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (code int, err error) {
+	endShift, err := d.shift.job(ctx, func() { say("waiting for the last job's container and store to be put away") })
+	if err != nil {
+		return 0, err
+	}
 	// Nobody waits for what is to be done when the end is known, but the next job.
-	after := []func(){d.rest, d.shift.job()}
+	after := []func(){d.rest, endShift}
 	defer func() {
 		d.settling.Go(func() {
 			for _, do := range slices.Backward(after) {
@@ -252,9 +257,15 @@ func (d *docker) ensureImage(ctx context.Context, say func(string)) (images.Imag
 func (d *docker) create(ctx context.Context, c container, imageID string, l *lease) (string, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
+	machine, err := d.ensureMachine(ctx, c.log)
+	if err != nil {
+		return "", engineFailure("describe its machine", err)
+	}
+	if err := machine.checkPlatform(); err != nil {
+		return "", err
+	}
 	networkID := noNetwork
 	if c.told.Upkeep == "" {
-		var err error
 		if networkID, err = d.ensureNetwork(ctx); err != nil {
 			return "", engineFailure("provide the jobs' network", err)
 		}
@@ -262,10 +273,6 @@ func (d *docker) create(ctx context.Context, c container, imageID string, l *lea
 	volume, err := d.ensureProgram(ctx, imageID, c.log)
 	if err != nil {
 		return "", engineFailure("take the builder's program", err)
-	}
-	machine, err := d.ensureMachine(ctx, c.log)
-	if err != nil {
-		return "", engineFailure("describe its machine", err)
 	}
 	host := d.hostConfig(networkID, volume, machine)
 	sandboxed, err := d.usesSandbox(machine)
@@ -303,22 +310,6 @@ func (d *docker) create(ctx context.Context, c container, imageID string, l *lea
 
 // name is the name of a thing of this builder's on the engine.
 func (d *docker) name(what string) string { return "iglu-builder-" + d.options.Instance + "-" + what }
-
-// checkPlatform refuses an engine that cannot run this program.
-func (d *docker) checkPlatform(ctx context.Context) error {
-	version, err := d.client.ServerVersion(ctx)
-	if err != nil {
-		return err
-	}
-	if version.Os != runtime.GOOS || version.Arch != runtime.GOARCH {
-		return &failure{
-			what: fmt.Sprintf("The container engine runs %s/%s, but this builder is made for %s/%s.",
-				version.Os, version.Arch, runtime.GOOS, runtime.GOARCH),
-			advice: "Use an iglu-builder made for the engine's platform.",
-		}
-	}
-	return nil
-}
 
 // engineFailure turns an error of the engine into one with a sentence for the
 // client; nil stays nil, and an error that has a sentence keeps it. what is one of few

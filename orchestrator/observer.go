@@ -23,7 +23,7 @@ const (
 	callRemove  = "remove the container"
 )
 
-// nobody is told in vain.
+// nobody is the Observer where none is given.
 type nobody struct{}
 
 func (nobody) JobStarted()                   {}

@@ -38,9 +38,6 @@ func (d *docker) ensureProgram(ctx context.Context, imageID string, log *slog.Lo
 			return d.program.volume, err
 		}
 	}
-	if err := d.checkPlatform(ctx); err != nil {
-		return "", err
-	}
 	file, err := os.Open(d.options.Program)
 	if err != nil {
 		return "", fmt.Errorf("read the builder's own program: %w", err)
@@ -77,7 +74,7 @@ func (d *docker) fill(ctx context.Context, p *program, content io.Reader, imageI
 	}
 	defer d.remove(ctx, created.ID, log.With("container", created.ID))
 
-	// An earlier life may have filled it, or have ended in the middle of that.
+	// An earlier run may have filled it, or have ended in the middle of that.
 	there, err := d.client.ContainerStatPath(ctx, created.ID, path.Join(jobenv.Mount, jobenv.Program))
 	if err == nil && there.Size == p.size {
 		return nil

@@ -62,7 +62,8 @@ type Store struct {
 	Lease      string    // the job that has it; empty if none does
 }
 
-// A lease is one job's hold of a store. A nil one is of a store that is gone with the job.
+// A lease is a job's use of a store, which no other job has meanwhile. It is nil where the
+// store goes with the job: then there is nothing to mount, and nothing to give back.
 type lease struct {
 	store string
 	entry entry
@@ -89,6 +90,7 @@ func (d *docker) storeFor(c container, image images.Image) (string, entry) {
 		return "", entry{}
 	}
 	digest := sha256.Sum256([]byte(strings.Join([]string{e.Repository, image.ID, image.Platform}, "\n")))
+	e.Repository, _, _ = strings.Cut(e.Repository, "?") // some hosts take a token there
 	return d.name("store-" + hex.EncodeToString(digest[:10])), e
 }
 
@@ -161,6 +163,8 @@ func (d *docker) giveBack(ctx context.Context, l *lease, killed bool, c containe
 	if l == nil {
 		return
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
+	defer cancel()
 	l.entry.Lease, l.entry.Used, l.entry.Measured = "", time.Now(), false
 	l.entry.Bytes += c.account.storeBytes()
 	switch {
@@ -172,7 +176,7 @@ func (d *docker) giveBack(ctx context.Context, l *lease, killed bool, c containe
 	}
 	err := d.ledger.write(l.store, l.entry)
 	if err == nil {
-		err = d.makeRoom(context.WithoutCancel(ctx), l, c.log)
+		err = d.makeRoom(ctx, l, c.log)
 	}
 	if err != nil {
 		c.log.Error("cannot give a job's store back", "store", l.store, "err", err)
@@ -207,7 +211,7 @@ func (d *docker) makeRoom(ctx context.Context, l *lease, log *slog.Logger) error
 			return err
 		}
 		log.Info("removed a store to make room", "store", name, "repository", entries[name].Repository,
-			"size", units.HumanSize(float64(entries[name].Bytes)))
+			"size", units.BytesSize(float64(entries[name].Bytes)))
 		total -= entries[name].Bytes
 	}
 	return nil

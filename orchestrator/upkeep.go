@@ -122,7 +122,7 @@ func (d *docker) ensureSound(ctx context.Context, l *lease, log *slog.Logger, sa
 	case err != nil:
 		return false, err
 	case code != 0:
-		say("the store is damaged and goes")
+		say("the store is damaged and is removed")
 		return false, d.removeStore(ctx, l.store)
 	}
 	return true, d.measured(l, last)
@@ -166,8 +166,8 @@ func (d *docker) collect(ctx context.Context, log *slog.Logger) error {
 		if err := d.task(ctx, l, fmt.Sprintf("%s %d", jobenv.UpkeepCollect, free), log); err != nil {
 			return err
 		}
-		log.Info("collected garbage in a store", "store", name, "before", units.HumanSize(float64(e.Bytes)),
-			"after", units.HumanSize(float64(l.entry.Bytes)))
+		log.Info("collected garbage in a store", "store", name, "before", units.BytesSize(float64(e.Bytes)),
+			"after", units.BytesSize(float64(l.entry.Bytes)))
 		if l.entry.Bytes > limit {
 			log.Info("removed a store that is too large by itself", "store", name, "repository", e.Repository)
 			return d.removeStore(ctx, name)

@@ -103,7 +103,7 @@ func printStores(out io.Writer, stores []orchestrator.Store) error {
 	for _, store := range stores {
 		size, used := "?", "?"
 		if store.Bytes > 0 {
-			size = units.HumanSize(float64(store.Bytes))
+			size = units.BytesSize(float64(store.Bytes))
 		}
 		if !store.Used.IsZero() {
 			used = store.Used.Local().Format(time.DateTime)

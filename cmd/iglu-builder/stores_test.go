@@ -40,7 +40,7 @@ func repository(t *testing.T, script string) string {
 // volumes returns the stores that a server has on the engine.
 func (s *server) volumes(t *testing.T) []string {
 	t.Helper()
-	return slices.DeleteFunc(s.onEngine("volume", "ls"), func(name string) bool { return !strings.Contains(name, "-store-") })
+	return slices.DeleteFunc(s.onEngine("volume"), func(name string) bool { return !strings.Contains(name, "-store-") })
 }
 
 // folder returns where a volume lies on this machine.
@@ -69,7 +69,7 @@ func (s *server) size(t *testing.T) (bytes int64) {
 const (
 	fillingStore   = "iglu: this job begins with the image's own Nix store: filling "
 	verifyingStore = "iglu: the job that had this store before did not end by itself: verifying the store"
-	damagedStore   = "iglu: the store is damaged and goes"
+	damagedStore   = "iglu: the store is damaged and is removed"
 )
 
 func hasLine(r result, text string) bool {
@@ -331,7 +331,7 @@ func storeAlone(t *testing.T, e *site) {
 	}
 }
 
-var sizeInTable = regexp.MustCompile(`\d(\.\d+)?[MG]B`)
+var sizeInTable = regexp.MustCompile(`\d(\.\d+)?[MG]iB`)
 
 // TestStoresCommand lists stores and removes them; then the disk is as before.
 func TestStoresCommand(t *testing.T) { onEngines(t, listAndRemoveStores) }

@@ -12,7 +12,7 @@ import (
 
 // size returns a number of bytes for people.
 func size(bytes int64) string {
-	return units.CustomSize("%.3g %s", float64(bytes), 1024, []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"})
+	return units.CustomSize("%.4g %s", float64(bytes), 1024, []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"})
 }
 
 // rate returns bytes in a second for people.
@@ -51,8 +51,8 @@ func (p *Pusher) sum(failed []*entry, err error, after time.Duration) (unpushed 
 // maxReasons is how many of the paths that could not be pushed are named.
 const maxReasons = 3
 
-// reasons names some paths that could not be pushed, each with why, and only those of
-// which it is not the reason that others could not.
+// reasons names some of the paths that could not be pushed, each with its error. It leaves
+// out those whose only fault is that another path could not be pushed.
 func reasons(failed []*entry) []string {
 	var reasons []string
 	for _, e := range failed {
