@@ -146,6 +146,13 @@ func (b *tab) settle() {
 	eval[any](b, "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))).then(() => null)")
 }
 
+// longestTask returns for how long the page was held up at most since it was last asked, in ms.
+func (b *tab) longestTask() float64 {
+	b.t.Helper()
+	return eval[float64](b, `new Promise((done) => setTimeout(done, 100)) // till the browser has told of the last
+		.then(() => Math.max(0, ...longTasks.splice(0)))`)
+}
+
 // untilText waits for an element to hold text.
 func (b *tab) untilText(selector, text string) {
 	b.t.Helper()

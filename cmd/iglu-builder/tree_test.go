@@ -48,6 +48,9 @@ func TestPageTree(t *testing.T) {
 		!slices.Contains(tree, "  left waiting") || !slices.Contains(tree, "  right waiting") {
 		t.Errorf("at first, the tree is %q", tree)
 	}
+	b.untilText("#phases [aria-current=step]", "Build")
+	b.untilText("#numbers", "0 of 4 built · 1 building")
+	b.until("document.getElementById('bar').max === 4 && document.getElementById('bar').hasAttribute('value')")
 	b.checkAccess()
 	before := eval[string](b, "document.querySelector('.took:not(:empty)').textContent")
 	b.until(fmt.Sprintf("document.querySelector('.took:not(:empty)').textContent !== %q", before)) // time goes on
@@ -136,7 +139,9 @@ func TestPageOfManyDerivations(t *testing.T) {
 	}
 	b.until(fmt.Sprintf("document.querySelector('#derivations').textContent.includes('package-%d')", built-1))
 	b.until("document.querySelectorAll('.how.building').length === 8")
+	longest := b.longestTask()
 	b.checkAccess()
+	b.longestTask() // that was not the page's own
 	log.Event(schemas.DerivationEvent{Derivation: path(built - 1), State: schemas.DerivationFailed, Log: []string{"\x1b[31mred\x1b[0m", "last"}})
 	b.until(treeText + "[0].startsWith('package-5999 failed')") // on top
 	b.untilText("#derivations pre .c1", "red")
@@ -150,8 +155,8 @@ func TestPageOfManyDerivations(t *testing.T) {
 		b.click(".show")
 	}
 	b.until("document.querySelector('.show').disabled")
+	longest = max(longest, b.longestTask())
 	b.checkAccess()
-	longest := eval[float64](b, "Math.max(0, ...longTasks.slice(0, -1))")
 	t.Logf("longest task %.0f ms; the tree has %d items", longest, eval[int](b, "document.querySelectorAll('#derivations li').length"))
 	if longest > 200 {
 		t.Errorf("a task took %.0f ms", longest)

@@ -134,6 +134,43 @@ func TestWatchers(t *testing.T) {
 	}
 }
 
+// TestRunningLog gets the log of a job that runs: as it grows, and parts of it.
+func TestRunningLog(t *testing.T) {
+	s := serverWith(t, func(*settings) {})
+	c := connect(t, s)
+	c.send(jsonOf(t, command(`sh -c 'echo first; while ! [ -e /tmp/go-on ]; do sleep 0.1; done; echo second'`)))
+	c.waitFor("first")
+	log := "http://" + s.address + "/api/v1/jobs/" + newestJob(t, s) + "/log"
+	part, err := http.NewRequestWithContext(t.Context(), http.MethodGet, log, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part.Header.Set("Range", "bytes=6-8")
+	answer, err := http.DefaultClient.Do(part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(answer.Body)
+	answer.Body.Close()
+	if err != nil || answer.StatusCode != http.StatusPartialContent || string(text) != "job" { // of "iglu: job image"
+		t.Errorf("a part: %s, %v: %q", answer.Status, err, text)
+	}
+
+	answer, err = http.Get(log + "?follow=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	lines := bufio.NewScanner(answer.Body)
+	for lines.Scan() && lines.Text() != "first" {
+	}
+	goOn(t, s)
+	if !lines.Scan() || lines.Text() != "second" || lines.Scan() || lines.Err() != nil {
+		t.Errorf("after the first line comes %q, %v", lines.Text(), lines.Err())
+	}
+	c.finish()
+}
+
 // peakMemory is the most memory that a process has had in use, in bytes.
 func peakMemory(t *testing.T, pid int) int {
 	t.Helper()

@@ -82,12 +82,25 @@ func (f *feed) serve(ctx context.Context, from int64) {
 		if f.withoutLines {
 			follow = f.log.FollowEvents
 		}
+		hasLast := false
 		follow(ctx, from, func(messages []schemas.Message) error {
+			hasLast = messages[len(messages)-1].Last()
 			err := f.send(messages)
 			f.gather(ctx, messages)
 			return err
-		}) // its error is that the watcher has left
+		}) // its error is that the watcher has left, or that there is no more to be had
+		if !hasLast && ctx.Err() == nil {
+			f.sendEnd()
+		}
 	}
+}
+
+// sendEnd tells a watcher of the end of a job that has no last message: its builder died, or its
+// log could not be kept.
+func (f *feed) sendEnd() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.write(append(f.appendGrowth(f.buf[:0]), "event: end\ndata: {}\n\n"...))
 }
 
 // gather has a watcher who has seen all wait for more, so that many watchers take little of

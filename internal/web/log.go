@@ -29,7 +29,7 @@ func (s *Server) serveLog(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Content-Disposition", fmt.Sprintf("%s; filename=%q", disposition, "iglu-builder-"+r.PathValue("id")+".log"))
 	if follow == 0 {
-		http.ServeContent(w, r, "", time.Time{}, io.NewSectionReader(log, 0, log.State().Bytes))
+		http.ServeContent(patient{w, s.watcher(w)}, r, "", time.Time{}, io.NewSectionReader(log, 0, log.State().Bytes))
 		return
 	}
 	ctx, out, left, ok := s.watch(w, r)
@@ -55,12 +55,28 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) (ctx context.Cont
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	stop := context.AfterFunc(s.closing, cancel)
-	out = &watcher{w: w, control: http.NewResponseController(w), timeout: s.options.ClientTimeout}
-	return ctx, out, func() {
+	return ctx, s.watcher(w), func() {
 		stop()
 		cancel()
 		<-s.watchers
 	}, true
+}
+
+// watcher makes one of an answer. The connection is not used again: it keeps its last deadline.
+func (s *Server) watcher(w http.ResponseWriter) *watcher {
+	w.Header().Set("Connection", "close")
+	return &watcher{w: w, control: http.NewResponseController(w), timeout: s.options.ClientTimeout}
+}
+
+// A patient answer waits as long as a watcher's for a client that takes nothing of it.
+type patient struct {
+	http.ResponseWriter
+	watcher *watcher
+}
+
+func (p patient) Write(b []byte) (int, error) {
+	p.watcher.hurry()
+	return p.ResponseWriter.Write(b)
 }
 
 // A watcher is an answer that goes on. What is written to it is sent at once; a client that
@@ -71,8 +87,12 @@ type watcher struct {
 	timeout time.Duration
 }
 
+func (out *watcher) hurry() error {
+	return out.control.SetWriteDeadline(time.Now().Add(out.timeout))
+}
+
 func (out *watcher) Write(p []byte) (n int, err error) {
-	if err := out.control.SetWriteDeadline(time.Now().Add(out.timeout)); err != nil {
+	if err := out.hurry(); err != nil {
 		return 0, err
 	}
 	if n, err = out.w.Write(p); err == nil {

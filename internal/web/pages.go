@@ -182,7 +182,7 @@ func (j jobView) Took() string {
 	return duration(j.Ended.Sub(j.Begun))
 }
 
-// duration is a time as the page writes it; assets/job.js does so, too.
+// duration is a time as the page writes it; assets/words.js does so, too.
 func duration(d time.Duration) string {
 	switch s := int(d.Seconds()); {
 	case s < 10 && d%time.Second != 0:

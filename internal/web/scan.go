@@ -141,7 +141,7 @@ func (s *search) add(lines []byte) {
 
 const escape = 0x1b
 
-// sequence is a control sequence of a terminal (ECMA-48): the same as in assets/app.js.
+// sequence is a control sequence of a terminal (ECMA-48): the same as in assets/ansi.js.
 var sequence = regexp.MustCompile(`^\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)|[PX^_][^\x1b\n]*\x1b\\|[ -/]*[0-~])`)
 
 // withoutSequences returns lines without control sequences of terminals, in place.

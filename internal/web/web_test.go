@@ -1,6 +1,7 @@
 package web
 
 import (
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -172,5 +173,37 @@ func TestWatchersAreBounded(t *testing.T) {
 	h.Close()
 	for range maxWatchers {
 		h.watchers <- struct{}{} // each has left
+	}
+}
+
+// TestEndWithoutLastMessage watches a job whose builder died.
+func TestEndWithoutLastMessage(t *testing.T) {
+	h := newHouse(t)
+	log, err := h.logs.Create("cut", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Respond(schemas.Accepted(), nil)
+	log.Printf("a line\nanother")
+	log.Seal()
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(h)
+	defer server.Close()
+	for path, want := range map[string]string{
+		"/api/v1/jobs/cut/events?lines=no":        "\n\nevent: log\ndata: {\"lines\":2}\n\nevent: end\ndata: {}\n\n",
+		"/api/v1/jobs/cut/events?lines=no&from=2": "event: log\ndata: {\"lines\":2}\n\nevent: end\ndata: {}\n\n",
+		"/api/v1/jobs/cut/events":                 "\n\nevent: end\ndata: {}\n\n",
+	} {
+		response, err := http.Get(server.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if err != nil || !strings.HasSuffix(string(text), want) {
+			t.Errorf("%s: %v, %q", path, err, text)
+		}
 	}
 }

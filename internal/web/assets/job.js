@@ -7,6 +7,7 @@ const byId = (id) => document.getElementById(id);
 const PHASES = { pull: "Pull the image", create: "Start the container", fetch: "Fetch the source", evaluate: "Evaluate", build: "Build", push: "Push" };
 const DOING = { pull: "Pulling the job image", create: "Starting the container", fetch: "Fetching the source", evaluate: "Evaluating", build: "Building", push: "Pushing the results", done: "Finishing" };
 const JOBS_INTERVAL = 3000; // ms between two looks for jobs of others
+const AGAIN = 3000; // ms until a builder that was away is asked again
 
 export function showJob(job) {
   const elapsed = 1000 * Number(job.dataset.elapsed ?? 0);
@@ -27,13 +28,30 @@ export function showJob(job) {
 // A page that nobody sees gives its connection up: browsers allow few to one server.
 function watch(state, log, runs) {
   const events = new EventSource(`/api/v1/jobs/${state.job.dataset.job}/events?lines=no&from=${state.next}`);
-  const pause = () => {
-    if (!document.hidden) return;
+  const stop = () => {
     events.close();
     document.removeEventListener("visibilitychange", pause);
+  };
+  const pause = () => {
+    if (!document.hidden) return;
+    stop();
     document.addEventListener("visibilitychange", () => watch(state, log, runs), { once: true });
   };
+  const end = (at) => {
+    stop();
+    state.ended = at;
+    draw(state);
+    if (runs) renew(state.job);
+  };
   document.addEventListener("visibilitychange", pause);
+  events.addEventListener("end", () => end(now(state))); // of a job that has no last message
+  events.addEventListener("error", async () => {
+    if (events.readyState !== EventSource.CLOSED) return; // the browser asks again by itself
+    stop();
+    await sleep(AGAIN);
+    if (await hasEnded(state.job.dataset.job)) end(now(state));
+    else watch(state, log, runs);
+  });
   events.addEventListener("log", (e) => log.grow(JSON.parse(e.data).lines));
   events.addEventListener("message", (e) => {
     const message = JSON.parse(e.data);
@@ -41,12 +59,20 @@ function watch(state, log, runs) {
     if (message.seq === 1) state.began = Date.parse(message.time);
     if (message.event) take(state, message.event, Date.parse(message.time));
     draw(state);
-    if (message.jobStatus !== "success" && message.jobStatus !== "failed") return;
-    events.close();
-    document.removeEventListener("visibilitychange", pause);
-    state.ended = Date.parse(message.time);
-    if (runs) renew(state.job);
+    if (message.jobStatus === "success" || message.jobStatus === "failed") end(Date.parse(message.time));
   });
+}
+
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+// hasEnded asks the builder whether a job has ended, as far as it can be asked.
+async function hasEnded(job) {
+  try {
+    const response = await fetch(`/api/v1/jobs/${job}`);
+    return response.status === 404 || response.ok && "end" in await response.json();
+  } catch {
+    return false;
+  }
 }
 
 function take(state, event, at) {
@@ -148,8 +174,10 @@ function tick(state) {
 // renew shows how the job has ended, in the builder's own words.
 async function renew(job) {
   delete job.dataset.runs;
+  byId("sure")?.close();
   byId("cancel")?.remove();
-  const page = await pageAt(`/jobs/${job.dataset.job}`);
+  let page;
+  while (!(page = await pageAt(`/jobs/${job.dataset.job}`).catch(() => null))) await sleep(AGAIN);
   const header = page.querySelector("#job > header");
   if (header) job.querySelector(":scope > header").replaceWith(header);
   say(page.getElementById("status")?.textContent ?? "The job has ended.");
@@ -158,6 +186,7 @@ async function renew(job) {
 
 async function pageAt(path) {
   const response = await fetch(path);
+  if (!response.ok) throw new Error(`${path}: ${response.status}`);
   return new DOMParser().parseFromString(await response.text(), "text/html");
 }
 
@@ -187,16 +216,29 @@ export function watchForJobs() {
 }
 
 function letCancel(state) {
-  const dialog = byId("sure");
-  byId("cancel").addEventListener("click", () => dialog.showModal());
+  const dialog = byId("sure"), button = byId("cancel");
+  button.addEventListener("click", () => {
+    dialog.returnValue = "";
+    dialog.showModal();
+  });
   dialog.addEventListener("close", async () => {
-    if (dialog.returnValue !== "yes") return;
+    if (dialog.returnValue !== "yes" || !("runs" in state.job.dataset)) return;
     state.cancelled = true;
     say("Cancelling the job …");
-    byId("cancel").disabled = true;
-    const response = await fetch(`/api/v1/jobs/${state.job.dataset.job}/cancel`, { method: "POST" });
-    if (response.ok) return;
-    say(await response.text());
-    byId("cancel").disabled = false;
+    button.disabled = true;
+    const problem = await cancel(state.job.dataset.job);
+    if (!problem || !("runs" in state.job.dataset)) return;
+    state.cancelled = button.disabled = false;
+    say(problem);
   });
+}
+
+// cancel returns why a job was not cancelled, or "".
+async function cancel(job) {
+  try {
+    const response = await fetch(`/api/v1/jobs/${job}/cancel`, { method: "POST" });
+    return response.ok ? "" : await response.text();
+  } catch {
+    return "The builder does not answer: the job was not cancelled.";
+  }
 }

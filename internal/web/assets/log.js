@@ -9,6 +9,8 @@ const MOST_HEIGHT = 15e6; // in px: browsers know no higher elements
 const BEYOND = 12; // rows above and below what can be seen
 const SEARCH_DELAY = 200; // ms after a letter
 const SEARCH_AGAIN = 1500; // ms, in a log that grows
+const SEARCH_RETRY = 5000; // ms, of one that failed
+const MOST_MARKS = 200; // in a line
 
 const byId = (id) => document.getElementById(id);
 
@@ -137,6 +139,10 @@ export class Log {
     if (e.altKey || e.ctrlKey || e.metaKey) return;
     const page = this.view.clientHeight - 2 * this.height();
     const by = { ArrowUp: -this.height(), ArrowDown: this.height(), PageUp: -page, PageDown: page, " ": e.shiftKey ? -page : page }[e.key];
+    if (e.target === this.view && e.key === "Enter") {
+      location.hash = `#L${this.lineSeen() + 1}`;
+      return;
+    }
     if (by === undefined && e.key !== "Home" && e.key !== "End") return;
     if (e.target !== this.view && e.key === " ") return;
     e.preventDefault();
@@ -146,6 +152,13 @@ export class Log {
     }
     this.follow(false);
     this.moveTo(e.key === "Home" ? 0 : this.top + by);
+  }
+
+  // lineSeen returns the line found last, if it can be seen, or else the upper one that can.
+  lineSeen() {
+    const height = this.height(), first = Math.ceil(this.top / height);
+    const line = this.found[this.current];
+    return line >= first && (line + 1) * height <= this.top + this.view.clientHeight ? line : first;
   }
 
   follow(yes) {
@@ -229,16 +242,17 @@ export class Log {
     const plain = all.map((p) => p.text).join("").toLowerCase();
     const wanted = this.query.toLowerCase();
     const edges = [];
-    for (let at = plain.indexOf(wanted); at >= 0; at = plain.indexOf(wanted, at + wanted.length)) edges.push(at, at + wanted.length);
+    for (let at = plain.indexOf(wanted); at >= 0 && edges.length < 2 * MOST_MARKS; at = plain.indexOf(wanted, at + wanted.length)) {
+      edges.push(at, at + wanted.length);
+    }
     const nodes = [];
-    let at = 0;
+    let at = 0, passed = 0; // of the line, and how many edges lie before it
     for (const { text, style } of all) {
       for (let from = 0; from < text.length;) {
-        const passed = edges.findIndex((edge) => edge > at + from);
-        const inside = passed >= 0 && passed % 2 === 1;
-        const to = passed < 0 ? text.length : Math.min(text.length, edges[passed] - at);
+        while (passed < edges.length && edges[passed] <= at + from) passed++;
+        const to = passed < edges.length ? Math.min(text.length, edges[passed] - at) : text.length;
         const node = element(text.slice(from, to), style);
-        nodes.push(inside ? mark(node) : node);
+        nodes.push(passed % 2 === 1 ? mark(node) : node);
         from = to;
       }
       at += text.length;
@@ -286,8 +300,8 @@ export class Log {
     }
   }
 
-  async ask(path) {
-    const response = await fetch(`${this.api}/${path}`);
+  async ask(path, signal) {
+    const response = await fetch(`${this.api}/${path}`, { signal });
     if (!response.ok) throw new Error(`${path}: ${response.status}`);
     return response.json();
   }
@@ -326,9 +340,10 @@ export class Log {
   async searchOn(isNew) {
     if (this.searching && !isNew) return;
     const query = this.query;
-    const mine = this.searching = {};
+    this.searching?.abort();
+    const mine = this.searching = new AbortController();
     try {
-      const answer = await this.ask(`search?q=${encodeURIComponent(query)}&from=${this.searched}`);
+      const answer = await this.ask(`search?q=${encodeURIComponent(query)}&from=${this.searched}`, mine.signal);
       if (query !== this.query || mine !== this.searching) return;
       if (this.found.length === this.count) this.found.push(...answer.lines);
       this.count += answer.count;
@@ -340,7 +355,9 @@ export class Log {
       this.showFound();
       if (!isNew) await new Promise((resolve) => setTimeout(resolve, SEARCH_AGAIN));
     } catch {
+      if (mine !== this.searching) return; // another one has taken its place
       byId("found").textContent = "The search failed";
+      await new Promise((resolve) => setTimeout(resolve, SEARCH_RETRY));
     } finally {
       if (mine === this.searching) this.searching = null;
     }
@@ -354,16 +371,26 @@ export class Log {
       return;
     }
     if (!this.found.length) return;
-    if (this.current + by === this.found.length && this.found.length < this.count) await this.more();
+    if (this.current + by === this.found.length && this.found.length < this.count && !await this.more()) return;
     this.select((this.current + by + this.found.length) % this.found.length);
     this.showFound();
   }
 
-  // more fetches the lines found beyond those that are here.
+  // more fetches the lines found beyond those that are here, and returns whether it has.
   async more() {
+    if (this.fetchesMore) return false;
+    this.fetchesMore = true;
     const query = this.query;
-    const answer = await this.ask(`search?q=${encodeURIComponent(query)}&from=${this.found.at(-1) + 1}`);
-    if (query === this.query) this.found.push(...answer.lines);
+    try {
+      const answer = await this.ask(`search?q=${encodeURIComponent(query)}&from=${this.found.at(-1) + 1}`);
+      if (query === this.query) this.found.push(...answer.lines);
+      return query === this.query;
+    } catch {
+      byId("found").textContent = "The search failed";
+      return false;
+    } finally {
+      this.fetchesMore = false;
+    }
   }
 
   select(i) {

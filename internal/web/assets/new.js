@@ -53,19 +53,17 @@ function request(form, secret) {
 
 // submit sends the job. Its connection is the job's life, so this page keeps it and leaves the
 // watching to another one.
-function submit(form) {
+async function submit(form) {
   const tab = window.open("", "_blank"); // now: later, it is not the person's own doing
+  byId("refusal").hidden = true;
+  byId("submit").disabled = true;
+  const before = await newestJob().catch(() => undefined); // of a builder that is away, the socket tells
   const url = new URL("/api/v1/build", location.href);
   url.protocol = url.protocol.replace("http", "ws");
   const socket = new WebSocket(url);
-  let began = false, before, last;
-  byId("refusal").hidden = true;
-  byId("submit").disabled = true;
+  let began = false, last;
 
-  socket.addEventListener("open", async () => {
-    before = await newestJob();
-    socket.send(JSON.stringify(request(form, (secret) => secret)));
-  });
+  socket.addEventListener("open", () => socket.send(JSON.stringify(request(form, (secret) => secret))));
   socket.addEventListener("message", ({ data }) => {
     if (data.startsWith('{"stdout"')) return;
     const message = JSON.parse(data);
@@ -106,7 +104,7 @@ async function start(form, tab, before) {
   byId("sent-text").textContent = KEEP_OPEN;
   let job = before;
   for (let tries = 0; job === before && tries < 50; tries++) {
-    job = await newestJob();
+    job = await newestJob().catch(() => before);
     if (job === before) await new Promise((resolve) => setTimeout(resolve, 100));
   }
   byId("sent-link").href = job === before ? "/" : `/jobs/${job}`;

@@ -18,11 +18,10 @@ export function arrange(element, items) {
 }
 
 export function seconds(ms) {
-  const s = Math.max(0, ms) / 1000;
-  if (s < 10) return `${s.toFixed(1)} s`;
-  if (s < 60) return `${Math.round(s)} s`;
-  const m = Math.floor(s / 60);
-  return m < 60 ? `${m} min ${Math.round(s % 60)} s` : `${Math.floor(m / 60)} h ${m % 60} min`;
+  const tenths = Math.floor(Math.max(0, ms) / 100), s = Math.floor(tenths / 10), m = Math.floor(s / 60);
+  if (s < 10) return `${(tenths / 10).toFixed(1)} s`;
+  if (s < 60) return `${s} s`;
+  return m < 60 ? `${m} min ${s % 60} s` : `${Math.floor(m / 60)} h ${m % 60} min`;
 }
 
 export function size(bytes) {
