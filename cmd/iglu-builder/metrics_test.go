@@ -212,7 +212,7 @@ func engineErrorsAreCounted(t *testing.T, e *site) {
 }
 
 // ofTheServer are the lines of a server's log that are about no job.
-var ofTheServer = []string{"listening", "taking no more jobs", "shutting down", "removed what an earlier life left",
+var ofTheServer = []string{"listening", "taking no more jobs", "shutting down", "removed what an earlier run left",
 	"job refused", "health check",
 	"the container is the sandbox of builds", "builds run in Nix's own sandbox"}
 

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -17,6 +19,7 @@ import (
 	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/metrics"
+	"iglu.sh/builder/internal/tick"
 	"iglu.sh/builder/internal/web"
 	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/wsapi"
@@ -60,6 +63,8 @@ const (
 	headerTimeout = 10 * time.Second
 	// shutdownTimeout bounds the wait for plain requests when the server stops.
 	shutdownTimeout = 5 * time.Second
+	// pruneInterval is how often logs are removed that have become too old.
+	pruneInterval = time.Hour
 )
 
 // onSignals returns a context that ends with the first signal to stop, and one that ends
@@ -89,47 +94,34 @@ func onSignals(ctx context.Context) (first, second context.Context, stop func())
 }
 
 // serve runs the server until ctx ends, and after that for as long as the running job takes:
-// at most the time of grace, and only until now ends. program is what runs in the
+// at most the time of grace, and only until force ends. program is what runs in the
 // containers.
-func serve(ctx, now context.Context, s settings, program string, log *slog.Logger) error {
-	logs, err := joblog.Open(s.folder("logs"), s.keepLogs, s.maxLogBytes)
-	if err != nil {
-		return fmt.Errorf("%w\nhint: IGLU_STATE_DIR names a folder that the builder may write to", err)
-	}
-	numbers := metrics.New(metricsBuild(), wsapi.Refusals)
-	logs.Written = numbers.LogWritten
-	records, err := openHistory(s.folder("history.db"), logs)
+func serve(ctx, force context.Context, s settings, program string, log *slog.Logger) error {
+	token, err := readToken(s.tokenFile)
 	if err != nil {
 		return err
 	}
+	// First of all: it also keeps a second builder out that is started by mistake.
+	records, err := history.Open(s.folder("history.db"))
+	if err != nil {
+		return hintAtFolder(err)
+	}
 	defer records.Close()
-	builder, err := orchestrator.NewDocker(orchestrator.Options{
-		Host:     s.engineHost,
-		Instance: s.instance,
-		Image:    s.jobImage,
-		Pull:     s.pull,
-		Stores:   s.stores(),
-		Network:  s.jobNetwork,
-		Push:     orchestrator.Push{Uploads: s.pushUploads, PartSize: s.pushPartSize, Upstream: s.pushUpstream},
-		Program:  program,
-		Limits:   s.limits,
-
-		Deadlines: s.deadlines,
-
-		Sandbox:       s.sandbox,
-		SandboxUnsafe: s.sandboxUnsafe,
-
-		Observer: numbers,
-	}, logs, records, log)
+	logs, err := joblog.Open(s.folder("logs"), s.keepLogs, s.maxLogBytes)
+	if err != nil {
+		return hintAtFolder(err)
+	}
+	if err := records.Prune(logs.Has); err != nil {
+		return err
+	}
+	numbers := metrics.New(metricsBuild(), wsapi.Refusals)
+	logs.Written = numbers.LogWritten
+	builder, err := newBuilder(s, program, numbers, logs, records, log)
 	if err != nil {
 		return err
 	}
 	defer builder.Close()
 	numbers.Stores(builder.StoresSize)
-	token, err := readToken(s.tokenFile)
-	if err != nil {
-		return err
-	}
 	page := web.New(records, logs, builder, web.Options{
 		Commands:      s.allowedCommands,
 		ClientTimeout: s.clientTimeout,
@@ -147,40 +139,73 @@ func serve(ctx, now context.Context, s settings, program string, log *slog.Logge
 		Metrics:         numbers.Handler(),
 		Refused:         numbers.Refused,
 	}, log)
-
 	listener, err := listen(s, log)
 	if err != nil {
 		return err
 	}
-	// Only now: a builder that is started a second time by mistake has not come this far.
-	if err := builder.Clean(ctx, func(kind, name string) {
-		log.Info("removed what an earlier life left", "kind", kind, "name", name)
-	}); err != nil {
-		log.Warn("cannot remove what an earlier life may have left", "err", err)
-	}
-	if err := builder.Check(ctx); err != nil {
+	if err := tidyUp(ctx, builder, log); err != nil {
 		listener.Close()
 		return err
 	}
+
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
 	defer inBackground(serving, builder.Tend)()
+	defer tick.Every(pruneInterval, func() {
+		if err := errors.Join(logs.Prune(), records.Prune(logs.Has)); err != nil {
+			log.Warn("cannot remove old logs and records", "err", err)
+		}
+	})()
 	log.Info("listening", "addr", listener.Addr().String(), "image", s.jobImage, "instance", s.instance)
 	defer context.AfterFunc(ctx, func() {
 		defer stopServing()
 		log.Info("taking no more jobs", "grace", s.shutdownGrace)
 		notify(daemon.SdNotifyStopping, log)
-		grace, cancel := context.WithTimeout(now, s.shutdownGrace)
+		grace, cancel := context.WithTimeout(force, s.shutdownGrace)
 		defer cancel()
 		api.Drain(grace)
 	})()
 	notify(daemon.SdNotifyReady, log)
-	handler := http.Handler(api)
-	if token == "" && isLoopback(listener.Addr()) {
-		handler = wsapi.OnlyByLocalNames(handler, s.allowedOrigins)
-	}
-	err = serveHTTP(serving, listener, handler, page.Close, log)
+	err = serveHTTP(serving, listener, api, page.Close, log)
 	api.Close()
+	return err
+}
+
+// newBuilder returns what runs the jobs.
+func newBuilder(s settings, program string, numbers *metrics.Metrics, logs *joblog.Store, records *history.History, log *slog.Logger) (*orchestrator.Builder, error) {
+	return orchestrator.NewDocker(orchestrator.Options{
+		Host:          s.engineHost,
+		Instance:      s.instance,
+		Image:         s.jobImage,
+		Pull:          s.pull,
+		Stores:        s.stores(),
+		Network:       s.jobNetwork,
+		Push:          orchestrator.Push{Uploads: s.pushUploads, PartSize: s.pushPartSize, Upstream: s.pushUpstream},
+		Program:       program,
+		Limits:        s.limits,
+		Deadlines:     s.deadlines,
+		Sandbox:       s.sandbox,
+		SandboxUnsafe: s.sandboxUnsafe,
+		Observer:      numbers,
+	}, logs, records, log)
+}
+
+// tidyUp removes what an earlier run of the builder has left, and returns why jobs can never
+// run as the builder is set up. An engine that is away is no reason: it may come back.
+func tidyUp(ctx context.Context, builder *orchestrator.Builder, log *slog.Logger) error {
+	if err := builder.Clean(ctx, func(kind, name string) {
+		log.Info("removed what an earlier run left", "kind", kind, "name", name)
+	}); err != nil {
+		log.Warn("cannot remove what an earlier run may have left", "err", err)
+	}
+	return builder.Check(ctx)
+}
+
+// hintAtFolder adds to an error of a file which setting its folder comes from.
+func hintAtFolder(err error) error {
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("%w\nhint: IGLU_STATE_DIR names a folder that the builder may write to", err)
+	}
 	return err
 }
 
@@ -209,17 +234,11 @@ func listen(s settings, log *slog.Logger) (net.Listener, error) {
 		plain.Close()
 		return nil, err
 	}
-	if !isLoopback(plain.Addr()) && s.tokenFile == "" {
+	if addr, ok := plain.Addr().(*net.TCPAddr); ok && !addr.IP.IsLoopback() && s.tokenFile == "" {
 		log.Warn("no token is set (IGLU_TOKEN_FILE): whoever reaches this address runs programs on the container engine",
-			"addr", plain.Addr().String())
+			"addr", addr.String())
 	}
 	return listener, nil
-}
-
-// isLoopback reports whether only the machine itself reaches an address.
-func isLoopback(addr net.Addr) bool {
-	tcp, ok := addr.(*net.TCPAddr)
-	return ok && tcp.IP.IsLoopback()
 }
 
 // notify tells systemd how the server is, if systemd has started it.
@@ -227,19 +246,6 @@ func notify(state string, log *slog.Logger) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		log.Warn("cannot notify systemd", "err", err)
 	}
-}
-
-// openHistory opens the history of the jobs that have a log.
-func openHistory(name string, logs *joblog.Store) (*history.History, error) {
-	records, err := history.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	if err := records.Prune(logs.Has); err != nil {
-		records.Close()
-		return nil, err
-	}
-	return records, nil
 }
 
 // serveHTTP answers requests until ctx ends, and those under way a little longer. It calls

@@ -64,7 +64,7 @@ func (s *settings) register(flags *pflag.FlagSet) {
 	add(parsed(&s.tokenFile, "name", parseAny), "token-file", "",
 		"`file` with the token that clients must show (default none is asked for)")
 	add(parsed(&s.allowedOrigins, "origins", parseOrigins), "allowed-origins", "",
-		"origins of pages that may connect beside the builder's own, a `list` separated by commas; without a token, also names that the builder may be called by")
+		"origins of pages that may connect beside the builder's own, a `list` separated by commas; without a token, also names by which the builder may be called")
 	add(parsed(&s.tlsCert, "name", parseAny), "tls-cert", "",
 		"`file` with the certificate for TLS and its chain (default plain HTTP)")
 	add(parsed(&s.tlsKey, "name", parseAny), "tls-key", "",

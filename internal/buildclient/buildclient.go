@@ -82,7 +82,11 @@ func Submit(ctx context.Context, o Options) (code int, err error) {
 // receive shows a job's messages up to the last.
 func receive(conn *websocket.Conn, v view) (code int, err error) {
 	for data := []byte(nil); ; {
-		if data, err = readMessage(conn, data[:0]); err != nil {
+		data, err = readMessage(conn, data[:0])
+		if websocket.IsCloseError(err, websocket.CloseMessageTooBig) {
+			return ExitClient, errors.New("the job is larger than the builder takes\nhint: its setting IGLU_MAX_REQUEST_BYTES bounds that")
+		}
+		if err != nil {
 			return ExitClient, fmt.Errorf("the builder ended the connection without a result: %w", err)
 		}
 		if line, ok := schemas.CutOutput(data); ok { // quicker, for long logs
@@ -176,7 +180,7 @@ func newView(o Options) view {
 	return newPlain(o)
 }
 
-// printed is the error of an output that takes no more.
+// printed says of an error, if it is one, that it is the output's.
 func printed(err error) error {
 	if err == nil {
 		return nil

@@ -21,6 +21,10 @@ func (v *jsonView) line(data, _ []byte) {
 }
 
 func (v *jsonView) message(data []byte, _ schemas.Message) { v.line(data, nil) }
-func (v *jsonView) hasShown(schemas.Message) bool          { return true }
 func (v *jsonView) flush() error                           { return printed(v.out.Flush()) }
 func (v *jsonView) end() error                             { return printed(v.out.Flush()) }
+
+// hasShown reports whether the exit code will say how the job ended.
+func (v *jsonView) hasShown(last schemas.Message) bool {
+	return last.Response != nil && last.Response.BuildExitCode != nil
+}

@@ -44,13 +44,13 @@ const (
 )
 
 // Open returns the store in a folder, which is made if it is missing. A log takes at
-// most maxBytes. Logs of an earlier life that are not to be kept are removed.
+// most maxBytes. Logs of an earlier run that are not to be kept are removed.
 func Open(folder string, keep Keep, maxBytes int64) (*Store, error) {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of the jobs' logs: %w", err)
 	}
 	s := &Store{folder: folder, keep: keep, maxBytes: maxBytes, current: make(map[string]*Log)}
-	return s, s.prune()
+	return s, s.Prune()
 }
 
 // Create starts the log of a job, whose id must be a file name. What is appended loses
@@ -76,7 +76,7 @@ func (s *Store) Create(job string, redactor *redact.Redactor) (*Log, error) {
 		s.mu.Lock()
 		delete(s.current, job)
 		s.mu.Unlock()
-		s.prune() // what cannot be removed now is tried again after the next job
+		s.Prune() // what cannot be removed now is tried again
 	}
 	s.current[job] = log
 	return log, nil
@@ -92,8 +92,9 @@ func (s *Store) Has(job string) bool {
 	return err == nil
 }
 
-// prune removes the logs that are not kept any longer.
-func (s *Store) prune() error {
+// Prune removes the logs that are not kept any longer. A store does it itself when it is opened
+// and when a job ends; logs also age in between.
+func (s *Store) Prune() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ended, err := s.ended()
