@@ -131,7 +131,8 @@ type VerdictEvent struct {
 	Phases     []PhaseTime `json:"phases"`
 	// Commit is the one that was built; empty if there is none.
 	Commit string `json:"commit,omitempty"`
-	// Image is the ID of the image that the job ran in; empty if it did not come so far.
+	// Image is the digest of the image that the job ran in: in its registry, or of the image
+	// itself where it comes from none. It is empty if the job did not come so far.
 	Image string `json:"image,omitempty"`
 	// Pushed is nil if nothing was to be pushed.
 	Pushed *Pushed `json:"pushed,omitempty"`

@@ -196,7 +196,7 @@ func TestEmptyProgramVolume(t *testing.T) {
 	onEngines(t, func(t *testing.T, e *site) {
 		s := e.server(t, func(*settings) {})
 		wantExit(t, do(t, s, command("nix --version")), 0)
-		volume := s.onEngine("volume", "ls")[0]
+		volume := s.onEngine("volume")[0]
 		wantNoContainers(t, s)
 		e.docker(t, "volume", "rm", volume)
 		wantExit(t, do(t, s, command("nix --version")), 0)
@@ -208,7 +208,7 @@ func TestEmptyProgramVolume(t *testing.T) {
 		}
 		wantExit(t, do(t, s, command("nix --version")), 0)
 		wantNoContainers(t, s)
-		for _, network := range s.onEngine("network", "ls") {
+		for _, network := range s.onEngine("network") {
 			e.docker(t, "network", "rm", network)
 		}
 		wantExit(t, do(t, s, command("nix --version")), 0)
@@ -314,13 +314,18 @@ func TestInterruptWhileReadingInput(t *testing.T) {
 	if err := client.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(200 * time.Millisecond)
-	client.Process.Signal(syscall.SIGINT)
-	ended := make(chan error, 1)
-	go func() { ended <- client.Wait() }()
-	select {
-	case <-ended:
-	case <-time.After(5 * time.Second):
+	ended := make(chan struct{})
+	go func() { defer close(ended); client.Wait() }()
+	// Again and again: before it has come to listen, a first signal may be lost.
+	if err := poll(10*time.Second, func() bool {
+		client.Process.Signal(syscall.SIGINT)
+		select {
+		case <-ended:
+			return true
+		case <-time.After(200 * time.Millisecond):
+			return false
+		}
+	}); err != nil {
 		client.Process.Kill()
 		t.Error("the client does not end")
 	}

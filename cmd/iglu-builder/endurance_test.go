@@ -3,7 +3,6 @@ package main
 import (
 	"os"
 	"runtime"
-	"strings"
 	"testing"
 	"time"
 )
@@ -59,13 +58,7 @@ func countAll(t *testing.T, s *server) counts {
 	t.Helper()
 	count := make(counts)
 	for _, kind := range []string{"container", "volume", "network"} {
-		args := []string{"--host", s.host, kind, "ls", "--quiet"}
-		if kind == "container" {
-			args = append(args, "--all")
-		}
-		// Other tests use the engine at the same time.
-		args = append(args, "--filter", "label=sh.iglu.builder.instance="+s.instance)
-		count[kind] = len(strings.Fields(docker(t, args...)))
+		count[kind] = len(s.onEngine(kind)) // of this server: other tests use the engine at the same time
 	}
 	files, err := os.ReadDir("/proc/self/fd")
 	if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -73,11 +74,25 @@ func startDaemon(daemon *exec.Cmd, host, logName string) error {
 	if err := daemon.Start(); err != nil {
 		return err
 	}
-	if err := poll(time.Minute, func() bool { return exec.Command("docker", "--host", host, "info").Run() == nil }); err != nil {
+	if err := poll(time.Minute, func() bool { return answers(host) }); err != nil {
 		text, _ := os.ReadFile(logName)
 		return fmt.Errorf("the engine does not start: %w\n%s", err, text)
 	}
 	return nil
+}
+
+// answers reports whether an engine answers that listens on a socket.
+func answers(host string) bool {
+	socket := strings.TrimPrefix(host, "unix://")
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("unix", socket)
+	}}}
+	response, err := client.Get("http://docker/_ping")
+	if err != nil {
+		return false
+	}
+	response.Body.Close()
+	return response.StatusCode == http.StatusOK
 }
 
 // stop ends the engine and waits for its containerd, which it starts itself.

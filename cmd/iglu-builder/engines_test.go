@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	containertypes "github.com/docker/docker/api/types/container"
-	dockerclient "github.com/docker/docker/client"
 )
 
 // A site is an engine that tests run on: the machine's Docker, and a Podman of the tests'
@@ -145,7 +144,7 @@ func (e *site) changeImage(t *testing.T, from, to string, instructions ...string
 // commit makes an image of a container. What docker commit asks, Podman does not understand.
 func (e *site) commit(t *testing.T, container, to string, instructions ...string) {
 	t.Helper()
-	c, err := dockerclient.NewClientWithOpts(dockerclient.WithHost("unix://"+e.socket()), dockerclient.WithAPIVersionNegotiation())
+	c, err := engineAt(e.host)
 	if err != nil {
 		t.Fatal(err)
 	}

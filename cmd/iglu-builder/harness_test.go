@@ -236,11 +236,7 @@ func (s *server) stop() error {
 	if left := s.containers(); len(left) > 0 {
 		err = errors.Join(err, fmt.Errorf("containers left on the engine: %v", left))
 	}
-	for _, kind := range []string{"volume", "network"} {
-		for _, name := range s.onEngine(kind, "ls") {
-			exec.Command("docker", "--host", s.host, kind, "rm", name).Run()
-		}
-	}
+	removeAll(s.host, s.instance)
 	return errors.Join(err, checkSecrets(s.log.String()), s.checkKeptLogs())
 }
 
@@ -258,7 +254,7 @@ func (s *server) checkKeptLogs() error {
 	return errors.Join(err, readErr, checkSecrets(string(records)))
 }
 
-func (s *server) containers() []string { return s.onEngine("container", "ls", "--all") }
+func (s *server) containers() []string { return s.onEngine("container") }
 
 // withoutHead returns a job's lines without the first two of all that come to a command, and
 // checks those: which image and which Nix it is.
@@ -281,14 +277,13 @@ func wantNoContainers(t *testing.T, s *server) {
 	}
 }
 
-func (s *server) onEngine(args ...string) []string {
-	args = append([]string{"--host", s.host}, args...)
-	args = append(args, "--quiet", "--filter", "label=sh.iglu.builder.instance="+s.instance)
-	output, err := exec.Command("docker", args...).Output()
+// onEngine returns what the server has on its engine of a kind: container, volume or network.
+func (s *server) onEngine(kind string) []string {
+	found, err := listed(s.host, kind, s.instance)
 	if err != nil {
 		return []string{err.Error()}
 	}
-	return strings.Fields(string(output))
+	return found
 }
 
 // get requests a path over plain HTTP.

@@ -51,7 +51,7 @@ func noWayOut(t *testing.T, e *site) {
 	image := e.attackImage(t)
 	s := e.attacker(t, func(*settings) {})
 	wantRefused(t, do(t, s, command("attack environ"))) // and there is a network now
-	network := s.onEngine("network", "ls")[0]
+	network := s.onEngine("network")[0]
 	other := "other-" + s.instance
 	e.docker(t, "network", "create", other)
 	e.cleanUp(t, "network", "rm", other)

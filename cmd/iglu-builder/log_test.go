@@ -160,14 +160,14 @@ func startProcess(t *testing.T, flags ...string) *server {
 	return startProcessAs(t, "test-process-"+strings.ToLower(rand.Text()[:10]), "", flags...)
 }
 
-// startProcessAs is startProcess for an instance that may have had an earlier life, on the
+// startProcessAs is startProcess for an instance that may have had an earlier run, on the
 // engine of the host if it is named.
 func startProcessAs(t *testing.T, instance, host string, flags ...string) *server {
 	t.Helper()
 	return startProcessIn(t, instance, t.TempDir(), host, flags...)
 }
 
-// startProcessIn is startProcessAs with the state of an earlier life.
+// startProcessIn is startProcessAs with the state of an earlier run.
 func startProcessIn(t *testing.T, instance, stateDir, host string, flags ...string) *server {
 	t.Helper()
 	s := &server{instance: instance, stateDir: stateDir}

@@ -94,7 +94,10 @@ func (p *podman) command(args ...string) *exec.Cmd {
 		environ = append(environ, "HOME="+p.folder, "XDG_RUNTIME_DIR="+p.folder)
 	}
 	command.Dir = p.folder // where files are left when a job runs out of memory
-	command.Env = append(environ, "CONTAINERS_CONF="+p.in("containers.conf"), "CONTAINERS_REGISTRIES_CONF="+p.in("registries.conf"))
+	command.Env = append(environ, "CONTAINERS_CONF="+p.in("containers.conf"), "CONTAINERS_REGISTRIES_CONF="+p.in("registries.conf"),
+		// Whoever asks for its version has it ask which packages its programs are of, which takes
+		// seconds where there are many.
+		"DPKG_ADMINDIR="+p.folder)
 	return command
 }
 

@@ -237,10 +237,14 @@ func TestJobTooLarge(t *testing.T) {
 
 // TestClientVanishes ends a client's connection without a word in the middle of a
 // build. Its container goes, and another client gets in.
-func TestClientVanishes(t *testing.T) { onEngines(t, clientVanishes) }
+func TestClientVanishes(t *testing.T) {
+	t.Run("alone", func(t *testing.T) { clientVanishes(t, world.server) })
+	t.Run("on engines", func(t *testing.T) {
+		onEngines(t, func(t *testing.T, e *site) { clientVanishes(t, e.server(t, func(*settings) {})) })
+	})
+}
 
-func clientVanishes(t *testing.T, e *site) {
-	s := e.server(t, func(*settings) {})
+func clientVanishes(t *testing.T, s *server) {
 	for _, ignoresTerm := range []string{"", "trap '' TERM; "} {
 		c := connect(t, s)
 		c.send(`{"git":{"noClone":true},"buildOptions":{"command":"sh -c \"` + ignoresTerm +
@@ -250,6 +254,11 @@ func clientVanishes(t *testing.T, e *site) {
 			t.Fatalf("%d containers while a job runs", n)
 		}
 		c.conn.NetConn().Close()
+		if s == world.server { // beside no others: the container is gone in time, too
+			if err := poll(5*time.Second, func() bool { return len(s.containers()) == 0 }); err != nil {
+				t.Errorf("its container: %v", err)
+			}
+		}
 		wantFree(t, s)
 		wantNoContainers(t, s)
 	}

@@ -102,7 +102,7 @@ func startAsScheduler(t *testing.T) (host string) {
 		s := server{instance: name}
 		wantNoContainers(t, &s)
 		for _, kind := range []string{"volume", "network"} {
-			for _, thing := range s.onEngine(kind, "ls") {
+			for _, thing := range s.onEngine(kind) {
 				docker(t, kind, "rm", thing)
 			}
 		}

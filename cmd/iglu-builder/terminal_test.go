@@ -122,6 +122,20 @@ func TestTerminalEndsEarly(t *testing.T) {
 	})
 }
 
+// TestNoColorOfUser sets NO_COLOR, as a user does.
+func TestNoColorOfUser(t *testing.T) {
+	for _, value := range []string{"", "1"} {
+		term := termtest.Open(t, 100, 50)
+		client := clientOf(world.server, "--command", `sh -c 'printf "\033[31mred\033[0m\n"; exit 3'`)
+		client.Env = append(os.Environ(), "NO_COLOR="+value)
+		term.Start(client)
+		wantClientEnd(t, term, client, 3)
+		if colours := strings.Contains(term.Bytes(), "\x1b[31m"); colours != (value == "") {
+			t.Errorf("with NO_COLOR=%q, there are colours: %v", value, colours)
+		}
+	}
+}
+
 // TestExitCodeInEveryMode has the same builds shown in all ways.
 func TestExitCodeInEveryMode(t *testing.T) {
 	failing := `nix build --impure --no-link --print-out-paths --expr 'derivation { name = "broken"; system = builtins.currentSystem; builder = "/bin/sh"; ` +

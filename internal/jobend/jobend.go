@@ -1,5 +1,5 @@
-// Package jobend names the ways in which a job ends. The server's log and its metrics use
-// the names; the client is told in sentences.
+// Package jobend names the ways in which a job ends. The server's log, its metrics, its
+// history and its events use the names; in the other messages a client is told in sentences.
 package jobend
 
 // An End is how a job ended. It is an error as well, so that whoever ends a job can make it
@@ -23,7 +23,7 @@ const (
 	Failed      End = "failed"        // the builder or the engine could not do their part
 )
 
-// All are the ends that there are.
+// All are the ends that a running builder tells of.
 var All = []End{Exited, Unpushed, OutOfMemory, Killed, TimedOut, Silent, Cancelled, ClientGone, Shutdown, NoImage, EngineGone, Failed}
 
 // Error returns the name of the end.

@@ -85,17 +85,17 @@ func (b *builder) runRead(argv, environ []string, stdout *os.File) int {
 
 // runTapped runs a command whose outputs go to writers.
 func (b *builder) runTapped(argv, environ []string, stdout, stderr io.Writer) int {
-	errors, err := newTap(stderr)
+	said, err := newTap(stderr)
 	if err != nil {
 		say("cannot read what the build prints: %v", err)
 		return exitInternal
 	}
-	defer errors.close()
-	results, err := newTap(follower{stdout, errors})
+	defer said.close()
+	results, err := newTap(follower{stdout, said})
 	if err != nil {
 		say("cannot read what the build prints: %v", err)
 		return exitInternal
 	}
 	defer results.close()
-	return b.children.run(argv, sourceDir, environ, results.in, errors.in)
+	return b.children.run(argv, sourceDir, environ, results.in, said.in)
 }

@@ -23,7 +23,7 @@ func (t teller) phase(p schemas.Phase) { t.Event(schemas.PhaseEvent{Phase: p}) }
 // usage tells what the job has taken so far, all its processes together, and what it has
 // added to the store.
 func (t teller) usage(growth int64) {
-	taken := usage(cgroups)
+	taken := usageOf(cgroups)
 	taken.StoreBytes = growth
 	t.Note(jobwire.Note{Usage: taken})
 }
@@ -31,10 +31,10 @@ func (t teller) usage(growth int64) {
 // cgroups is where a container sees its own control group.
 const cgroups = "/sys/fs/cgroup"
 
-// usage reads what a control group has taken, in either version of the kernel's interface
+// usageOf reads what a control group has taken, in either version of the kernel's interface
 // (cgroup-v2.rst and cgroup-v1/ in its documentation). What neither tells is that of the
 // processes that have ended: the memory of the largest, and the time of all.
-func usage(root string) *jobwire.Usage {
+func usageOf(root string) *jobwire.Usage {
 	processes := endedProcesses()
 	cpu := cmp.Or(
 		time.Duration(numberIn(path.Join(root, "cpu.stat"), "usage_usec"))*time.Microsecond,

@@ -31,12 +31,12 @@ func TestUsage(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got := usage(root); *got != test.want {
+		if got := usageOf(root); *got != test.want {
 			t.Errorf("%s: %+v, want %+v", name, got, test.want)
 		}
 	}
 	ended := endedProcesses()
-	if got := usage(t.TempDir()); got.PeakMemory != ended.Maxrss<<10 {
+	if got := usageOf(t.TempDir()); got.PeakMemory != ended.Maxrss<<10 {
 		t.Errorf("without a control group: %+v", got)
 	}
 }
