@@ -35,6 +35,7 @@ func run(ctx context.Context) error {
 	}{
 		{"start", benchStart},
 		{"log", benchLog},
+		{"watch", benchWatch},
 		{"push", benchPush},
 	}
 	for _, part := range parts {
