@@ -94,7 +94,9 @@ func TestNoWayOutForSecrets(t *testing.T) {
 			w.Event(schemas.LineEvent{Derivation: tell, Text: tell})
 			w.Event(schemas.DerivationEvent{Derivation: tell, State: schemas.DerivationFailed, Phase: tell, Log: []string{tell}})
 			w.Note(jobwire.Note{Commit: tell})
-			io.WriteString(stdout, "\x1e"+token+".00") // torn
+			var torn bytes.Buffer
+			jobwire.NewWriter(&torn, token).Note(jobwire.Note{Commit: tell})
+			stdout.Write(torn.Bytes()[:torn.Len()-1])
 			say(tell)
 			c.log.Warn(tell, "err", errors.New(tell))
 			return 1, err

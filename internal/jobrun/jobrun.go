@@ -88,9 +88,8 @@ func Main() int {
 	case code > 128 && !children.isTerminating():
 		mark(jobenv.EndMark, "")
 	case code == 0:
-		for _, output := range []*os.File{os.Stdout, os.Stderr} {
-			jobwire.NewWriter(output, job.EventsToken).Note(jobwire.Note{Succeeded: true})
-		}
+		t.Note(jobwire.Note{Succeeded: true})
+		jobwire.NewWriter(os.Stderr, job.EventsToken).Note(jobwire.Note{Succeeded: true})
 	}
 	return code
 }

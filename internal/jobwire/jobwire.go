@@ -4,15 +4,23 @@
 //
 // A record is one write of at most PIPE_BUF bytes, so that on the pipe that all of them
 // share it is never torn (pipe(7)). It may stand anywhere, also in the middle of a line. It
-// begins with a byte that is rare in text and a random token that only the builder and this
-// program know, so that nothing else can be taken for it. The builder cuts the records out
-// and leaves everything else as it is.
+// begins with a byte that is rare in text and a marker, and it is sealed and numbered: the seal
+// (HMAC, RFC 2104) is made with a key that only the builder and this program know. The builder
+// cuts the records out and leaves everything else as it is.
+//
+// Whoever is root in the container can read from the pipe in the builder's place, and so see
+// records and keep them from the builder. Without the key he can neither make one nor change
+// one, nor have one count twice.
 package jobwire
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"hash"
 	"io"
 	"strconv"
 	"sync"
@@ -43,31 +51,63 @@ const (
 	mark = 0x1e // ASCII's record separator
 	// atomic is how many bytes a pipe takes as one: Linux's PIPE_BUF.
 	atomic = 4096
-	// A piece of a note has this byte after its token if more of the note follows, or else
-	// the other, and then its length.
+	// A piece of a note has this byte behind the marker if more of the note follows, or else
+	// the other. Then come, in hexadecimal digits, the record's number, which piece of its note
+	// it is, its length, and the seal of all that and of the piece itself.
 	more, last   = '+', '.'
-	lengthDigits = 4 // hexadecimal
+	numberDigits = 8
+	pieceDigits  = 4
+	lengthDigits = 4
+	sealDigits   = 32
+	markerDigits = 24
+
+	flagAt       = 1 + markerDigits
+	numberAt     = flagAt + 1
+	pieceAt      = numberAt + numberDigits
+	lengthAt     = pieceAt + pieceDigits
+	sealAt       = lengthAt + lengthDigits
+	headerLength = sealAt + sealDigits
+
 	// maxNote bounds in bytes what the builder takes as one note.
 	maxNote = 2 << 20
 )
 
-func prefixOf(token string) []byte { return append([]byte{mark}, token...) }
+// A seal makes the seals of records.
+type seal struct{ hash hash.Hash }
 
-// A Writer writes notes. Its methods are safe for concurrent use.
+func newSeal(key string) seal { return seal{hmac.New(sha256.New, []byte(key))} }
+
+// of returns the seal of a record, in hexadecimal digits.
+func (s seal) of(header, payload []byte) []byte {
+	s.hash.Reset()
+	s.hash.Write(header)
+	s.hash.Write(payload)
+	return hex.AppendEncode(nil, s.hash.Sum(nil)[:sealDigits/2])
+}
+
+// prefixOf returns what each record begins with whose seals are made with a key.
+func prefixOf(key string) []byte {
+	marker := newSeal(key).of([]byte("marker"), nil)[:markerDigits]
+	return append([]byte{mark}, marker...)
+}
+
+// A Writer writes notes. A pipe has but one. Its methods are safe for concurrent use.
 type Writer struct {
 	prefix []byte
 
-	mu  sync.Mutex
-	to  io.Writer
-	buf []byte
+	mu     sync.Mutex
+	to     io.Writer
+	seal   seal
+	number uint32 // of the next record
+	buf    []byte
 }
 
-// NewWriter returns a Writer to a pipe. Without a token it writes nothing.
-func NewWriter(to io.Writer, token string) *Writer {
-	if token == "" {
+// NewWriter returns a Writer to a pipe. Without a key it writes nothing.
+func NewWriter(to io.Writer, key string) *Writer {
+	if key == "" {
 		to = io.Discard
 	}
-	return &Writer{prefix: prefixOf(token), to: to}
+	return &Writer{prefix: prefixOf(key), to: to, seal: newSeal(key)}
 }
 
 // Event tells of an event.
@@ -82,15 +122,13 @@ func (w *Writer) Note(n Note) {
 	}
 	w.mu.Lock() // so that the pieces of a note follow each other
 	defer w.mu.Unlock()
-	room := atomic - len(w.prefix) - 1 - lengthDigits
-	for {
+	const room = atomic - headerLength
+	for n := 0; ; n++ {
 		piece, flag := payload, byte(last)
 		if len(payload) > room {
 			piece, flag = payload[:room], more
 		}
-		w.buf = append(append(w.buf[:0], w.prefix...), flag)
-		w.buf = append(fmt.Appendf(w.buf, "%0*x", lengthDigits, len(piece)), piece...)
-		w.to.Write(w.buf)
+		w.write(n, flag, piece)
 		payload = payload[len(piece):]
 		if flag == last {
 			return
@@ -98,19 +136,32 @@ func (w *Writer) Note(n Note) {
 	}
 }
 
+// write writes the n-th piece of a note.
+func (w *Writer) write(n int, flag byte, piece []byte) {
+	w.buf = append(append(w.buf[:0], w.prefix...), flag)
+	w.buf = fmt.Appendf(w.buf, "%0*x%0*x%0*x", numberDigits, w.number, pieceDigits, n&0xffff, lengthDigits, len(piece))
+	w.buf = append(w.buf, w.seal.of(w.buf, piece)...)
+	w.buf = append(w.buf, piece...)
+	w.to.Write(w.buf)
+	w.number++
+}
+
 // A Cutter passes on what is written to it without the records, which go elsewhere. It is for
 // one goroutine.
 type Cutter struct {
 	prefix []byte
+	seal   seal
 	to     io.Writer
 	note   func(Note)
 	held   []byte // the beginning of a record, as far as can be seen
-	pieces []byte // of a note
+	next   uint64 // the least number that the next record may have
+	pieces []byte // of a note, so far
+	piece  uint64 // which of its pieces comes next
 }
 
 // NewCutter returns a Cutter that writes to to, and calls note for each.
-func NewCutter(to io.Writer, token string, note func(Note)) *Cutter {
-	return &Cutter{prefix: prefixOf(token), to: to, note: note}
+func NewCutter(to io.Writer, key string, note func(Note)) *Cutter {
+	return &Cutter{prefix: prefixOf(key), seal: newSeal(key), to: to, note: note}
 }
 
 // Write takes the next bytes. Its error is that of the writer behind it.
@@ -153,41 +204,57 @@ const (
 	complete
 )
 
-// headerLength is the length of what stands before the payload of a record.
-func (c *Cutter) headerLength() int { return len(c.prefix) + 1 + lengthDigits }
-
 // record reports whether data begins with a record, and how long that is.
 func (c *Cutter) record(data []byte) (length int, is candidate) {
 	known := min(len(data), len(c.prefix))
 	if !bytes.Equal(data[:known], c.prefix[:known]) {
 		return 0, none
 	}
-	header := c.headerLength()
-	if len(data) < header {
+	if len(data) < headerLength {
 		return 0, incomplete
 	}
-	flag := data[len(c.prefix)]
-	size, err := strconv.ParseUint(string(data[len(c.prefix)+1:header]), 16, 16)
+	size, ok := number(data[lengthAt:sealAt])
+	length = headerLength + int(size)
 	switch {
-	case err != nil || flag != more && flag != last:
+	case !ok || length > atomic:
 		return 0, none
-	case len(data) < header+int(size):
+	case len(data) < length:
 		return 0, incomplete
+	case !hmac.Equal(data[sealAt:headerLength], c.seal.of(data[:sealAt], data[headerLength:length])):
+		return 0, none
 	}
-	return header + int(size), complete
+	return length, complete
 }
 
-// take takes a record. What is no note is from a program of another version, and of no use.
+func number(digits []byte) (n uint64, ok bool) {
+	n, err := strconv.ParseUint(string(digits), 16, 64)
+	return n, err == nil
+}
+
+// take takes a record, unless it has come before. What is no note, or not all of one, is of no
+// use.
 func (c *Cutter) take(record []byte) {
-	c.pieces = append(c.pieces, record[c.headerLength():]...)
-	if record[len(c.prefix)] == more && len(c.pieces) <= maxNote {
+	num, _ := number(record[numberAt:pieceAt])
+	piece, _ := number(record[pieceAt:lengthAt])
+	if num < c.next {
+		return
+	}
+	if num > c.next || piece == 0 { // something is missing, or a note begins
+		c.pieces, c.piece = nil, 0
+	}
+	c.next = num + 1
+	if piece != c.piece {
+		return
+	}
+	c.pieces, c.piece = append(c.pieces, record[headerLength:]...), c.piece+1
+	if record[flagAt] == more && len(c.pieces) <= maxNote {
 		return
 	}
 	var n Note
 	if json.Unmarshal(c.pieces, &n) == nil {
 		c.note(n)
 	}
-	c.pieces = nil
+	c.pieces, c.piece = nil, 0
 }
 
 func (c *Cutter) pass(output []byte) error {
@@ -199,7 +266,7 @@ func (c *Cutter) pass(output []byte) error {
 }
 
 // Close passes on what was held back: it is no record, as nothing follows. But what has the
-// whole token is one that the end of the container has torn, and the token is not for showing.
+// whole marker is one that the end of the container has torn, and of no use to people.
 func (c *Cutter) Close() error {
 	held := c.held
 	c.held = nil

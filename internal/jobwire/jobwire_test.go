@@ -83,11 +83,8 @@ func FuzzCutter(f *testing.F) {
 	f.Add([]byte("\x1e"+token+".zzzz"), uint64(5))
 	f.Add(bytes.Repeat([]byte("\x1e\n"), 100), uint64(6))
 	f.Fuzz(func(t *testing.T, output []byte, seed uint64) {
-		if known := bytes.Index(output, prefixOf(token)); known >= 0 {
-			rest := output[known+1+len(token):]
-			if len(rest) == 0 || rest[0] == more || rest[0] == last {
-				return // that is a record, for all that one can see
-			}
+		if bytes.Contains(output, prefixOf(token)) {
+			return // of which the end may be taken for a torn record
 		}
 		random := rand.New(rand.NewPCG(seed, 0))
 		var records pipe
@@ -122,14 +119,19 @@ func FuzzCutter(f *testing.F) {
 
 // What only begins like a record is passed on as soon as it cannot be one any more.
 func TestHeldBack(t *testing.T) {
+	prefix := string(prefixOf(token))
+	badLength := prefix + "." + strings.Repeat("0", numberDigits+pieceDigits) + "00g0" + strings.Repeat("0", sealDigits)
+	tooLong := prefix + "." + strings.Repeat("0", numberDigits+pieceDigits) + "ffff" + strings.Repeat("0", sealDigits)
+	noSeal := prefix + "." + strings.Repeat("0", numberDigits+pieceDigits) + "0001" + strings.Repeat("0", sealDigits) + "{"
 	for _, test := range []struct{ written, passed string }{
 		{"a\x1e", "a"},
 		{"a\x1eX", "a\x1eX"},
-		{"a\x1eTOKEN", "a"},
-		{"a\x1eTOKEN\n", "a\x1eTOKEN\n"},
-		{"a\x1eTOKEN\x1e", "a\x1eTOKEN"},
-		{"\x1e" + token + "?0000", "\x1e" + token + "?0000"},
-		{"\x1e" + token + ".00g0", "\x1e" + token + ".00g0"},
+		{"a" + prefix[:6], "a"},
+		{"a" + prefix[:6] + "\n", "a" + prefix[:6] + "\n"},
+		{"a" + prefix[:6] + "\x1e", "a" + prefix[:6]},
+		{badLength, badLength},
+		{tooLong, tooLong},
+		{noSeal, noSeal},
 	} {
 		var out bytes.Buffer
 		c := NewCutter(&out, token, func(n Note) { t.Errorf("%q is the note %+v", test.written, n) })
@@ -145,13 +147,64 @@ func TestHeldBack(t *testing.T) {
 	}
 }
 
-// A record that the end has torn is not shown: it has the token.
+// A record that the end has torn is not shown.
 func TestTornRecord(t *testing.T) {
-	for _, end := range []string{"", ".", ".000", ".0009{"} {
-		if output, got := cut(t, [][]byte{[]byte("a\x1e" + token + end)}); string(output) != "a" || len(got) > 0 {
-			t.Errorf("%q: output %q, notes %+v", end, output, got)
+	var p pipe
+	NewWriter(&p, token).Note(Note{Commit: "c0ffee"})
+	whole := p.writes[0]
+	for length := len(prefixOf(token)); length < len(whole); length++ {
+		if output, got := cut(t, [][]byte{[]byte("a"), whole[:length]}); string(output) != "a" || len(got) > 0 {
+			t.Errorf("%d bytes: output %q, notes %+v", length, output, got)
 		}
 	}
+}
+
+// Whoever can read records, and keep them from the builder, can make none and change none, have
+// none count twice, and make no other note of the pieces of one.
+func TestForgedRecords(t *testing.T) {
+	var p pipe
+	w := NewWriter(&p, token)
+	first, long, end := Note{Commit: "first"}, Note{Commit: strings.Repeat("a", 10_000)}, Note{Succeeded: true}
+	for _, n := range []Note{first, long, end} {
+		w.Note(n)
+	}
+	changed := func(at int) []byte {
+		record := bytes.Clone(p.writes[0])
+		record[at] ^= 1
+		return record
+	}
+	pieces := len(p.writes) - 2
+	for name, test := range map[string]struct {
+		sent  [][]byte
+		want  []Note
+		shown bool // what was sent first
+	}{
+		"as they are":      {p.writes, []Note{first, long, end}, false},
+		"twice":            {append([][]byte{p.writes[0]}, p.writes...), []Note{first, long, end}, false},
+		"out of order":     {[][]byte{p.writes[pieces+1], p.writes[0]}, []Note{end}, false},
+		"one is kept":      {p.writes[1:], []Note{long, end}, false},
+		"a piece is kept":  {p.writes[2:], []Note{end}, false},
+		"another is kept":  {append([][]byte{p.writes[1]}, p.writes[3:]...), []Note{end}, false},
+		"changed content":  {[][]byte{changed(headerLength + 12)}, nil, true},
+		"changed number":   {[][]byte{changed(numberAt + numberDigits - 1)}, nil, true},
+		"changed flag":     {[][]byte{changed(flagAt)}, nil, true},
+		"changed seal":     {[][]byte{changed(sealAt)}, nil, true},
+		"with another key": {[][]byte{forged(p.writes[0])}, nil, true},
+	} {
+		output, got := cut(t, test.sent)
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s: notes (-want +got):\n%.500s", name, diff)
+		}
+		if shown := len(output) > 0; shown != test.shown || shown && !bytes.Equal(output, test.sent[0]) {
+			t.Errorf("%s: output %q", name, output)
+		}
+	}
+}
+
+// forged returns a record with a seal of another key.
+func forged(record []byte) []byte {
+	seal := newSeal("another").of(record[:sealAt], record[headerLength:])
+	return append(append(bytes.Clone(record[:sealAt]), seal...), record[headerLength:]...)
 }
 
 // Without a token nothing is told: nobody would cut it out.
@@ -168,8 +221,8 @@ func TestBrokenNotes(t *testing.T) {
 	var p pipe
 	w := NewWriter(&p, token)
 	w.Note(Note{Commit: strings.Repeat("a", 2*maxNote)})
-	broken := append(prefixOf(token), ".0001{"...)
-	_, got := cut(t, append(p.writes, broken))
+	w.write(0, last, []byte("{"))
+	_, got := cut(t, p.writes)
 	for _, n := range got {
 		if text, _ := json.Marshal(n); len(text) > 10 {
 			t.Errorf("a note came: %.100s", text)
