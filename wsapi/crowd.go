@@ -67,11 +67,20 @@ func (c *crowd) admit(g *guest) bool {
 func (c *crowd) slowest() int {
 	slowest, since := -1, time.Now().Add(-patience)
 	for i, g := range c.guests {
-		if !g.reading.IsZero() && !g.answering && g.reading.Before(since) {
-			slowest, since = i, g.reading
+		if waits := g.waits(); !waits.IsZero() && waits.Before(since) {
+			slowest, since = i, waits
 		}
 	}
 	return slowest
+}
+
+// waits returns since when the server waits for a guest: to take what is written to it, or, where
+// none of its requests is being answered, to send one. It is zero if the server does not.
+func (g *guest) waits() time.Time {
+	if g.writing.IsZero() && !g.answering {
+		return g.reading
+	}
+	return g.writing
 }
 
 // A guest is one connection of a crowd.
@@ -81,6 +90,7 @@ type guest struct {
 
 	// Guarded by the crowd.
 	reading   time.Time // since when it is read from; zero: it is not
+	writing   time.Time // since when it is written to; zero: it is not
 	answering bool      // a request of its is being answered
 }
 
@@ -91,6 +101,12 @@ func (g *guest) Read(p []byte) (int, error) {
 	g.set(func() { g.reading = time.Now() })
 	defer g.set(func() { g.reading = time.Time{} })
 	return g.Conn.Read(p)
+}
+
+func (g *guest) Write(p []byte) (int, error) {
+	g.set(func() { g.writing = time.Now() })
+	defer g.set(func() { g.writing = time.Time{} })
+	return g.Conn.Write(p)
 }
 
 // Close gives up the place as well.

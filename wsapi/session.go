@@ -135,8 +135,16 @@ func (s *session) receive() ([]byte, error) {
 	s.conn.SetReadDeadline(time.Now().Add(s.server.options.RequestTimeout))
 	defer s.conn.SetReadDeadline(time.Time{})
 	// A server that takes no more jobs does not wait for that deadline.
-	stop := context.AfterFunc(s.server.draining, func() { s.conn.SetReadDeadline(time.Now()) })
-	defer stop()
+	hurried := make(chan struct{})
+	stop := context.AfterFunc(s.server.draining, func() {
+		defer close(hurried)
+		s.conn.SetReadDeadline(time.Now())
+	})
+	defer func() {
+		if !stop() {
+			<-hurried
+		}
+	}()
 	kind, message, err := s.conn.NextReader()
 	if err != nil {
 		return nil, err
@@ -216,7 +224,9 @@ func (s *session) end(response schemas.Response, code int) {
 	err := s.write(frames)
 	s.answered()
 	if err == nil {
-		s.awaitTaken()
+		if s.reading != nil { // who had no job has but this one message to take
+			s.awaitTaken()
+		}
 		s.awaitClose()
 	}
 }

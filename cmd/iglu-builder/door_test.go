@@ -335,7 +335,10 @@ func TestFlood(t *testing.T) {
 					continue
 				}
 				mute := n%2 == 0
-				if n%4 == 0 { // a form that never comes
+				if n%8 == 0 { // answers that nobody reads
+					conn.SetWriteDeadline(time.Now().Add(time.Second))
+					io.WriteString(conn, strings.Repeat("GET /assets/job.js HTTP/1.1\r\nHost: localhost\r\n\r\n", 500))
+				} else if n%4 == 0 { // a form that never comes
 					fmt.Fprint(conn, "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\ntoken=")
 				}
 				if !mute && askAndListen(conn) {
