@@ -14,6 +14,7 @@ import (
 
 	"iglu.sh/builder/images"
 	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/orchestrator"
 )
 
@@ -190,8 +191,9 @@ func applyEnviron(flags *pflag.FlagSet) error {
 
 func (s *settings) logger(w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: s.logLevel}
+	var handler slog.Handler = slog.NewTextHandler(w, options)
 	if s.logFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
+		handler = slog.NewJSONHandler(w, options)
 	}
-	return slog.New(slog.NewTextHandler(w, options))
+	return slog.New(redact.New().Handler(handler)) // of no job's secrets, but of those in URLs
 }

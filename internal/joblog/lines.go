@@ -54,14 +54,13 @@ func (s *Stream) Write(chunk []byte) (int, error) {
 // takeLine takes a line that text begins with, or all of it, and returns the rest.
 func (s *Stream) takeLine(text []byte) (rest []byte) {
 	line, ending := text, 0
-	if lf := bytes.IndexByte(text, '\n'); lf >= 0 {
-		line, ending = text[:lf], 1
-	}
-	if cr := bytes.IndexByte(line, '\r'); cr >= 0 {
-		// An LF right after it is part of the same ending.
-		ending = 1 + len(text[cr+1:]) - len(bytes.TrimPrefix(text[cr+1:], newline))
-		s.afterCR = cr+1 == len(text)
-		line = text[:cr]
+	if end := bytes.IndexAny(text, "\r\n"); end >= 0 {
+		line, ending = text[:end], 1
+		if rest := text[end+1:]; text[end] == '\r' {
+			// An LF right after it is part of the same ending.
+			ending += len(rest) - len(bytes.TrimPrefix(rest, newline))
+			s.afterCR = len(rest) == 0
+		}
 	}
 	s.add(line, ending > 0)
 	return text[len(line)+ending:]

@@ -210,20 +210,24 @@ func base64Run(text []byte) int {
 
 var isBase64 = bytesOf("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
 
-// buildPrefix returns the "name> " that Nix puts before each line of a build's log,
-// or nothing if text does not start with one.
+// buildPrefix returns what Nix puts before each line of a build's log: "name> " while it
+// builds, and spaces and "> " in what it says of a failure. A text may also be merely indented.
 func buildPrefix(text []byte) []byte {
 	const end = "> "
-	for i := 0; i < len(text) && i <= maxPrefix-len(end); i++ {
+	indent := len(text) - len(bytes.TrimLeft(text, " "))
+	if indent > maxPrefix {
+		return nil
+	}
+	for i := indent; i < len(text) && i <= maxPrefix-len(end); i++ {
 		if isName[text[i]] {
 			continue
 		}
-		if i > 0 && bytes.HasPrefix(text[i:], []byte(end)) {
+		if bytes.HasPrefix(text[i:], []byte(end)) {
 			return text[:i+len(end)]
 		}
 		break
 	}
-	return nil
+	return text[:indent]
 }
 
 // isName holds the characters that Nix allows in the name of a store path.

@@ -275,6 +275,8 @@ func TestWrapped(t *testing.T) {
 		{"line between", []string{encoded[0], "", encoded[1]}, []string{mask, "", encoded[1]}},
 		{"many lines", wrap(base64.StdEncoding.EncodeToString([]byte(long)), wrapColumn), []string{mask, mask, mask, mask, mask, mask}},
 		{"prefix", []string{"a-1> " + encoded[0], "a-1> " + encoded[1]}, []string{"a-1> " + mask, "a-1> " + mask}},
+		{"prefix of a failure", []string{"       > " + encoded[0], "       > " + encoded[1]}, []string{"       > " + mask, "       > " + mask}},
+		{"indented", []string{"    " + encoded[0], "    " + encoded[1]}, []string{"    " + mask, "    " + mask}},
 		{"prefix, many lines", prefixed(wrap(base64.StdEncoding.EncodeToString([]byte(long)), wrapColumn)), prefixed([]string{mask, mask, mask, mask, mask, mask})},
 		{"other prefix", []string{"a-1> " + encoded[0], "a-2> " + encoded[1]}, []string{"a-1> " + mask, "a-2> " + encoded[1]}},
 		{"text before", []string{"data: " + encoded[0], encoded[1]}, []string{"data: " + mask, mask}},
