@@ -63,8 +63,10 @@ func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Wr
 		return 0, engineFailure("start the container", err)
 	}
 	defer beat(output.Conn)()
+	hangs, stopWatching := d.watchEngine(ctx)
+	defer stopWatching()
 	out := drain(&output, stdout, stderr, succeeded)
-	code, err := d.awaitEnd(ctx, id, ended, out, log)
+	code, err := d.awaitEnd(ctx, id, ended, out, hangs, log)
 	if !out.finish(drainTimeout) && err == nil {
 		say("the end of the log may be missing: the engine did not finish it in time")
 	}
@@ -78,6 +80,29 @@ func beat(lifeline net.Conn) (stop func()) {
 		// Whether it arrives, the other side sees.
 		lifeline.SetWriteDeadline(time.Now().Add(jobenv.Beat))
 		lifeline.Write([]byte{'\n'})
+	})
+}
+
+const (
+	// watchInterval is how often an engine is asked for a sign of life while a job runs, and
+	// mostSilent how many times in a row it may give none. By then the job has ended, for want of
+	// its builder's beat, which comes through the engine.
+	watchInterval = 10 * time.Second
+	mostSilent    = 6
+)
+
+// watchEngine returns what is closed when the engine hangs: it is there, and nobody would hear
+// from it that the container has ended. The watch goes on until stop is called.
+func (d *docker) watchEngine(ctx context.Context) (hangs <-chan struct{}, stop func()) {
+	ctx = context.WithoutCancel(ctx) // whose end says nothing of the engine
+	hung := make(chan struct{})
+	silent := 0
+	return hung, tick.Every(watchInterval, func() {
+		if d.ping(ctx) == nil {
+			silent = 0
+		} else if silent++; silent == mostSilent {
+			close(hung)
+		}
 	})
 }
 
@@ -120,8 +145,12 @@ func exitOf(exited <-chan containertypes.WaitResponse, lost <-chan error) (end e
 
 // awaitEnd returns the exit code of a started container. The end of its output is
 // not its end; but when the output cannot be kept, the job is of no use.
-func (d *docker) awaitEnd(ctx context.Context, id string, ended <-chan exit, out *draining, log *slog.Logger) (int, error) {
+func (d *docker) awaitEnd(ctx context.Context, id string, ended <-chan exit, out *draining, hangs <-chan struct{}, log *slog.Logger) (int, error) {
 	select {
+	case <-hangs:
+		d.forget()
+		return 0, &failure{end: jobend.EngineGone, call: callPing, what: "The container engine does not answer any more.",
+			advice: "Send the job again when it does."}
 	case <-out.success:
 		return 0, nil
 	case end := <-ended:

@@ -81,6 +81,8 @@ func startDaemon(daemon *exec.Cmd, host, logName string) error {
 	return nil
 }
 
+func (e *engine) process() *os.Process { return e.daemon.Process }
+
 // answers reports whether an engine answers that listens on a socket.
 func answers(host string) bool {
 	socket := strings.TrimPrefix(host, "unix://")
@@ -174,6 +176,29 @@ func engineStopsAndComesBack(t *testing.T, shared *site) {
 		t.Errorf("with the engine killed: %+v", got)
 	}
 	e.start(t)
+	wantExit(t, do(t, s, command("tool --help")), 0)
+	wantEmpty(t, e)
+}
+
+// TestEngineHangs freezes an engine under a job: its client is told after a minute, and when the
+// engine goes on, so does the builder.
+func TestEngineHangs(t *testing.T) { onEngines(t, engineHangs) }
+
+func engineHangs(t *testing.T, shared *site) {
+	e := shared.own(t)
+	importTool(t, e.host, "tool:1")
+	s := serverOn(t, e.host, "tool:1")
+	c := connect(t, s)
+	c.send(jsonOf(t, command("tool serve --listen 127.0.0.1:0")))
+	c.waitFor("msg=listening")
+	daemon := e.daemon.process()
+	daemon.Signal(syscall.SIGSTOP)
+	defer daemon.Signal(syscall.SIGCONT)
+	got := c.finish()
+	if len(got.messages) != 1 || !strings.Contains(got.messages[0], "The container engine does not answer any more.") || got.closeCode != 1011 {
+		t.Errorf("with the engine hanging: %+v", got)
+	}
+	daemon.Signal(syscall.SIGCONT)
 	wantExit(t, do(t, s, command("tool --help")), 0)
 	wantEmpty(t, e)
 }

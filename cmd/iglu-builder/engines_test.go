@@ -79,6 +79,7 @@ type ownSite struct {
 	daemon interface {
 		start() error
 		stop(signal os.Signal) // returns when it has ended
+		process() *os.Process
 	}
 }
 

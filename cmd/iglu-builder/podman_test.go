@@ -106,6 +106,8 @@ func (p *podman) start() error {
 	return startDaemon(p.service, p.host(), p.in("log"))
 }
 
+func (p *podman) process() *os.Process { return p.service.Process }
+
 // stop ends the service. Its containers go on.
 func (p *podman) stop(signal os.Signal) {
 	p.service.Process.Signal(signal)
