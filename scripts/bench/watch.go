@@ -37,7 +37,11 @@ func benchWatch(ctx context.Context, image string, table *strings.Builder) error
 		}},
 		{watched, nil, func(ctx context.Context) error {
 			come := sync.OnceFunc(func() { audience.come(ctx, s) })
-			_, err := s.build(ctx, shell(watchedScript), func([]byte) { come() })
+			_, err := s.build(ctx, shell(watchedScript), func(message []byte) {
+				if line(message) == "line 1" { // the job is on record by then
+					come()
+				}
+			})
 			return err
 		}},
 	})
@@ -121,6 +125,10 @@ func (b *builder) get(ctx context.Context, path string) (io.ReadCloser, error) {
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		response.Body.Close()
+		return nil, fmt.Errorf("%s: %s", path, response.Status)
 	}
 	return response.Body, nil
 }
