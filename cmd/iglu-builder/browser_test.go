@@ -153,6 +153,28 @@ func (b *tab) longestTask() float64 {
 		.then(() => Math.max(0, ...longTasks.splice(0)))`)
 }
 
+// pace is how long an empty page takes for a known piece of work, in ms: the median of some
+// goes, after others that let a browser that has just begun be done with itself.
+const pace = `Array.from({ length: 24 }, () => {
+	const box = document.createElement("div");
+	const begun = performance.now();
+	box.innerHTML = "<p>some <b>words</b></p>".repeat(3000);
+	document.body.append(box);
+	box.offsetHeight; // has it laid out
+	box.remove();
+	return performance.now() - begun;
+}).slice(-9).sort((a, b) => a - b)[4]`
+
+// usualPace is what that comes to where bounds in milliseconds are meant as they stand.
+const usualPace = 40
+
+// slower returns how many times as long as usual the browser takes, at least 1: machines
+// differ, and others keep them busy. The tab is to be empty.
+func (b *tab) slower() float64 {
+	b.t.Helper()
+	return max(1, eval[float64](b, pace)/usualPace)
+}
+
 // untilText waits for an element to hold text.
 func (b *tab) untilText(selector, text string) {
 	b.t.Helper()
@@ -175,7 +197,8 @@ func (b *tab) next(at string, do func()) *tab {
 	}
 }
 
-// look sets how wide the window is and whether the person likes it dark.
+// look sets how wide the window is and whether the person likes it dark, and waits for the
+// page to follow.
 func (b *tab) look(width, height int64, scheme string) {
 	b.t.Helper()
 	b.do(chromedp.EmulateViewport(width, height), chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
@@ -183,6 +206,7 @@ func (b *tab) look(width, height int64, scheme string) {
 			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
 		return err
 	}))
+	b.settle()
 }
 
 // axe finds what people with a disability could not use; see its README.

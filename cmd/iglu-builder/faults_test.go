@@ -10,6 +10,7 @@ import (
 	"net/http/httputil"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -135,6 +136,7 @@ func (w *faultWorld) state(t *testing.T) (all []string) {
 		}
 		all = append(all, found...)
 	}
+	slices.Sort(all) // an engine lists its networks in any order
 	return all
 }
 

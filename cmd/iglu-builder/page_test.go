@@ -211,9 +211,10 @@ func TestPageOfLongLog(t *testing.T) {
 	c.send(jsonOf(t, command(fmt.Sprintf(`sh -c 'seq -f "line %%.0f of the log of a build that goes on and on" %d; exit 0'`, million))))
 	c.drain()
 	var b *tab
-	var first, paint float64
+	var slower, first, paint float64
 	for range 3 { // the machine may be busy with something else
 		b = openTab(t)
+		slower = b.slower()
 		b.open("http://" + s.address + "/jobs/" + newestJob(t, s))
 		b.until("window.firstLine")
 		first = eval[float64](b, "firstLine")
@@ -222,7 +223,7 @@ func TestPageOfLongLog(t *testing.T) {
 			break
 		}
 	}
-	if max(first, paint) >= 1000 {
+	if max(first, paint) >= 1000*slower {
 		t.Errorf("the first paint took %.0f ms, the first line %.0f ms", paint, first)
 	}
 
@@ -263,10 +264,10 @@ func TestPageOfLongLog(t *testing.T) {
 		t.Errorf("the link to the line is %s", link)
 	}
 	longest := b.longestTask()
-	if longest > 200 {
+	t.Logf("first paint %.0f ms, first line %.0f ms, longest task %.0f ms, %.1f times as slow as usual", paint, first, longest, slower)
+	if longest > 200*slower {
 		t.Errorf("a task took %.0f ms", longest)
 	}
-	t.Logf("first paint %.0f ms, first line %.0f ms, longest task %.0f ms", paint, first, longest)
 	eval[any](b, "setTimeout(() => { for (const end = performance.now() + 300; performance.now() < end;); })")
 	b.until("Math.max(0, ...longTasks) > 200") // it would have been seen
 
