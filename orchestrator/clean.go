@@ -58,17 +58,34 @@ func (d *docker) mine() filters.Args {
 	return filters.NewArgs(filters.Arg("label", labelInstance+"="+d.options.Instance))
 }
 
+// cleanContainers removes the instance's containers, and looks again: an engine that says
+// that one is not there, or gone, can be wrong.
 func (d *docker) cleanContainers(ctx context.Context, removed func(kind, name string)) error {
-	found, err := d.client.ContainerList(ctx, containertypes.ListOptions{All: true, Filters: d.mine()})
-	if err != nil {
-		return fmt.Errorf("list containers: %w", err)
+	found, err := d.containers(ctx)
+	if err != nil || len(found) == 0 {
+		return err
 	}
 	var failed error
 	for _, c := range found {
 		err := d.forceRemove(ctx, c.ID)
 		failed = errors.Join(failed, told(removed, "container", c.ID, err))
 	}
-	return failed
+	if failed != nil {
+		return failed
+	}
+	if found, err = d.containers(ctx); err == nil && len(found) > 0 {
+		err = fmt.Errorf("the container %s is still there", found[0].ID)
+	}
+	return err
+}
+
+// containers returns those of the instance.
+func (d *docker) containers(ctx context.Context) ([]containertypes.Summary, error) {
+	found, err := d.client.ContainerList(ctx, containertypes.ListOptions{All: true, Filters: d.mine()})
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	return found, nil
 }
 
 func (d *docker) cleanVolumes(ctx context.Context, removed func(kind, name string)) error {

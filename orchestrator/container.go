@@ -67,8 +67,9 @@ func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Wr
 	defer stopWatching()
 	out := drain(&output, stdout, stderr, succeeded)
 	code, err := d.awaitEnd(ctx, id, ended, out, hangs, log)
-	if !out.finish(drainTimeout) && err == nil {
-		say("the end of the log may be missing: the engine did not finish it in time")
+	whole := out.finish(drainTimeout) && (code != 0 || succeeded())
+	if !whole && err == nil {
+		say("the end of the log may be missing: the engine did not pass all of it on")
 	}
 	return code, err
 }

@@ -1,14 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -39,7 +36,7 @@ func stepAt(name, call string, nth int) step {
 	return step{name, regexp.MustCompile("^" + call + "$"), nth}
 }
 
-const job3 = "attack count" // prints for a while and exits with 3
+const job3 = "attack count 3" // prints for a while and exits with 3
 
 // A faultyEngine is a real engine behind a proxy that a test can have do something at a step.
 type faultyEngine struct {
@@ -205,10 +202,15 @@ var endInLog = regexp.MustCompile(`msg="job ended" .*\bend=(\S+)`)
 
 // A report is what the suite did: a row for each step, a column for each fault.
 type report struct {
-	mu      sync.Mutex
 	columns []string
-	cells   map[[2]string]string
+
+	mu    sync.Mutex
+	rows  []string
+	cells map[[2]string]string
 }
+
+// row begins the row of a step.
+func (r *report) row(s step) { r.rows = append(r.rows, s.name) }
 
 func (r *report) note(row, column, cell string) {
 	r.mu.Lock()
@@ -219,18 +221,15 @@ func (r *report) note(row, column, cell string) {
 	r.cells[[2]string{row, column}] = cell
 }
 
-// table returns the report with a row for each step.
-func (r *report) table(rows []step) string {
+// table returns the report.
+func (r *report) table() string {
 	var text bytes.Buffer
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	for _, row := range append([]step{{}}, rows...) {
-		fmt.Fprint(w, row.name)
+	fmt.Fprintf(w, "\t%s\n", strings.Join(r.columns, "\t"))
+	for _, row := range r.rows {
+		fmt.Fprint(w, row)
 		for _, column := range r.columns {
-			cell := r.cells[[2]string{row.name, column}]
-			if row.name == "" {
-				cell = column
-			}
-			fmt.Fprintf(w, "\t%s", cell)
+			fmt.Fprintf(w, "\t%s", r.cells[[2]string{row, column}])
 		}
 		fmt.Fprintln(w)
 	}
@@ -257,11 +256,12 @@ func faultsOfProcesses(t *testing.T, e *site) {
 	w := startFaultWorld(t, e)
 	r := &report{columns: []string{"server killed", "client cut", "engine killed"}}
 	for _, step := range steps {
+		r.row(step)
 		t.Run("server killed/"+step.name, func(t *testing.T) { r.note(step.name, "server killed", w.killServer(t, step)) })
 		t.Run("client cut/"+step.name, func(t *testing.T) { r.note(step.name, "client cut", w.cutClient(t, step)) })
 		t.Run("engine killed/"+step.name, func(t *testing.T) { r.note(step.name, "engine killed", w.killEngine(t, step)) })
 	}
-	t.Logf("how the job ended, with a fault at each step; the next job worked each time:\n%s", r.table(steps))
+	t.Logf("how the job ended, with a fault at each step; the next job worked each time:\n%s", r.table())
 }
 
 // reach sends a job and has something done at a step of it.
@@ -345,159 +345,16 @@ func (w *faultWorld) after(t *testing.T, s *server, idle []string) string {
 func (w *faultWorld) wantNothingLeft(t *testing.T, s *server, idle []string) {
 	t.Helper()
 	wantNext(t, s)
+	w.endIdle(t, s, idle)
+}
+
+// endIdle stops a server that has nothing to do.
+func (w *faultWorld) endIdle(t *testing.T, s *server, idle []string) {
+	t.Helper()
 	wantGoroutines(t, s, idle)
 	if err := s.stop(); err != nil {
 		t.Error(err)
 	}
 	wantGoroutines(t, s, nil)
 	w.clean(t, s)
-}
-
-// calls are all of a job's life, in their order. What the machine is, is asked at the start.
-var calls = []step{
-	stepAt("ping", "(HEAD|GET) /_ping", 1),
-	stepAt("inspect image", "GET /images/.*/json", 1),
-	stepAt("inspect store", "GET /volumes/.*-store-.*", 1),
-	stepAt("create store", "POST /volumes/create", 1),
-	stepAt("list networks", "GET /networks", 1),
-	stepAt("create network", "POST /networks/create", 1),
-	stepAt("list new network", "GET /networks", 2),
-	stepAt("create volume", "POST /volumes/create", 2),
-	stepAt("create filler", "POST /containers/create", 1),
-	stepAt("look into volume", "HEAD /containers/.*/archive", 1),
-	stepAt("fill volume", "PUT /containers/.*/archive", 1),
-	stepAt("remove filler", "DELETE /containers/.*", 1),
-	stepAt("create", "POST /containers/create", 2),
-	stepAt("attach", "POST /containers/.*/attach", 1),
-	stepAt("wait", "POST /containers/.*/wait", 1),
-	stepAt("start", "POST /containers/.*/start", 1),
-	stepAt("inspect", "GET /containers/[0-9a-f]+/json", 1),
-	stepAt("remove", "DELETE /containers/.*", 2),
-}
-
-// TestFaultsOfCalls has every call go wrong in every way.
-func TestFaultsOfCalls(t *testing.T) { onEnginesAlone(t, faultsOfCalls) }
-
-func faultsOfCalls(t *testing.T, e *site) {
-	w := startFaultWorld(t, e)
-	r := &report{columns: []string{"stall", "reset", "404", "409", "500", "cut"}}
-	wantName := "testdata/faults.txt"
-	if e.isPodman() {
-		r.columns = []string{"reset", "500", "cut"} // each takes half as long again
-		wantName = "testdata/faults-podman.txt"
-	}
-	t.Run("all", func(t *testing.T) {
-		for _, call := range calls {
-			for _, fault := range r.columns {
-				t.Run(call.name+"/"+fault, func(t *testing.T) {
-					t.Parallel()
-					r.note(call.name, fault, w.breakCall(t, call, fault))
-				})
-			}
-		}
-	})
-	w.wantOthers(t)
-	table := r.table(calls)
-	t.Logf("how the job ended, with each fault of each call; the next job worked each time:\n%s", table)
-	want, err := os.ReadFile(wantName)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(table, "\n")); diff != "" {
-		t.Errorf("ends (-%s +now):\n%s", wantName, diff)
-	}
-}
-
-func (w *faultWorld) breakCall(t *testing.T, call step, fault string) string {
-	f := startFaulty(t, w.socket())
-	s := serverVia(t, f.host(), func(s *settings) {
-		attackOnly(s)
-		// Podman takes most of its time for networks.
-		if w.isPodman() && !strings.Contains(call.name, "network") {
-			s.jobNetwork = "none"
-		}
-	})
-	idle := s.idle(t)
-	f.at(call, func(out http.ResponseWriter, in *http.Request) bool { return f.spoil(fault, out, in) })
-	got := do(t, s, command(job3))
-	wantFailure(t, got)
-	if err := poll(10*time.Second, f.hit); err != nil { // after the answer, for some
-		t.Error("the call was not made")
-	}
-	end := endOf(t, s)
-	if end == "exited" {
-		wantExit(t, got, 3)
-	}
-	w.wantNothingLeft(t, s, idle)
-	return end
-}
-
-// spoil deals with a call badly, and reports whether it has dealt with it at all.
-func (f *faultyEngine) spoil(fault string, w http.ResponseWriter, r *http.Request) bool {
-	switch fault {
-	case "stall":
-		time.Sleep(time.Second)
-		return false
-	case "reset":
-		hangUp(w, nil)
-	case "cut":
-		f.cut(w, r)
-	default:
-		var status int
-		fmt.Sscan(fault, &status)
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(status)
-		fmt.Fprintln(w, `{"message":"the test says so"}`)
-	}
-	return true
-}
-
-// hangUp writes something, if anything, and resets the connection.
-func hangUp(w http.ResponseWriter, text []byte) {
-	conn, _, err := w.(http.Hijacker).Hijack()
-	if err != nil {
-		panic(err)
-	}
-	conn.Write(text)
-	if len(text) == 0 {
-		conn.(*net.TCPConn).SetLinger(0)
-	}
-	conn.Close()
-}
-
-// cut has the engine make the call and passes on half of the answer: of a stream its
-// beginning, of what has no body the first line.
-func (f *faultyEngine) cut(w http.ResponseWriter, r *http.Request) {
-	out := r.Clone(r.Context())
-	out.URL.Scheme, out.URL.Host, out.RequestURI = "http", "docker", ""
-	response, err := f.proxy.Transport.RoundTrip(out)
-	if err != nil {
-		hangUp(w, nil)
-		return
-	}
-	defer response.Body.Close()
-	streams := strings.HasSuffix(r.URL.Path, "/wait") || strings.HasSuffix(r.URL.Path, "/attach")
-	text, _ := httputil.DumpResponse(response, !streams)
-	if !streams {
-		hangUp(w, text[:len(text)/2])
-		return
-	}
-	if response.StatusCode == http.StatusSwitchingProtocols {
-		f.cutAttached(w, text, response)
-		return
-	}
-	hangUp(w, text)
-}
-
-// cutAttached passes on a little of a container's output.
-func (f *faultyEngine) cutAttached(w http.ResponseWriter, header []byte, response *http.Response) {
-	conn, _, err := w.(http.Hijacker).Hijack()
-	if err != nil {
-		panic(err)
-	}
-	defer conn.Close()
-	conn.Write(header)
-	piece := make([]byte, 100)
-	n, _ := bufio.NewReader(response.Body).Read(piece)
-	conn.Write(piece[:max(n-1, 0)]) // in the middle of a frame
 }

@@ -49,14 +49,13 @@ func (s *server) goroutines() (names []string, stacks string) {
 // idle returns the goroutines of a server that has had no job yet, when it is up.
 func (s *server) idle(t *testing.T) (names []string) {
 	t.Helper()
-	has := func(part string) bool {
-		return slices.ContainsFunc(names, func(name string) bool { return strings.Contains(name, part) })
-	}
-	if err := poll(10*time.Second, func() bool {
-		names, _ = s.goroutines()
-		return has(".serveHTTP.") && has(".inBackground.") // which is done with the image
+	var stacks string
+	has := func(part string) bool { return strings.Contains(stacks, part) }
+	if err := poll(30*time.Second, func() bool {
+		names, stacks = s.goroutines()
+		return has(".serveHTTP.") && has(".tend+") && !has("/images.") // it is done with the image
 	}); err != nil {
-		t.Fatalf("none waits for clients, or none for something to tend: %q", names)
+		t.Fatalf("none waits for clients, or none for something to tend: %s", stacks)
 	}
 	return names
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"time"
 
@@ -62,7 +63,13 @@ func main() {
 	case "serve":
 		serve()
 	case "count":
-		count()
+		code, _ := strconv.Atoi(arg)
+		count(code)
+	case "linger":
+		fmt.Println("lingering")
+		time.Sleep(time.Hour)
+	case "push":
+		halfPush()
 	case "fork-bomb":
 		forkBomb()
 	case "memory-hog":
@@ -145,13 +152,21 @@ func serve() {
 	os.Exit(1)
 }
 
-// count prints for a while and exits with 3.
-func count() {
+// count prints for a while and exits with a code.
+func count(code int) {
 	for n := range 60 {
 		fmt.Println(n)
 		time.Sleep(5 * time.Millisecond)
 	}
-	os.Exit(3)
+	os.Exit(code)
+}
+
+// halfPush ends as a job does whose push is not complete.
+func halfPush() {
+	if err := os.WriteFile("/iglu-unpushed", []byte("attack says it was not pushed"), 0o600); err != nil {
+		panic(err)
+	}
+	os.Exit(75)
 }
 
 // forkBomb starts itself for as long as it can, as each of those does.
