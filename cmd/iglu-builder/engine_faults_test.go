@@ -160,7 +160,7 @@ func (w *faultWorld) breakCall(t *testing.T, call call, fault string) string {
 		call.during(t, s, c)
 	}
 	got := c.finish()
-	if err := poll(10*time.Second, f.hit); err != nil { // after the answer, for some
+	if err := poll(30*time.Second, f.hit); err != nil { // after the answer, for some
 		t.Error("the call was not made")
 	}
 	end := endOf(t, s)

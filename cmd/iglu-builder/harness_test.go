@@ -193,7 +193,7 @@ func startServer(change func(*settings)) (*server, error) {
 	go labelled(ctx, s.instance, func(ctx context.Context) {
 		srv.ended <- serve(ctx, ctx, s, world.program, s.logger(&srv.log))
 	})
-	err := poll(10*time.Second, func() bool {
+	err := poll(30*time.Second, func() bool {
 		match := addrInLog.FindStringSubmatch(srv.log.String())
 		if match != nil {
 			srv.address = match[1]

@@ -65,7 +65,7 @@ func wantGoroutines(t *testing.T, s *server, want []string) {
 	t.Helper()
 	var there []string
 	var stacks string
-	if err := poll(10*time.Second, func() bool { there, stacks = s.goroutines(); return slices.Equal(want, there) }); err != nil {
+	if err := poll(30*time.Second, func() bool { there, stacks = s.goroutines(); return slices.Equal(want, there) }); err != nil {
 		t.Errorf("goroutines (-want +there):\n%s\n%s", cmp.Diff(want, there), stacks)
 	}
 }

@@ -192,7 +192,7 @@ func startProcessIn(t *testing.T, instance, stateDir, host string, flags ...stri
 			t.Error(err)
 		}
 	})
-	if err := poll(10*time.Second, func() bool {
+	if err := poll(30*time.Second, func() bool {
 		match := addrInLog.FindStringSubmatch(s.log.String())
 		if match != nil {
 			s.address = match[1]
