@@ -141,9 +141,10 @@ func (b *tab) until(expression string) {
 }
 
 // settle waits until what a page is about to draw is drawn: till then a click could go astray.
+// A tab behind another draws nothing.
 func (b *tab) settle() {
 	b.t.Helper()
-	eval[any](b, "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))).then(() => null)")
+	eval[any](b, "document.hidden ? null : new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))).then(() => null)")
 }
 
 // longestTask returns for how long the page was held up at most since it was last asked, in ms.

@@ -87,13 +87,14 @@ func TestPage(t *testing.T) {
 	form.checkAccess()
 
 	slow := sendByForm(form, s, map[string]string{"noClone": "on",
-		"command": `sh -c 'for i in $(seq 1000); do echo tick $i; sleep 0.1; done'`})
+		"command": `sh -c 'for i in $(seq 3000); do echo tick $i; sleep 0.1; done'`})
 	slow.untilText("#rows", "tick 5")
 	slow.checkAccess()
-	seen := eval[int](slow, "log = document.querySelectorAll('.row').length")
+	const last = "Math.max(...[...document.querySelectorAll('.row .number')].map((number) => number.textContent))"
+	seen := eval[int](slow, last)
 	slow.do(chromedp.Reload())
 	slow.untilText("#rows", "tick 1")
-	slow.until(fmt.Sprintf("document.querySelectorAll('.row').length > %d", seen+5))
+	slow.until(fmt.Sprintf("%s > %d", last, seen+5))
 	slow.untilText("#verdict", "running")
 
 	// Whoever looks at the page of all jobs sees the same, and may end it.
