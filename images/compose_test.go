@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -27,7 +28,7 @@ import (
 const (
 	// commandTimeout bounds each command. The longest one compiles the program and all
 	// that it imports, beside other tests.
-	commandTimeout = 3 * time.Minute
+	commandTimeout = 20 * time.Minute
 	// readyTimeout bounds the wait for the server's first answer, and jobTimeout the
 	// wait for a job's last.
 	readyTimeout = 30 * time.Second
@@ -89,14 +90,18 @@ func newStack(t *testing.T) *stack {
 	return s
 }
 
-// freeAddress returns an address on which nothing listened a moment ago.
+// freeAddress returns an address on which nothing listened a moment ago, with a port that the
+// kernel gives to nobody who does not ask for it.
 func freeAddress(t *testing.T) string {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		listener, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", 20_000+mathrand.N(10_000)))
+		if err == nil {
+			defer listener.Close()
+			return listener.Addr().String()
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 func (s *stack) findJobImage() string {

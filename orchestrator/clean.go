@@ -38,11 +38,11 @@ func (d *docker) tidy(ctx context.Context, log *slog.Logger) {
 	if !d.dirty {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, cleanTimeout)
+	bounded, cancel := context.WithTimeout(ctx, cleanTimeout)
 	defer cancel()
-	err := d.cleanContainers(ctx, logRemoved(log))
+	err := d.cleanContainers(bounded, logRemoved(log))
 	d.dirty = err != nil
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		log.Error("cannot remove what an earlier job left", "err", err)
 		d.options.Observer.EngineFailed(callRemove)
 	}

@@ -45,7 +45,7 @@ const (
 func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Writer, say func(string), succeeded func() bool, log *slog.Logger) (int, error) {
 	calls, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	output, err := d.client.ContainerAttach(calls, id, containertypes.AttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
+	output, err := d.attach(calls, id)
 	if err != nil {
 		d.forget() // for Podman, this is a part of the start
 		return 0, engineFailure("attach to the container", err)
@@ -63,15 +63,36 @@ func (d *docker) runCreated(ctx context.Context, id string, stdout, stderr io.Wr
 		return 0, engineFailure("start the container", err)
 	}
 	defer beat(output.Conn)()
-	hangs, stopWatching := d.watchEngine(ctx)
-	defer stopWatching()
 	out := drain(&output, stdout, stderr, succeeded)
-	code, err := d.awaitEnd(ctx, id, ended, out, hangs, log)
+	code, err := d.awaitEnd(ctx, id, ended, out, log)
 	whole := out.finish(drainTimeout) && (code != 0 || succeeded())
 	if !whole && err == nil {
 		say("the end of the log may be missing: the engine did not pass all of it on")
 	}
 	return code, err
+}
+
+// attach connects to a container's input and output. The engine's client waits for the answer
+// to that for ever; this, until ctx ends.
+func (d *docker) attach(ctx context.Context, id string) (types.HijackedResponse, error) {
+	var output types.HijackedResponse
+	attached := make(chan error, 1)
+	go func() {
+		var err error
+		output, err = d.client.ContainerAttach(ctx, id, containertypes.AttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
+		attached <- err
+	}()
+	select {
+	case err := <-attached:
+		return output, err
+	case <-ctx.Done():
+		go func() {
+			if <-attached == nil {
+				output.Close()
+			}
+		}()
+		return types.HijackedResponse{}, context.Cause(ctx)
+	}
 }
 
 // beat tells the program in a container that its builder is there, until the function that
@@ -92,19 +113,27 @@ const (
 	mostSilent    = 6
 )
 
-// watchEngine returns what is closed when the engine hangs: it is there, and nobody would hear
-// from it that the container has ended. The watch goes on until stop is called.
-func (d *docker) watchEngine(ctx context.Context) (hangs <-chan struct{}, stop func()) {
-	ctx = context.WithoutCancel(ctx) // whose end says nothing of the engine
-	hung := make(chan struct{})
+// errHangs is why a job ends whose engine is there, but would not even say that the job's
+// container has ended.
+var errHangs = &failure{end: jobend.EngineGone, call: callPing, what: "The container engine does not answer any more.",
+	advice: "Send the job again when it does."}
+
+// watchEngine returns a context that ends with ctx, or with errHangs when the engine hangs. The
+// watch goes on until stop is called.
+func (d *docker) watchEngine(ctx context.Context) (watched context.Context, stop func()) {
+	watched, cancel := context.WithCancelCause(ctx)
 	silent := 0
-	return hung, tick.Every(watchInterval, func() {
-		if d.ping(ctx) == nil {
+	stopAsking := tick.Every(watchInterval, func() {
+		if d.ping(watched) == nil {
 			silent = 0
 		} else if silent++; silent == mostSilent {
-			close(hung)
+			cancel(errHangs)
 		}
 	})
+	return watched, func() {
+		cancel(nil)
+		stopAsking()
+	}
 }
 
 // exit is how a container ended.
@@ -146,12 +175,8 @@ func exitOf(exited <-chan containertypes.WaitResponse, lost <-chan error) (end e
 
 // awaitEnd returns the exit code of a started container. The end of its output is
 // not its end; but when the output cannot be kept, the job is of no use.
-func (d *docker) awaitEnd(ctx context.Context, id string, ended <-chan exit, out *draining, hangs <-chan struct{}, log *slog.Logger) (int, error) {
+func (d *docker) awaitEnd(ctx context.Context, id string, ended <-chan exit, out *draining, log *slog.Logger) (int, error) {
 	select {
-	case <-hangs:
-		d.forget()
-		return 0, &failure{end: jobend.EngineGone, call: callPing, what: "The container engine does not answer any more.",
-			advice: "Send the job again when it does."}
 	case <-out.success:
 		return 0, nil
 	case end := <-ended:
@@ -274,6 +299,9 @@ func (d *draining) finish(timeout time.Duration) bool {
 
 // stop ends a container, gently first. ctx may have ended.
 func (d *docker) stop(ctx context.Context, id string, cause error, log *slog.Logger) {
+	if errors.Is(cause, errHangs) {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
 	grace := int(graceFor(cause) / time.Second)
@@ -292,7 +320,7 @@ func graceFor(cause error) time.Duration {
 }
 
 // remove removes a container, whether it runs or not. ctx may have ended. What cannot be
-// removed now is tried again before the next job.
+// removed now is tried again while no job is there, and before the next.
 func (d *docker) remove(ctx context.Context, id string, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()

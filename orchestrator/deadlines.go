@@ -27,7 +27,8 @@ func (d Deadlines) bound(ctx context.Context) (context.Context, context.CancelFu
 	})
 }
 
-// A listener hears whether a job prints something.
+// A listener hears whether a job prints something, from the first on: what an engine does
+// before that may take longer.
 type listener struct {
 	silence time.Duration
 	timer   *time.Timer // nil: nobody minds silence
@@ -44,6 +45,7 @@ func (d Deadlines) listen(cancel context.CancelCauseFunc) *listener {
 				advice: fmt.Sprintf("It printed nothing for %s, the longest that a job may be silent (IGLU_SILENCE_TIMEOUT).", d.Silence),
 			})
 		})
+		l.timer.Stop()
 	}
 	return l
 }

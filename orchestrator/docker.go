@@ -157,6 +157,14 @@ func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer,
 	if err := d.ping(ctx); err != nil {
 		return 0, err
 	}
+	ctx, stopWatching := d.watchEngine(ctx)
+	defer stopWatching()
+	defer func() {
+		if err != nil && errors.Is(context.Cause(ctx), errHangs) {
+			d.forget()
+			err = errHangs
+		}
+	}()
 	d.tidy(ctx, c.log)
 	image, err := d.ensureImage(ctx, c.account.pulling(say))
 	if err != nil {

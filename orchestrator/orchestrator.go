@@ -187,10 +187,7 @@ func (b *Builder) run(ctx context.Context, c container, lines *joblog.Log, l *li
 	// Only output is heard: a job may tell much that its user does not see.
 	cutOut := jobwire.NewCutter(l.to(stdout), c.told.EventsToken, c.account.take)
 	cutErr := jobwire.NewCutter(l.to(stderr), c.told.EventsToken, c.account.takeStderr)
-	code, err := b.engine.run(ctx, c, cutOut, cutErr, func(line string) {
-		l.heard()
-		lines.Printf("iglu: %s", line)
-	})
+	code, err := b.engine.run(ctx, c, cutOut, cutErr, func(line string) { lines.Printf("iglu: %s", line) })
 	logErr := errors.Join(cutOut.Close(), cutErr.Close(), stdout.Close(), stderr.Close())
 	switch {
 	case logErr != nil: // whatever else failed, failed because of that

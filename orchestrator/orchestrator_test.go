@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -137,6 +138,41 @@ func TestFailingReader(t *testing.T) {
 	response := b.Build(t.Context(), secretRequest(), writerFunc(func([]byte) (int, error) { return 0, gone })).Response
 	if response.Error != "The job was cancelled." {
 		t.Errorf("got %s", response.Encode())
+	}
+}
+
+// TestSilence has an engine take long before a job begins, which is not the job's silence.
+func TestSilence(t *testing.T) {
+	const silence = 100 * time.Millisecond
+	for said, want := range map[bool]schemas.Status{false: schemas.Success, true: schemas.Failed} {
+		b, _, _ := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
+			say("filling the store")
+			if said {
+				io.WriteString(stdout, "line\n")
+			}
+			select {
+			case <-ctx.Done():
+				return 0, context.Cause(ctx)
+			case <-time.After(5 * silence):
+				return 0, nil
+			}
+		}))
+		b.deadlines.Silence = silence
+		if response := b.Build(t.Context(), secretRequest(), io.Discard).Response; response.JobStatus != want {
+			t.Errorf("after a line, %t: %s", said, response.Encode())
+		}
+	}
+}
+
+// TestTail has a task of upkeep print without end.
+func TestTail(t *testing.T) {
+	var out tail
+	for range 1000 {
+		out.Write(bytes.Repeat([]byte("line\n"), 10_000))
+	}
+	out.Write([]byte("12345\n"))
+	if len(out) != maxLast || cap(out) > 1<<20 || !bytes.HasSuffix(out, []byte("line\n12345\n")) {
+		t.Errorf("%d bytes in %d: %q", len(out), cap(out), out[max(0, len(out)-20):])
 	}
 }
 

@@ -90,7 +90,6 @@ func (d *docker) storeFor(c container, image images.Image) (string, entry) {
 		return "", entry{}
 	}
 	digest := sha256.Sum256([]byte(strings.Join([]string{e.Repository, image.ID, image.Platform}, "\n")))
-	e.Repository, _, _ = strings.Cut(e.Repository, "?") // some hosts take a token there
 	return d.name("store-" + hex.EncodeToString(digest[:10])), e
 }
 
@@ -184,7 +183,8 @@ func (d *docker) giveBack(ctx context.Context, l *lease, killed bool, c containe
 }
 
 // makeRoom removes the stores that were used least recently, until the others and the one
-// that is leased are not too large together.
+// that is leased are not too large together. One that cannot be removed, because somebody else
+// uses it, is no reason for a job not to run.
 func (d *docker) makeRoom(ctx context.Context, l *lease, log *slog.Logger) error {
 	entries, err := d.ledger.all()
 	if err != nil {
@@ -208,7 +208,8 @@ func (d *docker) makeRoom(ctx context.Context, l *lease, log *slog.Logger) error
 			continue // the one that is to stay
 		}
 		if err := d.removeStore(ctx, name); err != nil {
-			return err
+			log.Warn("cannot remove a store to make room", "err", err)
+			continue
 		}
 		log.Info("removed a store to make room", "store", name, "repository", entries[name].Repository,
 			"size", units.BytesSize(float64(entries[name].Bytes)))

@@ -2,9 +2,11 @@ package orchestrator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,12 +16,19 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 )
 
-// This file is what happens between jobs: stores are verified, measured, and made smaller
-// or removed. A job that comes ends it; see shift.go.
+// This file is what happens between jobs: containers that could not be removed are, and stores
+// are verified, measured, and made smaller or removed. A job that comes ends it; see shift.go.
 
 const (
 	// restTime is how long no job has come before upkeep begins.
 	restTime = 2 * time.Second
+	// retryTime is when upkeep begins again that could not remove a container.
+	retryTime = time.Minute
+	// taskTimeout is how long one task in a store may take, after which the store goes: what
+	// runs there is the store's own, in which a job may have put anything.
+	taskTimeout = 30 * time.Minute
+	// maxLast bounds in bytes what is kept of what a task prints, for the same reason.
+	maxLast = 4 << 10
 	// collectTo is the share of the limit that a store is brought down to that is alone
 	// and larger than the limit.
 	collectTo = 0.8
@@ -41,6 +50,10 @@ func (d *docker) tend(ctx context.Context, log *slog.Logger) {
 			rest.Reset(restTime)
 		case <-rest.C:
 			d.shift.upkeep(ctx, func(ctx context.Context) {
+				d.tidy(ctx, log)
+				if d.dirty {
+					rest.Reset(retryTime)
+				}
 				if err := d.keepStores(ctx, log); err != nil && ctx.Err() == nil {
 					log.Warn("cannot look after the stores", "err", err)
 				}
@@ -58,21 +71,17 @@ func (d *docker) rest() {
 }
 
 // keepStores brings every store into a state in which it can be used at once, and all of
-// them together below the limit.
+// them together below the limit. It goes on after a failure: the image of a store may be gone.
 func (d *docker) keepStores(ctx context.Context, log *slog.Logger) error {
 	leases, err := d.reconcile(ctx)
 	if err != nil {
 		return err
 	}
+	var failed error
 	for _, l := range leases {
-		if err := d.keepStore(ctx, l, log.With("store", l.store)); err != nil {
-			return err
-		}
+		failed = errors.Join(failed, d.keepStore(ctx, l, log.With("store", l.store)))
 	}
-	if err := d.makeRoom(ctx, nil, log); err != nil {
-		return err
-	}
-	return d.collect(ctx, log)
+	return errors.Join(failed, d.makeRoom(ctx, nil, log), d.collect(ctx, log))
 }
 
 // reconcile makes the ledger's entries those of the stores that there are, and returns them.
@@ -119,6 +128,9 @@ func (d *docker) ensureSound(ctx context.Context, l *lease, log *slog.Logger, sa
 	say("the job that had this store before did not end by itself: verifying the store")
 	code, last, err := d.inStore(ctx, l, jobenv.UpkeepVerify, log)
 	switch {
+	case errors.Is(err, errTooLong):
+		say("that takes too long: the store is removed")
+		return false, d.removeStore(ctx, l.store)
 	case err != nil:
 		return false, err
 	case code != 0:
@@ -131,11 +143,13 @@ func (d *docker) ensureSound(ctx context.Context, l *lease, log *slog.Logger, sa
 // task has something done with a sound store, which ends with its size.
 func (d *docker) task(ctx context.Context, l *lease, task string, log *slog.Logger) error {
 	code, last, err := d.inStore(ctx, l, task, log)
-	if err == nil && code != 0 {
-		err = fmt.Errorf("%s store %s: exit code %d: %s", task, l.store, code, last)
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errTooLong):
+		return errors.Join(fmt.Errorf("%s store %s: %w: the store is removed", task, l.store, err), d.removeStore(ctx, l.store))
+	case err != nil:
 		return err
+	case code != 0:
+		return fmt.Errorf("%s store %s: exit code %d: %s", task, l.store, code, last)
 	}
 	return d.measured(l, last)
 }
@@ -176,17 +190,34 @@ func (d *docker) collect(ctx context.Context, log *slog.Logger) error {
 	return nil
 }
 
+// errTooLong is why a task in a store was ended.
+var errTooLong = fmt.Errorf("it took longer than %s", taskTimeout)
+
 // inStore runs a task of upkeep in a container with a store, and returns its exit code and
 // the last line that it prints.
 func (d *docker) inStore(ctx context.Context, l *lease, task string, log *slog.Logger) (code int, last string, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, taskTimeout, errTooLong)
+	defer cancel()
+	ctx, stopWatching := d.watchEngine(ctx)
+	defer stopWatching()
 	c := container{job: "upkeep-" + strings.TrimPrefix(l.store, d.name("store-")), told: jobenv.Job{Upkeep: task}, log: log}
 	id, err := d.create(ctx, c, l.entry.ImageID, l)
 	if err != nil {
+		d.forget()
 		return 0, "", err
 	}
 	defer d.remove(ctx, id, log)
-	var out strings.Builder
+	var out tail
 	code, err = d.runCreated(ctx, id, &out, io.Discard, func(string) {}, func() bool { return false }, log)
-	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	return code, lines[len(lines)-1], err
+}
+
+// A tail keeps the last of what is written to it.
+type tail []byte
+
+func (t *tail) Write(p []byte) (int, error) {
+	*t = append(*t, p...)
+	*t = slices.Delete(*t, 0, max(0, len(*t)-maxLast))
+	return len(p), nil
 }

@@ -138,7 +138,7 @@ func refusedJobs() []refusedJob {
 	var all []refusedJob
 	for _, some := range [][]refusedJob{
 		brokenDocuments(), duplicateNames(), wrongShapes(), wrongTypes(), missingProperties(), strayProperties(),
-		missingCompanions(), wrongNumbers(), controlCharacters(), badRepositories(), badTargets(), badCommands(),
+		missingCompanions(), wrongNumbers(), controlCharacters(), tooLong(), badRepositories(), badTargets(), badCommands(),
 	} {
 		all = append(all, some...)
 	}
@@ -373,6 +373,19 @@ func controlCharacters() []refusedJob {
 		jobWith(edits{"git.gitKey": "canary\x00"}), notValidSchema, "git.gitKey"})
 }
 
+// tooLong are texts one byte longer than they may be.
+func tooLong() []refusedJob {
+	var jobs []refusedJob
+	for path, most := range sorted(map[string]int{
+		"git.branch": 120 << 10, "git.gitKey": 16 << 10,
+		"buildOptions.cachix.apiKey": 8 << 10, "buildOptions.cachix.signingKey": 8 << 10,
+	}) {
+		jobs = append(jobs, refusedJob{"too long: " + path,
+			jobWith(edits{path: strings.Repeat("canary", most)[:most+1]}), notValidSchema, path})
+	}
+	return jobs
+}
+
 func badRepositories() []refusedJob {
 	var jobs []refusedJob
 	for _, repository := range []string{
@@ -388,7 +401,7 @@ func badRepositories() []refusedJob {
 		"ssh://git:canary@canary.example/r", "git://u:canary@canary.example/r", "user:canary@canary.example:r",
 		"canary.example:r", "git@canary.example", "git@canary.example:", "@canary.example:r", "git@:canary",
 		"://canary.example/r", "//canary.example/r", " https://canary.example/r", "https://canary.example:port/r",
-		"https://canary%zz.example/r",
+		"https://canary%zz.example/r", "https://canary.example/r?token=canary", "ssh://git@canary.example/r#canary",
 	} {
 		jobs = append(jobs,
 			refusedJob{"repository: " + repository, jobWith(edits{"git.repository": repository}),

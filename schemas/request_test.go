@@ -210,7 +210,7 @@ func repositoryJobs() []acceptedJob {
 	for repository, want := range sorted(map[string][2]string{
 		"https://canary@canary.example/r":                  {"canary", "https://canary.example/r"},
 		"http://can%40ary@canary.example:8080/r.git":       {"can@ary", "http://canary.example:8080/r.git"},
-		"https://canary@canary.example/a%2Fb/%E6%9E%9D?c":  {"canary", "https://canary.example/a%2Fb/%E6%9E%9D?c"},
+		"https://canary@canary.example/a%2Fb/%E6%9E%9D":    {"canary", "https://canary.example/a%2Fb/%E6%9E%9D"},
 		"https://oauth2@canary.example/group/sub/project/": {"oauth2", "https://canary.example/group/sub/project/"},
 	}) {
 		jobs = append(jobs, acceptedJob{"repository " + repository,

@@ -81,9 +81,13 @@ func checkCommand(command string, allowed []string) string {
 
 // maxText is the length in bytes of the longest text that a job may hold: each becomes
 // an environment variable, for which Linux allows 128 KiB. The lists become one together.
+// Secrets are shorter, because all their forms are looked for in the log, which takes memory
+// of up to a thousand times their length: private keys for ssh have 3 KiB, tokens 1 KiB.
 const (
-	maxText = 120 << 10
-	maxList = maxText / 2
+	maxText   = 120 << 10
+	maxList   = maxText / 2
+	maxGitKey = 16 << 10
+	maxKey    = 8 << 10
 )
 
 // checkTexts refuses what is too long, and control characters: most values become lines
@@ -92,26 +96,23 @@ const (
 func (r *Request) checkTexts() *Refusal {
 	git, options, cachix := &r.Git, &r.BuildOptions, &r.BuildOptions.Cachix
 	texts := []struct {
-		path   string
-		values []string
+		path    string
+		longest int
+		values  []string
 	}{
-		{"git.repository", []string{git.Repository}},
-		{"git.branch", []string{git.Branch}},
-		{"git.gitUsername", []string{git.GitUsername}},
-		{"buildOptions.extraArgs", []string{options.ExtraArgs}},
-		{"buildOptions.substituters", options.Substituters},
-		{"buildOptions.trustedPublicKeys", options.TrustedPublicKeys},
-		{"buildOptions.command", []string{options.Command}},
-		{"buildOptions.cachix.target", []string{cachix.Target}},
-		{"buildOptions.cachix.apiKey", []string{cachix.APIKey}},
-		{"buildOptions.cachix.signingKey", []string{cachix.SigningKey}},
+		{"git.repository", maxText, []string{git.Repository}},
+		{"git.branch", maxText, []string{git.Branch}},
+		{"git.gitUsername", maxText, []string{git.GitUsername}},
+		{"buildOptions.extraArgs", maxText, []string{options.ExtraArgs}},
+		{"buildOptions.substituters", maxList, options.Substituters},
+		{"buildOptions.trustedPublicKeys", maxList, options.TrustedPublicKeys},
+		{"buildOptions.command", maxText, []string{options.Command}},
+		{"buildOptions.cachix.target", maxText, []string{cachix.Target}},
+		{"buildOptions.cachix.apiKey", maxKey, []string{cachix.APIKey}},
+		{"buildOptions.cachix.signingKey", maxKey, []string{cachix.SigningKey}},
 	}
 	for _, v := range texts {
-		longest := maxText
-		if len(v.values) != 1 {
-			longest = maxList
-		}
-		if len(strings.Join(v.values, " ")) > longest {
+		if len(strings.Join(v.values, " ")) > v.longest {
 			return brokenRule(v.path, "is too long")
 		}
 		if slices.ContainsFunc(v.values, func(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }) {
@@ -119,7 +120,7 @@ func (r *Request) checkTexts() *Refusal {
 		}
 	}
 	// A private key has many lines; no environment variable can hold a NUL.
-	if len(git.GitKey) > maxText {
+	if len(git.GitKey) > maxGitKey {
 		return brokenRule("git.gitKey", "is too long")
 	}
 	if strings.ContainsRune(git.GitKey, 0) {
@@ -161,6 +162,9 @@ func checkRepository(repository string) *Refusal {
 	}
 	if _, hasPassword := u.User.Password(); hasPassword {
 		return brokenRule(path, "must not hold a password; give it as gitKey")
+	}
+	if strings.ContainsAny(repository, "?#") { // logs and history show it, and some hosts take a token there
+		return brokenRule(path, "must not hold a query or fragment; give a token as gitKey")
 	}
 	return nil
 }

@@ -111,12 +111,15 @@ func (s *session) textFrame(response schemas.Response) []byte {
 }
 
 // sendPing asks the client for a sign of life, unless another write waits for a slow
-// client: it could not see the ping before that.
+// client, which could not see the ping before that, or was the last.
 func (s *session) sendPing() (sent bool) {
 	if !s.writing.TryLock() {
 		return false
 	}
 	defer s.unlock()
+	if s.ending.Load() {
+		return false
+	}
 	s.writeLocked(controlFrame(websocket.PingMessage, nil))
 	return true
 }
@@ -179,6 +182,12 @@ func (s *session) hurryToClose() {
 		time.Sleep(behindInterval)
 	}
 	s.hurry(timeout)
+}
+
+// isLate reports whether the time is up that hurry has left.
+func (s *session) isLate() bool {
+	latest := s.latest.Load()
+	return latest != 0 && time.Now().UnixNano() >= latest
 }
 
 // hurry leaves all writes together only so much time, the one under way included: it

@@ -1,6 +1,7 @@
 package wsapi
 
 import (
+	"context"
 	"net"
 	"time"
 
@@ -19,17 +20,18 @@ const (
 
 // heard notes a sign of life from the client.
 func (s *session) heard() {
-	if !s.ending.Load() {
+	if !s.closing.Load() {
 		s.conn.SetReadDeadline(time.Now().Add(silenceTimeout))
 	}
 }
 
-// watch looks after the client until the function that it returns is called. A client
-// that gives no sign of life has vanished. One that does not take what it is sent
-// cannot see a ping either; it is there as long as its machine answers.
+// watch looks after the client, and at whether the server closes, until the function that it
+// returns is called. A client that gives no sign of life has vanished. One that does not take
+// what it is sent cannot see a ping either; it is there as long as its machine answers.
 func (s *session) watch() (stop func()) {
+	stopHurrying := context.AfterFunc(s.server.closing, s.hurryToClose)
 	unanswered := 0
-	return tick.Every(watchInterval, func() {
+	stopAsking := tick.Every(watchInterval, func() {
 		if isUnanswered(s.conn.NetConn()) {
 			unanswered++
 		} else {
@@ -42,6 +44,10 @@ func (s *session) watch() (stop func()) {
 			s.heard()
 		}
 	})
+	return func() {
+		stopAsking()
+		stopHurrying()
+	}
 }
 
 // isUnanswered reports whether the kernel has sent to the client's machine again
@@ -60,7 +66,7 @@ const takenInterval = 50 * time.Millisecond
 // sends something.
 func (s *session) awaitTaken() {
 	var taken uint64
-	for since := time.Now(); time.Since(since) < s.server.options.ClientTimeout && s.latest.Load() == 0; {
+	for since := time.Now(); time.Since(since) < s.server.options.ClientTimeout && !s.isLate(); {
 		state, ok := tcpInfo(s.conn.NetConn())
 		if !ok || !state.waiting {
 			return

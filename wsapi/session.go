@@ -43,12 +43,14 @@ type session struct {
 	form   schemas.Form     // of the messages: that of the job, once there is one
 	last   *schemas.Message // of the job, for a client of events; nil before it
 
-	answered func() // lets the next client have its turn
+	answered     func() // lets the next client have its turn
+	stopWatching func() // ends what looks after a client that has a job
 
 	writing sync.Mutex
 	reading chan struct{} // closed when the goroutine that reads has ended; nil without it
 	broken  bool          // the library cannot read from the connection any more
 	ending  atomic.Bool   // the client is told, or has been, that this is the end
+	closing atomic.Bool   // it has all that it was sent, and is to close its side
 	latest  atomic.Int64  // when the last write must end, in Unix nanoseconds; 0: no hurry
 
 	ping atomic.Pointer[string] // the client's latest, not answered yet
@@ -57,7 +59,7 @@ type session struct {
 // newSession returns the session of a client that has just connected.
 // answered is called when it has got its place for a job, or been told that it gets none.
 func newSession(server *Server, conn *websocket.Conn, log *slog.Logger, answered func()) *session {
-	s := &session{server: server, conn: conn, log: log, answered: answered}
+	s := &session{server: server, conn: conn, log: log, answered: answered, stopWatching: func() {}}
 	// The library would write answers itself; see frames.go.
 	conn.SetPingHandler(func(data string) error {
 		s.ping.Store(&data)
@@ -75,6 +77,7 @@ func (s *session) serve() {
 	response, code := s.work()
 	<-s.server.place
 	s.end(response, code)
+	s.stopWatching()
 }
 
 // shuttingDown is what a client is told whose job is not taken any more.
@@ -106,8 +109,7 @@ func (s *session) work() (schemas.Response, int) {
 		cancel(s.readOn())
 		s.hurry(0)
 	}()
-	defer context.AfterFunc(s.server.closing, s.hurryToClose)()
-	defer s.watch()()
+	s.stopWatching = s.watch()
 	run := s.run
 	if s.conn.Subprotocol() == schemas.EventsProtocol {
 		run = s.runWithEvents
@@ -241,6 +243,7 @@ func (s *session) close() {
 
 // awaitClose reads until the client has closed its side, too.
 func (s *session) awaitClose() {
+	s.closing.Store(true)
 	s.conn.SetReadDeadline(time.Now().Add(closeTimeout))
 	switch {
 	case s.reading != nil:

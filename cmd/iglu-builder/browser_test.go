@@ -133,10 +133,17 @@ func eval[T any](b *tab, expression string) T {
 func (b *tab) until(expression string) {
 	b.t.Helper()
 	// From here, because a page that goes elsewhere meanwhile forgets what it was asked.
-	for end := time.Now().Add(tabTimeout); !eval[bool](b, "Boolean("+expression+")"); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			b.t.Fatalf("never %s; the page is %.3000s", expression, eval[string](b, pageText))
+	ctx, cancel := context.WithTimeout(b.ctx, tabTimeout)
+	defer cancel()
+	for {
+		is, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("Boolean("+expression+")"))
+		switch {
+		case err == nil && is:
+			return
+		case ctx.Err() != nil:
+			b.t.Fatalf("never %s (%v); the page is %.3000s", expression, err, eval[string](b, pageText))
 		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 

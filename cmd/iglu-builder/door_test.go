@@ -318,6 +318,7 @@ func TestFlood(t *testing.T) {
 	c := connect(t, s)
 	c.send(jsonOf(t, command("sh -c 'echo begun; while ! [ -e /tmp/end ]; do sleep 0.1; done; echo done'")))
 	c.waitFor(`"begun"`)
+	ended := c.inBackground() // so that it answers pings
 
 	var (
 		mu    sync.Mutex
@@ -375,7 +376,7 @@ func TestFlood(t *testing.T) {
 		t.Errorf("only %d clients were told that the server is busy", told)
 	}
 	docker(t, "exec", s.containers()[0], "/bin/sh", "-c", "> /tmp/end")
-	got := c.finish()
+	got := <-ended
 	wantLine(t, got, "done")
 	if len(got.messages) != 1 || got.messages[0] != succeeded {
 		t.Errorf("the job ended with %v", got.messages)

@@ -49,7 +49,7 @@ func wantNotMore(t *testing.T, s *server, before counts) {
 		}
 		return false
 	}
-	if err := poll(5*time.Second, func() bool { return !isMore() }); err != nil {
+	if err := poll(45*time.Second, func() bool { return !isMore() }); err != nil {
 		t.Errorf("before: %v\nafter:  %v", before, after)
 	}
 }

@@ -199,6 +199,25 @@ func logCutShort(t *testing.T, e *site) {
 	wantLine(t, got, "iglu: the end of the log may be missing: ")
 }
 
+// TestRemovedBetweenJobs has an engine refuse to remove a job's container, which holds the job's
+// secrets: it goes without a next job.
+func TestRemovedBetweenJobs(t *testing.T) { onEngines(t, removedBetweenJobs) }
+
+func removedBetweenJobs(t *testing.T, e *site) {
+	image := e.attackImage(t)
+	f := startFaulty(t, e.socket())
+	s := serverWith(t, func(s *settings) {
+		s.engineHost, s.jobImage, s.allowedCommands = f.host(), image, []string{"attack"}
+	})
+	wantExit(t, do(t, s, command("attack count 0")), 0)
+	f.at(stepAt("remove", "DELETE /containers/.*", 1), func(w http.ResponseWriter, r *http.Request) bool { return f.spoil("500", w, r) })
+	wantExit(t, do(t, s, command("attack count 0")), 0)
+	if err := poll(30*time.Second, f.hit); err != nil {
+		t.Error("nobody removes the container")
+	}
+	wantNoContainers(t, s)
+}
+
 // startCalls are all that a server makes before it accepts, where an earlier life has left
 // something of each kind.
 var startCalls = []step{

@@ -260,11 +260,19 @@ func (s *server) containers() []string { return s.onEngine("container") }
 // checks those: which image and which Nix it is.
 func withoutHead(t *testing.T, s *server, lines []string) []string {
 	t.Helper()
+	lines = withoutWaiting(lines)
 	if len(lines) < 2 || !strings.HasPrefix(lines[0], "iglu: job image "+s.image+", sha256:") || !nixLine.MatchString(lines[1]) {
 		t.Errorf("the first lines do not tell image and Nix: %q", lines)
 		return lines
 	}
 	return lines[2:]
+}
+
+// waitingLine is in a job's log where the container of the one before is not gone yet.
+const waitingLine = "iglu: waiting for the last job's container and store to be put away"
+
+func withoutWaiting(lines []string) []string {
+	return slices.DeleteFunc(lines, func(line string) bool { return line == waitingLine })
 }
 
 var nixLine = regexp.MustCompile(`^iglu: Nix \d+\.\d+`)
@@ -379,6 +387,16 @@ type result struct {
 	lines     []string // of output
 	messages  []string // all others
 	closeCode int
+}
+
+// inBackground sends what finish returns.
+func (c *client) inBackground() <-chan result {
+	ended := make(chan result, 1)
+	go func() {
+		defer close(ended) // also when the test is given up
+		ended <- c.finish()
+	}()
+	return ended
 }
 
 // finish reads until the server closes the connection.

@@ -88,19 +88,20 @@ func TestPage(t *testing.T) {
 
 	slow := sendByForm(form, s, map[string]string{"noClone": "on",
 		"command": `sh -c 'for i in $(seq 3000); do echo tick $i; sleep 0.1; done'`})
-	slow.untilText("#rows", "tick 5")
+	const ticks = `/tick \d/.test(document.getElementById("rows").textContent)` // not only the command that says so
+	slow.until(ticks)
 	slow.checkAccess()
 	const last = "Math.max(...[...document.querySelectorAll('.row .number')].map((number) => number.textContent))"
 	seen := eval[int](slow, last)
 	slow.do(chromedp.Reload())
-	slow.untilText("#rows", "tick 1")
+	slow.until(ticks)
 	slow.until(fmt.Sprintf("%s > %d", last, seen+5))
 	slow.untilText("#verdict", "running")
 
 	// Whoever looks at the page of all jobs sees the same, and may end it.
 	other := openTab(t)
 	other.open("http://" + s.address)
-	other.untilText("#rows", "tick 1")
+	other.until(ticks)
 	other.checkAccess()
 	other.click("#cancel")
 	other.checkAccess() // of the question, too
@@ -113,7 +114,8 @@ func TestPage(t *testing.T) {
 	}
 	form.untilText("#sent", "Somebody cancelled it")
 
-	other.click(".list a[href^='/jobs/']:has(.good)")
+	// At once: the list is made anew now and then.
+	eval[any](other, `document.querySelector(".list a[href^='/jobs/']:has(.good)").click()`)
 	other.untilText("#rows", "building hello")
 	other.untilText("#verdict", "succeeded")
 	other.expected = "404" // which a browser says of by itself
@@ -266,7 +268,7 @@ func TestPageOfLongLog(t *testing.T) {
 	}
 	longest := b.longestTask()
 	t.Logf("first paint %.0f ms, first line %.0f ms, longest task %.0f ms, %.1f times as slow as usual", paint, first, longest, slower)
-	if longest > 200*slower {
+	if longest > 200*slower && longest > 200*openTab(t).slower() {
 		t.Errorf("a task took %.0f ms", longest)
 	}
 	eval[any](b, "setTimeout(() => { for (const end = performance.now() + 300; performance.now() < end;); })")

@@ -236,7 +236,7 @@ func storeOfKilledJob(t *testing.T, e *site) {
 	// Without a job that waits for it, it is done between jobs.
 	s = next
 	kill("true")
-	if err := poll(30*time.Second, func() bool { return strings.Contains(readStores(t, s), `"condition":"sound"`) }); err != nil {
+	if err := poll(3*time.Minute, func() bool { return strings.Contains(readStores(t, s), `"condition":"sound"`) }); err != nil {
 		t.Errorf("the store stays as it is: %v, %s", err, readStores(t, s))
 	}
 	if got := do(t, s, verify); hasLine(got, verifyingStore) {
@@ -308,6 +308,26 @@ func storesWithinLimit(t *testing.T, e *site) {
 	wantLine(t, do(t, s, build(urls[0], "nix-build")), fillingStore)
 }
 
+// TestStoreOfSomebodyElse has somebody use a store that is to make room: jobs run all the same,
+// and it goes when it can.
+func TestStoreOfSomebodyElse(t *testing.T) { onEngines(t, storeOfSomebodyElse) }
+
+func storeOfSomebodyElse(t *testing.T, e *site) {
+	s := e.storeServer(t, func(s *settings) { s.storeMaxBytes = 1 })
+	a, b := repository(t, "echo > $out"), repository(t, "echo > $out")
+	wantExit(t, do(t, s, build(a, "nix-build")), 0)
+	used := s.volumes(t)[0]
+	holder := strings.TrimSpace(e.docker(t, "create", "--network", "none", "--volume", used+":/held", world.image, "true"))
+	wantExit(t, do(t, s, build(b, "nix-build")), 0)
+	if !slices.Contains(s.volumes(t), used) {
+		t.Error("the engine removes what is in use")
+	}
+	e.docker(t, "rm", holder)
+	if err := poll(3*time.Minute, func() bool { return !slices.Contains(s.volumes(t), used) }); err != nil {
+		t.Errorf("the store stays: %v", s.volumes(t))
+	}
+}
+
 // TestStoreAlone has one store grow beyond the limit: its garbage goes while no job is there.
 func TestStoreAlone(t *testing.T) { onEngines(t, storeAlone) }
 
@@ -321,7 +341,7 @@ func storeAlone(t *testing.T, e *site) {
 	for n := range 3 {
 		wantExit(t, do(t, s, build(url, strings.ReplaceAll(big(n), `\"`, `"`))), 0)
 	}
-	if err := poll(30*time.Second, func() bool { return s.size(t) <= limit }); err != nil {
+	if err := poll(3*time.Minute, func() bool { return s.size(t) <= limit }); err != nil {
 		t.Errorf("the store takes %d bytes", s.size(t))
 	}
 	got := do(t, s, build(url, "nix-store --verify --check-contents"))
@@ -353,6 +373,7 @@ func listAndRemoveStores(t *testing.T, e *site) {
 	c := connect(t, s)
 	c.send(jsonOf(t, build(a, "sh -c 'echo begun; while [ ! -e /nix/go-on ]; do sleep 0.1; done'")))
 	c.waitFor(`"begun"`)
+	ended := c.inBackground() // so that it answers pings
 	if output, code := tryStores(s, "rm", "--all"); code != 1 || !regexp.MustCompile("in use|being used").MatchString(output) {
 		t.Errorf("exit code %d: %s", code, output)
 	}
@@ -365,7 +386,7 @@ func listAndRemoveStores(t *testing.T, e *site) {
 	if err := os.WriteFile(filepath.Join(s.folder(t, s.volumes(t)[0]), "go-on"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if last := c.finish().messages; !strings.Contains(last[len(last)-1], `"buildExitCode":0`) {
+	if last := (<-ended).messages; !strings.Contains(last[len(last)-1], `"buildExitCode":0`) {
 		t.Errorf("got %v", last)
 	}
 

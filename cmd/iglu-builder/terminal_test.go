@@ -72,7 +72,7 @@ func TestTerminal(t *testing.T) {
 			term.Start(client)
 			for _, width := range test.widths {
 				term.Resize(width, 50)
-				term.WantMatch(15*time.Second, status[width])
+				term.WantMatch(time.Minute, status[width])
 				for _, line := range strings.Split(term.Screen(), "\n") {
 					if statusLine.MatchString(line) && len([]rune(line)) >= width {
 						t.Errorf("the status line fills the terminal: %s", line)
@@ -94,7 +94,7 @@ func TestTerminalEndsEarly(t *testing.T) {
 		term := termtest.Open(t, 100, 50)
 		client := clientOf(s, "--command", "sh -c 'echo begun; sleep 1000'")
 		term.Start(client)
-		term.WantMatch(15*time.Second, regexp.MustCompile(`(?m)^begun\n`+statusLine.String()[len("(?m)^"):]))
+		term.WantMatch(time.Minute, regexp.MustCompile(`(?m)^begun\n`+statusLine.String()[len("(?m)^"):]))
 		return term, client
 	}
 	t.Run("Ctrl-C", func(t *testing.T) {

@@ -221,6 +221,7 @@ func TestJobsAPI(t *testing.T) {
 	j = world.git.withKey(j, gitPassword)
 	j.Git.GitUsername = ""
 	do(t, s, j)
+	wantNoContainers(t, s) // which the next job would say that it waits for
 	wantExit(t, do(t, s, command(`sh -c 'seq 3; exit 3'`)), 3)
 
 	var list struct {

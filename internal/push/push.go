@@ -124,15 +124,27 @@ func (p *Pusher) watch(ctx context.Context) error {
 			return nil
 		}
 		begun := time.Now()
-		built, err := p.built()
+		wanted, err := p.wanted(nil)
 		if err != nil {
 			return err
 		}
-		if err := p.add(ctx, built); err != nil {
+		if err := p.add(ctx, wanted); err != nil {
 			p.say("cannot push for now: %v", err)
 		}
 		pause = max(watchInterval, watchShare*time.Since(begun))
 	}
+}
+
+// wanted returns, by their hashes, what belongs into the cache of the closures of what was
+// built since it was last called, of results, and of what is to be planned once more.
+func (p *Pusher) wanted(results []string) (map[string]cachix.Path, error) {
+	built, err := p.built()
+	if err != nil {
+		return nil, err
+	}
+	roots := slices.Concat(p.again, built, results)
+	p.again = nil
+	return p.closure(roots)
 }
 
 // built returns what was built since it was last called.
@@ -159,13 +171,11 @@ func (p *Pusher) built() ([]string, error) {
 	return built, nil
 }
 
-// add puts into the queue what the cache lacks of the closures of some paths. After an
-// error of the cache, the next call makes up for it.
-func (p *Pusher) add(ctx context.Context, roots []string) error {
-	wanted, err := p.closure(slices.Concat(p.again, roots))
-	p.again = nil
-	if err != nil || len(wanted) == 0 {
-		return err
+// add puts into the queue what the cache lacks of some paths. After an error, they are
+// planned once more.
+func (p *Pusher) add(ctx context.Context, wanted map[string]cachix.Path) error {
+	if len(wanted) == 0 {
+		return nil
 	}
 	missing, err := p.client.Missing(ctx, slices.Collect(maps.Keys(wanted)))
 	if err != nil {
@@ -314,11 +324,11 @@ func (p *Pusher) Finish(ctx context.Context, results []string) (unpushed string)
 }
 
 func (p *Pusher) addLast(ctx context.Context, results []string) error {
-	built, err := p.built()
+	wanted, err := p.wanted(results)
 	if err != nil {
 		return err
 	}
-	return p.add(ctx, slices.Concat(built, results))
+	return p.add(ctx, wanted)
 }
 
 // tryAgain has what has failed planned again: it may have been long ago.
