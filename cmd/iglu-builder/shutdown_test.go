@@ -38,7 +38,7 @@ func grace(t *testing.T, e *site) {
 		t.Errorf("readyz is %d before", status)
 	}
 	c := connect(t, s)
-	c.send(jsonOf(t, command("sh -c 'echo begun; while [ ! -e /tmp/go-on ]; do sleep 0.1; done; echo done'")))
+	c.send(jsonOf(t, command("sh -c 'echo begun; while [ ! -e /tmp/go-on ]; do sleep 0.1; done; sleep 5; echo done'")))
 	c.waitFor(`"begun"`)
 	s.cancel()
 	if err := poll(10*time.Second, func() bool { status, _ := s.get(t, "GET", "/readyz"); return status == 503 }); err != nil {
@@ -50,7 +50,7 @@ func grace(t *testing.T, e *site) {
 	if got := connect(t, s).finish(); len(got.messages) != 1 || got.messages[0] != notTaken || got.closeCode != 1011 {
 		t.Errorf("a new client got %+v", got)
 	}
-	e.docker(t, "exec", s.containers()[0], "touch", "/tmp/go-on")
+	e.docker(t, "exec", s.containers()[0], "touch", "/tmp/go-on") // has ended before the container does
 	got := c.finish()
 	wantLine(t, got, "done")
 	if diff := cmp.Diff([]string{succeeded}, got.messages); diff != "" {
