@@ -316,7 +316,7 @@ func TestFlood(t *testing.T) {
 	const connections, mostMemory = 5000, 64 << 10 // KiB
 	s := startProcess(t, "--job-image", world.image, "--allowed-commands", "sh")
 	c := connect(t, s)
-	c.send(jsonOf(t, command("sh -c 'echo begun; while ! [ -e /tmp/end ]; do sleep 0.1; done; echo done'")))
+	c.send(jsonOf(t, command("sh -c 'echo begun; while ! [ -e /tmp/end ]; do sleep 0.1; done; sleep 2; echo done'")))
 	c.waitFor(`"begun"`)
 	ended := c.inBackground() // so that it answers pings
 

@@ -59,7 +59,7 @@ func malformed(random *rand.Rand, input []byte) []byte {
 func TestMalformedMessages(t *testing.T) {
 	const messages = 10_000
 	beside := connect(t, world.server)
-	beside.send(jsonOf(t, command("sh -c 'echo begun; while ! [ -e /tmp/end ]; do sleep 0.1; done; echo done'")))
+	beside.send(jsonOf(t, command("sh -c 'echo begun; while ! [ -e /tmp/end ]; do sleep 0.1; done; sleep 2; echo done'")))
 	beside.waitFor(`"begun"`)
 	container := world.server.containers()[0]
 
