@@ -299,7 +299,7 @@ func (d *draining) finish(timeout time.Duration) bool {
 
 // stop ends a container, gently first. ctx may have ended.
 func (d *docker) stop(ctx context.Context, id string, cause error, log *slog.Logger) {
-	if errors.Is(cause, errHangs) {
+	if errors.Is(cause, errHangs) { // it would not hear this either
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)

@@ -201,6 +201,9 @@ func (d *docker) inStore(ctx context.Context, l *lease, task string, log *slog.L
 	ctx, stopWatching := d.watchEngine(ctx)
 	defer stopWatching()
 	c := container{job: "upkeep-" + strings.TrimPrefix(l.store, d.name("store-")), told: jobenv.Job{Upkeep: task}, log: log}
+	if err := ctx.Err(); err != nil { // which would not end the making of a container
+		return 0, "", err
+	}
 	id, err := d.create(ctx, c, l.entry.ImageID, l)
 	if err != nil {
 		d.forget()

@@ -74,10 +74,10 @@ func newSession(server *Server, conn *websocket.Conn, log *slog.Logger, answered
 // a client, and gives it back when the job has ended and before the client is told,
 // so that a client that has read its last message finds the place free.
 func (s *session) serve() {
+	defer func() { s.stopWatching() }() // which work sets
 	response, code := s.work()
 	<-s.server.place
 	s.end(response, code)
-	s.stopWatching()
 }
 
 // shuttingDown is what a client is told whose job is not taken any more.

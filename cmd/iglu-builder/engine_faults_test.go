@@ -173,16 +173,22 @@ func (w *faultWorld) breakCall(t *testing.T, call call, fault string) string {
 	return end
 }
 
+// faultyServer starts a server whose jobs attack, on an engine that goes wrong when it is told to.
+func (e *site) faultyServer(t *testing.T) (*faultyEngine, *server) {
+	t.Helper()
+	image := e.attackImage(t)
+	f := startFaulty(t, e.socket())
+	return f, serverWith(t, func(s *settings) {
+		s.engineHost, s.jobImage, s.allowedCommands = f.host(), image, []string{"attack"}
+	})
+}
+
 // TestLogCutShort has the engine keep the end of a job's log to itself: the job has succeeded
 // all the same, and its log says that something is missing.
 func TestLogCutShort(t *testing.T) { onEngines(t, logCutShort) }
 
 func logCutShort(t *testing.T, e *site) {
-	image := e.attackImage(t)
-	f := startFaulty(t, e.socket())
-	s := serverWith(t, func(s *settings) {
-		s.engineHost, s.jobImage, s.allowedCommands = f.host(), image, []string{"attack"}
-	})
+	f, s := e.faultyServer(t)
 	f.at(stepAt("attach", "POST /containers/.*/attach", 1), func(w http.ResponseWriter, r *http.Request) bool {
 		response, err := f.pass(r)
 		if err != nil {
@@ -204,11 +210,7 @@ func logCutShort(t *testing.T, e *site) {
 func TestRemovedBetweenJobs(t *testing.T) { onEngines(t, removedBetweenJobs) }
 
 func removedBetweenJobs(t *testing.T, e *site) {
-	image := e.attackImage(t)
-	f := startFaulty(t, e.socket())
-	s := serverWith(t, func(s *settings) {
-		s.engineHost, s.jobImage, s.allowedCommands = f.host(), image, []string{"attack"}
-	})
+	f, s := e.faultyServer(t)
 	wantExit(t, do(t, s, command("attack count 0")), 0)
 	f.at(stepAt("remove", "DELETE /containers/.*", 1), func(w http.ResponseWriter, r *http.Request) bool { return f.spoil("500", w, r) })
 	wantExit(t, do(t, s, command("attack count 0")), 0)
