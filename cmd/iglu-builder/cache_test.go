@@ -10,11 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -22,52 +20,28 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
 	"iglu.sh/builder/internal/cachix"
-	"iglu.sh/builder/internal/gitserver"
 	"iglu.sh/builder/internal/nar"
+	"iglu.sh/builder/test/kit/devcache"
+	"iglu.sh/builder/test/kit/gitserver"
 )
 
-func TestCacheNeedsItsKey(t *testing.T) {
-	t.Setenv(cacheTokenEnv, "")
-	wantUsage(t, []string{"cache"}, "there is no API key", "--token-file")
-	wantUsage(t, []string{"cache", "--token-file", "/no/such/file"}, "/no/such/file")
-	wantUsage(t, []string{"cache", "--listen"}, "hint: see 'iglu-builder cache --help'")
-}
-
-// startCache runs 'iglu-builder cache' where containers reach it, and returns its
-// address. It ends with the test.
+// startCache serves a strict cache where containers reach it, and returns its address.
+// It ends with the test.
 func startCache(t *testing.T, folder string) string {
 	t.Helper()
+	cache, err := devcache.New(devcache.Options{Folder: folder, Token: apiKey, Names: []string{"default"}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	listener, err := gitserver.Listen()
 	if err != nil {
 		t.Fatal(err)
 	}
-	host, _, _ := net.SplitHostPort(listener.Addr().String())
-	listener.Close()
-	tokenFile := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(tokenFile, []byte(apiKey+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	log, stderr := io.Pipe()
-	ended := make(chan int, 1)
-	go func() {
-		ended <- run(ctx, []string{"cache", "--listen", host + ":0", "--folder", folder, "--token-file", tokenFile}, nil, io.Discard, stderr)
-		stderr.Close()
-	}()
-	t.Cleanup(func() {
-		stop()
-		if code := <-ended; code != 0 {
-			t.Errorf("the cache ended with %d", code)
-		}
-	})
-	line := make([]byte, 1000)
-	n, _ := log.Read(line)
-	go io.Copy(io.Discard, log)
-	url := regexp.MustCompile(`url=(\S+)`).FindSubmatch(line[:n])
-	if url == nil {
-		t.Fatalf("the cache says %q", line[:n])
-	}
-	return string(url[1])
+	server := &http.Server{Handler: cache}
+	served := make(chan struct{})
+	go func() { defer close(served); server.Serve(listener) }()
+	t.Cleanup(func() { server.Close(); <-served })
+	return "http://" + listener.Addr().String() + "/default"
 }
 
 // cachePath is a folder as a store path of a hash that its name determines: where a

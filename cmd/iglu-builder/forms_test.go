@@ -16,8 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
-	"iglu.sh/builder/internal/devcache"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/devcache"
 )
 
 // The tests speak the document's form. A client of today's writes its jobs in that, and

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"iglu.sh/builder/internal/gitserver"
+	"iglu.sh/builder/test/kit/gitserver"
 )
 
 // gitWorld is the git servers of the tests: git's own HTTP server, with a password

@@ -42,7 +42,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(serveCommand(), buildCommand(), jobCommand(), cacheCommand(), cleanupCommand(), storesCommand(), versionCommand())
+	root.AddCommand(serveCommand(), buildCommand(), jobCommand(), cleanupCommand(), storesCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)

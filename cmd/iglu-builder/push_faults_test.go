@@ -11,7 +11,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"iglu.sh/builder/internal/devcache"
+	"iglu.sh/builder/test/kit/devcache"
 )
 
 // Calls of the protocol, as patterns of their paths.

@@ -15,10 +15,10 @@ import (
 	"time"
 
 	"iglu.sh/builder/internal/cachix"
-	"iglu.sh/builder/internal/devcache"
-	"iglu.sh/builder/internal/gitserver"
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/devcache"
+	"iglu.sh/builder/test/kit/gitserver"
 )
 
 // A binaryCache is a strict cache of a test's own, where containers reach it.

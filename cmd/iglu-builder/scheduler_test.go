@@ -21,7 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
 
-	"iglu.sh/builder/internal/gitserver"
+	"iglu.sh/builder/test/kit/gitserver"
 )
 
 // schedulerPort is the port at which the scheduler looks for a builder.

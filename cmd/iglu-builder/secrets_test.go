@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"iglu.sh/builder/internal/gitserver"
+	"iglu.sh/builder/test/kit/gitserver"
 )
 
 // passwordThief is a server that wants credentials and answers with those it gets.

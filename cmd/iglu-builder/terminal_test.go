@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"iglu.sh/builder/internal/buildclient"
-	"iglu.sh/builder/internal/termtest"
+	"iglu.sh/builder/test/kit/termtest"
 )
 
 // slowBuild is a command that builds one derivation after the other. The second ends when there

@@ -18,8 +18,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 
-	"iglu.sh/builder/internal/termtest"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/termtest"
 )
 
 // TestExitCodes has jobs end in all ways, shown in all ways.

@@ -6,8 +6,8 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"iglu.sh/builder/internal/termtest"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/termtest"
 )
 
 // hostile are lines that would do something to a terminal, and what is to be seen of them.

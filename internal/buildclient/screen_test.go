@@ -10,8 +10,8 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 
-	"iglu.sh/builder/internal/termtest"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/termtest"
 )
 
 const (

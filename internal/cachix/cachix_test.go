@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"iglu.sh/builder/internal/devcache"
+	"iglu.sh/builder/test/kit/devcache"
 )
 
 func TestCache(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"iglu.sh/builder/internal/devcache"
+	"iglu.sh/builder/test/kit/devcache"
 )
 
 // Patterns of the protocol's calls.

@@ -26,7 +26,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/wire"
 	"go.uber.org/goleak"
 
-	"iglu.sh/builder/internal/devcache"
+	"iglu.sh/builder/test/kit/devcache"
 )
 
 // token holds characters that an address has to escape.

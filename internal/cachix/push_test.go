@@ -23,8 +23,8 @@ import (
 	"github.com/nix-community/go-nix/pkg/narinfo"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
-	"iglu.sh/builder/internal/devcache"
 	"iglu.sh/builder/internal/nar"
+	"iglu.sh/builder/test/kit/devcache"
 )
 
 // tree makes a folder of all that a path can hold, and returns its sample.

@@ -1,12 +1,9 @@
-// Package nar writes Nix archives (NAR) of what lies in a store, and checks archives
-// that come from elsewhere. The format is the one of figure 5.2 in Eelco Dolstra's
-// thesis, "The Purely Functional Software Deployment Model": nested strings, each with
-// its length in front and padded with zeros to 8 bytes.
+// Package nar writes Nix archives (NAR) of what is in a store. The format is the one of
+// figure 5.2 in Eelco Dolstra's thesis, "The Purely Functional Software Deployment Model":
+// nested strings, each with its length in front and padded with zeros to 8 bytes.
 //
 // The strings are those of go-nix's package wire. Its package nar is not used: it
-// cannot write names that begin with two dots, and its reader takes names such as
-// "..", names that come twice and padding that is not zero, and leaves a goroutine
-// behind for an archive that is wrong.
+// cannot write names that begin with two dots.
 package nar
 
 import (

@@ -15,9 +15,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"iglu.sh/builder/internal/devcache"
-	"iglu.sh/builder/internal/gitserver"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/devcache"
+	"iglu.sh/builder/test/kit/gitserver"
 )
 
 const (

@@ -10,8 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"iglu.sh/builder/internal/gitserver"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/gitserver"
 )
 
 const (

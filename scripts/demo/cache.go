@@ -10,8 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 
-	"iglu.sh/builder/internal/devcache"
-	"iglu.sh/builder/internal/gitserver"
+	"iglu.sh/builder/test/kit/devcache"
+	"iglu.sh/builder/test/kit/gitserver"
 )
 
 // A binaryCache is the demo's own, with keys made for it.

@@ -19,8 +19,8 @@ import (
 	"syscall"
 
 	"iglu.sh/builder/images"
-	"iglu.sh/builder/internal/gitserver"
 	"iglu.sh/builder/scripts/internal/server"
+	"iglu.sh/builder/test/kit/gitserver"
 )
 
 func main() {

@@ -21,8 +21,8 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 
-	"iglu.sh/builder/internal/gitserver"
 	"iglu.sh/builder/scripts/internal/server"
+	"iglu.sh/builder/test/kit/gitserver"
 )
 
 func main() {

@@ -21,7 +21,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"github.com/nix-community/go-nix/pkg/nixhash"
 
-	"iglu.sh/builder/internal/nar"
+	"iglu.sh/builder/test/kit/narcheck"
 )
 
 // completion is what announces a path.
@@ -240,7 +240,7 @@ func checkArchive(file io.Reader, info *narinfo.NarInfo) error {
 	}
 	sum, size := sha256.New(), counter(0)
 	archive := io.TeeReader(io.LimitReader(u.decoder, int64(min(info.NarSize, 1<<62)+1)), io.MultiWriter(sum, &size))
-	if err := nar.Check(archive); err != nil {
+	if err := narcheck.Check(archive); err != nil {
 		return bad("what the file holds is %v", err)
 	}
 	return compare("the archive", int64(size), sum.Sum(nil), info.NarSize, info.NarHash)

@@ -1,4 +1,7 @@
-package nar
+// Package narcheck reads Nix archives (NAR) as strictly as Nix does, and stricter than
+// go-nix's package nar, whose reader takes names such as "..", names that come twice and
+// padding that is not zero. It checks what package nar writes, and what caches are sent.
+package narcheck
 
 import (
 	"bufio"
@@ -9,6 +12,9 @@ import (
 
 	"github.com/nix-community/go-nix/pkg/wire"
 )
+
+// magic is the first string of every archive.
+const magic = "nix-archive-1"
 
 // Bounds of what an archive may hold, all in bytes but maxDepth: those of Linux for
 // names and paths (NAME_MAX, PATH_MAX), and as many folders in one another as fit in

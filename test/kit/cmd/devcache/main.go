@@ -1,0 +1,105 @@
+// Devcache serves the protocol of cachix-compatible caches, and Nix, from a folder: a
+// binary cache for development and tests. It is strict: it accepts only what is correct in
+// every respect that can be checked.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"iglu.sh/builder/test/kit/devcache"
+)
+
+// tokenEnv is the variable that holds the API key if no file is named.
+const tokenEnv = "IGLU_CACHE_TOKEN"
+
+const (
+	// headerTimeout bounds how long a client may take to send a request's header.
+	headerTimeout = 10 * time.Second
+	// shutdownTimeout bounds the wait for open requests when the cache stops.
+	shutdownTimeout = 5 * time.Second
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "devcache:", err)
+		os.Exit(1)
+	}
+}
+
+// run serves until ctx ends.
+func run(ctx context.Context, args []string) error {
+	flags := pflag.NewFlagSet("devcache", pflag.ContinueOnError)
+	listen := flags.String("listen", "127.0.0.1:3001", "`address` to listen on; port 0 takes a free one")
+	folder := flags.String("folder", "cache", "`folder` that keeps everything; created if missing")
+	names := flags.StringSlice("name", []string{"default"}, "`name` of a cache; repeat for several")
+	tokenFile := flags.String("token-file", "", "`file` with the API key (default $"+tokenEnv+")")
+	private := flags.Bool("private", false, "ask for the API key to read as well")
+	if err := flags.Parse(args); errors.Is(err, pflag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	token, err := readToken(*tokenFile)
+	if err != nil {
+		return err
+	}
+	cache, err := devcache.New(devcache.Options{Folder: *folder, Token: token, Names: *names, Private: *private})
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", *listen)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", *listen, err)
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	for _, name := range *names {
+		log.Info("serving a cache", "url", fmt.Sprintf("http://%s/%s", listener.Addr(), name), "folder", *folder)
+	}
+	return serve(ctx, listener, cache)
+}
+
+// readToken returns the API key.
+func readToken(name string) (string, error) {
+	token := os.Getenv(tokenEnv)
+	if name != "" {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return "", fmt.Errorf("read the API key: %w", err)
+		}
+		token = strings.TrimSpace(string(text))
+	}
+	if token == "" {
+		return "", errors.New("there is no API key\nhint: name a file with --token-file, or set " + tokenEnv)
+	}
+	return token, nil
+}
+
+func serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	timeout, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	err := server.Shutdown(timeout)
+	<-served
+	return err
+}
