@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"iglu.sh/builder/internal/buildclient"
+	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/schemas"
 )
 
@@ -55,7 +56,7 @@ job every 30 s. NO_COLOR keeps colours off, those of the log included.`,
 			if options.Job, err = readJob(args, &job, command.InOrStdin()); err != nil {
 				return &exitError{buildclient.ExitClient, err}
 			}
-			if options.Token, err = readToken(cmp.Or(tokenFile, os.Getenv(envName("token-file")))); err != nil {
+			if options.Token, err = server.ReadToken(cmp.Or(tokenFile, os.Getenv(server.EnvName("token-file")))); err != nil {
 				return &exitError{buildclient.ExitClient, err}
 			}
 			options.Stdout, options.Stderr = command.OutOrStdout(), command.ErrOrStderr()

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator"
 )
 
@@ -16,7 +17,7 @@ import (
 const cleanupTimeout = 5 * time.Minute
 
 func cleanupCommand() *cobra.Command {
-	var s settings
+	var s server.Settings
 	command := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove what a builder has left on the engine",
@@ -28,12 +29,12 @@ job that it is running would be removed as well.
 It prints a line for each thing that it removes.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			if err := applyEnviron(command.Flags()); err != nil {
+			if err := server.ApplyEnviron(command.Flags()); err != nil {
 				return &exitError{exitUsage, err}
 			}
 			ctx, cancel := context.WithTimeout(command.Context(), cleanupTimeout)
 			defer cancel()
-			builder, err := orchestrator.NewDocker(orchestrator.Options{Instance: s.instance}, nil, nil, slog.New(slog.DiscardHandler))
+			builder, err := orchestrator.NewDocker(orchestrator.Options{Instance: s.Instance}, nil, nil, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return &exitError{1, err}
 			}
@@ -47,7 +48,7 @@ It prints a line for each thing that it removes.`,
 		},
 	}
 	all := pflag.NewFlagSet("", pflag.ContinueOnError)
-	s.register(all)
+	s.Register(all)
 	command.Flags().AddFlag(all.Lookup("instance"))
 	return command
 }

@@ -32,6 +32,7 @@ type exitError struct {
 }
 
 func (e *exitError) Error() string { return fmt.Sprint(e.err) }
+
 func (e *exitError) Unwrap() error { return e.err }
 
 // run runs one command line and returns its exit code.

@@ -4,17 +4,16 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
-	"math"
+	"net"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 
-	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/server"
 )
 
 // TestSettingsThatCannotBeRead starts a server with each: it ends with exit code 2 and
@@ -57,8 +56,8 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.flag+"="+test.value, func(t *testing.T) {
 			wantUsage(t, []string{"serve", "--" + test.flag, test.value}, "--"+test.flag, test.want)
-			t.Setenv(envName(test.flag), test.value)
-			wantUsage(t, []string{"serve"}, envName(test.flag), test.want)
+			t.Setenv(server.EnvName(test.flag), test.value)
+			wantUsage(t, []string{"serve"}, server.EnvName(test.flag), test.want)
 		})
 	}
 	wantUsage(t, []string{"serve", "--no-such-flag"}, "unknown flag: --no-such-flag", "hint: see 'iglu-builder serve --help'")
@@ -93,14 +92,14 @@ func TestStackVariables(t *testing.T) {
 				name, value, _ := strings.Cut(variable, "=")
 				t.Setenv(name, value)
 			}
-			var s settings
+			var s server.Settings
 			flags := pflag.NewFlagSet("", pflag.ContinueOnError)
-			s.register(flags)
+			s.Register(flags)
 			if err := flags.Parse(test.args); err != nil {
 				t.Fatal(err)
 			}
-			if err := applyEnviron(flags); err != nil || s.logLevel != test.level || s.logFormat != test.format {
-				t.Errorf("level %s, format %s, %v", s.logLevel, s.logFormat, err)
+			if err := server.ApplyEnviron(flags); err != nil || s.LogLevel != test.level || s.LogFormat != test.format {
+				t.Errorf("level %s, format %s, %v", s.LogLevel, s.LogFormat, err)
 			}
 		})
 	}
@@ -130,42 +129,34 @@ func TestFlagsBeforeEnvironment(t *testing.T) {
 	t.Setenv("IGLU_LOG_FORMAT", "json")
 	t.Setenv("IGLU_LOG_LEVEL", "")
 	t.Setenv("LOG_LEVEL", "")
-	var s settings
+	var s server.Settings
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
-	s.register(flags)
+	s.Register(flags)
 	if err := flags.Parse([]string{"--instance", "from-a-flag"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := applyEnviron(flags); err != nil {
+	if err := server.ApplyEnviron(flags); err != nil {
 		t.Fatal(err)
 	}
-	if s.instance != "from-a-flag" || s.logFormat != "json" || s.logLevel != 0 {
+	if s.Instance != "from-a-flag" || s.LogFormat != "json" || s.LogLevel != 0 {
 		t.Errorf("got %+v", s)
 	}
 	var log bytes.Buffer
-	s.logger(&log).Info("hello", "job", "x")
+	s.Logger(&log).Info("hello", "job", "x")
 	if !strings.Contains(log.String(), `"msg":"hello","job":"x"`) {
 		t.Errorf("the JSON log is %s", &log)
 	}
 }
 
-func TestKeepLogs(t *testing.T) {
-	for text, want := range map[string]joblog.Keep{
-		"0":     {},
-		"20":    {Jobs: 20},
-		"7d":    {Jobs: math.MaxInt, Age: 7 * 24 * time.Hour},
-		"20,7d": {Jobs: 20, Age: 7 * 24 * time.Hour},
-	} {
-		if got, err := parseKeep(text); got != want || err != nil {
-			t.Errorf("%s: %+v, %v", text, got, err)
-		}
-	}
-}
-
 // TestAddressTaken has two servers listen on one address.
 func TestAddressTaken(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
 	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), []string{"serve", "--listen", world.server.address, "--state-dir", t.TempDir()}, nil, &stdout, &stderr)
+	code := run(t.Context(), []string{"serve", "--listen", taken.Addr().String(), "--state-dir", t.TempDir()}, nil, &stdout, &stderr)
 	if code != 1 || !strings.Contains(stderr.String(), "address already in use") {
 		t.Errorf("exit code %d, %s", code, &stderr)
 	}
@@ -183,18 +174,18 @@ func TestNoStateDir(t *testing.T) {
 // TestDocumentedSettings holds the table of docs/configuration.md, and the list of
 // docker-compose.yml, against the flags.
 func TestDocumentedSettings(t *testing.T) {
-	var s settings
+	var s server.Settings
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
-	s.register(flags)
+	s.Register(flags)
 	var want, composed []string
 	flags.VisitAll(func(f *pflag.Flag) {
 		initial := ""
 		if f.DefValue != "" && f.Name != "state-dir" { // which depends on the user
 			initial = "`" + f.DefValue + "`"
 		}
-		want = append(want, fmt.Sprintf("%s %s %s", envName(f.Name), f.Name, initial))
+		want = append(want, fmt.Sprintf("%s %s %s", server.EnvName(f.Name), f.Name, initial))
 		if f.Name != "listen" && f.Name != "state-dir" { // which the image sets
-			composed = append(composed, envName(f.Name))
+			composed = append(composed, server.EnvName(f.Name))
 		}
 	})
 	got := rows(t, "../../docs/configuration.md", "(?m)^\\| `(IGLU_\\w+)` \\| `--([a-z-]+)` \\| *(`[^`]*`)? *\\|")

@@ -15,11 +15,12 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator"
 )
 
 func storesCommand() *cobra.Command {
-	var s settings
+	var s server.Settings
 	command := &cobra.Command{
 		Use:   "stores",
 		Short: "List the Nix stores that a builder keeps between jobs",
@@ -67,7 +68,7 @@ repository begins with the image's own store again. One that a job has stays.`,
 	remove.Flags().BoolVar(&all, "all", false, "remove all of the instance")
 	command.AddCommand(remove)
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
-	s.register(flags)
+	s.Register(flags)
 	for _, name := range []string{"instance", "state-dir"} {
 		command.PersistentFlags().AddFlag(flags.Lookup(name))
 	}
@@ -78,14 +79,14 @@ repository begins with the image's own store again. One that a job has stays.`,
 const storesTimeout = 5 * time.Minute
 
 // onStores returns a command's function that works on an instance's stores.
-func onStores(s *settings, work func(ctx context.Context, builder *orchestrator.Builder, args []string, out io.Writer) error) func(*cobra.Command, []string) error {
+func onStores(s *server.Settings, work func(ctx context.Context, builder *orchestrator.Builder, args []string, out io.Writer) error) func(*cobra.Command, []string) error {
 	return func(command *cobra.Command, args []string) error {
-		if err := applyEnviron(command.Flags()); err != nil {
+		if err := server.ApplyEnviron(command.Flags()); err != nil {
 			return &exitError{exitUsage, err}
 		}
 		ctx, cancel := context.WithTimeout(command.Context(), storesTimeout)
 		defer cancel()
-		builder, err := orchestrator.NewDocker(orchestrator.Options{Instance: s.instance, Stores: s.stores()}, nil, nil, slog.New(slog.DiscardHandler))
+		builder, err := orchestrator.NewDocker(orchestrator.Options{Instance: s.Instance, Stores: s.Stores()}, nil, nil, slog.New(slog.DiscardHandler))
 		if err == nil {
 			defer builder.Close()
 			err = work(ctx, builder, args, command.OutOrStdout())

@@ -13,9 +13,9 @@ import (
 // version is that of a release, which its build sets: -ldflags '-X main.version=1.2.3'.
 var version string
 
-// metricsBuild returns which program this is: the version of its release or else of its
+// buildInfo returns which program this is: the version of its release or else of its
 // module, and the commit that it was made from, as far as Go knows them.
-func metricsBuild() metrics.Build {
+func buildInfo() metrics.Build {
 	build := metrics.Build{Version: version}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -38,7 +38,7 @@ func versionCommand() *cobra.Command {
 		Long:  "Version prints the version, the commit that it was made from where that is known, and the version of Go.",
 		Args:  cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			build := metricsBuild()
+			build := buildInfo()
 			revision := ""
 			if build.Revision != "" {
 				revision = " " + build.Revision

@@ -1,0 +1,280 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/docker/go-units"
+
+	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/orchestrator"
+)
+
+// value is a setting that parse makes from text.
+type value[T any] struct {
+	target *T
+	text   string
+	kind   string
+	parse  func(string) (T, error)
+}
+
+func parsed[T any](target *T, kind string, parse func(string) (T, error)) *value[T] {
+	return &value[T]{target: target, kind: kind, parse: parse}
+}
+
+func (v *value[T]) Set(text string) error {
+	parsed, err := v.parse(text)
+	if err != nil {
+		return fmt.Errorf("%q %w", text, err)
+	}
+	*v.target, v.text = parsed, text
+	return nil
+}
+
+func (v *value[T]) String() string { return v.text }
+
+func (v *value[T]) Type() string { return v.kind }
+
+func parseAny(text string) (string, error) { return text, nil }
+
+func parseAddress(text string) (string, error) {
+	_, port, err := net.SplitHostPort(text)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		return "", errors.New("is not an address such as 127.0.0.1:3000 or :3000")
+	}
+	return text, nil
+}
+
+func parseImage(text string) (string, error) {
+	if _, err := reference.ParseNormalizedNamed(text); err != nil {
+		return "", fmt.Errorf("is not the name of an image: %w", err)
+	}
+	return text, nil
+}
+
+var instanceName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+
+func parseInstance(text string) (string, error) {
+	if !instanceName.MatchString(text) {
+		return "", errors.New("is not a name of letters, digits, dots, dashes and underscores")
+	}
+	return text, nil
+}
+
+// oneOf returns what parses a setting that is one of some words.
+func oneOf[T ~string](words ...T) func(string) (T, error) {
+	return func(text string) (T, error) {
+		if !slices.Contains(words, T(text)) {
+			return "", fmt.Errorf("is none of %s", strings.Trim(fmt.Sprintf("%q", words), "[]"))
+		}
+		return T(text), nil
+	}
+}
+
+func parseYesNo(text string) (bool, error) {
+	if text != "yes" && text != "no" {
+		return false, errors.New("is neither yes nor no")
+	}
+	return text == "yes", nil
+}
+
+func parseWords(text string) ([]string, error) {
+	words := strings.Split(text, ",")
+	for i := range words {
+		words[i] = strings.TrimSpace(words[i])
+	}
+	if slices.Contains(words, "") {
+		return nil, errors.New("is not a list of programs such as nix,nix-build")
+	}
+	return words, nil
+}
+
+var originForm = regexp.MustCompile(`^https?://[^/?#@,\s]+$`)
+
+func parseOrigins(text string) ([]string, error) {
+	if text == "" {
+		return nil, nil
+	}
+	origins, err := parseWords(text)
+	if err != nil || slices.ContainsFunc(origins, func(origin string) bool { return !originForm.MatchString(origin) }) {
+		return nil, errors.New("is not a list of origins such as https://example.com,http://localhost:8080")
+	}
+	return origins, nil
+}
+
+func parseDuration(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, errors.New("is not a time such as 30s or 5m")
+	}
+	return d, nil
+}
+
+func parseGrace(text string) (time.Duration, error) {
+	if text == "0" {
+		return 0, nil
+	}
+	return parseDuration(text)
+}
+
+func parseDurationOrOff(text string) (time.Duration, error) {
+	if text == "off" {
+		return 0, nil
+	}
+	d, err := parseDuration(text)
+	if err != nil {
+		err = fmt.Errorf("%w, nor off", err)
+	}
+	return d, err
+}
+
+func parseBytes(text string) (int64, error) {
+	n, err := units.RAMInBytes(text)
+	if err != nil || n <= 0 {
+		return 0, errors.New("is not a size such as 1048576 or 1MiB")
+	}
+	return n, nil
+}
+
+// leastMemory is what a job's container needs before it does anything.
+const leastMemory = 64 << 20
+
+func parseMemory(text string) (orchestrator.Amount, error) {
+	return parseAmount(text, "is not a size of at least 64MiB such as 8GiB, nor a share such as 75%", func(text string) (float64, error) {
+		n, err := parseBytes(text)
+		if n < leastMemory {
+			err = errors.New("too little")
+		}
+		return float64(n), err
+	})
+}
+
+func parseCPUs(text string) (orchestrator.Amount, error) {
+	return parseAmount(text, "is not a number of CPUs such as 1.5, nor a share such as 75%", func(text string) (float64, error) {
+		n, err := strconv.ParseFloat(text, 64)
+		if !(n >= leastCPUs && n <= mostCPUs) {
+			err = errors.New("too little or too much")
+		}
+		return n, err
+	})
+}
+
+// leastCPUs is the least that engines take, mostCPUs what no machine has.
+const leastCPUs, mostCPUs = 0.01, 1e6
+
+var shareForm = regexp.MustCompile(`^(100|[1-9]\d?)%$`)
+
+// parseAmount reads an amount that is a share, or what parseFixed makes of it. Whatever is
+// wrong, the sentence says what would be right.
+func parseAmount(text, sentence string, parseFixed func(string) (float64, error)) (a orchestrator.Amount, err error) {
+	if m := shareForm.FindStringSubmatch(text); m != nil {
+		a.Share, err = strconv.ParseFloat(m[1], 64)
+		a.Share /= 100
+	} else {
+		a.Fixed, err = parseFixed(text)
+	}
+	if err != nil {
+		err = errors.New(sentence)
+	}
+	return a, err
+}
+
+// leastPIDs is what it takes to fetch a source and run Nix.
+const leastPIDs = 64
+
+func parsePIDs(text string) (int64, error) {
+	n, err := strconv.ParseInt(text, 10, 32)
+	if err != nil || n < leastPIDs {
+		return 0, fmt.Errorf("is not a number of at least %d", leastPIDs)
+	}
+	return n, nil
+}
+
+// LeastLogBytes leaves room for the end of a log that is cut.
+const LeastLogBytes = 256 << 10
+
+func parseLogBytes(text string) (int64, error) {
+	n, err := parseBytes(text)
+	if err == nil && n < LeastLogBytes {
+		err = errors.New("is less than 256KiB")
+	}
+	return n, err
+}
+
+var keepForm = regexp.MustCompile(`^(?:(\d{1,9})|(\d{1,5})d|(\d{1,9}),(\d{1,5})d)$`)
+
+func parseKeep(text string) (keep joblog.Keep, err error) {
+	m := keepForm.FindStringSubmatch(text)
+	if m == nil {
+		return keep, errors.New("is not a number of jobs such as 20, or of days such as 7d, or both: 20,7d")
+	}
+	keep.Jobs = math.MaxInt
+	if jobs := m[1] + m[3]; jobs != "" {
+		keep.Jobs, _ = strconv.Atoi(jobs)
+	}
+	if days, _ := strconv.Atoi(m[2] + m[4]); days > 0 {
+		keep.Age = time.Duration(days) * 24 * time.Hour
+	}
+	return keep, nil
+}
+
+const maxUploads = 64
+
+func parseUploads(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > maxUploads {
+		return 0, fmt.Errorf("is not a number from 1 to %d", maxUploads)
+	}
+	return n, nil
+}
+
+// Sizes of parts in bytes: S3 takes no smaller ones, and every upload keeps one in memory.
+const (
+	leastPartSize = 5 << 20
+	maxPartSize   = 1 << 30
+)
+
+func parsePartSize(text string) (int, error) {
+	n, err := parseBytes(text)
+	if err == nil && (n < leastPartSize || n > maxPartSize) {
+		err = errors.New("is not a size from 5MiB to 1GiB")
+	}
+	return int(n), err
+}
+
+func parseLogFormat(text string) (string, error) {
+	if text != "text" && text != "json" {
+		return "", errors.New("is neither text nor json")
+	}
+	return text, nil
+}
+
+// parseJSONLogging returns the log's format that JSON_LOGGING stands for.
+func parseJSONLogging(text string) (string, error) {
+	switch text {
+	case "true":
+		return "json", nil
+	case "false":
+		return "text", nil
+	}
+	return "", fmt.Errorf("%q is neither true nor false", text)
+}
+
+func parseLevel(text string) (level slog.Level, err error) {
+	if level.UnmarshalText([]byte(text)) != nil {
+		return 0, errors.New("is none of debug, info, warn, error")
+	}
+	return level, nil
+}

@@ -1,0 +1,199 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"iglu.sh/builder/images"
+	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/redact"
+	"iglu.sh/builder/orchestrator"
+)
+
+// Settings are what can be set of the server. Each is a flag and an environment
+// variable; docs/configuration.md is the table of them.
+type Settings struct {
+	Listen          string
+	TokenFile       string
+	AllowedOrigins  []string
+	TLSCert, TLSKey string
+	JobImage        string
+	Pull            images.Policy
+	JobNetwork      string
+	Store           orchestrator.StoreMode
+	StoreMaxBytes   int64
+	Limits          orchestrator.Limits
+	Deadlines       orchestrator.Deadlines
+	Sandbox         orchestrator.Sandbox
+	SandboxUnsafe   bool
+	Instance        string
+	AllowedCommands []string
+	RequestTimeout  time.Duration
+	MaxRequestBytes int64
+	ClientTimeout   time.Duration
+	ShutdownGrace   time.Duration
+	StateDir        string
+	KeepLogs        joblog.Keep
+	MaxLogBytes     int64
+	PushUploads     int
+	PushPartSize    int
+	PushUpstream    bool
+	LogFormat       string
+	LogLevel        slog.Level
+
+	EngineHost string // not to be set by flag: DOCKER_HOST is what every Docker client has
+}
+
+// Register adds a flag for each setting, with its default.
+func (s *Settings) Register(flags *pflag.FlagSet) {
+	add := func(target pflag.Value, name, initial, usage string) {
+		if err := target.Set(initial); err != nil {
+			panic(fmt.Sprintf("default of --%s: %v", name, err))
+		}
+		flags.Var(target, name, usage)
+	}
+	add(parsed(&s.Listen, "host:port", parseAddress), "listen", "127.0.0.1:3000",
+		"`address` to listen on; port 0 takes a free one")
+	add(parsed(&s.TokenFile, "name", parseAny), "token-file", "",
+		"`file` with the token that clients must show (default none is asked for)")
+	add(parsed(&s.AllowedOrigins, "origins", parseOrigins), "allowed-origins", "",
+		"origins of pages that may connect beside the builder's own, a `list` separated by commas; without a token, also names by which the builder may be called")
+	add(parsed(&s.TLSCert, "name", parseAny), "tls-cert", "",
+		"`file` with the certificate for TLS and its chain (default plain HTTP)")
+	add(parsed(&s.TLSKey, "name", parseAny), "tls-key", "",
+		"`file` with the certificate's key")
+	add(parsed(&s.JobImage, "image", parseImage), "job-image", images.Default,
+		"`image` that jobs run in")
+	add(parsed(&s.Pull, "when", oneOf(images.PullMissing, images.PullAlways, images.PullNever)), "pull", "missing",
+		"`when` the job image is pulled: missing (if the engine does not have it), always or never")
+	add(parsed(&s.Store, "mode", oneOf(orchestrator.StoreRepository, orchestrator.StoreShared, orchestrator.StoreEphemeral)), "store", "repository",
+		"`who` shares a Nix store, one job after the other: repository (the jobs of one), shared (all jobs) or ephemeral (nobody)")
+	add(parsed(&s.StoreMaxBytes, "bytes", parseBytes), "store-max-bytes", "50GB",
+		"largest `size` of all stores together; the ones used least recently go first")
+	add(parsed(&s.JobNetwork, "name", parseAny), "job-network", "",
+		"the engine's `network` for jobs (default a bridge of the builder's own)")
+	add(parsed(&s.Limits.Memory, "bytes", parseMemory), "job-memory", "75%",
+		"most `memory` of a job, as a size or as a share of the engine's machine")
+	add(parsed(&s.Limits.CPUs, "number", parseCPUs), "job-cpus", "100%",
+		"most `CPUs` of a job, as a number or as a share of the engine's machine")
+	add(parsed(&s.Limits.PIDs, "number", parsePIDs), "job-pids", "4096",
+		"most `processes` and threads of a job at once")
+	add(parsed(&s.Sandbox, "when", oneOf(orchestrator.SandboxAuto, orchestrator.SandboxOn, orchestrator.SandboxOff)), "nix-sandbox", "auto",
+		"`when` Nix uses its own sandbox: auto (where the engine can and that opens no way out of the container), on or off")
+	add(parsed(&s.SandboxUnsafe, "yes or no", parseYesNo), "nix-sandbox-unsafe", "no",
+		"`yes` lets the sandbox be on even where it opens a way out of the container")
+	add(parsed(&s.Deadlines.Build, "duration", parseDuration), "build-timeout", "6h",
+		"`time` after which a job is cancelled")
+	add(parsed(&s.Deadlines.Silence, "duration", parseDurationOrOff), "silence-timeout", "off",
+		"`time` without output after which a job is cancelled, or off")
+	add(parsed(&s.Instance, "name", parseInstance), "instance", "default",
+		"`name` that labels everything made on the engine; different for each builder on it")
+	add(parsed(&s.AllowedCommands, "words", parseWords), "allowed-commands", "nix,nix-build",
+		"programs that a job may run, a `list` separated by commas")
+	add(parsed(&s.RequestTimeout, "duration", parseDuration), "request-timeout", "30s",
+		"`time` that a client has to send its job")
+	add(parsed(&s.MaxRequestBytes, "bytes", parseBytes), "max-request-bytes", "1MiB",
+		"largest `size` of a job's message")
+	add(parsed(&s.ClientTimeout, "duration", parseDuration), "client-timeout", "5m",
+		"`time` after which a client that accepts nothing of its log counts as gone")
+	add(parsed(&s.ShutdownGrace, "duration", parseGrace), "shutdown-grace", "30s",
+		"`time` that a running job may go on for when the server is asked to stop")
+	add(parsed(&s.StateDir, "folder", parseAny), "state-dir", defaultStateDir(),
+		"`folder` for what outlives a job: the logs, in a folder for each instance")
+	add(parsed(&s.KeepLogs, "jobs,days", parseKeep), "keep-logs", "20",
+		"`how many` logs of jobs are kept, or for how many days, or both, as in 20,7d")
+	add(parsed(&s.MaxLogBytes, "bytes", parseLogBytes), "max-log-bytes", "1GiB",
+		"largest `size` of a job's log; beyond it the job goes on, and only the log's end is kept")
+	add(parsed(&s.PushUploads, "number", parseUploads), "push-uploads", "8",
+		"`how many` paths a job pushes to its cache at once")
+	add(parsed(&s.PushPartSize, "bytes", parsePartSize), "push-part-bytes", "8MiB",
+		"`size` of the parts that paths go up in; a job takes (uploads + 4) × size of memory for them")
+	add(parsed(&s.PushUpstream, "yes|no", parseYesNo), "push-upstream", "no",
+		"`yes` has jobs push also what cache.nixos.org, or a key that the job trusts, has signed")
+	add(parsed(&s.LogFormat, "format", parseLogFormat), "log-format", "text",
+		"`format` of the server's log: text or json")
+	add(parsed(&s.LogLevel, "level", parseLevel), "log-level", "info",
+		"least `level` that is logged: debug, info, warn or error")
+}
+
+// defaultStateDir is where programs keep their state: on the machine for root, below
+// their home for others.
+func defaultStateDir() string {
+	if os.Getuid() == 0 {
+		return "/var/lib/iglu-builder"
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "iglu-builder")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return filepath.Join(os.TempDir(), "iglu-builder")
+	}
+	return filepath.Join(home, ".local/state/iglu-builder")
+}
+
+// folder is where an instance keeps what outlives a job.
+func (s *Settings) folder(name string) string { return filepath.Join(s.StateDir, s.Instance, name) }
+
+// Stores returns how stores are kept.
+func (s *Settings) Stores() orchestrator.Stores {
+	return orchestrator.Stores{Mode: s.Store, MaxBytes: s.StoreMaxBytes, Folder: s.folder("stores")}
+}
+
+const envPrefix = "IGLU_"
+
+// EnvName is the variable of the same name as a flag.
+func EnvName(flag string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// stackVariables are the variables of the Iglu stack, by the flags that they count for where
+// neither the flag nor the builder's own variable is set.
+var stackVariables = map[string]struct {
+	name string
+	read func(text string) (value string, err error)
+}{
+	"log-level":  {"LOG_LEVEL", parseAny},
+	"log-format": {"JSON_LOGGING", parseJSONLogging},
+}
+
+// ApplyEnviron sets the flags that the command line has not set from the
+// environment. An empty variable counts as not set.
+func ApplyEnviron(flags *pflag.FlagSet) error {
+	var errs []error
+	flags.VisitAll(func(f *pflag.Flag) {
+		name, read := EnvName(f.Name), parseAny
+		if v, ok := stackVariables[f.Name]; ok && os.Getenv(name) == "" {
+			name, read = v.name, v.read
+		}
+		text := os.Getenv(name)
+		if f.Changed || text == "" {
+			return
+		}
+		value, err := read(text)
+		if err == nil {
+			err = f.Value.Set(value)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+func (s *Settings) Logger(w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: s.LogLevel}
+	var handler slog.Handler = slog.NewTextHandler(w, options)
+	if s.LogFormat == "json" {
+		handler = slog.NewJSONHandler(w, options)
+	}
+	return slog.New(redact.New().Handler(handler)) // of no job's secrets, but of those in URLs
+}

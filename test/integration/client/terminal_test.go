@@ -1,0 +1,199 @@
+//go:build integration
+
+package client
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"iglu.sh/builder/internal/buildclient"
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/test/kit/fixture"
+	"iglu.sh/builder/test/kit/termtest"
+)
+
+// slowBuild is a command that builds one derivation after the other. The second ends when there
+// is a file in the container; see goOn.
+const slowBuild = `nix build --impure --no-link --print-out-paths --expr ` + slow
+
+// slow is its expression.
+const slow = `'let d = name: script: derivation { inherit name; ` +
+	`system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/nix/var/nix/profiles/default/bin"; args = [ "-c" script ]; }; first = d "first" "echo > $out"; ` +
+	`in d "second-one" "echo ${first}; echo the end of second; while [ ! -e /tmp/go-on ]; do sleep 0.1; done; echo > $out"'`
+
+// clientOf is the client as a process of its own, as a user runs it.
+func clientOf(s *fixture.Server, args ...string) *exec.Cmd {
+	return exec.Command(fixture.Env.Program, append([]string{"build", "--url", "ws://" + s.Address}, args...)...)
+}
+
+// statusLine is a line that says how far a job is.
+var statusLine = regexp.MustCompile(`(?m)^(\d+/\d+ (built|pushed)|(running|starting|fetching the source|evaluating|building|pushing|ending) \d+s)\b.*$`)
+
+// wantClientEnd waits for a client in a terminal to end, and checks that no status line is left.
+func wantClientEnd(t *testing.T, term *termtest.Terminal, client *exec.Cmd, code int) {
+	t.Helper()
+	client.Wait()
+	term.Finish()
+	if got := client.ProcessState.ExitCode(); got != code {
+		t.Errorf("exit code %d, want %d:\n%s", got, code, term.Screen())
+	}
+	if left := statusLine.FindString(term.Screen()); left != "" {
+		t.Errorf("%q is left of a status line:\n%s", left, term.Screen())
+	}
+}
+
+// TestTerminal follows a real build on terminals of different widths, which change while it
+// runs.
+func TestTerminal(t *testing.T) {
+	wide := regexp.MustCompile(`(?m)^building \d+s · 1/2 built · second-one \d+s$`)
+	narrow := regexp.MustCompile(`(?m)^(building \d+s · )?1/2 built · second-\S+ \d+s$`)
+	status := map[int]*regexp.Regexp{40: narrow, 200: wide}
+	for _, test := range []struct {
+		command string
+		widths  []int
+	}{
+		{slowBuild, []int{40, 200}},
+		{slowBuild, []int{200, 40, 200}},
+		{"nix-build --no-out-link -E " + slow, []int{40, 200}},
+	} {
+		t.Run(fmt.Sprint(test.command[:9], test.widths), func(t *testing.T) {
+			term := termtest.Open(t, test.widths[0], 50)
+			client := clientOf(fixture.Env.Server, "--command", test.command)
+			term.Start(client)
+			for _, width := range test.widths {
+				term.Resize(width, 50)
+				term.WantMatch(time.Minute, status[width])
+				for _, line := range strings.Split(term.Screen(), "\n") {
+					if statusLine.MatchString(line) && len([]rune(line)) >= width {
+						t.Errorf("the status line fills the terminal: %s", line)
+					}
+				}
+			}
+			fixture.GoOn(t, fixture.Env.Server)
+			wantClientEnd(t, term, client, 0)
+			if screen := term.Screen(); !regexp.MustCompile(`(?m)^/nix/store/\S+-second-one\n\nBuilt in \d+\.\ds\n  phases  .*build \d+\.\ds`).MatchString(screen) {
+				t.Errorf("the screen at the end:\n%s", screen)
+			}
+		})
+	}
+}
+
+// TestTerminalEndsEarly ends jobs on a terminal before their time.
+func TestTerminalEndsEarly(t *testing.T) {
+	begin := func(t *testing.T, s *fixture.Server) (*termtest.Terminal, *exec.Cmd) {
+		term := termtest.Open(t, 100, 50)
+		client := clientOf(s, "--command", "sh -c 'echo begun; sleep 1000'")
+		term.Start(client)
+		term.WantMatch(time.Minute, regexp.MustCompile(`(?m)^begun\n`+statusLine.String()[len("(?m)^"):]))
+		return term, client
+	}
+	t.Run("Ctrl-C", func(t *testing.T) {
+		s := fixture.ServerWith(t, func(s *server.Settings) { s.AllowedCommands = []string{"sh"} })
+		term, client := begin(t, s)
+		term.Type("\x03")
+		wantClientEnd(t, term, client, 130)
+		if want := "begun\niglu-builder build: the job was cancelled"; !strings.HasSuffix(term.Screen(), want) {
+			t.Errorf("the screen does not end in %q:\n%s", want, term.Screen())
+		}
+		fixture.WantFree(t, s)
+	})
+	t.Run("the builder is gone", func(t *testing.T) {
+		s := fixture.StartProcess(t, "--job-image", fixture.Env.Image, "--allowed-commands", "sh")
+		term, client := begin(t, s)
+		s.Kill()
+		wantClientEnd(t, term, client, buildclient.ExitClient)
+		if !strings.Contains(term.Screen(), "begun\niglu-builder build: the builder ended the connection without a result") {
+			t.Errorf("the screen:\n%s", term.Screen())
+		}
+		cleanup := exec.Command(fixture.Env.Program, "cleanup", "--instance", s.Instance)
+		if output, err := cleanup.CombinedOutput(); err != nil {
+			t.Errorf("cleanup: %v: %s", err, output)
+		}
+	})
+}
+
+// TestNoColorOfUser sets NO_COLOR, as a user does.
+func TestNoColorOfUser(t *testing.T) {
+	for _, value := range []string{"", "1"} {
+		term := termtest.Open(t, 100, 50)
+		client := clientOf(fixture.Env.Server, "--command", `sh -c 'printf "\033[31mred\033[0m\n"; exit 3'`)
+		client.Env = append(os.Environ(), "NO_COLOR="+value)
+		term.Start(client)
+		wantClientEnd(t, term, client, 3)
+		if colours := strings.Contains(term.Bytes(), "\x1b[31m"); colours != (value == "") {
+			t.Errorf("with NO_COLOR=%q, there are colours: %v", value, colours)
+		}
+	}
+}
+
+// TestExitCodeInEveryMode has the same builds shown in all ways.
+func TestExitCodeInEveryMode(t *testing.T) {
+	failing := `nix build --impure --no-link --print-out-paths --expr 'derivation { name = "broken"; system = builtins.currentSystem; builder = "/bin/sh"; ` +
+		`args = [ "-c" "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22; do echo line $i; done; exit 9" ]; }'`
+	for line, code := range map[string]int{"nix --version": 0, "sh -c 'exit 42'": 42, failing: 1} {
+		term := termtest.Open(t, 100, 60)
+		client := clientOf(fixture.Env.Server, "--command", line)
+		term.Start(client)
+		wantClientEnd(t, term, client, code)
+		title := fmt.Sprintf("\nFailed with exit code %d after ", code)
+		if code == 0 {
+			title = "\nBuilt in "
+		}
+		if !strings.Contains(term.Screen(), title) {
+			t.Errorf("no %q:\n%s", title, term.Screen())
+		}
+		if line == failing {
+			var last strings.Builder
+			for n := 3; n <= 22; n++ {
+				fmt.Fprintf(&last, "\n  line %d", n)
+			}
+			if want := "broken failed; its last lines:" + last.String() + "\n\nFailed"; !strings.Contains(term.Screen(), want) {
+				t.Errorf("no %q:\n%s", want, term.Screen())
+			}
+		}
+		for _, mode := range []string{"--json=false", "--json"} {
+			client := clientOf(fixture.Env.Server, mode, "--command", line)
+			var stdout, stderr bytes.Buffer
+			client.Stdout, client.Stderr = &stdout, &stderr
+			client.Run()
+			if got := client.ProcessState.ExitCode(); got != code {
+				t.Errorf("%s %s: exit code %d, want %d: %s", mode, line, got, code, &stderr)
+			}
+			if bytes.HasPrefix(stdout.Bytes(), []byte(`{"msg":"Start Building"`)) != (mode == "--json") {
+				t.Errorf("%s prints %s", mode, &stdout)
+			}
+		}
+	}
+}
+
+// TestJobFromFlags clones with a key and pushes with keys, none of which is on the command
+// line, and gets the result by the command that the summary says.
+func TestJobFromFlags(t *testing.T) {
+	c := fixture.NewCache(t)
+	s := fixture.ServerWith(t, func(*server.Settings) {})
+	term := termtest.Open(t, 250, 60)
+	client := clientOf(s, "--repo", fixture.Env.Git.Private+"/hello", "--git-user", fixture.GitUser, "--push-to", c.Url)
+	client.Env = append(os.Environ(), buildclient.EnvGitKey+"="+fixture.GitPassword, buildclient.EnvAPIKey+"="+fixture.APIKey, buildclient.EnvSigningKey+"="+fixture.SigningKey)
+	term.Start(client)
+	wantClientEnd(t, term, client, 0)
+	screen := term.Screen()
+	if err := fixture.CheckSecrets(term.Bytes()); err != nil {
+		t.Error(err)
+	}
+	command := regexp.MustCompile(`(?m)^  get it  (nix-store --realise .*)$`).FindStringSubmatch(screen)
+	if command == nil || !regexp.MustCompile(`(?m)^  pushed  1 paths, .* to `+regexp.QuoteMeta(c.Url)+`$`).MatchString(screen) ||
+		!regexp.MustCompile(`(?m)^  commit  [0-9a-f]{40}$`).MatchString(screen) {
+		t.Fatalf("the screen:\n%s", screen)
+	}
+	output := fixture.Docker(t, "run", "--rm", "--env", "NIX_CONFIG=require-sigs = true\nsubstituters =", fixture.Env.Image, "sh", "-c",
+		command[1]+" && cat $("+command[1]+")")
+	if !strings.HasSuffix(strings.TrimSpace(output), "Hello from Iglu") {
+		t.Errorf("%s prints %s", command[1], output)
+	}
+}

@@ -1,0 +1,140 @@
+//go:build integration
+
+package faults
+
+import (
+	"crypto/rand"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// litter makes a container that runs, one that does not, a volume and a network, with a
+// label or without, and returns their names.
+func litter(e *fixture.Engine, t *testing.T, label string) (names []string) {
+	t.Helper()
+	image := e.AttackImage(t)
+	name := func(what string) string {
+		names = append(names, "iglu-litter-"+what+"-"+strings.ToLower(rand.Text()[:10]))
+		return names[len(names)-1]
+	}
+	network, volume, created, running := name("network"), name("volume"), name("created"), name("running")
+	e.Docker(t, "network", "create", "--label", label, network)
+	e.CleanUp(t, "network", "rm", network)
+	e.Docker(t, "volume", "create", "--label", label, volume)
+	e.CleanUp(t, "volume", "rm", volume)
+	e.Docker(t, "create", "--label", label, "--name", created, "--volume", volume+":/v", image, "attack", "serve")
+	e.Docker(t, "run", "--detach", "--label", label, "--name", running, "--network", network, image, "attack", "serve")
+	e.CleanUp(t, "rm", "--force", created, running)
+	return names
+}
+
+// TestCleanup has a builder's start, and then the command, remove what carries its
+// instance's label, and nothing else.
+func TestCleanup(t *testing.T) { fixture.OnEngines(t, cleanUp) }
+
+func cleanUp(t *testing.T, e *fixture.Engine) {
+	instance := "test-" + strings.ToLower(rand.Text()[:10])
+	others := append(litter(e, t, "sh.iglu.builder.instance="+instance+"-2"), litter(e, t, "some=label")...)
+	start := func() string {
+		s := e.Server(t, func(s *server.Settings) { s.Instance = instance })
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+		s.Ended <- nil // for the clean-up
+		return s.Log.String()
+	}
+	clean := func() string {
+		output, err := cleanUpAt(e.Host, instance)
+		if err != nil {
+			t.Errorf("%v: %s", err, output)
+		}
+		return output
+	}
+	for name, remove := range map[string]func() string{"start": start, "command": clean} {
+		t.Run(name, func(t *testing.T) {
+			mine := litter(e, t, "sh.iglu.builder.instance="+instance)
+			told := remove()
+			if left := e.There(mine); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+			if n := strings.Count(told, "removed "); n != len(mine) {
+				t.Errorf("%d removals are told:\n%s", n, told)
+			}
+			if diff := cmp.Diff(others, e.There(others)); diff != "" {
+				t.Errorf("things of others (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestCleanupWithoutEngine has the command find none.
+func TestCleanupWithoutEngine(t *testing.T) {
+	output, err := cleanUpAt("unix:///nonexistent/docker.sock", "test")
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 || !strings.Contains(output, "engine does not answer") {
+		t.Errorf("%v: %s", err, output)
+	}
+}
+
+// cleanUpAt runs the command on an engine, which may be the machine's own, and returns what
+// it says.
+func cleanUpAt(host, instance string) (string, error) {
+	cleanup := exec.Command(fixture.Env.Program, "cleanup", "--instance", instance)
+	cleanup.Env = (&fixture.Engine{Host: host}).Environ()
+	output, err := cleanup.CombinedOutput()
+	return string(output), err
+}
+
+// TestBuilderKilled kills a builder while its job runs: the job ends by itself, and the
+// builder's next life removes it.
+func TestBuilderKilled(t *testing.T) { fixture.OnEngines(t, builderKilled) }
+
+func builderKilled(t *testing.T, e *fixture.Engine) {
+	instance := "test-" + strings.ToLower(rand.Text()[:10])
+	s := e.Process(t, instance, "--job-image", fixture.Env.Image, "--allowed-commands", "sh")
+	c := fixture.Connect(t, s)
+	c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; sleep 1000'")))
+	c.WaitFor(`"begun"`)
+	container := s.Containers()[0]
+	s.Kill()
+	if err := fixture.Poll(time.Minute, func() bool { return e.Docker(t, "inspect", "--format", "{{.State.Status}}", container) == "exited" }); err != nil {
+		t.Errorf("the job goes on: %v", err)
+	}
+	e.Process(t, instance, "--job-image", fixture.Env.Image)
+	fixture.WantNoContainers(t, s)
+}
+
+// TestEngineKilled kills an engine: the job that it ran ends by itself, and when the engine
+// is back, so is the builder.
+func TestEngineKilled(t *testing.T) { fixture.OnEngines(t, engineKilled) }
+
+func engineKilled(t *testing.T, shared *fixture.Engine) {
+	e := shared.Own(t)
+	importTool(t, e.Host, "tool:1")
+	s := e.Process(t, "test", "--job-image", "tool:1", "--job-network", "none", "--allowed-commands", "tool")
+	c := fixture.Connect(t, s)
+	c.Send(fixture.JSONOf(t, fixture.Command("tool serve --listen 127.0.0.1:0")))
+	c.WaitFor("msg=listening")
+	pid := e.Docker(t, "inspect", "--format", "{{.State.Pid}}", e.Docker(t, "container", "ls", "--quiet"))
+	program := filepath.Join("/proc", pid, "exe")
+	e.Stop(syscall.SIGKILL)
+	if _, err := os.Readlink(program); err != nil && !e.IsPodman() { // whose end the job sees at once
+		t.Fatalf("the job ended with the engine: %v", err) // and there is nothing to test
+	}
+	if err := fixture.Poll(2*time.Minute, func() bool { _, err := os.Readlink(program); return err != nil }); err != nil {
+		t.Errorf("the job goes on: %v", err)
+	}
+	e.Start(t)
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("tool --help")), 0)
+	wantEmpty(t, e)
+}

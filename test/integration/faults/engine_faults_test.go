@@ -1,0 +1,364 @@
+//go:build integration
+
+package faults
+
+import (
+	"bufio"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/images"
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// A call is one of the engine that a job makes.
+type call struct {
+	step
+	life
+}
+
+// A life is a job that makes calls.
+type life struct {
+	command string
+	code    int                                                // that it exits with, if it does
+	change  func(*server.Settings)                             // of the server, if any
+	during  func(*testing.T, *fixture.Server, *fixture.Client) // while it runs, if anything
+}
+
+// callsOf are calls of a life.
+func callsOf(l life, steps ...step) (calls []call) {
+	for _, s := range steps {
+		calls = append(calls, call{s, l})
+	}
+	return calls
+}
+
+// calls are all that jobs make. What the machine is, is asked at the start.
+var calls = slices.Concat(
+	callsOf(life{command: job3, code: 3},
+		stepAt("ping", "(HEAD|GET) /_ping", 1),
+		stepAt("inspect image", "GET /images/.*/json", 1),
+		stepAt("inspect store", "GET /volumes/.*-store-.*", 1),
+		stepAt("create store", "POST /volumes/create", 1),
+		stepAt("list networks", "GET /networks", 1),
+		stepAt("create network", "POST /networks/create", 1),
+		stepAt("list new network", "GET /networks", 2),
+		stepAt("create volume", "POST /volumes/create", 2),
+		stepAt("create filler", "POST /containers/create", 1),
+		stepAt("look into volume", "HEAD /containers/.*/archive", 1),
+		stepAt("fill volume", "PUT /containers/.*/archive", 1),
+		stepAt("remove filler", "DELETE /containers/.*", 1),
+		stepAt("create", "POST /containers/create", 2),
+		stepAt("attach", "POST /containers/.*/attach", 1),
+		stepAt("wait", "POST /containers/.*/wait", 1),
+		stepAt("start", "POST /containers/.*/start", 1),
+		stepAt("inspect", "GET /containers/[0-9a-f]+/json", 1),
+		stepAt("look for lack of memory", "HEAD /containers/.*/archive", 2),
+		stepAt("remove", "DELETE /containers/.*", 2),
+	),
+	callsOf(life{command: "attack count 0"},
+		stepAt("attach to success", "POST /containers/.*/attach", 1),
+		stepAt("wait for success", "POST /containers/.*/wait", 1),
+		stepAt("remove after success", "DELETE /containers/.*", 2),
+	),
+	callsOf(life{command: "attack count 137", code: 137}, stepAt("look who killed", "HEAD /containers/.*/archive", 3)),
+	callsOf(life{command: "attack push", code: 75}, stepAt("read what is unpushed", "GET /containers/.*/archive", 1)),
+	callsOf(life{command: "attack linger", during: cancelLingering}, stepAt("stop", "POST /containers/.*/stop", 1)),
+	callsOf(life{command: job3, code: 3, change: alwaysPull}, stepAt("pull", "POST /images/create", 1)),
+)
+
+// unpulled is the image of attack under a name that no registry answers for.
+const unpulled = "127.0.0.1:9/attack:1"
+
+func alwaysPull(s *server.Settings) { s.Pull, s.JobImage = images.PullAlways, unpulled }
+
+// cancelLingering cancels a job that has begun.
+func cancelLingering(t *testing.T, s *fixture.Server, c *fixture.Client) {
+	t.Helper()
+	c.WaitFor(`"lingering"`)
+	if status, body := s.Get(t, http.MethodPost, "/api/v1/jobs/"+fixture.NewestJob(t, s)+"/cancel"); status != http.StatusAccepted {
+		t.Errorf("cancel: HTTP %d: %s", status, body)
+	}
+}
+
+// TestFaultsOfCalls has every call go wrong in every way.
+func TestFaultsOfCalls(t *testing.T) { fixture.OnEnginesAlone(t, faultsOfCalls) }
+
+func faultsOfCalls(t *testing.T, e *fixture.Engine) {
+	w := startFaultFixture(t, e)
+	w.Docker(t, "tag", "attack:1", unpulled)
+	r := newCallReport(e)
+	t.Run("all", func(t *testing.T) {
+		for _, call := range calls {
+			r.row(call.step)
+			for _, fault := range r.columns {
+				t.Run(call.name+"/"+fault, func(t *testing.T) {
+					t.Parallel()
+					r.note(call.name, fault, w.breakCall(t, call, fault))
+				})
+			}
+		}
+	})
+	w.wantOthers(t)
+	t.Logf("how the job ended, with each fault of each call; the next job worked each time:\n%s", r.table())
+	r.want(t, e, "faults")
+}
+
+// newCallReport returns a report with a column for each fault of a call.
+func newCallReport(e *fixture.Engine) *report {
+	if e.IsPodman() { // where each takes half as long again
+		return &report{columns: []string{"reset", "500", "cut"}}
+	}
+	return &report{columns: []string{"stall", "reset", "404", "409", "500", "cut"}}
+}
+
+// want compares the report with a file's.
+func (r *report) want(t *testing.T, e *fixture.Engine, file string) {
+	t.Helper()
+	name := "testdata/" + file + ".txt"
+	if e.IsPodman() {
+		name = "testdata/" + file + "-podman.txt"
+	}
+	want, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(r.table(), "\n")); diff != "" {
+		t.Errorf("(-%s +now):\n%s", name, diff)
+	}
+}
+
+// attackVia starts a server on an engine whose jobs attack, which the test stops.
+func (w *faultFixture) attackVia(t *testing.T, f *faultyEngine, needsNetwork bool, change func(*server.Settings)) *fixture.Server {
+	t.Helper()
+	return fixture.ServerVia(t, f.host(), func(s *server.Settings) {
+		attackOnly(s)
+		if w.IsPodman() && !needsNetwork { // which Podman takes most of its time for
+			s.JobNetwork = "none"
+		}
+		if change != nil {
+			change(s)
+		}
+	})
+}
+
+func (w *faultFixture) breakCall(t *testing.T, call call, fault string) string {
+	f := startFaulty(t, w.Socket())
+	s := w.attackVia(t, f, strings.Contains(call.name, "network"), call.change)
+	idle := s.Idle(t)
+	f.at(call.step, func(out http.ResponseWriter, in *http.Request) bool { return f.spoil(fault, out, in) })
+	c := fixture.Connect(t, s)
+	c.Send(fixture.JSONOf(t, fixture.Command(call.command)))
+	if call.during != nil {
+		call.during(t, s, c)
+	}
+	got := c.Finish()
+	if err := fixture.Poll(30*time.Second, f.hit); err != nil { // after the answer, for some
+		t.Error("the call was not made")
+	}
+	end := endOf(t, s)
+	if end == "exited" {
+		fixture.WantExit(t, got, call.code)
+	} else {
+		wantFailure(t, got)
+	}
+	w.wantNothingLeft(t, s, idle)
+	return end
+}
+
+// faultyServer starts a server whose jobs attack, on an engine that goes wrong when it is told to.
+func faultyServer(e *fixture.Engine, t *testing.T) (*faultyEngine, *fixture.Server) {
+	t.Helper()
+	image := e.AttackImage(t)
+	f := startFaulty(t, e.Socket())
+	return f, fixture.ServerWith(t, func(s *server.Settings) {
+		s.EngineHost, s.JobImage, s.AllowedCommands = f.host(), image, []string{"attack"}
+	})
+}
+
+// TestLogCutShort has the engine keep the end of a job's log to itself: the job has succeeded
+// all the same, and its log says that something is missing.
+func TestLogCutShort(t *testing.T) { fixture.OnEngines(t, logCutShort) }
+
+func logCutShort(t *testing.T, e *fixture.Engine) {
+	f, s := faultyServer(e, t)
+	f.at(stepAt("attach", "POST /containers/.*/attach", 1), func(w http.ResponseWriter, r *http.Request) bool {
+		response, err := f.pass(r)
+		if err != nil {
+			t.Error(err)
+			return false
+		}
+		t.Cleanup(func() { response.Body.Close() }) // the container sees no end of its builder
+		header, _ := httputil.DumpResponse(response, false)
+		cutAttached(w, header, response)
+		return true
+	})
+	got := fixture.Do(t, s, fixture.Command("attack count 0"))
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, "iglu: the end of the log may be missing: ")
+}
+
+// TestRemovedBetweenJobs has an engine refuse to remove a job's container, which holds the job's
+// secrets: it goes without a next job.
+func TestRemovedBetweenJobs(t *testing.T) { fixture.OnEngines(t, removedBetweenJobs) }
+
+func removedBetweenJobs(t *testing.T, e *fixture.Engine) {
+	f, s := faultyServer(e, t)
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("attack count 0")), 0)
+	f.at(stepAt("remove", "DELETE /containers/.*", 1), func(w http.ResponseWriter, r *http.Request) bool { return f.spoil("500", w, r) })
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("attack count 0")), 0)
+	if err := fixture.Poll(30*time.Second, f.hit); err != nil {
+		t.Error("nobody removes the container")
+	}
+	fixture.WantNoContainers(t, s)
+}
+
+// startCalls are all that a server makes before it accepts, where an earlier life has left
+// something of each kind.
+var startCalls = []step{
+	stepAt("ping", "(HEAD|GET) /_ping", 1),
+	stepAt("list containers", "GET /containers/json", 1),
+	stepAt("remove container", "DELETE /containers/.*", 1),
+	stepAt("list volumes", "GET /volumes", 1),
+	stepAt("remove volume", "DELETE /volumes/.*", 1),
+	stepAt("list networks", "GET /networks", 1),
+	stepAt("remove network", "DELETE /networks/.*", 1),
+	stepAt("ask for machine", "GET /info", 1),
+	stepAt("ask for version", "GET /version", 1),
+}
+
+// TestFaultsOfStart has every call of a server's start go wrong in every way.
+func TestFaultsOfStart(t *testing.T) { fixture.OnEnginesAlone(t, faultsOfStart) }
+
+func faultsOfStart(t *testing.T, e *fixture.Engine) {
+	w := startFaultFixture(t, e)
+	r := newCallReport(e)
+	t.Run("all", func(t *testing.T) {
+		for _, call := range startCalls {
+			r.row(call)
+			for _, fault := range r.columns {
+				t.Run(call.name+"/"+fault, func(t *testing.T) {
+					t.Parallel()
+					r.note(call.name, fault, w.breakStart(t, call, fault))
+				})
+			}
+		}
+	})
+	w.wantOthers(t)
+	t.Logf("what was left for the next start, with each fault of each call; the first job worked each time:\n%s", r.table())
+	r.want(t, e, "faults-start")
+}
+
+// breakStart returns what a start with a fault does not remove of what an earlier life left,
+// nor the first job: what is left for the next start.
+func (w *faultFixture) breakStart(t *testing.T, call step, fault string) string {
+	instance := "test-" + strings.ToLower(rand.Text()[:10])
+	label, volume, network := "sh.iglu.builder.instance="+instance, instance+"-volume", instance+"-network"
+	w.Docker(t, "volume", "create", "--label", label, volume)
+	w.Docker(t, "network", "create", "--label", label, "--internal", network)
+	container := w.Docker(t, "create", "--label", label, "--network", "none", "attack:1", "attack", "serve")
+
+	f := startFaulty(t, w.Socket())
+	f.at(call, func(out http.ResponseWriter, in *http.Request) bool { return f.spoil(fault, out, in) })
+	s := w.attackVia(t, f, false, func(s *server.Settings) { s.Instance = instance })
+	idle := s.Idle(t)
+	if !f.hit() {
+		t.Error("the call was not made")
+	}
+	wantNext(t, s)
+	if len(w.There([]string{container})) > 0 {
+		t.Error("the container is still there")
+	}
+	left := w.There([]string{volume, network})
+	w.endIdle(t, s, idle)
+	if len(left) == 0 {
+		return "nothing"
+	}
+	return strings.ReplaceAll(strings.Join(left, ", "), instance+"-", "")
+}
+
+// spoil deals with a call badly, and reports whether it has dealt with it at all.
+func (f *faultyEngine) spoil(fault string, w http.ResponseWriter, r *http.Request) bool {
+	switch fault {
+	case "stall":
+		time.Sleep(time.Second)
+		return false
+	case "reset":
+		hangUp(w, nil)
+	case "cut":
+		f.cut(w, r)
+	default:
+		var status int
+		fmt.Sscan(fault, &status)
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		fmt.Fprintln(w, `{"message":"the test says so"}`)
+	}
+	return true
+}
+
+// hangUp writes something, if anything, and resets the connection.
+func hangUp(w http.ResponseWriter, text []byte) {
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	conn.Write(text)
+	if len(text) == 0 {
+		conn.(*net.TCPConn).SetLinger(0)
+	}
+	conn.Close()
+}
+
+// cut has the engine make the call and passes on half of the answer: of a stream its
+// beginning, of what has no body the first line.
+func (f *faultyEngine) cut(w http.ResponseWriter, r *http.Request) {
+	response, err := f.pass(r)
+	if err != nil {
+		hangUp(w, nil)
+		return
+	}
+	defer response.Body.Close()
+	streams := strings.HasSuffix(r.URL.Path, "/wait") || strings.HasSuffix(r.URL.Path, "/attach")
+	text, _ := httputil.DumpResponse(response, !streams)
+	if !streams {
+		hangUp(w, text[:len(text)/2])
+		return
+	}
+	if response.StatusCode == http.StatusSwitchingProtocols {
+		cutAttached(w, text, response)
+		return
+	}
+	hangUp(w, text)
+}
+
+// pass has the engine make a call.
+func (f *faultyEngine) pass(r *http.Request) (*http.Response, error) {
+	out := r.Clone(r.Context())
+	out.URL.Scheme, out.URL.Host, out.RequestURI = "http", "docker", ""
+	return f.proxy.Transport.RoundTrip(out)
+}
+
+// cutAttached passes on a little of a container's output.
+func cutAttached(w http.ResponseWriter, header []byte, response *http.Response) {
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	defer conn.Close()
+	conn.Write(header)
+	piece := make([]byte, 100)
+	n, _ := bufio.NewReader(response.Body).Read(piece)
+	conn.Write(piece[:max(n-1, 0)]) // in the middle of a frame
+}

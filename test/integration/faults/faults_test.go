@@ -1,0 +1,353 @@
+//go:build integration
+
+package faults
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	containertypes "github.com/docker/docker/api/types/container"
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// The suite of faults: whatever dies, whenever it dies, the client is told what is true,
+// the next job works, and nothing stays on the engine but what is others'.
+
+// A step is a moment in a job's life: just before a call of the engine, told by its method
+// and path. The n-th such call counts.
+type step struct {
+	name string
+	call *regexp.Regexp
+	nth  int
+}
+
+func stepAt(name, call string, nth int) step {
+	return step{name, regexp.MustCompile("^" + call + "$"), nth}
+}
+
+const job3 = "attack count 3"
+
+// prints for a while and exits with 3
+
+// A faultyEngine is a real engine behind a proxy that a test can have do something at a step.
+type faultyEngine struct {
+	t     *testing.T
+	proxy *httputil.ReverseProxy
+	front *httptest.Server
+
+	mu   sync.Mutex
+	step step // what is waited for, if do is set
+	seen int  // calls of that step
+	do   func(w http.ResponseWriter, r *http.Request) (done bool)
+}
+
+func startFaulty(t *testing.T, socket string) *faultyEngine {
+	f := &faultyEngine{t: t, proxy: fixture.ProxyTo(t, socket)}
+	f.front = httptest.NewServer(f)
+	t.Cleanup(f.front.Close)
+	return f
+}
+
+func (f *faultyEngine) host() string { return "tcp://" + f.front.Listener.Addr().String() }
+
+// at has something done at a step, once. It returns whether the call has been dealt with.
+func (f *faultyEngine) at(s step, do func(w http.ResponseWriter, r *http.Request) (done bool)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.step, f.seen, f.do = s, 0, do
+}
+
+// hit reports whether what was to be done has been.
+func (f *faultyEngine) hit() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.do == nil
+}
+
+var apiVersion = regexp.MustCompile(`^/v[0-9.]+`)
+
+func (f *faultyEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	call := r.Method + " " + apiVersion.ReplaceAllString(r.URL.Path, "")
+	f.mu.Lock()
+	do := f.do
+	if do != nil && f.step.call.MatchString(call) {
+		f.seen++
+	}
+	if do != nil && f.seen == f.step.nth && f.step.call.MatchString(call) {
+		f.do = nil
+	} else {
+		do = nil
+	}
+	f.mu.Unlock()
+	if do == nil || !do(w, r) {
+		f.proxy.ServeHTTP(w, r)
+	}
+}
+
+// faultWorld is an engine with things of others on it.
+type faultFixture struct {
+	*fixture.OwnEngine
+	others []string
+}
+
+func startFaultFixture(t *testing.T, e *fixture.Engine) *faultFixture {
+	w := &faultFixture{OwnEngine: e.Own(t)}
+	fixture.ImportProgram(t, w.Host, "attack:1", fixture.BuildProgram(t, "attack"), "attack")
+	w.Docker(t, "volume", "create", "bystander")
+	w.Docker(t, "network", "create", "--internal", "bystander-network")
+	// Engines that are killed start it again.
+	w.Docker(t, "run", "--detach", "--restart", "always", "--network", "none", "--name", "bystander-container",
+		"--label", "sh.iglu.builder.instance=somebody-else", "attack:1", "attack", "serve")
+	w.others = w.state(t)
+	return w
+}
+
+// state returns everything that is on the engine.
+func (w *faultFixture) state(t *testing.T) (all []string) {
+	t.Helper()
+	engine, err := fixture.EngineAt(w.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+	containers, err := engine.ContainerList(t.Context(), containertypes.ListOptions{All: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range containers {
+		all = append(all, c.ID+" "+c.State)
+	}
+	for _, kind := range []string{"volume", "network"} {
+		found, err := fixture.Listed(w.Host, kind, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, found...)
+	}
+	slices.Sort(all) // an engine lists its networks in any order
+	return all
+}
+
+// wantOthers checks that nothing is on the engine but what is others', after a server has
+// stopped and its volume has gone with it.
+func (w *faultFixture) wantOthers(t *testing.T) {
+	t.Helper()
+	var diff string
+	if err := fixture.Poll(30*time.Second, func() bool { diff = cmp.Diff(w.others, w.state(t)); return diff == "" }); err != nil {
+		t.Errorf("on the engine (-before +after):\n%s", diff)
+	}
+}
+
+// attackOnly has a server's jobs run the program attack.
+func attackOnly(s *server.Settings) {
+	s.JobImage, s.AllowedCommands = "attack:1", []string{"attack"}
+	s.Store = orchestrator.StoreShared // that it is one more thing to go wrong
+}
+
+// clean removes what a server's instance keeps for its next life.
+func (w *faultFixture) clean(t *testing.T, s *fixture.Server) {
+	t.Helper()
+	if output, err := cleanUpAt(w.Host, s.Instance); err != nil || strings.Contains(output, "container") {
+		t.Errorf("cleanup: %v: %s", err, output)
+	}
+	fixture.RemoveAll(w.Host, s.Instance) // its stores
+}
+
+// wantNext checks that the place is free soon, and that a job works that is sent then.
+func wantNext(t *testing.T, s *fixture.Server) {
+	t.Helper()
+	var r fixture.Result
+	if err := fixture.Poll(time.Minute, func() bool {
+		r = fixture.Do(t, s, fixture.Command(job3))
+		return r.Messages[0] != fixture.Busy
+	}); err != nil {
+		t.Fatalf("no new client gets in: %v", err)
+	}
+	fixture.WantExit(t, r, 3)
+}
+
+// endOf returns how the first job ended, as the server's log has it.
+func endOf(t *testing.T, s *fixture.Server) string {
+	t.Helper()
+	var end []string
+	if err := fixture.Poll(time.Minute, func() bool { end = endInLog.FindStringSubmatch(s.Log.String()); return end != nil }); err != nil {
+		t.Fatalf("the job does not end: %s", s.Log.String())
+	}
+	return end[1]
+}
+
+var endInLog = regexp.MustCompile(`msg="job ended" .*\bend=(\S+)`)
+
+// A report is what the suite did: a row for each step, a column for each fault.
+type report struct {
+	columns []string
+
+	mu    sync.Mutex
+	rows  []string
+	cells map[[2]string]string
+}
+
+// row begins the row of a step.
+func (r *report) row(s step) { r.rows = append(r.rows, s.name) }
+
+func (r *report) note(row, column, cell string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cells == nil {
+		r.cells = make(map[[2]string]string)
+	}
+	r.cells[[2]string{row, column}] = cell
+}
+
+// table returns the report.
+func (r *report) table() string {
+	var text bytes.Buffer
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "\t%s\n", strings.Join(r.columns, "\t"))
+	for _, row := range r.rows {
+		fmt.Fprint(w, row)
+		for _, column := range r.columns {
+			fmt.Fprintf(w, "\t%s", r.cells[[2]string{row, column}])
+		}
+		fmt.Fprintln(w)
+	}
+	w.Flush()
+	return text.String()
+}
+
+// steps of a job's life.
+var steps = []step{
+	stepAt("volume filled", "DELETE /containers/.*", 1),
+	stepAt("created", "POST /containers/.*/attach", 1),
+	stepAt("attached", "POST /containers/.*/wait", 1),
+	stepAt("about to start", "POST /containers/.*/start", 1),
+	stepAt("in the middle of output", "", 0),
+	stepAt("exited", "GET /containers/[0-9a-f]+/json", 1),
+	stepAt("before removal", "DELETE /containers/.*", 2),
+}
+
+// TestFaultsOfProcesses kills the server, cuts the client's connection, and kills the
+// engine, at each step.
+func TestFaultsOfProcesses(t *testing.T) { fixture.OnEnginesAlone(t, faultsOfProcesses) }
+
+func faultsOfProcesses(t *testing.T, e *fixture.Engine) {
+	w := startFaultFixture(t, e)
+	r := &report{columns: []string{"server killed", "client cut", "engine killed"}}
+	for _, step := range steps {
+		r.row(step)
+		t.Run("server killed/"+step.name, func(t *testing.T) { r.note(step.name, "server killed", w.killServer(t, step)) })
+		t.Run("client cut/"+step.name, func(t *testing.T) { r.note(step.name, "client cut", w.cutClient(t, step)) })
+		t.Run("engine killed/"+step.name, func(t *testing.T) { r.note(step.name, "engine killed", w.killEngine(t, step)) })
+	}
+	t.Logf("how the job ended, with a fault at each step; the next job worked each time:\n%s", r.table())
+}
+
+// reach sends a job and has something done at a step of it.
+func (f *faultyEngine) reach(t *testing.T, c *fixture.Client, s step, do func()) {
+	t.Helper()
+	hit := make(chan struct{})
+	if s.nth > 0 {
+		f.at(s, func(http.ResponseWriter, *http.Request) bool { do(); close(hit); return false })
+	}
+	c.Send(fixture.JSONOf(t, fixture.Command(job3)))
+	if s.nth == 0 {
+		c.WaitFor(`"20"`)
+		do()
+		return
+	}
+	select {
+	case <-hit:
+	case <-time.After(2 * time.Minute):
+		t.Fatalf("the job does not get to the step %s", s.name)
+	}
+}
+
+func (w *faultFixture) killServer(t *testing.T, at step) string {
+	f := startFaulty(t, w.Socket())
+	flags := []string{"--job-image", "attack:1", "--allowed-commands", "attack", "--store", "shared"}
+	s := fixture.StartProcessAs(t, "test", f.host(), flags...)
+	f.reach(t, fixture.Connect(t, s), at, s.Kill)
+	next := fixture.StartProcessAs(t, "test", f.host(), flags...)
+	wantNext(t, next)
+	if err := next.Stop(); err != nil {
+		t.Error(err)
+	}
+	next.Ended <- nil // for the clean-up
+	w.clean(t, next)
+	w.wantOthers(t)
+	return "(started again)"
+}
+
+func (w *faultFixture) cutClient(t *testing.T, at step) string {
+	f := startFaulty(t, w.Socket())
+	s := fixture.ServerVia(t, f.host(), attackOnly)
+	idle := s.Idle(t)
+	c := fixture.Connect(t, s)
+	f.reach(t, c, at, func() { c.Conn.NetConn().Close() })
+	return w.after(t, s, idle)
+}
+
+func (w *faultFixture) killEngine(t *testing.T, at step) string {
+	f := startFaulty(t, w.Socket())
+	s := fixture.ServerVia(t, f.host(), attackOnly)
+	idle := s.Idle(t)
+	c := fixture.Connect(t, s)
+	f.reach(t, c, at, func() {
+		w.Stop(syscall.SIGKILL)
+		w.Start(t)
+	})
+	wantFailure(t, c.Finish())
+	return w.after(t, s, idle)
+}
+
+// wantFailure checks that a client is told something, and not that all is well.
+func wantFailure(t *testing.T, r fixture.Result) {
+	t.Helper()
+	last := r.Messages[len(r.Messages)-1]
+	if !strings.Contains(last, `"error":"`) || !strings.Contains(last, `"jobStatus":"failed"`) || r.CloseCode != 1011 {
+		t.Errorf("got %v, close code %d", r.Messages, r.CloseCode)
+	}
+}
+
+// after checks that all is well after a fault and returns how the job ended.
+func (w *faultFixture) after(t *testing.T, s *fixture.Server, idle []string) string {
+	t.Helper()
+	end := endOf(t, s)
+	w.wantNothingLeft(t, s, idle)
+	w.wantOthers(t)
+	return end
+}
+
+// wantNothingLeft checks that the next job works, and that then a server has the goroutines
+// that it had before the first, and none when it has stopped.
+func (w *faultFixture) wantNothingLeft(t *testing.T, s *fixture.Server, idle []string) {
+	t.Helper()
+	wantNext(t, s)
+	w.endIdle(t, s, idle)
+}
+
+// endIdle stops a server that has nothing to do.
+func (w *faultFixture) endIdle(t *testing.T, s *fixture.Server, idle []string) {
+	t.Helper()
+	fixture.WantGoroutines(t, s, idle)
+	if err := s.Stop(); err != nil {
+		t.Error(err)
+	}
+	fixture.WantGoroutines(t, s, nil)
+	w.clean(t, s)
+}

@@ -1,0 +1,32 @@
+//go:build integration
+
+package faults
+
+import (
+	"net/http"
+	"testing"
+
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// TestEngineErrorsAreCounted has the engine fail with and without the job.
+func TestEngineErrorsAreCounted(t *testing.T) { fixture.OnEngines(t, engineErrorsAreCounted) }
+
+func engineErrorsAreCounted(t *testing.T, e *fixture.Engine) {
+	w := startFaultFixture(t, e)
+	f := startFaulty(t, w.Socket())
+	s := fixture.ServerVia(t, f.host(), attackOnly)
+	fails := func(out http.ResponseWriter, in *http.Request) bool { return f.spoil("500", out, in) }
+	f.at(stepAt("start", "POST /containers/.*/start", 1), fails)
+	wantFailure(t, fixture.Do(t, s, fixture.Command(job3)))
+	f.at(stepAt("remove", "DELETE /containers/.*", 1), fails)
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Command(job3)), 3)
+	wantNext(t, s) // and removes what the job before has left
+	fixture.WantNumbers(t, fixture.Scrape(t, s, ""), `iglu_builder_engine_errors_total{call="start the container"} 1`,
+		`iglu_builder_engine_errors_total{call="remove the container"} 1`)
+	if err := s.Stop(); err != nil {
+		t.Error(err)
+	}
+	w.clean(t, s)
+	fixture.WantJobIDs(t, s)
+}

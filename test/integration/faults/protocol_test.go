@@ -1,0 +1,28 @@
+//go:build integration
+
+package faults
+
+import (
+	"net/http"
+	"testing"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// TestInterfaceGoes has an engine fail to make the jobs' network in the way in which Podman
+// does now and then.
+func TestInterfaceGoes(t *testing.T) { fixture.OnEngines(t, interfaceGoes) }
+
+func interfaceGoes(t *testing.T, e *fixture.Engine) {
+	f := startFaulty(t, e.Socket())
+	s := e.ServerVia(t, f.host(), func(*server.Settings) {})
+	f.at(stepAt("create network", "POST /networks/create", 1), func(w http.ResponseWriter, _ *http.Request) bool {
+		http.Error(w, `{"message":"route ip+net: no such network interface"}`, http.StatusInternalServerError)
+		return true
+	})
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("nix --version")), 0)
+	if !f.hit() {
+		t.Error("the call was not made")
+	}
+}

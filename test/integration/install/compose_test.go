@@ -1,0 +1,420 @@
+//go:build integration
+
+package install
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// root is the folder of the repository.
+const root = "../../.."
+
+const (
+	// commandTimeout bounds each command. The longest one compiles the program and all
+	// that it imports, beside other tests.
+	commandTimeout = 20 * time.Minute
+	// readyTimeout bounds the wait for the server's first answer, and jobTimeout the
+	// wait for a job's last.
+	readyTimeout = 30 * time.Second
+	jobTimeout   = time.Minute
+
+	engineSocket  = "/var/run/docker.sock"
+	instanceLabel = "sh.iglu.builder.instance"
+	projectLabel  = "com.docker.compose.project"
+)
+
+// TestCompose brings the stack of docker-compose.yml up as a user does, with an image
+// of this machine's Go in place of golang's, runs a job, and takes the stack down. It
+// needs docker and docker-compose (or docker compose), and an engine on this machine.
+func TestCompose(t *testing.T) {
+	s := newStack(t)
+	s.mustCompose("build", "--build-arg", "GO_IMAGE="+s.goImage())
+	s.mustCompose("up", "--detach", "--no-build")
+	container := s.mustDocker("container", "ls", "--quiet", "--filter", "label="+projectLabel+"="+s.name)
+	image := s.mustDocker("container", "inspect", "--format", "{{.Config.Image}}", container)
+
+	s.checkHealthy()
+	s.checkConfined(container)
+	s.checkJob()
+	s.checkJobLeftNothing()
+
+	s.mustCompose("stop")
+	if code := s.mustDocker("container", "inspect", "--format", "{{.State.ExitCode}}", container); code != "0" {
+		t.Errorf("the server ended with exit code %s when it was stopped, not 0", code)
+	}
+	s.down()
+	if _, err := s.docker("image", "inspect", image); err == nil {
+		t.Errorf("image %s is left", image)
+	}
+	for _, label := range []string{projectLabel, instanceLabel} {
+		if left := s.labelled(label); len(left) > 0 {
+			t.Errorf("left with the label %s: %q", label, left)
+		}
+	}
+}
+
+// stack is one compose project. Its name is the builder's instance as well.
+type stack struct {
+	t        *testing.T
+	name     string
+	jobImage string
+	address  string   // of the server, host:port
+	command  []string // docker-compose with the options of this project
+}
+
+func newStack(t *testing.T) *stack {
+	s := &stack{
+		t:       t,
+		name:    "compose-test-" + strings.ToLower(rand.Text()[:8]),
+		address: freeAddress(t),
+	}
+	s.jobImage = s.findJobImage()
+	s.command = append(s.findCompose(), "--project-name", s.name, "--env-file", s.envFile())
+	t.Cleanup(s.down)
+	return s
+}
+
+// freeAddress returns an address on which nothing listened a moment ago, with a port that the
+// kernel gives to nobody who does not ask for it.
+func freeAddress(t *testing.T) string {
+	for range 100 {
+		listener, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", 20_000+mathrand.N(10_000)))
+		if err == nil {
+			defer listener.Close()
+			return listener.Addr().String()
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
+}
+
+func (s *stack) findJobImage() string {
+	image := os.Getenv("IGLU_TEST_JOB_IMAGE")
+	if image == "" {
+		image = s.must(s.run("images/debian/build", "--name"))
+	}
+	if _, err := s.docker("image", "inspect", image); err != nil {
+		s.t.Fatalf("The job image %s is not on the engine: run the tests with 'make test', which makes it. (%v)", image, err)
+	}
+	return image
+}
+
+// findCompose returns the command of Compose v2, or else of v1.
+func (s *stack) findCompose() []string {
+	commands := [][]string{{"docker", "compose"}, {"docker-compose"}}
+	for _, command := range commands {
+		if _, err := s.run(command[0], append(command[1:], "version")...); err == nil {
+			return command
+		}
+	}
+	s.t.Fatal("There is no docker-compose on this machine: install the package docker-compose.")
+	return nil
+}
+
+// envFile writes the settings to where a user has .env, and returns its name.
+func (s *stack) envFile() string {
+	socket, err := os.Stat(engineSocket)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(s.address)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	name := filepath.Join(s.t.TempDir(), "env")
+	settings := fmt.Sprintf("DOCKER_GID=%d\nIGLU_PORT=%s\nIGLU_INSTANCE=%s\nIGLU_JOB_IMAGE=%s\n",
+		socket.Sys().(*syscall.Stat_t).Gid, port, s.name, s.jobImage)
+	if err := os.WriteFile(name, []byte(settings), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return name
+}
+
+// goImage returns an image that stands in for golang's. It has a label of this stack,
+// and so has each image that the classic builder makes from it and leaves behind.
+func (s *stack) goImage() string {
+	s.t.Helper()
+	base := s.must(s.run("images/testdata/golang", s.jobImage))
+	container := s.mustDocker("create", base, "true")
+	defer s.docker("container", "rm", container)
+	name := "iglu-builder/test-golang:" + s.name
+	s.mustDocker("commit", "--change", "LABEL "+instanceLabel+"="+s.name, container, name)
+	return name
+}
+
+// down removes the stack and what the builder made for itself on the engine: its
+// network and the volume with its program. It may be called twice.
+func (s *stack) down() {
+	s.t.Helper()
+	if _, err := s.compose("down", "--volumes", "--rmi", "local"); err != nil {
+		s.t.Error(err)
+	}
+	for _, thing := range s.labelled(instanceLabel) {
+		kind, id, _ := strings.Cut(thing, " ")
+		args := []string{kind, "rm", id}
+		if kind == "container" {
+			args = []string{kind, "rm", "--force", "--volumes", id}
+		}
+		if _, err := s.docker(args...); err != nil {
+			s.t.Error(err)
+		}
+	}
+}
+
+// labelled returns the kind and the ID of all on the engine that has a label with this
+// stack's name, in an order in which it can be removed.
+func (s *stack) labelled(label string) []string {
+	s.t.Helper()
+	var things []string
+	for _, kind := range []string{"container", "volume", "network", "image"} {
+		args := []string{kind, "ls", "--quiet", "--filter", "label=" + label + "=" + s.name}
+		if kind == "container" {
+			args = append(args, "--all")
+		}
+		for _, id := range strings.Fields(s.mustDocker(args...)) {
+			things = append(things, kind+" "+id)
+		}
+	}
+	return things
+}
+
+func (s *stack) compose(args ...string) (string, error) {
+	return s.run(s.command[0], append(slices.Clone(s.command[1:]), args...)...)
+}
+
+func (s *stack) docker(args ...string) (string, error) { return s.run("docker", args...) }
+
+func (s *stack) mustCompose(args ...string) string {
+	s.t.Helper()
+	return s.must(s.compose(args...))
+}
+
+func (s *stack) mustDocker(args ...string) string {
+	s.t.Helper()
+	return s.must(s.docker(args...))
+}
+
+func (s *stack) must(output string, err error) string {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return output
+}
+
+// run runs a command in the repository's root and returns what it prints. Its error
+// holds all of that and of what it prints on standard error.
+func (s *stack) run(name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+	defer cancel()
+	command := exec.CommandContext(ctx, name, args...)
+	command.WaitDelay = time.Second // a child of the command may hold its output open
+	command.Dir = root
+	// The developer's own settings would count more than those of the test.
+	command.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		return strings.HasPrefix(variable, "IGLU_") || strings.HasPrefix(variable, "COMPOSE_") ||
+			strings.HasPrefix(variable, "DOCKER_GID=")
+	})
+	var stdout, stderr bytes.Buffer
+	command.Stdout, command.Stderr = &stdout, &stderr
+	if err := command.Run(); err != nil {
+		return "", fmt.Errorf("%s %s: %w\n%s%s", name, strings.Join(args, " "), err, &stdout, &stderr)
+	}
+	return strings.TrimSpace(stdout.String()), nil
+}
+
+// checkHealthy waits until the server says that it is healthy.
+func (s *stack) checkHealthy() {
+	s.t.Helper()
+	const want = "200 OK: Everyting seems healthy!"
+	var got string
+	for deadline := time.Now().Add(readyTimeout); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		if got = s.health(); got == want {
+			return
+		}
+	}
+	log, err := s.compose("logs")
+	s.t.Fatalf("health check: got %q, want %q\nlog: %s", got, want, cmp.Or(log, fmt.Sprint(err)))
+}
+
+func (s *stack) health() string {
+	client := http.Client{
+		Timeout:   5 * time.Second,
+		Transport: &http.Transport{DisableKeepAlives: true},
+	}
+	response, err := client.Get("http://" + s.address + "/api/v1/healthcheck")
+	if err != nil {
+		return err.Error()
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err.Error()
+	}
+	return response.Status + ": " + string(body)
+}
+
+// checkConfined holds the server's process against what docker-compose.yml promises,
+// as the kernel sees it.
+func (s *stack) checkConfined(container string) {
+	s.t.Helper()
+	pid := s.mustDocker("container", "inspect", "--format", "{{.State.Pid}}", container)
+	status := processStatus(s.t, pid)
+	if ids := strings.Fields(status["Uid"]); len(ids) != 4 || slices.Contains(ids, "0") {
+		s.t.Errorf("the server runs as the users %q: none may be root", ids)
+	}
+	for name, want := range map[string]string{
+		"CapEff":     "0000000000000000",
+		"CapBnd":     "0000000000000000",
+		"NoNewPrivs": "1",
+	} {
+		if got := status[name]; got != want {
+			s.t.Errorf("%s of the server: got %q, want %q", name, got, want)
+		}
+	}
+	if got := s.mustDocker("container", "inspect", "--format", "{{.HostConfig.ReadonlyRootfs}}", container); got != "true" {
+		s.t.Error("the container's file system can be written to")
+	}
+
+	// That the program can be run there shows that a shell could, were there one.
+	s.mustDocker("exec", container, "/iglu-builder", "--help")
+	if _, err := s.docker("exec", container, "/bin/sh", "-c", "true"); err == nil || !strings.Contains(err.Error(), "no such file") {
+		s.t.Errorf("the image has a shell, or none for another reason than its absence: %v", err)
+	}
+}
+
+// processStatus returns the fields of a process's status in /proc.
+func processStatus(t *testing.T, pid string) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(line, ":")
+		fields[name] = strings.TrimSpace(value)
+	}
+	return fields
+}
+
+const composeJob = `{"git":{"noClone":true},"buildOptions":{"command":"nix --version","cachix":{"push":false}}}`
+
+var nixVersion = regexp.MustCompile(`^nix \(Nix\) [0-9]+\.[0-9.]+$`)
+
+// checkJob runs a job and checks each message up to the connection's end. Lines of the
+// builder's own, which begin with "iglu: ", may stand between the job's.
+func (s *stack) checkJob() {
+	s.t.Helper()
+	messages := s.runJob()
+	if len(messages) < 3 {
+		s.t.Fatalf("too few messages: %q", messages)
+	}
+	last := len(messages) - 1
+	if got, want := messages[0], `{"msg":"Start Building","jobStatus":"starting"}`; got != want {
+		s.t.Errorf("first message: got %s, want %s", got, want)
+	}
+	if got, want := messages[last], `{"msg":"Build was successfull","buildExitCode":0,"childExitCode":0,"jobStatus":"success"}`; got != want {
+		s.t.Errorf("last message: got %s, want %s", got, want)
+	}
+	var printed []string
+	for _, message := range messages[1:last] {
+		if line := outputLine(s.t, message); !strings.HasPrefix(line, "iglu: ") {
+			printed = append(printed, line)
+		}
+	}
+	if len(printed) != 1 || !nixVersion.MatchString(printed[0]) {
+		s.t.Errorf("output of the job: got %q, want one line with the version of Nix", printed)
+	}
+}
+
+// runJob returns the messages that answer the job. The connection must end with the
+// close code of success.
+func (s *stack) runJob() []string {
+	s.t.Helper()
+	conn, _, err := websocket.DefaultDialer.Dial("ws://"+s.address+"/api/v1/build", nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetReadDeadline(time.Now().Add(jobTimeout))
+	if err := conn.WriteMessage(websocket.TextMessage, []byte(composeJob)); err != nil {
+		s.t.Fatal(err)
+	}
+	var messages []string
+	for {
+		_, message, err := conn.ReadMessage()
+		if err != nil {
+			if end, ok := errors.AsType[*websocket.CloseError](err); !ok || end.Code != websocket.CloseNormalClosure {
+				s.t.Errorf("end of the connection: got %v, want close code %d", err, websocket.CloseNormalClosure)
+			}
+			return messages
+		}
+		messages = append(messages, string(message))
+	}
+}
+
+// outputLine returns the line in a message that holds one and nothing else.
+func outputLine(t *testing.T, message string) string {
+	t.Helper()
+	var fields map[string]string
+	if err := json.Unmarshal([]byte(message), &fields); err != nil {
+		t.Errorf("%s: %v", message, err)
+	}
+	line, ok := fields["stdout"]
+	if !ok || fields["jobStatus"] != "running" || len(fields) != 2 {
+		t.Errorf("message between the first and the last: got %s, want a line of output", message)
+	}
+	return line
+}
+
+// kinds returns how many things of each kind carry the instance's name.
+func (s *stack) kinds() map[string]int {
+	kinds := map[string]int{}
+	for _, thing := range s.labelled(instanceLabel) {
+		kind, _, _ := strings.Cut(thing, " ")
+		kinds[kind]++
+	}
+	return kinds
+}
+
+// checkJobLeftNothing checks that the job's container is gone, and that it was made
+// under the instance's name: otherwise its absence would say nothing.
+func (s *stack) checkJobLeftNothing() {
+	s.t.Helper()
+	kinds := s.kinds()
+	for range 100 {
+		if kinds["container"] == 0 {
+			break
+		}
+		time.Sleep(100 * time.Millisecond) // it goes after the answer
+		kinds = s.kinds()
+	}
+	if kinds["container"] != 0 {
+		s.t.Errorf("%d containers are left of the job", kinds["container"])
+	}
+	if kinds["volume"] == 0 {
+		s.t.Errorf("the builder made nothing under the instance name %s", s.name)
+	}
+}

@@ -1,0 +1,218 @@
+//go:build integration
+
+package isolation
+
+import (
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// A bystander is a container that is none of the builder's. It answers what it is asked
+// over HTTP.
+type bystander struct {
+	t       *testing.T
+	id      string
+	address string
+}
+
+func startBystander(e *fixture.Engine, t *testing.T, network string) *bystander {
+	t.Helper()
+	b := &bystander{t: t, id: e.Docker(t, "run", "--detach", "--network", network, e.AttackImage(t), "attack", "serve")}
+	e.CleanUp(t, "rm", "--force", b.id)
+	ip := e.Docker(t, "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", b.id)
+	b.address = ip + ":8080"
+	if err := fixture.Poll(30*time.Second, func() bool { return b.ask() == nil }); err != nil {
+		t.Fatalf("the bystander does not answer: %v", b.ask())
+	}
+	return b
+}
+
+// ask returns nil if the bystander answers its host.
+func (b *bystander) ask() error {
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get("http://" + b.address)
+	if err == nil {
+		response.Body.Close()
+	}
+	return err
+}
+
+// TestNoWayOut has a job try to get out of its container. Each attempt is made in a
+// container of weaker settings as well, where it succeeds: so it fails for the settings.
+func TestNoWayOut(t *testing.T) { fixture.OnEngines(t, noWayOut) }
+
+func noWayOut(t *testing.T, e *fixture.Engine) {
+	image := e.AttackImage(t)
+	s := fixture.Attacker(e, t, func(*server.Settings) {})
+	wantRefused(t, fixture.Do(t, s, fixture.Command("attack environ"))) // and there is a network now
+	network := s.OnEngine("network")[0]
+	other := "other-" + s.Instance
+	e.Docker(t, "network", "create", other)
+	e.CleanUp(t, "network", "rm", other)
+	elsewhere := startBystander(e, t, defaultNetwork(e))
+	neighbour := startBystander(e, t, other)
+	sibling := startBystander(e, t, network)
+	// What --privileged gives, as far as engines can give it that run in a container.
+	weak := strings.Fields("--cap-add ALL --cap-drop SYS_RESOURCE --security-opt seccomp=unconfined " +
+		"--security-opt systempaths=unconfined --security-opt apparmor=unconfined")
+	rawSockets := []string{"--cap-add", "NET_RAW"} // which Docker gives by itself
+	type attempt struct {
+		command string
+		weaker  []string // settings of docker run
+		open    bool     // it succeeds on Podman; docs/engines.md says so
+	}
+	attempts := []attempt{
+		{"proc-sys", weak, false},
+		{"mount", weak, false},
+		{"mount-proc", weak, false},
+		{"user-namespace", weak, true},
+		{"network-namespace", weak, false},
+		{"device", append(slices.Clone(weak), "--device-cgroup-rule", "c *:* rwm"), false},
+		{"privileges", nil, false},
+		{"raw-socket", rawSockets, false},
+		{"packet-socket", rawSockets, false},
+		{"environ", nil, false},
+		{"memory-of-1", nil, false},
+		{"kernel-log", weak, false},
+		{"engine-socket", []string{"--volume", e.Socket() + ":/var/run/docker.sock"}, false},
+		{"dial " + elsewhere.address, nil, true},
+		{"dial " + sibling.address, []string{"--network", "container:" + sibling.id}, true},
+	}
+	if !e.IsPodman() { // where it gets there at one time, and not at another
+		attempts = append(attempts, attempt{"dial " + neighbour.address, []string{"--network", other}, false})
+	}
+	for _, attempt := range attempts {
+		t.Run(attempt.command, func(t *testing.T) {
+			args := append(append([]string{"run", "--rm"}, attempt.weaker...), image, "attack")
+			e.Docker(t, append(args, strings.Fields(attempt.command)...)...)
+			got := fixture.Do(t, s, fixture.Command("attack "+attempt.command))
+			// While other tests make networks, Docker lets some packets through.
+			for tries := 1; attempt.command == "dial "+neighbour.address && got.CloseCode == websocket.CloseNormalClosure && tries < 3; tries++ {
+				got = fixture.Do(t, s, fixture.Command("attack "+attempt.command))
+			}
+			if attempt.open && e.IsPodman() {
+				fixture.WantExit(t, got, 0)
+				fixture.WantLine(t, got, ": succeeded")
+			} else {
+				wantRefused(t, got)
+			}
+		})
+	}
+	e.Docker(t, "rm", "--force", sibling.id) // before the network
+}
+
+// defaultNetwork returns the name of the network of containers that ask for none.
+func defaultNetwork(e *fixture.Engine) string {
+	if e.IsPodman() {
+		return "podman"
+	}
+	return "bridge"
+}
+
+// wantRefused checks that an attempt was made and failed.
+func wantRefused(t *testing.T, r fixture.Result) {
+	t.Helper()
+	fixture.WantExit(t, r, 1)
+	fixture.WantLine(t, r, ": refused: ")
+}
+
+// TestForkBomb starts processes without end: the bystander does not notice, and of the job
+// nothing is left. The program may itself end for want of a thread: then the bomb is over.
+func TestForkBomb(t *testing.T) { fixture.OnEngines(t, forkBomb) }
+
+func forkBomb(t *testing.T, e *fixture.Engine) {
+	b := startBystander(e, t, defaultNetwork(e))
+	s := fixture.Attacker(e, t, func(s *server.Settings) { s.Limits.PIDs = 200 })
+	c := fixture.Connect(t, s)
+	c.Send(fixture.JSONOf(t, fixture.Command("attack fork-bomb")))
+	atLimit := regexp.MustCompile(`no more than (\d+) tasks|failed to create new OS thread|(?i:resource temporarily unavailable)`)
+	hits, code := 0, 0
+	for message := ""; hits < 20 && code == 0; {
+		if message, code = c.Read(); !atLimit.MatchString(message) {
+			continue
+		}
+		hits++
+		if n, err := strconv.Atoi(atLimit.FindStringSubmatch(message)[1]); err == nil && (n == 0 || n > 200) {
+			t.Errorf("%d tasks", n)
+		}
+		if err := b.ask(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if hits == 0 {
+		t.Error("the bomb did not come to its limit")
+	}
+	c.Conn.NetConn().Close()
+	if err := fixture.Poll(time.Minute, func() bool { return len(s.Containers()) == 0 }); err != nil {
+		t.Errorf("the bomb is still there: %v", err)
+	}
+}
+
+// TestMemoryHog takes memory without end, by itself and by filling /tmp.
+func TestMemoryHog(t *testing.T) { fixture.OnEngines(t, memoryHog) }
+
+func memoryHog(t *testing.T, e *fixture.Engine) {
+	b := startBystander(e, t, defaultNetwork(e))
+	s := fixture.Attacker(e, t, func(s *server.Settings) { s.Limits.Memory.Fixed = 128 << 20 })
+	fixture.WantMessage(t, fixture.Do(t, s, fixture.Command("attack memory-hog")), fixture.ExitedBecause(137, fixture.OutOfMemory))
+	// Also when the job's own exit code says nothing of it.
+	fixture.WantMessage(t, fixture.Do(t, s, fixture.Command("attack bereaved-parent")), fixture.ExitedBecause(3, fixture.OutOfMemory))
+	fixture.WantEnd(t, s, "out-of-memory")
+	got := fixture.Do(t, s, fixture.Command("attack tmp-hog"))
+	fixture.WantExit(t, got, 4)
+	fixture.WantLine(t, got, "/tmp is full after 63 MiB")
+	if err := b.ask(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLimitsOnEngine reads a container's limits from the engine.
+func TestLimitsOnEngine(t *testing.T) { fixture.OnEngines(t, limitsOnEngine) }
+
+func limitsOnEngine(t *testing.T, e *fixture.Engine) {
+	machine := strings.Fields(e.Docker(t, "info", "--format", "{{.MemTotal}} {{.NCPU}}"))
+	total, _ := strconv.ParseFloat(machine[0], 64)
+	cpus, _ := strconv.Atoi(machine[1])
+	for _, test := range []struct {
+		change func(*server.Settings)
+		want   string
+	}{
+		{func(*server.Settings) {}, fmt.Sprintf("%d %d %d 4096", int64(0.75*total), int64(0.75*total), cpus*1e9)},
+		{func(s *server.Settings) {
+			s.Limits.Memory.Fixed, s.Limits.CPUs.Fixed, s.Limits.PIDs = 1<<30, 0.5, 100
+		}, "1073741824 1073741824 500000000 100"},
+	} {
+		s := e.Server(t, test.change)
+		c := fixture.Connect(t, s)
+		c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; sleep 1000'")))
+		c.WaitFor(`"begun"`)
+		got := e.Docker(t, "inspect", "--format", "{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}", s.Containers()[0])
+		if got != test.want {
+			t.Errorf("memory, with swap, CPUs, processes: %s, want %s", got, test.want)
+		}
+		c.Conn.NetConn().Close()
+		fixture.WantFree(t, s)
+	}
+}
+
+// TestBuildsOnDisk has Nix build somewhere else than in /tmp, which is memory.
+func TestBuildsOnDisk(t *testing.T) {
+	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) {
+		s := e.Server(t, func(*server.Settings) {})
+		got := fixture.Do(t, s, fixture.Command(`nix-build -E 'derivation { name = "where"; system = builtins.currentSystem; `+
+			`builder = "/bin/sh"; args = ["-c" "echo in $NIX_BUILD_TOP; echo > $out"]; }'`))
+		fixture.WantExit(t, got, 0)
+		fixture.WantLine(t, got, "in /nix/var/nix/builds/")
+	})
+}

@@ -1,0 +1,126 @@
+//go:build integration
+
+package isolation
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// writeKernelSetting is what a job in the job image does to the host, if it can: it writes
+// what stands there.
+const writeKernelSetting = `sh -c 'x=$(cat /proc/sys/kernel/core_pattern); echo "$x" > /proc/sys/kernel/core_pattern && echo escaped'`
+
+// sandboxedBuild is a build that says where it runs. What it needs of the image it gets by
+// its file system's names, because not every image's Nix brings a shell for sandboxes.
+const sandboxedBuild = `nix-build --option sandbox-paths "/bin/sh /lib=/usr/lib /lib64=/usr/lib64" -E ` +
+	`'derivation { name = "where"; system = builtins.currentSystem; builder = "/bin/sh"; ` +
+	`args = ["-c" "echo in $NIX_BUILD_TOP; echo > $out"]; }'`
+
+// TestSandbox has Nix build in its own sandbox on an engine with user namespaces, with no
+// way out; and takes the way out that there is without them.
+func TestSandbox(t *testing.T) {
+	t.Parallel()
+	e := fixture.StartEngine(t, "--userns-remap", "default")
+	if err := fixture.LoadJobImage(e.Host()); err != nil {
+		t.Fatal(err)
+	}
+	s := fixture.ServerVia(t, e.Host(), func(s *server.Settings) {
+		s.JobNetwork = "none"
+	})
+	defer func() {
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if !strings.Contains(s.Log.String(), "builds run in Nix's own sandbox") {
+		t.Errorf("the log does not say so: %s", s.Log.String())
+	}
+	got := fixture.Do(t, s, fixture.Command(sandboxedBuild))
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, "in /build")
+	got = fixture.Do(t, s, fixture.Command(writeKernelSetting))
+	fixture.WantExit(t, got, 2)
+	fixture.WantLine(t, got, "Permission denied")
+}
+
+// TestNoSandbox has the container be the sandbox, on engines without user namespaces.
+func TestNoSandbox(t *testing.T) { fixture.OnEngines(t, noSandbox) }
+
+func noSandbox(t *testing.T, e *fixture.Engine) {
+	s := e.Server(t, func(*server.Settings) {})
+	wantContainerAsSandbox(t, s)
+	got := fixture.Do(t, s, fixture.Command(writeKernelSetting))
+	fixture.WantExit(t, got, 2)
+	fixture.WantLine(t, got, "Read-only file system")
+
+	if e.IsPodman() { // where it cannot be on
+		return
+	}
+	// What the sandbox would open: without user namespaces it must not be on.
+	unsafe := e.Server(t, func(s *server.Settings) { s.Sandbox, s.SandboxUnsafe = orchestrator.SandboxOn, true })
+	got = fixture.Do(t, unsafe, fixture.Command(writeKernelSetting))
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, "escaped")
+}
+
+func wantContainerAsSandbox(t *testing.T, s *fixture.Server) {
+	t.Helper()
+	if !strings.Contains(s.Log.String(), "the container is the sandbox of builds") {
+		t.Errorf("the log does not say so: %s", s.Log.String())
+	}
+}
+
+// TestSandboxRefused has a server not start with the sandbox on where it is not safe, or
+// does not work.
+func TestSandboxRefused(t *testing.T) {
+	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) {
+		if e.IsPodman() {
+			wantSandboxRefused(e, t, "does not work on Podman", "--nix-sandbox-unsafe", "yes")
+		} else {
+			wantSandboxRefused(e, t, "IGLU_NIX_SANDBOX_UNSAFE=yes")
+		}
+	})
+}
+
+// wantSandboxRefused checks that a server does not start with the sandbox on, and says why.
+func wantSandboxRefused(e *fixture.Engine, t *testing.T, why string, flags ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	serve := exec.CommandContext(ctx, fixture.Env.Program, append([]string{"serve", "--listen", "127.0.0.1:0",
+		"--instance", "test-" + strings.ToLower(rand.Text()[:10]), "--state-dir", t.TempDir(), "--nix-sandbox", "on"}, flags...)...)
+	serve.Env = e.Environ()
+	output, err := serve.CombinedOutput()
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 || !strings.Contains(string(output), why) {
+		t.Errorf("%v: %s", err, output)
+	}
+}
+
+// TestRootlessPodman has a Podman that runs without root. A newer one than 4.3 says so of
+// itself; this test sees to it that every one does.
+func TestRootlessPodman(t *testing.T) {
+	t.Parallel()
+	p := fixture.OwnPodman(t, fixture.Rootless)
+	if err := fixture.LoadJobImage(p.Host()); err != nil {
+		t.Fatal(err)
+	}
+	e := &fixture.Engine{Name: "podman", Host: p.Host()}
+	host := e.Saying(t, "/info", `"SecurityOptions":[`, `"SecurityOptions":["name=rootless",`)
+	// A network would need a program that Debian only recommends.
+	s := e.ServerVia(t, host, func(s *server.Settings) { s.JobNetwork = "none" })
+	wantContainerAsSandbox(t, s)
+	got := fixture.Do(t, s, fixture.Command(sandboxedBuild))
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, "in /nix/var/nix/builds/")
+	wantSandboxRefused(&fixture.Engine{Name: "podman", Host: host}, t, "does not work on Podman")
+}

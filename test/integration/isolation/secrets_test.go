@@ -1,0 +1,50 @@
+//go:build integration
+
+package isolation
+
+import (
+	"testing"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// TestSecretsStayInside runs builds that look for the job's secrets wherever a
+// process of the container can look. That no message holds one is checked with each
+// message, by client.read.
+func TestSecretsStayInside(t *testing.T) { fixture.OnEngines(t, secretsStayInside) }
+
+func secretsStayInside(t *testing.T, e *fixture.Engine) {
+	s := e.Server(t, func(*server.Settings) {})
+	g := &fixture.Env.Git
+	cache := fixture.NewCache(t)
+	tests := []struct {
+		name    string
+		command string
+		code    int
+		line    string // shows that the look was taken
+	}{
+		{"environment of PID 1", `nix eval --impure --expr 'builtins.readFile "/proc/1/environ"'`, 1, "Permission denied"},
+		{"memory of PID 1", `sh -c 'for f in environ mem maps fd/0 cwd/etc root/etc; do cat /proc/1/$f; done; echo looked'`, 0, "looked"},
+		{"own environment", `env`, 0, "NIX_CONFIG="},
+		{"environment of Nix", `nix eval --impure --raw --expr 'builtins.concatStringsSep "," (map builtins.getEnv ["IGLU_GIT_KEY" "CACHIX_AUTH_TOKEN" "CACHIX_SIGNING_KEY" "PATH"])'`, 0, ",,,/root"},
+		{"environment of a build", `nix-build -E 'derivation { name = "env"; system = builtins.currentSystem; builder = "/bin/sh"; args = ["-c" "export; echo > $out"]; }'`, 0, "NIX_BUILD_TOP"},
+		{"environments of all processes", `sh -c 'cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline | tr "\0" "\n"'`, 0, "NIX_CONFIG="},
+		{"files", "sh -c 'grep -rls -e hunter2 -e " + g.KeyLines[1][:10] + " -e " + fixture.APIKey[:10] + " -e " + fixture.SigningKey[:10] +
+			" /tmp /root /run /source /etc /var /dev/shm /iglu* /nix && exit 9; echo looked'", 0, "looked"},
+		{"git's configuration", `sh -c 'cat .git/config; git config --list --show-origin'`, 0, "remote.origin.url"},
+	}
+	for _, key := range []struct{ name, repository, key string }{
+		{"password", g.Private + "/hello", fixture.GitPassword},
+		{"private key", g.Ssh + "/hello", g.Key},
+	} {
+		for _, test := range tests {
+			t.Run(key.name+"/"+test.name, func(t *testing.T) {
+				j := g.WithKey(fixture.Build(key.repository, test.command), key.key)
+				got := fixture.Do(t, s, cache.Pushing(j))
+				fixture.WantExit(t, got, test.code)
+				fixture.WantLine(t, got, test.line)
+			})
+		}
+	}
+}

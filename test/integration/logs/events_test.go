@@ -1,0 +1,388 @@
+//go:build integration
+
+package logs
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/internal/shellwords"
+	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// connectForEvents is connectIn for a client that offers the subprotocol for events.
+func connectForEvents(t *testing.T, form schemas.Form, s *fixture.Server) *fixture.Client {
+	t.Helper()
+	dialer := websocket.Dialer{Subprotocols: []string{schemas.EventsProtocol}}
+	conn, _, err := dialer.DialContext(t.Context(), "ws://"+s.Address+"/api/v1/build", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if conn.Subprotocol() != schemas.EventsProtocol {
+		t.Fatalf("the server speaks %q", conn.Subprotocol())
+	}
+	return &fixture.Client{T: t, Conn: conn, Form: form, Events: true}
+}
+
+// tell sends a job to a server and returns all that comes back to a client of events, which
+// must be numbered without a gap and begin and end as it should.
+func tell(t *testing.T, form schemas.Form, s *fixture.Server, j fixture.Job) fixture.Story {
+	t.Helper()
+	c := connectForEvents(t, form, s)
+	c.SendJob(j)
+	return c.Story()
+}
+
+// last returns the last event of a type.
+func last[E schemas.Event](s fixture.Story) (latest E) {
+	for _, e := range s.Events {
+		if e, ok := e.(E); ok {
+			latest = e
+		}
+	}
+	return latest
+}
+
+// checkVerdict holds a verdict against what else was told.
+func checkVerdict(t *testing.T, told fixture.Story, end string, code int) {
+	t.Helper()
+	v := told.Verdict()
+	if v.End != end || v.ExitCode == nil || *v.ExitCode != code {
+		t.Errorf("verdict %+v, want %s with %d", v, end, code)
+	}
+	if v.PeakMemory < 1<<20 || v.CPUSeconds <= 0 || v.CPUSeconds > 600 || !strings.HasPrefix(v.Image, "sha256:") {
+		t.Errorf("verdict %+v", v)
+	}
+	var timed []schemas.Phase
+	sum := 0.0
+	for _, p := range v.Phases {
+		timed = append(timed, p.Phase)
+		sum += p.Seconds
+	}
+	if diff := cmp.Diff(told.Phases(), append(timed, schemas.Done)); diff != "" {
+		t.Errorf("the verdict has other phases than were told (-told +verdict):\n%s", diff)
+	}
+	if sum <= 0 || sum > v.Seconds+0.01 {
+		t.Errorf("the phases took %g s of %g", sum, v.Seconds)
+	}
+}
+
+// nixBuild is a job's command that builds an expression with a Nix that tells programs of it.
+func nixBuild(expression string, more ...string) string {
+	return shellwords.Join(append([]string{"nix", "build", "--impure", "--no-link", "--expr", expression}, more...))
+}
+
+// family is an expression of several derivations, one of which fails.
+const family = `let
+  d = name: deps: script: derivation {
+    inherit name deps; system = builtins.currentSystem; builder = "/bin/sh";
+    args = [ "-c" ("PATH=/nix/var/nix/profiles/default/bin:/usr/bin:/bin; " + script) ];
+  };
+  a = d "a" [ ] "echo '@nix { \"action\": \"setPhase\", \"phase\": \"buildPhase\" }' >&2; echo one; sleep 1; echo two; echo > $out";
+  b = d "b" [ a ] "i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); done; exit 3";
+  c = d "c" [ a ] "echo three >&2; echo > $out";
+in [ b c ]`
+
+// TestEvents builds several derivations, of which one fails, in each form.
+func TestEvents(t *testing.T) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+		j := fixture.Command(nixBuild(family))
+		j.BuildOptions.KeepGoing = true
+		told := tell(t, form, fixture.Env.Server, j)
+		checkVerdict(t, told, "exited", 1)
+		if told.CloseCode != websocket.CloseInternalServerErr {
+			t.Errorf("close code %d", told.CloseCode)
+		}
+		if diff := cmp.Diff([]schemas.Phase{schemas.Create, schemas.Evaluate, schemas.Build, schemas.Done}, told.Phases()); diff != "" {
+			t.Errorf("phases (-want +got):\n%s", diff)
+		}
+		var tail []string
+		for n := 10; n < 30; n++ {
+			tail = append(tail, fmt.Sprint("line ", n))
+		}
+		for name, want := range map[string][]schemas.DerivationEvent{
+			"a": {{State: "building"}, {State: "building", Phase: "buildPhase"}, {State: "built", Phase: "buildPhase"}},
+			"b": {{State: "building"}, {State: "failed", Log: tail}},
+			"c": {{State: "building"}, {State: "built"}},
+		} {
+			if states, _ := told.States(name); cmp.Diff(want, states) != "" {
+				t.Errorf("%s (-want +got):\n%s", name, cmp.Diff(want, states))
+			}
+		}
+		if _, lines := told.States("a"); !slices.Equal(lines, []string{"one", "two"}) {
+			t.Errorf("a's log is %q", lines)
+		}
+		want := schemas.ProgressEvent{Derivations: schemas.Counts{Done: 2, Expected: 3, Failed: 1}}
+		if got := last[schemas.ProgressEvent](told); got != want {
+			t.Errorf("progress %+v, want %+v", got, want)
+		}
+		wantStreams(t, told)
+	})
+}
+
+// wantStreams checks where lines come from.
+func wantStreams(t *testing.T, told fixture.Story) {
+	t.Helper()
+	for _, m := range told.Messages {
+		want := m.Stream
+		switch line := string(m.Line); {
+		case strings.HasPrefix(line, "iglu: running"):
+			want = schemas.Stdout
+		case strings.Contains(line, "error:"):
+			want = schemas.Stderr
+		}
+		if m.Stream != want {
+			t.Errorf("%q comes from %q, want %q", m.Line, m.Stream, want)
+		}
+	}
+}
+
+// TestSeveralNix has a script run several Nix processes, one after the other and at once, and
+// leave one running: that does not hold up the job's end.
+func TestSeveralNix(t *testing.T) {
+	d := func(name, script string) string {
+		return nixBuild(fixture.Derivation(name, "PATH=/nix/var/nix/profiles/default/bin:/usr/bin:/bin; "+script))
+	}
+	const quiet = ` > /dev/null 2>&1 < /dev/null &`
+	script := d("first", "echo > $out") + ` && { ` + d("second", "sleep 1; echo > $out") + ` & ` + d("third", "sleep 1; echo > $out") +
+		`; wait; } && { ` + d("left", "echo begun; touch /tmp/left; sleep 600") + quiet + ` while [ ! -e /tmp/left ]; do sleep 0.1; done; sleep 1; }`
+	begun := time.Now()
+	told := tell(t, schemas.Document, fixture.Env.Server, fixture.Command(shellwords.Join([]string{"sh", "-c", script})))
+	checkVerdict(t, told, "exited", 0)
+	for name, want := range map[string]schemas.DerivationEvent{
+		"first": {State: "built"}, "second": {State: "built"}, "third": {State: "built"}, "left": {State: "failed", Log: []string{"begun"}},
+	} {
+		states, _ := told.States(name)
+		if len(states) != 2 || cmp.Diff(want, states[1]) != "" {
+			t.Errorf("%s: %+v, want %+v in the end", name, states, want)
+		}
+	}
+	if got := last[schemas.ProgressEvent](told).Derivations.Done; got != 3 {
+		t.Errorf("%d derivations are built, want 3", got)
+	}
+	if took := time.Since(begun); took > 5*time.Minute {
+		t.Errorf("it took %s", took)
+	}
+}
+
+// TestPlainClient sends a job for a client without events and one with: the first gets the
+// very lines of the second, and of what Nix tells programs none.
+func TestPlainClient(t *testing.T) {
+	for _, line := range []string{
+		nixBuild(family), nixBuild(family, "-L"),
+		shellwords.Join([]string{"nix-build", "--no-out-link", "-E", family}),
+		`sh -c 'printf "half a "; nix-instantiate --eval -E 1; echo line; printf "\036\036TOKEN.0001\n\036"; nix --version >&2'`,
+	} {
+		plain := fixture.Do(t, fixture.Env.Server, fixture.Command(line))
+		told := tell(t, schemas.Document, fixture.Env.Server, fixture.Command(line))
+		plain.Lines, told.Lines = fixture.WithoutWaiting(plain.Lines), fixture.WithoutWaiting(told.Lines)
+		slices.Sort(plain.Lines) // the order of two streams is up to chance
+		slices.Sort(told.Lines)
+		if diff := cmp.Diff(plain.Lines, told.Lines); diff != "" {
+			t.Errorf("%s (-plain +with events):\n%s", line, diff)
+		}
+		if len(told.Lines) < 2 {
+			t.Errorf("%s: only %q", line, told.Lines)
+		}
+	}
+}
+
+// TestPushEvents pushes two paths of a repository, and then has another job get them from the
+// cache.
+func TestPushEvents(t *testing.T) {
+	c := fixture.NewCache(t)
+	if err := fixture.Env.Git.Commit("pushed-events", "main", map[string]string{"default.nix": strings.ReplaceAll(family, "[ b c ]", "[ a c ]")}); err != nil {
+		t.Fatal(err)
+	}
+	j := c.Pushing(fixture.Build(fixture.Env.Git.Public+"/pushed-events", "nix build --no-link --print-out-paths --file default.nix"))
+	told := tell(t, schemas.Document, fixture.Env.Server, j)
+	checkVerdict(t, told, "exited", 0)
+	want := []schemas.Phase{schemas.Create, schemas.Fetch, schemas.Evaluate, schemas.Build, schemas.PushRest, schemas.Done}
+	if diff := cmp.Diff(want, told.Phases()); diff != "" {
+		t.Errorf("phases (-want +got):\n%s", diff)
+	}
+	v, push := told.Verdict(), last[schemas.PushEvent](told)
+	if v.Pushed == nil || v.Pushed.Paths != 2 || push.Paths != (schemas.Share{Done: 2, Expected: 2}) || push.Bytes != v.Pushed.Bytes || push.Bytes == 0 {
+		t.Errorf("push %+v, verdict %+v", push, v.Pushed)
+	}
+	if head := fixture.Head(t, j); v.Commit != head {
+		t.Errorf("commit %s, want %s", v.Commit, head)
+	}
+
+	get := fixture.Command(shellwords.Join(append([]string{"nix", "build", "--no-link"}, paths(told.Lines)...)))
+	get.BuildOptions.Substituters = []string{c.Url}
+	get.BuildOptions.TrustedPublicKeys = []string{"default:" + fixture.PublicKey(t)}
+	told = tell(t, schemas.Document, fixture.Env.Server, get)
+	checkVerdict(t, told, "exited", 0)
+	progress := last[schemas.ProgressEvent](told)
+	if progress.Paths != (schemas.Counts{Done: 2, Expected: 2}) || progress.Bytes.Done != progress.Bytes.Expected || progress.Bytes.Done == 0 {
+		t.Errorf("progress %+v", progress)
+	}
+	if !slices.Contains(told.Phases(), schemas.Build) || told.Verdict().Pushed != nil {
+		t.Errorf("phases %v, verdict %+v", told.Phases(), told.Verdict())
+	}
+}
+
+// paths returns those lines that are paths of the store.
+func paths(lines []string) (paths []string) {
+	for _, line := range lines {
+		if strings.HasPrefix(line, "/nix/store/") {
+			paths = append(paths, line)
+		}
+	}
+	return paths
+}
+
+// TestForgedEvents has a job try to tell the server what only the program may tell: it does
+// not find the token.
+func TestForgedEvents(t *testing.T) {
+	script := `env | grep -c IGLU_ ; cat /proc/1/environ 2>/dev/null | wc -c; ` +
+		`printf "\036AAAAAAAAAAAAAAAAAAAAAAAAAA.0019{\"commit\":\"%040d\"}\n" 7; printf "\036"; ` +
+		`printf "\036{\"event\":{\"type\":\"phase\",\"phase\":\"push\"}}\n"; echo end`
+	told := tell(t, schemas.Document, fixture.Env.Server, fixture.Command(shellwords.Join([]string{"sh", "-c", script})))
+	checkVerdict(t, told, "exited", 0)
+	want := []string{"0", "0", "\x1eAAAAAAAAAAAAAAAAAAAAAAAAAA.0019" + fmt.Sprintf(`{"commit":"%040d"}`, 7),
+		"\x1e\x1e" + `{"event":{"type":"phase","phase":"push"}}`, "end"}
+	var got []string
+	for _, line := range told.Lines {
+		if !strings.HasPrefix(line, "iglu: ") {
+			got = append(got, line)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("lines (-want +got):\n%s", diff)
+	}
+	if told.Verdict().Commit != "" || slices.Contains(told.Phases(), schemas.PushRest) {
+		t.Errorf("%v, %+v", told.Phases(), told.Verdict())
+	}
+}
+
+// TestSecretsInEvents has a derivation print a job's secrets: they are masked in its lines,
+// in its last ones, and wherever else; see client.read.
+func TestSecretsInEvents(t *testing.T) {
+	script := fmt.Sprintf("echo key %s; echo %s; exit 1", fixture.APIKey, fixture.SigningKey)
+	j := fixture.Command(nixBuild(fixture.Derivation("leak", script)))
+	j.BuildOptions.Cachix.APIKey, j.BuildOptions.Cachix.SigningKey = fixture.APIKey, fixture.SigningKey
+	told := tell(t, schemas.Document, fixture.Env.Server, j)
+	states, lines := told.States("leak")
+	want := []string{"key ***", "***"}
+	if !slices.Equal(lines, want) || len(states) != 2 || !slices.Equal(states[1].Log, want) {
+		t.Errorf("lines %q, states %+v", lines, states)
+	}
+}
+
+// TestEventsAndTokens offers the subprotocol beside the token, as browsers do it, in both
+// orders, and beside a header.
+func TestEventsAndTokens(t *testing.T) {
+	s := fixture.ServerWith(t, func(s *server.Settings) { s.TokenFile = fixture.TokenFile(t, fixture.GoodToken) })
+	for _, test := range []struct {
+		header   http.Header
+		offered  []string
+		status   int
+		protocol string
+	}{
+		{nil, []string{schemas.EventsProtocol, "bearer", fixture.GoodToken}, 101, schemas.EventsProtocol},
+		{nil, []string{"bearer", fixture.GoodToken, schemas.EventsProtocol}, 101, schemas.EventsProtocol},
+		{http.Header{"Authorization": {"Bearer " + fixture.GoodToken}}, []string{schemas.EventsProtocol}, 101, schemas.EventsProtocol},
+		{nil, []string{"bearer", fixture.GoodToken}, 101, "bearer"},
+		{nil, []string{schemas.EventsProtocol}, 401, ""},
+		{nil, []string{schemas.EventsProtocol, "bearer"}, 401, ""},
+		{nil, []string{"bearer", schemas.EventsProtocol, fixture.GoodToken}, 401, ""},
+		{nil, []string{schemas.EventsProtocol, fixture.GoodToken}, 401, ""},
+	} {
+		dialer := websocket.Dialer{Subprotocols: test.offered}
+		conn, response, err := dialer.DialContext(t.Context(), "ws://"+s.Address+"/api/v1/build", test.header)
+		if response == nil || response.StatusCode != test.status {
+			t.Fatalf("%v: %v, %v", test.offered, response, err)
+		}
+		if conn != nil {
+			if got := conn.Subprotocol(); got != test.protocol {
+				t.Errorf("%v: %q", test.offered, got)
+			}
+			conn.Close()
+		}
+	}
+}
+
+// A client of events is told of refusals as others are, also of a second job.
+func TestRefusalsOfEvents(t *testing.T) {
+	s := fixture.ServerWith(t, func(*server.Settings) {})
+	c := connectForEvents(t, schemas.Document, s)
+	second := connectForEvents(t, schemas.Document, s)
+	if message, _ := second.Read(); message != fixture.Busy {
+		t.Errorf("a second client is told %s", message)
+	}
+	c.SendJob(fixture.Command("sleep 3"))
+	c.WaitForEvent(schemas.Evaluate)
+	c.Send("{}")
+	if message := c.Next(); !strings.Contains(message, `"stdout"`) && message != fixture.Busy {
+		t.Errorf("a second job is told %s", message)
+	}
+	c.Conn.Close()
+	fixture.WantFree(t, s)
+	broken := connectForEvents(t, schemas.Document, s)
+	broken.Send("{")
+	if message, _ := broken.Read(); message != `{"error":"Not a valid JSON","jobStatus":"failed"}` {
+		t.Errorf("who sends no JSON is told %s", message)
+	}
+}
+
+// TestEndsInEvents has jobs end in other ways than by themselves.
+func TestEndsInEvents(t *testing.T) {
+	const timeout = 10 * time.Second // in which a slow machine has the job begin as well
+	late := fixture.ServerWith(t, func(s *server.Settings) { s.Deadlines.Build = timeout })
+	told := tell(t, schemas.Document, late, fixture.Command("sleep 60"))
+	if v := told.Verdict(); v.End != "timed-out" || v.ExitCode != nil || v.Seconds < timeout.Seconds() || v.PeakMemory == 0 {
+		t.Errorf("verdict %+v", v)
+	}
+	imageless := fixture.ServerWith(t, func(s *server.Settings) { s.JobImage = "localhost:1/no/such-image" })
+	told = tell(t, schemas.Document, imageless, fixture.Command("sleep 60"))
+	if v := told.Verdict(); v.End != "no-image" || v.ExitCode != nil || v.Image != "" || !slices.Equal(told.Phases(), []schemas.Phase{schemas.Pull}) {
+		t.Errorf("phases %v, verdict %+v", told.Phases(), v)
+	}
+}
+
+// A log that cannot be kept still ends with a message that is numbered.
+func TestEventsOnAFullDisk(t *testing.T) {
+	s := fixture.ServerWith(t, func(s *server.Settings) { s.StateDir, s.KeepLogs = smallDisk(t), joblog.Keep{} })
+	told := tell(t, schemas.Document, s, fixture.Command("sh -c 'seq 1000000; sleep 1000'"))
+	if v := told.Verdict(); v.End != "failed" || len(told.Lines) == 0 {
+		t.Errorf("%d lines, verdict %+v", len(told.Lines), v)
+	}
+}
+
+// TestMillionEvents has a client of events read a long log: it gets every line in order.
+func TestMillionEvents(t *testing.T) {
+	const lines = 300_000
+	c := connectForEvents(t, schemas.Document, fixture.Env.Server)
+	c.SendJob(fixture.Command(fmt.Sprint("seq ", lines)))
+	seen := 0
+	for {
+		_, data, err := c.Conn.ReadMessage()
+		if err != nil {
+			break
+		}
+		if line, ok := schemas.CutOutput(data); ok && !strings.HasPrefix(string(line), "iglu: ") {
+			if seen++; string(line) != fmt.Sprint(seen) {
+				t.Fatalf("line %d is %s", seen, line)
+			}
+		} else if !ok && !json.Valid(data) {
+			t.Fatalf("message %s", data)
+		}
+	}
+	if seen != lines {
+		t.Errorf("%d of %d lines came", seen, lines)
+	}
+}

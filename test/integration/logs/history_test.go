@@ -1,0 +1,93 @@
+//go:build integration
+
+package logs
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// TestHistorySurvives has a builder end a job, kills it in the middle of another, and asks its
+// next life for both, and for the log of the one that was lost.
+func TestHistorySurvives(t *testing.T) {
+	flags := []string{"--job-image", fixture.Env.Image, "--allowed-commands", "sh", "--state-dir", t.TempDir()}
+	s := fixture.StartProcessAs(t, "test-history", "", flags...)
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("sh -c 'echo kept; exit 3'")), 3)
+	c := fixture.Connect(t, s)
+	c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo half; sleep 1000'")))
+	c.WaitFor(`"half"`)
+	lost := fixture.NewestJob(t, s)
+	_, before := s.Get(t, "GET", "/api/v1/jobs/"+lost)
+	if strings.Contains(before, `"end"`) {
+		t.Errorf("while it runs, the record is %s", before)
+	}
+	s.Kill()
+
+	next := fixture.StartProcessAs(t, "test-history", "", flags...)
+	_, after := next.Get(t, "GET", "/api/v1/jobs")
+	if !strings.Contains(after, `"end":"exited","exitCode":3`) || !strings.Contains(after, `"end":"interrupted"`) {
+		t.Errorf("the jobs are %s", after)
+	}
+	if _, log := next.Get(t, "GET", "/api/v1/jobs/"+lost+"/log?follow=1"); !strings.HasSuffix(log, "\nhalf\n") {
+		t.Errorf("the log of the lost one is %q", log)
+	}
+	if _, page := next.Get(t, "GET", "/jobs/"+lost); !strings.Contains(page, "interrupted") {
+		t.Errorf("its page is %s", page)
+	}
+}
+
+// TestHistoryGoesWithLogs keeps two logs, and so two records.
+func TestHistoryGoesWithLogs(t *testing.T) {
+	s := fixture.ServerWith(t, func(s *server.Settings) { s.KeepLogs.Jobs = 2 })
+	for range 4 {
+		fixture.WantExit(t, fixture.Do(t, s, fixture.Command("sh -c true")), 0)
+	}
+	_, body := s.Get(t, "GET", "/api/v1/jobs")
+	if n := strings.Count(body, `"id"`); n != 2 {
+		t.Errorf("%d records are left: %s", n, body)
+	}
+}
+
+// TestHistoryDamaged starts a builder on a file that is no history.
+func TestHistoryDamaged(t *testing.T) {
+	folder := t.TempDir()
+	name := filepath.Join(folder, "damaged", "history.db")
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte(strings.Repeat("no history", 10_000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	output, err := exec.Command(fixture.Env.Program, "serve", "--listen", "127.0.0.1:0", "--instance", "damaged", "--state-dir", folder).CombinedOutput()
+	if err == nil || !strings.Contains(string(output), name+" is damaged") || !strings.Contains(string(output), "hint: move the file away") {
+		t.Errorf("%v: %s", err, output)
+	}
+}
+
+// TestCancelByAPI cancels a job: its client is told who did it.
+func TestCancelByAPI(t *testing.T) {
+	s := fixture.ServerWith(t, func(*server.Settings) {})
+	c := fixture.Connect(t, s)
+	c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; sleep 1000'")))
+	c.WaitFor(`"begun"`)
+	path := "/api/v1/jobs/" + fixture.NewestJob(t, s) + "/cancel"
+	if status, body := s.Get(t, "POST", path); status != 202 {
+		t.Fatalf("status %d: %s", status, body)
+	}
+	r := c.Finish()
+	const want = `{"error":"The job was cancelled.","msg":"Somebody cancelled it on the builder's page.","jobStatus":"failed"}`
+	if len(r.Messages) != 1 || r.Messages[0] != want || r.CloseCode != websocket.CloseInternalServerErr {
+		t.Errorf("got %v, close code %d", r.Messages, r.CloseCode)
+	}
+	if status, _ := s.Get(t, "POST", path); status != 409 {
+		t.Errorf("once more: status %d", status)
+	}
+}

@@ -1,0 +1,355 @@
+//go:build integration
+
+package logs
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// A watcher follows a job's messages as server-sent events.
+type watcher struct {
+	next   int64 // the number of the message that is to come
+	lines  int   // of the job's own that it has seen
+	digest hash.Hash32
+}
+
+// watch follows a job from the message after the last that was seen, until the job has ended
+// or something is out of order.
+func (w *watcher) watch(ctx context.Context, s *fixture.Server, job string) error {
+	request, err := http.NewRequestWithContext(ctx, "GET", "http://"+s.Address+"/api/v1/jobs/"+job+"/events", nil)
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Last-Event-ID", strconv.FormatInt(w.next-1, 10))
+	response, err := new(http.Transport).RoundTrip(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK || response.Header.Get("Content-Type") != "text/event-stream" {
+		return errors.New(response.Status)
+	}
+	if w.digest != nil {
+		_, err := io.Copy(w.digest, response.Body)
+		return err
+	}
+	var id int64
+	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
+		if text, ok := bytes.CutPrefix(lines.Bytes(), []byte("id: ")); ok {
+			if id, err = strconv.ParseInt(string(text), 10, 64); err != nil || id != w.next {
+				return fmt.Errorf("message %s comes where %d should: %w", text, w.next, err)
+			}
+			w.next++
+		} else if text, ok := bytes.CutPrefix(lines.Bytes(), []byte("data: ")); ok {
+			if last, err := w.take(text, id); last || err != nil {
+				return err
+			}
+		}
+	}
+	return errors.New("it ends before the job")
+}
+
+// take checks one message.
+func (w *watcher) take(data []byte, id int64) (last bool, err error) {
+	line, isLine := schemas.CutOutput(data)
+	if !isLine {
+		m, err := schemas.ParseMessage(data)
+		if err != nil || m.Seq != id {
+			return false, fmt.Errorf("message %d is %s: %w", id, data, err)
+		}
+		return m.Last(), nil
+	}
+	if number, ok := bytes.CutPrefix(line, []byte("line ")); ok {
+		if string(number) != strconv.Itoa(w.lines+1) {
+			return false, fmt.Errorf("line %s comes after %d", number, w.lines)
+		}
+		w.lines++
+	}
+	return false, nil
+}
+
+// TestWatchers has 50 clients watch a job that prints 100,000 lines. All see all of them in
+// order, and the server takes little memory. All but one keep a digest of what they see, so
+// that they take little of the machine themselves.
+func TestWatchers(t *testing.T) {
+	const count, lines = 50, 100_000
+	s := fixture.StartProcess(t, "--job-image", fixture.Env.Image, "--allowed-commands", "sh")
+	script := `for i in $(seq 0 99); do seq -f "line %g" $((i*1000+1)) $((i*1000+1000)); sleep 0.05; done`
+	watched := func(watchers int) time.Duration {
+		began := time.Now()
+		c := fixture.Connect(t, s)
+		c.Send(fixture.JSONOf(t, fixture.Command("sh -c '"+script+"'")))
+		c.WaitFor(`"line 1"`)
+		job := fixture.NewestJob(t, s)
+		var all sync.WaitGroup
+		digests := make([]hash.Hash32, watchers)
+		for i := range digests {
+			w := watcher{next: 1, digest: crc32.New(crc32.MakeTable(crc32.Castagnoli))}
+			digests[i] = w.digest
+			all.Go(func() {
+				if err := w.watch(t.Context(), s, job); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		c.Finish()
+		took := time.Since(began)
+		all.Wait()
+		whole := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+		_, body := s.Get(t, "GET", "/api/v1/jobs/"+job+"/events")
+		io.WriteString(whole, body)
+		w := watcher{next: 1}
+		if err := w.watch(t.Context(), s, job); err != nil || w.lines != lines {
+			t.Errorf("there are %d lines: %v", w.lines, err)
+		}
+		for _, digest := range digests {
+			if digest.Sum32() != whole.Sum32() {
+				t.Error("a watcher has seen something else")
+			}
+		}
+		return took
+	}
+	alone, together := watched(0), watched(count)
+	peak := peakMemory(t, s.Pid)
+	t.Logf("the job took %s alone and %s with %d watchers; the server took %d MiB", alone, together, count, peak>>20)
+	if peak > 128<<20 {
+		t.Errorf("the server took %d MiB", peak>>20)
+	}
+}
+
+// TestRunningLog gets the log of a job that runs: as it grows, and parts of it.
+func TestRunningLog(t *testing.T) {
+	s := fixture.ServerWith(t, func(*server.Settings) {})
+	c := fixture.Connect(t, s)
+	c.Send(fixture.JSONOf(t, fixture.Command(`sh -c 'echo first; while ! [ -e /tmp/go-on ]; do sleep 0.1; done; echo second'`)))
+	c.WaitFor("first")
+	log := "http://" + s.Address + "/api/v1/jobs/" + fixture.NewestJob(t, s) + "/log"
+	part, err := http.NewRequestWithContext(t.Context(), http.MethodGet, log, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part.Header.Set("Range", "bytes=6-8")
+	answer, err := http.DefaultClient.Do(part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(answer.Body)
+	answer.Body.Close()
+	if err != nil || answer.StatusCode != http.StatusPartialContent || string(text) != "job" { // of "iglu: job image"
+		t.Errorf("a part: %s, %v: %q", answer.Status, err, text)
+	}
+
+	answer, err = http.Get(log + "?follow=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	lines := bufio.NewScanner(answer.Body)
+	for lines.Scan() && lines.Text() != "first" {
+	}
+	fixture.GoOn(t, s)
+	if !lines.Scan() || lines.Text() != "second" || lines.Scan() || lines.Err() != nil {
+		t.Errorf("after the first line comes %q, %v", lines.Text(), lines.Err())
+	}
+	c.Finish()
+}
+
+// peakMemory is the most memory that a process has had in use, in bytes.
+func peakMemory(t *testing.T, pid int) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	var kib int
+	if _, err := fmt.Sscanf(rest, "%d kB", &kib); err != nil {
+		t.Fatal(err)
+	}
+	return kib << 10
+}
+
+// TestWatchAgain loses the connection and goes on where it was, also after the end.
+func TestWatchAgain(t *testing.T) {
+	s := fixture.ServerWith(t, func(*server.Settings) {})
+	r := fixture.Do(t, s, fixture.Command(`sh -c 'seq -f "line %g" 5000'`))
+	fixture.WantExit(t, r, 0)
+	job := fixture.NewestJob(t, s)
+	w := watcher{next: 1}
+	if err := w.watch(t.Context(), s, job); err != nil || w.lines != 5000 {
+		t.Fatalf("%d lines, %v", w.lines, err)
+	}
+	half := watcher{next: w.next - 2000}
+	for i := half.next; ; i++ { // the first line after that
+		if _, body := s.Get(t, "GET", fmt.Sprintf("/api/v1/jobs/%s/events?from=%d", job, i)); strings.HasPrefix(body, "id: ") {
+			at := strings.Index(body, `"line `)
+			fmt.Sscanf(body[at:], `"line %d"`, &half.lines)
+			half.lines--
+			half.next = i
+			break
+		}
+	}
+	if err := half.watch(t.Context(), s, job); err != nil || half.lines != 5000 || half.next != w.next {
+		t.Errorf("again: %d lines, %v", half.lines, err)
+	}
+	if status, _ := s.Get(t, "GET", fmt.Sprintf("/api/v1/jobs/%s/events?from=%d", job, w.next)); status != http.StatusNoContent {
+		t.Errorf("after the end: status %d", status)
+	}
+}
+
+// TestJobsAPI asks for jobs, their records and their logs.
+func TestJobsAPI(t *testing.T) {
+	s := fixture.ServerWith(t, func(*server.Settings) {})
+	j := fixture.Build(strings.Replace(fixture.Env.Git.Private, "http://", "http://git@", 1)+"/hello", "nix build -L "+fixture.GitPassword)
+	j = fixture.Env.Git.WithKey(j, fixture.GitPassword)
+	j.Git.GitUsername = ""
+	fixture.Do(t, s, j)
+	fixture.WantNoContainers(t, s) // which the next job would say that it waits for
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Command(`sh -c 'seq 3; exit 3'`)), 3)
+
+	var list struct {
+		Jobs []struct {
+			ID, Repository, Command, End, Error string
+			ExitCode                            *int
+			Begun, Ended                        time.Time
+			Verdict                             *schemas.VerdictEvent
+		}
+	}
+	_, body := s.Get(t, "GET", "/api/v1/jobs")
+	if err := errors.Join(json.Unmarshal([]byte(body), &list), fixture.CheckSecrets(body)); err != nil {
+		t.Fatalf("%v: %s", err, body)
+	}
+	if len(list.Jobs) != 2 || list.Jobs[0].ExitCode == nil || *list.Jobs[0].ExitCode != 3 || list.Jobs[0].End != "exited" ||
+		list.Jobs[0].Verdict == nil || !list.Jobs[0].Ended.After(list.Jobs[0].Begun) {
+		t.Errorf("the jobs are %s", body)
+	}
+	if list.Jobs[1].Repository != fixture.Env.Git.Private+"/hello" || list.Jobs[1].Command != "nix build -L ***" {
+		t.Errorf("the first job is of %s: %s", list.Jobs[1].Repository, list.Jobs[1].Command)
+	}
+	job := "/api/v1/jobs/" + list.Jobs[0].ID
+	_, log := s.Get(t, "GET", job+"/log")
+	want := []string{"iglu: running sh -c 'seq 3; exit 3'", "1", "2", "3", ""}
+	if diff := cmp.Diff(want, fixture.WithoutHead(t, s, strings.Split(log, "\n"))); diff != "" {
+		t.Errorf("the log (-want +got):\n%s", diff)
+	}
+	for path, want := range map[string]string{
+		job + "/log?follow=1":         log,
+		job + "/lines?from=4&count=1": `{"from":4,"lines":["2"],"total":6,"ended":true}` + "\n",
+		job + "/search?q=RUNNING":     `{"lines":[2],"count":1,"total":6}` + "\n",
+		job + "/search?q=nothing":     `{"lines":[],"count":0,"total":6}` + "\n",
+	} {
+		if _, body := s.Get(t, "GET", path); body != want {
+			t.Errorf("%s: got %q, want %q", path, body, want)
+		}
+	}
+	for _, test := range []struct {
+		method, path string
+		status       int
+	}{
+		{"GET", "/api/v1/jobs/nosuchjob", 404},
+		{"GET", "/api/v1/jobs/nosuchjob/log", 404},
+		{"GET", "/api/v1/jobs/..%2f..%2fhistory/log", 404},
+		{"GET", "/api/v1/jobs/nosuchjob/events", 404},
+		{"POST", "/api/v1/jobs/nosuchjob/cancel", 404},
+		{"POST", job + "/cancel", 409},
+		{"PUT", job + "/cancel", 405},
+		{"GET", job + "/lines?from=-1", 400},
+		{"GET", job + "/lines?count=1001", 400},
+		{"GET", job + "/search", 400},
+		{"GET", "/api/v1/jobs?limit=x", 400},
+		{"DELETE", job, 405},
+		{"GET", "/nothing/here", 404},
+	} {
+		if status, _ := s.Get(t, test.method, test.path); status != test.status {
+			t.Errorf("%s %s: status %d, want %d", test.method, test.path, status, test.status)
+		}
+	}
+	for bytes, want := range map[string]string{"bytes=0-4": log[:5], "bytes=-2": "3\n"} {
+		request, _ := http.NewRequestWithContext(t.Context(), "GET", "http://"+s.Address+job+"/log?download=1", nil)
+		request.Header.Set("Range", bytes)
+		response, err := new(http.Transport).RoundTrip(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := new(strings.Builder)
+		bufio.NewReader(response.Body).WriteTo(got)
+		response.Body.Close()
+		if got.String() != want || response.StatusCode != http.StatusPartialContent ||
+			response.Header.Get("Content-Disposition") != fmt.Sprintf("attachment; filename=%q", "iglu-builder-"+list.Jobs[0].ID+".log") {
+			t.Errorf("%s: %q, %v", bytes, got, response.Header)
+		}
+	}
+}
+
+// TestPageBehindDoor asks for everything without the token, and from a page of elsewhere.
+func TestPageBehindDoor(t *testing.T) {
+	s := fixture.ServerWith(t, func(s *server.Settings) { s.TokenFile = fixture.TokenFile(t, fixture.GoodToken) })
+	ask := func(method, path string, header http.Header) int {
+		request, err := http.NewRequestWithContext(t.Context(), method, "http://"+s.Address+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if header != nil {
+			request.Header = header
+		}
+		response, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		return response.StatusCode
+	}
+	token := http.Header{"Authorization": {"Bearer " + fixture.GoodToken}}
+	elsewhere := http.Header{"Authorization": {"Bearer " + fixture.GoodToken}, "Origin": {"http://elsewhere.example"}}
+	for _, test := range []struct {
+		method, path string
+		header       http.Header
+		status       int
+	}{
+		{"GET", "/", nil, 401},
+		{"GET", "/", http.Header{"Accept": {"text/html"}}, 303},
+		{"GET", "/", token, 200},
+		{"GET", "/new", nil, 401},
+		{"GET", "/jobs/x", nil, 401},
+		{"GET", "/api/v1/jobs", nil, 401},
+		{"GET", "/api/v1/jobs", token, 200},
+		{"GET", "/api/v1/jobs/x/log", nil, 401},
+		{"GET", "/api/v1/jobs/x/lines", nil, 401},
+		{"GET", "/api/v1/jobs/x/search?q=a", nil, 401},
+		{"GET", "/api/v1/jobs/x/events", nil, 401},
+		{"POST", "/api/v1/jobs/x/cancel", nil, 401},
+		{"POST", "/api/v1/jobs/x/cancel", elsewhere, 403},
+		{"POST", "/api/v1/jobs/x/cancel", token, 404},
+		{"POST", "/login", elsewhere, 403},
+		{"POST", "/logout", elsewhere, 403},
+		{"GET", "/login", nil, 200},
+		{"GET", "/assets/page.css", nil, 200},
+		{"GET", "/assets/..%2ftemplates%2fhome.html", nil, 404},
+		{"GET", "/nothing", nil, 401},
+	} {
+		if status := ask(test.method, test.path, test.header); status != test.status {
+			t.Errorf("%s %s with %v: status %d, want %d", test.method, test.path, test.header, status, test.status)
+		}
+	}
+}

@@ -1,0 +1,3 @@
+// Package protocol tests the protocol, from outside.
+// It needs a container engine: see docs/development.md.
+package protocol

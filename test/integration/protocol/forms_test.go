@@ -1,0 +1,120 @@
+//go:build integration
+
+package protocol
+
+import (
+	"encoding/json"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/devcache"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// TestStackJobs has jobs of today's form with the least, and with empty strings throughout:
+// they do what they say.
+func TestStackJobs(t *testing.T) {
+	const environment = `sh -c 'echo "$NIX_CONFIG"; echo in $PWD; ls -A'`
+	least := fixture.Object{"git_config": fixture.Object{"noclone": true}, "build_options": fixture.Object{"command": environment}, "cachix_config": fixture.Object{}}
+	want := []string{"iglu: running " + environment, "extra-experimental-features = nix-command flakes",
+		"build-dir = /nix/var/nix/builds", "sandbox = false", "", "in /source"}
+	for name, row := range map[string]fixture.Object{"least": least, "empty": fixture.StackRow(fixture.Command(environment))} {
+		t.Run(name, func(t *testing.T) {
+			c := fixture.ConnectIn(t, schemas.Stack, fixture.Env.Server)
+			c.Send(fixture.JSONOf(t, row))
+			got := c.Finish()
+			fixture.WantExit(t, got, 0)
+			// Which Nix the image has decides whether it is told where to tell of its work.
+			lines := slices.DeleteFunc(fixture.WithoutHead(t, fixture.Env.Server, got.Lines), func(line string) bool { return strings.HasPrefix(line, "json-log-path = ") })
+			if diff := cmp.Diff(want, lines); diff != "" {
+				t.Errorf("lines (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// system is Nix's name of this machine.
+var system = map[string]string{"amd64": "x86_64-linux", "arm64": "aarch64-linux"}[runtime.GOARCH]
+
+// TestFullStackJob has a job of today's form with every property set.
+func TestFullStackJob(t *testing.T) {
+	cache, other := fixture.NewCache(t), fixture.NewCache(t)
+	j := cache.Pushing(fixture.Env.Git.WithKey(fixture.Build(fixture.Env.Git.Private+"/hello",
+		`sh -c 'echo "$NIX_CONFIG"; echo "[$0][$1]"; nix-build --no-out-link'`), fixture.GitPassword))
+	cores, maxJobs := schemas.Whole(1), schemas.Whole(2)
+	j.Arch, j.Git.Branch = system, "side"
+	j.BuildOptions.Cores, j.BuildOptions.MaxJobs, j.BuildOptions.KeepGoing = &cores, &maxJobs, true
+	j.BuildOptions.ExtraArgs = "one 'two three'"
+	j.BuildOptions.Substituters = []string{cache.Url, other.Url}
+	j.BuildOptions.TrustedPublicKeys = []string{"default:" + fixture.PublicKey(t), "other-1:" + fixture.PublicKey(t)}
+	got := fixture.DoIn(t, schemas.Stack, fixture.Env.Server, j)
+	fixture.WantExit(t, got, 0)
+	for _, line := range []string{
+		"iglu: commit " + fixture.Head(t, j), "cores = 1", "max-jobs = 2", "keep-going = true", "[one][two three]",
+		"extra-substituters = " + cache.Url + " " + other.Url,
+		"extra-trusted-public-keys = default:" + fixture.PublicKey(t) + " other-1:" + fixture.PublicKey(t),
+	} {
+		fixture.WantLine(t, got, line)
+	}
+	fixture.WantTotal(t, got, 1, 0, 0)
+	fixture.WantNames(t, cache, []string{"side"})
+	fixture.WantNames(t, other, nil)
+
+	j.Arch = "sparc-linux"
+	got = fixture.DoIn(t, schemas.Stack, fixture.Env.Server, j)
+	want := []string{fixture.Accepted, `{"error":"The job is for \"sparc-linux\", but this builder's engine runs ` + system +
+		`.","msg":"Send the job to a builder for that machine, or leave out builder.arch.","jobStatus":"failed"}`}
+	if diff := cmp.Diff(want, got.Messages); diff != "" || got.CloseCode != 1011 || len(got.Lines) > 0 {
+		t.Errorf("close code %d, lines %q, messages (-want +got):\n%s", got.CloseCode, got.Lines, diff)
+	}
+}
+
+// TestPushInEachForm pushes a job of each form, to a cache that takes it and to one that
+// does not.
+func TestPushInEachForm(t *testing.T) {
+	t.Parallel()
+	s := fixture.OwnServer(t)
+	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+		c := fixture.NewCache(t)
+		got := fixture.DoIn(t, form, s, c.Pushing(fixture.SmallJob()))
+		fixture.WantExit(t, got, 0)
+		fixture.WantTotal(t, got, 2, 0, 0)
+		fixture.WantNames(t, c, fixture.BothNames)
+
+		c.Clear()
+		c.Misbehave(devcache.On("POST", fixture.UploadBegin, devcache.Answer(403, "")))
+		fixture.WantUnpushed(t, fixture.DoIn(t, form, s, c.Pushing(fixture.SmallJob())), "the cache does not accept the API key (HTTP 403)")
+		fixture.WantNames(t, c, nil)
+	})
+}
+
+// TestStackRefusals has today's empty strings where something is needed.
+func TestStackRefusals(t *testing.T) {
+	change := func(object, name string, value any) string {
+		row := fixture.StackRow(fixture.Command("nix --version"))
+		row[object].(map[string]any)[name] = value
+		return fixture.JSONOf(t, row)
+	}
+	for job, want := range map[string]string{
+		change("git_config", "requiresauth", true): "git_config.gitkey: is required when requiresauth is true",
+		change("git_config", "noclone", false):     "git_config.repository: is required when noclone is false",
+		change("cachix_config", "push", true):      "cachix_config.target: is required when push is true",
+		change("build_options", "maxjobs", 0):      "build_options.maxjobs: must be 1 or more",
+		change("build_options", "cores", nil):      "build_options.cores: must be a number",
+		change("build_options", "command", ""):     "build_options.command: its first word must be one of: ",
+	} {
+		c := fixture.ConnectIn(t, schemas.Stack, fixture.Env.Server)
+		c.Send(job)
+		got := c.Finish()
+		var message schemas.Response
+		if len(got.Messages) != 1 || json.Unmarshal([]byte(got.Messages[0]), &message) != nil ||
+			!strings.HasPrefix(message.Msg, want) || got.CloseCode != 1007 {
+			t.Errorf("want %q, got %v, close code %d", want, got.Messages, got.CloseCode)
+		}
+	}
+}

@@ -1,0 +1,103 @@
+//go:build integration
+
+package protocol
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// fuzzCorpus returns the inputs that the fuzzing of requests has found worth keeping, and
+// some that every job's is like.
+func fuzzCorpus(t *testing.T) (corpus [][]byte) {
+	t.Helper()
+	names, err := filepath.Glob(fixture.RepoPath("schemas/testdata/fuzz/FuzzParseRequest/*"))
+	if err != nil || len(names) == 0 {
+		t.Fatalf("no corpus: %v", err)
+	}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, value, _ := strings.Cut(string(text), "[]byte(")
+		input, err := strconv.Unquote(strings.TrimSuffix(strings.TrimSpace(value), ")"))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		corpus = append(corpus, []byte(input))
+	}
+	return append(corpus, []byte(fixture.JSONOf(t, fixture.Command("no-such-program"))))
+}
+
+// malformed returns an input with some of its bytes changed, so that it is no JSON.
+func malformed(random *rand.Rand, input []byte) []byte {
+	for {
+		changed := append([]byte(nil), input...)
+		for range 1 + random.IntN(4) {
+			if n := len(changed); n > 0 {
+				changed[random.IntN(n)] = byte(random.IntN(256))
+			} else {
+				changed = append(changed, byte(random.IntN(256)))
+			}
+		}
+		if !json.Valid(changed) {
+			return changed
+		}
+	}
+}
+
+// TestMalformedMessages sends 10,000 first messages that are none, while another server's
+// job runs beside it: each is refused, and neither server is the worse for it.
+func TestMalformedMessages(t *testing.T) {
+	const messages = 10_000
+	beside := fixture.Connect(t, fixture.Env.Server)
+	beside.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; while ! [ -e /tmp/end ]; do sleep 0.1; done; sleep 2; echo done'")))
+	beside.WaitFor(`"begun"`)
+	container := fixture.Env.Server.Containers()[0]
+
+	s := fixture.ServerWith(t, func(*server.Settings) {})
+	fixture.WantFree(t, s)
+	corpus, random := fuzzCorpus(t), rand.New(rand.NewPCG(5, 10_000))
+	before := runtime.NumGoroutine()
+	for n := range messages {
+		message := malformed(random, corpus[n%len(corpus)])
+		c := fixture.Connect(t, s)
+		if err := c.Conn.WriteMessage(websocket.TextMessage, message); err != nil {
+			t.Fatal(err)
+		}
+		got, code := c.Read()
+		if got != `{"error":"Not a valid JSON","jobStatus":"failed"}` || code != 0 {
+			t.Fatalf("message %d, %q: got %s, close code %d", n, message, got, code)
+		}
+		c.Conn.Close()
+		if n%100 == 0 { // the same to the client of a running job
+			beside.Send(string(message))
+			if got := beside.Next(); got != fixture.Busy {
+				t.Fatalf("beside the job: %s", got)
+			}
+		}
+	}
+	fixture.WantFree(t, s)
+	if err := fixture.Poll(fixture.MessageTimeout, func() bool { return runtime.NumGoroutine() <= before }); err != nil {
+		t.Errorf("there were %d goroutines, and now %d", before, runtime.NumGoroutine())
+	}
+	fixture.Docker(t, "exec", container, "/bin/sh", "-c", "> /tmp/end")
+	got := beside.Finish()
+	fixture.WantLine(t, got, "done")
+	if fmt.Sprint(got.Messages) != fmt.Sprint([]string{fixture.Succeeded}) {
+		t.Errorf("the job beside ended with %v", got.Messages)
+	}
+}

@@ -1,0 +1,411 @@
+//go:build integration
+
+package protocol
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// TestMessages holds the message table of the protocol against a running server, a
+// row each, in both forms. Rows that need more than one message from the client come below.
+func TestMessages(t *testing.T) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+		for _, row := range messageRows(t, form) {
+			t.Run(row.name, func(t *testing.T) { row.check(t, form) })
+		}
+	})
+}
+
+type messageRow struct {
+	name      string
+	kind      int
+	send      string
+	want      []string // as the document has them
+	closeCode int
+}
+
+func (row messageRow) check(t *testing.T, form schemas.Form) {
+	c := fixture.ConnectIn(t, form, fixture.Env.Server)
+	if row.want[0] == notJSON { // which has no form
+		c.Form = schemas.Document
+	}
+	if err := c.Conn.WriteMessage(row.kind, []byte(row.send)); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	message, code := c.Read()
+	for ; code == 0; message, code = c.Read() {
+		if !strings.Contains(message, fixture.WaitingLine) && !strings.HasPrefix(message, `{"stdout":"iglu: job image `) && !strings.HasPrefix(message, `{"stdout":"iglu: Nix `) { // withoutHead checks those
+			got = append(got, message)
+		}
+	}
+	if row.name == "standard error" { // between two streams there is no order
+		slices.Sort(got)
+		slices.Sort(row.want)
+	}
+	if diff := cmp.Diff(row.want, got); diff != "" {
+		t.Errorf("messages (-want +got):\n%s", diff)
+	}
+	if code != row.closeCode {
+		t.Errorf("close code %d, want %d", code, row.closeCode)
+	}
+}
+
+const notJSON = `{"error":"Not a valid JSON","jobStatus":"failed"}`
+
+func messageRows(t *testing.T, form schemas.Form) []messageRow {
+	// What differs between the forms beside a job's spelling.
+	object, options, repository, noClone := "git", "buildOptions", "git.repository", "noClone"
+	if form == schemas.Stack {
+		object, options, repository, noClone = "git_config", "build_options", "git_config.repository", "noclone"
+	}
+	run := func(line string) string { return fixture.JobText(t, form, fixture.Command(line)) }
+	invalid := func(msg string) string {
+		return fmt.Sprintf(`{"error":"JSON schema is not valid.","msg":%q,"jobStatus":"failed"}`, msg)
+	}
+	return []messageRow{
+		{"not JSON", websocket.TextMessage, `{"` + object + `":`, []string{notJSON}, 1007},
+		{"empty", websocket.TextMessage, ``, []string{notJSON}, 1007},
+		{"two documents", websocket.TextMessage, `{} {}`, []string{notJSON}, 1007},
+		{"a name twice", websocket.TextMessage, `{"` + object + `":{"` + noClone + `":true,"` + noClone + `":true}}`, []string{notJSON}, 1007},
+		{"invalid UTF-8", websocket.TextMessage, "{\"" + object + "\":\"\xff\"}", []string{notJSON}, 1007},
+		{"not text", websocket.BinaryMessage, run("nix"), []string{notJSON}, 1007},
+		{"schema", websocket.TextMessage, `{"` + object + `":{"` + noClone + `":true}}`, []string{invalid(options + ": is missing")}, 1007},
+		{"rule", websocket.TextMessage, fixture.JobText(t, form, fixture.Build("", "nix")),
+			[]string{invalid(repository + ": is required when " + noClone + " is false")}, 1007},
+		{"command", websocket.TextMessage, run(`make all`),
+			[]string{`{"error":"Invalid command: 'make all'","msg":"` + options + `.command: its first word must be one of: ` +
+				`nix, nix-build, sh, seq, env, sleep, printf, no-such-program",` +
+				`"buildExitCode":2,"childExitCode":2,"jobStatus":"failed"}`}, 1007},
+		{"output and success", websocket.TextMessage, run(`sh -c 'echo "<one>"; echo; echo two'`),
+			[]string{fixture.Accepted, `{"stdout":"iglu: running sh -c 'echo \"<one>\"; echo; echo two'","jobStatus":"running"}`,
+				`{"stdout":"<one>","jobStatus":"running"}`, `{"stdout":"","jobStatus":"running"}`,
+				`{"stdout":"two","jobStatus":"running"}`, fixture.Succeeded}, 1000},
+		{"standard error", websocket.TextMessage, run(`sh -c 'exec >&2; echo one; printf two'`),
+			[]string{fixture.Accepted, `{"stdout":"iglu: running sh -c 'exec >&2; echo one; printf two'","jobStatus":"running"}`,
+				`{"stdout":"one","jobStatus":"running"}`, `{"stdout":"two","jobStatus":"running"}`, fixture.Succeeded}, 1000},
+		{"exit code", websocket.TextMessage, run(`sh -c 'exit 42'`),
+			[]string{fixture.Accepted, `{"stdout":"iglu: running sh -c 'exit 42'","jobStatus":"running"}`, fixture.Exited(42)}, 1011},
+		{"no such program", websocket.TextMessage, run(`no-such-program`),
+			[]string{fixture.Accepted, `{"stdout":"iglu: running no-such-program","jobStatus":"running"}`,
+				`{"stdout":"iglu: no-such-program is not in the job image; its PATH is /root/.nix-profile/bin:/nix/var/nix/profiles/default/bin","jobStatus":"running"}`,
+				fixture.Exited(127)}, 1011},
+	}
+}
+
+func TestSecondClient(t *testing.T) {
+	first := fixture.Connect(t, fixture.Env.Server)
+	second := fixture.Connect(t, fixture.Env.Server)
+	if got := second.Finish(); len(got.Messages) != 1 || got.Messages[0] != fixture.Busy || got.CloseCode != 1011 {
+		t.Errorf("a second client got %+v", got)
+	}
+	// The refused client left no trace: the first is still the one.
+	first.Send(`{"git":{"noClone":true},"buildOptions":{"command":"nix --version","cachix":{"push":false}}}`)
+	fixture.WantExit(t, first.Finish(), 0)
+}
+
+// TestHundredClients connects a hundred clients at once: one gets in.
+func TestHundredClients(t *testing.T) {
+	const clients = 100
+	var (
+		start    = make(chan struct{})
+		all      sync.WaitGroup
+		mu       sync.Mutex
+		admitted []*fixture.Client
+	)
+	for range clients {
+		all.Go(func() {
+			<-start
+			conn, _, err := websocket.DefaultDialer.Dial("ws://"+fixture.Env.Server.Address+"/api/v1/build", nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			c := &fixture.Client{T: t, Conn: conn}
+			// Whoever got in is told nothing until it sends a job.
+			conn.SetReadDeadline(time.Now().Add(15 * time.Second))
+			_, data, err := conn.ReadMessage()
+			switch {
+			case err != nil:
+				mu.Lock()
+				defer mu.Unlock()
+				admitted = append(admitted, c)
+				return
+			case string(data) != fixture.Busy:
+				t.Errorf("a client got %s", data)
+			}
+			if _, code := c.Read(); code != 1011 {
+				t.Errorf("a refused client got close code %d", code)
+			}
+			conn.Close()
+		})
+	}
+	close(start)
+	all.Wait()
+	if len(admitted) != 1 {
+		t.Errorf("%d of %d clients got in", len(admitted), clients)
+	}
+	for _, c := range admitted {
+		c.Conn.Close()
+	}
+	fixture.WantFree(t, fixture.Env.Server)
+}
+
+func TestSecondJobOnAConnection(t *testing.T) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+		c := fixture.ConnectIn(t, form, fixture.Env.Server)
+		c.SendJob(fixture.Command(`sh -c 'echo begun; sleep 1; echo done'`))
+		c.WaitFor("begun")
+		c.SendJob(fixture.Command(`sh -c 'echo second'`))
+		c.Send(`anything`)
+		got := c.Finish()
+		if diff := cmp.Diff([]string{fixture.Busy, fixture.Busy, fixture.Succeeded}, got.Messages); diff != "" {
+			t.Errorf("messages (-want +got):\n%s", diff)
+		}
+		fixture.WantLine(t, got, "done")
+	})
+}
+
+func TestNoJobInTime(t *testing.T) {
+	s := fixture.ServerWith(t, func(s *server.Settings) { s.RequestTimeout = 2 * time.Second })
+	got := fixture.Connect(t, s).Finish()
+	want := `{"error":"No job was received within 2s.","msg":"Connect again and send it at once.","jobStatus":"failed"}`
+	if diff := cmp.Diff([]string{want}, got.Messages); diff != "" || got.CloseCode != websocket.ClosePolicyViolation {
+		t.Errorf("close code %d, messages (-want +got):\n%s", got.CloseCode, diff)
+	}
+	// The time is for the job as a whole: its bytes coming one by one do not help.
+	trickle := fixture.Connect(t, s)
+	go func() {
+		w, err := trickle.Conn.NextWriter(websocket.TextMessage)
+		for err == nil {
+			_, err = w.Write(bytes.Repeat([]byte(" "), 1<<10))
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	if got := trickle.Finish(); len(got.Messages) != 1 || got.Messages[0] != want {
+		t.Errorf("a client that sends slowly got %+v", got)
+	}
+	fixture.WantFree(t, s)
+}
+
+func TestJobTooLarge(t *testing.T) {
+	job := `{"git":{"noClone":true},"buildOptions":{"command":"sh -c 'true %s'","cachix":{"push":false}}}`
+	for _, size := range []int{2 << 20, 20 << 20} {
+		c := fixture.Connect(t, fixture.Env.Server)
+		go c.Conn.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, job, strings.Repeat("x", size)))
+		if got := c.Finish(); len(got.Messages) != 0 || got.CloseCode != websocket.CloseMessageTooBig {
+			t.Errorf("a job of %d bytes got %+v", size, got)
+		}
+	}
+	c := fixture.Connect(t, fixture.Env.Server)
+	c.Send(fmt.Sprintf(job, strings.Repeat("x", 100_000)))
+	if got := c.Finish(); got.CloseCode != websocket.CloseNormalClosure {
+		t.Errorf("a job of 100,000 bytes got %v, close code %d", got.Messages, got.CloseCode)
+	}
+}
+
+// TestClientVanishes ends a client's connection without a word in the middle of a
+// build. Its container goes, and another client gets in.
+func TestClientVanishes(t *testing.T) {
+	t.Run("alone", func(t *testing.T) { clientVanishes(t, fixture.Env.Server) })
+	t.Run("on engines", func(t *testing.T) {
+		fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) { clientVanishes(t, e.Server(t, func(*server.Settings) {})) })
+	})
+}
+
+func clientVanishes(t *testing.T, s *fixture.Server) {
+	for _, ignoresTerm := range []string{"", "trap '' TERM; "} {
+		c := fixture.Connect(t, s)
+		c.Send(`{"git":{"noClone":true},"buildOptions":{"command":"sh -c \"` + ignoresTerm +
+			`echo begun; while :; do sleep 1; done\"","cachix":{"push":false}}}`)
+		c.WaitFor("begun")
+		if n := len(s.Containers()); n != 1 {
+			t.Fatalf("%d containers while a job runs", n)
+		}
+		c.Conn.NetConn().Close()
+		if s == fixture.Env.Server { // beside no others: the container is gone in time, too
+			if err := fixture.Poll(5*time.Second, func() bool { return len(s.Containers()) == 0 }); err != nil {
+				t.Errorf("its container: %v", err)
+			}
+		}
+		fixture.WantFree(t, s)
+		fixture.WantNoContainers(t, s)
+	}
+}
+
+func TestHealthcheck(t *testing.T) {
+	const path = "/api/v1/healthcheck"
+	if status, body := fixture.Env.Server.Get(t, "GET", path); status != 200 || body != "Everyting seems healthy!" {
+		t.Errorf("GET: %d %q", status, body)
+	}
+	for _, method := range []string{"HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"} {
+		if status, body := fixture.Env.Server.Get(t, method, path); status != 405 || (body != "Method Not Allowed\n" && method != "HEAD") {
+			t.Errorf("%s: %d %q", method, status, body)
+		}
+	}
+	if status, _ := fixture.Env.Server.Get(t, "POST", "/api/v1/build"); status != 405 {
+		t.Errorf("POST of the build endpoint: %d", status)
+	}
+	if status, _ := fixture.Env.Server.Get(t, "GET", "/api/v1/build"); status != 400 {
+		t.Errorf("GET of the build endpoint without an upgrade: %d", status)
+	}
+}
+
+// TestNoEngine runs a builder whose engine is not there.
+func TestNoEngine(t *testing.T) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+		s := fixture.ServerWith(t, func(s *server.Settings) { s.EngineHost = "unix:///nonexistent/docker.sock" })
+		begun := time.Now()
+		got := fixture.DoIn(t, form, s, fixture.Command("nix --version"))
+		want := []string{fixture.Accepted, `{"error":"The container engine does not answer.","msg":"Start it, or set DOCKER_HOST to where it listens.","jobStatus":"failed"}`}
+		if diff := cmp.Diff(want, got.Messages); diff != "" || got.CloseCode != 1011 {
+			t.Errorf("close code %d, messages (-want +got):\n%s", got.CloseCode, diff)
+		}
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("it took %s to say so", took)
+		}
+		if status, body := s.Get(t, "GET", "/api/v1/healthcheck"); status != 503 || !strings.HasSuffix(body, ".\n") {
+			t.Errorf("health check: %d %q", status, body)
+		}
+	})
+}
+
+func TestNoImage(t *testing.T) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+		s := fixture.ServerWith(t, func(s *server.Settings) { s.JobImage = "127.0.0.1:1/not/there:1" })
+		got := fixture.DoIn(t, form, s, fixture.Command("nix --version"))
+		if len(got.Messages) != 2 || got.CloseCode != 1011 ||
+			!strings.Contains(got.Messages[1], `"error":"The job image 127.0.0.1:1/not/there:1 is not on the engine and cannot be pulled: `) ||
+			!strings.Contains(got.Messages[1], "IGLU_JOB_IMAGE") {
+			t.Errorf("got %+v", got)
+		}
+		fixture.WantLine(t, got, "iglu: pulling 127.0.0.1:1/not/there:1")
+	})
+}
+
+// TestShutdown stops the server while a job runs: the client is told, and nothing of
+// the job is left (serverWith checks that).
+func TestShutdown(t *testing.T) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+		s := fixture.ServerWith(t, func(*server.Settings) {})
+		c := fixture.ConnectIn(t, form, s)
+		c.SendJob(fixture.Command(`sh -c 'echo begun; sleep 1000'`))
+		c.WaitFor("begun")
+		s.Cancel()
+		got := c.Finish()
+		want := `{"error":"The job was cancelled.","msg":"The builder is shutting down. Send the job again when it is back.","jobStatus":"failed"}`
+		if diff := cmp.Diff([]string{want}, got.Messages); diff != "" || got.CloseCode != 1011 {
+			t.Errorf("close code %d, messages (-want +got):\n%s", got.CloseCode, diff)
+		}
+		fixture.WantEnd(t, s, "shutdown")
+	})
+
+	waiting := fixture.ServerWith(t, func(*server.Settings) {})
+	idle := fixture.Connect(t, waiting)
+	time.Sleep(time.Second) // the server waits for its job
+	waiting.Cancel()
+	if got := idle.Finish(); len(got.Messages) != 1 || !strings.Contains(got.Messages[0], "shutting down") {
+		t.Errorf("a client without a job got %+v", got)
+	}
+}
+
+// TestTerminate sends SIGTERM to a container: the build gets it, and its exit code
+// is the job's.
+func TestTerminate(t *testing.T) { fixture.OnEngines(t, terminate) }
+
+func terminate(t *testing.T, e *fixture.Engine) {
+	s := e.Server(t, func(*server.Settings) {})
+	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+		c := fixture.ConnectIn(t, form, s)
+		c.SendJob(fixture.Command(`sh -c "trap 'echo told; exit 7' TERM; echo begun; while :; do sleep 0.1; done"`))
+		c.WaitFor("begun")
+		for _, id := range s.Containers() {
+			e.Docker(t, "kill", "--signal=TERM", id)
+		}
+		got := c.Finish()
+		fixture.WantLine(t, got, "told")
+		if len(got.Messages) != 1 || got.Messages[0] != fixture.Exited(7) {
+			t.Errorf("got %v", got.Messages)
+		}
+	})
+}
+
+// TestOrphans lets a job leave children behind in numbers: none stays a zombie.
+func TestOrphans(t *testing.T) { fixture.OnEngines(t, orphans) }
+
+func orphans(t *testing.T, e *fixture.Engine) {
+	script := `i=0; while [ $i -lt 100 ]; do (sh -c 'sleep 0.1' &) ; i=$((i+1)); done; sleep 1; ` +
+		`z=0; for s in /proc/[0-9]*/stat; do read -r line < $s || continue; case "$line" in *") Z "*) z=$((z+1));; esac; done; echo zombies $z`
+	j := fixture.Command("")
+	j.BuildOptions.Command = "sh -c '" + strings.ReplaceAll(script, "'", `'\''`) + "'"
+	got := fixture.Do(t, e.Server(t, func(*server.Settings) {}), j)
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, "zombies 0")
+}
+
+// TestNoNetwork names a network that is not there.
+func TestNoNetwork(t *testing.T) { fixture.OnEngines(t, noNetwork) }
+
+func noNetwork(t *testing.T, e *fixture.Engine) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+		s := e.Server(t, func(s *server.Settings) { s.JobNetwork = "iglu-no-such-network" })
+		got := fixture.DoIn(t, form, s, fixture.Command("nix --version"))
+		want := []string{fixture.Accepted, `{"error":"The network iglu-no-such-network is not on the container engine.","msg":"` +
+			`Make it there, or set IGLU_JOB_NETWORK to one that is, or to nothing for one of the builder's own.","jobStatus":"failed"}`}
+		if diff := cmp.Diff(want, got.Messages); diff != "" {
+			t.Errorf("messages (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// TestManyLines has a job print a million lines: each arrives as one message.
+func TestManyLines(t *testing.T) {
+	t.Parallel()
+	s := fixture.ServerWith(t, func(*server.Settings) {})
+	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+		const lines = 1_000_000
+		c := fixture.ConnectIn(t, form, s)
+		c.SendJob(fixture.Command(fmt.Sprintf("seq -f %%077.0f %d", lines)))
+		c.WaitFor("iglu: running")
+		var message []byte
+		for n := 1; n <= lines; n++ {
+			if n%1000 == 1 {
+				c.Conn.SetReadDeadline(time.Now().Add(fixture.MessageTimeout))
+			}
+			// Not with read: the schema's oracle takes longer than the job.
+			_, r, err := c.Conn.NextReader()
+			if err != nil {
+				t.Fatalf("line %d: %v", n, err)
+			}
+			if message, err = fixture.ReadInto(message[:0], r); err != nil {
+				t.Fatal(err)
+			}
+			want := fmt.Sprintf(`{"stdout":"%077d","jobStatus":"running"}`, n)
+			got := message
+			if form == schemas.Stack {
+				if got, err = fixture.InDocumentsForm(message); err != nil {
+					t.Fatalf("line %d is %s: %v", n, message, err)
+				}
+			}
+			if string(got) != want {
+				t.Fatalf("line %d is %s", n, message)
+			}
+		}
+		if got := c.Finish(); len(got.Lines) != 0 || len(got.Messages) != 1 || got.Messages[0] != fixture.Succeeded {
+			t.Errorf("after the lines came %+v", got)
+		}
+	})
+}

@@ -1,0 +1,238 @@
+//go:build integration
+
+package protocol
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/test/kit/fixture"
+	"iglu.sh/builder/test/kit/gitserver"
+)
+
+// schedulerPort is the port at which the scheduler looks for a builder.
+const schedulerPort = "3000"
+
+// runScheduled behaves as Iglu's scheduler does with the host of a builder that it has just
+// started: it polls until the builder is healthy, up to 5 times, opens the WebSocket, sends
+// the job in one text frame and hands on every message. The close code says success or not.
+func runScheduled(ctx context.Context, host, job string) (messages []map[string]any, closeCode int, err error) {
+	address := net.JoinHostPort(host, schedulerPort)
+	for attempt := 1; !answersHealthy(ctx, address); attempt++ {
+		if attempt == 5 {
+			return nil, 0, errors.New("the builder is not healthy after 5 attempts")
+		}
+		time.Sleep(2 * time.Second)
+	}
+	conn, _, err := websocket.DefaultDialer.DialContext(ctx, "ws://"+address+"/api/v1/build", nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer conn.Close()
+	if err := conn.WriteMessage(websocket.TextMessage, []byte(job)); err != nil {
+		return nil, 0, err
+	}
+	for {
+		conn.SetReadDeadline(time.Now().Add(fixture.MessageTimeout))
+		kind, data, err := conn.ReadMessage()
+		if closed, ok := errors.AsType[*websocket.CloseError](err); ok {
+			return messages, closed.Code, nil
+		}
+		var message map[string]any
+		if err == nil {
+			err = errors.Join(json.Unmarshal(data, &message), fixture.CheckSecrets(string(data)))
+		}
+		if err != nil || kind != websocket.TextMessage {
+			return messages, 0, fmt.Errorf("message %.300s of kind %d: %w", data, kind, err)
+		}
+		messages = append(messages, message)
+	}
+}
+
+func answersHealthy(ctx context.Context, address string) bool {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/api/v1/healthcheck", nil)
+	if err != nil {
+		return false
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	response, err := client.Do(request)
+	if err != nil {
+		return false
+	}
+	response.Body.Close()
+	return response.StatusCode == http.StatusOK
+}
+
+// startAsScheduler starts a builder's container as the scheduler does, with nothing mounted
+// and one variable, on a network like iglu-nw, and returns its host. All else stands in the
+// image, as docs/iglu.md says.
+func startAsScheduler(t *testing.T) (host string) {
+	t.Helper()
+	name := "iglu-test-stack-" + strings.ToLower(rand.Text()[:10])
+	importBuilder(t, name, "ENV DOCKER_HOST=tcp://"+forwardEngine(t), "ENV IGLU_INSTANCE="+name, "ENV IGLU_JOB_IMAGE="+fixture.Env.Image,
+		"ENV IGLU_ALLOWED_COMMANDS=nix,nix-build,sh", "ENV IGLU_LISTEN=:"+schedulerPort, "ENV IGLU_STATE_DIR=/var/lib/iglu-builder")
+	t.Cleanup(func() { fixture.Docker(t, "rmi", name) })
+	fixture.Docker(t, "network", "create", name)
+	t.Cleanup(func() { fixture.Docker(t, "network", "rm", name) })
+	container := fixture.Docker(t, "run", "--detach", "--network", name, "--env", "LOG_LEVEL=DEBUG", name)
+	t.Cleanup(func() {
+		fixture.Docker(t, "stop", "--time", "30", container)
+		log := fixture.Docker(t, "logs", container)
+		if err := fixture.CheckSecrets(log); err != nil {
+			t.Error(err)
+		}
+		if !strings.Contains(log, "level=DEBUG") {
+			t.Errorf("LOG_LEVEL is of no effect: %s", log)
+		}
+		fixture.Docker(t, "rm", container)
+		s := fixture.Server{Instance: name}
+		fixture.WantNoContainers(t, &s)
+		for _, kind := range []string{"volume", "network"} {
+			for _, thing := range s.OnEngine(kind) {
+				fixture.Docker(t, kind, "rm", thing)
+			}
+		}
+	})
+	return fixture.Docker(t, "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container)
+}
+
+// importBuilder makes an image of the builder, as images/Dockerfile does of a static program.
+func importBuilder(t *testing.T, image string, changes ...string) {
+	t.Helper()
+	program, err := os.ReadFile(fixture.Env.Program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var root bytes.Buffer
+	w := tar.NewWriter(&root)
+	w.WriteHeader(&tar.Header{Name: "iglu-builder", Mode: 0o755, Size: int64(len(program))})
+	w.Write(program)
+	w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: "var/lib/iglu-builder/", Mode: 0o755, Uid: 65532, Gid: 65532})
+	w.Close()
+	args := []string{"import"}
+	for _, change := range append(changes, "USER 65532:65532", `ENTRYPOINT ["/iglu-builder"]`, `CMD ["serve"]`) {
+		args = append(args, "--change", change)
+	}
+	load := exec.Command("docker", append(args, "-", image)...)
+	load.Stdin = &root
+	if output, err := load.CombinedOutput(); err != nil {
+		t.Fatalf("docker import: %v: %s", err, output)
+	}
+}
+
+// forwardEngine offers the machine's engine at a TCP address that containers reach, and
+// returns the address.
+func forwardEngine(t *testing.T) string {
+	t.Helper()
+	listener, err := gitserver.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := fixture.Docker(t, "context", "inspect", "--format", "{{.Endpoints.docker.Host}}")
+	network, address, _ := strings.Cut(socket, "://")
+	var (
+		all   sync.WaitGroup
+		mu    sync.Mutex
+		conns []net.Conn
+	)
+	all.Go(func() {
+		for {
+			from, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			to, err := net.Dial(network, address)
+			if err != nil {
+				from.Close()
+				continue
+			}
+			mu.Lock()
+			conns = append(conns, from, to)
+			mu.Unlock()
+			all.Go(func() { pipe(to, from) })
+			all.Go(func() { pipe(from, to) })
+		}
+	})
+	t.Cleanup(func() {
+		listener.Close()
+		mu.Lock()
+		for _, conn := range conns {
+			conn.Close()
+		}
+		mu.Unlock()
+		all.Wait()
+	})
+	return listener.Addr().String()
+}
+
+// pipe copies until one side ends, and ends that direction of the other.
+func pipe(to, from net.Conn) {
+	io.Copy(to, from)
+	if half, ok := to.(interface{ CloseWrite() error }); ok {
+		half.CloseWrite()
+	}
+}
+
+// TestScheduler has the scheduler start a builder and run jobs on it: one that pushes, one
+// that fails, and one that is none.
+func TestScheduler(t *testing.T) {
+	host := startAsScheduler(t)
+	cache := fixture.NewCache(t)
+	noCommand := fixture.StackRow(fixture.Command("nix"))
+	delete(noCommand["build_options"].(fixture.Object), "command")
+	for _, test := range []struct {
+		name string
+		job  fixture.Object
+		last map[string]any
+		code int
+	}{
+		{"success", fixture.StackRow(cache.Pushing(fixture.SmallJob())),
+			map[string]any{"msg": "Build was successfull", "buildExitCode": 0.0, "jobStatus": "success"}, websocket.CloseNormalClosure},
+		{"failure", fixture.StackRow(fixture.Command("sh -c 'echo before; exit 3'")),
+			map[string]any{"error": "Something went wrong while building. Builder exited with error code 3", "buildExitCode": 3.0,
+				"jobStatus": "failed"}, websocket.CloseInternalServerErr},
+		{"no job", noCommand,
+			map[string]any{"error": "JSON schema is not valid.", "msg": "build_options.command: is missing", "jobStatus": "failed"},
+			websocket.CloseInvalidFramePayloadData},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			messages, code, err := runScheduled(t.Context(), host, fixture.JSONOf(t, test.job))
+			if err != nil || len(messages) == 0 || code != test.code {
+				t.Fatalf("%v, close code %d, messages %v", err, code, messages)
+			}
+			var before float64
+			for _, message := range messages {
+				at, ok := message["timestamp"].(float64)
+				if !ok || at < before {
+					t.Errorf("timestamp %v after %v", message["timestamp"], before)
+				}
+				before = at
+				delete(message, "timestamp")
+			}
+			if diff := cmp.Diff(test.last, messages[len(messages)-1]); diff != "" {
+				t.Errorf("last message (-want +got):\n%s", diff)
+			}
+			if accepted := map[string]any{"msg": "Start Building", "jobStatus": "starting"}; len(messages) > 1 && !cmp.Equal(accepted, messages[0]) {
+				t.Errorf("first message %v", messages[0])
+			}
+		})
+	}
+	fixture.WantNames(t, cache, fixture.BothNames)
+}

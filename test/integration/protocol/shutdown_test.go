@@ -1,0 +1,114 @@
+//go:build integration
+
+package protocol
+
+import (
+	"crypto/rand"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+const notTaken = `{"error":"The builder is shutting down.","msg":"Connect again when it is back.","jobStatus":"failed"}`
+
+// stopped waits for a server's process to end by itself, with exit code 0.
+func wantStopped(s *fixture.Server, t *testing.T) {
+	t.Helper()
+	select {
+	case err := <-s.Ended:
+		if err != nil {
+			t.Errorf("the server ends with %v", err)
+		}
+	case <-time.After(2 * time.Minute):
+		t.Error("the server does not end")
+	}
+	s.Ended <- nil // for the clean-up
+}
+
+// TestGrace asks a server to stop while its job runs: the job may end, no other is taken.
+func TestGrace(t *testing.T) { fixture.OnEngines(t, grace) }
+
+func grace(t *testing.T, e *fixture.Engine) {
+	s := e.Process(t, "test-grace-"+strings.ToLower(rand.Text()[:10]), "--job-image", fixture.Env.Image, "--allowed-commands", "sh", "--shutdown-grace", "5m")
+	if status, _ := s.Get(t, "GET", "/readyz"); status != 200 {
+		t.Errorf("readyz is %d before", status)
+	}
+	c := fixture.Connect(t, s)
+	c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; while [ ! -e /tmp/go-on ]; do sleep 0.1; done; sleep 5; echo done'")))
+	c.WaitFor(`"begun"`)
+	s.Cancel()
+	if err := fixture.Poll(10*time.Second, func() bool { status, _ := s.Get(t, "GET", "/readyz"); return status == 503 }); err != nil {
+		t.Errorf("readyz: %v", err)
+	}
+	if status, _ := s.Get(t, "GET", "/livez"); status != 200 {
+		t.Errorf("livez is %d", status)
+	}
+	if got := fixture.Connect(t, s).Finish(); len(got.Messages) != 1 || got.Messages[0] != notTaken || got.CloseCode != 1011 {
+		t.Errorf("a new client got %+v", got)
+	}
+	e.Docker(t, "exec", s.Containers()[0], "touch", "/tmp/go-on") // has ended before the container does
+	got := c.Finish()
+	fixture.WantLine(t, got, "done")
+	if diff := cmp.Diff([]string{fixture.Succeeded}, got.Messages); diff != "" {
+		t.Errorf("messages of the job (-want +got):\n%s", diff)
+	}
+	wantStopped(s, t)
+}
+
+// TestGraceIsOver has a job take longer than it is given, and a second signal take what it
+// is given.
+func TestGraceIsOver(t *testing.T) { fixture.OnEngines(t, graceIsOver) }
+
+func graceIsOver(t *testing.T, e *fixture.Engine) {
+	for grace, signals := range map[string]int{"1s": 1, "1h": 2} {
+		t.Run(grace, func(t *testing.T) {
+			s := e.Process(t, "test-grace-"+strings.ToLower(rand.Text()[:10]), "--job-image", fixture.Env.Image, "--allowed-commands", "sh", "--shutdown-grace", grace)
+			c := fixture.Connect(t, s)
+			c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; sleep 1000'")))
+			c.WaitFor(`"begun"`)
+			for n := range signals {
+				s.Cancel()
+				if err := fixture.Poll(10*time.Second, func() bool { return strings.Contains(s.Log.String(), "taking no more jobs") }); err != nil {
+					t.Errorf("signal %d: %v", n+1, err)
+				}
+			}
+			fixture.WantMessage(t, c.Finish(), cancelledBecause("The builder is shutting down. Send the job again when it is back."))
+			wantStopped(s, t)
+		})
+	}
+}
+
+// TestNotify has a server tell systemd how it is.
+func TestNotify(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	told := func() string {
+		socket.SetReadDeadline(time.Now().Add(time.Minute))
+		buf := make([]byte, 1024)
+		n, err := socket.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buf[:n])
+	}
+	t.Setenv("NOTIFY_SOCKET", name)
+	s := fixture.StartProcess(t, "--job-image", fixture.Env.Image)
+	if got := told(); got != "READY=1" {
+		t.Errorf("told %q first", got)
+	}
+	s.Cancel()
+	if got := told(); got != "STOPPING=1" {
+		t.Errorf("told %q then", got)
+	}
+	wantStopped(s, t)
+}

@@ -1,0 +1,149 @@
+//go:build integration
+
+package push
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+
+	"iglu.sh/builder/internal/cachix"
+	"iglu.sh/builder/internal/nar"
+	"iglu.sh/builder/test/kit/devcache"
+	"iglu.sh/builder/test/kit/fixture"
+	"iglu.sh/builder/test/kit/gitserver"
+)
+
+// startCache serves a strict cache where containers reach it, and returns its address.
+// It ends with the test.
+func startCache(t *testing.T, folder string) string {
+	t.Helper()
+	cache, err := devcache.New(devcache.Options{Folder: folder, Token: fixture.APIKey, Names: []string{"default"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := gitserver.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: cache}
+	served := make(chan struct{})
+	go func() { defer close(served); server.Serve(listener) }()
+	t.Cleanup(func() { server.Close(); <-served })
+	return "http://" + listener.Addr().String() + "/default"
+}
+
+// cachePath is a folder as a store path of a hash that its name determines: where a
+// path is signed, Nix takes the signer's word for that.
+func cachePath(t *testing.T, folder, name string, references ...string) cachix.Path {
+	t.Helper()
+	var archive bytes.Buffer
+	if err := nar.Dump(&archive, folder); err != nil {
+		t.Fatal(err)
+	}
+	hash := sha256.Sum256([]byte(name))
+	return cachix.Path{StorePath: cachix.StoreDir + nixbase32.EncodeToString(hash[:20]) + "-" + name,
+		NarHash: sha256.Sum256(archive.Bytes()), NarSize: int64(archive.Len()), References: references}
+}
+
+// TestNixReadsTheCache pushes paths that refer to one another, with all that a path
+// can hold. A container's Nix gets them, signature required, and finds them whole.
+func TestNixReadsTheCache(t *testing.T) {
+	url := startCache(t, t.TempDir())
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := cachix.ParseSigningKey(base64.StdEncoding.EncodeToString(private))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := cachix.New(url, fixture.APIKey, cachix.Options{PartSize: 5 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.Register(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	folder := everyKindOfFile(t)
+	var paths []cachix.Path
+	var references []string
+	for i := range 4 {
+		p := cachePath(t, folder, fmt.Sprintf("all+kinds-%d.0_?=x", i), references...)
+		p.References = append(p.References, p.StorePath)
+		references = append(references, p.StorePath)
+		pushed, err := client.Push(t.Context(), p, func(w io.Writer) error { return nar.Dump(w, folder) }, key)
+		if err == nil {
+			err = client.Verify(t.Context(), p, pushed, key)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, p)
+	}
+	last := paths[len(paths)-1]
+	got, err := nixGets(t, url, "default:"+key.Public(), last)
+	if err != nil {
+		t.Fatalf("%v: %s", err, got)
+	}
+	for _, p := range paths {
+		if want := p.StorePath + " " + p.NarHash.String(); !strings.Contains(got, want) {
+			t.Errorf("%q is not in what Nix says:\n%s", want, got)
+		}
+	}
+	_, private, _ = ed25519.GenerateKey(nil)
+	other := base64.StdEncoding.EncodeToString(private[32:])
+	if got, err := nixGets(t, url, "default:"+other, last); err == nil || !strings.Contains(got, "not signed by any of the keys") {
+		t.Errorf("with another key trusted: %v: %s", err, got)
+	}
+}
+
+// everyKindOfFile makes a folder of what a store path can hold, more than one part.
+func everyKindOfFile(t *testing.T) string {
+	t.Helper()
+	root := t.TempDir()
+	random := make([]byte, 6<<20)
+	rand.Read(random)
+	err := errors.Join(os.WriteFile(root+"/large", random, 0o644), os.WriteFile(root+"/empty", nil, 0o644),
+		os.WriteFile(root+"/run", []byte("#!/bin/sh\necho ran\n"), 0o755), os.Symlink("run", root+"/link"),
+		os.Symlink("/nowhere", root+"/dangling"), os.Mkdir(root+"/nothing", 0o755),
+		os.WriteFile(root+"/..dots", nil, 0o644), os.WriteFile(root+"/new\nline and öä", nil, 0o644),
+		os.WriteFile(root+"/nothing.d", nil, 0o644), os.WriteFile(root+"/\xff", nil, 0o644))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// nixGets has Nix in a fresh container get a path, and returns what it says of the
+// path's closure.
+func nixGets(t *testing.T, url, trusted string, p cachix.Path) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	script := `nix-store --realise "$1" >/dev/null && nix-store --verify-path $(nix-store -qR "$1") &&
+for p in $(nix-store -qR "$1"); do echo "$p $(nix-store -q --hash "$p")"; done && "$1/link"`
+	command := exec.CommandContext(ctx, "docker", "run", "--rm", "--env",
+		"NIX_CONFIG=require-sigs = true\nsubstituters = "+url+"\ntrusted-public-keys = "+trusted,
+		fixture.Env.Image, "bash", "-c", script, "bash", p.StorePath)
+	output, err := command.CombinedOutput()
+	if err == nil && !strings.HasSuffix(string(output), "ran\n") {
+		err = errors.New("its program did not run")
+	}
+	return string(output), err
+}

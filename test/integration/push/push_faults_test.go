@@ -1,0 +1,259 @@
+//go:build integration
+
+package push
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/test/kit/devcache"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// TestPreflight has caches refuse a job, or jobs not fit a cache. It ends before
+// anything is built, with a line that says what to do.
+func TestPreflight(t *testing.T) { fixture.OnEngines(t, preflight) }
+
+func preflight(t *testing.T, e *fixture.Engine) {
+	_, otherKey, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lookUp := func(f devcache.Fault) func(*fixture.BinaryCache, *fixture.Job) {
+		return func(c *fixture.BinaryCache, _ *fixture.Job) { c.Misbehave(devcache.On("GET", fixture.CacheLookUp, f)) }
+	}
+	const config, unavailable = 78, 69
+	tests := []struct {
+		name   string
+		change func(*fixture.BinaryCache, *fixture.Job)
+		code   int
+		line   string
+	}{
+		{"nobody listens", func(_ *fixture.BinaryCache, j *fixture.Job) {
+			j.BuildOptions.Cachix.Target = "http://" + freeAddress(t) + "/default"
+		},
+			unavailable, "the cache cannot be reached: dial tcp"},
+		{"no such host", func(_ *fixture.BinaryCache, j *fixture.Job) {
+			j.BuildOptions.Cachix.Target = "http://no-such-host.invalid/default"
+		},
+			unavailable, "the cache cannot be reached"},
+		{"never answers", lookUp(devcache.Hang()), unavailable, "has not answered within 15s"},
+		{"no such cache", func(_ *fixture.BinaryCache, j *fixture.Job) { j.BuildOptions.Cachix.Target += "-other" },
+			config, "check the name at the end of buildOptions.cachix.target"},
+		{"another key", func(_ *fixture.BinaryCache, j *fixture.Job) { j.BuildOptions.Cachix.APIKey = "not-the-api-key" },
+			config, "the cache does not accept the API key (HTTP 403)"},
+		{"401", lookUp(devcache.Answer(401, "who are you")), config, "check buildOptions.cachix.apiKey"},
+		{"no public key", func(c *fixture.BinaryCache, j *fixture.Job) { j.BuildOptions.Cachix.Target = fixture.EmptyCache(t).Url },
+			config, "the cache has no public signing key yet; register one"},
+		{"may only read", lookUp(devcache.Replace(`"permission":"Write"`, `"permission":"Read"`)), config, "may only read"},
+		{"no cachix", lookUp(devcache.Answer(200, "<html>It works!</html>")), config, "no answer of a cachix-compatible cache"},
+		{"500 always", lookUp(devcache.Answer(500, "oh")), unavailable, "the cache fails (HTTP 500): oh"},
+		{"signing key too short", func(_ *fixture.BinaryCache, j *fixture.Job) {
+			j.BuildOptions.Cachix.SigningKey = "c2hvcnQgYW5kIHNlY3JldA=="
+		},
+			config, "the signing key is not the base64 of 64 bytes"},
+		{"signing key of another cache", func(_ *fixture.BinaryCache, j *fixture.Job) {
+			j.BuildOptions.Cachix.SigningKey = base64.StdEncoding.EncodeToString(otherKey)
+		}, config, "give the private half of " + fixture.PublicKey(t)},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			c := fixture.NewCache(t)
+			j := c.Pushing(fixture.SmallJob())
+			test.change(c, &j)
+			got := fixture.Do(t, e.Server(t, func(*server.Settings) {}), j)
+			fixture.WantExit(t, got, test.code)
+			fixture.WantLine(t, got, "iglu: nothing could be pushed, so nothing is built: ")
+			fixture.WantLine(t, got, test.line)
+			if len(got.Lines) != 2 || strings.Contains(got.Lines[1], "c2hvcnQ") {
+				t.Errorf("lines: %q", got.Lines)
+			}
+		})
+	}
+}
+
+// freeAddress is one where nobody listens.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// TestWarnings has a cache not say enough: the job goes on.
+func TestWarnings(t *testing.T) { fixture.OnEngines(t, warnings) }
+
+func warnings(t *testing.T, e *fixture.Engine) {
+	tests := []struct {
+		name  string
+		fault devcache.Fault
+		line  string
+	}{
+		{"no real keys", devcache.On("GET", fixture.CacheLookUp, devcache.Replace(fixture.PublicKey(t), "null")), "the cache does not publish its public keys"},
+		{"not readable", devcache.On("GET", "/default/*", devcache.Answer(200, "OK")), "what is pushed will not be checked"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			c := fixture.NewCache(t)
+			c.Misbehave(test.fault)
+			got := fixture.Do(t, e.Server(t, func(*server.Settings) {}), c.Pushing(fixture.SmallJob()))
+			fixture.WantExit(t, got, 0)
+			fixture.WantLine(t, got, "iglu: warning: ")
+			fixture.WantLine(t, got, test.line)
+			fixture.WantNames(t, c, fixture.BothNames)
+		})
+	}
+}
+
+// TestPushFaults has the cache fail at each step of a push. Either the client gets
+// over it, or the job says that the build succeeded and its push did not; then nothing
+// is announced of what failed.
+func TestPushFaults(t *testing.T) { fixture.OnEngines(t, pushFaults) }
+
+func pushFaults(t *testing.T, e *fixture.Engine) {
+	once := func(f devcache.Fault) devcache.Fault { return devcache.Times(1, f) }
+	elsewhere := "http://" + freeAddress(t)
+	tests := []struct {
+		name  string
+		fault devcache.Fault
+		why   string // nothing: the push succeeds
+	}{
+		{"401", devcache.On("POST", fixture.UploadBegin, devcache.Answer(401, "")), "the cache does not accept the API key (HTTP 401)"},
+		{"403", devcache.On("POST", fixture.UploadBegin, devcache.Answer(403, "")), "the cache does not accept the API key (HTTP 403)"},
+		{"404", devcache.On("POST", fixture.UploadBegin, devcache.Answer(404, "")), "the cache refuses it (HTTP 404)"},
+		{"429 with Retry-After", devcache.On("POST", fixture.UploadEnd, once(devcache.Answer(429, "", "Retry-After", "1"))), ""},
+		{"429 always", devcache.On("POST", fixture.UploadBegin, devcache.Answer(429, "")), "the cache asks to come back later (HTTP 429)"},
+		{"500 once", devcache.On("POST", fixture.UploadPart, once(devcache.Answer(500, ""))), ""},
+		{"500 always", devcache.On("POST", fixture.UploadEnd, devcache.Answer(500, "")), "the cache fails (HTTP 500)"},
+		{"500 when asked what is missing", devcache.On("POST", fixture.CacheMissing, devcache.Answer(500, "")), "what it yields could not be pushed: ask what is missing in"},
+		{"500 once when asked what is missing", devcache.On("POST", fixture.CacheMissing, once(devcache.Answer(500, ""))), ""},
+		{"no ETag", devcache.On("PUT", fixture.UploadedPart, devcache.WithoutHeader("ETag")), "it does not confirm a part with an ETag"},
+		{"a part breaks off", devcache.On("PUT", fixture.UploadedPart, once(devcache.BreakOff(10))), ""},
+		{"parts always break off", devcache.On("PUT", fixture.UploadedPart, devcache.BreakOff(10)), "the cache cannot be reached"},
+		{"unknown route answers 200", devcache.On("POST", fixture.UploadBegin, devcache.Answer(200, "OK")), "that is no answer of a cachix-compatible cache"},
+		{"upload URL elsewhere", devcache.On("POST", fixture.UploadPart, devcache.Edit(func(http.Header, []byte) []byte {
+			return []byte(`{"uploadUrl":"` + elsewhere + `/upload?X-Amz-Credential=` + fixture.APIKey + `"}`)
+		})), "the cache cannot be reached: dial tcp"},
+		{"another NarHash in the narinfo", devcache.On("GET", fixture.CacheNarInfo,
+			devcache.ReplaceField("NarHash", "sha256:0000000000000000000000000000000000000000000000000000")), "the cache does not show what was pushed"},
+		{"signed by nobody", devcache.On("GET", fixture.CacheNarInfo, devcache.ReplaceField("Sig", "default:null")), "none of its 1 signatures is the one that was pushed"},
+		{"narinfo not there at first", devcache.On("GET", fixture.CacheNarInfo, once(devcache.Answer(404, ""))), ""},
+	}
+	for _, test := range tests {
+		if e.IsPodman() && !strings.HasPrefix(test.name, "500") {
+			continue // an engine has no part in what a cache answers
+		}
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			c := fixture.NewCache(t)
+			// An abort never answers, as with Iglu Cache.
+			hang := devcache.On("POST", fixture.UploadAbort, devcache.Hang())
+			c.Misbehave(test.fault, hang)
+			server := e.Server(t, func(*server.Settings) {})
+			got := fixture.Do(t, server, c.Pushing(fixture.SmallJob()))
+			if test.why == "" {
+				fixture.WantExit(t, got, 0)
+				fixture.WantTotal(t, got, 2, 0, 0)
+				fixture.WantNames(t, c, fixture.BothNames)
+				return
+			}
+			fixture.WantUnpushed(t, got, test.why)
+			fixture.WantLine(t, got, "iglu: push: NOT COMPLETE: ")
+
+			c.Misbehave()
+			again := fixture.Do(t, server, c.Pushing(fixture.SmallJob()))
+			fixture.WantExit(t, again, 0)
+			fixture.WantNames(t, c, fixture.BothNames)
+		})
+	}
+}
+
+// TestHalfPushed has the cache refuse one path of several: the others stay, but for
+// those that refer to it, so that what the cache announces is whole.
+func TestHalfPushed(t *testing.T) { fixture.OnEngines(t, halfPushed) }
+
+func halfPushed(t *testing.T, e *fixture.Engine) {
+	c := fixture.NewCache(t)
+	c.Misbehave(devcache.On("POST", fixture.UploadEnd, refuseNamed("middle")))
+	got := fixture.Do(t, e.Server(t, func(*server.Settings) {}), c.Pushing(fixture.Command(`nix-build --no-out-link -E '`+
+		`let d = name: script: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; };`+
+		` first = d "first" "echo > $out"; middle = d "middle" "echo ${first} > $out"; beside = d "beside" "echo ${first} > $out";`+
+		` in d "top" "echo ${middle} ${beside} > $out"'`)))
+	fixture.WantUnpushed(t, got, "2 of 4 paths could not be pushed: middle: complete the upload of middle to "+c.Url+": the cache refuses it (HTTP 400): not that one")
+	fixture.WantNames(t, c, []string{"beside", "first"})
+}
+
+// refuseNamed refuses to announce the path of a name.
+func refuseNamed(name string) devcache.Fault {
+	return devcache.WhereBody(func(body string) bool { return strings.Contains(body, `"cStoreSuffix":"`+name+`"`) },
+		devcache.Answer(400, `not that one`))
+}
+
+// TestFailedBuildPushes has one of three builds fail: what was finished is pushed, and the
+// exit code is the build's.
+func TestFailedBuildPushes(t *testing.T) { fixture.OnEngines(t, failedBuildPushes) }
+
+func failedBuildPushes(t *testing.T, e *fixture.Engine) {
+	s := e.Server(t, func(*server.Settings) {})
+	expression := `let d = name: script: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; };` +
+		` needed = d "needed" "echo > $out"; in [ (d "good" "echo > $out") (d "bad" "echo ${needed}; exit 1") ]`
+	for _, broken := range []bool{false, true} {
+		c := fixture.NewCache(t)
+		if broken {
+			c.Misbehave(devcache.On("POST", fixture.UploadBegin, devcache.Answer(403, "")))
+		}
+		j := c.Pushing(fixture.Command("nix-build --no-out-link -E '" + expression + "'"))
+		j.BuildOptions.KeepGoing = true
+		got := fixture.Do(t, s, j)
+		fixture.WantExit(t, got, 100)
+		if broken {
+			fixture.WantLine(t, got, "iglu: push: NOT COMPLETE: ")
+		} else {
+			fixture.WantNames(t, c, []string{"good", "needed"})
+		}
+	}
+}
+
+// TestExitCode75 has a command itself end with the code that stands for a push that
+// is not complete.
+func TestExitCode75(t *testing.T) { fixture.OnEngines(t, exitCode75) }
+
+func exitCode75(t *testing.T, e *fixture.Engine) {
+	s := e.Server(t, func(*server.Settings) {})
+	fixture.WantExit(t, fixture.Do(t, s, fixture.NewCache(t).Pushing(fixture.Command("sh -c 'exit 75'"))), 75)
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("sh -c 'exit 75'")), 75)
+	// A job that says so itself speaks of no one but itself.
+	got := fixture.Do(t, s, fixture.Command(`sh -c 'printf "%s\377\n" "secret" > /iglu-unpushed; exit 75'`))
+	fixture.WantUnpushed(t, got, "secret\ufffd")
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Command(`sh -c 'ln -s /etc/passwd /iglu-unpushed; exit 75'`)), 75)
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Command(`sh -c 'mkdir /iglu-unpushed; exit 75'`)), 75)
+}
+
+// TestClientLeavesPush has the client leave while a push hangs: the place is free soon.
+func TestClientLeavesPush(t *testing.T) { fixture.OnEngines(t, clientLeavesPush) }
+
+func clientLeavesPush(t *testing.T, e *fixture.Engine) {
+	s := e.Server(t, func(*server.Settings) {})
+	cache := fixture.NewCache(t)
+	cache.Misbehave(devcache.On("POST", fixture.UploadBegin, devcache.Hang()))
+	c := fixture.Connect(t, s)
+	c.Send(fixture.JSONOf(t, cache.Pushing(fixture.SmallJob())))
+	c.WaitFor("/nix/store/")
+	time.Sleep(time.Second) // for the push to begin
+	c.Conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(time.Second))
+	c.Conn.Close()
+	fixture.WantFree(t, s)
+}

@@ -1,0 +1,443 @@
+//go:build integration
+
+package stores
+
+import (
+	"bytes"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// storeServer starts a builder that keeps a store for each repository.
+func storeServer(e *fixture.Engine, t *testing.T, change func(*server.Settings)) *fixture.Server {
+	t.Helper()
+	return e.Server(t, func(s *server.Settings) {
+		s.Store = orchestrator.StoreRepository
+		s.AllowedCommands = append(s.AllowedCommands, "nix-store")
+		change(s)
+	})
+}
+
+// repository publishes one with a derivation, and returns its URL.
+func repository(t *testing.T, script string) string {
+	t.Helper()
+	name := "store-" + strings.ToLower(rand.Text()[:10])
+	if err := fixture.Env.Git.Commit(name, "main", map[string]string{"default.nix": fixture.Derivation(name, script)}); err != nil {
+		t.Fatal(err)
+	}
+	return fixture.Env.Git.Public + "/" + name
+}
+
+// volumes returns the stores that a server has on the engine.
+func storeVolumes(s *fixture.Server, t *testing.T) []string {
+	t.Helper()
+	return slices.DeleteFunc(s.OnEngine("volume"), func(name string) bool { return !strings.Contains(name, "-store-") })
+}
+
+// folder returns where a volume lies on this machine.
+func volumeFolder(s *fixture.Server, t *testing.T, volume string) string {
+	t.Helper()
+	return strings.TrimSpace(fixture.Docker(t, "--host", s.Host, "volume", "inspect", "--format", "{{.Mountpoint}}", volume))
+}
+
+// size returns what a server's stores take of the disk, in bytes.
+func storesSizeOnDisk(s *fixture.Server, t *testing.T) (bytes int64) {
+	t.Helper()
+	for _, volume := range storeVolumes(s, t) {
+		output, err := exec.Command("du", "-s", "--block-size=1", volumeFolder(s, t, volume)).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := strconv.ParseInt(strings.Fields(string(output))[0], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bytes += n
+	}
+	return bytes
+}
+
+const (
+	fillingStore   = "iglu: this job begins with the image's own Nix store: filling "
+	verifyingStore = "iglu: the job that had this store before did not end by itself: verifying the store"
+	damagedStore   = "iglu: the store is damaged and is removed"
+)
+
+func hasLine(r fixture.Result, text string) bool {
+	return slices.ContainsFunc(r.Lines, func(line string) bool { return strings.Contains(line, text) })
+}
+
+// TestWarmStore builds one thing twice, and then another of the same repository.
+func TestWarmStore(t *testing.T) { fixture.OnEngines(t, warmStore) }
+
+func warmStore(t *testing.T, e *fixture.Engine) {
+	s := storeServer(e, t, func(*server.Settings) {})
+	url := repository(t, "echo it is built now; echo > $out")
+	const line = "nix-build"
+	first := fixture.Do(t, s, fixture.Build(url, line))
+	fixture.WantExit(t, first, 0)
+	fixture.WantLine(t, first, fillingStore)
+	fixture.WantLine(t, first, "iglu: the store was filled in ")
+	fixture.WantLine(t, first, "it is built now")
+	second := fixture.Do(t, s, fixture.Build(url, line))
+	fixture.WantExit(t, second, 0)
+	if hasLine(second, "it is built now") || hasLine(second, fillingStore) {
+		t.Errorf("the second job begins anew: %v", second.Lines)
+	}
+	if first.Lines[len(first.Lines)-1] != second.Lines[len(second.Lines)-1] {
+		t.Errorf("two results: %v and %v", first.Lines, second.Lines)
+	}
+
+	// What Nix has evaluated and fetched is there, too.
+	cache := "sh -c 'echo $XDG_CACHE_HOME && mkdir -p $XDG_CACHE_HOME && date >> $XDG_CACHE_HOME/seen && wc -l < $XDG_CACHE_HOME/seen'"
+	fixture.Do(t, s, fixture.Build(url, cache))
+	fixture.WantLine(t, fixture.Do(t, s, fixture.Build(url, cache)), "2")
+
+	// After a restart as well.
+	instance, state := s.Instance, s.StateDir
+	s.End(t)
+	again := storeServer(e, t, func(s *server.Settings) { s.Instance, s.StateDir = instance, state })
+	if third := fixture.Do(t, again, fixture.Build(url, line)); hasLine(third, "it is built now") {
+		t.Errorf("after a restart, the job begins anew: %v", third.Lines)
+	}
+}
+
+// TestStoresApart has a job of one repository look for what another built, and leave
+// something behind for it.
+func TestStoresApart(t *testing.T) { fixture.OnEngines(t, storesApart) }
+
+func storesApart(t *testing.T, e *fixture.Engine) {
+	s := storeServer(e, t, func(*server.Settings) {})
+	a, b := repository(t, "echo the secret of A > $out"), repository(t, "echo > $out")
+	built := fixture.Do(t, s, fixture.Build(a, "nix-build"))
+	fixture.WantExit(t, built, 0)
+	path := built.Lines[len(built.Lines)-1]
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(b, "sh -c 'mkdir -p "+path+"-b && echo > /nix/var/b-was-here && echo > /nix/b-was-here'")), 0)
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(b, "sh -c 'cat "+path+"; grep -rs \"the secret of A\" /nix /source /root /tmp'")), 1)
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(a, "sh -c 'cat "+path+" && ! ls -d /nix/b-was-here /nix/var/b-was-here "+path+"-b'")), 0)
+
+	// Without a repository there is nothing to share, and with the engine's own devices
+	// there is no way to the other volume.
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("sh -c 'cat "+path+"'")), 1)
+	if n := len(storeVolumes(s, t)); n != 2 {
+		t.Errorf("%d stores for two repositories", n)
+	}
+
+	// Not even where a builder has the same state: another instance has other stores.
+	other := storeServer(e, t, func(*server.Settings) {})
+	fixture.WantExit(t, fixture.Do(t, other, fixture.Build(a, "sh -c 'cat "+path+"'")), 1)
+	stores(t, other, "rm", "--all")
+	if len(storeVolumes(other, t)) != 0 || len(storeVolumes(s, t)) != 2 {
+		t.Errorf("stores of one instance: %v, of the other: %v", storeVolumes(other, t), storeVolumes(s, t))
+	}
+}
+
+// TestSharedStore has all jobs share one store, and none of them keep one.
+func TestSharedStore(t *testing.T) { fixture.OnEngines(t, sharedStore) }
+
+func sharedStore(t *testing.T, e *fixture.Engine) {
+	shared := storeServer(e, t, func(s *server.Settings) { s.Store = orchestrator.StoreShared })
+	url := repository(t, "echo > $out")
+	fixture.WantExit(t, fixture.Do(t, shared, fixture.Command("sh -c 'echo > /nix/was-here'")), 0)
+	fixture.WantExit(t, fixture.Do(t, shared, fixture.Build(url, "sh -c 'cat /nix/was-here'")), 0)
+	fixture.WantLine(t, stores(t, shared), "(all jobs)")
+
+	ephemeral := storeServer(e, t, func(s *server.Settings) { s.Store = orchestrator.StoreEphemeral })
+	fixture.WantExit(t, fixture.Do(t, ephemeral, fixture.Build(url, "nix-build")), 0)
+	if found := storeVolumes(ephemeral, t); len(found) > 0 {
+		t.Errorf("stores: %v", found)
+	}
+}
+
+// TestStoreOfNewImage changes the job image: its jobs get its own store.
+func TestStoreOfNewImage(t *testing.T) { fixture.OnEngines(t, storeOfNewImage) }
+
+func storeOfNewImage(t *testing.T, e *fixture.Engine) {
+	tag := "iglu-test-image:" + strings.ToLower(rand.Text()[:10])
+	e.Docker(t, "tag", fixture.Env.Image, tag)
+	e.CleanUp(t, "image", "rm", tag)
+	s := storeServer(e, t, func(s *server.Settings) { s.JobImage = tag })
+	url := repository(t, "echo > $out")
+	const look = "sh -c 'ls /nix/var/of-the-new-image'"
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, look)), 2)
+
+	change := e.Docker(t, "create", tag)
+	e.CleanUp(t, "rm", "--force", change)
+	empty := filepath.Join(t.TempDir(), "of-the-new-image")
+	if err := os.WriteFile(empty, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	e.Docker(t, "cp", empty, change+":/nix/var/of-the-new-image")
+	e.Commit(t, change, tag)
+	got := fixture.Do(t, s, fixture.Build(url, look))
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, fillingStore)
+	if n := len(storeVolumes(s, t)); n != 2 {
+		t.Errorf("%d stores for two images", n)
+	}
+}
+
+// TestStoreOfKilledJob kills jobs: one that is building, one that has damaged its store, and
+// one whose builder is killed with it. The next finds a sound store.
+func TestStoreOfKilledJob(t *testing.T) { fixture.OnEngines(t, storeOfKilledJob) }
+
+func storeOfKilledJob(t *testing.T, e *fixture.Engine) {
+	flags := []string{"--job-image", fixture.Env.Image, "--allowed-commands", "sh,nix-build,nix-store"}
+	s := e.Process(t, "test-process-"+strings.ToLower(rand.Text()[:10]), flags...)
+	url := repository(t, "echo > $out")
+	result := fixture.Do(t, s, fixture.Build(url, "nix-build"))
+	fixture.WantExit(t, result, 0)
+	path := result.Lines[len(result.Lines)-1]
+	kill := func(script string) {
+		c := fixture.Connect(t, s)
+		c.Send(fixture.JSONOf(t, fixture.Build(url, "sh -c '"+script+"; echo begun; sleep 1000'")))
+		c.WaitFor(`"begun"`)
+		e.Docker(t, "kill", s.Containers()[0])
+		c.Finish()
+	}
+	verify := fixture.Build(url, "nix-store --verify --check-contents")
+
+	kill("true")
+	got := fixture.Do(t, s, verify)
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, verifyingStore)
+	if hasLine(got, damagedStore) || hasLine(got, fillingStore) {
+		t.Errorf("a sound store went: %v", got.Lines)
+	}
+	if got := fixture.Do(t, s, verify); hasLine(got, verifyingStore) {
+		t.Errorf("it is verified again: %v", got.Lines)
+	}
+
+	kill("chmod u+w " + path + "; echo damaged > " + path)
+	got = fixture.Do(t, s, verify)
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, damagedStore)
+	fixture.WantLine(t, got, fillingStore)
+
+	c := fixture.Connect(t, s)
+	c.Send(fixture.JSONOf(t, fixture.Build(url, "sh -c 'echo begun; sleep 1000'")))
+	c.WaitFor(`"begun"`)
+	s.Kill()
+	next := fixture.StartProcessIn(t, s.Instance, s.StateDir, e.Host, flags...)
+	next.Host = e.Host
+	got = fixture.Do(t, next, verify)
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, verifyingStore)
+
+	// Without a job that waits for it, it is done between jobs.
+	s = next
+	kill("true")
+	if err := fixture.Poll(3*time.Minute, func() bool { return strings.Contains(readStores(t, s), `"condition":"sound"`) }); err != nil {
+		t.Errorf("the store stays as it is: %v, %s", err, readStores(t, s))
+	}
+	if got := fixture.Do(t, s, verify); hasLine(got, verifyingStore) {
+		t.Errorf("it is verified again: %v", got.Lines)
+	}
+}
+
+// readStores returns what a server has written down of its stores.
+func readStores(t *testing.T, s *fixture.Server) string {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(s.StateDir, s.Instance, "stores", "*.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all bytes.Buffer
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(text)
+	}
+	return all.String()
+}
+
+// stores runs that command for a server's stores, and returns what it prints.
+func stores(t *testing.T, s *fixture.Server, args ...string) fixture.Result {
+	t.Helper()
+	output, code := tryStores(s, args...)
+	if code != 0 {
+		t.Errorf("%v: exit code %d: %s", args, code, output)
+	}
+	return fixture.Result{Lines: strings.Split(output, "\n")}
+}
+
+// tryStores is stores for a command that may fail.
+func tryStores(s *fixture.Server, args ...string) (output string, code int) {
+	command := exec.Command(fixture.Env.Program, append([]string{"stores", "--instance", s.Instance, "--state-dir", s.StateDir}, args...)...)
+	command.Env = (&fixture.Engine{Host: s.Host}).Environ()
+	text, _ := command.CombinedOutput()
+	return string(text), command.ProcessState.ExitCode()
+}
+
+// TestStoresWithinLimit has ten repositories of 300 MB each build where there is room for
+// 1 GB: the last two stay warm.
+func TestStoresWithinLimit(t *testing.T) { fixture.OnEngines(t, storesWithinLimit) }
+
+func storesWithinLimit(t *testing.T, e *fixture.Engine) {
+	const limit = 1_000_000_000
+	repositories := 10
+	if e.IsPodman() {
+		repositories = 4 // enough for the first to go
+	}
+	s := storeServer(e, t, func(s *server.Settings) { s.StoreMaxBytes = limit })
+	var urls []string
+	for range repositories {
+		url := repository(t, "echo built anew; PATH=/nix/var/nix/profiles/default/bin; head -c 240M /dev/zero > $out")
+		urls = append(urls, url)
+		fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, "nix-build")), 0)
+		if size := storesSizeOnDisk(s, t); size > limit {
+			t.Fatalf("after %d of %d repositories, their stores take %d bytes", len(urls), repositories, size)
+		}
+	}
+	for _, url := range urls[repositories-2:] {
+		if got := fixture.Do(t, s, fixture.Build(url, "nix-build")); hasLine(got, "built anew") || hasLine(got, fillingStore) {
+			t.Errorf("one of the two most recent is cold: %v", got.Lines)
+		}
+	}
+	fixture.WantLine(t, fixture.Do(t, s, fixture.Build(urls[0], "nix-build")), fillingStore)
+}
+
+// TestStoreOfSomebodyElse has somebody use a store that is to make room: jobs run all the same,
+// and it goes when it can.
+func TestStoreOfSomebodyElse(t *testing.T) { fixture.OnEngines(t, storeOfSomebodyElse) }
+
+func storeOfSomebodyElse(t *testing.T, e *fixture.Engine) {
+	s := storeServer(e, t, func(s *server.Settings) { s.StoreMaxBytes = 1 })
+	a, b := repository(t, "echo > $out"), repository(t, "echo > $out")
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(a, "nix-build")), 0)
+	used := storeVolumes(s, t)[0]
+	holder := strings.TrimSpace(e.Docker(t, "create", "--network", "none", "--volume", used+":/held", fixture.Env.Image, "true"))
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(b, "nix-build")), 0)
+	if !slices.Contains(storeVolumes(s, t), used) {
+		t.Error("the engine removes what is in use")
+	}
+	e.Docker(t, "rm", holder)
+	if err := fixture.Poll(3*time.Minute, func() bool { return !slices.Contains(storeVolumes(s, t), used) }); err != nil {
+		t.Errorf("the store stays: %v", storeVolumes(s, t))
+	}
+}
+
+// TestStoreAlone has one store grow beyond the limit: its garbage goes while no job is there.
+func TestStoreAlone(t *testing.T) { fixture.OnEngines(t, storeAlone) }
+
+func storeAlone(t *testing.T, e *fixture.Engine) {
+	const limit = 500_000_000
+	s := storeServer(e, t, func(s *server.Settings) { s.StoreMaxBytes = limit })
+	url := repository(t, "echo > $out")
+	big := func(n int) string {
+		return fmt.Sprintf(`nix-build -E '%s'`, fixture.Derivation(fmt.Sprint("big-", n), "PATH=/nix/var/nix/profiles/default/bin; head -c 200M /dev/zero > $out"))
+	}
+	for n := range 3 {
+		fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, strings.ReplaceAll(big(n), `\"`, `"`))), 0)
+	}
+	if err := fixture.Poll(3*time.Minute, func() bool { return storesSizeOnDisk(s, t) <= limit }); err != nil {
+		t.Errorf("the store takes %d bytes", storesSizeOnDisk(s, t))
+	}
+	got := fixture.Do(t, s, fixture.Build(url, "nix-store --verify --check-contents"))
+	fixture.WantExit(t, got, 0)
+	if hasLine(got, fillingStore) {
+		t.Errorf("the store went as a whole: %v", got.Lines)
+	}
+}
+
+var sizeInTable = regexp.MustCompile(`\d(\.\d+)?[MG]iB`)
+
+// TestStoresCommand lists stores and removes them; then the disk is as before.
+func TestStoresCommand(t *testing.T) { fixture.OnEngines(t, listAndRemoveStores) }
+
+func listAndRemoveStores(t *testing.T, e *fixture.Engine) {
+	s := storeServer(e, t, func(*server.Settings) {})
+	a, b := repository(t, "echo > $out"), repository(t, "echo > $out")
+	for _, url := range []string{a, b} {
+		fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, "nix-build")), 0)
+	}
+	list := stores(t, s).Lines
+	if len(list) != 4 || !strings.Contains(list[1], b) || !strings.Contains(list[2], a) || !strings.Contains(list[1], s.Image) ||
+		!sizeInTable.MatchString(list[1]) || !strings.Contains(list[1], time.Now().Format("2006-01-02 ")) {
+		t.Fatalf("got %q", list)
+	}
+	folders := []string{volumeFolder(s, t, storeVolumes(s, t)[0]), volumeFolder(s, t, storeVolumes(s, t)[1])}
+
+	// One that a job has stays.
+	c := fixture.Connect(t, s)
+	c.Send(fixture.JSONOf(t, fixture.Build(a, "sh -c 'echo begun; while [ ! -e /nix/go-on ]; do sleep 0.1; done'")))
+	c.WaitFor(`"begun"`)
+	ended := c.InBackground() // so that it answers pings
+	if output, code := tryStores(s, "rm", "--all"); code != 1 || !regexp.MustCompile("in use|being used").MatchString(output) {
+		t.Errorf("exit code %d: %s", code, output)
+	}
+	if n := len(storeVolumes(s, t)); n != 1 {
+		t.Errorf("%d stores, of which a job has one", n)
+	}
+	if running := stores(t, s).Lines[1]; !regexp.MustCompile(`\s[a-z0-9]{26}$`).MatchString(running) {
+		t.Errorf("the job that has it is not told: %q", running)
+	}
+	if err := os.WriteFile(filepath.Join(volumeFolder(s, t, storeVolumes(s, t)[0]), "go-on"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if last := (<-ended).Messages; !strings.Contains(last[len(last)-1], `"buildExitCode":0`) {
+		t.Errorf("got %v", last)
+	}
+
+	stores(t, s, "rm", storeVolumes(s, t)[0])
+	for _, folder := range folders {
+		if _, err := os.Stat(folder); err == nil {
+			t.Errorf("%s is left", folder)
+		}
+	}
+	if left := readStores(t, s); left != "" {
+		t.Errorf("left: %s", left)
+	}
+	for _, args := range [][]string{{"rm"}, {"rm", "--all", "name"}} {
+		if output, code := tryStores(s, args...); code != 2 || !strings.Contains(output, "name the stores, or say --all") {
+			t.Errorf("%v: exit code %d: %s", args, code, output)
+		}
+	}
+	if output, code := tryStores(s, "rm", "nothing"); code != 1 || !strings.Contains(output, "there is no store nothing") {
+		t.Errorf("exit code %d: %s", code, output)
+	}
+}
+
+// TestNoSecretsInStore looks for a job's secrets in everything that its store keeps.
+func TestNoSecretsInStore(t *testing.T) { fixture.OnEngines(t, noSecretsInStore) }
+
+func noSecretsInStore(t *testing.T, e *fixture.Engine) {
+	s := storeServer(e, t, func(*server.Settings) {})
+	for _, j := range []fixture.Job{
+		fixture.Env.Git.WithKey(fixture.Build(fixture.Env.Git.Private+"/hello", "nix build -L"), fixture.GitPassword),
+		fixture.Env.Git.WithKey(fixture.Build(fixture.Env.Git.Private+"/hello", "nix build -L git+"+fixture.Env.Git.Private+"/hello"), fixture.GitPassword),
+		fixture.Env.Git.WithKey(fixture.Build(fixture.Env.Git.Ssh+"/hello", "nix build -L"), fixture.Env.Git.Key),
+	} {
+		fixture.WantExit(t, fixture.Do(t, s, j), 0)
+	}
+	for _, volume := range storeVolumes(s, t) {
+		err := filepath.WalkDir(volumeFolder(s, t, volume), func(path string, entry os.DirEntry, err error) error {
+			if err != nil || !entry.Type().IsRegular() {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			return fixture.CheckSecrets(string(text))
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
