@@ -1,6 +1,6 @@
 # Two commands: make demo, make test.
 
-.PHONY: build demo test test-faults bench
+.PHONY: build demo test test-all test-faults bench
 
 # What 'iglu-builder version' says.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
@@ -11,13 +11,18 @@ build:
 demo: build
 	scripts/with-engine go run ./scripts/demo
 
+# Every capability once, against the real thing: some minutes.
 test:
 	scripts/with-engine scripts/test
 
-# The part of the tests that has every call of the engine go wrong, and everything die at
-# each step of a job. It prints what it did.
+# Everything, on Docker and on Podman: about an hour. It ends with what took longest.
+test-all:
+	scripts/with-engine scripts/test all
+
+# The part of test-all that has every call of the engine go wrong, and everything die at
+# each step of a job.
 test-faults:
-	scripts/with-engine scripts/test -run '^TestFaults' -v -count=1 ./cmd/iglu-builder
+	scripts/with-engine scripts/test all -run '^TestFaults' -count=1 ./test/integration/faults
 
 # Writes the tables in docs/benchmarks.md; takes some minutes on a machine left alone.
 bench: build

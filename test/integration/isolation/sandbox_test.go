@@ -3,13 +3,8 @@
 package isolation
 
 import (
-	"context"
-	"crypto/rand"
-	"errors"
-	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator"
@@ -78,49 +73,4 @@ func wantContainerAsSandbox(t *testing.T, s *fixture.Server) {
 	if !strings.Contains(s.Log.String(), "the container is the sandbox of builds") {
 		t.Errorf("the log does not say so: %s", s.Log.String())
 	}
-}
-
-// TestSandboxRefused has a server not start with the sandbox on where it is not safe, or
-// does not work.
-func TestSandboxRefused(t *testing.T) {
-	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) {
-		if e.IsPodman() {
-			wantSandboxRefused(e, t, "does not work on Podman", "--nix-sandbox-unsafe", "yes")
-		} else {
-			wantSandboxRefused(e, t, "IGLU_NIX_SANDBOX_UNSAFE=yes")
-		}
-	})
-}
-
-// wantSandboxRefused checks that a server does not start with the sandbox on, and says why.
-func wantSandboxRefused(e *fixture.Engine, t *testing.T, why string, flags ...string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	serve := exec.CommandContext(ctx, fixture.Env.Program, append([]string{"serve", "--listen", "127.0.0.1:0",
-		"--instance", "test-" + strings.ToLower(rand.Text()[:10]), "--state-dir", t.TempDir(), "--nix-sandbox", "on"}, flags...)...)
-	serve.Env = e.Environ()
-	output, err := serve.CombinedOutput()
-	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 || !strings.Contains(string(output), why) {
-		t.Errorf("%v: %s", err, output)
-	}
-}
-
-// TestRootlessPodman has a Podman that runs without root. A newer one than 4.3 says so of
-// itself; this test sees to it that every one does.
-func TestRootlessPodman(t *testing.T) {
-	t.Parallel()
-	p := fixture.OwnPodman(t, fixture.Rootless)
-	if err := fixture.LoadJobImage(p.Host()); err != nil {
-		t.Fatal(err)
-	}
-	e := &fixture.Engine{Name: "podman", Host: p.Host()}
-	host := e.Saying(t, "/info", `"SecurityOptions":[`, `"SecurityOptions":["name=rootless",`)
-	// A network would need a program that Debian only recommends.
-	s := e.ServerVia(t, host, func(s *server.Settings) { s.JobNetwork = "none" })
-	wantContainerAsSandbox(t, s)
-	got := fixture.Do(t, s, fixture.Command(sandboxedBuild))
-	fixture.WantExit(t, got, 0)
-	fixture.WantLine(t, got, "in /nix/var/nix/builds/")
-	wantSandboxRefused(&fixture.Engine{Name: "podman", Host: host}, t, "does not work on Podman")
 }

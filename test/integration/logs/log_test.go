@@ -5,21 +5,16 @@ package logs
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
-
-	"github.com/gorilla/websocket"
 
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/server"
@@ -132,137 +127,6 @@ func TestNothingElseIsMasked(t *testing.T) {
 	}
 }
 
-// flood is a job that prints more than all the buffers on the way hold.
-const floodLines = 300_000
-
-var flood = fixture.Command(fmt.Sprintf(`sh -c 'yes 0123456789012345678901234567890123456789 | head -n %d; echo done'`, floodLines))
-
-// TestStalledClient stops reading for longer than a client may be silent, while its job
-// prints: the job does not wait, and when the client reads on it gets every line.
-func TestStalledClient(t *testing.T) { fixture.OnEngines(t, stalledClient) }
-
-func stalledClient(t *testing.T, e *fixture.Engine) {
-	s := e.Server(t, func(*server.Settings) {})
-	c := fixture.Connect(t, s)
-	c.Send(fixture.JSONOf(t, flood))
-	c.WaitFor("iglu: running")
-	time.Sleep(35 * time.Second)
-	fixture.WantEnd(t, s, "exited") // it did not wait for its client
-	lines, last := c.CountLines(floodLines + 1)
-	if last != `{"stdout":"done","jobStatus":"running"}` {
-		t.Errorf("the last line is %s", last)
-	}
-	if got := c.Finish(); len(got.Messages) != 1 || got.Messages[0] != fixture.Succeeded {
-		t.Errorf("after %d of %d lines: %+v", lines, floodLines, got)
-	}
-}
-
-// TestClientAcceptsNothing never reads: when its time is up, its job ends.
-func TestClientAcceptsNothing(t *testing.T) { fixture.OnEngines(t, clientAcceptsNothing) }
-
-func clientAcceptsNothing(t *testing.T, e *fixture.Engine) {
-	s := e.Server(t, func(s *server.Settings) { s.ClientTimeout = time.Second })
-	c := fixture.Connect(t, s)
-	c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'yes 0123456789012345678901234567890123456789 | head -n 1000000; sleep 1000'")))
-	if err := fixture.Poll(time.Minute, func() bool { return strings.Contains(s.Log.String(), "job ended") }); err != nil {
-		t.Errorf("the job goes on: %v\n%s", err, s.Log.String())
-	}
-	c.Conn.Close()
-	fixture.WantFree(t, s)
-}
-
-// TestClientVanishes cuts a client off the network: nothing of what the server sends is
-// answered any more. It is noticed while nothing is sent to it, and while much is.
-func TestClientVanishesFromTheNetwork(t *testing.T) {
-	fixture.OnEngines(t, clientVanishesFromTheNetwork)
-}
-
-func clientVanishesFromTheNetwork(t *testing.T, e *fixture.Engine) {
-	for _, line := range []string{
-		"sh -c 'echo begun; sleep 1000'",
-		"sh -c 'echo begun; yes 0123456789012345678901234567890123456789'",
-	} {
-		t.Run(line, func(t *testing.T) {
-			t.Parallel()
-			s := e.Server(t, func(s *server.Settings) { s.MaxLogBytes = 64 << 20 })
-			c := fixture.Connect(t, s)
-			c.Send(fixture.JSONOf(t, fixture.Command(line)))
-			c.WaitFor("begun")
-			_, port, err := net.SplitHostPort(c.Conn.LocalAddr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, side := range []string{"--source-port", "--destination-port"} {
-				rule := []string{"INPUT", "--protocol", "tcp", side, port, "--jump", "DROP"}
-				iptables(t, append([]string{"--insert"}, rule...)...)
-				t.Cleanup(func() { iptables(t, append([]string{"--delete"}, rule...)...) })
-			}
-			if err := fixture.Poll(45*time.Second, func() bool { return len(s.Containers()) == 0 }); err != nil { // 30 s, and the removal
-				t.Errorf("the job goes on: %v\n%s", err, s.Log.String())
-			}
-			fixture.WantFree(t, s)
-		})
-	}
-}
-
-func iptables(t *testing.T, args ...string) {
-	if output, err := exec.Command("iptables", append([]string{"--wait"}, args...)...).CombinedOutput(); err != nil {
-		t.Errorf("iptables %v: %v: %s", args, err, output)
-	}
-}
-
-// TestSlowToTheEnd has a client read nothing until some time after its job has ended. All
-// that it has not read by then is in the kernel's hands, a ping included, which it answers.
-func TestSlowToTheEnd(t *testing.T) { fixture.OnEngines(t, slowToTheEnd) }
-
-func slowToTheEnd(t *testing.T, e *fixture.Engine) {
-	s := e.Server(t, func(*server.Settings) {})
-	dialer := websocket.Dialer{NetDialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := new(net.Dialer).DialContext(ctx, network, address)
-		if err == nil {
-			err = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
-		}
-		return conn, err
-	}}
-	conn, _, err := dialer.DialContext(t.Context(), "ws://"+s.Address+"/api/v1/build", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	c := &fixture.Client{T: t, Conn: conn}
-	const lines = 20_000
-	c.Send(fixture.JSONOf(t, fixture.Command(fmt.Sprintf("sh -c 'sleep 6; seq %d'", lines)))) // after a ping
-	c.WaitFor("iglu: running")
-	fixture.WantEnd(t, s, "exited")
-	time.Sleep(30 * time.Second) // longer than a client may give no sign of life
-	got := c.Finish()
-	if n := len(got.Lines); got.CloseCode != websocket.CloseNormalClosure || n < lines || got.Lines[n-1] != fmt.Sprint(lines) {
-		t.Errorf("%d lines, close code %d", n, got.CloseCode)
-	}
-}
-
-// TestPings has a client ask for a sign of life again and again while it is sent lines:
-// just when the server may still be busy with the line before.
-func TestPings(t *testing.T) { fixture.OnEngines(t, pings) }
-
-func pings(t *testing.T, e *fixture.Engine) {
-	c := fixture.Connect(t, e.Server(t, func(*server.Settings) {}))
-	answered := 0
-	c.Conn.SetPongHandler(func(string) error { answered++; return nil })
-	c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'for i in $(seq 300); do echo line; sleep 0.01; done'")))
-	for asked := range 50 {
-		for c.WaitFor("line"); answered < asked; {
-			c.WaitFor("line")
-		}
-		if err := c.Conn.WriteControl(websocket.PingMessage, []byte("there?"), time.Now().Add(time.Second)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got := c.Finish(); len(got.Messages) != 1 || got.Messages[0] != fixture.Succeeded || answered != 50 {
-		t.Errorf("%d answers, messages %v", answered, got.Messages)
-	}
-}
-
 // smallDisk returns a folder on a disk of one megabyte.
 func smallDisk(t *testing.T) string {
 	t.Helper()
@@ -272,20 +136,6 @@ func smallDisk(t *testing.T) string {
 	}
 	t.Cleanup(func() { syscall.Unmount(folder, syscall.MNT_DETACH) })
 	return folder
-}
-
-// TestDiskFull keeps logs on a disk of one megabyte.
-func TestDiskFull(t *testing.T) { fixture.OnEngines(t, diskFull) }
-
-func diskFull(t *testing.T, e *fixture.Engine) {
-	s := e.Server(t, func(s *server.Settings) { s.StateDir, s.KeepLogs = smallDisk(t), joblog.Keep{} })
-	got := fixture.Do(t, s, fixture.Command("sh -c 'seq 1000000; sleep 1000'"))
-	want := `{"error":"The builder cannot keep the job's log.","msg":"Make room on the disk of its folder for logs (IGLU_STATE_DIR), and send the job again.","jobStatus":"failed"}`
-	if len(got.Messages) != 2 || got.Messages[1] != want || got.CloseCode != 1011 {
-		t.Errorf("got %v, close code %d", got.Messages, got.CloseCode)
-	}
-	fixture.WantNoContainers(t, s)
-	fixture.WantFree(t, s)
 }
 
 // TestCutLog lets a log grow beyond its limit.

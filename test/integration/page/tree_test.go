@@ -4,24 +4,15 @@ package page
 
 import (
 	"fmt"
-	"log/slog"
 	"maps"
-	"net/http/httptest"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
-	"iglu.sh/builder/internal/history"
-	"iglu.sh/builder/internal/jobend"
-	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/server"
-	"iglu.sh/builder/internal/web"
-	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -79,94 +70,4 @@ func TestPageTree(t *testing.T) {
 	b.until(fmt.Sprintf("document.querySelector(%q).ariaExpanded === 'false' && !document.querySelector('#derivations').textContent.includes('base')", button))
 	b.press(" ")
 	b.until(fmt.Sprintf("document.activeElement === document.querySelector(%q) && document.querySelector('#derivations').textContent.includes('base')", button))
-}
-
-type noJobs struct{}
-
-func (noJobs) Cancel(string) bool { return false }
-
-// TestPageOfManyDerivations looks at a job with as many derivations as are ever listed, while
-// they are built. No job of a test takes so long, so its events come of the test; the page and
-// what serves it are the real ones.
-func TestPageOfManyDerivations(t *testing.T) {
-	const many, needs = 8192, 4
-	folder := t.TempDir()
-	logs, err := joblog.Open(filepath.Join(folder, "logs"), joblog.Keep{Jobs: 1}, 1<<30)
-	if err != nil {
-		t.Fatal(err)
-	}
-	records, err := history.Open(filepath.Join(folder, "history.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer records.Close()
-	record := history.Record{Job: "many", Command: "nix build", Begun: time.Now()}
-	if err := records.Put(record); err != nil {
-		t.Fatal(err)
-	}
-	log, err := logs.Create("many", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pages := web.New(records, logs, noJobs{}, web.Options{Commands: []string{"nix"}, ClientTimeout: time.Minute}, slog.New(slog.DiscardHandler))
-	server := httptest.NewServer(pages)
-	defer server.Close()
-	defer pages.Close()
-
-	// Each is needed by some that come later, as packages are.
-	path := func(n int) string { return fmt.Sprintf("/nix/store/%032d-package-%d.drv", n, n) }
-	log.Respond(schemas.Accepted(), nil)
-	all := make([]schemas.PlannedDerivation, many)
-	for n := range all {
-		all[n].Derivation = path(n)
-		for i := range min(n, needs) {
-			all[n].Needs = append(all[n].Needs, (n-1)*(i+needs)/(2*needs))
-		}
-	}
-	const piece = 500
-	for first := 0; first < many; first += piece {
-		log.Event(schemas.PlanEvent{First: first, Derivations: all[first:min(first+piece, many)]})
-	}
-
-	b := openTab(t)
-	slower := b.slower()
-	b.open(server.URL + "/jobs/many")
-	b.untilText("#derivations-count", fmt.Sprint(many))
-	const atOnce, built = 8, 6000
-	for n := range built {
-		log.Event(schemas.DerivationEvent{Derivation: path(n), State: schemas.DerivationBuilding})
-		log.Event(schemas.DerivationEvent{Derivation: path(n), State: schemas.DerivationBuilding, Phase: "buildPhase"})
-		if n >= atOnce {
-			log.Event(schemas.DerivationEvent{Derivation: path(n - atOnce), State: schemas.DerivationBuilt})
-		}
-		if n%20 == 0 {
-			time.Sleep(10 * time.Millisecond)
-		}
-	}
-	b.until(fmt.Sprintf("document.querySelector('#derivations').textContent.includes('package-%d')", built-1))
-	b.until("document.querySelectorAll('.how.building').length === 8")
-	longest := b.longestTask()
-	b.checkAccess()
-	b.longestTask() // that was not the page's own
-	log.Event(schemas.DerivationEvent{Derivation: path(built - 1), State: schemas.DerivationFailed, Log: []string{"\x1b[31mred\x1b[0m", "last"}})
-	b.until(treeText + "[0].startsWith('package-5999 failed')") // on top
-	b.untilText("#derivations pre .c1", "red")
-	if n := eval[int](b, "document.querySelectorAll('#derivations li').length"); n < 8 || n > 100 {
-		t.Errorf("%d items are shown", n)
-	}
-	if n := eval[int](b, "document.querySelectorAll('*').length"); n > 1000 {
-		t.Errorf("%d elements are in the document", n)
-	}
-	for range 5 { // of what is not shown there is more, up to a bound
-		b.click(".show")
-	}
-	b.until("document.querySelector('.show').disabled")
-	longest = max(longest, b.longestTask())
-	b.checkAccess()
-	t.Logf("longest task %.0f ms, %.1f times as slow as usual; the tree has %d items", longest, slower, eval[int](b, "document.querySelectorAll('#derivations li').length"))
-	if longest > 200*slower && longest > 200*openTab(t).slower() {
-		t.Errorf("a task took %.0f ms", longest)
-	}
-	log.Respond(schemas.Exited(1), schemas.VerdictEvent{End: string(jobend.Exited), Phases: []schemas.PhaseTime{}})
-	log.Seal()
 }

@@ -4,11 +4,8 @@ package protocol
 
 import (
 	"fmt"
-	"net/http/httptest"
 	"testing"
 	"time"
-
-	"github.com/gorilla/websocket"
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/test/kit/fixture"
@@ -32,53 +29,6 @@ func deadlines(t *testing.T, e *fixture.Engine) {
 	fixture.WantMessage(t, got, cancelledBecause("It printed nothing for 10s, the longest that a job may be silent (IGLU_SILENCE_TIMEOUT)."))
 	fixture.WantEnd(t, silent, "silent")
 	fixture.WantExit(t, fixture.Do(t, silent, fixture.Command("sh -c 'for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 1; echo $i; done'")), 0)
-}
-
-// TestAskedFirst cancels jobs, of which one does as it is told and one does not: that is
-// killed, but not before its time.
-func TestAskedFirst(t *testing.T) { fixture.OnEngines(t, askedFirst) }
-
-func askedFirst(t *testing.T, e *fixture.Engine) {
-	const msg = "The builder is shutting down. Send the job again when it is back."
-	cancel := func(script string) (r fixture.Result, took time.Duration) {
-		s := e.Server(t, func(*server.Settings) {})
-		c := fixture.Connect(t, s)
-		c.Send(fixture.JSONOf(t, fixture.Command(`sh -c "`+script+`"`)))
-		c.WaitFor(`"begun"`)
-		begun := time.Now()
-		s.Cancel()
-		r = c.Finish()
-		fixture.WantMessage(t, r, cancelledBecause(msg))
-		return r, time.Since(begun)
-	}
-	obedient, _ := cancel("trap 'echo told; exit 7' TERM; echo begun; while :; do sleep 0.1; done")
-	fixture.WantLine(t, obedient, "told")
-	// The first process of the container kills what does not end within 8 s.
-	if _, took := cancel("trap '' TERM; echo begun; while :; do sleep 1; done"); took < 7*time.Second {
-		t.Errorf("it was killed after %s already", took)
-	}
-}
-
-// TestClientsThatLeave says goodbye, and goes without a word.
-func TestClientsThatLeave(t *testing.T) { fixture.OnEngines(t, clientsThatLeave) }
-
-func clientsThatLeave(t *testing.T, e *fixture.Engine) {
-	for end, leave := range map[string]func(*websocket.Conn){
-		"cancelled": func(c *websocket.Conn) {
-			c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Minute))
-		},
-		"client-gone": func(c *websocket.Conn) { c.NetConn().Close() },
-	} {
-		s := e.Server(t, func(*server.Settings) {})
-		c := fixture.Connect(t, s)
-		c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; sleep 1000'")))
-		c.WaitFor(`"begun"`)
-		leave(c.Conn)
-		fixture.WantEnd(t, s, end)
-		if err := fixture.Poll(30*time.Second, func() bool { return len(s.Containers()) == 0 }); err != nil {
-			t.Errorf("the job's container: %v", err)
-		}
-	}
 }
 
 // TestKilledFromOutside ends containers behind the builder's back, in every way that an
@@ -113,18 +63,4 @@ func killedFromOutside(t *testing.T, e *fixture.Engine) {
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("sh -c 'kill -KILL $$'")), 137)
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("sh -c 'exit 143'")), 143)
 	fixture.WantEnd(t, s, "exited")
-}
-
-// TestEngineEnds looks for the engine's and the image's ends in the server's log; what the
-// client is told of them is tested elsewhere.
-func TestEngineEnds(t *testing.T) {
-	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) {
-		engine := httptest.NewServer(fixture.ProxyTo(t, e.Socket()))
-		s := e.ServerVia(t, "tcp://"+engine.Listener.Addr().String(), func(s *server.Settings) { s.JobImage = "127.0.0.1:1/not/there:1" })
-		fixture.Do(t, s, fixture.Command("nix"))
-		fixture.WantEnd(t, s, "no-image")
-		engine.Close()
-		fixture.Do(t, s, fixture.Command("nix"))
-		fixture.WantEnd(t, s, "engine-gone")
-	})
 }

@@ -1,0 +1,35 @@
+//go:build integration && long
+
+package client
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// TestBuildCommandInForms has the client send a job of each form.
+func TestBuildCommandInForms(t *testing.T) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+		for _, test := range []struct {
+			line   string
+			code   int
+			stdout string
+			stderr string
+		}{
+			{`printf "one\n\"two\"\n\n"`, 0, "one\n\"two\"\n\n", "Start Building\nBuild was successfull\n"},
+			{"sh -c 'exit 42'", 42, "", "Builder exited with error code 42\n"},
+			{"make all", 2, "", "Invalid command: 'make all' build"},
+		} {
+			var stdout, stderr bytes.Buffer
+			job := strings.NewReader(fixture.JobText(t, form, fixture.Command(test.line)))
+			code := fixture.RunProgram(t.Context(), []string{"build", "--url", "ws://" + fixture.Env.Server.Address, "-"}, job, &stdout, &stderr)
+			if code != test.code || !strings.HasSuffix(stdout.String(), test.stdout) || !strings.Contains(stderr.String(), test.stderr) {
+				t.Errorf("%s: exit code %d\nstdout %s\nstderr %s", test.line, code, &stdout, &stderr)
+			}
+		}
+	})
+}

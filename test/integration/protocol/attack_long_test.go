@@ -1,0 +1,231 @@
+//go:build integration && long
+
+package protocol
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// Each test here is something that once went wrong when somebody tried to make it.
+
+// TestClientLeavesEarly goes away while the engine is making the container: a call that
+// is given up goes on in the engine, and its container had no owner.
+func TestClientLeavesEarly(t *testing.T) {
+	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) {
+		s := e.Server(t, func(*server.Settings) {})
+		for n := range 20 {
+			c := fixture.Connect(t, s)
+			c.Send(fixture.JSONOf(t, fixture.Command("nix --version")))
+			c.Next()
+			time.Sleep(time.Duration(n) * 4 * time.Millisecond)
+			c.Conn.NetConn().Close()
+			fixture.WantFree(t, s)
+		}
+		fixture.WantNoContainers(t, s)
+	})
+}
+
+// TestClientTalksOn sends messages to the end: the answers to them hid the last message,
+// or reset the connection on which it was.
+func TestClientTalksOn(t *testing.T) {
+	t.Parallel()
+	s := fixture.OwnServer(t)
+	for range 5 {
+		c := fixture.Connect(t, s)
+		c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'sleep 0.3; exit 42'")))
+		go func() {
+			for c.Conn.WriteMessage(websocket.TextMessage, []byte("{}")) == nil {
+				time.Sleep(time.Millisecond)
+			}
+		}()
+		got := c.Finish()
+		if last := got.Messages[len(got.Messages)-1]; last != fixture.Exited(42) || got.CloseCode != 1011 {
+			t.Errorf("the last message is %s, the close code %d", last, got.CloseCode)
+		}
+	}
+}
+
+// TestClientLeavesUnread says goodbye without having read its log: the write of the log
+// to it kept the place.
+func TestClientLeavesUnread(t *testing.T) {
+	t.Parallel()
+	s := fixture.OwnServer(t)
+	for name, leave := range map[string]func(*websocket.Conn) error{
+		"close frame": func(c *websocket.Conn) error {
+			return c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(time.Second))
+		},
+		"half-closed": func(c *websocket.Conn) error { return c.NetConn().(*net.TCPConn).CloseWrite() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := fixture.Connect(t, s)
+			c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'yes 0123456789012345678901234567890123456789 | head -n 500000; sleep 1000'")))
+			c.WaitFor("iglu: running")
+			time.Sleep(time.Second) // all buffers are full
+			if err := leave(c.Conn); err != nil {
+				t.Fatal(err)
+			}
+			fixture.WantFree(t, s)
+		})
+	}
+}
+
+// TestShutdownWithStalledClient stops a server whose client does not read.
+func TestShutdownWithStalledClient(t *testing.T) {
+	s := fixture.ServerWith(t, func(*server.Settings) {})
+	c := fixture.Connect(t, s)
+	c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'yes 0123456789012345678901234567890123456789 | head -n 500000; sleep 1000'")))
+	c.WaitFor("iglu: running")
+	time.Sleep(time.Second)
+	begun := time.Now()
+	if err := s.Stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begun); took > 18*time.Second {
+		t.Errorf("the server took %s to stop", took)
+	}
+	s.Ended <- nil // for the clean-up, which stops it again
+}
+
+// TestEngineStalls has the engine not answer a call, for as long as the job's client is there
+// or for ever. The making of a container is waited for: somebody has to remove it.
+func TestEngineStalls(t *testing.T) {
+	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) {
+		for _, call := range []string{"/create", "/attach", "/wait", "/start"} {
+			t.Run(call, func(t *testing.T) { engineStalls(t, e, call) })
+		}
+	})
+}
+
+func engineStalls(t *testing.T, e *fixture.Engine, call string) {
+	var stalls atomic.Bool
+	stalls.Store(true)
+	reached, ended := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	proxy := fixture.ProxyTo(t, e.Socket())
+	engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if stalls.Load() && strings.HasSuffix(r.URL.Path, call) {
+			once.Do(func() { close(reached) })
+			if call != "/create" {
+				<-ended
+				return
+			}
+			time.Sleep(2 * time.Second)
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	defer engine.Close()
+	defer close(ended)
+	s := e.ServerVia(t, "tcp://"+engine.Listener.Addr().String(), func(*server.Settings) {})
+	c := fixture.Connect(t, s)
+	c.Send(fixture.JSONOf(t, fixture.Command("nix --version")))
+	c.Next()
+	<-reached
+	c.Conn.NetConn().Close()
+	stalls.Store(false)
+	fixture.WantFree(t, s)
+	fixture.WantNoContainers(t, s)
+	if err := s.Stop(); err != nil { // before its engine goes
+		t.Error(err)
+	}
+	s.Ended <- nil // for the clean-up
+}
+
+// TestPingFlood pings while not reading: the answers timed out under the log.
+func TestPingFlood(t *testing.T) {
+	c := fixture.Connect(t, fixture.Env.Server)
+	c.Send(fixture.JSONOf(t, fixture.Command("seq 300000")))
+	c.WaitFor("iglu: running")
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if err := c.Conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(100*time.Millisecond)); err != nil {
+			if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() {
+				t.Fatal(err)
+			}
+			break // the server is too busy to take them, as it may be
+		}
+	}
+	if _, last := c.CountLines(300_000); last != `{"stdout":"300000","jobStatus":"running"}` {
+		t.Errorf("the last line is %s", last)
+	}
+	if got := c.Finish(); len(got.Messages) != 1 || got.Messages[0] != fixture.Succeeded {
+		t.Errorf("got %v", got.Messages)
+	}
+}
+
+// TestTooLongForAnEnvironment sends texts that no variable holds.
+func TestTooLongForAnEnvironment(t *testing.T) {
+	long := strings.Repeat("x", 130_000)
+	tests := map[string]fixture.Job{
+		"buildOptions.command":           fixture.Command("nix " + long),
+		"buildOptions.extraArgs":         {Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix", ExtraArgs: long}},
+		"buildOptions.substituters":      {Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix", Substituters: []string{long[:40_000], long[:40_000]}}},
+		"buildOptions.trustedPublicKeys": {Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix", TrustedPublicKeys: []string{long}}},
+		"git.gitKey":                     {Git: schemas.Git{NoClone: true, GitKey: long}, BuildOptions: schemas.BuildOptions{Command: "nix"}},
+	}
+	for path, j := range tests {
+		want := fmt.Sprintf(`{"error":"JSON schema is not valid.","msg":"%s: is too long","jobStatus":"failed"}`, path)
+		if got := fixture.Do(t, fixture.Env.Server, j); len(got.Messages) != 1 || got.Messages[0] != want {
+			t.Errorf("%s: got %.300v", path, got.Messages)
+		}
+	}
+}
+
+// TestHalfARequest stops a server while a client is still sending its first request.
+func TestHalfARequest(t *testing.T) {
+	s := fixture.StartProcess(t, "--job-image", fixture.Env.Image)
+	conn, err := net.Dial("tcp", s.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "GET /api/v1/healthcheck HTTP/1.1\r\n")
+	time.Sleep(100 * time.Millisecond)
+	if err := s.Stop(); err != nil {
+		t.Error(err)
+	}
+	s.Ended <- nil // for the clean-up
+}
+
+// TestInterruptWhileReadingInput presses Ctrl-C before there is a job.
+func TestInterruptWhileReadingInput(t *testing.T) {
+	client := exec.Command(fixture.Env.Program, "build", "-")
+	stdin, err := client.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	if err := client.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { defer close(ended); client.Wait() }()
+	// Again and again: before it has come to listen, a first signal may be lost.
+	if err := fixture.Poll(10*time.Second, func() bool {
+		client.Process.Signal(syscall.SIGINT)
+		select {
+		case <-ended:
+			return true
+		case <-time.After(200 * time.Millisecond):
+			return false
+		}
+	}); err != nil {
+		client.Process.Kill()
+		t.Error("the client does not end")
+	}
+}
