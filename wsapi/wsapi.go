@@ -116,6 +116,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // running job has ended, or when ctx ends.
 func (s *Server) Drain(ctx context.Context) {
 	s.drain()
+	s.log.Info("taking no more jobs")
 	select {
 	case s.place <- struct{}{}: // for ever
 	case <-ctx.Done():

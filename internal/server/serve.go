@@ -96,7 +96,6 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	log.Info("listening", "addr", listener.Addr().String(), "image", s.JobImage, "instance", s.Instance)
 	defer context.AfterFunc(ctx, func() {
 		defer stopServing()
-		log.Info("taking no more jobs", "grace", s.ShutdownGrace)
 		notify(daemon.SdNotifyStopping, log)
 		grace, cancel := context.WithTimeout(force, s.ShutdownGrace)
 		defer cancel()

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"iglu.sh/builder/test/kit/fixture"
 )
@@ -99,9 +98,6 @@ func TestInterrupt(t *testing.T) {
 	if code := client.ProcessState.ExitCode(); code != 130 {
 		t.Errorf("exit code %d, %s", code, &stderr)
 	}
-	begun := time.Now()
-	if err := fixture.Poll(5*time.Second, func() bool { return len(fixture.Env.Server.Containers()) == 0 }); err != nil {
-		t.Errorf("the job's container is there after %s", time.Since(begun))
-	}
+	fixture.WantNoContainers(t, fixture.Env.Server)
 	fixture.WantFree(t, fixture.Env.Server)
 }

@@ -18,7 +18,7 @@ import (
 
 // litter makes a container that runs, one that does not, a volume and a network, with a
 // label or without, and returns their names.
-func litter(e *fixture.Engine, t *testing.T, label string) (names []string) {
+func litter(t *testing.T, e *fixture.Engine, label string) (names []string) {
 	t.Helper()
 	image := e.AttackImage(t)
 	name := func(what string) string {
@@ -42,7 +42,7 @@ func TestCleanup(t *testing.T) { fixture.OnEngines(t, cleanUp) }
 
 func cleanUp(t *testing.T, e *fixture.Engine) {
 	instance := "test-" + strings.ToLower(rand.Text()[:10])
-	others := append(litter(e, t, "sh.iglu.builder.instance="+instance+"-2"), litter(e, t, "some=label")...)
+	others := append(litter(t, e, "sh.iglu.builder.instance="+instance+"-2"), litter(t, e, "some=label")...)
 	start := func() string {
 		s := e.Server(t, func(s *server.Settings) { s.Instance = instance })
 		if err := s.Stop(); err != nil {
@@ -60,7 +60,7 @@ func cleanUp(t *testing.T, e *fixture.Engine) {
 	}
 	for name, remove := range map[string]func() string{"start": start, "command": clean} {
 		t.Run(name, func(t *testing.T) {
-			mine := litter(e, t, "sh.iglu.builder.instance="+instance)
+			mine := litter(t, e, "sh.iglu.builder.instance="+instance)
 			told := remove()
 			if left := e.There(mine); len(left) > 0 {
 				t.Errorf("left: %v", left)
@@ -104,7 +104,7 @@ func builderKilled(t *testing.T, e *fixture.Engine) {
 	c.WaitFor(`"begun"`)
 	container := s.Containers()[0]
 	s.Kill()
-	if err := fixture.Poll(time.Minute, func() bool { return e.Docker(t, "inspect", "--format", "{{.State.Status}}", container) == "exited" }); err != nil {
+	if err := fixture.AwaitEngine(e.Host, time.Minute, func() bool { return e.Docker(t, "inspect", "--format", "{{.State.Status}}", container) == "exited" }); err != nil {
 		t.Errorf("the job goes on: %v", err)
 	}
 	e.Process(t, instance, "--job-image", fixture.Env.Image)

@@ -178,7 +178,7 @@ func (w *faultFixture) breakCall(t *testing.T, call call, fault string) string {
 }
 
 // faultyServer starts a server whose jobs attack, on an engine that goes wrong when it is told to.
-func faultyServer(e *fixture.Engine, t *testing.T) (*faultyEngine, *fixture.Server) {
+func faultyServer(t *testing.T, e *fixture.Engine) (*faultyEngine, *fixture.Server) {
 	t.Helper()
 	image := e.AttackImage(t)
 	f := startFaulty(t, e.Socket())
@@ -192,7 +192,7 @@ func faultyServer(e *fixture.Engine, t *testing.T) (*faultyEngine, *fixture.Serv
 func TestLogCutShort(t *testing.T) { fixture.OnEngines(t, logCutShort) }
 
 func logCutShort(t *testing.T, e *fixture.Engine) {
-	f, s := faultyServer(e, t)
+	f, s := faultyServer(t, e)
 	f.at(stepAt("attach", "POST /containers/.*/attach", 1), func(w http.ResponseWriter, r *http.Request) bool {
 		response, err := f.pass(r)
 		if err != nil {
@@ -214,7 +214,7 @@ func logCutShort(t *testing.T, e *fixture.Engine) {
 func TestRemovedBetweenJobs(t *testing.T) { fixture.OnEngines(t, removedBetweenJobs) }
 
 func removedBetweenJobs(t *testing.T, e *fixture.Engine) {
-	f, s := faultyServer(e, t)
+	f, s := faultyServer(t, e)
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("attack count 0")), 0)
 	f.at(stepAt("remove", "DELETE /containers/.*", 1), func(w http.ResponseWriter, r *http.Request) bool { return f.spoil("500", w, r) })
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("attack count 0")), 0)

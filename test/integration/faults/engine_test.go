@@ -76,7 +76,7 @@ func engineStopsAndComesBack(t *testing.T, shared *fixture.Engine) {
 func wantEmpty(t *testing.T, e *fixture.OwnEngine) {
 	t.Helper()
 	left := func() string { return e.Docker(t, "container", "ls", "--all", "--quiet") }
-	if err := fixture.Poll(10*time.Second, func() bool { return left() == "" }); err != nil {
+	if err := fixture.AwaitEngine(e.Host, 10*time.Second, func() bool { return left() == "" }); err != nil {
 		t.Errorf("containers left: %s", left())
 	}
 }
@@ -136,13 +136,7 @@ func startRegistry(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { daemon.Process.Kill(); daemon.Wait() })
-	if err := fixture.Poll(10*time.Second, func() bool {
-		conn, err := net.Dial("tcp", address)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	}); err != nil {
+	if err := fixture.AwaitListener(address); err != nil {
 		t.Fatal(err)
 	}
 	return address

@@ -25,6 +25,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/test/kit/fixture"
 )
 
 // root is the folder of the repository.
@@ -249,10 +251,8 @@ func (s *stack) checkHealthy() {
 	s.t.Helper()
 	const want = "200 OK: Everyting seems healthy!"
 	var got string
-	for deadline := time.Now().Add(readyTimeout); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
-		if got = s.health(); got == want {
-			return
-		}
+	if err := fixture.Poll(readyTimeout, func() bool { got = s.health(); return got == want }); err == nil {
+		return
 	}
 	log, err := s.compose("logs")
 	s.t.Fatalf("health check: got %q, want %q\nlog: %s", got, want, cmp.Or(log, fmt.Sprint(err)))
@@ -403,16 +403,9 @@ func (s *stack) kinds() map[string]int {
 // under the instance's name: otherwise its absence would say nothing.
 func (s *stack) checkJobLeftNothing() {
 	s.t.Helper()
-	kinds := s.kinds()
-	for range 100 {
-		if kinds["container"] == 0 {
-			break
-		}
-		time.Sleep(100 * time.Millisecond) // it goes after the answer
-		kinds = s.kinds()
-	}
-	if kinds["container"] != 0 {
-		s.t.Errorf("%d containers are left of the job", kinds["container"])
+	var kinds map[string]int
+	if err := fixture.AwaitEngine("", 10*time.Second, func() bool { kinds = s.kinds(); return kinds["container"] == 0 }); err != nil {
+		s.t.Errorf("%d containers are left of the job: %v", kinds["container"], err)
 	}
 	if kinds["volume"] == 0 {
 		s.t.Errorf("the builder made nothing under the instance name %s", s.name)

@@ -17,8 +17,8 @@ import (
 func TestForkBomb(t *testing.T) { fixture.OnEngines(t, forkBomb) }
 
 func forkBomb(t *testing.T, e *fixture.Engine) {
-	b := startBystander(e, t, defaultNetwork(e))
-	s := fixture.Attacker(e, t, func(s *server.Settings) { s.Limits.PIDs = 200 })
+	b := startBystander(t, e, defaultNetwork(e))
+	s := fixture.Attacker(t, e, func(s *server.Settings) { s.Limits.PIDs = 200 })
 	c := fixture.Connect(t, s)
 	c.Send(fixture.JSONOf(t, fixture.Command("attack fork-bomb")))
 	atLimit := regexp.MustCompile(`no more than (\d+) tasks|failed to create new OS thread|(?i:resource temporarily unavailable)`)

@@ -25,14 +25,14 @@ type bystander struct {
 	address string
 }
 
-func startBystander(e *fixture.Engine, t *testing.T, network string) *bystander {
+func startBystander(t *testing.T, e *fixture.Engine, network string) *bystander {
 	t.Helper()
 	b := &bystander{t: t, id: e.Docker(t, "run", "--detach", "--network", network, e.AttackImage(t), "attack", "serve")}
 	e.CleanUp(t, "rm", "--force", b.id)
 	ip := e.Docker(t, "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", b.id)
 	b.address = ip + ":8080"
-	if err := fixture.Poll(30*time.Second, func() bool { return b.ask() == nil }); err != nil {
-		t.Fatalf("the bystander does not answer: %v", b.ask())
+	if err := fixture.AwaitListener(b.address); err != nil {
+		t.Fatalf("the bystander does not answer: %v", err)
 	}
 	return b
 }
@@ -53,15 +53,15 @@ func TestNoWayOut(t *testing.T) { fixture.OnEngines(t, noWayOut) }
 
 func noWayOut(t *testing.T, e *fixture.Engine) {
 	image := e.AttackImage(t)
-	s := fixture.Attacker(e, t, func(*server.Settings) {})
+	s := fixture.Attacker(t, e, func(*server.Settings) {})
 	wantRefused(t, fixture.Do(t, s, fixture.Command("attack environ"))) // and there is a network now
 	network := s.OnEngine("network")[0]
 	other := "other-" + s.Instance
 	e.Docker(t, "network", "create", other)
 	e.CleanUp(t, "network", "rm", other)
-	elsewhere := startBystander(e, t, defaultNetwork(e))
-	neighbour := startBystander(e, t, other)
-	sibling := startBystander(e, t, network)
+	elsewhere := startBystander(t, e, defaultNetwork(e))
+	neighbour := startBystander(t, e, other)
+	sibling := startBystander(t, e, network)
 	// What --privileged gives, as far as engines can give it that run in a container.
 	weak := strings.Fields("--cap-add ALL --cap-drop SYS_RESOURCE --security-opt seccomp=unconfined " +
 		"--security-opt systempaths=unconfined --security-opt apparmor=unconfined")
@@ -130,8 +130,8 @@ func wantRefused(t *testing.T, r fixture.Result) {
 func TestMemoryHog(t *testing.T) { fixture.OnEngines(t, memoryHog) }
 
 func memoryHog(t *testing.T, e *fixture.Engine) {
-	b := startBystander(e, t, defaultNetwork(e))
-	s := fixture.Attacker(e, t, func(s *server.Settings) { s.Limits.Memory.Fixed = 128 << 20 })
+	b := startBystander(t, e, defaultNetwork(e))
+	s := fixture.Attacker(t, e, func(s *server.Settings) { s.Limits.Memory.Fixed = 128 << 20 })
 	fixture.WantMessage(t, fixture.Do(t, s, fixture.Command("attack memory-hog")), fixture.ExitedBecause(137, fixture.OutOfMemory))
 	// Also when the job's own exit code says nothing of it.
 	fixture.WantMessage(t, fixture.Do(t, s, fixture.Command("attack bereaved-parent")), fixture.ExitedBecause(3, fixture.OutOfMemory))

@@ -20,15 +20,15 @@ import (
 func TestSandboxRefused(t *testing.T) {
 	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) {
 		if e.IsPodman() {
-			wantSandboxRefused(e, t, "does not work on Podman", "--nix-sandbox-unsafe", "yes")
+			wantSandboxRefused(t, e, "does not work on Podman", "--nix-sandbox-unsafe", "yes")
 		} else {
-			wantSandboxRefused(e, t, "IGLU_NIX_SANDBOX_UNSAFE=yes")
+			wantSandboxRefused(t, e, "IGLU_NIX_SANDBOX_UNSAFE=yes")
 		}
 	})
 }
 
 // wantSandboxRefused checks that a server does not start with the sandbox on, and says why.
-func wantSandboxRefused(e *fixture.Engine, t *testing.T, why string, flags ...string) {
+func wantSandboxRefused(t *testing.T, e *fixture.Engine, why string, flags ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -57,5 +57,5 @@ func TestRootlessPodman(t *testing.T) {
 	got := fixture.Do(t, s, fixture.Command(sandboxedBuild))
 	fixture.WantExit(t, got, 0)
 	fixture.WantLine(t, got, "in /nix/var/nix/builds/")
-	wantSandboxRefused(&fixture.Engine{Name: "podman", Host: host}, t, "does not work on Podman")
+	wantSandboxRefused(t, &fixture.Engine{Name: "podman", Host: host}, "does not work on Podman")
 }

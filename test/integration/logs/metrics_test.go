@@ -48,12 +48,10 @@ func TestMetrics(t *testing.T) {
 	connectAs(bearer).Finish() // busy
 	running.Conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Second))
 	running.Conn.Close()
-	if err := fixture.Poll(20*time.Second, func() bool { return strings.Contains(s.Log.String(), "end=cancelled") }); err != nil {
+	if err := s.Log.Await(20*time.Second, func(text string) bool { return strings.Contains(text, "end=cancelled") }); err != nil {
 		t.Fatal(err)
 	}
-	if err := fixture.Poll(20*time.Second, func() bool { return len(s.Containers()) == 0 }); err != nil {
-		t.Fatal(err)
-	}
+	fixture.WantNoContainers(t, s)
 
 	// What is refused.
 	send("{")

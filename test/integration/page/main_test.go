@@ -6,7 +6,8 @@ import (
 	"os"
 	"testing"
 
+	"iglu.sh/builder/test/kit/browser"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-func TestMain(m *testing.M) { os.Exit(fixture.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(fixture.Main(m, browser.Close)) }

@@ -8,40 +8,40 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 	"github.com/google/go-cmp/cmp"
 
 	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/test/kit/browser"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
 // sendByForm fills in the form and submits it. It returns the tab of the job's page.
-func sendByForm(b *tab, s *fixture.Server, fields map[string]string) *tab {
-	b.t.Helper()
-	b.open("http://" + s.Address + "/new")
+func sendByForm(b *browser.Tab, s *fixture.Server, fields map[string]string) *browser.Tab {
+	b.T.Helper()
+	b.Open("http://" + s.Address + "/new")
 	return fillIn(b, fields)
 }
 
-func fillIn(b *tab, fields map[string]string) *tab {
-	b.t.Helper()
+func fillIn(b *browser.Tab, fields map[string]string) *browser.Tab {
+	b.T.Helper()
 	enter(b, fields)
-	return b.next("/jobs/", func() { b.click("#submit") })
+	return b.Next("/jobs/", func() { b.Click("#submit") })
 }
 
 // enter fills in fields of the form.
-func enter(b *tab, fields map[string]string) {
-	b.t.Helper()
+func enter(b *browser.Tab, fields map[string]string) {
+	b.T.Helper()
 	for name, text := range fields {
 		selector := fmt.Sprintf("[name=%s]", name)
 		if text == "on" {
-			b.click(selector)
+			b.Click(selector)
 			continue
 		}
-		eval[any](b, fmt.Sprintf("document.querySelector(%q).value = ''", selector))
-		b.write(selector, text)
+		browser.Eval[any](b, fmt.Sprintf("document.querySelector(%q).value = ''", selector))
+		b.Write(selector, text)
 	}
 }
 
@@ -49,73 +49,73 @@ func enter(b *tab, fields map[string]string) {
 // its page again while another job runs, cancels that, and opens both when they have ended.
 func TestPage(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
-	home := openTab(t)
-	home.open("http://" + s.Address)
-	home.untilText("#idle", "Nothing runs")
-	home.checkAccess()
+	home := browser.OpenTab(t)
+	home.Open("http://" + s.Address)
+	home.UntilText("#idle", "Nothing runs")
+	home.CheckAccess()
 
 	form := home
-	form.open("http://" + s.Address + "/new")
-	form.checkAccess()
+	form.Open("http://" + s.Address + "/new")
+	form.CheckAccess()
 	job := sendByForm(form, s, map[string]string{"repository": fixture.Env.Git.Public + "/hello", "command": "nix build -L"})
-	job.untilText("#rows", "building hello")
-	job.untilText("#verdict", "succeeded")
+	job.UntilText("#rows", "building hello")
+	job.UntilText("#verdict", "succeeded")
 	for _, fact := range []string{"Fetch the source", "Build", "Most memory", "CPU time", "Commit"} {
-		job.untilText("#facts", fact)
+		job.UntilText("#facts", fact)
 	}
-	job.untilText("#job .commit", fixture.Head(t, fixture.Build(fixture.Env.Git.Public+"/hello", ""))[:7])
-	job.checkAccess()
-	form.untilText("#sent", "The job has succeeded")
-	form.checkAccess()
+	job.UntilText("#job .commit", fixture.Head(t, fixture.Build(fixture.Env.Git.Public+"/hello", ""))[:7])
+	job.CheckAccess()
+	form.UntilText("#sent", "The job has succeeded")
+	form.CheckAccess()
 
 	slow := sendByForm(form, s, map[string]string{"noClone": "on",
 		"command": `sh -c 'for i in $(seq 3000); do echo tick $i; sleep 0.1; done'`})
 	const ticks = `/tick \d/.test(document.getElementById("rows").textContent)` // not only the command that says so
-	slow.until(ticks)
-	slow.checkAccess()
+	slow.Until(ticks)
+	slow.CheckAccess()
 	const last = "Math.max(...[...document.querySelectorAll('.row .number')].map((number) => number.textContent))"
-	seen := eval[int](slow, last)
-	slow.do(chromedp.Reload())
-	slow.until(ticks)
-	slow.until(fmt.Sprintf("%s > %d", last, seen+5))
-	slow.untilText("#verdict", "running")
+	seen := browser.Eval[int](slow, last)
+	slow.Do(chromedp.Reload())
+	slow.Until(ticks)
+	slow.Until(fmt.Sprintf("%s > %d", last, seen+5))
+	slow.UntilText("#verdict", "running")
 
 	// Whoever looks at the page of all jobs sees the same, and may end it.
-	other := openTab(t)
-	other.open("http://" + s.Address)
-	other.until(ticks)
-	other.checkAccess()
-	other.click("#cancel")
-	other.checkAccess() // of the question, too
-	other.click("#sure button[value=no]")
-	other.click("#cancel")
-	other.click("#sure-yes")
-	for _, b := range []*tab{slow, other} {
-		b.untilText("#verdict", "cancelled")
-		b.untilText("#status", "Somebody cancelled it on the builder's page.")
+	other := browser.OpenTab(t)
+	other.Open("http://" + s.Address)
+	other.Until(ticks)
+	other.CheckAccess()
+	other.Click("#cancel")
+	other.CheckAccess() // of the question, too
+	other.Click("#sure button[value=no]")
+	other.Click("#cancel")
+	other.Click("#sure-yes")
+	for _, b := range []*browser.Tab{slow, other} {
+		b.UntilText("#verdict", "cancelled")
+		b.UntilText("#status", "Somebody cancelled it on the builder's page.")
 	}
-	form.untilText("#sent", "Somebody cancelled it")
+	form.UntilText("#sent", "Somebody cancelled it")
 
 	// At once: the list is made anew now and then.
-	eval[any](other, `document.querySelector(".list a[href^='/jobs/']:has(.good)").click()`)
-	other.untilText("#rows", "building hello")
-	other.untilText("#verdict", "succeeded")
-	other.expected = "404" // which a browser says of by itself
-	other.open("http://" + s.Address + "/jobs/nosuchjob")
-	other.untilText("main", "no such page")
-	other.checkAccess()
+	browser.Eval[any](other, `document.querySelector(".list a[href^='/jobs/']:has(.good)").Click()`)
+	other.UntilText("#rows", "building hello")
+	other.UntilText("#verdict", "succeeded")
+	other.Expected = "404" // which a browser says of by itself
+	other.Open("http://" + s.Address + "/jobs/nosuchjob")
+	other.UntilText("main", "no such page")
+	other.CheckAccess()
 }
 
 // TestPageSecrets fills in secrets: the form shows dots, and forgets them when they are sent.
 func TestPageSecrets(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
-	b := openTab(t)
-	b.open("http://" + s.Address + "/new")
-	b.click("fieldset summary")
+	b := browser.OpenTab(t)
+	b.Open("http://" + s.Address + "/new")
+	b.Click("fieldset summary")
 	enter(b, map[string]string{"repository": fixture.Env.Git.Private + "/hello", "command": "nix build -L",
 		"gitUsername": fixture.GitUser, "gitKey": fixture.GitPassword})
 	var shown fixture.Job
-	preview := eval[string](b, "document.getElementById('preview').textContent")
+	preview := browser.Eval[string](b, "document.getElementById('preview').textContent")
 	if err := json.Unmarshal([]byte(preview), &shown); err != nil {
 		t.Fatalf("%v: %s", err, preview)
 	}
@@ -124,30 +124,30 @@ func TestPageSecrets(t *testing.T) {
 	if diff := cmp.Diff(want, shown); diff != "" {
 		t.Errorf("the preview (-want +got):\n%s", diff)
 	}
-	b.checkAccess()
-	job := b.next("/jobs/", func() { b.click("#submit") })
-	if preview := eval[string](b, "document.getElementById('preview').textContent"); fixture.CheckSecrets(preview) != nil || strings.Contains(preview, "•") {
+	b.CheckAccess()
+	job := b.Next("/jobs/", func() { b.Click("#submit") })
+	if preview := browser.Eval[string](b, "document.getElementById('preview').textContent"); fixture.CheckSecrets(preview) != nil || strings.Contains(preview, "•") {
 		t.Errorf("when the job is sent, the preview is %s", preview)
 	}
-	job.untilText("#verdict", "succeeded")
-	if left := eval[string](b, "document.querySelector('[name=gitKey]').value"); left != "" {
+	job.UntilText("#verdict", "succeeded")
+	if left := browser.Eval[string](b, "document.querySelector('[name=gitKey]').value"); left != "" {
 		t.Error("the form still has the key")
 	}
-	if html := eval[string](job, "document.documentElement.outerHTML"); fixture.CheckSecrets(html) != nil {
+	if html := browser.Eval[string](job, "document.documentElement.outerHTML"); fixture.CheckSecrets(html) != nil {
 		t.Error("the key stands in the job's page")
 	}
 }
 
 // TestPageRefusal has the builder refuse a job: the form says why.
 func TestPageRefusal(t *testing.T) {
-	b := openTab(t)
-	b.open("http://" + fixture.Env.Server.Address + "/new")
-	b.click("[name=noClone]")
-	eval[any](b, "document.querySelector('[name=command]').value = ''")
-	b.write("[name=command]", "rm -rf /")
-	b.click("#submit")
-	b.untilText("#refusal", "Invalid command: 'rm -rf /'")
-	b.checkAccess()
+	b := browser.OpenTab(t)
+	b.Open("http://" + fixture.Env.Server.Address + "/new")
+	b.Click("[name=noClone]")
+	browser.Eval[any](b, "document.querySelector('[name=command]').value = ''")
+	b.Write("[name=command]", "rm -rf /")
+	b.Click("#submit")
+	b.UntilText("#refusal", "Invalid command: 'rm -rf /'")
+	b.CheckAccess()
 }
 
 // TestPageShowsText has a job print what a browser or a terminal would act on.
@@ -162,21 +162,21 @@ func TestPageShowsText(t *testing.T) {
 	}
 	r := fixture.Do(t, s, fixture.Command(`sh -c 'printf "`+strings.ReplaceAll(strings.Join(lines, `\n`), `"`, `\"`)+`\n"'`))
 	fixture.WantExit(t, r, 0)
-	b := openTab(t)
-	b.open("http://" + s.Address + "/jobs/" + fixture.NewestJob(t, s))
-	b.untilText("#rows", "link")
-	got := eval[[]string](b, "[...document.querySelectorAll('.line')].map((line) => line.textContent)")
+	b := browser.OpenTab(t)
+	b.Open("http://" + s.Address + "/jobs/" + fixture.NewestJob(t, s))
+	b.UntilText("#rows", "link")
+	got := browser.Eval[[]string](b, "[...document.querySelectorAll('.line')].map((line) => line.textContent)")
 	for _, want := range []string{html, "red 256 true inverse", "moved back", "link"} {
 		if !slices.Contains(got, want) {
 			t.Errorf("no line is %q in %q", want, got)
 		}
 	}
-	if n := eval[int](b, "document.querySelectorAll('.rows :is(img, script), .rows a:not(.number)').length"); n != 0 {
+	if n := browser.Eval[int](b, "document.querySelectorAll('.rows :is(img, script), .rows a:not(.number)').length"); n != 0 {
 		t.Errorf("%d elements of the log are in the page", n)
 	}
-	b.checkAccess()
-	b.look(1280, 900, "dark")
-	if color := eval[string](b, "getComputedStyle([...document.querySelectorAll('.line span')].find((s) => s.textContent === 'true')).color"); color != "rgb(1, 200, 3)" {
+	b.CheckAccess()
+	b.Look(1280, 900, "dark")
+	if color := browser.Eval[string](b, "getComputedStyle([...document.querySelectorAll('.line span')].find((s) => s.textContent === 'true')).color"); color != "rgb(1, 200, 3)" {
 		t.Errorf("the true colour is %s", color)
 	}
 }
@@ -198,24 +198,25 @@ func TestPageFollows(t *testing.T) {
 		defer close(ended)
 		drain(c)
 	}()
-	b := openTab(t)
-	b.open("http://" + s.Address)
-	b.untilText("#rows", ": 20")
-	b.do(chromedp.Focus(chromedp.CSS("#view")))
-	b.press(kb.PageUp)
-	b.until("document.getElementById('follow').getAttribute('aria-pressed') === 'false'")
-	time.Sleep(time.Second) // for the scrolling
-	before := eval[string](b, "document.querySelector('.row .number').textContent")
-	selected := eval[string](b, "getSelection().selectAllChildren(document.querySelector('.row .line')), String(getSelection())")
-	time.Sleep(time.Second)
-	if now := eval[string](b, "document.querySelector('.row .number').textContent"); now != before {
+	b := browser.OpenTab(t)
+	b.Open("http://" + s.Address)
+	b.UntilText("#rows", ": 20")
+	b.Do(chromedp.Focus(chromedp.CSS("#view")))
+	b.Press(kb.PageUp)
+	b.Until("document.getElementById('follow').getAttribute('aria-pressed') === 'false'")
+	b.Settle()
+	before := browser.Eval[string](b, "document.querySelector('.row .number').textContent")
+	selected := browser.Eval[string](b, "getSelection().selectAllChildren(document.querySelector('.row .line')), String(getSelection())")
+	const height = "document.getElementById('view').scrollHeight"
+	b.Until("(window.heightBefore ??= " + height + ") < " + height) // the log has grown
+	if now := browser.Eval[string](b, "document.querySelector('.row .number').textContent"); now != before {
 		t.Errorf("paused, it went on from line %s to %s", before, now)
 	}
-	if still := eval[string](b, "String(getSelection())"); still != selected || selected == "" {
+	if still := browser.Eval[string](b, "String(getSelection())"); still != selected || selected == "" {
 		t.Errorf("while the log grew, the selected text went from %q to %q", selected, still)
 	}
-	b.click("#follow")
-	b.until("Number(document.querySelector('.row .number').textContent) > " + before + " + 40")
+	b.Click("#follow")
+	b.Until("Number(document.querySelector('.row .number').textContent) > " + before + " + 40")
 	c.Conn.Close()
 	<-ended
 }
@@ -223,26 +224,26 @@ func TestPageFollows(t *testing.T) {
 // TestPageToken signs in.
 func TestPageToken(t *testing.T) {
 	s := fixture.ServerWith(t, func(s *server.Settings) { s.TokenFile = fixture.TokenFile(t, fixture.GoodToken) })
-	b := openTab(t)
-	b.expected = "401" // the answer to a wrong token, which a browser says of by itself
-	b.open("http://" + s.Address + "/new")
-	b.untilText("h1", "Sign in")
-	b.checkAccess()
-	b.write("[name=token]", "not-the-token-at-all"+kb.Enter)
-	b.untilText("[role=alert]", "not this builder's token")
-	b.checkAccess()
-	b.write("[name=token]", fixture.GoodToken+kb.Enter)
-	b.untilText("h1", "New job")
-	if cookies := eval[string](b, "document.cookie"); cookies != "" {
+	b := browser.OpenTab(t)
+	b.Expected = "401" // the answer to a wrong token, which a browser says of by itself
+	b.Open("http://" + s.Address + "/new")
+	b.UntilText("h1", "Sign in")
+	b.CheckAccess()
+	b.Write("[name=token]", "not-the-token-at-all"+kb.Enter)
+	b.UntilText("[role=alert]", "not this builder's token")
+	b.CheckAccess()
+	b.Write("[name=token]", fixture.GoodToken+kb.Enter)
+	b.UntilText("h1", "New job")
+	if cookies := browser.Eval[string](b, "document.cookie"); cookies != "" {
 		t.Errorf("scripts see %s", cookies)
 	}
 	job := sendByForm(b, s, map[string]string{"noClone": "on", "command": "sh -c 'echo signed in'"})
-	job.untilText("#rows", "signed in")
-	job.untilText("#verdict", "succeeded")
-	job.click("header form button")
-	job.untilText("h1", "Sign in")
-	job.open("http://" + s.Address)
-	job.untilText("h1", "Sign in")
+	job.UntilText("#rows", "signed in")
+	job.UntilText("#verdict", "succeeded")
+	job.Click("header form button")
+	job.UntilText("h1", "Sign in")
+	job.Open("http://" + s.Address)
+	job.UntilText("h1", "Sign in")
 	if strings.Contains(s.Log.String(), fixture.GoodToken) {
 		t.Error("the token stands in the log")
 	}

@@ -15,6 +15,7 @@ import (
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/web"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/browser"
 )
 
 type noJobs struct{}
@@ -64,10 +65,10 @@ func TestPageOfManyDerivations(t *testing.T) {
 		log.Event(schemas.PlanEvent{First: first, Derivations: all[first:min(first+piece, many)]})
 	}
 
-	b := openTab(t)
-	slower := b.slower()
-	b.open(server.URL + "/jobs/many")
-	b.untilText("#derivations-count", fmt.Sprint(many))
+	b := browser.OpenTab(t)
+	slower := b.Slower()
+	b.Open(server.URL + "/jobs/many")
+	b.UntilText("#derivations-count", fmt.Sprint(many))
 	const atOnce, built = 8, 6000
 	for n := range built {
 		log.Event(schemas.DerivationEvent{Derivation: path(n), State: schemas.DerivationBuilding})
@@ -79,28 +80,28 @@ func TestPageOfManyDerivations(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}
-	b.until(fmt.Sprintf("document.querySelector('#derivations').textContent.includes('package-%d')", built-1))
-	b.until("document.querySelectorAll('.how.building').length === 8")
-	longest := b.longestTask()
-	b.checkAccess()
-	b.longestTask() // that was not the page's own
+	b.Until(fmt.Sprintf("document.querySelector('#derivations').textContent.includes('package-%d')", built-1))
+	b.Until("document.querySelectorAll('.how.building').length === 8")
+	longest := b.LongestTask()
+	b.CheckAccess()
+	b.LongestTask() // that was not the page's own
 	log.Event(schemas.DerivationEvent{Derivation: path(built - 1), State: schemas.DerivationFailed, Log: []string{"\x1b[31mred\x1b[0m", "last"}})
-	b.until(treeText + "[0].startsWith('package-5999 failed')") // on top
-	b.untilText("#derivations pre .c1", "red")
-	if n := eval[int](b, "document.querySelectorAll('#derivations li').length"); n < 8 || n > 100 {
+	b.Until(treeText + "[0].startsWith('package-5999 failed')") // on top
+	b.UntilText("#derivations pre .c1", "red")
+	if n := browser.Eval[int](b, "document.querySelectorAll('#derivations li').length"); n < 8 || n > 100 {
 		t.Errorf("%d items are shown", n)
 	}
-	if n := eval[int](b, "document.querySelectorAll('*').length"); n > 1000 {
+	if n := browser.Eval[int](b, "document.querySelectorAll('*').length"); n > 1000 {
 		t.Errorf("%d elements are in the document", n)
 	}
 	for range 5 { // of what is not shown there is more, up to a bound
-		b.click(".show")
+		b.Click(".show")
 	}
-	b.until("document.querySelector('.show').disabled")
-	longest = max(longest, b.longestTask())
-	b.checkAccess()
-	t.Logf("longest task %.0f ms, %.1f times as slow as usual; the tree has %d items", longest, slower, eval[int](b, "document.querySelectorAll('#derivations li').length"))
-	if longest > 200*slower && longest > 200*openTab(t).slower() {
+	b.Until("document.querySelector('.show').disabled")
+	longest = max(longest, b.LongestTask())
+	b.CheckAccess()
+	t.Logf("longest task %.0f ms, %.1f times as slow as usual; the tree has %d items", longest, slower, browser.Eval[int](b, "document.querySelectorAll('#derivations li').length"))
+	if longest > 200*slower && longest > 200*browser.OpenTab(t).Slower() {
 		t.Errorf("a task took %.0f ms", longest)
 	}
 	log.Respond(schemas.Exited(1), schemas.VerdictEvent{End: string(jobend.Exited), Phases: []schemas.PhaseTime{}})

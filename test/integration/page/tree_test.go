@@ -13,6 +13,7 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/test/kit/browser"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -35,39 +36,39 @@ func TestPageTree(t *testing.T) {
 	if err := fixture.Env.Git.Commit("diamond-failing", "main", files); err != nil {
 		t.Fatal(err)
 	}
-	form := openTab(t)
+	form := browser.OpenTab(t)
 	b := sendByForm(form, s, map[string]string{"repository": fixture.Env.Git.Public + "/diamond-failing", "command": "nix build -L --keep-going --max-jobs 1"})
-	b.until(fmt.Sprintf("%s.some((line) => line.endsWith('base building'))", treeText))
-	tree := eval[[]string](b, treeText)
+	b.Until(fmt.Sprintf("%s.some((line) => line.endsWith('base building'))", treeText))
+	tree := browser.Eval[[]string](b, treeText)
 	if len(tree) != 4 || tree[0] != "top waiting" || !slices.Contains(tree, "    base building") ||
 		!slices.Contains(tree, "  left waiting") || !slices.Contains(tree, "  right waiting") {
 		t.Errorf("at first, the tree is %q", tree)
 	}
-	b.untilText("#phases [aria-current=step]", "Build")
-	b.untilText("#numbers", "0 of 4 built · 1 building")
-	b.until("document.getElementById('bar').max === 4 && document.getElementById('bar').hasAttribute('value')")
-	b.checkAccess()
-	before := eval[string](b, "document.querySelector('.took:not(:empty)').textContent")
-	b.until(fmt.Sprintf("document.querySelector('.took:not(:empty)').textContent !== %q", before)) // time goes on
+	b.UntilText("#phases [aria-current=step]", "Build")
+	b.UntilText("#numbers", "0 of 4 built · 1 building")
+	b.Until("document.getElementById('bar').max === 4 && document.getElementById('bar').hasAttribute('value')")
+	b.CheckAccess()
+	before := browser.Eval[string](b, "document.querySelector('.took:not(:empty)').textContent")
+	b.Until(fmt.Sprintf("document.querySelector('.took:not(:empty)').textContent !== %q", before)) // time goes on
 	fixture.GoOn(t, s)
-	b.untilText("#verdict", "failed")
-	b.until(treeText + ".includes('top not built')")
-	tree = eval[[]string](b, treeText)
+	b.UntilText("#verdict", "failed")
+	b.Until(treeText + ".includes('top not built')")
+	tree = browser.Eval[[]string](b, treeText)
 	base := slices.IndexFunc(tree, func(line string) bool { return line == "  base built" || line == "    base built" })
 	if len(tree) != 4 || tree[0] != "right failed" || base < 0 || !slices.Contains(tree, "  left built") {
 		t.Errorf("at the end, the tree is %q", tree)
 	}
-	b.untilText("#derivations pre", "right begins")
-	b.untilText(".node:has(.failed) .took", "top needs it")
-	b.checkAccess()
+	b.UntilText("#derivations pre", "right begins")
+	b.UntilText(".node:has(.failed) .took", "top needs it")
+	b.CheckAccess()
 
 	// Whoever has a keyboard closes what is below one, and opens it again.
 	above := tree[base-1]
 	name := strings.Fields(above)[0]
 	button := fmt.Sprintf("[aria-label='What %s needs']", name)
-	b.do(chromedp.Focus(chromedp.CSS(button)))
-	b.press(kb.Enter)
-	b.until(fmt.Sprintf("document.querySelector(%q).ariaExpanded === 'false' && !document.querySelector('#derivations').textContent.includes('base')", button))
-	b.press(" ")
-	b.until(fmt.Sprintf("document.activeElement === document.querySelector(%q) && document.querySelector('#derivations').textContent.includes('base')", button))
+	b.Do(chromedp.Focus(chromedp.CSS(button)))
+	b.Press(kb.Enter)
+	b.Until(fmt.Sprintf("document.querySelector(%q).ariaExpanded === 'false' && !document.querySelector('#derivations').textContent.includes('base')", button))
+	b.Press(" ")
+	b.Until(fmt.Sprintf("document.activeElement === document.querySelector(%q) && document.querySelector('#derivations').textContent.includes('base')", button))
 }

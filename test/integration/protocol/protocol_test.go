@@ -135,7 +135,7 @@ func clientVanishes(t *testing.T, s *fixture.Server) {
 		}
 		c.Conn.NetConn().Close()
 		if s == fixture.Env.Server { // beside no others: the container is gone in time, too
-			if err := fixture.Poll(5*time.Second, func() bool { return len(s.Containers()) == 0 }); err != nil {
+			if err := fixture.AwaitEngine(s.Host, 5*time.Second, func() bool { return len(s.Containers()) == 0 }); err != nil {
 				t.Errorf("its container: %v", err)
 			}
 		}
@@ -195,7 +195,6 @@ func TestShutdown(t *testing.T) {
 
 	waiting := fixture.ServerWith(t, func(*server.Settings) {})
 	idle := fixture.Connect(t, waiting)
-	time.Sleep(time.Second) // the server waits for its job
 	waiting.Cancel()
 	if got := idle.Finish(); len(got.Messages) != 1 || !strings.Contains(got.Messages[0], "shutting down") {
 		t.Errorf("a client without a job got %+v", got)

@@ -5,80 +5,22 @@ package protocol
 import (
 	"archive/tar"
 	"bytes"
-	"context"
 	"crypto/rand"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
 
 	"iglu.sh/builder/test/kit/fixture"
 	"iglu.sh/builder/test/kit/gitserver"
+	"iglu.sh/builder/test/kit/scheduler"
 )
-
-// schedulerPort is the port at which the scheduler looks for a builder.
-const schedulerPort = "3000"
-
-// runScheduled behaves as Iglu's scheduler does with the host of a builder that it has just
-// started: it polls until the builder is healthy, up to 5 times, opens the WebSocket, sends
-// the job in one text frame and hands on every message. The close code says success or not.
-func runScheduled(ctx context.Context, host, job string) (messages []map[string]any, closeCode int, err error) {
-	address := net.JoinHostPort(host, schedulerPort)
-	for attempt := 1; !answersHealthy(ctx, address); attempt++ {
-		if attempt == 5 {
-			return nil, 0, errors.New("the builder is not healthy after 5 attempts")
-		}
-		time.Sleep(2 * time.Second)
-	}
-	conn, _, err := websocket.DefaultDialer.DialContext(ctx, "ws://"+address+"/api/v1/build", nil)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer conn.Close()
-	if err := conn.WriteMessage(websocket.TextMessage, []byte(job)); err != nil {
-		return nil, 0, err
-	}
-	for {
-		conn.SetReadDeadline(time.Now().Add(fixture.MessageTimeout))
-		kind, data, err := conn.ReadMessage()
-		if closed, ok := errors.AsType[*websocket.CloseError](err); ok {
-			return messages, closed.Code, nil
-		}
-		var message map[string]any
-		if err == nil {
-			err = errors.Join(json.Unmarshal(data, &message), fixture.CheckSecrets(string(data)))
-		}
-		if err != nil || kind != websocket.TextMessage {
-			return messages, 0, fmt.Errorf("message %.300s of kind %d: %w", data, kind, err)
-		}
-		messages = append(messages, message)
-	}
-}
-
-func answersHealthy(ctx context.Context, address string) bool {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/api/v1/healthcheck", nil)
-	if err != nil {
-		return false
-	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
-	response, err := client.Do(request)
-	if err != nil {
-		return false
-	}
-	response.Body.Close()
-	return response.StatusCode == http.StatusOK
-}
 
 // startAsScheduler starts a builder's container as the scheduler does, with nothing mounted
 // and one variable, on a network like iglu-nw, and returns its host. All else stands in the
@@ -87,7 +29,7 @@ func startAsScheduler(t *testing.T) (host string) {
 	t.Helper()
 	name := "iglu-test-stack-" + strings.ToLower(rand.Text()[:10])
 	importBuilder(t, name, "ENV DOCKER_HOST=tcp://"+forwardEngine(t), "ENV IGLU_INSTANCE="+name, "ENV IGLU_JOB_IMAGE="+fixture.Env.Image,
-		"ENV IGLU_ALLOWED_COMMANDS=nix,nix-build,sh", "ENV IGLU_LISTEN=:"+schedulerPort, "ENV IGLU_STATE_DIR=/var/lib/iglu-builder")
+		"ENV IGLU_ALLOWED_COMMANDS=nix,nix-build,sh", "ENV IGLU_LISTEN=:"+scheduler.Port, "ENV IGLU_STATE_DIR=/var/lib/iglu-builder")
 	t.Cleanup(func() { fixture.Docker(t, "rmi", name) })
 	fixture.Docker(t, "network", "create", name)
 	t.Cleanup(func() { fixture.Docker(t, "network", "rm", name) })
@@ -213,7 +155,7 @@ func TestScheduler(t *testing.T) {
 			websocket.CloseInvalidFramePayloadData},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			messages, code, err := runScheduled(t.Context(), host, fixture.JSONOf(t, test.job))
+			messages, code, err := scheduler.Run(t.Context(), host, fixture.JSONOf(t, test.job))
 			if err != nil || len(messages) == 0 || code != test.code {
 				t.Fatalf("%v, close code %d, messages %v", err, code, messages)
 			}

@@ -18,18 +18,16 @@ import (
 const notTaken = `{"error":"The builder is shutting down.","msg":"Connect again when it is back.","jobStatus":"failed"}`
 
 // stopped waits for a server's process to end by itself, with exit code 0.
-func wantStopped(s *fixture.Server, t *testing.T) {
+func wantStopped(t *testing.T, s *fixture.Server) {
 	t.Helper()
-	select {
-	case err := <-s.Ended:
-		if err != nil {
-			t.Errorf("the server ends with %v", err)
-		}
-	case <-time.After(2 * time.Minute):
-		t.Error("the server does not end")
+	if err := <-s.Ended; err != nil {
+		t.Errorf("the server ends with %v", err)
 	}
 	s.Ended <- nil // for the clean-up
 }
+
+// takesNoMore reports whether a server has logged that it takes no more jobs.
+func takesNoMore(log string) bool { return strings.Contains(log, "taking no more jobs") }
 
 // TestGrace asks a server to stop while its job runs: the job may end, no other is taken.
 func TestGrace(t *testing.T) { fixture.OnEngines(t, grace) }
@@ -43,8 +41,11 @@ func grace(t *testing.T, e *fixture.Engine) {
 	c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; while [ ! -e /tmp/go-on ]; do sleep 0.1; done; sleep 5; echo done'")))
 	c.WaitFor(`"begun"`)
 	s.Cancel()
-	if err := fixture.Poll(10*time.Second, func() bool { status, _ := s.Get(t, "GET", "/readyz"); return status == 503 }); err != nil {
-		t.Errorf("readyz: %v", err)
+	if err := s.Log.Await(10*time.Second, takesNoMore); err != nil {
+		t.Error(err)
+	}
+	if status, _ := s.Get(t, "GET", "/readyz"); status != 503 {
+		t.Errorf("readyz is %d", status)
 	}
 	if status, _ := s.Get(t, "GET", "/livez"); status != 200 {
 		t.Errorf("livez is %d", status)
@@ -58,7 +59,7 @@ func grace(t *testing.T, e *fixture.Engine) {
 	if diff := cmp.Diff([]string{fixture.Succeeded}, got.Messages); diff != "" {
 		t.Errorf("messages of the job (-want +got):\n%s", diff)
 	}
-	wantStopped(s, t)
+	wantStopped(t, s)
 }
 
 // TestGraceIsOver has a job take longer than it is given, and a second signal take what it
@@ -74,12 +75,12 @@ func graceIsOver(t *testing.T, e *fixture.Engine) {
 			c.WaitFor(`"begun"`)
 			for n := range signals {
 				s.Cancel()
-				if err := fixture.Poll(10*time.Second, func() bool { return strings.Contains(s.Log.String(), "taking no more jobs") }); err != nil {
+				if err := s.Log.Await(10*time.Second, takesNoMore); err != nil {
 					t.Errorf("signal %d: %v", n+1, err)
 				}
 			}
 			fixture.WantMessage(t, c.Finish(), cancelledBecause("The builder is shutting down. Send the job again when it is back."))
-			wantStopped(s, t)
+			wantStopped(t, s)
 		})
 	}
 }
@@ -110,5 +111,5 @@ func TestNotify(t *testing.T) {
 	if got := told(); got != "STOPPING=1" {
 		t.Errorf("told %q then", got)
 	}
-	wantStopped(s, t)
+	wantStopped(t, s)
 }

@@ -5,14 +5,12 @@ package push
 import (
 	"crypto/rand"
 	"encoding/base64"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/server"
@@ -83,7 +81,7 @@ func pushClosure(t *testing.T, e *fixture.Engine) {
 	if got := len(c.Names()); got != closureOf {
 		t.Errorf("the cache has %d paths, want %d: %v", got, closureOf, c.Names())
 	}
-	wantNixReads(e, t, c.Url, first)
+	wantNixReads(t, e, c.Url, first)
 
 	second := fixture.Do(t, s, j)
 	fixture.WantExit(t, second, 0)
@@ -93,19 +91,19 @@ func pushClosure(t *testing.T, e *fixture.Engine) {
 	}
 
 	c.Clear()
-	warm := warmServer(e, t, "git clone -q "+j.Git.Repository+" /tmp/source; nix-build /tmp/source --no-out-link; rm -r /tmp/source", func(*server.Settings) {})
+	warm := warmServer(t, e, "git clone -q "+j.Git.Repository+" /tmp/source; nix-build /tmp/source --no-out-link; rm -r /tmp/source", func(*server.Settings) {})
 	third := fixture.Do(t, warm, j)
 	fixture.WantExit(t, third, 0)
 	if slices.ContainsFunc(third.Lines, func(line string) bool { return strings.HasPrefix(line, "made ") }) {
 		t.Error("the store was not warm")
 	}
 	fixture.WantTotal(t, third, closureOf, 0, 0)
-	wantNixReads(e, t, c.Url, third)
+	wantNixReads(t, e, c.Url, third)
 }
 
 // wantNixReads has Nix in a fresh container, with an empty store, get the result of
 // the closure's build from a cache, signatures required.
-func wantNixReads(e *fixture.Engine, t *testing.T, url string, r fixture.Result) {
+func wantNixReads(t *testing.T, e *fixture.Engine, url string, r fixture.Result) {
 	t.Helper()
 	i := slices.IndexFunc(r.Lines, func(line string) bool { return strings.HasPrefix(line, "/nix/store/") })
 	if i < 0 {
@@ -128,7 +126,7 @@ nix-store -qR "$1" | wc -l
 }
 
 // warmServer returns a server whose jobs find in their store what a script has left there.
-func warmServer(e *fixture.Engine, t *testing.T, script string, change func(*server.Settings)) *fixture.Server {
+func warmServer(t *testing.T, e *fixture.Engine, script string, change func(*server.Settings)) *fixture.Server {
 	t.Helper()
 	name := "iglu-test-warm:" + strings.ToLower(rand.Text())
 	container := e.Docker(t, "create", fixture.Env.Image, "bash", "-ec", script)
@@ -156,12 +154,8 @@ func pushWhileBuilding(t *testing.T, e *fixture.Engine) {
 	client.WaitFor("iglu: pushed first (")
 	fixture.WantNames(t, c, []string{"first"})
 	for _, container := range s.Containers() {
-		checkInspection(e, t, container)
-		touch := []string{"--host", e.Host, "exec", container, "touch", "/tmp/go-on"}
-		// Podman has at times forgotten its session by then.
-		if err := fixture.Poll(10*time.Second, func() bool { return exec.Command("docker", touch...).Run() == nil }); err != nil {
-			t.Fatal(err)
-		}
+		checkInspection(t, e, container)
+		e.Exec(t, container, "touch", "/tmp/go-on")
 	}
 	client.WaitFor("iglu: pushed second (")
 	if got := client.Finish(); got.Messages[0] != fixture.Succeeded {
@@ -171,7 +165,7 @@ func pushWhileBuilding(t *testing.T, e *fixture.Engine) {
 
 // checkInspection looks for secrets in what the engine tells of a container, but for the
 // variables by which the job gets them.
-func checkInspection(e *fixture.Engine, t *testing.T, container string) {
+func checkInspection(t *testing.T, e *fixture.Engine, container string) {
 	t.Helper()
 	text := e.Docker(t, "inspect", container)
 	for _, name := range []string{jobenv.CacheToken, jobenv.SigningKey} {
@@ -192,7 +186,7 @@ func TestResults(t *testing.T) { fixture.OnEngines(t, results) }
 
 func results(t *testing.T, e *fixture.Engine) {
 	const expression = `derivation { name = "a"; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; }`
-	s := warmServer(e, t, "nix-build --no-out-link -E '"+expression+"'; mkdir -p /folder", func(*server.Settings) {})
+	s := warmServer(t, e, "nix-build --no-out-link -E '"+expression+"'; mkdir -p /folder", func(*server.Settings) {})
 	for _, test := range []struct {
 		name, command string
 		pushed        int
@@ -240,7 +234,7 @@ printf '%s' "$OWN" > /own
 nix store sign --key-file /own "$top"
 rm /key /own`
 	own := strings.Replace(script, "$OWN", "default:"+fixture.SigningKey, 1)
-	s := warmServer(e, t, own, func(*server.Settings) {})
+	s := warmServer(t, e, own, func(*server.Settings) {})
 	upstream := e.Docker(t, "run", "--rm", s.Image, "cat", "/public")
 	stranger := "upstream-1:" + base64.StdEncoding.EncodeToString(make([]byte, 32))
 	for _, test := range []struct {

@@ -16,10 +16,10 @@ import (
 )
 
 // size returns what a server's stores take of the disk, in bytes.
-func storesSizeOnDisk(s *fixture.Server, t *testing.T) (bytes int64) {
+func storesSizeOnDisk(t *testing.T, s *fixture.Server) (bytes int64) {
 	t.Helper()
-	for _, volume := range storeVolumes(s, t) {
-		output, err := exec.Command("du", "-s", "--block-size=1", volumeFolder(s, t, volume)).Output()
+	for _, volume := range storeVolumes(t, s) {
+		output, err := exec.Command("du", "-s", "--block-size=1", volumeFolder(t, s, volume)).Output()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,13 +42,13 @@ func storesWithinLimit(t *testing.T, e *fixture.Engine) {
 	if e.IsPodman() {
 		repositories = 4 // enough for the first to go
 	}
-	s := storeServer(e, t, func(s *server.Settings) { s.StoreMaxBytes = limit })
+	s := storeServer(t, e, func(s *server.Settings) { s.StoreMaxBytes = limit })
 	var urls []string
 	for range repositories {
 		url := repository(t, "echo built anew; PATH=/nix/var/nix/profiles/default/bin; head -c 240M /dev/zero > $out")
 		urls = append(urls, url)
 		fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, "nix-build")), 0)
-		if size := storesSizeOnDisk(s, t); size > limit {
+		if size := storesSizeOnDisk(t, s); size > limit {
 			t.Fatalf("after %d of %d repositories, their stores take %d bytes", len(urls), repositories, size)
 		}
 	}
@@ -65,18 +65,18 @@ func storesWithinLimit(t *testing.T, e *fixture.Engine) {
 func TestStoreOfSomebodyElse(t *testing.T) { fixture.OnEngines(t, storeOfSomebodyElse) }
 
 func storeOfSomebodyElse(t *testing.T, e *fixture.Engine) {
-	s := storeServer(e, t, func(s *server.Settings) { s.StoreMaxBytes = 1 })
+	s := storeServer(t, e, func(s *server.Settings) { s.StoreMaxBytes = 1 })
 	a, b := repository(t, "echo > $out"), repository(t, "echo > $out")
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(a, "nix-build")), 0)
-	used := storeVolumes(s, t)[0]
+	used := storeVolumes(t, s)[0]
 	holder := strings.TrimSpace(e.Docker(t, "create", "--network", "none", "--volume", used+":/held", fixture.Env.Image, "true"))
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(b, "nix-build")), 0)
-	if !slices.Contains(storeVolumes(s, t), used) {
+	if !slices.Contains(storeVolumes(t, s), used) {
 		t.Error("the engine removes what is in use")
 	}
 	e.Docker(t, "rm", holder)
-	if err := fixture.Poll(3*time.Minute, func() bool { return !slices.Contains(storeVolumes(s, t), used) }); err != nil {
-		t.Errorf("the store stays: %v", storeVolumes(s, t))
+	if err := fixture.Poll(3*time.Minute, func() bool { return !slices.Contains(storeVolumes(t, s), used) }); err != nil {
+		t.Errorf("the store stays: %v", storeVolumes(t, s))
 	}
 }
 
@@ -85,7 +85,7 @@ func TestStoreAlone(t *testing.T) { fixture.OnEngines(t, storeAlone) }
 
 func storeAlone(t *testing.T, e *fixture.Engine) {
 	const limit = 500_000_000
-	s := storeServer(e, t, func(s *server.Settings) { s.StoreMaxBytes = limit })
+	s := storeServer(t, e, func(s *server.Settings) { s.StoreMaxBytes = limit })
 	url := repository(t, "echo > $out")
 	big := func(n int) string {
 		return fmt.Sprintf(`nix-build -E '%s'`, fixture.Derivation(fmt.Sprint("big-", n), "PATH=/nix/var/nix/profiles/default/bin; head -c 200M /dev/zero > $out"))
@@ -93,8 +93,8 @@ func storeAlone(t *testing.T, e *fixture.Engine) {
 	for n := range 3 {
 		fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, strings.ReplaceAll(big(n), `\"`, `"`))), 0)
 	}
-	if err := fixture.Poll(3*time.Minute, func() bool { return storesSizeOnDisk(s, t) <= limit }); err != nil {
-		t.Errorf("the store takes %d bytes", storesSizeOnDisk(s, t))
+	if err := fixture.Poll(3*time.Minute, func() bool { return storesSizeOnDisk(t, s) <= limit }); err != nil {
+		t.Errorf("the store takes %d bytes", storesSizeOnDisk(t, s))
 	}
 	got := fixture.Do(t, s, fixture.Build(url, "nix-store --verify --check-contents"))
 	fixture.WantExit(t, got, 0)

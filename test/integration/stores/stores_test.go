@@ -20,7 +20,7 @@ import (
 )
 
 // storeServer starts a builder that keeps a store for each repository.
-func storeServer(e *fixture.Engine, t *testing.T, change func(*server.Settings)) *fixture.Server {
+func storeServer(t *testing.T, e *fixture.Engine, change func(*server.Settings)) *fixture.Server {
 	t.Helper()
 	return e.Server(t, func(s *server.Settings) {
 		s.Store = orchestrator.StoreRepository
@@ -40,13 +40,13 @@ func repository(t *testing.T, script string) string {
 }
 
 // volumes returns the stores that a server has on the engine.
-func storeVolumes(s *fixture.Server, t *testing.T) []string {
+func storeVolumes(t *testing.T, s *fixture.Server) []string {
 	t.Helper()
 	return slices.DeleteFunc(s.OnEngine("volume"), func(name string) bool { return !strings.Contains(name, "-store-") })
 }
 
 // folder returns where a volume lies on this machine.
-func volumeFolder(s *fixture.Server, t *testing.T, volume string) string {
+func volumeFolder(t *testing.T, s *fixture.Server, volume string) string {
 	t.Helper()
 	return strings.TrimSpace(fixture.Docker(t, "--host", s.Host, "volume", "inspect", "--format", "{{.Mountpoint}}", volume))
 }
@@ -65,7 +65,7 @@ func hasLine(r fixture.Result, text string) bool {
 func TestWarmStore(t *testing.T) { fixture.OnEngines(t, warmStore) }
 
 func warmStore(t *testing.T, e *fixture.Engine) {
-	s := storeServer(e, t, func(*server.Settings) {})
+	s := storeServer(t, e, func(*server.Settings) {})
 	url := repository(t, "echo it is built now; echo > $out")
 	const line = "nix-build"
 	first := fixture.Do(t, s, fixture.Build(url, line))
@@ -90,7 +90,7 @@ func warmStore(t *testing.T, e *fixture.Engine) {
 	// After a restart as well.
 	instance, state := s.Instance, s.StateDir
 	s.End(t)
-	again := storeServer(e, t, func(s *server.Settings) { s.Instance, s.StateDir = instance, state })
+	again := storeServer(t, e, func(s *server.Settings) { s.Instance, s.StateDir = instance, state })
 	if third := fixture.Do(t, again, fixture.Build(url, line)); hasLine(third, "it is built now") {
 		t.Errorf("after a restart, the job begins anew: %v", third.Lines)
 	}
@@ -101,7 +101,7 @@ func warmStore(t *testing.T, e *fixture.Engine) {
 func TestStoresApart(t *testing.T) { fixture.OnEngines(t, storesApart) }
 
 func storesApart(t *testing.T, e *fixture.Engine) {
-	s := storeServer(e, t, func(*server.Settings) {})
+	s := storeServer(t, e, func(*server.Settings) {})
 	a, b := repository(t, "echo the secret of A > $out"), repository(t, "echo > $out")
 	built := fixture.Do(t, s, fixture.Build(a, "nix-build"))
 	fixture.WantExit(t, built, 0)
@@ -113,16 +113,16 @@ func storesApart(t *testing.T, e *fixture.Engine) {
 	// Without a repository there is nothing to share, and with the engine's own devices
 	// there is no way to the other volume.
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("sh -c 'cat "+path+"'")), 1)
-	if n := len(storeVolumes(s, t)); n != 2 {
+	if n := len(storeVolumes(t, s)); n != 2 {
 		t.Errorf("%d stores for two repositories", n)
 	}
 
 	// Not even where a builder has the same state: another instance has other stores.
-	other := storeServer(e, t, func(*server.Settings) {})
+	other := storeServer(t, e, func(*server.Settings) {})
 	fixture.WantExit(t, fixture.Do(t, other, fixture.Build(a, "sh -c 'cat "+path+"'")), 1)
 	stores(t, other, "rm", "--all")
-	if len(storeVolumes(other, t)) != 0 || len(storeVolumes(s, t)) != 2 {
-		t.Errorf("stores of one instance: %v, of the other: %v", storeVolumes(other, t), storeVolumes(s, t))
+	if len(storeVolumes(t, other)) != 0 || len(storeVolumes(t, s)) != 2 {
+		t.Errorf("stores of one instance: %v, of the other: %v", storeVolumes(t, other), storeVolumes(t, s))
 	}
 }
 
@@ -130,15 +130,15 @@ func storesApart(t *testing.T, e *fixture.Engine) {
 func TestSharedStore(t *testing.T) { fixture.OnEngines(t, sharedStore) }
 
 func sharedStore(t *testing.T, e *fixture.Engine) {
-	shared := storeServer(e, t, func(s *server.Settings) { s.Store = orchestrator.StoreShared })
+	shared := storeServer(t, e, func(s *server.Settings) { s.Store = orchestrator.StoreShared })
 	url := repository(t, "echo > $out")
 	fixture.WantExit(t, fixture.Do(t, shared, fixture.Command("sh -c 'echo > /nix/was-here'")), 0)
 	fixture.WantExit(t, fixture.Do(t, shared, fixture.Build(url, "sh -c 'cat /nix/was-here'")), 0)
 	fixture.WantLine(t, stores(t, shared), "(all jobs)")
 
-	ephemeral := storeServer(e, t, func(s *server.Settings) { s.Store = orchestrator.StoreEphemeral })
+	ephemeral := storeServer(t, e, func(s *server.Settings) { s.Store = orchestrator.StoreEphemeral })
 	fixture.WantExit(t, fixture.Do(t, ephemeral, fixture.Build(url, "nix-build")), 0)
-	if found := storeVolumes(ephemeral, t); len(found) > 0 {
+	if found := storeVolumes(t, ephemeral); len(found) > 0 {
 		t.Errorf("stores: %v", found)
 	}
 }
@@ -150,7 +150,7 @@ func storeOfNewImage(t *testing.T, e *fixture.Engine) {
 	tag := "iglu-test-image:" + strings.ToLower(rand.Text()[:10])
 	e.Docker(t, "tag", fixture.Env.Image, tag)
 	e.CleanUp(t, "image", "rm", tag)
-	s := storeServer(e, t, func(s *server.Settings) { s.JobImage = tag })
+	s := storeServer(t, e, func(s *server.Settings) { s.JobImage = tag })
 	url := repository(t, "echo > $out")
 	const look = "sh -c 'ls /nix/var/of-the-new-image'"
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, look)), 2)
@@ -166,7 +166,7 @@ func storeOfNewImage(t *testing.T, e *fixture.Engine) {
 	got := fixture.Do(t, s, fixture.Build(url, look))
 	fixture.WantExit(t, got, 0)
 	fixture.WantLine(t, got, fillingStore)
-	if n := len(storeVolumes(s, t)); n != 2 {
+	if n := len(storeVolumes(t, s)); n != 2 {
 		t.Errorf("%d stores for two images", n)
 	}
 }
@@ -271,7 +271,7 @@ var sizeInTable = regexp.MustCompile(`\d(\.\d+)?[MG]iB`)
 func TestStoresCommand(t *testing.T) { fixture.OnEngines(t, listAndRemoveStores) }
 
 func listAndRemoveStores(t *testing.T, e *fixture.Engine) {
-	s := storeServer(e, t, func(*server.Settings) {})
+	s := storeServer(t, e, func(*server.Settings) {})
 	a, b := repository(t, "echo > $out"), repository(t, "echo > $out")
 	for _, url := range []string{a, b} {
 		fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, "nix-build")), 0)
@@ -281,7 +281,7 @@ func listAndRemoveStores(t *testing.T, e *fixture.Engine) {
 		!sizeInTable.MatchString(list[1]) || !strings.Contains(list[1], time.Now().Format("2006-01-02 ")) {
 		t.Fatalf("got %q", list)
 	}
-	folders := []string{volumeFolder(s, t, storeVolumes(s, t)[0]), volumeFolder(s, t, storeVolumes(s, t)[1])}
+	folders := []string{volumeFolder(t, s, storeVolumes(t, s)[0]), volumeFolder(t, s, storeVolumes(t, s)[1])}
 
 	// One that a job has stays.
 	c := fixture.Connect(t, s)
@@ -291,20 +291,20 @@ func listAndRemoveStores(t *testing.T, e *fixture.Engine) {
 	if output, code := tryStores(s, "rm", "--all"); code != 1 || !regexp.MustCompile("in use|being used").MatchString(output) {
 		t.Errorf("exit code %d: %s", code, output)
 	}
-	if n := len(storeVolumes(s, t)); n != 1 {
+	if n := len(storeVolumes(t, s)); n != 1 {
 		t.Errorf("%d stores, of which a job has one", n)
 	}
 	if running := stores(t, s).Lines[1]; !regexp.MustCompile(`\s[a-z0-9]{26}$`).MatchString(running) {
 		t.Errorf("the job that has it is not told: %q", running)
 	}
-	if err := os.WriteFile(filepath.Join(volumeFolder(s, t, storeVolumes(s, t)[0]), "go-on"), nil, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(volumeFolder(t, s, storeVolumes(t, s)[0]), "go-on"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if last := (<-ended).Messages; !strings.Contains(last[len(last)-1], `"buildExitCode":0`) {
 		t.Errorf("got %v", last)
 	}
 
-	stores(t, s, "rm", storeVolumes(s, t)[0])
+	stores(t, s, "rm", storeVolumes(t, s)[0])
 	for _, folder := range folders {
 		if _, err := os.Stat(folder); err == nil {
 			t.Errorf("%s is left", folder)
@@ -327,7 +327,7 @@ func listAndRemoveStores(t *testing.T, e *fixture.Engine) {
 func TestNoSecretsInStore(t *testing.T) { fixture.OnEngines(t, noSecretsInStore) }
 
 func noSecretsInStore(t *testing.T, e *fixture.Engine) {
-	s := storeServer(e, t, func(*server.Settings) {})
+	s := storeServer(t, e, func(*server.Settings) {})
 	for _, j := range []fixture.Job{
 		fixture.Env.Git.WithKey(fixture.Build(fixture.Env.Git.Private+"/hello", "nix build -L"), fixture.GitPassword),
 		fixture.Env.Git.WithKey(fixture.Build(fixture.Env.Git.Private+"/hello", "nix build -L git+"+fixture.Env.Git.Private+"/hello"), fixture.GitPassword),
@@ -335,8 +335,8 @@ func noSecretsInStore(t *testing.T, e *fixture.Engine) {
 	} {
 		fixture.WantExit(t, fixture.Do(t, s, j), 0)
 	}
-	for _, volume := range storeVolumes(s, t) {
-		err := filepath.WalkDir(volumeFolder(s, t, volume), func(path string, entry os.DirEntry, err error) error {
+	for _, volume := range storeVolumes(t, s) {
+		err := filepath.WalkDir(volumeFolder(t, s, volume), func(path string, entry os.DirEntry, err error) error {
 			if err != nil || !entry.Type().IsRegular() {
 				return err
 			}

@@ -1,0 +1,3 @@
+// Package podman tries the builder on Podman: a job of each kind, no more. In the long suite
+// the other packages run all of their tests that an engine has a part in there as well.
+package podman

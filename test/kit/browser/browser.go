@@ -1,0 +1,278 @@
+// Package browser drives a real Chromium, as a person would.
+package browser
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/target"
+	"github.com/chromedp/chromedp"
+)
+
+// A Tab is one of a real Chromium. What its console complains of fails the test.
+type Tab struct {
+	T   *testing.T
+	ctx context.Context
+
+	complaints []string // of the console
+	Expected   string   // a complaint that holds this text is none
+}
+
+// tabTimeout bounds what a test waits for in a browser.
+const tabTimeout = 30 * time.Second
+
+const pageText = `location + "\n" + document.body.innerText`
+
+// watched notes how a page does: tasks that hold up its browser, and when its log's first
+// line is there.
+const watched = `
+window.longTasks = [];
+new PerformanceObserver((list) => longTasks.push(...list.getEntries().map((e) => e.duration))).observe({ type: "longtask", buffered: true });
+const awaitLine = () => {
+  if (document.querySelector(".row:not(.waits)")) window.firstLine = performance.now();
+  else requestAnimationFrame(awaitLine);
+};
+requestAnimationFrame(awaitLine);`
+
+// shared is the browser of all tabs, which the first one starts: that takes a second.
+var shared struct {
+	start sync.Once
+	ctx   context.Context
+	err   error
+	stop  context.CancelFunc
+}
+
+func start() {
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.WindowSize(1280, 900))
+	allocator, stopAllocator := chromedp.NewExecAllocator(context.Background(), options...)
+	ctx, cancel := chromedp.NewContext(allocator)
+	shared.ctx, shared.err = ctx, chromedp.Do(ctx)
+	shared.stop = func() { cancel(); stopAllocator() }
+}
+
+// Close ends the browser, if one was started, when the tests have ended.
+func Close() error {
+	if shared.ctx == nil {
+		return nil
+	}
+	err := chromedp.Cancel(shared.ctx)
+	shared.stop()
+	return err
+}
+
+// OpenTab opens a tab that shares nothing with others: no cookie and no storage. It is closed
+// with the test.
+func OpenTab(t *testing.T) *Tab {
+	t.Helper()
+	if shared.start.Do(start); shared.err != nil {
+		t.Fatal(shared.err)
+	}
+	ctx, cancel := chromedp.NewContext(shared.ctx, chromedp.WithNewBrowserContext())
+	t.Cleanup(cancel)
+	t.Cleanup(func() {
+		if err := chromedp.Cancel(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return newTab(t, ctx)
+}
+
+func newTab(t *testing.T, ctx context.Context) *Tab {
+	t.Helper()
+	b := &Tab{T: t, ctx: ctx}
+	// The first time, a context with an end of its own would end the tab with it.
+	if err := chromedp.Do(ctx); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	console, listened := chromedp.Console(ctx), make(chan struct{})
+	go func() {
+		defer close(listened)
+		for message, err := range console {
+			if err == nil {
+				b.hear(message)
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-listened
+		for _, complaint := range b.complaints {
+			t.Errorf("the console says: %s", complaint)
+		}
+	})
+	b.Do(chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+		_, err := cdp.Call(ctx, target, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: watched})
+		return err
+	}))
+	return b
+}
+
+func (b *Tab) hear(m chromedp.ConsoleMessage) {
+	switch m.Type {
+	case chromedp.ConsoleError, chromedp.ConsoleWarning, chromedp.ConsoleException:
+		if b.Expected == "" || !strings.Contains(m.Text, b.Expected) {
+			b.complaints = append(b.complaints, fmt.Sprintf("%s: %s (%s)", m.Type, m.Text, m.URL))
+		}
+	}
+}
+
+// act does something in a tab and returns what comes of it.
+func act[T any](b *Tab, action chromedp.Action[T]) T {
+	b.T.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, tabTimeout)
+	defer cancel()
+	result, err := chromedp.Run(ctx, action)
+	if err != nil {
+		b.T.Fatal(err)
+	}
+	return result
+}
+
+func (b *Tab) Do(actions ...chromedp.Action[chromedp.Void]) {
+	b.T.Helper()
+	for _, action := range actions {
+		act(b, action)
+	}
+}
+
+func (b *Tab) Click(selector string) { b.T.Helper(); b.Do(chromedp.Click(chromedp.CSS(selector))) }
+
+func (b *Tab) Write(selector, text string) {
+	b.T.Helper()
+	b.Do(chromedp.SendKeys(chromedp.CSS(selector), text))
+}
+
+func (b *Tab) Press(key string) { b.T.Helper(); b.Do(chromedp.KeyEvent(key)) }
+
+func (b *Tab) Open(url string) { b.T.Helper(); b.Do(chromedp.Navigate(url)) }
+
+// Eval returns what a script's expression amounts to.
+func Eval[T any](b *Tab, expression string) T {
+	b.T.Helper()
+	return act(b, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+}
+
+// Until waits for a script's expression to be true.
+func (b *Tab) Until(expression string) {
+	b.T.Helper()
+	// It asks again and again, because a page that goes elsewhere meanwhile forgets what it
+	// was asked.
+	ctx, cancel := context.WithTimeout(b.ctx, tabTimeout)
+	defer cancel()
+	for {
+		is, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("Boolean("+expression+")"))
+		switch {
+		case err == nil && is:
+			return
+		case ctx.Err() != nil:
+			b.T.Fatalf("never %s (%v); the page is %.3000s", expression, err, Eval[string](b, pageText))
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// Settle waits until what a page is about to draw is drawn: till then a click could go astray.
+// A tab behind another draws nothing.
+func (b *Tab) Settle() {
+	b.T.Helper()
+	Eval[any](b, "document.hidden ? null : new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))).then(() => null)")
+}
+
+// UntilText waits for an element to hold text.
+func (b *Tab) UntilText(selector, text string) {
+	b.T.Helper()
+	b.Until(fmt.Sprintf("(document.querySelector(%q)?.textContent ?? '').includes(%q)", selector, text))
+}
+
+// Next returns the tab that do opens, when it is at a place.
+func (b *Tab) Next(at string, do func()) *Tab {
+	b.T.Helper()
+	opened := chromedp.WaitNewTarget(b.ctx, func(info *target.Info) bool { return strings.Contains(info.URL, at) })
+	do()
+	select {
+	case id := <-opened:
+		ctx, cancel := chromedp.NewContext(b.ctx, chromedp.WithTargetID(id))
+		b.T.Cleanup(cancel)
+		return newTab(b.T, ctx)
+	case <-time.After(tabTimeout):
+		b.T.Fatalf("no tab opens at %s", at)
+		return nil
+	}
+}
+
+// Look sets how wide the window is and whether the person likes it dark, and waits for the
+// page to follow.
+func (b *Tab) Look(width, height int64, scheme string) {
+	b.T.Helper()
+	b.Do(chromedp.EmulateViewport(width, height), chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+		_, err := cdp.Call(ctx, target, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
+		return err
+	}))
+	b.Settle()
+}
+
+// axe finds what people with a disability could not use; see its README.
+//
+//go:embed axe/axe.min.js
+var axe string
+
+// CheckAccess has axe look at the page, light and dark, wide and narrow, and checks that
+// nothing is beside the window.
+func (b *Tab) CheckAccess() {
+	b.T.Helper()
+	for _, scheme := range []string{"light", "dark"} {
+		for _, width := range []int64{1600, 360} {
+			b.Look(width, 900, scheme)
+			Eval[any](b, axe+"; null")
+			found := Eval[[]string](b, `axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations
+				.filter((v) => v.impact === "serious" || v.impact === "critical")
+				.flatMap((v) => v.nodes.map((n) => v.id + ": " + n.html + " " + n.failureSummary)))`)
+			for _, finding := range found {
+				b.T.Errorf("%s, %d px: %.500s", scheme, width, finding)
+			}
+			if over := Eval[int](b, "document.documentElement.scrollWidth - innerWidth"); over > 0 {
+				b.T.Errorf("%d px: the page is %d px wider than the window", width, over)
+			}
+		}
+	}
+	b.Look(1280, 900, "light")
+}
+
+// LongestTask returns for how long the page was held up at most since it was last asked, in ms.
+func (b *Tab) LongestTask() float64 {
+	b.T.Helper()
+	return Eval[float64](b, `new Promise((done) => setTimeout(done, 100)) // till the browser has told of the last
+		.then(() => Math.max(0, ...longTasks.splice(0)))`)
+}
+
+// pace is how long an empty page takes for a known piece of work, in ms: the median of some
+// goes, after others that let a browser that has just begun be done with itself.
+const pace = `Array.from({ length: 24 }, () => {
+	const box = document.createElement("div");
+	const begun = performance.now();
+	box.innerHTML = "<p>some <b>words</b></p>".repeat(3000);
+	document.body.append(box);
+	box.offsetHeight; // has it laid out
+	box.remove();
+	return performance.now() - begun;
+}).slice(-9).sort((a, b) => a - b)[4]`
+
+// usualPace is what that comes to where bounds in milliseconds are meant as they stand.
+const usualPace = 40
+
+// Slower returns how many times as long as usual the browser takes, at least 1: machines
+// differ, and others keep them busy. The tab is to be empty.
+func (b *Tab) Slower() float64 {
+	b.T.Helper()
+	return max(1, Eval[float64](b, pace)/usualPace)
+}
