@@ -1,0 +1,54 @@
+//go:build integration
+
+package podman
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// TestBuildAndPush builds from a private repository, pushes, and does so again in a warm
+// store: nothing is built and nothing goes up then.
+func TestBuildAndPush(t *testing.T) {
+	e := fixture.OnPodman(t)
+	s := e.Server(t, func(s *server.Settings) { s.Store = orchestrator.StoreRepository })
+	cache := fixture.NewCache(t)
+	g := &fixture.Env.Git
+	j := cache.Pushing(g.WithKey(fixture.Build(g.Private+"/hello", "nix build -L --print-out-paths"), fixture.GitPassword))
+
+	first := fixture.Do(t, s, j)
+	fixture.WantExit(t, first, 0)
+	fixture.WantLine(t, first, fixture.Hello)
+	fixture.WantTotal(t, first, 1, 0, 0)
+	second := fixture.Do(t, s, j)
+	fixture.WantExit(t, second, 0)
+	if slices.ContainsFunc(second.Lines, func(line string) bool { return strings.Contains(line, fixture.Hello) }) {
+		t.Error("the second job built it again")
+	}
+	fixture.WantTotal(t, second, 0, 1, 0)
+}
+
+// TestExitCodes has a command fail, be cancelled by its client, and run out of memory.
+func TestExitCodes(t *testing.T) {
+	e := fixture.OnPodman(t)
+	s := e.Server(t, func(s *server.Settings) { s.Limits.Memory = orchestrator.Amount{Fixed: 128 << 20} })
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("sh -c 'exit 42'")), 42)
+
+	c := fixture.Connect(t, s)
+	c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; sleep 1000'")))
+	c.WaitFor(`"begun"`)
+	c.Conn.NetConn().Close()
+	fixture.WantFree(t, s)
+	fixture.WantNoContainers(t, s)
+
+	// The shell holds all that is read.
+	got := fixture.Do(t, s, fixture.Command(`sh -c 'x=$(head -c 500000000 /dev/zero | tr "\\0" x)'`))
+	if len(got.Messages) != 2 || !strings.Contains(got.Messages[1], fixture.OutOfMemory) {
+		t.Errorf("out of memory: %v", got.Messages)
+	}
+}
