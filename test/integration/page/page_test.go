@@ -97,7 +97,7 @@ func TestPage(t *testing.T) {
 	form.UntilText("#sent", "Somebody cancelled it")
 
 	// At once: the list is made anew now and then.
-	browser.Eval[any](other, `document.querySelector(".list a[href^='/jobs/']:has(.good)").Click()`)
+	browser.Eval[any](other, `document.querySelector(".list a[href^='/jobs/']:has(.good)").click()`)
 	other.UntilText("#rows", "building hello")
 	other.UntilText("#verdict", "succeeded")
 	other.Expected = "404" // which a browser says of by itself
