@@ -103,7 +103,7 @@ func TestJobFromFlags(t *testing.T) {
 	c := fixture.NewCache(t)
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	term := termtest.Open(t, 250, 60)
-	client := clientOf(s, "--repo", fixture.Env.Git.Private+"/hello", "--git-user", fixture.GitUser, "--push-to", c.Url)
+	client := clientOf(s, "--repo", fixture.Env.Git.Private+"/hello", "--git-user", fixture.GitUser, "--push-to", c.URL)
 	client.Env = append(os.Environ(), buildclient.EnvGitKey+"="+fixture.GitPassword, buildclient.EnvAPIKey+"="+fixture.APIKey, buildclient.EnvSigningKey+"="+fixture.SigningKey)
 	term.Start(client)
 	wantClientEnd(t, term, client, 0)
@@ -112,7 +112,7 @@ func TestJobFromFlags(t *testing.T) {
 		t.Error(err)
 	}
 	command := regexp.MustCompile(`(?m)^  get it  (nix-store --realise .*)$`).FindStringSubmatch(screen)
-	if command == nil || !regexp.MustCompile(`(?m)^  pushed  1 paths, .* to `+regexp.QuoteMeta(c.Url)+`$`).MatchString(screen) ||
+	if command == nil || !regexp.MustCompile(`(?m)^  pushed  1 paths, .* to `+regexp.QuoteMeta(c.URL)+`$`).MatchString(screen) ||
 		!regexp.MustCompile(`(?m)^  commit  [0-9a-f]{40}$`).MatchString(screen) {
 		t.Fatalf("the screen:\n%s", screen)
 	}

@@ -36,7 +36,7 @@ func secretsStayInside(t *testing.T, e *fixture.Engine) {
 	}
 	for _, key := range []struct{ name, repository, key string }{
 		{"password", g.Private + "/hello", fixture.GitPassword},
-		{"private key", g.Ssh + "/hello", g.Key},
+		{"private key", g.SSH + "/hello", g.Key},
 	} {
 		for _, test := range tests {
 			t.Run(key.name+"/"+test.name, func(t *testing.T) {

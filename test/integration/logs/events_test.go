@@ -198,7 +198,7 @@ func TestPushEvents(t *testing.T) {
 	}
 
 	get := fixture.Command(shellwords.Join(append([]string{"nix", "build", "--no-link"}, paths(told.Lines)...)))
-	get.BuildOptions.Substituters = []string{c.Url}
+	get.BuildOptions.Substituters = []string{c.URL}
 	get.BuildOptions.TrustedPublicKeys = []string{"default:" + fixture.PublicKey(t)}
 	told = tell(t, schemas.Document, fixture.Env.Server, get)
 	checkVerdict(t, told, "exited", 0)

@@ -95,7 +95,7 @@ func TestFetchOfLines(t *testing.T) {
 		t.Errorf("listed are %q, pushed %+v", names, told.Verdict().Pushed)
 	}
 	get := fixture.Build(fixture.Env.Git.Public+"/fetched", "nix-build --no-out-link")
-	get.BuildOptions.Substituters = []string{c.Url}
+	get.BuildOptions.Substituters = []string{c.URL}
 	get.BuildOptions.TrustedPublicKeys = []string{"default:" + fixture.PublicKey(t)}
 	told = tell(t, schemas.Document, fixture.Env.Server, get)
 	checkVerdict(t, told, "exited", 0)

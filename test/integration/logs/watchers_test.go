@@ -131,7 +131,7 @@ func TestWatchers(t *testing.T) {
 		return took
 	}
 	alone, together := watched(0), watched(count)
-	peak := peakMemory(t, s.Pid)
+	peak := peakMemory(t, s.PID)
 	t.Logf("the job took %s alone and %s with %d watchers; the server took %d MiB", alone, together, count, peak>>20)
 	if peak > 128<<20 {
 		t.Errorf("the server took %d MiB", peak>>20)

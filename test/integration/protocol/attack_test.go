@@ -70,20 +70,20 @@ func oddImage(t *testing.T, e *fixture.Engine) {
 	got := fixture.Do(t, s, g.WithKey(fixture.Build(g.Private+"/hello", "nix build -L"), fixture.GitPassword))
 	fixture.WantExit(t, got, 0)
 	fixture.WantLine(t, got, fixture.Hello)
-	got = fixture.Do(t, s, g.WithKey(fixture.Build(g.Ssh+"/hello", "nix build -L"), g.Key))
+	got = fixture.Do(t, s, g.WithKey(fixture.Build(g.SSH+"/hello", "nix build -L"), g.Key))
 	fixture.WantExit(t, got, 0)
 }
 
 // TestKeyForOneHost has a job with a key for ssh go to another host with it.
 func TestKeyForOneHost(t *testing.T) {
 	g := &fixture.Env.Git
-	host, _, err := net.SplitHostPort(strings.TrimPrefix(strings.TrimSuffix(g.Ssh, g.Root), "ssh://"))
+	host, _, err := net.SplitHostPort(strings.TrimPrefix(strings.TrimSuffix(g.SSH, g.Root), "ssh://"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The same server, by another name.
-	other := strings.Replace(g.Ssh, "ssh://"+host, "ssh://root@[::ffff:"+host+"]", 1)
-	j := g.WithKey(fixture.Build(g.Ssh+"/hello", "git ls-remote "+other+"/hello"), g.Key)
+	other := strings.Replace(g.SSH, "ssh://"+host, "ssh://root@[::ffff:"+host+"]", 1)
+	j := g.WithKey(fixture.Build(g.SSH+"/hello", "git ls-remote "+other+"/hello"), g.Key)
 	s := fixture.ServerWith(t, func(s *server.Settings) { s.AllowedCommands = []string{"git"} })
 	got := fixture.Do(t, s, j)
 	fixture.WantExit(t, got, 128)

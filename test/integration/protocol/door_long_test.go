@@ -200,7 +200,7 @@ func TestFlood(t *testing.T) {
 	}
 	close(next)
 	all.Wait()
-	if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.Pid)); err != nil {
+	if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID)); err != nil {
 		t.Error(err)
 	} else if used, _ := strconv.Atoi(string(peak.FindSubmatch(status)[1])); used > mostMemory {
 		t.Errorf("the server took %d KiB", used)

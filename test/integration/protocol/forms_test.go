@@ -49,13 +49,13 @@ func TestFullStackJob(t *testing.T) {
 	j.Arch, j.Git.Branch = system, "side"
 	j.BuildOptions.Cores, j.BuildOptions.MaxJobs, j.BuildOptions.KeepGoing = &cores, &maxJobs, true
 	j.BuildOptions.ExtraArgs = "one 'two three'"
-	j.BuildOptions.Substituters = []string{cache.Url, other.Url}
+	j.BuildOptions.Substituters = []string{cache.URL, other.URL}
 	j.BuildOptions.TrustedPublicKeys = []string{"default:" + fixture.PublicKey(t), "other-1:" + fixture.PublicKey(t)}
 	got := fixture.DoIn(t, schemas.Stack, fixture.Env.Server, j)
 	fixture.WantExit(t, got, 0)
 	for _, line := range []string{
 		"iglu: commit " + fixture.Head(t, j), "cores = 1", "max-jobs = 2", "keep-going = true", "[one][two three]",
-		"extra-substituters = " + cache.Url + " " + other.Url,
+		"extra-substituters = " + cache.URL + " " + other.URL,
 		"extra-trusted-public-keys = default:" + fixture.PublicKey(t) + " other-1:" + fixture.PublicKey(t),
 	} {
 		fixture.WantLine(t, got, line)

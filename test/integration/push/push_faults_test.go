@@ -47,7 +47,7 @@ func preflight(t *testing.T, e *fixture.Engine) {
 		{"another key", func(_ *fixture.BinaryCache, j *fixture.Job) { j.BuildOptions.Cachix.APIKey = "not-the-api-key" },
 			config, "the cache does not accept the API key (HTTP 403)"},
 		{"401", lookUp(devcache.Answer(401, "who are you")), config, "check buildOptions.cachix.apiKey"},
-		{"no public key", func(c *fixture.BinaryCache, j *fixture.Job) { j.BuildOptions.Cachix.Target = fixture.EmptyCache(t).Url },
+		{"no public key", func(c *fixture.BinaryCache, j *fixture.Job) { j.BuildOptions.Cachix.Target = fixture.EmptyCache(t).URL },
 			config, "the cache has no public signing key yet; register one"},
 		{"may only read", lookUp(devcache.Replace(`"permission":"Write"`, `"permission":"Read"`)), config, "may only read"},
 		{"no cachix", lookUp(devcache.Answer(200, "<html>It works!</html>")), config, "no answer of a cachix-compatible cache"},
@@ -125,7 +125,7 @@ func halfPushed(t *testing.T, e *fixture.Engine) {
 		`let d = name: script: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; };`+
 		` first = d "first" "echo > $out"; middle = d "middle" "echo ${first} > $out"; beside = d "beside" "echo ${first} > $out";`+
 		` in d "top" "echo ${middle} ${beside} > $out"'`)))
-	fixture.WantUnpushed(t, got, "2 of 4 paths could not be pushed: middle: complete the upload of middle to "+c.Url+": the cache refuses it (HTTP 400): not that one")
+	fixture.WantUnpushed(t, got, "2 of 4 paths could not be pushed: middle: complete the upload of middle to "+c.URL+": the cache refuses it (HTTP 400): not that one")
 	fixture.WantNames(t, c, []string{"beside", "first"})
 }
 

@@ -81,7 +81,7 @@ func pushClosure(t *testing.T, e *fixture.Engine) {
 	if got := len(c.Names()); got != closureOf {
 		t.Errorf("the cache has %d paths, want %d: %v", got, closureOf, c.Names())
 	}
-	wantNixReads(t, e, c.Url, first)
+	wantNixReads(t, e, c.URL, first)
 
 	second := fixture.Do(t, s, j)
 	fixture.WantExit(t, second, 0)
@@ -98,7 +98,7 @@ func pushClosure(t *testing.T, e *fixture.Engine) {
 		t.Error("the store was not warm")
 	}
 	fixture.WantTotal(t, third, closureOf, 0, 0)
-	wantNixReads(t, e, c.Url, third)
+	wantNixReads(t, e, c.URL, third)
 }
 
 // wantNixReads has Nix in a fresh container, with an empty store, get the result of

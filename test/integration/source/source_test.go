@@ -25,7 +25,7 @@ func sources(t *testing.T, e *fixture.Engine) {
 	byUser.Git.GitUsername = ""
 	defaultUser := g.WithKey(fixture.Build(g.Private+"/hello", flake), fixture.GitPassword)
 	defaultUser.Git.GitUsername = ""
-	windowsKey := g.WithKey(fixture.Build(g.Ssh+"/hello", flake), strings.TrimSpace(strings.ReplaceAll(g.Key, "\n", "\r\n")))
+	windowsKey := g.WithKey(fixture.Build(g.SSH+"/hello", flake), strings.TrimSpace(strings.ReplaceAll(g.Key, "\n", "\r\n")))
 	private := g.WithKey(fixture.Command(flake+" git+"+g.Private+"/hello"), fixture.GitPassword)
 	private.Git.Repository = g.Private + "/hello"
 
@@ -38,7 +38,7 @@ func sources(t *testing.T, e *fixture.Engine) {
 		{"http with credentials", g.WithKey(fixture.Build(g.Private+"/hello", flake), fixture.GitPassword), fixture.Hello},
 		{"http with the user in the URL", byUser, fixture.Hello},
 		{"http as the default user", defaultUser, fixture.Hello},
-		{"ssh", g.WithKey(fixture.Build(g.Ssh+"/hello", flake), g.Key), fixture.Hello},
+		{"ssh", g.WithKey(fixture.Build(g.SSH+"/hello", flake), g.Key), fixture.Hello},
 		{"ssh with a key that went through a form", windowsKey, fixture.Hello},
 		{"branch", side, "side"},
 		{"flake reference", fixture.Command(flake + " git+" + g.Public + "/hello"), fixture.Hello},
@@ -69,8 +69,8 @@ func failures(t *testing.T, e *fixture.Engine) {
 	noBranch.Git.Branch = "no-such-branch"
 	optionBranch := fixture.Build(g.Public+"/hello", "nix build")
 	optionBranch.Git.Branch = "--upload-pack=touch /tmp/owned"
-	sshNoKey := fixture.Build(g.Ssh+"/hello", "nix build")
-	sshPassword := g.WithKey(fixture.Build(g.Ssh+"/hello", "nix build"), fixture.GitPassword)
+	sshNoKey := fixture.Build(g.SSH+"/hello", "nix build")
+	sshPassword := g.WithKey(fixture.Build(g.SSH+"/hello", "nix build"), fixture.GitPassword)
 	otherKey := strings.Replace(g.Key, g.KeyLines[0][:20], strings.Repeat("A", 20), 1)
 
 	tests := []struct {
@@ -81,7 +81,7 @@ func failures(t *testing.T, e *fixture.Engine) {
 	}{
 		{"wrong password", g.WithKey(fixture.Build(g.Private+"/hello", "nix build"), "not-the-password"), 128, "Authentication failed"},
 		{"no password", fixture.Build(g.Private+"/hello", "nix build"), 128, "could not read Username"},
-		{"unreadable private key", g.WithKey(fixture.Build(g.Ssh+"/hello", "nix build"), otherKey), 78, "cannot be read"},
+		{"unreadable private key", g.WithKey(fixture.Build(g.SSH+"/hello", "nix build"), otherKey), 78, "cannot be read"},
 		{"no private key", sshNoKey, 128, "Permission denied"},
 		{"password for ssh", sshPassword, 78, "gitKey is not a private key"},
 		{"private key for http", g.WithKey(fixture.Build(g.Private+"/hello", "nix build"), g.Key), 78, "not reached by ssh"},

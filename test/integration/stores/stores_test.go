@@ -331,7 +331,7 @@ func noSecretsInStore(t *testing.T, e *fixture.Engine) {
 	for _, j := range []fixture.Job{
 		fixture.Env.Git.WithKey(fixture.Build(fixture.Env.Git.Private+"/hello", "nix build -L"), fixture.GitPassword),
 		fixture.Env.Git.WithKey(fixture.Build(fixture.Env.Git.Private+"/hello", "nix build -L git+"+fixture.Env.Git.Private+"/hello"), fixture.GitPassword),
-		fixture.Env.Git.WithKey(fixture.Build(fixture.Env.Git.Ssh+"/hello", "nix build -L"), fixture.Env.Git.Key),
+		fixture.Env.Git.WithKey(fixture.Build(fixture.Env.Git.SSH+"/hello", "nix build -L"), fixture.Env.Git.Key),
 	} {
 		fixture.WantExit(t, fixture.Do(t, s, j), 0)
 	}

@@ -137,6 +137,7 @@ func act[T any](b *Tab, action chromedp.Action[T]) T {
 	return result
 }
 
+// Do does some things in the tab.
 func (b *Tab) Do(actions ...chromedp.Action[chromedp.Void]) {
 	b.T.Helper()
 	for _, action := range actions {
@@ -144,15 +145,19 @@ func (b *Tab) Do(actions ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
+// Click clicks on an element.
 func (b *Tab) Click(selector string) { b.T.Helper(); b.Do(chromedp.Click(chromedp.CSS(selector))) }
 
+// Write types a text into an element.
 func (b *Tab) Write(selector, text string) {
 	b.T.Helper()
 	b.Do(chromedp.SendKeys(chromedp.CSS(selector), text))
 }
 
+// Press presses a key.
 func (b *Tab) Press(key string) { b.T.Helper(); b.Do(chromedp.KeyEvent(key)) }
 
+// Open goes to a page.
 func (b *Tab) Open(url string) { b.T.Helper(); b.Do(chromedp.Navigate(url)) }
 
 // Eval returns what a script's expression amounts to.
