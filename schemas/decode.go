@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -14,16 +16,57 @@ import (
 	"github.com/qri-io/jsonschema"
 )
 
-// isOneDocument reports whether data is exactly one JSON document in UTF-8 whose
-// objects name each property once. A parser that takes the last of two equal names
-// and one that takes the first would see two different jobs.
-func isOneDocument(data []byte) bool {
-	if !utf8.Valid(data) || !json.Valid(data) {
-		return false
+// checkDocument returns what is wrong with data unless it is exactly one JSON document in
+// UTF-8 whose objects name each property once. A parser that takes the last of two equal
+// names and one that takes the first would see two different jobs.
+func checkDocument(data []byte) *Refusal {
+	malformed := func(at int, why string) *Refusal {
+		return &Refusal{kind: notJSON, problems: []problem{{why: position(data, at) + ": " + why}}}
+	}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return &Refusal{kind: notJSON, problems: []problem{{why: "the message is empty, or no text"}}}
+	}
+	if !utf8.Valid(data) {
+		return malformed(invalidUTF8(data), "not UTF-8")
+	}
+	var whole json.RawMessage
+	if err := json.Unmarshal(data, &whole); err != nil {
+		at := len(data) // where it ends too early, there is no byte that is wrong
+		if syntax, ok := errors.AsType[*json.SyntaxError](err); ok && syntax.Error() != unexpectedEnd {
+			at = int(syntax.Offset) - 1
+		}
+		return malformed(at, err.Error())
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber() // a number is only passed over here, whatever its size
-	return hasUniqueNames(dec)
+	if !hasUniqueNames(dec) {
+		return malformed(int(dec.InputOffset())-1, "the second property of this name in one object")
+	}
+	return nil
+}
+
+// unexpectedEnd is what encoding/json says of a text that ends too early.
+const unexpectedEnd = "unexpected end of JSON input"
+
+// invalidUTF8 returns where the first byte is that is not UTF-8.
+func invalidUTF8(data []byte) (at int) {
+	for at < len(data) {
+		r, size := utf8.DecodeRune(data[at:])
+		if r == utf8.RuneError && size == 1 {
+			break
+		}
+		at += size
+	}
+	return at
+}
+
+// position tells people where a byte of a text is. Both numbers begin with 1, and the column
+// is counted in characters.
+func position(data []byte, at int) string {
+	before := data[:min(at, len(data))]
+	line := bytes.Count(before, []byte("\n")) + 1
+	column := utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:]) + 1
+	return fmt.Sprintf("line %d, column %d", line, column)
 }
 
 // hasUniqueNames reads the next value of dec, which is known to be valid JSON.
@@ -53,18 +96,14 @@ func hasUniqueNames(dec *json.Decoder) bool {
 	return err == nil || err == io.EOF
 }
 
-// decode fills into from the properties of an object. It is stricter than
-// encoding/json, which ignores the case of names, takes null for anything and lets
-// a missing property pass: a name is the name of exactly one field's json tag, a
-// value has the field's type, and fields tagged wire:"required" are there.
+// decode fills into from the properties of an object, and notes in r what is wrong with
+// them. It is stricter than encoding/json, which ignores the case of names, takes null for
+// anything and lets a missing property pass: a name is the name of exactly one field's json
+// tag, a value has the field's type, and fields tagged wire:"required" are there.
 //
 // A struct with a field tagged wire:"open" takes any other property as well.
-func decode(properties map[string]json.RawMessage, into any) *Refusal {
-	return decodeObject(properties, "", reflect.ValueOf(into).Elem())
-}
-
-func decodeObject(properties map[string]json.RawMessage, path string, into reflect.Value) *Refusal {
-	known := make(map[string]bool)
+func (r *Refusal) decode(properties map[string]json.RawMessage, path string, into reflect.Value) {
+	var known []string
 	open := false
 	for i := range into.NumField() {
 		field := into.Type().Field(i)
@@ -73,68 +112,68 @@ func decodeObject(properties map[string]json.RawMessage, path string, into refle
 			open = open || field.Tag.Get("wire") == "open"
 			continue
 		}
-		known[name] = true
+		known = append(known, name)
 		raw, present := properties[name]
-		if !present {
-			if field.Tag.Get("wire") == "required" {
-				return badShape(dot(path, name), "is missing")
-			}
-			continue
-		}
-		if refusal := decodeValue(raw, dot(path, name), into.Field(i)); refusal != nil {
-			return refusal
+		switch {
+		case present:
+			r.decodeValue(raw, dot(path, name), into.Field(i))
+		case field.Tag.Get("wire") == "required":
+			r.badShape(dot(path, name), "is missing")
 		}
 	}
-	for name := range properties {
-		if !known[name] && !open {
+	if open {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(properties)) {
+		if !slices.Contains(known, name) {
 			// The name is the client's own and may be anything, a secret that
 			// was put in the wrong place included: only its place is told.
-			return badShape(path, "has a property that the schema does not know")
+			r.badShape(path, "has a property that the schema does not know"+didYouMean(name, known))
 		}
 	}
-	return nil
 }
 
-func decodeValue(raw json.RawMessage, path string, into reflect.Value) *Refusal {
+func (r *Refusal) decodeValue(raw json.RawMessage, path string, into reflect.Value) {
 	switch into.Kind() {
 	case reflect.Struct:
 		var properties map[string]json.RawMessage
 		if raw[0] != '{' || json.Unmarshal(raw, &properties) != nil {
-			return badShape(path, "must be an object")
+			r.badShape(path, "must be an object")
+			return
 		}
-		return decodeObject(properties, path, into)
+		r.decode(properties, path, into)
 	case reflect.Bool:
 		if json.Unmarshal(raw, into.Addr().Interface()) != nil || raw[0] == 'n' {
-			return badShape(path, "must be true or false")
+			r.badShape(path, "must be true or false")
 		}
 	case reflect.String:
 		if raw[0] != '"' || json.Unmarshal(raw, into.Addr().Interface()) != nil {
-			return badShape(path, "must be a string")
+			r.badShape(path, "must be a string")
 		}
 	case reflect.Slice:
-		return decodeSlice(raw, path, into)
+		r.decodeSlice(raw, path, into)
 	case reflect.Float64: // a number of no concern
 		switch c := raw[0]; {
 		case c != '-' && (c < '0' || c > '9'):
-			return badShape(path, errNotNumber.Error())
+			r.badShape(path, errNotNumber.Error())
 		case json.Unmarshal(raw, into.Addr().Interface()) != nil:
-			return brokenRule(path, "is too large a number")
+			r.brokenRule(path, "is too large a number")
 		}
 	case reflect.Pointer: // the optional numbers
 		number := new(Whole)
 		switch err := number.UnmarshalJSON(raw); {
 		case errors.Is(err, errNotNumber):
-			return badShape(path, err.Error())
+			r.badShape(path, err.Error())
 		case err != nil:
-			return brokenRule(path, err.Error())
+			r.brokenRule(path, err.Error())
+		default:
+			into.Set(reflect.ValueOf(number))
 		}
-		into.Set(reflect.ValueOf(number))
 	}
-	return nil
 }
 
 // decodeSlice decodes an array of strings or objects.
-func decodeSlice(raw json.RawMessage, path string, into reflect.Value) *Refusal {
+func (r *Refusal) decodeSlice(raw json.RawMessage, path string, into reflect.Value) {
 	begin, what := byte('"'), "strings"
 	if into.Type().Elem().Kind() == reflect.Struct {
 		begin, what = '{', "objects"
@@ -142,15 +181,13 @@ func decodeSlice(raw json.RawMessage, path string, into reflect.Value) *Refusal 
 	var items []json.RawMessage
 	isItem := func(item json.RawMessage) bool { return item[0] == begin }
 	if raw[0] != '[' || json.Unmarshal(raw, &items) != nil || !all(items, isItem) {
-		return badShape(path, "must be an array of "+what)
+		r.badShape(path, "must be an array of "+what)
+		return
 	}
 	into.Set(reflect.MakeSlice(into.Type(), len(items), len(items)))
 	for i, item := range items {
-		if refusal := decodeValue(item, path, into.Index(i)); refusal != nil {
-			return refusal
-		}
+		r.decodeValue(item, path, into.Index(i))
 	}
-	return nil
 }
 
 func all(items []json.RawMessage, ok func(json.RawMessage) bool) bool {
@@ -180,20 +217,21 @@ func compiled(text []byte) *jsonschema.Schema {
 // matchSchema holds the known properties against a published schema. decode has refused
 // all that the schema refuses, in words fit for a client; this is the published contract's
 // own verdict, and it stands where the two should differ.
-func matchSchema(schema *jsonschema.Schema, known map[string]json.RawMessage) *Refusal {
+func (r *Refusal) matchSchema(schema *jsonschema.Schema, known map[string]json.RawMessage) {
 	document := make(map[string]any, len(known))
 	for name, raw := range known {
 		var value any
 		if err := json.Unmarshal(raw, &value); err != nil {
-			return badShape(name, "cannot be read")
+			r.badShape(name, "cannot be read")
+			return
 		}
 		document[name] = value
 	}
 	state := schema.Validate(context.Background(), document)
 	if len(*state.Errs) == 0 {
-		return nil
+		return
 	}
 	// The library's messages print the offending value: only the path is told.
 	path := strings.ReplaceAll(strings.Trim((*state.Errs)[0].PropertyPath, "/"), "/", ".")
-	return badShape(path, "does not match the schema")
+	r.badShape(path, "does not match the schema")
 }

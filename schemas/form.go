@@ -2,6 +2,8 @@ package schemas
 
 import (
 	"encoding/json"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,16 +30,15 @@ var (
 	decides            = map[Form][]string{Document: documentProperties, Stack: stackProperties[:3]}
 )
 
-// formOf tells a job's form by the names of its properties.
-func formOf(top map[string]json.RawMessage) (Form, *Refusal) {
+// findForm tells a job's form by the names of its properties, and notes if that cannot be told.
+func (r *Refusal) findForm(top map[string]json.RawMessage) {
 	document, stack := first(top, decides[Document]), first(top, decides[Stack])
 	switch {
 	case document != "" && stack != "":
-		return Document, brokenRule("", "the job has "+document+" of one form and "+stack+" of the other; send it in one")
+		r.brokenRule("", "the job has "+document+" of one form and "+stack+" of the other; send it in one")
 	case stack != "":
-		return Stack, nil
+		r.form = Stack
 	}
-	return Document, nil
 }
 
 // first returns the first of some names that a job has, or "".
@@ -50,41 +51,46 @@ func first(top map[string]json.RawMessage, names []string) string {
 	return ""
 }
 
-// decode makes a Request of a job's properties, which it holds against the form's schema.
-func (f Form) decode(top map[string]json.RawMessage) (*Request, *Refusal) {
-	var request Request
-	if f == Document {
-		return &request, decodeKnown(top, documentProperties, &request, requestSchema)
+// decodeJob makes a Request of a job's properties, which it holds against the form's schema,
+// and notes what is wrong with them.
+func (r *Refusal) decodeJob(top map[string]json.RawMessage) *Request {
+	if r.form == Document {
+		var request Request
+		r.decodeKnown(top, documentProperties, &request, requestSchema)
+		return &request
 	}
 	var stack stackRequest
-	if refusal := decodeKnown(top, stackProperties, &stack, stackRequestSchema); refusal != nil {
-		return nil, refusal
-	}
-	return stack.request(), nil
+	r.decodeKnown(top, stackProperties, &stack, stackRequestSchema)
+	return stack.request()
 }
 
 // decodeKnown fills into from the properties that names lists. The schemas allow any other
-// at the top: they are of no concern here.
-func decodeKnown(top map[string]json.RawMessage, names []string, into any, schema *jsonschema.Schema) *Refusal {
+// at the top: they are of no concern here, but for those that one of names was meant by.
+func (r *Refusal) decodeKnown(top map[string]json.RawMessage, names []string, into any, schema *jsonschema.Schema) {
 	known := make(map[string]json.RawMessage, len(names))
 	for _, name := range names {
 		if raw, ok := top[name]; ok {
 			known[name] = raw
 		}
 	}
-	if refusal := decode(known, into); refusal != nil {
-		return refusal
+	r.decode(known, "", reflect.ValueOf(into).Elem())
+	for i, p := range r.problems {
+		if _, there := top[p.path]; !there && slices.Contains(names, p.path) && hasSimilar(top, p.path) {
+			r.problems[i].why += "; the job has a property whose name is nearly that"
+		}
 	}
-	return matchSchema(schema, known)
+	if len(r.problems) == 0 {
+		r.matchSchema(schema, known)
+	}
 }
 
-// named returns a refusal in the form's own names of properties. The rules for a Request
-// know only the document's.
-func (f Form) named(r *Refusal) *Refusal {
+// named returns a text in the form's own names of properties. The rules for a Request know
+// only the document's.
+func (f Form) named(text string) string {
 	if f == Stack {
-		r.reason = stackNames.Replace(r.reason)
+		return stackNames.Replace(text)
 	}
-	return r
+	return text
 }
 
 var stackNames = strings.NewReplacer(

@@ -1,6 +1,10 @@
 package schemas
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
 
 type refusalKind int
 
@@ -11,22 +15,77 @@ const (
 	unknownCommand                    // the command is not one of those allowed
 )
 
-// A Refusal says why a message is not a job.
+// A Refusal says why a message is not a job: everything that is wrong with it.
 type Refusal struct {
-	kind    refusalKind
-	reason  string // which property and why, never its value
-	command string // of unknownCommand
+	kind     refusalKind
+	form     Form // in whose names of properties the problems are
+	problems []problem
+	command  string // of unknownCommand
 }
+
+// A problem is one thing that is wrong with a job: which property and why, never its value.
+type problem struct {
+	path string // dotted; empty is the whole job
+	why  string
+}
+
+func (p problem) String() string {
+	if p.path == "" {
+		return p.why
+	}
+	return p.path + ": " + p.why
+}
+
+// reason tells every problem.
+func (r *Refusal) reason() string {
+	var reasons []string
+	for _, p := range r.problems {
+		reasons = append(reasons, p.String())
+	}
+	return strings.Join(reasons, "; ")
+}
+
+// isAbout reports whether something is wrong with a property or with one that it is in.
+func (r *Refusal) isAbout(path string) bool {
+	return slices.ContainsFunc(r.problems, func(p problem) bool {
+		return p.path == "" || p.path == path || strings.HasPrefix(path, p.path+".")
+	})
+}
+
+// add notes a problem. The kind is that of the first one.
+func (r *Refusal) add(kind refusalKind, path, why string) {
+	if len(r.problems) == 0 {
+		r.kind = kind
+	}
+	r.problems = append(r.problems, problem{path, why})
+}
+
+// badShape notes a property that breaks the published schema.
+func (r *Refusal) badShape(path, why string) { r.add(badSchema, path, why) }
+
+// brokenRule notes a property that breaks a rule beyond the schema, unless it, or what it is
+// in, is wrong already.
+func (r *Refusal) brokenRule(path, why string) {
+	if !r.isAbout(path) {
+		r.add(badRule, path, why)
+	}
+}
+
+// rule is brokenRule with the document's names of properties.
+func (r *Refusal) rule(path, why string) { r.brokenRule(r.form.named(path), r.form.named(why)) }
+
+// isEmpty reports whether nothing is wrong.
+func (r *Refusal) isEmpty() bool { return len(r.problems) == 0 }
 
 // Error returns the reason for the server's log. It holds no value of the request.
 func (r *Refusal) Error() string {
 	switch r.kind {
 	case notJSON:
-		return "not a valid JSON"
+		return "not a valid JSON: " + r.reason()
 	case unknownCommand:
-		return "command not allowed: " + r.reason
+		return "command not allowed: " + r.reason()
 	default:
-		return "request refused: " + r.reason
+		return "request refused: " + r.reason()
 	}
 }
 
@@ -47,32 +106,17 @@ func (r *Refusal) Kind() string {
 func (r *Refusal) Response() Response {
 	switch r.kind {
 	case notJSON:
-		return Response{Error: "Not a valid JSON", JobStatus: Failed}
+		return Response{Error: "Not a valid JSON", Msg: r.reason(), JobStatus: Failed}
 	case unknownCommand:
 		return Response{
 			Error:     fmt.Sprintf("Invalid command: '%s'", r.command),
-			Msg:       r.reason,
+			Msg:       r.reason(),
 			JobStatus: Failed,
 		}.WithExitCode(exitUsage)
 	default:
-		return Response{Error: "JSON schema is not valid.", Msg: r.reason, JobStatus: Failed}
+		return Response{Error: "JSON schema is not valid.", Msg: r.reason(), JobStatus: Failed}
 	}
 }
 
 // exitUsage is the exit code that the documentation gives an invalid command.
 const exitUsage = 2
-
-func badShape(path, why string) *Refusal {
-	return &Refusal{kind: badSchema, reason: join(path, why)}
-}
-
-func brokenRule(path, why string) *Refusal {
-	return &Refusal{kind: badRule, reason: join(path, why)}
-}
-
-func join(path, why string) string {
-	if path == "" {
-		return why
-	}
-	return path + ": " + why
-}

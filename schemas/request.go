@@ -110,39 +110,38 @@ func (w *Whole) UnmarshalJSON(data []byte) error {
 // which it is to be answered. Or it says why not with a *Refusal, whose Response is safe to
 // send: it names properties, never values. commands are the programs that a job may run.
 func ParseRequest(data []byte, commands []string) (*Request, Form, error) {
-	if !isOneDocument(data) {
-		return nil, Document, &Refusal{kind: notJSON}
+	request, refusal := parse(data)
+	if request != nil {
+		request.normalize()
+		refusal.check(request, commands)
 	}
-	var top map[string]json.RawMessage
-	if err := json.Unmarshal(data, &top); err != nil || top == nil {
-		return nil, Document, badShape("", "the job must be a JSON object")
+	if !refusal.isEmpty() {
+		return nil, refusal.form, refusal
 	}
-	form, refusal := formOf(top)
-	if refusal != nil {
-		return nil, form, refusal
-	}
-	r, refusal := form.decode(top)
-	if refusal == nil {
-		r.normalize()
-		refusal = r.check(commands)
-	}
-	if refusal != nil {
-		return nil, form, form.named(refusal)
-	}
-	return r, form, nil
+	return request, refusal.form, nil
 }
 
 // ReadRequest returns the job in the bytes of a message as far as it can be understood,
 // whatever rules it breaks. ok is false if it has not the shape of one.
 func ReadRequest(data []byte) (request *Request, ok bool) {
+	request, refusal := parse(data)
+	return request, request != nil && refusal.isEmpty()
+}
+
+// parse returns the job in the bytes of a message, nil if there is none, and what is wrong
+// with its shape.
+func parse(data []byte) (*Request, *Refusal) {
+	if refusal := checkDocument(data); refusal != nil {
+		return nil, refusal
+	}
+	refusal := new(Refusal)
 	var top map[string]json.RawMessage
-	if err := json.Unmarshal(data, &top); err != nil {
-		return nil, false
+	if err := json.Unmarshal(data, &top); err != nil || top == nil {
+		refusal.badShape("", "the job must be a JSON object")
+		return nil, refusal
 	}
-	form, refusal := formOf(top)
-	if refusal != nil {
-		return nil, false
+	if refusal.findForm(top); !refusal.isEmpty() {
+		return nil, refusal
 	}
-	r, refusal := form.decode(top)
-	return r, refusal == nil
+	return refusal.decodeJob(top), refusal
 }

@@ -11,15 +11,8 @@ import (
 	"iglu.sh/builder/internal/shellwords"
 )
 
-// spaces turns what separates the lines of a JSON file's long command into spaces.
-// A backslash before a line's end is how a shell's command goes on in the next.
-var spaces = strings.NewReplacer("\\\r\n", " ", "\\\n", " ", "\r\n", " ", "\n", " ", "\t", " ")
-
 // normalize brings equal requests to one form.
 func (r *Request) normalize() {
-	r.BuildOptions.Command = spaces.Replace(r.BuildOptions.Command)
-	r.BuildOptions.ExtraArgs = spaces.Replace(r.BuildOptions.ExtraArgs)
-
 	u, err := url.Parse(r.Git.Repository)
 	if err != nil {
 		return
@@ -32,7 +25,7 @@ func (r *Request) normalize() {
 		return
 	}
 	if _, hasPassword := u.User.Password(); hasPassword {
-		return // refused by check
+		return // checkRepository refuses it
 	}
 	if r.Git.GitUsername == "" {
 		r.Git.GitUsername = u.User.Username()
@@ -41,30 +34,24 @@ func (r *Request) normalize() {
 	r.Git.Repository = u.String()
 }
 
-// check holds the request against the rules that a schema cannot express.
-func (r *Request) check(commands []string) *Refusal {
-	if refusal := r.checkTexts(); refusal != nil {
-		return refusal
-	}
-	if refusal := r.Git.check(); refusal != nil {
-		return refusal
-	}
-	if refusal := r.BuildOptions.Cachix.check(); refusal != nil {
-		return refusal
-	}
-	options := r.BuildOptions
+// check holds a job against the rules that a schema cannot express, and notes those that it
+// breaks.
+func (r *Refusal) check(job *Request, commands []string) {
+	r.checkTexts(job)
+	r.checkGit(&job.Git)
+	r.checkCachix(&job.BuildOptions.Cachix)
+	options := &job.BuildOptions
 	if options.MaxJobs != nil && *options.MaxJobs < 1 {
-		return brokenRule("buildOptions.maxJobs", "must be 1 or more")
+		r.rule("buildOptions.maxJobs", "must be 1 or more")
 	}
-	if _, err := shellwords.Split(options.ExtraArgs); err != nil {
-		return brokenRule("buildOptions.extraArgs", err.Error())
+	if why := checkWords(options.ExtraArgs); why != "" {
+		r.rule("buildOptions.extraArgs", why)
 	}
-	if why := checkCommand(options.Command, commands); why != "" {
+	if why := checkCommand(options.Command, commands); why != "" && !r.isAbout(r.form.named("buildOptions.command")) {
+		r.add(unknownCommand, r.form.named("buildOptions.command"), why)
 		// The message repeats the command, in which anything can stand.
-		command := redact.New(r.Secrets()...).String(options.Command)
-		return &Refusal{kind: unknownCommand, command: command, reason: "buildOptions.command: " + why}
+		r.command = redact.New(job.Secrets()...).String(options.Command)
 	}
-	return nil
 }
 
 // checkCommand returns why a command cannot be run, or "".
@@ -73,8 +60,24 @@ func checkCommand(command string, allowed []string) string {
 	switch {
 	case err != nil:
 		return err.Error()
+	case len(words) > 0 && assignment.MatchString(words[0]):
+		return "no shell runs it, so it cannot begin with a variable; its first word must be one of: " + strings.Join(allowed, ", ")
 	case len(words) == 0 || !slices.Contains(allowed, words[0]):
 		return "its first word must be one of: " + strings.Join(allowed, ", ")
+	}
+	return checkWords(command)
+}
+
+// assignment is how a shell's command begins that sets a variable for a program.
+var assignment = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=`)
+
+// checkWords returns what is in a line of words that only a shell would understand, or "".
+func checkWords(line string) string {
+	if _, err := shellwords.Split(line); err != nil {
+		return err.Error()
+	}
+	if operator := shellwords.Operator(line); operator != "" {
+		return "no shell runs it, so " + operator + " would be passed on as a word; send a job for each command, or quote it if it is meant as a word"
 	}
 	return ""
 }
@@ -93,8 +96,8 @@ const (
 // checkTexts refuses what is too long, and control characters: most values become lines
 // of Nix's configuration or arguments of git, where a line end would start another
 // setting.
-func (r *Request) checkTexts() *Refusal {
-	git, options, cachix := &r.Git, &r.BuildOptions, &r.BuildOptions.Cachix
+func (r *Refusal) checkTexts(job *Request) {
+	git, options, cachix := &job.Git, &job.BuildOptions, &job.BuildOptions.Cachix
 	texts := []struct {
 		path    string
 		longest int
@@ -103,42 +106,50 @@ func (r *Request) checkTexts() *Refusal {
 		{"git.repository", maxText, []string{git.Repository}},
 		{"git.branch", maxText, []string{git.Branch}},
 		{"git.gitUsername", maxText, []string{git.GitUsername}},
-		{"buildOptions.extraArgs", maxText, []string{options.ExtraArgs}},
 		{"buildOptions.substituters", maxList, options.Substituters},
 		{"buildOptions.trustedPublicKeys", maxList, options.TrustedPublicKeys},
-		{"buildOptions.command", maxText, []string{options.Command}},
 		{"buildOptions.cachix.target", maxText, []string{cachix.Target}},
 		{"buildOptions.cachix.apiKey", maxKey, []string{cachix.APIKey}},
 		{"buildOptions.cachix.signingKey", maxKey, []string{cachix.SigningKey}},
 	}
 	for _, v := range texts {
 		if len(strings.Join(v.values, " ")) > v.longest {
-			return brokenRule(v.path, "is too long")
+			r.rule(v.path, "is too long")
 		}
 		if slices.ContainsFunc(v.values, func(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }) {
-			return brokenRule(v.path, "must not hold control characters")
+			r.rule(v.path, "must not hold control characters")
+		}
+	}
+	for path, line := range map[string]string{"buildOptions.extraArgs": options.ExtraArgs, "buildOptions.command": options.Command} {
+		if len(line) > maxText {
+			r.rule(path, "is too long")
+		}
+		if strings.ContainsFunc(lineEnds.Replace(line), unicode.IsControl) {
+			r.rule(path, "must not hold control characters but line ends and tabs")
 		}
 	}
 	// A private key has many lines; no environment variable can hold a NUL.
 	if len(git.GitKey) > maxGitKey {
-		return brokenRule("git.gitKey", "is too long")
+		r.rule("git.gitKey", "is too long")
 	}
 	if strings.ContainsRune(git.GitKey, 0) {
-		return brokenRule("git.gitKey", "must not hold a NUL character")
+		r.rule("git.gitKey", "must not hold a NUL character")
 	}
-	return nil
 }
 
-func (g *Git) check() *Refusal {
-	switch {
-	case !g.NoClone && g.Repository == "":
-		return brokenRule("git.repository", "is required when noClone is false")
-	case g.RequiresAuth && g.GitKey == "":
-		return brokenRule("git.gitKey", "is required when requiresAuth is true")
-	case g.Repository != "":
-		return checkRepository(g.Repository)
+// lineEnds removes what a command may hold of control characters.
+var lineEnds = strings.NewReplacer("\r\n", "", "\n", "", "\t", "")
+
+func (r *Refusal) checkGit(g *Git) {
+	if !g.NoClone && g.Repository == "" {
+		r.rule("git.repository", "is required when noClone is false")
 	}
-	return nil
+	if g.RequiresAuth && g.GitKey == "" {
+		r.rule("git.gitKey", "is required when requiresAuth is true")
+	}
+	if why := checkRepository(g.Repository); g.Repository != "" && why != "" {
+		r.rule("git.repository", why)
+	}
 }
 
 // scpForm is git's short form of an ssh URL. Neither part can pass for an option.
@@ -148,41 +159,41 @@ var scpForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-
 // ssh's configuration.
 var hostName = regexp.MustCompile(`^[A-Za-z0-9_:][A-Za-z0-9._:-]*$`)
 
-func checkRepository(repository string) *Refusal {
-	const path = "git.repository"
+// checkRepository returns why a repository's address cannot be used, or "".
+func checkRepository(repository string) string {
 	if scpForm.MatchString(repository) {
-		return nil
+		return ""
 	}
 	u, err := url.Parse(repository)
 	if err != nil || !slices.Contains([]string{"https", "http", "ssh", "git"}, u.Scheme) {
-		return brokenRule(path, "must be an https, http, ssh or git URL, or user@host:path")
+		return "must be an https, http, ssh or git URL, or user@host:path"
 	}
 	if !hostName.MatchString(u.Hostname()) || strings.HasPrefix(u.User.Username(), "-") || strings.Trim(u.Path, "/") == "" {
-		return brokenRule(path, "must name a host and a repository on it")
+		return "must name a host and a repository on it"
 	}
 	if _, hasPassword := u.User.Password(); hasPassword {
-		return brokenRule(path, "must not hold a password; give it as gitKey")
+		return "must not hold a password; give it as gitKey"
 	}
 	if strings.ContainsAny(repository, "?#") { // logs and history show it, and some hosts take a token there
-		return brokenRule(path, "must not hold a query or fragment; give a token as gitKey")
+		return "must not hold a query or fragment; give a token as gitKey"
 	}
-	return nil
+	return ""
 }
 
 // cacheName is what cachix and Iglu Cache take for the name of a cache.
 var cacheName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
-func (c *Cachix) check() *Refusal {
-	switch {
-	case c.Push && c.Target == "":
-		return brokenRule("buildOptions.cachix.target", "is required when push is true")
-	case c.Push && c.APIKey == "":
-		return brokenRule("buildOptions.cachix.apiKey", "is required when push is true")
-	case c.Target != "" && !isCacheURL(c.Target):
-		return brokenRule("buildOptions.cachix.target",
+func (r *Refusal) checkCachix(c *Cachix) {
+	if c.Push && c.Target == "" {
+		r.rule("buildOptions.cachix.target", "is required when push is true")
+	}
+	if c.Push && c.APIKey == "" {
+		r.rule("buildOptions.cachix.apiKey", "is required when push is true")
+	}
+	if c.Target != "" && !isCacheURL(c.Target) {
+		r.rule("buildOptions.cachix.target",
 			"must be an http or https URL that ends in the name of a cache, without a user, query or fragment")
 	}
-	return nil
 }
 
 func isCacheURL(target string) bool {

@@ -53,7 +53,7 @@ func (b *builder) build(stdout *os.File) int {
 		b.teller.Note(jobwire.Note{Nix: version})
 	}
 	b.teller.phase(schemas.Evaluate)
-	say("running %s", shellwords.Join(argv))
+	say("running %s", shellwords.Show(argv))
 	if tellsPrograms(version, argv[0]) {
 		return b.runHeard(argv, environ, stdout)
 	}

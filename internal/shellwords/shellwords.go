@@ -5,7 +5,11 @@ package shellwords
 
 import (
 	"errors"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Errors of Split, in words for whoever wrote the line.
@@ -15,16 +19,83 @@ var (
 )
 
 // Split returns the words of line, which are separated by spaces, tabs and line
-// ends. Quoting is that of POSIX, section 2.2: a backslash keeps the next
+// ends (LF or CR LF). Quoting is that of POSIX, section 2.2: a backslash keeps the next
 // character, single quotes keep all, and in double quotes a backslash is special
 // only before $ ` " \ and a line end.
 func Split(line string) ([]string, error) {
-	var (
-		words   []string
-		word    strings.Builder
-		started bool // a word can be started and empty: ''
-		quote   byte // the quote we are in, or 0
-	)
+	words, err := scan(line)
+	if err != nil {
+		return nil, err
+	}
+	var texts []string
+	for _, w := range words {
+		texts = append(texts, w.text)
+	}
+	return texts, nil
+}
+
+// Operator returns the first operator in line that a shell would obey and Split takes for a
+// word or a part of one, such as && or >, or "" if there is none. A quoted one is a word to
+// a shell as well. Line is one that Split can split.
+func Operator(line string) string {
+	words, err := scan(line)
+	if err != nil {
+		return ""
+	}
+	for _, w := range words {
+		if operator := w.operator(); operator != "" {
+			return operator
+		}
+	}
+	return ""
+}
+
+// A word is one of a line.
+type word struct {
+	text string
+	bare string // what the word begins with that is not quoted
+	open bool   // the last character is not quoted
+}
+
+// operators are the words that a POSIX shell takes for operators (section 2.10.2), without
+// the redirections. Words inside of which one is written, such as a URL with &, are words.
+var operators = []string{"&&", "||", "|", "|&", "&", ";", ";;"}
+
+// redirection is how a word begins that a shell takes for one, and lookup a path that Nix
+// looks up in NIX_PATH, which begins like it.
+var (
+	redirection = regexp.MustCompile(`^[0-9]*(>>|>&|>\||>|<<<|<<|<&|<>|<)`)
+	lookup      = regexp.MustCompile(`^<[^<>]+>$`)
+)
+
+func (w word) operator() string {
+	if w.bare == w.text && slices.Contains(operators, w.text) {
+		return w.text
+	}
+	if strings.HasPrefix(w.bare, "$(") || strings.HasPrefix(w.bare, "`") {
+		return w.bare[:min(2, strings.IndexAny(w.bare, "(`")+1)]
+	}
+	if m := redirection.FindStringSubmatch(w.bare); m != nil && !lookup.MatchString(w.text) {
+		return m[1]
+	}
+	if w.open && strings.HasSuffix(w.text, ";") {
+		return ";"
+	}
+	return ""
+}
+
+// A scanner takes a line apart.
+type scanner struct {
+	words   []word
+	text    strings.Builder // of the word that has begun
+	started bool            // a word can be started and empty: ''
+	bare    int             // how many of its bytes came before the first quote; -1: no quote yet
+	open    bool            // its last byte is not quoted
+}
+
+func scan(line string) ([]word, error) {
+	s := scanner{bare: -1}
+	var quote byte // the quote we are in, or 0
 	for i := 0; i < len(line); i++ {
 		c := line[i]
 		switch {
@@ -32,45 +103,76 @@ func Split(line string) ([]string, error) {
 			if c == quote {
 				quote = 0
 			} else {
-				word.WriteByte(c)
+				s.add(line[i:i+1], false)
 			}
 		case c == '\\':
-			if i++; i == len(line) {
+			i++
+			end := lineEnd(line[i:])
+			switch {
+			case i == len(line):
 				return nil, ErrBackslash
-			}
-			if quote != 0 && !strings.ContainsRune("$`\"\\\n", rune(line[i])) {
-				word.WriteByte('\\')
-			}
-			if line[i] != '\n' { // a line that goes on in the next
-				word.WriteByte(line[i])
-				started = true
+			case end > 0: // a line that goes on in the next
+				i += end - 1
+			case quote != 0 && !strings.ContainsRune("$`\"\\", rune(line[i])):
+				s.add(line[i-1:i+1], false)
+			default:
+				s.add(line[i:i+1], false)
 			}
 		case quote == '"':
 			if c == quote {
 				quote = 0
 			} else {
-				word.WriteByte(c)
+				s.add(line[i:i+1], false)
 			}
 		case c == '\'' || c == '"':
-			quote, started = c, true
-		case c == ' ' || c == '\t' || c == '\n':
-			if started {
-				words = append(words, word.String())
-				word.Reset()
-				started = false
-			}
+			quote = c
+			s.add("", false)
+		case c == ' ' || c == '\t' || lineEnd(line[i:]) > 0:
+			s.end()
 		default:
-			word.WriteByte(c)
-			started = true
+			s.add(line[i:i+1], true)
 		}
 	}
 	if quote != 0 {
 		return nil, ErrOpenQuote
 	}
-	if started {
-		words = append(words, word.String())
+	s.end()
+	return s.words, nil
+}
+
+// lineEnd returns how many bytes the line end has that text begins with, or 0.
+func lineEnd(text string) int {
+	switch {
+	case strings.HasPrefix(text, "\n"):
+		return 1
+	case strings.HasPrefix(text, "\r\n"):
+		return 2
 	}
-	return words, nil
+	return 0
+}
+
+// add appends to the word, or begins one.
+func (s *scanner) add(text string, open bool) {
+	if !open && s.bare < 0 {
+		s.bare = s.text.Len()
+	}
+	s.text.WriteString(text)
+	s.started, s.open = true, open
+}
+
+// end ends the word, if one has begun.
+func (s *scanner) end() {
+	if !s.started {
+		return
+	}
+	w := word{text: s.text.String(), open: s.open}
+	w.bare = w.text
+	if s.bare >= 0 {
+		w.bare = w.text[:s.bare]
+	}
+	s.words = append(s.words, w)
+	s.text.Reset()
+	s.started, s.bare, s.open = false, -1, false
 }
 
 // Join returns a line that Split, and a shell, split into words again.
@@ -90,4 +192,22 @@ func quote(word string) string {
 		return word
 	}
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+// ansiC turns what Go escapes between double quotes into what bash escapes between $' and '.
+var ansiC = strings.NewReplacer(`\\`, `\\`, `\"`, `"`, `'`, `\'`)
+
+// Show returns words as Join does, but on one line and with nothing that moves a cursor: a
+// word with control characters is written as bash has them, $'a\nb'.
+func Show(words []string) string {
+	shown := make([]string, len(words))
+	for i, word := range words {
+		if strings.ContainsFunc(word, unicode.IsControl) {
+			escaped := strconv.Quote(word)
+			shown[i] = "$'" + ansiC.Replace(escaped[1:len(escaped)-1]) + "'"
+		} else {
+			shown[i] = quote(word)
+		}
+	}
+	return strings.Join(shown, " ")
 }

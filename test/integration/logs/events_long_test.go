@@ -93,7 +93,7 @@ func TestRefusalsOfEvents(t *testing.T) {
 	fixture.WantFree(t, s)
 	broken := connectForEvents(t, schemas.Document, s)
 	broken.Send("{")
-	if message, _ := broken.Read(); message != `{"error":"Not a valid JSON","jobStatus":"failed"}` {
+	if message, _ := broken.Read(); message != `{"error":"Not a valid JSON","msg":"line 1, column 2: unexpected end of JSON input","jobStatus":"failed"}` {
 		t.Errorf("who sends no JSON is told %s", message)
 	}
 }

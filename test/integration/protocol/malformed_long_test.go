@@ -79,7 +79,7 @@ func TestMalformedMessages(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, code := c.Read()
-		if got != `{"error":"Not a valid JSON","jobStatus":"failed"}` || code != 0 {
+		if !strings.HasPrefix(got, notJSON) || code != 0 {
 			t.Fatalf("message %d, %q: got %s, close code %d", n, message, got, code)
 		}
 		c.Conn.Close()

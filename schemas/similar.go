@@ -1,0 +1,59 @@
+package schemas
+
+import (
+	"encoding/json"
+	"strings"
+)
+
+// didYouMean names the known property that an unknown one was probably meant to be, or is "".
+func didYouMean(name string, known []string) string {
+	for _, candidate := range known {
+		if isSimilar(name, candidate) {
+			return "; did you mean " + candidate + "?"
+		}
+	}
+	return ""
+}
+
+// hasSimilar reports whether a job has a property that one of a name was probably meant to be.
+func hasSimilar(properties map[string]json.RawMessage, name string) bool {
+	for candidate := range properties {
+		if isSimilar(candidate, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// maxTypos is how many letters a name may be off.
+const maxTypos = 2
+
+// isSimilar reports whether two names differ only in case and underscores, or in a few letters.
+func isSimilar(a, b string) bool {
+	plain := func(name string) string { return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(name)) }
+	a, b = plain(a), plain(b)
+	// A short name with two other letters is another name.
+	return a == b || len(a) > 2*maxTypos && len(a)-len(b) <= maxTypos && len(b)-len(a) <= maxTypos && distance(a, b) <= maxTypos
+}
+
+// distance returns how many letters must be inserted, removed or replaced to make b of a
+// (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			replaced := diagonal
+			if a[i] != b[j] {
+				replaced++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
