@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/internal/termtext"
 	"iglu.sh/builder/orchestrator"
 )
 
@@ -109,7 +110,7 @@ func printStores(out io.Writer, stores []orchestrator.Store) error {
 		if !store.Used.IsZero() {
 			used = store.Used.Local().Format(time.DateTime)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", store.Name, cmp.Or(store.Repository, "(all jobs)"), store.Image,
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", store.Name, termtext.Visible(cmp.Or(store.Repository, "(all jobs)")), termtext.Visible(store.Image),
 			size, used, cmp.Or(store.Lease, "-"))
 	}
 	return table.Flush()

@@ -18,6 +18,7 @@ import (
 	"github.com/gorilla/websocket"
 	"golang.org/x/term"
 
+	"iglu.sh/builder/internal/termtext"
 	"iglu.sh/builder/schemas"
 )
 
@@ -139,7 +140,7 @@ func sentences(r *schemas.Response) string {
 	if r.Msg != "" {
 		text = string(bytes.TrimSpace([]byte(r.Error + " " + r.Msg)))
 	}
-	return visible(text)
+	return termtext.Visible(text)
 }
 
 // isDerivationLine reports whether a message is a line of a derivation's own log. There may
@@ -174,10 +175,16 @@ func newView(o Options) view {
 	if o.JSON {
 		return newJSONView(o.Stdout)
 	}
-	if terminal, ok := o.Stdout.(*os.File); ok && term.IsTerminal(int(terminal.Fd())) && os.Getenv("TERM") != "dumb" {
-		return newScreen(terminal, o)
+	if isTerminal(o.Stdout) && os.Getenv("TERM") != "dumb" {
+		return newScreen(o.Stdout.(*os.File), o)
 	}
 	return newPlain(o)
+}
+
+// isTerminal reports whether what is written is seen on a terminal.
+func isTerminal(out io.Writer) bool {
+	file, ok := out.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
 }
 
 // printed says of an error, if it is one, that it is the output's.

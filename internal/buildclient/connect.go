@@ -14,6 +14,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"iglu.sh/builder/internal/termtext"
 	"iglu.sh/builder/internal/tick"
 	"iglu.sh/builder/schemas"
 )
@@ -84,9 +85,9 @@ func dial(ctx context.Context, address, token string, flush func() error) (*webs
 func turnedAway(u *url.URL, response *http.Response) error {
 	if response.StatusCode == http.StatusForbidden { // for a reason, which it says
 		reason, _ := io.ReadAll(response.Body) // the library has read it, or its beginning
-		return fmt.Errorf("%s refuses: %s", u, visible(strings.TrimSpace(string(reason))))
+		return fmt.Errorf("%s refuses: %s", u, termtext.Visible(strings.TrimSpace(string(reason))))
 	}
-	return fmt.Errorf("%s is not a builder: it answers %s", u, visible(response.Status))
+	return fmt.Errorf("%s is not a builder: it answers %s", u, termtext.Visible(response.Status))
 }
 
 // readMessage appends the next message to buf.

@@ -4,18 +4,29 @@ import (
 	"bufio"
 	"io"
 
+	"iglu.sh/builder/internal/termtext"
 	"iglu.sh/builder/schemas"
 )
 
 // bufferSize is how much of a log is gathered before it is written.
 const bufferSize = 64 << 10
 
-// jsonView prints the messages as they are, each in a line.
-type jsonView struct{ out *bufio.Writer }
+// jsonView prints the messages, each in a line. To a file they go as they are.
+type jsonView struct {
+	out      *bufio.Writer
+	terminal bool
+	shown    []byte
+}
 
-func newJSONView(out io.Writer) *jsonView { return &jsonView{bufio.NewWriterSize(out, bufferSize)} }
+func newJSONView(out io.Writer) *jsonView {
+	return &jsonView{out: bufio.NewWriterSize(out, bufferSize), terminal: isTerminal(out)}
+}
 
 func (v *jsonView) line(data, _ []byte) {
+	if v.terminal {
+		v.shown = termtext.AppendJSON(v.shown[:0], data)
+		data = v.shown
+	}
 	v.out.Write(data)
 	v.out.WriteByte('\n')
 }

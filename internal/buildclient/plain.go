@@ -8,14 +8,18 @@ import (
 	"sync"
 	"time"
 
+	"iglu.sh/builder/internal/termtext"
 	"iglu.sh/builder/internal/tick"
 	"iglu.sh/builder/schemas"
 )
 
-// plain prints the log's lines to one output, byte for byte, and what the builder says beside
-// them to another, with a word now and then on how far the job is.
+// plain prints the log's lines to one output and what the builder says beside them to
+// another, with a word now and then on how far the job is. To a file the lines go byte for
+// byte.
 type plain struct {
 	out      *bufio.Writer
+	terminal bool // the output is a terminal that can only scroll
+	shown    []byte
 	interval time.Duration
 	now      func() time.Time
 	stop     func() // ends the words on how far the job is; nil before there are any
@@ -29,12 +33,17 @@ func newPlain(o Options) *plain {
 	return &plain{
 		out:      bufio.NewWriterSize(o.Stdout, bufferSize),
 		errors:   o.Stderr,
+		terminal: isTerminal(o.Stdout),
 		interval: cmp.Or(o.ProgressInterval, progressInterval),
 		now:      o.now,
 	}
 }
 
 func (p *plain) line(_, text []byte) {
+	if p.terminal {
+		p.shown = termtext.AppendLine(p.shown[:0], text, false)
+		text = p.shown
+	}
 	p.out.Write(text)
 	p.out.WriteByte('\n')
 }
@@ -50,7 +59,7 @@ func (p *plain) message(_ []byte, m schemas.Message) {
 		p.stop = tick.Every(p.interval, p.tell)
 	}
 	if r := m.Response; r != nil && r.Error == "" {
-		fmt.Fprintln(p.errors, visible(r.Msg))
+		fmt.Fprintln(p.errors, termtext.Visible(r.Msg))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"iglu.sh/builder/internal/termtext"
 	"iglu.sh/builder/schemas"
 )
 
@@ -79,5 +80,5 @@ func nameOf(derivation string) string {
 	if _, after, ok := strings.Cut(name, "-"); ok {
 		name = after
 	}
-	return visible(name)
+	return termtext.Visible(name)
 }

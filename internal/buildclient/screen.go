@@ -10,6 +10,7 @@ import (
 	"golang.org/x/term"
 
 	"iglu.sh/builder/internal/nixstore"
+	"iglu.sh/builder/internal/termtext"
 	"iglu.sh/builder/schemas"
 )
 
@@ -81,7 +82,7 @@ func (s *screen) line(_, text []byte) {
 	if len(text) <= nixstore.MaxPath && len(s.results) < maxResults && nixstore.IsPath(string(text)) {
 		s.results = append(s.results, string(text))
 	}
-	s.text = append(appendLine(s.text, text, s.color), '\n')
+	s.text = append(termtext.AppendLine(s.text, text, s.color), '\n')
 	if len(s.text) >= bufferSize {
 		s.paint()
 	}
@@ -160,5 +161,5 @@ func (s *screen) colored(color, text string) string {
 	if !s.color {
 		return text
 	}
-	return color + text + resetColors
+	return color + text + termtext.ResetColors
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/clipperhouse/displaywidth"
 
+	"iglu.sh/builder/internal/termtext"
 	"iglu.sh/builder/schemas"
 )
 
@@ -46,7 +47,7 @@ func cells(parts []string) int {
 
 // parts are the phase and what is done of it, in words.
 func (p *progress) parts(now time.Time) []string {
-	parts := []string{fmt.Sprintf("%s %s", cmp.Or(phaseWords[p.phase], visible(string(p.phase)), "running"), duration(now.Sub(p.begun)))}
+	parts := []string{fmt.Sprintf("%s %s", cmp.Or(phaseWords[p.phase], termtext.Visible(string(p.phase)), "running"), duration(now.Sub(p.begun)))}
 	if d := p.counts.Derivations; d.Expected > 0 {
 		built := fmt.Sprintf("%d/%d built", d.Done, d.Expected)
 		if d.Failed > 0 {
@@ -92,7 +93,7 @@ func (p *progress) nowLong(now time.Time) []string {
 	first := p.building[0]
 	text := nameOf(first.derivation)
 	if first.phase != "" {
-		text += " (" + visible(first.phase) + ")"
+		text += " (" + termtext.Visible(first.phase) + ")"
 	}
 	text += " " + duration(now.Sub(first.since))
 	if more := len(p.building) - 1; more > 0 {

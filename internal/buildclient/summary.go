@@ -9,6 +9,7 @@ import (
 
 	"iglu.sh/builder/internal/cachix"
 	"iglu.sh/builder/internal/shellwords"
+	"iglu.sh/builder/internal/termtext"
 	"iglu.sh/builder/schemas"
 )
 
@@ -31,7 +32,7 @@ func pushOf(job []byte) push {
 		return push{}
 	}
 	c := request.BuildOptions.Cachix
-	p := push{target: visible(c.Target)}
+	p := push{target: termtext.Visible(c.Target)}
 	if u, err := url.Parse(c.Target); err == nil {
 		if key, err := cachix.ParseSigningKey(c.SigningKey); err == nil {
 			p.publicKey = path.Base(u.Path) + ":" + key.Public()
@@ -81,7 +82,7 @@ func (s *screen) title(last *schemas.Response, verdict *schemas.VerdictEvent) st
 	case last.Msg == "":
 		return s.colored(failureColor, fmt.Sprintf("Failed with exit code %d after %s", *last.BuildExitCode, took))
 	}
-	return s.colored(failureColor, fmt.Sprintf("Failed with exit code %d after %s: ", *last.BuildExitCode, took)) + visible(last.Msg)
+	return s.colored(failureColor, fmt.Sprintf("Failed with exit code %d after %s: ", *last.BuildExitCode, took)) + termtext.Visible(last.Msg)
 }
 
 // appendFailed appends a failed derivation and the last lines of its log.
@@ -89,7 +90,7 @@ func (s *screen) appendFailed(dst []byte, failed schemas.DerivationEvent) []byte
 	dst = append(dst, '\n')
 	what := nameOf(failed.Derivation) + " failed"
 	if failed.Phase != "" {
-		what += " in " + visible(failed.Phase)
+		what += " in " + termtext.Visible(failed.Phase)
 	}
 	if len(failed.Log) > 0 {
 		what += "; its last lines:"
@@ -97,7 +98,7 @@ func (s *screen) appendFailed(dst []byte, failed schemas.DerivationEvent) []byte
 	dst = append(append(dst, s.colored(failureColor, what)...), '\n')
 	for _, line := range failed.Log {
 		dst = append(dst, "  "...)
-		dst = append(appendLine(dst, []byte(line), s.color), '\n')
+		dst = append(termtext.AppendLine(dst, []byte(line), s.color), '\n')
 	}
 	return dst
 }
@@ -111,7 +112,7 @@ func (s *screen) rows(verdict *schemas.VerdictEvent, succeeded bool) (rows [][2]
 	}
 	var phases []string
 	for _, p := range verdict.Phases {
-		phases = append(phases, visible(string(p.Phase))+" "+seconds(p.Seconds))
+		phases = append(phases, termtext.Visible(string(p.Phase))+" "+seconds(p.Seconds))
 	}
 	add("phases", strings.Join(phases, ", "))
 	if verdict.PeakMemory > 0 {
@@ -120,7 +121,7 @@ func (s *screen) rows(verdict *schemas.VerdictEvent, succeeded bool) (rows [][2]
 	if verdict.CPUSeconds > 0 {
 		add("CPU", seconds(verdict.CPUSeconds))
 	}
-	add("commit", visible(verdict.Commit))
+	add("commit", termtext.Visible(verdict.Commit))
 	if verdict.Pushed != nil {
 		add("pushed", fmt.Sprintf("%d paths, %s, to %s", verdict.Pushed.Paths, size(verdict.Pushed.Bytes), s.target.target))
 	}
