@@ -144,8 +144,17 @@ func serveOn(t *testing.T, listener net.Listener, wrap func(net.Listener) net.Li
 	}
 	log := slog.New(slog.NewTextHandler(f, nil))
 	f.server = NewServer(builder, options, log)
+	var conns sync.WaitGroup
 	httpServer := &http.Server{Handler: f.server, ConnContext: WithConn, ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				conns.Add(1)
+			case http.StateHijacked, http.StateClosed: // a session's, which the Server waits for, or ended
+				conns.Done()
+			}
+		}}
 	served := make(chan error, 1)
 	go func() { served <- httpServer.Serve(wrap(f.crowd)) }()
 	t.Cleanup(func() {
@@ -154,6 +163,7 @@ func serveOn(t *testing.T, listener net.Listener, wrap func(net.Listener) net.Li
 		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 			t.Errorf("the server ends with %v", err)
 		}
+		conns.Wait()
 	})
 	return f
 }
