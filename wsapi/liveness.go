@@ -28,7 +28,11 @@ func (s *session) heard() {
 // returns is called. A client that gives no sign of life has vanished. One that does not take
 // what it is sent cannot see a ping either; it is there as long as its machine answers.
 func (s *session) watch() (stop func()) {
-	stopHurrying := context.AfterFunc(s.server.closing, s.hurryToClose)
+	hurried := make(chan struct{})
+	stopHurrying := context.AfterFunc(s.server.closing, func() {
+		defer close(hurried)
+		s.hurryToClose()
+	})
 	unanswered := 0
 	stopAsking := tick.Every(watchInterval, func() {
 		if s.isUnanswered() {
@@ -45,7 +49,9 @@ func (s *session) watch() (stop func()) {
 	})
 	return func() {
 		stopAsking()
-		stopHurrying()
+		if !stopHurrying() {
+			<-hurried
+		}
 	}
 }
 

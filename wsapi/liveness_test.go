@@ -172,6 +172,10 @@ func TestSlowClient(t *testing.T) {
 		bubble(t, name, func(t *testing.T) {
 			wrote := make(chan error, 1)
 			c := serve(t, flooding(wrote)).dial()
+			c.SetPingHandler(func(data string) error {
+				c.WriteControl(websocket.PongMessage, []byte(data), time.Time{}) // the server may be gone
+				return nil
+			})
 			c.send(job())
 			begun := time.Now()
 			got := story{}
@@ -298,21 +302,24 @@ func TestSlowToTheEnd(t *testing.T) {
 	}
 }
 
-// TestClientDoesNotClose has clients read all and close nothing: the server waits no longer
-// than it must, whether they had a job or not.
+// TestClientDoesNotClose has clients read all, talk on and close nothing: the server waits no
+// longer than it must, whether they had a job or not.
 func TestClientDoesNotClose(t *testing.T) {
-	for name, send := range map[string]string{"job": job(), "refused": "{}", "binary": ""} {
+	for name, send := range map[string]string{"job": job(), "refused": "{}", "too large": strings.Repeat(" ", 10_000)} {
 		bubble(t, name, func(t *testing.T) {
-			f := serve(t, printing("", 0))
+			f := serve(t, printing("", 0), func(o *Options) { o.MaxRequestBytes = 5000 })
 			c := f.dial()
 			c.SetCloseHandler(func(int, string) error { return nil })
 			begun := time.Now()
 			c.send(send)
-			for range 10 { // they may go on to talk
+			for range 10 {
 				c.send("{}")
 			}
+			for err := error(nil); err == nil; {
+				_, _, err = c.ReadMessage()
+			}
 			f.server.sessions.Wait()
-			if took := time.Since(begun); took != closeTimeout {
+			if took := time.Since(begun); took < closeTimeout || took > closeTimeout+takenInterval {
 				t.Errorf("the server let go after %s", took)
 			}
 		})
@@ -367,4 +374,29 @@ func TestPingFlood(t *testing.T) {
 			t.Errorf("the last answer is %q, the write ended with %v", answered, err)
 		}
 	})
+}
+
+// kernelKeeps has the kernel say that a client has taken a little more each time, and not all.
+func (f *fixture) kernelKeeps() {
+	var taken atomic.Uint64
+	f.server.tcpInfo = func(net.Conn) (tcpState, bool) { return tcpState{taken: taken.Add(1), waiting: true}, true }
+}
+
+// TestLeavesAtTheEnd has clients leave that have not taken all: that is noticed.
+func TestLeavesAtTheEnd(t *testing.T) {
+	for name, leaving := range leavings {
+		bubble(t, name, func(t *testing.T) {
+			f := serve(t, printing("", 0))
+			f.kernelKeeps()
+			c := f.dial()
+			c.send(job())
+			elapse(10*time.Second + takenInterval/2)
+			begun := time.Now()
+			leaving.leave(c)
+			f.server.sessions.Wait()
+			if took := time.Since(begun); took != takenInterval/2 {
+				t.Errorf("the server let go after %s", took)
+			}
+		})
+	}
 }

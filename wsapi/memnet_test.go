@@ -98,6 +98,16 @@ func (c *memConn) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
+// memInfo says of a connection in memory what tcpInfo says of the kernel's.
+func memInfo(conn net.Conn) (state tcpState, ok bool) {
+	for inner := conn; inner != nil; inner = below(inner) {
+		conn = inner
+	}
+	out := conn.(*memConn).out
+	out.set(func() { state = tcpState{taken: out.taken, waiting: len(out.data) > 0} })
+	return state, true
+}
+
 // A memPipe is one direction of a connection.
 type memPipe struct {
 	mu      sync.Mutex
@@ -105,6 +115,7 @@ type memPipe struct {
 
 	// Guarded by mu.
 	data             []byte // written and not read yet
+	taken            uint64 // how many bytes were read
 	size             int    // the most that data may hold
 	ended            bool   // its writer is closed
 	abandoned        bool   // its reader is closed
@@ -135,7 +146,7 @@ func (p *memPipe) read(to []byte) (int, error) {
 			return 0, os.ErrDeadlineExceeded
 		case len(p.data) > 0:
 			n := copy(to, p.data)
-			p.data = p.data[n:]
+			p.data, p.taken = p.data[n:], p.taken+uint64(n)
 			p.changed.Broadcast()
 			return n, nil
 		case p.ended:
