@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -225,8 +224,8 @@ func handshakeSize(*testing.T, *fixture) int { return 1 << 10 }
 func TestHandshakeNotTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, &fakeBuilder{})
-		conn := f.askForWebSocket(0)
-		defer conn.Close()
+		f.open(webSocketRequest, 0)
+		synctest.Wait()
 		begun := time.Now()
 		f.dial().finish().check(t, websocket.CloseInternalServerErr, busy)
 		f.server.sessions.Wait()
@@ -235,21 +234,4 @@ func TestHandshakeNotTaken(t *testing.T) {
 		}
 		wantFree(t, f)
 	})
-}
-
-// askForWebSocket makes a connection on which a request for a WebSocket is sent. The answer may
-// have so many bytes until it is read.
-func (f *fixture) askForWebSocket(buffer int) net.Conn {
-	f.t.Helper()
-	conn, err := f.crowd.Listener.(*memListener).dial(f.t.Context(), buffer)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	f.t.Cleanup(func() { conn.Close() })
-	if _, err := io.WriteString(conn, "GET "+schemas.BuildPath+" HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"); err != nil {
-		f.t.Fatal(err)
-	}
-	synctest.Wait()
-	return conn
 }
