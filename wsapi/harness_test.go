@@ -122,11 +122,28 @@ func serve(t *testing.T, builder Builder, change ...func(*Options)) *fixture {
 // serveTCP starts a server on the loopback address, for tests of what the kernel does.
 func serveTCP(t *testing.T, builder Builder, change ...func(*Options)) *fixture {
 	t.Helper()
+	return serveTCPWith(t, func(l net.Listener) net.Listener { return l }, builder, change...)
+}
+
+func serveTCPWithTLS(t *testing.T, builder Builder, change ...func(*Options)) *fixture {
+	t.Helper()
+	certified := &tls.Config{Certificates: []tls.Certificate{certificate(t)}}
+	f := serveTCPWith(t, func(l net.Listener) net.Listener { return tls.NewListener(l, certified) }, builder, change...)
+	plain := f.connect
+	f.connect = func(ctx context.Context) (net.Conn, error) {
+		conn, err := plain(ctx)
+		return tls.Client(conn, &tls.Config{InsecureSkipVerify: true}), err
+	}
+	return f
+}
+
+func serveTCPWith(t *testing.T, wrap func(net.Listener) net.Listener, builder Builder, change ...func(*Options)) *fixture {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := serveOn(t, listener, func(l net.Listener) net.Listener { return l }, builder, change...)
+	f := serveOn(t, listener, wrap, builder, change...)
 	f.connect = func(ctx context.Context) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", listener.Addr().String())
 	}
