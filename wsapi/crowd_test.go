@@ -231,6 +231,24 @@ func TestTurns(t *testing.T) {
 	})
 }
 
+// TestTurnEnds has as many clients as are told something at once have been told it, and not
+// close: they are in nobody's way.
+func TestTurnEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, &fakeBuilder{})
+		f.dial() // has the place
+		begun := time.Now()
+		for range maxAnswers {
+			f.open(webSocketRequest, socketBuffer)
+		}
+		synctest.Wait()
+		c := f.dial()
+		if got := c.next(); got != busy || time.Since(begun) != 0 {
+			t.Errorf("the next one is told %s after %s", got, time.Since(begun))
+		}
+	})
+}
+
 func (f *fixture) refusedSoFar() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -269,16 +269,6 @@ func (f *fixture) dial(protocols ...string) *client {
 	return f.dialOver(conn, protocols...)
 }
 
-// dialSlow connects a client whose connection holds only so many bytes that it has not read.
-func (f *fixture) dialSlow(buffer int, protocols ...string) *client {
-	f.t.Helper()
-	conn, err := f.crowd.Listener.(*memListener).dial(f.t.Context(), buffer)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return f.dialOver(conn, protocols...)
-}
-
 func (f *fixture) dialOver(conn net.Conn, protocols ...string) *client {
 	f.t.Helper()
 	ws, response := f.shake(conn, "localhost", nil, protocols...)

@@ -169,17 +169,18 @@ func TestClientTalksOn(t *testing.T) {
 	}
 }
 
-// TestNoWriteAfterTheEnd has a client send what would be answered when all has been said: it is
-// not.
+// TestNoWriteAfterTheEnd has a client send what would be answered when all has been said, and
+// stay for longer than it is asked for a sign of life: nothing is sent to it any more.
 func TestNoWriteAfterTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, printing("", 0))
+		f.kernelKeeps()
 		c := f.dial()
 		c.send(job())
 		synctest.Wait()
 		c.send("{}")
 		c.WriteControl(websocket.PingMessage, nil, time.Time{})
-		synctest.Wait()
+		elapse(3 * watchInterval)
 		c.SetCloseHandler(func(int, string) error { return nil })
 		for range 2 {
 			c.next()
@@ -187,6 +188,7 @@ func TestNoWriteAfterTheEnd(t *testing.T) {
 		if _, _, err := c.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseNormalClosure) {
 			t.Errorf("after the last message comes %v", err)
 		}
+		c.NetConn().(*memConn).CloseWrite()
 		if rest, err := io.ReadAll(c.NetConn()); len(rest) > 0 || err != nil {
 			t.Errorf("after the close frame comes %q, %v", rest, err)
 		}
@@ -200,14 +202,14 @@ func TestNoBuildForNobody(t *testing.T) {
 			t.Error("a job is built")
 			return answer(schemas.Exited(1))
 		}})
-		// It takes the answer to its handshake, and nothing after that.
-		c := f.dialSlow(handshakeSize(t, f))
+		c := f.dial()
 		w, err := c.NextWriter(websocket.TextMessage)
 		if err != nil {
 			t.Fatal(err)
 		}
 		io.WriteString(w, job())
-		c.NetConn().(*memConn).in.set(func() { c.NetConn().(*memConn).in.size = 0 })
+		fromServer := c.NetConn().(*memConn).in
+		fromServer.set(func() { fromServer.size = 0 }) // it takes nothing any more
 		w.Close()
 		f.server.sessions.Wait()
 		if _, _, err := c.ReadMessage(); !errors.Is(err, io.ErrUnexpectedEOF) && !websocket.IsCloseError(err, websocket.CloseAbnormalClosure) {
@@ -215,9 +217,6 @@ func TestNoBuildForNobody(t *testing.T) {
 		}
 	})
 }
-
-// handshakeSize returns how long the answer to a handshake may be.
-func handshakeSize(*testing.T, *fixture) int { return 1 << 10 }
 
 // TestHandshakeNotTaken has a client not take the answer to its handshake: it does not keep the
 // place for a job.

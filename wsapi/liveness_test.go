@@ -303,25 +303,32 @@ func TestSlowToTheEnd(t *testing.T) {
 }
 
 // TestClientDoesNotClose has clients read all, talk on and close nothing: the server waits no
-// longer than it must, whether they had a job or not.
+// longer than it must, and no shorter, whether they had a job or not.
 func TestClientDoesNotClose(t *testing.T) {
-	for name, send := range map[string]string{"job": job(), "refused": "{}", "too large": strings.Repeat(" ", 10_000)} {
+	for name, send := range map[string]string{"job": job(), "refused": "{}", "too large": strings.Repeat(" ", 10_000), "silent": ""} {
 		bubble(t, name, func(t *testing.T) {
 			f := serve(t, printing("", 0), func(o *Options) { o.MaxRequestBytes = 5000 })
 			c := f.dial()
 			c.SetCloseHandler(func(int, string) error { return nil })
-			begun := time.Now()
-			c.send(send)
-			for range 10 {
-				c.send("{}")
+			if send != "" {
+				c.send(send)
 			}
+			var told time.Time
 			for err := error(nil); err == nil; {
 				_, _, err = c.ReadMessage()
+				told = time.Now()
 			}
+			var talking sync.WaitGroup
+			talking.Go(func() {
+				for c.WriteMessage(websocket.TextMessage, []byte("{}")) == nil {
+					elapse(closeTimeout / 3)
+				}
+			})
 			f.server.sessions.Wait()
-			if took := time.Since(begun); took < closeTimeout || took > closeTimeout+takenInterval {
+			if took := time.Since(told); took < closeTimeout || took > closeTimeout+takenInterval {
 				t.Errorf("the server let go after %s", took)
 			}
+			talking.Wait()
 		})
 	}
 }

@@ -70,6 +70,16 @@ func TestLogin(t *testing.T) {
 	})
 }
 
+// TestLoginOverTLS gets a cookie that browsers send over TLS only.
+func TestLoginOverTLS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serveTLS(t, &fakeBuilder{}, withToken)
+		if cookies := f.signIn(goodToken, "/").Cookies(); len(cookies) != 1 || !cookies[0].Secure {
+			t.Errorf("cookies %v", cookies)
+		}
+	})
+}
+
 // TestLoginRefused signs in with what is not the token.
 func TestLoginRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -165,6 +165,29 @@ func TestCloseWithStalledClient(t *testing.T) {
 	})
 }
 
+// TestLeavesWhileClosing has a client leave that a closing server still writes to: that ends the
+// write.
+func TestLeavesWhileClosing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wrote := make(chan error, 1)
+		f := serve(t, flooding(wrote))
+		c := f.dial()
+		c.send(job())
+		elapse(10 * time.Second)
+		begun := time.Now()
+		closed := inBackgroundOf(f.server.Close)
+		elapse(2 * time.Second)
+		c.sendClose(websocket.CloseNormalClosure)
+		<-closed
+		if took := time.Since(begun); took != 2*time.Second {
+			t.Errorf("the server took %s", took)
+		}
+		if err := <-wrote; !errors.Is(err, jobend.ClientGone) {
+			t.Errorf("the write ends with %v", err)
+		}
+	})
+}
+
 // TestCloseWithSlowEnd has a job take its time to end when the server closes, and then have much
 // to say to a client that was not behind until then.
 func TestCloseWithSlowEnd(t *testing.T) {
