@@ -25,6 +25,7 @@ const (
 // the one that has kept the server waiting for the longest time has to go.
 type crowd struct {
 	net.Listener
+	max int // how many connections may be open
 
 	mu     sync.Mutex
 	guests []*guest
@@ -32,7 +33,7 @@ type crowd struct {
 
 // Crowd returns a listener for a Server's connections. They must come to its handler with
 // WithConn as the ConnContext of the http.Server, also where TLS lies between.
-func Crowd(listener net.Listener) net.Listener { return &crowd{Listener: listener} }
+func Crowd(listener net.Listener) net.Listener { return &crowd{Listener: listener, max: maxGuests} }
 
 func (c *crowd) Accept() (net.Conn, error) {
 	conn, err := c.Listener.Accept()
@@ -50,7 +51,7 @@ func (c *crowd) Accept() (net.Conn, error) {
 func (c *crowd) admit(g *guest) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.guests) >= maxGuests {
+	if len(c.guests) >= c.max {
 		i := c.slowest()
 		if i < 0 {
 			return false

@@ -2,6 +2,7 @@ package wsapi
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -29,6 +30,10 @@ const (
 	// flushSize is how many bytes of frames are gathered at most before they are
 	// written, and one message.
 	flushSize = 256 << 10
+	// tlsPiece is how many bytes are written at once over TLS, where a write that has reached
+	// its deadline cannot be continued. A slow client is there as long as it accepts so much
+	// in the time that it has.
+	tlsPiece = 4 << 10
 )
 
 // A framer makes frames. It leaves room for a header as long as the last one was: mostly the
@@ -154,19 +159,24 @@ func (s *session) write(frames []byte) error {
 
 func (s *session) writeLocked(frames []byte) error {
 	raw := s.conn.NetConn()
-	for {
+	most := len(frames)
+	if _, ok := raw.(*tls.Conn); ok {
+		most = tlsPiece
+	}
+	for len(frames) > 0 {
 		raw.SetWriteDeadline(time.Now().Add(s.server.options.ClientTimeout))
 		latest := s.latest.Load() // only now: see hurry
 		if latest != 0 {
 			raw.SetWriteDeadline(time.Unix(0, latest))
 		}
-		n, err := raw.Write(frames)
+		n, err := raw.Write(frames[:min(most, len(frames))])
 		frames = frames[n:]
-		if n == 0 || latest != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		if err != nil && (n == 0 || latest != 0 || !errors.Is(err, os.ErrDeadlineExceeded)) {
 			return err
 		}
 		// It has accepted something in that time: it is slow, but there.
 	}
+	return nil
 }
 
 // hurryToClose bounds all writes when the server closes. A client that is behind, so that a

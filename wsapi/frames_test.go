@@ -30,3 +30,19 @@ func TestFrames(t *testing.T) {
 		t.Errorf("%d bytes are left", len(frames))
 	}
 }
+
+// TestHeaders has the headers of RFC 6455, section 5.2, at the sizes where they change.
+func TestHeaders(t *testing.T) {
+	for size, want := range map[int]string{
+		0:       "\x81\x00",
+		125:     "\x81\x7d",
+		126:     "\x81\x7e\x00\x7e",
+		65_535:  "\x81\x7e\xff\xff",
+		65_536:  "\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00",
+		1 << 40: "\x81\x7f\x00\x00\x01\x00\x00\x00\x00\x00",
+	} {
+		if got := string(appendHeader(nil, websocket.TextMessage, size)); got != want {
+			t.Errorf("%d bytes: %q, want %q", size, got, want)
+		}
+	}
+}

@@ -2,7 +2,6 @@ package wsapi
 
 import (
 	"context"
-	"net"
 	"time"
 
 	"iglu.sh/builder/internal/tick"
@@ -29,10 +28,14 @@ func (s *session) heard() {
 // returns is called. A client that gives no sign of life has vanished. One that does not take
 // what it is sent cannot see a ping either; it is there as long as its machine answers.
 func (s *session) watch() (stop func()) {
-	stopHurrying := context.AfterFunc(s.server.closing, s.hurryToClose)
+	hurried := make(chan struct{})
+	stopHurrying := context.AfterFunc(s.server.closing, func() {
+		defer close(hurried)
+		s.hurryToClose()
+	})
 	unanswered := 0
 	stopAsking := tick.Every(watchInterval, func() {
-		if isUnanswered(s.conn.NetConn()) {
+		if s.isUnanswered() {
 			unanswered++
 		} else {
 			unanswered = 0
@@ -46,15 +49,17 @@ func (s *session) watch() (stop func()) {
 	})
 	return func() {
 		stopAsking()
-		stopHurrying()
+		if !stopHurrying() {
+			<-hurried
+		}
 	}
 }
 
 // isUnanswered reports whether the kernel has sent to the client's machine again
 // without an answer, and for how long there was none. The machine of a client that
 // merely does not read answers.
-func isUnanswered(conn net.Conn) bool {
-	state, ok := tcpInfo(conn)
+func (s *session) isUnanswered() bool {
+	state, ok := s.server.tcpInfo(s.conn.NetConn())
 	return ok && state.tries > 0 && state.silence > answerTimeout
 }
 
@@ -67,7 +72,7 @@ const takenInterval = 50 * time.Millisecond
 func (s *session) awaitTaken() {
 	var taken uint64
 	for since := time.Now(); time.Since(since) < s.server.options.ClientTimeout && !s.isLate(); {
-		state, ok := tcpInfo(s.conn.NetConn())
+		state, ok := s.server.tcpInfo(s.conn.NetConn())
 		if !ok || !state.waiting {
 			return
 		}

@@ -39,8 +39,9 @@ func isLocalName(host string) bool {
 	return err == nil || !strings.Contains(host, ".") || strings.HasSuffix(strings.ToLower(host), ".localhost")
 }
 
-// isOf reports whether an origin is that of a host.
+// isOf reports whether an origin is that of a host. The origin "null" has none, and a request by
+// HTTP/1.0 need not say one.
 func isOf(origin, host string) bool {
 	u, err := url.Parse(origin)
-	return err == nil && strings.EqualFold(u.Host, host)
+	return err == nil && u.Host != "" && strings.EqualFold(u.Host, host)
 }

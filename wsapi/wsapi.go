@@ -10,6 +10,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -63,6 +64,7 @@ type Server struct {
 	log      *slog.Logger
 	mux      *http.ServeMux
 	upgrader websocket.Upgrader
+	tcpInfo  func(net.Conn) (tcpState, bool) // asks the kernel; false where it does not say
 
 	answering chan struct{} // holds an item for each client that is being answered
 	place     chan struct{} // holds one item while a client is connected that may have a job
@@ -89,6 +91,7 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 			Subprotocols:     []string{schemas.EventsProtocol, bearer}, // what is first counts
 			CheckOrigin:      func(*http.Request) bool { return true }, // turnAway has
 		},
+		tcpInfo:   tcpInfo,
 		answering: make(chan struct{}, maxAnswers),
 		place:     make(chan struct{}, 1),
 	}

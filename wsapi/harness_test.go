@@ -1,0 +1,446 @@
+package wsapi
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gorilla/websocket"
+	"go.uber.org/goleak"
+
+	"iglu.sh/builder/schemas"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// What clients are told. Each is in the document's form; see inForm.
+const (
+	accepted     = `{"msg":"Start Building","jobStatus":"starting"}`
+	busy         = `{"error":"A build job is already running.","jobStatus":"running"}`
+	succeeded    = `{"msg":"Build was successfull","buildExitCode":0,"childExitCode":0,"jobStatus":"success"}`
+	notJSON      = `{"error":"Not a valid JSON","jobStatus":"failed"}`
+	notTaken     = `{"error":"The builder is shutting down.","msg":"Connect again when it is back.","jobStatus":"failed"}`
+	noJobInTime  = `{"error":"No job was received within 30s.","msg":"Connect again and send it at once.","jobStatus":"failed"}`
+	cancelledFor = `{"error":"The job was cancelled.","msg":"%s","jobStatus":"failed"}` // see heldBuilder
+)
+
+// A fakeBuilder is a Builder of functions.
+type fakeBuilder struct {
+	build   func(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message
+	healthy func(ctx context.Context) error // nil: it is
+}
+
+var _ Builder = (*fakeBuilder)(nil)
+
+func (b *fakeBuilder) Build(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message {
+	return b.build(ctx, request, out)
+}
+
+func (b *fakeBuilder) Healthy(ctx context.Context) error {
+	if b.healthy == nil {
+		return nil
+	}
+	return b.healthy(ctx)
+}
+
+// answer is a job's last message without a number.
+func answer(r schemas.Response) schemas.Message {
+	return schemas.Message{Response: &r, Time: time.Now()}
+}
+
+// printing is a builder whose jobs print a text and exit with a code.
+func printing(text string, code int) *fakeBuilder {
+	return &fakeBuilder{build: func(_ context.Context, _ *schemas.Request, out io.Writer) schemas.Message {
+		if _, err := io.WriteString(out, text); err != nil {
+			return answer(schemas.Unable("The log cannot be written.", err.Error()))
+		}
+		return answer(schemas.Exited(code))
+	}}
+}
+
+// A heldBuilder has jobs that go on until their test ends them, or their context does.
+type heldBuilder struct {
+	fakeBuilder
+	begun chan io.Writer // is told where a job's output goes
+	exit  chan int       // ends a job with a code
+	ended chan error     // is told why a job's context has ended
+}
+
+func newHeldBuilder() *heldBuilder {
+	b := &heldBuilder{begun: make(chan io.Writer, 1), exit: make(chan int), ended: make(chan error, 1)}
+	b.build = func(ctx context.Context, _ *schemas.Request, out io.Writer) schemas.Message {
+		b.begun <- out
+		select {
+		case code := <-b.exit:
+			return answer(schemas.Exited(code))
+		case <-ctx.Done():
+			b.ended <- context.Cause(ctx)
+			return answer(schemas.Unable("The job was cancelled.", context.Cause(ctx).Error()))
+		}
+	}
+	return b
+}
+
+// A fixture is a Server that answers requests as the program's does.
+type fixture struct {
+	t       *testing.T
+	server  *Server
+	crowd   *crowd
+	connect func(ctx context.Context) (net.Conn, error)
+
+	mu      sync.Mutex
+	refused []string // the reasons, in their order
+	log     strings.Builder
+}
+
+// serve starts a server on a network in memory, for a test in a bubble.
+func serve(t *testing.T, builder Builder, change ...func(*Options)) *fixture {
+	t.Helper()
+	listener := newMemListener()
+	f := serveOn(t, listener, func(l net.Listener) net.Listener { return l }, builder, change...)
+	f.server.tcpInfo = memInfo
+	f.connect = func(ctx context.Context) (net.Conn, error) { return listener.dial(ctx, socketBuffer) }
+	return f
+}
+
+// serveTCP starts a server on the loopback address, for tests of what the kernel does.
+func serveTCP(t *testing.T, builder Builder, change ...func(*Options)) *fixture {
+	t.Helper()
+	return serveTCPWith(t, func(l net.Listener) net.Listener { return l }, builder, change...)
+}
+
+func serveTCPWithTLS(t *testing.T, builder Builder, change ...func(*Options)) *fixture {
+	t.Helper()
+	certified := &tls.Config{Certificates: []tls.Certificate{certificate(t)}}
+	f := serveTCPWith(t, func(l net.Listener) net.Listener { return tls.NewListener(l, certified) }, builder, change...)
+	plain := f.connect
+	f.connect = func(ctx context.Context) (net.Conn, error) {
+		conn, err := plain(ctx)
+		return tls.Client(conn, &tls.Config{InsecureSkipVerify: true}), err
+	}
+	return f
+}
+
+func serveTCPWith(t *testing.T, wrap func(net.Listener) net.Listener, builder Builder, change ...func(*Options)) *fixture {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := serveOn(t, listener, wrap, builder, change...)
+	f.connect = func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", listener.Addr().String())
+	}
+	return f
+}
+
+// serveTLS starts a server on a network in memory that speaks TLS.
+func serveTLS(t *testing.T, builder Builder, change ...func(*Options)) *fixture {
+	t.Helper()
+	listener := newMemListener()
+	certified := &tls.Config{Certificates: []tls.Certificate{certificate(t)}}
+	f := serveOn(t, listener, func(l net.Listener) net.Listener { return tls.NewListener(l, certified) }, builder, change...)
+	f.server.tcpInfo = memInfo
+	f.connect = func(ctx context.Context) (net.Conn, error) {
+		conn, err := listener.dial(ctx, socketBuffer)
+		if err != nil {
+			return nil, err
+		}
+		return tls.Client(conn, &tls.Config{InsecureSkipVerify: true}), nil
+	}
+	return f
+}
+
+// certificate returns one that nobody trusts.
+func certificate(t *testing.T) tls.Certificate {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	text, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{text}, PrivateKey: private}
+}
+
+// serveOn starts a server. wrap is for what lies between its limited connections and HTTP.
+func serveOn(t *testing.T, listener net.Listener, wrap func(net.Listener) net.Listener, builder Builder, change ...func(*Options)) *fixture {
+	t.Helper()
+	f := &fixture{t: t, crowd: Crowd(listener).(*crowd)}
+	options := Options{
+		Commands:        []string{"nix", "sh"},
+		RequestTimeout:  30 * time.Second,
+		MaxRequestBytes: 1 << 20,
+		ClientTimeout:   30 * time.Second,
+		Refused:         f.noteRefusal,
+		Page:            http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "page "+r.URL.Path) }),
+	}
+	for _, change := range change {
+		change(&options)
+	}
+	log := slog.New(slog.NewTextHandler(f, nil))
+	f.server = NewServer(builder, options, log)
+	var conns sync.WaitGroup
+	httpServer := &http.Server{Handler: f.server, ConnContext: WithConn, ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				conns.Add(1)
+			case http.StateHijacked, http.StateClosed: // a session's, which the Server waits for, or ended
+				conns.Done()
+			}
+		}}
+	served := make(chan error, 1)
+	go func() { served <- httpServer.Serve(wrap(f.crowd)) }()
+	t.Cleanup(func() {
+		httpServer.Close()
+		f.server.Close()
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("the server ends with %v", err)
+		}
+		conns.Wait()
+	})
+	return f
+}
+
+// Write takes the server's log.
+func (f *fixture) Write(line []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.log.Write(line)
+}
+
+func (f *fixture) noteRefusal(reason string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refused = append(f.refused, reason)
+}
+
+// wantRefused checks the reasons that the server has told so far.
+func (f *fixture) wantRefused(want ...string) {
+	f.t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if diff := cmp.Diff(want, f.refused); diff != "" {
+		f.t.Errorf("refusals (-want +got):\n%s", diff)
+	}
+}
+
+// loggedText returns the server's log so far.
+func (f *fixture) loggedText() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.log.String()
+}
+
+// A client is a WebSocket connection to a server.
+type client struct {
+	t *testing.T
+	*websocket.Conn
+}
+
+// dial connects a client, which offers subprotocols.
+func (f *fixture) dial(protocols ...string) *client {
+	f.t.Helper()
+	conn, err := f.connect(f.t.Context())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return f.dialOver(conn, protocols...)
+}
+
+func (f *fixture) dialOver(conn net.Conn, protocols ...string) *client {
+	f.t.Helper()
+	ws, response := f.shake(conn, "localhost", nil, protocols...)
+	if ws == nil {
+		f.t.Fatalf("no WebSocket: %s", response.Status)
+	}
+	return &client{f.t, ws}
+}
+
+// shake asks for a WebSocket on a connection, and returns it and the answer.
+func (f *fixture) shake(conn net.Conn, host string, header http.Header, protocols ...string) (*websocket.Conn, *http.Response) {
+	f.t.Helper()
+	f.t.Cleanup(func() { conn.Close() })
+	dialer := websocket.Dialer{Subprotocols: protocols,
+		NetDialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}
+	ws, response, err := dialer.DialContext(f.t.Context(), "ws://"+host+schemas.BuildPath, header)
+	if err != nil && !errors.Is(err, websocket.ErrBadHandshake) {
+		f.t.Fatal(err)
+	}
+	return ws, response
+}
+
+// do sends a request and returns the answer, whose body is read.
+func (f *fixture) do(request *http.Request) (response *http.Response, body string) {
+	f.t.Helper()
+	transport := &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return f.connect(ctx) }}
+	response, err := transport.RoundTrip(request.WithContext(f.t.Context()))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return response, string(text)
+}
+
+// ask makes a request and returns the answer's status and body.
+func (f *fixture) ask(method, path string) (status int, body string) {
+	f.t.Helper()
+	response, body := f.do(newRequest(f.t, method, path, nil, ""))
+	return response.StatusCode, body
+}
+
+func newRequest(t *testing.T, method, path string, header http.Header, body string) *http.Request {
+	t.Helper()
+	request, err := http.NewRequest(method, "http://localhost"+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if header != nil {
+		request.Header = header
+	}
+	return request
+}
+
+func (c *client) send(text string) {
+	c.t.Helper()
+	if err := c.WriteMessage(websocket.TextMessage, []byte(text)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// next returns the next message, which must come.
+func (c *client) next() string {
+	c.t.Helper()
+	_, data, err := c.ReadMessage()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return string(data)
+}
+
+// story is all that a client is sent.
+type story struct {
+	messages []string
+	code     int   // of the close frame; 0: there was none
+	err      error // that came instead of one
+}
+
+// finish reads until the server closes the connection.
+func (c *client) finish() (s story) {
+	defer c.Close()
+	for {
+		_, data, err := c.ReadMessage()
+		if closed, ok := errors.AsType[*websocket.CloseError](err); ok && closed.Code != websocket.CloseAbnormalClosure {
+			s.code = closed.Code
+			return s
+		}
+		if s.err = err; err != nil {
+			return s
+		}
+		s.messages = append(s.messages, string(data))
+	}
+}
+
+// inBackground sends what finish returns.
+func (c *client) inBackground() <-chan story {
+	ended := make(chan story, 1)
+	go func() { ended <- c.finish() }()
+	return ended
+}
+
+// check checks all that a client is sent.
+func (s story) check(t *testing.T, code int, messages ...string) {
+	t.Helper()
+	if !slices.Equal(messages, s.messages) { // quicker, of many
+		t.Errorf("messages (-want +got):\n%s", cmp.Diff(messages, s.messages))
+	}
+	if s.code != code {
+		t.Errorf("close code %d, want %d; %v", s.code, code, s.err)
+	}
+}
+
+// bubble runs a part of a test with a clock of its own, which stands still while anything
+// happens and is put forward when all wait.
+func bubble(t *testing.T, name string, test func(t *testing.T)) {
+	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
+}
+
+// elapse puts the clock of a bubble forward, which takes no time.
+func elapse(d time.Duration) { time.Sleep(d) }
+
+// eachForm runs a test for each form of the protocol, and forms runs it in a bubble.
+func eachForm(t *testing.T, test func(t *testing.T, form schemas.Form)) {
+	t.Run("document", func(t *testing.T) { test(t, schemas.Document) })
+	t.Run("stack", func(t *testing.T) { test(t, schemas.Stack) })
+}
+
+func forms(t *testing.T, test func(t *testing.T, form schemas.Form)) {
+	eachForm(t, func(t *testing.T, form schemas.Form) {
+		synctest.Test(t, func(t *testing.T) { test(t, form) })
+	})
+}
+
+// jobIn is a job in a form.
+func jobIn(form schemas.Form, command string) string {
+	if form == schemas.Stack {
+		return fmt.Sprintf(`{"git_config":{"noclone":true},"build_options":{"command":%q},"cachix_config":{}}`, command)
+	}
+	return fmt.Sprintf(`{"git":{"noClone":true},"buildOptions":{"command":%q,"cachix":{"push":false}}}`, command)
+}
+
+// job is a job in the document's form.
+func job() string { return jobIn(schemas.Document, "nix build") }
+
+// inForm returns a message of the document's form as it is sent in another one now.
+func inForm(form schemas.Form, message string) string {
+	if form == schemas.Document {
+		return message
+	}
+	if i := strings.Index(message, `"childExitCode"`); i >= 0 {
+		end := strings.Index(message[i:], ",")
+		message = message[:i] + message[i+end+1:]
+	}
+	return fmt.Sprintf(`%s,"timestamp":%d}`, strings.TrimSuffix(message, "}"), time.Now().UnixMilli())
+}
+
+// line is a line of output.
+func line(text string) string { return string(schemas.Output(text).Encode()) }
+
+// exited is the last message of a job that has ended with a code.
+func exited(code int) string { return string(schemas.Exited(code).Encode()) }
+
+// wantFree checks that a server on a network in memory, which has nothing else to do, takes a
+// client's job.
+func wantFree(t *testing.T, f *fixture) {
+	t.Helper()
+	synctest.Wait()
+	c := f.dial()
+	c.send(`{}`)
+	c.finish().check(t, websocket.CloseInvalidFramePayloadData, invalid("git: is missing"))
+}

@@ -1,0 +1,203 @@
+package wsapi
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A network in memory, for tests in a synctest bubble: there, what waits for a socket does not
+// count as waiting, so that time would stand still.
+
+// socketBuffer is how many bytes a memConn takes that its other end has not read.
+const socketBuffer = 64 << 10
+
+// A memListener accepts connections that dial makes.
+type memListener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	close  func()
+}
+
+func newMemListener() *memListener {
+	l := &memListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+	l.close = sync.OnceFunc(func() { close(l.closed) })
+	return l
+}
+
+func (l *memListener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.conns:
+		return conn, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *memListener) Close() error   { l.close(); return nil }
+func (l *memListener) Addr() net.Addr { return memAddr{} }
+
+// dial connects to the listener. The server may write so many bytes that the client has not
+// read.
+func (l *memListener) dial(ctx context.Context, buffer int) (net.Conn, error) {
+	toServer, toClient := newMemPipe(socketBuffer), newMemPipe(buffer)
+	select {
+	case l.conns <- &memConn{in: toServer, out: toClient}:
+		return &memConn{in: toClient, out: toServer}, nil
+	case <-l.closed:
+		return nil, syscall.ECONNREFUSED
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+type memAddr struct{}
+
+func (memAddr) Network() string { return "mem" }
+func (memAddr) String() string  { return "mem:1" }
+
+// A memConn is one end of a connection. As a socket's, each of its two directions has a buffer
+// and can be closed alone.
+type memConn struct{ in, out *memPipe }
+
+var _ net.Conn = (*memConn)(nil)
+
+func (c *memConn) Read(p []byte) (int, error)  { return c.in.read(p) }
+func (c *memConn) Write(p []byte) (int, error) { return c.out.write(p) }
+
+func (c *memConn) Close() error {
+	c.out.set(func() { c.out.ended = true })
+	c.in.set(func() { c.in.abandoned = true })
+	return nil
+}
+
+func (c *memConn) CloseWrite() error {
+	c.out.set(func() { c.out.ended = true })
+	return nil
+}
+
+func (c *memConn) LocalAddr() net.Addr  { return memAddr{} }
+func (c *memConn) RemoteAddr() net.Addr { return memAddr{} }
+
+func (c *memConn) SetDeadline(t time.Time) error {
+	c.SetReadDeadline(t)
+	return c.SetWriteDeadline(t)
+}
+
+func (c *memConn) SetReadDeadline(t time.Time) error {
+	c.in.set(func() { c.in.reading.set(t, &c.in.changed) })
+	return nil
+}
+
+func (c *memConn) SetWriteDeadline(t time.Time) error {
+	c.out.set(func() { c.out.writing.set(t, &c.out.changed) })
+	return nil
+}
+
+// memInfo says of a connection in memory what tcpInfo says of the kernel's.
+func memInfo(conn net.Conn) (state tcpState, ok bool) {
+	for inner := conn; inner != nil; inner = below(inner) {
+		conn = inner
+	}
+	out := conn.(*memConn).out
+	out.set(func() { state = tcpState{taken: out.taken, waiting: len(out.data) > 0} })
+	return state, true
+}
+
+// A memPipe is one direction of a connection.
+type memPipe struct {
+	mu      sync.Mutex
+	changed sync.Cond
+
+	// Guarded by mu.
+	data             []byte // written and not read yet
+	taken            uint64 // how many bytes were read
+	size             int    // the most that data may hold
+	ended            bool   // its writer is closed
+	abandoned        bool   // its reader is closed
+	reading, writing deadline
+}
+
+func newMemPipe(size int) *memPipe {
+	p := &memPipe{size: size}
+	p.changed.L = &p.mu
+	return p
+}
+
+func (p *memPipe) set(change func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change()
+	p.changed.Broadcast()
+}
+
+func (p *memPipe) read(to []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		switch {
+		case p.abandoned:
+			return 0, net.ErrClosed
+		case p.reading.isOver():
+			return 0, os.ErrDeadlineExceeded
+		case len(p.data) > 0:
+			n := copy(to, p.data)
+			p.data, p.taken = p.data[n:], p.taken+uint64(n)
+			p.changed.Broadcast()
+			return n, nil
+		case p.ended:
+			return 0, io.EOF
+		}
+		p.changed.Wait()
+	}
+}
+
+func (p *memPipe) write(from []byte) (n int, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		switch {
+		case p.ended:
+			return n, net.ErrClosed
+		case p.abandoned:
+			return n, syscall.EPIPE
+		case p.writing.isOver():
+			return n, os.ErrDeadlineExceeded
+		}
+		more := min(len(from)-n, p.size-len(p.data))
+		if more > 0 {
+			p.data = append(p.data, from[n:n+more]...)
+			p.changed.Broadcast()
+		}
+		if n += more; n == len(from) {
+			return n, nil
+		}
+		p.changed.Wait()
+	}
+}
+
+// A deadline wakes those who wait for a pipe.
+type deadline struct {
+	at    time.Time // zero: none
+	timer *time.Timer
+}
+
+func (d *deadline) set(at time.Time, changed *sync.Cond) {
+	if d.timer != nil {
+		d.timer.Stop()
+	}
+	if d.at = at; !at.IsZero() {
+		// Under the lock, so that nobody is on the way to wait.
+		d.timer = time.AfterFunc(time.Until(at), func() {
+			changed.L.Lock()
+			defer changed.L.Unlock()
+			changed.Broadcast()
+		})
+	}
+}
+
+func (d *deadline) isOver() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
