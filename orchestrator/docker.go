@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"path"
 	"slices"
 	"strings"
@@ -68,6 +69,9 @@ type Options struct {
 	Deadlines     Deadlines
 	// Observer counts; nil is nobody.
 	Observer Observer
+
+	// dial connects to the engine, where a test has one of its own.
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // docker is an engine that speaks Docker's API.
@@ -95,6 +99,9 @@ func NewDocker(options Options, logs *joblog.Store, records Records, log *slog.L
 	how := []client.Opt{client.FromEnv, client.WithAPIVersionNegotiation()}
 	if options.Host != "" {
 		how = append(how, client.WithHost(options.Host))
+	}
+	if options.dial != nil {
+		how = append(how, client.WithDialContext(options.dial))
 	}
 	c, err := client.NewClientWithOpts(how...)
 	if err != nil {
