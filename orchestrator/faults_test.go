@@ -9,10 +9,12 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"iglu.sh/builder/images"
+	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/test/kit/fakeengine"
 )
 
@@ -88,12 +90,15 @@ var brokenCalls = slices.Concat(
 
 // faults are the ways in which every call goes wrong.
 var faults = []fakeengine.Fault{fakeengine.Slow, fakeengine.Stall, fakeengine.Gone, fakeengine.Reset, fakeengine.Lost, fakeengine.Cut,
-	fakeengine.Garbage, "404", "409", "500"}
+	fakeengine.Garbage, "404", "409", "500", cancel}
+
+// cancel is no fault of the engine: the job's client goes away just then.
+const cancel = fakeengine.Fault("cancel")
 
 // faultsOf are those of an engine's calls: what the engine itself has no part in is the same on all.
 func faultsOf(recording string) []fakeengine.Fault {
 	if recording == fakeengine.Podman {
-		return []fakeengine.Fault{fakeengine.Gone, fakeengine.Lost, fakeengine.Cut, "500"}
+		return []fakeengine.Fault{fakeengine.Gone, fakeengine.Lost, fakeengine.Cut, "500", cancel}
 	}
 	return faults
 }
@@ -123,8 +128,18 @@ func TestFaultsOfCalls(t *testing.T) {
 
 func (call brokenCall) breaks(t *testing.T, recording string, fault fakeengine.Fault) string {
 	f := newFixture(t, recording, call.change)
-	hit := f.engine.Break(call.Call, fault)
-	j := f.send(requestOf(call.command))
+	var j *job
+	var hit func() bool
+	if fault == cancel {
+		hit = f.engine.At(call.Call, func() {
+			j.cancel(jobend.ClientGone)
+			time.Sleep(time.Second) // so that the call is not answered before
+		})
+	} else {
+		hit = f.engine.Break(call.Call, fault)
+	}
+	j = f.newJob()
+	f.begin(j, requestOf(call.command))
 	if call.cancels {
 		j.waitFor(t, "lingering")
 		f.b.Cancel(f.records.latest())

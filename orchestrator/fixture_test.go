@@ -18,6 +18,7 @@ import (
 
 	"iglu.sh/builder/images"
 	"iglu.sh/builder/internal/history"
+	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/jobwire"
@@ -219,6 +220,10 @@ func linger(p *fakeengine.Process, until <-chan time.Time) int {
 	case <-p.Killed:
 	case <-p.Lifeline:
 		p.Leave(jobenv.EndMark, "lifeline")
+		select {
+		case <-time.After(time.Second): // until its own processes have ended
+		case <-p.Killed:
+		}
 	}
 	return 143
 }
@@ -261,6 +266,7 @@ type job struct {
 	ended  chan schemas.Message
 	begun  time.Time
 	so     strings.Builder // what was read of lines
+	ctx    context.Context
 	cancel context.CancelCauseFunc
 }
 
@@ -270,15 +276,24 @@ func (j *job) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// send begins a job.
-func (f *fixture) send(request *schemas.Request) *job {
+// newJob makes a job that has not begun.
+func (f *fixture) newJob() *job {
 	ctx, cancel := context.WithCancelCause(f.t.Context())
-	j := &job{lines: make(chan string, 1000), ended: make(chan schemas.Message, 1), begun: time.Now(), cancel: cancel}
+	return &job{ctx: ctx, cancel: cancel, lines: make(chan string, 1000), ended: make(chan schemas.Message, 1), begun: time.Now()}
+}
+
+func (f *fixture) begin(j *job, request *schemas.Request) {
 	go func() {
-		last := f.b.Build(ctx, request, j)
+		last := f.b.Build(j.ctx, request, j)
 		close(j.lines)
 		j.ended <- last
 	}()
+}
+
+// send begins a job.
+func (f *fixture) send(request *schemas.Request) *job {
+	j := f.newJob()
+	f.begin(j, request)
 	return j
 }
 
@@ -288,7 +303,7 @@ func (j *job) waitFor(t *testing.T, text string) {
 	for !strings.Contains(j.so.String(), text) {
 		line, ok := <-j.lines
 		if !ok {
-			t.Fatalf("the job ends without %q: %s", text, j.so.String())
+			t.Fatalf("without %q: %s\n%s", text, j.finish(), j.so.String())
 		}
 		j.so.WriteString(line)
 	}
@@ -334,7 +349,7 @@ func (e finished) String() string {
 // wantExit checks that a job has ended by itself.
 func (e finished) wantExit(t *testing.T, code int) {
 	t.Helper()
-	if got := fmt.Sprintf("%s %d", e.event.End, *e.event.ExitCode); e.response.BuildExitCode == nil || got != fmt.Sprint("exited ", code) {
+	if e.event.End != string(jobend.Exited) || e.response.BuildExitCode == nil || *e.response.BuildExitCode != code {
 		t.Errorf("want exited %d, got %s", code, e)
 	}
 }

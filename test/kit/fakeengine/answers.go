@@ -41,7 +41,8 @@ type answer struct {
 	header http.Header
 	body   []byte
 	later  func() []byte // the body, when it is known: the head is sent before
-	stream func(*conn)   // takes the connection when the head is sent
+	taken  func(*conn)   // is given the connection before the head is sent
+	stream func(*conn)   // has the connection when the head is sent
 }
 
 // answers are those of one engine, by their names in its recording.

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	containertypes "github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/mount"
 )
 
 // An Engine is one that runs until its test ends. Fields are set before it is used.
@@ -28,6 +29,8 @@ type Engine struct {
 	Arch            string             // of its machine
 	SecurityOptions []string           // in place of those that were recorded, if not nil
 	Missing         bool               // the image is not there until it is pulled
+	APIVersion      string             // the latest that it speaks, in place of the one that was recorded, if not empty
+	KeepOutput      bool               // the output of a container does not end with it
 
 	test    testing.TB
 	answers answers
@@ -36,11 +39,12 @@ type Engine struct {
 	running sync.WaitGroup // processes, and calls that are being answered
 
 	mu         sync.Mutex
+	hangs      chan struct{} // closed when the engine goes on; nil if it does not hang
+	paths      []string
 	down       error // why no connection is accepted; nil if they are
 	conns      []*conn
 	broken     []*breakage
 	released   chan struct{}
-	calls      []string
 	containers []*container
 	volumes    map[string]*volume
 	networks   []*network
@@ -110,6 +114,9 @@ func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler)
 		}
 	}()
+	if !e.reached(r) {
+		return
+	}
 	path := apiVersion.ReplaceAllString(r.URL.Path, "")
 	body := must2(io.ReadAll(r.Body))
 	do := func() answer {
@@ -127,11 +134,28 @@ func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	do().send(w, r)
 }
 
-// Calls returns the calls that were made, each a method and a path.
-func (e *Engine) Calls() []string {
+// reached waits while the engine hangs, and reports whether somebody waits for an answer then.
+func (e *Engine) reached(r *http.Request) bool {
+	e.mu.Lock()
+	e.paths = append(e.paths, r.URL.Path)
+	hangs := e.hangs
+	e.mu.Unlock()
+	if hangs == nil {
+		return true
+	}
+	select {
+	case <-hangs:
+		return r.Context().Err() == nil
+	case <-e.closed:
+		return false
+	}
+}
+
+// Paths returns the paths of all calls that were made.
+func (e *Engine) Paths() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return slices.Clone(e.calls)
+	return slices.Clone(e.paths)
 }
 
 // Left returns what is on the engine: a line for each thing.
@@ -172,6 +196,14 @@ func (e *Engine) MakeContainer(name string, labels map[string]string) {
 	c := &container{id: e.newID(), name: name, state: "created", files: make(map[string][]byte), run: newRun()}
 	c.Labels = labels
 	e.containers = append(e.containers, c)
+}
+
+// Hold has a container of somebody else use a volume.
+func (e *Engine) Hold(volume string) {
+	e.MakeContainer("holder-of-"+volume, nil)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.containers[len(e.containers)-1].HostConfig.Mounts = []mount.Mount{{Type: mount.TypeVolume, Source: volume, Target: "/held"}}
 }
 
 // Containers returns how the containers that are there are set up.

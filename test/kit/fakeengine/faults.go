@@ -84,16 +84,16 @@ func (e *Engine) breakWith(call Call, spoil func(w http.ResponseWriter, r *http.
 func (e *Engine) due(call string) *breakage {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.calls = append(e.calls, call)
+	var due *breakage
 	for _, b := range e.broken {
 		if b.Kind.MatchString(call) {
 			if b.seen++; b.seen == b.Nth {
 				b.hit = true
-				return b
+				due = b
 			}
 		}
 	}
-	return nil
+	return due
 }
 
 func (e *Engine) spoil(fault Fault, w http.ResponseWriter, r *http.Request, a func() answer) {
@@ -149,11 +149,22 @@ func (e *Engine) Refuse(why syscall.Errno) {
 	e.conns = nil
 }
 
-// Return has the engine accept connections again.
+// Hang has the engine answer nothing from now on, though it accepts connections.
+func (e *Engine) Hang() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.hangs = make(chan struct{})
+}
+
+// Return has the engine accept connections and answer again.
 func (e *Engine) Return() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.down = nil
+	if e.hangs != nil {
+		close(e.hangs)
+		e.hangs = nil
+	}
 }
 
 // Release ends every stall. The calls are not answered.
@@ -169,6 +180,7 @@ func hijacked(w http.ResponseWriter) *conn {
 func (a answer) send(w http.ResponseWriter, r *http.Request) {
 	if a.stream != nil {
 		c := hijacked(w)
+		a.taken(c)
 		fmt.Fprintf(c, "HTTP/1.1 %d %s\r\n", a.status, http.StatusText(a.status))
 		a.header.Write(c)
 		fmt.Fprint(c, "Connection: Upgrade\r\n\r\n")
@@ -216,6 +228,7 @@ func (a answer) cut(w http.ResponseWriter, r *http.Request) {
 	defer c.Close()
 	switch {
 	case a.stream != nil:
+		a.taken(c)
 		fmt.Fprintf(c, "%sConnection: Upgrade\r\n\r\n", &head)
 		c.limit = cutAt
 		a.stream(c)

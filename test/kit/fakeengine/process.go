@@ -95,22 +95,22 @@ func (e *Engine) begin(c *container) {
 		close(r.ended)
 		attached := c.attached
 		e.mu.Unlock()
-		if attached != nil {
+		if attached != nil && !e.KeepOutput {
 			attached.Close()
 		}
 	})
 }
 
-// attach has a connection get a container's output and be its standard input.
+// attach has a connection get the output of a container that has not started.
 func (e *Engine) attach(c *container, to *conn) {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	c.attached = to
-	ended := c.state == "exited"
-	e.mu.Unlock()
-	if ended {
-		to.Close()
-	}
-	io.Copy(io.Discard, to)
+}
+
+// readInput has a connection be a container's standard input.
+func readInput(c *container, from *conn) {
+	io.Copy(io.Discard, from)
 	c.run.cutLifeline()
 }
 
@@ -134,6 +134,16 @@ func (e *Engine) Kill() {
 		<-c.run.ended
 	}
 }
+
+// Stop stops whatever runs, as somebody would with the engine's own command.
+func (e *Engine) Stop() {
+	for _, c := range e.runningContainers() {
+		e.stop(c, stopGrace)
+	}
+}
+
+// stopGrace is that of Docker's client.
+const stopGrace = 10 * time.Second
 
 func (e *Engine) runningContainers() (running []*container) {
 	e.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"path"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,8 +39,8 @@ func routeOf(path string, do func(*Engine, request) answer) route {
 }
 
 var routes = []route{
-	routeOf("HEAD /_ping", func(e *Engine, _ request) answer { return e.answers["ping"] }),
-	routeOf("GET /_ping", func(e *Engine, _ request) answer { return e.answers["ping-get"] }),
+	routeOf("HEAD /_ping", func(e *Engine, _ request) answer { return e.ping("ping") }),
+	routeOf("GET /_ping", func(e *Engine, _ request) answer { return e.ping("ping-get") }),
 	routeOf("GET /version", (*Engine).version),
 	routeOf("GET /info", (*Engine).info),
 	routeOf("GET /images/(.*)/json", (*Engine).inspectImage),
@@ -65,6 +66,15 @@ var routes = []route{
 	routeOf("DELETE /networks/(.*)", (*Engine).removeNetwork),
 }
 
+func (e *Engine) ping(name string) answer {
+	a := e.answers[name]
+	if e.APIVersion != "" {
+		a.header = maps.Clone(a.header)
+		a.header.Set("Api-Version", e.APIVersion)
+	}
+	return a
+}
+
 func (e *Engine) version(request) answer {
 	return e.answers["version"].with(`"Arch":"amd64"`, fmt.Sprintf(`"Arch":%q`, e.Arch))
 }
@@ -87,13 +97,14 @@ func (e *Engine) inspectImage(r request) answer {
 	if !e.hasImage(r.of) {
 		return e.answers["image-missing"].with(ImageRef, r.of)
 	}
-	return e.answers["image-inspect"].with(`"Architecture":"amd64"`, fmt.Sprintf(`"Architecture":%q`, e.Arch))
+	return e.answers["image-inspect"].with(`"Architecture":"amd64"`, fmt.Sprintf(`"Architecture":%q`, runtime.GOARCH))
 }
 
 func (e *Engine) pull(r request) answer {
 	name := r.FormValue("fromImage") + ":" + r.FormValue("tag")
 	if name != ImageRef {
-		return e.answers["pull-missing"].with(strings.TrimSuffix(ImageRef, ":1")+"-missing", r.FormValue("fromImage"))
+		recorded := strings.TrimSuffix(ImageRef, ":1") + "-missing"
+		return e.answers["pull-missing"].with(recorded+":1", name, recorded, r.FormValue("fromImage"))
 	}
 	pulled := e.answers["pull"]
 	progress := pulled.body
@@ -171,7 +182,8 @@ func (e *Engine) inspect(c *container, _ request) answer {
 
 func (e *Engine) attachTo(c *container, _ request) answer {
 	attached := e.answers["attach"]
-	attached.stream = func(to *conn) { e.attach(c, to) }
+	attached.taken = func(to *conn) { e.attach(c, to) }
+	attached.stream = func(from *conn) { readInput(c, from) }
 	return attached
 }
 
