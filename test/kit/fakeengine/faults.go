@@ -228,9 +228,9 @@ func (a answer) cut(w http.ResponseWriter, r *http.Request) {
 	defer c.Close()
 	switch {
 	case a.stream != nil:
+		c.limit = cutAt // beside the head, which is not counted
 		a.taken(c)
-		fmt.Fprintf(c, "%sConnection: Upgrade\r\n\r\n", &head)
-		c.limit = cutAt
+		fmt.Fprintf(c.Conn, "%sConnection: Upgrade\r\n\r\n", &head)
 		a.stream(c)
 	case a.later != nil:
 		fmt.Fprintf(c, "%sTransfer-Encoding: chunked\r\n\r\n", &head)
