@@ -158,7 +158,7 @@ func (d *docker) ping(ctx context.Context) error {
 func (d *docker) negotiate(pong types.Ping) {
 	d.negotiating.Lock()
 	defer d.negotiating.Unlock()
-	if !d.negotiated {
+	if !d.negotiated && pong.APIVersion != "" { // else it is something else that answers
 		d.client.NegotiateAPIVersionPing(pong)
 		d.negotiated = true
 	}
