@@ -11,6 +11,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/image"
@@ -84,7 +85,13 @@ func (s *Source) Ensure(ctx context.Context, say func(line string)) (Image, erro
 	return s.inspect(ctx)
 }
 
+// inspectTimeout bounds the question whether the engine has the image, which it answers at once
+// if it answers at all.
+const inspectTimeout = 2 * time.Minute
+
 func (s *Source) inspect(ctx context.Context) (Image, error) {
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
 	found, err := s.engine.ImageInspect(ctx, s.ref)
 	if err != nil {
 		return Image{}, fmt.Errorf("inspect image %s: %w", s.ref, err)

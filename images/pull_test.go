@@ -209,3 +209,22 @@ func TestBrokenProgress(t *testing.T) {
 		}
 	}
 }
+
+// stalledEngine answers nothing.
+type stalledEngine struct{ Engine }
+
+func (stalledEngine) ImageInspect(ctx context.Context, _ string, _ ...client.ImageInspectOption) (image.InspectResponse, error) {
+	<-ctx.Done()
+	return image.InspectResponse{}, ctx.Err()
+}
+
+// TestStalledEngine has an engine not say whether it has the image.
+func TestStalledEngine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		_, err := NewSource(stalledEngine{}, "image", PullAlways).Ensure(t.Context(), func(string) {})
+		if took := time.Since(begun); !errors.Is(err, context.DeadlineExceeded) || took != inspectTimeout {
+			t.Errorf("got %v after %s", err, took)
+		}
+	})
+}

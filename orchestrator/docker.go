@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"path"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types"
 	containertypes "github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/client"
 
@@ -68,6 +70,9 @@ type Options struct {
 	Deadlines     Deadlines
 	// Observer counts; nil is nobody.
 	Observer Observer
+
+	// dial connects to the engine, where a test has one of its own.
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // docker is an engine that speaks Docker's API.
@@ -80,6 +85,9 @@ type docker struct {
 	rested  chan struct{} // gets an item when a job has ended
 
 	settling sync.WaitGroup // for what is done after a job's end is known
+
+	negotiating sync.Mutex
+	negotiated  bool // which version of the API is spoken
 
 	// Only whoever has the shift's turn uses these, and whoever starts the builder.
 	machine *machine          // what the engine's machine is, once it is known
@@ -95,6 +103,9 @@ func NewDocker(options Options, logs *joblog.Store, records Records, log *slog.L
 	how := []client.Opt{client.FromEnv, client.WithAPIVersionNegotiation()}
 	if options.Host != "" {
 		how = append(how, client.WithHost(options.Host))
+	}
+	if options.dial != nil {
+		how = append(how, client.WithDialContext(options.dial))
 	}
 	c, err := client.NewClientWithOpts(how...)
 	if err != nil {
@@ -127,9 +138,10 @@ func (d *docker) close() error {
 func (d *docker) ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	_, err := d.client.Ping(ctx)
+	pong, err := d.client.Ping(ctx)
 	switch {
 	case err == nil:
+		d.negotiate(pong)
 		return nil
 	case strings.Contains(err.Error(), "permission denied"):
 		return &failure{cause: err, call: callPing, end: jobend.EngineGone, what: "The builder may not talk to the container engine.",
@@ -137,6 +149,18 @@ func (d *docker) ping(ctx context.Context) error {
 	default:
 		return &failure{cause: err, call: callPing, end: jobend.EngineGone, what: "The container engine does not answer.",
 			advice: "Start it, or set DOCKER_HOST to where it listens."}
+	}
+}
+
+// negotiate has the engine's client use the version of the API that the engine speaks. The client
+// does that by itself at its first call, but several of its methods look at the version before that,
+// and without its lock: so whatever can be the first to use it pings first.
+func (d *docker) negotiate(pong types.Ping) {
+	d.negotiating.Lock()
+	defer d.negotiating.Unlock()
+	if !d.negotiated && pong.APIVersion != "" { // else it is something else that answers
+		d.client.NegotiateAPIVersionPing(pong)
+		d.negotiated = true
 	}
 }
 
@@ -200,7 +224,8 @@ func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer,
 		d.nix[image.ID] = version
 	}
 	if l != nil && (err != nil || code == exitKilled) {
-		killed = d.wasKilled(ctx, id)
+		// An engine that hangs would not answer that either.
+		killed = errors.Is(context.Cause(ctx), errHangs) || d.wasKilled(ctx, id)
 	}
 	c.account.begin(schemas.Done)
 	if err == nil && code == jobenv.ExitUnpushed {

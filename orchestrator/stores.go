@@ -101,7 +101,7 @@ func (d *docker) takeStore(ctx context.Context, c container, image images.Image,
 		return nil, nil
 	}
 	l := &lease{store: name, entry: e}
-	there, err := d.client.VolumeInspect(ctx, name)
+	there, err := d.inspectVolume(ctx, name)
 	switch {
 	case errdefs.IsNotFound(err):
 		l.fresh = true
@@ -136,7 +136,15 @@ func (d *docker) takeStore(ctx context.Context, c container, image images.Image,
 	return l, err
 }
 
+func (d *docker) inspectVolume(ctx context.Context, name string) (volume.Volume, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return d.client.VolumeInspect(ctx, name)
+}
+
 func (d *docker) createStore(ctx context.Context, l *lease) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	_, err := d.client.VolumeCreate(ctx, volume.CreateOptions{Name: l.store, Labels: map[string]string{
 		labelInstance: d.options.Instance,
 		labelStore:    cmp.Or(l.entry.Repository, allJobs),
@@ -224,6 +232,8 @@ const releaseTime = 3 * time.Second
 
 // removeStore removes a store, if it is there, and what is written down of it.
 func (d *docker) removeStore(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	latest := time.Now().Add(releaseTime)
 	err := d.client.VolumeRemove(ctx, name, false)
 	for errdefs.IsConflict(err) && time.Now().Before(latest) && ctx.Err() == nil {

@@ -37,7 +37,11 @@ const (
 // tend brings the job image onto the engine, and looks after the stores between jobs until
 // ctx ends.
 func (d *docker) tend(ctx context.Context, log *slog.Logger) {
-	if _, err := d.image.Ensure(ctx, func(line string) { log.Info(line) }); err != nil && ctx.Err() == nil {
+	err := d.ping(ctx)
+	if err == nil {
+		_, err = d.image.Ensure(ctx, func(line string) { log.Info(line) })
+	}
+	if err != nil && ctx.Err() == nil {
 		log.Warn("cannot provide the job image; each job tries again", "err", err)
 	}
 	rest := time.NewTimer(restTime)

@@ -1,0 +1,242 @@
+package orchestrator
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/images"
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/test/kit/fakeengine"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// A brokenCall is a call of the engine that goes wrong, and the job that makes it.
+type brokenCall struct {
+	fakeengine.Call
+	life
+}
+
+// A life is a job that makes calls.
+type life struct {
+	command string
+	change  func(*Options) // of the builder, if any
+	cancels bool           // somebody cancels it when it runs
+}
+
+// callsOf are calls of a life.
+func callsOf(l life, calls ...fakeengine.Call) (all []brokenCall) {
+	for _, c := range calls {
+		all = append(all, brokenCall{c, l})
+	}
+	return all
+}
+
+var callAt = fakeengine.CallAt
+
+// brokenCalls are all calls that jobs make.
+var brokenCalls = slices.Concat(
+	callsOf(life{command: "count 3"},
+		callAt("ping", "HEAD /_ping", 1),
+		callAt("list containers", "GET /containers/json", 1),
+		callAt("inspect image", "GET /images/.*/json", 1),
+		callAt("inspect store", "GET /volumes/.*-store-.*", 1),
+		callAt("create store", "POST /volumes/create", 1),
+		callAt("ask for machine", "GET /info", 1),
+		callAt("ask for version", "GET /version", 1),
+		callAt("list networks", "GET /networks", 1),
+		callAt("create network", "POST /networks/create", 1),
+		callAt("list new network", "GET /networks", 2),
+		callAt("create volume", "POST /volumes/create", 2),
+		callAt("create filler", "POST /containers/create", 1),
+		callAt("look into volume", "HEAD /containers/.*/archive", 1),
+		callAt("fill volume", "PUT /containers/.*/archive", 1),
+		callAt("remove filler", "DELETE /containers/.*", 1),
+		callAt("create", "POST /containers/create", 2),
+		callAt("attach", "POST /containers/.*/attach", 1),
+		callAt("wait", "POST /containers/.*/wait", 1),
+		callAt("start", "POST /containers/.*/start", 1),
+		callAt("inspect", "GET /containers/[0-9a-f]+/json", 1),
+		callAt("look for lack of memory", "HEAD /containers/.*/archive", 2),
+		callAt("remove", "DELETE /containers/.*", 2),
+	),
+	callsOf(life{command: "count 0"},
+		callAt("attach to success", "POST /containers/.*/attach", 1),
+		callAt("wait for success", "POST /containers/.*/wait", 1),
+		callAt("start to success", "POST /containers/.*/start", 1),
+		callAt("remove after success", "DELETE /containers/.*", 2),
+	),
+	callsOf(life{command: "count 137"},
+		callAt("look who killed", "HEAD /containers/.*/archive", 3),
+		callAt("see whether killed", "GET /containers/[0-9a-f]+/json", 2),
+	),
+	callsOf(life{command: "push"}, callAt("read what is unpushed", "GET /containers/.*/archive", 1)),
+	callsOf(life{command: "linger", cancels: true}, callAt("stop", "POST /containers/.*/stop", 1)),
+	callsOf(life{command: "count 3", change: func(o *Options) { o.Pull = images.PullAlways }},
+		callAt("pull", "POST /images/create", 1),
+		callAt("inspect pulled image", "GET /images/.*/json", 2),
+	),
+	callsOf(life{command: "count 3", change: func(o *Options) { o.Network = "bridge" }}, callAt("inspect network", "GET /networks/bridge", 1)),
+)
+
+// faults are the ways in which every call goes wrong.
+var faults = []fakeengine.Fault{fakeengine.Slow, fakeengine.Stall, fakeengine.Gone, fakeengine.Reset, fakeengine.Lost, fakeengine.Cut,
+	fakeengine.Garbage, "404", "409", "500", cancel}
+
+// cancel is no fault of the engine: the job's client goes away just then.
+const cancel = fakeengine.Fault("cancel")
+
+// faultsOf are those of an engine's calls: what the engine itself has no part in is the same on all.
+func faultsOf(recording string) []fakeengine.Fault {
+	if recording == fakeengine.Podman {
+		return []fakeengine.Fault{fakeengine.Gone, fakeengine.Lost, fakeengine.Cut, "500", cancel}
+	}
+	return faults
+}
+
+// TestFaultsOfCalls has every call of a job go wrong in every way. What comes of it is in the golden
+// files: how the job ended, what its client is told, what is left on the engine then, which calls
+// are counted as failed. The next job works each time, and leaves nothing.
+func TestFaultsOfCalls(t *testing.T) {
+	for _, recording := range []string{fakeengine.Docker, fakeengine.Podman} {
+		t.Run(recording, func(t *testing.T) {
+			report := newReport(faultsOf(recording))
+			t.Run("all", func(t *testing.T) {
+				for _, call := range brokenCalls {
+					report.row(call.Name)
+					for _, fault := range report.faults {
+						t.Run(call.Name+"/"+string(fault), func(t *testing.T) {
+							t.Parallel()
+							synctest.Test(t, func(t *testing.T) { report.note(call.Name, fault, call.breaks(t, recording, fault)) })
+						})
+					}
+				}
+			})
+			report.want(t, "testdata/faults-"+recording+".txt")
+		})
+	}
+}
+
+func (call brokenCall) breaks(t *testing.T, recording string, fault fakeengine.Fault) string {
+	f := newFixture(t, recording, call.change)
+	var j *job
+	var hit func() bool
+	if fault == cancel {
+		hit = f.engine.At(call.Call, func() {
+			j.cancel(jobend.ClientGone)
+			time.Sleep(time.Second) // so that the call is not answered before
+		})
+	} else {
+		hit = f.engine.Break(call.Call, fault)
+	}
+	j = f.newJob()
+	f.begin(j, requestOf(call.command))
+	if call.cancels {
+		j.waitFor(t, "lingering")
+		f.b.Cancel(f.records.latest())
+	}
+	end := j.finish()
+	f.docker.settling.Wait()
+	if !hit() {
+		t.Error("the call was not made")
+	}
+	outcome := f.outcome(end)
+	f.engine.Return()
+	f.wantNext()
+	return outcome
+}
+
+// outcome returns what has come of a job, for a report.
+func (f *fixture) outcome(end finished) string {
+	var text strings.Builder
+	fmt.Fprint(&text, end)
+	if left := f.left(); left != "" {
+		fmt.Fprintf(&text, "\n\tleft: %s", left)
+	}
+	if conditions := f.conditions(); conditions != "sound" {
+		fmt.Fprintf(&text, "\n\tstore: %s", conditions)
+	}
+	if failed := f.observed.take(); len(failed) > 0 {
+		fmt.Fprintf(&text, "\n\tcounted: %s", strings.Join(failed, ", "))
+	}
+	for line := range strings.Lines(end.lines) {
+		if strings.Contains(line, "the end of the log") || strings.Contains(line, "going on with the copy") {
+			fmt.Fprintf(&text, "\n\t%s", strings.TrimSpace(line))
+		}
+	}
+	return plain(text.String())
+}
+
+// wantNext checks that a job works, and leaves nothing.
+func (f *fixture) wantNext() {
+	f.t.Helper()
+	f.do("count 3").wantExit(f.t, 3)
+	var odd []string
+	for _, thing := range f.engine.Left() {
+		if thing = plain(thing); !slices.Contains(usual, thing) {
+			odd = append(odd, thing)
+		}
+	}
+	if len(odd) > 0 || f.conditions() != "sound" {
+		f.t.Errorf("after the next job, the store is %s, and there is: %q", f.conditions(), odd)
+	}
+}
+
+// A report has a paragraph for each call, and in that an outcome for each fault.
+type report struct {
+	faults []fakeengine.Fault
+
+	mu    sync.Mutex
+	rows  []string
+	cells map[[2]string]string
+}
+
+func newReport(faults []fakeengine.Fault) *report {
+	return &report{faults: faults, cells: make(map[[2]string]string)}
+}
+
+func (r *report) row(name string) { r.rows = append(r.rows, name) }
+
+func (r *report) note(row string, fault fakeengine.Fault, outcome string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cells[[2]string{row, string(fault)}] = outcome
+}
+
+func (r *report) text() string {
+	var text strings.Builder
+	for _, row := range r.rows {
+		fmt.Fprintf(&text, "%s\n", row)
+		for _, fault := range r.faults {
+			fmt.Fprintf(&text, "    %-8s%s\n", fault, strings.ReplaceAll(r.cells[[2]string{row, string(fault)}], "\n\t", "\n            "))
+		}
+	}
+	return text.String()
+}
+
+// want compares the report with a golden file.
+func (r *report) want(t *testing.T, file string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, []byte(r.text()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	golden, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(strings.Split(string(golden), "\n"), strings.Split(r.text(), "\n")); diff != "" {
+		t.Errorf("(-%s +now):\n%s", file, diff)
+	}
+}

@@ -1,0 +1,406 @@
+package orchestrator
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"iglu.sh/builder/images"
+	"iglu.sh/builder/internal/history"
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/fakeengine"
+)
+
+// A fixture is a Builder on an engine that a test can have go wrong; see package fakeengine. It is
+// made within a bubble of testing/synctest: no time passes that is waited for.
+type fixture struct {
+	t        *testing.T
+	engine   *fakeengine.Engine
+	b        *Builder
+	docker   *docker
+	options  Options
+	folder   string // of the jobs' logs
+	log      *lockedBuffer
+	observed *observed
+	records  *keptRecords
+}
+
+// newFixture returns one on an engine whose answers were recorded. The containers run the commands
+// of runCommand.
+func newFixture(t *testing.T, recording string, change func(*Options)) *fixture {
+	t.Helper()
+	folder := tempDir(t)
+	program := filepath.Join(folder, "iglu-builder")
+	if err := os.WriteFile(program, []byte("a program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{t: t, engine: fakeengine.Start(t, recording), folder: filepath.Join(folder, "logs"), log: new(lockedBuffer), observed: new(observed), records: new(keptRecords)}
+	f.engine.Run = runCommand
+	f.engine.MakeNetwork("bridge", nil)
+	f.options = Options{
+		Host: "unix:///run/docker.sock", Instance: "test", Image: fakeengine.ImageRef, Pull: images.PullMissing,
+		Stores:    Stores{Mode: StoreShared, MaxBytes: 1 << 40, Folder: filepath.Join(folder, "stores")},
+		Program:   program,
+		Limits:    Limits{Memory: Amount{Share: 0.75}, CPUs: Amount{Share: 1}, PIDs: 4096},
+		Sandbox:   SandboxAuto,
+		Deadlines: Deadlines{Build: buildTimeout},
+		Observer:  f.observed,
+		dial:      f.engine.Dial,
+	}
+	if change != nil {
+		change(&f.options)
+	}
+	f.start()
+	t.Cleanup(func() {
+		if err := f.b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+// buildTimeout is longer than all bounds of calls.
+const buildTimeout = 10 * time.Minute
+
+// tempDir returns a folder for a test, in memory where there is one: jobs wait for the disk to have
+// written what they have to know after a loss of power.
+func tempDir(t *testing.T) string {
+	t.Helper()
+	folder, err := os.MkdirTemp("/dev/shm", "iglu-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(folder) })
+	return folder
+}
+
+// start makes the builder, as if it had been started anew.
+func (f *fixture) start() {
+	f.t.Helper()
+	logs, err := joblog.Open(f.folder, joblog.Keep{Jobs: 10}, 1<<20)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	log := slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	if f.b, err = NewDocker(f.options, logs, f.records, log); err != nil {
+		f.t.Fatal(err)
+	}
+	f.docker = f.b.engine.(*docker)
+}
+
+// restart has a new builder take the place of one that was killed.
+func (f *fixture) restart() {
+	f.t.Helper()
+	if err := f.b.Close(); err != nil {
+		f.t.Error(err)
+	}
+	f.start()
+}
+
+// A lockedBuffer is a buffer for several writers.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// observed is an Observer that remembers which calls have failed.
+type observed struct {
+	nobody
+	mu     sync.Mutex
+	failed []string
+}
+
+func (o *observed) EngineFailed(call string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.failed = append(o.failed, call)
+}
+
+// take returns what has failed since it was asked last.
+func (o *observed) take() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	failed := o.failed
+	o.failed = nil
+	return failed
+}
+
+// keptRecords are Records in memory.
+type keptRecords struct {
+	mu  sync.Mutex
+	all []history.Record
+}
+
+func (r *keptRecords) Put(record history.Record) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = append(r.all, record)
+	return nil
+}
+
+func (r *keptRecords) Prune(func(string) bool) error { return nil }
+
+// latest returns the job that has begun last.
+func (r *keptRecords) latest() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.all[len(r.all)-1].Job
+}
+
+// runCommand is what containers run: the program of the builder, with Nix and git made up.
+func runCommand(p *fakeengine.Process) int {
+	if task := p.Getenv(jobenv.Upkeep); task != "" {
+		fmt.Fprintln(p.Stdout, 1000)
+		return 0
+	}
+	command, arg, _ := strings.Cut(p.Getenv(jobenv.Command), " ")
+	switch command {
+	case "count":
+		code, _ := strconv.Atoi(arg)
+		return count(p, code)
+	case "push":
+		p.Leave(jobenv.Unpushed, "1 of 2 paths was not pushed")
+		return jobenv.ExitUnpushed
+	case "linger": // does as it is told
+		fmt.Fprintln(p.Stdout, "lingering")
+		return linger(p, nil)
+	case "stubborn": // does not
+		fmt.Fprintln(p.Stdout, "lingering")
+		<-p.Killed
+		return 0
+	case "mute": // has printed something, and nothing more
+		fmt.Fprintln(p.Stdout, "lingering")
+		<-p.Terminated
+		return 143
+	case "memory":
+		p.RunOutOfMemory()
+		if code, _ := strconv.Atoi(arg); code != 0 { // a child of it was killed
+			p.Leave(jobenv.OutOfMemory, "")
+			return code
+		}
+		return 137
+	}
+	panic("the test sends a command that there is not: " + command)
+}
+
+// linger returns 0 when a time has come, or how a job ends that is ended before.
+func linger(p *fakeengine.Process, until <-chan time.Time) int {
+	select {
+	case <-until:
+		return 0
+	case <-p.Terminated:
+		fmt.Fprintln(p.Stdout, "told to end")
+	case <-p.Killed:
+	case <-p.Lifeline:
+		p.Leave(jobenv.EndMark, "lifeline")
+		select {
+		case <-time.After(time.Second): // until its own processes have ended
+		case <-p.Killed:
+		}
+	}
+	return 143
+}
+
+// count prints, and exits with a code.
+func count(p *fakeengine.Process, code int) int {
+	for i := range 20 {
+		fmt.Fprintln(p.Stdout, i+1)
+		fmt.Fprintln(p.Stderr, "and", i+1)
+	}
+	if end := linger(p, time.After(time.Second/10)); end != 0 {
+		return end
+	}
+	token := p.Getenv(jobenv.EventsToken)
+	switch {
+	case code == 0:
+		jobwire.NewWriter(p.Stdout, token).Note(jobwire.Note{Succeeded: true})
+		jobwire.NewWriter(p.Stderr, token).Note(jobwire.Note{Succeeded: true})
+	case code > 128:
+		p.Leave(jobenv.EndMark, "")
+	}
+	return code
+}
+
+func requestOf(command string) *schemas.Request {
+	return &schemas.Request{Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: command}}
+}
+
+// A finished job is its last message, all its lines, and how long it took.
+type finished struct {
+	response *schemas.Response
+	event    schemas.VerdictEvent
+	lines    string
+	took     time.Duration
+}
+
+// A job is one that is under way.
+type job struct {
+	lines  chan string // each write of lines
+	ended  chan schemas.Message
+	begun  time.Time
+	so     strings.Builder // what was read of lines
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+}
+
+// Write gets a job's lines.
+func (j *job) Write(p []byte) (int, error) {
+	j.lines <- string(p)
+	return len(p), nil
+}
+
+// newJob makes a job that has not begun.
+func (f *fixture) newJob() *job {
+	ctx, cancel := context.WithCancelCause(f.t.Context())
+	return &job{ctx: ctx, cancel: cancel, lines: make(chan string, 1000), ended: make(chan schemas.Message, 1), begun: time.Now()}
+}
+
+func (f *fixture) begin(j *job, request *schemas.Request) {
+	go func() {
+		last := f.b.Build(j.ctx, request, j)
+		close(j.lines)
+		j.ended <- last
+	}()
+}
+
+// send begins a job.
+func (f *fixture) send(request *schemas.Request) *job {
+	j := f.newJob()
+	f.begin(j, request)
+	return j
+}
+
+// waitFor waits until a job has printed something.
+func (j *job) waitFor(t *testing.T, text string) {
+	t.Helper()
+	for !strings.Contains(j.so.String(), text) {
+		line, ok := <-j.lines
+		if !ok {
+			t.Fatalf("without %q: %s\n%s", text, j.finish(), j.so.String())
+		}
+		j.so.WriteString(line)
+	}
+}
+
+// finish waits for a job's end, but not for what is done afterwards.
+func (j *job) finish() finished {
+	for line := range j.lines {
+		j.so.WriteString(line)
+	}
+	last := <-j.ended
+	j.cancel(nil)
+	event, err := schemas.ParseEvent(last.Event)
+	if err != nil {
+		panic(err)
+	}
+	return finished{last.Response, event.(schemas.VerdictEvent), j.so.String(), time.Since(j.begun)}
+}
+
+// do runs a command to its end, and waits until all is done that is done then.
+func (f *fixture) do(command string) finished {
+	f.t.Helper()
+	end := f.send(requestOf(command)).finish()
+	f.docker.settling.Wait()
+	return end
+}
+
+// String returns all that a client is told of an end, and how long it took to come.
+func (e finished) String() string {
+	text := e.event.End
+	if e.event.ExitCode != nil {
+		text += fmt.Sprint(" ", *e.event.ExitCode)
+	}
+	if took := e.took.Round(time.Second); took > 0 {
+		text += " after " + took.String()
+	}
+	if said := strings.TrimSpace(e.response.Error + " " + e.response.Msg); said != "" {
+		text += ": " + said
+	}
+	return text
+}
+
+// wantExit checks that a job has ended by itself.
+func (e finished) wantExit(t *testing.T, code int) {
+	t.Helper()
+	if e.event.End != string(jobend.Exited) || e.response.BuildExitCode == nil || *e.response.BuildExitCode != code {
+		t.Errorf("want exited %d, got %s", code, e)
+	}
+}
+
+var (
+	jobIDs     = regexp.MustCompile(`[a-z2-7]{26}`)
+	containers = regexp.MustCompile(`\b0{10,}[0-9a-f]+\b`)
+	hashes     = regexp.MustCompile(`-(store|program)-[0-9a-f]+`)
+)
+
+// plain returns a text without what is different each time.
+func plain(text string) string {
+	text = strings.ReplaceAll(text, "iglu-builder-test-", "")
+	text = hashes.ReplaceAllString("-"+text, "-$1")[1:]
+	text = regexp.MustCompile(`\b(store|program)-[0-9a-f]{8,}`).ReplaceAllString(text, "$1")
+	return containers.ReplaceAllString(jobIDs.ReplaceAllString(text, "JOB"), "CONTAINER")
+}
+
+// usual is what is on the engine between jobs.
+var usual = []string{"network bridge", "network jobs", "volume program", "volume store"}
+
+// left returns what is on the engine that is not usually there, and what is not that usually is.
+func (f *fixture) left() string {
+	var odd []string
+	there := f.engine.Left()
+	for i := range there {
+		there[i] = plain(there[i])
+		if !slices.Contains(usual, there[i]) {
+			odd = append(odd, there[i])
+		}
+	}
+	for _, name := range usual {
+		if !slices.Contains(there, name) {
+			odd = append(odd, "no "+name)
+		}
+	}
+	return strings.Join(odd, ", ")
+}
+
+// conditions returns what the builder has written down of its stores.
+func (f *fixture) conditions() string {
+	entries, err := f.docker.ledger.all()
+	if err != nil {
+		f.t.Error(err)
+	}
+	var all []string
+	for _, e := range entries {
+		all = append(all, string(e.Condition))
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
+}
+
+var _ io.Writer = (*job)(nil)
