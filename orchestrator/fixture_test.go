@@ -242,6 +242,7 @@ func count(p *fakeengine.Process, code int) int {
 	case code == 0:
 		jobwire.NewWriter(p.Stdout, token).Note(jobwire.Note{Succeeded: true})
 		jobwire.NewWriter(p.Stderr, token).Note(jobwire.Note{Succeeded: true})
+		time.Sleep(time.Second / 10) // as long as it takes until an engine says that it has ended
 	case code > 128:
 		p.Leave(jobenv.EndMark, "")
 	}

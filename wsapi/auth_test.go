@@ -140,7 +140,7 @@ func TestToken(t *testing.T) {
 			f.wantRefused()
 			c := &client{t, ws}
 			c.send("{}")
-			c.finish().check(t, websocket.CloseInvalidFramePayloadData, invalid("git: is missing"))
+			c.finish().check(t, websocket.CloseInvalidFramePayloadData, invalid("git: is missing; buildOptions: is missing"))
 		})
 	}
 }

@@ -142,7 +142,7 @@ func TestRefusalsOfEvents(t *testing.T) {
 		c.finish()
 		malformed := f.dial(schemas.EventsProtocol)
 		malformed.send("{")
-		malformed.finish().check(t, websocket.CloseInvalidFramePayloadData, notJSON)
+		malformed.finish().check(t, websocket.CloseInvalidFramePayloadData, notJSON("line 1, column 2: unexpected end of JSON input"))
 		f.wantRefused("busy", "malformed")
 	})
 }

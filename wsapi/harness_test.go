@@ -34,11 +34,15 @@ const (
 	accepted     = `{"msg":"Start Building","jobStatus":"starting"}`
 	busy         = `{"error":"A build job is already running.","jobStatus":"running"}`
 	succeeded    = `{"msg":"Build was successfull","buildExitCode":0,"childExitCode":0,"jobStatus":"success"}`
-	notJSON      = `{"error":"Not a valid JSON","jobStatus":"failed"}`
 	notTaken     = `{"error":"The builder is shutting down.","msg":"Connect again when it is back.","jobStatus":"failed"}`
 	noJobInTime  = `{"error":"No job was received within 30s.","msg":"Connect again and send it at once.","jobStatus":"failed"}`
 	cancelledFor = `{"error":"The job was cancelled.","msg":"%s","jobStatus":"failed"}` // see heldBuilder
 )
+
+// notJSON is what a client is told whose message is no JSON, and where.
+func notJSON(where string) string {
+	return fmt.Sprintf(`{"error":"Not a valid JSON","msg":%q,"jobStatus":"failed"}`, where)
+}
 
 // A fakeBuilder is a Builder of functions.
 type fakeBuilder struct {
@@ -442,5 +446,5 @@ func wantFree(t *testing.T, f *fixture) {
 	synctest.Wait()
 	c := f.dial()
 	c.send(`{}`)
-	c.finish().check(t, websocket.CloseInvalidFramePayloadData, invalid("git: is missing"))
+	c.finish().check(t, websocket.CloseInvalidFramePayloadData, invalid("git: is missing; buildOptions: is missing"))
 }

@@ -52,14 +52,20 @@ func refusedMessages(form schemas.Form) []refusedMessage {
 	if form == schemas.Stack {
 		object, options, repository, noClone = "git_config", "build_options", "git_config.repository", "noclone"
 	}
+	missing := options + ": is missing"
+	if form == schemas.Stack {
+		missing += "; cachix_config: is missing"
+	}
 	return []refusedMessage{
-		{"not JSON", text, `{"` + object + `":`, schemas.Document, notJSON, "malformed"},
-		{"empty", text, ``, schemas.Document, notJSON, "malformed"},
-		{"two documents", text, `{} {}`, schemas.Document, notJSON, "malformed"},
-		{"a name twice", text, `{"` + object + `":{"` + noClone + `":true,"` + noClone + `":true}}`, schemas.Document, notJSON, "malformed"},
-		{"invalid UTF-8", text, "{\"" + object + "\":\"\xff\"}", schemas.Document, notJSON, "malformed"},
-		{"not text", websocket.BinaryMessage, jobIn(form, "nix"), schemas.Document, notJSON, "malformed"},
-		{"schema", text, `{"` + object + `":{"` + noClone + `":true}}`, form, invalid(options + ": is missing"), "invalid"},
+		{"not JSON", text, `{"` + object + `":`, schemas.Document,
+			notJSON(fmt.Sprintf("line 1, column %d: unexpected end of JSON input", len(object)+5)), "malformed"},
+		{"empty", text, ``, schemas.Document, notJSON("the message is empty, or no text"), "malformed"},
+		{"two documents", text, `{} {}`, schemas.Document, notJSON("line 1, column 4: invalid character '{' after top-level value"), "malformed"},
+		{"a name twice", text, `{"` + object + `":{"` + noClone + `":true,"` + noClone + `":true}}`, schemas.Document,
+			notJSON(fmt.Sprintf("line 1, column %d: the second property of this name in one object", len(object)+2*len(noClone)+15)), "malformed"},
+		{"invalid UTF-8", text, "{\"" + object + "\":\"\xff\"}", schemas.Document, notJSON(fmt.Sprintf("line 1, column %d: not UTF-8", len(object)+6)), "malformed"},
+		{"not text", websocket.BinaryMessage, jobIn(form, "nix"), schemas.Document, notJSON("the message is empty, or no text"), "malformed"},
+		{"schema", text, `{"` + object + `":{"` + noClone + `":true}}`, form, invalid(missing), "invalid"},
 		{"two forms", text, `{"git":{},"git_config":{}}`, schemas.Document,
 			invalid("the job has git of one form and git_config of the other; send it in one"), "invalid"},
 		{"rule", text, strings.Replace(jobIn(form, "nix"), "true", "false", 1), form,
@@ -79,7 +85,7 @@ func TestStackRefusals(t *testing.T) {
 		f := serve(t, &fakeBuilder{})
 		for change, want := range map[[2]string]string{
 			{`"noclone":true`, `"noclone":true,"requiresauth":true`}: "git_config.gitkey: is required when requiresauth is true",
-			{`"cachix_config":{}`, `"cachix_config":{"push":true}`}:  "cachix_config.target: is required when push is true",
+			{`"cachix_config":{}`, `"cachix_config":{"push":true}`}:  "cachix_config.target: is required when push is true; cachix_config.apikey: is required when push is true",
 			{`"command"`, `"maxjobs":0,"command"`}:                   "build_options.maxjobs: must be 1 or more",
 			{`"command"`, `"cores":null,"command"`}:                  "build_options.cores: must be a number",
 		} {
