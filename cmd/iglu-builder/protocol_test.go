@@ -101,7 +101,7 @@ func messageRows(t *testing.T, form schemas.Form) []messageRow {
 			[]string{accepted, `{"stdout":"iglu: running sh -c 'exit 42'","jobStatus":"running"}`, exited(42)}, 1011},
 		{"no such program", websocket.TextMessage, run(`no-such-program`),
 			[]string{accepted, `{"stdout":"iglu: running no-such-program","jobStatus":"running"}`,
-				`{"stdout":"iglu: no-such-program is not in the job image; its PATH is /root/.nix-profile/bin:/nix/var/nix/profiles/default/bin","jobStatus":"running"}`,
+				`{"stdout":"iglu: no-such-program is not in the job image; its PATH is /root/.nix-profile/bin:/nix/var/nix/profiles/default/bin:/nix/var/nix/profiles/default/sbin","jobStatus":"running"}`,
 				exited(127)}, 1011},
 	}
 }

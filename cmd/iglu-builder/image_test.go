@@ -1,0 +1,157 @@
+package main
+
+import (
+	"crypto/rand"
+	"strings"
+	"testing"
+
+	"iglu.sh/builder/schemas"
+)
+
+// This file is about the job image: what nixos/nix is like, and what its properties do.
+
+// TestImageIsLikeNixosNix holds for nixos/nix and for what stands in for it: docs/job-image.md.
+func TestImageIsLikeNixosNix(t *testing.T) {
+	got := do(t, world.server, command(`sh -c '
+		inStore() { case $(readlink -f "$1") in /nix/store/*) ;; *) echo "not in the store: $1" ;; esac; }
+		for tool in nix nix-daemon nix-store git bash cp tar gzip grep which curl less wget find ssh; do
+			command -v $tool >/dev/null || echo "no $tool"
+			inStore "$(command -v $tool)"
+		done
+		for link in /bin/sh /usr/bin/env /etc/passwd /etc/group /etc/nix/nix.conf /root/.nix-profile "$SSL_CERT_FILE" /etc/ssl/certs/ca-certificates.crt; do
+			[ -L "$link" ] || case $link in /nix/*) ;; *) echo "no link: $link" ;; esac
+			inStore "$link"
+		done
+		for file in /bin/* /usr/bin/*; do case $file in /bin/sh|/usr/bin/env) ;; *) echo "there is $file" ;; esac; done
+		for file in /lib /lib64 /usr/lib /sbin; do [ ! -e $file ] || echo "there is $file"; done
+		for tool in git-lfs cachix sed xz; do ! command -v $tool >/dev/null || echo "there is $tool"; done
+		for path in $(readlink -f "$(command -v nix)" /bin/sh /etc/passwd /nix/var/nix/profiles/default); do
+			nix-store --query --hash "${path%%/bin/*}" >/dev/null || nix-store --query --hash "${path%%/etc/*}" >/dev/null
+		done
+		echo looked'`))
+	wantExit(t, got, 0)
+	if lines := withoutHead(t, world.server, got.lines); len(lines) != 1 || lines[0] != "looked" {
+		t.Errorf("the image is not like nixos/nix:\n%s", strings.Join(lines, "\n"))
+	}
+}
+
+// toolRepository publishes a flake with the program tool, and returns its URL.
+func toolRepository(t *testing.T) string {
+	t.Helper()
+	name := "tool-" + strings.ToLower(rand.Text()[:10])
+	err := world.git.commit(name, "main", map[string]string{"flake.nix": `{
+  outputs = { self }: {
+    packages.x86_64-linux.default = derivation {
+      name = "` + name + `"; system = "x86_64-linux"; builder = "/bin/sh"; PATH = "/nix/var/nix/profiles/default/bin";
+      args = [ "-c" "mkdir -p $out/bin; printf '#!/bin/sh\necho I am the tool\n' > $out/bin/tool; chmod +x $out/bin/tool" ];
+    };
+  };
+}`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return world.git.public + "/" + name
+}
+
+// TestProfileAndGarbage has a job install something into the image's profile and others
+// collect garbage. The next job of the store has all tools, and what was installed.
+func TestProfileAndGarbage(t *testing.T) { onEngines(t, profileAndGarbage) }
+
+func profileAndGarbage(t *testing.T, e *site) {
+	s := e.storeServer(t, func(s *settings) { s.allowedCommands = append(s.allowedCommands, "nix-collect-garbage", "tool") })
+	url := toolRepository(t)
+	for _, line := range []string{
+		"nix build", "nix-collect-garbage -d", "nix build --rebuild", "nix profile add .", "nix-collect-garbage -d", "tool",
+		"nix profile add --profile /tmp/other .", "git -C /source log --oneline",
+	} {
+		got := do(t, s, build(url, line))
+		wantExit(t, got, 0)
+		if line == "tool" {
+			wantLine(t, got, "I am the tool")
+		}
+		if line != "nix build" && hasLine(got, fillingStore) {
+			t.Errorf("%s: the store of the job before is gone: %v", line, got.lines)
+		}
+	}
+}
+
+// TestDamagedStore has jobs break what every job needs. The next begins with a new store.
+func TestDamagedStore(t *testing.T) { onEngines(t, damagedStores) }
+
+func damagedStores(t *testing.T, e *site) {
+	s := e.storeServer(t, func(*settings) {})
+	url := repository(t, "echo > $out")
+	for _, damage := range []struct{ lost, line string }{
+		{"nix", `sh -c 'rm /nix/var/nix/profiles/default'`},
+		{"git", `sh -c 'git=$(readlink -f "$(command -v git)"); chmod -R u+w "${git%/bin/*}"; rm -r "${git%/bin/*}"'`},
+		{"nix", `sh -c 'nix=$(readlink -f "$(command -v nix)"); chmod u+w "$nix"; : > "$nix"'`},
+	} {
+		broken := do(t, s, build(url, damage.line))
+		wantExit(t, broken, 0)
+		wantLine(t, broken, "iglu: this job leaves its Nix store without a "+damage.lost+" that runs: no other job gets that store")
+		next := do(t, s, build(url, "nix-build"))
+		wantExit(t, next, 0)
+		wantLine(t, next, fillingStore)
+	}
+}
+
+// TestKilledCommand has a command end with the code of one that was killed. Its store is not
+// verified for it.
+func TestKilledCommand(t *testing.T) { onEngines(t, killedCommand) }
+
+func killedCommand(t *testing.T, e *site) {
+	s := e.storeServer(t, func(*settings) {})
+	url := repository(t, "echo > $out")
+	for range 2 {
+		got := do(t, s, build(url, `sh -c 'exit 137'`))
+		wantExit(t, got, 137)
+		if hasLine(got, verifyingStore) {
+			t.Errorf("the store is verified: %v", got.lines)
+		}
+	}
+}
+
+// TestStoreVariables runs a job that pushes in an image whose variables send Nix elsewhere.
+func TestStoreVariables(t *testing.T) { onEngines(t, storeVariables) }
+
+func storeVariables(t *testing.T, e *site) {
+	image := "variables-test:" + strings.ToLower(world.server.instance)
+	e.changeImage(t, world.image, image, "ENV NIX_REMOTE=daemon NIX_STORE_DIR=/no/store NIX_STATE_DIR=/no/state NIX_LOG_DIR=/no/log "+
+		"NIX_DAEMON_SOCKET_PATH=/no/socket NIX_CACHE_HOME=/no/cache NIX_STORE= NIX_CONF_DIR=/etc/nix")
+	s := e.server(t, func(s *settings) { s.jobImage = image })
+	c := newCache(t)
+	got := do(t, s, c.pushing(build(closureRepository(t), "nix-build")))
+	wantExit(t, got, 0)
+	wantTotal(t, got, closureOf, 0, 0)
+	for _, name := range []string{"NIX_REMOTE", "NIX_STORE_DIR", "NIX_STATE_DIR", "NIX_LOG_DIR", "NIX_DAEMON_SOCKET_PATH", "NIX_CACHE_HOME"} {
+		wantLine(t, got, "iglu: "+name+" of the job image is not passed on: a job's Nix store is the container's own")
+	}
+	if hasLine(got, "NIX_STORE of the job image") || hasLine(got, "NIX_CONF_DIR of the job image") {
+		t.Errorf("too many variables are named: %v", got.lines)
+	}
+}
+
+// TestImageSettings asks for the settings in an image that has its own nix.conf.
+func TestImageSettings(t *testing.T) { onEngines(t, imageSettings) }
+
+func imageSettings(t *testing.T, e *site) {
+	image, container := "settings-test:"+strings.ToLower(world.server.instance), "settings-test-"+strings.ToLower(world.server.instance)
+	e.cleanUp(t, "image", "rm", image)
+	e.cleanUp(t, "rm", container)
+	e.docker(t, "run", "--name", container, world.image, "/bin/sh", "-c", `conf=$(cat /etc/nix/nix.conf) && rm /etc/nix/nix.conf &&
+		printf '%s\n' "$conf" "max-jobs = 7" "cores = 3" "connect-timeout = 11" "extra-substituters = http://image.invalid" > /etc/nix/nix.conf`)
+	e.commit(t, container, image)
+	s := e.server(t, func(s *settings) { s.jobImage = image })
+	j := command("nix config show")
+	cores := schemas.Whole(2)
+	j.BuildOptions.Cores = &cores
+	j.BuildOptions.Substituters = []string{"http://job.invalid"}
+	got := do(t, s, j)
+	wantExit(t, got, 0)
+	for _, line := range []string{"max-jobs = 7", "connect-timeout = 11", "cores = 2", "build-users-group = nixbld"} {
+		wantLine(t, got, line)
+	}
+	for _, substituter := range []string{"http://image.invalid", "http://job.invalid"} {
+		wantLine(t, got, substituter)
+	}
+}
