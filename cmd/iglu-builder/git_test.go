@@ -122,8 +122,10 @@ func (g *gitWorld) publish() error {
 	)
 }
 
-// derivation is a Nix expression of one that a shell script builds.
+// derivation is a Nix expression of one that a shell script builds. The shell ends it: where
+// bash makes way for the last program, and that closes its outputs before it ends, Nix kills it.
 func derivation(name, script string) string {
+	script += "; exit"
 	return fmt.Sprintf(`derivation { name = %q; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" %q ]; }`,
 		name, script)
 }

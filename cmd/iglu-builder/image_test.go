@@ -5,33 +5,51 @@ import (
 	"strings"
 	"testing"
 
+	"iglu.sh/builder/internal/shellwords"
 	"iglu.sh/builder/schemas"
 )
 
 // This file is about the job image: what nixos/nix is like, and what its properties do.
 
+// look prints what is not as in nixos/nix.
+const look = `
+fault() { echo "not like nixos/nix: $*"; }
+in_store() { case $(readlink -f "$1") in /nix/store/*) ;; *) fault "$1 is not in the store" ;; esac; }
+for tool in nix nix-daemon nix-store nix-collect-garbage git bash sh cp tar gzip grep which curl less wget find ssh; do
+	in_store "$(command -v $tool)"
+done
+for tool in git-lfs cachix sed xz perl; do
+	! command -v $tool || fault "there is $tool"
+done
+for link in /bin/sh /usr/bin/env /etc/passwd /etc/group /etc/nix/nix.conf /root/.nix-profile /etc/ssl/certs/ca-bundle.crt; do
+	[ -L $link ] || fault "$link is no link"
+	in_store $link
+done
+in_store "$SSL_CERT_FILE"
+for file in /bin/* /usr/bin/* /lib /lib64 /usr/lib /sbin; do
+	case $file in /bin/sh | /usr/bin/env) ;; *) [ ! -e $file ] || fault "there is $file" ;; esac
+done
+for file in $(command -v nix git) /bin/sh /etc/passwd /etc/nix/nix.conf; do
+	path=$(readlink -f $file)
+	name=${path#/nix/store/}
+	nix-store --query --hash /nix/store/${name%%/*} >/dev/null || fault "Nix does not know $path"
+done
+[ -n "$(nix-store --query --references $(readlink -f /nix/var/nix/profiles/default))" ] || fault "the profile refers to nothing"
+echo looked
+`
+
 // TestImageIsLikeNixosNix holds for nixos/nix and for what stands in for it: docs/job-image.md.
 func TestImageIsLikeNixosNix(t *testing.T) {
-	got := do(t, world.server, command(`sh -c '
-		inStore() { case $(readlink -f "$1") in /nix/store/*) ;; *) echo "not in the store: $1" ;; esac; }
-		for tool in nix nix-daemon nix-store git bash cp tar gzip grep which curl less wget find ssh; do
-			command -v $tool >/dev/null || echo "no $tool"
-			inStore "$(command -v $tool)"
-		done
-		for link in /bin/sh /usr/bin/env /etc/passwd /etc/group /etc/nix/nix.conf /root/.nix-profile "$SSL_CERT_FILE" /etc/ssl/certs/ca-certificates.crt; do
-			[ -L "$link" ] || case $link in /nix/*) ;; *) echo "no link: $link" ;; esac
-			inStore "$link"
-		done
-		for file in /bin/* /usr/bin/*; do case $file in /bin/sh|/usr/bin/env) ;; *) echo "there is $file" ;; esac; done
-		for file in /lib /lib64 /usr/lib /sbin; do [ ! -e $file ] || echo "there is $file"; done
-		for tool in git-lfs cachix sed xz; do ! command -v $tool >/dev/null || echo "there is $tool"; done
-		for path in $(readlink -f "$(command -v nix)" /bin/sh /etc/passwd /nix/var/nix/profiles/default); do
-			nix-store --query --hash "${path%%/bin/*}" >/dev/null || nix-store --query --hash "${path%%/etc/*}" >/dev/null
-		done
-		echo looked'`))
+	if err := world.git.commit("look", "main", map[string]string{"look.sh": look}); err != nil {
+		t.Fatal(err)
+	}
+	got := do(t, world.server, build(world.git.public+"/look", "sh look.sh"))
 	wantExit(t, got, 0)
-	if lines := withoutHead(t, world.server, got.lines); len(lines) != 1 || lines[0] != "looked" {
-		t.Errorf("the image is not like nixos/nix:\n%s", strings.Join(lines, "\n"))
+	wantLine(t, got, "looked")
+	for _, line := range got.lines {
+		if strings.Contains(line, "not like nixos/nix: ") {
+			t.Error(line)
+		}
 	}
 }
 
@@ -43,7 +61,7 @@ func toolRepository(t *testing.T) string {
   outputs = { self }: {
     packages.x86_64-linux.default = derivation {
       name = "` + name + `"; system = "x86_64-linux"; builder = "/bin/sh"; PATH = "/nix/var/nix/profiles/default/bin";
-      args = [ "-c" "mkdir -p $out/bin; printf '#!/bin/sh\necho I am the tool\n' > $out/bin/tool; chmod +x $out/bin/tool" ];
+      args = [ "-c" "mkdir -p $out/bin; printf '#!/bin/sh\necho I am the tool\n' > $out/bin/tool; chmod +x $out/bin/tool; exit" ];
     };
   };
 }`})
@@ -60,16 +78,16 @@ func TestProfileAndGarbage(t *testing.T) { onEngines(t, profileAndGarbage) }
 func profileAndGarbage(t *testing.T, e *site) {
 	s := e.storeServer(t, func(s *settings) { s.allowedCommands = append(s.allowedCommands, "nix-collect-garbage", "tool") })
 	url := toolRepository(t)
-	for _, line := range []string{
-		"nix build", "nix-collect-garbage -d", "nix build --rebuild", "nix profile add .", "nix-collect-garbage -d", "tool",
-		"nix profile add --profile /tmp/other .", "git -C /source log --oneline",
+	for n, line := range []string{
+		"nix build", "nix-collect-garbage -d", "nix build", "nix profile add .", "nix-collect-garbage -d", "tool",
+		"sh -c 'git log --oneline'",
 	} {
 		got := do(t, s, build(url, line))
 		wantExit(t, got, 0)
 		if line == "tool" {
 			wantLine(t, got, "I am the tool")
 		}
-		if line != "nix build" && hasLine(got, fillingStore) {
+		if n > 0 && hasLine(got, fillingStore) {
 			t.Errorf("%s: the store of the job before is gone: %v", line, got.lines)
 		}
 	}
@@ -116,18 +134,19 @@ func TestStoreVariables(t *testing.T) { onEngines(t, storeVariables) }
 
 func storeVariables(t *testing.T, e *site) {
 	image := "variables-test:" + strings.ToLower(world.server.instance)
-	e.changeImage(t, world.image, image, "ENV NIX_REMOTE=daemon NIX_STORE_DIR=/no/store NIX_STATE_DIR=/no/state NIX_LOG_DIR=/no/log "+
-		"NIX_DAEMON_SOCKET_PATH=/no/socket NIX_CACHE_HOME=/no/cache NIX_STORE= NIX_CONF_DIR=/etc/nix")
+	// One each: Podman takes the others of an instruction for a part of the first's value.
+	e.changeImage(t, world.image, image, "ENV NIX_REMOTE=daemon", "ENV NIX_STORE_DIR=/no/store", "ENV NIX_STATE_DIR=/no/state",
+		"ENV NIX_LOG_DIR=/no/log", "ENV NIX_DAEMON_SOCKET_PATH=/no/socket", "ENV NIX_CACHE_HOME=/no/cache", "ENV NIX_CONF_DIR=/etc/nix")
 	s := e.server(t, func(s *settings) { s.jobImage = image })
 	c := newCache(t)
-	got := do(t, s, c.pushing(build(closureRepository(t), "nix-build")))
+	got := do(t, s, c.pushing(command(shellwords.Join([]string{"nix-build", "-E", derivation("variables", "echo > $out")}))))
 	wantExit(t, got, 0)
-	wantTotal(t, got, closureOf, 0, 0)
+	wantNames(t, c, []string{"variables"})
 	for _, name := range []string{"NIX_REMOTE", "NIX_STORE_DIR", "NIX_STATE_DIR", "NIX_LOG_DIR", "NIX_DAEMON_SOCKET_PATH", "NIX_CACHE_HOME"} {
 		wantLine(t, got, "iglu: "+name+" of the job image is not passed on: a job's Nix store is the container's own")
 	}
-	if hasLine(got, "NIX_STORE of the job image") || hasLine(got, "NIX_CONF_DIR of the job image") {
-		t.Errorf("too many variables are named: %v", got.lines)
+	if hasLine(got, "NIX_CONF_DIR of the job image") {
+		t.Errorf("NIX_CONF_DIR is removed: %v", got.lines)
 	}
 }
 

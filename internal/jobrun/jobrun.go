@@ -80,6 +80,7 @@ func Main() int {
 		}
 		before := storePaths()
 		rememberTools()
+		mendProfiles(profiles)
 		code = run(ctx, job, rest, children, t)
 		t.usage(growth(ctx, before))
 		if tool := lostTool(children, rest); tool != "" {
