@@ -54,7 +54,7 @@ func TestSandbox(t *testing.T) {
 	wantExit(t, got, 0)
 	wantLine(t, got, "in /build")
 	got = do(t, s, command(writeKernelSetting))
-	wantExit(t, got, 2)
+	wantExit(t, got, 1)
 	wantLine(t, got, "Permission denied")
 }
 
@@ -65,7 +65,7 @@ func noSandbox(t *testing.T, e *site) {
 	s := e.server(t, func(*settings) {})
 	wantContainerAsSandbox(t, s)
 	got := do(t, s, command(writeKernelSetting))
-	wantExit(t, got, 2)
+	wantExit(t, got, 1)
 	wantLine(t, got, "Read-only file system")
 
 	if e.isPodman() { // where it cannot be on
