@@ -26,4 +26,4 @@ test-faults:
 
 # Writes the tables in docs/benchmarks.md; takes some minutes on a machine left alone.
 bench: build
-	IGLU_BENCH_JOB_IMAGE=$$(scripts/with-engine scripts/job-image) scripts/with-engine go run ./scripts/bench
+	IGLU_BENCH_JOB_IMAGE=$$(scripts/with-engine scripts/job-image --full) scripts/with-engine go run ./scripts/bench

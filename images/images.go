@@ -20,7 +20,7 @@ import (
 
 // Default is the image that jobs run in unless another is configured: the official
 // one of the Nix project, at a fixed version.
-const Default = "nixos/nix:2.32.6"
+const Default = "nixos/nix:2.34.8"
 
 // Engine is what this package needs of a container engine. *client.Client of
 // github.com/docker/docker is one.

@@ -232,7 +232,8 @@ func (d *docker) wasKilled(ctx context.Context, id string) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
 	found, err := d.client.ContainerInspect(ctx, id)
-	return err != nil || found.State.Running || found.State.OOMKilled || found.State.ExitCode == exitKilled
+	return err != nil || found.State.Running || found.State.OOMKilled ||
+		found.State.ExitCode == exitKilled && !d.has(ctx, id, jobenv.EndMark) // which may be the command's own
 }
 
 // has reports whether a container is known to have a file.

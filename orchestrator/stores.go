@@ -176,6 +176,8 @@ func (d *docker) giveBack(ctx context.Context, l *lease, killed bool, c containe
 	l.entry.Bytes += c.account.storeBytes()
 	switch {
 	case l.entry.Condition == filling: // and stays so
+	case c.account.storeDamaged():
+		l.entry.Condition = damaged
 	case killed:
 		l.entry.Condition = suspect
 	default:

@@ -128,6 +128,9 @@ func (d *docker) ensureSound(ctx context.Context, l *lease, log *slog.Logger, sa
 		return true, nil
 	case filling:
 		return false, d.removeStore(ctx, l.store)
+	case damaged:
+		say("the job that had this store before left it without a Nix or a git that runs: the store is removed")
+		return false, d.removeStore(ctx, l.store)
 	}
 	say("the job that had this store before did not end by itself: verifying the store")
 	code, last, err := d.inStore(ctx, l, jobenv.UpkeepVerify, log)
@@ -153,7 +156,8 @@ func (d *docker) task(ctx context.Context, l *lease, task string, log *slog.Logg
 	case err != nil:
 		return err
 	case code != 0:
-		return fmt.Errorf("%s store %s: exit code %d: %s", task, l.store, code, last)
+		l.entry.Condition = suspect
+		return errors.Join(fmt.Errorf("%s store %s: exit code %d: %s", task, l.store, code, last), d.ledger.write(l.store, l.entry))
 	}
 	return d.measured(l, last)
 }

@@ -57,6 +57,10 @@ const BuildDir = "/nix/var/nix/builds"
 // fetched, where the store outlives the job: it lies on the same volume.
 const StoreCache = "/nix/var/iglu-cache"
 
+// StoreTools is a file in a store that outlives its jobs, with the names of the programs
+// that a job needs and that the job image has: a store that has lost one of them is damaged.
+const StoreTools = "/nix/var/iglu-tools"
+
 // What can be done with a store between jobs: the values of Upkeep. Collect is followed by
 // a space and the bytes that are to be freed. The container prints the store's size in
 // bytes as its last line, and its exit code is 0 if the store is sound.

@@ -50,6 +50,9 @@ func (b *builder) build(stdout *os.File) int {
 	version := b.version()
 	if version != "" {
 		say("Nix %s", version)
+		if isOlder(version, testedNix) {
+			say("this Nix is older than %s, the oldest with which this builder is tested: use a newer job image where something fails", testedNix)
+		}
 		b.teller.Note(jobwire.Note{Nix: version})
 	}
 	b.teller.phase(schemas.Evaluate)

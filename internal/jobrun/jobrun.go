@@ -55,6 +55,7 @@ func Main() int {
 		return exitInternal
 	}
 	job, rest := jobenv.Parse(os.Environ())
+	rest, removed := withoutStoreVariables(rest)
 	os.Clearenv()
 	for _, entry := range rest {
 		name, value, _ := strings.Cut(entry, "=")
@@ -74,9 +75,18 @@ func Main() int {
 	if job.Upkeep != "" {
 		code = upkeep(ctx, job, rest, children)
 	} else {
+		for _, name := range removed {
+			say("%s of the job image is not passed on: a job's Nix store is the container's own", name)
+		}
 		before := storePaths()
+		rememberTools()
+		mendProfiles(profiles)
 		code = run(ctx, job, rest, children, t)
 		t.usage(growth(ctx, before))
+		if tool := lostTool(children, rest); tool != "" {
+			say("this job leaves its Nix store without a %s that runs: no other job gets that store", tool)
+			t.Note(jobwire.Note{StoreDamaged: true})
+		}
 	}
 	if code != 0 && ranOutOfMemory() {
 		mark(jobenv.OutOfMemory, "")

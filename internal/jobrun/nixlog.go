@@ -120,9 +120,19 @@ func (n *nixListener) setting(environ []string) []string {
 // tellsPrograms says of a program and the image's version of Nix whether it knows the setting
 // json-log-path. The older commands ignore it, and an older 'nix' warns about it.
 func tellsPrograms(version, program string) bool {
-	var major, minor int
+	return version != "" && !isOlder(version, "2.30") && !olderCommands[filepath.Base(program)]
+}
+
+// testedNix is the oldest Nix with which the builder is tested. docs/job-image.md says what
+// older ones were seen to do.
+const testedNix = "2.34"
+
+// isOlder compares the first two numbers of two versions of Nix.
+func isOlder(version, than string) bool {
+	var major, minor, thanMajor, thanMinor int
 	fmt.Sscanf(version, "%d.%d", &major, &minor)
-	return (major > 2 || major == 2 && minor >= 30) && !olderCommands[filepath.Base(program)]
+	fmt.Sscanf(than, "%d.%d", &thanMajor, &thanMinor)
+	return major < thanMajor || major == thanMajor && minor < thanMinor
 }
 
 // olderCommands are Nix's own beside 'nix'. Others that are named like them run 'nix'.

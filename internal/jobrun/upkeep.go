@@ -35,6 +35,10 @@ func upkeep(ctx context.Context, job jobenv.Job, environ []string, children *chi
 	if code != 0 {
 		return code
 	}
+	if tool := lostTool(children, environ); tool != "" {
+		say("this store has no %s that runs", tool)
+		return exitInternal
+	}
 	size, err := diskUsage(ctx, "/nix")
 	if err != nil {
 		say("cannot measure the store: %v", err)

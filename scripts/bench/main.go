@@ -34,6 +34,7 @@ func run(ctx context.Context) error {
 		run  func(ctx context.Context, image string, table *strings.Builder) error
 	}{
 		{"start", benchStart},
+		{"fill", benchFill},
 		{"log", benchLog},
 		{"watch", benchWatch},
 		{"push", benchPush},

@@ -43,7 +43,7 @@ in derivation {
 // largeClosure makes one path of real programs and libraries.
 var largeClosure = fmt.Sprintf(`mkdir /large
 while [ $(cat /large/* 2>/dev/null | wc -c) -lt %d ]; do
-  cat $(find /usr/lib /nix/var/nix/profiles/default/bin/ -type f) > /large/$(ls /large | wc -l)
+  cat $(find /nix/store -type f -size +200k) > /large/$(ls /large | wc -l)
 done
 cat /large/* | head -c %[1]d > /1-gb
 ln -s $(nix-store --add /1-gb) /result

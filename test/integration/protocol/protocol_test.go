@@ -103,7 +103,7 @@ func messageRows(t *testing.T, form schemas.Form) []messageRow {
 			[]string{fixture.Accepted, `{"stdout":"iglu: running sh -c 'exit 42'","jobStatus":"running"}`, fixture.Exited(42)}, 1011},
 		{"no such program", websocket.TextMessage, run(`no-such-program`),
 			[]string{fixture.Accepted, `{"stdout":"iglu: running no-such-program","jobStatus":"running"}`,
-				`{"stdout":"iglu: no-such-program is not in the job image; its PATH is /root/.nix-profile/bin:/nix/var/nix/profiles/default/bin","jobStatus":"running"}`,
+				`{"stdout":"iglu: no-such-program is not in the job image; its PATH is /root/.nix-profile/bin:/nix/var/nix/profiles/default/bin:/nix/var/nix/profiles/default/sbin","jobStatus":"running"}`,
 				fixture.Exited(127)}, 1011},
 	}
 }

@@ -1,0 +1,44 @@
+package jobrun
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+)
+
+// profiles are the folders in which the job image has profiles of Nix.
+var profiles = []string{"/nix/var/nix/profiles", "/nix/var/nix/profiles/per-user/root"}
+
+// generation is the name of one of a profile's generations.
+var generation = regexp.MustCompile(`^(.+)-\d+-link$`)
+
+// mendProfiles makes the links of profiles to their present generations what Nix itself
+// makes: relative. In nixos/nix they are absolute, and then 'nix-collect-garbage -d' does not
+// know which generation is in use, and removes all of them, Nix and git with them.
+func mendProfiles(folders []string) {
+	for _, folder := range folders {
+		entries, _ := os.ReadDir(folder) // not every image has one
+		for _, entry := range entries {
+			mendProfile(filepath.Join(folder, entry.Name()))
+		}
+	}
+}
+
+func mendProfile(profile string) {
+	target, err := os.Readlink(profile)
+	if err != nil || !filepath.IsAbs(target) || filepath.Dir(target) != filepath.Dir(profile) {
+		return
+	}
+	match := generation.FindStringSubmatch(filepath.Base(target))
+	if match == nil || match[1] != filepath.Base(profile) {
+		return
+	}
+	replacement := profile + ".new"
+	err = os.Symlink(filepath.Base(target), replacement)
+	if err == nil {
+		err = os.Rename(replacement, profile)
+	}
+	if err != nil {
+		say("cannot mend the profile %s: %v", profile, err)
+	}
+}
