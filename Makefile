@@ -1,6 +1,6 @@
 # Two commands: make demo, make test.
 
-.PHONY: build demo test test-faults bench
+.PHONY: build demo test test-faults mutants bench
 
 # What 'iglu-builder version' says.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
@@ -18,6 +18,11 @@ test:
 # each step of a job. It prints what it did.
 test-faults:
 	scripts/with-engine scripts/test -run '^TestFaults' -v -count=1 ./cmd/iglu-builder
+
+# Changes the code in one place at a time and expects a unit test to fail. It takes hours for all
+# packages; for some: make mutants PACKAGES="./schemas ./internal/nar"
+mutants:
+	scripts/mutants/run $(PACKAGES)
 
 # Writes the tables in docs/benchmarks.md; takes some minutes on a machine left alone.
 bench: build

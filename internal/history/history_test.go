@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -130,8 +131,9 @@ func TestDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 500 {
-		keep(t, h, Record{Job: fmt.Sprint(i), Begun: noon.Add(time.Duration(i)), Command: strings.Repeat("x", 500)})
+	long := strings.Repeat("x", 2000)
+	for i := range 30 { // many pages
+		keep(t, h, Record{Job: fmt.Sprint(i), Begun: noon.Add(time.Duration(i)), Repository: long, Branch: long, Command: long, Error: long})
 	}
 	h.Close()
 	data, err := os.ReadFile(whole)
@@ -162,12 +164,25 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
+// A history that another process has open is waited for, and not for ever.
 func TestOpenTwice(t *testing.T) {
 	name := file(t)
-	open(t, name)
-	if _, err := Open(name); err == nil || !strings.Contains(err.Error(), "IGLU_INSTANCE") {
-		t.Errorf("a second time: %v", err)
-	}
+	first := open(t, name)
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		if _, err := Open(name); err == nil || !strings.Contains(err.Error(), "IGLU_INSTANCE") {
+			t.Errorf("a second time: %v", err)
+		}
+		if waited := time.Since(begun); waited < 4*time.Second || waited > 6*time.Second {
+			t.Errorf("waited %v, want 5 s", waited)
+		}
+		time.AfterFunc(time.Second, func() { first.Close() })
+		second, err := Open(name)
+		if err != nil {
+			t.Fatalf("when the first has let go: %v", err)
+		}
+		second.Close()
+	})
 }
 
 func TestWithoutUser(t *testing.T) {

@@ -103,21 +103,19 @@ func TestPlan(t *testing.T) {
 // A build of thousands comes in pieces that are short all together, and has an end.
 func TestPlanBounds(t *testing.T) {
 	const (
-		inputs  = 20
+		inputs  = 120 // of each of the last ones, whose numbers are the longest
 		longest = 207 // bytes of a name without its ".drv"
 	)
 	nameOf := func(n int) string { return fmt.Sprintf("%0*d", longest, n) }
 	needs := make(map[string][]string)
 	lines := []string{"these 10000 derivations will be built:"}
 	for n := range maxPlanned + 1 {
-		name := nameOf(n)
-		for i := max(0, n-inputs); i < n; i++ {
-			needs[name] = append(needs[name], nameOf(i))
+		lines = append(lines, "  "+drv(nameOf(n)))
+	}
+	for n := maxPlanned - maxNeeds/inputs - 10; n < maxPlanned; n++ {
+		for i := n - inputs; i < n; i++ {
+			needs[nameOf(n)] = append(needs[nameOf(n)], nameOf(i))
 		}
-		if n == 0 {
-			needs[name] = nil
-		}
-		lines = append(lines, "  "+drv(name))
 	}
 	all, events := planned(t, storeOf(t, needs), say(lines...))
 	size, told := 0, 0
