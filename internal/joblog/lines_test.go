@@ -203,13 +203,25 @@ func TestEveryCut(t *testing.T) {
 	if err := checkLines(mixture, want); err != nil {
 		t.Fatal(err)
 	}
+	l := newLog(t) // of all of them, one after the other
+	var cuts [][2]int
 	for i := range len(mixture) + 1 {
 		for j := i; j <= len(mixture); j++ {
-			got := lines(t, mixture[:i], mixture[i:j], mixture[j:])
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Fatalf("cut at %d and %d (-whole +cut):\n%s", i, j, diff)
-			}
+			s := l.Stream(schemas.Stdout)
+			write(t, s, mixture[:i], mixture[i:j], mixture[j:])
+			closed(t, s)
+			cuts = append(cuts, [2]int{i, j})
 		}
+	}
+	all := sealed(t, l)
+	for n, cut := range cuts {
+		got := all[min(n*len(want), len(all)):min((n+1)*len(want), len(all))]
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("cut at %d and %d (-whole +cut):\n%s", cut[0], cut[1], diff)
+		}
+	}
+	if len(all) != len(cuts)*len(want) {
+		t.Errorf("%d lines, want %d", len(all), len(cuts)*len(want))
 	}
 }
 

@@ -156,7 +156,7 @@ func TestFollowMessages(t *testing.T) {
 			results <- result{messages, err}
 		}()
 	}
-	want := talk(t, l, random, 100)
+	want := talk(t, l, random, 50) // some 2 MB, so that there are marks
 	beside := reader()
 	l.Seal()
 	for range watchers {
@@ -176,7 +176,7 @@ func TestFollowMessages(t *testing.T) {
 	}
 	defer fresh.Close()
 	for name, r := range map[string]*Reader{"open since it ran": beside, "after its end": reader(), "another life": fresh} {
-		for from := 1; from <= len(want)+1; from += 1 + random.IntN(len(want)/6) {
+		for from := 1; from <= len(want)+1; from += 1 + random.IntN(len(want)/4) {
 			got, err := messagesOf(func(take func([]schemas.Message) error) error {
 				return r.FollowMessages(t.Context(), int64(from), take)
 			})
@@ -262,7 +262,7 @@ func TestJournalOfAKilledServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Respond(schemas.Accepted(), nil)
-	for range 20 {
+	for range 8 {
 		write(t, l.Stream(schemas.Stderr), "a\nb\n")
 		l.Event(schemas.PhaseEvent{Phase: schemas.Build})
 	}
@@ -305,7 +305,7 @@ func TestJournalOfAKilledServer(t *testing.T) {
 			}
 			return nil
 		})
-		if state := r.State(); err != nil || lines != 40 || state.Lines != 40 || state.Bytes != int64(len(log)) || state.Messages != seq {
+		if state := r.State(); err != nil || lines != 16 || state.Lines != 16 || state.Bytes != int64(len(log)) || state.Messages != seq {
 			t.Errorf("%d bytes of the journal: %d lines, %d messages, %+v, %v", size, lines, seq, state, err)
 		}
 		r.Close()

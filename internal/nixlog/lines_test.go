@@ -163,10 +163,10 @@ func TestLinesLook(t *testing.T) {
 			}
 			check("when a build begins", want)
 			o.put(out("1"))
-			time.Sleep(time.Second - 1)
+			time.Sleep(time.Second - time.Nanosecond)
 			o.print("text")
 			check("within a second", want)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			o.print("text")
 			check("after a second", schemas.Counts{Running: all - 2, Done: 2})
 			o.End(false)
