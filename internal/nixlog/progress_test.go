@@ -207,6 +207,30 @@ func TestCountsDecide(t *testing.T) {
 	}
 }
 
+// A count that comes before the end of its derivation is kept until then.
+func TestCountedBefore(t *testing.T) {
+	for counts, want := range map[[2]string]string{{"1,2,1,0", "1,2,0,0"}: "built", {"0,2,1,1", "0,2,0,1"}: "failed"} {
+		l, told := events(t)
+		p := l.newProcess()
+		p.takeAll(starts(9, builds), starts(1, build), result(9, progress, counts[0]), result(9, progress, counts[1]))
+		*told = nil
+		p.takeAll(stops(1))
+		if got := strings.Join(inShort(*told), ", "); got != want+" /nix/store/1.drv" {
+			t.Errorf("%s: %q", want, got)
+		}
+	}
+}
+
+// The end of a record that is too long is not taken for one.
+func TestEndOfLongRecord(t *testing.T) {
+	l, told := events(t)
+	l.Read(strings.NewReader(strings.Repeat("x", maxRecord) + starts(1, build) + strings.Repeat("\n", 2*maxRecord) + starts(2, build) + "\n"))
+	want := []string{"building /nix/store/2.drv", "failed /nix/store/2.drv"}
+	if diff := cmp.Diff(want, inShort(*told)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // The parts of a line are bounded together.
 func TestTailOfParts(t *testing.T) {
 	log := &tail{secrets: noSecrets().Lines()}
