@@ -9,7 +9,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
@@ -19,16 +18,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// tooLong is when a test gives up on what should happen at once.
-const tooLong = 10 * time.Second
-
-// receive returns the next value of c, or fails the test when there is none.
-func receive[T any](t *testing.T, c <-chan T, what string) (value T) {
+// receive returns the next value of c. If none comes, go test ends the test and shows where it
+// waits; what says for what.
+func receive[T any](t *testing.T, c <-chan T, what string) T {
 	t.Helper()
-	select {
-	case value = <-c:
-	case <-time.After(tooLong):
-		t.Fatalf("no %s within %v", what, tooLong)
+	value, open := <-c
+	if !open {
+		t.Fatalf("no %s", what)
 	}
 	return value
 }
