@@ -172,7 +172,7 @@ func TestSlowReader(t *testing.T) {
 	slowResult := follow(context.Background(), l, slow)
 	fastResult := follow(context.Background(), l, fast)
 
-	text := strings.Repeat(numbered(1000), 20)
+	text := strings.Repeat(numbered(1000), 5)
 	appended := make(chan error, 1)
 	go func() {
 		s := l.Stream(schemas.Stdout)
@@ -246,7 +246,7 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 // A follower ends with its ctx also while there is still much to write.
 func TestCancelWhileBehind(t *testing.T) {
 	l := newLog(t)
-	text := strings.Repeat(strings.Repeat("x", 99)+"\n", 100*followBuffer/100)
+	text := strings.Repeat(strings.Repeat("x", 99)+"\n", 20*followBuffer/100)
 	write(t, l.Stream(schemas.Stdout), text)
 	l.Seal()
 	ctx, cancel := context.WithCancel(context.Background())
