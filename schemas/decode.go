@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"reflect"
 	"slices"
 	"strings"
@@ -50,7 +49,7 @@ func hasUniqueNames(dec *json.Decoder) bool {
 		}
 	}
 	_, err = dec.Token() // the closing brace or bracket
-	return err == nil || err == io.EOF
+	return err == nil
 }
 
 // decode fills into from the properties of an object. It is stricter than
