@@ -1,6 +1,6 @@
 # Two commands: make demo, make test.
 
-.PHONY: build demo test test-all test-faults bench
+.PHONY: build demo test test-all test-faults mutants bench
 
 # What 'iglu-builder version' says.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
@@ -23,6 +23,11 @@ test-all:
 # each step of a job.
 test-faults:
 	scripts/with-engine scripts/test all -run '^TestFaults' -count=1 ./test/integration/faults
+
+# Changes the code in one place at a time and expects a unit test to fail. It takes hours for all
+# packages; for some: make mutants PACKAGES="./schemas ./internal/nar"
+mutants:
+	scripts/mutants/run $(PACKAGES)
 
 # Writes the tables in docs/benchmarks.md; takes some minutes on a machine left alone.
 bench: build

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"reflect"
 	"slices"
@@ -93,7 +92,7 @@ func hasUniqueNames(dec *json.Decoder) bool {
 		}
 	}
 	_, err = dec.Token() // the closing brace or bracket
-	return err == nil || err == io.EOF
+	return err == nil
 }
 
 // decode fills into from the properties of an object, and notes in r what is wrong with

@@ -373,15 +373,32 @@ func controlCharacters() []refusedJob {
 		jobWith(edits{"git.gitKey": "canary\x00"}), notValidSchema, "git.gitKey"})
 }
 
-// tooLong are texts one byte longer than they may be.
+// longest is how many bytes a text may have, and a list with a space between its texts.
+var longest = map[string]int{
+	"git.repository": 120 << 10, "git.branch": 120 << 10, "git.gitUsername": 120 << 10, "git.gitKey": 16 << 10,
+	"buildOptions.extraArgs": 120 << 10, "buildOptions.command": 120 << 10, "buildOptions.cachix.target": 120 << 10,
+	"buildOptions.cachix.apiKey": 8 << 10, "buildOptions.cachix.signingKey": 8 << 10,
+	"buildOptions.substituters": 60 << 10, "buildOptions.trustedPublicKeys": 60 << 10,
+}
+
+// ofLength returns a value of so many bytes that a property takes.
+func ofLength(path string, length int) any {
+	begin := map[string]string{
+		"git.repository": "https://canary.example/", "buildOptions.cachix.target": "https://canary.example/",
+		"buildOptions.command": "nix ", "buildOptions.substituters": "https://canary.example/ https://canary.example/",
+	}[path]
+	text := begin + strings.Repeat("canary", length)[:length-len(begin)]
+	if path == "buildOptions.substituters" || path == "buildOptions.trustedPublicKeys" {
+		return strings.Split(text, " ")
+	}
+	return text
+}
+
+// tooLong are some texts one byte longer than they may be; TestLongest has all.
 func tooLong() []refusedJob {
 	var jobs []refusedJob
-	for path, most := range sorted(map[string]int{
-		"git.branch": 120 << 10, "git.gitKey": 16 << 10,
-		"buildOptions.cachix.apiKey": 8 << 10, "buildOptions.cachix.signingKey": 8 << 10,
-	}) {
-		jobs = append(jobs, refusedJob{"too long: " + path,
-			jobWith(edits{path: strings.Repeat("canary", most)[:most+1]}), notValidSchema, path})
+	for _, path := range []string{"git.branch", "git.gitKey", "buildOptions.cachix.apiKey", "buildOptions.cachix.signingKey"} {
+		jobs = append(jobs, refusedJob{"too long: " + path, jobWith(edits{path: ofLength(path, longest[path]+1)}), notValidSchema, path})
 	}
 	return jobs
 }

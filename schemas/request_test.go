@@ -271,6 +271,36 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
+// A text of the greatest length is taken, and one of a byte more is not.
+func TestLongest(t *testing.T) {
+	for path, most := range longest {
+		if _, _, err := ParseRequest([]byte(jobWith(edits{path: ofLength(path, most)})), allowedCommands); err != nil {
+			t.Errorf("%s of %d bytes: %v", path, most, err)
+		}
+		_, _, err := ParseRequest([]byte(jobWith(edits{path: ofLength(path, most+1)})), allowedCommands)
+		if want := "request refused: " + path + ": is too long"; err == nil || err.Error() != want {
+			t.Errorf("%s of %d bytes: %v, want %s", path, most+1, err, want)
+		}
+	}
+}
+
+func TestRefusalKind(t *testing.T) {
+	for _, job := range []struct{ data, kind, err string }{
+		{`{`, "malformed", "not a valid JSON"},
+		{`[]`, "invalid", "request refused: the job must be a JSON object"},
+		{jobWith(edits{"git.noClone": missing}), "invalid", "request refused: git.noClone: is missing"},
+		{jobWith(edits{"buildOptions.maxJobs": 0}), "invalid", "request refused: buildOptions.maxJobs: must be 1 or more"},
+		{jobWith(edits{"buildOptions.command": "make"}), "command",
+			"command not allowed: buildOptions.command: its first word must be one of: nix, nix-build"},
+	} {
+		_, _, err := ParseRequest([]byte(job.data), allowedCommands)
+		refusal, ok := errors.AsType[*Refusal](err)
+		if !ok || refusal.Kind() != job.kind || refusal.Error() != job.err {
+			t.Errorf("%s: %v", job.data, err)
+		}
+	}
+}
+
 // A command is held against the list given, whatever is on it.
 func TestAllowedCommands(t *testing.T) {
 	job := []byte(jobWith(edits{"buildOptions.command": "make canary"}))

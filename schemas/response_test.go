@@ -227,3 +227,12 @@ func TestStackResponseSchema(t *testing.T) {
 		}
 	}
 }
+
+func TestLast(t *testing.T) {
+	busy, accepted, output, succeeded, failed := Busy(), Accepted(), Output("a"), Exited(0), Exited(1)
+	for response, want := range map[*Response]bool{nil: false, &busy: false, &accepted: false, &output: false, &succeeded: true, &failed: true} {
+		if m := (Message{Response: response}); m.Last() != want {
+			t.Errorf("%+v: last is %t", response, m.Last())
+		}
+	}
+}

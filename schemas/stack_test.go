@@ -326,3 +326,17 @@ func TestStackNames(t *testing.T) {
 		}
 	}
 }
+
+// A number of no concern may be any number, and nothing else.
+func TestStackNumbers(t *testing.T) {
+	for id, want := range map[string]string{
+		"0": "", "9": "", "-1": "", "0.5": "", "1e3": "", "1e999": "request refused: git_config.id: is too large a number",
+		`"1"`: "request refused: git_config.id: must be a number", "null": "request refused: git_config.id: must be a number",
+		"true": "request refused: git_config.id: must be a number", "{}": "request refused: git_config.id: must be a number",
+	} {
+		_, _, err := ParseRequest([]byte(`{"git_config":{"id":`+id+`,"noclone":true},"build_options":{"command":"nix"},"cachix_config":{"push":false}}`), allowedCommands)
+		if got := fmt.Sprint(err); err == nil && want != "" || err != nil && got != want {
+			t.Errorf("%s: %s, want %q", id, got, want)
+		}
+	}
+}

@@ -8,9 +8,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"iglu.sh/builder/internal/jobend"
 )
@@ -114,12 +116,84 @@ func TestPrune(t *testing.T) {
 	}
 }
 
+// A text is cut after 2 KiB at most, between characters.
 func TestLongTextsAreCut(t *testing.T) {
 	h := open(t, file(t))
-	keep(t, h, Record{Job: "a", Begun: noon, Command: strings.Repeat("é", 1<<20)})
-	r, err := h.Get("a")
-	if err != nil || len(r.Command) > maxText+len("…") || !strings.HasSuffix(r.Command, "é…") {
-		t.Errorf("%d bytes, ends in %q, %v", len(r.Command), r.Command[len(r.Command)-6:], err)
+	x := func(n int) string { return strings.Repeat("x", n) }
+	for text, want := range map[string]string{
+		x(2047):                       x(2047),
+		x(2048):                       x(2048),
+		x(2049):                       x(2048) + "…",
+		strings.Repeat("é", 1<<20):    strings.Repeat("é", 1024) + "…",
+		x(2047) + "é":                 x(2047) + "…",
+		x(2045) + "枝" + x(1):          x(2045) + "枝…",
+		x(2046) + "枝" + x(1):          x(2046) + "…",
+		x(2047) + "枝枝":                x(2047) + "…",
+		x(2044) + "\U0001F600" + "yz": x(2044) + "\U0001F600…",
+	} {
+		keep(t, h, Record{Job: "a", Begun: noon, Repository: text, Branch: text, Command: text, Error: text, Msg: text, Commit: text})
+		got, err := h.Get("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := Record{Job: "a", Begun: noon, Repository: want, Branch: want, Command: want, Error: want, Msg: want, Commit: want}
+		if diff := cmp.Diff(all, got); diff != "" {
+			t.Errorf("%d bytes (-want +got):\n%s", len(text), diff)
+		}
+	}
+}
+
+func TestOutcome(t *testing.T) {
+	zero, one := 0, 1
+	for _, test := range []struct {
+		end             jobend.End
+		code            *int
+		runs, succeeded bool
+	}{
+		{"", nil, true, false},
+		{jobend.Exited, &zero, false, true},
+		{jobend.Exited, &one, false, false},
+		{jobend.Exited, nil, false, false},
+		{jobend.Failed, &zero, false, false},
+		{jobend.Interrupted, nil, false, false},
+	} {
+		r := Record{End: test.end, ExitCode: test.code}
+		if r.Runs() != test.runs || r.Succeeded() != test.succeeded {
+			t.Errorf("%q with %v: runs %t, succeeded %t", test.end, test.code, r.Runs(), r.Succeeded())
+		}
+	}
+}
+
+// What the file system refuses is said, and takes nothing for a damaged file.
+func TestOpenErrors(t *testing.T) {
+	plain := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(plain, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for what, name := range map[string]string{"a file in place of its folder": filepath.Join(plain, "history.db"), "a folder": t.TempDir()} {
+		h, err := Open(name)
+		if err == nil {
+			h.Close()
+		}
+		if _, ok := errors.AsType[*os.PathError](err); !ok || strings.Contains(err.Error(), "damaged") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// After its end, a history says so in each call.
+func TestClosed(t *testing.T) {
+	h := open(t, file(t))
+	keep(t, h, Record{Job: "a", Begun: noon, End: jobend.Exited})
+	h.Close()
+	_, get := h.Get("a")
+	_, newest := h.Newest(1)
+	for call, err := range map[string]error{
+		"Put": h.Put(Record{Job: "b"}), "Get": get, "Newest": newest, "Prune": h.Prune(func(string) bool { return false }),
+	} {
+		if !errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
+			t.Errorf("%s: %v", call, err)
+		}
 	}
 }
 
@@ -130,8 +204,9 @@ func TestDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 500 {
-		keep(t, h, Record{Job: fmt.Sprint(i), Begun: noon.Add(time.Duration(i)), Command: strings.Repeat("x", 500)})
+	long := strings.Repeat("x", 2000)
+	for i := range 30 { // many pages
+		keep(t, h, Record{Job: fmt.Sprint(i), Begun: noon.Add(time.Duration(i)), Repository: long, Branch: long, Command: long, Error: long})
 	}
 	h.Close()
 	data, err := os.ReadFile(whole)
@@ -162,12 +237,25 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
+// A history that another process has open is waited for, and not for ever.
 func TestOpenTwice(t *testing.T) {
 	name := file(t)
-	open(t, name)
-	if _, err := Open(name); err == nil || !strings.Contains(err.Error(), "IGLU_INSTANCE") {
-		t.Errorf("a second time: %v", err)
-	}
+	first := open(t, name)
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		if _, err := Open(name); err == nil || !strings.Contains(err.Error(), "IGLU_INSTANCE") {
+			t.Errorf("a second time: %v", err)
+		}
+		if waited := time.Since(begun); waited < 4*time.Second || waited > 6*time.Second {
+			t.Errorf("waited %v, want 5 s", waited)
+		}
+		time.AfterFunc(time.Second, func() { first.Close() })
+		second, err := Open(name)
+		if err != nil {
+			t.Fatalf("when the first has let go: %v", err)
+		}
+		second.Close()
+	})
 }
 
 func TestWithoutUser(t *testing.T) {
@@ -179,6 +267,11 @@ func TestWithoutUser(t *testing.T) {
 		"git@example.com:owner/a":            "example.com:owner/a",
 		"https://us@er:ke@y@example.com/a/b": "https://example.com/a/b",
 		"":                                   "",
+		"/srv/a@b":                           "/srv/a@b",
+		"file:///srv/a@b":                    "file:///srv/a@b",
+		"https://user@example.com":           "https://example.com",
+		"https://user@example.com?c@d":       "https://example.com?c@d",
+		"https://user@example.com#c@d":       "https://example.com#c@d",
 	} {
 		if got := WithoutUser(repository); got != want {
 			t.Errorf("%q: got %q, want %q", repository, got, want)

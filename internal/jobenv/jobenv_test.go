@@ -1,6 +1,7 @@
 package jobenv
 
 import (
+	"fmt"
 	"os"
 	"reflect"
 	"slices"
@@ -139,6 +140,11 @@ func TestDocumentation(t *testing.T) {
 	for _, f := range job.fields() {
 		if !strings.Contains(string(text), "`"+f.name+"`") {
 			t.Errorf("%s does not name `%s`", file, f.name)
+		}
+	}
+	for _, lifeline := range []string{fmt.Sprintf("every %v s.", Beat.Seconds()), fmt.Sprintf("nothing has come for %v s", Silence.Seconds())} {
+		if !strings.Contains(string(text), lifeline) {
+			t.Errorf("%s does not say %q", file, lifeline)
 		}
 	}
 }

@@ -19,15 +19,16 @@ type Stream struct {
 	log     *Log
 	name    schemas.Stream
 	redact  *redact.Lines
-	partial []byte // the line that has not ended yet, at most maxLine bytes
+	partial []byte // the line that has not ended yet, at most longest bytes
 	afterCR bool   // the last line ended in CR: an LF right after it is part of that
+	longest int    // maxLine, but in tests
 	valid   []byte // scratch: a line made valid UTF-8
 	out     []byte // lines of the present chunk
 }
 
 // Stream returns a new stream whose lines go to l under its name.
 func (l *Log) Stream(name schemas.Stream) *Stream {
-	return &Stream{log: l, name: name, redact: l.redactor.Lines()}
+	return &Stream{log: l, name: name, redact: l.redactor.Lines(), longest: maxLine}
 }
 
 // Write takes the next chunk. Lines end in LF, CRLF or a lone CR; how the bytes are
@@ -41,7 +42,7 @@ func (s *Stream) Write(chunk []byte) (int, error) {
 	if len(s.partial) > 0 && len(rest) > 0 {
 		rest = s.takeLine(rest)
 	}
-	if lines := wholeLines(rest); len(lines) > 0 {
+	if lines := s.wholeLines(rest); len(lines) > 0 {
 		s.out = s.redact.AppendLines(s.out, lines)
 		rest = rest[len(lines):]
 	}
@@ -68,9 +69,9 @@ func (s *Stream) takeLine(text []byte) (rest []byte) {
 
 // wholeLines returns the lines that text begins with, if they are in order as they are. Most
 // are, of a job that prints much.
-func wholeLines(text []byte) []byte {
+func (s *Stream) wholeLines(text []byte) []byte {
 	lines := text[:bytes.LastIndexByte(text, '\n')+1]
-	if len(lines) > maxLine || bytes.IndexByte(lines, '\r') >= 0 || !utf8.Valid(lines) {
+	if len(lines) > s.longest || bytes.IndexByte(lines, '\r') >= 0 || !utf8.Valid(lines) {
 		return nil
 	}
 	return lines
@@ -87,12 +88,12 @@ func (s *Stream) Close() error {
 // add takes the next part of the present line, and ends the line if that was the last.
 // Wherever the line grows too long, it is split.
 func (s *Stream) add(part []byte, last bool) {
-	if last && len(s.partial) == 0 && len(part) <= maxLine {
+	if last && len(s.partial) == 0 && len(part) <= s.longest {
 		s.endLine(part, false) // a whole line, as most are
 		return
 	}
-	for len(s.partial)+len(part) > maxLine {
-		room := maxLine - len(s.partial)
+	for len(s.partial)+len(part) > s.longest {
+		room := s.longest - len(s.partial)
 		line := append(s.partial, part[:room]...)
 		part = part[room:]
 		cut := runeBorder(line)

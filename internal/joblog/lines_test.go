@@ -17,8 +17,12 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// longest is the length in bytes of the longest line that is not split.
-const longest = 1 << 20
+const (
+	// longest is the length in bytes of the longest line that is not split.
+	longest = 1 << 20
+	// short takes its place in tests of many lines of that length.
+	short = 512
+)
 
 func newLog(t testing.TB) *Log {
 	t.Helper()
@@ -73,8 +77,17 @@ func tail(s string) string { return s[max(0, len(s)-80):] }
 // lines returns the lines that a log has after chunks went through a stream.
 func lines(t testing.TB, chunks ...string) []string {
 	t.Helper()
+	return linesOf(t, longest, chunks...)
+}
+
+// linesOf returns them where a line has so many bytes at most, if that is less than the package allows.
+func linesOf(t testing.TB, longest int, chunks ...string) []string {
+	t.Helper()
 	l := newLog(t)
 	s := l.Stream(schemas.Stdout)
+	if longest < s.longest {
+		s.longest = longest
+	}
 	write(t, s, chunks...)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -85,7 +98,7 @@ func lines(t testing.TB, chunks ...string) []string {
 // checkLines holds got against what the lines of data are by the documentation. It
 // leaves one thing open, as that does: which border of a rune near the limit a line
 // that is too long is split at.
-func checkLines(data string, got []string) error {
+func checkLines(data string, longest int, got []string) error {
 	for i, line := range rawLines(data) {
 		for len(line) > longest {
 			if len(got) == 0 {
@@ -188,7 +201,7 @@ func TestLines(t *testing.T) {
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("lines (-want +got):\n%s", diff)
 			}
-			if err := checkLines(tt.data, tt.want); err != nil {
+			if err := checkLines(tt.data, longest, tt.want); err != nil {
 				t.Errorf("checkLines refuses the lines of the table: %v", err)
 			}
 		})
@@ -200,16 +213,28 @@ const mixture = "a\r\n\r\r\nb\n\n\ré枝😀\xff\xe6\x9e\r\x9d\xf0\x9f\n\x00\x1b
 
 func TestEveryCut(t *testing.T) {
 	want := lines(t, mixture)
-	if err := checkLines(mixture, want); err != nil {
+	if err := checkLines(mixture, longest, want); err != nil {
 		t.Fatal(err)
 	}
+	l := newLog(t) // of all of them, one after the other
+	var cuts [][2]int
 	for i := range len(mixture) + 1 {
 		for j := i; j <= len(mixture); j++ {
-			got := lines(t, mixture[:i], mixture[i:j], mixture[j:])
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Fatalf("cut at %d and %d (-whole +cut):\n%s", i, j, diff)
-			}
+			s := l.Stream(schemas.Stdout)
+			write(t, s, mixture[:i], mixture[i:j], mixture[j:])
+			closed(t, s)
+			cuts = append(cuts, [2]int{i, j})
 		}
+	}
+	all := sealed(t, l)
+	for n, cut := range cuts {
+		got := all[min(n*len(want), len(all)):min((n+1)*len(want), len(all))]
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("cut at %d and %d (-whole +cut):\n%s", cut[0], cut[1], diff)
+		}
+	}
+	if len(all) != len(cuts)*len(want) {
+		t.Errorf("%d lines, want %d", len(all), len(cuts)*len(want))
 	}
 }
 
@@ -250,7 +275,7 @@ func TestLongLines(t *testing.T) {
 	} {
 		data := "first\n" + strings.Repeat("x", tt.length) + tt.end
 		got := lines(t, data)
-		if err := checkLines(data, got); err != nil || len(got) != 1+tt.lines {
+		if err := checkLines(data, longest, got); err != nil || len(got) != 1+tt.lines {
 			t.Errorf("%d bytes and %q: %d lines, want %d; error %v", tt.length, tt.end, len(got)-1, tt.lines, err)
 		}
 	}
@@ -261,13 +286,13 @@ func TestLongLines(t *testing.T) {
 func TestLongLineIsSplitBetweenRunes(t *testing.T) {
 	for _, piece := range []string{"é", "枝", "😀", "\xf0\x9f\x98", "\xff", "\xe6a"} {
 		for before := 1; before <= len(piece); before++ {
-			start := strings.Repeat("x", longest-before)
+			start := strings.Repeat("x", short-before)
 			rest := strings.Repeat(piece, 3) + "end\nnext"
-			whole := lines(t, start+rest)
-			if err := checkLines(start+rest, whole); err != nil {
+			whole := linesOf(t, short, start+rest)
+			if err := checkLines(start+rest, short, whole); err != nil {
 				t.Errorf("%q %d bytes before the limit: %v", piece, before, err)
 			}
-			cut := lines(t, append([]string{start}, strings.Split(rest, "")...)...)
+			cut := linesOf(t, short, append([]string{start}, strings.Split(rest, "")...)...)
 			if diff := cmp.Diff(shortened(whole), shortened(cut)); diff != "" || !equal(whole, cut) {
 				t.Errorf("%q %d bytes before the limit (-one write +many):\n%s", piece, before, diff)
 			}
@@ -299,13 +324,13 @@ func FuzzLines(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data, cuts []byte, long bool, before byte) {
 		var start string
 		if long {
-			start = strings.Repeat("x", longest-int(before))
+			start = strings.Repeat("x", short-int(before))
 		}
-		whole := lines(t, start+string(data))
-		if err := checkLines(start+string(data), whole); err != nil {
+		whole := linesOf(t, short, start+string(data))
+		if err := checkLines(start+string(data), short, whole); err != nil {
 			t.Error(err)
 		}
-		cut := lines(t, append([]string{start}, chunks(data, cuts)...)...)
+		cut := linesOf(t, short, append([]string{start}, chunks(data, cuts)...)...)
 		if !equal(whole, cut) {
 			t.Errorf("in one write %q, in chunks %q", shortened(whole), shortened(cut))
 		}

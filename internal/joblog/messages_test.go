@@ -63,10 +63,14 @@ func talk(t *testing.T, l *Log, random *rand.Rand, steps int) []string {
 	for _, name := range []schemas.Stream{schemas.Stdout, schemas.Stderr, schemas.Server} {
 		streams[name] = l.Stream(name)
 	}
+	long := schemas.LineEvent{Derivation: "a.drv", Text: strings.Repeat("x", 3*flushSize)}
 	accepted, exited := schemas.Accepted(), schemas.Exited(0)
 	verdict := schemas.VerdictEvent{End: "exited"}
-	all := []schemas.Message{{Response: &accepted}}
+	all := []schemas.Message{{Response: &accepted}, {Event: schemas.AppendEvent(nil, long)}}
 	l.Respond(accepted, nil)
+	if err := l.Event(long); err != nil {
+		t.Fatal(err)
+	}
 	for range steps {
 		if e := someEvent(random); e != nil {
 			if err := l.Event(e); err != nil {
@@ -78,12 +82,12 @@ func talk(t *testing.T, l *Log, random *rand.Rand, steps int) []string {
 		for name, stream := range streams {
 			count := 1
 			if random.IntN(5) == 0 {
-				count = random.IntN(3000)
+				count = random.IntN(1000)
 			}
 			var text strings.Builder
 			for range count {
 				line := strings.Repeat(string(rune('a'+random.IntN(26))), random.IntN(100))
-				if random.IntN(4000) == 0 {
+				if random.IntN(200) == 0 {
 					line = strings.Repeat("long ", followBuffer/4)
 				}
 				fmt.Fprintln(&text, line)
@@ -109,7 +113,7 @@ func someEvent(random *rand.Rand) schemas.Event {
 		return schemas.PushEvent{Bytes: random.Int64()}
 	case 2:
 		length := random.IntN(200)
-		if random.IntN(20) == 0 {
+		if random.IntN(4) == 0 {
 			length = 3 * flushSize
 		}
 		return schemas.LineEvent{Derivation: "/nix/store/a.drv", Text: strings.Repeat("x", length)}
@@ -156,7 +160,10 @@ func TestFollowMessages(t *testing.T) {
 			results <- result{messages, err}
 		}()
 	}
-	want := talk(t, l, random, 100)
+	want := talk(t, l, random, 60)
+	if len(l.marks) < 2 || len(l.journal.marks) < 2 {
+		t.Errorf("%d marks in %d bytes of the log, %d in the journal: too few to be of use", len(l.marks), l.size, len(l.journal.marks))
+	}
 	beside := reader()
 	l.Seal()
 	for range watchers {
@@ -176,7 +183,7 @@ func TestFollowMessages(t *testing.T) {
 	}
 	defer fresh.Close()
 	for name, r := range map[string]*Reader{"open since it ran": beside, "after its end": reader(), "another life": fresh} {
-		for from := 1; from <= len(want)+1; from += 1 + random.IntN(len(want)/6) {
+		for from := 1; from <= len(want)+1; from += 1 + random.IntN(len(want)/4) {
 			got, err := messagesOf(func(take func([]schemas.Message) error) error {
 				return r.FollowMessages(t.Context(), int64(from), take)
 			})
@@ -262,7 +269,7 @@ func TestJournalOfAKilledServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Respond(schemas.Accepted(), nil)
-	for range 20 {
+	for range 8 {
 		write(t, l.Stream(schemas.Stderr), "a\nb\n")
 		l.Event(schemas.PhaseEvent{Phase: schemas.Build})
 	}
@@ -305,7 +312,7 @@ func TestJournalOfAKilledServer(t *testing.T) {
 			}
 			return nil
 		})
-		if state := r.State(); err != nil || lines != 40 || state.Lines != 40 || state.Bytes != int64(len(log)) || state.Messages != seq {
+		if state := r.State(); err != nil || lines != 16 || state.Lines != 16 || state.Bytes != int64(len(log)) || state.Messages != seq {
 			t.Errorf("%d bytes of the journal: %d lines, %d messages, %+v, %v", size, lines, seq, state, err)
 		}
 		r.Close()
@@ -349,7 +356,7 @@ func TestCutJournal(t *testing.T) {
 	for _, name := range names {
 		streams[name] = l.Stream(name)
 	}
-	for i := range 20_000 {
+	for i := range 8_000 {
 		name := names[i/3%3]
 		write(t, streams[name], fmt.Sprintf("%s %060d\n", name, i))
 		l.Event(schemas.LineEvent{Derivation: "a.drv", Text: strings.Repeat("x", 100)})

@@ -3,9 +3,9 @@ package jobrun
 import (
 	"bytes"
 	"os/exec"
+	"runtime"
 	"sync/atomic"
 	"testing"
-	"time"
 )
 
 // writes is a writer whose writes are received.
@@ -33,26 +33,12 @@ func TestTap(t *testing.T) {
 	defer left.Process.Kill()
 	for _, piece := range []string{"half \xff", " a line\r\n", "\x1b[1m"} {
 		tap.in.WriteString(piece)
-		select {
-		case got := <-to:
-			if string(got) != piece {
-				t.Errorf("%q has come, want %q", got, piece)
-			}
-		case <-time.After(10 * time.Second):
-			t.Fatalf("%q is held back", piece)
+		if got := <-to; string(got) != piece {
+			t.Errorf("%q has come, want %q", got, piece)
 		}
 	}
 	tap.in.WriteString("the last")
-	closed := make(chan struct{})
-	go func() {
-		defer close(closed)
-		tap.close()
-	}()
-	select {
-	case <-closed:
-	case <-time.After(10 * time.Second):
-		t.Fatal("it does not end")
-	}
+	tap.close() // which does not wait for what is left
 	close(to)
 	var rest []byte
 	for b := range to {
@@ -67,32 +53,49 @@ func TestTap(t *testing.T) {
 // written.
 func TestFollower(t *testing.T) {
 	const rounds = 100
-	var failed, seen atomic.Int64
+	writing, goOn := make(chan struct{}), make(chan struct{})
+	var seen atomic.Int64
 	errors, err := newTap(writerFunc(func(b []byte) {
-		time.Sleep(time.Millisecond)
+		writing <- struct{}{}
+		<-goOn
 		seen.Add(int64(len(b)))
 	}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := 0
+	var failed, got atomic.Int64
 	results, err := newTap(follower{writerFunc(func(b []byte) {
-		if got += len(b); seen.Load() < int64(got) {
+		if n := got.Add(int64(len(b))); seen.Load() < n {
 			failed.Add(1)
 		}
 	}), errors})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range rounds {
+	for n := range rounds {
 		errors.in.WriteString("e")
+		if n%2 == 0 {
+			<-writing // it is being written, or still in the pipe
+		}
 		results.in.WriteString("r")
-		time.Sleep(100 * time.Microsecond)
+		gone := make(chan struct{})
+		go func() {
+			defer close(gone)
+			results.drain()
+		}()
+		if n%2 == 1 {
+			<-writing
+		}
+		for range 100 {
+			runtime.Gosched() // the result has its chance to be too early
+		}
+		goOn <- struct{}{}
+		<-gone
 	}
 	results.close()
 	errors.close()
-	if failed.Load() > 0 || got != rounds || seen.Load() != rounds {
-		t.Errorf("%d results came before errors; %d and %d came", failed.Load(), got, seen.Load())
+	if failed.Load() > 0 || got.Load() != rounds || seen.Load() != rounds {
+		t.Errorf("%d results came before errors; %d and %d came", failed.Load(), got.Load(), seen.Load())
 	}
 }
 

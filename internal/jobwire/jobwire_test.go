@@ -3,6 +3,8 @@ package jobwire
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -21,6 +23,12 @@ func (p *pipe) Write(b []byte) (int, error) {
 	p.writes = append(p.writes, bytes.Clone(b))
 	return len(b), nil
 }
+
+var errBroken = errors.New("broken")
+
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, errBroken }
 
 // notes are of every kind, and of every length around that of one record.
 func notes() []Note {
@@ -70,6 +78,79 @@ func TestNotes(t *testing.T) {
 	output, got := cut(t, p.writes)
 	if diff := cmp.Diff(notes(), got); diff != "" || len(output) > 0 {
 		t.Errorf("output %q, notes (-want +got):\n%s", output, diff)
+	}
+}
+
+// A note is one record as long as that is one write of at most 4096 bytes, and more beyond.
+func TestPieces(t *testing.T) {
+	room := 4096 - len("\x1e") - 24 - len(".") - 8 - 4 - 4 - 32 // the header
+	for _, test := range []struct{ length, last int }{{room, 4096}, {room + 1, 4096 - room + 1}, {2 * room, 4096}} {
+		var p pipe
+		commit := strings.Repeat("x", test.length-len(`{"commit":""}`))
+		NewWriter(&p, token).Note(Note{Commit: commit})
+		if want := (test.length + room - 1) / room; len(p.writes) != want || len(p.writes[len(p.writes)-1]) != test.last {
+			t.Errorf("%d bytes: %d writes, want %d; the last has %d bytes, want %d",
+				test.length, len(p.writes), want, len(p.writes[len(p.writes)-1]), test.last)
+		}
+		if output, got := cut(t, p.writes); len(output) > 0 || len(got) != 1 || got[0].Commit != commit {
+			t.Errorf("%d bytes: output %q, %d notes", test.length, output, len(got))
+		}
+	}
+}
+
+func TestEvent(t *testing.T) {
+	var p pipe
+	NewWriter(&p, token).Event(schemas.PhaseEvent{Phase: schemas.Build})
+	_, got := cut(t, p.writes)
+	if diff := cmp.Diff([]Note{{Event: json.RawMessage(`{"type":"phase","phase":"build"}`)}}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// Without a key nothing is told.
+func TestNoKey(t *testing.T) {
+	var p pipe
+	NewWriter(&p, "").Note(Note{Commit: "c0ffee"})
+	if len(p.writes) > 0 {
+		t.Errorf("written: %q", p.writes)
+	}
+}
+
+// A note of 2 MiB is taken, and one that has no end is forgotten: it takes no more memory.
+func TestLongestNote(t *testing.T) {
+	var p pipe
+	w := NewWriter(&p, token)
+	long, end := Note{Commit: strings.Repeat("x", 2<<20-100)}, Note{Succeeded: true}
+	w.Note(long)
+	w.Note(Note{Commit: strings.Repeat("x", 3<<20)})
+	w.Note(end)
+	var got []Note
+	c := NewCutter(io.Discard, token, func(n Note) { got = append(got, n) })
+	most := 0
+	for _, write := range p.writes {
+		if _, err := c.Write(write); err != nil {
+			t.Fatal(err)
+		}
+		most = max(most, len(c.pieces))
+	}
+	if len(got) != 2 || got[0].Commit != long.Commit || !got[1].Succeeded || most > 2<<20+4096 {
+		t.Errorf("%d notes, %d bytes were kept", len(got), most)
+	}
+}
+
+// The error of the writer behind a Cutter comes to the one before it.
+func TestCutterErrors(t *testing.T) {
+	var p pipe
+	NewWriter(&p, token).Note(Note{Commit: "c0ffee"})
+	for what, written := range map[string][]byte{
+		"output":                 []byte("a"),
+		"output before a record": append([]byte("a"), p.writes[0]...),
+		"output before a part":   append([]byte("a"), p.writes[0][:30]...),
+	} {
+		c := NewCutter(failing{}, token, func(n Note) { t.Errorf("%s: note %+v", what, n) })
+		if _, err := c.Write(written); !errors.Is(err, errBroken) {
+			t.Errorf("%s: error %v", what, err)
+		}
 	}
 }
 

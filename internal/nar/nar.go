@@ -8,6 +8,7 @@ package nar
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -114,9 +115,7 @@ func (d *dumper) contents(path string, size int64) error {
 func (d *dumper) directory(path string) {
 	d.strings("directory")
 	entries, err := os.ReadDir(path)
-	if err != nil && d.err == nil {
-		d.err = err
-	}
+	d.err = cmp.Or(d.err, err)
 	for _, entry := range entries {
 		d.strings("entry", "(", "name", entry.Name(), "node")
 		d.node(filepath.Join(path, entry.Name()))
@@ -126,8 +125,6 @@ func (d *dumper) directory(path string) {
 
 func (d *dumper) symlink(path string) {
 	target, err := os.Readlink(path)
-	if err != nil && d.err == nil {
-		d.err = err
-	}
+	d.err = cmp.Or(d.err, err)
 	d.strings("symlink", "target", target)
 }

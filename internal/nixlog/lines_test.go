@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -130,6 +131,73 @@ func TestLinesOfOthers(t *testing.T) {
 		strings.Repeat("x", maxLine)+"building '"+drv("a")+"'...", "\x1b[1mbuilding '"+drv("a")+"'...", "building '"+strings.Repeat("x", 2*maxLine)+"'")
 	o.End(true)
 	o.want(schemas.ProgressEvent{})
+}
+
+// The store is looked at once a second; and whenever something begins, as long as no more than
+// 32 things are going on.
+func TestLinesLook(t *testing.T) {
+	for _, test := range []struct {
+		going int
+		soon  bool
+	}{{32, true}, {33, false}} {
+		o := lookAt(t, diamond)
+		synctest.Test(t, func(t *testing.T) {
+			defer o.log.Close() // whose timer is of this bubble
+			check := func(when string, want schemas.Counts) {
+				t.Helper()
+				if o.copies.counts != want {
+					t.Errorf("%d downloads, %s: %+v, want %+v", test.going, when, o.copies.counts, want)
+				}
+			}
+			for n := range test.going {
+				o.print("copying path '" + out(fmt.Sprint(n)) + "' from 'http://cache'...")
+			}
+			o.print("copying path '" + out("0") + "' from 'http://another'...") // it is known
+			o.put(out("0"))
+			all := int64(test.going)
+			check("at the beginning", schemas.Counts{Running: all})
+			o.print("building '" + drv("a") + "'...")
+			want := schemas.Counts{Running: all}
+			if test.soon {
+				want = schemas.Counts{Running: all - 1, Done: 1}
+			}
+			check("when a build begins", want)
+			o.put(out("1"))
+			time.Sleep(time.Second - time.Nanosecond)
+			o.print("text")
+			check("within a second", want)
+			time.Sleep(time.Nanosecond)
+			o.print("text")
+			check("after a second", schemas.Counts{Running: all - 2, Done: 2})
+			o.End(false)
+		})
+	}
+}
+
+// Of a line, only the beginning is kept, however it comes.
+func TestLongLineIsCut(t *testing.T) {
+	o := lookAt(t, diamond)
+	o.Write([]byte(strings.Repeat("x", 1000)))
+	o.Write([]byte(strings.Repeat("x", 1000)))
+	o.Write([]byte("x"))
+	if len(o.line) != 1024 {
+		t.Errorf("%d bytes are kept", len(o.line))
+	}
+	o.End(true)
+	o.log.Close()
+}
+
+// Beyond 4096 activities, what begins is not known; that changes nothing of the others.
+func TestLinesBounds(t *testing.T) {
+	o := lookAt(t, diamond)
+	for n := range maxActivities {
+		o.print("copying path '" + out(fmt.Sprint(n)) + "' from 'http://cache'...")
+	}
+	if want := (schemas.Counts{Running: 4094}); o.copies.counts != want { // two count the others
+		t.Errorf("%+v, want %+v", o.copies.counts, want)
+	}
+	o.End(false)
+	o.want(schemas.ProgressEvent{Paths: schemas.Counts{Failed: 4094, Expected: 4094}})
 }
 
 // FuzzLines prints anything, in two pieces.

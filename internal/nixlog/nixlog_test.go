@@ -165,27 +165,6 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// Progress is told at most ten times a second, and what it comes to in the end always.
-func TestProgressInterval(t *testing.T) {
-	var told []schemas.ProgressEvent
-	l := New(func(e schemas.Event) {
-		if e, ok := e.(schemas.ProgressEvent); ok {
-			told = append(told, e)
-		}
-	}, nixstore.Files{Root: "testdata"}, noSecrets)
-	begun := time.Now()
-	var records strings.Builder
-	records.WriteString(begin)
-	for n := range 20_000 {
-		fmt.Fprintf(&records, count, n+1, 20_000, 0)
-	}
-	l.Read(strings.NewReader(records.String()))
-	l.Close()
-	if most := 2 + int(time.Since(begun)/progressInterval); len(told) == 0 || len(told) > most || told[len(told)-1].Derivations.Done != 20_000 {
-		t.Errorf("told %d times, at most %d; the last is %+v", len(told), most, told)
-	}
-}
-
 func FuzzRead(f *testing.F) {
 	for _, file := range []string{"failing", "substituted"} {
 		records, err := os.ReadFile("testdata/" + file + ".jsonl")

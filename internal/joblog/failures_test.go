@@ -1,0 +1,309 @@
+package joblog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/schemas"
+)
+
+func newStore(t *testing.T, keep Keep) *Store {
+	t.Helper()
+	s, err := Open(t.TempDir(), keep, 1<<40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// made makes the log of a job, of a line for each text, and ends it.
+func made(t *testing.T, s *Store, job string, lines ...string) {
+	t.Helper()
+	l, err := s.Create(job, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range lines {
+		write(t, l.Stream(schemas.Stdout), line+"\n")
+	}
+	l.Seal()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readerOf(t *testing.T, s *Store, job string) *Reader {
+	t.Helper()
+	r, err := s.Reader(job)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+func TestStoreCounts(t *testing.T) {
+	s := newStore(t, Keep{Jobs: 1})
+	var bytes, lines int64
+	s.Written = func(b, n int64) { bytes, lines = bytes+b, lines+n }
+	l, err := s.Create("job", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	write(t, l.Stream(schemas.Stdout), "a\nbc\n", "de\n")
+	if err := l.Printf("f"); err != nil {
+		t.Fatal(err)
+	}
+	if bytes != 10 || lines != 4 || l.Lines() != 4 {
+		t.Errorf("%d bytes, %d lines, the log has %d", bytes, lines, l.Lines())
+	}
+	if !s.Has("job") || s.Has("none") {
+		t.Errorf("has the job: %t, has none: %t", s.Has("job"), s.Has("none"))
+	}
+}
+
+// A job whose journal cannot be made has no log either.
+func TestCreateWithoutJournal(t *testing.T) {
+	s := newStore(t, Keep{})
+	if err := os.Mkdir(filepath.Join(s.folder, "job.events"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Create("job", nil); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("error %v", err)
+	}
+	if s.Has("job") || len(s.current) > 0 {
+		t.Error("the log is left")
+	}
+}
+
+func TestPruneErrors(t *testing.T) {
+	s := newStore(t, Keep{})
+	made(t, s, "gone")
+	if err := os.Mkdir(filepath.Join(s.folder, "folder.log"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Prune(); err != nil || !s.Has("folder") {
+		t.Errorf("a folder is no log: %v", err)
+	}
+	// What cannot be removed: a journal that is a folder with something in it.
+	if err := errors.Join(os.MkdirAll(filepath.Join(s.folder, "job.events/x"), 0o700), os.WriteFile(filepath.Join(s.folder, "job.log"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Prune(); err == nil {
+		t.Error("a journal that cannot be removed: no error")
+	}
+	if err := os.RemoveAll(s.folder); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Prune(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without its folder: error %v", err)
+	}
+}
+
+func TestReaderErrors(t *testing.T) {
+	s := newStore(t, Keep{Jobs: 10})
+	at := func(name string) string { return filepath.Join(s.folder, name) }
+	err := errors.Join(os.Mkdir(at("folder.log"), 0o700), os.WriteFile(at("loop.log"), nil, 0o600), os.Symlink("loop.events", at("loop.events")),
+		os.WriteFile(at("journal.log"), nil, 0o600), os.Mkdir(at("journal.events"), 0o700))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for job, want := range map[string]string{
+		"folder": "read a job's log: ", "loop": "open a job's journal: ", "journal": "read a job's log: ", "none": "open a job's log: ",
+	} {
+		r, err := s.Reader(job)
+		if err == nil {
+			r.Close()
+		}
+		if err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: error %v, want %s...", job, err, want)
+		}
+	}
+}
+
+// Of 16 ended jobs, those that were read last, it is known where their lines are.
+func TestIndexed(t *testing.T) {
+	s := newStore(t, Keep{Jobs: 100})
+	logs := map[int]*Log{}
+	read := func(n int) (known bool) {
+		t.Helper()
+		log := readerOf(t, s, fmt.Sprint(n)).log
+		known = logs[n] == log
+		logs[n] = log
+		return known
+	}
+	for n := range 17 {
+		made(t, s, fmt.Sprint(n), "a line")
+	}
+	for n := range 16 {
+		read(n)
+	}
+	if !read(0) {
+		t.Error("the first of 16 is forgotten")
+	}
+	read(16) // in place of 1, which was not read for the longest time
+	for n, want := range map[int]bool{0: true, 2: true, 15: true, 16: true} {
+		if read(n) != want {
+			t.Errorf("%d is known: %t", n, !want)
+		}
+	}
+	if read(1) {
+		t.Error("17 are known")
+	}
+	if len(s.read) != 16 {
+		t.Errorf("%d are known", len(s.read))
+	}
+}
+
+// ReadAt reads whole lines only, also where the file has more, and Follow from any line.
+func TestReaderText(t *testing.T) {
+	s := newStore(t, Keep{Jobs: 1})
+	made(t, s, "job", "one", "two")
+	file, err := os.OpenFile(filepath.Join(s.folder, "job.log"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = file.WriteString("half a li")
+	if err := errors.Join(err, file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	r := readerOf(t, s, "job")
+	for _, test := range []struct {
+		offset int64
+		length int
+		want   string
+		err    error
+	}{
+		{0, 3, "one", nil}, {0, 8, "one\ntwo\n", nil}, {0, 9, "one\ntwo\n", io.EOF}, {4, 4, "two\n", nil},
+		{7, 1, "\n", nil}, {7, 2, "\n", io.EOF}, {8, 1, "", io.EOF}, {100, 1, "", io.EOF},
+	} {
+		p := make([]byte, test.length)
+		if n, err := r.ReadAt(p, test.offset); string(p[:n]) != test.want || err != test.err {
+			t.Errorf("%d bytes at %d: %q, %v", test.length, test.offset, p[:n], err)
+		}
+	}
+	var text strings.Builder
+	if err := r.Follow(t.Context(), 1, &text); err != nil || text.String() != "two\n" {
+		t.Errorf("from line 1: %q, %v", text.String(), err)
+	}
+	for line, want := range []int64{0, 4, 8, 8} {
+		if got, err := r.Offset(int64(line)); got != want || err != nil {
+			t.Errorf("line %d begins at %d, %v; want %d", line, got, err, want)
+		}
+	}
+}
+
+// A file that loses what was written to it ends its readers with an error.
+func TestTruncatedFiles(t *testing.T) {
+	for file, want := range map[string]string{"job.log": "read a job's log: ", "job.events": "read a job's journal: "} {
+		s := newStore(t, Keep{Jobs: 1})
+		made(t, s, "job", "one", "two")
+		r := readerOf(t, s, "job")
+		if err := os.Truncate(filepath.Join(s.folder, file), 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := messagesOf(func(take func([]schemas.Message) error) error { return r.FollowMessages(t.Context(), 1, take) }); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: FollowMessages: error %v", file, err)
+		}
+		if file == "job.events" {
+			continue
+		}
+		_, offset := r.Offset(1)
+		for call, err := range map[string]error{"Follow": r.Follow(t.Context(), 0, io.Discard), "Offset": offset} {
+			if err == nil || !strings.HasPrefix(err.Error(), want) {
+				t.Errorf("%s: error %v", call, err)
+			}
+		}
+	}
+}
+
+// A journal that cannot be written is an error of its log.
+func TestClosedJournal(t *testing.T) {
+	l := newLog(t)
+	if err := l.journal.file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Stream(schemas.Stdout).Write([]byte("a\n")); !errors.Is(err, os.ErrClosed) || !strings.HasPrefix(err.Error(), "write a job's journal: ") {
+		t.Errorf("Write: error %v", err)
+	}
+	l.Seal()
+	_, err := messagesOf(func(take func([]schemas.Message) error) error { return l.FollowMessages(t.Context(), 1, take) })
+	for call, err := range map[string]error{"Event": l.Event(schemas.PushEvent{}), "FollowMessages": err} {
+		if !errors.Is(err, os.ErrClosed) {
+			t.Errorf("%s: error %v", call, err)
+		}
+	}
+	if m := l.Respond(schemas.Exited(0), nil); m.Seq != 0 {
+		t.Errorf("the last message has the number %d", m.Seq)
+	}
+}
+
+// A reader gets at most 1024 messages at once, and its error ends it wherever it comes.
+func TestBatches(t *testing.T) {
+	l := newLog(t)
+	l.Respond(schemas.Accepted(), nil)
+	write(t, l.Stream(schemas.Stdout), strings.Repeat("a line\n", 3000))
+	l.Event(schemas.PhaseEvent{Phase: schemas.Build})
+	l.Respond(schemas.Exited(0), nil)
+	l.Seal()
+	var sizes []int
+	follow := func(from int64, take func([]schemas.Message) error) error {
+		sizes = nil
+		return l.FollowMessages(t.Context(), from, func(m []schemas.Message) error {
+			sizes = append(sizes, len(m))
+			return take(m)
+		})
+	}
+	for from, want := range map[int64][]int{1: {1, 1024, 1024, 954}, 2979: {25}, 3001: {3}, 3003: {1}, 3004: nil} {
+		err := follow(from, func([]schemas.Message) error { return nil })
+		if err != nil || !slices.Equal(sizes, want) {
+			t.Errorf("from %d: batches of %v, want %v; %v", from, sizes, want, err)
+		}
+	}
+	broken := errors.New("broken")
+	for fails := range 4 {
+		n := 0
+		if err := follow(1, func([]schemas.Message) error {
+			if n++; n > fails {
+				return broken
+			}
+			return nil
+		}); err != broken || n != fails+1 {
+			t.Errorf("broken at batch %d: %d batches, error %v", fails, n, err)
+		}
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.FollowMessages(gone, 1, func([]schemas.Message) error { return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("of a client that is gone: %v", err)
+	}
+}
+
+// Nothing is added to a log that is sealed.
+func TestSealed(t *testing.T) {
+	l := newLog(t)
+	l.Respond(schemas.Accepted(), nil)
+	l.Seal()
+	if m := l.Respond(schemas.Exited(0), nil); m.Seq != 0 {
+		t.Errorf("a message has the number %d", m.Seq)
+	}
+	if err := l.Event(schemas.PushEvent{}); err != nil {
+		t.Error(err)
+	}
+	got, err := messagesOf(func(take func([]schemas.Message) error) error { return l.FollowMessages(t.Context(), 1, take) })
+	accepted := schemas.Accepted()
+	if diff := cmp.Diff(expected([]schemas.Message{{Response: &accepted}}), got); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}

@@ -1,0 +1,158 @@
+package joblog
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/schemas"
+)
+
+func TestParseRecord(t *testing.T) {
+	long := func(kind byte, number uint64, rest ...byte) []byte {
+		return append(binary.AppendUvarint([]byte{kind | sameTime}, number), rest...)
+	}
+	endless := bytes.Repeat([]byte{0x80}, 11)
+	for name, test := range map[string]struct {
+		data   []byte
+		want   record
+		length int // negative: of what is no record
+	}{
+		"nothing":               {nil, record{}, 0},
+		"one line":              {[]byte{stderrLines | sameTime | oneLine, 9}, record{kind: stderrLines, at: 1000, count: 1}, 1},
+		"one line, later":       {[]byte{stdoutLines | oneLine, 10}, record{kind: stdoutLines, at: 1005, count: 1}, 2},
+		"one line, earlier":     {[]byte{serverLines | oneLine, 9}, record{kind: serverLines, at: 995, count: 1}, 2},
+		"many lines":            {long(stdoutLines, 300), record{kind: stdoutLines, at: 1000, count: 300}, 3},
+		"many lines, later":     {[]byte{stdoutLines, 2, 7}, record{kind: stdoutLines, at: 1001, count: 7}, 3},
+		"time cut short":        {[]byte{stdoutLines, 0x80}, record{}, 0},
+		"no time":               {[]byte{stdoutLines}, record{}, 0},
+		"time without end":      {append([]byte{stdoutLines}, endless...), record{}, -1},
+		"count cut short":       {[]byte{stdoutLines | sameTime, 0x80}, record{}, 0},
+		"count without end":     {append([]byte{stdoutLines | sameTime}, endless...), record{}, -1},
+		"event":                 {long(eventRecord, 2, '{', '}', 9), record{kind: eventRecord, at: 1000, count: 1, data: []byte("{}")}, 4},
+		"response":              {long(responseRecord, 2, '{', '}'), record{kind: responseRecord, at: 1000, count: 1, data: []byte("{}")}, 4},
+		"event cut short":       {long(eventRecord, 2, '{'), record{}, 0},
+		"longest event to come": {long(eventRecord, 8<<20), record{}, 0},
+		"event too long":        {long(eventRecord, 8<<20+1), record{}, -1},
+		"unknown kind":          {long(responseRecord+1, 2, '{', '}'), record{}, -1},
+	} {
+		got, length := parseRecord(test.data, 1000)
+		if test.length <= 0 {
+			got = record{}
+		}
+		if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(record{})); diff != "" || max(length, -1) != test.length {
+			t.Errorf("%s: length %d, want %d (-want +got):\n%s", name, length, test.length, diff)
+		}
+	}
+}
+
+// The lines of derivations leave an eighth of the room to other events.
+func TestRoomOfEvents(t *testing.T) {
+	j := journal{limit: 800, others: 600}
+	for _, test := range []struct {
+		bytes int
+		minor bool
+		want  bool
+	}{{100, true, true}, {101, true, false}, {200, false, true}, {201, false, false}} {
+		if got := j.hasRoom(test.bytes, test.minor); got != test.want {
+			t.Errorf("%d bytes, minor %t: %t", test.bytes, test.minor, got)
+		}
+	}
+}
+
+// Records are written once a second, or when there are 32 KiB of them, and at the end.
+func TestJournalIsWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLog(t)
+		length := int64(0)
+		event := func(text int) {
+			t.Helper()
+			if err := l.Event(schemas.LineEvent{Text: strings.Repeat("x", text)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		check := func(what string, written bool) {
+			t.Helper()
+			info, err := os.Stat(l.journal.file.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (info.Size() > length) != written || info.Size() > l.journal.size() {
+				t.Errorf("%s: the file has %d of %d bytes, it had %d before", what, info.Size(), l.journal.size(), length)
+			}
+			length = info.Size()
+		}
+		event(1)
+		check("the first event", true)
+		event(1)
+		time.Sleep(time.Second - time.Nanosecond)
+		event(1)
+		check("in the same second", false)
+		time.Sleep(time.Nanosecond)
+		event(1)
+		check("a second later", true)
+		event(16 << 10)
+		check("16 KiB", false)
+		event(16 << 10)
+		check("32 KiB", true)
+		event(1)
+		l.Seal()
+		check("the end", true)
+		if length != l.journal.size() {
+			t.Errorf("the file has %d of %d bytes in the end", length, l.journal.size())
+		}
+	})
+}
+
+// A reader that has caught up waits a little, for what comes at one time costs one write.
+func TestBurstIsOneWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLog(t)
+		var writes []string
+		begun := time.Now()
+		var came []time.Duration
+		result := follow(t.Context(), l, writerFunc(func(p []byte) (int, error) {
+			writes, came = append(writes, string(p)), append(came, time.Since(begun))
+			return len(p), nil
+		}))
+		synctest.Wait()
+		s := l.Stream(schemas.Stdout)
+		write(t, s, "a\n")
+		time.Sleep(time.Millisecond)
+		write(t, s, "b\n")
+		time.Sleep(time.Second)
+		write(t, s, "c\n")
+		l.Seal()
+		if err := <-result; err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff([]string{"a\nb\n", "c\n"}, writes); diff != "" {
+			t.Errorf("writes (-want +got):\n%s", diff)
+		}
+		if want := []time.Duration{2 * time.Millisecond, 1001 * time.Millisecond}; !slices.Equal(came, want) {
+			t.Errorf("they came after %v, want %v", came, want)
+		}
+	})
+}
+
+// Of derivations, the state of 256 logs is kept: the oldest is forgotten.
+func TestDerivationStreams(t *testing.T) {
+	var s derivationStreams
+	names := make([]string, 257)
+	for i := range names {
+		names[i] = strings.Repeat("x", i)
+		if lines := s.of(names[i], nil); lines != s.of(names[i], nil) {
+			t.Fatalf("the state of log %d is lost", i)
+		}
+	}
+	if len(s.known) != 256 || s.known[names[0]] != nil || s.known[names[1]] == nil || s.known[names[256]] == nil {
+		t.Errorf("the state of %d logs is kept", len(s.known))
+	}
+}

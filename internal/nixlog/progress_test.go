@@ -1,0 +1,245 @@
+package nixlog
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/internal/nixstore"
+	"iglu.sh/builder/schemas"
+)
+
+// events returns a Log of which only Close tells progress, and the events that it tells.
+func events(t *testing.T) (*Log, *[]schemas.Event) {
+	t.Helper()
+	var told []schemas.Event
+	l := New(func(e schemas.Event) { told = append(told, e) }, nixstore.Files{Root: t.TempDir()}, noSecrets)
+	l.interval = time.Hour
+	t.Cleanup(l.Close)
+	return l, &told
+}
+
+func starts(id, kind int) string {
+	return fmt.Sprintf(`{"action":"start","id":%d,"type":%d,"fields":["/nix/store/%d.drv"]}`, id, kind, id)
+}
+
+func stops(id int) string { return fmt.Sprintf(`{"action":"stop","id":%d}`, id) }
+
+func result(id, kind int, fields string) string {
+	return fmt.Sprintf(`{"action":"result","id":%d,"type":%d,"fields":[%s]}`, id, kind, fields)
+}
+
+func (p *process) takeAll(records ...string) {
+	for _, record := range records {
+		p.take([]byte(record))
+	}
+}
+
+// What two processes are doing counts together with what others have ended.
+func TestProgress(t *testing.T) {
+	l, _ := events(t)
+	ended, first, second := l.newProcess(), l.newProcess(), l.newProcess()
+	// Done, expected, running, failed.
+	ended.takeAll(starts(1, builds), result(1, progress, "1,9,3,2"), starts(2, copyPaths), result(2, progress, "4,9,3,1"),
+		starts(3, copyPath), result(3, progress, "10,100"), stops(3), starts(4, copyPath), result(4, progress, "20,100"), stops(4),
+		stops(1), stops(2))
+	want := schemas.ProgressEvent{
+		Derivations: schemas.Counts{Done: 1, Failed: 2, Expected: 3},
+		Paths:       schemas.Counts{Done: 4, Failed: 1, Expected: 5},
+		Bytes:       schemas.Share{Done: 30, Expected: 30},
+	}
+	check := func(what string) {
+		t.Helper()
+		if diff := cmp.Diff(want, l.progress()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+	}
+	check("ended")
+
+	first.takeAll(starts(1, builds), result(1, progress, "5,8,2,0"), starts(2, copyPaths), result(2, progress, "7,20,1,0"))
+	want.Derivations = schemas.Counts{Done: 6, Running: 2, Failed: 2, Expected: 11}
+	want.Paths = schemas.Counts{Done: 11, Running: 1, Failed: 1, Expected: 25}
+	check("one is at work")
+
+	second.takeAll(starts(1, builds), result(1, progress, "1,0,4,1"), starts(2, copyPaths), result(2, progress, "1,0,20,3"))
+	want.Derivations = schemas.Counts{Done: 7, Running: 6, Failed: 3, Expected: 16}
+	want.Paths = schemas.Counts{Done: 12, Running: 21, Failed: 4, Expected: 37}
+	check("two are, and one expects less than it has")
+}
+
+// The bytes that are expected are those of the downloads that have begun, or what Nix expects
+// of all, or at least what has come.
+func TestProgressOfBytes(t *testing.T) {
+	l, _ := events(t)
+	p := l.newProcess()
+	for _, step := range []struct {
+		records []string
+		want    schemas.Share
+	}{
+		{[]string{starts(1, copyPath), result(1, progress, "10,100")}, schemas.Share{Done: 10, Expected: 100}},
+		{[]string{starts(2, copyPath), result(2, progress, "5,50")}, schemas.Share{Done: 15, Expected: 150}},
+		{[]string{starts(3, realise), result(3, setExpected, "100,400")}, schemas.Share{Done: 15, Expected: 400}},
+		{[]string{starts(4, substitute), result(4, setExpected, "100,100")}, schemas.Share{Done: 15, Expected: 500}},
+		{[]string{result(4, setExpected, "103,7000")}, schemas.Share{Done: 15, Expected: 500}}, // of something else
+		{[]string{stops(1), stops(3), stops(4)}, schemas.Share{Done: 15, Expected: 60}},
+		{[]string{result(2, progress, "60,50")}, schemas.Share{Done: 70, Expected: 70}},
+	} {
+		p.takeAll(step.records...)
+		if got := l.progress().Bytes; got != step.want {
+			t.Errorf("after %s: %+v, want %+v", step.records, got, step.want)
+		}
+	}
+}
+
+// Progress is told 100 ms after the first change, and what it comes to in the end always, but
+// nothing twice.
+func TestProgressInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []int64
+		l := New(func(e schemas.Event) {
+			if e, ok := e.(schemas.ProgressEvent); ok {
+				told = append(told, e.Derivations.Done)
+			}
+		}, nixstore.Files{}, noSecrets)
+		p := l.newProcess()
+		check := func(when string, want ...int64) {
+			t.Helper()
+			synctest.Wait()
+			l.mu.Lock() // which is held where it is told
+			defer l.mu.Unlock()
+			if diff := cmp.Diff(want, told); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", when, diff)
+			}
+		}
+		p.takeAll(starts(1, builds), result(1, progress, "1,9,0,0"))
+		time.Sleep(60 * time.Millisecond)
+		p.takeAll(result(1, progress, "2,9,0,0"))
+		time.Sleep(40*time.Millisecond - time.Nanosecond)
+		check("before 100 ms")
+		time.Sleep(time.Nanosecond)
+		check("after 100 ms", 2)
+		time.Sleep(time.Second)
+		p.takeAll(result(1, progress, "2,9,0,0"))
+		time.Sleep(time.Second)
+		check("after a result that changes nothing", 2)
+		for done := range 1000 {
+			p.takeAll(result(1, progress, fmt.Sprintf("%d,9,0,0", done)))
+		}
+		l.Close()
+		time.Sleep(time.Second)
+		check("at the end", 2, 999)
+	})
+}
+
+// Only builds, downloads and what is fetched for them begin the phase of building, once.
+func TestPhaseBegins(t *testing.T) {
+	for kind, want := range map[int]int{copyPath: 1, build: 1, substitute: 1, realise: 0, copyPaths: 0, builds: 0, 101: 0} {
+		l, told := events(t)
+		p := l.newProcess()
+		p.takeAll(starts(1, kind), starts(2, kind))
+		got := 0
+		for _, e := range *told {
+			if e == (schemas.PhaseEvent{Phase: schemas.Build}) {
+				got++
+			}
+		}
+		if got != want {
+			t.Errorf("type %d: the phase begins %d times, want %d", kind, got, want)
+		}
+	}
+}
+
+// inShort is what is told of derivations and their lines.
+func inShort(told []schemas.Event) (short []string) {
+	for _, e := range told {
+		switch e := e.(type) {
+		case schemas.DerivationEvent:
+			short = append(short, strings.TrimSpace(fmt.Sprint(e.State, " ", e.Derivation, " ", e.Phase)))
+		case schemas.LineEvent:
+			short = append(short, e.Derivation+": "+e.Text)
+		}
+	}
+	return short
+}
+
+// Results are told of builds only, and a phase when it changes. A record without what belongs
+// to it changes nothing.
+func TestResults(t *testing.T) {
+	l, told := events(t)
+	l.newProcess().takeAll(
+		starts(1, build), starts(2, substitute), starts(1, build), // which is known
+		result(1, setPhase, `"unpackPhase"`), result(1, setPhase, `"unpackPhase"`), result(1, buildLogLine, `"a line"`),
+		result(1, setPhase, `"buildPhase"`), result(2, setPhase, `"buildPhase"`), result(2, buildLogLine, `"of no build"`),
+		result(1, progress, "1"), result(1, setExpected, ""), `{"action":"result","id":1,"type":106}`, `{"action":"start","id":3,"type":105}`)
+	want := []string{"building /nix/store/1.drv", "building /nix/store/1.drv unpackPhase", "/nix/store/1.drv: a line",
+		"building /nix/store/1.drv buildPhase", "building"}
+	if diff := cmp.Diff(want, inShort(*told)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// Counts decide on derivations in the order in which they ended, each count once.
+func TestCountsDecide(t *testing.T) {
+	l, told := events(t)
+	p := l.newProcess()
+	p.takeAll(starts(9, builds), starts(1, build), starts(2, build), starts(3, build), starts(4, build), starts(5, build))
+	p.takeAll(stops(1), stops(2), stops(3), stops(4))
+	*told = nil
+	for _, step := range []struct{ record, want string }{
+		{result(9, progress, "1,5,4,0"), "built /nix/store/1.drv"},
+		{result(9, progress, "1,5,3,1"), "failed /nix/store/2.drv"},
+		{result(9, progress, "1,5,3,1"), ""},
+		{`{"action":"msg","level":0,"msg":"error: Cannot build '/nix/store/4.drv'."}`, "failed /nix/store/4.drv"},
+		{`{"action":"msg","level":1,"msg":"warning: on '/nix/store/3.drv'."}`, ""},
+		{result(9, progress, "3,5,1,1"), "built /nix/store/3.drv"}, // and one that nobody saw
+		{stops(5), ""},
+		{result(9, progress, "3,5,0,2"), "failed /nix/store/5.drv"},
+	} {
+		p.takeAll(step.record)
+		if got := strings.Join(inShort(*told), ", "); got != step.want {
+			t.Errorf("after %s: %q, want %q", step.record, got, step.want)
+		}
+		*told = nil
+	}
+}
+
+// A count that comes before the end of its derivation is kept until then.
+func TestCountedBefore(t *testing.T) {
+	for counts, want := range map[[2]string]string{{"1,2,1,0", "1,2,0,0"}: "built", {"0,2,1,1", "0,2,0,1"}: "failed"} {
+		l, told := events(t)
+		p := l.newProcess()
+		p.takeAll(starts(9, builds), starts(1, build), result(9, progress, counts[0]), result(9, progress, counts[1]))
+		*told = nil
+		p.takeAll(stops(1))
+		if got := strings.Join(inShort(*told), ", "); got != want+" /nix/store/1.drv" {
+			t.Errorf("%s: %q", want, got)
+		}
+	}
+}
+
+// The end of a record that is too long is not taken for one.
+func TestEndOfLongRecord(t *testing.T) {
+	l, told := events(t)
+	l.Read(strings.NewReader(strings.Repeat("x", maxRecord) + starts(1, build) + strings.Repeat("\n", 2*maxRecord) + starts(2, build) + "\n"))
+	want := []string{"building /nix/store/2.drv", "failed /nix/store/2.drv"}
+	if diff := cmp.Diff(want, inShort(*told)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// The parts of a line are bounded together.
+func TestTailOfParts(t *testing.T) {
+	log := &tail{secrets: noSecrets().Lines()}
+	for range 3 {
+		log.add(strings.Repeat("x", maxKeptLine/2-1), true)
+	}
+	log.add("end", false)
+	log.add("next", false)
+	if len(log.lines) != 2 || len(log.lines[0]) != 4096 || log.lines[1] != "next" {
+		t.Errorf("%d lines, the first of %d bytes", len(log.lines), len(log.lines[0]))
+	}
+}
