@@ -29,7 +29,7 @@ func TestCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(told.keep(err))
 	}
-	if cache.Name != "default" || !cache.Public || cache.Permission != "Write" || !slices.Equal(cache.Keys(), []string{w.key.Public()}) {
+	if cache.Name != "default" || cache.Permission != "Write" || !slices.Equal(cache.Keys(), []string{w.key.Public()}) {
 		t.Errorf("got %+v", cache)
 	}
 }
