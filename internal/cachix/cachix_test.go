@@ -64,6 +64,7 @@ func TestCacheFaults(t *testing.T) {
 			options.CallTimeout = 100 * time.Millisecond
 			w := newWorld(t, options)
 			w.cache.Misbehave(devcache.On("GET", aboutCache, f.fault))
+			w.Client = newClient(t, w.url+"/default", options) // which the cache has not answered before
 			start := time.Now()
 			_, err := w.Cache(t.Context())
 			if !errors.Is(told.keep(err), f.want) {

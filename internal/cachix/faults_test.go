@@ -234,19 +234,6 @@ func TestEndlessArchive(t *testing.T) {
 	}
 }
 
-// Retry-After is waited for.
-func TestRetryAfter(t *testing.T) {
-	w := newWorld(t, quick())
-	w.cache.Misbehave(devcache.On("POST", aboutBegin, once(devcache.Answer(429, "", "Retry-After", "1"))))
-	start := time.Now()
-	if _, err := w.push(t.Context(), small(t)); err != nil {
-		t.Fatal(err)
-	}
-	if took := time.Since(start); took < time.Second {
-		t.Errorf("came back after %v, want no sooner than 1s", took)
-	}
-}
-
 func TestPause(t *testing.T) {
 	c := newClient(t, "http://localhost/default", Options{Backoff: time.Second})
 	for n, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 3: 4 * time.Second, 4: 5 * time.Second, 5: 5 * time.Second, 1000: 5 * time.Second} {

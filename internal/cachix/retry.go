@@ -112,13 +112,20 @@ func (c *Client) distrust(ctx context.Context, failure *Error) {
 	if failure.Status != http.StatusNotFound || !c.hosts.has(c.home.Host) || ctx.Err() != nil {
 		return
 	}
-	if !failure.lookUp {
-		var cache Cache
-		if c.once(ctx, c.lookUp(&cache)) == nil && cache.described() {
-			return
-		}
+	if !failure.lookUp && c.knowsItself(ctx) {
+		return
 	}
 	failure.Kind, failure.host, failure.again, failure.away = Failing, c.home.Host, true, true
+}
+
+// knowsItself reports whether the cache says what it is, or why not: to whom, or without what.
+func (c *Client) knowsItself(ctx context.Context) bool {
+	var cache Cache
+	err := c.once(ctx, c.lookUp(&cache))
+	if failure, ok := errors.AsType[*Error](err); ok {
+		return failure.Status == http.StatusBadRequest || failure.Kind == KeyRefused
+	}
+	return err == nil && cache.described()
 }
 
 // tries are the attempts at one call that have failed.

@@ -58,6 +58,8 @@ type Server struct {
 
 	caches  map[string]*cache            // by name
 	handler atomic.Pointer[http.Handler] // the routes, behind faults if there are any
+
+	unpackers sync.Pool // of *unpacker
 }
 
 // cacheName is what can be a cache's name: a segment of a path in a folder and in an
@@ -73,6 +75,7 @@ func New(options Options) (*Server, error) {
 		options.MinPart = defaultMinPart
 	}
 	s := &Server{options: options, routes: http.NewServeMux(), caches: map[string]*cache{}}
+	s.unpackers.New = newUnpacker
 	for _, name := range options.Names {
 		if !cacheName.MatchString(name) || name == "api" || name == "upload" {
 			return nil, fmt.Errorf("%q cannot be the name of a cache", name)

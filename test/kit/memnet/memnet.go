@@ -50,6 +50,13 @@ func (n *Network) Forget(address string) {
 	delete(n.hosts, address)
 }
 
+// Stall makes the host of an address one that takes no connections and refuses none.
+func (n *Network) Stall(address string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.hosts[address] = &listener{address: address, conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
 // Dial connects to the server at an address. Where there has never been one, the host does
 // not exist; where there is none any more, the connection is refused.
 func (n *Network) Dial(ctx context.Context, network, address string) (net.Conn, error) {
