@@ -84,6 +84,7 @@ func StayedAway(err error) bool {
 func (c *Client) retry(ctx context.Context, attempt func() error) error {
 	var t tries
 	for n := 1; ; n++ {
+		begun := time.Now()
 		err := attempt()
 		failure, ok := errors.AsType[*Error](err)
 		if !ok {
@@ -93,7 +94,7 @@ func (c *Client) retry(ctx context.Context, attempt func() error) error {
 		if !failure.again {
 			return err
 		}
-		pause, again := c.next(&t, failure, c.pause(n, failure.after))
+		pause, again := c.next(&t, failure, begun, c.pause(n, failure.after))
 		if !again {
 			return err
 		}
@@ -134,11 +135,12 @@ type tries struct {
 	answers int64 // of the host, at the last failure
 }
 
-// next reports whether to make another attempt after a failure, and after which pause.
+// next reports whether to make another attempt after one, begun at a time, has failed, and
+// after which pause.
 //
 // A host that answers nothing in between is away: that is bounded by time, in all calls
 // together. All other failures are counted.
-func (c *Client) next(t *tries, failure *Error, pause time.Duration) (time.Duration, bool) {
+func (c *Client) next(t *tries, failure *Error, begun time.Time, pause time.Duration) (time.Duration, bool) {
 	c.hosts.mu.Lock()
 	defer c.hosts.mu.Unlock()
 	h := c.hosts.get(failure.host)
@@ -157,20 +159,24 @@ func (c *Client) next(t *tries, failure *Error, pause time.Duration) (time.Durat
 	}
 	now := time.Now()
 	if h.away.IsZero() {
-		h.away = now
+		// It has been away since it began not to answer; but a part takes long to send.
+		h.away = later(begun, now.Add(-c.options.CallTimeout))
 		h.outages++
 		c.notice("%v; trying again for up to %s", failure, c.options.RetryFor)
 	}
-	begun := h.away
-	if c.hosts.renewed.After(begun) {
-		begun = c.hosts.renewed
-	}
-	left := begun.Add(c.options.RetryFor).Sub(now)
+	left := later(h.away, c.hosts.renewed).Add(c.options.RetryFor).Sub(now)
 	if left <= 0 {
 		failure.stayedAway = true
 		return 0, false
 	}
 	return min(pause, left), true
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // noticeInterval is how long nothing is said of another failure, unless a host goes away: of
