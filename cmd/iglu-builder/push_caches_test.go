@@ -33,9 +33,10 @@ type mortalCache struct {
 	sent atomic.Int64                        // bytes of parts that have come
 	seen atomic.Pointer[func(*http.Request)] // is called with each request, before it is served
 
-	mu     sync.Mutex
-	server *http.Server
-	back   sync.WaitGroup
+	mu      sync.Mutex
+	server  *http.Server
+	over    bool           // it is not to come back
+	serving sync.WaitGroup // servers that have not ended
 }
 
 func newMortalCache(t *testing.T, kind devcache.Kind) *mortalCache {
@@ -49,8 +50,11 @@ func newMortalCache(t *testing.T, kind devcache.Kind) *mortalCache {
 	c.url = "http://" + c.address + "/default"
 	c.serve(listener)
 	t.Cleanup(func() {
-		c.back.Wait()
+		c.mu.Lock()
+		c.over = true
+		c.mu.Unlock()
 		c.die()
+		c.serving.Wait()
 	})
 	if err := c.AddKey("default", publicKey(t)); err != nil {
 		t.Fatal(err)
@@ -75,9 +79,13 @@ func (c *mortalCache) serve(listener net.Listener) {
 		cache.ServeHTTP(w, r)
 	})}
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over {
+		listener.Close()
+		return
+	}
 	c.Server, c.server = cache, server
-	c.mu.Unlock()
-	c.back.Go(func() { server.Serve(listener) })
+	c.serving.Go(func() { server.Serve(listener) })
 }
 
 // countedBody counts what is read of a request.
@@ -118,7 +126,7 @@ func (c *mortalCache) diesAt(method, pattern string, nth int64, away time.Durati
 		if ok, _ := path.Match(pattern, r.URL.Path); !ok || r.Method != method || n.Add(1) != nth {
 			return
 		}
-		c.back.Go(c.die)
+		go c.die()
 		at <- time.Now()
 		if away > 0 {
 			time.AfterFunc(away, c.returns)
