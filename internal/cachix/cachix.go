@@ -246,8 +246,9 @@ func (cache Cache) Keys() []string {
 	return keys
 }
 
-// Cache looks the cache up: whether it is there and takes the API key. Its errors are of the kinds KeyRefused, NoCache, NoSigningKey, Unreachable,
-// TimedOut, Busy, Failing and NotCachix.
+// Cache looks the cache up: whether it is there and takes the API key. Its errors are of the
+// kinds KeyRefused, NoCache, NoSigningKey, Unreachable, TimedOut, Busy, Failing, Refused and
+// NotCachix.
 func (c *Client) Cache(ctx context.Context) (Cache, error) {
 	var cache Cache
 	err := c.do(ctx, c.lookUp(&cache))

@@ -326,10 +326,10 @@ func TestURLOfNar(t *testing.T) {
 			if r.Header.Get("Authorization") != "" {
 				t.Error("the API key went elsewhere")
 			}
-			w.WriteHeader(410)
+			w.WriteHeader(403)
 		}))
 		defer elsewhere()
-		for url, want := range map[string]string{"http://elsewhere/nar": "(HTTP 410)", ":": "its URL is none", "http://[": "its URL is none"} {
+		for url, want := range map[string]string{"http://elsewhere/nar": "the cache refuses it (HTTP 403)", ":": "its URL is none", "http://[": "its URL is none"} {
 			b.cache.Misbehave(devcache.On("GET", narInfoGet, devcache.ReplaceField("URL", url)))
 			if err := told.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: error %v, want %s", url, err, want)

@@ -81,7 +81,11 @@ func (c *Client) narAt(ctx, attempt context.Context, p Path, fields narInfoField
 		}
 		return elsewhere, nil
 	default:
-		return nil, c.answered(c.verifying(p), response, nil) // an object store's words hold secrets
+		failure := c.answered(c.verifying(p), response, nil) // an object store's words hold secrets
+		if failure.Kind == KeyRefused && !c.isOurs(at) {
+			failure.Kind = Refused // it was not asked with the API key
+		}
+		return nil, failure
 	}
 	begin, err := io.ReadAll(io.LimitReader(response.Body, narBegin))
 	if err != nil {

@@ -21,6 +21,8 @@ type Pushed struct {
 	FileSize int64         // of the compressed archive, in bytes
 	Parts    int           // that it went up in
 	Took     time.Duration // without the wait for a turn
+
+	signature string // that it was announced with, or nothing
 }
 
 // Memory returns how many bytes a client with these options takes at most for what is
@@ -59,7 +61,9 @@ func (c *Client) Push(ctx context.Context, p Path, nar func(w io.Writer) error, 
 	if err != nil {
 		return Pushed{}, err
 	}
-	return Pushed{FileHash: u.fileHash(), FileSize: u.size, Parts: len(u.sent), Took: time.Since(start)}, nil
+	pushed := u.pushed()
+	pushed.Took = time.Since(start)
+	return pushed, nil
 }
 
 // upload sends a path, and takes back what has been sent of one that fails.
@@ -200,10 +204,15 @@ func (u *upload) announcement(key *SigningKey) narInfo {
 		info.Deriver = u.path.Deriver[len(StoreDir):]
 	}
 	if key != nil {
-		signature := key.Sign(u.path.Fingerprint())
-		info.Signature = &signature
+		u.signature = key.Sign(u.path.Fingerprint())
+		info.Signature = &u.signature
 	}
 	return info
+}
+
+// pushed returns what came of an upload that was announced.
+func (u *upload) pushed() Pushed {
+	return Pushed{FileHash: u.fileHash(), FileSize: u.size, Parts: len(u.sent), signature: u.signature}
 }
 
 // announce completes the upload. Where the answer to a completion was lost, the next
@@ -216,8 +225,7 @@ func (u *upload) announce(key *SigningKey) error {
 	if !ok || failure.Kind == KeyRefused {
 		return err
 	}
-	pushed := Pushed{FileHash: u.fileHash(), FileSize: u.size}
-	if u.client.verifyOnce(u.ctx, u.path, pushed, publicOf(key)) == nil {
+	if u.client.verifyOnce(u.ctx, u.path, u.pushed(), publicOf(key)) == nil {
 		return nil
 	}
 	return err

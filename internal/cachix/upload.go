@@ -27,6 +27,7 @@ type upload struct {
 	buffer          []byte // the part that is being filled
 	file            hash.Hash
 	size            int64
+	signature       string // that it is announced with
 
 	sending sync.WaitGroup
 	sent    []part // by number; each part's goroutine writes its own
