@@ -40,8 +40,8 @@ type Options struct {
 	// MinPart is the least size of a part but the last, in bytes: 5 MiB by default,
 	// that of S3.
 	MinPart int64
-	// Kind is whose behaviour the server has. Private, as of now, is how a cache of Iglu
-	// Cache becomes one that nobody can read, and MinPart is of no effect there.
+	// Kind is whose behaviour the server has. In Iglu Cache nobody can read a cache that is
+	// Private, and MinPart is of no effect.
 	Kind Kind
 	// Root is what the addresses of uploads begin with in Iglu Cache, its
 	// CACHE_ROOT_DOMAIN; by default, the host that a client asks for.
@@ -176,7 +176,9 @@ func respond(w http.ResponseWriter, err error) {
 // answer sends JSON.
 func answer(w http.ResponseWriter, value any) error {
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(value)
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false) // which no cache does
+	encoder.Encode(value)
 	return nil
 }
 
