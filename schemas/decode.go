@@ -158,8 +158,22 @@ func (r *Refusal) decodeValue(raw json.RawMessage, path string, into reflect.Val
 		case json.Unmarshal(raw, into.Addr().Interface()) != nil:
 			r.brokenRule(path, "is too large a number")
 		}
-	case reflect.Pointer: // the optional numbers
-		number := new(Whole)
+	case reflect.Pointer:
+		return decodeOptional(raw, path, into)
+	}
+	return nil
+}
+
+// decodeOptional decodes a value of which it matters whether it is there: a boolean or a
+// whole number.
+func decodeOptional(raw json.RawMessage, path string, into reflect.Value) *Refusal {
+	switch value := reflect.New(into.Type().Elem()); number := value.Interface().(type) {
+	case *bool:
+		if refusal := decodeValue(raw, path, value.Elem()); refusal != nil {
+			return refusal
+		}
+		into.Set(value)
+	case *Whole:
 		switch err := number.UnmarshalJSON(raw); {
 		case errors.Is(err, errNotNumber):
 			r.badShape(path, err.Error())

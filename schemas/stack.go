@@ -56,7 +56,7 @@ type stackSubstituter struct {
 type stackCachix struct {
 	ID             float64 `json:"id"`
 	BuilderID      float64 `json:"builder_id"`
-	Push           bool    `json:"push"`
+	Push           *bool   `json:"push"`
 	Target         string  `json:"target"`
 	APIKey         string  `json:"apikey"`
 	APIKeyID       float64 `json:"apikeyid"`
@@ -75,7 +75,7 @@ func (s *stackRequest) request() *Request {
 		ExtraArgs: s.BuildOptions.ExtraArgs,
 		Command:   s.BuildOptions.Command,
 		Cachix: Cachix{
-			Push:       s.Cachix.Push,
+			Push:       s.Cachix.push(),
 			Target:     s.Cachix.Target,
 			APIKey:     s.Cachix.APIKey,
 			SigningKey: s.Cachix.SigningKey,
@@ -97,6 +97,16 @@ func (s *stackRequest) request() *Request {
 		BuildOptions: options,
 		Arch:         s.Builder.Arch,
 	}
+}
+
+// push reports whether the job pushes. Where it does not say, it does, as with Iglu's own
+// builder; but that fails where nothing says where to, and a job of which nothing in
+// cachix_config is set is taken as one that does not push.
+func (s *stackCachix) push() bool {
+	if s.Push != nil {
+		return *s.Push
+	}
+	return s.Target != "" || s.APIKey != "" || s.SigningKey != ""
 }
 
 // union appends what is set and not there yet.

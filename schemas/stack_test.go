@@ -20,7 +20,7 @@ func refusedIn(form Form) []refusedJob {
 	if form == Document {
 		return append(refusedJobs(), bothForms()...)
 	}
-	return slices.Concat(translatedRefusals(), strayInStack(), wrongTypesInStack(), wrongSubstituters())
+	return slices.Concat(translatedRefusals(), strayInStack(), wrongTypesInStack(), wrongSubstituters(), halfCachix())
 }
 
 func acceptedIn(form Form) []acceptedJob {
@@ -107,6 +107,15 @@ func stackJobs() []acceptedJob {
 		{"every property", stackJob, func(r *Request) { r.Arch = "canary-arch" }},
 		{"only the required", leastStackJob, least},
 		{"empty strings throughout", emptyStackJob, least},
+		{"no push, and a target", strings.Replace(stackJob, `"push": false,`, ``, 1), func(r *Request) {
+			r.Arch = "canary-arch"
+			r.BuildOptions.Cachix.Push = true
+		}},
+		{"push is true", strings.Replace(stackJob, `"push": false`, `"push": true`, 1), func(r *Request) {
+			r.Arch = "canary-arch"
+			r.BuildOptions.Cachix.Push = true
+		}},
+		{"no push, and nothing to push to", strings.Replace(emptyStackJob, `"push": false, `, ``, 1), least},
 		{"numbers of no concern", strings.Replace(stackJob, `"id": 4`, `"id": -4.5e300`, 1), func(r *Request) { r.Arch = "canary-arch" }},
 		{"no substituters", substituters(`[]`), least},
 		{"empty substituters", substituters(`[{}, {"url": ""}, {"public_signing_keys": []}, {"public_signing_keys": [""]}]`), least},
@@ -266,6 +275,19 @@ func strayInStack() []refusedJob {
 		}
 	}
 	return jobs
+}
+
+// halfCachix has jobs that do not say whether they push, and set something that only a push
+// needs: they push, and what is missing is missing.
+func halfCachix() []refusedJob {
+	with := func(config string) string {
+		return strings.Replace(leastStackJob, `"cachix_config": {}`, `"cachix_config": `+config, 1)
+	}
+	return []refusedJob{
+		{"no push, a key alone", with(`{"apikey": "canary"}`), notValidSchema, "cachix_config.target"},
+		{"no push, a signing key alone", with(`{"signingkey": "canary"}`), notValidSchema, "cachix_config.target"},
+		{"no push, a target alone", with(`{"target": "https://host.example/default"}`), notValidSchema, "cachix_config.apikey"},
+	}
 }
 
 // wrongTypesInStack has each property that only today's form knows with other types.

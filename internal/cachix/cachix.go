@@ -2,17 +2,21 @@
 // cachix-compatible binary cache: cachix.org's own, Iglu Cache, and what follows them.
 //
 // One Client is for one cache. Cache looks it up, Missing asks what it lacks, Push
-// sends one path, and Verify reads back what the cache says of it. All are safe for
-// concurrent use; Push waits for its turn, so that the memory of a client is bounded
-// however many paths are pushed (Options.Memory).
+// sends one path, and Verify and Has read back what the cache says of it, and that its
+// archive is there. All are safe for concurrent use; Push waits for its turn, so that the
+// memory of a client is bounded however many paths are pushed (Options.Memory).
+//
+// A cache that is away, because it restarts for example, is waited for: Options.RetryFor.
 //
 // No error holds the API key, a signing key or the address of an upload.
 package cachix
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -39,16 +43,25 @@ type Options struct {
 	CallTimeout time.Duration
 	// PartTimeout bounds one attempt at sending a part, 5 min by default: 28 kB/s.
 	PartTimeout time.Duration
-	// AbortTimeout bounds the one call that takes an upload back, 5 s by default. No
-	// Push waits for it, but Close does.
+	// AbortTimeout bounds the one call that takes an upload back, 5 s by default. Nothing
+	// waits for its answer.
 	AbortTimeout time.Duration
-	// Attempts is how often each call is tried where trying again may help, 5 by
-	// default: for 7 s at the longest with the default Backoff, where the server
-	// answers at once and does not ask for more.
+	// Attempts is how often each call is tried where trying again may help and the server
+	// answers other calls, 5 by default: for 7 s at the longest with the default Backoff,
+	// where the server answers at once and does not ask for more.
 	Attempts int
 	// Backoff is the wait before the second attempt, 500 ms by default. It doubles
-	// with each.
+	// with each, up to 5 s.
 	Backoff time.Duration
+	// RetryFor is how long calls are tried again to a server that is away, 90 s by default:
+	// one that takes no connections or breaks them off, answers 502, 503 or 504, or 404 to
+	// what it has answered before. That is counted from when it went away, or from Renew.
+	RetryFor time.Duration
+	// Notice, unless nil, is told in a line when calls begin to fail and are tried again,
+	// and when a server that was away is back. It must not call the client.
+	Notice func(line string)
+	// Dial, unless nil, connects in place of the network.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // minPartSize is the least that S3 takes for a part that is not the last.
@@ -65,6 +78,9 @@ func (o Options) withDefaults() Options {
 		AbortTimeout: positive(o.AbortTimeout, 5*time.Second),
 		Attempts:     positive(o.Attempts, 5),
 		Backoff:      positive(o.Backoff, 500*time.Millisecond),
+		RetryFor:     positive(o.RetryFor, 90*time.Second),
+		Notice:       o.Notice,
+		Dial:         o.Dial,
 	}
 }
 
@@ -85,12 +101,18 @@ type Client struct {
 	api     string   // …/api/v1/cache/NAME
 	read    string   // where narinfos are; see Locate
 	http    *http.Client
+	hosts   hosts
 
 	uploads    chan struct{} // holds a value for each upload under way
 	parts      chan struct{} // holds a value for each part in memory
 	buffers    chan []byte   // parts to fill again
 	compressor *compressor
-	aborts     sync.WaitGroup
+
+	aborting    chan struct{}  // holds a value for each abort under way
+	aborts      sync.WaitGroup // those
+	abortsSent  sync.WaitGroup // those that have not been sent
+	abortCtx    context.Context
+	abortCancel context.CancelFunc
 }
 
 // New returns a client of the cache at target, http(s)://HOST/NAME, that shows token
@@ -116,12 +138,14 @@ func New(target, token string, options Options) (*Client, error) {
 		shown:      at.String(),
 		api:        host + "/api/v1/cache/" + name,
 		read:       at.String(),
-		http:       newHTTPClient(options.Uploads + options.Parts),
+		http:       newHTTPClient(options),
 		uploads:    make(chan struct{}, options.Uploads),
 		parts:      make(chan struct{}, options.Parts),
 		buffers:    make(chan []byte, options.Parts),
 		compressor: newCompressor(options.Uploads),
+		aborting:   make(chan struct{}, options.Uploads),
 	}
+	c.abortCtx, c.abortCancel = context.WithCancel(context.Background())
 	return c, nil
 }
 
@@ -142,8 +166,12 @@ func parseTarget(target string) (*url.URL, error) {
 
 // newHTTPClient returns a client that keeps as many connections as we use at once,
 // and follows no redirection.
-func newHTTPClient(connections int) *http.Client {
+func newHTTPClient(options Options) *http.Client {
+	connections := options.Uploads + options.Parts
 	transport := http.DefaultTransport.(*http.Transport).Clone()
+	if options.Dial != nil {
+		transport.DialContext = options.Dial
+	}
 	transport.MaxIdleConns = 2 * connections
 	transport.MaxIdleConnsPerHost = connections
 	return &http.Client{
@@ -155,22 +183,56 @@ func newHTTPClient(connections int) *http.Client {
 // Uploads returns how many paths are pushed at once.
 func (c *Client) Uploads() int { return c.options.Uploads }
 
-// Close waits for uploads that are being taken back, which AbortTimeout bounds, and
-// closes the connections. No other method may be called after it, or at the same
-// time.
+// abortGrace is how long Close waits until the aborts of uploads have been sent.
+const abortGrace = 500 * time.Millisecond
+
+// Close closes the connections, as soon as what takes uploads back has been sent: there are
+// caches that never answer that. No other method may be called after it, or at the same time.
 func (c *Client) Close() {
+	timer := time.AfterFunc(abortGrace, c.abortCancel)
+	c.abortsSent.Wait()
+	timer.Stop()
+	c.abortCancel()
 	c.aborts.Wait()
 	c.http.CloseIdleConnections()
 }
 
-// Cache is what a cache says of itself.
+// Cache is what a cache says of itself. Caches differ in the types and in which properties
+// there are: what is of another type counts as not there.
 type Cache struct {
-	Name       string   `json:"name"`
-	URI        string   `json:"uri"`
-	Public     bool     `json:"isPublic"`
-	PublicKeys []string `json:"publicSigningKeys"`
-	Permission string   `json:"permission"` // Read, Write or Admin: what the API key may do
+	Name       string
+	URI        string
+	PublicKeys []string
+	// Permission is said to be what the API key may do: Read, Write or Admin. Iglu Cache
+	// says Read, or nothing, of every key: only a call that writes tells.
+	Permission string
 }
+
+// UnmarshalJSON reads what a cache says of itself.
+func (cache *Cache) UnmarshalJSON(text []byte) error {
+	var properties map[string]json.RawMessage
+	if err := json.Unmarshal(text, &properties); err != nil {
+		return err
+	}
+	str := func(raw json.RawMessage) (text string) {
+		if json.Unmarshal(raw, &text) != nil {
+			return ""
+		}
+		return text
+	}
+	*cache = Cache{Name: str(properties["name"]), URI: str(properties["uri"]), Permission: str(properties["permission"])}
+	var keys []json.RawMessage
+	if json.Unmarshal(properties["publicSigningKeys"], &keys) == nil && keys != nil {
+		cache.PublicKeys = []string{} // said to be none
+	}
+	for _, key := range keys {
+		cache.PublicKeys = append(cache.PublicKeys, str(key))
+	}
+	return nil
+}
+
+// described reports whether the JSON was that of a cache.
+func (cache Cache) described() bool { return cache.Name != "" || cache.PublicKeys != nil }
 
 // Keys returns the base64 of the cache's public signing keys that are such keys:
 // some caches publish other text in their place.
@@ -184,13 +246,13 @@ func (cache Cache) Keys() []string {
 	return keys
 }
 
-// Cache looks the cache up: whether it is there, takes the API key and can be pushed
-// to. Its errors are of the kinds KeyRefused, NoCache, NoSigningKey, Unreachable,
-// TimedOut, Busy, Failing and NotCachix.
+// Cache looks the cache up: whether it is there and takes the API key. Its errors are of the
+// kinds KeyRefused, NoCache, NoSigningKey, Unreachable, TimedOut, Busy, Failing, Refused and
+// NotCachix.
 func (c *Client) Cache(ctx context.Context) (Cache, error) {
 	var cache Cache
-	err := c.do(ctx, call{doing: "look up the cache", method: http.MethodGet, url: c.api, answer: &cache})
-	if failure, ok := errors.AsType[*Error](err); ok {
+	err := c.do(ctx, c.lookUp(&cache))
+	if failure, ok := errors.AsType[*Error](err); ok && !failure.away {
 		switch failure.Status {
 		case http.StatusNotFound:
 			failure.Kind = NoCache
@@ -198,10 +260,14 @@ func (c *Client) Cache(ctx context.Context) (Cache, error) {
 			failure.Kind = NoSigningKey
 		}
 	}
-	if err == nil && cache.Name == "" { // JSON, but of something else
+	if err == nil && !cache.described() { // JSON, but of something else
 		err = &Error{Kind: NotCachix, Doing: "look up the cache", Cache: c.shown, Status: http.StatusOK}
 	}
 	return cache, err
+}
+
+func (c *Client) lookUp(cache *Cache) call {
+	return call{doing: "look up the cache", method: http.MethodGet, url: c.api, answer: cache, lookUp: true}
 }
 
 // Register adds a public signing key to the cache's.
@@ -213,7 +279,8 @@ func (c *Client) Register(ctx context.Context, key *SigningKey) error {
 // maxHashes is how many hashes the protocol takes in one call.
 const maxHashes = 32768
 
-// Missing returns those of the hashes (Path.Hash) that the cache lacks.
+// Missing returns those of the hashes (Path.Hash) that the cache says it lacks. There are
+// caches that say so of all hashes: Has finds out about one path.
 func (c *Client) Missing(ctx context.Context, hashes []string) ([]string, error) {
 	var missing []string
 	for len(hashes) > 0 {

@@ -4,13 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
-	"strconv"
-	"time"
 )
 
 // A call is one request of the protocol with its answer.
@@ -18,8 +14,9 @@ type call struct {
 	doing  string // for errors: "start the upload of NAME to"
 	method string
 	url    string
-	body   any // becomes JSON; nil for none
-	answer any // gets the answer's JSON; nil if there is none to read
+	body   any  // becomes JSON; nil for none
+	answer any  // gets the answer's JSON; nil if there is none to read
+	lookUp bool // it asks what the cache is
 }
 
 // do makes the call, again where that may help.
@@ -40,7 +37,7 @@ func (c *Client) once(ctx context.Context, call call) error {
 	defer cancel()
 	request, err := http.NewRequestWithContext(attempt, call.method, call.url, bytes.NewReader(body))
 	if err != nil {
-		return c.failed(ctx, call.doing, err)
+		return c.failed(ctx, call.doing, nil, err)
 	}
 	if call.body != nil {
 		request.Header.Set("Content-Type", "application/json")
@@ -49,17 +46,21 @@ func (c *Client) once(ctx context.Context, call call) error {
 	c.authorize(request)
 	response, text, err := c.exchange(request)
 	if err != nil {
-		return c.failed(ctx, call.doing, err)
+		return c.failed(ctx, call.doing, request, err)
 	}
 	if response.StatusCode/100 != 2 {
-		return c.answered(call.doing, response, text)
+		failure := c.answered(call.doing, response, text)
+		failure.lookUp = call.lookUp
+		return failure
 	}
 	if call.answer == nil {
+		c.answeredBy(request.URL.Host)
 		return nil
 	}
 	if json.Unmarshal(text, call.answer) != nil {
 		return &Error{Kind: NotCachix, Doing: call.doing, Cache: c.shown, Status: response.StatusCode, Detail: c.excerpt(text)}
 	}
+	c.answeredBy(request.URL.Host)
 	return nil
 }
 
@@ -88,48 +89,3 @@ func (c *Client) exchange(request *http.Request) (*http.Response, []byte, error)
 
 // userAgent names us in a server's log.
 const userAgent = "iglu-builder"
-
-// retry calls attempt until it succeeds, or fails for good, or has failed
-// options.Attempts times, or ctx ends.
-func (c *Client) retry(ctx context.Context, attempt func() error) error {
-	for n := 1; ; n++ {
-		err := attempt()
-		failure, ok := errors.AsType[*Error](err)
-		if !ok || !failure.again || n >= c.options.Attempts {
-			return err
-		}
-		select {
-		case <-time.After(c.pause(n, failure.after)):
-		case <-ctx.Done():
-			return fmt.Errorf("%w; not tried again: %w", err, context.Cause(ctx))
-		}
-	}
-}
-
-const (
-	// maxPause bounds the wait before an attempt where the server does not say.
-	maxPause = 30 * time.Second
-	// maxRetryAfter bounds the wait that a server can ask for: that of the official
-	// client.
-	maxRetryAfter = 120 * time.Second
-)
-
-// pause returns how long to wait after attempt n has failed: twice as long each time,
-// less up to half of it by chance so that clients do not come back all at once, and
-// no less than the server asks for.
-func (c *Client) pause(n int, after time.Duration) time.Duration {
-	pause := min(c.options.Backoff<<min(n-1, 16), maxPause)
-	pause -= time.Duration(rand.Int64N(int64(pause)/2 + 1))
-	return max(pause, min(after, maxRetryAfter))
-}
-
-// retryAfter reads the header of that name: seconds, or a date (RFC 9110, 10.2.3).
-func retryAfter(text string, now time.Time) time.Duration {
-	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second
-	}
-	if date, err := http.ParseTime(text); err == nil {
-		return max(0, date.Sub(now))
-	}
-	return 0
-}

@@ -44,8 +44,12 @@ type Error struct {
 	Detail string // more about it, or nothing; the server's own words are among it
 	Cause  error  // of the network, or nil
 
-	again bool          // trying once more may help
-	after time.Duration // how long the server asks to wait before that
+	host       string        // which the call went to
+	lookUp     bool          // the call was to ask what the cache is
+	again      bool          // trying once more may help
+	away       bool          // that is so because the host may be away for a while
+	after      time.Duration // how long the server asks to wait before that
+	stayedAway bool          // the host was away for as long as is waited for one
 }
 
 func (e *Error) Error() string {
@@ -68,9 +72,9 @@ func (e *Error) Is(target error) bool { return target == error(e.Kind) }
 // Unwrap returns what the network said.
 func (e *Error) Unwrap() error { return e.Cause }
 
-// failed makes the error of a call that got no whole answer. err is the HTTP
-// client's.
-func (c *Client) failed(ctx context.Context, doing string, err error) error {
+// failed makes the error of a call that got no whole answer. err is the HTTP client's, and
+// request is nil where there was none to send.
+func (c *Client) failed(ctx context.Context, doing string, request *http.Request, err error) error {
 	if ctx.Err() != nil { // ours, not the attempt's
 		return fmt.Errorf("%s: %w", doing, context.Cause(ctx))
 	}
@@ -78,24 +82,32 @@ func (c *Client) failed(ctx context.Context, doing string, err error) error {
 	if wrapper, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapper.Err
 	}
-	failure := &Error{Kind: Unreachable, Doing: doing, Cache: c.shown, Cause: err, again: true}
+	failure := &Error{Kind: Unreachable, Doing: doing, Cache: c.shown, Cause: err}
+	if request == nil {
+		return failure
+	}
+	failure.host, failure.again, failure.away = request.URL.Host, true, true
 	if errors.Is(err, context.DeadlineExceeded) {
 		failure.Kind, failure.Cause = TimedOut, nil
 	}
-	if lookup, ok := errors.AsType[*net.DNSError](err); ok && lookup.IsNotFound {
+	// The name of a container is gone for as long as that does not run.
+	if lookup, ok := errors.AsType[*net.DNSError](err); ok && lookup.IsNotFound && !c.hosts.has(failure.host) {
 		failure.again = false
 	}
 	return failure
 }
 
 // answered makes the error of an answer that is not the one wanted.
-func (c *Client) answered(doing string, response *http.Response, body []byte) error {
-	failure := &Error{Kind: Refused, Doing: doing, Cache: c.shown, Status: response.StatusCode, Detail: c.excerpt(body)}
+func (c *Client) answered(doing string, response *http.Response, body []byte) *Error {
+	failure := &Error{Kind: Refused, Doing: doing, Cache: c.shown, Status: response.StatusCode, Detail: c.excerpt(body),
+		host: response.Request.URL.Host}
 	switch status := response.StatusCode; {
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
 		failure.Kind = KeyRefused
 	case status == http.StatusTooManyRequests:
 		failure.Kind, failure.again = Busy, true
+	case status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout:
+		failure.Kind, failure.again, failure.away = Failing, true, true
 	case status >= 500:
 		failure.Kind, failure.again = Failing, true
 	case status < 400:

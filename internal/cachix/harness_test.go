@@ -102,7 +102,9 @@ type world struct {
 
 // quick are options that let tests end soon: with the default timeouts, since the
 // machine can have much else to do, but without waiting between attempts.
-func quick() Options { return Options{Attempts: 3, Backoff: time.Millisecond} }
+func quick() Options {
+	return Options{Attempts: 3, Backoff: time.Millisecond, RetryFor: 500 * time.Millisecond}
+}
 
 // testPart is the size of parts in tests, in bytes: less than a client's user can set,
 // so that a few bytes are many parts.

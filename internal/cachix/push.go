@@ -9,6 +9,9 @@ import (
 	"hash"
 	"io"
 	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync"
 	"time"
 )
 
@@ -18,6 +21,8 @@ type Pushed struct {
 	FileSize int64         // of the compressed archive, in bytes
 	Parts    int           // that it went up in
 	Took     time.Duration // without the wait for a turn
+
+	signature string // that it was announced with, or nothing
 }
 
 // Memory returns how many bytes a client with these options takes at most for what is
@@ -33,8 +38,9 @@ func (o Options) Memory() int64 {
 // cache has to sign it. nar writes the path's archive to w (nar.Dump is one) and has
 // to stop when w fails. Where the archive is not that of p, nothing is announced.
 //
-// What it has begun and does not finish it takes back, without waiting for that. It
-// returns as soon as ctx ends and nar has returned; its errors are of all kinds, or
+// An upload that the cache has lost, as when it has restarted, is begun anew once: nar is
+// called again. What it has begun and does not finish it takes back, without waiting for
+// that. It returns as soon as ctx ends and nar has returned; its errors are of all kinds, or
 // nar's, or that of ctx.
 func (c *Client) Push(ctx context.Context, p Path, nar func(w io.Writer) error, key *SigningKey) (Pushed, error) {
 	if err := p.check(); err != nil {
@@ -45,16 +51,30 @@ func (c *Client) Push(ctx context.Context, p Path, nar func(w io.Writer) error, 
 	case <-ctx.Done():
 		return Pushed{}, fmt.Errorf("push %s: %w", p.Name(), context.Cause(ctx))
 	}
+	defer func() { <-c.uploads }()
 	start := time.Now()
+	u, err := c.upload(ctx, p, nar, key)
+	if err != nil && u.isLost(err) {
+		c.say("the cache has lost what it had of %s, which goes up once more", p.Name())
+		u, err = c.upload(ctx, p, nar, key)
+	}
+	if err != nil {
+		return Pushed{}, err
+	}
+	pushed := u.pushed()
+	pushed.Took = time.Since(start)
+	return pushed, nil
+}
+
+// upload sends a path, and takes back what has been sent of one that fails.
+func (c *Client) upload(ctx context.Context, p Path, nar func(w io.Writer) error, key *SigningKey) (*upload, error) {
 	u := c.newUpload(ctx, p)
 	err := u.push(nar, key)
 	u.close()
 	if err != nil {
-		c.takeBack(ctx, u)
-		return Pushed{}, err
+		c.takeBack(u)
 	}
-	<-c.uploads
-	return Pushed{FileHash: u.fileHash(), FileSize: u.size, Parts: len(u.sent), Took: time.Since(start)}, nil
+	return u, err
 }
 
 // push sends the archive and announces the path.
@@ -72,19 +92,40 @@ func (u *upload) push(nar func(w io.Writer) error, key *SigningKey) error {
 	return u.announce(key)
 }
 
-// takeBack aborts an upload, and lets go of its turn when that is done, so that a
-// server that does not answer has no more than options.Uploads of them to think about.
-func (c *Client) takeBack(ctx context.Context, u *upload) {
+// partsLost is how Iglu Cache says that it has thrown the parts of an upload away, as it does
+// when it starts.
+const partsLost = "Part file does not exist"
+
+// isLost reports whether an upload has failed because the cache does not have it any more,
+// or not all of it: it says so, or it was away since the upload began.
+func (u *upload) isLost(err error) bool {
+	failure, ok := errors.AsType[*Error](err)
+	return ok && u.narID != "" && failure.Kind == Refused &&
+		(failure.Status == http.StatusNotFound || strings.Contains(failure.Detail, partsLost) ||
+			u.client.hosts.outages(u.client.home.Host) != u.outages)
+}
+
+// takeBack aborts an upload, and waits for nothing. Of uploads that a server does not answer
+// to it only has options.Uploads to think about; the others are left to it, since caches
+// throw away in time what was not completed.
+func (c *Client) takeBack(u *upload) {
 	if u.narID == "" { // nothing has begun
-		<-c.uploads
 		return
 	}
+	select {
+	case c.aborting <- struct{}{}:
+	default:
+		return
+	}
+	sent := sync.OnceFunc(c.abortsSent.Done)
+	c.abortsSent.Add(1)
 	c.aborts.Go(func() {
-		defer func() { <-c.uploads }()
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.options.AbortTimeout)
+		defer func() { <-c.aborting }()
+		defer sent()
+		ctx, cancel := context.WithTimeout(c.abortCtx, c.options.AbortTimeout)
 		defer cancel()
-		// Nobody can do anything about an abort that fails: caches throw away in time
-		// what was not completed.
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { sent() }})
+		// Nobody can do anything about an abort that fails.
 		_ = c.once(ctx, call{doing: "abort an upload to", method: http.MethodPost, url: u.url("/abort", "")})
 	})
 }
@@ -163,10 +204,15 @@ func (u *upload) announcement(key *SigningKey) narInfo {
 		info.Deriver = u.path.Deriver[len(StoreDir):]
 	}
 	if key != nil {
-		signature := key.Sign(u.path.Fingerprint())
-		info.Signature = &signature
+		u.signature = key.Sign(u.path.Fingerprint())
+		info.Signature = &u.signature
 	}
 	return info
+}
+
+// pushed returns what came of an upload that was announced.
+func (u *upload) pushed() Pushed {
+	return Pushed{FileHash: u.fileHash(), FileSize: u.size, Parts: len(u.sent), signature: u.signature}
 }
 
 // announce completes the upload. Where the answer to a completion was lost, the next
@@ -179,8 +225,7 @@ func (u *upload) announce(key *SigningKey) error {
 	if !ok || failure.Kind == KeyRefused {
 		return err
 	}
-	pushed := Pushed{FileHash: u.fileHash(), FileSize: u.size}
-	if u.client.verifyOnce(u.ctx, u.path, pushed, key) == nil {
+	if u.client.verifyOnce(u.ctx, u.path, u.pushed(), publicOf(key)) == nil {
 		return nil
 	}
 	return err

@@ -6,7 +6,6 @@ import (
 	"crypto/md5"
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"hash"
 	"net/http"
@@ -24,9 +23,11 @@ type upload struct {
 	cancel context.CancelCauseFunc
 
 	narID, uploadID string // nothing until the first part is there
+	outages         int    // of the cache, before that
 	buffer          []byte // the part that is being filled
 	file            hash.Hash
 	size            int64
+	signature       string // that it is announced with
 
 	sending sync.WaitGroup
 	sent    []part // by number; each part's goroutine writes its own
@@ -151,6 +152,7 @@ func (u *upload) begin() error {
 		UploadID string `json:"uploadId"`
 	}
 	doing := "start the upload of " + u.path.Name() + " to"
+	u.outages = u.client.hosts.outages(u.client.home.Host)
 	err := u.client.do(u.ctx, call{doing: doing, method: http.MethodPost,
 		url: u.client.api + "/multipart-nar?compression=zst", answer: &answer})
 	if err != nil {
@@ -208,16 +210,17 @@ func (u *upload) put(doing, address, contentMD5 string, content []byte) (eTag st
 	request.Header.Set("Content-MD5", contentMD5)
 	response, _, err := c.exchange(request)
 	if err != nil {
-		return "", c.failed(u.ctx, doing, err)
+		return "", c.failed(u.ctx, doing, request, err)
 	}
 	if response.StatusCode/100 != 2 {
 		// Without its words: an object store repeats there what it was asked, signed.
-		err := c.answered(doing, response, nil)
-		if failure, ok := errors.AsType[*Error](err); ok && failure.Kind == KeyRefused {
+		failure := c.answered(doing, response, nil)
+		if failure.Kind == KeyRefused {
 			failure.Kind = Refused // it was not asked with the API key
 		}
-		return "", err
+		return "", failure
 	}
+	c.answeredBy(request.URL.Host)
 	if eTag = response.Header.Get("ETag"); eTag == "" {
 		return "", notCachix("it does not confirm a part with an ETag")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -12,29 +13,58 @@ import (
 	"strings"
 )
 
-// Verify reads back what the cache says of a path and returns how that differs from
-// what was pushed: an error of the kind NotAsPushed, or of those of Cache. A zero
-// Pushed stands for a path that somebody else has pushed: its file is not compared.
-// With no key, no signature is asked for.
+// Verify reads back what the cache says of a path, and that its archive is there, and
+// returns how that differs from what was pushed: an error of the kind NotAsPushed, or of
+// those of Cache. A zero Pushed stands for a path that somebody else has pushed: its file is
+// not compared. With no key, no signature is asked for.
 func (c *Client) Verify(ctx context.Context, p Path, pushed Pushed, key *SigningKey) error {
-	return c.retry(ctx, func() error { return c.verifyOnce(ctx, p, pushed, key) })
+	return c.retry(ctx, func() error { return c.verifyOnce(ctx, p, pushed, publicOf(key)) })
+}
+
+// Has reports whether the cache has a path, as Verify finds out, signed by one of some public
+// keys, base64 each. With no keys, no signature is asked for.
+func (c *Client) Has(ctx context.Context, p Path, keys ...string) (bool, error) {
+	signers := publicOf(nil)
+	for _, text := range keys {
+		if raw, err := base64.StdEncoding.DecodeString(text); err == nil && len(raw) == ed25519.PublicKeySize {
+			signers = append(signers, raw)
+		}
+	}
+	has := false
+	err := c.retry(ctx, func() error {
+		err := c.verifyOnce(ctx, p, Pushed{}, signers)
+		if errors.Is(err, NotAsPushed) {
+			return nil
+		}
+		has = err == nil
+		return err
+	})
+	return has, err
+}
+
+// publicOf returns the public half of a key, or nothing of none.
+func publicOf(key *SigningKey) []ed25519.PublicKey {
+	if key == nil {
+		return nil
+	}
+	return []ed25519.PublicKey{key.public()}
 }
 
 func (c *Client) verifying(p Path) string { return "read back " + p.Name() + " from" }
 
-func (c *Client) verifyOnce(ctx context.Context, p Path, pushed Pushed, key *SigningKey) error {
+func (c *Client) verifyOnce(ctx context.Context, p Path, pushed Pushed, keys []ed25519.PublicKey) error {
 	text, err := c.narInfo(ctx, p)
 	if err != nil {
 		return err
 	}
 	fields, err := parseNarInfo(text)
 	if err == nil {
-		err = fields.compare(p, pushed, key)
+		err = fields.compare(p, pushed, keys)
 	}
 	if err != nil {
 		return &Error{Kind: NotAsPushed, Doing: c.verifying(p), Cache: c.shown, Detail: c.excerpt([]byte(err.Error()))}
 	}
-	return nil
+	return c.checkNar(ctx, p, fields)
 }
 
 // narInfo gets what the cache says of a path.
@@ -50,14 +80,20 @@ func (c *Client) Locate(ctx context.Context, cache Cache) bool {
 	if u, err := url.Parse(cache.URI); err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https") {
 		places = append(places, strings.TrimRight(cache.URI, "/"))
 	}
-	for _, at := range places {
-		err := c.retry(ctx, func() error {
+	for i, at := range places {
+		look := func() error {
 			text, err := c.get(ctx, doing, at+"/nix-cache-info")
 			if err == nil && !strings.Contains(text, "StoreDir: "+strings.TrimRight(StoreDir, "/")) {
 				err = &Error{Kind: NotCachix, Doing: doing, Cache: c.shown}
 			}
 			return err
-		})
+		}
+		var err error
+		if i == 0 {
+			err = c.retry(ctx, look)
+		} else { // what a cache says of itself may lead anywhere
+			err = look()
+		}
 		if err == nil {
 			c.read = at
 			return true
@@ -79,24 +115,30 @@ func (c *Client) get(ctx context.Context, doing, address string) (string, error)
 	defer cancel()
 	request, err := http.NewRequestWithContext(attempt, http.MethodGet, address, nil)
 	if err != nil {
-		return "", c.failed(ctx, doing, err)
+		return "", c.failed(ctx, doing, nil, err)
 	}
 	if c.isOurs(request.URL) {
 		c.authorize(request)
 	}
 	response, text, err := c.exchange(request)
 	if err != nil {
-		return "", c.failed(ctx, doing, err)
+		return "", c.failed(ctx, doing, request, err)
 	}
 	switch response.StatusCode {
 	case http.StatusOK:
+		c.answeredBy(request.URL.Host)
 		return string(text), nil
 	case http.StatusNotFound:
-		// Behind a cache of its own, it may have it later.
-		return "", &Error{Kind: NotAsPushed, Doing: doing, Cache: c.shown, Status: response.StatusCode,
-			Detail: "it does not have it", again: true}
+		return "", c.notThere(doing, request, "it does not have it")
 	}
 	return "", c.answered(doing, response, text)
+}
+
+// notThere makes the error of what a cache does not have. Behind a cache of its own, it may
+// have it later.
+func (c *Client) notThere(doing string, request *http.Request, detail string) *Error {
+	return &Error{Kind: NotAsPushed, Doing: doing, Cache: c.shown, Status: http.StatusNotFound, Detail: detail,
+		host: request.URL.Host, again: true}
 }
 
 // narInfoFields are the fields of a narinfo, each with its values in order. Fields
@@ -129,7 +171,7 @@ func (f narInfoFields) one(name string) (string, error) {
 }
 
 // compare returns the first thing in which a narinfo differs from what was pushed.
-func (f narInfoFields) compare(p Path, pushed Pushed, key *SigningKey) error {
+func (f narInfoFields) compare(p Path, pushed Pushed, keys []ed25519.PublicKey) error {
 	if err := f.equal("StorePath", p.StorePath); err != nil {
 		return err
 	}
@@ -153,7 +195,7 @@ func (f narInfoFields) compare(p Path, pushed Pushed, key *SigningKey) error {
 	if _, err := f.one("URL"); err != nil {
 		return err
 	}
-	return f.checkSignature(p, key)
+	return f.checkSignature(p, pushed.signature, keys)
 }
 
 func (f narInfoFields) equal(name, want string) error {
@@ -193,15 +235,21 @@ func (f narInfoFields) compareReferences(p Path) error {
 	return nil
 }
 
-// checkSignature looks for one signature, under whatever name, that is the key's.
-func (f narInfoFields) checkSignature(p Path, key *SigningKey) error {
-	if key == nil {
+// checkSignature looks for one signature, under whatever name, that is of one of the keys, or
+// that is the one that was made with one of them a moment ago: to verify that would take
+// longer than all else that is compared.
+func (f narInfoFields) checkSignature(p Path, made string, keys []ed25519.PublicKey) error {
+	if len(keys) == 0 {
 		return nil
 	}
+	fingerprint := []byte(p.Fingerprint())
 	for _, text := range f["Sig"] {
 		_, encoded, _ := strings.Cut(text, ":")
+		if made != "" && encoded == made {
+			return nil
+		}
 		signature, err := base64.StdEncoding.DecodeString(encoded)
-		if err == nil && ed25519.Verify(key.public(), []byte(p.Fingerprint()), signature) {
+		if err == nil && slices.ContainsFunc(keys, func(key ed25519.PublicKey) bool { return ed25519.Verify(key, fingerprint, signature) }) {
 			return nil
 		}
 	}

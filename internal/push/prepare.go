@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"iglu.sh/builder/internal/cachix"
+	"iglu.sh/builder/internal/nar"
 )
 
 // A Refusal is why nothing can be pushed, found out before the build.
@@ -21,8 +22,9 @@ type Refusal struct {
 
 func (r *Refusal) Error() string { return r.Sentence }
 
-// prepareTimeout bounds the questions that the cache is asked before the build.
-const prepareTimeout = 15 * time.Second
+// prepareTimeout bounds the questions that the cache is asked before the build: they are
+// asked again for as long as cachix.Options.RetryFor, and one can take its CallTimeout.
+const prepareTimeout = 2 * time.Minute
 
 // Prepare checks that the cache can be reached, is there, takes the API key, and will
 // announce what the signing key signs. It returns a *Refusal if that is not so. What it
@@ -32,11 +34,13 @@ func Prepare(ctx context.Context, o Options, say func(format string, args ...any
 	if err != nil {
 		return nil, &Refusal{Sentence: fmt.Sprintf("%v; check buildOptions.cachix.signingKey", err)}
 	}
-	client, err := cachix.New(o.Target, o.Token, o.client())
+	options := o.client()
+	options.Notice = func(line string) { say("%s", line) }
+	client, err := cachix.New(o.Target, o.Token, options)
 	if err != nil {
 		return nil, &Refusal{Sentence: err.Error()}
 	}
-	p := &Pusher{client: client, key: key, say: say, progress: o.Progress}
+	p := &Pusher{client: client, key: key, say: say, progress: o.Progress, dump: nar.Dump}
 	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout, errors.New("the cache has not answered within "+prepareTimeout.String()))
 	defer cancel()
 	cache, err := client.Cache(ctx)
@@ -49,6 +53,9 @@ func Prepare(ctx context.Context, o Options, say func(format string, args ...any
 	}
 	say("what this job yields goes to %s", o.Target)
 	p.upstream = newTrust(o.Upstream, cache.Keys(), key)
+	if key != nil {
+		p.keys = append(cache.Keys(), key.Public())
+	}
 	if p.readable = client.Locate(ctx, cache); !p.readable {
 		say("warning: the cache cannot be read from here: what is pushed will not be checked")
 	}
@@ -88,10 +95,11 @@ func refusal(err error) error {
 // check holds what the cache says of itself against what is to be done, and says what
 // cannot be known.
 func (p *Pusher) check(cache cachix.Cache) error {
+	if strings.EqualFold(cache.Permission, "read") {
+		p.say("the cache says that the API key may only read; Iglu Cache says so of every key, and the first upload tells")
+	}
 	keys := cache.Keys()
 	switch {
-	case strings.EqualFold(cache.Permission, "read"):
-		return &Refusal{Sentence: "the API key may only read from the cache " + cache.Name + "; give one that may write as buildOptions.cachix.apiKey"}
 	case p.key == nil:
 		p.say("warning: no signing key is given: unless the cache signs by itself, Nix will not accept what is pushed")
 	case len(keys) == 0:

@@ -6,6 +6,9 @@
 // trusted upstream has signed, less what the cache has. A path goes up after those that
 // it refers to, is read back where the cache can be read, and counts only then.
 //
+// What the cache has is told by its answer to the list of hashes, until it turns out that
+// this tells nothing: then each path is looked for before it is sent.
+//
 // One goroutine at a time asks the store and plans: the one that watches the store
 // while the build goes on, then the caller of Finish. A fixed number of others send.
 package push
@@ -15,13 +18,13 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"iglu.sh/builder/internal/cachix"
-	"iglu.sh/builder/internal/nar"
 	"iglu.sh/builder/internal/nixstore"
 )
 
@@ -38,6 +41,8 @@ type Options struct {
 	// Progress, unless nil, is called whenever it changes how many paths and bytes have been
 	// sent, or how many paths are to be in all.
 	Progress func(done, expected int, bytes int64)
+
+	dial func(ctx context.Context, network, address string) (net.Conn, error) // in tests
 }
 
 // extraParts is how many parts may be in memory beside one for each upload, so that a
@@ -53,7 +58,7 @@ func (o Options) Memory() int64 { return o.client().Memory() + besideParts }
 
 // client returns the options of the cache's client.
 func (o Options) client() cachix.Options {
-	options := cachix.Options{Uploads: o.Uploads, PartSize: o.PartSize}
+	options := cachix.Options{Uploads: o.Uploads, PartSize: o.PartSize, Dial: o.dial}
 	if o.Uploads > 0 {
 		options.Parts = o.Uploads + extraParts
 	}
@@ -64,12 +69,14 @@ func (o Options) client() cachix.Options {
 type Pusher struct {
 	client   *cachix.Client
 	key      *cachix.SigningKey // nil: the cache signs
+	keys     []string           // public ones, of which one has signed what is in the cache; none: whoever
 	upstream trust
 	readable bool // what was pushed can be read back
 	say      func(format string, args ...any)
 	progress func(done, expected int, bytes int64)
+	dump     func(w io.Writer, path string) error // writes a path's archive
 
-	store   *nixstore.Store
+	store   Store
 	queue   *queue
 	known   map[string]bool // paths of the store that have been looked at
 	planned map[string]bool // paths whose closure is in the queue, or need not be
@@ -81,7 +88,23 @@ type Pusher struct {
 	counts   counts
 	failures int   // paths that have failed since the last that has not
 	gaveUp   error // why nothing more is tried for now, or nil
+	list     list  // what the cache's answer to a list of hashes is worth
 }
+
+// A Store is a Nix store: *nixstore.Store.
+type Store interface {
+	Paths() ([]string, error)
+	Info(path string) (nixstore.Info, error)
+}
+
+// A list is what a cache's answer to a list of hashes is worth.
+type list int
+
+const (
+	listUntried list = iota // it lacks all that it was asked for, which may be so
+	listWorks
+	listUseless // it lacks what it has
+)
 
 // counts are what came of the paths.
 type counts struct {
@@ -92,7 +115,7 @@ type counts struct {
 
 // Watch begins to push what is built from now on in a store, until ctx ends. Finish
 // has to be called after it.
-func (p *Pusher) Watch(ctx context.Context, store *nixstore.Store) error {
+func (p *Pusher) Watch(ctx context.Context, store Store) error {
 	paths, err := store.Paths()
 	if err != nil {
 		return err
@@ -112,11 +135,14 @@ const (
 	// how many times longer the pause is than that takes, in a store of many paths.
 	watchInterval = time.Second
 	watchShare    = 20
+	// awayInterval is how long the pause is after the cache could not be asked.
+	awayInterval = 30 * time.Second
 )
 
 // watch adds what is built until the build has ended. A cache that cannot be asked now
 // is asked again later.
 func (p *Pusher) watch(ctx context.Context) error {
+	said := false // that the cache cannot be asked
 	for pause := watchInterval; ; {
 		select {
 		case <-time.After(pause):
@@ -129,8 +155,13 @@ func (p *Pusher) watch(ctx context.Context) error {
 			return err
 		}
 		if err := p.add(ctx, wanted); err != nil {
-			p.say("cannot push for now: %v", err)
+			if !said {
+				p.say("cannot push for now: %v", err)
+			}
+			said, pause = true, awayInterval
+			continue
 		}
+		said = false
 		pause = max(watchInterval, watchShare*time.Since(begun))
 	}
 }
@@ -183,6 +214,9 @@ func (p *Pusher) add(ctx context.Context, wanted map[string]cachix.Path) error {
 			p.planAgain(path)
 		}
 		return err
+	}
+	if len(missing) < len(wanted) {
+		p.learn(listWorks)
 	}
 	p.count(func(c *counts) {
 		c.there += len(wanted) - len(missing)
@@ -243,21 +277,52 @@ func describe(info nixstore.Info) cachix.Path {
 // is about to go up, and not only that it has.
 const largePath = 64 << 20
 
-// send pushes one path and reads it back.
+// send pushes one path and reads it back, unless the cache has it.
 func (p *Pusher) send(ctx context.Context, path cachix.Path) error {
 	if err := p.hasGivenUp(); err != nil {
 		return err
 	}
-	if path.NarSize >= largePath {
-		p.say("pushing %s (%s)", path.Name(), size(path.NarSize))
-	}
-	pushed, err := p.client.Push(ctx, path, func(w io.Writer) error { return nar.Dump(w, path.StorePath) }, p.key)
-	if err == nil && p.readable {
-		err = p.client.Verify(ctx, path, pushed, p.key)
+	there, err := p.isThere(ctx, path)
+	if err == nil && !there {
+		err = p.push(ctx, path)
 	}
 	if err != nil {
 		p.failed(ctx, path, err)
+	}
+	return err
+}
+
+// isThere looks for a path, unless the cache's answer to the list of hashes can be trusted.
+func (p *Pusher) isThere(ctx context.Context, path cachix.Path) (bool, error) {
+	if !p.readable || p.listIs() == listWorks {
+		return false, nil
+	}
+	there, err := p.client.Has(ctx, path, p.keys...)
+	if there {
+		p.learn(listUseless)
+		p.count(func(c *counts) {
+			c.there++
+			c.expected--
+			p.failures = 0
+		})
+	}
+	return there, err
+}
+
+// push pushes one path and reads it back.
+func (p *Pusher) push(ctx context.Context, path cachix.Path) error {
+	if path.NarSize >= largePath {
+		p.say("pushing %s (%s)", path.Name(), size(path.NarSize))
+	}
+	pushed, err := p.client.Push(ctx, path, func(w io.Writer) error { return p.dump(w, path.StorePath) }, p.key)
+	if err != nil {
 		return err
+	}
+	if p.readable {
+		if err := p.client.Verify(ctx, path, pushed, p.key); err != nil {
+			return err
+		}
+		p.tryList(ctx, path)
 	}
 	p.say("pushed %s (%s, %s compressed, %s)", path.Name(), size(path.NarSize), size(pushed.FileSize), rate(path.NarSize, pushed.Took))
 	p.count(func(c *counts) {
@@ -267,6 +332,36 @@ func (p *Pusher) send(ctx context.Context, path cachix.Path) error {
 		p.failures = 0
 	})
 	return nil
+}
+
+// tryList finds out what the cache's answer to the list of hashes is worth: whether it knows
+// of a path that it has shown.
+func (p *Pusher) tryList(ctx context.Context, path cachix.Path) {
+	if p.listIs() != listUntried {
+		return
+	}
+	switch missing, err := p.client.Missing(ctx, []string{path.Hash()}); {
+	case err != nil: // another path tells
+	case len(missing) == 0:
+		p.learn(listWorks)
+	default:
+		p.learn(listUseless)
+	}
+}
+
+func (p *Pusher) listIs() list {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.list
+}
+
+// learn keeps what is found out first of the list.
+func (p *Pusher) learn(l list) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.list == listUntried {
+		p.list = l
+	}
 }
 
 // maxFailures is how many paths in a row may fail before the cache itself is taken to be
@@ -283,7 +378,7 @@ func (p *Pusher) failed(ctx context.Context, path cachix.Path, err error) {
 	}
 	p.say("could not push %s: %v", path.Name(), err)
 	p.failures++
-	if errors.Is(err, cachix.KeyRefused) || p.failures >= maxFailures {
+	if errors.Is(err, cachix.KeyRefused) || cachix.StayedAway(err) || p.failures >= maxFailures {
 		p.gaveUp = errGaveUp
 		p.say("the cache fails again and again: no more is pushed for now")
 	}
@@ -313,6 +408,7 @@ func (p *Pusher) count(change func(*counts)) {
 // be pushed, in words for the build's user, or nothing.
 func (p *Pusher) Finish(ctx context.Context, results []string) (unpushed string) {
 	begun := time.Now()
+	p.client.Renew()
 	close(p.ended)
 	err := <-p.watched
 	p.tryAgain()

@@ -65,7 +65,7 @@ func (s *Server) complete(c *cache, w http.ResponseWriter, r *http.Request) erro
 	if err := u.checkParts(request, s.options.MinPart); err != nil {
 		return err
 	}
-	if err := u.check(info); err != nil {
+	if err := u.check(info, &s.unpackers); err != nil {
 		return err
 	}
 	if err := errors.Join(c.announce(u, info, request.NarInfo.StoreHash), c.end(u)); err != nil {
@@ -171,12 +171,12 @@ func (u *upload) checkParts(request completion, minPart int64) error {
 
 // check reads an upload's parts once and compares them with what is announced: the
 // compressed file, and the archive in it.
-func (u *upload) check(info *narinfo.NarInfo) error {
+func (u *upload) check(info *narinfo.NarInfo, unpackers *sync.Pool) error {
 	parts := &partReader{u: u}
 	defer parts.close()
 	sum, size := sha256.New(), counter(0)
 	file := io.TeeReader(parts, io.MultiWriter(sum, &size))
-	wrong := checkArchive(file, info)
+	wrong := checkArchive(file, info, unpackers)
 	// The file is read to its end, so that what is wrong with it is said first.
 	if _, err := io.Copy(io.Discard, file); err != nil {
 		return err
@@ -221,16 +221,16 @@ type unpacker struct {
 	decoder *zstd.Decoder
 }
 
-var unpackers = sync.Pool{New: func() any {
+func newUnpacker() any {
 	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
 	if err != nil {
 		panic(err) // as options that are wrong deserve
 	}
 	return &unpacker{bufio.NewReaderSize(nil, copyBuffer), decoder}
-}}
+}
 
 // checkArchive unpacks an archive, no further than its announced size and a byte.
-func checkArchive(file io.Reader, info *narinfo.NarInfo) error {
+func checkArchive(file io.Reader, info *narinfo.NarInfo, unpackers *sync.Pool) error {
 	u := unpackers.Get().(*unpacker)
 	defer unpackers.Put(u)
 	u.file.Reset(file)

@@ -1,13 +1,14 @@
 // Package devcache is a cachix-compatible binary cache for development and tests. It
 // keeps its paths in a folder, serves them to Nix, and is strict: it takes only what
 // is right in every respect that can be checked, and says what is not. It shares no
-// code with the client of the protocol, so that each is a check of the other.
+// code with the client of the protocol, so that each is a check of the other. It can also
+// behave as one of the two servers of Iglu Cache does: see Kind.
 //
 // Below its folder lie, for each cache NAME:
 //
 //	NAME/keys                  the public signing keys, one in a line
 //	NAME/narinfo/HASH.narinfo  what Nix reads; a path is announced when it is there
-//	NAME/nar/FILEHASH.nar.zst  the compressed archives
+//	NAME/nar/FILEHASH.nar.zst  the compressed archives; of Iglu Cache nar/HASH
 //	NAME/uploads/              files that are being written, and parts of uploads
 //
 // An upload that has not been completed does not outlive the process.
@@ -39,6 +40,12 @@ type Options struct {
 	// MinPart is the least size of a part but the last, in bytes: 5 MiB by default,
 	// that of S3.
 	MinPart int64
+	// Kind is whose behaviour the server has. In Iglu Cache nobody can read a cache that is
+	// Private, and MinPart is of no effect.
+	Kind Kind
+	// Root is what the addresses of uploads begin with in Iglu Cache, its
+	// CACHE_ROOT_DOMAIN; by default, the host that a client asks for.
+	Root string
 }
 
 // defaultMinPart is the least that S3 takes for a part that is not the last.
@@ -51,6 +58,8 @@ type Server struct {
 
 	caches  map[string]*cache            // by name
 	handler atomic.Pointer[http.Handler] // the routes, behind faults if there are any
+
+	unpackers sync.Pool // of *unpacker
 }
 
 // cacheName is what can be a cache's name: a segment of a path in a folder and in an
@@ -66,6 +75,7 @@ func New(options Options) (*Server, error) {
 		options.MinPart = defaultMinPart
 	}
 	s := &Server{options: options, routes: http.NewServeMux(), caches: map[string]*cache{}}
+	s.unpackers.New = newUnpacker
 	for _, name := range options.Names {
 		if !cacheName.MatchString(name) || name == "api" || name == "upload" {
 			return nil, fmt.Errorf("%q cannot be the name of a cache", name)
@@ -93,9 +103,9 @@ const (
 	keyFile       = "keys"
 )
 
-// route lists what the cache answers. What is not listed is 404.
-func (s *Server) route() {
-	for pattern, serve := range map[string]handler{
+// strictRoutes lists what a strict cache answers. Everything else is 404.
+func (s *Server) strictRoutes() map[string]handler {
+	return map[string]handler{
 		"GET /api/v1/cache/{name}":                               s.withKey(s.lookUp),
 		"POST /api/v1/cache/{name}/key":                          s.withKey(s.register),
 		"POST /api/v1/cache/{name}/narinfo":                      s.withKey(s.missing),
@@ -106,7 +116,16 @@ func (s *Server) route() {
 		"PUT /upload/{name}/{nar}/{part}":                        s.putPart,
 		"GET /{name}/{file}":                                     s.withReader(s.read),
 		"GET /{name}/nar/{file}":                                 s.withReader(s.readNar),
-	} {
+	}
+}
+
+func (s *Server) route() {
+	routes := s.strictRoutes()
+	if s.options.Kind != Strict {
+		routes = s.igluRoutes()
+		s.routes.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { answerOK(w) })
+	}
+	for pattern, serve := range routes {
 		s.routes.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			c, err := s.cache(r.PathValue("name"))
 			if err == nil {
@@ -127,12 +146,13 @@ type handler func(c *cache, w http.ResponseWriter, r *http.Request) error
 type refusal struct {
 	status int
 	text   string
+	field  string // of the JSON that it is sent in; with none, it is sent as it is
 }
 
 func (r *refusal) Error() string { return r.text }
 
 func refuse(status int, format string, args ...any) error {
-	return &refusal{status, fmt.Sprintf(format, args...)}
+	return &refusal{status, fmt.Sprintf(format, args...), "error"}
 }
 
 // bad refuses what is wrong with a request.
@@ -140,19 +160,25 @@ func bad(format string, args ...any) error { return refuse(http.StatusBadRequest
 
 // respond answers with an error. One that is not a refusal is the server's own.
 func respond(w http.ResponseWriter, err error) {
-	status := http.StatusInternalServerError
-	if r, ok := errors.AsType[*refusal](err); ok {
-		status = r.status
+	r, ok := errors.AsType[*refusal](err)
+	if !ok {
+		r = &refusal{http.StatusInternalServerError, err.Error(), "error"}
+	}
+	if r.field == "" {
+		http.Error(w, r.text, r.status)
+		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
+	w.WriteHeader(r.status)
+	json.NewEncoder(w).Encode(map[string]string{r.field: r.text})
 }
 
 // answer sends JSON.
 func answer(w http.ResponseWriter, value any) error {
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(value)
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false) // which no cache does
+	encoder.Encode(value)
 	return nil
 }
 
@@ -235,6 +261,9 @@ func newCache(name, folder string) (*cache, error) {
 func (s *Server) cache(name string) (*cache, error) {
 	if c := s.caches[name]; c != nil {
 		return c, nil
+	}
+	if s.options.Kind != Strict {
+		return nil, errNoCache
 	}
 	return nil, refuse(http.StatusNotFound, "there is no cache %q", name)
 }

@@ -118,6 +118,26 @@ func LoseAnswer() Fault {
 	}
 }
 
+// DatabaseGone is how Iglu Cache goes when its database does: it says of the next requests,
+// answers of them, that there is no such cache, and then it dies. died is called at that
+// point, and nothing is answered from then on.
+func DatabaseGone(answers int64, died func()) Fault {
+	return func(http.Handler) http.Handler {
+		var count atomic.Int64
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			switch n := count.Add(1); {
+			case n <= answers:
+				respond(w, errNoCache)
+				return
+			case n == answers+1:
+				died()
+			}
+			panic(http.ErrAbortHandler)
+		})
+	}
+}
+
 // WithoutHeader leaves a header out of an answer.
 func WithoutHeader(name string) Fault {
 	return Edit(func(header http.Header, body []byte) []byte {

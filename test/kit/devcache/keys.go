@@ -63,6 +63,14 @@ func (c *cache) addKey(text string) error {
 	return err
 }
 
+// dropKeys forgets all keys.
+func (c *cache) dropKeys() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keys = nil
+	return os.WriteFile(filepath.Join(c.folder, keyFile), nil, 0o644)
+}
+
 // readKeys reads the keys that an earlier process has left.
 func (c *cache) readKeys() error {
 	text, err := os.ReadFile(filepath.Join(c.folder, keyFile))
@@ -83,5 +91,5 @@ func (c *cache) readKeys() error {
 func (c *cache) publicKeys() []signature.PublicKey {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.keys // to which others are only ever added
+	return c.keys // to which others are added, and which is never changed
 }

@@ -1,6 +1,6 @@
 // Devcache serves the protocol of cachix-compatible caches, and Nix, from a folder: a
 // binary cache for development and tests. It is strict: it accepts only what is correct in
-// every respect that can be checked.
+// every respect that can be checked. With --kind it behaves as Iglu Cache does.
 package main
 
 import (
@@ -48,6 +48,8 @@ func run(ctx context.Context, args []string) error {
 	names := flags.StringSlice("name", []string{"default"}, "`name` of a cache; repeat for several")
 	tokenFile := flags.String("token-file", "", "`file` with the API key (default $"+tokenEnv+")")
 	private := flags.Bool("private", false, "ask for the API key to read as well")
+	kindName := flags.String("kind", devcache.Strict.String(), "`kind` of cache: strict, or Iglu Cache's standalone or monorepo server")
+	root := flags.String("root", "", "`URL` that the addresses of uploads begin with (kinds standalone and monorepo; default: the host that a client asks for)")
 	if err := flags.Parse(args); errors.Is(err, pflag.ErrHelp) {
 		return nil
 	} else if err != nil {
@@ -57,7 +59,11 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	cache, err := devcache.New(devcache.Options{Folder: *folder, Token: token, Names: *names, Private: *private})
+	kind, err := devcache.ParseKind(*kindName)
+	if err != nil {
+		return err
+	}
+	cache, err := devcache.New(devcache.Options{Folder: *folder, Token: token, Names: *names, Private: *private, Kind: kind, Root: *root})
 	if err != nil {
 		return err
 	}

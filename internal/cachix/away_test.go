@@ -1,0 +1,488 @@
+package cachix
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"iglu.sh/builder/test/kit/devcache"
+	"iglu.sh/builder/test/kit/memnet"
+)
+
+// A bubble is a cache of a kind and a client with the default times, in a bubble of
+// testing/synctest: whatever is waited for takes no time.
+type bubble struct {
+	*world
+	kind    devcache.Kind
+	network memnet.Network
+	kill    func() // ends the cache that runs
+	restart sync.WaitGroup
+	begun   time.Time
+
+	mu      sync.Mutex
+	notices []string // each with the second in which it came
+}
+
+const bubbleHost = "cache:80"
+
+// inBubble runs a test in a bubble, with a cache that knows the client's key.
+func inBubble(t *testing.T, kind devcache.Kind, options Options, test func(t *testing.T, b *bubble)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bubble{kind: kind, begun: time.Now(), world: &world{t: t, folder: t.TempDir(), key: newKey(t), url: "http://cache"}}
+		b.start()
+		options.Dial, options.Notice = b.network.Dial, b.notice
+		b.Client = newClient(t, "http://cache/default", options)
+		b.options.PartSize = testPart
+		if err := b.Register(t.Context(), b.key); err != nil {
+			t.Fatal(err)
+		}
+		test(t, b)
+		b.Close()
+		b.restart.Wait()
+		b.kill()
+	})
+}
+
+// inEachKind runs a test in a bubble for each kind of cache.
+func inEachKind(t *testing.T, test func(t *testing.T, b *bubble)) {
+	for _, kind := range devcache.Kinds() {
+		t.Run(kind.String(), func(t *testing.T) { inBubble(t, kind, Options{}, test) })
+	}
+}
+
+// start starts the cache on its folder, with faults.
+func (b *bubble) start(faults ...devcache.Fault) {
+	var err error
+	b.cache, err = devcache.New(devcache.Options{Folder: b.folder, Token: token, Names: []string{"default", "second"}, MinPart: testPart, Kind: b.kind})
+	if err != nil {
+		b.t.Error(err)
+		return
+	}
+	b.cache.Misbehave(faults...)
+	b.kill = b.network.Serve(bubbleHost, secretsOf(b.cache))
+}
+
+func (b *bubble) notice(line string) {
+	told.keep(errors.New(line))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.notices = append(b.notices, fmt.Sprintf("%.0f: %s", time.Since(b.begun).Seconds(), line))
+}
+
+// dies is a fault: the cache dies with the request, and is back after a while.
+func (b *bubble) dies(away time.Duration) devcache.Fault {
+	return func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			b.outage(away)
+			panic(http.ErrAbortHandler)
+		})
+	}
+}
+
+func (b *bubble) outage(away time.Duration) {
+	b.restart.Go(func() {
+		b.kill()
+		time.Sleep(away)
+		b.start()
+	})
+}
+
+// wantNotices checks what was said, and in which second. In what is wanted, … is any text.
+func (b *bubble) wantNotices(want ...string) {
+	b.t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !slices.EqualFunc(b.notices, want, func(got, want string) bool {
+		pattern := strings.ReplaceAll(regexp.QuoteMeta(want), "…", ".*")
+		return regexp.MustCompile("^" + pattern + "$").MatchString(got)
+	}) {
+		b.t.Errorf("notices:\n%q\nwant:\n%q", b.notices, want)
+	}
+}
+
+// counting counts the requests that pass.
+func counting(n *atomic.Int64) devcache.Fault {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			n.Add(1)
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+// partsSent returns the pattern of the addresses that a kind of cache has parts sent to.
+func partsSent(kind devcache.Kind) string {
+	if kind == devcache.Strict {
+		return sentPart
+	}
+	return "/upload/*/*"
+}
+
+// A cache that dies at any step of a push, and is back within a minute, costs that time and
+// no path: an upload that it has lost is begun anew. The first retry is said at once.
+func TestAway(t *testing.T) {
+	for _, away := range []time.Duration{4 * time.Second, 30 * time.Second, 55 * time.Second, time.Minute} {
+		for _, step := range []struct{ name, method, path string }{
+			{"begin", "POST", aboutBegin}, {"part URL", "POST", aboutPart}, {"part", "PUT", ""}, {"complete", "POST", aboutEnd},
+			{"narinfo", "GET", narInfoGet}, {"NAR", "GET", "/default/nar/*"},
+		} {
+			t.Run(fmt.Sprint(step.name, " ", away), func(t *testing.T) {
+				inEachKind(t, func(t *testing.T, b *bubble) { testAway(b, away, step.method, step.path) })
+			})
+		}
+	}
+}
+
+func testAway(b *bubble, away time.Duration, method, path string) {
+	t := b.t
+	if path == "" {
+		path = partsSent(b.kind)
+	}
+	b.cache.Misbehave(devcache.On(method, path, once(b.dies(away))))
+	s := large(t)
+	pushed, err := b.push(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := told.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(b.begun); took < away || took > away+maxPause {
+		t.Errorf("took %s, with a cache that was away for %s", took, away)
+	}
+	if len(b.notices) < 2 || !strings.HasPrefix(b.notices[0], "0: ") || !strings.HasSuffix(b.notices[0], "; trying again for up to 1m30s") ||
+		!slices.ContainsFunc(b.notices, func(line string) bool { return strings.Contains(line, ": cache answers again, after ") }) {
+		t.Errorf("notices: %q", b.notices)
+	}
+	if path == aboutEnd && !slices.ContainsFunc(b.notices, isLostNotice) {
+		t.Errorf("not said that it was lost: %q", b.notices)
+	}
+}
+
+func isLostNotice(line string) bool {
+	return strings.HasSuffix(line, ": the cache has lost what it had of large-1.0, which goes up once more")
+}
+
+// A cache that dies when it has some of the parts of an upload has lost these when it is back.
+func TestAwayBetweenParts(t *testing.T) {
+	inEachKind(t, func(t *testing.T, b *bubble) {
+		var came, done atomic.Int64
+		both := make(chan struct{})
+		b.cache.Misbehave(devcache.On("PUT", partsSent(b.kind), func(next http.Handler) http.Handler {
+			dies := b.dies(55 * time.Second)(next)
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch came.Add(1) {
+				case 1, 2:
+					next.ServeHTTP(w, r)
+					if done.Add(1) == 2 {
+						close(both)
+					}
+				default:
+					<-both
+					dies.ServeHTTP(w, r)
+				}
+			})
+		}))
+		s := large(t)
+		pushed, err := b.push(t.Context(), s)
+		if err == nil {
+			err = told.keep(b.Verify(t.Context(), s.Path, pushed, b.key))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		if !slices.ContainsFunc(b.notices, isLostNotice) {
+			t.Errorf("not said that it was lost: %q", b.notices)
+		}
+		if took := time.Since(b.begun); took < 55*time.Second || took > time.Minute {
+			t.Errorf("took %s", took)
+		}
+	})
+}
+
+// A cache that never comes back is given up after 90 s, and then at once; Renew gives it
+// another 90 s.
+func TestAwayForGood(t *testing.T) {
+	inEachKind(t, func(t *testing.T, b *bubble) {
+		b.kill()
+		for i, want := range []time.Duration{90 * time.Second, 0, 90 * time.Second, 0} {
+			if i == 2 {
+				b.Renew()
+			}
+			start := time.Now()
+			_, err := b.push(t.Context(), small(t))
+			if !errors.Is(err, Unreachable) || !StayedAway(err) {
+				t.Errorf("error %v, want %v", err, Unreachable)
+			}
+			if took := time.Since(start); took != want {
+				t.Errorf("given up after %s, want %s", took, want)
+			}
+		}
+		b.wantNotices("0: start the upload of small-1.0 to http://cache/default: the cache cannot be reached: …; trying again for up to 1m30s")
+	})
+}
+
+// A host of a name that does not exist is final at once, unless it has answered before.
+func TestNameThatIsGone(t *testing.T) {
+	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
+		other := newClient(t, "http://no-such-host/default", Options{Dial: b.network.Dial, Notice: b.notice})
+		if _, err := other.Cache(t.Context()); !errors.Is(told.keep(err), Unreachable) || StayedAway(err) {
+			t.Errorf("error %v, want %v", err, Unreachable)
+		}
+		if took := time.Since(b.begun); took != 0 {
+			t.Errorf("took %s", took)
+		}
+		b.wantNotices()
+
+		b.kill()
+		b.network.Forget(bubbleHost)
+		b.restart.Go(func() {
+			time.Sleep(30 * time.Second)
+			b.start()
+		})
+		if _, err := b.push(t.Context(), small(t)); err != nil {
+			t.Error(err)
+		}
+		b.wantNotices("0: start the upload of small-1.0 to …no such host; trying again for up to 1m30s", "3…: cache answers again, after 3…s")
+	})
+}
+
+// until is a fault that ends after a while.
+func until(end time.Duration, fault devcache.Fault) devcache.Fault {
+	begun := time.Now()
+	return func(next http.Handler) http.Handler {
+		faulty := fault(next)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if time.Since(begun) < end {
+				faulty.ServeHTTP(w, r)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+// What stands in front of a cache that restarts answers for it, as does a cache whose
+// database is gone: all of it, for a minute.
+func TestAwayWithAnAnswer(t *testing.T) {
+	for name, fault := range map[string]devcache.Fault{
+		"502":             devcache.Answer(502, ""),
+		"503":             devcache.Answer(503, ""),
+		"503, much later": devcache.Answer(503, "", "Retry-After", "3600"),
+		"504":             devcache.Answer(504, ""),
+		"404":             devcache.Answer(404, "404 page not found"),
+		"breaks off":      devcache.BreakOff(0),
+	} {
+		t.Run(name, func(t *testing.T) {
+			inEachKind(t, func(t *testing.T, b *bubble) {
+				b.cache.Misbehave(until(time.Minute, fault))
+				if _, err := b.push(t.Context(), small(t)); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(b.begun); took < time.Minute || took > 90*time.Second {
+					t.Errorf("took %s", took)
+				}
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				if len(b.notices) != 2 {
+					t.Errorf("notices: %q", b.notices)
+				}
+			})
+		})
+	}
+}
+
+// Such an answer that stays is given up, too.
+func TestAwayWithAnAnswerForGood(t *testing.T) {
+	for status, want := range map[int]error{502: Failing, 503: Failing, 504: Failing, 404: Failing} {
+		inBubble(t, devcache.Standalone, Options{}, func(t *testing.T, b *bubble) {
+			b.cache.Misbehave(devcache.Answer(status, ""))
+			for _, call := range []func() error{
+				func() error { _, err := b.push(t.Context(), small(t)); return err },
+				func() error { _, err := b.Client.Cache(t.Context()); return told.keep(err) },
+				func() error { _, err := b.Missing(t.Context(), []string{small(t).Hash()}); return told.keep(err) },
+			} {
+				if err := call(); !errors.Is(err, want) || !StayedAway(err) {
+					t.Errorf("%d: error %v, want %v", status, err, want)
+				}
+			}
+			if took := time.Since(b.begun); took != 90*time.Second {
+				t.Errorf("%d: given up after %s", status, took)
+			}
+		})
+	}
+}
+
+// Iglu Cache says that it does not know the cache when its database is gone, and dies.
+func TestDatabaseGone(t *testing.T) {
+	inEachKind(t, func(t *testing.T, b *bubble) {
+		b.cache.Misbehave(devcache.DatabaseGone(3, func() { b.outage(20 * time.Second) }))
+		s := large(t)
+		pushed, err := b.push(t.Context(), s)
+		if err == nil {
+			err = told.keep(b.Verify(t.Context(), s.Path, pushed, b.key))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		b.wantNotices("0: start the upload of large-1.0 to http://cache/default: the cache fails (HTTP 404): …Cache Not Found…; trying again for up to 1m30s",
+			"2…: cache answers again, after 2…s")
+	})
+}
+
+// The 404 of something, by a cache that knows itself, is no outage.
+func TestNotThereIsNotAway(t *testing.T) {
+	inEachKind(t, func(t *testing.T, b *bubble) {
+		b.cache.Misbehave(devcache.On("POST", aboutBegin, devcache.Answer(404, "")))
+		_, err := b.push(t.Context(), small(t))
+		if want := "start the upload of small-1.0 to http://cache/default: the cache refuses it (HTTP 404)"; err == nil || err.Error() != want {
+			t.Errorf("error %v, want %v", err, want)
+		}
+		if took := time.Since(b.begun); took != 0 {
+			t.Errorf("took %s", took)
+		}
+		b.wantNotices()
+	})
+}
+
+// Where the cache answers other calls, one that fails is made five times: for seven seconds,
+// less what chance takes off. The first retry is said, and no more of them for a while.
+func TestFiveAttempts(t *testing.T) {
+	for name, test := range map[string]struct {
+		fault devcache.Fault
+		want  error
+	}{
+		"500":        {devcache.Answer(500, "oh"), Failing},
+		"501":        {devcache.Answer(501, "oh"), Failing},
+		"429":        {devcache.Answer(429, ""), Busy},
+		"breaks off": {devcache.BreakOff(10), Unreachable},
+		"503":        {devcache.Answer(503, ""), Failing},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inEachKind(t, func(t *testing.T, b *bubble) {
+				var n atomic.Int64
+				b.cache.Misbehave(devcache.On("PUT", partsSent(b.kind), test.fault), devcache.On("PUT", partsSent(b.kind), counting(&n)))
+				if _, err := b.push(t.Context(), small(t)); !errors.Is(err, test.want) || StayedAway(err) {
+					t.Errorf("error %v, want %v", err, test.want)
+				}
+				if n.Load() != 5 {
+					t.Errorf("%d attempts, want 5", n.Load())
+				}
+				if took := time.Since(b.begun); took < 3750*time.Millisecond || took > 7500*time.Millisecond {
+					t.Errorf("took %s", took)
+				}
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				if len(b.notices) == 0 || !strings.HasPrefix(b.notices[0], "0: send part 1 of small-1.0 to http://cache/default: ") ||
+					!strings.Contains(b.notices[0], "; trying again") {
+					t.Errorf("notices: %q", b.notices)
+				}
+				if strings.HasPrefix(name, "50") && name != "503" && len(b.notices) != 1 {
+					t.Errorf("notices: %q", b.notices)
+				}
+			})
+		})
+	}
+}
+
+// Retry-After is waited for, of a cache that answers; and again something is said after ten
+// seconds.
+func TestRetryAfter(t *testing.T) {
+	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
+		b.cache.Misbehave(devcache.On("POST", aboutBegin, devcache.Times(3, devcache.Answer(429, "", "Retry-After", "9"))))
+		if _, err := b.push(t.Context(), small(t)); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(b.begun); took != 27*time.Second {
+			t.Errorf("came back after %v, want 27s", took)
+		}
+		const line = ": start the upload of small-1.0 to http://cache/default: the cache asks to come back later (HTTP 429); trying again"
+		b.wantNotices("0"+line, "18"+line)
+	})
+}
+
+// An upload that is lost is begun anew once. Where it is lost again, that is final.
+func TestLostUpload(t *testing.T) {
+	for name, fault := range map[string]devcache.Fault{
+		"Iglu Cache": devcache.Answer(400, `{"error":"Part file does not exist"}`),
+		"404":        devcache.Answer(404, "no such upload"),
+	} {
+		for times, want := range map[int64]error{1: nil, 2: Refused} {
+			t.Run(fmt.Sprint(name, " ", times), func(t *testing.T) {
+				inEachKind(t, func(t *testing.T, b *bubble) {
+					var begun, read atomic.Int64
+					b.cache.Misbehave(devcache.On("POST", aboutEnd, devcache.Times(times, fault)), devcache.On("POST", aboutBegin, counting(&begun)))
+					s := large(t)
+					nar := s.nar
+					s.nar = func(w io.Writer) error { read.Add(1); return nar(w) }
+					if _, err := b.push(t.Context(), s); !errors.Is(err, want) {
+						t.Errorf("error %v, want %v", err, want)
+					}
+					if begun.Load() != 2 || read.Load() != 2 {
+						t.Errorf("%d uploads begun and %d archives read, want 2", begun.Load(), read.Load())
+					}
+					b.wantNotices("0: the cache has lost what it had of large-1.0, which goes up once more")
+				})
+			})
+		}
+	}
+}
+
+// What is refused for another reason is not sent again.
+func TestRefusedIsNotLost(t *testing.T) {
+	inEachKind(t, func(t *testing.T, b *bubble) {
+		var begun atomic.Int64
+		b.cache.Misbehave(devcache.On("POST", aboutEnd, devcache.Answer(400, "not that one")), devcache.On("POST", aboutBegin, counting(&begun)))
+		if _, err := b.push(t.Context(), small(t)); !errors.Is(err, Refused) || begun.Load() != 1 {
+			t.Errorf("error %v, want %v; %d uploads begun, want 1", err, Refused, begun.Load())
+		}
+	})
+}
+
+// An abort that is not answered holds nobody up: neither the next push nor the end.
+func TestAbortWithoutAnswer(t *testing.T) {
+	inEachKind(t, func(t *testing.T, b *bubble) {
+		var aborted atomic.Int64
+		b.cache.Misbehave(devcache.On("PUT", partsSent(b.kind), devcache.Answer(400, "")),
+			devcache.On("POST", aboutAbort, devcache.Hang()), devcache.On("POST", aboutAbort, counting(&aborted)))
+		for range 20 {
+			if _, err := b.push(t.Context(), small(t)); !errors.Is(err, Refused) {
+				t.Errorf("error %v, want %v", err, Refused)
+			}
+		}
+		b.Close()
+		if took := time.Since(b.begun); took != 0 {
+			t.Errorf("the end came after %s", took)
+		}
+		synctest.Wait()
+		if n := aborted.Load(); n != 8 {
+			t.Errorf("%d aborts, want one for each upload that there can be at once, 8", n)
+		}
+	})
+}
+
+// An abort that cannot even be sent holds the end up for half a second.
+func TestAbortThatIsNotSent(t *testing.T) {
+	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
+		b.http.CloseIdleConnections()
+		b.kill()
+		defer b.start()
+		b.network.Stall(bubbleHost)
+		b.takeBack(&upload{client: b.Client, narID: "some"})
+		start := time.Now()
+		b.Close()
+		if took := time.Since(start); took != 500*time.Millisecond {
+			t.Errorf("the end came after %s, want 500ms", took)
+		}
+	})
+}

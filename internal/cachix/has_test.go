@@ -1,0 +1,354 @@
+package cachix
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/test/kit/devcache"
+)
+
+const narGet = "/default/nar/*"
+
+// What caches say of themselves, in all types in which they do: only what is no description
+// of a cache is refused.
+func TestDescriptions(t *testing.T) {
+	for text, want := range map[string]Cache{
+		`{"name":"default","uri":"http://cache","isPublic":true,"publicSigningKeys":["a:b"],"permission":"Read"}`: {Name: "default", URI: "http://cache", PublicKeys: []string{"a:b"}, Permission: "Read"},
+		`{"name":"default","uri":"http://cache/default","isPublic":"true","priority":40,"permission":""}`:         {Name: "default", URI: "http://cache/default"},
+		`{"name":"default","uri":null,"isPublic":7,"publicSigningKeys":"<empty>","permission":false}`:             {Name: "default"},
+		`{"name":1,"publicSigningKeys":["<empty>",null,3,"a:b"]}`:                                                 {PublicKeys: []string{"<empty>", "", "", "a:b"}},
+		`{"publicSigningKeys":[]}`:     {PublicKeys: []string{}},
+		`{"name":"","uri":"http://x"}`: {URI: "http://x"},
+		`{"publicSigningKeys":null}`:   {},
+		`{}`:                           {},
+	} {
+		var got Cache
+		if err := json.Unmarshal([]byte(text), &got); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", text, diff)
+		}
+		if want := want.Name != "" || want.PublicKeys != nil; got.described() != want {
+			t.Errorf("%s: described: %v, want %v", text, !want, want)
+		}
+	}
+	for _, text := range []string{`[]`, `"default"`, `3`} {
+		if err := json.Unmarshal([]byte(text), &Cache{}); err == nil {
+			t.Errorf("%s: no error", text)
+		}
+	}
+}
+
+// Each kind of cache is taken as one that can be pushed to.
+func TestCacheOfEachKind(t *testing.T) {
+	inEachKind(t, func(t *testing.T, b *bubble) {
+		cache, err := b.Client.Cache(t.Context())
+		if err != nil {
+			t.Fatal(told.keep(err))
+		}
+		if permission := map[bool]string{true: "Write", false: "Read"}[b.kind == devcache.Strict]; cache.Name != "default" ||
+			cache.Permission != permission || !slices.Equal(cache.Keys(), []string{b.key.Public()}) {
+			t.Errorf("got %+v", cache)
+		}
+		if !b.Locate(t.Context(), cache) {
+			t.Error("it cannot be read")
+		}
+	})
+}
+
+// Has finds a path that was pushed, by whatever key of some, and that in one call each for
+// what is said of it and for its archive.
+func TestHas(t *testing.T) {
+	inEachKind(t, func(t *testing.T, b *bubble) {
+		s := large(t)
+		has := func(keys ...string) bool {
+			t.Helper()
+			has, err := b.Has(t.Context(), s.Path, keys...)
+			if told.keep(err) != nil {
+				t.Error(err)
+			}
+			return has
+		}
+		if has(b.key.Public()) {
+			t.Error("it has what was not pushed")
+		}
+		if _, err := b.push(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		var calls atomic.Int64
+		b.cache.Misbehave(counting(&calls))
+		other := newKey(t).Public()
+		for want, keys := range map[bool][][]string{
+			true:  {{b.key.Public()}, {other, b.key.Public()}, {}, {"no key"}},
+			false: {{other}},
+		} {
+			for _, keys := range keys {
+				if has(keys...) != want {
+					t.Errorf("signed by one of %q: %v", keys, !want)
+				}
+			}
+		}
+		if calls.Load() != 9 { // no archive is looked for where the signature is another's
+			t.Errorf("%d calls, want 9", calls.Load())
+		}
+		if took := time.Since(b.begun); took != 0 {
+			t.Errorf("took %s", took)
+		}
+		b.wantNotices()
+	})
+}
+
+// Where nobody has signed, a cache says so in its way, and does not have the path.
+func TestHasUnsigned(t *testing.T) {
+	inBubble(t, devcache.Monorepo, Options{}, func(t *testing.T, b *bubble) {
+		s := small(t)
+		pushed, err := b.Push(t.Context(), s.Path, s.nar, nil)
+		if err != nil {
+			t.Fatal(told.keep(err))
+		}
+		if err := told.keep(b.Verify(t.Context(), s.Path, pushed, nil)); err != nil {
+			t.Error(err)
+		}
+		if has, err := b.Has(t.Context(), s.Path, b.key.Public()); has || err != nil {
+			t.Errorf("has it: %v, error %v", has, err)
+		}
+		if err := told.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); !errors.Is(err, NotAsPushed) {
+			t.Errorf("error %v, want %v", err, NotAsPushed)
+		}
+	})
+}
+
+// A cache that cannot be asked neither has a path nor lacks it.
+func TestHasUnknown(t *testing.T) {
+	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
+		b.cache.Misbehave(devcache.On("GET", narInfoGet, devcache.Answer(401, "")))
+		if has, err := b.Has(t.Context(), small(t).Path); has || !errors.Is(told.keep(err), KeyRefused) {
+			t.Errorf("has it: %v, error %v", has, err)
+		}
+	})
+}
+
+// In a second cache of the monorepo's, a path has a narinfo and no NAR: it was not pushed,
+// and is not there.
+func TestNarinfoWithoutNar(t *testing.T) {
+	inBubble(t, devcache.Monorepo, Options{}, func(t *testing.T, b *bubble) {
+		s := small(t)
+		if _, err := b.push(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		second := newClient(t, "http://cache/second", Options{Dial: b.network.Dial})
+		defer second.Close()
+		pushed, err := second.Push(t.Context(), s.Path, s.nar, b.key)
+		if err != nil {
+			t.Fatal(told.keep(err))
+		}
+		err = told.keep(second.Verify(t.Context(), s.Path, pushed, b.key))
+		if want := "read back small-1.0 from http://cache/second: the cache does not show what was pushed (HTTP 404): its narinfo is there, and its NAR is not"; err == nil || err.Error() != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
+		if has, err := second.Has(t.Context(), s.Path); has || err != nil {
+			t.Errorf("has it: %v, error %v", has, err)
+		}
+	})
+}
+
+// Everything that can be wrong with an archive's beginning or size is found, whatever a HEAD
+// would say.
+func TestVerifyNar(t *testing.T) {
+	zst := "\x28\xb5\x2f\xfd"
+	for name, test := range map[string]struct {
+		fault devcache.Fault
+		want  string // nothing: the path is there
+	}{
+		"404":                            {devcache.Answer(404, ""), "(HTTP 404): its narinfo is there, and its NAR is not"},
+		"404 at first":                   {devcache.Times(4, devcache.Answer(404, "")), ""},
+		"403":                            {devcache.Answer(403, "words of an object store"), "the cache does not accept the API key (HTTP 403)"},
+		"500":                            {devcache.Answer(500, ""), "the cache fails (HTTP 500)"},
+		"503 once":                       {once(devcache.Answer(503, "")), ""},
+		"unknown route is 200":           {devcache.Answer(200, "OK"), "its NAR has 2 bytes, and "},
+		"empty":                          {devcache.Answer(200, ""), "its NAR has 0 bytes, and "},
+		"another size":                   {devcache.Answer(206, zst+strings.Repeat("x", 28), "Content-Range", "bytes 0-31/77"), "its NAR has 77 bytes, and "},
+		"another archive":                {devcache.Answer(206, strings.Repeat("x", 32), "Content-Range", "bytes 0-31/*"), `its NAR is not compressed with "zstd", as its narinfo says`},
+		"a beginning that is none":       {devcache.Answer(206, zst[:3], "Content-Range", "bytes 0-2/*"), `its NAR is not compressed with "zstd"`},
+		"a size that is not told":        {devcache.Answer(206, zst, "Content-Range", "bytes 0-3/*"), ""},
+		"no range is told":               {devcache.Answer(206, zst), ""},
+		"without ranges":                 {withoutRange, ""},
+		"at another host":                {devcache.Answer(302, "", "Location", "http://store/default/nar/moved?secret=1"), ""},
+		"at another host, which has not": {devcache.Answer(302, "", "Location", "http://store/default/other"), "(HTTP 404): its narinfo is there, and its NAR is not"},
+		"always elsewhere":               {devcache.Answer(307, "", "Location", "/default/nar/"), "its NAR is always elsewhere"},
+		"elsewhere of another scheme":    {devcache.Answer(302, "", "Location", "ftp://store/nar"), "it redirects to ftp://store"},
+		"nowhere":                        {devcache.Answer(304, ""), "that is no answer of a cachix-compatible cache"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, devcache.Standalone, Options{}, func(t *testing.T, b *bubble) {
+				s := large(t)
+				pushed, err := b.push(t.Context(), s)
+				if err != nil {
+					t.Fatal(err)
+				}
+				store := b.network.Serve("store:80", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.Header.Get("Authorization") != "" {
+						t.Error("the API key went elsewhere")
+					}
+					if r.URL.Path != "/default/nar/moved" {
+						w.WriteHeader(404)
+						return
+					}
+					w.Write([]byte(strings.Repeat(zst, int(pushed.FileSize)/4+1))[:pushed.FileSize])
+				}))
+				defer store()
+				b.cache.Misbehave(devcache.On("GET", narGet, test.fault), devcache.On("GET", "/default/nar/", test.fault))
+				err = told.keep(b.Verify(t.Context(), s.Path, pushed, b.key))
+				if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+					t.Errorf("error %v, want %q", err, test.want)
+				}
+				if err != nil && (strings.Contains(err.Error(), "words of") || strings.Contains(err.Error(), "secret")) {
+					t.Errorf("it repeats too much: %v", err)
+				}
+				b.http.CloseIdleConnections()
+			})
+		})
+	}
+}
+
+// withoutRange has a cache answer whole archives.
+func withoutRange(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Del("Range")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// The beginning is that of the compression that the narinfo names, or of Nix's own default.
+func TestCheckBegin(t *testing.T) {
+	for _, test := range []struct {
+		compression, begin string
+		size               int64
+		right              bool
+	}{
+		{"zstd", "\x28\xb5\x2f\xfd.", 10, true}, {"zstd", "\xfd7zXZ\x00", 10, false}, {"zstd", "", -1, false},
+		{"xz", "\xfd7zXZ\x00.", -1, true}, {"xz", "\xfd7zXZ", -1, false},
+		{"none", "\x0d\x00\x00\x00\x00\x00\x00\x00nix-archive-1.", 10, true}, {"none", "nix-archive-1", 10, false},
+		{"", "BZh9", 10, true}, {"bzip2", "BZh9", 10, true}, {"", "\x28\xb5\x2f\xfd", 10, false},
+		{"br", "anything", 10, true}, {"br", "", 10, false}, {"br", "anything", 11, false}, {"br", "anything", 0, false},
+	} {
+		fields := narInfoFields{"FileSize": {"10"}}
+		if test.compression != "" {
+			fields["Compression"] = []string{test.compression}
+		}
+		if got := fields.checkBegin([]byte(test.begin), test.size); (got == "") != test.right {
+			t.Errorf("%s %q of %d bytes: %q", test.compression, test.begin, test.size, got)
+		}
+	}
+	if got := (narInfoFields{"Compression": {"br"}}).checkBegin([]byte("x"), 5); got != "" {
+		t.Errorf("of no known size: %s", got)
+	}
+}
+
+// The archive is asked for by its first bytes, and the connection is used again.
+func TestNarIsNotRead(t *testing.T) {
+	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
+		s := describe(t, "huge-1.0", file(3, 40*testPart))
+		pushed, err := b.push(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var written atomic.Int64
+		b.cache.Misbehave(devcache.On("GET", narGet, func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if got := r.Header.Get("Range"); got != "bytes=0-31" {
+					t.Errorf("Range: %q", got)
+				}
+				next.ServeHTTP(countingWriter{w, &written}, r)
+			})
+		}))
+		for range 3 {
+			if err := told.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); err != nil {
+				t.Error(err)
+			}
+		}
+		if written.Load() != 3*32 {
+			t.Errorf("%d bytes were sent, want 96", written.Load())
+		}
+		b.cache.Misbehave(devcache.On("GET", narGet, withoutRange))
+		if err := told.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+	})
+}
+
+type countingWriter struct {
+	http.ResponseWriter
+	n *atomic.Int64
+}
+
+func (w countingWriter) Write(b []byte) (int, error) {
+	w.n.Add(int64(len(b)))
+	return w.ResponseWriter.Write(b)
+}
+
+// A cache whose description leads elsewhere is looked for there once, and not waited for.
+func TestLocateElsewhereIsNotWaitedFor(t *testing.T) {
+	inBubble(t, devcache.Standalone, Options{}, func(t *testing.T, b *bubble) {
+		b.cache.Misbehave(devcache.On("GET", "/default/nix-cache-info", devcache.Answer(400, "")))
+		kill := b.network.Serve("gone:80", http.NotFoundHandler())
+		kill()
+		if b.Locate(t.Context(), Cache{URI: "http://gone"}) {
+			t.Error("it was found")
+		}
+		if took := time.Since(b.begun); took != 0 {
+			t.Errorf("took %s", took)
+		}
+	})
+}
+
+// Whatever a narinfo has as its URL, the API key stays with its host.
+func TestURLOfNar(t *testing.T) {
+	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
+		s := small(t)
+		pushed, err := b.push(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		elsewhere := b.network.Serve("elsewhere:80", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") != "" {
+				t.Error("the API key went elsewhere")
+			}
+			w.WriteHeader(403)
+		}))
+		defer elsewhere()
+		for url, want := range map[string]string{"http://elsewhere/nar": "the cache refuses it (HTTP 403)", ":": "its URL is none", "http://[": "its URL is none"} {
+			b.cache.Misbehave(devcache.On("GET", narInfoGet, devcache.ReplaceField("URL", url)))
+			if err := told.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: error %v, want %s", url, err, want)
+			}
+		}
+		b.http.CloseIdleConnections()
+	})
+}
+
+// Keys that are none count as no keys, whatever the base64 of theirs.
+func TestHasIgnoresWhatIsNoKey(t *testing.T) {
+	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
+		s := small(t)
+		if _, err := b.push(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		short := base64.StdEncoding.EncodeToString(make([]byte, 31))
+		if has, err := b.Has(t.Context(), s.Path, short, newKey(t).Public()); has || err != nil {
+			t.Errorf("has it: %v, error %v", has, err)
+		}
+	})
+}

@@ -1,0 +1,129 @@
+package cachix
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// magics are the first bytes of a compressed archive, by the Compression of its narinfo.
+var magics = map[string]string{
+	"zstd":  "\x28\xb5\x2f\xfd",
+	"xz":    "\xfd7zXZ\x00",
+	"bzip2": "BZh", // what no Compression stands for
+	"none":  "\x0d\x00\x00\x00\x00\x00\x00\x00nix-archive-1",
+}
+
+const (
+	// narBegin is how many bytes of an archive are asked for: no fewer than the longest of
+	// the magics has.
+	narBegin = 32
+	// narDrain is how many bytes more are read of an answer, so that its connection can be
+	// used again.
+	narDrain = 64 << 10
+	// maxRedirects is how often an archive may be said to be elsewhere, as object stores do.
+	maxRedirects = 5
+)
+
+// checkNar checks that the archive that a narinfo names is there: it asks for its beginning.
+// That is a GET, and the beginning is looked at, because there are caches that answer 200 to
+// every HEAD, and to every address that they do not know.
+func (c *Client) checkNar(ctx context.Context, p Path, fields narInfoFields) error {
+	at, err := url.Parse(c.read + "/")
+	if err == nil {
+		at, err = at.Parse(fields["URL"][0])
+	}
+	if err != nil {
+		return &Error{Kind: NotAsPushed, Doing: c.verifying(p), Cache: c.shown, Detail: "its URL is none"}
+	}
+	attempt, cancel := context.WithTimeout(ctx, c.options.CallTimeout)
+	defer cancel()
+	for range maxRedirects {
+		next, err := c.narAt(ctx, attempt, p, fields, at)
+		if next == nil || err != nil {
+			return err
+		}
+		at = next
+	}
+	return &Error{Kind: NotAsPushed, Doing: c.verifying(p), Cache: c.shown, Detail: "its NAR is always elsewhere"}
+}
+
+// narAt looks for an archive at an address, or returns where it is said to be. attempt is
+// part of ctx.
+func (c *Client) narAt(ctx, attempt context.Context, p Path, fields narInfoFields, at *url.URL) (elsewhere *url.URL, err error) {
+	request, err := http.NewRequestWithContext(attempt, http.MethodGet, at.String(), nil)
+	if err != nil {
+		return nil, c.failed(ctx, c.verifying(p), nil, err)
+	}
+	if c.isOurs(at) {
+		c.authorize(request)
+	}
+	request.Header.Set("User-Agent", userAgent)
+	request.Header.Set("Range", fmt.Sprintf("bytes=0-%d", narBegin-1))
+	response, err := c.http.Do(request)
+	if err != nil {
+		return nil, c.failed(ctx, c.verifying(p), request, err)
+	}
+	defer response.Body.Close()
+	switch status := response.StatusCode; {
+	case status == http.StatusOK || status == http.StatusPartialContent:
+	case status == http.StatusNotFound:
+		return nil, c.notThere(c.verifying(p), request, "its narinfo is there, and its NAR is not")
+	case status/100 == 3 && response.Header.Get("Location") != "":
+		elsewhere, err := response.Location()
+		if err != nil || elsewhere.Scheme != "http" && elsewhere.Scheme != "https" {
+			return nil, c.answered(c.verifying(p), response, nil)
+		}
+		return elsewhere, nil
+	default:
+		failure := c.answered(c.verifying(p), response, nil) // an object store's words hold secrets
+		if failure.Kind == KeyRefused && !c.isOurs(at) {
+			failure.Kind = Refused // it was not asked with the API key
+		}
+		return nil, failure
+	}
+	begin, err := io.ReadAll(io.LimitReader(response.Body, narBegin))
+	if err != nil {
+		return nil, c.failed(ctx, c.verifying(p), request, err)
+	}
+	_, _ = io.CopyN(io.Discard, response.Body, narDrain)
+	if wrong := fields.checkBegin(begin, narSize(response)); wrong != "" {
+		return nil, &Error{Kind: NotAsPushed, Doing: c.verifying(p), Cache: c.shown, Detail: wrong}
+	}
+	c.answeredBy(request.URL.Host)
+	return nil, nil
+}
+
+// narSize returns how many bytes all of an archive has, of which an answer has the first, or
+// -1 where that is not said.
+func narSize(response *http.Response) int64 {
+	if response.StatusCode == http.StatusOK {
+		return response.ContentLength
+	}
+	_, total, _ := strings.Cut(response.Header.Get("Content-Range"), "/")
+	size, err := strconv.ParseInt(total, 10, 64)
+	if err != nil {
+		return -1
+	}
+	return size
+}
+
+// checkBegin returns what is wrong with the beginning or the size of an archive.
+func (f narInfoFields) checkBegin(begin []byte, size int64) string {
+	if want, err := f.one("FileSize"); err == nil && size >= 0 && want != strconv.FormatInt(size, 10) {
+		return fmt.Sprintf("its NAR has %d bytes, and %.20s in the narinfo", size, want)
+	}
+	compression := "bzip2"
+	if named, err := f.one("Compression"); err == nil {
+		compression = named
+	}
+	if len(begin) == 0 || !bytes.HasPrefix(begin, []byte(magics[compression])) {
+		return fmt.Sprintf("its NAR is not compressed with %.20q, as its narinfo says", compression)
+	}
+	return ""
+}

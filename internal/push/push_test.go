@@ -1,0 +1,394 @@
+package push
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"iglu.sh/builder/test/kit/devcache"
+)
+
+// A job's closure goes up once, to each kind of cache; the next job finds it there.
+func TestPushTwice(t *testing.T) {
+	inEachKind(t, func(t *testing.T, f *fixture) {
+		last := f.store.chain(60)
+		if unpushed := f.run(last); unpushed != "" {
+			t.Error(unpushed)
+		}
+		f.wantTotal(60, 0, 0)
+		f.wantPaths(60)
+		begun := f.count("POST", beginCall)
+		if unpushed := f.run(last); unpushed != "" {
+			t.Error(unpushed)
+		}
+		f.wantTotal(0, 60, 0)
+		if begun.Load() != 0 {
+			t.Errorf("%d uploads were begun again", begun.Load())
+		}
+		f.took(0, 0)
+	})
+}
+
+// What a cache has is looked for path by path only until it is known that its answer to the
+// list of hashes works: no call more for each of many paths.
+func TestListThatWorks(t *testing.T) {
+	for _, kind := range []devcache.Kind{devcache.Strict, devcache.Standalone} {
+		inBubble(t, kind, func(t *testing.T, f *fixture) {
+			var paths []string
+			for i := range 200 {
+				paths = append(paths, f.store.add(fmt.Sprint("path-", i)))
+			}
+			shown := f.count("GET", narInfoCall)
+			f.run(paths...)
+			f.wantTotal(200, 0, 0)
+			if n := shown.Load(); n <= 200 || n > 200+8 {
+				t.Errorf("%s: %d narinfos were asked for, want one to read each path back, and one for each upload that there can be at once: 201 to 208", kind, n)
+			}
+			shown = f.count("GET", narInfoCall)
+			more := f.store.add("more")
+			f.run(append(paths, more)...)
+			f.wantTotal(1, 200, 0)
+			if n := shown.Load(); n != 1 {
+				t.Errorf("%s: %d narinfos were asked for by a job whose list leaves paths out, want 1", kind, n)
+			}
+		})
+	}
+}
+
+// Where the list is of no use, each path is looked for before it goes up, and those that are
+// there do not.
+func TestListThatIsUseless(t *testing.T) {
+	inBubble(t, devcache.Monorepo, func(t *testing.T, f *fixture) {
+		f.run(f.store.chain(10))
+		f.wantTotal(10, 0, 0)
+		last := f.store.add("new", f.store.chain(10))
+		lists := f.count("POST", listCall)
+		f.run(last)
+		f.wantTotal(1, 10, 0)
+		if lists.Load() != 1 { // the first path that is there tells
+			t.Errorf("%d lists were asked for, want 1", lists.Load())
+		}
+		// Of a job all of whose paths are new, the first that is pushed tells.
+		lists = f.count("POST", listCall)
+		f.run(f.store.add("alone"))
+		f.wantTotal(1, 0, 0)
+		if lists.Load() != 2 {
+			t.Errorf("%d lists were asked for, want 2", lists.Load())
+		}
+	})
+}
+
+// What is there and is not right goes up again: signed by nobody, or by a key that the cache
+// does not have.
+func TestNotRight(t *testing.T) {
+	inBubble(t, devcache.Monorepo, func(t *testing.T, f *fixture) {
+		path := f.store.add("path")
+		signing := f.options.SigningKey
+		f.options.SigningKey = ""
+		f.run(path)
+		f.wantTotal(1, 0, 0)
+		f.wantLine("0: warning: no signing key is given: …")
+		f.run(path) // nobody asks for a signature, as there is no key
+		f.wantTotal(0, 1, 0)
+		f.options.SigningKey = signing
+		if unpushed := f.run(path); !strings.Contains(unpushed, "none of its 1 signatures is the one that was pushed") { // of two rows, it shows the first
+			t.Errorf("unpushed: %q", unpushed)
+		}
+	})
+}
+
+// What another of the cache's keys has signed is right.
+func TestAnotherKeyOfTheCache(t *testing.T) {
+	inBubble(t, devcache.Monorepo, func(t *testing.T, f *fixture) {
+		path := f.store.add("path")
+		f.run(path)
+		other := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{8}, 32))
+		if err := f.cache.AddKey("default", base64.StdEncoding.EncodeToString(other[32:])); err != nil {
+			t.Fatal(err)
+		}
+		f.options.SigningKey = base64.StdEncoding.EncodeToString(other)
+		f.run(path)
+		f.wantTotal(0, 1, 0)
+	})
+}
+
+// The permission that a cache tells refuses nothing. A write that is refused does, at once.
+func TestPermission(t *testing.T) {
+	inEachKind(t, func(t *testing.T, f *fixture) {
+		for i, permission := range []string{`"Read"`, `"read"`, `""`, `null`, `3`} {
+			f.cache.Misbehave(devcache.On("GET", lookUpCall, devcache.Edit(func(_ http.Header, body []byte) []byte {
+				return regexp.MustCompile(`"permission":"\w*"`).ReplaceAll(body, []byte(`"permission":`+permission))
+			})))
+			f.log = nil
+			if unpushed := f.run(f.store.add(fmt.Sprint("with-", i))); unpushed != "" {
+				t.Errorf("%s: %s", permission, unpushed)
+			}
+			f.wantTotal(1, 0, 0)
+			want := 0
+			if strings.Contains(strings.ToLower(permission), "read") {
+				want = 1
+			}
+			if got := f.lines("may only read; Iglu Cache says so of every key"); got != want {
+				t.Errorf("%s: said %d times, want %d", permission, got, want)
+			}
+			f.store = newFakeStore()
+		}
+		for _, status := range []int{401, 403} {
+			begun := f.count("POST", beginCall, devcache.On("POST", beginCall, devcache.Answer(status, "")))
+			f.options.Uploads = 1
+			unpushed := f.run(f.store.add("a"), f.store.add("b"), f.store.add("c"))
+			if want := fmt.Sprintf("the cache does not accept the API key (HTTP %d)", status); !strings.HasPrefix(unpushed, "3 of 3 paths could not be pushed: ") || !strings.Contains(unpushed, want) {
+				t.Errorf("unpushed: %q, want %q", unpushed, want)
+			}
+			if begun.Load() != 1 {
+				t.Errorf("%d uploads were tried, want 1", begun.Load())
+			}
+		}
+		f.took(0, 0)
+	})
+}
+
+// Before the build: what is final is so at once, and what may pass is waited for.
+func TestPrepare(t *testing.T) {
+	other := base64.StdEncoding.EncodeToString(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{9}, 32)))
+	lookUp := func(fault devcache.Fault) func(*fixture) {
+		return func(f *fixture) { f.cache.Misbehave(devcache.On("GET", lookUpCall, fault)) }
+	}
+	for name, test := range map[string]struct {
+		change    func(*fixture)
+		want      string
+		temporary bool
+		least     time.Duration
+		most      time.Duration
+	}{
+		"no such host": {func(f *fixture) { f.options.Target = "http://nowhere/default" }, "the cache cannot be reached: dial tcp: lookup nowhere: no such host", true, 0, 0},
+		"nobody listens": {func(f *fixture) { f.kill() }, "the cache cannot be reached: dial tcp cache:80: connect: connection refused; check buildOptions.cachix.target, " +
+			"and that the cache is up", true, 90 * time.Second, 90 * time.Second},
+		"never answers":   {lookUp(devcache.Hang()), "the cache does not answer in time", true, 90 * time.Second, 2 * time.Minute},
+		"503 always":      {lookUp(devcache.Answer(503, "")), "the cache fails (HTTP 503)", true, 90 * time.Second, 90 * time.Second},
+		"500 always":      {lookUp(devcache.Answer(500, "")), "the cache fails (HTTP 500)", true, 3750 * time.Millisecond, 7500 * time.Millisecond},
+		"another name":    {func(f *fixture) { f.options.Target += "-2" }, "there is no such cache (HTTP 404): … check the name at the end of buildOptions.cachix.target", false, 0, 0},
+		"another API key": {func(f *fixture) { f.options.Token = "another" }, "the cache does not accept the API key (HTTP 403): … check buildOptions.cachix.apiKey", false, 0, 0},
+		"400":             {lookUp(devcache.Answer(400, "")), "the cache has no public signing key yet", false, 0, 0},
+		"418":             {lookUp(devcache.Answer(418, "")), "the cache refuses it (HTTP 418); check buildOptions.cachix.target", false, 0, 0},
+		"no cache":        {lookUp(devcache.Answer(200, "OK")), "that is no answer of a cachix-compatible cache; check the address", false, 0, 0},
+		"another signing key": {func(f *fixture) { f.options.SigningKey = other }, "the signing key is none of the cache's, so Nix would not accept what it signs; " +
+			"give the private half of ", false, 0, 0},
+		"no signing key that is one": {func(f *fixture) { f.options.SigningKey = "AAAA" }, "the signing key is not the base64 of 64 bytes, as 'cachix generate-keypair' writes it; " +
+			"check buildOptions.cachix.signingKey", false, 0, 0},
+		"no target that is one": {func(f *fixture) { f.options.Target = "cache" }, "the cache's address is not one such as https://cache.example.com/default", false, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inEachKind(t, func(t *testing.T, f *fixture) {
+				kill := f.kill
+				test.change(f)
+				_, err := f.prepare()
+				refusal, ok := errors.AsType[*Refusal](err)
+				begin, end, _ := strings.Cut(test.want, "…")
+				if !ok || !strings.Contains(err.Error(), begin) || !strings.Contains(err.Error(), strings.TrimSpace(end)) || refusal.Temporary != test.temporary {
+					t.Errorf("error %v, want %q", err, test.want)
+				}
+				f.took(test.least, test.most)
+				if retried := f.lines("; trying again"); (retried > 0) != (test.most > 0) {
+					t.Errorf("%d lines say that it is tried again: %q", retried, f.log)
+				}
+				f.kill = kill
+			})
+		})
+	}
+}
+
+// What a cache does not tell is warned of.
+func TestPrepareWarns(t *testing.T) {
+	inEachKind(t, func(t *testing.T, f *fixture) {
+		f.cache.Misbehave(devcache.On("GET", lookUpCall, devcache.Replace(f.public(), "null")),
+			devcache.On("GET", "/default/*", devcache.Answer(400, "Cache not allowed")))
+		path := f.store.add("path")
+		if unpushed := f.run(path); unpushed != "" {
+			t.Error(unpushed)
+		}
+		f.wantLine("0: what this job yields goes to http://cache/default")
+		f.wantLine("0: warning: the cache does not publish its public keys: if " + f.public() + " is not trusted by its users, Nix will not accept what is pushed")
+		f.wantLine("0: warning: the cache cannot be read from here: what is pushed will not be checked")
+		f.wantTotal(1, 0, 0)
+		f.wantPaths(1)
+	})
+}
+
+// The cache dies and comes back within a minute: before the build, during it, and after it.
+func TestCacheAway(t *testing.T) {
+	for _, away := range []time.Duration{4 * time.Second, 30 * time.Second, 55 * time.Second, time.Minute} {
+		t.Run(away.String(), func(t *testing.T) {
+			t.Run("before", func(t *testing.T) {
+				inEachKind(t, func(t *testing.T, f *fixture) {
+					f.outage(away)
+					if unpushed := f.run(f.store.chain(20)); unpushed != "" {
+						t.Error(unpushed)
+					}
+					f.wantSurvived(away, 20)
+				})
+			})
+			t.Run("during", func(t *testing.T) {
+				inEachKind(t, func(t *testing.T, f *fixture) {
+					j := f.watch()
+					first := f.store.add("first")
+					time.Sleep(2 * time.Second) // for the first to be pushed
+					f.outage(away)
+					second := f.store.add("second", first)
+					time.Sleep(2 * time.Minute)
+					f.wantPaths(2)
+					f.store.add("third", second)
+					if unpushed := j.finish(); unpushed != "" {
+						t.Error(unpushed)
+					}
+					f.wantTotal(3, 0, 0)
+					f.wantPaths(3)
+					if f.lines("; trying again for up to 1m30s") != 1 || f.lines(": cache answers again, after ") != 1 {
+						t.Errorf("log: %q", f.log)
+					}
+				})
+			})
+			t.Run("after", func(t *testing.T) {
+				inEachKind(t, func(t *testing.T, f *fixture) {
+					j := f.watch()
+					last := f.store.chain(20)
+					f.outage(away)
+					if unpushed := j.finish(last); unpushed != "" {
+						t.Error(unpushed)
+					}
+					f.wantSurvived(away, 20)
+				})
+			})
+			t.Run("amid", func(t *testing.T) {
+				inEachKind(t, func(t *testing.T, f *fixture) {
+					f.cache.Misbehave(devcache.On("POST", completeCall, devcache.Times(1, func(http.Handler) http.Handler {
+						return http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+							f.restart.Go(func() { f.outage(away) })
+							panic(http.ErrAbortHandler)
+						})
+					})))
+					if unpushed := f.run(f.store.chain(20)); unpushed != "" {
+						t.Error(unpushed)
+					}
+					f.wantSurvived(away, 20)
+				})
+			})
+		})
+	}
+}
+
+func (f *fixture) wantSurvived(away time.Duration, n int) {
+	f.t.Helper()
+	f.wantTotal(n, 0, 0)
+	f.wantPaths(n)
+	f.took(away, away+10*time.Second)
+	if f.lines("0: ") == 0 || f.lines("; trying again for up to 1m30s") != 1 || f.lines(": cache answers again, after ") != 1 {
+		f.t.Errorf("log: %q", f.log)
+	}
+}
+
+// A cache that stays away ends the job 90 s after its build's end, whenever it went away.
+func TestAwayForGood(t *testing.T) {
+	for _, before := range []time.Duration{0, time.Second, 50 * time.Second, time.Minute, 100 * time.Second, time.Hour} {
+		t.Run(before.String(), func(t *testing.T) {
+			inEachKind(t, func(t *testing.T, f *fixture) {
+				j := f.watch()
+				last := f.store.chain(3)
+				f.kill()
+				time.Sleep(before)
+				f.begin(time.Now())
+				unpushed := j.finish(last)
+				f.took(90*time.Second, 90*time.Second)
+				if !strings.Contains(unpushed, "could not be pushed: ") || !strings.Contains(unpushed, "the cache cannot be reached") {
+					t.Errorf("unpushed: %q", unpushed)
+				}
+				f.wantLine("…: push: NOT COMPLETE: …")
+				if n := f.lines("cannot push for now: "); n > 1 {
+					t.Errorf("said %d times: %q", n, f.log)
+				}
+			})
+		})
+	}
+}
+
+// A cache that was away for longer than is waited for, and is back before the build ends:
+// all goes up at the end at the latest.
+func TestBackAfterLong(t *testing.T) {
+	inEachKind(t, func(t *testing.T, f *fixture) {
+		j := f.watch()
+		f.store.chain(5)
+		f.outage(10 * time.Minute)
+		time.Sleep(20 * time.Minute)
+		if unpushed := j.finish(); unpushed != "" {
+			t.Error(unpushed)
+		}
+		f.wantTotal(5, 0, 0)
+		f.wantPaths(5)
+	})
+}
+
+// Aborts that nobody answers do not delay the end.
+func TestAbortsDoNotDelay(t *testing.T) {
+	inEachKind(t, func(t *testing.T, f *fixture) {
+		f.cache.Misbehave(devcache.On("POST", completeCall, devcache.Answer(400, "no")), devcache.On("POST", "/api/v1/cache/*/multipart-nar/*/abort", devcache.Hang()))
+		unpushed := f.run(f.store.add("a"), f.store.add("b"))
+		if !strings.HasPrefix(unpushed, "2 of 2 paths could not be pushed: a: complete the upload of a to http://cache/default: the cache refuses it (HTTP 400): no; b: ") {
+			t.Errorf("unpushed: %q", unpushed)
+		}
+		f.took(0, 0)
+	})
+}
+
+// After three paths in a row that fail, the cache itself is what fails.
+func TestThreeFailures(t *testing.T) {
+	inEachKind(t, func(t *testing.T, f *fixture) {
+		f.options.Uploads = 1
+		begun := f.count("POST", beginCall, devcache.On("POST", completeCall, devcache.Answer(400, "no")))
+		var results []string
+		for i := range 10 {
+			results = append(results, f.store.add(fmt.Sprint("path-", i)))
+		}
+		unpushed := f.run(results...)
+		if !strings.HasPrefix(unpushed, "10 of 10 paths could not be pushed: path-") {
+			t.Errorf("unpushed: %q", unpushed)
+		}
+		if begun.Load() != 3 || f.lines("could not push path-") != 3 || f.lines("the cache fails again and again: no more is pushed for now") != 1 {
+			t.Errorf("%d uploads were begun, want 3; log: %q", begun.Load(), f.log)
+		}
+	})
+}
+
+// What an upstream has signed, and what says how to build, is not pushed.
+func TestLeftOut(t *testing.T) {
+	inEachKind(t, func(t *testing.T, f *fixture) {
+		upstream := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{5}, 32))
+		libc := f.store.add("libc")
+		described := describe(f.store.infos[libc])
+		signed := f.store.infos[libc]
+		signed.Signatures = []string{"upstream-1:" + base64.StdEncoding.EncodeToString(ed25519.Sign(upstream, []byte(described.Fingerprint())))}
+		f.store.infos[libc] = signed
+		drv := f.store.add("top.drv")
+		top := f.store.add("top", libc, drv)
+		f.options.Upstream = []string{"upstream-1:" + base64.StdEncoding.EncodeToString(upstream[32:])}
+		var last, most int
+		f.options.Progress = func(done, expected int, bytes int64) {
+			last, most = done, max(most, expected)
+			if (done == 1) != (bytes > 0) {
+				t.Errorf("%d bytes of %d paths", bytes, done)
+			}
+		}
+		f.run(top, "/nix/store/"+strings.Repeat("0", 32)+"-no-such-path")
+		f.wantTotal(1, 0, 1)
+		f.wantPaths(1)
+		if last != 1 || most != 1 {
+			t.Errorf("%d of %d paths", last, most)
+		}
+	})
+}
