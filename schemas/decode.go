@@ -159,19 +159,16 @@ func (r *Refusal) decodeValue(raw json.RawMessage, path string, into reflect.Val
 			r.brokenRule(path, "is too large a number")
 		}
 	case reflect.Pointer:
-		return decodeOptional(raw, path, into)
+		r.decodeOptional(raw, path, into)
 	}
-	return nil
 }
 
 // decodeOptional decodes a value of which it matters whether it is there: a boolean or a
 // whole number.
-func decodeOptional(raw json.RawMessage, path string, into reflect.Value) *Refusal {
+func (r *Refusal) decodeOptional(raw json.RawMessage, path string, into reflect.Value) {
 	switch value := reflect.New(into.Type().Elem()); number := value.Interface().(type) {
 	case *bool:
-		if refusal := decodeValue(raw, path, value.Elem()); refusal != nil {
-			return refusal
-		}
+		r.decodeValue(raw, path, value.Elem())
 		into.Set(value)
 	case *Whole:
 		switch err := number.UnmarshalJSON(raw); {
@@ -180,7 +177,7 @@ func decodeOptional(raw json.RawMessage, path string, into reflect.Value) *Refus
 		case err != nil:
 			r.brokenRule(path, err.Error())
 		default:
-			into.Set(reflect.ValueOf(number))
+			into.Set(value)
 		}
 	}
 }

@@ -3,7 +3,6 @@
 package protocol
 
 import (
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -37,16 +36,13 @@ func TestStackJobs(t *testing.T) {
 	}
 }
 
-// system is Nix's name of this machine.
-var system = map[string]string{"amd64": "x86_64-linux", "arm64": "aarch64-linux"}[runtime.GOARCH]
-
 // TestFullStackJob has a job of today's form with every property set.
 func TestFullStackJob(t *testing.T) {
 	cache, other := fixture.NewCache(t), fixture.NewCache(t)
 	j := cache.Pushing(fixture.Env.Git.WithKey(fixture.Build(fixture.Env.Git.Private+"/hello",
 		`sh -c 'echo "$NIX_CONFIG"; echo "[$0][$1]"; nix-build --no-out-link'`), fixture.GitPassword))
 	cores, maxJobs := schemas.Whole(1), schemas.Whole(2)
-	j.Arch, j.Git.Branch = system, "side"
+	j.Arch, j.Git.Branch = fixture.System, "side"
 	j.BuildOptions.Cores, j.BuildOptions.MaxJobs, j.BuildOptions.KeepGoing = &cores, &maxJobs, true
 	j.BuildOptions.ExtraArgs = "one 'two three'"
 	j.BuildOptions.Substituters = []string{cache.URL, other.URL}
@@ -66,7 +62,7 @@ func TestFullStackJob(t *testing.T) {
 
 	j.Arch = "sparc-linux"
 	got = fixture.DoIn(t, schemas.Stack, fixture.Env.Server, j)
-	want := []string{fixture.Accepted, `{"error":"The job is for \"sparc-linux\", but this builder's engine runs ` + system +
+	want := []string{fixture.Accepted, `{"error":"The job is for \"sparc-linux\", but this builder's engine runs ` + fixture.System +
 		`.","msg":"Send the job to a builder for that machine, or leave out builder.arch.","jobStatus":"failed"}`}
 	if diff := cmp.Diff(want, got.Messages); diff != "" || got.CloseCode != 1011 || len(got.Lines) > 0 {
 		t.Errorf("close code %d, lines %q, messages (-want +got):\n%s", got.CloseCode, got.Lines, diff)

@@ -1,0 +1,41 @@
+//go:build integration
+
+package push
+
+import (
+	"testing"
+
+	"iglu.sh/builder/test/kit/devcache"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// eachCache runs a test with each kind of cache: a strict one, and each that behaves as an
+// Iglu Cache does.
+func eachCache(t *testing.T, test func(t *testing.T, kind devcache.Kind)) {
+	for _, kind := range devcache.Kinds() {
+		t.Run(kind.String(), func(t *testing.T) {
+			t.Parallel()
+			test(t, kind)
+		})
+	}
+}
+
+// TestPushToEachCache pushes to each kind of cache; once more, nothing goes up.
+func TestPushToEachCache(t *testing.T) {
+	t.Parallel()
+	eachCache(t, func(t *testing.T, kind devcache.Kind) {
+		c := fixture.NewMortalCache(t, kind)
+		s := fixture.OwnServer(t)
+		first := fixture.Do(t, s, c.Pushing(fixture.SmallJob()))
+		fixture.WantExit(t, first, 0)
+		fixture.WantTotal(t, first, 2, 0, 0)
+		fixture.WantNames(t, c.BinaryCache, fixture.BothNames)
+		c.Sent.Store(0)
+		second := fixture.Do(t, s, c.Pushing(fixture.SmallJob()))
+		fixture.WantExit(t, second, 0)
+		fixture.WantTotal(t, second, 0, 2, 0)
+		if n := c.Sent.Load(); n != 0 {
+			t.Errorf("%d bytes went up again", n)
+		}
+	})
+}
