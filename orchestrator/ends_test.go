@@ -386,7 +386,7 @@ func TestLogFull(t *testing.T) {
 			return linger(p, nil)
 		}
 		end := f.do("print")
-		end.want(t, "failed after 1s: The builder cannot keep the job's log. Make room on the disk of its folder for logs (IGLU_STATE_DIR), and send the job again.")
+		end.want(t, "failed: The builder cannot keep the job's log. Make room on the disk of its folder for logs (IGLU_STATE_DIR), and send the job again.")
 		if left := f.left(); left != "" {
 			t.Errorf("left: %s", left)
 		}

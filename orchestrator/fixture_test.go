@@ -332,14 +332,18 @@ func (f *fixture) do(command string) finished {
 	return end
 }
 
+// brief is the time from which on a report tells how long an end took: less depends on which of
+// two things came first.
+const brief = 2 * time.Second
+
 // String returns all that a client is told of an end, and how long it took to come.
 func (e finished) String() string {
 	text := e.event.End
 	if e.event.ExitCode != nil {
 		text += fmt.Sprint(" ", *e.event.ExitCode)
 	}
-	if took := e.took.Round(time.Second); took > 0 {
-		text += " after " + took.String()
+	if e.took > brief {
+		text += " after " + e.took.Round(time.Second).String()
 	}
 	if said := strings.TrimSpace(e.response.Error + " " + e.response.Msg); said != "" {
 		text += ": " + said

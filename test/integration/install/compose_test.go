@@ -157,7 +157,7 @@ func (s *stack) envFile() string {
 // and so has each image that the classic builder makes from it and leaves behind.
 func (s *stack) goImage() string {
 	s.t.Helper()
-	base := s.must(s.run("images/testdata/golang", s.jobImage))
+	base := s.must(s.run("test/integration/install/testdata/golang", s.jobImage))
 	container := s.mustDocker("create", base, "true")
 	defer s.docker("container", "rm", container)
 	name := "iglu-builder/test-golang:" + s.name

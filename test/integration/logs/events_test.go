@@ -12,8 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
 
-	"iglu.sh/builder/internal/joblog"
-	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/internal/shellwords"
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/fixture"
@@ -256,14 +254,5 @@ func TestSecretsInEvents(t *testing.T) {
 	want := []string{"key ***", "***"}
 	if !slices.Equal(lines, want) || len(states) != 2 || !slices.Equal(states[1].Log, want) {
 		t.Errorf("lines %q, states %+v", lines, states)
-	}
-}
-
-// A log that cannot be kept still ends with a message that is numbered.
-func TestEventsOnAFullDisk(t *testing.T) {
-	s := fixture.ServerWith(t, func(s *server.Settings) { s.StateDir, s.KeepLogs = smallDisk(t), joblog.Keep{} })
-	told := tell(t, schemas.Document, s, fixture.Command("sh -c 'seq 1000000; sleep 1000'"))
-	if v := told.Verdict(); v.End != "failed" || len(told.Lines) == 0 {
-		t.Errorf("%d lines, verdict %+v", len(told.Lines), v)
 	}
 }

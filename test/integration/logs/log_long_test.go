@@ -3,9 +3,13 @@
 package logs
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -15,6 +19,7 @@ import (
 
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/internal/shellwords"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -161,4 +166,53 @@ func diskFull(t *testing.T, e *fixture.Engine) {
 	}
 	fixture.WantNoContainers(t, s)
 	fixture.WantFree(t, s)
+}
+
+// TestNothingElseIsMasked has real builds print 100 MB: names and sizes of files, their
+// digests, their text, and binaries as base64. None of it is one of the job's secrets.
+func TestNothingElseIsMasked(t *testing.T) {
+	t.Parallel()
+	s := fixture.StartProcess(t, "--job-image", fixture.Env.Image)
+	var key []string
+	for range 8 {
+		key = append(key, rand.Text()+rand.Text())
+	}
+	// One line: a job's command has no line ends.
+	script := strings.Join([]string{
+		`PATH=/nix/var/nix/profiles/default/bin`,
+		`find / -xdev -type f -size +20k > files 2>/dev/null || true`,
+		`while read -r file; do echo reading "$file"; ls -l "$file"; sha256sum "$file"; done < files 2>&1`,
+		`while read -r file; do head -c 3000000 "$file" | base64; head -c 300000 "$file" | od -An -tx1; done < files 2>/dev/null | head -c 104857600`,
+		`echo > $out`,
+	}, "; ")
+	j := fixture.Command(shellwords.Join([]string{"nix-build", "--no-out-link", "-E", fixture.Derivation("noise", script)}))
+	j.Git.GitKey = strings.Join(key, "\n")
+	j.BuildOptions.Cachix.APIKey, j.BuildOptions.Cachix.SigningKey = rand.Text(), rand.Text()
+
+	client := exec.Command(fixture.Env.Program, "build", "--url", "ws://"+s.Address, "-")
+	client.Stdin, client.Stderr = strings.NewReader(fixture.JSONOf(t, j)), os.Stderr
+	printed, err := client.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Start(); err != nil {
+		t.Fatal(err)
+	}
+	size := 0
+	for lines := bufio.NewReaderSize(printed, 8<<20); ; {
+		line, err := lines.ReadSlice('\n')
+		if err != nil {
+			break
+		}
+		if bytes.Contains(line, []byte("***")) {
+			t.Errorf("masked: %.300s", line)
+		}
+		size += len(line)
+	}
+	if err := client.Wait(); err != nil {
+		t.Error(err)
+	}
+	if size < 100<<20 {
+		t.Errorf("only %d bytes were printed", size)
+	}
 }

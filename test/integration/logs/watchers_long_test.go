@@ -3,8 +3,13 @@
 package logs
 
 import (
+	"hash"
+	"hash/crc32"
+	"io"
 	"net/http"
+	"sync"
 	"testing"
+	"time"
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/test/kit/fixture"
@@ -59,5 +64,54 @@ func TestPageBehindDoor(t *testing.T) {
 		if status := ask(test.method, test.path, test.header); status != test.status {
 			t.Errorf("%s %s with %v: status %d, want %d", test.method, test.path, test.header, status, test.status)
 		}
+	}
+}
+
+// TestWatchers has 50 clients watch a job that prints 100,000 lines. All see all of them in
+// order, and the server takes little memory. All but one keep a digest of what they see, so
+// that they take little of the machine themselves.
+func TestWatchers(t *testing.T) {
+	const count, lines = 50, 100_000
+	s := fixture.StartProcess(t, "--job-image", fixture.Env.Image, "--allowed-commands", "sh")
+	script := `for i in $(seq 0 99); do seq -f "line %g" $((i*1000+1)) $((i*1000+1000)); sleep 0.05; done`
+	watched := func(watchers int) time.Duration {
+		began := time.Now()
+		c := fixture.Connect(t, s)
+		c.Send(fixture.JSONOf(t, fixture.Command("sh -c '"+script+"'")))
+		c.WaitFor(`"line 1"`)
+		job := fixture.NewestJob(t, s)
+		var all sync.WaitGroup
+		digests := make([]hash.Hash32, watchers)
+		for i := range digests {
+			w := watcher{next: 1, digest: crc32.New(crc32.MakeTable(crc32.Castagnoli))}
+			digests[i] = w.digest
+			all.Go(func() {
+				if err := w.watch(t.Context(), s, job); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		c.Finish()
+		took := time.Since(began)
+		all.Wait()
+		whole := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+		_, body := s.Get(t, "GET", "/api/v1/jobs/"+job+"/events")
+		io.WriteString(whole, body)
+		w := watcher{next: 1}
+		if err := w.watch(t.Context(), s, job); err != nil || w.lines != lines {
+			t.Errorf("there are %d lines: %v", w.lines, err)
+		}
+		for _, digest := range digests {
+			if digest.Sum32() != whole.Sum32() {
+				t.Error("a watcher has seen something else")
+			}
+		}
+		return took
+	}
+	alone, together := watched(0), watched(count)
+	peak := peakMemory(t, s.PID)
+	t.Logf("the job took %s alone and %s with %d watchers; the server took %d MiB", alone, together, count, peak>>20)
+	if peak > 128<<20 {
+		t.Errorf("the server took %d MiB", peak>>20)
 	}
 }

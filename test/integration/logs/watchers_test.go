@@ -10,13 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"hash/crc32"
 	"io"
 	"net/http"
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -87,55 +85,6 @@ func (w *watcher) take(data []byte, id int64) (last bool, err error) {
 		w.lines++
 	}
 	return false, nil
-}
-
-// TestWatchers has 50 clients watch a job that prints 100,000 lines. All see all of them in
-// order, and the server takes little memory. All but one keep a digest of what they see, so
-// that they take little of the machine themselves.
-func TestWatchers(t *testing.T) {
-	const count, lines = 50, 100_000
-	s := fixture.StartProcess(t, "--job-image", fixture.Env.Image, "--allowed-commands", "sh")
-	script := `for i in $(seq 0 99); do seq -f "line %g" $((i*1000+1)) $((i*1000+1000)); sleep 0.05; done`
-	watched := func(watchers int) time.Duration {
-		began := time.Now()
-		c := fixture.Connect(t, s)
-		c.Send(fixture.JSONOf(t, fixture.Command("sh -c '"+script+"'")))
-		c.WaitFor(`"line 1"`)
-		job := fixture.NewestJob(t, s)
-		var all sync.WaitGroup
-		digests := make([]hash.Hash32, watchers)
-		for i := range digests {
-			w := watcher{next: 1, digest: crc32.New(crc32.MakeTable(crc32.Castagnoli))}
-			digests[i] = w.digest
-			all.Go(func() {
-				if err := w.watch(t.Context(), s, job); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		c.Finish()
-		took := time.Since(began)
-		all.Wait()
-		whole := crc32.New(crc32.MakeTable(crc32.Castagnoli))
-		_, body := s.Get(t, "GET", "/api/v1/jobs/"+job+"/events")
-		io.WriteString(whole, body)
-		w := watcher{next: 1}
-		if err := w.watch(t.Context(), s, job); err != nil || w.lines != lines {
-			t.Errorf("there are %d lines: %v", w.lines, err)
-		}
-		for _, digest := range digests {
-			if digest.Sum32() != whole.Sum32() {
-				t.Error("a watcher has seen something else")
-			}
-		}
-		return took
-	}
-	alone, together := watched(0), watched(count)
-	peak := peakMemory(t, s.PID)
-	t.Logf("the job took %s alone and %s with %d watchers; the server took %d MiB", alone, together, count, peak>>20)
-	if peak > 128<<20 {
-		t.Errorf("the server took %d MiB", peak>>20)
-	}
 }
 
 // TestRunningLog gets the log of a job that runs: as it grows, and parts of it.

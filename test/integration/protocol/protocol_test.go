@@ -78,6 +78,10 @@ func messageRows(t *testing.T, form schemas.Form) []messageRow {
 	invalid := func(msg string) string {
 		return fmt.Sprintf(`{"error":"JSON schema is not valid.","msg":%q,"jobStatus":"failed"}`, msg)
 	}
+	missing := options + ": is missing"
+	if form == schemas.Stack {
+		missing += "; cachix_config: is missing"
+	}
 	return []messageRow{
 		{"not JSON", websocket.TextMessage, `{"` + object + `":`, []string{notJSON}, 1007},
 		{"empty", websocket.TextMessage, ``, []string{notJSON}, 1007},
@@ -85,7 +89,7 @@ func messageRows(t *testing.T, form schemas.Form) []messageRow {
 		{"a name twice", websocket.TextMessage, `{"` + object + `":{"` + noClone + `":true,"` + noClone + `":true}}`, []string{notJSON}, 1007},
 		{"invalid UTF-8", websocket.TextMessage, "{\"" + object + "\":\"\xff\"}", []string{notJSON}, 1007},
 		{"not text", websocket.BinaryMessage, run("nix"), []string{notJSON}, 1007},
-		{"schema", websocket.TextMessage, `{"` + object + `":{"` + noClone + `":true}}`, []string{invalid(options + ": is missing")}, 1007},
+		{"schema", websocket.TextMessage, `{"` + object + `":{"` + noClone + `":true}}`, []string{invalid(missing)}, 1007},
 		{"rule", websocket.TextMessage, fixture.JobText(t, form, fixture.Build("", "nix")),
 			[]string{invalid(repository + ": is required when " + noClone + " is false")}, 1007},
 		{"command", websocket.TextMessage, run(`make all`),
