@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +55,8 @@ type Options struct {
 	// Network is the name of the engine's network that jobs are connected to;
 	// empty for a bridge of the builder's own.
 	Network string
+	// JobUser is who jobs run as; empty is UserNix.
+	JobUser JobUser
 	// Push says how jobs push to caches.
 	Push Push
 	// Program is the path of the statically linked Linux program that runs inside
@@ -103,6 +106,7 @@ func NewDocker(options Options, logs *joblog.Store, records Records, log *slog.L
 	if options.Observer == nil {
 		options.Observer = nobody{}
 	}
+	options.JobUser = cmp.Or(options.JobUser, UserNix)
 	engine := &docker{
 		client:  c,
 		options: options,
@@ -114,7 +118,7 @@ func NewDocker(options Options, logs *joblog.Store, records Records, log *slog.L
 		dirty:   true,
 	}
 	return &Builder{
-		engine: engine, push: options.Push, deadlines: options.Deadlines, logs: logs, records: records, log: log,
+		engine: engine, push: options.Push, user: options.JobUser, deadlines: options.Deadlines, logs: logs, records: records, log: log,
 		observer: options.Observer, running: make(map[string]context.CancelCauseFunc),
 	}, nil
 }
@@ -289,9 +293,9 @@ func (d *docker) create(ctx context.Context, c container, imageID string, l *lea
 		return "", err
 	case sandboxed:
 		allowSandbox(host)
-		c.told.NixConfig += nixSandboxed
+		addStoreConfig(&c.told, nixSandboxed)
 	default:
-		c.told.NixConfig += nixUnsandboxed
+		addStoreConfig(&c.told, nixUnsandboxed)
 	}
 	grace := int(stopGrace / time.Second)
 	config := &containertypes.Config{

@@ -89,7 +89,7 @@ func (d *docker) storeFor(c container, image images.Image) (string, entry) {
 	default:
 		return "", entry{}
 	}
-	digest := sha256.Sum256([]byte(strings.Join([]string{e.Repository, image.ID, image.Platform}, "\n")))
+	digest := sha256.Sum256([]byte(strings.Join([]string{e.Repository, image.ID, image.Platform, c.told.JobUser}, "\n")))
 	return d.name("store-" + hex.EncodeToString(digest[:10])), e
 }
 

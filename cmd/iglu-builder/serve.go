@@ -180,6 +180,7 @@ func newBuilder(s settings, program string, numbers *metrics.Metrics, logs *jobl
 		Pull:          s.pull,
 		Stores:        s.stores(),
 		Network:       s.jobNetwork,
+		JobUser:       s.jobUser,
 		Push:          orchestrator.Push{Uploads: s.pushUploads, PartSize: s.pushPartSize, Upstream: s.pushUpstream},
 		Program:       program,
 		Limits:        s.limits,

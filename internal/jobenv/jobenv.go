@@ -25,10 +25,19 @@ const (
 	UpstreamKeys = "IGLU_UPSTREAM_KEYS"
 	Upkeep       = "IGLU_UPKEEP"
 	NixVersion   = "IGLU_NIX_VERSION"
+	JobUser      = "IGLU_JOB_USER"
+	DaemonConfig = "IGLU_DAEMON_CONFIG"
 	EventsToken  = "IGLU_EVENTS_TOKEN"
 	CacheToken   = "CACHIX_AUTH_TOKEN"
 	SigningKey   = "CACHIX_SIGNING_KEY"
 	NixConfig    = "NIX_CONFIG"
+)
+
+// Who a job's own programs run as: the values of JobUser. UserNix is an unprivileged user, for
+// whom a nix-daemon that is root builds; UserRoot is root.
+const (
+	UserNix  = "nix"
+	UserRoot = "root"
 )
 
 // Mount is the folder of the container that holds the builder's own program,
@@ -102,6 +111,8 @@ type Job struct {
 	UpstreamKeys string // what one of these has signed is not pushed; separated by spaces
 	Upkeep       string // what is to be done with the store, in place of a build; empty: nothing
 	NixVersion   string // of the image's, if an earlier job has found that out; empty: not known
+	JobUser      string // UserNix or UserRoot
+	DaemonConfig string // lines of nix.conf for the nix-daemon of UserNix
 	EventsToken  string // secret: what is told in the job's name begins with it; see internal/jobwire
 	CacheToken   string // secret
 	SigningKey   string // secret
@@ -129,6 +140,8 @@ func (j *Job) fields() []field {
 		{UpstreamKeys, &j.UpstreamKeys},
 		{Upkeep, &j.Upkeep},
 		{NixVersion, &j.NixVersion},
+		{JobUser, &j.JobUser},
+		{DaemonConfig, &j.DaemonConfig},
 		{EventsToken, &j.EventsToken},
 		{CacheToken, &j.CacheToken},
 		{SigningKey, &j.SigningKey},

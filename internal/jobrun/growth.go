@@ -11,8 +11,11 @@ import (
 // storeFolder is where Nix keeps what is built.
 const storeFolder = "/nix/store"
 
+// cacheHome is the variable that says where Nix caches what it has evaluated and fetched.
+const cacheHome = "XDG_CACHE_HOME"
+
 // outlives reports whether the container's Nix store outlives its job.
-func outlives() bool { return os.Getenv("XDG_CACHE_HOME") == jobenv.StoreCache }
+func outlives() bool { return os.Getenv(cacheHome) == jobenv.StoreCache }
 
 // storePaths returns the names of what is in the store, or nil if that goes with the job.
 func storePaths() map[string]bool {

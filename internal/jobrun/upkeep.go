@@ -15,10 +15,11 @@ import (
 
 // upkeep does in a store what is to be done between jobs, prints its size in bytes, and
 // returns 0 if the store is sound.
-func upkeep(ctx context.Context, job jobenv.Job, environ []string, children *children) int {
+func upkeep(ctx context.Context, job jobenv.Job, r runner) int {
+	r = r.with("NIX_REMOTE=") // whatever the image says
 	task, bytes, _ := strings.Cut(job.Upkeep, " ")
 	nixStore := func(args ...string) int {
-		return children.run(append([]string{"nix-store"}, args...), "/", environ, os.Stdout, os.Stderr)
+		return r.run(append([]string{"nix-store"}, args...), "/", os.Stderr, os.Stderr)
 	}
 	code := 0
 	switch task {
