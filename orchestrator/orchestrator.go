@@ -68,6 +68,7 @@ type engine interface {
 type container struct {
 	job     string       // the job's id
 	told    jobenv.Job   // what the program in it is told, and the engine adds to
+	trust   trust        // decides with which jobs it shares a store
 	log     *slog.Logger // the server's log, without the job's secrets
 	account *account     // gets what comes to be known
 }
@@ -123,7 +124,7 @@ func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Wr
 	log.Info("job started")
 	b.observer.JobStarted()
 	account := newAccount()
-	c := container{job: job, told: told, log: log, account: account}
+	c := container{job: job, told: told, trust: trustOf(request), log: log, account: account}
 	lines, err := b.logs.Create(job, redactor)
 	if err != nil {
 		verdict := account.close(Verdict{Err: logFailure(err)})

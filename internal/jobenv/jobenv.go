@@ -27,6 +27,7 @@ const (
 	NixVersion   = "IGLU_NIX_VERSION"
 	JobUser      = "IGLU_JOB_USER"
 	DaemonConfig = "IGLU_DAEMON_CONFIG"
+	Store        = "IGLU_STORE_STATE"
 	EventsToken  = "IGLU_EVENTS_TOKEN"
 	CacheToken   = "CACHIX_AUTH_TOKEN"
 	SigningKey   = "CACHIX_SIGNING_KEY"
@@ -65,6 +66,20 @@ const BuildDir = "/nix/var/nix/builds"
 // StoreCache is the folder of the container in which Nix caches what it has evaluated and
 // fetched, where the store outlives the job: it lies on the same volume.
 const StoreCache = "/nix/var/iglu-cache"
+
+// What is known of a store that outlives its job: the values of Store.
+const (
+	StoreFresh = "fresh" // it has been filled from the image for this job
+	StoreUsed  = "used"  // earlier jobs have had it
+)
+
+// ExitUnusableStore is the exit code of a job that found its store, of earlier jobs, unfit before
+// anything of it ran, so that it can begin again with another: EX_SOFTWARE of BSD's sysexits.h.
+// The container then has the file UnusableStore. Without that file, the code says something else.
+const (
+	ExitUnusableStore = 70
+	UnusableStore     = "/iglu-unusable-store"
+)
 
 // What can be done with a store between jobs: the values of Upkeep. Collect is followed by
 // a space and the bytes that are to be freed. The container prints the store's size in
@@ -113,6 +128,7 @@ type Job struct {
 	NixVersion   string // of the image's, if an earlier job has found that out; empty: not known
 	JobUser      string // UserNix or UserRoot
 	DaemonConfig string // lines of nix.conf for the nix-daemon of UserNix
+	Store        string // StoreFresh or StoreUsed where the store outlives the job; else empty
 	EventsToken  string // secret: what is told in the job's name begins with it; see internal/jobwire
 	CacheToken   string // secret
 	SigningKey   string // secret
@@ -142,6 +158,7 @@ func (j *Job) fields() []field {
 		{NixVersion, &j.NixVersion},
 		{JobUser, &j.JobUser},
 		{DaemonConfig, &j.DaemonConfig},
+		{Store, &j.Store},
 		{EventsToken, &j.EventsToken},
 		{CacheToken, &j.CacheToken},
 		{SigningKey, &j.SigningKey},

@@ -37,7 +37,7 @@ func startNixDaemon(job jobenv.Job, environ []string, children *children) error 
 	defer null.Close()
 	environ = without(environ, "NIX_REMOTE", cacheHome)
 	environ = with(environ, jobenv.NixConfig+"="+job.DaemonConfig, "LISTEN_FDS=1")
-	if outlives() {
+	if job.Store != "" {
 		environ = append(environ, cacheHome+"="+daemonCache)
 	}
 	// It wants to read its own process id in LISTEN_PID.

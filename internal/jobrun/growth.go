@@ -4,8 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-
-	"iglu.sh/builder/internal/jobenv"
 )
 
 // storeFolder is where Nix keeps what is built.
@@ -14,12 +12,9 @@ const storeFolder = "/nix/store"
 // cacheHome is the variable that says where Nix caches what it has evaluated and fetched.
 const cacheHome = "XDG_CACHE_HOME"
 
-// outlives reports whether the container's Nix store outlives its job.
-func outlives() bool { return os.Getenv(cacheHome) == jobenv.StoreCache }
-
-// storePaths returns the names of what is in the store, or nil if that goes with the job.
-func storePaths() map[string]bool {
-	if !outlives() {
+// storePaths returns the names of what is in the store, or nil if that does not outlive the job.
+func storePaths(outlives bool) map[string]bool {
+	if !outlives {
 		return nil
 	}
 	names := make(map[string]bool)
@@ -33,7 +28,10 @@ func storePaths() map[string]bool {
 // growth returns how many bytes of the disk those paths of the store take that were not there
 // before. To measure all of it would take a short job much of its time.
 func growth(ctx context.Context, before map[string]bool) (bytes int64) {
-	for name := range storePaths() {
+	if before == nil {
+		return 0
+	}
+	for name := range storePaths(true) {
 		if !before[name] {
 			n, _ := diskUsage(ctx, filepath.Join(storeFolder, name)) // it may go meanwhile
 			bytes += n

@@ -40,9 +40,9 @@ import (
 // shell answers for a command that cannot be run or found, the others are named in
 // BSD's sysexits.h.
 const (
-	exitUnavailable = 69 // the cache cannot be reached
+	exitUnavailable = 69                       // the cache cannot be reached
 	exitInternal    = 70 // the container is not what a job needs
-	exitConfig      = 78 // the job contradicts itself, or the cache refuses it
+	exitConfig      = 78                       // the job contradicts itself, or the cache refuses it
 	exitCannotRun   = 126
 	exitNotFound    = 127
 	exitTerminated  = 128 + int(unix.SIGTERM)
@@ -85,16 +85,47 @@ func Main(args []string) int {
 	if job.Upkeep != "" {
 		code = upkeep(ctx, job, root)
 	} else {
-		before := storePaths()
-		code = run(ctx, job, root, t)
-		children.killAll() // nothing of the job goes on in a store that is measured
-		t.usage(growth(ctx, before))
+		code = runInStore(ctx, job, root, t)
 	}
 	tellEnd(code, job, children, t)
 	if lifelineLost.Load() {
 		return exitTerminated
 	}
 	return code
+}
+
+// runInStore runs the job, and puts its store in order for the next.
+func runInStore(ctx context.Context, job jobenv.Job, root runner, t teller) int {
+	before := storePaths(job.Store != "")
+	err := takeStore(job, root)
+	r := root
+	if err == nil {
+		r, err = prepare(job, root)
+	}
+	if err != nil {
+		return cannotBegin(job, err)
+	}
+	code := run(ctx, job, r, t)
+	root.children.killAll() // nothing of the job goes on in a store that is at rest
+	t.usage(growth(ctx, before))
+	if job.Store != "" {
+		if err := openStore().writeMark(); err != nil {
+			say("the next job will verify this store: %v", err)
+		}
+	}
+	return code
+}
+
+// cannotBegin says why the job ends before anything of it has run, and lets the builder have it
+// begin again with another store, if that is why. No record has been written then.
+func cannotBegin(job jobenv.Job, err error) int {
+	if unusable, ok := errors.AsType[errUnusable](err); ok && job.Store == jobenv.StoreUsed {
+		say("the job cannot begin with this store: %v", unusable)
+		mark(jobenv.UnusableStore, unusable.why)
+		return jobenv.ExitUnusableStore
+	}
+	say("cannot prepare the container: %v", err)
+	return exitInternal
 }
 
 // tellEnd tells the builder what the exit code does not.
@@ -125,18 +156,7 @@ func mark(name, text string) error {
 }
 
 // run goes through the job's steps. Each returns the exit code to end with, or 0.
-func run(ctx context.Context, job jobenv.Job, root runner, t teller) int {
-	// Not every Nix makes it; and in a store that outlives jobs, a job that was killed may
-	// have left its builds there.
-	if err := errors.Join(os.RemoveAll(jobenv.BuildDir), os.MkdirAll(jobenv.BuildDir, 0o755)); err != nil {
-		say("cannot make the folder that Nix builds in: %v", err)
-		return exitInternal
-	}
-	r, err := prepare(job, root)
-	if err != nil {
-		say("cannot prepare the container: %v", err)
-		return exitInternal
-	}
+func run(ctx context.Context, job jobenv.Job, r runner, t teller) int {
 	version := askVersion(job.NixVersion, r)
 	out := &output{w: os.Stdout}
 	meter := &pushMeter{teller: t}

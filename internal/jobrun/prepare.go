@@ -18,6 +18,11 @@ func prepare(job jobenv.Job, root runner) (runner, error) {
 	if err := makeTempDir(); err != nil {
 		return runner{}, err
 	}
+	// Not every Nix makes it; and in a store that outlives jobs, a job that was killed may
+	// have left its builds there.
+	if err := errors.Join(os.RemoveAll(jobenv.BuildDir), os.MkdirAll(jobenv.BuildDir, 0o755)); err != nil {
+		return runner{}, errUnusable{fmt.Sprintf("Nix has no folder to build in: %v", err)}
+	}
 	r := root
 	if job.GitKey != "" {
 		// What was fetched with a key is not for who comes next, and what Nix has made of it is
@@ -39,15 +44,17 @@ func prepare(job jobenv.Job, root runner) (runner, error) {
 		return runner{}, err
 	}
 	if err := startNixDaemon(job, root.environ, root.children); err != nil {
-		return runner{}, fmt.Errorf("start Nix's daemon: %w", err)
+		return runner{}, errUnusable{fmt.Sprintf("Nix's daemon cannot be started: %v", err)}
 	}
 	r.user = u
 	r.environ = without(r.environ, "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR")
 	r = r.with("HOME="+u.home, "USER="+u.name, "LOGNAME="+u.name, "NIX_REMOTE=daemon")
-	if outlives() && job.GitKey == "" {
-		err = u.makeFolder(jobenv.StoreCache)
+	if job.Store != "" && job.GitKey == "" {
+		if err := u.makeFolder(jobenv.StoreCache); err != nil {
+			return runner{}, errUnusable{fmt.Sprintf("Nix has no folder for its caches: %v", err)}
+		}
 	}
-	return r, errors.Join(err, allowWriting(os.Stdout), allowWriting(os.Stderr))
+	return r, errors.Join(allowWriting(os.Stdout), allowWriting(os.Stderr))
 }
 
 // makeTempDir makes the folder for temporary files. Not every image has one.

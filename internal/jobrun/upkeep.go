@@ -14,35 +14,71 @@ import (
 )
 
 // upkeep does in a store what is to be done between jobs, prints its size in bytes, and
-// returns 0 if the store is sound.
+// returns 0 if the store is sound. What it runs is the store's own, in which a job of root may
+// have put anything: nothing of that is left when the store is measured by us, and its output is
+// none of ours.
 func upkeep(ctx context.Context, job jobenv.Job, r runner) int {
-	r = r.with("NIX_REMOTE=") // whatever the image says
-	task, bytes, _ := strings.Cut(job.Upkeep, " ")
-	nixStore := func(args ...string) int {
-		return r.run(append([]string{"nix-store"}, args...), "/", os.Stderr, os.Stderr)
-	}
-	code := 0
-	switch task {
-	case jobenv.UpkeepMeasure:
-	case jobenv.UpkeepVerify:
-		code = nixStore("--verify", "--check-contents")
-	case jobenv.UpkeepCollect:
-		os.RemoveAll(jobenv.StoreCache) // to Nix it is no garbage; what is left is measured
-		code = nixStore("--gc", "--max-freed", bytes)
-	default:
-		say("this program knows no upkeep %q", job.Upkeep)
-		code = exitInternal
-	}
+	code := maintain(job.Upkeep, r)
+	r.children.killAll()
 	if code != 0 {
 		return code
 	}
-	size, err := diskUsage(ctx, "/nix")
+	size, err := diskUsage(ctx, storeRoot)
 	if err != nil {
 		say("cannot measure the store: %v", err)
 		return exitInternal
 	}
 	fmt.Println(size)
 	return 0
+}
+
+// maintain does a task of upkeep.
+func maintain(upkeep string, r runner) int {
+	task, bytes, _ := strings.Cut(upkeep, " ")
+	s := openStore()
+	mark, clean := s.readMark()
+	switch task {
+	case jobenv.UpkeepMeasure:
+		if !clean { // the next job will see to that
+			return 0
+		}
+	case jobenv.UpkeepVerify:
+		if !clean {
+			if code := verify(r); code != 0 {
+				return code
+			}
+		}
+	case jobenv.UpkeepCollect:
+		if code := s.collect(mark, bytes, r); code != 0 || !clean {
+			return code
+		}
+	default:
+		say("this program knows no upkeep %q", upkeep)
+		return exitInternal
+	}
+	if err := s.sync(); err != nil {
+		say("%v", err)
+		return exitInternal
+	}
+	return 0
+}
+
+// collect has Nix remove garbage of so many bytes.
+func (s store) collect(mark storeMark, bytes string, r runner) int {
+	if err := s.removeMark(mark); err != nil {
+		say("%v", err)
+		return exitInternal
+	}
+	// To Nix these are no garbage; what is left is measured.
+	err := errors.Join(os.RemoveAll(jobenv.StoreCache), os.RemoveAll(daemonCache))
+	code := r.with("NIX_REMOTE=").run([]string{"nix-store", "--gc", "--max-freed", bytes}, "/", os.Stderr, os.Stderr)
+	if mark.Boot != "" { // it has ended by itself, whatever came of it
+		err = errors.Join(err, s.writeMark())
+	}
+	if err != nil {
+		say("%v", err)
+	}
+	return code
 }
 
 // blockSize is the unit of a file's number of blocks, in bytes: stat(2).
