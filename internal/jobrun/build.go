@@ -1,9 +1,11 @@
 package jobrun
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"iglu.sh/builder/internal/jobenv"
@@ -65,8 +67,11 @@ func (b *builder) runHeard(r runner, argv []string, stdout *os.File) int {
 	if err != nil {
 		say("the job goes on without what Nix tells of its progress: %v", err)
 	} else {
-		defer nix.close()
 		r.environ = nix.setting(r.environ)
+		defer func() {
+			nix.close()
+			warnOfRestricted(nix.log.Restricted())
+		}()
 	}
 	return r.run(argv, sourceDir, stdout, os.Stderr)
 }
@@ -79,7 +84,23 @@ func (b *builder) runRead(r runner, argv []string, stdout *os.File) int {
 	lines := log.Lines()
 	code := runTapped(r, argv, stdout, io.MultiWriter(os.Stderr, lines))
 	lines.End(code == 0)
+	warnOfRestricted(log.Restricted())
 	return code
+}
+
+// warnOfRestricted says what to do about settings of Nix's that the command has given in vain.
+// It says so in standard error, where Nix does.
+func warnOfRestricted(settings []string) {
+	for _, setting := range settings {
+		advice := "the operator of the builder can set it in the nix.conf of the job image"
+		switch strings.TrimPrefix(setting, "extra-") {
+		case "substituters", "trusted-substituters":
+			advice = "use buildOptions.substituters"
+		case "trusted-public-keys":
+			advice = "use buildOptions.trustedPublicKeys"
+		}
+		fmt.Fprintf(os.Stderr, sayFormat("warning: Nix ignored the setting %s, because the command's user is not trusted: %s"), setting, advice)
+	}
 }
 
 // runTapped runs a command whose outputs go to writers.

@@ -40,9 +40,9 @@ import (
 // shell answers for a command that cannot be run or found, the others are named in
 // BSD's sysexits.h.
 const (
-	exitUnavailable = 69                       // the cache cannot be reached
+	exitUnavailable = 69 // the cache cannot be reached
 	exitInternal    = 70 // the container is not what a job needs
-	exitConfig      = 78                       // the job contradicts itself, or the cache refuses it
+	exitConfig      = 78 // the job contradicts itself, or the cache refuses it
 	exitCannotRun   = 126
 	exitNotFound    = 127
 	exitTerminated  = 128 + int(unix.SIGTERM)
