@@ -85,6 +85,7 @@ type Client struct {
 	api     string   // …/api/v1/cache/NAME
 	read    string   // where narinfos are; see Locate
 	http    *http.Client
+	pin     *pin
 
 	uploads    chan struct{} // holds a value for each upload under way
 	parts      chan struct{} // holds a value for each part in memory
@@ -108,6 +109,7 @@ func New(target, token string, options Options) (*Client, error) {
 		host, name = host[:i], host[i+1:]
 	}
 	options = options.withDefaults()
+	pin := &pin{host: at.Hostname(), moves: at.Scheme == "https"}
 	c := &Client{
 		options:    options,
 		token:      token,
@@ -116,7 +118,8 @@ func New(target, token string, options Options) (*Client, error) {
 		shown:      at.String(),
 		api:        host + "/api/v1/cache/" + name,
 		read:       at.String(),
-		http:       newHTTPClient(options.Uploads + options.Parts),
+		http:       newHTTPClient(options.Uploads+options.Parts, pin),
+		pin:        pin,
 		uploads:    make(chan struct{}, options.Uploads),
 		parts:      make(chan struct{}, options.Parts),
 		buffers:    make(chan []byte, options.Parts),
@@ -142,8 +145,9 @@ func parseTarget(target string) (*url.URL, error) {
 
 // newHTTPClient returns a client that keeps as many connections as we use at once,
 // and follows no redirection.
-func newHTTPClient(connections int) *http.Client {
+func newHTTPClient(connections int, pin *pin) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.DialContext = pin.over(transport.DialContext)
 	transport.MaxIdleConns = 2 * connections
 	transport.MaxIdleConnsPerHost = connections
 	return &http.Client{

@@ -39,6 +39,7 @@ func Prepare(ctx context.Context, o Options, say func(format string, args ...any
 	p := &Pusher{client: client, key: key, say: say, progress: o.Progress}
 	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout, errors.New("the cache has not answered within "+prepareTimeout.String()))
 	defer cancel()
+	_ = client.Pin(ctx) // if it cannot, the next call says why
 	cache, err := client.Cache(ctx)
 	if err == nil {
 		err = p.check(cache)
@@ -48,6 +49,9 @@ func Prepare(ctx context.Context, o Options, say func(format string, args ...any
 		return nil, refusal(err)
 	}
 	say("what this job yields goes to %s", o.Target)
+	if client.InTheOpen() {
+		say("warning: the cache is called without encryption: who is on the way can read the API key and change what is pushed; use https://")
+	}
 	p.upstream = newTrust(o.Upstream, cache.Keys(), key)
 	if p.readable = client.Locate(ctx, cache); !p.readable {
 		say("warning: the cache cannot be read from here: what is pushed will not be checked")
