@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"iglu.sh/builder/images"
+	"iglu.sh/builder/orchestrator"
 )
 
 // A call is one of the engine that a job makes.
@@ -180,6 +181,7 @@ func (e *site) faultyServer(t *testing.T) (*faultyEngine, *server) {
 	f := startFaulty(t, e.socket())
 	return f, serverWith(t, func(s *settings) {
 		s.engineHost, s.jobImage, s.allowedCommands = f.host(), image, []string{"attack"}
+		s.jobUser = orchestrator.UserRoot // so that a job can say what only the program should
 	})
 }
 

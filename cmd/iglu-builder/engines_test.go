@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	containertypes "github.com/docker/docker/api/types/container"
+
+	"iglu.sh/builder/orchestrator"
 )
 
 // A site is an engine that tests run on: the machine's Docker, and a Podman of the tests'
@@ -205,6 +207,7 @@ func (e *site) attacker(t *testing.T, change func(*settings)) *server {
 	image := e.attackImage(t)
 	return e.server(t, func(s *settings) {
 		s.jobImage, s.allowedCommands = image, []string{"attack"}
+		s.jobUser = orchestrator.UserRoot // who can do more
 		change(s)
 	})
 }

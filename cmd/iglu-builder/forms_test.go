@@ -140,8 +140,7 @@ func (c *client) checkMessage(data []byte) ([]byte, error) {
 func TestStackJobs(t *testing.T) {
 	const environment = `sh -c 'echo "$NIX_CONFIG"; echo in $PWD; ls -A'`
 	least := object{"git_config": object{"noclone": true}, "build_options": object{"command": environment}, "cachix_config": object{}}
-	want := []string{"iglu: running " + environment, "extra-experimental-features = nix-command flakes",
-		"build-dir = /nix/var/nix/builds", "sandbox = false", "", "in /source"}
+	want := []string{"iglu: running " + environment, "extra-experimental-features = nix-command flakes", "", "in /source"}
 	for name, row := range map[string]object{"least": least, "empty": stackRow(command(environment))} {
 		t.Run(name, func(t *testing.T) {
 			c := connectIn(t, schemas.Stack, world.server)

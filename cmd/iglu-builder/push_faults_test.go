@@ -11,6 +11,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/test/kit/devcache"
 )
 
@@ -251,7 +252,7 @@ func failedBuildPushes(t *testing.T, e *site) {
 func TestExitCode75(t *testing.T) { onEngines(t, exitCode75) }
 
 func exitCode75(t *testing.T, e *site) {
-	s := e.server(t, func(*settings) {})
+	s := e.server(t, func(s *settings) { s.jobUser = orchestrator.UserRoot })
 	wantExit(t, do(t, s, newCache(t).pushing(command("sh -c 'exit 75'"))), 75)
 	wantExit(t, do(t, s, command("sh -c 'exit 75'")), 75)
 	// A job that says so itself speaks of no one but itself.

@@ -41,7 +41,7 @@ func TestSandbox(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := serverVia(t, e.host(), func(s *settings) {
-		s.jobNetwork = "none"
+		s.jobNetwork, s.jobUser = "none", orchestrator.UserRoot
 	})
 	defer func() {
 		if err := s.stop(); err != nil {
@@ -63,7 +63,7 @@ func TestSandbox(t *testing.T) {
 func TestNoSandbox(t *testing.T) { onEngines(t, noSandbox) }
 
 func noSandbox(t *testing.T, e *site) {
-	s := e.server(t, func(*settings) {})
+	s := e.server(t, func(s *settings) { s.jobUser = orchestrator.UserRoot })
 	wantContainerAsSandbox(t, s)
 	got := do(t, s, command(writeKernelSetting))
 	wantExit(t, got, 2)
@@ -73,7 +73,9 @@ func noSandbox(t *testing.T, e *site) {
 		return
 	}
 	// What the sandbox would open: without user namespaces it must not be on.
-	unsafe := e.server(t, func(s *settings) { s.sandbox, s.sandboxUnsafe = orchestrator.SandboxOn, true })
+	unsafe := e.server(t, func(s *settings) {
+		s.jobUser, s.sandbox, s.sandboxUnsafe = orchestrator.UserRoot, orchestrator.SandboxOn, true
+	})
 	got = do(t, unsafe, command(writeKernelSetting))
 	wantExit(t, got, 0)
 	wantLine(t, got, "escaped")

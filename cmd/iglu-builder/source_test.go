@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/schemas"
 )
 
@@ -121,7 +122,7 @@ func failures(t *testing.T, e *site) {
 		{"no such host", build("http://no-such-host.invalid/hello", "nix build"), 128, "Could not resolve host"},
 		{"unreachable host", build("http://127.0.0.1:1/hello", "nix build"), 128, "Failed to connect"},
 		{"failing nix build", build(g.public+"/failing", "nix build -f default.nix"), 1, "about to fail"},
-		{"failing nix-build", build(g.public+"/failing", "nix-build"), 100, "about to fail"},
+		{"failing nix-build", build(g.public+"/failing", "nix-build"), 1, "about to fail"}, // of root, 100
 		{"no flake", command("nix build"), 1, "flake.nix"},
 	}
 	for _, test := range tests {
@@ -181,10 +182,15 @@ func TestNixOptions(t *testing.T) {
 	j.BuildOptions.Cores, j.BuildOptions.MaxJobs, j.BuildOptions.KeepGoing = &cores, &jobs, true
 	j.BuildOptions.Substituters = []string{"https://one.example.com", "https://two.example.com"}
 	j.BuildOptions.TrustedPublicKeys = []string{"one:YQ==", "two:Yg=="}
+	// Those of the store are the daemon's, unless jobs are root; see TestForeignKey.
+	arrive := []string{"cores = 3", "max-jobs = 2", "keep-going = true", "flakes"}
 	got := do(t, world.server, j)
 	wantExit(t, got, 0)
-	for _, line := range []string{"cores = 3", "max-jobs = 2", "keep-going = true",
-		"https://one.example.com https://two.example.com", "one:YQ== two:Yg==", "flakes"} {
+	for _, line := range arrive {
+		wantLine(t, got, line)
+	}
+	got = do(t, serverWith(t, func(s *settings) { s.jobUser = orchestrator.UserRoot }), j)
+	for _, line := range append(arrive, "https://one.example.com https://two.example.com", "one:YQ== two:Yg==") {
 		wantLine(t, got, line)
 	}
 }

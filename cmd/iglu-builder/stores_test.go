@@ -116,7 +116,7 @@ func warmStore(t *testing.T, e *site) {
 func TestStoresApart(t *testing.T) { onEngines(t, storesApart) }
 
 func storesApart(t *testing.T, e *site) {
-	s := e.storeServer(t, func(*settings) {})
+	s := e.storeServer(t, func(s *settings) { s.jobUser = orchestrator.UserRoot })
 	a, b := repository(t, "echo the secret of A > $out"), repository(t, "echo > $out")
 	built := do(t, s, build(a, "nix-build"))
 	wantExit(t, built, 0)
@@ -133,7 +133,7 @@ func storesApart(t *testing.T, e *site) {
 	}
 
 	// Not even where a builder has the same state: another instance has other stores.
-	other := e.storeServer(t, func(*settings) {})
+	other := e.storeServer(t, func(s *settings) { s.jobUser = orchestrator.UserRoot })
 	wantExit(t, do(t, other, build(a, "sh -c 'cat "+path+"'")), 1)
 	stores(t, other, "rm", "--all")
 	if len(other.volumes(t)) != 0 || len(s.volumes(t)) != 2 {
@@ -145,7 +145,7 @@ func storesApart(t *testing.T, e *site) {
 func TestSharedStore(t *testing.T) { onEngines(t, sharedStore) }
 
 func sharedStore(t *testing.T, e *site) {
-	shared := e.storeServer(t, func(s *settings) { s.store = orchestrator.StoreShared })
+	shared := e.storeServer(t, func(s *settings) { s.store, s.jobUser = orchestrator.StoreShared, orchestrator.UserRoot })
 	url := repository(t, "echo > $out")
 	wantExit(t, do(t, shared, command("sh -c 'echo > /nix/was-here'")), 0)
 	wantExit(t, do(t, shared, build(url, "sh -c 'cat /nix/was-here'")), 0)
@@ -191,7 +191,7 @@ func storeOfNewImage(t *testing.T, e *site) {
 func TestStoreOfKilledJob(t *testing.T) { onEngines(t, storeOfKilledJob) }
 
 func storeOfKilledJob(t *testing.T, e *site) {
-	flags := []string{"--job-image", world.image, "--allowed-commands", "sh,nix-build,nix-store"}
+	flags := []string{"--job-image", world.image, "--allowed-commands", "sh,nix-build,nix-store", "--job-user", "root"}
 	s := e.process(t, "test-process-"+strings.ToLower(rand.Text()[:10]), flags...)
 	url := repository(t, "echo > $out")
 	result := do(t, s, build(url, "nix-build"))

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"iglu.sh/builder/internal/cachix"
+	"iglu.sh/builder/internal/nar"
+	"iglu.sh/builder/orchestrator"
+)
+
+// This file is attacks on what a job leaves to the next of its repository. Each is made by
+// a job of root as well (IGLU_JOB_USER), where it succeeds: so it fails because jobs are not root.
+
+// eachUser runs a test with a builder whose jobs are root, and one whose jobs are not.
+func (e *site) eachUser(t *testing.T, test func(t *testing.T, s *server, isRoot bool)) {
+	for _, user := range []orchestrator.JobUser{orchestrator.UserRoot, orchestrator.UserNix} {
+		t.Run(string(user), func(t *testing.T) {
+			s := e.storeServer(t, func(s *settings) { s.jobUser = user })
+			test(t, s, user == orchestrator.UserRoot)
+		})
+	}
+}
+
+// wantAttack checks that root could do something, and that others could not.
+func wantAttack(t *testing.T, r result, isRoot bool) {
+	t.Helper()
+	if isRoot {
+		wantExit(t, r, 0)
+	} else {
+		wantExit(t, r, 1)
+		wantLine(t, r, "ermission denied")
+	}
+}
+
+// TestFalsePrograms has a job put another program in the place of the git that the next one runs,
+// which would be given that one's credentials.
+func TestFalsePrograms(t *testing.T) { onEngines(t, falsePrograms) }
+
+func falsePrograms(t *testing.T, e *site) {
+	e.eachUser(t, func(t *testing.T, s *server, isRoot bool) {
+		url := repository(t, "echo > $out")
+		attack := `sh -c 'git=$(readlink -f $(command -v git)); printf "#!/bin/sh\necho a false git runs\nexit 77\n" > /tmp/git && ` +
+			`chmod 755 /tmp/git && rm -f $git && cp /tmp/git $git || exit 1'`
+		wantAttack(t, do(t, s, build(url, attack)), isRoot)
+		next := do(t, s, build(url, "nix-build"))
+		if isRoot {
+			wantExit(t, next, 77)
+			wantLine(t, next, "a false git runs")
+		} else {
+			wantExit(t, next, 0)
+		}
+	})
+}
+
+// TestFalseTrust has a job add to the certificates that the next one trusts, and say where hosts
+// are.
+func TestFalseTrust(t *testing.T) { onEngines(t, falseTrust) }
+
+func falseTrust(t *testing.T, e *site) {
+	e.eachUser(t, func(t *testing.T, s *server, isRoot bool) {
+		url := repository(t, "echo > $out")
+		for _, file := range []string{"$SSL_CERT_FILE", "/etc/hosts", "/etc/passwd", "/etc/nix/nix.conf", "/nix/var/nix/db/db.sqlite"} {
+			wantAttack(t, do(t, s, build(url, `sh -c 'nix store info; echo >> `+file+` || exit 1'`)), isRoot)
+		}
+	})
+}
+
+// TestFalseOutput has a job change what an earlier one has built, and register its new hash: what
+// the next one pushes is not what its derivation yields.
+func TestFalseOutput(t *testing.T) { onEngines(t, falseOutput) }
+
+func falseOutput(t *testing.T, e *site) {
+	e.eachUser(t, func(t *testing.T, s *server, isRoot bool) {
+		url := repository(t, "echo honest > $out")
+		attack := `sh -c 'path=$(nix-build) && rm -f $path && echo false > $path && ` +
+			`printf "%s\n\n0\n" $path | nix-store --register-validity --reregister || exit 1'`
+		wantAttack(t, do(t, s, build(url, attack)), isRoot)
+		next := do(t, s, build(url, "sh -c 'cat $(nix-build)'"))
+		wantExit(t, next, 0)
+		wantLine(t, next, map[bool]string{true: "false", false: "honest"}[isRoot])
+
+		// Likewise a path that nobody has built.
+		register := `sh -c 'printf "/nix/store/00000000000000000000000000000000-x\n\n0\n" | nix-store --register-validity --hash-given || exit 1'`
+		got := do(t, s, build(url, register))
+		if !isRoot {
+			wantExit(t, got, 1)
+		}
+	})
+}
+
+// TestUselessStore has a job remove what every job needs. The next one begins with another
+// store.
+func TestUselessStore(t *testing.T) { onEngines(t, uselessStore) }
+
+func uselessStore(t *testing.T, e *site) {
+	for _, folder := range []string{"/nix/var/nix/profiles", "/nix/var/nix/db"} {
+		e.eachUser(t, func(t *testing.T, s *server, isRoot bool) {
+			url := repository(t, "echo > $out")
+			wantExit(t, do(t, s, build(url, "nix-build")), 0)
+			wantAttack(t, do(t, s, build(url, `sh -c 'rm -rf `+folder+`/* || exit 1'`)), isRoot)
+			next := do(t, s, build(url, "nix-build"))
+			wantExit(t, next, 0)
+			if hasLine(next, "the store is removed, and the job begins again with a fresh one") != isRoot {
+				t.Errorf("got %q", next.lines)
+			}
+		})
+	}
+}
+
+// TestBlockedMark has a job keep its container from saying that it has ended, by a pipe in
+// the place of what says so. It ends all the same when its builder is gone.
+func TestBlockedMark(t *testing.T) { onEngines(t, blockedMark) }
+
+func blockedMark(t *testing.T, e *site) {
+	for _, user := range []string{"root", "nix"} {
+		s := e.process(t, "test-process-"+strings.ToLower(filepath.Base(t.TempDir()))+user, "--job-image", world.image,
+			"--allowed-commands", "sh", "--job-user", user)
+		c := connect(t, s)
+		c.send(jsonOf(t, command(`sh -c 'mkfifo /iglu-ended /iglu-unpushed; trap "" TERM; echo begun; while :; do sleep 1; done'`)))
+		c.waitFor(`"begun"`)
+		container := s.containers()[0]
+		s.kill()
+		e.wantEnd(t, container, time.Minute)
+		removeAll(e.host, s.instance)
+	}
+}
+
+// wantEnd waits for the end of a container.
+func (e *site) wantEnd(t *testing.T, container string, latest time.Duration) {
+	t.Helper()
+	engine, err := engineAt(e.host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), latest)
+	defer cancel()
+	ended, failed := engine.ContainerWait(ctx, container, "not-running")
+	select {
+	case <-ended:
+	case err := <-failed:
+		t.Errorf("the container runs on: %v", err)
+	}
+}
+
+// TestForeignKey has a job trust a cache of its sender's, which has a false output for an honest
+// derivation. The next job of the repository does not trust it, and builds.
+func TestForeignKey(t *testing.T) { onEngines(t, foreignKey) }
+
+func foreignKey(t *testing.T, e *site) {
+	url := repository(t, "echo honest > $out")
+	s := e.storeServer(t, func(*settings) {})
+	look := build(url, "sh -c 'cat $(nix-build)'")
+	built := do(t, e.storeServer(t, func(s *settings) { s.store = orchestrator.StoreEphemeral }), build(url, "sh -c 'echo path $(nix-build)'"))
+	wantExit(t, built, 0)
+	var path string
+	for _, line := range built.lines {
+		if p, ok := strings.CutPrefix(line, "path "); ok {
+			path = p
+		}
+	}
+	cache, key := falseCache(t, path)
+	attack := look
+	attack.BuildOptions.Substituters, attack.BuildOptions.TrustedPublicKeys = []string{cache}, []string{key}
+	wantLine(t, do(t, s, attack), "false")
+	wantLine(t, do(t, s, look), "honest")
+	wantLine(t, do(t, s, attack), "false") // whose store is another
+
+	// Where all jobs trust each other, they do.
+	s = e.storeServer(t, func(s *settings) { s.store = orchestrator.StoreShared })
+	wantLine(t, do(t, s, attack), "false")
+	wantLine(t, do(t, s, look), "false")
+}
+
+// falseCache serves a cache with a file that says so in the place of a path, and returns its
+// address and its key.
+func falseCache(t *testing.T, path string) (url, key string) {
+	t.Helper()
+	url = startCache(t, t.TempDir())
+	private := ed25519.NewKeyFromSeed([]byte("the key of a cache that is false"))
+	signing, err := cachix.ParseSigningKey(base64.StdEncoding.EncodeToString(private))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := cachix.New(url, apiKey, cachix.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	file := filepath.Join(t.TempDir(), "output")
+	if err := errors.Join(client.Register(t.Context(), signing), os.WriteFile(file, []byte("false\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	p := pathOf(t, file, path)
+	if _, err := client.Push(t.Context(), p, func(w io.Writer) error { return nar.Dump(w, file) }, signing); err != nil {
+		t.Fatal(err)
+	}
+	return url, "default:" + signing.Public()
+}
+
+// pathOf returns a store path with the content of a file.
+func pathOf(t *testing.T, file, path string) cachix.Path {
+	t.Helper()
+	p := cachePath(t, file, "any")
+	p.StorePath = path
+	return p
+}
+
+// TestPrivateCaches has jobs with a key, whose caches of what was fetched and evaluated are nobody
+// else's.
+func TestPrivateCaches(t *testing.T) { onEngines(t, privateCaches) }
+
+func privateCaches(t *testing.T, e *site) {
+	g := &world.git
+	s := e.storeServer(t, func(*settings) {})
+	url := repository(t, "echo > $out")
+	metadata := "nix flake metadata git+" + g.private + "/hello"
+	look := `sh -c 'cache=${XDG_CACHE_HOME:-$HOME/.cache}; find $cache -type f; mkdir -p $cache && echo > $cache/mine'`
+	private := strings.Replace(url, g.public, g.private, 1)
+	wantExit(t, do(t, s, g.withKey(build(private, metadata), gitPassword)), 0)
+	for range 2 {
+		got := do(t, s, g.withKey(build(private, look), gitPassword))
+		wantExit(t, got, 0)
+		if hasLine(got, "/mine") || hasLine(got, ".sqlite") {
+			t.Errorf("the caches of another job: %q", got.lines)
+		}
+	}
+	wantExit(t, do(t, s, build(private, metadata)), 128) // which cannot be cloned
+}
