@@ -125,7 +125,7 @@ func blockedMark(t *testing.T, e *site) {
 		s := e.process(t, "test-process-"+strings.ToLower(filepath.Base(t.TempDir()))+user, "--job-image", world.image,
 			"--allowed-commands", "sh", "--job-user", user)
 		c := connect(t, s)
-		c.send(jsonOf(t, command(`sh -c 'mkfifo /iglu-ended /iglu-unpushed; trap "" TERM; echo begun; while :; do sleep 1; done'`)))
+		c.send(jsonOf(t, command(`sh -c 'mkfifo /iglu-ended /iglu-unpushed; exec 2>&1; trap "" TERM; echo begun; while :; do sleep 1; done'`)))
 		c.waitFor(`"begun"`)
 		container := s.containers()[0]
 		s.kill()
