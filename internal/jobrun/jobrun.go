@@ -97,7 +97,7 @@ func Main(args []string) int {
 // runInStore runs the job, and puts its store in order for the next.
 func runInStore(ctx context.Context, job jobenv.Job, root runner, t teller) int {
 	before := storePaths(job.Store != "")
-	err := takeStore(job, root)
+	taken, err := takeStore(job, root)
 	r := root
 	if err == nil {
 		r, err = prepare(job, root)
@@ -109,7 +109,7 @@ func runInStore(ctx context.Context, job jobenv.Job, root runner, t teller) int 
 	root.children.killAll() // nothing of the job goes on in a store that is at rest
 	t.usage(growth(ctx, before))
 	if job.Store != "" {
-		if err := openStore().writeMark(); err != nil {
+		if err := openStore().writeMark(taken); err != nil {
 			say("the next job will verify this store: %v", err)
 		}
 	}

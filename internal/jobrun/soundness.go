@@ -36,7 +36,7 @@ const (
 type storeMark struct {
 	Boot     string `json:"boot"`               // the life of the machine in which it was made
 	Synced   bool   `json:"synced,omitempty"`   // all was on the disk before
-	Database bool   `json:"database,omitempty"` // Nix has a database
+	Database bool   `json:"database,omitempty"` // Nix has, or has had, a database
 }
 
 // A store is a folder like storeRoot.
@@ -79,11 +79,14 @@ func (s store) removeMark(mark storeMark) error {
 	return syncFolder(s.root)
 }
 
-// writeMark says that nobody writes into the store any more.
-func (s store) writeMark() error { return s.write(storeMark{Boot: s.boot}) }
+// writeMark says that nobody writes into the store any more. It had the mark was before.
+func (s store) writeMark(was storeMark) error {
+	return s.write(storeMark{Boot: s.boot, Database: was.Database})
+}
 
-// sync has all of the store be on the disk, and says so in its mark.
-func (s store) sync() error {
+// sync has all of the store be on the disk, and says so in the mark that was there or was taken
+// away.
+func (s store) sync(was storeMark) error {
 	folder, err := os.Open(s.root)
 	if err != nil {
 		return err
@@ -92,11 +95,11 @@ func (s store) sync() error {
 	if err := unix.Syncfs(int(folder.Fd())); err != nil {
 		return fmt.Errorf("sync the store: %w", err)
 	}
-	return errors.Join(s.write(storeMark{Boot: s.boot, Synced: true}), syncFolder(s.root))
+	return errors.Join(s.write(storeMark{Boot: s.boot, Synced: true, Database: was.Database}), syncFolder(s.root))
 }
 
 func (s store) write(mark storeMark) error {
-	mark.Database = s.has(database)
+	mark.Database = mark.Database || s.has(database)
 	text, err := json.Marshal(mark)
 	if err != nil {
 		panic("jobrun: a mark always encodes: " + err.Error())
@@ -122,26 +125,26 @@ type errUnusable struct{ why string }
 
 func (e errUnusable) Error() string { return e.why }
 
-// takeStore makes a store of earlier jobs this job's. The error is an errUnusable if the job
-// can begin with another store.
-func takeStore(job jobenv.Job, r runner) error {
+// takeStore makes a store of earlier jobs this job's, and returns the mark that it had. The error
+// is an errUnusable if the job can begin with another store.
+func takeStore(job jobenv.Job, r runner) (storeMark, error) {
 	if job.Store == "" {
-		return nil
+		return storeMark{}, nil
 	}
 	s := openStore()
 	mark, clean := s.readMark()
 	if job.Store == jobenv.StoreUsed {
 		if err := s.check(mark); err != nil {
-			return err
+			return mark, err
 		}
 		if !clean {
 			say("the last job in this store did not end by itself, or the machine did not: verifying the store")
 			if code := verify(r); code != 0 {
-				return errUnusable{"it is damaged"}
+				return mark, errUnusable{"it is damaged"}
 			}
 		}
 	}
-	return s.removeMark(mark)
+	return mark, s.removeMark(mark)
 }
 
 // check returns an error if what every job needs is gone from the store.

@@ -13,11 +13,12 @@ import (
 // whether it counts as clean.
 func TestMarkOfAStore(t *testing.T) {
 	const boot, other = "this-life", "another-life"
-	jobEnds := func(s store) error { return s.writeMark() }
+	jobEnds := func(s store) error { return s.writeMark(storeMark{}) }
 	jobBegins := func(s store) error {
 		mark, _ := s.readMark()
 		return s.removeMark(mark)
 	}
+	sync := func(s store) error { return s.sync(storeMark{}) }
 	for name, test := range map[string]struct {
 		steps  []func(store) error
 		reader string // the life of the machine in which it is read
@@ -26,10 +27,10 @@ func TestMarkOfAStore(t *testing.T) {
 		"fresh":                        {nil, boot, false},
 		"after a job":                  {[]func(store) error{jobEnds}, boot, true},
 		"after a job, power lost":      {[]func(store) error{jobEnds}, other, false},
-		"synced":                       {[]func(store) error{jobEnds, store.sync}, boot, true},
-		"synced, power lost":           {[]func(store) error{jobEnds, store.sync}, other, true},
+		"synced":                       {[]func(store) error{jobEnds, sync}, boot, true},
+		"synced, power lost":           {[]func(store) error{jobEnds, sync}, other, true},
 		"in a job":                     {[]func(store) error{jobEnds, jobBegins}, boot, false},
-		"in a job, after a sync":       {[]func(store) error{jobEnds, store.sync, jobBegins}, other, false},
+		"in a job, after a sync":       {[]func(store) error{jobEnds, sync, jobBegins}, other, false},
 		"of a machine without an id":   {[]func(store) error{jobEnds}, "", false},
 		"a pipe in the mark's place":   {[]func(store) error{func(s store) error { return unix.Mkfifo(filepath.Join(s.root, cleanMark), 0o600) }}, boot, false},
 		"a link in the mark's place":   {[]func(store) error{linkedMark}, boot, false},
@@ -53,7 +54,7 @@ func TestMarkOfAStore(t *testing.T) {
 // linkedMark makes a link to another store's mark in the place of a store's own.
 func linkedMark(s store) error {
 	other := filepath.Join(s.root, "other")
-	return errors.Join(os.Mkdir(other, 0o700), store{other, s.boot}.writeMark(),
+	return errors.Join(os.Mkdir(other, 0o700), store{other, s.boot}.writeMark(storeMark{}),
 		os.Symlink(filepath.Join(other, cleanMark), filepath.Join(s.root, cleanMark)))
 }
 
@@ -61,7 +62,7 @@ func linkedMark(s store) error {
 func TestLostDatabase(t *testing.T) {
 	s := store{t.TempDir(), "this-life"}
 	file := filepath.Join(s.root, database)
-	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, nil, 0o644), s.writeMark()); err != nil {
+	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, nil, 0o644), s.writeMark(storeMark{})); err != nil {
 		t.Fatal(err)
 	}
 	mark, _ := s.readMark()
@@ -87,5 +88,10 @@ func TestLostDatabase(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
+	wants("Nix's database is gone from it")
+	if err := s.writeMark(mark); err != nil { // by the job that has lost it
+		t.Fatal(err)
+	}
+	mark, _ = s.readMark()
 	wants("Nix's database is gone from it")
 }

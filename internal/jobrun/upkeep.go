@@ -56,7 +56,7 @@ func maintain(upkeep string, r runner) int {
 		say("this program knows no upkeep %q", upkeep)
 		return exitInternal
 	}
-	if err := s.sync(); err != nil {
+	if err := s.sync(mark); err != nil {
 		say("%v", err)
 		return exitInternal
 	}
@@ -73,7 +73,7 @@ func (s store) collect(mark storeMark, bytes string, r runner) int {
 	err := errors.Join(os.RemoveAll(jobenv.StoreCache), os.RemoveAll(daemonCache))
 	code := r.with("NIX_REMOTE=").run([]string{"nix-store", "--gc", "--max-freed", bytes}, "/", os.Stderr, os.Stderr)
 	if mark.Boot != "" { // it has ended by itself, whatever came of it
-		err = errors.Join(err, s.writeMark())
+		err = errors.Join(err, s.writeMark(mark))
 	}
 	if err != nil {
 		say("%v", err)
