@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"io"
@@ -123,7 +124,7 @@ func TestBlockedMark(t *testing.T) { onEngines(t, blockedMark) }
 
 func blockedMark(t *testing.T, e *site) {
 	for _, user := range []string{"root", "nix"} {
-		s := e.process(t, "test-process-"+strings.ToLower(filepath.Base(t.TempDir()))+user, "--job-image", world.image,
+		s := e.process(t, "test-process-"+strings.ToLower(rand.Text()[:10]), "--job-image", world.image,
 			"--allowed-commands", "sh", "--job-user", user)
 		c := connect(t, s)
 		c.send(jsonOf(t, command(`sh -c 'mkfifo /iglu-ended /iglu-unpushed; exec 2>&1; trap "" TERM; echo begun; while :; do sleep 1; done'`)))
