@@ -159,11 +159,17 @@ func (c *credentials) close() {
 	os.RemoveAll(c.dir)
 }
 
+// plainUser is a name that can stand in ssh's configuration as it is.
+var plainUser = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@+-]*$`)
+
 // sshConfig has ssh ask the agent for the repository's host, and for no other.
 func (c *credentials) sshConfig() string {
 	var config strings.Builder
 	if c.keyring != nil {
 		fmt.Fprintf(&config, "Host %s\n  IdentityAgent %s\n", c.origin.Hostname(), c.path("agent"))
+		if plainUser.MatchString(c.user) { // for URLs that name none
+			fmt.Fprintf(&config, "  User %s\n", c.user)
+		}
 	}
 	fmt.Fprintf(&config, "Host *\n  IdentityAgent none\n  BatchMode yes\n  LogLevel ERROR\n  ConnectTimeout 30\n"+
 		"  StrictHostKeyChecking accept-new\n  UserKnownHostsFile %s\n", c.path("known_hosts"))
