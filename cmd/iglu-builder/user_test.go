@@ -39,7 +39,7 @@ const flakeOfUser = `{
     make = name: script: derivation { inherit name system; builder = "/bin/sh"; PATH = "/nix/var/nix/profiles/default/bin"; args = [ "-c" script ]; };
   in {
     packages.${system} = {
-      default = make "program" "mkdir -p $out/bin; printf '#!/bin/sh\\necho the program runs as $(id -u)\\n' > $out/bin/program; chmod +x $out/bin/program";
+      default = make "program" "mkdir -p $out/bin; printf '#!/bin/sh\\necho the program runs as $(id -u)\\n' > $out/bin/program; chmod +x $out/bin/program; :";
       hello = hello.packages.${system}.default;
     };
     checks.${system}.check = make "check" "echo the check runs; echo > $out";
