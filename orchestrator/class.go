@@ -94,9 +94,7 @@ func (d *docker) storeFor(c container, image images.Image) (string, entry, error
 			return "", entry{}, err
 		}
 		shared.Pushes = sealed(secret, c.trust.pushes)
-		e.Pushing = true
 	}
-	e.OwnKeys = len(shared.Keys)+len(shared.Unsigned) > 0
 	return d.name("store-" + shared.id()), e, nil
 }
 

@@ -31,8 +31,6 @@ type entry struct {
 	Used       time.Time `json:"used"`  // when a job had it last
 	Bytes      int64     `json:"bytes"` // its size, or a guess
 	Measured   bool      `json:"measured"`
-	Pushing    bool      `json:"pushing,omitempty"` // its jobs push
-	OwnKeys    bool      `json:"ownKeys,omitempty"` // its jobs trust keys beside the image's
 }
 
 // A ledger is the folder where a builder writes down what it knows of its stores, a file

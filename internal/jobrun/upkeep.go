@@ -49,7 +49,19 @@ func maintain(upkeep string, r runner) int {
 			}
 		}
 	case jobenv.UpkeepCollect:
-		if code := s.collect(mark, bytes, r); code != 0 || !clean {
+		if err := s.removeMark(mark); err != nil {
+			say("%v", err)
+			return exitInternal
+		}
+		code := collect(bytes, r)
+		if !clean { // the next job will see to that
+			return code
+		}
+		if err := s.writeMark(mark); err != nil { // it has ended by itself, whatever came of it
+			say("%v", err)
+			return exitInternal
+		}
+		if code != 0 {
 			return code
 		}
 	default:
@@ -63,22 +75,13 @@ func maintain(upkeep string, r runner) int {
 	return 0
 }
 
-// collect has Nix remove garbage of so many bytes.
-func (s store) collect(mark storeMark, bytes string, r runner) int {
-	if err := s.removeMark(mark); err != nil {
-		say("%v", err)
-		return exitInternal
+// collect has Nix remove garbage of so many bytes, and returns its exit code. What it does not know
+// as garbage is removed first: what is left is measured.
+func collect(bytes string, r runner) int {
+	if err := errors.Join(os.RemoveAll(jobenv.StoreCache), os.RemoveAll(daemonCache)); err != nil {
+		say("cannot remove Nix's caches: %v", err)
 	}
-	// To Nix these are no garbage; what is left is measured.
-	err := errors.Join(os.RemoveAll(jobenv.StoreCache), os.RemoveAll(daemonCache))
-	code := r.with("NIX_REMOTE=").run([]string{"nix-store", "--gc", "--max-freed", bytes}, "/", os.Stderr, os.Stderr)
-	if mark.Boot != "" { // it has ended by itself, whatever came of it
-		err = errors.Join(err, s.writeMark(mark))
-	}
-	if err != nil {
-		say("%v", err)
-	}
-	return code
+	return r.with("NIX_REMOTE=").run([]string{"nix-store", "--gc", "--max-freed", bytes}, "/", os.Stderr, os.Stderr)
 }
 
 // blockSize is the unit of a file's number of blocks, in bytes: stat(2).
