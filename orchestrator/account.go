@@ -24,7 +24,6 @@ type account struct {
 	stdoutEnded bool   // with the record of a job that has succeeded
 	stderrEnded bool   // likewise
 	nix         string // the version of the image's
-	damaged     bool   // the store cannot be used again
 }
 
 func newAccount() *account { return &account{begun: time.Now()} }
@@ -97,7 +96,6 @@ func (a *account) take(n jobwire.Note) {
 		a.stored = n.Usage.StoreBytes
 	}
 	a.stdoutEnded = a.stdoutEnded || n.Succeeded
-	a.damaged = a.damaged || n.StoreDamaged
 	if n.Pushed != nil {
 		a.verdict.Pushed = n.Pushed
 	}
@@ -145,13 +143,6 @@ func (a *account) storeBytes() int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.stored
-}
-
-// storeDamaged reports whether the job has said that its store cannot be used again.
-func (a *account) storeDamaged() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.damaged
 }
 
 // close returns a verdict with all that is known.

@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,6 +57,8 @@ type Options struct {
 	// Network is the name of the engine's network that jobs are connected to;
 	// empty for a bridge of the builder's own.
 	Network string
+	// JobUser is who jobs run as; empty is UserNix.
+	JobUser JobUser
 	// Push says how jobs push to caches.
 	Push Push
 	// Program is the path of the statically linked Linux program that runs inside
@@ -114,6 +117,7 @@ func NewDocker(options Options, logs *joblog.Store, records Records, log *slog.L
 	if options.Observer == nil {
 		options.Observer = nobody{}
 	}
+	options.JobUser = cmp.Or(options.JobUser, UserNix)
 	engine := &docker{
 		client:  c,
 		options: options,
@@ -125,7 +129,7 @@ func NewDocker(options Options, logs *joblog.Store, records Records, log *slog.L
 		dirty:   true,
 	}
 	return &Builder{
-		engine: engine, push: options.Push, deadlines: options.Deadlines, logs: logs, records: records, log: log,
+		engine: engine, push: options.Push, user: options.JobUser, deadlines: options.Deadlines, logs: logs, records: records, log: log,
 		observer: options.Observer, running: make(map[string]context.CancelCauseFunc),
 	}, nil
 }
@@ -196,42 +200,87 @@ func (d *docker) run(ctx context.Context, c container, stdout, stderr io.Writer,
 	}
 	c.account.creates(image.Digest)
 	say(fmt.Sprintf("job image %s, %s", d.options.Image, image.Digest))
-	l, err := d.takeStore(ctx, c, image, say)
-	if err != nil {
-		return 0, engineFailure("provide the job's store", err)
+	a := d.attempt(ctx, c, image, stdout, stderr, say)
+	if d.wantsAnotherStore(ctx, a) {
+		say("the store is removed, and the job begins again with a fresh one")
+		if err := d.abandon(ctx, a, c.log); err != nil {
+			return 0, engineFailure("remove the job's store", err)
+		}
+		a = d.attempt(ctx, c, image, stdout, stderr, say)
 	}
-	killed := false
-	after = append(after, func() { d.giveBack(ctx, l, killed, c) })
+	after = append(after, func() { d.settle(ctx, a, c) })
+	if a.ran {
+		c.account.begin(schemas.Done)
+	}
+	if a.err == nil && a.code == jobenv.ExitUnpushed {
+		a.err = d.unpushed(ctx, a.id)
+	}
+	return a.code, a.err
+}
+
+// An attempt is a job's container with a store, and what came of it.
+type attempt struct {
+	lease  *lease // nil: it did not come so far, or the store goes with the job
+	id     string // of the container; empty: it did not come so far
+	ran    bool   // the container was to be started
+	killed bool   // it did not end by itself
+	code   int    // that it exited with
+	err    error  // why the job did not end by itself; nil if it did
+}
+
+// attempt runs a job in a container with a store.
+func (d *docker) attempt(ctx context.Context, c container, image images.Image, stdout, stderr io.Writer, say func(string)) *attempt {
+	a := new(attempt)
+	a.lease, a.err = d.takeStore(ctx, c, image, say)
+	if a.err != nil {
+		a.err, a.lease = engineFailure("provide the job's store", a.err), nil
+		return a
+	}
 	begun := time.Now()
-	c.told.NixVersion = d.nix[image.ID]
-	id, err := d.create(ctx, c, image.ID, l)
-	if err != nil {
+	c.told.NixVersion, c.told.Store = d.nix[image.ID], a.lease.state()
+	if a.id, a.err = d.create(ctx, c, image.ID, a.lease); a.err != nil {
 		d.forget()
-		return 0, err
+		return a
 	}
-	log := c.log.With("container", id)
-	after = append(after, func() { d.remove(ctx, id, log) })
-	if err := d.filled(l, time.Since(begun), say); err != nil {
-		return 0, err
+	log := c.log.With("container", a.id)
+	if a.err = d.filled(a.lease, time.Since(begun), say); a.err != nil {
+		return a
 	}
-	if err := ctx.Err(); err != nil {
-		return 0, err
+	if a.err = ctx.Err(); a.err != nil {
+		return a
 	}
 	log.Debug("container created")
-	code, err = d.runCreated(ctx, id, stdout, stderr, say, c.account.hasSucceeded, log)
+	a.ran = true
+	a.code, a.err = d.runCreated(ctx, a.id, stdout, stderr, say, c.account.hasSucceeded, log)
 	// In a store that earlier jobs have had, they may have put another in its place.
-	if version := c.account.nixVersion(); version != "" && (l == nil || l.fresh) {
+	if version := c.account.nixVersion(); version != "" && (a.lease == nil || a.lease.fresh) {
 		d.nix[image.ID] = version
 	}
-	if l != nil && (err != nil || code == exitKilled) {
+	if a.lease != nil && (a.err != nil || a.code == exitKilled) {
 		// An engine that hangs would not answer that either.
-		killed = errors.Is(context.Cause(ctx), errHangs) || d.wasKilled(ctx, id)
+		a.killed = errors.Is(context.Cause(ctx), errHangs) || d.wasKilled(ctx, a.id)
 	}
-	c.account.begin(schemas.Done)
-	if err == nil && code == jobenv.ExitUnpushed {
-		err = d.unpushed(ctx, id)
+	return a
+}
+
+// wantsAnotherStore reports whether a job has ended before it began, because of the store that
+// earlier jobs have left.
+func (d *docker) wantsAnotherStore(ctx context.Context, a *attempt) bool {
+	return a.err == nil && a.code == jobenv.ExitUnusableStore && a.lease != nil && !a.lease.fresh && d.has(ctx, a.id, jobenv.UnusableStore)
+}
+
+// abandon removes an attempt's container and its store.
+func (d *docker) abandon(ctx context.Context, a *attempt, log *slog.Logger) error {
+	d.remove(ctx, a.id, log.With("container", a.id))
+	return d.removeStore(ctx, a.lease.store)
+}
+
+// settle removes an attempt's container and gives its store back. ctx may have ended.
+func (d *docker) settle(ctx context.Context, a *attempt, c container) {
+	if a.id != "" {
+		d.remove(ctx, a.id, c.log.With("container", a.id))
 	}
-	return code, err
+	d.giveBack(ctx, a.lease, a.killed, c)
 }
 
 // exitKilled is the exit code of a container whose first process got SIGKILL.
@@ -314,9 +363,9 @@ func (d *docker) create(ctx context.Context, c container, imageID string, l *lea
 		return "", err
 	case sandboxed:
 		allowSandbox(host)
-		c.told.NixConfig += nixSandboxed
+		addStoreConfig(&c.told, nixSandboxed)
 	default:
-		c.told.NixConfig += nixUnsandboxed
+		addStoreConfig(&c.told, nixUnsandboxed)
 	}
 	grace := int(stopGrace / time.Second)
 	config := &containertypes.Config{

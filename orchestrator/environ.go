@@ -22,7 +22,7 @@ type Push struct {
 const upstreamKey = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 
 // jobOf returns what the container of a request is told.
-func jobOf(r *schemas.Request, push Push) jobenv.Job {
+func jobOf(r *schemas.Request, push Push, user JobUser) jobenv.Job {
 	job := jobenv.Job{
 		Repository:  r.Git.Repository,
 		Branch:      r.Git.Branch,
@@ -30,7 +30,13 @@ func jobOf(r *schemas.Request, push Push) jobenv.Job {
 		GitKey:      r.Git.GitKey,
 		Command:     r.BuildOptions.Command,
 		ExtraArgs:   r.BuildOptions.ExtraArgs,
+		JobUser:     string(user),
 		NixConfig:   nixConfig(&r.BuildOptions),
+	}
+	if user == UserRoot {
+		job.NixConfig += storeConfig(&r.BuildOptions)
+	} else {
+		job.DaemonConfig = job.NixConfig + storeConfig(&r.BuildOptions) + daemonTrust
 	}
 	if r.Git.NoClone {
 		job.NoClone = "true"
@@ -45,27 +51,59 @@ func jobOf(r *schemas.Request, push Push) jobenv.Job {
 	return job
 }
 
-// nixConfig returns a request's options as lines of nix.conf. No value holds a line
-// end: schemas.ParseRequest refuses them.
+// A JobUser is who a job's own programs run as.
+type JobUser string
+
+// The users of jobs.
+const (
+	UserNix  JobUser = jobenv.UserNix  // an unprivileged one, for whom a nix-daemon builds
+	UserRoot JobUser = jobenv.UserRoot // root, who can do anything in the container, and to its store
+)
+
+// nixConfig returns those of a request's options, as lines of nix.conf, that Nix's commands tell
+// the daemon whoever asks. No value holds a line end: schemas.ParseRequest refuses them.
 func nixConfig(o *schemas.BuildOptions) string {
-	var conf strings.Builder
-	set := func(name string, value any) { fmt.Fprintf(&conf, "%s = %v\n", name, value) }
-	set("extra-experimental-features", "nix-command flakes")
-	set("build-dir", jobenv.BuildDir)
+	var conf confLines
+	conf.set("extra-experimental-features", "nix-command flakes")
 	if o.Cores != nil {
-		set("cores", *o.Cores)
+		conf.set("cores", *o.Cores)
 	}
 	if o.MaxJobs != nil {
-		set("max-jobs", *o.MaxJobs)
+		conf.set("max-jobs", *o.MaxJobs)
 	}
 	if o.KeepGoing {
-		set("keep-going", true)
-	}
-	if len(o.Substituters) > 0 {
-		set("extra-substituters", strings.Join(o.Substituters, " "))
-	}
-	if len(o.TrustedPublicKeys) > 0 {
-		set("extra-trusted-public-keys", strings.Join(o.TrustedPublicKeys, " "))
+		conf.set("keep-going", true)
 	}
 	return conf.String()
 }
+
+// storeConfig returns likewise those that are settings of the store: a daemon takes them from
+// nobody but root.
+func storeConfig(o *schemas.BuildOptions) string {
+	var conf confLines
+	conf.set("build-dir", jobenv.BuildDir)
+	if len(o.Substituters) > 0 {
+		conf.set("extra-substituters", strings.Join(o.Substituters, " "))
+	}
+	if len(o.TrustedPublicKeys) > 0 {
+		conf.set("extra-trusted-public-keys", strings.Join(o.TrustedPublicKeys, " "))
+	}
+	return conf.String()
+}
+
+// addStoreConfig adds lines to those that are settings of the store.
+func addStoreConfig(job *jobenv.Job, lines string) {
+	if job.JobUser == jobenv.UserNix {
+		job.DaemonConfig += lines
+	} else {
+		job.NixConfig += lines
+	}
+}
+
+// daemonTrust has the daemon trust root alone and build as others, whatever the image says.
+const daemonTrust = "trusted-users = root\nallowed-users = *\nbuild-users-group = nixbld\n"
+
+// confLines are lines of nix.conf.
+type confLines struct{ strings.Builder }
+
+func (c *confLines) set(name string, value any) { fmt.Fprintf(c, "%s = %v\n", name, value) }

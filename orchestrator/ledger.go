@@ -19,7 +19,6 @@ const (
 	leased  condition = "leased"  // a job has it
 	sound   condition = "sound"   // whoever had it last ended by itself
 	suspect condition = "suspect" // that was killed, or is not known
-	damaged condition = "damaged" // a program that every job needs does not run any more
 )
 
 // entry is what a builder knows of a store and the engine does not.

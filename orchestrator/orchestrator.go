@@ -26,6 +26,7 @@ import (
 type Builder struct {
 	engine    engine
 	push      Push
+	user      JobUser
 	deadlines Deadlines
 	logs      *joblog.Store
 	records   Records
@@ -67,6 +68,7 @@ type engine interface {
 type container struct {
 	job     string       // the job's id
 	told    jobenv.Job   // what the program in it is told, and the engine adds to
+	trust   trust        // decides with which jobs it shares a store
 	log     *slog.Logger // the server's log, without the job's secrets
 	account *account     // gets what comes to be known
 }
@@ -114,7 +116,7 @@ func (b *Builder) Close() error { return b.engine.close() }
 // which it could stand.
 func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message {
 	job := strings.ToLower(rand.Text())
-	told := jobOf(request, b.push)
+	told := jobOf(request, b.push, b.user)
 	told.EventsToken = rand.Text()
 	// Without the token: nothing prints it, and each more secret masks some text by chance.
 	redactor := redact.New(request.Secrets()...)
@@ -122,7 +124,7 @@ func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Wr
 	log.Info("job started")
 	b.observer.JobStarted()
 	account := newAccount()
-	c := container{job: job, told: told, log: log, account: account}
+	c := container{job: job, told: told, trust: trustOf(request), log: log, account: account}
 	lines, err := b.logs.Create(job, redactor)
 	if err != nil {
 		verdict := account.close(Verdict{Err: logFailure(err)})

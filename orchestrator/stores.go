@@ -3,12 +3,9 @@ package orchestrator
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -79,26 +76,12 @@ func (l *lease) mount(config *containertypes.Config, host *containertypes.HostCo
 	config.Env = append(config.Env, "XDG_CACHE_HOME="+jobenv.StoreCache)
 }
 
-// storeFor returns the name of the store for a job, or "", and what to write down of it.
-func (d *docker) storeFor(c container, image images.Image) (string, entry) {
-	e := entry{Image: d.options.Image, ImageID: image.ID, Bytes: image.Size}
-	switch {
-	case d.options.Stores.Mode == StoreShared:
-	case d.options.Stores.Mode == StoreRepository && c.told.NoClone == "":
-		e.Repository = c.told.Repository
-	default:
-		return "", entry{}
-	}
-	digest := sha256.Sum256([]byte(strings.Join([]string{e.Repository, image.ID, image.Platform}, "\n")))
-	return d.name("store-" + hex.EncodeToString(digest[:10])), e
-}
-
 // takeStore gives a job the store that it is to have: sound, or new. When the job has ended,
 // giveBack takes it.
 func (d *docker) takeStore(ctx context.Context, c container, image images.Image, say func(string)) (*lease, error) {
-	name, e := d.storeFor(c, image)
+	name, e, err := d.storeFor(c, image)
 	if name == "" {
-		return nil, nil
+		return nil, err
 	}
 	l := &lease{store: name, entry: e}
 	there, err := d.inspectVolume(ctx, name)
@@ -176,8 +159,6 @@ func (d *docker) giveBack(ctx context.Context, l *lease, killed bool, c containe
 	l.entry.Bytes += c.account.storeBytes()
 	switch {
 	case l.entry.Condition == filling: // and stays so
-	case c.account.storeDamaged():
-		l.entry.Condition = damaged
 	case killed:
 		l.entry.Condition = suspect
 	default:

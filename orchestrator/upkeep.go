@@ -29,6 +29,8 @@ const (
 	taskTimeout = 30 * time.Minute
 	// maxLast bounds in bytes what is kept of what a task prints, for the same reason.
 	maxLast = 4 << 10
+	// maxStoreSize is more than a store takes of any disk, in bytes: 1 PiB.
+	maxStoreSize = 1 << 50
 	// collectTo is the share of the limit that a store is brought down to that is alone
 	// and larger than the limit.
 	collectTo = 0.8
@@ -128,9 +130,6 @@ func (d *docker) ensureSound(ctx context.Context, l *lease, log *slog.Logger, sa
 		return true, nil
 	case filling:
 		return false, d.removeStore(ctx, l.store)
-	case damaged:
-		say("the job that had this store before left it without a Nix or a git that runs: the store is removed")
-		return false, d.removeStore(ctx, l.store)
 	}
 	say("the job that had this store before did not end by itself: verifying the store")
 	code, last, err := d.inStore(ctx, l, jobenv.UpkeepVerify, log)
@@ -163,39 +162,48 @@ func (d *docker) task(ctx context.Context, l *lease, task string, log *slog.Logg
 }
 
 // measured writes down that a store is sound and how large it is.
-func (d *docker) measured(l *lease, bytes string) (err error) {
-	if l.entry.Bytes, err = strconv.ParseInt(bytes, 10, 64); err != nil {
+func (d *docker) measured(l *lease, bytes string) error {
+	size, err := strconv.ParseInt(bytes, 10, 64)
+	if err == nil && (size < 0 || size > maxStoreSize) {
+		err = fmt.Errorf("%d bytes cannot be", size)
+	}
+	if err != nil {
 		return fmt.Errorf("measure store %s: %w", l.store, err)
 	}
+	l.entry.Bytes = size
 	l.entry.Condition, l.entry.Lease, l.entry.Measured = sound, "", true
 	return d.ledger.write(l.store, l.entry)
 }
 
-// collect makes a store smaller that is too large by itself: by Nix's garbage collector, or
+// collect makes each store smaller that is too large by itself: by Nix's garbage collector, or
 // by removing it when that does not help.
 func (d *docker) collect(ctx context.Context, log *slog.Logger) error {
 	entries, err := d.ledger.all()
 	if err != nil {
 		return err
 	}
-	limit := d.options.Stores.MaxBytes
+	var failed error
 	for name, e := range entries {
-		if e.Bytes <= limit {
-			continue
-		}
-		l := &lease{store: name, entry: e}
-		free := e.Bytes - int64(collectTo*float64(limit))
-		if err := d.task(ctx, l, fmt.Sprintf("%s %d", jobenv.UpkeepCollect, free), log); err != nil {
-			return err
-		}
-		log.Info("collected garbage in a store", "store", name, "before", units.BytesSize(float64(e.Bytes)),
-			"after", units.BytesSize(float64(l.entry.Bytes)))
-		if l.entry.Bytes > limit {
-			log.Info("removed a store that is too large by itself", "store", name, "repository", e.Repository)
-			return d.removeStore(ctx, name)
+		if e.Bytes > d.options.Stores.MaxBytes && ctx.Err() == nil {
+			failed = errors.Join(failed, d.collectIn(ctx, &lease{store: name, entry: e}, log.With("store", name)))
 		}
 	}
-	return nil
+	return failed
+}
+
+// collectIn makes one store smaller that is larger than the limit.
+func (d *docker) collectIn(ctx context.Context, l *lease, log *slog.Logger) error {
+	limit, before := d.options.Stores.MaxBytes, l.entry.Bytes
+	free := before - int64(collectTo*float64(limit))
+	if err := d.task(ctx, l, fmt.Sprintf("%s %d", jobenv.UpkeepCollect, free), log); err != nil {
+		return err
+	}
+	log.Info("collected garbage in a store", "before", units.BytesSize(float64(before)), "after", units.BytesSize(float64(l.entry.Bytes)))
+	if l.entry.Bytes <= limit {
+		return nil
+	}
+	log.Info("removed a store that is too large by itself", "repository", l.entry.Repository)
+	return d.removeStore(ctx, l.store)
 }
 
 // errTooLong is why a task in a store was ended.

@@ -11,9 +11,9 @@ func jobCommand() *cobra.Command {
 		Use:    "job",
 		Short:  "Run the job that the environment describes, as a container's first process",
 		Hidden: true,
-		Args:   cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return &exitError{code: jobrun.Main()}
+		Args:   cobra.MaximumNArgs(1), // which the program gives itself
+		RunE: func(_ *cobra.Command, args []string) error {
+			return &exitError{code: jobrun.Main(args)}
 		},
 	}
 }

@@ -102,6 +102,7 @@ type Client struct {
 	read    string   // where narinfos are; see Locate
 	http    *http.Client
 	hosts   hosts
+	pin     *pin
 
 	uploads    chan struct{} // holds a value for each upload under way
 	parts      chan struct{} // holds a value for each part in memory
@@ -130,6 +131,7 @@ func New(target, token string, options Options) (*Client, error) {
 		host, name = host[:i], host[i+1:]
 	}
 	options = options.withDefaults()
+	pin := &pin{host: at.Hostname(), moves: at.Scheme == "https"}
 	c := &Client{
 		options:    options,
 		token:      token,
@@ -138,7 +140,8 @@ func New(target, token string, options Options) (*Client, error) {
 		shown:      at.String(),
 		api:        host + "/api/v1/cache/" + name,
 		read:       at.String(),
-		http:       newHTTPClient(options),
+		http:       newHTTPClient(options, pin),
+		pin:        pin,
 		uploads:    make(chan struct{}, options.Uploads),
 		parts:      make(chan struct{}, options.Parts),
 		buffers:    make(chan []byte, options.Parts),
@@ -166,12 +169,13 @@ func parseTarget(target string) (*url.URL, error) {
 
 // newHTTPClient returns a client that keeps as many connections as we use at once,
 // and follows no redirection.
-func newHTTPClient(options Options) *http.Client {
+func newHTTPClient(options Options, pin *pin) *http.Client {
 	connections := options.Uploads + options.Parts
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	if options.Dial != nil {
 		transport.DialContext = options.Dial
 	}
+	transport.DialContext = pin.over(transport.DialContext)
 	transport.MaxIdleConns = 2 * connections
 	transport.MaxIdleConnsPerHost = connections
 	return &http.Client{

@@ -25,10 +25,20 @@ const (
 	UpstreamKeys = "IGLU_UPSTREAM_KEYS"
 	Upkeep       = "IGLU_UPKEEP"
 	NixVersion   = "IGLU_NIX_VERSION"
+	JobUser      = "IGLU_JOB_USER"
+	DaemonConfig = "IGLU_DAEMON_CONFIG"
+	Store        = "IGLU_STORE_STATE"
 	EventsToken  = "IGLU_EVENTS_TOKEN"
 	CacheToken   = "CACHIX_AUTH_TOKEN"
 	SigningKey   = "CACHIX_SIGNING_KEY"
 	NixConfig    = "NIX_CONFIG"
+)
+
+// Who a job's own programs run as: the values of JobUser. UserNix is an unprivileged user, for
+// whom a nix-daemon that is root builds; UserRoot is root.
+const (
+	UserNix  = "nix"
+	UserRoot = "root"
 )
 
 // Mount is the folder of the container that holds the builder's own program,
@@ -57,9 +67,19 @@ const BuildDir = "/nix/var/nix/builds"
 // fetched, where the store outlives the job: it lies on the same volume.
 const StoreCache = "/nix/var/iglu-cache"
 
-// StoreTools is a file in a store that outlives its jobs, with the names of the programs
-// that a job needs and that the job image has: a store that has lost one of them is damaged.
-const StoreTools = "/nix/var/iglu-tools"
+// What is known of a store that outlives its job: the values of Store.
+const (
+	StoreFresh = "fresh" // it has been filled from the image for this job
+	StoreUsed  = "used"  // earlier jobs have had it
+)
+
+// ExitUnusableStore is the exit code of a job that found its store, of earlier jobs, unfit before
+// anything of it ran, so that it can begin again with another: EX_SOFTWARE of BSD's sysexits.h.
+// The container then has the file UnusableStore. Without that file, the code says something else.
+const (
+	ExitUnusableStore = 70
+	UnusableStore     = "/iglu-unusable-store"
+)
 
 // What can be done with a store between jobs: the values of Upkeep. Collect is followed by
 // a space and the bytes that are to be freed. The container prints the store's size in
@@ -106,6 +126,9 @@ type Job struct {
 	UpstreamKeys string // what one of these has signed is not pushed; separated by spaces
 	Upkeep       string // what is to be done with the store, in place of a build; empty: nothing
 	NixVersion   string // of the image's, if an earlier job has found that out; empty: not known
+	JobUser      string // UserNix or UserRoot
+	DaemonConfig string // lines of nix.conf for the nix-daemon of UserNix
+	Store        string // StoreFresh or StoreUsed where the store outlives the job; else empty
 	EventsToken  string // secret: what is told in the job's name begins with it; see internal/jobwire
 	CacheToken   string // secret
 	SigningKey   string // secret
@@ -133,6 +156,9 @@ func (j *Job) fields() []field {
 		{UpstreamKeys, &j.UpstreamKeys},
 		{Upkeep, &j.Upkeep},
 		{NixVersion, &j.NixVersion},
+		{JobUser, &j.JobUser},
+		{DaemonConfig, &j.DaemonConfig},
+		{Store, &j.Store},
 		{EventsToken, &j.EventsToken},
 		{CacheToken, &j.CacheToken},
 		{SigningKey, &j.SigningKey},

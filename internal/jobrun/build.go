@@ -1,9 +1,11 @@
 package jobrun
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"iglu.sh/builder/internal/jobenv"
@@ -17,11 +19,10 @@ import (
 
 // A builder runs a job's command.
 type builder struct {
-	job      jobenv.Job
-	environ  []string
-	children *children
-	teller   teller
-	version  func() string // of the image's Nix
+	job     jobenv.Job
+	runner  runner
+	teller  teller
+	version func() string // of the image's Nix
 }
 
 // secrets returns what masks those of the job.
@@ -46,7 +47,7 @@ func (b *builder) build(stdout *os.File) int {
 		return exitConfig
 	}
 	argv := slices.Concat(command, extra)
-	environ := with(b.environ, buildProtocols)
+	r := b.runner.with(buildProtocols)
 	version := b.version()
 	if version != "" {
 		say("Nix %s", version)
@@ -58,36 +59,55 @@ func (b *builder) build(stdout *os.File) int {
 	b.teller.phase(schemas.Evaluate)
 	say("running %s", shellwords.Show(argv))
 	if tellsPrograms(version, argv[0]) {
-		return b.runHeard(argv, environ, stdout)
+		return b.runHeard(r, argv, stdout)
 	}
-	return b.runRead(argv, environ, stdout)
+	return b.runRead(r, argv, stdout)
 }
 
 // runHeard runs a command and hears what its Nix processes tell programs.
-func (b *builder) runHeard(argv, environ []string, stdout *os.File) int {
+func (b *builder) runHeard(r runner, argv []string, stdout *os.File) int {
 	nix, err := b.listenToNix()
 	if err != nil {
 		say("the job goes on without what Nix tells of its progress: %v", err)
 	} else {
-		defer nix.close()
-		environ = nix.setting(environ)
+		r.environ = nix.setting(r.environ)
+		defer func() {
+			nix.close()
+			warnOfRestricted(nix.log.Restricted())
+		}()
 	}
-	return b.children.run(argv, sourceDir, environ, stdout, os.Stderr)
+	return r.run(argv, sourceDir, stdout, os.Stderr)
 }
 
 // runRead runs a command and reads what it says to people, which goes on as it is. Both
 // outputs take the same way, so that the results that Nix prints last come last.
-func (b *builder) runRead(argv, environ []string, stdout *os.File) int {
+func (b *builder) runRead(r runner, argv []string, stdout *os.File) int {
 	log := nixlog.New(b.teller.Event, nixstore.Files{}, sync.OnceValue(b.secrets))
 	defer log.Close()
 	lines := log.Lines()
-	code := b.runTapped(argv, environ, stdout, io.MultiWriter(os.Stderr, lines))
+	code := runTapped(r, argv, stdout, io.MultiWriter(os.Stderr, lines))
 	lines.End(code == 0)
+	warnOfRestricted(log.Restricted())
 	return code
 }
 
+// warnOfRestricted says what to do about settings of Nix's that the command has given in vain.
+// It says so in standard error, where Nix does.
+func warnOfRestricted(settings []string) {
+	for _, setting := range settings {
+		advice := "the operator of the builder can set it in the nix.conf of the job image"
+		switch strings.TrimPrefix(setting, "extra-") {
+		case "substituters", "trusted-substituters":
+			advice = "use buildOptions.substituters"
+		case "trusted-public-keys":
+			advice = "use buildOptions.trustedPublicKeys"
+		}
+		fmt.Fprintf(os.Stderr, sayFormat("warning: Nix ignored the setting %s, because the command's user is not trusted: %s"), setting, advice)
+	}
+}
+
 // runTapped runs a command whose outputs go to writers.
-func (b *builder) runTapped(argv, environ []string, stdout, stderr io.Writer) int {
+func runTapped(r runner, argv []string, stdout, stderr io.Writer) int {
 	said, err := newTap(stderr)
 	if err != nil {
 		say("cannot read what the build prints: %v", err)
@@ -100,5 +120,5 @@ func (b *builder) runTapped(argv, environ []string, stdout, stderr io.Writer) in
 		return exitInternal
 	}
 	defer results.close()
-	return b.children.run(argv, sourceDir, environ, results.in, said.in)
+	return r.run(argv, sourceDir, results.in, said.in)
 }

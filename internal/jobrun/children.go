@@ -2,11 +2,14 @@ package jobrun
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,13 +28,21 @@ type children struct {
 	stop    func()        // tells the rest of the job that it is to end
 
 	mu          sync.Mutex
-	running     map[int]chan<- int // the process groups of programs, and what gets their exit codes
-	terminating bool               // nothing more is started
+	running     map[int]child // the process groups of programs
+	terminating bool          // the job was asked to end: nothing more is started
+	ended       bool          // likewise, because it has ended
+	none        chan struct{} // closed when no process is left; nil: nobody waits for that
+}
+
+// A child is a program that runs.
+type child struct {
+	exited  chan<- int // gets its exit code
+	remains bool       // when the job is asked to end
 }
 
 // newChildren returns one that calls stop when the job is asked to end.
 func newChildren(stop func()) *children {
-	c := &children{signals: make(chan os.Signal, 16), done: make(chan struct{}), stop: stop, running: make(map[int]chan<- int)}
+	c := &children{signals: make(chan os.Signal, 16), done: make(chan struct{}), stop: stop, running: make(map[int]child)}
 	signal.Notify(c.signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT)
 	go c.watch()
 	return c
@@ -64,12 +75,16 @@ func (c *children) reap() {
 		if err == unix.EINTR {
 			continue
 		}
+		if err == unix.ECHILD && c.none != nil {
+			close(c.none)
+			c.none = nil
+		}
 		if err != nil || pid == 0 {
 			return
 		}
-		if exited, ok := c.running[pid]; ok {
+		if child, ok := c.running[pid]; ok {
 			delete(c.running, pid)
-			exited <- exitCode(status)
+			child.exited <- exitCode(status)
 		}
 	}
 }
@@ -88,16 +103,32 @@ func (c *children) terminate() {
 	defer c.mu.Unlock()
 	c.terminating = true
 	c.stop()
-	for group := range c.running {
-		unix.Kill(-group, unix.SIGTERM)
-	}
+	c.signal(unix.SIGTERM)
 	time.AfterFunc(killDelay, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		for group := range c.running {
-			unix.Kill(-group, unix.SIGKILL)
-		}
+		c.signal(unix.SIGKILL)
 	})
+}
+
+// signal sends a signal to the programs that are to end with the job.
+func (c *children) signal(s unix.Signal) {
+	for group, child := range c.running {
+		if !child.remains {
+			unix.Kill(-group, s)
+		}
+	}
+}
+
+// killAll ends every other process of the container, and returns when none is left.
+func (c *children) killAll() {
+	none := make(chan struct{})
+	c.mu.Lock()
+	c.ended, c.none = true, none
+	c.mu.Unlock()
+	unix.Kill(-1, unix.SIGKILL)
+	c.reap() // there may be none already
+	<-none
 }
 
 // isTerminating reports whether the job was asked to end.
@@ -107,9 +138,22 @@ func (c *children) isTerminating() bool {
 	return c.terminating
 }
 
+// A runner starts programs as a user, with an environment.
+type runner struct {
+	children *children
+	user     *user
+	environ  []string
+}
+
+// with returns a runner whose programs have more variables.
+func (r runner) with(more ...string) runner {
+	r.environ = with(r.environ, more...)
+	return r
+}
+
 // run starts a program found through PATH in a process group of its own, with the
 // outputs given, and returns its exit code when it has ended.
-func (c *children) run(argv []string, dir string, environ []string, stdout, stderr *os.File) int {
+func (r runner) run(argv []string, dir string, stdout, stderr *os.File) int {
 	program, err := exec.LookPath(argv[0])
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		say("%s is not in the job image; its PATH is %s", argv[0], os.Getenv("PATH"))
@@ -125,7 +169,8 @@ func (c *children) run(argv []string, dir string, environ []string, stdout, stde
 		return exitInternal
 	}
 	defer null.Close()
-	exited, err := c.start(program, argv, dir, environ, null, stdout, stderr)
+	exited, err := r.children.start(process{program: program, argv: argv, dir: dir, environ: r.environ,
+		user: r.user, files: []*os.File{null, stdout, stderr}})
 	if err != nil {
 		say("cannot run %s: %v", argv[0], err)
 		return exitCannotRun
@@ -133,25 +178,53 @@ func (c *children) run(argv []string, dir string, environ []string, stdout, stde
 	return <-exited
 }
 
-// start starts a program and returns what gets its exit code.
-func (c *children) start(program string, argv []string, dir string, environ []string, stdin, stdout, stderr *os.File) (<-chan int, error) {
+// output runs a program and returns what it prints, without line ends.
+func (r runner) output(argv ...string) (string, int) {
+	from, to, err := os.Pipe()
+	if err != nil {
+		say("cannot read from %s: %v", argv[0], err)
+		return "", exitInternal
+	}
+	defer from.Close()
+	printed := make(chan string, 1)
+	go func() {
+		text, _ := io.ReadAll(from)
+		printed <- strings.TrimSpace(string(text))
+	}()
+	code := r.run(argv, "/", to, os.Stderr)
+	to.Close()
+	return <-printed, code
+}
+
+// A process is a program that is to be started.
+type process struct {
+	program string // its path
+	argv    []string
+	dir     string
+	environ []string
+	user    *user      // nil: root
+	files   []*os.File // its descriptors from 0 on
+	remains bool       // when the job is asked to end
+}
+
+// start starts a program in a process group of its own and returns what gets its exit code.
+func (c *children) start(p process) (<-chan int, error) {
+	attributes := &unix.SysProcAttr{Setpgid: true}
+	if p.user != nil && !p.user.isRoot() {
+		attributes.Credential = &syscall.Credential{Uid: p.user.uid, Gid: p.user.gid}
+	}
 	// The lock keeps reap from seeing the child end before it is known.
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	exited := make(chan int, 1)
-	if c.terminating {
+	if c.terminating || c.ended {
 		exited <- exitTerminated
 		return exited, nil
 	}
-	process, err := os.StartProcess(program, argv, &os.ProcAttr{
-		Dir:   dir,
-		Env:   environ,
-		Files: []*os.File{stdin, stdout, stderr},
-		Sys:   &unix.SysProcAttr{Setpgid: true},
-	})
+	started, err := os.StartProcess(p.program, p.argv, &os.ProcAttr{Dir: p.dir, Env: p.environ, Files: p.files, Sys: attributes})
 	if err != nil {
 		return nil, err
 	}
-	c.running[process.Pid] = exited
-	return exited, process.Release()
+	c.running[started.Pid] = child{exited, p.remains}
+	return exited, started.Release()
 }

@@ -2,6 +2,7 @@ package jobrun
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -28,8 +29,9 @@ const defaultUser = "git"
 // key stays in this process: ssh has it sign through an agent's socket. A password
 // or token is given to git's askpass program. Either is for the repository's host only,
 // so that a flake input elsewhere cannot ask for it. Both sockets lie in a folder that
-// only root may enter; the users that builds run as are others.
+// only the job's user may enter; the users that builds run as are others.
 type credentials struct {
+	owner     *user
 	user, key string
 	origin    *url.URL // where the key belongs; nil: nowhere
 	keyring   agent.Agent
@@ -41,8 +43,8 @@ type credentials struct {
 
 // newCredentials starts to answer for the job's key. Where that cannot be, it says
 // why and returns an exit code.
-func newCredentials(job jobenv.Job) (*credentials, int) {
-	c := &credentials{user: job.GitUsername, key: job.GitKey, origin: repositoryURL(job.Repository)}
+func newCredentials(job jobenv.Job, owner *user) (*credentials, int) {
+	c := &credentials{owner: owner, user: job.GitUsername, key: job.GitKey, origin: repositoryURL(job.Repository)}
 	if c.user == "" {
 		c.user = defaultUser
 	}
@@ -107,14 +109,13 @@ func (c *credentials) loadKey() error {
 func (c *credentials) path(name string) string { return filepath.Join(c.dir, name) }
 
 func (c *credentials) listen() (err error) {
-	// Not every image has such a folder.
-	if err := os.MkdirAll(os.TempDir(), 0o777|os.ModeSticky); err != nil {
-		return err
-	}
 	if c.dir, err = os.MkdirTemp("", "iglu-"); err != nil {
 		return err
 	}
 	if err := os.WriteFile(c.path("ssh_config"), []byte(c.sshConfig()), 0o600); err != nil {
+		return err
+	}
+	if err := errors.Join(c.owner.own(c.dir), c.owner.own(c.path("ssh_config"))); err != nil {
 		return err
 	}
 	if c.keyring != nil {
@@ -132,6 +133,9 @@ func (c *credentials) serve(path string, handle func(net.Conn)) error {
 		return err
 	}
 	c.listeners = append(c.listeners, listener)
+	if err := c.owner.own(path); err != nil {
+		return err
+	}
 	c.serving.Go(func() {
 		for {
 			conn, err := listener.Accept()
@@ -155,11 +159,17 @@ func (c *credentials) close() {
 	os.RemoveAll(c.dir)
 }
 
+// plainUser is a name that can stand in ssh's configuration as it is.
+var plainUser = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@+-]*$`)
+
 // sshConfig has ssh ask the agent for the repository's host, and for no other.
 func (c *credentials) sshConfig() string {
 	var config strings.Builder
 	if c.keyring != nil {
 		fmt.Fprintf(&config, "Host %s\n  IdentityAgent %s\n", c.origin.Hostname(), c.path("agent"))
+		if plainUser.MatchString(c.user) { // for URLs that name none
+			fmt.Fprintf(&config, "  User %s\n", c.user)
+		}
 	}
 	fmt.Fprintf(&config, "Host *\n  IdentityAgent none\n  BatchMode yes\n  LogLevel ERROR\n  ConnectTimeout 30\n"+
 		"  StrictHostKeyChecking accept-new\n  UserKnownHostsFile %s\n", c.path("known_hosts"))

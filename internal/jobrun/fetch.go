@@ -1,11 +1,10 @@
 package jobrun
 
 import (
-	"io"
+	"errors"
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/jobwire"
@@ -20,8 +19,8 @@ const (
 )
 
 // fetch puts the source into sourceDir and says which commit it is.
-func fetch(job jobenv.Job, environ []string, children *children, t teller) int {
-	if err := os.MkdirAll(sourceDir, 0o755); err != nil {
+func fetch(job jobenv.Job, r runner, t teller) int {
+	if err := errors.Join(os.MkdirAll(sourceDir, 0o755), r.user.own(sourceDir)); err != nil {
 		say("cannot make a folder for the source: %v", err)
 		return exitInternal
 	}
@@ -33,7 +32,7 @@ func fetch(job jobenv.Job, environ []string, children *children, t teller) int {
 		return 0
 	}
 	t.phase(schemas.Fetch)
-	git := &git{children: children, environ: with(environ, cloneProtocols)}
+	git := git{r.with(cloneProtocols)}
 	if code := git.clone(repositoryAs(job.Repository, job.GitUsername), job.Branch); code != 0 {
 		say("could not clone %s (git exited with %d)", job.Repository, code)
 		return code
@@ -70,18 +69,15 @@ func repositoryAs(repository, user string) string {
 	return u.String()
 }
 
-type git struct {
-	children *children
-	environ  []string
-}
+type git struct{ runner }
 
-func (g *git) run(args ...string) int {
-	return g.children.run(append([]string{"git"}, args...), "/", g.environ, os.Stdout, os.Stderr)
+func (g git) run(args ...string) int {
+	return g.runner.run(append([]string{"git"}, args...), "/", os.Stdout, os.Stderr)
 }
 
 // clone fetches one commit of one branch. A value that begins with a dash stays a
 // value: the branch is part of its option, the repository comes after "--".
-func (g *git) clone(repository, branch string) int {
+func (g git) clone(repository, branch string) int {
 	args := []string{"-c", "advice.detachedHead=false", "clone", "--depth=1"}
 	if branch != "" {
 		args = append(args, "--branch="+branch)
@@ -92,7 +88,7 @@ func (g *git) clone(repository, branch string) int {
 
 // submodules fetches them, when there are any: shallow, or whole from a server that
 // does not give out a single commit.
-func (g *git) submodules() int {
+func (g git) submodules() int {
 	if _, err := os.Stat(filepath.Join(sourceDir, ".gitmodules")); err != nil {
 		return 0
 	}
@@ -105,24 +101,6 @@ func (g *git) submodules() int {
 }
 
 // output runs git in the source and returns what it prints, without line ends.
-func (g *git) output(args ...string) (string, int) {
-	return outputOf(g.children, append([]string{"git", "-C", sourceDir}, args...), g.environ)
-}
-
-// outputOf runs a program and returns what it prints, without line ends.
-func outputOf(children *children, argv, environ []string) (string, int) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		say("cannot read from %s: %v", argv[0], err)
-		return "", exitInternal
-	}
-	defer r.Close()
-	printed := make(chan string, 1)
-	go func() {
-		text, _ := io.ReadAll(r)
-		printed <- strings.TrimSpace(string(text))
-	}()
-	code := children.run(argv, "/", environ, w, os.Stderr)
-	w.Close()
-	return <-printed, code
+func (g git) output(args ...string) (string, int) {
+	return g.runner.output(append([]string{"git", "-C", sourceDir}, args...)...)
 }

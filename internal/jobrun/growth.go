@@ -4,19 +4,17 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-
-	"iglu.sh/builder/internal/jobenv"
 )
 
 // storeFolder is where Nix keeps what is built.
 const storeFolder = "/nix/store"
 
-// outlives reports whether the container's Nix store outlives its job.
-func outlives() bool { return os.Getenv("XDG_CACHE_HOME") == jobenv.StoreCache }
+// cacheHome is the variable that says where Nix caches what it has evaluated and fetched.
+const cacheHome = "XDG_CACHE_HOME"
 
-// storePaths returns the names of what is in the store, or nil if that goes with the job.
-func storePaths() map[string]bool {
-	if !outlives() {
+// storePaths returns the names of what is in the store, or nil if that does not outlive the job.
+func storePaths(outlives bool) map[string]bool {
+	if !outlives {
 		return nil
 	}
 	names := make(map[string]bool)
@@ -30,7 +28,10 @@ func storePaths() map[string]bool {
 // growth returns how many bytes of the disk those paths of the store take that were not there
 // before. To measure all of it would take a short job much of its time.
 func growth(ctx context.Context, before map[string]bool) (bytes int64) {
-	for name := range storePaths() {
+	if before == nil {
+		return 0
+	}
+	for name := range storePaths(true) {
 		if !before[name] {
 			n, _ := diskUsage(ctx, filepath.Join(storeFolder, name)) // it may go meanwhile
 			bytes += n

@@ -4,9 +4,18 @@
 //
 // Everything it is told stands in the container's environment (internal/jobenv),
 // secrets included. So before anything else it makes itself unreadable to the other
-// processes of the container and takes the job out of its environment. What it
-// starts gets the rest of the environment: git can ask it for credentials
-// (credentials.go), Nix and the build get none.
+// processes of the container, and executes itself again without an environment (boot.go).
+// From then on the secrets are in its memory and nowhere else. What it starts gets the rest of
+// the environment: git can ask it for credentials (credentials.go), Nix and the build get none.
+//
+// The program itself is root. What it starts for the job is not: git and the command run as an
+// unprivileged user (user.go), and Nix's store belongs to a nix-daemon (daemon.go), which the
+// program starts before the source is fetched, and which lasts as long as the container. With
+// jobenv.UserRoot all are root, and there is no daemon.
+//
+// One goroutine goes through the job's steps (run). Beside it, one waits for all processes
+// (children.go), one watches the lifeline (lifeline.go), and for the time of the command some
+// read what it prints and what Nix tells (tap.go, nixlog.go), and push (internal/push).
 //
 // Whatever it has to say is a line of the job's log that begins with "iglu: ". What it has to
 // tell beside the log, Nix's progress among it, goes to the builder as internal/jobwire has
@@ -42,8 +51,9 @@ const (
 // sourceDir is where the command runs: the clone, or an empty folder.
 const sourceDir = "/source"
 
-// Main runs the job of this container and returns its exit code.
-func Main() int {
+// Main runs the job of this container and returns its exit code. The engine starts the program
+// without arguments; what handOver starts it with is the argument.
+func Main(args []string) int {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		say("cannot protect the job's secrets: %v", err)
 		return exitInternal
@@ -54,16 +64,16 @@ func Main() int {
 		say("the job command runs only as the first process of a job's container")
 		return exitInternal
 	}
-	job, rest := jobenv.Parse(os.Environ())
-	rest, removed := withoutStoreVariables(rest)
-	os.Clearenv()
-	for _, entry := range rest {
-		name, value, _ := strings.Cut(entry, "=")
-		if err := os.Setenv(name, value); err != nil {
-			say("cannot set %s again: %v", name, err)
-			return exitInternal
-		}
+	if len(args) == 0 {
+		say("cannot protect the job's secrets: %v", handOver())
+		return exitInternal
 	}
+	job, rest, err := takeOver(args[0])
+	if err != nil {
+		say("cannot read what is to be done: %v", err)
+		return exitInternal
+	}
+	rest, removed := withoutStoreVariables(rest)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -71,55 +81,89 @@ func Main() int {
 	defer children.close()
 	go endWithBuilder(children) // which lasts as long as the process
 	t := teller{jobwire.NewWriter(os.Stdout, job.EventsToken)}
+	root := runner{children: children, user: rootUser(), environ: rest}
 	var code int
 	if job.Upkeep != "" {
-		code = upkeep(ctx, job, rest, children)
+		code = upkeep(ctx, job, root)
 	} else {
 		for _, name := range removed {
 			say("%s of the job image is not passed on: a job's Nix store is the container's own", name)
+			os.Unsetenv(name)
 		}
-		before := storePaths()
-		rememberTools()
-		mendProfiles(profiles)
-		code = run(ctx, job, rest, children, t)
-		t.usage(growth(ctx, before))
-		if tool := lostTool(children, rest); tool != "" {
-			say("this job leaves its Nix store without a %s that runs: no other job gets that store", tool)
-			t.Note(jobwire.Note{StoreDamaged: true})
+		code = runInStore(ctx, job, root, t)
+	}
+	tellEnd(code, job, children, t)
+	if lifelineLost.Load() {
+		return exitTerminated
+	}
+	return code
+}
+
+// runInStore runs the job, and puts its store in order for the next.
+func runInStore(ctx context.Context, job jobenv.Job, root runner, t teller) int {
+	before := storePaths(job.Store != "")
+	taken, err := takeStore(job, root)
+	mendProfiles(profiles)
+	r := root
+	if err == nil {
+		r, err = prepare(job, root)
+	}
+	if err != nil {
+		return cannotBegin(job, err)
+	}
+	code := run(ctx, job, r, t)
+	root.children.killAll() // nothing of the job goes on in a store that is at rest
+	t.usage(growth(ctx, before))
+	if job.Store != "" {
+		if err := openStore().writeMark(taken); err != nil {
+			say("the next job will verify this store: %v", err)
 		}
 	}
+	return code
+}
+
+// cannotBegin says why the job ends before anything of it has run, and lets the builder have it
+// begin again with another store, if that is why. No record has been written then.
+func cannotBegin(job jobenv.Job, err error) int {
+	if unusable, ok := errors.AsType[errUnusable](err); ok && job.Store == jobenv.StoreUsed {
+		say("the job cannot begin with this store: %v", unusable)
+		mark(jobenv.UnusableStore, unusable.why)
+		return jobenv.ExitUnusableStore
+	}
+	say("cannot prepare the container: %v", err)
+	return exitInternal
+}
+
+// tellEnd tells the builder what the exit code does not.
+func tellEnd(code int, job jobenv.Job, children *children, t teller) {
 	if code != 0 && ranOutOfMemory() {
 		mark(jobenv.OutOfMemory, "")
 	}
 	switch {
 	case lifelineLost.Load():
 		mark(jobenv.EndMark, "lifeline")
-		return exitTerminated
 	case code > 128 && !children.isTerminating():
 		mark(jobenv.EndMark, "")
 	case code == 0:
 		t.Note(jobwire.Note{Succeeded: true})
 		jobwire.NewWriter(os.Stderr, job.EventsToken).Note(jobwire.Note{Succeeded: true})
 	}
-	return code
 }
 
-// mark leaves word for the builder of how the job ended: jobenv says in which files.
-func mark(name, text string) {
-	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
-		say("cannot make %s: %v", name, err)
+// mark leaves word for the builder of how the job ended: jobenv says in which files. What has
+// such a name already is not the program's, and stays: to write into it could take for ever.
+func mark(name, text string) error {
+	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
 	}
+	_, err = unix.Write(fd, []byte(text))
+	return errors.Join(err, unix.Close(fd))
 }
 
 // run goes through the job's steps. Each returns the exit code to end with, or 0.
-func run(ctx context.Context, job jobenv.Job, environ []string, children *children, t teller) int {
-	version := askVersion(job.NixVersion, children, environ)
-	// Not every Nix makes it; and in a store that outlives jobs, a job that was killed may
-	// have left its builds there.
-	if err := errors.Join(os.RemoveAll(jobenv.BuildDir), os.MkdirAll(jobenv.BuildDir, 0o755)); err != nil {
-		say("cannot make the folder that Nix builds in: %v", err)
-		return exitInternal
-	}
+func run(ctx context.Context, job jobenv.Job, r runner, t teller) int {
+	version := askVersion(job.NixVersion, r)
 	out := &output{w: os.Stdout}
 	meter := &pushMeter{teller: t}
 	pusher, code := preparePush(ctx, job, out, meter)
@@ -129,17 +173,17 @@ func run(ctx context.Context, job jobenv.Job, environ []string, children *childr
 	if pusher != nil {
 		defer pusher.Close()
 	}
-	credentials, code := newCredentials(job)
+	credentials, code := newCredentials(job, r.user)
 	if code != 0 {
 		return code
 	}
 	defer credentials.close()
-	environ = with(environ, credentials.environ()...)
+	r = r.with(credentials.environ()...)
 
-	if code := fetch(job, environ, children, t); code != 0 {
+	if code := fetch(job, r, t); code != 0 {
 		return code
 	}
-	b := &builder{job: job, environ: environ, children: children, teller: t, version: version}
+	b := &builder{job: job, runner: r, teller: t, version: version}
 	if pusher == nil {
 		return b.build(os.Stdout)
 	}
@@ -154,6 +198,14 @@ func with(environ []string, more ...string) []string {
 		return slices.ContainsFunc(more, func(m string) bool { return name(m) == name(entry) })
 	})
 	return append(kept, more...)
+}
+
+// without returns an environment without some variables.
+func without(environ []string, names ...string) []string {
+	return slices.DeleteFunc(slices.Clone(environ), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return slices.Contains(names, name)
+	})
 }
 
 // say writes a line of the job's own to its log.

@@ -48,6 +48,7 @@ var lifelineLost atomic.Bool
 func endWithBuilder(children *children) {
 	watchLifeline(os.Stdin, jobenv.Silence)
 	lifelineLost.Store(true)
+	// Nobody may read what the job prints any more: nothing here waits for that.
 	time.AfterFunc(killDelay+time.Second, func() {
 		mark(jobenv.EndMark, "lifeline")
 		os.Exit(exitTerminated)

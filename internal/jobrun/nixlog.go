@@ -1,6 +1,7 @@
 package jobrun
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -34,13 +35,13 @@ type nixListener struct {
 	conns map[*net.UnixConn]bool
 }
 
-// listenToNix begins to listen. Only root can connect: no build.
+// listenToNix begins to listen. Only root and the job's user can connect: no build.
 func (b *builder) listenToNix() (*nixListener, error) {
 	socket, err := net.ListenUnix("unix", &net.UnixAddr{Name: jobenv.NixLog, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(jobenv.NixLog, 0o600); err != nil {
+	if err := errors.Join(os.Chmod(jobenv.NixLog, 0o600), b.runner.user.own(jobenv.NixLog)); err != nil {
 		socket.Close()
 		return nil, err
 	}
@@ -155,7 +156,7 @@ func versionIn(text string) string {
 // askVersion begins to find out which Nix the image has, and returns what waits for the
 // answer. The path of the program mostly tells it, or an earlier job did; else the program
 // does, which takes it longer than the beginning of a job should wait.
-func askVersion(known string, children *children, environ []string) (version func() string) {
+func askVersion(known string, r runner) (version func() string) {
 	program, err := exec.LookPath("nix")
 	if err != nil {
 		return func() string { return "" }
@@ -168,7 +169,7 @@ func askVersion(known string, children *children, environ []string) (version fun
 	}
 	answer := make(chan string, 1)
 	go func() {
-		text, _ := outputOf(children, []string{"nix", "--version"}, environ)
+		text, _ := r.output("nix", "--version")
 		answer <- versionIn(text)
 	}()
 	return func() string { return <-answer }

@@ -53,7 +53,7 @@ func preparePush(ctx context.Context, job jobenv.Job, out *output, meter *pushMe
 
 // buildAndPush runs the job's command and pushes what it yields.
 func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *output, meter *pushMeter) int {
-	daemon, err := startDaemon(b.environ, b.children)
+	daemon, err := openDaemon(b.runner)
 	if err != nil {
 		say("cannot ask the image's Nix what is to be pushed: %v", err)
 		return exitInternal
@@ -83,24 +83,27 @@ func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *ou
 	if code != 0 || unpushed == "" {
 		return code
 	}
-	if err := os.WriteFile(jobenv.Unpushed, []byte(unpushed), 0o644); err != nil {
+	if err := mark(jobenv.Unpushed, unpushed); err != nil {
 		say("%v", err)
 	}
 	return jobenv.ExitUnpushed
 }
 
-// daemon is the connection to Nix's daemon, which runs for this job alone.
+// daemon is a connection to Nix's daemon.
 type daemon struct {
 	io.Reader
 	io.Writer
-	files []*os.File
+	close func() error
 }
 
-func (d *daemon) Close() error {
-	return errors.Join(d.files[0].Close(), d.files[1].Close())
-}
+func (d *daemon) Close() error { return d.close() }
 
-func startDaemon(environ []string, children *children) (*daemon, error) {
+// openDaemon returns a connection to a daemon that trusts us: the job's, or else one that runs for
+// this connection alone.
+func openDaemon(r runner) (*daemon, error) {
+	if !r.user.isRoot() {
+		return dialDaemon()
+	}
 	program, err := exec.LookPath("nix-daemon")
 	if err != nil {
 		return nil, err
@@ -116,8 +119,10 @@ func startDaemon(environ []string, children *children) (*daemon, error) {
 		return nil, err
 	}
 	defer stdout.Close()
-	d := &daemon{answers, requests, []*os.File{requests, answers}}
-	if _, err := children.start(program, []string{"nix-daemon", "--stdio"}, "/", environ, stdin, stdout, os.Stderr); err != nil {
+	d := &daemon{answers, requests, func() error { return errors.Join(requests.Close(), answers.Close()) }}
+	_, err = r.children.start(process{program: program, argv: []string{"nix-daemon", "--stdio"}, dir: "/", environ: r.environ,
+		files: []*os.File{stdin, stdout, os.Stderr}})
+	if err != nil {
 		d.Close()
 		return nil, err
 	}

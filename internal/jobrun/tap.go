@@ -1,6 +1,7 @@
 package jobrun
 
 import (
+	"errors"
 	"io"
 	"os"
 	"sync"
@@ -30,7 +31,7 @@ func newTap(to io.Writer) (*tap, error) {
 		return nil, err
 	}
 	raw, err := out.SyscallConn()
-	if err != nil {
+	if err = errors.Join(err, allowWriting(in)); err != nil {
 		out.Close()
 		in.Close()
 		return nil, err

@@ -14,38 +14,74 @@ import (
 )
 
 // upkeep does in a store what is to be done between jobs, prints its size in bytes, and
-// returns 0 if the store is sound.
-func upkeep(ctx context.Context, job jobenv.Job, environ []string, children *children) int {
-	task, bytes, _ := strings.Cut(job.Upkeep, " ")
-	nixStore := func(args ...string) int {
-		return children.run(append([]string{"nix-store"}, args...), "/", environ, os.Stdout, os.Stderr)
-	}
-	code := 0
-	switch task {
-	case jobenv.UpkeepMeasure:
-	case jobenv.UpkeepVerify:
-		code = nixStore("--verify", "--check-contents")
-	case jobenv.UpkeepCollect:
-		os.RemoveAll(jobenv.StoreCache) // to Nix it is no garbage; what is left is measured
-		code = nixStore("--gc", "--max-freed", bytes)
-	default:
-		say("this program knows no upkeep %q", job.Upkeep)
-		code = exitInternal
-	}
+// returns 0 if the store is sound. What it runs is the store's own, in which a job of root may
+// have put anything: nothing of that is left when the store is measured by us, and its output is
+// none of ours.
+func upkeep(ctx context.Context, job jobenv.Job, r runner) int {
+	code := maintain(job.Upkeep, r)
+	r.children.killAll()
 	if code != 0 {
 		return code
 	}
-	if tool := lostTool(children, environ); tool != "" {
-		say("this store has no %s that runs", tool)
-		return exitInternal
-	}
-	size, err := diskUsage(ctx, "/nix")
+	size, err := diskUsage(ctx, storeRoot)
 	if err != nil {
 		say("cannot measure the store: %v", err)
 		return exitInternal
 	}
 	fmt.Println(size)
 	return 0
+}
+
+// maintain does a task of upkeep.
+func maintain(upkeep string, r runner) int {
+	task, bytes, _ := strings.Cut(upkeep, " ")
+	s := openStore()
+	mark, clean := s.readMark()
+	switch task {
+	case jobenv.UpkeepMeasure:
+		if !clean { // the next job will see to that
+			return 0
+		}
+	case jobenv.UpkeepVerify:
+		if !clean {
+			if code := verify(r); code != 0 {
+				return code
+			}
+		}
+	case jobenv.UpkeepCollect:
+		if err := s.removeMark(mark); err != nil {
+			say("%v", err)
+			return exitInternal
+		}
+		code := collect(bytes, r)
+		if !clean { // the next job will see to that
+			return code
+		}
+		if err := s.writeMark(mark); err != nil { // it has ended by itself, whatever came of it
+			say("%v", err)
+			return exitInternal
+		}
+		if code != 0 {
+			return code
+		}
+	default:
+		say("this program knows no upkeep %q", upkeep)
+		return exitInternal
+	}
+	if err := s.sync(mark); err != nil {
+		say("%v", err)
+		return exitInternal
+	}
+	return 0
+}
+
+// collect has Nix remove garbage of so many bytes, and returns its exit code. What it does not know
+// as garbage is removed first: what is left is measured.
+func collect(bytes string, r runner) int {
+	if err := errors.Join(os.RemoveAll(jobenv.StoreCache), os.RemoveAll(daemonCache)); err != nil {
+		say("cannot remove Nix's caches: %v", err)
+	}
+	return r.with("NIX_REMOTE=").run([]string{"nix-store", "--gc", "--max-freed", bytes}, "/", os.Stderr, os.Stderr)
 }
 
 // blockSize is the unit of a file's number of blocks, in bytes: stat(2).

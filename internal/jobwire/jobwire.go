@@ -35,8 +35,6 @@ type Note struct {
 	Commit string          `json:"commit,omitempty"` // that was fetched
 	Usage  *Usage          `json:"usage,omitempty"`
 	Pushed *schemas.Pushed `json:"pushed,omitempty"` // what the push has come to
-	// StoreDamaged says that the job leaves a store without a program that a job needs.
-	StoreDamaged bool `json:"storeDamaged,omitempty"`
 	// Succeeded is the last of a job on both outputs, right before the program exits with 0:
 	// all that was printed came before.
 	Succeeded bool `json:"succeeded,omitempty"`

@@ -9,12 +9,16 @@ package nar
 import (
 	"bufio"
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/nix-community/go-nix/pkg/wire"
+	"golang.org/x/sys/unix"
 )
 
 // magic is the first string of every archive.
@@ -24,11 +28,17 @@ const magic = "nix-archive-1"
 const writeBuffer = 64 << 10
 
 // Dump writes the archive of the file, link or folder at path to w, as
-// 'nix-store --dump' does. It stops at the first error of w.
+// 'nix-store --dump' does. It stops at the first error of w. It reads what is below path and
+// on the same file system, and follows no link, also where files are exchanged meanwhile.
 func Dump(w io.Writer, path string) error {
 	d := &dumper{w: bufio.NewWriterSize(w, writeBuffer)}
+	parent, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("archive %s: %w", path, err)
+	}
+	defer parent.Close()
 	d.strings(magic)
-	d.node(path)
+	d.node(parent, filepath.Base(path))
 	if d.err == nil {
 		d.err = d.w.Flush()
 	}
@@ -52,12 +62,22 @@ func (d *dumper) strings(texts ...string) {
 	}
 }
 
-// node writes what lies at path.
-func (d *dumper) node(path string) {
+// node writes what has a name in a folder.
+func (d *dumper) node(parent *os.File, name string) {
 	if d.err != nil {
 		return
 	}
-	info, err := os.Lstat(path)
+	// Nothing is said of what it is before it is open: so it stays that.
+	file, err := openBelow(parent, name, unix.O_RDONLY|unix.O_NONBLOCK)
+	if errors.Is(err, unix.ELOOP) {
+		file, err = openBelow(parent, name, unix.O_PATH)
+	}
+	if err != nil {
+		d.err = err
+		return
+	}
+	defer file.Close()
+	info, err := file.Stat()
 	if err != nil {
 		d.err = err
 		return
@@ -65,37 +85,57 @@ func (d *dumper) node(path string) {
 	d.strings("(", "type")
 	switch mode := info.Mode(); {
 	case mode.IsRegular():
-		d.regular(path, info)
+		d.regular(file, info)
 	case mode.IsDir():
-		d.directory(path)
+		d.directory(file)
 	case mode&os.ModeSymlink != 0:
-		d.symlink(path)
+		d.symlink(file)
 	default:
-		d.err = fmt.Errorf("%s is neither a file nor a folder nor a link", path)
+		d.err = fmt.Errorf("%s is neither a file nor a folder nor a link", file.Name())
 	}
 	d.strings(")")
+}
+
+// openBelow opens what has a name in a folder: no link, and nothing of another file system.
+func openBelow(folder *os.File, name string, flags int) (*os.File, error) {
+	path := filepath.Join(folder.Name(), name)
+	flags |= unix.O_NOFOLLOW | unix.O_CLOEXEC
+	how := unix.OpenHow{Flags: uint64(flags), Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV}
+	fd, err := openat(func() (int, error) { return unix.Openat2(int(folder.Fd()), name, &how) })
+	if err == unix.ENOSYS || err == unix.EPERM { // before Linux 5.6, or not let through by the engine
+		fd, err = openat(func() (int, error) { return unix.Openat(int(folder.Fd()), name, flags, 0) })
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// openat calls open until it is not interrupted.
+func openat(open func() (int, error)) (fd int, err error) {
+	for {
+		// openat2(2): EAGAIN is an exchange of files at that moment.
+		if fd, err = open(); err != unix.EINTR && err != unix.EAGAIN {
+			return fd, err
+		}
+	}
 }
 
 // executable is the one permission that an archive knows: that of the owner.
 const executable = 0o100
 
-func (d *dumper) regular(path string, info os.FileInfo) {
+func (d *dumper) regular(file *os.File, info os.FileInfo) {
 	d.strings("regular")
 	if info.Mode()&executable != 0 {
 		d.strings("executable", "")
 	}
 	d.strings("contents")
 	if d.err == nil {
-		d.err = d.contents(path, info.Size())
+		d.err = d.contents(file, info.Size())
 	}
 }
 
-func (d *dumper) contents(path string, size int64) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
+func (d *dumper) contents(file *os.File, size int64) error {
 	if err := wire.WriteUint64(d.w, uint64(size)); err != nil {
 		return err
 	}
@@ -104,27 +144,33 @@ func (d *dumper) contents(path string, size int64) error {
 		return err
 	}
 	if n != size {
-		return fmt.Errorf("%s became shorter while it was read", path)
+		return fmt.Errorf("%s became shorter while it was read", file.Name())
 	}
 	_, err = d.w.Write(make([]byte, -size&7)) // padding to 8 bytes
 	return err
 }
 
-// directory writes the entries in the order of the bytes of their names, in which
-// os.ReadDir returns them.
-func (d *dumper) directory(path string) {
+// directory writes the entries in the order of the bytes of their names.
+func (d *dumper) directory(folder *os.File) {
 	d.strings("directory")
-	entries, err := os.ReadDir(path)
+	names, err := folder.Readdirnames(-1)
 	d.err = cmp.Or(d.err, err)
-	for _, entry := range entries {
-		d.strings("entry", "(", "name", entry.Name(), "node")
-		d.node(filepath.Join(path, entry.Name()))
+	slices.Sort(names)
+	for _, name := range names {
+		d.strings("entry", "(", "name", name, "node")
+		d.node(folder, name)
 		d.strings(")")
 	}
 }
 
-func (d *dumper) symlink(path string) {
-	target, err := os.Readlink(path)
-	d.err = cmp.Or(d.err, err)
-	d.strings("symlink", "target", target)
+// maxTarget is the length in bytes of the longest target of a link: Linux's PATH_MAX.
+const maxTarget = 4096
+
+func (d *dumper) symlink(link *os.File) {
+	target := make([]byte, maxTarget)
+	n, err := unix.Readlinkat(int(link.Fd()), "", target)
+	if err != nil && d.err == nil {
+		d.err = &fs.PathError{Op: "readlink", Path: link.Name(), Err: err}
+	}
+	d.strings("symlink", "target", string(target[:max(n, 0)]))
 }

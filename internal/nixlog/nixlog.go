@@ -46,8 +46,9 @@ type Log struct {
 	told       schemas.ProgressEvent
 	store      nixstore.Files
 	secrets    func() *redact.Redactor
-	numbers    map[string]int // of the derivations that were listed
-	needs      int            // how many needs of them were told
+	numbers    map[string]int  // of the derivations that were listed
+	needs      int             // how many needs of them were told
+	restricted map[string]bool // see restricted.go
 }
 
 // totals are what activities that have ended amount to.

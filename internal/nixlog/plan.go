@@ -42,6 +42,7 @@ var (
 // listLine takes a line for people, which may be one of a list, and returns the list that it
 // ends.
 func (p *process) listLine(line string) (ended list) {
+	p.log.noteRestricted(line)
 	path, indented := strings.CutPrefix(line, "  ")
 	if p.list.kind != 0 && indented && p.list.takes(path) {
 		if len(p.list.paths) < maxPlanned {

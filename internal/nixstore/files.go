@@ -39,9 +39,10 @@ func (f Files) Derivation(drv string) (Derivation, error) {
 	return ParseDerivation(text)
 }
 
-// open opens a file, and nothing that a job has put in its place on which to wait.
+// open opens a file, and nothing that a job has put in its place on which to wait, or that leads
+// elsewhere.
 func (f Files) open(name string) (*os.File, error) {
-	file, err := os.OpenFile(f.Root+name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	file, err := os.OpenFile(f.Root+name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}

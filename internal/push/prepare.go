@@ -43,6 +43,7 @@ func Prepare(ctx context.Context, o Options, say func(format string, args ...any
 	p := &Pusher{client: client, key: key, say: say, progress: o.Progress, dump: nar.Dump}
 	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout, errors.New("the cache has not answered within "+prepareTimeout.String()))
 	defer cancel()
+	_ = client.Pin(ctx) // if it cannot, the next call says why
 	cache, err := client.Cache(ctx)
 	if err == nil {
 		err = p.check(cache)
@@ -52,6 +53,9 @@ func Prepare(ctx context.Context, o Options, say func(format string, args ...any
 		return nil, refusal(err)
 	}
 	say("what this job yields goes to %s", o.Target)
+	if client.InTheOpen() {
+		say("warning: the cache is called without encryption: who is on the way can read the API key and change what is pushed; use https://")
+	}
 	p.upstream = newTrust(o.Upstream, cache.Keys(), key)
 	if key != nil {
 		p.keys = append(cache.Keys(), key.Public())

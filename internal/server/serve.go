@@ -116,6 +116,7 @@ func newBuilder(s Settings, program string, numbers *metrics.Metrics, logs *jobl
 		Pull:          s.Pull,
 		Stores:        s.Stores(),
 		Network:       s.JobNetwork,
+		JobUser:       s.JobUser,
 		Push:          orchestrator.Push{Uploads: s.PushUploads, PartSize: s.PushPartSize, Upstream: s.PushUpstream},
 		Program:       program,
 		Limits:        s.Limits,

@@ -32,6 +32,7 @@ type Settings struct {
 	StoreMaxBytes   int64
 	Limits          orchestrator.Limits
 	Deadlines       orchestrator.Deadlines
+	JobUser         orchestrator.JobUser
 	Sandbox         orchestrator.Sandbox
 	SandboxUnsafe   bool
 	Instance        string
@@ -86,6 +87,8 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"most `CPUs` of a job, as a number or as a share of the engine's machine")
 	add(parsed(&s.Limits.PIDs, "number", parsePIDs), "job-pids", "4096",
 		"most `processes` and threads of a job at once")
+	add(parsed(&s.JobUser, "user", oneOf(orchestrator.UserNix, orchestrator.UserRoot)), "job-user", "nix",
+		"`who` a job's command runs as: nix (an unprivileged user, for whom a nix-daemon builds) or root (who can change the job's Nix store at will)")
 	add(parsed(&s.Sandbox, "when", oneOf(orchestrator.SandboxAuto, orchestrator.SandboxOn, orchestrator.SandboxOff)), "nix-sandbox", "auto",
 		"`when` Nix uses its own sandbox: auto (where the engine can and that opens no way out of the container), on or off")
 	add(parsed(&s.SandboxUnsafe, "yes or no", parseYesNo), "nix-sandbox-unsafe", "no",

@@ -22,8 +22,8 @@ import (
 // A builder is a server in a process of its own.
 type builder struct{ *server.Server }
 
-func startBuilder(image string) (*builder, error) {
-	s, err := server.Start("--job-image", image, "--allowed-commands", "nix,sh", "--keep-logs", "0")
+func startBuilder(image string, flags ...string) (*builder, error) {
+	s, err := server.Start(append([]string{"--job-image", image, "--allowed-commands", "nix,sh", "--keep-logs", "0"}, flags...)...)
 	return &builder{s}, err
 }
 

@@ -39,6 +39,11 @@ func benchStart(ctx context.Context, image string, table *strings.Builder) error
 		return err
 	}
 	defer s.stop()
+	ofRoot, err := startBuilder(image, "--job-user", "root")
+	if err != nil {
+		return err
+	}
+	defer ofRoot.stop()
 	container, err := newWorkshop(ctx, image)
 	if err != nil {
 		return err
@@ -59,6 +64,13 @@ func benchStart(ctx context.Context, image string, table *strings.Builder) error
 			return err
 		}
 	}
+	jobOfRoot := func(request schemas.Request) func(context.Context) error {
+		return func(ctx context.Context) error {
+			_, err := ofRoot.build(ctx, request, nil)
+			return err
+		}
+	}
+	info := schemas.Request{Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix store info"}}
 	noop := schemas.Request{Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix --version"}}
 	build := schemas.Request{Git: schemas.Git{Repository: repository.url}, BuildOptions: schemas.BuildOptions{Command: "nix build"}}
 	inWorkshop := func(ctx context.Context) error { return container.exec(ctx, repository.build()).Run() }
@@ -70,6 +82,8 @@ func benchStart(ctx context.Context, image string, table *strings.Builder) error
 		{startRounds, []contender{
 			{"noop", nil, job(noop)},
 			{"noop run", nil, command("run", "--rm", image, "nix", "--version")},
+			{"info", nil, job(info)},
+			{"info run", nil, command("run", "--rm", image, "nix", "--extra-experimental-features", "nix-command", "store", "info")},
 			{"noop exec", nil, func(ctx context.Context) error { return container.exec(ctx, "nix --version").Run() }},
 		}},
 		{firstRounds, []contender{
@@ -78,8 +92,10 @@ func benchStart(ctx context.Context, image string, table *strings.Builder) error
 		}},
 		{startRounds, []contender{
 			{"second", nil, job(build)},
+			{"second root", func() error { return ofRoot.settle(ctx) }, jobOfRoot(build)},
 			{"second exec", nil, inWorkshop},
 			{"third", repository.change, job(build)},
+			{"third root", func() error { return ofRoot.settle(ctx) }, jobOfRoot(build)},
 			{"third exec", nil, inWorkshop},
 		}},
 	} {
@@ -95,6 +111,9 @@ func benchStart(ctx context.Context, image string, table *strings.Builder) error
 		fmt.Fprintf(table, "| %s | %.2f s | %.2f s | %.2f |\n", what, ours.Seconds(), theirs.Seconds(), ours.Seconds()/theirs.Seconds())
 	}
 	row("`nix --version`, against `docker run --rm`", medians["noop"], medians["noop run"])
+	row("`nix store info`, which asks the daemon, against `docker run --rm`", medians["info"], medians["info run"])
+	row("the second job of the flake below, against one of root", medians["second"], medians["second root"])
+	row("the third, against one of root", medians["third"], medians["third root"])
 	for _, which := range []struct{ name, what string }{
 		{"first", "the first job of a flake of 300 derivations"},
 		{"second", "the second, unchanged"},

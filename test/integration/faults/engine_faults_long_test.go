@@ -19,6 +19,7 @@ import (
 
 	"iglu.sh/builder/images"
 	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -184,6 +185,7 @@ func faultyServer(t *testing.T, e *fixture.Engine) (*faultyEngine, *fixture.Serv
 	f := startFaulty(t, e.Socket())
 	return f, fixture.ServerWith(t, func(s *server.Settings) {
 		s.EngineHost, s.JobImage, s.AllowedCommands = f.host(), image, []string{"attack"}
+		s.JobUser = orchestrator.UserRoot // so that a job can say what only the program should
 	})
 }
 

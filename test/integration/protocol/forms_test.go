@@ -19,8 +19,7 @@ import (
 func TestStackJobs(t *testing.T) {
 	const environment = `sh -c 'echo "$NIX_CONFIG"; echo in $PWD; ls -A'`
 	least := fixture.Object{"git_config": fixture.Object{"noclone": true}, "build_options": fixture.Object{"command": environment}, "cachix_config": fixture.Object{}}
-	want := []string{"iglu: running " + environment, "extra-experimental-features = nix-command flakes",
-		"build-dir = /nix/var/nix/builds", "sandbox = false", "", "in /source"}
+	want := []string{"iglu: running " + environment, "extra-experimental-features = nix-command flakes", "", "in /source"}
 	for name, row := range map[string]fixture.Object{"least": least, "empty": fixture.StackRow(fixture.Command(environment))} {
 		t.Run(name, func(t *testing.T) {
 			c := fixture.ConnectIn(t, schemas.Stack, fixture.Env.Server)

@@ -3,67 +3,28 @@
 package push
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/nix-community/go-nix/pkg/nixbase32"
-
 	"iglu.sh/builder/internal/cachix"
 	"iglu.sh/builder/internal/nar"
-	"iglu.sh/builder/test/kit/devcache"
 	"iglu.sh/builder/test/kit/fixture"
-	"iglu.sh/builder/test/kit/gitserver"
 )
-
-// startCache serves a strict cache where containers reach it, and returns its address.
-// It ends with the test.
-func startCache(t *testing.T, folder string) string {
-	t.Helper()
-	cache, err := devcache.New(devcache.Options{Folder: folder, Token: fixture.APIKey, Names: []string{"default"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener, err := gitserver.Listen()
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &http.Server{Handler: cache}
-	served := make(chan struct{})
-	go func() { defer close(served); server.Serve(listener) }()
-	t.Cleanup(func() { server.Close(); <-served })
-	return "http://" + listener.Addr().String() + "/default"
-}
-
-// cachePath is a folder as a store path of a hash that its name determines: where a
-// path is signed, Nix takes the signer's word for that.
-func cachePath(t *testing.T, folder, name string, references ...string) cachix.Path {
-	t.Helper()
-	var archive bytes.Buffer
-	if err := nar.Dump(&archive, folder); err != nil {
-		t.Fatal(err)
-	}
-	hash := sha256.Sum256([]byte(name))
-	return cachix.Path{StorePath: cachix.StoreDir + nixbase32.EncodeToString(hash[:20]) + "-" + name,
-		NarHash: sha256.Sum256(archive.Bytes()), NarSize: int64(archive.Len()), References: references}
-}
 
 // TestNixReadsTheCache pushes paths that refer to one another, with all that a path
 // can hold. A container's Nix gets them, signature required, and finds them whole.
 func TestNixReadsTheCache(t *testing.T) {
-	url := startCache(t, t.TempDir())
+	url := fixture.StartCache(t, t.TempDir())
 	_, private, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +45,7 @@ func TestNixReadsTheCache(t *testing.T) {
 	var paths []cachix.Path
 	var references []string
 	for i := range 4 {
-		p := cachePath(t, folder, fmt.Sprintf("all+kinds-%d.0_?=x", i), references...)
+		p := fixture.CachePath(t, folder, fmt.Sprintf("all+kinds-%d.0_?=x", i), references...)
 		p.References = append(p.References, p.StorePath)
 		references = append(references, p.StorePath)
 		pushed, err := client.Push(t.Context(), p, func(w io.Writer) error { return nar.Dump(w, folder) }, key)

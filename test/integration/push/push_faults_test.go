@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/test/kit/devcache"
 	"iglu.sh/builder/test/kit/fixture"
 )
@@ -147,7 +148,7 @@ func failedBuildPushes(t *testing.T, e *fixture.Engine) {
 func TestExitCode75(t *testing.T) { fixture.OnEngines(t, exitCode75) }
 
 func exitCode75(t *testing.T, e *fixture.Engine) {
-	s := e.Server(t, func(*server.Settings) {})
+	s := e.Server(t, func(s *server.Settings) { s.JobUser = orchestrator.UserRoot })
 	fixture.WantExit(t, fixture.Do(t, s, fixture.NewCache(t).Pushing(fixture.Command("sh -c 'exit 75'"))), 75)
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("sh -c 'exit 75'")), 75)
 	// A job that says so itself speaks of no one but itself.

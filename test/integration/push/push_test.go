@@ -186,13 +186,13 @@ func TestResults(t *testing.T) { fixture.OnEngines(t, results) }
 
 func results(t *testing.T, e *fixture.Engine) {
 	const expression = `derivation { name = "a"; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; }`
-	s := warmServer(t, e, "nix-build --no-out-link -E '"+expression+"'; mkdir -p /folder", func(*server.Settings) {})
+	s := warmServer(t, e, "nix-build --no-out-link -E '"+expression+"'", func(*server.Settings) {})
 	for _, test := range []struct {
 		name, command string
 		pushed        int
 	}{
 		{"link", "nix build --impure --expr '" + expression + "'", 1},
-		{"link elsewhere", "nix build --out-link /folder/of/mine/x --impure --expr '" + expression + "'", 1},
+		{"link elsewhere", "nix build --out-link /tmp/of/mine/x --impure --expr '" + expression + "'", 1},
 		{"two links", "sh -c 'nix-build -o a -E \"$0\" >&2; nix-build -o b -E \"$0\" >&2' '" + expression + "'", 1},
 		{"printed", "nix build --no-link --print-out-paths --impure --expr '" + expression + "'", 1},
 		{"printed without a line end", "sh -c 'printf %s $(nix-build --no-out-link -E \"$0\")' '" + expression + "'", 1},

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/fixture"
 )
@@ -91,7 +92,7 @@ func failures(t *testing.T, e *fixture.Engine) {
 		{"no such host", fixture.Build("http://no-such-host.invalid/hello", "nix build"), 128, "Could not resolve host"},
 		{"unreachable host", fixture.Build("http://127.0.0.1:1/hello", "nix build"), 128, "Failed to connect"},
 		{"failing nix build", fixture.Build(g.Public+"/failing", "nix build -f default.nix"), 1, "about to fail"},
-		{"failing nix-build", fixture.Build(g.Public+"/failing", "nix-build"), 100, "about to fail"},
+		{"failing nix-build", fixture.Build(g.Public+"/failing", "nix-build"), 1, "about to fail"}, // of root, 100
 		{"no flake", fixture.Command("nix build"), 1, "flake.nix"},
 	}
 	for _, test := range tests {
@@ -151,10 +152,15 @@ func TestNixOptions(t *testing.T) {
 	j.BuildOptions.Cores, j.BuildOptions.MaxJobs, j.BuildOptions.KeepGoing = &cores, &jobs, true
 	j.BuildOptions.Substituters = []string{"https://one.example.com", "https://two.example.com"}
 	j.BuildOptions.TrustedPublicKeys = []string{"one:YQ==", "two:Yg=="}
+	// Those of the store are the daemon's, unless jobs are root; see TestForeignKey.
+	arrive := []string{"cores = 3", "max-jobs = 2", "keep-going = true", "flakes"}
 	got := fixture.Do(t, fixture.Env.Server, j)
 	fixture.WantExit(t, got, 0)
-	for _, line := range []string{"cores = 3", "max-jobs = 2", "keep-going = true",
-		"https://one.example.com https://two.example.com", "one:YQ== two:Yg==", "flakes"} {
+	for _, line := range arrive {
+		fixture.WantLine(t, got, line)
+	}
+	got = fixture.Do(t, fixture.ServerWith(t, func(s *server.Settings) { s.JobUser = orchestrator.UserRoot }), j)
+	for _, line := range append(arrive, "https://one.example.com https://two.example.com", "one:YQ== two:Yg==") {
 		fixture.WantLine(t, got, line)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/internal/shellwords"
+	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/fixture"
 )
@@ -75,44 +76,50 @@ func toolRepository(t *testing.T) string {
 	return fixture.Env.Git.Public + "/" + name
 }
 
-// TestProfileAndGarbage has a job install something into the image's profile and others
-// collect garbage. The next job of the store has all tools, and what was installed.
+// TestProfileAndGarbage has jobs collect garbage, and one of root install something into the
+// image's profile. The next job of the store has all tools, and what was installed.
 func TestProfileAndGarbage(t *testing.T) { fixture.OnEngines(t, profileAndGarbage) }
 
 func profileAndGarbage(t *testing.T, e *fixture.Engine) {
-	s := storeServer(t, e, func(s *server.Settings) { s.AllowedCommands = append(s.AllowedCommands, "nix-collect-garbage", "tool") })
-	url := toolRepository(t)
-	for n, line := range []string{
-		"nix build", "nix-collect-garbage -d", "nix build", "nix profile add .", "nix-collect-garbage -d", "tool",
-		"sh -c 'git log --oneline'",
+	const log = "sh -c 'git log --oneline'"
+	for user, lines := range map[orchestrator.JobUser][]string{
+		orchestrator.UserNix:  {"nix build", "nix-collect-garbage -d", "nix build", log},
+		orchestrator.UserRoot: {"nix build", "nix-collect-garbage -d", "nix build", "nix profile add .", "nix-collect-garbage -d", "tool", log},
 	} {
-		got := fixture.Do(t, s, fixture.Build(url, line))
-		fixture.WantExit(t, got, 0)
-		if line == "tool" {
-			fixture.WantLine(t, got, "I am the tool")
-		}
-		if n > 0 && hasLine(got, fillingStore) {
-			t.Errorf("%s: the store of the job before is gone: %v", line, got.Lines)
-		}
+		t.Run(string(user), func(t *testing.T) {
+			s := storeServer(t, e, func(s *server.Settings) {
+				s.JobUser, s.AllowedCommands = user, append(s.AllowedCommands, "nix-collect-garbage", "tool")
+			})
+			url := toolRepository(t)
+			for n, line := range lines {
+				got := fixture.Do(t, s, fixture.Build(url, line))
+				fixture.WantExit(t, got, 0)
+				if line == "tool" {
+					fixture.WantLine(t, got, "I am the tool")
+				}
+				if n > 0 && hasLine(got, fillingStore) {
+					t.Errorf("%s: the store of the job before is gone: %v", line, got.Lines)
+				}
+			}
+		})
 	}
 }
 
-// TestDamagedStore has jobs break what every job needs. The next begins with a new store.
+// TestDamagedStore has jobs of root break what every job needs. The next begins with a fresh
+// store.
 func TestDamagedStore(t *testing.T) { fixture.OnEngines(t, damagedStores) }
 
 func damagedStores(t *testing.T, e *fixture.Engine) {
-	s := storeServer(t, e, func(*server.Settings) {})
+	s := storeServer(t, e, func(s *server.Settings) { s.JobUser = orchestrator.UserRoot })
 	url := repository(t, "echo > $out")
-	for _, damage := range []struct{ lost, line string }{
-		{"nix", `sh -c 'rm /nix/var/nix/profiles/default'`},
-		{"git", `sh -c 'git=$(readlink -f "$(command -v git)"); chmod -R u+w "${git%/bin/*}"; rm -r "${git%/bin/*}"'`},
-		{"nix", `sh -c 'nix=$(readlink -f "$(command -v nix)"); chmod u+w "$nix"; : > "$nix"'`},
+	for _, line := range []string{
+		`sh -c 'git=$(readlink -f "$(command -v git)"); chmod -R u+w "${git%/bin/*}"; rm -r "${git%/bin/*}"'`,
+		`sh -c 'nix=$(readlink -f "$(command -v nix)"); chmod u+w "$nix"; : > "$nix"'`,
 	} {
-		broken := fixture.Do(t, s, fixture.Build(url, damage.line))
-		fixture.WantExit(t, broken, 0)
-		fixture.WantLine(t, broken, "iglu: this job leaves its Nix store without a "+damage.lost+" that runs: no other job gets that store")
+		fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, line)), 0)
 		next := fixture.Do(t, s, fixture.Build(url, "nix-build"))
 		fixture.WantExit(t, next, 0)
+		fixture.WantLine(t, next, "the store is removed, and the job begins again with a fresh one")
 		fixture.WantLine(t, next, fillingStore)
 	}
 }
@@ -164,7 +171,8 @@ func imageSettings(t *testing.T, e *fixture.Engine) {
 	e.Docker(t, "run", "--name", container, fixture.Env.Image, "/bin/sh", "-c", `conf=$(cat /etc/nix/nix.conf) && rm /etc/nix/nix.conf &&
 		printf '%s\n' "$conf" "max-jobs = 7" "cores = 3" "connect-timeout = 11" "extra-substituters = http://image.invalid" > /etc/nix/nix.conf`)
 	e.Commit(t, container, image)
-	s := e.Server(t, func(s *server.Settings) { s.JobImage = image })
+	// Root asks with the settings of the store, too; those of others are the daemon's.
+	s := e.Server(t, func(s *server.Settings) { s.JobImage, s.JobUser = image, orchestrator.UserRoot })
 	j := fixture.Command("nix config show")
 	cores := schemas.Whole(2)
 	j.BuildOptions.Cores = &cores

@@ -101,7 +101,7 @@ func warmStore(t *testing.T, e *fixture.Engine) {
 func TestStoresApart(t *testing.T) { fixture.OnEngines(t, storesApart) }
 
 func storesApart(t *testing.T, e *fixture.Engine) {
-	s := storeServer(t, e, func(*server.Settings) {})
+	s := storeServer(t, e, func(s *server.Settings) { s.JobUser = orchestrator.UserRoot })
 	a, b := repository(t, "echo the secret of A > $out"), repository(t, "echo > $out")
 	built := fixture.Do(t, s, fixture.Build(a, "nix-build"))
 	fixture.WantExit(t, built, 0)
@@ -118,7 +118,7 @@ func storesApart(t *testing.T, e *fixture.Engine) {
 	}
 
 	// Not even where a builder has the same state: another instance has other stores.
-	other := storeServer(t, e, func(*server.Settings) {})
+	other := storeServer(t, e, func(s *server.Settings) { s.JobUser = orchestrator.UserRoot })
 	fixture.WantExit(t, fixture.Do(t, other, fixture.Build(a, "sh -c 'cat "+path+"'")), 1)
 	stores(t, other, "rm", "--all")
 	if len(storeVolumes(t, other)) != 0 || len(storeVolumes(t, s)) != 2 {
@@ -130,7 +130,7 @@ func storesApart(t *testing.T, e *fixture.Engine) {
 func TestSharedStore(t *testing.T) { fixture.OnEngines(t, sharedStore) }
 
 func sharedStore(t *testing.T, e *fixture.Engine) {
-	shared := storeServer(t, e, func(s *server.Settings) { s.Store = orchestrator.StoreShared })
+	shared := storeServer(t, e, func(s *server.Settings) { s.Store, s.JobUser = orchestrator.StoreShared, orchestrator.UserRoot })
 	url := repository(t, "echo > $out")
 	fixture.WantExit(t, fixture.Do(t, shared, fixture.Command("sh -c 'echo > /nix/was-here'")), 0)
 	fixture.WantExit(t, fixture.Do(t, shared, fixture.Build(url, "sh -c 'cat /nix/was-here'")), 0)
@@ -176,7 +176,7 @@ func storeOfNewImage(t *testing.T, e *fixture.Engine) {
 func TestStoreOfKilledJob(t *testing.T) { fixture.OnEngines(t, storeOfKilledJob) }
 
 func storeOfKilledJob(t *testing.T, e *fixture.Engine) {
-	flags := []string{"--job-image", fixture.Env.Image, "--allowed-commands", "sh,nix-build,nix-store"}
+	flags := []string{"--job-image", fixture.Env.Image, "--allowed-commands", "sh,nix-build,nix-store", "--job-user", "root"}
 	s := e.Process(t, "test-process-"+strings.ToLower(rand.Text()[:10]), flags...)
 	url := repository(t, "echo > $out")
 	result := fixture.Do(t, s, fixture.Build(url, "nix-build"))

@@ -1,0 +1,62 @@
+package cachix
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestPin has the name of a pinned host lead elsewhere.
+func TestPin(t *testing.T) {
+	refused := errors.New("refused")
+	for name, test := range map[string]struct {
+		moves bool
+		dial  string
+		up    string // what answers
+		want  []string
+		fails bool
+	}{
+		"the pinned address":                {false, "cache:80", "192.0.2.1:80", []string{"192.0.2.1:80"}, false},
+		"the second":                        {false, "Cache:80", "[2001:db8::1]:80", []string{"192.0.2.1:80", "[2001:db8::1]:80"}, false},
+		"none":                              {false, "cache:80", "cache:80", []string{"192.0.2.1:80", "[2001:db8::1]:80"}, true},
+		"none, but a certificate is shown":  {true, "cache:443", "cache:443", []string{"192.0.2.1:443", "[2001:db8::1]:443", "cache:443"}, false},
+		"another host, which is not pinned": {false, "uploads:443", "uploads:443", []string{"uploads:443"}, false},
+	} {
+		p := &pin{host: "cache", moves: test.moves, addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}}
+		var dialled []string
+		client, _ := net.Pipe()
+		_, err := p.over(func(_ context.Context, _, address string) (net.Conn, error) {
+			dialled = append(dialled, address)
+			if address != test.up {
+				return nil, refused
+			}
+			return client, nil
+		})(t.Context(), "tcp", test.dial)
+		if diff := cmp.Diff(test.want, dialled); diff != "" || (err != nil) != test.fails {
+			t.Errorf("%s: error %v, dialled (-want +got):\n%s", name, err, diff)
+		}
+	}
+}
+
+func TestInTheOpen(t *testing.T) {
+	for target, want := range map[string]bool{
+		"http://127.0.0.1/c": false, "http://[::1]:80/c": false, "http://10.1.2.3/c": false, "http://[fd00::1]/c": false,
+		"https://192.0.2.1/c": false, "http://192.0.2.1/c": true, "http://[2001:db8::1]:8080/c": true,
+	} {
+		c, err := New(target, "", Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Pin(t.Context()); err != nil {
+			t.Errorf("%s: %v", target, err)
+		}
+		if got := c.InTheOpen(); got != want {
+			t.Errorf("%s: in the open %t, want %t", target, got, want)
+		}
+		c.Close()
+	}
+}

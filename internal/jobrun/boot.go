@@ -1,0 +1,88 @@
+package jobrun
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"iglu.sh/builder/internal/jobenv"
+)
+
+// The kernel shows the environment that a process was started with for as long as it lives,
+// whatever the process does to it. So PID 1 executes its program twice: the first time it has
+// the environment that the engine wrote, and hands that over to the second time in a sealed
+// memory file. The second time it has no environment, and closes the file.
+
+// handOver executes the program again, with the environment in a memory file. It returns only
+// if that fails. The process keeps its id.
+func handOver() error {
+	fd, err := unix.MemfdCreate("job", unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return fmt.Errorf("make a file in memory: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "job")
+	if _, err := file.WriteString(strings.Join(os.Environ(), "\x00")); err != nil {
+		return fmt.Errorf("write a file in memory: %w", err)
+	}
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if _, err := unix.FcntlInt(file.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+		return fmt.Errorf("seal a file in memory: %w", err)
+	}
+	runtime.LockOSThread() // what it inherits is this thread's
+	if err := dropInheritable(); err != nil {
+		return err
+	}
+	err = unix.Exec("/proc/self/exe", []string{os.Args[0], "job", strconv.Itoa(fd)}, nil)
+	runtime.KeepAlive(file)
+	return fmt.Errorf("execute the program again: %w", err)
+}
+
+// dropInheritable takes away the capabilities that a program of another user could get back
+// by a file's. Engines before Docker 20.10.14 set them (CVE-2022-24769).
+func dropInheritable() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return fmt.Errorf("read capabilities: %w", err)
+	}
+	data[0].Inheritable, data[1].Inheritable = 0, 0
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return fmt.Errorf("drop inheritable capabilities: %w", err)
+	}
+	return nil
+}
+
+// takeOver reads the job that handOver has left in a file, and sets the rest of the
+// environment again.
+func takeOver(descriptor string) (job jobenv.Job, rest []string, err error) {
+	fd, err := strconv.Atoi(descriptor)
+	if err != nil {
+		return jobenv.Job{}, nil, err
+	}
+	file := os.NewFile(uintptr(fd), "job")
+	if file == nil {
+		return jobenv.Job{}, nil, errors.New("there is no such file")
+	}
+	text, err := io.ReadAll(io.NewSectionReader(file, 0, maxEnvironment))
+	if err := errors.Join(err, file.Close()); err != nil {
+		return jobenv.Job{}, nil, err
+	}
+	job, rest = jobenv.Parse(strings.Split(string(text), "\x00"))
+	for _, entry := range rest {
+		name, value, _ := strings.Cut(entry, "=")
+		if err := os.Setenv(name, value); err != nil {
+			return jobenv.Job{}, nil, fmt.Errorf("set %s again: %w", name, err)
+		}
+	}
+	return job, rest, nil
+}
+
+// maxEnvironment is more than the kernel takes as the environment of a program, in bytes:
+// a quarter of the stack, which is 8 MiB as a rule, and three quarters of that at most.
+const maxEnvironment = 8 << 20

@@ -1,0 +1,88 @@
+package jobrun
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"iglu.sh/builder/internal/jobenv"
+)
+
+// rootUser returns who is root.
+func rootUser() *user { return &user{name: "root", home: os.Getenv("HOME")} }
+
+// prepare makes the container fit for a job, and returns what runs the job's own programs.
+func prepare(job jobenv.Job, root runner) (runner, error) {
+	if err := makeTempDir(); err != nil {
+		return runner{}, err
+	}
+	// Not every Nix makes it; and in a store that outlives jobs, a job that was killed may
+	// have left its builds there.
+	if err := errors.Join(os.RemoveAll(jobenv.BuildDir), os.MkdirAll(jobenv.BuildDir, 0o755)); err != nil {
+		return runner{}, errUnusable{fmt.Sprintf("Nix has no folder to build in: %v", err)}
+	}
+	r := root
+	if job.GitKey != "" {
+		// What was fetched with a key is not for who comes next, and what Nix has made of it is
+		// looked up by names that anybody can write down: it ends with the container.
+		r.environ = without(r.environ, cacheHome)
+	}
+	if job.JobUser == jobenv.UserRoot {
+		return r.with("NIX_REMOTE="), nil // root needs no daemon, whatever the image says
+	}
+	// The tools of nixos/nix are links in root's home.
+	if err := allowThrough(root.user.home); err != nil {
+		return runner{}, err
+	}
+	if err := checkOwner(jobUID, "/", "/etc", "/nix", storeFolder, "/nix/var", "/nix/var/nix", "/nix/var/nix/db"); err != nil {
+		return runner{}, err
+	}
+	u, err := makeUser("/etc", homes)
+	if err != nil {
+		return runner{}, err
+	}
+	if err := startNixDaemon(job, root.environ, root.children); err != nil {
+		return runner{}, errUnusable{fmt.Sprintf("Nix's daemon cannot be started: %v", err)}
+	}
+	r.user = u
+	r.environ = without(r.environ, "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR")
+	r = r.with("HOME="+u.home, "USER="+u.name, "LOGNAME="+u.name, "NIX_REMOTE=daemon")
+	if job.Store != "" && job.GitKey == "" {
+		if err := u.makeFolder(jobenv.StoreCache); err != nil {
+			return runner{}, errUnusable{fmt.Sprintf("Nix has no folder for its caches: %v", err)}
+		}
+	}
+	return r, errors.Join(allowWriting(os.Stdout), allowWriting(os.Stderr))
+}
+
+// makeTempDir makes the folder for temporary files. Not every image has one.
+func makeTempDir() error {
+	if _, err := os.Stat(os.TempDir()); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(os.TempDir(), 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(os.TempDir(), 0o777|os.ModeSticky)
+}
+
+// allowThrough lets everybody get to what is in a folder and has other permissions of its own.
+func allowThrough(folder string) error {
+	info, err := os.Stat(folder)
+	if err != nil {
+		return nil // then nothing is in it
+	}
+	return os.Chmod(folder, info.Mode().Perm()|0o011)
+}
+
+// allowWriting lets programs of the job's user open a pipe that they have as their output by
+// its name, as "/dev/stdout". They cannot read from it what others print.
+func allowWriting(pipe *os.File) error {
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(pipe.Fd()), &stat); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFIFO {
+		return err
+	}
+	return unix.Fchmod(int(pipe.Fd()), 0o602)
+}

@@ -1,0 +1,147 @@
+package jobrun
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// TestMakeUser makes the user in images of several kinds. It needs root.
+func TestMakeUser(t *testing.T) {
+	const passwd, group = "root:x:0:0::/root:/bin/sh\n", "root:x:0:\n"
+	const user, users = "iglu:x:1000:1000::HOMES/iglu:/bin/sh\n", "iglu:x:1000:\n"
+	const builders = "nixbld:x:30000:nixbld1,nixbld2\n"
+	for name, test := range map[string]struct{ passwd, group, wantPasswd, wantGroup string }{
+		"with build users":     {passwd, group + builders, passwd + user, group + builders + users},
+		"the user's id taken":  {passwd + "node:x:1000:1000::/home/node:/bin/sh\n", group + builders + "node:x:1000:\n", passwd + user, group + builders + "node:x:1000:\n"},
+		"the user there":       {passwd + user, group + builders + users, passwd + user, group + builders + users},
+		"lines that are none":  {passwd + "\nnonsense\n", group + builders, passwd + "nonsense\n" + user, group + builders + users},
+		"the name of a system": {passwd + "iglu:x:70:70::/:/bin/false\n", group + builders, passwd + "iglu:x:70:70::/:/bin/false\n" + user, group + builders + users},
+	} {
+		etc, homes := t.TempDir(), t.TempDir()
+		at := func(text string) string { return strings.ReplaceAll(text, "HOMES", homes) }
+		write(t, filepath.Join(etc, "passwd"), at(test.passwd))
+		write(t, filepath.Join(etc, "group"), at(test.group))
+		u, err := makeUser(etc, homes)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if diff := cmp.Diff(at(test.wantPasswd), read(t, filepath.Join(etc, "passwd"))); diff != "" {
+			t.Errorf("%s: passwd (-want +got):\n%s", name, diff)
+		}
+		if diff := cmp.Diff(at(test.wantGroup), read(t, filepath.Join(etc, "group"))); diff != "" {
+			t.Errorf("%s: group (-want +got):\n%s", name, diff)
+		}
+		info, err := os.Stat(u.home)
+		if err != nil || info.Mode() != os.ModeDir|0o700 || info.Sys().(*syscall.Stat_t).Uid != jobUID {
+			t.Errorf("%s: home %v, error %v", name, info, err)
+		}
+	}
+}
+
+// TestMakeUserWithoutAccounts makes all accounts in an image that has none.
+func TestMakeUserWithoutAccounts(t *testing.T) {
+	etc := filepath.Join(t.TempDir(), "etc")
+	if _, err := makeUser(etc, filepath.Join(t.TempDir(), "home")); err != nil {
+		t.Fatal(err)
+	}
+	passwd, group := read(t, filepath.Join(etc, "passwd")), read(t, filepath.Join(etc, "group"))
+	if n := strings.Count(passwd, "\n"); n != 1+buildUsers || !strings.Contains(passwd, "nixbld32:x:30032:30000:") {
+		t.Errorf("%d accounts:\n%s", n, passwd)
+	}
+	if !strings.Contains(group, "nixbld:x:30000:nixbld1,nixbld2,") {
+		t.Errorf("groups:\n%s", group)
+	}
+}
+
+// TestLinksAreReplaced has the accounts be links into a store, as in nixos/nix.
+func TestLinksAreReplaced(t *testing.T) {
+	etc, store := t.TempDir(), t.TempDir()
+	for _, name := range []string{"passwd", "group"} {
+		write(t, filepath.Join(store, name), "root:x:0:0::/root:/bin/sh\n")
+		if err := os.Symlink(filepath.Join(store, name), filepath.Join(etc, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := makeUser(etc, t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"passwd", "group"} {
+		if text := read(t, filepath.Join(store, name)); text != "root:x:0:0::/root:/bin/sh\n" {
+			t.Errorf("the store's %s is now:\n%s", name, text)
+		}
+		if text := read(t, filepath.Join(etc, name)); !strings.HasPrefix(text, "root:") || !strings.Contains(text, jobName+":") {
+			t.Errorf("%s is now:\n%s", name, text)
+		}
+	}
+}
+
+// TestFolderInPlaceOfALink does not give away what a link leads to.
+func TestFolderInPlaceOfALink(t *testing.T) {
+	root, home := t.TempDir(), filepath.Join(t.TempDir(), "home")
+	if err := os.Symlink(root, home); err != nil {
+		t.Fatal(err)
+	}
+	u := &user{uid: jobUID, gid: jobGID}
+	if err := u.makeFolder(home); !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
+		t.Errorf("error %v", err)
+	}
+	if info, err := os.Stat(root); err != nil || info.Sys().(*syscall.Stat_t).Uid == jobUID {
+		t.Errorf("it is the user's now: %v, error %v", info, err)
+	}
+}
+
+func TestCheckOwner(t *testing.T) {
+	theirs := t.TempDir()
+	if err := os.Chown(theirs, jobUID, jobGID); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkOwner(jobUID, "/", "/etc", filepath.Join(theirs, "missing")); err != nil {
+		t.Error(err)
+	}
+	if err := checkOwner(jobUID, "/", theirs); err == nil {
+		t.Error("what belongs to the user is not noticed")
+	}
+}
+
+// TestMark writes marks where something is in the way.
+func TestMark(t *testing.T) {
+	folder := t.TempDir()
+	file := func(name string) string { return filepath.Join(folder, name) }
+	if err := errors.Join(unix.Mkfifo(file("pipe"), 0o600), os.Symlink(file("elsewhere"), file("link")), os.Mkdir(file("folder"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"pipe", "link", "folder"} {
+		if err := mark(file(name), "text"); !errors.Is(err, os.ErrExist) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+	if _, err := os.Lstat(file("elsewhere")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the link was followed: %v", err)
+	}
+	if err := mark(file("mark"), "text"); err != nil || read(t, file("mark")) != "text" {
+		t.Errorf("error %v", err)
+	}
+}
+
+func write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}

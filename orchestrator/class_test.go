@@ -1,0 +1,172 @@
+package orchestrator
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"iglu.sh/builder/images"
+	"iglu.sh/builder/schemas"
+)
+
+// classed is an engine that is never called, with stores of a mode in a folder.
+func classed(mode StoreMode, folder string) *docker {
+	return &docker{options: Options{Instance: "test", Image: "image", Stores: Stores{Mode: mode, Folder: folder}}, ledger: ledger{folder}}
+}
+
+// store returns the name of the store for a request.
+func (d *docker) store(t *testing.T, r *schemas.Request, user JobUser) string {
+	t.Helper()
+	name, _, err := d.storeFor(container{told: jobOf(r, Push{}, user), trust: trustOf(r)}, images.Image{ID: "sha256:1", Platform: "linux/amd64"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// pushing is a request with all keys.
+func pushing() *schemas.Request {
+	return &schemas.Request{
+		Git: schemas.Git{Repository: "https://example.com/owner/name.git", Branch: "main", GitKey: "git-key"},
+		BuildOptions: schemas.BuildOptions{
+			Command: "nix build", TrustedPublicKeys: []string{"a-1:YQ==", "b-1:Yg=="},
+			Cachix: schemas.Cachix{Push: true, Target: "https://cache.example.com/c", APIKey: "api-key", SigningKey: "signing-key"},
+		},
+	}
+}
+
+// TestNobodyElsesStore has others try to come to the store of a job with keys: by other spellings
+// of its repository, from a branch and from a fork, with other keys and without.
+func TestNobodyElsesStore(t *testing.T) {
+	d := classed(StoreRepository, t.TempDir())
+	own := d.store(t, pushing(), UserNix)
+	attempts := map[string]func(*schemas.Request){
+		"a fork":              func(r *schemas.Request) { r.Git.Repository = "https://example.com/fork/name.git" },
+		"no push":             func(r *schemas.Request) { r.BuildOptions.Cachix = schemas.Cachix{} },
+		"no push, but keys":   func(r *schemas.Request) { r.BuildOptions.Cachix.Push = false },
+		"another signing key": func(r *schemas.Request) { r.BuildOptions.Cachix.SigningKey = "other" },
+		"no signing key":      func(r *schemas.Request) { r.BuildOptions.Cachix.SigningKey = "" },
+		"one key more": func(r *schemas.Request) {
+			r.BuildOptions.TrustedPublicKeys = append(r.BuildOptions.TrustedPublicKeys, "c-1:Yw==")
+		},
+		"one key less":          func(r *schemas.Request) { r.BuildOptions.TrustedPublicKeys = r.BuildOptions.TrustedPublicKeys[:1] },
+		"a trusted substituter": func(r *schemas.Request) { r.BuildOptions.Substituters = []string{"http://x?trusted=1"} },
+		"the key as an API key": func(r *schemas.Request) {
+			r.BuildOptions.Cachix.SigningKey, r.BuildOptions.Cachix.APIKey = "", "signing-key"
+		},
+		"keys in one text": func(r *schemas.Request) { r.BuildOptions.TrustedPublicKeys = []string{"a-1:YQ== b-1:Yg=="} },
+		"the URL and a line end": func(r *schemas.Request) {
+			r.Git.Repository, r.BuildOptions.TrustedPublicKeys = r.Git.Repository+"\na-1:YQ==", r.BuildOptions.TrustedPublicKeys[1:]
+		},
+	}
+	spellings := []string{
+		"http://example.com/owner/name.git", "https://EXAMPLE.com/owner/name.git", "https://example.com:443/owner/name.git",
+		"https://example.com/owner/name", "https://example.com/owner/name.git/", "https://example.com//owner/name.git",
+		"https://example.com/owner/./name.git", "https://example.com/x/../owner/name.git", "https://example.com/owner/%6eame.git",
+		"https://user@example.com/owner/name.git", "https://example.com/Owner/name.git", "https://example.com./owner/name.git",
+		"ssh://git@example.com/owner/name.git", "git@example.com:owner/name.git", "git://example.com/owner/name.git",
+		"https://example.com/owner/name.git?x=1", "https://example.com/owner/name.git#x", "HTTPS://example.com/owner/name.git",
+		" https://example.com/owner/name.git", "https://example.com/owner/name.git ",
+	}
+	for _, spelling := range spellings {
+		attempts["spelt "+spelling] = func(r *schemas.Request) { r.Git.Repository = spelling }
+		attempts["without keys, spelt "+spelling] = func(r *schemas.Request) {
+			r.Git.Repository, r.BuildOptions.Cachix = spelling, schemas.Cachix{}
+		}
+	}
+	for name, attempt := range attempts {
+		r := pushing()
+		attempt(r)
+		if d.store(t, r, UserNix) == own {
+			t.Errorf("%s: it is the store of the job with keys", name)
+		}
+	}
+	if d.store(t, pushing(), UserRoot) == own {
+		t.Error("root has the store of those who are not")
+	}
+	if classed(StoreRepository, t.TempDir()).store(t, pushing(), UserNix) == own {
+		t.Error("the name of the store tells the signing key")
+	}
+}
+
+// TestSameClass has what does not count for who is trusted be different.
+func TestSameClass(t *testing.T) {
+	d := classed(StoreRepository, t.TempDir())
+	own := d.store(t, pushing(), UserNix)
+	for name, change := range map[string]func(*schemas.Request){
+		"another git key": func(r *schemas.Request) { r.Git.GitKey = "minted for this job" },
+		"another branch":  func(r *schemas.Request) { r.Git.Branch = "side" },
+		"another API key": func(r *schemas.Request) { r.BuildOptions.Cachix.APIKey = "other" },
+		"a substituter":   func(r *schemas.Request) { r.BuildOptions.Substituters = []string{"https://cache.example.com"} },
+		"keys in another order, one twice": func(r *schemas.Request) {
+			r.BuildOptions.TrustedPublicKeys = []string{"b-1:Yg==", "a-1:YQ==", "b-1:Yg=="}
+		},
+	} {
+		r := pushing()
+		change(r)
+		if d.store(t, r, UserNix) != own {
+			t.Errorf("%s: it is another store", name)
+		}
+	}
+	shared := classed(StoreShared, t.TempDir())
+	if shared.store(t, pushing(), UserNix) != shared.store(t, &schemas.Request{Git: schemas.Git{NoClone: true}}, UserNix) {
+		t.Error("not all jobs share the store that all share")
+	}
+	if shared.store(t, pushing(), UserNix) == shared.store(t, pushing(), UserRoot) {
+		t.Error("root shares the store of those who are not")
+	}
+	for _, none := range []string{
+		classed(StoreEphemeral, t.TempDir()).store(t, pushing(), UserNix),
+		d.store(t, &schemas.Request{Git: schemas.Git{NoClone: true}}, UserNix),
+	} {
+		if none != "" {
+			t.Errorf("the store %s, want none", none)
+		}
+	}
+}
+
+func TestSecretOfStores(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "stores")
+	first, err := ledger{folder}.secret()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := ledger{folder}.secret()
+	if err != nil || !bytes.Equal(first, again) || len(first) != secretLength {
+		t.Errorf("the secret changes from %x to %x: %v", first, again, err)
+	}
+	file := filepath.Join(folder, secretFile)
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, error %v", info.Mode(), err)
+	}
+	if left, err := os.ReadDir(folder); err != nil || len(left) != 1 {
+		t.Errorf("left: %v, error %v", left, err)
+	}
+	if all, err := (ledger{folder}).all(); err != nil || len(all) != 0 {
+		t.Errorf("the secret is taken for a store: %v, error %v", all, err)
+	}
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (ledger{folder}).secret(); err == nil || !strings.Contains(err.Error(), "is damaged") {
+		t.Errorf("a secret that is empty: error %v", err)
+	}
+}
+
+// TestSizesThatCannotBe leaves what is known of a store as it is.
+func TestSizesThatCannotBe(t *testing.T) {
+	d := classed(StoreRepository, t.TempDir())
+	for _, size := range []string{"-9000000000000000", "9000000000000000", "9223372036854775808", "", "12 bytes", "1e9"} {
+		l := &lease{store: "store", entry: entry{Bytes: 7}}
+		if err := d.measured(l, size); err == nil || l.entry.Bytes != 7 || l.entry.Measured {
+			t.Errorf("%q: error %v, entry %+v", size, err, l.entry)
+		}
+	}
+	l := &lease{store: "store"}
+	if err := d.measured(l, fmt.Sprint(300<<20)); err != nil || l.entry.Bytes != 300<<20 || !l.entry.Measured {
+		t.Errorf("error %v, entry %+v", err, l.entry)
+	}
+}

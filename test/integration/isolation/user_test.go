@@ -1,0 +1,106 @@
+//go:build integration
+
+package isolation
+
+import (
+	"crypto/rand"
+	"strings"
+	"testing"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// TestUser looks at who a job's command is.
+func TestUser(t *testing.T) { fixture.OnEngines(t, jobUser) }
+
+func jobUser(t *testing.T, e *fixture.Engine) {
+	s := e.Server(t, func(*server.Settings) {})
+	got := fixture.Do(t, s, fixture.Command(`sh -c 'echo "uid $(id -u) $(id -un) groups $(id -G) home $HOME"; grep Cap /proc/self/status; `+
+		`echo written > /dev/stdout; cat < /dev/stdout; touch $HOME/mine /source/mine /tmp/mine && nix store info'`))
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, "uid 1000 iglu groups 1000 home /home/iglu")
+	for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapAmb"} {
+		fixture.WantLine(t, got, set+":\t0000000000000000")
+	}
+	fixture.WantLine(t, got, "written")
+	fixture.WantLine(t, got, "Permission denied") // to read what others print
+	fixture.WantLine(t, got, "Trusted: 0")
+
+	s = e.Server(t, func(s *server.Settings) { s.JobUser = orchestrator.UserRoot })
+	got = fixture.Do(t, s, fixture.Command(`sh -c 'echo "uid $(id -u)"; nix store info'`))
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, "uid 0")
+	fixture.WantLine(t, got, "Store URL: local")
+}
+
+// flakeOfUser is one whose default package is a program, with a check, a shell, and an input.
+const flakeOfUser = `{
+  inputs.hello.url = "git+HELLO";
+  outputs = { self, hello }: let
+    system = "x86_64-linux";
+    make = name: script: derivation { inherit name system; builder = "/bin/sh"; PATH = "/nix/var/nix/profiles/default/bin"; args = [ "-c" script ]; };
+  in {
+    packages.${system} = {
+      default = make "program" "mkdir -p $out/bin; printf '#!/bin/sh\\necho the program runs as $(id -u)\\n' > $out/bin/program; chmod +x $out/bin/program; :";
+      hello = hello.packages.${system}.default;
+    };
+    checks.${system}.check = make "check" "echo the check runs; echo > $out";
+  };
+}`
+
+// TestCommandsOfUser runs what people run, as the job's user.
+func TestCommandsOfUser(t *testing.T) { fixture.OnEngines(t, commandsOfUser) }
+
+func commandsOfUser(t *testing.T, e *fixture.Engine) {
+	g := &fixture.Env.Git
+	s := e.Server(t, func(s *server.Settings) { s.Store = orchestrator.StoreRepository })
+	publish := func(hello string) string {
+		name := "user-" + strings.ToLower(rand.Text()[:10])
+		if err := g.Commit(name, "main", map[string]string{
+			"flake.nix":   strings.Replace(flakeOfUser, "HELLO", hello, 1),
+			"default.nix": `let here = builtins.fetchGit { url = ./.; }; in ` + fixture.Derivation("fetched", "echo fetched ${here.rev}; echo > $out"),
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	public, private, ssh := publish(g.Public+"/hello"), publish(g.Private+"/hello"), publish(g.SSH+"/hello")
+	for _, test := range []struct {
+		name string
+		job  fixture.Job
+		line string
+	}{
+		{"run", fixture.Build(g.Public+"/"+public, "nix run"), "the program runs as 1000"},
+		{"shell", fixture.Build(g.Public+"/"+public, "nix shell -c program"), "the program runs as 1000"},
+		{"flake check", fixture.Build(g.Public+"/"+public, "nix flake check -L"), "the check runs"},
+		{"remote input", fixture.Build(g.Public+"/"+public, "nix build -L .#hello"), fixture.Hello},
+		{"fetchGit", fixture.Build(g.Public+"/"+public, "nix-build"), "fetched "},
+		{"private input over http", g.WithKey(fixture.Build(g.Private+"/"+private, "nix build -L .#hello"), fixture.GitPassword), fixture.Hello},
+		{"private input over ssh", g.WithKey(fixture.Build(g.SSH+"/"+ssh, "nix build -L .#hello"), g.Key), fixture.Hello},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := fixture.Do(t, s, test.job)
+			fixture.WantExit(t, got, 0)
+			fixture.WantLine(t, got, test.line)
+		})
+	}
+}
+
+// TestIgnoredSettings has a command give settings that only the request or the operator may.
+func TestIgnoredSettings(t *testing.T) {
+	t.Parallel()
+	const settings = " --option substituters http://one.invalid --option build-dir /tmp --option trusted-public-keys one:YQ== "
+	expression := "'" + fixture.Derivation("settings", "echo > $out") + "'"
+	for _, line := range []string{"nix-build --no-out-link" + settings + "-E " + expression, "nix build --no-link --impure" + settings + "--expr " + expression} {
+		got := fixture.Do(t, fixture.Env.Server, fixture.Command(line))
+		for setting, advice := range map[string]string{
+			"substituters":        "use buildOptions.substituters",
+			"trusted-public-keys": "use buildOptions.trustedPublicKeys",
+			"build-dir":           "the operator of the builder can set it",
+		} {
+			fixture.WantLine(t, got, "iglu: warning: Nix ignored the setting "+setting+", because the command's user is not trusted: "+advice)
+		}
+	}
+}
