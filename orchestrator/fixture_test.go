@@ -362,14 +362,14 @@ func (e finished) wantExit(t *testing.T, code int) {
 var (
 	jobIDs     = regexp.MustCompile(`[a-z2-7]{26}`)
 	containers = regexp.MustCompile(`\b0{10,}[0-9a-f]+\b`)
-	hashes     = regexp.MustCompile(`-(store|program)-[0-9a-f]+`)
+	hashes     = regexp.MustCompile(`-(store|program|upkeep)-[0-9a-f]+`)
 )
 
 // plain returns a text without what is different each time.
 func plain(text string) string {
 	text = strings.ReplaceAll(text, "iglu-builder-test-", "")
 	text = hashes.ReplaceAllString("-"+text, "-$1")[1:]
-	text = regexp.MustCompile(`\b(store|program)-[0-9a-f]{8,}`).ReplaceAllString(text, "$1")
+	text = regexp.MustCompile(`\b(store|program|upkeep)-[0-9a-f]{8,}`).ReplaceAllString(text, "$1")
 	return containers.ReplaceAllString(jobIDs.ReplaceAllString(text, "JOB"), "CONTAINER")
 }
 
