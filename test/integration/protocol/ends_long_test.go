@@ -73,3 +73,6 @@ func TestEngineEnds(t *testing.T) {
 		fixture.WantEnd(t, s, "engine-gone")
 	})
 }
+
+// TestDeadlines has jobs run too long, and be too silent.
+func TestDeadlines(t *testing.T) { fixture.OnEngines(t, deadlines) }

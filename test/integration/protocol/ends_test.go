@@ -15,9 +15,6 @@ func cancelledBecause(msg string) string {
 	return fmt.Sprintf(`{"error":"The job was cancelled.","msg":%q,"jobStatus":"failed"}`, msg)
 }
 
-// TestDeadlines has jobs run too long, and be too silent.
-func TestDeadlines(t *testing.T) { fixture.OnEngines(t, deadlines) }
-
 func deadlines(t *testing.T, e *fixture.Engine) {
 	long := e.Server(t, func(s *server.Settings) { s.Deadlines.Build = 2 * time.Second })
 	got := fixture.Do(t, long, fixture.Command("sh -c 'while :; do echo line; sleep 0.1; done'"))

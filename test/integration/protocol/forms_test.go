@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/devcache"
 	"iglu.sh/builder/test/kit/fixture"
@@ -46,7 +48,9 @@ func TestFullStackJob(t *testing.T) {
 	j.BuildOptions.ExtraArgs = "one 'two three'"
 	j.BuildOptions.Substituters = []string{cache.URL, other.URL}
 	j.BuildOptions.TrustedPublicKeys = []string{"default:" + fixture.PublicKey(t), "other-1:" + fixture.PublicKey(t)}
-	got := fixture.DoIn(t, schemas.Stack, fixture.Env.Server, j)
+	// Root's environment has the settings of the store, too; those of others are the daemon's.
+	s := fixture.ServerWith(t, func(s *server.Settings) { s.JobUser = orchestrator.UserRoot })
+	got := fixture.DoIn(t, schemas.Stack, s, j)
 	fixture.WantExit(t, got, 0)
 	for _, line := range []string{
 		"iglu: commit " + fixture.Head(t, j), "cores = 1", "max-jobs = 2", "keep-going = true", "[one][two three]",

@@ -48,7 +48,9 @@ func TestImageIsLikeNixosNix(t *testing.T) {
 	if err := fixture.Env.Git.Commit("look", "main", map[string]string{"look.sh": look}); err != nil {
 		t.Fatal(err)
 	}
-	got := fixture.Do(t, fixture.Env.Server, fixture.Build(fixture.Env.Git.Public+"/look", "sh look.sh"))
+	// For root the accounts of the image stay as they are.
+	s := fixture.ServerWith(t, func(s *server.Settings) { s.JobUser = orchestrator.UserRoot })
+	got := fixture.Do(t, s, fixture.Build(fixture.Env.Git.Public+"/look", "sh look.sh"))
 	fixture.WantExit(t, got, 0)
 	fixture.WantLine(t, got, "looked")
 	for _, line := range got.Lines {
