@@ -3,10 +3,8 @@
 package isolation
 
 import (
-	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -141,34 +139,5 @@ func memoryHog(t *testing.T, e *fixture.Engine) {
 	fixture.WantLine(t, got, "/tmp is full after 63 MiB")
 	if err := b.ask(); err != nil {
 		t.Error(err)
-	}
-}
-
-// TestLimitsOnEngine reads a container's limits from the engine.
-func TestLimitsOnEngine(t *testing.T) { fixture.OnEngines(t, limitsOnEngine) }
-
-func limitsOnEngine(t *testing.T, e *fixture.Engine) {
-	machine := strings.Fields(e.Docker(t, "info", "--format", "{{.MemTotal}} {{.NCPU}}"))
-	total, _ := strconv.ParseFloat(machine[0], 64)
-	cpus, _ := strconv.Atoi(machine[1])
-	for _, test := range []struct {
-		change func(*server.Settings)
-		want   string
-	}{
-		{func(*server.Settings) {}, fmt.Sprintf("%d %d %d 4096", int64(0.75*total), int64(0.75*total), cpus*1e9)},
-		{func(s *server.Settings) {
-			s.Limits.Memory.Fixed, s.Limits.CPUs.Fixed, s.Limits.PIDs = 1<<30, 0.5, 100
-		}, "1073741824 1073741824 500000000 100"},
-	} {
-		s := e.Server(t, test.change)
-		c := fixture.Connect(t, s)
-		c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; sleep 1000'")))
-		c.WaitFor(`"begun"`)
-		got := e.Docker(t, "inspect", "--format", "{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}", s.Containers()[0])
-		if got != test.want {
-			t.Errorf("memory, with swap, CPUs, processes: %s, want %s", got, test.want)
-		}
-		c.Conn.NetConn().Close()
-		fixture.WantFree(t, s)
 	}
 }

@@ -11,13 +11,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
-	"iglu.sh/builder/internal/joblog"
-	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -74,62 +70,5 @@ func digests(t *testing.T, printed io.Reader) (got, want string) {
 		default:
 			stdout.Write(line)
 		}
-	}
-}
-
-// smallDisk returns a folder on a disk of one megabyte.
-func smallDisk(t *testing.T) string {
-	t.Helper()
-	folder := t.TempDir()
-	if err := syscall.Mount("tmpfs", folder, "tmpfs", 0, "size=1m"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { syscall.Unmount(folder, syscall.MNT_DETACH) })
-	return folder
-}
-
-// TestCutLog lets a log grow beyond its limit.
-func TestCutLog(t *testing.T) { fixture.OnEngines(t, cutLog) }
-
-func cutLog(t *testing.T, e *fixture.Engine) {
-	s := e.Server(t, func(s *server.Settings) { s.MaxLogBytes = server.LeastLogBytes })
-	got := fixture.Do(t, s, fixture.Command("seq 1000000"))
-	fixture.WantExit(t, got, 0)
-	fixture.WantLine(t, got, "iglu: the log is cut here, at its limit of 262144 bytes")
-	fixture.WantLine(t, got, "bytes of the log are left out here")
-	if last := got.Lines[len(got.Lines)-1]; last != "1000000" {
-		t.Errorf("the last line is %q", last)
-	}
-	size := 0
-	for _, line := range got.Lines {
-		size += len(line) + 1
-	}
-	if size > server.LeastLogBytes || size < server.LeastLogBytes/2 {
-		t.Errorf("the log has %d bytes", size)
-	}
-}
-
-// TestKeptLogs looks at the files.
-func TestKeptLogs(t *testing.T) { fixture.OnEngines(t, keptLogs) }
-
-func keptLogs(t *testing.T, e *fixture.Engine) {
-	s := e.Server(t, func(s *server.Settings) { s.KeepLogs = joblog.Keep{Jobs: 2} })
-	for n := range 4 {
-		fixture.WantExit(t, fixture.Do(t, s, fixture.Command(fmt.Sprintf("printf 'job %d'", n))), 0)
-	}
-	names, err := filepath.Glob(filepath.Join(fixture.Env.StateDir, s.Instance, "logs", "*.log"))
-	if err != nil || len(names) != 2 {
-		t.Fatalf("files %v, %v", names, err)
-	}
-	var kept string
-	for _, name := range names {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		kept += string(text)
-	}
-	if !strings.Contains(kept, "\njob 2\n") || !strings.Contains(kept, "\njob 3\n") {
-		t.Errorf("kept are %s", kept)
 	}
 }

@@ -3,10 +3,13 @@
 package logs
 
 import (
+	"fmt"
 	"hash"
 	"hash/crc32"
 	"io"
 	"net/http"
+	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -114,4 +117,19 @@ func TestWatchers(t *testing.T) {
 	if peak > 128<<20 {
 		t.Errorf("the server took %d MiB", peak>>20)
 	}
+}
+
+// peakMemory is the most memory that a process has had in use, in bytes.
+func peakMemory(t *testing.T, pid int) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	var kib int
+	if _, err := fmt.Sscanf(rest, "%d kB", &kib); err != nil {
+		t.Fatal(err)
+	}
+	return kib << 10
 }

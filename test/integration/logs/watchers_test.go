@@ -12,7 +12,6 @@ import (
 	"hash"
 	"io"
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -122,21 +121,6 @@ func TestRunningLog(t *testing.T) {
 		t.Errorf("after the first line comes %q, %v", lines.Text(), lines.Err())
 	}
 	c.Finish()
-}
-
-// peakMemory is the most memory that a process has had in use, in bytes.
-func peakMemory(t *testing.T, pid int) int {
-	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(status), "VmHWM:")
-	var kib int
-	if _, err := fmt.Sscanf(rest, "%d kB", &kib); err != nil {
-		t.Fatal(err)
-	}
-	return kib << 10
 }
 
 // TestWatchAgain loses the connection and goes on where it was, also after the end.

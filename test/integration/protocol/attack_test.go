@@ -36,26 +36,6 @@ func TestEmptyProgramVolume(t *testing.T) {
 	})
 }
 
-// TestSameInstance runs two builders of one name, which each make the network at once.
-func TestSameInstance(t *testing.T) { fixture.OnEngines(t, sameInstance) }
-
-func sameInstance(t *testing.T, e *fixture.Engine) {
-	a := e.Server(t, func(*server.Settings) {})
-	b := e.Server(t, func(s *server.Settings) { s.Instance, s.StateDir = a.Instance, t.TempDir() })
-	both := func() []fixture.Result {
-		clients := []*fixture.Client{fixture.Connect(t, a), fixture.Connect(t, b)}
-		for _, c := range clients {
-			c.Send(fixture.JSONOf(t, fixture.Command("nix --version")))
-		}
-		return []fixture.Result{clients[0].Finish(), clients[1].Finish()}
-	}
-	both() // in which one may find a network too many
-	for _, r := range both() {
-		fixture.WantExit(t, r, 0)
-	}
-	fixture.WantNoContainers(t, a) // of either: the first that stops looks for those of both
-}
-
 // TestOddImage runs jobs in an image with variables that get in the way of ours, and
 // without the folder for temporary files.
 func TestOddImage(t *testing.T) { fixture.OnEngines(t, oddImage) }

@@ -4,7 +4,10 @@ package stores
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +15,7 @@ import (
 	"time"
 
 	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -102,3 +106,78 @@ func storeAlone(t *testing.T, e *fixture.Engine) {
 		t.Errorf("the store went as a whole: %v", got.Lines)
 	}
 }
+
+// TestSharedStore has all jobs share one store, and none of them keep one.
+func TestSharedStore(t *testing.T) { fixture.OnEngines(t, sharedStore) }
+
+func sharedStore(t *testing.T, e *fixture.Engine) {
+	shared := storeServer(t, e, func(s *server.Settings) { s.Store, s.JobUser = orchestrator.StoreShared, orchestrator.UserRoot })
+	url := repository(t, "echo > $out")
+	fixture.WantExit(t, fixture.Do(t, shared, fixture.Command("sh -c 'echo > /nix/was-here'")), 0)
+	fixture.WantExit(t, fixture.Do(t, shared, fixture.Build(url, "sh -c 'cat /nix/was-here'")), 0)
+	fixture.WantLine(t, stores(t, shared), "(all jobs)")
+
+	ephemeral := storeServer(t, e, func(s *server.Settings) { s.Store = orchestrator.StoreEphemeral })
+	fixture.WantExit(t, fixture.Do(t, ephemeral, fixture.Build(url, "nix-build")), 0)
+	if found := storeVolumes(t, ephemeral); len(found) > 0 {
+		t.Errorf("stores: %v", found)
+	}
+}
+
+// TestStoresCommand lists stores and removes them; then the disk is as before.
+func TestStoresCommand(t *testing.T) { fixture.OnEngines(t, listAndRemoveStores) }
+
+func listAndRemoveStores(t *testing.T, e *fixture.Engine) {
+	s := storeServer(t, e, func(*server.Settings) {})
+	a, b := repository(t, "echo > $out"), repository(t, "echo > $out")
+	for _, url := range []string{a, b} {
+		fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, "nix-build")), 0)
+	}
+	list := stores(t, s).Lines
+	if len(list) != 4 || !strings.Contains(list[1], b) || !strings.Contains(list[2], a) || !strings.Contains(list[1], s.Image) ||
+		!sizeInTable.MatchString(list[1]) || !strings.Contains(list[1], time.Now().Format("2006-01-02 ")) {
+		t.Fatalf("got %q", list)
+	}
+	folders := []string{volumeFolder(t, s, storeVolumes(t, s)[0]), volumeFolder(t, s, storeVolumes(t, s)[1])}
+
+	// One that a job has stays.
+	c := fixture.Connect(t, s)
+	c.Send(fixture.JSONOf(t, fixture.Build(a, "sh -c 'echo begun; while [ ! -e /nix/go-on ]; do sleep 0.1; done'")))
+	c.WaitFor(`"begun"`)
+	ended := c.InBackground() // so that it answers pings
+	if output, code := tryStores(s, "rm", "--all"); code != 1 || !regexp.MustCompile("in use|being used").MatchString(output) {
+		t.Errorf("exit code %d: %s", code, output)
+	}
+	if n := len(storeVolumes(t, s)); n != 1 {
+		t.Errorf("%d stores, of which a job has one", n)
+	}
+	if running := stores(t, s).Lines[1]; !regexp.MustCompile(`\s[a-z0-9]{26}$`).MatchString(running) {
+		t.Errorf("the job that has it is not told: %q", running)
+	}
+	if err := os.WriteFile(filepath.Join(volumeFolder(t, s, storeVolumes(t, s)[0]), "go-on"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if last := (<-ended).Messages; !strings.Contains(last[len(last)-1], `"buildExitCode":0`) {
+		t.Errorf("got %v", last)
+	}
+
+	stores(t, s, "rm", storeVolumes(t, s)[0])
+	for _, folder := range folders {
+		if _, err := os.Stat(folder); err == nil {
+			t.Errorf("%s is left", folder)
+		}
+	}
+	if left := readStores(t, s); left != "" {
+		t.Errorf("left: %s", left)
+	}
+	for _, args := range [][]string{{"rm"}, {"rm", "--all", "name"}} {
+		if output, code := tryStores(s, args...); code != 2 || !strings.Contains(output, "name the stores, or say --all") {
+			t.Errorf("%v: exit code %d: %s", args, code, output)
+		}
+	}
+	if output, code := tryStores(s, "rm", "nothing"); code != 1 || !strings.Contains(output, "there is no store nothing") {
+		t.Errorf("exit code %d: %s", code, output)
+	}
+}
+
+var sizeInTable = regexp.MustCompile(`\d(\.\d+)?[MG]iB`)
