@@ -23,7 +23,7 @@ func engineKilled(t *testing.T, shared *fixture.Engine) {
 	c := fixture.Connect(t, s)
 	c.Send(fixture.JSONOf(t, fixture.Command("tool serve --listen 127.0.0.1:0")))
 	c.WaitFor("msg=listening")
-	pid := e.Docker(t, "inspect", "--format", "{{.State.PID}}", e.Docker(t, "container", "ls", "--quiet"))
+	pid := e.Docker(t, "inspect", "--format", "{{.State.Pid}}", e.Docker(t, "container", "ls", "--quiet"))
 	program := filepath.Join("/proc", pid, "exe")
 	e.Stop(syscall.SIGKILL)
 	if _, err := os.Readlink(program); err != nil && !e.IsPodman() { // whose end the job sees at once

@@ -279,7 +279,7 @@ func (s *stack) health() string {
 // as the kernel sees it.
 func (s *stack) checkConfined(container string) {
 	s.t.Helper()
-	pid := s.mustDocker("container", "inspect", "--format", "{{.State.PID}}", container)
+	pid := s.mustDocker("container", "inspect", "--format", "{{.State.Pid}}", container)
 	status := processStatus(s.t, pid)
 	if ids := strings.Fields(status["Uid"]); len(ids) != 4 || slices.Contains(ids, "0") {
 		s.t.Errorf("the server runs as the users %q: none may be root", ids)

@@ -50,12 +50,15 @@ in
 d "last" "mkdir $out; ln -s ${kinds}/bin/run $out/run; echo ${last} > $out/refers"
 `
 
+// largeFile is how many bytes one of its files has.
+var largeFile = strconv.Itoa(fixture.Size(20_000_000, 200_000_000))
+
 // closureOf is how many paths the closure of closureNix has.
 const closureOf = 60
 
 var publishClosure = sync.OnceValue(func() error {
 	return fixture.Env.Git.Commit("closure", "main", map[string]string{
-		"default.nix": strings.Replace(closureNix, "LARGE", strconv.Itoa(fixture.Size(20_000_000, 200_000_000)), 1)})
+		"default.nix": strings.Replace(closureNix, "LARGE", largeFile, 1)})
 })
 
 func closureRepository(t *testing.T) string {
@@ -114,13 +117,13 @@ func wantNixReads(t *testing.T, e *fixture.Engine, url string, r fixture.Result)
 nix-store --realise "$1" >/dev/null
 nix-store --verify-path $(nix-store -qR "$1")
 cd $(echo $(nix-store -qR "$1" | grep all-Kinds))
-test -x bin/run -a -L link -a -L dangling -a -f empty -a ! -s empty -a -d empty-folder -a "$(wc -c < large)" = 200000000
+test -x bin/run -a -L link -a -L dangling -a -f empty -a ! -s empty -a -d empty-folder -a "$(wc -c < large)" = "$2"
 test "$(ls -A files | wc -l)" -ge 6
 nix-store -qR "$1" | wc -l
 "$1/run"`
 	output := e.Docker(t, "run", "--rm", "--env",
 		"NIX_CONFIG=require-sigs = true\nsubstituters = "+url+"\ntrusted-public-keys = default:"+fixture.PublicKey(t),
-		fixture.Env.Image, "bash", "-c", script, "bash", r.Lines[i])
+		fixture.Env.Image, "bash", "-c", script, "bash", r.Lines[i], largeFile)
 	if want := strconv.Itoa(closureOf) + "\nran"; !strings.HasSuffix(output, want) {
 		t.Errorf("got %q, want %q", output, want)
 	}
