@@ -26,7 +26,7 @@ type pin struct {
 // read from a file after it has returned. What fails fails again when the cache is called.
 func (c *Client) Pin(ctx context.Context) error {
 	_, err := x509.SystemCertPool() // which is kept
-	if c.options.Dial != nil { // a network of its own, which knows its names
+	if c.options.Dial != nil {      // a network of its own, which knows its names
 		return err
 	}
 	c.pin.mu.Lock()
