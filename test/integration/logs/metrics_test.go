@@ -42,7 +42,7 @@ func TestMetrics(t *testing.T) {
 	fixture.WantExit(t, send(fixture.JSONOf(t, fixture.Command("seq 100"))), 0)
 	fixture.WantExit(t, send(fixture.JSONOf(t, fixture.Command("sh -c 'exit 3'"))), 3)
 	running := connectAs(bearer)
-	running.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; read line'")))
+	running.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; sleep 1000'")))
 	running.WaitFor("begun")
 	fixture.WantNumbers(t, fixture.Scrape(t, s, fixture.GoodToken), `iglu_builder_jobs_running 1`)
 	connectAs(bearer).Finish() // busy
