@@ -80,7 +80,7 @@ func clientVanishesFromTheNetwork(t *testing.T, e *fixture.Engine) {
 			s := e.Server(t, func(s *server.Settings) { s.MaxLogBytes = 64 << 20 })
 			c := fixture.Connect(t, s)
 			c.Send(fixture.JSONOf(t, fixture.Command(line)))
-			c.WaitFor("begun")
+			c.WaitFor(`"begun"`)
 			_, port, err := net.SplitHostPort(c.Conn.LocalAddr().String())
 			if err != nil {
 				t.Fatal(err)

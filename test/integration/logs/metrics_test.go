@@ -43,7 +43,7 @@ func TestMetrics(t *testing.T) {
 	fixture.WantExit(t, send(fixture.JSONOf(t, fixture.Command("sh -c 'exit 3'"))), 3)
 	running := connectAs(bearer)
 	running.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; sleep 1000'")))
-	running.WaitFor("begun")
+	running.WaitFor(`"begun"`)
 	fixture.WantNumbers(t, fixture.Scrape(t, s, fixture.GoodToken), `iglu_builder_jobs_running 1`)
 	connectAs(bearer).Finish() // busy
 	running.Conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Second))

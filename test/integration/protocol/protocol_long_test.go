@@ -69,7 +69,7 @@ func TestSecondJobOnAConnection(t *testing.T) {
 	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
 		c := fixture.ConnectIn(t, form, fixture.Env.Server)
 		c.SendJob(fixture.Command(`sh -c 'echo begun; sleep 1; echo done'`))
-		c.WaitFor("begun")
+		c.WaitFor(`"begun"`)
 		c.SendJob(fixture.Command(`sh -c 'echo second'`))
 		c.Send(`anything`)
 		got := c.Finish()

@@ -137,7 +137,7 @@ func clientVanishes(t *testing.T, s *fixture.Server) {
 		c := fixture.Connect(t, s)
 		c.Send(`{"git":{"noClone":true},"buildOptions":{"command":"sh -c \"` + ignoresTerm +
 			`echo begun; while :; do sleep 1; done\"","cachix":{"push":false}}}`)
-		c.WaitFor("begun")
+		c.WaitFor(`"begun"`)
 		if n := len(s.Containers()); n != 1 {
 			t.Fatalf("%d containers while a job runs", n)
 		}
@@ -191,7 +191,7 @@ func TestShutdown(t *testing.T) {
 		s := fixture.ServerWith(t, func(*server.Settings) {})
 		c := fixture.ConnectIn(t, form, s)
 		c.SendJob(fixture.Command(`sh -c 'echo begun; sleep 1000'`))
-		c.WaitFor("begun")
+		c.WaitFor(`"begun"`)
 		s.Cancel()
 		got := c.Finish()
 		want := `{"error":"The job was cancelled.","msg":"The builder is shutting down. Send the job again when it is back.","jobStatus":"failed"}`
@@ -218,7 +218,7 @@ func terminate(t *testing.T, e *fixture.Engine) {
 	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
 		c := fixture.ConnectIn(t, form, s)
 		c.SendJob(fixture.Command(`sh -c "trap 'echo told; exit 7' TERM; echo begun; while :; do sleep 0.1; done"`))
-		c.WaitFor("begun")
+		c.WaitFor(`"begun"`)
 		for _, id := range s.Containers() {
 			e.Docker(t, "kill", "--signal=TERM", id)
 		}

@@ -173,7 +173,7 @@ func TestNixVersionIsAskedOnce(t *testing.T) {
 		c := fixture.Connect(t, s)
 		defer c.Conn.Close()
 		c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; sleep 60'")))
-		c.WaitFor("begun")
+		c.WaitFor(`"begun"`)
 		return fixture.Docker(t, "inspect", "--format", "{{range .Config.Env}}{{println .}}{{end}}", s.Containers()[0])
 	}
 	if first := told(); !strings.Contains(first, "IGLU_NIX_VERSION=\n") {
