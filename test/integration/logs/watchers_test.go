@@ -91,7 +91,7 @@ func TestRunningLog(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	c := fixture.Connect(t, s)
 	c.Send(fixture.JSONOf(t, fixture.Command(`sh -c 'echo first; while ! [ -e /tmp/go-on ]; do sleep 0.1; done; echo second'`)))
-	c.WaitFor("first")
+	c.WaitFor(`"first"`)
 	log := "http://" + s.Address + "/api/v1/jobs/" + fixture.NewestJob(t, s) + "/log"
 	part, err := http.NewRequestWithContext(t.Context(), http.MethodGet, log, nil)
 	if err != nil {
