@@ -239,7 +239,7 @@ func TestCloseAtTheEnd(t *testing.T) {
 		f.kernelKeeps()
 		c := f.dial()
 		c.send(job())
-		elapse(10 * time.Second)
+		elapse(12 * time.Second) // between two pings
 		begun := time.Now()
 		f.server.Close()
 		if took := time.Since(begun) - closeTimeout; took != closingTimeout+endingTimeout {

@@ -90,8 +90,8 @@ func (b *bubble) dies(away time.Duration) devcache.Fault {
 }
 
 func (b *bubble) outage(away time.Duration) {
+	b.kill() // before anybody asks again
 	b.restart.Go(func() {
-		b.kill()
 		time.Sleep(away)
 		b.start()
 	})
