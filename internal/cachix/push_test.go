@@ -473,7 +473,7 @@ func TestWrongArchive(t *testing.T) {
 			t.Errorf("%s has been announced", s.Name())
 		}
 	}
-	w.Close()
+	w.aborts.Wait()
 	if n := w.uploads(); n != 0 {
 		t.Errorf("%d uploads are left", n)
 	}
