@@ -33,10 +33,11 @@ func jobOf(r *schemas.Request, push Push, user JobUser) jobenv.Job {
 		JobUser:     string(user),
 		NixConfig:   nixConfig(&r.BuildOptions),
 	}
+	if user == UserNix || r.BuildOptions.Cachix.Push { // else there is no daemon
+		job.DaemonConfig = job.NixConfig + storeConfig(&r.BuildOptions) + daemonTrust
+	}
 	if user == UserRoot {
 		job.NixConfig += storeConfig(&r.BuildOptions)
-	} else {
-		job.DaemonConfig = job.NixConfig + storeConfig(&r.BuildOptions) + daemonTrust
 	}
 	if r.Git.NoClone {
 		job.NoClone = "true"
@@ -93,9 +94,10 @@ func storeConfig(o *schemas.BuildOptions) string {
 
 // addStoreConfig adds lines to those that are settings of the store.
 func addStoreConfig(job *jobenv.Job, lines string) {
-	if job.JobUser == jobenv.UserNix {
+	if job.DaemonConfig != "" {
 		job.DaemonConfig += lines
-	} else {
+	}
+	if job.JobUser == jobenv.UserRoot {
 		job.NixConfig += lines
 	}
 }

@@ -10,8 +10,13 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 )
 
-// daemonSocket is where Nix's commands look for its daemon.
-const daemonSocket = "/nix/var/nix/daemon-socket/socket"
+const (
+	// daemonSocket is where Nix's commands look for its daemon.
+	daemonSocket = "/nix/var/nix/daemon-socket/socket"
+	// relayedSocket is where the daemon listens while a relay listens there. Everybody may connect
+	// to it as well: a command that does so only hides from its own job what it is about.
+	relayedSocket = "/nix/var/nix/daemon-socket/relayed"
+)
 
 // daemonCache is the folder in which the daemon caches what it has asked substituters, where
 // the store outlives the job. It is root's, unlike jobenv.StoreCache.
@@ -25,9 +30,18 @@ func startNixDaemon(job jobenv.Job, environ []string, children *children) error 
 	if err != nil {
 		return nil
 	}
-	socket, err := listenForDaemon(daemonSocket)
+	name := daemonSocket
+	if job.CacheTarget != "" {
+		name = relayedSocket
+	}
+	listener, err := listenLocally(name)
 	if err != nil {
 		return err
+	}
+	defer listener.Close()
+	socket, err := listener.File()
+	if err != nil {
+		return fmt.Errorf("hand over a socket: %w", err)
 	}
 	defer socket.Close()
 	null, err := os.Open(os.DevNull)
@@ -47,9 +61,9 @@ func startNixDaemon(job jobenv.Job, environ []string, children *children) error 
 	return err
 }
 
-// listenForDaemon returns a socket at a path that everybody may connect to. An earlier job's may
-// be there.
-func listenForDaemon(path string) (*os.File, error) {
+// listenLocally listens at a path, to which everybody may connect. An earlier job's socket may be
+// there; this one stays when the listener is closed.
+func listenLocally(path string) (*net.UnixListener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
@@ -60,23 +74,10 @@ func listenForDaemon(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer listener.Close()
 	listener.SetUnlinkOnClose(false)
 	if err := os.Chmod(path, 0o666); err != nil {
+		listener.Close()
 		return nil, err
 	}
-	file, err := listener.File()
-	if err != nil {
-		return nil, fmt.Errorf("hand over a socket: %w", err)
-	}
-	return file, nil
-}
-
-// dialDaemon connects to the daemon as root, whom it trusts.
-func dialDaemon() (*daemon, error) {
-	conn, err := net.Dial("unix", daemonSocket)
-	if err != nil {
-		return nil, err
-	}
-	return &daemon{conn, conn, conn.Close}, nil
+	return listener, nil
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/nixstore"
 )
 
 // rootUser returns who is root.
@@ -30,7 +31,7 @@ func prepare(job jobenv.Job, root runner) (runner, error) {
 		r.environ = without(r.environ, cacheHome)
 	}
 	if job.JobUser == jobenv.UserRoot {
-		return r.with("NIX_REMOTE="), nil // root needs no daemon, whatever the image says
+		return prepareRoot(job, r)
 	}
 	// The tools of nixos/nix are links in root's home.
 	if err := allowThrough(root.user.home); err != nil {
@@ -43,8 +44,8 @@ func prepare(job jobenv.Job, root runner) (runner, error) {
 	if err != nil {
 		return runner{}, err
 	}
-	if err := startNixDaemon(job, root.environ, root.children); err != nil {
-		return runner{}, errUnusable{fmt.Sprintf("Nix's daemon cannot be started: %v", err)}
+	if err := prepareDaemon(job, root); err != nil {
+		return runner{}, err
 	}
 	r.user = u
 	r.environ = without(r.environ, "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR")
@@ -55,6 +56,27 @@ func prepare(job jobenv.Job, root runner) (runner, error) {
 		}
 	}
 	return r, errors.Join(allowWriting(os.Stdout), allowWriting(os.Stderr))
+}
+
+// prepareRoot returns what runs the programs of a job of root. It needs a daemon only to have known
+// what the command is about.
+func prepareRoot(job jobenv.Job, r runner) (runner, error) {
+	if job.CacheTarget == "" {
+		return r.with("NIX_REMOTE="), nil
+	}
+	return r.with("NIX_REMOTE=daemon"), prepareDaemon(job, r)
+}
+
+// prepareDaemon starts Nix's daemon in a store in which no process is about anything.
+func prepareDaemon(job jobenv.Job, root runner) error {
+	err := nixstore.Files{}.ForgetTempRoots()
+	if err == nil {
+		err = startNixDaemon(job, root.environ, root.children)
+	}
+	if err != nil {
+		return errUnusable{fmt.Sprintf("Nix's daemon cannot be started: %v", err)}
+	}
+	return nil
 }
 
 // makeTempDir makes the folder for temporary files. Not every image has one.

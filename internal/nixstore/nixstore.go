@@ -27,8 +27,10 @@ const (
 	tellsTrust    = 1<<8 | 35
 	majorVersions = 0xff00
 
-	opQueryAllValidPaths = 23
-	opQueryPathInfo      = 26
+	opQueryAllValidPaths       = 23
+	opQueryPathInfo            = 26
+	opQueryValidPaths          = 31
+	opQueryDerivationOutputMap = 41
 
 	stderrNext          = 0x6f6c6d67
 	stderrLast          = 0x616c7473
@@ -63,13 +65,17 @@ type Info struct {
 	Deriver    string   // the store path of its .drv, or nothing
 	Signatures []string // KEY-NAME:BASE64 each
 	BuiltHere  bool     // by this store, rather than copied or added to it
+	// ContentAddress says how the path follows from its contents, or is empty where it follows from
+	// how it is built.
+	ContentAddress string
 }
 
 // A Store is a connection to a daemon. After an error of the connection, it is of no
 // more use. It is for one goroutine.
 type Store struct {
-	r *bufio.Reader
-	w *bufio.Writer
+	files Files
+	r     *bufio.Reader
+	w     *bufio.Writer
 }
 
 // Open greets the daemon at the other end of conn.
@@ -177,7 +183,7 @@ func (s *Store) readInfo(path string) (Info, error) {
 	info.NarSize = int64(d.number())
 	info.BuiltHere = d.number() != 0
 	info.Signatures = d.strings()
-	d.string() // its content address
+	info.ContentAddress = d.string()
 	if d.err != nil {
 		return Info{}, d.err
 	}
@@ -189,15 +195,18 @@ func (s *Store) readInfo(path string) (Info, error) {
 	return info, nil
 }
 
-// send sends numbers.
-func (s *Store) send(numbers ...uint64) error {
+// begin begins to send, with numbers.
+func (s *Store) begin(numbers ...uint64) error {
 	for _, n := range numbers {
 		if err := wire.WriteUint64(s.w, n); err != nil {
 			return err
 		}
 	}
-	return s.w.Flush()
+	return nil
 }
+
+// send sends numbers, and what was begun before.
+func (s *Store) send(numbers ...uint64) error { return errors.Join(s.begin(numbers...), s.w.Flush()) }
 
 func (s *Store) string() (string, error) { return wire.ReadString(s.r, maxString) }
 

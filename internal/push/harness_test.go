@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -145,8 +146,12 @@ func (f *fixture) watch() *job {
 	return &job{p, cancel}
 }
 
-func (j *job) finish(results ...string) string {
-	unpushed := j.Finish(context.Background(), results)
+func (j *job) finish(about ...string) string {
+	return j.finishAll(Command{About: about})
+}
+
+func (j *job) finishAll(c Command) string {
+	unpushed := j.Finish(context.Background(), c)
 	j.cancel()
 	j.Close()
 	return unpushed
@@ -195,6 +200,25 @@ func (f *fixture) wantPaths(want int) {
 	}
 }
 
+// wantNames checks which paths the cache has, by their names in order.
+func (f *fixture) wantNames(want ...string) {
+	f.t.Helper()
+	f.wantPaths(len(want))
+	f.store.mu.Lock()
+	defer f.store.mu.Unlock()
+	var got []string
+	for path := range f.store.infos {
+		hash, name, _ := strings.Cut(strings.TrimPrefix(path, cachix.StoreDir), "-")
+		if _, err := os.Stat(f.folder + "/default/narinfo/" + hash + ".narinfo"); err == nil {
+			got = append(got, name)
+		}
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		f.t.Errorf("the cache has %q, want %q", got, want)
+	}
+}
+
 // took checks how long a test has gone on.
 func (f *fixture) took(least, most time.Duration) {
 	f.t.Helper()
@@ -217,13 +241,15 @@ func (f *fixture) count(method, pattern string, faults ...devcache.Fault) *atomi
 
 // A fakeStore is a store in memory.
 type fakeStore struct {
-	mu    sync.Mutex
-	infos map[string]nixstore.Info
-	nars  map[string][]byte
+	mu      sync.Mutex
+	infos   map[string]nixstore.Info
+	nars    map[string][]byte
+	outputs map[string]nixstore.Outputs // of derivations and of what they need
+	broken  error
 }
 
 func newFakeStore() *fakeStore {
-	return &fakeStore{infos: map[string]nixstore.Info{}, nars: map[string][]byte{}}
+	return &fakeStore{infos: map[string]nixstore.Info{}, nars: map[string][]byte{}, outputs: map[string]nixstore.Outputs{}}
 }
 
 // add adds a path with references.
@@ -239,6 +265,15 @@ func (s *fakeStore) add(name string, references ...string) string {
 	s.nars[path] = nar.Bytes()
 	s.infos[path] = nixstore.Info{Path: path, NarHash: sha256.Sum256(nar.Bytes()), NarSize: int64(nar.Len()), References: references, BuiltHere: true}
 	return path
+}
+
+// change changes what the store knows of a path.
+func (s *fakeStore) change(path string, change func(*nixstore.Info)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	info := s.infos[path]
+	change(&info)
+	s.infos[path] = info
 }
 
 // chain adds n paths, each of which refers to the one before, and returns the last.
@@ -270,7 +305,17 @@ func (s *fakeStore) Info(path string) (nixstore.Info, error) {
 	if !ok {
 		return info, nixstore.ErrNoPath
 	}
-	return info, nil
+	return info, s.broken
+}
+
+func (s *fakeStore) Outputs(derivations []string) (all nixstore.Outputs, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, drv := range derivations {
+		all.Paths = append(all.Paths, s.outputs[drv].Paths...)
+		all.Floating = append(all.Floating, s.outputs[drv].Floating...)
+	}
+	return all, nil
 }
 
 func (s *fakeStore) dump(w io.Writer, path string) error {

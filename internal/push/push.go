@@ -1,10 +1,10 @@
 // Package push sends what a build yields from a Nix store to a binary cache: while the
 // build goes on, and all of it when it has ended.
 //
-// What is sent is the closure of the paths that were built here and of those that the
-// caller names as results, whenever these were built, less .drv files, less what a
-// trusted upstream has signed, less what the cache has. A path goes up after those that
-// it refers to, is read back where the cache can be read, and counts only then.
+// What is sent is the closure of the paths that were built here and of those that the build was
+// about, whenever these were built, less what a trusted upstream has signed, less what the cache
+// has. A path goes up after those that it refers to, is read back where the cache can be read, and
+// counts only then.
 //
 // What the cache has is told by its answer to the list of hashes, until it turns out that
 // this tells nothing: then each path is looked for before it is sent.
@@ -20,7 +20,6 @@ import (
 	"maps"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -95,6 +94,7 @@ type Pusher struct {
 type Store interface {
 	Paths() ([]string, error)
 	Info(path string) (nixstore.Info, error)
+	Outputs(derivations []string) (nixstore.Outputs, error)
 }
 
 // A list is what a cache's answer to a list of hashes is worth.
@@ -178,6 +178,39 @@ func (p *Pusher) wanted(results []string) (map[string]cachix.Path, error) {
 	return p.closure(roots)
 }
 
+// results returns what belongs into the cache of what a command was about: the outputs of
+// derivations, of all that these need to be built, and other paths, but for those that were only
+// added to the store, as sources are, unless the command printed them.
+func (p *Pusher) results(c Command) ([]string, error) {
+	var results, derivations []string
+	for _, path := range c.Printed {
+		if nixstore.IsDerivation(path) {
+			derivations = append(derivations, path)
+		} else {
+			results = append(results, path)
+		}
+	}
+	for _, path := range c.About {
+		if nixstore.IsDerivation(path) {
+			derivations = append(derivations, path)
+			continue
+		}
+		info, err := p.store.Info(path)
+		switch {
+		case errors.Is(err, nixstore.ErrNoPath): // it was not built
+		case err != nil:
+			return nil, err
+		case info.BuiltHere || info.ContentAddress == "":
+			results = append(results, path)
+		}
+	}
+	outputs, err := p.store.Outputs(derivations)
+	if n := len(outputs.Floating); n > 0 {
+		p.say("warning: %s of content-addressed derivations: the cache cannot tell Nix which derivation they are of, so Nix builds them where it does not know", paths(n))
+	}
+	return append(results, outputs.Paths...), err
+}
+
 // built returns what was built since it was last called.
 func (p *Pusher) built() ([]string, error) {
 	paths, err := p.store.Paths()
@@ -237,12 +270,12 @@ func (p *Pusher) closure(left []string) (map[string]cachix.Path, error) {
 	for len(left) > 0 {
 		path := left[len(left)-1]
 		left = left[:len(left)-1]
-		if p.planned[path] || isDerivation(path) {
+		if p.planned[path] {
 			continue
 		}
 		p.planned[path] = true
 		info, err := p.store.Info(path)
-		if errors.Is(err, nixstore.ErrNoPath) { // it was no result, but looked like one
+		if errors.Is(err, nixstore.ErrNoPath) { // the command printed what looks like a path
 			continue
 		}
 		if err != nil {
@@ -263,10 +296,6 @@ func (p *Pusher) planAgain(path cachix.Path) {
 	delete(p.planned, path.StorePath)
 	p.again = append(p.again, path.StorePath)
 }
-
-// isDerivation reports whether a path says how to build something, rather than being
-// something that was built.
-func isDerivation(path string) bool { return strings.HasSuffix(path, ".drv") }
 
 func describe(info nixstore.Info) cachix.Path {
 	return cachix.Path{StorePath: info.Path, NarHash: info.NarHash, NarSize: info.NarSize,
@@ -403,23 +432,34 @@ func (p *Pusher) count(change func(*counts)) {
 	}
 }
 
+// A Command is what is known of the command that was run: store paths, in any order, some of which
+// need not be there.
+type Command struct {
+	About   []string // which Nix's garbage collector had to leave for it
+	Printed []string // each alone in a line
+}
+
 // Finish is called when the build has ended. It pushes what is not pushed yet, with the
-// closure of results, and says in the log what came of it all. It returns what could not
-// be pushed, in words for the build's user, or nothing.
-func (p *Pusher) Finish(ctx context.Context, results []string) (unpushed string) {
+// closure of what the command was about, and says in the log what came of it all. It returns what
+// could not be pushed, in words for the build's user, or nothing.
+func (p *Pusher) Finish(ctx context.Context, command Command) (unpushed string) {
 	begun := time.Now()
 	p.client.Renew()
 	close(p.ended)
 	err := <-p.watched
 	p.tryAgain()
 	if err == nil {
-		err = p.addLast(ctx, results)
+		err = p.addLast(ctx, command)
 	}
 	p.queue.drain()
 	return p.sum(p.queue.takeFailed(), err, time.Since(begun))
 }
 
-func (p *Pusher) addLast(ctx context.Context, results []string) error {
+func (p *Pusher) addLast(ctx context.Context, command Command) error {
+	results, err := p.results(command)
+	if err != nil {
+		return err
+	}
 	wanted, err := p.wanted(results)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/test/kit/devcache"
 )
 
@@ -365,7 +366,7 @@ func TestThreeFailures(t *testing.T) {
 	})
 }
 
-// What an upstream has signed, and what says how to build, is not pushed.
+// What an upstream has signed is not pushed.
 func TestLeftOut(t *testing.T) {
 	inEachKind(t, func(t *testing.T, f *fixture) {
 		upstream := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{5}, 32))
@@ -374,8 +375,7 @@ func TestLeftOut(t *testing.T) {
 		signed := f.store.infos[libc]
 		signed.Signatures = []string{"upstream-1:" + base64.StdEncoding.EncodeToString(ed25519.Sign(upstream, []byte(described.Fingerprint())))}
 		f.store.infos[libc] = signed
-		drv := f.store.add("top.drv")
-		top := f.store.add("top", libc, drv)
+		top := f.store.add("top", libc)
 		f.options.Upstream = []string{"upstream-1:" + base64.StdEncoding.EncodeToString(upstream[32:])}
 		var last, most int
 		f.options.Progress = func(done, expected int, bytes int64) {
@@ -389,6 +389,62 @@ func TestLeftOut(t *testing.T) {
 		f.wantPaths(1)
 		if last != 1 || most != 1 {
 			t.Errorf("%d of %d paths", last, most)
+		}
+	})
+}
+
+// A command is about the outputs of derivations and of what these need, and about paths; not about
+// what was only added to the store, unless it prints it. What refers to a derivation goes up with it.
+func TestAbout(t *testing.T) {
+	inBubble(t, devcache.Strict, func(t *testing.T, f *fixture) {
+		drv := f.store.add("top.drv")
+		f.store.outputs[drv] = nixstore.Outputs{Paths: []string{f.store.add("top"), f.store.add("needed", f.store.add("input.drv", f.store.add("input-source")))}}
+		printed := f.store.add("printed.drv")
+		f.store.outputs[printed] = nixstore.Outputs{Paths: []string{f.store.add("of-printed")}}
+		source, copied := f.store.add("source"), f.store.add("copied")
+		f.store.change(source, func(info *nixstore.Info) { info.BuiltHere, info.ContentAddress = false, "fixed:r:sha256:0" })
+		f.store.change(copied, func(info *nixstore.Info) { info.BuiltHere = false })
+		none := "/nix/store/" + strings.Repeat("0", 32) + "-no-such-path"
+
+		j := f.watch()
+		if unpushed := j.finishAll(Command{About: []string{drv, source, copied, none}, Printed: []string{printed, none}}); unpushed != "" {
+			t.Error(unpushed)
+		}
+		f.wantNames("copied", "input-source", "input.drv", "needed", "of-printed", "top")
+
+		f.run(source)
+		f.wantLine("…: push: this command yielded nothing to push…")
+		j = f.watch()
+		j.finishAll(Command{Printed: []string{source}})
+		f.wantNames("copied", "input-source", "input.drv", "needed", "of-printed", "source", "top")
+	})
+}
+
+// Of content-addressed derivations a line says what the cache cannot tell.
+func TestFloating(t *testing.T) {
+	inBubble(t, devcache.Strict, func(t *testing.T, f *fixture) {
+		drv, path := f.store.add("floating.drv"), f.store.add("floating")
+		f.store.outputs[drv] = nixstore.Outputs{Paths: []string{path}, Floating: []string{path}}
+		f.run(drv)
+		f.wantTotal(1, 0, 0)
+		f.wantLine("…: warning: 1 path of content-addressed derivations: …")
+		if n := f.lines("nothing to push"); n > 0 {
+			t.Error("something was pushed")
+		}
+	})
+}
+
+// A store that breaks when it is asked what a command is about makes the push incomplete.
+func TestStoreBreaks(t *testing.T) {
+	inBubble(t, devcache.Strict, func(t *testing.T, f *fixture) {
+		path := f.store.add("path")
+		j := f.watch()
+		f.store.broken = errors.New("the daemon has gone")
+		if unpushed := j.finish(path); !strings.Contains(unpushed, "the daemon has gone") {
+			t.Errorf("got %q", unpushed)
+		}
+		if n := f.lines("nothing to push"); n > 0 {
+			t.Error("who knows")
 		}
 	})
 }

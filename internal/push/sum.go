@@ -36,6 +36,9 @@ func (p *Pusher) sum(failed []*entry, err error, after time.Duration) (unpushed 
 	p.mu.Unlock()
 	p.say("push: %s pushed (%s, %s compressed), %d already there, %d skipped as upstream's; %s after the build",
 		paths(c.pushed), size(c.narBytes), size(c.fileBytes), c.there, c.upstream, after.Round(time.Millisecond))
+	if c == (counts{}) && err == nil && len(failed) == 0 {
+		p.say("push: this command yielded nothing to push: nothing that was built for it is in the store")
+	}
 	if err != nil {
 		unpushed = fmt.Sprintf("what it yields could not be pushed: %v", err)
 	} else if len(failed) > 0 {

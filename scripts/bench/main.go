@@ -38,6 +38,7 @@ func run(ctx context.Context) error {
 		{"log", benchLog},
 		{"watch", benchWatch},
 		{"push", benchPush},
+		{"outputs", benchOutputs},
 	}
 	for _, part := range parts {
 		if len(os.Args) > 1 && !slices.Contains(os.Args[1:], part.name) {

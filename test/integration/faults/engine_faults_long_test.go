@@ -74,7 +74,7 @@ var calls = slices.Concat(
 		stepAt("remove after success", "DELETE /containers/.*", 2),
 	),
 	callsOf(life{command: "attack count 137", code: 137}, stepAt("look who killed", "HEAD /containers/.*/archive", 3)),
-	callsOf(life{command: "attack push", code: 75}, stepAt("read what is unpushed", "GET /containers/.*/archive", 1)),
+	callsOf(life{command: "attack push", code: 75, change: asRoot}, stepAt("read what is unpushed", "GET /containers/.*/archive", 1)),
 	callsOf(life{command: "attack linger", during: cancelLingering}, stepAt("stop", "POST /containers/.*/stop", 1)),
 	callsOf(life{command: job3, code: 3, change: alwaysPull}, stepAt("pull", "POST /images/create", 1)),
 )
@@ -83,6 +83,9 @@ var calls = slices.Concat(
 const unpulled = "127.0.0.1:9/attack:1"
 
 func alwaysPull(s *server.Settings) { s.Pull, s.JobImage = images.PullAlways, unpulled }
+
+// asRoot lets a job write down what only the program should.
+func asRoot(s *server.Settings) { s.JobUser = orchestrator.UserRoot }
 
 // cancelLingering cancels a job that has begun.
 func cancelLingering(t *testing.T, s *fixture.Server, c *fixture.Client) {
@@ -185,7 +188,7 @@ func faultyServer(t *testing.T, e *fixture.Engine) (*faultyEngine, *fixture.Serv
 	f := startFaulty(t, e.Socket())
 	return f, fixture.ServerWith(t, func(s *server.Settings) {
 		s.EngineHost, s.JobImage, s.AllowedCommands = f.host(), image, []string{"attack"}
-		s.JobUser = orchestrator.UserRoot // so that a job can say what only the program should
+		asRoot(s)
 	})
 }
 

@@ -1,0 +1,126 @@
+package nixstore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/nix-community/go-nix/pkg/wire"
+)
+
+// Outputs are the valid ones of some derivations and of all that these need to be built.
+type Outputs struct {
+	Paths []string // store paths
+	// Floating are those of Paths whose names do not follow from how they are built, but from
+	// what came of it: outputs of content-addressed derivations, and of what needs these. That
+	// they belong to their derivations is known to this store, and not to the derivations.
+	Floating []string
+}
+
+// maxQuery is how many paths the store is asked for at a time.
+const maxQuery = 4096
+
+// Outputs returns what there is of some derivations, which it reads from the store's files.
+func (s *Store) Outputs(derivations []string) (Outputs, error) {
+	var all Outputs
+	var named []string
+	seen := make(map[string]bool)
+	for left := slices.Clone(derivations); len(left) > 0; {
+		drv := left[len(left)-1]
+		left = left[:len(left)-1]
+		if seen[drv] {
+			continue
+		}
+		seen[drv] = true
+		d, err := s.files.Derivation(drv)
+		if errors.Is(err, fs.ErrNotExist) { // the command has only asked what it would be
+			continue
+		}
+		if err != nil { // it has a form that only this store's Nix knows
+			d, err = s.derivation(drv)
+		}
+		if err != nil {
+			return Outputs{}, err
+		}
+		left = append(left, d.Inputs...)
+		if slices.Contains(d.Outputs, "") {
+			floating, err := s.outputMap(drv)
+			if err != nil {
+				return Outputs{}, fmt.Errorf("ask for the outputs of %s: %w", drv, err)
+			}
+			all.Floating = append(all.Floating, floating...)
+		}
+		for _, output := range d.Outputs {
+			if output != "" {
+				named = append(named, output)
+			}
+		}
+	}
+	for some := range slices.Chunk(named, maxQuery) {
+		valid, err := s.valid(some)
+		if err != nil {
+			return Outputs{}, fmt.Errorf("ask which paths are valid: %w", err)
+		}
+		all.Paths = append(all.Paths, valid...)
+	}
+	all.Paths = append(all.Paths, all.Floating...)
+	return all, nil
+}
+
+// derivation returns what the store tells of a derivation without its file: its outputs are
+// floating.
+func (s *Store) derivation(drv string) (Derivation, error) {
+	info, err := s.Info(drv)
+	if errors.Is(err, ErrNoPath) {
+		return Derivation{}, nil
+	}
+	inputs := slices.DeleteFunc(info.References, func(path string) bool { return !IsDerivation(path) })
+	return Derivation{Outputs: []string{""}, Inputs: inputs}, err
+}
+
+// valid returns those of some paths that are valid.
+func (s *Store) valid(paths []string) ([]string, error) {
+	if err := s.begin(opQueryValidPaths, uint64(len(paths))); err != nil {
+		return nil, err
+	}
+	for _, path := range paths {
+		if err := wire.WriteString(s.w, path); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.send(0); err != nil { // nothing is to be substituted
+		return nil, err
+	}
+	if err := s.awaitAnswer(); err != nil {
+		return nil, err
+	}
+	return s.strings()
+}
+
+// outputMap returns the outputs of a derivation that are known.
+func (s *Store) outputMap(drv string) ([]string, error) {
+	if _, err := s.info(drv); errors.Is(err, ErrNoPath) { // its file is there, and Nix has refused it
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	if err := s.begin(opQueryDerivationOutputMap); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(wire.WriteString(s.w, drv), s.w.Flush()); err != nil {
+		return nil, err
+	}
+	if err := s.awaitAnswer(); err != nil {
+		return nil, err
+	}
+	d := decoder{store: s}
+	var paths []string
+	for n := d.number(); n > 0 && d.err == nil; n-- {
+		d.string() // its name
+		if path := d.string(); path != "" {
+			paths = append(paths, path)
+		}
+	}
+	return paths, d.err
+}

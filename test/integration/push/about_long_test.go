@@ -1,0 +1,52 @@
+//go:build integration && long
+
+package push
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// TestAboutOften has a job whose command is hundreds of commands of Nix, beside busy processes:
+// each is of one path that an earlier job has built, and ends as soon as it can. None is missed.
+// Four run at a time, or the test would take half an hour.
+func TestAboutOften(t *testing.T) {
+	t.Parallel()
+	const runs = 500
+	s := fixture.ServerWith(t, func(s *server.Settings) { s.Store = orchestrator.StoreShared })
+	for _, form := range []struct{ name, command string }{
+		{"installable", "nix build --no-link --file all.nix n\\$i"},
+		{"path", "nix build --no-link \\$out"},
+		{"derivation", "nix build --no-link \\$drv^out"},
+		{"realise", "nix-store -r \\$out"},
+	} {
+		t.Run(form.name, func(t *testing.T) {
+			files := map[string]string{"all.nix": fmt.Sprintf(`builtins.listToAttrs (map (n: { name = "n${toString n}"; value = derivation {
+  name = "%s-${toString n}"; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; }; }) (builtins.genList (n: n) %d))`, form.name, runs)}
+			if err := fixture.Env.Git.Commit("often-"+form.name, "main", files); err != nil {
+				t.Fatal(err)
+			}
+			repository := fixture.Env.Git.Public + "/often-" + form.name
+			fixture.WantExit(t, fixture.Do(t, s, fixture.Build(repository, "nix-build --no-out-link all.nix")), 0)
+			c := fixture.NewCache(t)
+			got := fixture.Do(t, s, c.Pushing(fixture.Build(repository, fmt.Sprintf(`sh -c '
+for n in 1 2 3 4; do while :; do :; done & done
+busy=$(jobs -p)
+nix eval --impure --raw --expr "with builtins; concatStringsSep \"\" (map (d: d.name + \" \" + unsafeDiscardStringContext d.outPath + \" \" + unsafeDiscardStringContext d.drvPath + \"\n\") (attrValues (import ./all.nix)))" > all
+export command="%s"
+xargs -P 4 -n 3 sh -ec "i=\${0##*-} out=\$1 drv=\$2; eval \"\$command\" >/dev/null" < all
+code=$?
+kill $busy
+exit $code'`, form.command))))
+			fixture.WantExit(t, got, 0)
+			if names := c.Names(); len(names) != runs {
+				t.Errorf("the cache has %d paths, want %d: %s", len(names), runs, strings.Join(names, " "))
+			}
+		})
+	}
+}
