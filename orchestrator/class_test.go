@@ -20,7 +20,7 @@ func classed(mode StoreMode, folder string) *docker {
 // store returns the name of the store for a request.
 func (d *docker) store(t *testing.T, r *schemas.Request, user JobUser) string {
 	t.Helper()
-	name, _, err := d.storeFor(container{told: jobOf(r, Push{}, user), trust: trustOf(r)}, images.Image{ID: "sha256:1", Platform: "linux/amd64"})
+	name, _, err := d.storeFor(container{told: jobOf(r, Options{JobUser: user}), trust: trustOf(r)}, images.Image{ID: "sha256:1", Platform: "linux/amd64"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,6 +59,8 @@ type Options struct {
 	Network string
 	// JobUser is who jobs run as; empty is UserNix.
 	JobUser JobUser
+	// GitDepth is how many commits of a repository's history a job fetches; 0 for all.
+	GitDepth int
 	// Push says how jobs push to caches.
 	Push Push
 	// Program is the path of the statically linked Linux program that runs inside
@@ -129,7 +131,7 @@ func NewDocker(options Options, logs *joblog.Store, records Records, log *slog.L
 		dirty:   true,
 	}
 	return &Builder{
-		engine: engine, push: options.Push, user: options.JobUser, deadlines: options.Deadlines, logs: logs, records: records, log: log,
+		engine: engine, options: options, deadlines: options.Deadlines, logs: logs, records: records, log: log,
 		observer: options.Observer, running: make(map[string]context.CancelCauseFunc),
 	}, nil
 }

@@ -22,7 +22,8 @@ type Push struct {
 const upstreamKey = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 
 // jobOf returns what the container of a request is told.
-func jobOf(r *schemas.Request, push Push, user JobUser) jobenv.Job {
+func jobOf(r *schemas.Request, o Options) jobenv.Job {
+	user, push := o.JobUser, o.Push
 	job := jobenv.Job{
 		Repository:  r.Git.Repository,
 		Branch:      r.Git.Branch,
@@ -38,6 +39,9 @@ func jobOf(r *schemas.Request, push Push, user JobUser) jobenv.Job {
 	}
 	if user == UserRoot {
 		job.NixConfig += storeConfig(&r.BuildOptions)
+	}
+	if o.GitDepth > 0 {
+		job.GitDepth = strconv.Itoa(o.GitDepth)
 	}
 	if r.Git.NoClone {
 		job.NoClone = "true"
@@ -66,6 +70,7 @@ const (
 func nixConfig(o *schemas.BuildOptions) string {
 	var conf confLines
 	conf.set("extra-experimental-features", "nix-command flakes")
+	conf.set("tarball-ttl", 0) // a store that outlives jobs must not build what a branch was
 	if o.Cores != nil {
 		conf.set("cores", *o.Cores)
 	}

@@ -25,8 +25,7 @@ import (
 // time.
 type Builder struct {
 	engine    engine
-	push      Push
-	user      JobUser
+	options   Options
 	deadlines Deadlines
 	logs      *joblog.Store
 	records   Records
@@ -116,7 +115,7 @@ func (b *Builder) Close() error { return b.engine.close() }
 // which it could stand.
 func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message {
 	job := strings.ToLower(rand.Text())
-	told := jobOf(request, b.push, b.user)
+	told := jobOf(request, b.options)
 	told.EventsToken = rand.Text()
 	// Without the token: nothing prints it, and each more secret masks some text by chance.
 	redactor := redact.New(request.Secrets()...)

@@ -23,7 +23,8 @@ type Git struct {
 	// Repository is an https, http, ssh or git URL, or user@host:path.
 	// ParseRequest moves a user name in an http(s) URL to GitUsername.
 	Repository string `json:"repository,omitempty"`
-	// Branch is a branch or tag; empty is the repository's default branch.
+	// Branch is what is built, as 'git fetch' takes it: a branch, a tag, a whole ref, or the full id
+	// of a commit. Empty is the repository's default branch.
 	Branch      string `json:"branch,omitempty"`
 	GitUsername string `json:"gitUsername,omitempty"`
 	// GitKey is a secret: a password or token, or a private key for ssh.

@@ -15,6 +15,7 @@ const (
 	Repository   = "IGLU_REPOSITORY"
 	NoClone      = "IGLU_NO_CLONE"
 	Branch       = "IGLU_BRANCH"
+	GitDepth     = "IGLU_GIT_DEPTH"
 	GitUsername  = "IGLU_GIT_USERNAME"
 	GitKey       = "IGLU_GIT_KEY"
 	Command      = "IGLU_COMMAND"
@@ -115,7 +116,8 @@ const (
 type Job struct {
 	Repository   string // empty only with NoClone
 	NoClone      string // "true": the repository is not cloned
-	Branch       string // empty: the repository's default
+	Branch       string // a branch, or what else 'git fetch' takes; empty: the repository's default branch
+	GitDepth     string // how many commits of the history are fetched; empty: all
 	GitUsername  string
 	GitKey       string // secret
 	Command      string // split into words by internal/shellwords
@@ -146,6 +148,7 @@ func (j *Job) fields() []field {
 		{Repository, &j.Repository},
 		{NoClone, &j.NoClone},
 		{Branch, &j.Branch},
+		{GitDepth, &j.GitDepth},
 		{GitUsername, &j.GitUsername},
 		{GitKey, &j.GitKey},
 		{Command, &j.Command},

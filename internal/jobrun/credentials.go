@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -183,8 +184,27 @@ func (c *credentials) environ() []string {
 	if c.key != "" && c.keyring == nil {
 		environ = append(environ,
 			"GIT_ASKPASS="+filepath.Join(jobenv.Mount, jobenv.Askpass), askpassSocket+"="+c.path("askpass"))
+		environ = append(environ, c.insteadOfSSH()...)
 	}
 	return environ
+}
+
+// insteadOfSSH has git ask the repository's host over http where a submodule or an input names it
+// for ssh: with a password or a token, ssh would only be refused. These settings come after those
+// that the job image has in its environment.
+func (c *credentials) insteadOfSSH() []string {
+	if c.origin == nil {
+		return nil
+	}
+	key := fmt.Sprintf("url.%s://%s/.insteadOf", c.origin.Scheme, c.origin.Host)
+	n, _ := strconv.Atoi(os.Getenv("GIT_CONFIG_COUNT")) // there is none as a rule
+	var environ []string
+	for _, form := range []string{"git@%s:", "ssh://git@%s/", "ssh://%s/"} {
+		environ = append(environ, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", n, key),
+			fmt.Sprintf("GIT_CONFIG_VALUE_%d="+form, n, c.origin.Hostname()))
+		n++
+	}
+	return append(environ, fmt.Sprintf("GIT_CONFIG_COUNT=%d", n))
 }
 
 // maxQuestion bounds what an asking program may send, in bytes.

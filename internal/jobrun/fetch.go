@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/url"
 	"os"
-	"path/filepath"
 
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/jobwire"
@@ -32,18 +31,13 @@ func fetch(job jobenv.Job, r runner, t teller) int {
 		return 0
 	}
 	t.phase(schemas.Fetch)
-	git := git{r.with(cloneProtocols)}
-	if code := git.clone(repositoryAs(job.Repository, job.GitUsername), job.Branch); code != 0 {
+	g := git{runner: r.with(cloneProtocols), repository: job.Repository, depth: job.GitDepth}
+	if code := g.clone(repositoryAs(job.Repository, job.GitUsername), job.Branch); code != 0 {
 		say("could not clone %s (git exited with %d)", job.Repository, code)
 		return code
 	}
-	if code := git.submodules(); code != 0 {
-		say("could not fetch the submodules (git exited with %d)", code)
-		return code
-	}
-	commit, code := git.output("rev-parse", "--verify", "HEAD")
+	commit, code := g.checkOut(job.Branch)
 	if code != 0 {
-		say("the repository has no commit to build")
 		return code
 	}
 	branch := job.Branch
@@ -52,6 +46,8 @@ func fetch(job jobenv.Job, r runner, t teller) int {
 	}
 	say("commit %s of %s", commit, branch)
 	t.Note(jobwire.Note{Commit: commit})
+	g.submodules()
+	g.largeFiles()
 	return 0
 }
 
@@ -67,40 +63,4 @@ func repositoryAs(repository, user string) string {
 	}
 	u.User = url.User(user)
 	return u.String()
-}
-
-type git struct{ runner }
-
-func (g git) run(args ...string) int {
-	return g.runner.run(append([]string{"git"}, args...), "/", os.Stdout, os.Stderr)
-}
-
-// clone fetches one commit of one branch. A value that begins with a dash stays a
-// value: the branch is part of its option, the repository comes after "--".
-func (g git) clone(repository, branch string) int {
-	args := []string{"-c", "advice.detachedHead=false", "clone", "--depth=1"}
-	if branch != "" {
-		args = append(args, "--branch="+branch)
-	}
-	say("cloning %s", repository)
-	return g.run(append(args, "--", repository, sourceDir)...)
-}
-
-// submodules fetches them, when there are any: shallow, or whole from a server that
-// does not give out a single commit.
-func (g git) submodules() int {
-	if _, err := os.Stat(filepath.Join(sourceDir, ".gitmodules")); err != nil {
-		return 0
-	}
-	update := []string{"-C", sourceDir, "submodule", "update", "--init", "--recursive"}
-	if g.run(append(update, "--depth=1")...) == 0 {
-		return 0
-	}
-	say("trying again with the submodules' whole history")
-	return g.run(update...)
-}
-
-// output runs git in the source and returns what it prints, without line ends.
-func (g git) output(args ...string) (string, int) {
-	return g.runner.output(append([]string{"git", "-C", sourceDir}, args...)...)
 }

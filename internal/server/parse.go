@@ -232,6 +232,18 @@ func parseKeep(text string) (keep joblog.Keep, err error) {
 
 const maxUploads = 64
 
+// parseGitDepth returns 0 for all.
+func parseGitDepth(text string) (int, error) {
+	if text == "all" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 32)
+	if err != nil || n < 1 {
+		return 0, errors.New("is neither all nor a number of at least 1")
+	}
+	return int(n), nil
+}
+
 func parseUploads(text string) (int, error) {
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 || n > maxUploads {

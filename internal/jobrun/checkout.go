@@ -1,0 +1,136 @@
+package jobrun
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+const (
+	branchPrefix = "refs/heads/"
+	tagPrefix    = "refs/tags/"
+)
+
+// fullID is a commit's id, by SHA-1 or by SHA-256; shortID can be the beginning of one.
+var (
+	fullID  = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+	shortID = regexp.MustCompile(`^[0-9a-f]{4,63}$`)
+)
+
+// checkOut has sourceDir hold what a ref names, in the words of 'git fetch': a branch, a tag,
+// a whole ref or a commit's id; of a branch and a tag of one name, the branch. Without one it
+// is the default branch, which the clone has checked out. It returns the commit, or says
+// what is wrong and returns an exit code.
+func (g git) checkOut(ref string) (commit string, code int) {
+	if ref == "" {
+		if commit = g.commit("HEAD"); commit == "" {
+			return "", g.noDefault()
+		}
+		return commit, 0
+	}
+	name := g.find(ref)
+	if name == "" {
+		if name, code = g.fetch(ref); code != 0 {
+			return "", code
+		}
+	}
+	if commit = g.commit(name); commit == "" {
+		say("%s of %s is no commit", ref, g.repository)
+		return "", exitGit
+	}
+	if strings.HasPrefix(name, branchPrefix) {
+		code = g.in("symbolic-ref", "HEAD", name)
+	} else {
+		code = g.in("update-ref", "--no-deref", "HEAD", commit)
+	}
+	if code == 0 {
+		code = g.in("reset", "--quiet", "--hard")
+	}
+	if code != 0 {
+		say("could not check out %s (git exited with %d)", ref, code)
+	}
+	return commit, code
+}
+
+// candidates returns the whole refs that a ref can stand for, the first first.
+func candidates(ref string) []string {
+	if strings.HasPrefix(ref, "refs/") {
+		return []string{ref}
+	}
+	return []string{branchPrefix + ref, tagPrefix + ref, "refs/" + ref}
+}
+
+// find returns what the clone has by the name of ref: a whole ref, a commit's id, or nothing.
+func (g git) find(ref string) string {
+	if fullID.MatchString(ref) && g.commit(ref) != "" {
+		return ref
+	}
+	for _, name := range candidates(ref) {
+		if g.in("show-ref", "--quiet", "--verify", name) == 0 {
+			return name
+		}
+	}
+	return ""
+}
+
+// fetch fetches what ref names and the clone has not, and returns it as find does.
+func (g git) fetch(ref string) (name string, code int) {
+	refs, code := g.refs()
+	if code != 0 {
+		say("could not list the branches of %s (git exited with %d)", g.repository, code)
+		return "", code
+	}
+	isThere := func(name string) bool { return slices.Contains(refs, name) }
+	names := candidates(ref)
+	switch i := slices.IndexFunc(names, isThere); {
+	case i >= 0:
+		name = names[i]
+		code = g.in(slices.Concat([]string{"fetch", "--quiet"}, g.shallow(), []string{"--update-head-ok", "origin", "+" + name + ":" + name})...)
+	case fullID.MatchString(ref):
+		name = ref
+		code = g.in(slices.Concat([]string{"fetch", "--quiet"}, g.shallow(), []string{"origin", ref})...)
+	case shortID.MatchString(ref):
+		say("%s is no branch and no tag of %s; if a commit is meant, give its full id", ref, g.repository)
+		return "", exitGit
+	default:
+		say("%s has no branch and no tag %s; %s", g.repository, ref, theseAreThere(refs))
+		return "", exitGit
+	}
+	if code != 0 {
+		say("could not fetch %s of %s (git exited with %d)", ref, g.repository, code)
+	}
+	return name, code
+}
+
+// noDefault says that there is no default branch, and returns an exit code.
+func (g git) noDefault() int {
+	refs, code := g.refs()
+	if code != 0 {
+		say("the repository has no commit to build")
+		return code
+	}
+	say("the default branch of %s does not exist; %s", g.repository, theseAreThere(refs))
+	return exitGit
+}
+
+// maxNamed is how many branches are named where another is missing.
+const maxNamed = 10
+
+// theseAreThere names the branches among some refs.
+func theseAreThere(refs []string) string {
+	var branches []string
+	for _, ref := range refs {
+		if branch, ok := strings.CutPrefix(ref, branchPrefix); ok {
+			branches = append(branches, branch)
+		}
+	}
+	if len(branches) == 0 {
+		return "it is empty"
+	}
+	more := ""
+	if n := len(branches) - maxNamed; n > 0 {
+		branches, more = branches[:maxNamed], fmt.Sprintf(" and %d more", n)
+	}
+	return "these branches are there: " + strings.Join(branches, ", ") + more
+}

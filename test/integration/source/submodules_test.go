@@ -1,0 +1,109 @@
+//go:build integration
+
+package source
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/test/kit/fixture"
+	"iglu.sh/builder/test/kit/gitserver"
+)
+
+// addSubmodule has a repository have one, at a commit of the repository hello.
+func addSubmodule(t *testing.T, repository, path string) error {
+	t.Helper()
+	commit := fixture.Head(t, fixture.Build("/hello", ""))
+	return errors.Join(
+		fixture.GitIn(repository, "update-index", "--add", "--cacheinfo", "160000,"+commit+","+path),
+		fixture.GitIn(repository, "commit", "--quiet", "--message=submodule"))
+}
+
+// TestSubmodules has submodules that can be had, and others that cannot: the build goes on.
+func TestSubmodules(t *testing.T) { fixture.OnEngines(t, submodules) }
+
+func submodules(t *testing.T, e *fixture.Engine) {
+	g := &fixture.Env.Git
+	s := e.Server(t, func(*server.Settings) {})
+	private, err := url.Parse(g.Private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	module := func(path, url string) string {
+		return fmt.Sprintf("[submodule %q]\n\tpath = %s\n\turl = %s\n", path, path, url)
+	}
+	for _, test := range []struct {
+		name, modules string
+		paths         []string
+		lines         []string
+		command       string
+	}{
+		{"beside it", module("good", "../hello"), []string{"good"}, []string{"A package that needs nothing"}, "env cat good/flake.nix"},
+		{"in a flake", module("good", "../hello"), []string{"good"}, []string{"seen: A package"}, `sh -c 'echo "seen: $(nix eval --raw .?submodules=1#seen)"'`},
+		{"over ssh, with a token", module("good", "git@"+private.Hostname()+":hello"), []string{"good"}, []string{"A package that needs nothing"}, "env cat good/flake.nix"},
+		{"over ssh, with a token, long", module("good", "ssh://"+private.Hostname()+"/hello"), []string{"good"}, []string{"A package that needs nothing"}, "env cat good/flake.nix"},
+		{"some cannot be had", module("bad", "../nothing") + module("good", "../hello"), []string{"bad", "good"},
+			[]string{"iglu: warning: the submodule bad could not be fetched", "A package that needs nothing"}, "env cat good/flake.nix"},
+		{"one has no address", module("good", "../hello"), []string{"good", "unknown"},
+			[]string{"iglu: warning: the submodule unknown could not be fetched", "A package that needs nothing"}, "env cat good/flake.nix"},
+		{"none has", "", []string{"unknown"}, []string{"built"}, "env echo built"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			repository := "submodules-" + strings.NewReplacer(" ", "-", ",", "").Replace(test.name)
+			files := map[string]string{"flake.nix": `{ outputs = _: { seen = builtins.substring 0 9 (builtins.elemAt (builtins.split "description = \"" (builtins.readFile ./good/flake.nix)) 2); }; }`}
+			if test.modules != "" {
+				files[".gitmodules"] = test.modules
+			}
+			if err := g.Commit(repository, "main", files); err != nil {
+				t.Fatal(err)
+			}
+			for _, path := range test.paths {
+				if err := addSubmodule(t, repository, path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got := fixture.Do(t, s, g.WithKey(fixture.Build(g.Private+"/"+repository, test.command), fixture.GitPassword))
+			fixture.WantExit(t, got, 0)
+			for _, line := range test.lines {
+				fixture.WantLine(t, got, line)
+			}
+		})
+	}
+}
+
+// TestLargeFiles has a repository with a file of Git LFS: without git-lfs in the job image a line
+// says so, with it the file is fetched, with the job's credentials.
+func TestLargeFiles(t *testing.T) { fixture.OnEngines(t, largeFiles) }
+
+func largeFiles(t *testing.T, e *fixture.Engine) {
+	const content = "what is large"
+	id := fmt.Sprintf("%x", sha256.Sum256([]byte(content)))
+	pointer := fmt.Sprintf("version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %d\n", id, len(content))
+	g := &fixture.Env.Git
+	if err := g.Commit("large", "main", map[string]string{
+		".gitattributes": "*.txt text\n", "sub/.gitattributes": "*.bin filter=lfs -text\n", "sub/big.bin": pointer, "sub/other.bin": pointer, "small.txt": "version",
+		"flake.nix": "{ outputs = _: { seen = builtins.readFile ./sub/big.bin; }; }",
+	}); err != nil {
+		t.Fatal(err)
+	}
+	remote, err := g.Serve(&gitserver.LFS{Server: g.PrivateServer(), Objects: map[string]string{id: content}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	job := g.WithKey(fixture.Build(remote+"/large", `sh -c 'echo "file: $(cat sub/big.bin)"; echo "in a flake: $(nix eval --raw .#seen)"'`), fixture.GitPassword)
+
+	got := fixture.Do(t, e.Server(t, func(*server.Settings) {}), job)
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, "iglu: warning: the job image has no git-lfs, so the build sees a pointer in place of sub/big.bin, of 2 in all")
+
+	with := e.With(t, fixture.BuildTool(t, "github.com/git-lfs/git-lfs/v3"), "git-lfs")
+	got = fixture.Do(t, e.Server(t, func(s *server.Settings) { s.JobImage = with }), job)
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, "file: "+content)
+	fixture.WantLine(t, got, "in a flake: "+content)
+}
