@@ -35,6 +35,7 @@ func run(ctx context.Context) error {
 	}{
 		{"start", benchStart},
 		{"fill", benchFill},
+		{"source", benchSource},
 		{"log", benchLog},
 		{"watch", benchWatch},
 		{"push", benchPush},

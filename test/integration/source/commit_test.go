@@ -198,6 +198,36 @@ func servers(t *testing.T, e *fixture.Engine) {
 	}
 }
 
+// TestQuoting has a command with every kind of quoting: Nix gets what a shell would give it.
+func TestQuoting(t *testing.T) { fixture.OnEngines(t, quoting) }
+
+func quoting(t *testing.T, e *fixture.Engine) {
+	s := e.Server(t, func(*server.Settings) {})
+	for command, want := range map[string]string{
+		"nix eval --expr '1 # one\n + 2'":                           "3",
+		"nix eval --expr \"1 # one\n + 2\"":                         "3",
+		`nix eval --raw --expr '"it'\''s"'`:                         "it's",
+		`nix eval --raw --expr "\"it's\""`:                          "it's",
+		`nix eval --raw --expr '"a  b"'`:                            "a  b",
+		`nix eval --raw --expr '"a\nb"'`:                            "a|b",
+		`nix eval --raw --expr \"a\"`:                               "a",
+		`nix eval --raw --expr '"ünï 枝 🌍"'`:                         "ünï 枝 🌍",
+		`nix eval --raw --expr '"#"'`:                               "#",
+		`nix eval --raw --expr '"&& | > ; $(x) ^*"'`:                "&& | > ; $(x) ^*",
+		`nix eval --raw --expr '"$HOME ${toString 1} ~"'`:           "$HOME 1 ~",
+		`nix eval --raw --expr '"'"'"'"'`:                           "'",
+		"nix eval --impure --raw --expr \"''\n  one\n    two\n''\"": "one|  two",
+	} {
+		t.Run(command, func(t *testing.T) {
+			got := fixture.Do(t, s, fixture.Command(command))
+			fixture.WantExit(t, got, 0)
+			if lines := strings.Join(got.Lines, "|"); !strings.HasSuffix(lines, "|"+want) {
+				t.Errorf("got %q, want %q at its end", got.Lines, want)
+			}
+		})
+	}
+}
+
 // TestMovedBranch has a branch move between two jobs that share a store: the second one builds what
 // it is now.
 func TestMovedBranch(t *testing.T) { fixture.OnEngines(t, movedBranch) }
