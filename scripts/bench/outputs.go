@@ -28,7 +28,7 @@ let
     else let below = level (n - 1); in
       genList (i: make "d-${toString n}-${toString i}" (genList (k: let j = i * 7 + k * 13; in elemAt below (j - j / width * width)) 10)) width;
 in make "top" (level %d)'
-nix-store --realise $(nix-store -qR /result | grep -e '-d-0-.*drv$' | head -n 500) >/dev/null`, outputWidth, outputDepth-1)
+nix-store --realise $(nix-store -qR /result | grep -e '-d-0-.*drv$' | head -n 200) >/dev/null`, outputWidth, outputDepth-1)
 
 // benchOutputs measures how long it takes to find out what a job that pushes is about.
 func benchOutputs(ctx context.Context, image string, table *strings.Builder) error {
