@@ -49,7 +49,7 @@ func storesWithinLimit(t *testing.T, e *fixture.Engine) {
 	s := storeServer(t, e, func(s *server.Settings) { s.StoreMaxBytes = limit })
 	var urls []string
 	for range repositories {
-		url := repository(t, "echo built anew; PATH=/nix/var/nix/profiles/default/bin; head -c 240M /dev/zero > $out")
+		url := repository(t, "echo built anew; PATH=/nix/var/nix/profiles/default/bin; head -c 160M /dev/zero > $out")
 		urls = append(urls, url)
 		fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, "nix-build")), 0)
 		if size := storesSizeOnDisk(t, s); size > limit {
