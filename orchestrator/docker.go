@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -359,6 +361,7 @@ func (d *docker) create(ctx context.Context, c container, imageID string, l *lea
 		return "", engineFailure("take the builder's program", err)
 	}
 	host := d.hostConfig(networkID, volume, machine)
+	c.told.CPUs = strconv.Itoa(int(math.Ceil(float64(host.NanoCPUs) / 1e9)))
 	sandboxed, err := d.usesSandbox(machine)
 	switch {
 	case err != nil:

@@ -107,7 +107,7 @@ func faultsOf(recording string) []fakeengine.Fault {
 // files: how the job ended, what its client is told, what is left on the engine then, which calls
 // are counted as failed. The next job works each time, and leaves nothing.
 func TestFaultsOfCalls(t *testing.T) {
-	for _, recording := range []string{fakeengine.Docker, fakeengine.Podman} {
+	for _, recording := range recordings {
 		t.Run(recording, func(t *testing.T) {
 			report := newReport(faultsOf(recording))
 			t.Run("all", func(t *testing.T) {

@@ -16,6 +16,7 @@ const (
 	NoClone      = "IGLU_NO_CLONE"
 	Branch       = "IGLU_BRANCH"
 	GitDepth     = "IGLU_GIT_DEPTH"
+	CPUs         = "IGLU_CPUS"
 	GitUsername  = "IGLU_GIT_USERNAME"
 	GitKey       = "IGLU_GIT_KEY"
 	Command      = "IGLU_COMMAND"
@@ -118,6 +119,7 @@ type Job struct {
 	NoClone      string // "true": the repository is not cloned
 	Branch       string // a branch, or what else 'git fetch' takes; empty: the repository's default branch
 	GitDepth     string // how many commits of the history are fetched; empty: all
+	CPUs         string // how many the job has, rounded up; empty: not known
 	GitUsername  string
 	GitKey       string // secret
 	Command      string // split into words by internal/shellwords
@@ -149,6 +151,7 @@ func (j *Job) fields() []field {
 		{NoClone, &j.NoClone},
 		{Branch, &j.Branch},
 		{GitDepth, &j.GitDepth},
+		{CPUs, &j.CPUs},
 		{GitUsername, &j.GitUsername},
 		{GitKey, &j.GitKey},
 		{Command, &j.Command},

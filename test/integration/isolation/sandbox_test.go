@@ -21,14 +21,15 @@ const sandboxedBuild = `nix-build -E ` +
 	`args = ["-c" "echo in $NIX_BUILD_TOP; echo > $out"]; }'`
 
 // TestSandbox has Nix build in its own sandbox on an engine with user namespaces, by the daemon and
-// as root, with no way out; and takes the way out that there is without them.
+// in the long suite as root, with no way out; and takes the way out that there is without them.
 func TestSandbox(t *testing.T) {
 	t.Parallel()
 	e := fixture.StartEngine(t, "--userns-remap", "default")
 	if err := fixture.LoadJobImage(e.Host()); err != nil {
 		t.Fatal(err)
 	}
-	for _, user := range []orchestrator.JobUser{orchestrator.UserNix, orchestrator.UserRoot} {
+	users := []orchestrator.JobUser{orchestrator.UserNix, orchestrator.UserRoot}
+	for _, user := range users[:fixture.Size(1, 2)] {
 		t.Run(string(user), func(t *testing.T) {
 			s := fixture.ServerVia(t, e.Host(), func(s *server.Settings) { s.JobNetwork, s.JobUser = "none", user })
 			defer func() {

@@ -20,11 +20,14 @@ import (
 )
 
 // This file is attacks on what a job leaves to the next of its repository. Each is made by
-// a job of root as well (IGLU_JOB_USER), where it succeeds: so it fails because jobs are not root.
+// a job of root as well (IGLU_JOB_USER) in 'make test-all', where it succeeds: so it fails because
+// jobs are not root.
 
-// eachUser runs a test with a builder whose jobs are root, and one whose jobs are not.
+// eachUser runs a test with a builder whose jobs are not root, and in the long suite with one whose
+// jobs are.
 func eachUser(t *testing.T, e *fixture.Engine, test func(t *testing.T, s *fixture.Server, isRoot bool)) {
-	for _, user := range []orchestrator.JobUser{orchestrator.UserRoot, orchestrator.UserNix} {
+	users := []orchestrator.JobUser{orchestrator.UserNix, orchestrator.UserRoot}
+	for _, user := range users[:fixture.Size(1, 2)] {
 		t.Run(string(user), func(t *testing.T) {
 			s := storeServer(t, e, func(s *server.Settings) { s.JobUser = user })
 			test(t, s, user == orchestrator.UserRoot)
