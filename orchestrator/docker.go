@@ -61,6 +61,8 @@ type Options struct {
 	Network string
 	// JobUser is who jobs run as; empty is UserNix.
 	JobUser JobUser
+	// FetchTimeout bounds all that git does for a job's source.
+	FetchTimeout time.Duration
 	// GitDepth is how many commits of a repository's history a job fetches; 0 for all.
 	GitDepth int
 	// Push says how jobs push to caches.

@@ -25,14 +25,15 @@ const upstreamKey = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDSh
 func jobOf(r *schemas.Request, o Options) jobenv.Job {
 	user, push := o.JobUser, o.Push
 	job := jobenv.Job{
-		Repository:  r.Git.Repository,
-		Branch:      r.Git.Branch,
-		GitUsername: r.Git.GitUsername,
-		GitKey:      r.Git.GitKey,
-		Command:     r.BuildOptions.Command,
-		ExtraArgs:   r.BuildOptions.ExtraArgs,
-		JobUser:     string(user),
-		NixConfig:   nixConfig(&r.BuildOptions),
+		Repository:   r.Git.Repository,
+		Branch:       r.Git.Branch,
+		GitUsername:  r.Git.GitUsername,
+		GitKey:       r.Git.GitKey,
+		Command:      r.BuildOptions.Command,
+		ExtraArgs:    r.BuildOptions.ExtraArgs,
+		JobUser:      string(user),
+		FetchTimeout: o.FetchTimeout.String(),
+		NixConfig:    nixConfig(&r.BuildOptions),
 	}
 	if user == UserNix || r.BuildOptions.Cachix.Push { // else there is no daemon
 		job.DaemonConfig = job.NixConfig + storeConfig(&r.BuildOptions) + daemonTrust

@@ -16,6 +16,7 @@ const (
 	NoClone      = "IGLU_NO_CLONE"
 	Branch       = "IGLU_BRANCH"
 	GitDepth     = "IGLU_GIT_DEPTH"
+	FetchTimeout = "IGLU_FETCH_TIMEOUT"
 	CPUs         = "IGLU_CPUS"
 	GitUsername  = "IGLU_GIT_USERNAME"
 	GitKey       = "IGLU_GIT_KEY"
@@ -119,6 +120,7 @@ type Job struct {
 	NoClone      string // "true": the repository is not cloned
 	Branch       string // a branch, or what else 'git fetch' takes; empty: the repository's default branch
 	GitDepth     string // how many commits of the history are fetched; empty: all
+	FetchTimeout string // bounds all that git does for the source; as time.ParseDuration takes it
 	CPUs         string // how many the job has, rounded up; empty: not known
 	GitUsername  string
 	GitKey       string // secret
@@ -151,6 +153,7 @@ func (j *Job) fields() []field {
 		{NoClone, &j.NoClone},
 		{Branch, &j.Branch},
 		{GitDepth, &j.GitDepth},
+		{FetchTimeout, &j.FetchTimeout},
 		{CPUs, &j.CPUs},
 		{GitUsername, &j.GitUsername},
 		{GitKey, &j.GitKey},

@@ -111,6 +111,13 @@ func (c *children) terminate() {
 	})
 }
 
+// signalAll sends a signal to the programs that run now for the job.
+func (c *children) signalAll(s unix.Signal) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.signal(s)
+}
+
 // signal sends a signal to the programs that are to end with the job.
 func (c *children) signal(s unix.Signal) {
 	for group, child := range c.running {

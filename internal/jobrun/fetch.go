@@ -4,6 +4,9 @@ import (
 	"errors"
 	"net/url"
 	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/jobwire"
@@ -31,7 +34,13 @@ func fetch(job jobenv.Job, r runner, t teller) int {
 		return 0
 	}
 	t.phase(schemas.Fetch)
-	g := git{runner: r.with(cloneProtocols), repository: job.Repository, depth: job.GitDepth}
+	timeout, err := time.ParseDuration(job.FetchTimeout)
+	if err != nil {
+		say("%v", err)
+		return exitInternal
+	}
+	g := git{runner: r.with(cloneProtocols), repository: job.Repository, depth: job.GitDepth,
+		watch: watchFetch(timeout, func() { r.children.signalAll(unix.SIGKILL) })}
 	if code := g.clone(repositoryAs(job.Repository, job.GitUsername), job.Branch); code != 0 {
 		say("could not clone %s (git exited with %d)", job.Repository, code)
 		return code
@@ -48,6 +57,9 @@ func fetch(job jobenv.Job, r runner, t teller) int {
 	t.Note(jobwire.Note{Commit: commit})
 	g.submodules()
 	g.largeFiles()
+	if g.watch.over() {
+		return exitGit
+	}
 	return 0
 }
 

@@ -11,21 +11,39 @@ type git struct {
 	runner
 	repository string // as the job names it
 	depth      string // of the history that is fetched, in commits; empty: all of it
+	watch      *fetchWatch
 }
 
 // exitGit is git's exit code where it has said what is wrong.
 const exitGit = 128
 
 func (g git) run(args ...string) int {
-	return g.runner.run(append([]string{"git"}, args...), "/", os.Stdout, os.Stderr)
+	return g.watched(func() int { return g.runner.run(append([]string{"git"}, args...), "/", os.Stdout, os.Stderr) })
 }
 
 // in runs git in the source.
 func (g git) in(args ...string) int { return g.run(append([]string{"-C", sourceDir}, args...)...) }
 
 // output runs git in the source and returns what it prints, without line ends.
-func (g git) output(args ...string) (string, int) {
-	return g.runner.output(append([]string{"git", "-C", sourceDir}, args...)...)
+func (g git) output(args ...string) (text string, code int) {
+	code = g.watched(func() (code int) {
+		text, code = g.runner.output(append([]string{"git", "-C", sourceDir}, args...)...)
+		return code
+	})
+	return text, code
+}
+
+// watched runs a git unless there is no time left, and returns its exit code.
+func (g git) watched(run func() int) int {
+	if g.watch.over() {
+		return exitGit
+	}
+	end := g.watch.begin()
+	code := run()
+	if killed := end(); killed {
+		return exitGit
+	}
+	return code
 }
 
 // shallow returns the option that bounds the history, if it is bounded.

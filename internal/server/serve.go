@@ -117,6 +117,7 @@ func newBuilder(s Settings, program string, numbers *metrics.Metrics, logs *jobl
 		Stores:        s.Stores(),
 		Network:       s.JobNetwork,
 		JobUser:       s.JobUser,
+		FetchTimeout:  s.FetchTimeout,
 		GitDepth:      s.GitDepth,
 		Push:          orchestrator.Push{Uploads: s.PushUploads, PartSize: s.PushPartSize, Upstream: s.PushUpstream},
 		Program:       program,

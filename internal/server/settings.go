@@ -44,6 +44,7 @@ type Settings struct {
 	StateDir        string
 	KeepLogs        joblog.Keep
 	MaxLogBytes     int64
+	FetchTimeout    time.Duration
 	GitDepth        int
 	PushUploads     int
 	PushPartSize    int
@@ -116,6 +117,8 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"`how many` logs of jobs are kept, or for how many days, or both, as in 20,7d")
 	add(parsed(&s.MaxLogBytes, "bytes", parseLogBytes), "max-log-bytes", "1GiB",
 		"largest `size` of a job's log; beyond it the job goes on, and only the log's end is kept")
+	add(parsed(&s.FetchTimeout, "duration", parseDuration), "fetch-timeout", "30m",
+		"`time` that all of the fetching of a source may take")
 	add(parsed(&s.GitDepth, "commits", parseGitDepth), "git-depth", "all",
 		"`how many` commits of a repository's history a job fetches, or all; with fewer, what is built can differ (self.revCount)")
 	add(parsed(&s.PushUploads, "number", parseUploads), "push-uploads", "8",

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+	"syscall"
 
 	"iglu.sh/builder/schemas"
 )
@@ -29,6 +30,14 @@ func benchFill(ctx context.Context, image string, table *strings.Builder) error 
 	defer repository.close()
 	removeVolume := func() error { return exec.Command("docker", "volume", "rm", "--force", fillVolume).Run() }
 	defer removeVolume()
+	// What was removed keeps the file system busy for longer than a fill takes.
+	synced := func(remove func() error) func() error {
+		return func() error {
+			err := remove()
+			syscall.Sync()
+			return err
+		}
+	}
 
 	job := func(ctx context.Context) error {
 		request := schemas.Request{Git: schemas.Git{Repository: repository.url}, BuildOptions: schemas.BuildOptions{Command: "nix --version"}}
@@ -40,9 +49,9 @@ func benchFill(ctx context.Context, image string, table *strings.Builder) error 
 		return func(ctx context.Context) error { return exec.CommandContext(ctx, "docker", arguments...).Run() }
 	}
 	medians, err := s.race(ctx, fillRounds, []contender{
-		{"first", s.RemoveStores, job},
+		{"first", synced(s.RemoveStores), job},
 		{"second", nil, job},
-		{"run, new volume", removeVolume, run("--volume", fillVolume+":/nix")},
+		{"run, new volume", synced(removeVolume), run("--volume", fillVolume+":/nix")},
 		{"run, same volume", nil, run("--volume", fillVolume+":/nix")},
 	})
 	if err != nil {

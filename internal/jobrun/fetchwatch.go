@@ -1,0 +1,120 @@
+package jobrun
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"iglu.sh/builder/internal/tick"
+)
+
+const (
+	// fetchSilence is how long git may wait for a server that sends nothing.
+	fetchSilence = 2 * time.Minute
+	// fetchStep is how often it is looked what git does.
+	fetchStep = 10 * time.Second
+	// leastReceived is how many bytes come in a step at least unless the server is silent: other
+	// machines of the network say something now and then.
+	leastReceived = 4 << 10
+	// leastCPU is how much processor time a step takes at least while git is at work without the
+	// server, as when it unpacks what has come.
+	leastCPU = fetchStep / 50
+)
+
+// A fetchWatch ends git when nothing comes for too long, whatever the transport, and when all that
+// git does for a source takes too long.
+type fetchWatch struct {
+	now      func() effort
+	kill     func() // ends the git that runs
+	deadline time.Time
+	timeout  time.Duration
+	passed   atomic.Bool // the deadline has, and somebody was told
+}
+
+// effort is what a container has done since its start.
+type effort struct {
+	received int64 // over the network, in bytes
+	cpu      time.Duration
+}
+
+func watchFetch(timeout time.Duration, kill func()) *fetchWatch {
+	return &fetchWatch{now: containersEffort, kill: kill, timeout: timeout, deadline: time.Now().Add(timeout)}
+}
+
+// over reports whether there is no time left.
+func (w *fetchWatch) over() bool { return w.passed.Load() }
+
+// begin watches a git that runs, until the function that it returns is called. That reports whether
+// git was killed.
+func (w *fetchWatch) begin() (end func() (killed bool)) {
+	last, silent, killed := w.now(), time.Duration(0), false
+	stop := tick.Every(fetchStep, func() {
+		now := w.now()
+		if now.received-last.received < leastReceived && now.cpu-last.cpu < leastCPU {
+			silent += fetchStep
+		} else {
+			silent = 0
+		}
+		last = now
+		switch {
+		case w.over():
+		case time.Now().After(w.deadline):
+			w.passed.Store(true)
+			say("the source was not fetched within %s; the operator of the builder can allow more (IGLU_FETCH_TIMEOUT)", w.timeout)
+			killed = true
+			w.kill()
+		case silent >= fetchSilence:
+			silent = 0
+			say("git has waited %s for a server that sends nothing", fetchSilence)
+			killed = true
+			w.kill()
+		}
+	})
+	return func() bool {
+		stop()
+		return killed
+	}
+}
+
+// containersEffort returns the effort of this container.
+func containersEffort() effort {
+	network, _ := os.ReadFile("/proc/net/dev")
+	return effort{received: receivedBytes(string(network)), cpu: usedCPU("/sys/fs/cgroup")}
+}
+
+// receivedBytes adds up what all interfaces but the loopback have received: proc_net(5).
+func receivedBytes(dev string) (sum int64) {
+	for line := range strings.Lines(dev) {
+		name, numbers, ok := strings.Cut(line, ":")
+		if fields := strings.Fields(numbers); ok && len(fields) > 0 && strings.TrimSpace(name) != "lo" {
+			n, _ := strconv.ParseInt(fields[0], 10, 64)
+			sum += n
+		}
+	}
+	return sum
+}
+
+// usedCPU returns the processor time of all processes of a container, as the kernel counts it with
+// cgroups of version 2, or of version 1: Documentation/admin-guide/cgroup-v2.rst and
+// cgroup-v1/cpuacct.rst of Linux. Where it is not told, time passes for it.
+func usedCPU(cgroup string) time.Duration {
+	if text, err := os.ReadFile(cgroup + "/cpu.stat"); err == nil {
+		for line := range strings.Lines(string(text)) {
+			if n, ok := strings.CutPrefix(line, "usage_usec "); ok {
+				used, _ := strconv.ParseInt(strings.TrimSpace(n), 10, 64)
+				return time.Duration(used) * time.Microsecond
+			}
+		}
+	}
+	for _, name := range []string{"/cpuacct/cpuacct.usage", "/cpu,cpuacct/cpuacct.usage"} {
+		if text, err := os.ReadFile(cgroup + name); err == nil {
+			used, _ := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+			return time.Duration(used)
+		}
+	}
+	return time.Since(unknownSince)
+}
+
+var unknownSince = time.Now()
