@@ -372,6 +372,7 @@ func (d *docker) create(ctx context.Context, c container, imageID string, l *lea
 		allowSandbox(host)
 		addStoreConfig(&c.told, nixSandboxed)
 	default:
+		confineCalls(host, machine)
 		addStoreConfig(&c.told, nixUnsandboxed)
 	}
 	grace := int(stopGrace / time.Second)

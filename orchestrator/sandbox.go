@@ -64,18 +64,35 @@ func (d *docker) usesSandbox(machine *machine) (bool, error) {
 // refuses without CAP_SYS_ADMIN.
 var sandboxCalls = []string{"chroot", "clone", "mount", "pivot_root", "setdomainname", "sethostname", "umount2", "unshare"}
 
-// sandboxProfile is the default seccomp profile and those calls.
-var sandboxProfile = func() string {
+// seccompProfile returns the default profile of current engines and some more calls.
+func seccompProfile(calls ...string) string {
 	profile := seccomp.DefaultProfile()
-	profile.Syscalls = append(profile.Syscalls, &seccomp.Syscall{
-		LinuxSyscall: specs.LinuxSyscall{Names: sandboxCalls, Action: specs.ActAllow},
-	})
+	if len(calls) > 0 {
+		profile.Syscalls = append(profile.Syscalls, &seccomp.Syscall{
+			LinuxSyscall: specs.LinuxSyscall{Names: calls, Action: specs.ActAllow},
+		})
+	}
 	text, err := json.Marshal(profile)
 	if err != nil {
 		panic("orchestrator: a seccomp profile always encodes: " + err.Error())
 	}
 	return string(text)
-}()
+}
+
+var defaultProfile, sandboxProfile = seccompProfile(), seccompProfile(sandboxCalls...)
+
+// confineCalls has a container be refused the system calls that the default profile of current
+// engines refuses, on an engine whose own default may be older: that of Docker 20.10 has sockets
+// of the machine's hypervisor (AF_VSOCK), which know no network namespace, and io_uring. An engine
+// for which somebody has chosen a profile keeps that; Podman takes none from its client.
+func confineCalls(c *containertypes.HostConfig, machine *machine) {
+	isDefault := func(option string) bool {
+		return option == "name=seccomp,profile=default" || option == "name=seccomp,profile=builtin"
+	}
+	if !machine.isPodman && slices.ContainsFunc(machine.SecurityOptions, isDefault) {
+		c.SecurityOpt = append(c.SecurityOpt, "seccomp="+defaultProfile)
+	}
+}
 
 // allowSandbox widens a container's settings by what Nix's sandbox needs, and no more.
 func allowSandbox(c *containertypes.HostConfig) {

@@ -1,6 +1,7 @@
 package wsapi
 
 import (
+	"crypto/tls"
 	"io"
 	"net/http"
 	"strings"
@@ -185,6 +186,28 @@ func TestOrigins(t *testing.T) {
 			}
 			f.wantRefused()
 		})
+	}
+}
+
+// TestOriginOverTLS has pages of the server's name come where it has encryption.
+func TestOriginOverTLS(t *testing.T) {
+	s := NewServer(&fakeBuilder{}, Options{}, nil)
+	for origin, want := range map[string]bool{
+		"":                           true,
+		"https://builder.example:30": true,
+		"HTTPS://builder.example:30": true,
+		"http://builder.example:30":  false,
+		"https://builder.example":    false,
+	} {
+		header := http.Header{}
+		if origin != "" {
+			header.Set("Origin", origin)
+		}
+		request := newRequest(t, "GET", "/", header, "")
+		request.Host, request.TLS = "builder.example:30", &tls.ConnectionState{}
+		if got := s.isAllowedOrigin(request); got != want {
+			t.Errorf("%q: %t", origin, got)
+		}
 	}
 }
 

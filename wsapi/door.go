@@ -59,10 +59,12 @@ func (s *Server) isToken(text string) bool {
 }
 
 // isAllowedOrigin reports whether a browser's page may connect. What is not a browser names
-// no origin.
+// no origin. Where the server has encryption, a page of its own name without is none of its own:
+// who is on the way can write that. Where it has none, there may be a proxy before it that has.
 func (s *Server) isAllowedOrigin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
-	if origin == "" || isOf(origin, r.Host) {
+	isEncrypted := strings.HasPrefix(strings.ToLower(origin), "https://")
+	if origin == "" || isOf(origin, r.Host) && (isEncrypted || r.TLS == nil) {
 		return true
 	}
 	return slices.ContainsFunc(s.options.AllowedOrigins, func(allowed string) bool { return strings.EqualFold(allowed, origin) })

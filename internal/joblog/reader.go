@@ -9,8 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
-	"strings"
 
 	"iglu.sh/builder/schemas"
 )
@@ -25,10 +25,13 @@ type Reader struct {
 	close   func() error
 }
 
+// jobName is what a job can be called: it becomes a part of names of files.
+var jobName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,100}$`)
+
 // Reader returns a reader of a job's log, which its caller must close. Of a job that has none,
 // or none any more, the error is fs.ErrNotExist.
 func (s *Store) Reader(job string) (*Reader, error) {
-	if job == "" || job != filepath.Base(job) || strings.HasPrefix(job, ".") {
+	if !jobName.MatchString(job) {
 		return nil, fmt.Errorf("the log of job %q: %w", job, fs.ErrNotExist)
 	}
 	s.mu.Lock()

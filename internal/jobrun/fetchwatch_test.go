@@ -43,7 +43,7 @@ func TestFetchWatch(t *testing.T) {
 					return sum
 				}
 				end := w.begin()
-				time.Sleep(5 * time.Minute)
+				time.Sleep(5*time.Minute - time.Second)
 				end()
 				if len(killed) != len(test.killed) || w.over() != test.over {
 					t.Fatalf("killed after %v, over: %t; want %v, %t", killed, w.over(), test.killed, test.over)

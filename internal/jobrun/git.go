@@ -62,7 +62,7 @@ const ownBranches = "+refs/heads/*:refs/heads/*"
 // branch out unless another is wanted. With a bounded history it fetches that branch alone.
 // The repository comes after "--", so that one that begins with a dash is none of the options.
 func (g git) clone(repository, ref string) int {
-	args := append([]string{"clone"}, g.shallow()...)
+	args := append([]string{"-c", "advice.detachedHead=false", "clone"}, g.shallow()...)
 	if g.depth == "" {
 		args = append(args, "--config=remote.origin.fetch="+ownBranches)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -18,6 +19,7 @@ const (
 	startRounds = 10
 	firstRounds = 1   // which takes minutes
 	leaves      = 299 // and one derivation that needs them all
+	upkeepRest  = 2500 * time.Millisecond
 )
 
 // manyDerivations is a flake of small ones, a file each.
@@ -73,10 +75,11 @@ func benchStart(ctx context.Context, image string, table *strings.Builder) error
 	info := schemas.Request{Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix store info"}}
 	noop := schemas.Request{Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix --version"}}
 	build := schemas.Request{Git: schemas.Git{Repository: repository.url}, BuildOptions: schemas.BuildOptions{Command: "nix build"}}
-	// What a job of the other builder leaves to be done must not go on beside anything that is measured.
+	// A builder looks after its stores when no job has come for 2 s: not beside what is measured.
 	settled := func(more func() error) func() error {
 		return func() error {
-			if err := ofRoot.settle(ctx); err != nil || more == nil {
+			time.Sleep(upkeepRest)
+			if err := errors.Join(s.settle(ctx), ofRoot.settle(ctx)); err != nil || more == nil {
 				return err
 			}
 			return more()

@@ -41,7 +41,7 @@ func forkBomb(t *testing.T, e *fixture.Engine) {
 		t.Error("the bomb did not come to its limit")
 	}
 	c.Conn.NetConn().Close()
-	if err := fixture.Poll(time.Minute, func() bool { return len(s.Containers()) == 0 }); err != nil {
+	if err := s.AwaitNoContainers(time.Minute); err != nil {
 		t.Errorf("the bomb is still there: %v", err)
 	}
 }

@@ -90,7 +90,7 @@ func clientVanishesFromTheNetwork(t *testing.T, e *fixture.Engine) {
 				iptables(t, append([]string{"--insert"}, rule...)...)
 				t.Cleanup(func() { iptables(t, append([]string{"--delete"}, rule...)...) })
 			}
-			if err := fixture.Poll(45*time.Second, func() bool { return len(s.Containers()) == 0 }); err != nil { // 30 s, and the removal
+			if err := s.AwaitNoContainers(45 * time.Second); err != nil { // 30 s, and the removal
 				t.Errorf("the job goes on: %v\n%s", err, s.Log.String())
 			}
 			fixture.WantFree(t, s)

@@ -54,7 +54,7 @@ func clientsThatLeave(t *testing.T, e *fixture.Engine) {
 		c.WaitFor(`"begun"`)
 		leave(c.Conn)
 		fixture.WantEnd(t, s, end)
-		if err := fixture.Poll(30*time.Second, func() bool { return len(s.Containers()) == 0 }); err != nil {
+		if err := s.AwaitNoContainers(30 * time.Second); err != nil {
 			t.Errorf("the job's container: %v", err)
 		}
 	}

@@ -76,6 +76,28 @@ func submodules(t *testing.T, e *fixture.Engine) {
 	}
 }
 
+// TestSubmodulesAreWhole holds the source that a flake sees, submodules included, against that of a
+// clone by hand.
+func TestSubmodulesAreWhole(t *testing.T) { fixture.OnEngines(t, submodulesAreWhole) }
+
+func submodulesAreWhole(t *testing.T, e *fixture.Engine) {
+	g := &fixture.Env.Git
+	if err := errors.Join(
+		g.Commit("whole", "main", map[string]string{
+			".gitmodules": "[submodule \"inner\"]\n\tpath = inner\n\turl = ../hello\n",
+			"flake.nix":   `{ outputs = { self }: { source = "${self} ${builtins.hashFile "sha256" ./inner/flake.nix} ${toString self.revCount}"; }; }`,
+		}),
+		addSubmodule(t, "whole", "inner"),
+	); err != nil {
+		t.Fatal(err)
+	}
+	const look = `echo "source $(nix --extra-experimental-features "nix-command flakes" eval --raw ".?submodules=1#source")"`
+	want := e.Docker(t, "run", "--rm", fixture.Env.Image, "bash", "-ec", "git clone --quiet --recurse-submodules "+g.Public+"/whole /source; cd /source; "+look)
+	got := fixture.Do(t, e.Server(t, func(*server.Settings) {}), fixture.Build(g.Public+"/whole", "sh -c '"+look+"'"))
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, want[strings.LastIndex(want, "source /nix/store/"):])
+}
+
 // TestLargeFiles has a repository with a file of Git LFS: without git-lfs in the job image a line
 // says so, with it the file is fetched, with the job's credentials.
 func TestLargeFiles(t *testing.T) { fixture.OnEngines(t, largeFiles) }

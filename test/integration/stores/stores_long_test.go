@@ -79,7 +79,7 @@ func storeOfSomebodyElse(t *testing.T, e *fixture.Engine) {
 		t.Error("the engine removes what is in use")
 	}
 	e.Docker(t, "rm", holder)
-	if err := fixture.Poll(3*time.Minute, func() bool { return !slices.Contains(storeVolumes(t, s), used) }); err != nil {
+	if err := fixture.AwaitEngine(e.Host, 3*time.Minute, func() bool { return !slices.Contains(storeVolumes(t, s), used) }); err != nil {
 		t.Errorf("the store stays: %v", storeVolumes(t, s))
 	}
 }
@@ -97,7 +97,7 @@ func storeAlone(t *testing.T, e *fixture.Engine) {
 	for n := range 3 {
 		fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, strings.ReplaceAll(big(n), `\"`, `"`))), 0)
 	}
-	if err := fixture.Poll(3*time.Minute, func() bool { return storesSizeOnDisk(t, s) <= limit }); err != nil {
+	if err := fixture.AwaitEngine(e.Host, 3*time.Minute, func() bool { return storesSizeOnDisk(t, s) <= limit }); err != nil {
 		t.Errorf("the store takes %d bytes", storesSizeOnDisk(t, s))
 	}
 	got := fixture.Do(t, s, fixture.Build(url, "nix-store --verify --check-contents"))

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,6 +36,18 @@ var attempts = map[string]func(arg string) error{
 	"packet-socket": func(string) error {
 		_, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
 		return err
+	},
+	"vsock": func(string) error {
+		_, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
+		return err
+	},
+	"io-uring": func(string) error {
+		var parameters [120]byte // struct io_uring_params
+		_, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 1, uintptr(unsafe.Pointer(&parameters)), 0)
+		if errno != 0 {
+			return errno
+		}
+		return nil
 	},
 	"device": openDevice,
 	"privileges": func(string) error {
