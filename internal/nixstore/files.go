@@ -13,8 +13,8 @@ import (
 
 const (
 	// maxDerivation is how many bytes are read of a .drv file. What is of interest stands
-	// before: some thousand paths at most.
-	maxDerivation = 1 << 20
+	// before: some 100,000 paths at most.
+	maxDerivation = 16 << 20
 	// maxUnpacked is how many bytes are read of a derivation's log: some tenths of a second.
 	maxUnpacked = 16 << 20
 	// maxPart is the length in bytes of the parts that a long line comes in.

@@ -14,6 +14,9 @@ import (
 // while the process lasts, which removes its file.
 const tempRoots = "/nix/var/nix/temproots"
 
+// maxTempRoots is how many bytes are read of one of these files: some 100,000 paths.
+const maxTempRoots = 16 << 20
+
 // TempRoots calls found for each store path that a process of Nix has as a temporary root. What
 // cannot be read is left out: it may be gone.
 func (f Files) TempRoots(found func(storePath string)) {
@@ -23,7 +26,7 @@ func (f Files) TempRoots(found func(storePath string)) {
 		if err != nil {
 			continue
 		}
-		text, _ := io.ReadAll(file)
+		text, _ := io.ReadAll(io.LimitReader(file, maxTempRoots))
 		file.Close()
 		for {
 			root, rest, ended := bytes.Cut(text, []byte{0})

@@ -21,15 +21,17 @@ import (
 func TestStackJobs(t *testing.T) {
 	const environment = `sh -c 'echo "$NIX_CONFIG"; echo in $PWD; ls -A'`
 	least := fixture.Object{"git_config": fixture.Object{"noclone": true}, "build_options": fixture.Object{"command": environment}, "cachix_config": fixture.Object{}}
-	want := []string{"iglu: running " + environment, "extra-experimental-features = nix-command flakes", "", "in /source"}
+	want := []string{"iglu: running " + environment, "extra-experimental-features = nix-command flakes", "tarball-ttl = 0",
+		"max-jobs = 1", "cores = 1", "", "in /source"}
+	s := fixture.ServerWith(t, func(s *server.Settings) { s.Limits.CPUs.Fixed = 1 })
 	for name, row := range map[string]fixture.Object{"least": least, "empty": fixture.StackRow(fixture.Command(environment))} {
 		t.Run(name, func(t *testing.T) {
-			c := fixture.ConnectIn(t, schemas.Stack, fixture.Env.Server)
+			c := fixture.ConnectIn(t, schemas.Stack, s)
 			c.Send(fixture.JSONOf(t, row))
 			got := c.Finish()
 			fixture.WantExit(t, got, 0)
 			// Which Nix the image has decides whether it is told where to tell of its work.
-			lines := slices.DeleteFunc(fixture.WithoutHead(t, fixture.Env.Server, got.Lines), func(line string) bool { return strings.HasPrefix(line, "json-log-path = ") })
+			lines := slices.DeleteFunc(fixture.WithoutHead(t, s, got.Lines), func(line string) bool { return strings.HasPrefix(line, "json-log-path = ") })
 			if diff := cmp.Diff(want, lines); diff != "" {
 				t.Errorf("lines (-want +got):\n%s", diff)
 			}

@@ -72,27 +72,29 @@ nix eval --raw .#default; echo; nix eval --raw .#default.drvPath; echo'`))
 	result, drv := first.Lines[len(first.Lines)-2], first.Lines[len(first.Lines)-1]
 
 	var caches []*fixture.BinaryCache
-	for _, test := range []struct{ name, command, want string }{
-		{"build", "nix build", "program tool"},
+	commands := []struct{ name, command, want string }{
 		{"build --no-link", "nix build --no-link", "program tool"},
 		{"build --json", "nix build --no-link --json", "program tool"},
-		{"build --profile", "nix build --no-link --profile /tmp/profile", "program tool"},
-		{"build -o", "nix build -o /tmp/of/mine/x", "program tool"},
-		{"several installables", "nix build --no-link .#other .#default", "other program tool"},
 		{"one output", "nix build --no-link .#many^dev", "many many-dev many-doc tool"},
-		{"all outputs", "nix build --no-link .#many^*", "many many-dev many-doc tool"},
 		{"nix-build", "nix-build --no-out-link", "other program tool"},
 		{"flake check", "nix flake check", "check many many-dev many-doc other program tool"},
 		{"run", "nix run", "program tool"},
-		{"shell", "nix shell -c program", "program tool"},
 		{"develop", "nix develop -c true", "shell-env tool"},
 		{"path", "nix build --no-link " + result, "program"},
 		{"derivation", "nix build --no-link " + drv + "^*", "program tool"},
+		// In the long suite also:
+		{"build", "nix build", "program tool"},
+		{"build --profile", "nix build --no-link --profile /tmp/profile", "program tool"},
+		{"build -o", "nix build -o /tmp/of/mine/x", "program tool"},
+		{"several installables", "nix build --no-link .#other .#default", "other program tool"},
+		{"all outputs", "nix build --no-link .#many^*", "many many-dev many-doc tool"},
+		{"shell", "nix shell -c program", "program tool"},
 		{"realised path", "env nix-store -r " + result, "program"},
 		{"realised derivation", "env nix-store -r " + drv, "program tool"},
 		{"instantiated", "env nix-instantiate", "other program tool"},
 		{"in the background", "sh -c 'nix build --no-link & wait; sleep 1000 &'", "program tool"},
-	} {
+	}
+	for _, test := range commands[:fixture.Size(9, len(commands))] {
 		t.Run(test.name, func(t *testing.T) {
 			c := fixture.NewCache(all)
 			caches = append(caches, c)

@@ -71,23 +71,30 @@ func TestCommits(t *testing.T) { fixture.OnEngines(t, commits) }
 
 func commits(t *testing.T, e *fixture.Engine) {
 	repository := history(t)
-	s := e.Server(t, func(*server.Settings) {})
-	shallow := e.Server(t, func(s *server.Settings) { s.GitDepth = 1 })
-	for _, test := range []struct{ name, branch, line, revision string }{
+	servers := []struct {
+		name string
+		*fixture.Server
+	}{
+		{"", e.Server(t, func(*server.Settings) {})},
+		{", shallow", e.Server(t, func(s *server.Settings) { s.GitDepth = 1 })},
+	}
+	tests := []struct{ name, branch, line, revision string }{
 		{"default", "", "text two at refs/heads/main", "main"},
 		{"branch", "other", "text other at refs/heads/other", "other"},
-		{"whole branch", "refs/heads/other", "text other at refs/heads/other", "other"},
 		{"tag", "v1", "text one at none", "v1"},
-		{"whole tag", "refs/tags/v1", "text one at none", "v1"},
-		{"pull request", "refs/pull/1/head", "text pull at none", "refs/pull/1/head"},
-		{"id", idOf(t, "history", "v1"), "text one at none", "v1"},
 		{"id of a pull request", idOf(t, "history", "refs/pull/1/head"), "text pull at none", "refs/pull/1/head"},
-	} {
-		for name, s := range map[string]*fixture.Server{"": s, " shallow": shallow} {
-			t.Run(test.name+name, func(t *testing.T) {
+		// In the long suite also:
+		{"pull request", "refs/pull/1/head", "text pull at none", "refs/pull/1/head"},
+		{"whole branch", "refs/heads/other", "text other at refs/heads/other", "other"},
+		{"whole tag", "refs/tags/v1", "text one at none", "v1"},
+		{"id", idOf(t, "history", "v1"), "text one at none", "v1"},
+	}
+	for _, test := range tests[:fixture.Size(4, len(tests))] {
+		for _, s := range servers {
+			t.Run(test.name+s.name, func(t *testing.T) {
 				j := fixture.Build(repository, look)
 				j.Git.Branch = test.branch
-				got := fixture.Do(t, s, j)
+				got := fixture.Do(t, s.Server, j)
 				fixture.WantExit(t, got, 0)
 				fixture.WantLine(t, got, test.line)
 				fixture.WantLine(t, got, "iglu: commit "+idOf(t, "history", test.revision))
@@ -203,26 +210,27 @@ func TestQuoting(t *testing.T) { fixture.OnEngines(t, quoting) }
 
 func quoting(t *testing.T, e *fixture.Engine) {
 	s := e.Server(t, func(*server.Settings) {})
-	for command, want := range map[string]string{
-		"nix eval --expr '1 # one\n + 2'":                           "3",
-		"nix eval --expr \"1 # one\n + 2\"":                         "3",
-		`nix eval --raw --expr '"it'\''s"'`:                         "it's",
-		`nix eval --raw --expr "\"it's\""`:                          "it's",
-		`nix eval --raw --expr '"a  b"'`:                            "a  b",
-		`nix eval --raw --expr '"a\nb"'`:                            "a|b",
-		`nix eval --raw --expr \"a\"`:                               "a",
-		`nix eval --raw --expr '"ünï 枝 🌍"'`:                         "ünï 枝 🌍",
-		`nix eval --raw --expr '"#"'`:                               "#",
-		`nix eval --raw --expr '"&& | > ; $(x) ^*"'`:                "&& | > ; $(x) ^*",
-		`nix eval --raw --expr '"$HOME ${toString 1} ~"'`:           "$HOME 1 ~",
-		`nix eval --raw --expr '"'"'"'"'`:                           "'",
-		"nix eval --impure --raw --expr \"''\n  one\n    two\n''\"": "one|  two",
-	} {
-		t.Run(command, func(t *testing.T) {
-			got := fixture.Do(t, s, fixture.Command(command))
+	tests := []struct{ command, want string }{
+		{"nix eval --expr '1 # one\n + 2'", "3"},
+		{"nix eval --expr \"1 # one\n + 2\"", "3"},
+		{`nix eval --raw --expr '"it'\''s"'`, "it's"},
+		{`nix eval --raw --expr "\"it's\""`, "it's"},
+		{`nix eval --raw --expr '"a  b"'`, "a  b"},
+		{`nix eval --raw --expr '"a\nb"'`, "a|b"},
+		{`nix eval --raw --expr \"a\"`, "a"},
+		{`nix eval --raw --expr '"ünï 枝 🌍"'`, "ünï 枝 🌍"},
+		{`nix eval --raw --expr '"#"'`, "#"},
+		{`nix eval --raw --expr '"&& | > ; $(x) ^*"'`, "&& | > ; $(x) ^*"},
+		{`nix eval --raw --expr '"$HOME ${toString 1} ~"'`, "$HOME 1 ~"},
+		{`nix eval --raw --expr '"'"'"'"'`, "'"},
+		{"nix eval --impure --raw --expr \"''\n  one\n    two\n''\"", "one|  two"},
+	}
+	for _, test := range tests[:fixture.Size(4, len(tests))] {
+		t.Run(test.command, func(t *testing.T) {
+			got := fixture.Do(t, s, fixture.Command(test.command))
 			fixture.WantExit(t, got, 0)
-			if lines := strings.Join(got.Lines, "|"); !strings.HasSuffix(lines, "|"+want) {
-				t.Errorf("got %q, want %q at its end", got.Lines, want)
+			if lines := strings.Join(got.Lines, "|"); !strings.HasSuffix(lines, "|"+test.want) {
+				t.Errorf("got %q, want %q at its end", got.Lines, test.want)
 			}
 		})
 	}
