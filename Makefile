@@ -15,7 +15,7 @@ demo: build
 test:
 	scripts/with-engine scripts/test
 
-# Everything, on Docker and on Podman: about an hour. It ends with what took longest.
+# Everything, on Docker and on Podman: somewhat more than an hour. It ends with what took longest.
 test-all:
 	scripts/with-engine scripts/test all
 
