@@ -135,8 +135,7 @@ func NewDocker(options Options, logs *joblog.Store, records Records, log *slog.L
 		dirty:   true,
 	}
 	return &Builder{
-		engine: engine, options: options, deadlines: options.Deadlines, logs: logs, records: records, log: log,
-		observer: options.Observer, running: make(map[string]context.CancelCauseFunc),
+		engine: engine, options: options, logs: logs, records: records, log: log, running: make(map[string]context.CancelCauseFunc),
 	}, nil
 }
 

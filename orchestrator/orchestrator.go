@@ -24,13 +24,11 @@ import (
 // A Builder runs jobs on an engine. Its caller sees to it that they come one at a
 // time.
 type Builder struct {
-	engine    engine
-	options   Options
-	deadlines Deadlines
-	logs      *joblog.Store
-	records   Records
-	log       *slog.Logger
-	observer  Observer
+	engine  engine
+	options Options
+	logs    *joblog.Store
+	records Records
+	log     *slog.Logger
 
 	mu      sync.Mutex
 	running map[string]context.CancelCauseFunc // what ends the jobs that run
@@ -121,7 +119,7 @@ func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Wr
 	redactor := redact.New(request.Secrets()...)
 	log := slog.New(redactor.Handler(b.log.Handler())).With("job", job)
 	log.Info("job started")
-	b.observer.JobStarted()
+	b.options.Observer.JobStarted()
 	account := newAccount()
 	c := container{job: job, told: told, trust: trustOf(request), log: log, account: account}
 	lines, err := b.logs.Create(job, redactor)
@@ -140,7 +138,7 @@ func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Wr
 
 // buildLogged runs a container, keeps its log and record, and has out follow the log.
 func (b *Builder) buildLogged(ctx context.Context, c container, arch string, lines *joblog.Log, record *recorder, out io.Writer) schemas.Message {
-	ctx, stop := b.deadlines.bound(ctx)
+	ctx, stop := b.options.Deadlines.bound(ctx)
 	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -156,7 +154,7 @@ func (b *Builder) buildLogged(ctx context.Context, c container, arch string, lin
 	}()
 	verdict := Verdict{Err: checkArch(arch)}
 	if verdict.Err == nil {
-		listener := b.deadlines.listen(cancel)
+		listener := b.options.Deadlines.listen(cancel)
 		defer listener.stop()
 		verdict = b.run(ctx, c, lines, listener)
 	}
@@ -172,7 +170,7 @@ func (b *Builder) buildLogged(ctx context.Context, c container, arch string, lin
 // ended tells all but the client of a verdict.
 func (b *Builder) ended(verdict Verdict, log *slog.Logger) {
 	verdict.log(log)
-	b.observer.JobEnded(verdict.Event())
+	b.options.Observer.JobEnded(verdict.Event())
 }
 
 // follow has out follow a log as it wants to.
@@ -197,7 +195,7 @@ func (b *Builder) run(ctx context.Context, c container, lines *joblog.Log, l *li
 		return Verdict{Err: cancelled(context.Cause(ctx))}
 	}
 	if f, ok := errors.AsType[*failure](err); ok && f.call != "" {
-		b.observer.EngineFailed(f.call)
+		b.options.Observer.EngineFailed(f.call)
 	}
 	return Verdict{ExitCode: code, Err: err}
 }

@@ -59,7 +59,7 @@ func builder(t *testing.T, e engine) (b *Builder, log *bytes.Buffer, folder stri
 	log = new(bytes.Buffer)
 	options := &slog.HandlerOptions{Level: slog.LevelDebug}
 	return &Builder{engine: e, logs: logs, records: records, log: slog.New(slog.NewTextHandler(log, options)),
-		observer: nobody{}, running: make(map[string]context.CancelCauseFunc)}, log, folder
+		options: Options{Observer: nobody{}}, running: make(map[string]context.CancelCauseFunc)}, log, folder
 }
 
 // secretRequest is a request whose secrets are told apart at sight.
@@ -157,7 +157,7 @@ func TestSilence(t *testing.T) {
 				return 0, nil
 			}
 		}))
-		b.deadlines.Silence = silence
+		b.options.Deadlines.Silence = silence
 		if response := b.Build(t.Context(), secretRequest(), io.Discard).Response; response.JobStatus != want {
 			t.Errorf("after a line, %t: %s", said, response.Encode())
 		}

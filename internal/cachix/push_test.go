@@ -169,7 +169,7 @@ func TestFullPart(t *testing.T) {
 	u.close()
 }
 
-// Two thousand small paths, eight at once, then none is missing.
+// Many small paths, eight at once, then none is missing.
 func TestManyPaths(t *testing.T) {
 	const count = 300 // 'make bench' pushes 2,000
 	w := newWorld(t, Options{})

@@ -31,7 +31,7 @@ func (g git) checkOut(ref string) (commit string, code int) {
 	}
 	name := g.find(ref)
 	if name == "" {
-		if name, code = g.fetch(ref); code != 0 {
+		if name, code = g.fetchRef(ref); code != 0 {
 			return "", code
 		}
 	}
@@ -74,8 +74,8 @@ func (g git) find(ref string) string {
 	return ""
 }
 
-// fetch fetches what ref names and the clone has not, and returns it as find does.
-func (g git) fetch(ref string) (name string, code int) {
+// fetchRef fetches what ref names and the clone has not, and returns it as find does.
+func (g git) fetchRef(ref string) (name string, code int) {
 	refs, code := g.refs()
 	if code != 0 {
 		say("could not list the branches of %s (git exited with %d)", g.repository, code)

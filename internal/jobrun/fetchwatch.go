@@ -30,7 +30,7 @@ type fetchWatch struct {
 	kill     func() // ends the git that runs
 	deadline time.Time
 	timeout  time.Duration
-	passed   atomic.Bool // the deadline has, and somebody was told
+	passed   atomic.Bool // the deadline has, and the log says so
 }
 
 // effort is what a container has done since its start.
@@ -98,7 +98,8 @@ func receivedBytes(dev string) (sum int64) {
 
 // usedCPU returns the processor time of all processes of a container, as the kernel counts it with
 // cgroups of version 2, or of version 1: Documentation/admin-guide/cgroup-v2.rst and
-// cgroup-v1/cpuacct.rst of Linux. Where it is not told, time passes for it.
+// cgroup-v1/cpuacct.rst of Linux. Where neither file can be read, it counts the time that passes: git
+// then never looks idle, and only the deadline ends it.
 func usedCPU(cgroup string) time.Duration {
 	if text, err := os.ReadFile(cgroup + "/cpu.stat"); err == nil {
 		for line := range strings.Lines(string(text)) {

@@ -111,7 +111,7 @@ func runInStore(ctx context.Context, job jobenv.Job, root runner, t teller) int 
 	if err != nil {
 		return cannotBegin(job, err)
 	}
-	code := run(ctx, job, r.with(jobenv.NixConfig+"="+job.NixConfig+inParallel(job, job.NixConfig, nixConf)), t)
+	code := run(ctx, job, r.with(jobenv.NixConfig+"="+job.NixConfig+inParallel(job, nixConf)), t)
 	root.children.killAll() // nothing of the job goes on in a store that is at rest
 	t.usage(growth(ctx, before))
 	if job.Store != "" {

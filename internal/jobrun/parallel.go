@@ -12,15 +12,15 @@ const nixConf = "/etc/nix/nix.conf"
 
 // inParallel returns the settings, as lines of nix.conf, by which Nix builds on all CPUs of the job:
 // as many derivations at once, each of which may use as many. By itself it builds one at a time, and
-// takes the machine's CPUs for its own. What config and a file of settings say counts instead.
-func inParallel(job jobenv.Job, config, file string) string {
+// takes the machine's CPUs for its own. What the job and a file of settings say counts instead.
+func inParallel(job jobenv.Job, file string) string {
 	if job.CPUs == "" {
 		return ""
 	}
 	inFile, _ := os.ReadFile(file) // not every image has one
 	var lines strings.Builder
 	for _, name := range []string{"max-jobs", "cores"} {
-		if !sets(config, name) && !sets(string(inFile), name) {
+		if !sets(job.NixConfig, name) && !sets(string(inFile), name) {
 			lines.WriteString(name + " = " + job.CPUs + "\n")
 		}
 	}

@@ -21,11 +21,11 @@ func TestInParallel(t *testing.T) {
 		if err := os.WriteFile(file, []byte(test.file), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := inParallel(jobenv.Job{CPUs: test.cpus}, test.config, file); got != test.want {
+		if got := inParallel(jobenv.Job{CPUs: test.cpus, NixConfig: test.config}, file); got != test.want {
 			t.Errorf("%+v: got %q", test, got)
 		}
 	}
-	if got := inParallel(jobenv.Job{CPUs: "1"}, "", "/no/such/file"); got != "max-jobs = 1\ncores = 1\n" {
+	if got := inParallel(jobenv.Job{CPUs: "1"}, "/no/such/file"); got != "max-jobs = 1\ncores = 1\n" {
 		t.Errorf("without a file: %q", got)
 	}
 }

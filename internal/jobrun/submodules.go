@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// submodules fetches them, if there are any. One that cannot be had is told and left out: the
+// submodules fetches them, if there are any. One that cannot be had is a warning in the log: the
 // build fails by itself if it needs it.
 func (g git) submodules() {
 	update := append([]string{"submodule", "update", "--init", "--recursive"}, g.shallow()...)

@@ -39,11 +39,7 @@ func benchFill(ctx context.Context, image string, table *strings.Builder) error 
 		}
 	}
 
-	job := func(ctx context.Context) error {
-		request := schemas.Request{Git: schemas.Git{Repository: repository.url}, BuildOptions: schemas.BuildOptions{Command: "nix --version"}}
-		_, err := s.build(ctx, request, nil)
-		return err
-	}
+	job := s.runs(schemas.Request{Git: schemas.Git{Repository: repository.url}, BuildOptions: schemas.BuildOptions{Command: "nix --version"}})
 	run := func(arguments ...string) func(context.Context) error {
 		arguments = append(append([]string{"run", "--rm"}, arguments...), image, "nix", "--version")
 		return func(ctx context.Context) error { return exec.CommandContext(ctx, "docker", arguments...).Run() }

@@ -80,6 +80,14 @@ func (b *builder) settle(ctx context.Context) error {
 	}
 }
 
+// runs returns what runs a job of a request, as a contender does.
+func (b *builder) runs(request schemas.Request) func(context.Context) error {
+	return func(ctx context.Context) error {
+		_, err := b.build(ctx, request, nil)
+		return err
+	}
+}
+
 // memory returns a figure of the server's memory from /proc, in MiB.
 func (b *builder) memory(name string) (float64, error) { return memoryOf(b.PID(), name) }
 

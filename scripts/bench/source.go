@@ -45,17 +45,14 @@ func benchSource(ctx context.Context, image string, table *strings.Builder) erro
 	}
 	defer shallow.stop()
 
-	job := func(b *builder, source schemas.Git) func(context.Context) error {
-		return func(ctx context.Context) error {
-			_, err := b.build(ctx, schemas.Request{Git: source, BuildOptions: schemas.BuildOptions{Command: "nix --version"}}, nil)
-			return err
-		}
+	job := func(source schemas.Git) schemas.Request {
+		return schemas.Request{Git: source, BuildOptions: schemas.BuildOptions{Command: "nix --version"}}
 	}
 	long := schemas.Git{Repository: url + "/long.git"}
 	medians, err := whole.race(ctx, sourceRounds, []contender{
-		{"whole", nil, job(whole, long)},
-		{"shallow", func() error { return shallow.settle(ctx) }, job(shallow, long)},
-		{"none", nil, job(whole, schemas.Git{NoClone: true})},
+		{"whole", nil, whole.runs(job(long))},
+		{"shallow", func() error { return shallow.settle(ctx) }, shallow.runs(job(long))},
+		{"none", nil, whole.runs(job(schemas.Git{NoClone: true}))},
 	})
 	if err != nil {
 		return err

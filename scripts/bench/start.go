@@ -60,18 +60,6 @@ func benchStart(ctx context.Context, image string, table *strings.Builder) error
 	command := func(args ...string) func(context.Context) error {
 		return func(ctx context.Context) error { return exec.CommandContext(ctx, "docker", args...).Run() }
 	}
-	job := func(request schemas.Request) func(context.Context) error {
-		return func(ctx context.Context) error {
-			_, err := s.build(ctx, request, nil)
-			return err
-		}
-	}
-	jobOfRoot := func(request schemas.Request) func(context.Context) error {
-		return func(ctx context.Context) error {
-			_, err := ofRoot.build(ctx, request, nil)
-			return err
-		}
-	}
 	info := schemas.Request{Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix store info"}}
 	noop := schemas.Request{Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix --version"}}
 	build := schemas.Request{Git: schemas.Git{Repository: repository.url}, BuildOptions: schemas.BuildOptions{Command: "nix build"}}
@@ -92,22 +80,22 @@ func benchStart(ctx context.Context, image string, table *strings.Builder) error
 		contenders []contender
 	}{
 		{startRounds, []contender{
-			{"noop", nil, job(noop)},
+			{"noop", nil, s.runs(noop)},
 			{"noop run", nil, command("run", "--rm", image, "nix", "--version")},
-			{"info", nil, job(info)},
+			{"info", nil, s.runs(info)},
 			{"info run", nil, command("run", "--rm", image, "nix", "--extra-experimental-features", "nix-command", "store", "info")},
 			{"noop exec", nil, func(ctx context.Context) error { return container.exec(ctx, "nix --version").Run() }},
 		}},
 		{firstRounds, []contender{
-			{"first", s.RemoveStores, job(build)},
+			{"first", s.RemoveStores, s.runs(build)},
 			{"first exec", func() error { return container.renew(ctx) }, inWorkshop},
 		}},
 		{startRounds, []contender{
-			{"second", settled(nil), job(build)},
-			{"second root", settled(nil), jobOfRoot(build)},
+			{"second", settled(nil), s.runs(build)},
+			{"second root", settled(nil), ofRoot.runs(build)},
 			{"second exec", settled(nil), inWorkshop},
-			{"third", settled(repository.change), job(build)},
-			{"third root", settled(nil), jobOfRoot(build)},
+			{"third", settled(repository.change), s.runs(build)},
+			{"third root", settled(nil), ofRoot.runs(build)},
 			{"third exec", settled(nil), inWorkshop},
 		}},
 	} {

@@ -100,13 +100,19 @@ nix eval --raw .#default; echo; nix eval --raw .#default.drvPath; echo'`))
 			caches = append(caches, c)
 			got := fixture.Do(t, s, c.Pushing(build(test.command)))
 			fixture.WantExit(t, got, 0)
-			if slices.ContainsFunc(got.Lines, func(line string) bool { return strings.HasPrefix(line, "building '") }) {
-				t.Errorf("it builds: %s", strings.Join(got.Lines, "\n"))
-			}
+			wantNothingBuilt(t, got)
 			fixture.WantNames(t, c, strings.Fields(test.want))
 		})
 	}
 	wantCopied(t, caches...)
+}
+
+// wantNothingBuilt checks that a job has found all that it needs.
+func wantNothingBuilt(t *testing.T, r fixture.Result) {
+	t.Helper()
+	if slices.ContainsFunc(r.Lines, func(line string) bool { return strings.HasPrefix(line, "building '") }) {
+		t.Errorf("it builds: %s", strings.Join(r.Lines, "\n"))
+	}
 }
 
 // wantCopied has Nix copy all that each of some caches has into an empty store, signatures required.
@@ -198,9 +204,7 @@ func aboutAfterFailure(t *testing.T, e *fixture.Engine) {
 			next := fixture.Do(t, s, c.Pushing(fixture.Command("sh -c '"+build+"'")))
 			fixture.WantExit(t, next, 0)
 			fixture.WantNames(t, c, []string{"needed-" + name, "top-" + name})
-			if slices.ContainsFunc(next.Lines, func(line string) bool { return strings.HasPrefix(line, "building '") }) {
-				t.Errorf("it builds: %s", strings.Join(next.Lines, "\n"))
-			}
+			wantNothingBuilt(t, next)
 		})
 	}
 }

@@ -36,15 +36,10 @@ var publishHistory = sync.OnceValue(func() error {
 		git("branch", "--quiet", "-D", "pull"),
 		git("config", "uploadpack.allowAnySHA1InWant", "true"),
 		fixture.GitIn("history", "checkout", "--quiet", "main"),
-		overwrite("history", "text", "two"),
+		g.Overwrite("history", map[string]string{"text": "two"}),
 		git("update-server-info"),
 	)
 })
-
-// overwrite commits a file on the branch that is checked out.
-func overwrite(repository, name, text string) error {
-	return fixture.Env.Git.Overwrite(repository, map[string]string{name: text})
-}
 
 func history(t *testing.T) (repository string) {
 	t.Helper()
@@ -256,7 +251,7 @@ func movedBranch(t *testing.T, e *fixture.Engine) {
 		`echo "fetched: $(nix eval --impure --raw --expr "builtins.readFile (builtins.fetchGit { url = \"` + g.Public + `/moves\"; ref = \"main\"; } + \"/text\")")"'`
 	for _, text := range []string{"as it was", "as it is"} {
 		if text != "as it was" {
-			if err := overwrite("moves", "text", text); err != nil {
+			if err := g.Overwrite("moves", map[string]string{"text": text}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -51,7 +51,8 @@ func storesWithinLimit(t *testing.T, e *fixture.Engine) {
 		url := repository(t, "echo built anew; PATH=/nix/var/nix/profiles/default/bin; head -c 160M /dev/zero > $out")
 		urls = append(urls, url)
 		fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, "nix-build")), 0)
-		// A job's end is told before its store is given back, which is when others make room.
+		// The client learns of a job's end a moment before its store is released, which is when others
+		// are removed to make room.
 		const most = 3 // for which there is room
 		err := fixture.AwaitEngine(e.Host, time.Minute, func() bool { return len(storeVolumes(t, s)) <= most })
 		if size := storesSizeOnDisk(t, s); err != nil || size > limit {
