@@ -3,6 +3,7 @@ package nar
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -63,6 +64,26 @@ func TestDumpFollowsNoLink(t *testing.T) {
 		if text := w.String(); strings.Contains(text, secret) || !strings.Contains(text, "symlink") {
 			t.Errorf("%s: the link was followed", name)
 		}
+	}
+}
+
+// dumpByName is the weak way: it looks at each file, and then opens it by its name.
+func dumpByName(w *hooked, folder string) error {
+	return filepath.WalkDir(folder, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		text, err := os.ReadFile(name)
+		w.Write(text)
+		return err
+	})
+}
+
+// TestWeakDump has the exchange succeed where a file is opened by its name.
+func TestWeakDump(t *testing.T) {
+	folder, w := swapped(t, func(b, secretFile string) error { return errors.Join(os.Remove(b), os.Symlink(secretFile, b)) })
+	if err := dumpByName(w, folder); err != nil || !strings.Contains(w.String(), secret) {
+		t.Errorf("the attack does not work at all: %v", err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/test/kit/devcache"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -49,4 +50,22 @@ exit $code'`, form.command))))
 			}
 		})
 	}
+}
+
+// TestAboutAfterOutage has the cache die while a job pushes, and not come back in time. The next job
+// of the same command pushes all, and builds nothing.
+func TestAboutAfterOutage(t *testing.T) {
+	t.Parallel()
+	s := fixture.ServerWith(t, func(s *server.Settings) { s.Store = orchestrator.StoreShared })
+	c := fixture.NewMortalCache(t, devcache.Strict)
+	job := c.Pushing(fixture.Command(`nix build --no-link --impure --expr 'let d = name: script: derivation { inherit name; system = builtins.currentSystem; ` +
+		`builder = "/bin/sh"; args = [ "-c" script ]; }; needed = d "needed" "echo > $out"; in d "top" ": ${needed}; echo > $out"'`))
+	c.DiesAt("POST", fixture.UploadBegin, 2, 0)
+	fixture.WantUnpushed(t, fixture.Do(t, s, job), "")
+
+	c.ReturnAfter(0)
+	next := fixture.Do(t, s, job) // which waits for the cache
+	fixture.WantExit(t, next, 0)
+	wantNothingBuilt(t, next)
+	fixture.WantNames(t, c.BinaryCache, []string{"needed", "top"})
 }

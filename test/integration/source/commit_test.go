@@ -3,7 +3,9 @@
 package source
 
 import (
+	"archive/tar"
 	"errors"
+	"io"
 	"net/http"
 	"os/exec"
 	"path/filepath"
@@ -247,9 +249,20 @@ func movedBranch(t *testing.T, e *fixture.Engine) {
 	); err != nil {
 		t.Fatal(err)
 	}
+	text := "as it was"
+	tarballs, err := g.Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		archive := tar.NewWriter(w)
+		archive.WriteHeader(&tar.Header{Name: "moves/text", Mode: 0o644, Size: int64(len(text))})
+		io.WriteString(archive, text)
+		archive.Close()
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
 	command := `sh -c 'echo "input: $(nix eval --raw .#text)"; ` +
+		`echo "tarball: $(nix eval --impure --raw --expr "builtins.readFile (builtins.fetchTarball \"` + tarballs + `/moves.tar\" + \"/text\")")"; ` +
 		`echo "fetched: $(nix eval --impure --raw --expr "builtins.readFile (builtins.fetchGit { url = \"` + g.Public + `/moves\"; ref = \"main\"; } + \"/text\")")"'`
-	for _, text := range []string{"as it was", "as it is"} {
+	for _, text = range []string{"as it was", "as it is"} {
 		if text != "as it was" {
 			if err := g.Overwrite("moves", map[string]string{"text": text}); err != nil {
 				t.Fatal(err)
@@ -258,6 +271,7 @@ func movedBranch(t *testing.T, e *fixture.Engine) {
 		got := fixture.Do(t, s, fixture.Build(g.Public+"/follows", command))
 		fixture.WantExit(t, got, 0)
 		fixture.WantLine(t, got, "input: "+text)
+		fixture.WantLine(t, got, "tarball: "+text)
 		fixture.WantLine(t, got, "fetched: "+text)
 	}
 }

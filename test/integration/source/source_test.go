@@ -3,6 +3,7 @@
 package source
 
 import (
+	"net/http"
 	"regexp"
 	"strings"
 	"testing"
@@ -72,6 +73,12 @@ func failures(t *testing.T, e *fixture.Engine) {
 	optionBranch.Git.Branch = "--upload-pack=touch /tmp/owned"
 	sshNoKey := fixture.Build(g.SSH+"/hello", "nix build")
 	sshPassword := g.WithKey(fixture.Build(g.SSH+"/hello", "nix build"), fixture.GitPassword)
+	elsewhere, err := g.Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, g.Private+r.URL.String(), http.StatusFound)
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
 	otherKey := strings.Replace(g.Key, g.KeyLines[0][:20], strings.Repeat("A", 20), 1)
 
 	tests := []struct {
@@ -91,6 +98,7 @@ func failures(t *testing.T, e *fixture.Engine) {
 		{"no such repository", fixture.Build(g.Public+"/nothing", "nix build"), 128, "not found"},
 		{"no such host", fixture.Build("http://no-such-host.invalid/hello", "nix build"), 128, "Could not resolve host"},
 		{"unreachable host", fixture.Build("http://127.0.0.1:1/hello", "nix build"), 128, "Failed to connect"},
+		{"redirect to another host", g.WithKey(fixture.Build(elsewhere+"/hello", "nix build"), fixture.GitPassword), 128, "git asks for credentials of another host than the repository's; it gets none"},
 		{"failing nix build", fixture.Build(g.Public+"/failing", "nix build -f default.nix"), 1, "about to fail"},
 		{"failing nix-build", fixture.Build(g.Public+"/failing", "nix-build"), 1, "about to fail"}, // of root, 100
 		{"no flake", fixture.Command("nix build"), 1, "flake.nix"},

@@ -5,7 +5,9 @@ package stores
 import (
 	"context"
 	"crypto/rand"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +46,31 @@ func uselessStore(t *testing.T, e *fixture.Engine) {
 			}
 		})
 	}
+}
+
+// TestFalseSize has a job put another program in the place of the one that was once asked for a
+// store's size. It is believed by whoever asks it, and upkeep does not.
+func TestFalseSize(t *testing.T) { fixture.OnEngines(t, falseSize) }
+
+func falseSize(t *testing.T, e *fixture.Engine) {
+	eachUser(t, e, func(t *testing.T, s *fixture.Server, isRoot bool) {
+		const size = "-9000000000000000"
+		url := repository(t, "echo > $out")
+		attack := `sh -c 'bin=$(readlink -f $(dirname $(command -v nix-store))) && rm -f $bin/nix-store && ` +
+			`printf "#!/bin/sh\necho ` + size + `\n" > $bin/nix-store && chmod 755 $bin/nix-store || exit 1'`
+		wantAttack(t, fixture.Do(t, s, fixture.Build(url, attack)), isRoot)
+		said := e.Docker(t, "run", "--rm", "--volume", storeVolumes(t, s)[0]+":/nix", fixture.Env.Image, "sh", "-c", "nix-store --version")
+		if strings.Contains(said, size) != isRoot {
+			t.Errorf("the store's own program says %s", said)
+		}
+		if err := fixture.Poll(3*time.Minute, func() bool { return strings.Contains(readStores(t, s), `"measured":true`) }); err != nil {
+			t.Fatalf("the store is not measured: %v", err)
+		}
+		entry := regexp.MustCompile(`"bytes":(-?\d+)`).FindStringSubmatch(readStores(t, s))
+		if bytes, err := strconv.ParseInt(entry[1], 10, 64); err != nil || bytes < 50_000_000 || bytes > 1_000_000_000 {
+			t.Errorf("upkeep says %s, %v", entry[1], err)
+		}
+	})
 }
 
 // TestBlockedMark has a job keep its container from saying that it has ended, by a pipe in
