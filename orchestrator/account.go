@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"cmp"
 	"regexp"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ type account struct {
 	stdoutEnded bool   // with the record of a job that has succeeded
 	stderrEnded bool   // likewise
 	nix         string // the version of the image's
+	notRun      string // the system that the job is for, if the container does not run it
 }
 
 func newAccount() *account { return &account{begun: time.Now()} }
@@ -91,6 +93,7 @@ func (a *account) take(n jobwire.Note) {
 	if nixForm.MatchString(n.Nix) {
 		a.nix = n.Nix
 	}
+	a.notRun = cmp.Or(a.notRun, n.NotRun)
 	if n.Usage != nil {
 		a.verdict.Usage = *n.Usage
 		a.stored = n.Usage.StoreBytes
@@ -153,6 +156,9 @@ func (a *account) close(v Verdict) Verdict {
 	a.phase = ""
 	known := a.verdict
 	known.ExitCode, known.Err, known.Duration = v.ExitCode, v.Err, time.Since(a.begun)
+	if v.Err == nil && a.notRun != "" {
+		known.Err = notRun(a.notRun, howToRun)
+	}
 	if known.Phases == nil {
 		known.Phases = []schemas.PhaseTime{}
 	}

@@ -4,22 +4,44 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+
+	"iglu.sh/builder/internal/jobenv"
 )
 
 // machines are Go's names of the machines that have others.
-var machines = map[string]string{"x86_64": "amd64", "x86-64": "amd64", "x64": "amd64", "aarch64": "arm64"}
+var machines = map[string]string{
+	"x86_64": "amd64", "x86-64": "amd64", "x64": "amd64",
+	"aarch64": "arm64",
+	"i686":    "386", "i386": "386", "x86": "386",
+	"armv7l": "arm", "armv7": "arm",
+}
 
-// checkArch refuses a job that is for another machine than the engine's, which is always
-// the builder's own; see checkPlatform.
-func checkArch(arch string) error {
-	if arch == "" || goArch(arch) == runtime.GOARCH {
-		return nil
-	}
-	return &failure{
-		what:   fmt.Sprintf("The job is for %q, but this builder's engine runs %s.", arch, nixSystem(runtime.GOARCH)),
-		advice: "Send the job to a builder for that machine, or leave out builder.arch.",
+// systemFor returns Nix's name of the system that a job is for, by whatever name it has, or "" if
+// that is the engine's, which is always the builder's own; see checkPlatform. Whether the engine's
+// machine runs programs of another, the program in the container finds out.
+func systemFor(arch string) (string, error) {
+	machine := goArch(arch)
+	switch {
+	case arch == "" || machine == runtime.GOARCH:
+		return "", nil
+	case jobenv.Systems[machine] == "":
+		return "", notRun(fmt.Sprintf("%q", arch), "")
+	default:
+		return jobenv.Systems[machine], nil
 	}
 }
+
+// notRun is why a job ends that is for another machine than this one.
+func notRun(system, advice string) error {
+	return &failure{
+		what:   fmt.Sprintf("The job is for %s, but this builder's engine runs %s.", system, nixSystem(runtime.GOARCH)),
+		advice: advice + "Send the job to a builder for that machine, or leave out builder.arch.",
+	}
+}
+
+// howToRun is what lets an engine's machine run programs of other machines.
+const howToRun = "To have it run there under an emulator, register one with the kernel of the engine's machine " +
+	"(binfmt_misc with the flag F): install the package qemu-user-static, or run 'docker run --privileged --rm tonistiigi/binfmt --install all'. "
 
 // goArch returns Go's name of a Linux machine that goes by Nix's name of the system, as
 // x86_64-linux, or Docker's of the platform, as linux/amd64, or the machine's alone. Other
@@ -35,11 +57,8 @@ func goArch(name string) string {
 
 // nixSystem returns Nix's name of the system that a Linux machine is.
 func nixSystem(goArch string) string {
-	switch goArch {
-	case "amd64":
-		return "x86_64-linux"
-	case "arm64":
-		return "aarch64-linux"
+	if system := jobenv.Systems[goArch]; system != "" {
+		return system
 	}
 	return goArch + "-linux"
 }

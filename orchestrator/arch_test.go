@@ -6,14 +6,16 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"iglu.sh/builder/internal/jobwire"
 )
 
 func TestGoArch(t *testing.T) {
 	for name, want := range map[string]string{
 		"x86_64-linux": "amd64", "X86_64-Linux": "amd64", "x86_64": "amd64", "x86-64": "amd64", "x64": "amd64", "amd64": "amd64",
 		"linux/amd64": "amd64", "aarch64-linux": "arm64", "aarch64": "arm64", "arm64": "arm64", "linux/arm64": "arm64",
-		"riscv64-linux": "riscv64", "i686-linux": "i686",
-		"x86_64-darwin": "x86_64-darwin", "darwin/arm64": "darwin/arm64", "armv7l-linux": "armv7l", "linux": "linux",
+		"riscv64-linux": "riscv64", "i686-linux": "386",
+		"x86_64-darwin": "x86_64-darwin", "darwin/arm64": "darwin/arm64", "armv7l-linux": "arm", "linux": "linux",
 	} {
 		if got := goArch(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
@@ -29,7 +31,7 @@ func TestGoArch(t *testing.T) {
 func TestArch(t *testing.T) {
 	for arch, own := range map[string]bool{
 		"": true, runtime.GOARCH: true, nixSystem(runtime.GOARCH): true, "linux/" + runtime.GOARCH: true,
-		"sparc-linux": false, "x86_64-darwin": false, "aarch64-darwin": false, " ": false,
+		"sparc-linux": false, "powerpc64le-linux": false, "x86_64-darwin": false, "aarch64-darwin": false, " ": false,
 	} {
 		ran := false
 		b, _, _ := builder(t, scripted(func(context.Context, container, io.Writer, io.Writer, func(string)) (int, error) {
@@ -46,9 +48,21 @@ func TestArch(t *testing.T) {
 			t.Errorf("%q: got %s", arch, got.Encode())
 		}
 	}
+	// What other machines there are that this one runs, the container finds out.
+	b, _, _ := builder(t, scripted(func(_ context.Context, c container, _, _ io.Writer, _ func(string)) (int, error) {
+		c.account.take(jobwire.Note{NotRun: c.told.System})
+		return 78, nil
+	}))
 	request := secretRequest()
+	request.Arch = "riscv64"
+	got := b.Build(t.Context(), request, io.Discard).Response
+	if !strings.HasPrefix(got.Msg, "The job is for riscv64-linux, but this builder's engine runs "+nixSystem(runtime.GOARCH)+". To have it run there") ||
+		got.BuildExitCode == nil || *got.BuildExitCode != 78 {
+		t.Errorf("got %s", got.Encode())
+	}
+	request = secretRequest()
 	request.Arch = "secret-api-linux"
-	b, _, _ := builder(t, nil)
+	b, _, _ = builder(t, nil)
 	if got := b.Build(t.Context(), request, io.Discard).Response; strings.Contains(got.Error, "secret-") {
 		t.Errorf("got %s", got.Encode())
 	}

@@ -20,7 +20,7 @@ func classed(mode StoreMode, folder string) *docker {
 // store returns the name of the store for a request.
 func (d *docker) store(t *testing.T, r *schemas.Request, user JobUser) string {
 	t.Helper()
-	name, _, err := d.storeFor(container{told: jobOf(r, Options{JobUser: user}), trust: trustOf(r)}, images.Image{ID: "sha256:1", Platform: "linux/amd64"})
+	name, _, err := d.storeFor(container{told: jobOf(r, Options{JobUser: user, Nix: d.options.Nix}), trust: trustOf(r)}, images.Image{ID: "sha256:1", Platform: "linux/amd64"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,6 +35,7 @@ func pushing() *schemas.Request {
 			Command: "nix build", TrustedPublicKeys: []string{"a-1:YQ==", "b-1:Yg=="},
 			Cachix: schemas.Cachix{Push: true, Target: "https://cache.example.com/c", APIKey: "api-key", SigningKey: "signing-key"},
 		},
+		Nix: schemas.Nix{AccessTokens: map[string]string{"github.com": "token"}, Netrc: "machine a password b"},
 	}
 }
 
@@ -48,7 +49,14 @@ func TestNobodyElsesStore(t *testing.T) {
 		"no push":             func(r *schemas.Request) { r.BuildOptions.Cachix = schemas.Cachix{} },
 		"no push, but keys":   func(r *schemas.Request) { r.BuildOptions.Cachix.Push = false },
 		"another signing key": func(r *schemas.Request) { r.BuildOptions.Cachix.SigningKey = "other" },
-		"no signing key":      func(r *schemas.Request) { r.BuildOptions.Cachix.SigningKey = "" },
+		"another cache":       func(r *schemas.Request) { r.BuildOptions.Cachix.Target = "https://cache.example.com/other" },
+		"no tokens":           func(r *schemas.Request) { r.Nix = schemas.Nix{} },
+		"another token":       func(r *schemas.Request) { r.Nix.AccessTokens = map[string]string{"github.com": "other"} },
+		"one token more": func(r *schemas.Request) {
+			r.Nix.AccessTokens = map[string]string{"github.com": "token", "gitlab.com": "token"}
+		},
+		"no netrc":       func(r *schemas.Request) { r.Nix.Netrc = "" },
+		"no signing key": func(r *schemas.Request) { r.BuildOptions.Cachix.SigningKey = "" },
 		"one key more": func(r *schemas.Request) {
 			r.BuildOptions.TrustedPublicKeys = append(r.BuildOptions.TrustedPublicKeys, "c-1:Yw==")
 		},
@@ -89,6 +97,35 @@ func TestNobodyElsesStore(t *testing.T) {
 	}
 	if classed(StoreRepository, t.TempDir()).store(t, pushing(), UserNix) == own {
 		t.Error("the name of the store tells the signing key")
+	}
+}
+
+// TestClassOfOperator has the operator's settings be part of what jobs trust: what is trusted no more
+// is in no store that is used.
+func TestClassOfOperator(t *testing.T) {
+	folder := t.TempDir()
+	seen := make(map[string]string)
+	for name, nix := range map[string]NixSettings{
+		"none": {}, "keys": {Trust: []string{"extra-trusted-public-keys = a"}}, "other keys": {Trust: []string{"extra-trusted-public-keys = b"}},
+		"flakes": {AcceptFlakeConfig: true},
+	} {
+		d := classed(StoreRepository, folder)
+		d.options.Nix = nix
+		store := d.store(t, pushing(), UserNix)
+		if other, ok := seen[store]; ok {
+			t.Errorf("%s and %s: one store", name, other)
+		}
+		seen[store] = name
+		side := pushing()
+		side.Git.Branch = "side"
+		if same := d.store(t, side, UserNix) == store; same == nix.AcceptFlakeConfig {
+			t.Errorf("%s: another branch has the same store: %v", name, same)
+		}
+	}
+	d := classed(StoreRepository, folder)
+	d.options.Nix = NixSettings{Lines: "max-jobs = 3\n", AccessTokens: map[string]string{"github.com": "t"}}
+	if seen[d.store(t, pushing(), UserNix)] != "none" {
+		t.Error("settings that say nothing of trust change the store")
 	}
 }
 

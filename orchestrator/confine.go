@@ -92,6 +92,14 @@ func (d *docker) check(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return nil // each job finds out for itself
 	}
-	_, err = d.usesSandbox(machine)
-	return err
+	if _, err := d.usesSandbox(machine); err != nil {
+		return err
+	}
+	if d.options.Network != "" {
+		_, _ = d.ensureNetwork(ctx) // which addresses are of jobs; a job says what is wrong
+	}
+	if d.options.Network != noNetwork {
+		log.Info("jobs reach whatever the engine's machine does, its cloud's metadata service included, unless its firewall keeps them: see docs/security.md")
+	}
+	return nil
 }

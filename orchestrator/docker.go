@@ -10,11 +10,13 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/netip"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -67,6 +69,8 @@ type Options struct {
 	GitDepth int
 	// Push says how jobs push to caches.
 	Push Push
+	// Nix is what the operator sets of Nix for all jobs.
+	Nix NixSettings
 	// Program is the path of the statically linked Linux program that runs inside
 	// the containers: this program itself.
 	Program string
@@ -93,7 +97,8 @@ type docker struct {
 	shift   *shift
 	rested  chan struct{} // gets an item when a job has ended
 
-	settling sync.WaitGroup // for what is done after a job's end is known
+	subnets  atomic.Pointer[[]netip.Prefix] // of the jobs' network; nil: not known yet
+	settling sync.WaitGroup                 // for what is done after a job's end is known
 
 	negotiating sync.Mutex
 	negotiated  bool // which version of the API is spoken

@@ -1,11 +1,13 @@
 package orchestrator
 
 import (
-	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
 	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/nixconf"
 	"iglu.sh/builder/schemas"
 )
 
@@ -21,6 +23,21 @@ type Push struct {
 // upstreamKey is the public key of cache.nixos.org, which Nix trusts by default.
 const upstreamKey = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 
+// NixSettings are what an operator sets of Nix for all jobs.
+type NixSettings struct {
+	// Lines are of nix.conf, for the Nix of all in a job's container. They hold no secrets.
+	Lines string
+	// AccessTokens are secrets: Nix's setting of that name, by host. Each job gets them.
+	AccessTokens map[string]string
+	// PublicKeys are those of the lines that Nix trusts.
+	PublicKeys []string
+	// Trust are those of the lines that decide which paths Nix takes from elsewhere.
+	Trust []string
+	// AcceptFlakeConfig is true when what the flake in a job's source says of substituters and
+	// keys counts.
+	AcceptFlakeConfig bool
+}
+
 // jobOf returns what the container of a request is told.
 func jobOf(r *schemas.Request, o Options) jobenv.Job {
 	user, push := o.JobUser, o.Push
@@ -34,6 +51,19 @@ func jobOf(r *schemas.Request, o Options) jobenv.Job {
 		JobUser:      string(user),
 		FetchTimeout: o.FetchTimeout.String(),
 		NixConfig:    nixConfig(&r.BuildOptions),
+		NixConf:      o.Nix.Lines,
+		Netrc:        r.Nix.Netrc,
+	}
+	// A job's own token for a host counts.
+	tokens := make(map[string]string)
+	maps.Copy(tokens, o.Nix.AccessTokens)
+	maps.Copy(tokens, r.Nix.AccessTokens)
+	job.AccessTokens = accessTokens(tokens)
+	if o.Nix.AcceptFlakeConfig {
+		job.FlakeConfig = "true"
+	}
+	if o.Stores.Mode == StoreShared {
+		job.StoreOfAll = "true"
 	}
 	if user == UserNix || r.BuildOptions.Cachix.Push { // else there is no daemon
 		job.DaemonConfig = job.NixConfig + storeConfig(&r.BuildOptions) + daemonTrust
@@ -51,10 +81,38 @@ func jobOf(r *schemas.Request, o Options) jobenv.Job {
 		job.CacheTarget, job.CacheToken, job.SigningKey = cachix.Target, cachix.APIKey, cachix.SigningKey
 		job.PushUploads, job.PushPartSize = strconv.Itoa(push.Uploads), strconv.Itoa(push.PartSize)
 		if !push.Upstream {
-			job.UpstreamKeys = strings.Join(append([]string{upstreamKey}, r.BuildOptions.TrustedPublicKeys...), " ")
+			job.UpstreamKeys = strings.Join(slices.Concat([]string{upstreamKey}, o.Nix.PublicKeys, r.BuildOptions.TrustedPublicKeys), " ")
 		}
 	}
 	return job
+}
+
+// secretsOf returns what nobody but the job of a request may see.
+func secretsOf(r *schemas.Request, o Options) []string {
+	secrets := r.Secrets()
+	for _, token := range o.Nix.AccessTokens {
+		secrets = append(secrets, token, schemas.BareToken(token))
+	}
+	return secrets
+}
+
+// accessTokens returns tokens as Nix's setting of that name has them.
+func accessTokens(byHost map[string]string) string {
+	var words []string
+	for _, host := range slices.Sorted(maps.Keys(byHost)) {
+		words = append(words, host+"="+byHost[host])
+	}
+	return strings.Join(words, " ")
+}
+
+// shownProperties returns the properties that are for secrets which stand in a request's command
+// line, each once.
+func shownProperties(r *schemas.Request) []string {
+	var properties []string
+	for _, shown := range r.Shown() {
+		properties = append(properties, shown.Property)
+	}
+	return set(properties)
 }
 
 // A JobUser is who a job's own programs run as.
@@ -69,17 +127,17 @@ const (
 // nixConfig returns those of a request's options, as lines of nix.conf, that Nix's commands tell
 // the daemon whoever asks. No value holds a line end: schemas.ParseRequest refuses them.
 func nixConfig(o *schemas.BuildOptions) string {
-	var conf confLines
-	conf.set("extra-experimental-features", "nix-command flakes")
-	conf.set("tarball-ttl", 0) // a store that outlives jobs must not build what a branch was
+	var conf nixconf.Lines
+	conf.Set("extra-experimental-features", "nix-command flakes")
+	conf.Set("tarball-ttl", 0) // a store that outlives jobs must not build what a branch was
 	if o.Cores != nil {
-		conf.set("cores", *o.Cores)
+		conf.Set("cores", *o.Cores)
 	}
 	if o.MaxJobs != nil {
-		conf.set("max-jobs", *o.MaxJobs)
+		conf.Set("max-jobs", *o.MaxJobs)
 	}
 	if o.KeepGoing {
-		conf.set("keep-going", true)
+		conf.Set("keep-going", true)
 	}
 	return conf.String()
 }
@@ -87,14 +145,10 @@ func nixConfig(o *schemas.BuildOptions) string {
 // storeConfig returns likewise those that are settings of the store: a daemon takes them from
 // nobody but root.
 func storeConfig(o *schemas.BuildOptions) string {
-	var conf confLines
-	conf.set("build-dir", jobenv.BuildDir)
-	if len(o.Substituters) > 0 {
-		conf.set("extra-substituters", strings.Join(o.Substituters, " "))
-	}
-	if len(o.TrustedPublicKeys) > 0 {
-		conf.set("extra-trusted-public-keys", strings.Join(o.TrustedPublicKeys, " "))
-	}
+	var conf nixconf.Lines
+	conf.Set("build-dir", jobenv.BuildDir)
+	conf.SetList("extra-substituters", o.Substituters)
+	conf.SetList("extra-trusted-public-keys", o.TrustedPublicKeys)
 	return conf.String()
 }
 
@@ -110,8 +164,3 @@ func addStoreConfig(job *jobenv.Job, lines string) {
 
 // daemonTrust has the daemon trust root alone and build as others, whatever the image says.
 const daemonTrust = "trusted-users = root\nallowed-users = *\nbuild-users-group = nixbld\n"
-
-// confLines are lines of nix.conf.
-type confLines struct{ strings.Builder }
-
-func (c *confLines) set(name string, value any) { fmt.Fprintf(c, "%s = %v\n", name, value) }

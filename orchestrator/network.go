@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -25,7 +26,8 @@ func (d *docker) ensureNetwork(ctx context.Context) (string, error) {
 	case noNetwork: // which Podman does not know as a network
 		return name, nil
 	default:
-		_, err := d.client.NetworkInspect(ctx, name, network.InspectOptions{})
+		found, err := d.client.NetworkInspect(ctx, name, network.InspectOptions{})
+		d.noteSubnets(found.IPAM)
 		if errdefs.IsNotFound(err) {
 			err = &failure{cause: err, what: fmt.Sprintf("The network %s is not on the container engine.", name),
 				advice: "Make it there, or set IGLU_JOB_NETWORK to one that is, or to nothing for one of the builder's own."}
@@ -74,5 +76,24 @@ func (d *docker) findNetwork(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
+	d.noteSubnets(found[0].IPAM)
 	return found[0].ID, nil
+}
+
+// noteSubnets notes which addresses jobs have.
+func (d *docker) noteSubnets(ipam network.IPAM) {
+	var subnets []netip.Prefix
+	for _, config := range ipam.Config {
+		if subnet, err := netip.ParsePrefix(config.Subnet); err == nil {
+			subnets = append(subnets, subnet.Masked())
+		}
+	}
+	d.subnets.Store(&subnets)
+}
+
+// isOfJobs reports whether an address is of the network that jobs are connected to. Until there has
+// been a job, that need not be known.
+func (d *docker) isOfJobs(addr netip.Addr) bool {
+	subnets := d.subnets.Load()
+	return subnets != nil && slices.ContainsFunc(*subnets, func(p netip.Prefix) bool { return p.Contains(addr.Unmap()) })
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -57,6 +58,8 @@ type engine interface {
 	removeStore(ctx context.Context, name string) error
 	// check returns why containers can never run as they are set up.
 	check(ctx context.Context, log *slog.Logger) error
+	// isOfJobs reports whether an address is known to be of the network that containers are on.
+	isOfJobs(addr netip.Addr) bool
 	// close waits until what has ended is removed, and gives up the connection to the engine.
 	close() error
 }
@@ -101,6 +104,10 @@ func (b *Builder) RemoveStore(ctx context.Context, name string) error {
 // can be asked.
 func (b *Builder) Check(ctx context.Context) error { return b.engine.check(ctx, b.log) }
 
+// IsOfJobs reports whether an address is one that a job can have, as far as that is known: of the
+// network that jobs are connected to.
+func (b *Builder) IsOfJobs(addr netip.Addr) bool { return b.engine.isOfJobs(addr) }
+
 // Close waits until what is left of the last job is removed, and frees the connection to the
 // engine. No job may be running.
 func (b *Builder) Close() error { return b.engine.close() }
@@ -116,7 +123,7 @@ func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Wr
 	told := jobOf(request, b.options)
 	told.EventsToken = rand.Text()
 	// Without the token: nothing prints it, and each more secret masks some text by chance.
-	redactor := redact.New(request.Secrets()...)
+	redactor := redact.New(secretsOf(request, b.options)...)
 	log := slog.New(redactor.Handler(b.log.Handler())).With("job", job)
 	log.Info("job started")
 	b.options.Observer.JobStarted()
@@ -133,6 +140,9 @@ func (b *Builder) Build(ctx context.Context, request *schemas.Request, out io.Wr
 	defer lines.Close()
 	ctx, done := b.cancellable(ctx, job)
 	defer done()
+	for _, property := range shownProperties(request) {
+		lines.Printf("iglu: warning: the command line holds a secret, which other programs of the job can read; use %s", property)
+	}
 	return b.buildLogged(ctx, c, request.Arch, lines, b.begin(job, request, redactor, log), out)
 }
 
@@ -152,8 +162,8 @@ func (b *Builder) buildLogged(ctx context.Context, c container, arch string, lin
 			cancel(err)
 		}
 	}()
-	verdict := Verdict{Err: checkArch(arch)}
-	if verdict.Err == nil {
+	var verdict Verdict
+	if c.told.System, verdict.Err = systemFor(arch); verdict.Err == nil {
 		listener := b.options.Deadlines.listen(cancel)
 		defer listener.stop()
 		verdict = b.run(ctx, c, lines, listener)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,6 +32,7 @@ var _ engine = scripted(nil)
 
 func (s scripted) ping(context.Context) error                { return nil }
 func (s scripted) close() error                              { return nil }
+func (s scripted) isOfJobs(netip.Addr) bool                  { return false }
 func (s scripted) check(context.Context, *slog.Logger) error { return nil }
 func (s scripted) tend(context.Context, *slog.Logger)        {}
 func (s scripted) stores(context.Context) ([]Store, error)   { return nil, nil }

@@ -151,6 +151,8 @@ func (r *Refusal) decodeValue(raw json.RawMessage, path string, into reflect.Val
 		}
 	case reflect.Slice:
 		r.decodeSlice(raw, path, into)
+	case reflect.Map:
+		r.decodeTexts(raw, path, into)
 	case reflect.Float64: // a number of no concern
 		switch c := raw[0]; {
 		case c != '-' && (c < '0' || c > '9'):
@@ -197,6 +199,16 @@ func (r *Refusal) decodeSlice(raw json.RawMessage, path string, into reflect.Val
 	into.Set(reflect.MakeSlice(into.Type(), len(items), len(items)))
 	for i, item := range items {
 		r.decodeValue(item, path, into.Index(i))
+	}
+}
+
+// decodeTexts decodes an object whose names are the client's own, and whose values are strings.
+func (r *Refusal) decodeTexts(raw json.RawMessage, path string, into reflect.Value) {
+	var properties map[string]json.RawMessage
+	isText := func(value json.RawMessage) bool { return value[0] == '"' }
+	if raw[0] != '{' || json.Unmarshal(raw, &properties) != nil || !all(slices.Collect(maps.Values(properties)), isText) ||
+		json.Unmarshal(raw, into.Addr().Interface()) != nil {
+		r.badShape(path, "must be an object of strings")
 	}
 }
 

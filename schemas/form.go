@@ -25,9 +25,9 @@ const (
 // The properties of a job that are known in each form. Those in decides are in no job of
 // the other form.
 var (
-	documentProperties = []string{"git", "buildOptions"}
-	stackProperties    = []string{"git_config", "build_options", "cachix_config", "builder"}
-	decides            = map[Form][]string{Document: documentProperties, Stack: stackProperties[:3]}
+	documentProperties = []string{"git", "buildOptions", "nix"}
+	stackProperties    = []string{"git_config", "build_options", "cachix_config", "builder", "nix"}
+	decides            = map[Form][]string{Document: documentProperties[:2], Stack: stackProperties[:3]}
 )
 
 // findForm tells a job's form by the names of its properties, and notes if that cannot be told.

@@ -34,7 +34,7 @@ const validJob = `{
     "keep_going": true,
     "extraArgs": "--option canary 1",
     "substituters": ["https://canary.example/a", "https://canary.example/b"],
-    "trustedPublicKeys": ["canary-1:bm9uZQ=="],
+    "trustedPublicKeys": ["canary-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="],
     "command": "nix build .#canary",
     "cachix": {
       "push": false,
@@ -42,6 +42,10 @@ const validJob = `{
       "apiKey": "canary-api-key",
       "signingKey": "canary-signing-key"
     }
+  },
+  "nix": {
+    "accessTokens": { "canary.example": "canary-token", "canary.example/group": "PAT:canary-pat" },
+    "netrc": "machine canary.example login canary password canary-password"
   }
 }`
 
@@ -139,6 +143,7 @@ func refusedJobs() []refusedJob {
 	for _, some := range [][]refusedJob{
 		brokenDocuments(), duplicateNames(), wrongShapes(), wrongTypes(), missingProperties(), strayProperties(),
 		missingCompanions(), wrongNumbers(), controlCharacters(), tooLong(), badRepositories(), badTargets(), badCommands(),
+		badSubstituters(), badKeys(), badTokens(), badNetrcs(),
 	} {
 		all = append(all, some...)
 	}
@@ -194,13 +199,15 @@ func duplicateNames() []refusedJob {
 		"at the top, unknown":         replaced(`"git": {`, `"canary": 1, "canary": 1, "git": {`),
 		"in git":                      replaced(`"noClone": false`, `"noClone": false, "noClone": true`),
 		"in buildOptions":             replaced(`"cores": 4`, `"cores": 4, "cores": 4`),
+		"in nix":                      replaced(`"netrc":`, `"netrc": "", "netrc":`),
+		"of hosts of tokens":          replaced(`"canary.example": "canary-token"`, `"canary.example": "", "canary.example": "canary-token"`),
 		"in cachix":                   replaced(`"push": false`, `"push": false, "push": true`),
 		"not beside each other":       replaced(`"noClone": false`, `"noClone": false, "repository": "canary"`),
 		"spelled with an escape":      replaced(`"noClone": false`, `"noClone": false, "noClon\u0065": true`),
 		"of the empty name":           replaced(`"git": {`, `"": 1, "": 1, "git": {`),
 		"in an unknown property":      replaced(`"git": {`, `"canary": {"a": 1, "a": 2}, "git": {`),
 		"in an array of an unknown":   replaced(`"git": {`, `"canary": [[{"a": 1}, {"b": 1, "b": 2}]], "git": {`),
-		"in an array of buildOptions": replaced(`["canary-1:bm9uZQ=="]`, `[{"canary": 1, "canary": 1}]`),
+		"in an array of buildOptions": replaced(`["canary-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]`, `[{"canary": 1, "canary": 1}]`),
 		"after an object and an array": replaced(`"git": {`,
 			`"canary": {"a": {"b": 1}, "c": [{"b": 1}], "a": 1}, "git": {`),
 	}
@@ -228,14 +235,14 @@ func wrongShapes() []refusedJob {
 // wrongTypes has each property of the schema with each type that is not its own.
 func wrongTypes() []refusedJob {
 	types := map[string][]string{
-		"object": {"git", "buildOptions", "buildOptions.cachix"},
+		"object": {"git", "buildOptions", "buildOptions.cachix", "nix"},
 		"boolean": {"git.requiresAuth", "git.noClone", "buildOptions.keep_going",
 			"buildOptions.cachix.push"},
 		"number": {"buildOptions.cores", "buildOptions.maxJobs"},
 		"array":  {"buildOptions.substituters", "buildOptions.trustedPublicKeys"},
 		"string": {"git.repository", "git.branch", "git.gitUsername", "git.gitKey",
 			"buildOptions.extraArgs", "buildOptions.command", "buildOptions.cachix.target",
-			"buildOptions.cachix.apiKey", "buildOptions.cachix.signingKey"},
+			"buildOptions.cachix.apiKey", "buildOptions.cachix.signingKey", "nix.netrc"},
 	}
 	values := []struct{ kind, value string }{
 		{"null", `null`}, {"object", `{}`}, {"object", `{"canary": "canary"}`}, {"array", `[]`},
@@ -285,6 +292,7 @@ func strayProperties() []refusedJob {
 			"requiresauth", "GitKey", "repo\u017fitory"},
 		"buildOptions": {"canary", "", "push", "repository", "noClone", "git", "buildOptions", "target", "Command",
 			"Cores", "keep_Going", "keepGoing", "CACHIX", "\u212aeep_going"},
+		"nix":                 {"canary", "", "gitKey", "accesstokens", "access-tokens", "Netrc"},
 		"buildOptions.cachix": {"canary", "", "command", "noClone", "cachix", "PUSH", "Target", "apikey", "ApiKey"},
 	}
 	var jobs []refusedJob
@@ -369,16 +377,21 @@ func controlCharacters() []refusedJob {
 	}
 	add(places, "\x00", "\t", "\n", "\r", "\r\n", "\x01", "\x1b", "\x1f", "\x7f", "\u0080", "\u0085", "\u009f")
 	add(commandLines, "\x00", "\x07", "\x1b", "\x1f", "\x7f", "\u0085", "\u009b")
+	for _, text := range []string{"\x00", "\x1b", "\u0085"} {
+		jobs = append(jobs, refusedJob{fmt.Sprintf("control: nix.netrc with %+q", text),
+			jobWith(edits{"nix.netrc": "machine canary" + text + " password canary"}), notValidSchema, "nix.netrc"})
+	}
 	return append(jobs, refusedJob{"control: NUL, which no environment holds, in gitKey",
 		jobWith(edits{"git.gitKey": "canary\x00"}), notValidSchema, "git.gitKey"})
 }
 
 // longest is how many bytes a text may have, and a list with a space between its texts.
 var longest = map[string]int{
-	"git.repository": 120 << 10, "git.branch": 120 << 10, "git.gitUsername": 120 << 10, "git.gitKey": 16 << 10,
-	"buildOptions.extraArgs": 120 << 10, "buildOptions.command": 120 << 10, "buildOptions.cachix.target": 120 << 10,
+	"git.repository": 4 << 10, "git.branch": 4 << 10, "git.gitUsername": 4 << 10, "git.gitKey": 16 << 10,
+	"buildOptions.extraArgs": 120 << 10, "buildOptions.command": 120 << 10, "buildOptions.cachix.target": 4 << 10,
 	"buildOptions.cachix.apiKey": 8 << 10, "buildOptions.cachix.signingKey": 8 << 10,
 	"buildOptions.substituters": 60 << 10, "buildOptions.trustedPublicKeys": 60 << 10,
+	"nix.accessTokens": 16 << 10, "nix.netrc": 16 << 10,
 }
 
 // ofLength returns a value of so many bytes that a property takes.
@@ -386,8 +399,13 @@ func ofLength(path string, length int) any {
 	begin := map[string]string{
 		"git.repository": "https://canary.example/", "buildOptions.cachix.target": "https://canary.example/",
 		"buildOptions.command": "nix ", "buildOptions.substituters": "https://canary.example/ https://canary.example/",
+		"nix.netrc": "machine canary password ",
 	}[path]
-	text := begin + strings.Repeat("canary", length)[:length-len(begin)]
+	end := map[string]string{"buildOptions.trustedPublicKeys": ":AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}[path]
+	text := begin + strings.Repeat("canary", length)[:length-len(begin)-len(end)] + end
+	if path == "nix.accessTokens" {
+		return map[string]string{text[:6]: text[6:]}
+	}
 	if path == "buildOptions.substituters" || path == "buildOptions.trustedPublicKeys" {
 		return strings.Split(text, " ")
 	}
@@ -397,7 +415,8 @@ func ofLength(path string, length int) any {
 // tooLong are some texts one byte longer than they may be; TestLongest has all.
 func tooLong() []refusedJob {
 	var jobs []refusedJob
-	for _, path := range []string{"git.branch", "git.gitKey", "buildOptions.cachix.apiKey", "buildOptions.cachix.signingKey"} {
+	for _, path := range []string{"git.branch", "git.gitKey", "buildOptions.cachix.apiKey", "buildOptions.cachix.signingKey",
+		"nix.accessTokens", "nix.netrc"} {
 		jobs = append(jobs, refusedJob{"too long: " + path, jobWith(edits{path: ofLength(path, longest[path]+1)}), notValidSchema, path})
 	}
 	return jobs
@@ -429,6 +448,61 @@ func badRepositories() []refusedJob {
 		notValidSchema, "git."})
 }
 
+func badSubstituters() []refusedJob {
+	var jobs []refusedJob
+	for _, substituter := range []string{
+		"canary", "canary.example", "/nix/canary", "./canary", "daemon", "auto", "local?root=/canary", "ftp://canary.example",
+		"https:canary", "https:///canary", "https://", "s3:///canary", "https://canary.example/a https://canary.example/b",
+		"https://canary.example/#canary", "https://canary.example/ca nary", "https://user:canary@canary.example", "://canary",
+		"https://canary%zz.example",
+	} {
+		jobs = append(jobs, refusedJob{"substituter: " + substituter,
+			jobWith(edits{"buildOptions.substituters": []string{"https://canary.example", substituter}}),
+			notValidSchema, "buildOptions.substituters"})
+	}
+	return jobs
+}
+
+func badKeys() []refusedJob {
+	var jobs []refusedJob
+	for _, key := range []string{
+		"canary", ":", "canary:", "canary:bm9uZQ==", ":AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "canary:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "ca nary:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+		"#canary:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "canary:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= canary-2:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "canary:" + strings.Repeat("A", 86) + "==",
+	} {
+		jobs = append(jobs, refusedJob{"key: " + key,
+			jobWith(edits{"buildOptions.trustedPublicKeys": []string{"canary-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", key}}),
+			notValidSchema, "buildOptions.trustedPublicKeys"})
+	}
+	return jobs
+}
+
+func badTokens() []refusedJob {
+	var jobs []refusedJob
+	for host, token := range sorted(map[string]string{
+		"": "canary", "https://canary.example": "canary", "canary.example/": "canary", "canary example": "canary", "canary=example": "canary",
+		"#canary": "canary", "-canary": "canary", "canary.example/../x y": "canary", "canary.example": "", "canary.one": "ca nary",
+		"canary.two": "canary\ncanary", "canary.three": "canary#canary", "canary.four": "canary\x00", "canary.example:port": "canary",
+	}) {
+		jobs = append(jobs, refusedJob{fmt.Sprintf("token: %q for %q", token, host),
+			jobWith(edits{"nix.accessTokens": map[string]string{"canary.fine": "canary", host: token}}), notValidSchema, "nix.accessTokens"})
+	}
+	for _, value := range []string{`null`, `[]`, `"canary"`, `{"canary": null}`, `{"canary": ["canary"]}`, `{"canary": 31337}`, `{"canary": {}}`} {
+		jobs = append(jobs, refusedJob{"token: " + value, jobWith(edits{"nix.accessTokens": literal(value)}), notValidSchema, "nix.accessTokens"})
+	}
+	return jobs
+}
+
+func badNetrcs() []refusedJob {
+	var jobs []refusedJob
+	for _, netrc := range []string{
+		"canary", "canary canary", "machine", "machine canary login", "machine canary password", "login canary password canary",
+		"password canary", "machine canary canary canary", "machine canary macdef canary", "https://canary:canary@canary.example",
+	} {
+		jobs = append(jobs, refusedJob{"netrc: " + netrc, jobWith(edits{"nix.netrc": netrc}), notValidSchema, "nix.netrc"})
+	}
+	return jobs
+}
+
 func badTargets() []refusedJob {
 	var jobs []refusedJob
 	for _, target := range []string{
@@ -458,6 +532,8 @@ func badCommands() []refusedJob {
 			"Invalid command: '" + command + "'", "buildOptions.command"})
 	}
 	return append(jobs,
+		refusedJob{"command: a secret without end", jobWith(edits{"buildOptions.command": "nix build https://canary:" + strings.Repeat("canary", 20_000) + "@canary.example"}),
+			notValidSchema, "buildOptions.command"},
 		refusedJob{"arguments: open quote", jobWith(edits{"buildOptions.extraArgs": `--option canary "`}),
 			notValidSchema, "buildOptions.extraArgs"})
 }

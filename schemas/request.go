@@ -13,6 +13,8 @@ import (
 type Request struct {
 	Git          Git          `json:"git" wire:"required"`
 	BuildOptions BuildOptions `json:"buildOptions" wire:"required"`
+	// Nix is beside the document, and of both forms.
+	Nix Nix `json:"nix,omitzero"`
 	// Arch is the machine that the job is for, as Nix, Go or uname name it: the system
 	// x86_64-linux, say, or amd64. Empty is any. Only the form Stack has it.
 	Arch string `json:"-"`
@@ -60,11 +62,40 @@ type Cachix struct {
 	SigningKey string `json:"signingKey,omitempty"`
 }
 
-// Secrets returns the request's values that nobody but its job may see.
+// Nix holds the credentials by which Nix, and git when Nix runs it, get at what is not public on
+// other hosts than the repository's.
+type Nix struct {
+	// AccessTokens are secrets: tokens by the host that takes them, as Nix's setting access-tokens
+	// has them: "github.com", or "gitlab.example.com/group" for a part of one.
+	AccessTokens map[string]string `json:"accessTokens,omitempty"`
+	// Netrc is a secret: the text of a netrc file (see netrcPasswords).
+	Netrc string `json:"netrc,omitempty"`
+}
+
+// Secrets returns the request's values that nobody but its job may see. They are what its
+// properties for secrets hold, and what its command line holds in their place.
 func (r *Request) Secrets() []string {
 	cachix := r.BuildOptions.Cachix
 	_, bareKey, _ := strings.Cut(cachix.SigningKey, ":") // of one with its name in front
-	return []string{r.Git.GitKey, cachix.APIKey, cachix.SigningKey, bareKey}
+	secrets := []string{r.Git.GitKey, cachix.APIKey, cachix.SigningKey, bareKey}
+	for _, token := range r.Nix.AccessTokens {
+		secrets = append(secrets, token, BareToken(token))
+	}
+	passwords, _ := netrcPasswords(r.Nix.Netrc)
+	secrets = append(secrets, passwords...)
+	for _, shown := range r.Shown() {
+		secrets = append(secrets, shown.Secret)
+	}
+	return secrets
+}
+
+// BareToken returns a token of Nix's access-tokens without what says of which kind it is, as
+// Nix's fetcher for GitLab wants it: "PAT:" or "OAuth2:".
+func BareToken(token string) string {
+	if kind, bare, ok := strings.Cut(token, ":"); ok && (kind == "PAT" || kind == "OAuth2") {
+		return bare
+	}
+	return token
 }
 
 // Whole is a whole number. JSON has only numbers, so 2.0 and 2e0 are 2 as well.

@@ -115,7 +115,7 @@ func parsed() *Request {
 			KeepGoing:         true,
 			ExtraArgs:         "--option canary 1",
 			Substituters:      []string{"https://canary.example/a", "https://canary.example/b"},
-			TrustedPublicKeys: []string{"canary-1:bm9uZQ=="},
+			TrustedPublicKeys: []string{"canary-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="},
 			Command:           "nix build .#canary",
 			Cachix: Cachix{
 				Target:     "https://canary.example/default",
@@ -123,11 +123,39 @@ func parsed() *Request {
 				SigningKey: "canary-signing-key",
 			},
 		},
+		Nix: Nix{
+			AccessTokens: map[string]string{"canary.example": "canary-token", "canary.example/group": "PAT:canary-pat"},
+			Netrc:        "machine canary.example login canary password canary-password",
+		},
 	}
 }
 
 func acceptedJobs() []acceptedJob {
-	return slices.Concat(plainJobs(), numberJobs(), commandJobs(), repositoryJobs(), targetJobs(), topLevelJobs())
+	return slices.Concat(plainJobs(), numberJobs(), commandJobs(), repositoryJobs(), targetJobs(), nixJobs(), topLevelJobs())
+}
+
+func nixJobs() []acceptedJob {
+	jobs := []acceptedJob{
+		{"nix: nothing", jobWith(edits{"nix": missing}), func(r *Request) { r.Nix = Nix{} }},
+		{"nix: empty", jobWith(edits{"nix": literal(`{}`)}), func(r *Request) { r.Nix = Nix{} }},
+		{"nix: a host with a port", jobWith(edits{"nix.accessTokens": map[string]string{"canary.example:8443": "canary"}}), func(r *Request) {
+			r.Nix.AccessTokens = map[string]string{"canary.example:8443": "canary"}
+		}},
+	}
+	for _, netrc := range []string{
+		"", "\n", "# canary\n", "machine canary\n\tlogin canary\r\n\tpassword canary\n", "default login canary password canary",
+		"machine canary password \"can \\\"ary\"", "machine a password canary\nmachine b account canary login canary",
+	} {
+		jobs = append(jobs, acceptedJob{"netrc: " + netrc, jobWith(edits{"nix.netrc": netrc}), func(r *Request) { r.Nix.Netrc = netrc }})
+	}
+	for _, substituter := range []string{
+		"https://canary.example", "http://canary.example:8080/a?priority=10", "s3://canary?region=eu&endpoint=x", "ssh://canary@canary.example",
+		"ssh-ng://canary.example", "file:///canary", "https://[::1]/canary", "https://user@canary.example",
+	} {
+		jobs = append(jobs, acceptedJob{"substituter: " + substituter, jobWith(edits{"buildOptions.substituters": []string{substituter}}),
+			func(r *Request) { r.BuildOptions.Substituters = []string{substituter} }})
+	}
+	return jobs
 }
 
 func plainJobs() []acceptedJob {

@@ -1,6 +1,8 @@
 package schemas
 
 import (
+	"crypto/ed25519"
+	"encoding/base64"
 	"net/url"
 	"regexp"
 	"slices"
@@ -40,7 +42,9 @@ func (r *Refusal) check(job *Request, commands []string) {
 	r.checkTexts(job)
 	r.checkGit(&job.Git)
 	r.checkCachix(&job.BuildOptions.Cachix)
+	r.checkNix(&job.Nix)
 	options := &job.BuildOptions
+	r.checkTrust(options)
 	if options.MaxJobs != nil && *options.MaxJobs < 1 {
 		r.rule("buildOptions.maxJobs", "must be 1 or more")
 	}
@@ -49,9 +53,25 @@ func (r *Refusal) check(job *Request, commands []string) {
 	}
 	if why := checkCommand(options.Command, commands); why != "" && !r.isAbout(r.form.named("buildOptions.command")) {
 		r.add(unknownCommand, r.form.named("buildOptions.command"), why)
-		// The message repeats the command, in which anything can stand.
-		r.command = redact.New(job.Secrets()...).String(options.Command)
+		r.command = shownCommand(job)
 	}
+}
+
+// shownCommand returns a job's command as a message repeats it: anything can stand in it.
+func shownCommand(job *Request) string {
+	secrets := job.Secrets()
+	if length(secrets) > maxSecrets { // too much to look for
+		return "…"
+	}
+	return redact.New(secrets...).String(job.BuildOptions.Command)
+}
+
+// length returns how long texts are together, in bytes.
+func length(texts []string) (n int) {
+	for _, text := range texts {
+		n += len(text)
+	}
+	return n
 }
 
 // checkCommand returns why a command cannot be run, or "".
@@ -89,8 +109,11 @@ func checkWords(line string) string {
 const (
 	maxText   = 120 << 10
 	maxList   = maxText / 2
+	maxName   = 4 << 10 // of what is shown in lists and kept in records
 	maxGitKey = 16 << 10
 	maxKey    = 8 << 10
+	// maxSecrets is more than all secrets of a job that is taken have together.
+	maxSecrets = 128 << 10
 )
 
 // checkTexts refuses what is too long, and control characters: most values become lines
@@ -103,12 +126,12 @@ func (r *Refusal) checkTexts(job *Request) {
 		longest int
 		values  []string
 	}{
-		{"git.repository", maxText, []string{git.Repository}},
-		{"git.branch", maxText, []string{git.Branch}},
-		{"git.gitUsername", maxText, []string{git.GitUsername}},
+		{"git.repository", maxName, []string{git.Repository}},
+		{"git.branch", maxName, []string{git.Branch}},
+		{"git.gitUsername", maxName, []string{git.GitUsername}},
 		{"buildOptions.substituters", maxList, options.Substituters},
 		{"buildOptions.trustedPublicKeys", maxList, options.TrustedPublicKeys},
-		{"buildOptions.cachix.target", maxText, []string{cachix.Target}},
+		{"buildOptions.cachix.target", maxName, []string{cachix.Target}},
 		{"buildOptions.cachix.apiKey", maxKey, []string{cachix.APIKey}},
 		{"buildOptions.cachix.signingKey", maxKey, []string{cachix.SigningKey}},
 	}
@@ -127,6 +150,13 @@ func (r *Refusal) checkTexts(job *Request) {
 		if strings.ContainsFunc(lineEnds.Replace(line), unicode.IsControl) {
 			r.rule(path, "must not hold control characters but line ends and tabs")
 		}
+	}
+	var shown []string
+	for _, s := range job.Shown() {
+		shown = append(shown, s.Secret)
+	}
+	if length(shown) > maxGitKey {
+		r.rule("buildOptions.command", "holds secrets that are too long to be masked; use "+accessTokensProperty+" or "+netrcProperty)
 	}
 	// A private key has many lines; no environment variable can hold a NUL.
 	if len(git.GitKey) > maxGitKey {
@@ -205,3 +235,96 @@ func isCacheURL(target string) bool {
 	path := strings.TrimSuffix(u.Path, "/")
 	return cacheName.MatchString(path[strings.LastIndex(path, "/")+1:])
 }
+
+// checkTrust holds what a job takes from caches, and which keys it trusts, against the forms in
+// which Nix reads them.
+func (r *Refusal) checkTrust(o *BuildOptions) {
+	for _, substituter := range o.Substituters {
+		if why := CheckSubstituter(substituter); why != "" {
+			r.rule("buildOptions.substituters", why)
+			break
+		}
+	}
+	for _, key := range o.TrustedPublicKeys {
+		if why := CheckPublicKey(key); why != "" {
+			r.rule("buildOptions.trustedPublicKeys", why)
+			break
+		}
+	}
+}
+
+// substituterSchemes are those of Nix's binary caches and remote stores (help-stores of its
+// manual).
+var substituterSchemes = []string{"https", "http", "s3", "ssh-ng", "ssh", "file"}
+
+// CheckSubstituter returns why a text cannot be one of Nix's substituters, or "".
+func CheckSubstituter(text string) string {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || !slices.Contains(substituterSchemes, u.Scheme) || u.Host == "" && u.Path == "":
+		return "must be URLs such as https://cache.example.com"
+	case u.Scheme != "file" && u.Host == "":
+		return "must be URLs that name a host"
+	case strings.ContainsFunc(text, isNoToken):
+		return "must be URLs without white space, control characters or #"
+	}
+	if _, hasPassword := u.User.Password(); hasPassword {
+		return "must not hold a password, which every program of the job could read: a netrc is the place for it"
+	}
+	return ""
+}
+
+// CheckPublicKey returns why a text cannot be a public key as Nix's trusted-public-keys has them,
+// or "".
+func CheckPublicKey(text string) string {
+	name, encoded, ok := strings.Cut(text, ":")
+	key, err := base64.StdEncoding.DecodeString(encoded)
+	switch {
+	case !ok || name == "" || strings.ContainsFunc(text, isNoToken) || err != nil:
+		return "must be of the form NAME:KEY, where KEY is base64"
+	case len(key) == ed25519.PrivateKeySize:
+		return "holds a secret key; give its public half"
+	case len(key) != ed25519.PublicKeySize:
+		return "must be Ed25519 public keys: 32 bytes in base64 after the name"
+	}
+	return ""
+}
+
+// maxTokens bounds the length in bytes of all access tokens together, with their hosts, and that of
+// a netrc.
+const maxTokens, maxNetrc = maxGitKey, maxGitKey
+
+var tokenHost = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[A-Za-z0-9._~-]+)*$`)
+
+// IsTokenHost reports whether a text can be a host, or a part of one, in Nix's access-tokens.
+func IsTokenHost(text string) bool { return tokenHost.MatchString(text) }
+
+// checkNix holds credentials against the forms in which Nix reads them. No sentence repeats a name
+// of accessTokens: somebody may have written the token there.
+func (r *Refusal) checkNix(n *Nix) {
+	length := 0
+	for host, token := range n.AccessTokens {
+		length += len(host) + len(token)
+		if !IsTokenHost(host) {
+			r.rule(accessTokensProperty, "must name hosts such as github.com, or parts of them such as gitlab.example.com/group")
+		}
+		if token == "" || strings.ContainsFunc(token, isNoToken) {
+			r.rule(accessTokensProperty, "must hold tokens without white space, control characters or #")
+		}
+	}
+	if length > maxTokens {
+		r.rule(accessTokensProperty, "is too long")
+	}
+	if len(n.Netrc) > maxNetrc {
+		r.rule(netrcProperty, "is too long")
+	}
+	if strings.ContainsFunc(lineEnds.Replace(n.Netrc), unicode.IsControl) {
+		r.rule(netrcProperty, "must not hold control characters but line ends and tabs")
+	}
+	if _, err := netrcPasswords(n.Netrc); err != nil {
+		r.rule(netrcProperty, err.Error())
+	}
+}
+
+// isNoToken reports whether a character ends a word, or begins a comment, in nix.conf.
+func isNoToken(c rune) bool { return unicode.IsSpace(c) || unicode.IsControl(c) || c == '#' }

@@ -10,6 +10,7 @@ type stackRequest struct {
 	Builder      stackBuilder      `json:"builder"`
 	BuildOptions stackBuildOptions `json:"build_options" wire:"required"`
 	Cachix       stackCachix       `json:"cachix_config" wire:"required"`
+	Nix          Nix               `json:"nix"`
 }
 
 type stackGit struct {
@@ -95,6 +96,7 @@ func (s *stackRequest) request() *Request {
 			NoClone:      s.Git.NoClone,
 		},
 		BuildOptions: options,
+		Nix:          s.Nix,
 		Arch:         s.Builder.Arch,
 	}
 }

@@ -67,7 +67,7 @@ const stackJob = `{
     "keep_going": true,
     "extraargs": "--option canary 1",
     "substituters": [
-      { "url": "https://canary.example/a", "public_signing_keys": ["canary-1:bm9uZQ=="] },
+      { "url": "https://canary.example/a", "public_signing_keys": ["canary-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="] },
       { "url": "https://canary.example/b", "public_signing_keys": [] }
     ],
     "parallelbuilds": true,
@@ -83,6 +83,10 @@ const stackJob = `{
     "signingkey": "canary-signing-key",
     "signingkeyid": 7,
     "buildoutputdir": "./canary"
+  },
+  "nix": {
+    "accessTokens": { "canary.example": "canary-token", "canary.example/group": "PAT:canary-pat" },
+    "netrc": "machine canary.example login canary password canary-password"
   }
 }`
 
@@ -102,7 +106,8 @@ func stackJobs() []acceptedJob {
 	substituters := func(json string) string {
 		return strings.Replace(leastStackJob, `"nix"`, `"nix", "substituters": `+json, 1)
 	}
-	const canary1, canary2 = "canary-1:bm9uZQ==", "canary-2:bm9uZQ=="
+	const canary1, canary2 = "canary-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "canary-2:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+	const canary3 = "canary-3:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 	return []acceptedJob{
 		{"every property", stackJob, func(r *Request) { r.Arch = "canary-arch" }},
 		{"only the required", leastStackJob, least},
@@ -124,11 +129,11 @@ func stackJobs() []acceptedJob {
 			r.BuildOptions.Substituters = []string{"https://canary.example"}
 		}},
 		{"union of the substituters' keys", substituters(fmt.Sprintf(`[{"url": "https://a", "public_signing_keys": [%q, %q]}, `+
-			`{"public_signing_keys": [%q]}, {"url": "https://a", "public_signing_keys": [%q, %q, "x"]}]`,
-			canary2, canary1, canary1, canary2, "")), func(r *Request) {
+			`{"public_signing_keys": [%q]}, {"url": "https://a", "public_signing_keys": [%q, %q, %q]}]`,
+			canary2, canary1, canary1, canary2, "", canary3)), func(r *Request) {
 			least(r)
 			r.BuildOptions.Substituters = []string{"https://a"}
-			r.BuildOptions.TrustedPublicKeys = []string{canary2, canary1, "x"}
+			r.BuildOptions.TrustedPublicKeys = []string{canary2, canary1, canary3}
 		}},
 		{"the document's keys deeper", strings.Replace(leastStackJob, `{`, `{"canary": {"git": {}, "buildOptions": 1}, `, 1), least},
 	}
@@ -138,13 +143,15 @@ func stackJobs() []acceptedJob {
 func bothForms() []refusedJob {
 	with := func(job, more string) string { return strings.Replace(job, `{`, `{`+more+`, `, 1) }
 	return []refusedJob{
-		{"both: jobs", strings.TrimSuffix(strings.TrimSpace(validJob), "}") + "," + strings.TrimPrefix(stackJob, "{"), notValidSchema, "git_config"},
+		{"both: jobs", strings.TrimSuffix(strings.TrimSpace(jobWith(edits{"nix": missing})), "}") + "," + strings.TrimPrefix(stackJob, "{"), notValidSchema, "git_config"},
 		{"both: git_config", with(validJob, `"git_config": {"noclone": true}`), notValidSchema, "git_config"},
 		{"both: build_options", with(validJob, `"build_options": null`), notValidSchema, "build_options"},
 		{"both: cachix_config", with(validJob, `"cachix_config": {}`), notValidSchema, "cachix_config"},
 		{"both: git", with(stackJob, `"git": {"noClone": true}`), notValidSchema, "git"},
 		{"both: buildOptions", with(stackJob, `"buildOptions": null`), notValidSchema, "buildOptions"},
 		{"both: one of each", `{"git": {"noClone": true}, "build_options": {"command": "nix"}}`, notValidSchema, "build_options"},
+		{"an empty substituter", jobWith(edits{"buildOptions.substituters": []string{""}}), notValidSchema, "buildOptions.substituters"},
+		{"an empty key", jobWith(edits{"buildOptions.trustedPublicKeys": []string{""}}), notValidSchema, "buildOptions.trustedPublicKeys"},
 		{"a builder alone", `{"builder": {}}`, notValidSchema, "git"},
 	}
 }
@@ -156,6 +163,9 @@ var todays = map[string]string{"keep_going": "keep_going", "git": "git_config", 
 func todaysPath(path string) string {
 	if path == "buildOptions.trustedPublicKeys" {
 		return "build_options.substituters.public_signing_keys"
+	}
+	if strings.HasPrefix(path, "nix") { // which both forms have
+		return path
 	}
 	names := strings.Split(strings.Replace(path, "buildOptions.cachix", "cachix", 1), ".")
 	for i, name := range names {

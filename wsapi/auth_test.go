@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -284,4 +285,18 @@ func TestNoMetrics(t *testing.T) {
 			t.Errorf("status %d", status)
 		}
 	})
+}
+
+// TestClientsThatAreJobs turns away whoever comes from an address that jobs can have, whatever he asks
+// for.
+func TestClientsThatAreJobs(t *testing.T) {
+	f := serveTCP(t, &fakeBuilder{}, func(o *Options) {
+		o.IsOfJobs = func(addr netip.Addr) bool { return addr.IsLoopback() }
+	})
+	for _, path := range []string{"/api/v1/build", "/livez", "/metrics", "/"} {
+		if status, body := f.ask("GET", path); status != 403 || !strings.Contains(body, "from the network that its jobs are on") {
+			t.Errorf("%s: %d, %s", path, status, body)
+		}
+	}
+	f.wantRefused("from-a-job", "from-a-job", "from-a-job", "from-a-job")
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -27,6 +28,16 @@ func (s *Server) turnAway(w http.ResponseWriter, r *http.Request) (reason string
 		return refusedOrigin
 	}
 	return ""
+}
+
+// comesFromJob reports whether a request comes from an address that a job can have. What comes by a
+// published port of a container has the address of that network's gateway, whoever sends it.
+func (s *Server) comesFromJob(r *http.Request) bool {
+	if s.options.IsOfJobs == nil {
+		return false
+	}
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	return err == nil && s.options.IsOfJobs(from.Addr())
 }
 
 func askForToken(w http.ResponseWriter) {

@@ -165,18 +165,26 @@ func (s *session) writeLocked(frames []byte) error {
 	}
 	for len(frames) > 0 {
 		raw.SetWriteDeadline(time.Now().Add(s.server.options.ClientTimeout))
-		latest := s.latest.Load() // only now: see hurry
-		if latest != 0 {
-			raw.SetWriteDeadline(time.Unix(0, latest))
+		until, isBounded := s.writeUntil() // only now: see hurry
+		if isBounded {
+			raw.SetWriteDeadline(until)
 		}
 		n, err := raw.Write(frames[:min(most, len(frames))])
 		frames = frames[n:]
-		if err != nil && (n == 0 || latest != 0 || !errors.Is(err, os.ErrDeadlineExceeded)) {
+		if err != nil && (n == 0 || isBounded || !errors.Is(err, os.ErrDeadlineExceeded)) {
 			return err
 		}
 		// It has accepted something in that time: it is slow, but there.
 	}
 	return nil
+}
+
+// writeUntil returns when all that is written now must have been taken, if there is such a time.
+func (s *session) writeUntil() (until time.Time, isBounded bool) {
+	if latest := s.latest.Load(); latest != 0 {
+		return time.Unix(0, latest), true
+	}
+	return s.jobBy, !s.jobBy.IsZero()
 }
 
 // hurryToClose bounds all writes when the server closes. A client that is behind, so that a

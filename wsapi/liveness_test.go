@@ -57,6 +57,31 @@ func TestNoJobInTime(t *testing.T) {
 	}
 }
 
+// TestDeafClient has a client that sends no job ping without end and read nothing, so that answers to
+// it cannot be written: its place is free when the time for a job is up, and its connection soon
+// after.
+func TestDeafClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, &fakeBuilder{})
+		c := f.dial()
+		begun := time.Now()
+		gone := make(chan time.Duration)
+		go func() {
+			for c.WriteControl(websocket.PingMessage, []byte(strings.Repeat("x", 125)), time.Time{}) == nil {
+				elapse(time.Millisecond)
+			}
+			gone <- time.Since(begun)
+		}()
+		elapse(30*time.Second + time.Millisecond)
+		synctest.Wait()
+		wantFree(t, f)
+		if took := <-gone; took > 30*time.Second+2*closeTimeout+time.Second {
+			t.Errorf("its connection was closed after %s", took)
+		}
+		f.wantRefused("no-job", "invalid") // of wantFree
+	})
+}
+
 // TestIdleClient has a job say nothing for an hour. Its client answers pings, and that is
 // enough.
 func TestIdleClient(t *testing.T) {

@@ -52,6 +52,7 @@ type session struct {
 	ending  atomic.Bool   // the client is told, or has been, that this is the end
 	closing atomic.Bool   // it has all that it was sent, and is to close its side
 	latest  atomic.Int64  // when the last write must end, in Unix nanoseconds; 0: no hurry
+	jobBy   time.Time     // when a job must have come; zero when it has
 
 	ping atomic.Pointer[string] // the client's latest, not answered yet
 }
@@ -134,7 +135,10 @@ var errTooLarge = errors.New("the message is too large")
 // receive returns the client's first message. One that is no text is returned as
 // no bytes, which is no job either.
 func (s *session) receive() ([]byte, error) {
-	s.conn.SetReadDeadline(time.Now().Add(s.server.options.RequestTimeout))
+	// That bounds also what is written meanwhile: answers to the pings of a client that reads nothing.
+	s.jobBy = time.Now().Add(s.server.options.RequestTimeout)
+	defer func() { s.jobBy = time.Time{} }()
+	s.conn.SetReadDeadline(s.jobBy)
 	defer s.conn.SetReadDeadline(time.Time{})
 	// A server that takes no more jobs does not wait for that deadline.
 	hurried := make(chan struct{})
@@ -223,6 +227,9 @@ func (s *session) end(response schemas.Response, code int) {
 	}
 	frames = append(frames, controlFrame(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""))...)
 	s.ending.Store(true)
+	if s.reading == nil { // who has had no job need not be waited for
+		s.hurry(closeTimeout)
+	}
 	err := s.write(frames)
 	s.answered()
 	if err == nil {

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -46,6 +47,9 @@ type Options struct {
 	// AllowedOrigins are the origins of pages that may connect beside the server's own,
 	// such as https://example.com.
 	AllowedOrigins []string
+	// IsOfJobs reports whether an address is one that a job can have: such clients are turned away.
+	// It may be nil.
+	IsOfJobs func(netip.Addr) bool
 	// ClientTimeout is how long a client may accept nothing of what it is sent
 	// before it counts as gone.
 	ClientTimeout time.Duration
@@ -112,6 +116,11 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	guestOf(r).answers(true)
 	defer guestOf(r).answers(false)
+	if s.comesFromJob(r) {
+		s.refused(refusedJob)
+		http.Error(w, "The builder takes no clients from the network that its jobs are on.", http.StatusForbidden)
+		return
+	}
 	s.mux.ServeHTTP(w, r)
 }
 

@@ -43,6 +43,7 @@ job every 30 s. NO_COLOR keeps colours off, those of the log included.`,
   iglu-builder build --repo https://git.example.com/app --branch main --git-key-file token \
     --command 'nix build .#app --print-out-paths' \
     --push-to https://cache.example.com/default --api-key-file api-key --signing-key-file key
+  iglu-builder build --repo https://github.com/iglu-sh/builder --access-token-file github.com=token
   iglu-builder build --url wss://builder.example.com examples/hello/job.json
   iglu-builder build --json - < job.json | jq .event`,
 		Args: cobra.MaximumNArgs(1),

@@ -251,6 +251,7 @@ func TestJobOfFlags(t *testing.T) {
 		return name
 	}
 	gitKey, apiKey, signingKey, empty := file("git", "-----BEGIN\nkey\n"), file("api", "token\r\n"), file("sign", "c2lnbg=="), file("empty", "\n")
+	netrc := file("netrc", "machine a password b\n")
 	noPush := `"cachix":{"push":false}`
 	for _, test := range []struct {
 		name    string
@@ -276,6 +277,12 @@ func TestJobOfFlags(t *testing.T) {
 			`{"git":{"repository":"r","gitKey":"-----BEGIN\nkey","requiresAuth":true,"noClone":false},"buildOptions":{"command":"` + defaultCommand + `",` + noPush + `}}`, ""},
 		{"no push, no keys", []string{"--repo", "r"}, map[string]string{EnvAPIKey: "a", EnvSigningKey: "s"},
 			`{"git":{"repository":"r","noClone":false},"buildOptions":{"command":"` + defaultCommand + `",` + noPush + `}}`, ""},
+		{"tokens", []string{"--repo", "r", "--access-token-file", "github.com=" + apiKey, "--access-token-file", "a.b/c=" + gitKey, "--netrc-file", netrc}, nil,
+			`{"git":{"repository":"r","noClone":false},"buildOptions":{"command":"` + defaultCommand + `",` + noPush + `},` +
+				`"nix":{"accessTokens":{"a.b/c":"-----BEGIN\nkey","github.com":"token"},"netrc":"machine a password b"}}`, ""},
+		{"token on the command line", []string{"--repo", "r", "--access-token-file", "token"}, nil, "", "the token itself stands in the file"},
+		{"no file of a token", []string{"--repo", "r", "--access-token-file", "a=" + folder + "/none"}, nil, "", "--access-token-file: open "},
+		{"no netrc", []string{"--repo", "r", "--netrc-file", folder + "/none"}, nil, "", "--netrc-file: open "},
 		{"nothing", nil, nil, "", "name a repository with --repo, or a command with --command"},
 		{"no command", []string{"--repo", "r", "--no-clone"}, nil, "", "there is nothing to build"},
 		{"no token", []string{"--repo", "r", "--push-to", "https://c/n"}, nil, "", "put it into CACHIX_AUTH_TOKEN"},

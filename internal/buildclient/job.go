@@ -38,6 +38,8 @@ type JobFlags struct {
 	pushTo                      string
 
 	gitKeyFile, apiKeyFile, signingKeyFile string
+	accessTokenFiles                       []string // HOST=FILE
+	netrcFile                              string
 
 	flags *pflag.FlagSet
 }
@@ -62,6 +64,8 @@ func (j *JobFlags) Register(flags *pflag.FlagSet) {
 	f.StringVar(&j.pushTo, "push-to", "", "`URL` of the cache that the results go to")
 	f.StringVar(&j.apiKeyFile, "api-key-file", "", "`file` with the cache's token (default what "+EnvAPIKey+" holds)")
 	f.StringVar(&j.signingKeyFile, "signing-key-file", "", "`file` with the key that signs the results (default what "+EnvSigningKey+" holds)")
+	f.StringArrayVar(&j.accessTokenFiles, "access-token-file", nil, "`host=file` with the token that a host of flake inputs takes, as github.com=token; may be given again")
+	f.StringVar(&j.netrcFile, "netrc-file", "", "`file` in the form of netrc with users and passwords for other hosts")
 	flags.AddFlagSet(f)
 }
 
@@ -104,10 +108,30 @@ func (j *JobFlags) Job() ([]byte, error) {
 		return nil, err
 	}
 	request.Git.RequiresAuth = request.Git.GitKey != ""
+	if err := j.addTokens(&request.Nix); err != nil {
+		return nil, err
+	}
 	if err := j.addPush(&options.Cachix); err != nil {
 		return nil, err
 	}
 	return json.Marshal(request)
+}
+
+func (j *JobFlags) addTokens(n *schemas.Nix) (err error) {
+	for _, word := range j.accessTokenFiles {
+		host, file, ok := strings.Cut(word, "=")
+		if !ok || host == "" || file == "" {
+			return errors.New("--access-token-file must be of the form HOST=FILE, such as github.com=token\nhint: the token itself stands in the file")
+		}
+		if n.AccessTokens == nil {
+			n.AccessTokens = make(map[string]string)
+		}
+		if n.AccessTokens[host], err = secret("access-token-file", file, ""); err != nil {
+			return err
+		}
+	}
+	n.Netrc, err = secret("netrc-file", j.netrcFile, "")
+	return err
 }
 
 func (j *JobFlags) addPush(c *schemas.Cachix) (err error) {
@@ -132,7 +156,7 @@ func (j *JobFlags) addPush(c *schemas.Cachix) (err error) {
 // variable does.
 func secret(flag, file, variable string) (string, error) {
 	if file == "" {
-		return os.Getenv(variable), nil
+		return os.Getenv(variable), nil // "" of no variable
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {

@@ -207,6 +207,8 @@ type Cache struct {
 	Name       string
 	URI        string
 	PublicKeys []string
+	// Private is true of a cache that says that not everybody may read it.
+	Private bool
 	// Permission is said to be what the API key may do: Read, Write or Admin. Iglu Cache
 	// says Read, or nothing, of every key: only a call that writes tells.
 	Permission string
@@ -224,7 +226,8 @@ func (cache *Cache) UnmarshalJSON(text []byte) error {
 		}
 		return text
 	}
-	*cache = Cache{Name: str(properties["name"]), URI: str(properties["uri"]), Permission: str(properties["permission"])}
+	isPublic := strings.Trim(string(properties["isPublic"]), `"`) // a string in some
+	*cache = Cache{Private: isPublic == "false", Name: str(properties["name"]), URI: str(properties["uri"]), Permission: str(properties["permission"])}
 	var keys []json.RawMessage
 	if json.Unmarshal(properties["publicSigningKeys"], &keys) == nil && keys != nil {
 		cache.PublicKeys = []string{} // said to be none
@@ -245,6 +248,22 @@ func (cache Cache) Keys() []string {
 	for _, text := range cache.PublicKeys {
 		if key, ok := publicKey(text); ok {
 			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// NamedKeys returns the cache's public signing keys that are such keys as NAME:BASE64, which is how
+// Nix trusts them: by the cache's name where they have none.
+func (cache Cache) NamedKeys() []string {
+	var keys []string
+	for _, text := range cache.PublicKeys {
+		if key, ok := publicKey(text); ok {
+			name, _, named := strings.Cut(text, ":")
+			if !named {
+				name = cache.Name
+			}
+			keys = append(keys, name+":"+key)
 		}
 	}
 	return keys

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"iglu.sh/builder/test/kit/devcache"
 )
 
@@ -185,6 +187,13 @@ func TestPrivate(t *testing.T) {
 	if err := told.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
 		t.Error(err)
 	}
+	described, err := w.Cache(t.Context())
+	if err != nil || !described.Private || !w.Locate(t.Context(), described) {
+		t.Errorf("it cannot be read: %+v, error %v", described, err)
+	}
+	if at := w.ReadableByNix(t.Context()); at != server.URL+"/default" {
+		t.Errorf("Nix can read it at %q", at)
+	}
 	stranger, err := New(server.URL+"/default", "", quick())
 	if err != nil {
 		t.Fatal(err)
@@ -192,6 +201,38 @@ func TestPrivate(t *testing.T) {
 	defer stranger.Close()
 	if err := told.keep(stranger.Verify(t.Context(), s.Path, pushed, w.key)); !errors.Is(err, KeyRefused) {
 		t.Errorf("error %v, want %v", err, KeyRefused)
+	}
+}
+
+// A private cache of Iglu Cache's tells nobody of its paths.
+func TestPrivateOfIglu(t *testing.T) {
+	for _, kind := range []devcache.Kind{devcache.Standalone, devcache.Monorepo} {
+		cache, err := devcache.New(devcache.Options{Folder: t.TempDir(), Token: token, Names: []string{"default"}, Private: true, Kind: kind})
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := httptest.NewServer(secretsOf(cache))
+		t.Cleanup(server.Close)
+		w := &world{t: t, key: newKey(t), Client: newClient(t, server.URL+"/default", quick())}
+		if err := w.Register(t.Context(), w.key); err != nil {
+			t.Fatal(err)
+		}
+		described, err := w.Cache(t.Context())
+		if err != nil || !described.Private || w.Locate(t.Context(), described) {
+			t.Errorf("%v: it can be read: %+v, error %v", kind, described, err)
+		}
+		if at := w.ReadableByNix(t.Context()); at != "" {
+			t.Errorf("%v: Nix can read it at %q", kind, at)
+		}
+	}
+}
+
+// Keys have the cache's name where they have none.
+func TestNamedKeys(t *testing.T) {
+	key := newKey(t).Public()
+	cache := Cache{Name: "default", PublicKeys: []string{"<empty>", key, "other-1:" + key, "none:x"}}
+	if diff := cmp.Diff([]string{"default:" + key, "other-1:" + key}, cache.NamedKeys()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

@@ -25,12 +25,14 @@ func TestDescriptions(t *testing.T) {
 	for text, want := range map[string]Cache{
 		`{"name":"default","uri":"http://cache","isPublic":true,"publicSigningKeys":["a:b"],"permission":"Read"}`: {Name: "default", URI: "http://cache", PublicKeys: []string{"a:b"}, Permission: "Read"},
 		`{"name":"default","uri":"http://cache/default","isPublic":"true","priority":40,"permission":""}`:         {Name: "default", URI: "http://cache/default"},
-		`{"name":"default","uri":null,"isPublic":7,"publicSigningKeys":"<empty>","permission":false}`:             {Name: "default"},
-		`{"name":1,"publicSigningKeys":["<empty>",null,3,"a:b"]}`:                                                 {PublicKeys: []string{"<empty>", "", "", "a:b"}},
-		`{"publicSigningKeys":[]}`:     {PublicKeys: []string{}},
-		`{"name":"","uri":"http://x"}`: {URI: "http://x"},
-		`{"publicSigningKeys":null}`:   {},
-		`{}`:                           {},
+		`{"name":"default","isPublic":false}`:                                                         {Name: "default", Private: true},
+		`{"name":"default","isPublic":"false"}`:                                                       {Name: "default", Private: true},
+		`{"name":"default","uri":null,"isPublic":7,"publicSigningKeys":"<empty>","permission":false}`: {Name: "default"},
+		`{"name":1,"publicSigningKeys":["<empty>",null,3,"a:b"]}`:                                     {PublicKeys: []string{"<empty>", "", "", "a:b"}},
+		`{"publicSigningKeys":[]}`:                                                                    {PublicKeys: []string{}},
+		`{"name":"","uri":"http://x"}`:                                                                {URI: "http://x"},
+		`{"publicSigningKeys":null}`:                                                                  {},
+		`{}`:                                                                                          {},
 	} {
 		var got Cache
 		if err := json.Unmarshal([]byte(text), &got); err != nil {

@@ -73,7 +73,8 @@ func (c *Client) narInfo(ctx context.Context, p Path) (string, error) {
 }
 
 // Locate finds out where the cache can be read, for Verify: where it is pushed to, or
-// where it says that it is. Without that, it reports false.
+// where it says that it is. Without that, or where a private cache does not let itself be read, it
+// reports false.
 func (c *Client) Locate(ctx context.Context, cache Cache) bool {
 	const doing = "look for the contents of"
 	places := []string{c.read}
@@ -96,10 +97,37 @@ func (c *Client) Locate(ctx context.Context, cache Cache) bool {
 		}
 		if err == nil {
 			c.read = at
-			return true
+			return !cache.Private || c.showsPaths(ctx)
 		}
 	}
 	return false
+}
+
+// showsPaths reports whether the cache tells of its paths to who has the API key: of a private one,
+// Iglu Cache tells nobody.
+func (c *Client) showsPaths(ctx context.Context) bool {
+	_, err := c.get(ctx, "look for the contents of", c.read+"/"+unlikely+".narinfo")
+	failure, ok := errors.AsType[*Error](err)
+	return err == nil || ok && failure.Status == http.StatusNotFound
+}
+
+// unlikely is the hash of a path that no cache has.
+var unlikely = strings.Repeat("0", 32)
+
+// ReadableByNix returns where Nix can read the cache if it shows the API key as the password of a
+// netrc, which is the only way that it knows, or "". It can be asked after Locate.
+func (c *Client) ReadableByNix(ctx context.Context) string {
+	attempt, cancel := context.WithTimeout(ctx, c.options.CallTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(attempt, http.MethodGet, c.read+"/"+unlikely+".narinfo", nil)
+	if err != nil || !c.isOurs(request.URL) || request.URL.RawQuery != "" { // which would be options for Nix
+		return ""
+	}
+	request.SetBasicAuth("", c.token)
+	if response, _, err := c.exchange(request); err != nil || response.StatusCode != http.StatusNotFound {
+		return ""
+	}
+	return c.read
 }
 
 // isOurs reports whether the API key may go to an address: one on the host that it was

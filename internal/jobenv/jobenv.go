@@ -18,6 +18,12 @@ const (
 	GitDepth     = "IGLU_GIT_DEPTH"
 	FetchTimeout = "IGLU_FETCH_TIMEOUT"
 	CPUs         = "IGLU_CPUS"
+	System       = "IGLU_SYSTEM"
+	NixConf      = "IGLU_NIX_CONF"
+	AccessTokens = "IGLU_ACCESS_TOKENS"
+	Netrc        = "IGLU_NETRC"
+	FlakeConfig  = "IGLU_ACCEPT_FLAKE_CONFIG"
+	StoreOfAll   = "IGLU_STORE_OF_ALL"
 	GitUsername  = "IGLU_GIT_USERNAME"
 	GitKey       = "IGLU_GIT_KEY"
 	Command      = "IGLU_COMMAND"
@@ -43,6 +49,15 @@ const (
 	UserNix  = "nix"
 	UserRoot = "root"
 )
+
+// Systems are the Linux machines on which Nix builds, by Go's names of them, as Nix names them.
+var Systems = map[string]string{
+	"amd64":   "x86_64-linux",
+	"386":     "i686-linux",
+	"arm64":   "aarch64-linux",
+	"arm":     "armv7l-linux",
+	"riscv64": "riscv64-linux",
+}
 
 // Mount is the folder of the container that holds the builder's own program,
 // read-only, and Program and Askpass are what lies in it: the program, and a link
@@ -122,6 +137,12 @@ type Job struct {
 	GitDepth     string // how many commits of the history are fetched; empty: all
 	FetchTimeout string // bounds all that git does for the source; as time.ParseDuration takes it
 	CPUs         string // how many the job has, rounded up; empty: not known
+	System       string // that the job is for, as Nix names it; empty: the container's own
+	NixConf      string // lines of nix.conf for all of the container's Nix, after those of the image
+	AccessTokens string // secret: HOST=TOKEN, separated by spaces, as Nix's setting access-tokens has them
+	Netrc        string // secret: the text of a netrc file
+	FlakeConfig  string // "true": what the source's flake says of substituters and keys counts
+	StoreOfAll   string // "true": the store is for all jobs, whatever they trust
 	GitUsername  string
 	GitKey       string // secret
 	Command      string // split into words by internal/shellwords
@@ -155,6 +176,12 @@ func (j *Job) fields() []field {
 		{GitDepth, &j.GitDepth},
 		{FetchTimeout, &j.FetchTimeout},
 		{CPUs, &j.CPUs},
+		{System, &j.System},
+		{NixConf, &j.NixConf},
+		{AccessTokens, &j.AccessTokens},
+		{Netrc, &j.Netrc},
+		{FlakeConfig, &j.FlakeConfig},
+		{StoreOfAll, &j.StoreOfAll},
 		{GitUsername, &j.GitUsername},
 		{GitKey, &j.GitKey},
 		{Command, &j.Command},

@@ -85,7 +85,7 @@ func TestRoundTripAmongOthers(t *testing.T) {
 func TestSecretsStayOut(t *testing.T) {
 	job := fullJob()
 	_, rest := Parse(job.Environ())
-	for _, secret := range []string{job.GitKey, job.EventsToken, job.CacheToken, job.SigningKey} {
+	for _, secret := range []string{job.GitKey, job.AccessTokens, job.Netrc, job.EventsToken, job.CacheToken, job.SigningKey} {
 		if strings.Contains(strings.Join(rest, "\n"), secret) {
 			t.Errorf("%q is in the rest: %q", secret, rest)
 		}
@@ -121,7 +121,8 @@ func TestTable(t *testing.T) {
 		}
 	})
 	want := []string{
-		"IGLU_REPOSITORY", "IGLU_NO_CLONE", "IGLU_BRANCH", "IGLU_GIT_DEPTH", "IGLU_FETCH_TIMEOUT", "IGLU_CPUS", "IGLU_GIT_USERNAME", "IGLU_GIT_KEY", "IGLU_COMMAND",
+		"IGLU_REPOSITORY", "IGLU_NO_CLONE", "IGLU_BRANCH", "IGLU_GIT_DEPTH", "IGLU_FETCH_TIMEOUT", "IGLU_CPUS",
+		"IGLU_SYSTEM", "IGLU_NIX_CONF", "IGLU_ACCESS_TOKENS", "IGLU_NETRC", "IGLU_ACCEPT_FLAKE_CONFIG", "IGLU_STORE_OF_ALL", "IGLU_GIT_USERNAME", "IGLU_GIT_KEY", "IGLU_COMMAND",
 		"IGLU_EXTRA_ARGS", "IGLU_CACHE_TARGET", "IGLU_PUSH_UPLOADS", "IGLU_PUSH_PART_BYTES", "IGLU_UPSTREAM_KEYS", "IGLU_UPKEEP",
 		"IGLU_NIX_VERSION", "IGLU_JOB_USER", "IGLU_DAEMON_CONFIG", "IGLU_STORE_STATE", "IGLU_EVENTS_TOKEN", "CACHIX_AUTH_TOKEN", "CACHIX_SIGNING_KEY", "NIX_CONFIG",
 	}

@@ -27,11 +27,25 @@ type builder struct {
 
 // secrets returns what masks those of the job.
 func (b *builder) secrets() *redact.Redactor {
+	return redact.New(secretsOf(b.job)...)
+}
+
+// secretsOf returns those of a job.
+func secretsOf(job jobenv.Job) []string {
 	request := schemas.Request{
-		Git:          schemas.Git{GitKey: b.job.GitKey},
-		BuildOptions: schemas.BuildOptions{Cachix: schemas.Cachix{APIKey: b.job.CacheToken, SigningKey: b.job.SigningKey}},
+		Git: schemas.Git{GitKey: job.GitKey},
+		BuildOptions: schemas.BuildOptions{
+			Command:   job.Command,
+			ExtraArgs: job.ExtraArgs,
+			Cachix:    schemas.Cachix{APIKey: job.CacheToken, SigningKey: job.SigningKey},
+		},
+		Nix: schemas.Nix{AccessTokens: make(map[string]string), Netrc: job.Netrc},
 	}
-	return redact.New(request.Secrets()...)
+	for pair := range strings.FieldsSeq(job.AccessTokens) {
+		host, token, _ := strings.Cut(pair, "=")
+		request.Nix.AccessTokens[host] = token
+	}
+	return request.Secrets()
 }
 
 // build runs the command in sourceDir, without a shell, and returns its exit code.
@@ -73,7 +87,7 @@ func (b *builder) runHeard(r runner, argv []string, stdout *os.File) int {
 		r.environ = nix.setting(r.environ)
 		defer func() {
 			nix.close()
-			warnOfRestricted(nix.log.Restricted())
+			b.warnOfIgnored(nix.log)
 		}()
 	}
 	return r.run(argv, sourceDir, stdout, os.Stderr)
@@ -87,24 +101,36 @@ func (b *builder) runRead(r runner, argv []string, stdout *os.File) int {
 	lines := log.Lines()
 	code := runTapped(r, argv, stdout, io.MultiWriter(os.Stderr, lines))
 	lines.End(code == 0)
-	warnOfRestricted(log.Restricted())
+	b.warnOfIgnored(log)
 	return code
 }
 
-// warnOfRestricted says what to do about settings of Nix's that the command has given in vain.
-// It says so in standard error, where Nix does.
-func warnOfRestricted(settings []string) {
-	for _, setting := range settings {
-		advice := "the operator of the builder can set it in the nix.conf of the job image"
+// warnOfIgnored says what to do about settings of Nix's that the command, or its flake, has given in
+// vain. It says so in standard error, where Nix does.
+func (b *builder) warnOfIgnored(log *nixlog.Log) {
+	warn := func(format string, args ...any) { fmt.Fprintf(os.Stderr, sayFormat("warning: "+format), args...) }
+	for _, setting := range log.Restricted() {
+		advice := "the operator of the builder can set it (IGLU_NIX_CONF_FILE)"
 		switch strings.TrimPrefix(setting, "extra-") {
 		case "substituters", "trusted-substituters":
 			advice = "use buildOptions.substituters"
 		case "trusted-public-keys":
 			advice = "use buildOptions.trustedPublicKeys"
 		}
-		fmt.Fprintf(os.Stderr, sayFormat("warning: Nix ignored the setting %s, because the command's user is not trusted: %s"), setting, advice)
+		warn("Nix ignored the setting %s, because the command's user is not trusted: %s", setting, advice)
+	}
+	settings := log.Untrusted()
+	if b.job.FlakeConfig != "" { // these count, though Nix does not know that they do
+		settings = slices.DeleteFunc(settings, func(name string) bool { return ofTrust[strings.TrimPrefix(name, "extra-")] })
+	}
+	if len(settings) > 0 {
+		warn("the flake's own settings %s were ignored: use buildOptions.substituters and buildOptions.trustedPublicKeys; "+
+			"the operator of the builder can accept what flakes say of these two (IGLU_ACCEPT_FLAKE_CONFIG)", strings.Join(settings, ", "))
 	}
 }
+
+// ofTrust are the settings that trustOfFlake reads.
+var ofTrust = map[string]bool{"substituters": true, "trusted-substituters": true, "trusted-public-keys": true}
 
 // runTapped runs a command whose outputs go to writers.
 func runTapped(r runner, argv []string, stdout, stderr io.Writer) int {

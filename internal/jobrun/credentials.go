@@ -18,6 +18,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 
 	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/schemas"
 )
 
 // askpassSocket names the variable that tells the askpass program where to ask.
@@ -29,13 +30,17 @@ const defaultUser = "git"
 // credentials hands the job's key to git without ever writing it down. A private
 // key stays in this process: ssh has it sign through an agent's socket. A password
 // or token is given to git's askpass program. Either is for the repository's host only,
-// so that a flake input elsewhere cannot ask for it. Both sockets lie in a folder that
-// only the job's user may enter; the users that builds run as are others.
+// so that a flake input elsewhere cannot ask for it; but the job's access tokens are given to
+// git for the hosts that they are for, as Nix gives them. Both sockets lie in a folder that
+// only the job's user may enter; the users that builds run as are others. So does the file by
+// which Nix has the access tokens.
 type credentials struct {
 	owner     *user
 	user, key string
 	origin    *url.URL // where the key belongs; nil: nowhere
 	keyring   agent.Agent
+	tokens    string            // for Nix, as its setting access-tokens
+	byHost    map[string]string // those for whole hosts
 
 	dir       string
 	listeners []net.Listener
@@ -45,7 +50,8 @@ type credentials struct {
 // newCredentials starts to answer for the job's key. Where that cannot be, it says
 // why and returns an exit code.
 func newCredentials(job jobenv.Job, owner *user) (*credentials, int) {
-	c := &credentials{owner: owner, user: job.GitUsername, key: job.GitKey, origin: repositoryURL(job.Repository)}
+	c := &credentials{owner: owner, user: job.GitUsername, key: job.GitKey, origin: repositoryURL(job.Repository),
+		tokens: job.AccessTokens, byHost: tokensByHost(job.AccessTokens)}
 	if c.user == "" {
 		c.user = defaultUser
 	}
@@ -72,6 +78,19 @@ func newCredentials(job jobenv.Job, owner *user) (*credentials, int) {
 		return nil, exitInternal
 	}
 	return c, 0
+}
+
+// tokensByHost returns the access tokens for whole hosts, in lower case: which part of a host it
+// asks for, git does not say.
+func tokensByHost(tokens string) map[string]string {
+	byHost := make(map[string]string)
+	for pair := range strings.FieldsSeq(tokens) {
+		host, token, ok := strings.Cut(pair, "=")
+		if ok && !strings.Contains(host, "/") {
+			byHost[strings.ToLower(host)] = token
+		}
+	}
+	return byHost
 }
 
 // scpForm is git's short form of an ssh URL.
@@ -110,7 +129,7 @@ func (c *credentials) loadKey() error {
 func (c *credentials) path(name string) string { return filepath.Join(c.dir, name) }
 
 func (c *credentials) listen() (err error) {
-	if c.dir, err = os.MkdirTemp("", "iglu-"); err != nil {
+	if c.dir, err = os.MkdirTemp(secretsFolder, "iglu-"); err != nil {
 		return err
 	}
 	if err := os.WriteFile(c.path("ssh_config"), []byte(c.sshConfig()), 0o600); err != nil {
@@ -119,14 +138,25 @@ func (c *credentials) listen() (err error) {
 	if err := errors.Join(c.owner.own(c.dir), c.owner.own(c.path("ssh_config"))); err != nil {
 		return err
 	}
-	if c.keyring != nil {
-		return c.serve(c.path("agent"), func(conn net.Conn) { agent.ServeAgent(c.keyring, conn) })
+	if c.tokens != "" {
+		file := c.path("nix.conf")
+		if err := errors.Join(os.WriteFile(file, []byte(tokenSettings(c.tokens, readConfOfImage())), 0o600), c.owner.own(file)); err != nil {
+			return err
+		}
 	}
-	if c.key != "" {
+	if c.keyring != nil {
+		if err := c.serve(c.path("agent"), func(conn net.Conn) { agent.ServeAgent(c.keyring, conn) }); err != nil {
+			return err
+		}
+	}
+	if c.answersGit() {
 		return c.serve(c.path("askpass"), c.answer)
 	}
 	return nil
 }
+
+// answersGit reports whether there is a password or a token that git can ask for.
+func (c *credentials) answersGit() bool { return c.key != "" && c.keyring == nil || len(c.byHost) > 0 }
 
 func (c *credentials) serve(path string, handle func(net.Conn)) error {
 	listener, err := net.Listen("unix", path)
@@ -181,12 +211,23 @@ func (c *credentials) sshConfig() string {
 // environment: where to ask, and that there is nobody at a terminal.
 func (c *credentials) environ() []string {
 	environ := []string{"GIT_TERMINAL_PROMPT=0", "GIT_SSH_COMMAND=ssh -F " + c.path("ssh_config")}
-	if c.key != "" && c.keyring == nil {
+	if c.answersGit() {
 		environ = append(environ,
 			"GIT_ASKPASS="+filepath.Join(jobenv.Mount, jobenv.Askpass), askpassSocket+"="+c.path("askpass"))
+	}
+	if c.key != "" && c.keyring == nil {
 		environ = append(environ, c.insteadOfSSH()...)
 	}
 	return environ
+}
+
+// settings returns what has Nix read the access tokens, which stand neither in its environment nor
+// in its arguments.
+func (c *credentials) settings() string {
+	if c.tokens == "" {
+		return ""
+	}
+	return "include " + c.path("nix.conf") + "\n"
 }
 
 // insteadOfSSH has git ask the repository's host over http where a submodule or an input names it
@@ -222,16 +263,45 @@ func (c *credentials) answer(conn net.Conn) {
 		return
 	}
 	asked, err := url.Parse(question[first+1 : last])
-	if err != nil || c.origin == nil || asked.Scheme != c.origin.Scheme || !strings.EqualFold(asked.Host, c.origin.Host) {
+	if err != nil {
+		return
+	}
+	user, key, ok := c.loginFor(asked)
+	switch {
+	case ok:
+	case c.isOrigin(asked):
+		say("git asks for credentials of the repository's host; the job has none for it")
+		return
+	default:
 		say("git asks for credentials of another host than the repository's; it gets none")
 		return
 	}
 	// Git knows the user when it asks for the password, and only then.
 	if asked.User == nil {
-		fmt.Fprintln(conn, c.user)
+		fmt.Fprintln(conn, user)
 	} else {
-		fmt.Fprintln(conn, c.key)
+		fmt.Fprintln(conn, key)
 	}
+}
+
+// isOrigin reports whether a host is the repository's.
+func (c *credentials) isOrigin(host *url.URL) bool {
+	return c.origin != nil && host.Scheme == c.origin.Scheme && strings.EqualFold(host.Host, c.origin.Host)
+}
+
+// loginFor returns what git is to log in with at a host.
+func (c *credentials) loginFor(host *url.URL) (user, key string, ok bool) {
+	if c.isOrigin(host) && c.key != "" && c.keyring == nil {
+		return c.user, c.key, true
+	}
+	token, ok := c.byHost[strings.ToLower(host.Host)]
+	if !ok || host.Scheme != "https" { // Nix shows them to nobody else
+		return "", "", false
+	}
+	if strings.HasPrefix(token, "OAuth2:") { // by which GitLab tells it from a password
+		return "oauth2", schemas.BareToken(token), true
+	}
+	return defaultUser, schemas.BareToken(token), true
 }
 
 // Askpass is the program that git runs to ask a question: it prints the job's

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/nixstore"
+	"iglu.sh/builder/internal/push"
 )
 
 const (
@@ -22,10 +24,66 @@ const (
 // the store outlives the job. It is root's, unlike jobenv.StoreCache.
 const daemonCache = "/nix/var/nix/iglu-daemon-cache"
 
+// hugePages has the C library ask the kernel for large pages, where it knows the setting (glibc since
+// 2.35; tunables in its manual). Nix's daemon forks several times for each build, and grows with each
+// that it has made: the kernel copies the table of its pages each time, which in a job of hundreds of
+// small builds takes most of the time. Builds do not inherit it.
+const hugePages = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1"
+
+// A daemon is Nix's, of one job.
+type daemon struct {
+	job      jobenv.Job
+	root     runner
+	settings string // lines of nix.conf for it alone
+	trusts   trust  // beside whom its settings name
+}
+
+// newDaemon returns a job's daemon, which is not started, and what runs the job's programs so that
+// their Nix has the settings that are for all of the container's. ofSystems are some of these.
+func newDaemon(job jobenv.Job, root, r runner, ofSystems string, pusher *push.Pusher) (daemon, runner, error) {
+	cache, ofCache := readPrivate(job, pusher)
+	netrc, err := placeNetrc(job.Netrc, ofCache, r.user)
+	if err != nil {
+		return daemon{}, runner{}, fmt.Errorf("place the netrc: %w", err)
+	}
+	if conf := job.NixConf + ofSystems + netrc.settings(); conf != "" {
+		if err := writeConf(confOfJob, confOfImage(), conf); err != nil {
+			return daemon{}, runner{}, fmt.Errorf("write Nix's settings: %w", err)
+		}
+		variable := confVariable + "=" + confOfJob
+		root, r = root.with(variable), r.with(variable)
+	}
+	return daemon{job, root, netrc.daemonSettings(), cache}, r, nil
+}
+
+// start starts the daemon, in a store that is for jobs that trust as much, and in which no process
+// is about anything. Whom the job trusts more comes out late. The error is an errUnusable if the job
+// can begin with another store.
+func (d daemon) start(more trust) error {
+	t := d.trusts.and(more)
+	if d.job.Store != "" && d.job.StoreOfAll == "" {
+		if err := openStore().agree(t.words()); err != nil {
+			return err
+		}
+	}
+	if !hasDaemon(d.job) {
+		return nil
+	}
+	err := nixstore.Files{}.ForgetTempRoots()
+	if err == nil {
+		err = startNixDaemon(d.job, d.settings+t.settings(), d.root.environ, d.root.children)
+	}
+	if err != nil {
+		return errUnusable{fmt.Sprintf("Nix's daemon cannot be started: %v", err)}
+	}
+	return nil
+}
+
 // startNixDaemon starts Nix's daemon for as long as the container lives. It may be called at
 // once: connections wait for it in the queue of the socket, which is handed to it as systemd
-// does (sd_listen_fds(3)). An image without Nix has none.
-func startNixDaemon(job jobenv.Job, environ []string, children *children) error {
+// does (sd_listen_fds(3)). An image without Nix has none. settings are lines of nix.conf for it
+// alone.
+func startNixDaemon(job jobenv.Job, settings string, environ []string, children *children) error {
 	program, err := exec.LookPath("nix-daemon")
 	if err != nil {
 		return nil
@@ -50,7 +108,8 @@ func startNixDaemon(job jobenv.Job, environ []string, children *children) error 
 	}
 	defer null.Close()
 	environ = without(environ, "NIX_REMOTE", cacheHome)
-	environ = with(environ, jobenv.NixConfig+"="+job.DaemonConfig, "LISTEN_FDS=1")
+	environ = with(environ, jobenv.NixConfig+"="+job.DaemonConfig+settings, "LISTEN_FDS=1")
+	environ = with(environ, hugePages)
 	if job.Store != "" {
 		environ = append(environ, cacheHome+"="+daemonCache)
 	}

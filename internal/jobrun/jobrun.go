@@ -111,8 +111,9 @@ func runInStore(ctx context.Context, job jobenv.Job, root runner, t teller) int 
 	if err != nil {
 		return cannotBegin(job, err)
 	}
-	code := run(ctx, job, r.with(jobenv.NixConfig+"="+job.NixConfig+inParallel(job, nixConf)), t)
+	code := run(ctx, job, root, r, t)
 	root.children.killAll() // nothing of the job goes on in a store that is at rest
+	clearBuildDir()
 	t.usage(growth(ctx, before))
 	if job.Store != "" {
 		if err := openStore().writeMark(taken); err != nil {
@@ -122,8 +123,8 @@ func runInStore(ctx context.Context, job jobenv.Job, root runner, t teller) int 
 	return code
 }
 
-// cannotBegin says why the job ends before anything of it has run, and lets the builder have it
-// begin again with another store, if that is why. No record has been written then.
+// cannotBegin says why the job ends before its command has run, and lets the builder have it begin
+// again with another store, if that is why.
 func cannotBegin(job jobenv.Job, err error) int {
 	if unusable, ok := errors.AsType[errUnusable](err); ok && job.Store == jobenv.StoreUsed {
 		say("the job cannot begin with this store: %v", unusable)
@@ -162,7 +163,15 @@ func mark(name, text string) error {
 }
 
 // run goes through the job's steps. Each returns the exit code to end with, or 0.
-func run(ctx context.Context, job jobenv.Job, r runner, t teller) int {
+func run(ctx context.Context, job jobenv.Job, root, r runner, t teller) int {
+	ofOthers := readConfOfImage() + "\n" + job.NixConf
+	ofSystems, err := systemSettings(job, foreignSystems(r.children), ofOthers)
+	if err != nil {
+		say("%v", err)
+		t.Note(jobwire.Note{NotRun: job.System})
+		return exitConfig
+	}
+	r = r.with(jobenv.NixConfig + "=" + job.NixConfig + inParallel(job, ofOthers))
 	version := askVersion(job.NixVersion, r)
 	out := &output{w: os.Stdout}
 	meter := &pushMeter{teller: t}
@@ -179,9 +188,21 @@ func run(ctx context.Context, job jobenv.Job, r runner, t teller) int {
 	}
 	defer credentials.close()
 	r = r.with(credentials.environ()...)
-
+	r.environ = withSettings(r.environ, credentials.settings())
+	d, r, err := newDaemon(job, root, r, ofSystems, pusher)
+	if err == nil && job.FlakeConfig == "" { // else it has to wait for the source
+		err = d.start(trust{})
+	}
+	if err != nil {
+		return cannotBegin(job, err)
+	}
 	if code := fetch(job, r, t); code != 0 {
 		return code
+	}
+	if job.FlakeConfig != "" {
+		if err := d.start(trustOfFlake(r)); err != nil {
+			return cannotBegin(job, err)
+		}
 	}
 	b := &builder{job: job, runner: r, teller: t, version: version}
 	if pusher == nil {

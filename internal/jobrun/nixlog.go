@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"sync"
 	"time"
 
@@ -110,12 +109,7 @@ func (n *nixListener) close() {
 
 // setting returns what has Nix tell. The daemon that the push asks need not.
 func (n *nixListener) setting(environ []string) []string {
-	for _, entry := range environ {
-		if config, ok := strings.CutPrefix(entry, jobenv.NixConfig+"="); ok {
-			return with(environ, fmt.Sprintf("%s=%s\njson-log-path = %s\n", jobenv.NixConfig, strings.TrimSuffix(config, "\n"), jobenv.NixLog))
-		}
-	}
-	return environ
+	return withSettings(environ, "json-log-path = "+jobenv.NixLog+"\n")
 }
 
 // tellsPrograms says of a program and the image's version of Nix whether it knows the setting

@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"iglu.sh/builder/internal/jobenv"
-	"iglu.sh/builder/internal/nixstore"
 )
 
 // rootUser returns who is root.
@@ -19,19 +18,21 @@ func prepare(job jobenv.Job, root runner) (runner, error) {
 	if err := makeTempDir(); err != nil {
 		return runner{}, err
 	}
-	// Not every Nix makes it; and in a store that outlives jobs, a job that was killed may
-	// have left its builds there.
-	if err := errors.Join(os.RemoveAll(jobenv.BuildDir), os.MkdirAll(jobenv.BuildDir, 0o755)); err != nil {
+	// Not every Nix makes it.
+	if err := errors.Join(clearBuildDir(), os.MkdirAll(jobenv.BuildDir, 0o755)); err != nil {
 		return runner{}, errUnusable{fmt.Sprintf("Nix has no folder to build in: %v", err)}
 	}
 	r := root
-	if job.GitKey != "" {
+	if readsInPrivate(job) {
 		// What was fetched with a key is not for who comes next, and what Nix has made of it is
 		// looked up by names that anybody can write down: it ends with the container.
 		r.environ = without(r.environ, cacheHome)
 	}
 	if job.JobUser == jobenv.UserRoot {
-		return prepareRoot(job, r)
+		if hasDaemon(job) {
+			return r.with("NIX_REMOTE=daemon"), nil
+		}
+		return r.with("NIX_REMOTE="), nil
 	}
 	// The tools of nixos/nix are links in root's home.
 	if err := allowThrough(root.user.home); err != nil {
@@ -44,13 +45,10 @@ func prepare(job jobenv.Job, root runner) (runner, error) {
 	if err != nil {
 		return runner{}, err
 	}
-	if err := prepareDaemon(job, root); err != nil {
-		return runner{}, err
-	}
 	r.user = u
 	r.environ = without(r.environ, "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR")
 	r = r.with("HOME="+u.home, "USER="+u.name, "LOGNAME="+u.name, "NIX_REMOTE=daemon")
-	if job.Store != "" && job.GitKey == "" {
+	if job.Store != "" && !readsInPrivate(job) {
 		if err := u.makeFolder(jobenv.StoreCache); err != nil {
 			return runner{}, errUnusable{fmt.Sprintf("Nix has no folder for its caches: %v", err)}
 		}
@@ -58,26 +56,18 @@ func prepare(job jobenv.Job, root runner) (runner, error) {
 	return r, errors.Join(allowWriting(os.Stdout), allowWriting(os.Stderr))
 }
 
-// prepareRoot returns what runs the programs of a job of root. It needs a daemon only to have known
-// what the command is about.
-func prepareRoot(job jobenv.Job, r runner) (runner, error) {
-	if job.CacheTarget == "" {
-		return r.with("NIX_REMOTE="), nil
-	}
-	return r.with("NIX_REMOTE=daemon"), prepareDaemon(job, r)
+// readsInPrivate reports whether a job has been given the right to read what not everybody may.
+func readsInPrivate(job jobenv.Job) bool {
+	return job.GitKey != "" || job.AccessTokens != "" || job.Netrc != ""
 }
 
-// prepareDaemon starts Nix's daemon in a store in which no process is about anything.
-func prepareDaemon(job jobenv.Job, root runner) error {
-	err := nixstore.Files{}.ForgetTempRoots()
-	if err == nil {
-		err = startNixDaemon(job, root.environ, root.children)
-	}
-	if err != nil {
-		return errUnusable{fmt.Sprintf("Nix's daemon cannot be started: %v", err)}
-	}
-	return nil
-}
+// hasDaemon reports whether a job's Nix asks a daemon. That of root needs one only to have known
+// what the command is about.
+func hasDaemon(job jobenv.Job) bool { return job.JobUser != jobenv.UserRoot || job.CacheTarget != "" }
+
+// clearBuildDir removes what builds have left, as of a job that was killed. It lies in the store; and
+// where Nix has fetched something with a netrc, that is a part of it.
+func clearBuildDir() error { return os.RemoveAll(jobenv.BuildDir) }
 
 // makeTempDir makes the folder for temporary files. Not every image has one.
 func makeTempDir() error {

@@ -48,6 +48,25 @@ func preparePush(ctx context.Context, job jobenv.Job, out *output, meter *pushMe
 	return nil, exitConfig
 }
 
+// readPrivate returns what has Nix's daemon take from a private cache what is there already: that it
+// trusts it, and the entry of a netrc that shows it the API key. A job of root is not given that:
+// its programs could read it.
+func readPrivate(job jobenv.Job, pusher *push.Pusher) (t trust, netrc string) {
+	if pusher == nil || job.JobUser == jobenv.UserRoot {
+		return trust{}, ""
+	}
+	cache, ok := pusher.Substituter()
+	if !ok {
+		return trust{}, ""
+	}
+	netrc, err := cacheEntry(cache.URL, job.CacheToken, job.Netrc)
+	if err != nil {
+		say("nothing is taken from the private cache: %v", err)
+		return trust{}, ""
+	}
+	return newTrust([]string{cache.URL}, cache.Keys), netrc
+}
+
 // buildAndPush runs the job's command and pushes what it is about.
 func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *output, meter *pushMeter) int {
 	relay, err := startRelay(daemonSocket, relayedSocket, nixstore.Files{})

@@ -18,6 +18,9 @@ import (
 // have put anything: nothing of that is left when the store is measured by us, and its output is
 // none of ours.
 func upkeep(ctx context.Context, job jobenv.Job, r runner) int {
+	if err := clearBuildDir(); err != nil {
+		say("%v", err)
+	}
 	code := maintain(job.Upkeep, r)
 	r.children.killAll()
 	if code != 0 {

@@ -21,9 +21,11 @@ type user struct {
 	home     string
 }
 
-// The user of jobs that are not root's, and Nix's build users, as nixos/nix has them.
+// The user of jobs that are not root's, and Nix's build users, as nixos/nix has them. Some of what
+// the kernel counts by users, such as inotify instances, it counts for the whole machine: so the
+// user's id is one that a machine gives to nobody, next to those of the build users.
 const (
-	jobUID, jobGID = 1000, 1000
+	jobUID, jobGID = 30100, 30100
 	jobName        = "iglu"
 	homes          = "/home"
 

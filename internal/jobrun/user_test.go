@@ -15,11 +15,11 @@ import (
 // TestMakeUser makes the user in images of several kinds. It needs root.
 func TestMakeUser(t *testing.T) {
 	const passwd, group = "root:x:0:0::/root:/bin/sh\n", "root:x:0:\n"
-	const user, users = "iglu:x:1000:1000::HOMES/iglu:/bin/sh\n", "iglu:x:1000:\n"
+	const user, users = "iglu:x:30100:30100::HOMES/iglu:/bin/sh\n", "iglu:x:30100:\n"
 	const builders = "nixbld:x:30000:nixbld1,nixbld2\n"
 	for name, test := range map[string]struct{ passwd, group, wantPasswd, wantGroup string }{
 		"with build users":     {passwd, group + builders, passwd + user, group + builders + users},
-		"the user's id taken":  {passwd + "node:x:1000:1000::/home/node:/bin/sh\n", group + builders + "node:x:1000:\n", passwd + user, group + builders + "node:x:1000:\n"},
+		"the user's id taken":  {passwd + "node:x:30100:30100::/home/node:/bin/sh\n", group + builders + "node:x:30100:\n", passwd + user, group + builders + "node:x:30100:\n"},
 		"the user there":       {passwd + user, group + builders + users, passwd + user, group + builders + users},
 		"lines that are none":  {passwd + "\nnonsense\n", group + builders, passwd + "nonsense\n" + user, group + builders + users},
 		"the name of a system": {passwd + "iglu:x:70:70::/:/bin/false\n", group + builders, passwd + "iglu:x:70:70::/:/bin/false\n" + user, group + builders + users},

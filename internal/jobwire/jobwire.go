@@ -35,6 +35,9 @@ type Note struct {
 	Commit string          `json:"commit,omitempty"` // that was fetched
 	Usage  *Usage          `json:"usage,omitempty"`
 	Pushed *schemas.Pushed `json:"pushed,omitempty"` // what the push has come to
+	// NotRun is the job's system, as Nix names it, if the container does not run its programs. The
+	// job ends then.
+	NotRun string `json:"notRun,omitempty"`
 	// Succeeded is the last of a job on both outputs, right before the program exits with 0:
 	// all that was printed came before.
 	Succeeded bool `json:"succeeded,omitempty"`

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/internal/redact"
@@ -28,6 +29,11 @@ const (
 	maxRecord = 64 << 10
 	// maxActivities is of how many activities at once a log knows.
 	maxActivities = 4096
+	// maxCount bounds what is counted: up to it, every program reads numbers in JSON exactly (RFC
+	// 8259, section 6).
+	maxCount = 1<<53 - 1
+	// maxPhase is how long the name of a phase may be, in bytes.
+	maxPhase = 64
 	// progressInterval is how often progress is told at most.
 	progressInterval = 100 * time.Millisecond
 )
@@ -49,6 +55,7 @@ type Log struct {
 	numbers    map[string]int  // of the derivations that were listed
 	needs      int             // how many needs of them were told
 	restricted map[string]bool // see restricted.go
+	untrusted  map[string]bool // likewise
 }
 
 // totals are what activities that have ended amount to.
@@ -123,11 +130,21 @@ type record struct {
 	Msg    string            `json:"msg"`
 }
 
+// number returns a field that is a number. Programs of the job can write records as well as Nix:
+// what is no count, or none that makes sense, is 0 or as much as there can be.
 func (r *record) number(i int) (n int64) {
-	if i < len(r.Fields) {
-		json.Unmarshal(r.Fields[i], &n) // 0 if it is none
+	if i < len(r.Fields) && json.Unmarshal(r.Fields[i], &n) != nil {
+		n = 0
 	}
-	return n
+	return min(max(n, 0), maxCount)
+}
+
+// add adds counts.
+func add(counts ...int64) (sum int64) {
+	for _, n := range counts {
+		sum = min(sum+n, maxCount) // each is at most that much
+	}
+	return sum
 }
 
 func (r *record) text(i int) (text string) {
@@ -199,7 +216,7 @@ func (p *process) start(id uint64, kind int, derivation string) *activity {
 		return nil
 	}
 	p.endList()
-	if p.activities[id] != nil || p.log.activities == maxActivities {
+	if p.activities[id] != nil || p.log.activities == maxActivities || kind == build && !nixstore.IsDerivation(derivation) {
 		return nil
 	}
 	p.log.activities++
@@ -234,7 +251,7 @@ func (p *process) stop(id uint64) {
 	case copyPaths:
 		ended.paths = sum(ended.paths, over(a.counts))
 	case copyPath:
-		ended.bytes.Done += a.bytes.Done
+		ended.bytes.Done = add(ended.bytes.Done, a.bytes.Done)
 	}
 	p.log.changed()
 }
@@ -246,7 +263,7 @@ func (p *process) result(a *activity, r *record) {
 			p.line(a, r.text(0))
 		}
 	case setPhase:
-		if phase := r.text(0); a.kind == build && phase != a.phase {
+		if phase := r.text(0); a.kind == build && phase != a.phase && isPhase(phase) {
 			a.phase = phase
 			p.log.tell(schemas.DerivationEvent{Derivation: a.derivation, State: schemas.DerivationBuilding, Phase: phase})
 		}
@@ -258,6 +275,11 @@ func (p *process) result(a *activity, r *record) {
 			p.log.changed()
 		}
 	}
+}
+
+// isPhase reports whether a text can be the name of a phase.
+func isPhase(text string) bool {
+	return len(text) <= maxPhase && !strings.ContainsFunc(text, func(c rune) bool { return !unicode.IsPrint(c) })
 }
 
 func (p *process) line(a *activity, text string) {
@@ -381,23 +403,24 @@ func (l *Log) progress() schemas.ProgressEvent {
 			case copyPaths:
 				e.Paths = sum(e.Paths, a.counts)
 			case copyPath:
-				e.Bytes.Done += a.bytes.Done
-				copied += a.bytes.Expected
+				e.Bytes.Done = add(e.Bytes.Done, a.bytes.Done)
+				copied = add(copied, a.bytes.Expected)
 			}
-			expected += a.expected
+			expected = add(expected, a.expected)
 		}
 	}
-	e.Bytes.Expected = max(e.Bytes.Done, l.ended.bytes.Done+copied, expected)
-	e.Derivations.Expected = max(e.Derivations.Expected, e.Derivations.Done+e.Derivations.Running+e.Derivations.Failed)
-	e.Paths.Expected = max(e.Paths.Expected, e.Paths.Done+e.Paths.Running+e.Paths.Failed)
+	e.Bytes.Expected = max(e.Bytes.Done, add(l.ended.bytes.Done, copied), expected)
+	for _, c := range []*schemas.Counts{&e.Derivations, &e.Paths} {
+		c.Expected = max(c.Expected, add(c.Done, c.Running, c.Failed))
+	}
 	return e
 }
 
 func sum(a, b schemas.Counts) schemas.Counts {
-	return schemas.Counts{Done: a.Done + b.Done, Running: a.Running + b.Running, Expected: a.Expected + b.Expected, Failed: a.Failed + b.Failed}
+	return schemas.Counts{Done: add(a.Done, b.Done), Running: add(a.Running, b.Running), Expected: add(a.Expected, b.Expected), Failed: add(a.Failed, b.Failed)}
 }
 
 // over returns what is left of counts when nothing goes on any more.
 func over(c schemas.Counts) schemas.Counts {
-	return schemas.Counts{Done: c.Done, Failed: c.Failed, Expected: c.Done + c.Failed}
+	return schemas.Counts{Done: c.Done, Failed: c.Failed, Expected: add(c.Done, c.Failed)}
 }

@@ -94,11 +94,11 @@ func TestProcesses(t *testing.T) {
 
 const (
 	begin = `{"action":"start","id":18446744073709551615,"type":104}` + "\n" +
-		`{"action":"start","id":9007199254740993,"type":105,"fields":["/nix/store/a.drv"]}` + "\n"
+		`{"action":"start","id":9007199254740993,"type":105,"fields":["/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-a.drv"]}` + "\n"
 	line   = `{"action":"result","id":9007199254740993,"type":101,"fields":["text"]}` + "\n"
 	end    = `{"action":"stop","id":9007199254740993}` + "\n"
 	count  = `{"action":"result","id":18446744073709551615,"type":105,"fields":[%d,%d,0,%d]}` + "\n"
-	failed = `{"action":"msg","level":0,"msg":"error: Cannot build '/nix/store/a.drv'."}` + "\n"
+	failed = `{"action":"msg","level":0,"msg":"error: Cannot build '/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-a.drv'."}` + "\n"
 )
 
 // How a derivation has ended is told in several ways, of which not each Nix has all.
@@ -142,7 +142,7 @@ func TestOtherRecords(t *testing.T) {
 func TestBounds(t *testing.T) {
 	var records strings.Builder
 	for id := range 2 * maxActivities {
-		fmt.Fprintf(&records, `{"action":"start","id":%d,"type":105,"fields":["/nix/store/%d.drv"]}`+"\n", id, id)
+		fmt.Fprintf(&records, `{"action":"start","id":%d,"type":105,"fields":["/nix/store/%032d-x.drv"]}`+"\n", id, id)
 	}
 	for range 100 {
 		fmt.Fprintf(&records, `{"action":"result","id":1,"type":101,"fields":["%s"]}`+"\n", strings.Repeat("x", 2*maxKeptLine))

@@ -24,7 +24,7 @@ func events(t *testing.T) (*Log, *[]schemas.Event) {
 }
 
 func starts(id, kind int) string {
-	return fmt.Sprintf(`{"action":"start","id":%d,"type":%d,"fields":["/nix/store/%d.drv"]}`, id, kind, id)
+	return fmt.Sprintf(`{"action":"start","id":%d,"type":%d,"fields":["/nix/store/%032d-%d.drv"]}`, id, kind, id, id)
 }
 
 func stops(id int) string { return fmt.Sprintf(`{"action":"stop","id":%d}`, id) }
@@ -175,8 +175,8 @@ func TestResults(t *testing.T) {
 		result(1, setPhase, `"unpackPhase"`), result(1, setPhase, `"unpackPhase"`), result(1, buildLogLine, `"a line"`),
 		result(1, setPhase, `"buildPhase"`), result(2, setPhase, `"buildPhase"`), result(2, buildLogLine, `"of no build"`),
 		result(1, progress, "1"), result(1, setExpected, ""), `{"action":"result","id":1,"type":106}`, `{"action":"start","id":3,"type":105}`)
-	want := []string{"building /nix/store/1.drv", "building /nix/store/1.drv unpackPhase", "/nix/store/1.drv: a line",
-		"building /nix/store/1.drv buildPhase", "building"}
+	want := []string{"building /nix/store/00000000000000000000000000000001-1.drv", "building /nix/store/00000000000000000000000000000001-1.drv unpackPhase", "/nix/store/00000000000000000000000000000001-1.drv: a line",
+		"building /nix/store/00000000000000000000000000000001-1.drv buildPhase"}
 	if diff := cmp.Diff(want, inShort(*told)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -190,14 +190,14 @@ func TestCountsDecide(t *testing.T) {
 	p.takeAll(stops(1), stops(2), stops(3), stops(4))
 	*told = nil
 	for _, step := range []struct{ record, want string }{
-		{result(9, progress, "1,5,4,0"), "built /nix/store/1.drv"},
-		{result(9, progress, "1,5,3,1"), "failed /nix/store/2.drv"},
+		{result(9, progress, "1,5,4,0"), "built /nix/store/00000000000000000000000000000001-1.drv"},
+		{result(9, progress, "1,5,3,1"), "failed /nix/store/00000000000000000000000000000002-2.drv"},
 		{result(9, progress, "1,5,3,1"), ""},
-		{`{"action":"msg","level":0,"msg":"error: Cannot build '/nix/store/4.drv'."}`, "failed /nix/store/4.drv"},
-		{`{"action":"msg","level":1,"msg":"warning: on '/nix/store/3.drv'."}`, ""},
-		{result(9, progress, "3,5,1,1"), "built /nix/store/3.drv"}, // and one that nobody saw
+		{`{"action":"msg","level":0,"msg":"error: Cannot build '/nix/store/00000000000000000000000000000004-4.drv'."}`, "failed /nix/store/00000000000000000000000000000004-4.drv"},
+		{`{"action":"msg","level":1,"msg":"warning: on '/nix/store/00000000000000000000000000000003-3.drv'."}`, ""},
+		{result(9, progress, "3,5,1,1"), "built /nix/store/00000000000000000000000000000003-3.drv"}, // and one that nobody saw
 		{stops(5), ""},
-		{result(9, progress, "3,5,0,2"), "failed /nix/store/5.drv"},
+		{result(9, progress, "3,5,0,2"), "failed /nix/store/00000000000000000000000000000005-5.drv"},
 	} {
 		p.takeAll(step.record)
 		if got := strings.Join(inShort(*told), ", "); got != step.want {
@@ -215,7 +215,7 @@ func TestCountedBefore(t *testing.T) {
 		p.takeAll(starts(9, builds), starts(1, build), result(9, progress, counts[0]), result(9, progress, counts[1]))
 		*told = nil
 		p.takeAll(stops(1))
-		if got := strings.Join(inShort(*told), ", "); got != want+" /nix/store/1.drv" {
+		if got := strings.Join(inShort(*told), ", "); got != want+" /nix/store/00000000000000000000000000000001-1.drv" {
 			t.Errorf("%s: %q", want, got)
 		}
 	}
@@ -225,7 +225,7 @@ func TestCountedBefore(t *testing.T) {
 func TestEndOfLongRecord(t *testing.T) {
 	l, told := events(t)
 	l.Read(strings.NewReader(strings.Repeat("x", maxRecord) + starts(1, build) + strings.Repeat("\n", 2*maxRecord) + starts(2, build) + "\n"))
-	want := []string{"building /nix/store/2.drv", "failed /nix/store/2.drv"}
+	want := []string{"building /nix/store/00000000000000000000000000000002-2.drv", "failed /nix/store/00000000000000000000000000000002-2.drv"}
 	if diff := cmp.Diff(want, inShort(*told)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -241,5 +241,41 @@ func TestTailOfParts(t *testing.T) {
 	log.add("next", false)
 	if len(log.lines) != 2 || len(log.lines[0]) != 4096 || log.lines[1] != "next" {
 		t.Errorf("%d lines, the first of %d bytes", len(log.lines), len(log.lines[0]))
+	}
+}
+
+// TestNonsense has a program of the job write records of its own: what makes no sense is not told, and
+// no number is less than nothing or more than can be read exactly.
+func TestNonsense(t *testing.T) {
+	log, told := events(t)
+	const drv = "/nix/store/00000000000000000000000000000001-1.drv"
+	records := []string{
+		`{"action":"start","id":1,"type":105,"fields":["<b>no derivation</b>"]}`,
+		`{"action":"start","id":2,"type":105,"fields":["` + drv + strings.Repeat("x", 300) + `.drv"]}`,
+		`{"action":"start","id":3,"type":105,"fields":["` + drv + `"]}`,
+		`{"action":"result","id":3,"type":104,"fields":["` + strings.Repeat("phase", 20) + `"]}`,
+		`{"action":"result","id":3,"type":104,"fields":["a\nb"]}`,
+		`{"action":"start","id":4,"type":104}`,
+		`{"action":"result","id":4,"type":105,"fields":[-5,9223372036854775807,-9223372036854775808,99999999999999999999]}`,
+	}
+	for id := 10; id < 20; id++ {
+		records = append(records, fmt.Sprintf(`{"action":"start","id":%d,"type":100}`, id),
+			fmt.Sprintf(`{"action":"result","id":%d,"type":105,"fields":[9007199254740991,9223372036854775807,0,0]}`, id))
+	}
+	log.Read(strings.NewReader(strings.Join(records, "\n") + "\n"))
+	log.Close()
+	for _, e := range *told {
+		switch e := e.(type) {
+		case schemas.DerivationEvent:
+			if e.Derivation != drv || e.Phase != "" {
+				t.Errorf("told: %+v", e)
+			}
+		case schemas.ProgressEvent:
+			for _, n := range []int64{e.Derivations.Done, e.Derivations.Running, e.Derivations.Expected, e.Derivations.Failed, e.Bytes.Done, e.Bytes.Expected} {
+				if n < 0 || n > maxCount {
+					t.Errorf("told: %+v", e)
+				}
+			}
+		}
 	}
 }

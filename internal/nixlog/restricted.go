@@ -12,6 +12,10 @@ import (
 // ClientSettings::apply in daemon.cc of its sources.
 var ignored = regexp.MustCompile(`ignoring the client-specified setting '([a-z-]+)', because it is a restricted setting|ignoring untrusted substituter '`)
 
+// untrusted is what Nix says of a setting that a flake gives (nixConfig) and that nobody has
+// accepted: ConfigFile::apply in libflake/config.cc.
+var untrusted = regexp.MustCompile(`ignoring untrusted flake configuration setting '([a-z-]+)'`)
+
 // maxRestricted is how many names of settings are kept. Nix has not so many.
 const maxRestricted = 100
 
@@ -20,14 +24,29 @@ func (l *Log) noteRestricted(line string) {
 	if !strings.Contains(line, "ignoring ") {
 		return
 	}
-	match := ignored.FindStringSubmatch(line)
-	if match == nil || len(l.restricted) == maxRestricted {
-		return
+	if match := untrusted.FindStringSubmatch(line); match != nil {
+		note(&l.untrusted, match[1])
 	}
-	if l.restricted == nil {
-		l.restricted = make(map[string]bool)
+	if match := ignored.FindStringSubmatch(line); match != nil {
+		note(&l.restricted, cmp.Or(match[1], "substituters"))
 	}
-	l.restricted[cmp.Or(match[1], "substituters")] = true
+}
+
+func note(names *map[string]bool, name string) {
+	if *names == nil {
+		*names = make(map[string]bool)
+	}
+	if len(*names) < maxRestricted {
+		(*names)[name] = true
+	}
+}
+
+// Untrusted returns the names of Nix's settings that a flake has given, and that Nix has ignored
+// because nobody has accepted them.
+func (l *Log) Untrusted() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Sorted(maps.Keys(l.untrusted))
 }
 
 // Restricted returns the names of Nix's settings that the command has given, and that the daemon

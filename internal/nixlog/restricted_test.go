@@ -19,6 +19,8 @@ func TestRestricted(t *testing.T) {
 		"warning: ignoring the client-specified setting 'trusted-public-keys', because it is a restricted setting and you are not a trusted user",
 		"warning: ignoring the client-specified setting 'build-dir', because it is a restricted setting and you are not a trusted user",
 		"warning: ignoring dirty tree",
+		"warning: ignoring untrusted flake configuration setting 'extra-substituters'.",
+		"warning: ignoring untrusted flake configuration setting 'bash-prompt'.",
 	}
 	want := []string{"build-dir", "substituters", "trusted-public-keys"}
 	for form, read := range map[string]func(*Log){
@@ -40,6 +42,9 @@ func TestRestricted(t *testing.T) {
 		log.Close()
 		if diff := cmp.Diff(want, log.Restricted()); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", form, diff)
+		}
+		if diff := cmp.Diff([]string{"bash-prompt", "extra-substituters"}, log.Untrusted()); diff != "" {
+			t.Errorf("of a flake, %s (-want +got):\n%s", form, diff)
 		}
 	}
 }

@@ -63,7 +63,27 @@ func Prepare(ctx context.Context, o Options, say func(format string, args ...any
 	if p.readable = client.Locate(ctx, cache); !p.readable {
 		say("warning: the cache cannot be read from here: what is pushed will not be checked")
 	}
+	if cache.Private {
+		p.findSubstituter(ctx, cache)
+	}
 	return p, nil
+}
+
+// A Substituter is a cache as Nix reads it.
+type Substituter struct {
+	URL  string
+	Keys []string // by which Nix trusts it: NAME:BASE64
+}
+
+// Substituter returns the cache, if it is a private one that Nix can read with the API key as the
+// password of a netrc.
+func (p *Pusher) Substituter() (Substituter, bool) { return p.substituter, p.substituter.URL != "" }
+
+func (p *Pusher) findSubstituter(ctx context.Context, cache cachix.Cache) {
+	p.substituter = Substituter{URL: p.client.ReadableByNix(ctx), Keys: cache.NamedKeys()}
+	if p.substituter.URL == "" {
+		p.say("the cache is private, and Nix cannot read it: nothing is taken from it")
+	}
 }
 
 // Close ends the connections to the cache.

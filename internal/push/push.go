@@ -71,9 +71,11 @@ type Pusher struct {
 	keys     []string           // public ones, of which one has signed what is in the cache; none: whoever
 	upstream trust
 	readable bool // what was pushed can be read back
-	say      func(format string, args ...any)
-	progress func(done, expected int, bytes int64)
-	dump     func(w io.Writer, path string) error // writes a path's archive
+	// substituter is the cache as Nix can read it, if it is private.
+	substituter Substituter
+	say         func(format string, args ...any)
+	progress    func(done, expected int, bytes int64)
+	dump        func(w io.Writer, path string) error // writes a path's archive
 
 	store   Store
 	queue   *queue

@@ -38,6 +38,11 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	if err != nil {
 		return err
 	}
+	nix, err := readNixConf(s.NixConfFile)
+	if err != nil {
+		return err
+	}
+	nix.AcceptFlakeConfig = s.FlakeConfig
 	// First of all: it also keeps a second builder out that is started by mistake.
 	records, err := history.Open(s.folder("history.db"))
 	if err != nil {
@@ -53,7 +58,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	}
 	numbers := metrics.New(build, wsapi.Refusals)
 	logs.Written = numbers.LogWritten
-	builder, err := newBuilder(s, program, numbers, logs, records, log)
+	builder, err := newBuilder(s, nix, program, numbers, logs, records, log)
 	if err != nil {
 		return err
 	}
@@ -73,6 +78,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 		RequestTimeout:  s.RequestTimeout,
 		MaxRequestBytes: s.MaxRequestBytes,
 		ClientTimeout:   s.ClientTimeout,
+		IsOfJobs:        builder.IsOfJobs,
 		Metrics:         numbers.Handler(),
 		Refused:         numbers.Refused,
 	}, log)
@@ -108,7 +114,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 }
 
 // newBuilder returns what runs the jobs.
-func newBuilder(s Settings, program string, numbers *metrics.Metrics, logs *joblog.Store, records *history.History, log *slog.Logger) (*orchestrator.Builder, error) {
+func newBuilder(s Settings, nix orchestrator.NixSettings, program string, numbers *metrics.Metrics, logs *joblog.Store, records *history.History, log *slog.Logger) (*orchestrator.Builder, error) {
 	return orchestrator.NewDocker(orchestrator.Options{
 		Host:          s.EngineHost,
 		Instance:      s.Instance,
@@ -120,6 +126,7 @@ func newBuilder(s Settings, program string, numbers *metrics.Metrics, logs *jobl
 		FetchTimeout:  s.FetchTimeout,
 		GitDepth:      s.GitDepth,
 		Push:          orchestrator.Push{Uploads: s.PushUploads, PartSize: s.PushPartSize, Upstream: s.PushUpstream},
+		Nix:           nix,
 		Program:       program,
 		Limits:        s.Limits,
 		Deadlines:     s.Deadlines,
@@ -174,7 +181,8 @@ func listen(s Settings, log *slog.Logger) (net.Listener, error) {
 		return nil, err
 	}
 	if addr, ok := plain.Addr().(*net.TCPAddr); ok && !addr.IP.IsLoopback() && s.TokenFile == "" {
-		log.Warn("no token is set (IGLU_TOKEN_FILE): whoever reaches this address runs programs on the container engine",
+		log.Warn("no token is set (IGLU_TOKEN_FILE): whoever reaches this address runs programs on the container engine; "+
+			"behind a published port that can be a job, too, which looks like a client of the machine: publish it on 127.0.0.1 only, or set a token",
 			"addr", addr.String())
 	}
 	return listener, nil

@@ -35,6 +35,8 @@ type Settings struct {
 	JobUser         orchestrator.JobUser
 	Sandbox         orchestrator.Sandbox
 	SandboxUnsafe   bool
+	NixConfFile     string
+	FlakeConfig     bool
 	Instance        string
 	AllowedCommands []string
 	RequestTimeout  time.Duration
@@ -95,6 +97,10 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"`when` Nix uses its own sandbox: auto (where the engine can and that opens no way out of the container), on or off")
 	add(parsed(&s.SandboxUnsafe, "yes or no", parseYesNo), "nix-sandbox-unsafe", "no",
 		"`yes` lets the sandbox be on even where it opens a way out of the container")
+	add(parsed(&s.NixConfFile, "name", parseAny), "nix-conf-file", "",
+		"`file` with lines of nix.conf for all jobs, access-tokens among them (default none)")
+	add(parsed(&s.FlakeConfig, "yes or no", parseYesNo), "accept-flake-config", "no",
+		"`yes` lets the substituters and keys count that a flake itself names (nixConfig)")
 	add(parsed(&s.Deadlines.Build, "duration", parseDuration), "build-timeout", "6h",
 		"`time` after which a job is cancelled")
 	add(parsed(&s.Deadlines.Silence, "duration", parseDurationOrOff), "silence-timeout", "off",

@@ -107,6 +107,10 @@ const (
 	maxLines     = 1000
 	maxFound     = 10_000
 	maxQuery     = 1000 // bytes
+	// maxSearches is how many logs are searched at once, each of which keeps a processor busy, and
+	// searchTimeout how long a search may take, and how long one may wait for another.
+	maxSearches   = 2
+	searchTimeout = 10 * time.Second
 )
 
 // serveLines serves lines of a log as the page shows them: by their numbers, from 0.
@@ -155,15 +159,41 @@ func (s *Server) serveSearch(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer log.Close()
+	if !s.takeSearch(w, r) {
+		return
+	}
+	defer func() { <-s.searches }()
 	state := log.State()
-	found, count, err := find(r.Context(), log, state.Bytes, query, from, maxFound)
+	ctx, cancel := context.WithTimeout(r.Context(), searchTimeout)
+	defer cancel()
+	search, err := find(ctx, log, state.Bytes, query, from, maxFound)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
+	searched := state.Lines
+	if ctx.Err() != nil {
+		searched = search.line
+	}
 	s.answer(w, r, struct {
-		Lines []int64 `json:"lines"`
-		Count int64   `json:"count"`
-		Total int64   `json:"total"`
-	}{found, count, state.Lines})
+		Lines    []int64 `json:"lines"`
+		Count    int64   `json:"count"`
+		Searched int64   `json:"searched"`
+		Total    int64   `json:"total"`
+	}{search.found, search.count, searched, state.Lines})
+}
+
+// takeSearch waits for the turn to search, and answers the request if that takes too long.
+func (s *Server) takeSearch(w http.ResponseWriter, r *http.Request) bool {
+	timeout := time.NewTimer(searchTimeout)
+	defer timeout.Stop()
+	select {
+	case s.searches <- struct{}{}:
+		return true
+	case <-r.Context().Done():
+	case <-timeout.C:
+		w.Header().Set("Retry-After", "5")
+		http.Error(w, "Too many searches are under way.", http.StatusServiceUnavailable)
+	}
+	return false
 }

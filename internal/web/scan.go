@@ -89,28 +89,25 @@ func wholeRunes(text []byte, n int) int {
 type search struct {
 	wanted []byte // in small letters
 	limit  int
-	line   int64 // that is looked at
+	line   int64 // that is to be looked at next
 	found  []int64
 	count  int64
 }
 
 // find looks for a text in the lines of a log from a line on, whatever the case of its
-// letters, without regard for control sequences. It returns the first lines that hold it, up
-// to limit, and how many there are.
-func find(ctx context.Context, log text, size int64, query string, from int64, limit int) (found []int64, count int64, err error) {
+// letters, without regard for control sequences. It finds the first lines that hold it, up
+// to limit, and how many there are. When ctx ends, it returns what it has found by then.
+func find(ctx context.Context, log text, size int64, query string, from int64, limit int) (*search, error) {
 	offset, err := log.Offset(from)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	s := search{wanted: bytes.ToLower([]byte(query)), limit: limit, line: from, found: []int64{}}
+	s := &search{wanted: bytes.ToLower([]byte(query)), limit: limit, line: from, found: []int64{}}
 	chunks := chunksOf(log, offset, size)
 	for partial := []byte(nil); ; {
 		chunk, err := chunks()
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil || len(chunk) == 0 {
-			return s.found, s.count, err
+		if err != nil || len(chunk) == 0 || ctx.Err() != nil {
+			return s, err
 		}
 		whole := bytes.LastIndexByte(chunk, '\n') + 1
 		if whole > 0 {

@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -74,10 +75,45 @@ func TestFind(t *testing.T) {
 		{"[31m", 0, 10, []int64{}, 0},
 		{"some length", 0, 2, []int64{1, 2}, 120_000},
 	} {
-		found, count, err := find(t.Context(), log, log.Size(), test.query, test.from, test.limit)
-		if diff := cmp.Diff(test.want, found); diff != "" || count != test.count || err != nil {
-			t.Errorf("%q from %d: %d, %v (-want +got):\n%s", test.query, test.from, count, err, diff)
+		got, err := find(t.Context(), log, log.Size(), test.query, test.from, test.limit)
+		if diff := cmp.Diff(test.want, got.found); diff != "" || got.count != test.count || got.line != 120_006 || err != nil {
+			t.Errorf("%q from %d: %d, %v (-want +got):\n%s", test.query, test.from, got.count, err, diff)
 		}
+	}
+}
+
+// endsAfter is a log whose search is out of time after so many chunks.
+type endsAfter struct {
+	memory
+	chunks int
+	end    context.CancelFunc
+}
+
+func (e *endsAfter) ReadAt(p []byte, at int64) (int, error) {
+	if e.chunks--; e.chunks == 0 {
+		e.end()
+	}
+	return e.memory.ReadAt(p, at)
+}
+
+// A search that is out of time says how far it came, and goes on from there when it is asked to.
+func TestFindInPieces(t *testing.T) {
+	const lines = 100
+	log := logOf(strings.Repeat("an error"+strings.Repeat(" in a long line", 2500)+"\n", lines))
+	var count, from int64
+	for rounds := 0; from < lines; rounds++ {
+		if rounds > 10 {
+			t.Fatalf("it came to %d in %d rounds", from, rounds)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		got, err := find(ctx, &endsAfter{log, 3, cancel}, log.Size(), "error", from, 1)
+		if err != nil || got.line <= from || len(got.found) != 1 || got.found[0] != from {
+			t.Fatalf("from %d: %+v, error %v", from, got, err)
+		}
+		count, from = count+got.count, got.line
+	}
+	if count != lines {
+		t.Errorf("%d lines were found", count)
 	}
 }
 

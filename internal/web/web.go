@@ -66,6 +66,7 @@ type Server struct {
 	mux     *http.ServeMux
 
 	watchers chan struct{} // holds an item for each
+	searches chan struct{} // likewise
 	closing  context.Context
 	close    context.CancelFunc
 }
@@ -76,6 +77,7 @@ func New(records Records, logs Logs, jobs Jobs, options Options, log *slog.Logge
 		records: records, logs: logs, jobs: jobs, options: options, log: log,
 		mux:      http.NewServeMux(),
 		watchers: make(chan struct{}, maxWatchers),
+		searches: make(chan struct{}, maxSearches),
 	}
 	s.closing, s.close = context.WithCancel(context.Background())
 	for pattern, handle := range map[string]http.HandlerFunc{

@@ -34,6 +34,7 @@ func run(ctx context.Context) error {
 		run  func(ctx context.Context, image string, table *strings.Builder) error
 	}{
 		{"start", benchStart},
+		{"parallel", benchParallel},
 		{"fill", benchFill},
 		{"source", benchSource},
 		{"log", benchLog},

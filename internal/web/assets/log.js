@@ -347,7 +347,7 @@ export class Log {
       if (query !== this.query || mine !== this.searching) return;
       if (this.found.length === this.count) this.found.push(...answer.lines);
       this.count += answer.count;
-      this.searched = answer.total;
+      this.searched = answer.searched;
       if (isNew && this.found.length) {
         const first = this.found.findIndex((line) => line >= Math.floor(this.top / this.height()));
         this.select(Math.max(0, first));

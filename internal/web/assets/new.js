@@ -1,7 +1,7 @@
 // The form for a job: what it says as a request, and the connection that carries it.
 
 const byId = (id) => document.getElementById(id);
-const SECRETS = ["gitKey", "apiKey", "signingKey"];
+const SECRETS = ["gitKey", "apiKey", "signingKey", "accessTokens", "netrc"];
 const KEEP_OPEN = "Keep this tab open: closing or reloading it cancels the job. The job's own page may be closed and reloaded as you like.";
 
 export function fillForm(form) {
@@ -48,7 +48,16 @@ function request(form, secret) {
     set(cachix, "target", value("target"));
     for (const name of ["apiKey", "signingKey"]) set(cachix, name, value(name) && secret(value(name)));
   }
-  return { git, buildOptions: options };
+  const job = { git, buildOptions: options };
+  const nix = {};
+  const tokens = lines("accessTokens").map((line) => {
+    const at = line.indexOf("="); // of none, all of it is the token
+    return [line.slice(0, Math.max(at, 0)), secret(line.slice(at + 1))];
+  });
+  set(nix, "accessTokens", tokens.length > 0 && Object.fromEntries(tokens));
+  set(nix, "netrc", value("netrc") && secret(form.elements.netrc.value));
+  if (Object.keys(nix).length > 0) job.nix = nix;
+  return job;
 }
 
 // submit sends the job. Its connection is the job's life, so this page keeps it and leaves the

@@ -59,6 +59,7 @@ func TestCompose(t *testing.T) {
 	s.checkHealthy()
 	s.checkConfined(container)
 	s.checkJob()
+	s.checkUnreachable(container)
 	s.checkJobLeftNothing()
 
 	s.mustCompose("stop")
@@ -349,9 +350,39 @@ func (s *stack) checkJob() {
 	}
 }
 
+// checkUnreachable has a job call the builder: at the address of its container, and at those of the
+// machine on its network and on the jobs' own, where the port is published on 127.0.0.1 alone.
+func (s *stack) checkUnreachable(container string) {
+	s.t.Helper()
+	addresses := strings.Fields(s.mustDocker("container", "inspect", "--format",
+		"{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.Gateway}}{{end}}", container) + " " +
+		s.mustDocker("network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", "iglu-builder-"+s.name+"-jobs"))
+	if len(addresses) != 3 {
+		s.t.Fatalf("the addresses are %q", addresses)
+	}
+	for _, address := range addresses {
+		job := `{"git":{"noClone":true},"buildOptions":{"command":"nix eval --impure --option download-attempts 1 --option connect-timeout 2 ` +
+			`--expr 'builtins.fetchurl \"http://` + address + `:3000/livez\"'","cachix":{"push":false}}}`
+		messages, code := s.send(job)
+		if log := strings.Join(messages, "\n"); code != websocket.CloseInternalServerErr || !strings.Contains(log, "unable to download") {
+			s.t.Errorf("a job that calls the builder at %s: close code %d\n%s", address, code, log)
+		}
+	}
+}
+
 // runJob returns the messages that answer the job. The connection must end with the
 // close code of success.
 func (s *stack) runJob() []string {
+	s.t.Helper()
+	messages, code := s.send(composeJob)
+	if code != websocket.CloseNormalClosure {
+		s.t.Errorf("close code %d, want %d", code, websocket.CloseNormalClosure)
+	}
+	return messages
+}
+
+// send sends a job and returns the messages that answer it, and the close code.
+func (s *stack) send(job string) (messages []string, code int) {
 	s.t.Helper()
 	conn, _, err := websocket.DefaultDialer.Dial("ws://"+s.address+"/api/v1/build", nil)
 	if err != nil {
@@ -359,17 +390,17 @@ func (s *stack) runJob() []string {
 	}
 	defer conn.Close()
 	conn.SetReadDeadline(time.Now().Add(jobTimeout))
-	if err := conn.WriteMessage(websocket.TextMessage, []byte(composeJob)); err != nil {
+	if err := conn.WriteMessage(websocket.TextMessage, []byte(job)); err != nil {
 		s.t.Fatal(err)
 	}
-	var messages []string
 	for {
 		_, message, err := conn.ReadMessage()
 		if err != nil {
-			if end, ok := errors.AsType[*websocket.CloseError](err); !ok || end.Code != websocket.CloseNormalClosure {
-				s.t.Errorf("end of the connection: got %v, want close code %d", err, websocket.CloseNormalClosure)
+			end, ok := errors.AsType[*websocket.CloseError](err)
+			if !ok {
+				s.t.Fatalf("end of the connection: %v", err)
 			}
-			return messages
+			return messages, end.Code
 		}
 		messages = append(messages, string(message))
 	}

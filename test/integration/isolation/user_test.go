@@ -20,7 +20,7 @@ func jobUser(t *testing.T, e *fixture.Engine) {
 	got := fixture.Do(t, s, fixture.Command(`sh -c 'echo "uid $(id -u) $(id -un) groups $(id -G) home $HOME"; grep Cap /proc/self/status; `+
 		`echo written > /dev/stdout; cat < /dev/stdout; touch $HOME/mine /source/mine /tmp/mine && nix store info'`))
 	fixture.WantExit(t, got, 0)
-	fixture.WantLine(t, got, "uid 1000 iglu groups 1000 home /home/iglu")
+	fixture.WantLine(t, got, "uid 30100 iglu groups 30100 home /home/iglu")
 	for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapAmb"} {
 		fixture.WantLine(t, got, set+":\t0000000000000000")
 	}
@@ -72,8 +72,8 @@ func commandsOfUser(t *testing.T, e *fixture.Engine) {
 		job  fixture.Job
 		line string
 	}{
-		{"run", fixture.Build(g.Public+"/"+public, "nix run"), "the program runs as 1000"},
-		{"shell", fixture.Build(g.Public+"/"+public, "nix shell -c program"), "the program runs as 1000"},
+		{"run", fixture.Build(g.Public+"/"+public, "nix run"), "the program runs as 30100"},
+		{"shell", fixture.Build(g.Public+"/"+public, "nix shell -c program"), "the program runs as 30100"},
 		{"flake check", fixture.Build(g.Public+"/"+public, "nix flake check -L"), "the check runs"},
 		{"remote input", fixture.Build(g.Public+"/"+public, "nix build -L .#hello"), fixture.Hello},
 		{"fetchGit", fixture.Build(g.Public+"/"+public, "nix-build"), "fetched "},
@@ -98,7 +98,7 @@ func TestIgnoredSettings(t *testing.T) {
 		for setting, advice := range map[string]string{
 			"substituters":        "use buildOptions.substituters",
 			"trusted-public-keys": "use buildOptions.trustedPublicKeys",
-			"build-dir":           "the operator of the builder can set it",
+			"build-dir":           "the operator of the builder can set it (IGLU_NIX_CONF_FILE)",
 		} {
 			fixture.WantLine(t, got, "iglu: warning: Nix ignored the setting "+setting+", because the command's user is not trusted: "+advice)
 		}

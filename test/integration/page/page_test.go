@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/browser"
 	"iglu.sh/builder/test/kit/fixture"
 )
@@ -111,16 +112,19 @@ func TestPageSecrets(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	b := browser.OpenTab(t)
 	b.Open("http://" + s.Address + "/new")
-	b.Click("fieldset summary")
+	browser.Eval[any](b, "document.querySelectorAll('details').forEach((d) => { d.open = true; })")
 	enter(b, map[string]string{"repository": fixture.Env.Git.Private + "/hello", "command": "nix build -L",
-		"gitUsername": fixture.GitUser, "gitKey": fixture.GitPassword})
+		"gitUsername": fixture.GitUser, "gitKey": fixture.GitPassword,
+		"accessTokens": "github.com=" + fixture.AccessToken, "netrc": "machine other.example login a password " + fixture.NetrcPassword})
 	var shown fixture.Job
 	preview := browser.Eval[string](b, "document.getElementById('preview').textContent")
 	if err := json.Unmarshal([]byte(preview), &shown); err != nil {
 		t.Fatalf("%v: %s", err, preview)
 	}
 	want := fixture.Build(fixture.Env.Git.Private+"/hello", "nix build -L")
-	want.Git.GitUsername, want.Git.RequiresAuth, want.Git.GitKey = fixture.GitUser, true, strings.Repeat("•", 12)
+	dots := strings.Repeat("•", 12)
+	want.Git.GitUsername, want.Git.RequiresAuth, want.Git.GitKey = fixture.GitUser, true, dots
+	want.Nix = schemas.Nix{AccessTokens: map[string]string{"github.com": dots}, Netrc: dots}
 	if diff := cmp.Diff(want, shown); diff != "" {
 		t.Errorf("the preview (-want +got):\n%s", diff)
 	}
@@ -130,8 +134,8 @@ func TestPageSecrets(t *testing.T) {
 		t.Errorf("when the job is sent, the preview is %s", preview)
 	}
 	job.UntilText("#verdict", "succeeded")
-	if left := browser.Eval[string](b, "document.querySelector('[name=gitKey]').value"); left != "" {
-		t.Error("the form still has the key")
+	if left := browser.Eval[string](b, "['gitKey', 'accessTokens', 'netrc'].map((name) => document.querySelector(`[name=${name}]`).value).join('')"); left != "" {
+		t.Error("the form still has a secret")
 	}
 	if html := browser.Eval[string](job, "document.documentElement.outerHTML"); fixture.CheckSecrets(html) != nil {
 		t.Error("the key stands in the job's page")

@@ -159,7 +159,7 @@ func TestNixOptions(t *testing.T) {
 	j.BuildOptions.ExtraArgs = "config show"
 	j.BuildOptions.Cores, j.BuildOptions.MaxJobs, j.BuildOptions.KeepGoing = &cores, &jobs, true
 	j.BuildOptions.Substituters = []string{"https://one.example.com", "https://two.example.com"}
-	j.BuildOptions.TrustedPublicKeys = []string{"one:YQ==", "two:Yg=="}
+	j.BuildOptions.TrustedPublicKeys = []string{"one:" + fixture.PublicKey(t), "two:" + fixture.PublicKey(t)}
 	// Those of the store are the daemon's, unless jobs are root; see TestForeignKey.
 	arrive := []string{"cores = 3", "max-jobs = 2", "keep-going = true", "flakes"}
 	got := fixture.Do(t, fixture.Env.Server, j)
@@ -168,7 +168,7 @@ func TestNixOptions(t *testing.T) {
 		fixture.WantLine(t, got, line)
 	}
 	got = fixture.Do(t, fixture.ServerWith(t, func(s *server.Settings) { s.JobUser = orchestrator.UserRoot }), j)
-	for _, line := range append(arrive, "https://one.example.com https://two.example.com", "one:YQ== two:Yg==") {
+	for _, line := range append(arrive, "https://one.example.com https://two.example.com", strings.Join(j.BuildOptions.TrustedPublicKeys, " ")) {
 		fixture.WantLine(t, got, line)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"iglu.sh/builder/internal/cachix"
@@ -99,13 +98,7 @@ func foreignKey(t *testing.T, e *fixture.Engine) {
 	look := fixture.Build(url, "sh -c 'cat $(nix-build)'")
 	built := fixture.Do(t, storeServer(t, e, func(s *server.Settings) { s.Store = orchestrator.StoreEphemeral }), fixture.Build(url, "sh -c 'echo path $(nix-build)'"))
 	fixture.WantExit(t, built, 0)
-	var path string
-	for _, line := range built.Lines {
-		if p, ok := strings.CutPrefix(line, "path "); ok {
-			path = p
-		}
-	}
-	cache, key := falseCache(t, path)
+	cache, key := falseCache(t, pathIn(built))
 	attack := look
 	attack.BuildOptions.Substituters, attack.BuildOptions.TrustedPublicKeys = []string{cache}, []string{key}
 	fixture.WantLine(t, fixture.Do(t, s, attack), "false")

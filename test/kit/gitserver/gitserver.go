@@ -54,7 +54,10 @@ func (s *Server) authorized(r *http.Request) bool {
 
 // Listen returns a listener on a free port of the address at which containers of the
 // machine's own Docker engine reach the machine: that of the engine's default bridge.
-func Listen() (net.Listener, error) {
+func Listen() (net.Listener, error) { return ListenAt("0") }
+
+// ListenAt is Listen for a port that is not chosen freely.
+func ListenAt(port string) (net.Listener, error) {
 	name, err := exec.Command("docker", "network", "inspect", "bridge",
 		"--format", `{{index .Options "com.docker.network.bridge.name"}}`).Output()
 	if err != nil {
@@ -70,7 +73,7 @@ func Listen() (net.Listener, error) {
 	}
 	for _, address := range addresses {
 		if ip, ok := address.(*net.IPNet); ok && ip.IP.To4() != nil {
-			return net.Listen("tcp", net.JoinHostPort(ip.IP.String(), "0"))
+			return net.Listen("tcp", net.JoinHostPort(ip.IP.String(), port))
 		}
 	}
 	return nil, fmt.Errorf("the engine's bridge %s has no address", bridge.Name)

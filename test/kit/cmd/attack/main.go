@@ -66,6 +66,10 @@ var attempts = map[string]func(arg string) error{
 		_, err := unix.Klogctl(3, make([]byte, 4096)) // SYSLOG_ACTION_READ_ALL
 		return err
 	},
+	"inotify": func(string) error {
+		_, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+		return err
+	},
 	"engine-socket": dialEngine,
 	"dial":          dial,
 }
@@ -91,6 +95,8 @@ func main() {
 		bereavedParent()
 	case "tmp-hog":
 		tmpHog()
+	case "inotify-hog":
+		inotifyHog()
 	}
 	if err := attempts[name](arg); err != nil {
 		fmt.Printf("%s: refused: %v\n", name, err)
@@ -232,4 +238,16 @@ func tmpHog() {
 		}
 	}
 	os.Exit(4)
+}
+
+// inotifyHog takes all inotify instances that its user can have, and keeps them.
+func inotifyHog() {
+	taken := 0
+	for ; ; taken++ {
+		if _, err := unix.InotifyInit1(unix.IN_CLOEXEC); err != nil {
+			break
+		}
+	}
+	fmt.Println("inotify-hog: took", taken)
+	time.Sleep(time.Hour)
 }

@@ -1,0 +1,67 @@
+package jobrun
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"iglu.sh/builder/internal/jobenv"
+)
+
+// A job's own token for a host counts, whatever the image has for it.
+func TestTokenSettings(t *testing.T) {
+	got := tokenSettings("a.example=job b.example=job", "# of the image\naccess-tokens = a.example=image c.example=image\n")
+	if want := "access-tokens = a.example=job b.example=job c.example=image\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// What the image has stays as it is, and is in the job's folder as well.
+func TestWriteConf(t *testing.T) {
+	image, job := t.TempDir(), filepath.Join(t.TempDir(), "conf")
+	for name, text := range map[string]string{"nix.conf": "cores = 1\n", "machines": "somewhere\n"} {
+		if err := os.WriteFile(filepath.Join(image, name), []byte(text), 0o444); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := writeConf(job, image, "cores = 2\n"); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		filepath.Join(job, "nix.conf"):   "!include " + image + "/nix.conf\ncores = 2\n",
+		filepath.Join(job, "machines"):   "somewhere\n",
+		filepath.Join(image, "nix.conf"): "cores = 1\n",
+	} {
+		if text, err := os.ReadFile(name); err != nil || string(text) != want {
+			t.Errorf("%s: %q, error %v; want %q", name, text, err, want)
+		}
+	}
+	if err := writeConf(filepath.Join(t.TempDir(), "conf"), filepath.Join(image, "none"), "cores = 2\n"); err != nil {
+		t.Errorf("of an image without settings: %v", err)
+	}
+}
+
+func TestWithSettings(t *testing.T) {
+	for before, want := range map[string]string{"": "\na = 1\n", "b = 2": "b = 2\na = 1\n", "b = 2\n": "b = 2\na = 1\n"} {
+		got := withSettings([]string{"X=y", jobenv.NixConfig + "=" + before}, "a = 1\n")
+		if len(got) != 2 || got[1] != jobenv.NixConfig+"="+want {
+			t.Errorf("%q: got %q", before, got)
+		}
+	}
+}
+
+// The key of a cache is shown to its host alone, and only where the job's netrc says nothing of it.
+func TestCacheEntry(t *testing.T) {
+	for _, test := range []struct{ cache, key, netrc, want, err string }{
+		{"https://cache.example.com:8443/default", "key", "machine other.example password x", "machine cache.example.com password key\n", ""},
+		{"https://cache.example.com/default", "key", "machine a\n machine CACHE.example.com login b password c", "", ""},
+		{"https://cache.example.com/default", "key", "default login a password b", "machine cache.example.com password key\n", ""},
+		{"https://cache.example.com/default", "a key", "", "", "the API key holds a character that a netrc cannot hold"},
+		{"https://cache.example.com/default", "key\nmachine other.example password x", "", "", "the API key holds a character that a netrc cannot hold"},
+	} {
+		got, err := cacheEntry(test.cache, test.key, test.netrc)
+		if got != test.want || (err == nil) != (test.err == "") || err != nil && err.Error() != test.err {
+			t.Errorf("%+v: got %q, error %v", test, got, err)
+		}
+	}
+}

@@ -1,0 +1,99 @@
+// Package nixconf reads and writes lines of nix.conf, Nix's file of settings: nix.conf(5), and
+// parseConfigFiles in libutil/configuration.cc of Nix's sources.
+package nixconf
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+// A Setting is one line of nix.conf.
+type Setting struct {
+	Line  int    // its number, from 1 on
+	Name  string // as it stands there, with "extra-" before it if values are added
+	Value string // its words, one space between
+}
+
+// Base returns the name of what is set: without the "extra-" of a line that adds values to it, and
+// today's name of what had another.
+func (s Setting) Base() string {
+	name := strings.TrimPrefix(s.Name, "extra-")
+	if today := aliases[name]; today != "" {
+		return today
+	}
+	return name
+}
+
+// aliases are the older names that Nix still takes for those settings that matter here: globals.hh
+// of its sources.
+var aliases = map[string]string{
+	"binary-caches":            "substituters",
+	"trusted-binary-caches":    "trusted-substituters",
+	"binary-cache-public-keys": "trusted-public-keys",
+	"build-use-sandbox":        "sandbox",
+	"build-use-chroot":         "sandbox",
+	"build-max-jobs":           "max-jobs",
+	"build-cores":              "cores",
+}
+
+// Words returns the value as a list.
+func (s Setting) Words() []string { return strings.Fields(s.Value) }
+
+// Parse returns the settings in a text, in their order. The error names the first line that is
+// none, by its number, and never holds what stands in it.
+func Parse(text string) ([]Setting, error) {
+	var settings []Setting
+	number := 0
+	for line := range strings.Lines(text) {
+		number++
+		line, _, _ = strings.Cut(line, "#")
+		words := strings.Fields(line)
+		if len(words) == 0 {
+			continue
+		}
+		if len(words) < 2 || words[1] != "=" {
+			return nil, fmt.Errorf("line %d is not of the form NAME = VALUE, with spaces around the =", number)
+		}
+		settings = append(settings, Setting{Line: number, Name: words[0], Value: strings.Join(words[2:], " ")})
+	}
+	return settings, nil
+}
+
+// Get returns the value that a text sets last for a name, or for one that stands for the same, and
+// whether there is one. What is no line of settings, such as an include, is passed over.
+func Get(text, name string) (value string, ok bool) {
+	for line := range strings.Lines(text) {
+		settings, err := Parse(line)
+		if err == nil && len(settings) == 1 && settings[0].Base() == name && !strings.HasPrefix(settings[0].Name, "extra-") {
+			value, ok = settings[0].Value, true
+		}
+	}
+	return value, ok
+}
+
+// Lines are lines of nix.conf that are being written.
+type Lines struct{ text strings.Builder }
+
+// Set adds a line, unless the value cannot stand in one: it would end it, or begin a comment.
+func (l *Lines) Set(name string, value any) {
+	if text := fmt.Sprint(value); !strings.ContainsFunc(text, endsValue) {
+		fmt.Fprintf(&l.text, "%s = %s\n", name, text)
+	}
+}
+
+// SetList adds a line with those words that can be ones, unless there are none.
+func (l *Lines) SetList(name string, words []string) {
+	isNone := func(word string) bool { return word == "" || strings.ContainsFunc(word, endsWord) }
+	if words = slices.DeleteFunc(slices.Clone(words), isNone); len(words) > 0 {
+		l.Set(name, strings.Join(words, " "))
+	}
+}
+
+func endsValue(c rune) bool { return c == '#' || unicode.IsControl(c) }
+
+func endsWord(c rune) bool { return endsValue(c) || unicode.IsSpace(c) }
+
+// String returns the lines, each with its end.
+func (l *Lines) String() string { return l.text.String() }

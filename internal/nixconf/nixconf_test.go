@@ -1,0 +1,69 @@
+package nixconf
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestParse(t *testing.T) {
+	const text = "# a comment\n\nmax-jobs = 4 # and one\n  extra-substituters = https://a  https://b \nempty =\n"
+	got, err := Parse(text)
+	want := []Setting{{3, "max-jobs", "4"}, {4, "extra-substituters", "https://a https://b"}, {5, "empty", ""}}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("error %v (-want +got):\n%s", err, diff)
+	}
+	if base := got[1].Base(); base != "substituters" {
+		t.Errorf("Base: %s", base)
+	}
+	if diff := cmp.Diff([]string{"https://a", "https://b"}, got[1].Words()); diff != "" {
+		t.Errorf("Words (-want +got):\n%s", diff)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for text, want := range map[string]string{
+		"a = 1\nsecret words":        "line 2 ",
+		"include /etc/other.conf":    "line 1 ",
+		"max-jobs=4":                 "line 1 ",
+		"= value":                    "line 1 ",
+		"\n\n!include secret = here": "line 3 ",
+	} {
+		if _, err := Parse(text); err == nil || err.Error() != want+"is not of the form NAME = VALUE, with spaces around the =" {
+			t.Errorf("%q: error %v, want %s", text, err, want)
+		}
+	}
+}
+
+func TestGet(t *testing.T) {
+	const text = "include other.conf\n# max-jobs = 1\ncores = 2\nbuilders=\nextra-substituters = x\nbuild-cores = 3 4\nsandbox =\n"
+	for name, want := range map[string]struct {
+		value string
+		ok    bool
+	}{"cores": {"3 4", true}, "sandbox": {"", true}, "max-jobs": {}, "include": {}, "other.conf": {}, "builders": {}, "substituters": {}} {
+		if value, ok := Get(text, name); value != want.value || ok != want.ok {
+			t.Errorf("%s: %q, %v; want %+v", name, value, ok, want)
+		}
+	}
+}
+
+func TestAliases(t *testing.T) {
+	for name, want := range map[string]string{"extra-binary-caches": "substituters", "binary-cache-public-keys": "trusted-public-keys", "extra-trusted-users": "trusted-users"} {
+		if got := (Setting{Name: name}).Base(); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
+// What cannot stand in a line is left out: it would be a line of its own.
+func TestLines(t *testing.T) {
+	var lines Lines
+	lines.Set("cores", 2)
+	lines.Set("max-jobs", "1\ntrusted-users = *")
+	lines.SetList("substituters", []string{"https://a", "https://b\npost-build-hook = x", "https://c d", "", "#e", "https://b"})
+	lines.SetList("none", nil)
+	lines.SetList("bad", []string{"a\rb", "a\x00"})
+	if got, want := lines.String(), "cores = 2\nsubstituters = https://a https://b\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

@@ -1,0 +1,88 @@
+//go:build integration
+
+package isolation
+
+import (
+	"crypto/rand"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// binfmt is where Linux is told which program runs those of other machines.
+const binfmt = "/proc/sys/fs/binfmt_misc"
+
+// forAArch64 is how the kernel knows a program for aarch64: by the beginning of its ELF file, and
+// which bits of that count. With the flag F it opens the emulator at once, so that containers need
+// not have it.
+const forAArch64 = `\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:` +
+	`\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff`
+
+// register has the kernel run programs for aarch64 in an emulator until the test ends, and reports
+// whether it does.
+func register(t *testing.T) bool {
+	t.Helper()
+	if _, err := os.Stat(binfmt + "/register"); err != nil {
+		if output, err := exec.Command("mount", "-t", "binfmt_misc", "binfmt_misc", binfmt).CombinedOutput(); err != nil {
+			t.Logf("this kernel registers no emulators: %v: %s", err, output)
+			return false
+		}
+		t.Cleanup(func() { exec.Command("umount", binfmt).Run() })
+	}
+	emulator, err := exec.LookPath("qemu-aarch64-static")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := "iglu-test-" + strings.ToLower(rand.Text()[:8])
+	line := ":" + name + ":M::" + forAArch64 + ":" + emulator + ":F"
+	if err := os.WriteFile(binfmt+"/register", []byte(line), 0o200); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.WriteFile(binfmt+"/"+name, []byte("-1"), 0o200) })
+	return true
+}
+
+// TestForeignSystem has a job for aarch64: refused with a sentence where the engine's kernel does
+// not run its programs, and run as one where an emulator is registered. A job of this machine may
+// build for the other then, too.
+func TestForeignSystem(t *testing.T) {
+	if fixture.System != "x86_64-linux" {
+		t.Fatal("this test is written for x86_64: aarch64 is no other machine here")
+	}
+	name := "foreign-" + strings.ToLower(rand.Text()[:10])
+	if err := fixture.Env.Git.Commit(name, "main", map[string]string{
+		"machine": string(fixture.BuildProgramFor(t, "arm64", "machine")),
+		"default.nix": `{ system ? builtins.currentSystem }: let
+  program = derivation { name = "program"; system = "x86_64-linux"; builder = "/bin/sh"; PATH = "/nix/var/nix/profiles/default/bin";
+    args = [ "-c" "cp ${./machine} $out; chmod +x $out; exit" ]; };
+in derivation { name = "machine"; inherit system; builder = program; }`,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	foreign := fixture.Build(fixture.Env.Git.Public+"/"+name, "nix-build --no-out-link")
+	foreign.Arch = "aarch64-linux"
+	// Other names of it, and a job that asks for nothing but has a derivation for it.
+	byDocker, beside := foreign, foreign
+	byDocker.Arch = "linux/arm64"
+	beside.Arch, beside.BuildOptions.Command = "", "nix-build --no-out-link --argstr system aarch64-linux"
+	s := fixture.OwnServer(t)
+
+	got := fixture.DoIn(t, schemas.Stack, s, foreign)
+	const sentence = "The job is for aarch64-linux, but this builder's engine runs x86_64-linux. To have it run there under an emulator, register one"
+	if last := got.Messages[len(got.Messages)-1]; !strings.Contains(last, sentence) || !strings.Contains(last, "install the package qemu-user-static") ||
+		!strings.Contains(last, `"buildExitCode":78`) {
+		t.Errorf("the last message is %s, want %s", last, sentence)
+	}
+	if !register(t) {
+		return
+	}
+	for _, job := range []fixture.Job{foreign, byDocker, beside} {
+		got := fixture.DoIn(t, schemas.Stack, s, job)
+		fixture.WantExit(t, got, 0)
+		fixture.WantLine(t, got, "built by a program for arm64")
+	}
+}

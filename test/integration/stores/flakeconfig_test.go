@@ -1,0 +1,72 @@
+//go:build integration
+
+package stores
+
+import (
+	"crypto/rand"
+	"strings"
+	"testing"
+
+	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// TestFlakeConfig has a flake name a substituter and its key, which has a false output. They do not
+// count, and the log says so, unless the operator accepts what flakes say; then they do, and what
+// came by them is in no store of jobs whose flake does not trust it: not of another branch, and not
+// of the next commit.
+func TestFlakeConfig(t *testing.T) { fixture.OnEngines(t, flakeConfig) }
+
+func flakeConfig(t *testing.T, e *fixture.Engine) {
+	g := &fixture.Env.Git
+	name := "config-" + strings.ToLower(rand.Text()[:10])
+	flake := func(config string) map[string]string {
+		return map[string]string{
+			"flake.nix":   `{ ` + config + ` outputs = { self }: { packages.` + fixture.System + `.default = import ./default.nix; }; }`,
+			"default.nix": strings.Replace(fixture.Derivation(name, "echo honest > $out"), "builtins.currentSystem", `"`+fixture.System+`"`, 1),
+		}
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(g.Commit(name, "main", flake("")))
+	must(g.Commit(name, "honest", nil))
+	job := fixture.Build(g.Public+"/"+name, "sh -c 'nix build --no-link --print-out-paths >/tmp/path && cat $(cat /tmp/path) && echo path $(cat /tmp/path)'")
+	built := fixture.Do(t, storeServer(t, e, func(s *server.Settings) { s.Store = orchestrator.StoreEphemeral }), job)
+	fixture.WantExit(t, built, 0)
+	cache, key := falseCache(t, pathIn(built))
+	config := `nixConfig = { extra-substituters = [ "` + cache + `" ]; extra-trusted-public-keys = "` + key + `"; };`
+	must(g.Overwrite(name, flake(config)))
+
+	refusing := storeServer(t, e, func(*server.Settings) {})
+	got := fixture.Do(t, refusing, job)
+	fixture.WantLine(t, got, "honest")
+	fixture.WantLine(t, got, "iglu: warning: the flake's own settings extra-substituters, extra-trusted-public-keys were ignored")
+
+	accepting := storeServer(t, e, func(s *server.Settings) { s.FlakeConfig = true })
+	got = fixture.Do(t, accepting, job)
+	fixture.WantLine(t, got, "false")
+	fixture.WantLine(t, got, "iglu: the flake's own settings count: substituters "+cache+", keys "+key)
+	other := job
+	other.Git.Branch = "honest"
+	fixture.WantLine(t, fixture.Do(t, accepting, other), "honest")
+	fixture.WantLine(t, fixture.Do(t, accepting, job), "false")
+	must(g.Overwrite(name, flake("")))
+	got = fixture.Do(t, accepting, job)
+	fixture.WantLine(t, got, "honest")
+	fixture.WantLine(t, got, "earlier jobs in it have trusted "+key)
+}
+
+// pathIn returns the path that a job has printed.
+func pathIn(r fixture.Result) string {
+	for _, line := range r.Lines {
+		if path, ok := strings.CutPrefix(line, "path "); ok {
+			return path
+		}
+	}
+	return ""
+}
