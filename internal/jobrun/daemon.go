@@ -24,12 +24,6 @@ const (
 // the store outlives the job. It is root's, unlike jobenv.StoreCache.
 const daemonCache = "/nix/var/nix/iglu-daemon-cache"
 
-// hugePages has the C library ask the kernel for large pages, where it knows the setting (glibc since
-// 2.35; tunables in its manual). Nix's daemon forks several times for each build, and grows with each
-// that it has made: the kernel copies the table of its pages each time, which in a job of hundreds of
-// small builds takes most of the time. Builds do not inherit it.
-const hugePages = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1"
-
 // A daemon is Nix's, of one job.
 type daemon struct {
 	job      jobenv.Job
@@ -109,7 +103,6 @@ func startNixDaemon(job jobenv.Job, settings string, environ []string, children 
 	defer null.Close()
 	environ = without(environ, "NIX_REMOTE", cacheHome)
 	environ = with(environ, jobenv.NixConfig+"="+job.DaemonConfig+settings, "LISTEN_FDS=1")
-	environ = with(environ, hugePages)
 	if job.Store != "" {
 		environ = append(environ, cacheHome+"="+daemonCache)
 	}

@@ -49,7 +49,14 @@ func TestSilentServers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got := fixture.Do(t, fixture.OwnServer(t), fixture.Build(test.repository, "env cat text"))
+			s := fixture.OwnServer(t)
+			c := fixture.Connect(t, s)
+			c.SendJob(fixture.Build(test.repository, "env cat text"))
+			ended := c.InBackground()
+			if status, _ := s.Get(t, "GET", "/livez"); status != 200 {
+				t.Errorf("/livez answers %d while git waits", status)
+			}
+			got := <-ended
 			fixture.WantExit(t, got, test.code)
 			for _, line := range test.lines {
 				fixture.WantLine(t, got, line)
