@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"iglu.sh/builder/internal/server"
@@ -107,11 +108,12 @@ func noSuchCommit(t *testing.T, e *fixture.Engine) {
 	repository := history(t)
 	s := e.Server(t, func(*server.Settings) {})
 	g := &fixture.Env.Git
+	trunk, empty := "trunk-"+e.Name, "empty-"+e.Name // each engine's test makes its own
 	if err := errors.Join(
-		g.Commit("trunk", "trunk", map[string]string{"text": "trunk"}),
-		fixture.GitIn("trunk", "checkout", "--quiet", "--detach", "trunk"),
-		fixture.GitIn("trunk", "symbolic-ref", "HEAD", "refs/heads/master"),
-		g.Commit("empty", "main", nil),
+		g.Commit(trunk, "trunk", map[string]string{"text": "trunk"}),
+		fixture.GitIn(trunk, "checkout", "--quiet", "--detach", "trunk"),
+		fixture.GitIn(trunk, "symbolic-ref", "HEAD", "refs/heads/master"),
+		g.Commit(empty, "main", nil),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -122,8 +124,8 @@ func noSuchCommit(t *testing.T, e *fixture.Engine) {
 		{"an expression", repository, "main~1", "has no branch and no tag main~1"},
 		{"short id", repository, idOf(t, "history", "v1")[:10], "is no branch and no tag of " + repository + "; if a commit is meant, give its full id"},
 		{"id", repository, strings.Repeat("12", 20), "could not fetch " + strings.Repeat("12", 20)},
-		{"default branch", g.Public + "/trunk", "", "the default branch of " + g.Public + "/trunk does not exist; these branches are there: trunk"},
-		{"any", g.Public + "/empty", "", "the default branch of " + g.Public + "/empty does not exist; it is empty"},
+		{"default branch", g.Public + "/" + trunk, "", "the default branch of " + g.Public + "/" + trunk + " does not exist; these branches are there: trunk"},
+		{"any", g.Public + "/" + empty, "", "the default branch of " + g.Public + "/" + empty + " does not exist; it is empty"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			j := fixture.Build(test.repository, look)
@@ -240,20 +242,22 @@ func TestMovedBranch(t *testing.T) { fixture.OnEngines(t, movedBranch) }
 func movedBranch(t *testing.T, e *fixture.Engine) {
 	g := &fixture.Env.Git
 	s := e.Server(t, func(*server.Settings) {})
+	moves, follows := "moves-"+e.Name, "follows-"+e.Name // each engine's test makes its own
 	if err := errors.Join(
-		g.Commit("moves", "main", map[string]string{"flake.nix": "{ outputs = _: { }; }", "text": "as it was"}),
-		g.Commit("follows", "main", map[string]string{"flake.nix": `{
-  inputs.other = { url = "git+` + g.Public + `/moves?ref=main"; };
+		g.Commit(moves, "main", map[string]string{"flake.nix": "{ outputs = _: { }; }", "text": "as it was"}),
+		g.Commit(follows, "main", map[string]string{"flake.nix": `{
+  inputs.other = { url = "git+` + g.Public + "/" + moves + `?ref=main"; };
   outputs = { self, other }: { text = builtins.readFile (other + "/text"); };
 }`}),
 	); err != nil {
 		t.Fatal(err)
 	}
-	text := "as it was"
+	var text atomic.Value // a string
 	tarballs, err := g.Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		archive := tar.NewWriter(w)
-		archive.WriteHeader(&tar.Header{Name: "moves/text", Mode: 0o644, Size: int64(len(text))})
-		io.WriteString(archive, text)
+		now := text.Load().(string)
+		archive.WriteHeader(&tar.Header{Name: "moves/text", Mode: 0o644, Size: int64(len(now))})
+		io.WriteString(archive, now)
 		archive.Close()
 	}))
 	if err != nil {
@@ -261,17 +265,18 @@ func movedBranch(t *testing.T, e *fixture.Engine) {
 	}
 	command := `sh -c 'echo "input: $(nix eval --raw .#text)"; ` +
 		`echo "tarball: $(nix eval --impure --raw --expr "builtins.readFile (builtins.fetchTarball \"` + tarballs + `/moves.tar\" + \"/text\")")"; ` +
-		`echo "fetched: $(nix eval --impure --raw --expr "builtins.readFile (builtins.fetchGit { url = \"` + g.Public + `/moves\"; ref = \"main\"; } + \"/text\")")"'`
-	for _, text = range []string{"as it was", "as it is"} {
-		if text != "as it was" {
-			if err := g.Overwrite("moves", map[string]string{"text": text}); err != nil {
+		`echo "fetched: $(nix eval --impure --raw --expr "builtins.readFile (builtins.fetchGit { url = \"` + g.Public + "/" + moves + `\"; ref = \"main\"; } + \"/text\")")"'`
+	for _, now := range []string{"as it was", "as it is"} {
+		text.Store(now)
+		if now != "as it was" {
+			if err := g.Overwrite(moves, map[string]string{"text": now}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		got := fixture.Do(t, s, fixture.Build(g.Public+"/follows", command))
+		got := fixture.Do(t, s, fixture.Build(g.Public+"/"+follows, command))
 		fixture.WantExit(t, got, 0)
-		fixture.WantLine(t, got, "input: "+text)
-		fixture.WantLine(t, got, "tarball: "+text)
-		fixture.WantLine(t, got, "fetched: "+text)
+		fixture.WantLine(t, got, "input: "+now)
+		fixture.WantLine(t, got, "tarball: "+now)
+		fixture.WantLine(t, got, "fetched: "+now)
 	}
 }

@@ -82,18 +82,19 @@ func TestSubmodulesAreWhole(t *testing.T) { fixture.OnEngines(t, submodulesAreWh
 
 func submodulesAreWhole(t *testing.T, e *fixture.Engine) {
 	g := &fixture.Env.Git
+	whole := "whole-" + e.Name // each engine's test makes its own
 	if err := errors.Join(
-		g.Commit("whole", "main", map[string]string{
+		g.Commit(whole, "main", map[string]string{
 			".gitmodules": "[submodule \"inner\"]\n\tpath = inner\n\turl = ../hello\n",
 			"flake.nix":   `{ outputs = { self }: { source = "${self} ${builtins.hashFile "sha256" ./inner/flake.nix} ${toString self.revCount}"; }; }`,
 		}),
-		addSubmodule(t, "whole", "inner"),
+		addSubmodule(t, whole, "inner"),
 	); err != nil {
 		t.Fatal(err)
 	}
 	const look = `echo "source $(nix --extra-experimental-features "nix-command flakes" eval --raw ".?submodules=1#source")"`
-	want := e.Docker(t, "run", "--rm", fixture.Env.Image, "bash", "-ec", "git clone --quiet --recurse-submodules "+g.Public+"/whole /source; cd /source; "+look)
-	got := fixture.Do(t, e.Server(t, func(*server.Settings) {}), fixture.Build(g.Public+"/whole", "sh -c '"+look+"'"))
+	want := e.Docker(t, "run", "--rm", fixture.Env.Image, "bash", "-ec", "git clone --quiet --recurse-submodules "+g.Public+"/"+whole+" /source; cd /source; "+look)
+	got := fixture.Do(t, e.Server(t, func(*server.Settings) {}), fixture.Build(g.Public+"/"+whole, "sh -c '"+look+"'"))
 	fixture.WantExit(t, got, 0)
 	fixture.WantLine(t, got, want[strings.LastIndex(want, "source /nix/store/"):])
 }
