@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/orchestrator/engine"
 )
 
 // machines are Go's names of the machines that have others.
@@ -17,7 +18,7 @@ var machines = map[string]string{
 }
 
 // systemFor returns Nix's name of the system that a job is for, by whatever name it has, or "" if
-// that is the engine's, which is always the builder's own; see checkPlatform. Whether the engine's
+// that is the engine's, which is always the builder's own; another engine is refused. Whether the engine's
 // machine runs programs of another, the program in the container finds out.
 func systemFor(arch string) (string, error) {
 	machine := goArch(arch)
@@ -33,9 +34,9 @@ func systemFor(arch string) (string, error) {
 
 // notRun is why a job ends that is for another machine than this one.
 func notRun(system, advice string) error {
-	return &failure{
-		what:   fmt.Sprintf("The job is for %s, but this builder's engine runs %s.", system, nixSystem(runtime.GOARCH)),
-		advice: advice + "Send the job to a builder for that machine, or leave out builder.arch.",
+	return &engine.Failure{
+		What:   fmt.Sprintf("The job is for %s, but this builder's engine runs %s.", system, nixSystem(runtime.GOARCH)),
+		Advice: advice + "Send the job to a builder for that machine, or leave out builder.arch.",
 	}
 }
 

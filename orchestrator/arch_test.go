@@ -1,13 +1,14 @@
 package orchestrator
 
 import (
-	"context"
 	"io"
 	"runtime"
 	"strings"
 	"testing"
 
+	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/test/kit/memengine"
 )
 
 func TestGoArch(t *testing.T) {
@@ -34,13 +35,13 @@ func TestArch(t *testing.T) {
 		"sparc-linux": false, "powerpc64le-linux": false, "x86_64-darwin": false, "aarch64-darwin": false, " ": false,
 	} {
 		ran := false
-		b, _, _ := builder(t, scripted(func(context.Context, container, io.Writer, io.Writer, func(string)) (int, error) {
+		b, _, _ := builder(t, func(p *memengine.Process) int {
 			ran = true
-			return 0, nil
-		}))
+			return ends(p, jobwire.End{})
+		})
 		request := secretRequest()
 		request.Arch = arch
-		got := b.Build(t.Context(), request, io.Discard).Response
+		got := b.build(t.Context(), request, io.Discard).Response
 		if ran != own {
 			t.Errorf("%q: it ran: %v", arch, ran)
 		}
@@ -49,13 +50,13 @@ func TestArch(t *testing.T) {
 		}
 	}
 	// What other machines there are that this one runs, the container finds out.
-	b, _, _ := builder(t, scripted(func(_ context.Context, c container, _, _ io.Writer, _ func(string)) (int, error) {
-		c.account.take(jobwire.Note{NotRun: c.told.System})
-		return 78, nil
-	}))
+	b, _, _ := builder(t, func(p *memengine.Process) int {
+		jobwire.NewWriter(p.Stdout, p.Getenv(jobenv.EventsToken)).Note(jobwire.Note{NotRun: p.Getenv(jobenv.System)})
+		return 78
+	})
 	request := secretRequest()
 	request.Arch = "riscv64"
-	got := b.Build(t.Context(), request, io.Discard).Response
+	got := b.build(t.Context(), request, io.Discard).Response
 	if !strings.HasPrefix(got.Msg, "The job is for riscv64-linux, but this builder's engine runs "+nixSystem(runtime.GOARCH)+". To have it run there") ||
 		got.BuildExitCode == nil || *got.BuildExitCode != 78 {
 		t.Errorf("got %s", got.Encode())
@@ -63,7 +64,7 @@ func TestArch(t *testing.T) {
 	request = secretRequest()
 	request.Arch = "secret-api-linux"
 	b, _, _ = builder(t, nil)
-	if got := b.Build(t.Context(), request, io.Discard).Response; strings.Contains(got.Error, "secret-") {
+	if got := b.build(t.Context(), request, io.Discard).Response; strings.Contains(got.Error, "secret-") {
 		t.Errorf("got %s", got.Encode())
 	}
 }

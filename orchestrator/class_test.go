@@ -1,30 +1,36 @@
 package orchestrator
 
 import (
-	"bytes"
-	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
+	"log/slog"
 	"testing"
 
-	"iglu.sh/builder/images"
+	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/schemas"
 )
 
-// classed is an engine that is never called, with stores of a mode in a folder.
-func classed(mode StoreMode, folder string) *docker {
-	return &docker{options: Options{Instance: "test", Image: "image", Stores: Stores{Mode: mode, Folder: folder}}, ledger: ledger{folder}}
+// A classed tells which stores jobs have.
+type classed struct {
+	pool    *stores.Pool
+	options Options
 }
 
-// store returns the name of the store for a request.
-func (d *docker) store(t *testing.T, r *schemas.Request, user JobUser) string {
+// classedAs returns one with stores of a mode in a folder.
+func classedAs(mode stores.Mode, folder string) *classed {
+	options := stores.Options{Instance: "test", Mode: mode, Folder: folder}
+	return &classed{stores.New(nil, options, slog.New(slog.DiscardHandler)), Options{}}
+}
+
+// store returns the name of the store for a request, or "".
+func (c *classed) store(t *testing.T, r *schemas.Request, user JobUser) string {
 	t.Helper()
-	name, _, err := d.storeFor(container{told: jobOf(r, Options{JobUser: user, Nix: d.options.Nix}), trust: trustOf(r)}, images.Image{ID: "sha256:1", Platform: "linux/amd64"})
+	options := c.options
+	options.JobUser = user
+	key, _, err := c.pool.KeyOf(storeOf(r, options, engine.Image{ID: "sha256:1", Platform: "linux/amd64"}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return name
+	return key.Name
 }
 
 // pushing is a request with all keys.
@@ -42,7 +48,7 @@ func pushing() *schemas.Request {
 // TestNobodyElsesStore has others try to come to the store of a job with keys: by other spellings
 // of its repository, from a branch and from a fork, with other keys and without.
 func TestNobodyElsesStore(t *testing.T) {
-	d := classed(StoreRepository, t.TempDir())
+	d := classedAs(stores.Repository, t.TempDir())
 	own := d.store(t, pushing(), UserNix)
 	attempts := map[string]func(*schemas.Request){
 		"a fork":              func(r *schemas.Request) { r.Git.Repository = "https://example.com/fork/name.git" },
@@ -95,7 +101,7 @@ func TestNobodyElsesStore(t *testing.T) {
 	if d.store(t, pushing(), UserRoot) == own {
 		t.Error("root has the store of those who are not")
 	}
-	if classed(StoreRepository, t.TempDir()).store(t, pushing(), UserNix) == own {
+	if classedAs(stores.Repository, t.TempDir()).store(t, pushing(), UserNix) == own {
 		t.Error("the name of the store tells the signing key")
 	}
 }
@@ -109,7 +115,7 @@ func TestClassOfOperator(t *testing.T) {
 		"none": {}, "keys": {Trust: []string{"extra-trusted-public-keys = a"}}, "other keys": {Trust: []string{"extra-trusted-public-keys = b"}},
 		"flakes": {AcceptFlakeConfig: true},
 	} {
-		d := classed(StoreRepository, folder)
+		d := classedAs(stores.Repository, folder)
 		d.options.Nix = nix
 		store := d.store(t, pushing(), UserNix)
 		if other, ok := seen[store]; ok {
@@ -122,7 +128,7 @@ func TestClassOfOperator(t *testing.T) {
 			t.Errorf("%s: another branch has the same store: %v", name, same)
 		}
 	}
-	d := classed(StoreRepository, folder)
+	d := classedAs(stores.Repository, folder)
 	d.options.Nix = NixSettings{Lines: "max-jobs = 3\n", AccessTokens: map[string]string{"github.com": "t"}}
 	if seen[d.store(t, pushing(), UserNix)] != "none" {
 		t.Error("settings that say nothing of trust change the store")
@@ -131,7 +137,7 @@ func TestClassOfOperator(t *testing.T) {
 
 // TestSameClass has what does not count for who is trusted be different.
 func TestSameClass(t *testing.T) {
-	d := classed(StoreRepository, t.TempDir())
+	d := classedAs(stores.Repository, t.TempDir())
 	own := d.store(t, pushing(), UserNix)
 	for name, change := range map[string]func(*schemas.Request){
 		"another git key": func(r *schemas.Request) { r.Git.GitKey = "minted for this job" },
@@ -148,7 +154,7 @@ func TestSameClass(t *testing.T) {
 			t.Errorf("%s: it is another store", name)
 		}
 	}
-	shared := classed(StoreShared, t.TempDir())
+	shared := classedAs(stores.Shared, t.TempDir())
 	if shared.store(t, pushing(), UserNix) != shared.store(t, &schemas.Request{Git: schemas.Git{NoClone: true}}, UserNix) {
 		t.Error("not all jobs share the store that all share")
 	}
@@ -156,54 +162,11 @@ func TestSameClass(t *testing.T) {
 		t.Error("root shares the store of those who are not")
 	}
 	for _, none := range []string{
-		classed(StoreEphemeral, t.TempDir()).store(t, pushing(), UserNix),
+		classedAs(stores.Ephemeral, t.TempDir()).store(t, pushing(), UserNix),
 		d.store(t, &schemas.Request{Git: schemas.Git{NoClone: true}}, UserNix),
 	} {
 		if none != "" {
 			t.Errorf("the store %s, want none", none)
 		}
-	}
-}
-
-func TestSecretOfStores(t *testing.T) {
-	folder := filepath.Join(t.TempDir(), "stores")
-	first, err := ledger{folder}.secret()
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := ledger{folder}.secret()
-	if err != nil || !bytes.Equal(first, again) || len(first) != secretLength {
-		t.Errorf("the secret changes from %x to %x: %v", first, again, err)
-	}
-	file := filepath.Join(folder, secretFile)
-	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v, error %v", info.Mode(), err)
-	}
-	if left, err := os.ReadDir(folder); err != nil || len(left) != 1 {
-		t.Errorf("left: %v, error %v", left, err)
-	}
-	if all, err := (ledger{folder}).all(); err != nil || len(all) != 0 {
-		t.Errorf("the secret is taken for a store: %v, error %v", all, err)
-	}
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := (ledger{folder}).secret(); err == nil || !strings.Contains(err.Error(), "is damaged") {
-		t.Errorf("a secret that is empty: error %v", err)
-	}
-}
-
-// TestSizesThatCannotBe leaves what is known of a store as it is.
-func TestSizesThatCannotBe(t *testing.T) {
-	d := classed(StoreRepository, t.TempDir())
-	for _, size := range []string{"-9000000000000000", "9000000000000000", "9223372036854775808", "", "12 bytes", "1e9"} {
-		l := &lease{store: "store", entry: entry{Bytes: 7}}
-		if err := d.measured(l, size); err == nil || l.entry.Bytes != 7 || l.entry.Measured {
-			t.Errorf("%q: error %v, entry %+v", size, err, l.entry)
-		}
-	}
-	l := &lease{store: "store"}
-	if err := d.measured(l, fmt.Sprint(300<<20)); err != nil || l.entry.Bytes != 300<<20 || !l.entry.Measured {
-		t.Errorf("error %v, entry %+v", err, l.entry)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/orchestrator/engine"
 )
 
 // Deadlines are how long a job may take. 0 is no limit.
@@ -20,59 +21,59 @@ func (d Deadlines) bound(ctx context.Context) (context.Context, context.CancelFu
 	if d.Build == 0 {
 		return context.WithCancel(ctx)
 	}
-	return context.WithTimeoutCause(ctx, d.Build, &failure{
-		end:    jobend.TimedOut,
-		what:   "The job was cancelled.",
-		advice: fmt.Sprintf("It ran longer than %s, the most that a job may (IGLU_BUILD_TIMEOUT).", d.Build),
+	return context.WithTimeoutCause(ctx, d.Build, &engine.Failure{
+		End:    jobend.TimedOut,
+		What:   "The job was cancelled.",
+		Advice: fmt.Sprintf("It ran longer than %s, the most that a job may (IGLU_BUILD_TIMEOUT).", d.Build),
 	})
 }
 
-// A listener hears whether a job prints something, from the first on: what an engine does
-// before that may take longer.
-type listener struct {
+// A watchdog ends a job that prints nothing for too long, from its first output on: what an engine
+// does before that may take longer.
+type watchdog struct {
 	silence time.Duration
-	timer   *time.Timer // nil: nobody minds silence
+	timer   *time.Timer // nil: silence has no limit
 }
 
-// listen calls cancel when a job has printed nothing for too long.
-func (d Deadlines) listen(cancel context.CancelCauseFunc) *listener {
-	l := &listener{silence: d.Silence}
+// watch returns a watchdog that calls cancel.
+func (d Deadlines) watch(cancel context.CancelCauseFunc) *watchdog {
+	w := &watchdog{silence: d.Silence}
 	if d.Silence > 0 {
-		l.timer = time.AfterFunc(d.Silence, func() {
-			cancel(&failure{
-				end:    jobend.Silent,
-				what:   "The job was cancelled.",
-				advice: fmt.Sprintf("It printed nothing for %s, the longest that a job may be silent (IGLU_SILENCE_TIMEOUT).", d.Silence),
+		w.timer = time.AfterFunc(d.Silence, func() {
+			cancel(&engine.Failure{
+				End:    jobend.Silent,
+				What:   "The job was cancelled.",
+				Advice: fmt.Sprintf("It printed nothing for %s, the longest that a job may be silent (IGLU_SILENCE_TIMEOUT).", d.Silence),
 			})
 		})
-		l.timer.Stop()
+		w.timer.Stop()
 	}
-	return l
+	return w
 }
 
-// stop ends the listening.
-func (l *listener) stop() {
-	if l.timer != nil {
-		l.timer.Stop()
-	}
-}
-
-// heard notes that something was printed.
-func (l *listener) heard() {
-	if l.timer != nil {
-		l.timer.Reset(l.silence)
+// stop ends the watch.
+func (w *watchdog) stop() {
+	if w.timer != nil {
+		w.timer.Stop()
 	}
 }
 
-// to returns a writer that passes on to w what the listener hears.
-func (l *listener) to(w io.Writer) io.Writer { return heardWriter{l, w} }
+// notice notes that something was printed.
+func (w *watchdog) notice() {
+	if w.timer != nil {
+		w.timer.Reset(w.silence)
+	}
+}
 
-type heardWriter struct {
-	*listener
+// over returns a writer that passes on to to what the watchdog notices.
+func (w *watchdog) over(to io.Writer) io.Writer { return watchedWriter{w, to} }
+
+type watchedWriter struct {
+	*watchdog
 	to io.Writer
 }
 
-func (w heardWriter) Write(p []byte) (int, error) {
-	w.heard()
+func (w watchedWriter) Write(p []byte) (int, error) {
+	w.notice()
 	return w.to.Write(p)
 }

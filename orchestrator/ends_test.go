@@ -15,14 +15,17 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"iglu.sh/builder/images"
 	"iglu.sh/builder/internal/jobend"
-	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/orchestrator/docker"
+	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/test/kit/fakeengine"
 )
 
 // bubble runs a test in which no time passes that is waited for, on an engine of Docker's words.
-func bubble(t *testing.T, change func(*Options), test func(t *testing.T, f *fixture)) {
+func bubble(t *testing.T, change func(*options), test func(t *testing.T, f *fixture)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { test(t, newFixture(t, fakeengine.Docker, change)) })
 }
@@ -35,8 +38,8 @@ func (e finished) want(t *testing.T, want string) {
 }
 
 // outOfTime are the options of a builder that ends jobs.
-func outOfTime(build, silence time.Duration) func(*Options) {
-	return func(o *Options) { o.Deadlines = Deadlines{Build: build, Silence: silence} }
+func outOfTime(build, silence time.Duration) func(*options) {
+	return func(o *options) { o.Deadlines = Deadlines{Build: build, Silence: silence} }
 }
 
 // TestEnds has jobs end in every way that is not a call gone wrong.
@@ -48,7 +51,7 @@ func TestEnds(t *testing.T) {
 	}
 	tests := []struct {
 		name, command string
-		change        func(*Options)
+		change        func(*options)
 		during        func(f *fixture, j *job) // when it has printed "lingering"
 		want          string
 	}{
@@ -58,6 +61,7 @@ func TestEnds(t *testing.T) {
 		{"terminated by itself", "count 143", nil, nil, failed(143)},
 		{"killed from outside", "linger", nil, func(f *fixture, _ *job) { f.engine.Kill() }, "killed 137: " + fmt.Sprintf(killed, 137)},
 		{"stopped from outside", "linger", nil, func(f *fixture, _ *job) { f.engine.Stop() }, "killed 143: " + fmt.Sprintf(killed, 143)},
+		{"stopped from outside, and handles it", "handler", nil, func(f *fixture, _ *job) { f.engine.Stop() }, failed(7)},
 		{"out of memory", "memory", nil, nil,
 			"out-of-memory 137: Something went wrong while building. Builder exited with error code 137 The job ran out of memory. It may use 17.66GiB (IGLU_JOB_MEMORY)."},
 		{"child out of memory", "memory 3", nil, nil,
@@ -73,7 +77,7 @@ func TestEnds(t *testing.T) {
 		{"gone", "stubborn", nil, func(_ *fixture, j *job) { j.cancel(jobend.ClientGone) },
 			"client-gone after 3s: The job was cancelled. Its client went away without a word."},
 		{"shutdown", "stubborn", nil, func(_ *fixture, j *job) { j.cancel(jobend.Shutdown) },
-			"shutdown after 10s: The job was cancelled. The builder is shutting down. Send the job again when it is back."},
+			"shutdown after 3s: The job was cancelled. The builder is shutting down. Send the job again when it is back."},
 		{"page", "linger", nil, func(f *fixture, _ *job) { f.b.Cancel(f.records.latest()) },
 			"cancelled: The job was cancelled. Somebody cancelled it on the builder's page."},
 		{"other reason", "linger", nil, func(_ *fixture, j *job) { j.cancel(errors.New("some")) },
@@ -81,6 +85,7 @@ func TestEnds(t *testing.T) {
 		{"unpushed", "push", nil, nil, "unpushed 75: Something went wrong while building. Builder exited with error code 75 " +
 			"The build itself succeeded, but 1 of 2 paths was not pushed. The job's log says more. Send the job again to push the rest."},
 		{"exit code of unpushed", "count 75", nil, nil, failed(75)},
+		{"exit code of a lost lifeline", "count 74", nil, nil, failed(74)},
 		{"hung engine", "linger", nil, func(f *fixture, _ *job) { f.engine.Hang() },
 			"engine-gone after 1m13s: The container engine does not answer any more. Send the job again when it does."},
 	}
@@ -94,7 +99,7 @@ func TestEnds(t *testing.T) {
 					test.during(f, j)
 				}
 				end := j.finish()
-				f.docker.settling.Wait()
+				f.b.background.Wait()
 				end.want(t, test.want)
 				if strings.HasPrefix(test.command, "linger") && test.during == nil && !strings.Contains(end.lines, "told to end") {
 					t.Errorf("its last words are lost: %q", end.lines)
@@ -156,10 +161,10 @@ func TestNoEngine(t *testing.T) {
 		bubble(t, nil, func(t *testing.T, f *fixture) {
 			f.engine.Refuse(why)
 			f.do("count 3").want(t, want)
-			if f.b.Healthy(t.Context()) == nil || f.b.Clean(t.Context(), nil) == nil || f.b.Check(t.Context()) != nil {
+			if f.b.Healthy(t.Context()) == nil || f.b.leftovers.sweep(t.Context(), nil) == nil || f.b.Check(t.Context()) != nil {
 				t.Error("it is healthy, or clean, or sure that the engine cannot do")
 			}
-			if _, err := f.b.Stores(t.Context()); err == nil {
+			if _, err := f.b.Stores().List(t.Context()); err == nil {
 				t.Error("it knows of the stores")
 			}
 			f.engine.Return()
@@ -192,7 +197,7 @@ func TestImage(t *testing.T) {
 		{"other.invalid/nothing:2", fakeengine.Podman, "initializing source docker://other.invalid/nothing:"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			f := newFixture(t, test.recording, func(o *Options) { o.Image = test.image })
+			f := newFixture(t, test.recording, func(o *options) { o.engine.Image = test.image })
 			end := f.do("count 3")
 			if end.event.End != "no-image" || !strings.Contains(end.response.Error, "The job image other.invalid/nothing:2 is not on the engine and cannot be pulled: ") ||
 				!strings.Contains(end.response.Error, test.want) {
@@ -200,7 +205,7 @@ func TestImage(t *testing.T) {
 			}
 		})
 	}
-	bubble(t, func(o *Options) { o.Pull = images.PullNever }, func(t *testing.T, f *fixture) {
+	bubble(t, func(o *options) { o.engine.Pull = images.PullNever }, func(t *testing.T, f *fixture) {
 		f.engine.Missing = true
 		f.do("count 3").want(t, "no-image: The job image registry.invalid/iglu/recorded:1 is not on the engine and cannot be pulled: it is never pulled (IGLU_PULL). "+
 			"Check the image's name (IGLU_JOB_IMAGE) and that the engine reaches its registry.")
@@ -235,7 +240,7 @@ func TestAPIVersion(t *testing.T) {
 
 // TestNetwork has the jobs' network be missing, be one of two, and be hard to make.
 func TestNetwork(t *testing.T) {
-	own := func(o *Options) { o.Network = "own" }
+	own := func(o *options) { o.engine.Network = "own" }
 	bubble(t, own, func(t *testing.T, f *fixture) {
 		const want = "failed: The network own is not on the container engine. " +
 			"Make it there, or set IGLU_JOB_NETWORK to one that is, or to nothing for one of the builder's own."
@@ -243,15 +248,15 @@ func TestNetwork(t *testing.T) {
 		f.engine.MakeNetwork("own", nil)
 		f.do("count 3").wantExit(t, 3)
 	})
-	bubble(t, func(o *Options) { o.Network = noNetwork }, func(t *testing.T, f *fixture) {
+	bubble(t, func(o *options) { o.engine.Network = "none" }, func(t *testing.T, f *fixture) {
 		f.do("count 3").wantExit(t, 3)
 		if left := f.left(); left != "no network jobs" {
 			t.Errorf("left: %s", left)
 		}
 	})
-	bubble(t, nil, func(t *testing.T, f *fixture) { // two builders of one name have made it at once
+	bubble(t, nil, func(t *testing.T, f *fixture) { // builders of an older version have made it at once
 		for range 3 {
-			f.engine.MakeNetwork(f.docker.name("jobs"), map[string]string{labelInstance: "test"})
+			f.engine.MakeNetwork("iglu-builder-test-jobs", map[string]string{engine.LabelInstance: "test"})
 			time.Sleep(time.Second)
 		}
 		f.do("count 3").wantExit(t, 3)
@@ -263,8 +268,8 @@ func TestNetwork(t *testing.T) {
 		fails int
 		want  string
 	}{
-		{networkTries - 1, "exited 3: Something went wrong while building. Builder exited with error code 3"},
-		{networkTries, "failed: The container engine failed to provide the jobs' network: Error response from daemon: route ip+net: no such network interface. " +
+		{4, "exited 3: Something went wrong while building. Builder exited with error code 3"},
+		{5, "failed: The container engine failed to provide the jobs' network: Error response from daemon: route ip+net: no such network interface. " +
 			"If a setting of the builder is not the cause, its log and the engine's say more."},
 	} {
 		bubble(t, nil, func(t *testing.T, f *fixture) {
@@ -283,19 +288,19 @@ func TestConfinement(t *testing.T) {
 		name      string
 		recording string
 		security  []string
-		change    func(*Options)
+		change    func(*options)
 		sandboxed bool
 		refused   string // by Check and in the job's error
 	}{
 		{"auto", fakeengine.Docker, nil, nil, false, ""},
 		{"auto, user namespaces", fakeengine.Docker, []string{"name=seccomp,profile=default", "name=userns"}, nil, true, ""},
 		{"auto, rootless", fakeengine.Docker, []string{"name=rootless"}, nil, true, ""},
-		{"off, rootless", fakeengine.Docker, []string{"name=rootless"}, func(o *Options) { o.Sandbox = SandboxOff }, false, ""},
-		{"on", fakeengine.Docker, nil, func(o *Options) { o.Sandbox = SandboxOn }, false,
+		{"off, rootless", fakeengine.Docker, []string{"name=rootless"}, func(o *options) { o.engine.Sandbox = docker.SandboxOff }, false, ""},
+		{"on", fakeengine.Docker, nil, func(o *options) { o.engine.Sandbox = docker.SandboxOn }, false,
 			"would open a way out of the container on this container engine, which has no user namespaces"},
-		{"on and unsafe", fakeengine.Docker, nil, func(o *Options) { o.Sandbox, o.SandboxUnsafe = SandboxOn, true }, true, ""},
+		{"on and unsafe", fakeengine.Docker, nil, func(o *options) { o.engine.Sandbox, o.engine.SandboxUnsafe = docker.SandboxOn, true }, true, ""},
 		{"auto, Podman", fakeengine.Podman, []string{"name=rootless"}, nil, false, ""},
-		{"on, Podman", fakeengine.Podman, []string{"name=rootless"}, func(o *Options) { o.Sandbox = SandboxOn }, false, "does not work on Podman"},
+		{"on, Podman", fakeengine.Podman, []string{"name=rootless"}, func(o *options) { o.engine.Sandbox = docker.SandboxOn }, false, "does not work on Podman"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -341,7 +346,7 @@ func TestConfinement(t *testing.T) {
 
 // TestFixedLimits has limits be no shares, of which one is more than there is.
 func TestFixedLimits(t *testing.T) {
-	limits := func(o *Options) {
+	limits := func(o *options) {
 		o.Limits = Limits{Memory: Amount{Fixed: 1 << 30}, CPUs: Amount{Fixed: 64}, PIDs: 100}
 	}
 	bubble(t, limits, func(t *testing.T, f *fixture) {
@@ -354,27 +359,6 @@ func TestFixedLimits(t *testing.T) {
 		j.cancel(jobend.Cancelled)
 		j.finish()
 	})
-}
-
-// TestUnpushed has a job leave other things where word of its push is to be.
-func TestUnpushed(t *testing.T) {
-	const failed = "Something went wrong while building. Builder exited with error code 75"
-	for name, test := range map[string]struct{ text, want string }{
-		"too long":  {strings.Repeat("x", 2*maxUnpushed), "unpushed 75: " + failed + " The build itself succeeded, but " + strings.Repeat("x", maxUnpushed)},
-		"not UTF-8": {"\xff", "unpushed 75: " + failed + " The build itself succeeded, but \ufffd. "},
-	} {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, nil, func(t *testing.T, f *fixture) {
-				f.engine.Run = func(p *fakeengine.Process) int {
-					p.Leave(jobenv.Unpushed, test.text)
-					return jobenv.ExitUnpushed
-				}
-				if end := f.do("push"); !strings.HasPrefix(end.String(), test.want) || len(end.response.Msg) > maxUnpushed+500 {
-					t.Errorf("got %.300s", end)
-				}
-			})
-		})
-	}
 }
 
 // TestLogFull has a job print more than the disk takes.
@@ -409,7 +393,11 @@ func fillDisk(t *testing.T, name string) {
 	}
 	for _, file := range files {
 		target, _ := os.Readlink(filepath.Join(open, file.Name()))
-		if fd, err := strconv.Atoi(file.Name()); err == nil && filepath.Base(target) == name {
+		fd, err := strconv.Atoi(file.Name())
+		if err != nil || filepath.Base(target) != name {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err == nil && flags&unix.O_ACCMODE == unix.O_RDWR { // else somebody reads it
 			if err := syscall.Dup3(int(full.Fd()), fd, syscall.O_CLOEXEC); err != nil {
 				t.Error(err)
 			}

@@ -2,12 +2,15 @@ package orchestrator
 
 import (
 	"maps"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/nixconf"
+	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/schemas"
 )
 
@@ -58,11 +61,11 @@ func jobOf(r *schemas.Request, o Options) jobenv.Job {
 	tokens := make(map[string]string)
 	maps.Copy(tokens, o.Nix.AccessTokens)
 	maps.Copy(tokens, r.Nix.AccessTokens)
-	job.AccessTokens = accessTokens(tokens)
+	job.AccessTokens = jobenv.JoinTokens(tokens)
 	if o.Nix.AcceptFlakeConfig {
 		job.FlakeConfig = "true"
 	}
-	if o.Stores.Mode == StoreShared {
+	if o.Stores.Mode == stores.Shared {
 		job.StoreOfAll = "true"
 	}
 	if user == UserNix || r.BuildOptions.Cachix.Push { // else there is no daemon
@@ -87,6 +90,44 @@ func jobOf(r *schemas.Request, o Options) jobenv.Job {
 	return job
 }
 
+// storeOf returns what of a request decides which store its job has. A job's user cannot write into
+// its store, but has a say in what the daemon puts there: what is signed by a key that the request
+// trusts is taken for what a derivation yields. So jobs share a store only if they trust the same
+// keys; and those that push, whose outputs others will trust, only if they push to the same cache with
+// the same key; and those that have tokens for other hosts, whose store has what is fetched with them,
+// only if they have the same.
+func storeOf(r *schemas.Request, o Options, image engine.Image) stores.Job {
+	job := stores.Job{
+		Image:    image,
+		User:     string(o.JobUser),
+		Keys:     r.BuildOptions.TrustedPublicKeys,
+		Operator: o.Nix.Trust,
+		Flakes:   o.Nix.AcceptFlakeConfig,
+		Branch:   r.Git.Branch,
+	}
+	if !r.Git.NoClone {
+		job.Repository = r.Git.Repository
+	}
+	for _, substituter := range r.BuildOptions.Substituters {
+		// Such as "?trusted=1": help-stores of Nix's manual.
+		if u, err := url.Parse(substituter); err != nil || u.RawQuery != "" {
+			job.Unsigned = append(job.Unsigned, substituter)
+		}
+	}
+	if nix := r.Nix; len(nix.AccessTokens) > 0 || nix.Netrc != "" {
+		job.Reads = []string{"tokens", jobenv.JoinTokens(nix.AccessTokens), nix.Netrc}
+	}
+	switch cachix := r.BuildOptions.Cachix; {
+	case !cachix.Push:
+	case cachix.SigningKey != "":
+		// A private cache is also taken from, by its own key: another is another trust.
+		job.Pushes = []string{"signing key", cachix.SigningKey, cachix.Target}
+	default:
+		job.Pushes = []string{"API key", cachix.APIKey, cachix.Target}
+	}
+	return job
+}
+
 // secretsOf returns what nobody but the job of a request may see.
 func secretsOf(r *schemas.Request, o Options) []string {
 	secrets := r.Secrets()
@@ -96,15 +137,6 @@ func secretsOf(r *schemas.Request, o Options) []string {
 	return secrets
 }
 
-// accessTokens returns tokens as Nix's setting of that name has them.
-func accessTokens(byHost map[string]string) string {
-	var words []string
-	for _, host := range slices.Sorted(maps.Keys(byHost)) {
-		words = append(words, host+"="+byHost[host])
-	}
-	return strings.Join(words, " ")
-}
-
 // shownProperties returns the properties that are for secrets which stand in a request's command
 // line, each once.
 func shownProperties(r *schemas.Request) []string {
@@ -112,7 +144,7 @@ func shownProperties(r *schemas.Request) []string {
 	for _, shown := range r.Shown() {
 		properties = append(properties, shown.Property)
 	}
-	return set(properties)
+	return slices.Compact(slices.Sorted(slices.Values(properties)))
 }
 
 // A JobUser is who a job's own programs run as.
@@ -164,3 +196,10 @@ func addStoreConfig(job *jobenv.Job, lines string) {
 
 // daemonTrust has the daemon trust root alone and build as others, whatever the image says.
 const daemonTrust = "trusted-users = root\nallowed-users = *\nbuild-users-group = nixbld\n"
+
+// Settings of Nix. Without a fallback, a build that should be in the sandbox and cannot be
+// fails.
+const (
+	nixSandboxed   = "sandbox = true\nsandbox-fallback = false\n"
+	nixUnsandboxed = "sandbox = false\n"
+)

@@ -22,6 +22,8 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/orchestrator/docker"
+	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/fakeengine"
 )
@@ -32,8 +34,7 @@ type fixture struct {
 	t        *testing.T
 	engine   *fakeengine.Engine
 	b        *Builder
-	docker   *docker
-	options  Options
+	options  options
 	folder   string // of the jobs' logs
 	log      *lockedBuffer
 	observed *observed
@@ -42,7 +43,7 @@ type fixture struct {
 
 // newFixture returns one on an engine whose answers were recorded. The containers run the commands
 // of runCommand.
-func newFixture(t *testing.T, recording string, change func(*Options)) *fixture {
+func newFixture(t *testing.T, recording string, change func(*options)) *fixture {
 	t.Helper()
 	folder := tempDir(t)
 	program := filepath.Join(folder, "iglu-builder")
@@ -52,15 +53,19 @@ func newFixture(t *testing.T, recording string, change func(*Options)) *fixture 
 	f := &fixture{t: t, engine: fakeengine.Start(t, recording), folder: filepath.Join(folder, "logs"), log: new(lockedBuffer), observed: new(observed), records: new(keptRecords)}
 	f.engine.Run = runCommand
 	f.engine.MakeNetwork("bridge", nil)
-	f.options = Options{
-		Host: "unix:///run/docker.sock", Instance: "test", Image: fakeengine.ImageRef, Pull: images.PullMissing,
-		Stores:    Stores{Mode: StoreShared, MaxBytes: 1 << 40, Folder: filepath.Join(folder, "stores")},
-		Program:   program,
-		Limits:    Limits{Memory: Amount{Share: 0.75}, CPUs: Amount{Share: 1}, PIDs: 4096},
-		Sandbox:   SandboxAuto,
-		Deadlines: Deadlines{Build: buildTimeout},
-		Observer:  f.observed,
-		dial:      f.engine.Dial,
+	f.options = options{
+		Options: Options{
+			Stores:    stores.Options{Instance: "test", Mode: stores.Shared, MaxBytes: 1 << 40, Folder: filepath.Join(folder, "stores"), Wait: 5 * time.Minute},
+			Limits:    Limits{Memory: Amount{Share: 0.75}, CPUs: Amount{Share: 1}, PIDs: 4096},
+			Deadlines: Deadlines{Build: buildTimeout},
+			Observer:  f.observed,
+		},
+		engine: docker.Options{
+			Host: "unix:///run/docker.sock", Instance: "test", Image: fakeengine.ImageRef, Pull: images.PullMissing,
+			Program: program,
+			Sandbox: docker.SandboxAuto,
+			Dial:    f.engine.Dial,
+		},
 	}
 	if change != nil {
 		change(&f.options)
@@ -72,6 +77,12 @@ func newFixture(t *testing.T, recording string, change func(*Options)) *fixture 
 		}
 	})
 	return f
+}
+
+// options are those of a builder, and of its engine.
+type options struct {
+	Options
+	engine docker.Options
 }
 
 // buildTimeout is longer than all bounds of calls.
@@ -97,19 +108,11 @@ func (f *fixture) start() {
 		f.t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	if f.b, err = NewDocker(f.options, logs, f.records, log); err != nil {
+	e, err := docker.New(f.options.engine, log)
+	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.docker = f.b.engine.(*docker)
-}
-
-// restart has a new builder take the place of one that was killed.
-func (f *fixture) restart() {
-	f.t.Helper()
-	if err := f.b.Close(); err != nil {
-		f.t.Error(err)
-	}
-	f.start()
+	f.b = New(e, f.options.Options, logs, f.records, log)
 }
 
 // A lockedBuffer is a buffer for several writers.
@@ -186,8 +189,7 @@ func runCommand(p *fakeengine.Process) int {
 		code, _ := strconv.Atoi(arg)
 		return count(p, code)
 	case "push":
-		p.Leave(jobenv.Unpushed, "1 of 2 paths was not pushed")
-		return jobenv.ExitUnpushed
+		return end(p, jobwire.End{ExitCode: jobenv.ExitUnpushed, Unpushed: "1 of 2 paths was not pushed"})
 	case "linger": // does as it is told
 		fmt.Fprintln(p.Stdout, "lingering")
 		return linger(p, nil)
@@ -195,17 +197,25 @@ func runCommand(p *fakeengine.Process) int {
 		fmt.Fprintln(p.Stdout, "lingering")
 		<-p.Killed
 		return 0
+	case "handler": // ends in its own way when it is told to
+		fmt.Fprintln(p.Stdout, "lingering")
+		<-p.Terminated
+		return end(p, jobwire.End{ExitCode: 7, Terminated: true})
 	case "mute": // has printed something, and nothing more
 		fmt.Fprintln(p.Stdout, "lingering")
 		<-p.Terminated
-		return 143
+		return end(p, jobwire.End{ExitCode: 143, Terminated: true})
 	case "memory":
 		p.RunOutOfMemory()
 		if code, _ := strconv.Atoi(arg); code != 0 { // a child of it was killed
-			p.Leave(jobenv.OutOfMemory, "")
-			return code
+			return end(p, jobwire.End{ExitCode: code, OutOfMemory: true})
 		}
 		return 137
+	case "unusable": // once
+		if p.Getenv(jobenv.Store) == jobenv.StoreUsed {
+			return end(p, jobwire.End{ExitCode: jobenv.ExitUnusableStore, UnusableStore: true})
+		}
+		return count(p, 3)
 	}
 	panic("the test sends a command that there is not: " + command)
 }
@@ -217,15 +227,28 @@ func linger(p *fakeengine.Process, until <-chan time.Time) int {
 		return 0
 	case <-p.Terminated:
 		fmt.Fprintln(p.Stdout, "told to end")
+		return end(p, jobwire.End{ExitCode: 143, Terminated: true})
 	case <-p.Killed:
 	case <-p.Lifeline:
-		p.Leave(jobenv.EndMark, "lifeline")
 		select {
 		case <-time.After(time.Second): // until its own processes have ended
 		case <-p.Killed:
 		}
 	}
-	return 143
+	return jobenv.ExitLifelineLost
+}
+
+// end tells how a job has ended, and returns its exit code as long after that as it takes until an
+// engine says so.
+func end(p *fakeengine.Process, how jobwire.End) int {
+	for _, output := range []io.Writer{p.Stdout, p.Stderr} {
+		jobwire.NewWriter(output, p.Getenv(jobenv.EventsToken)).Note(jobwire.Note{End: &how})
+	}
+	select {
+	case <-time.After(time.Second / 10):
+	case <-p.Killed:
+	}
+	return how.ExitCode
 }
 
 // count prints, and exits with a code.
@@ -234,19 +257,10 @@ func count(p *fakeengine.Process, code int) int {
 		fmt.Fprintln(p.Stdout, i+1)
 		fmt.Fprintln(p.Stderr, "and", i+1)
 	}
-	if end := linger(p, time.After(time.Second/10)); end != 0 {
-		return end
+	if cut := linger(p, time.After(time.Second/10)); cut != 0 {
+		return cut
 	}
-	token := p.Getenv(jobenv.EventsToken)
-	switch {
-	case code == 0:
-		jobwire.NewWriter(p.Stdout, token).Note(jobwire.Note{Succeeded: true})
-		jobwire.NewWriter(p.Stderr, token).Note(jobwire.Note{Succeeded: true})
-		time.Sleep(time.Second / 10) // as long as it takes until an engine says that it has ended
-	case code > 128:
-		p.Leave(jobenv.EndMark, "")
-	}
-	return code
+	return end(p, jobwire.End{ExitCode: code})
 }
 
 func requestOf(command string) *schemas.Request {
@@ -285,7 +299,11 @@ func (f *fixture) newJob() *job {
 
 func (f *fixture) begin(j *job, request *schemas.Request) {
 	go func() {
-		last := f.b.Build(j.ctx, request, j)
+		running := f.b.Start(j.ctx, request)
+		if err := running.Follow(context.WithoutCancel(j.ctx), j); err != nil {
+			j.cancel(err)
+		}
+		last := running.Wait()
 		close(j.lines)
 		j.ended <- last
 	}()
@@ -328,7 +346,7 @@ func (j *job) finish() finished {
 func (f *fixture) do(command string) finished {
 	f.t.Helper()
 	end := f.send(requestOf(command)).finish()
-	f.docker.settling.Wait()
+	f.b.background.Wait()
 	return end
 }
 
@@ -368,6 +386,7 @@ var (
 // plain returns a text without what is different each time.
 func plain(text string) string {
 	text = strings.ReplaceAll(text, "iglu-builder-test-", "")
+	text = regexp.MustCompile(`iglu-(store|job)-test-[0-9a-z]+`).ReplaceAllString(text, "of-$1")
 	text = hashes.ReplaceAllString("-"+text, "-$1")[1:]
 	text = regexp.MustCompile(`\b(store|program|upkeep)-[0-9a-f]{8,}`).ReplaceAllString(text, "$1")
 	return containers.ReplaceAllString(jobIDs.ReplaceAllString(text, "JOB"), "CONTAINER")
@@ -392,20 +411,6 @@ func (f *fixture) left() string {
 		}
 	}
 	return strings.Join(odd, ", ")
-}
-
-// conditions returns what the builder has written down of its stores.
-func (f *fixture) conditions() string {
-	entries, err := f.docker.ledger.all()
-	if err != nil {
-		f.t.Error(err)
-	}
-	var all []string
-	for _, e := range entries {
-		all = append(all, string(e.Condition))
-	}
-	slices.Sort(all)
-	return strings.Join(all, ", ")
 }
 
 var _ io.Writer = (*job)(nil)

@@ -14,15 +14,6 @@ type Observer interface {
 	EngineFailed(call string)
 }
 
-// Calls of the engine that fail with a sentence of their own, or without the job.
-const (
-	callPing    = "answer"
-	callPull    = "pull the job image"
-	callInspect = "describe the container"
-	callStop    = "stop the container"
-	callRemove  = "remove the container"
-)
-
 // nobody is the Observer where none is given.
 type nobody struct{}
 

@@ -7,61 +7,65 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
 
-	"iglu.sh/builder/internal/history"
+	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/memengine"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// scripted is an engine whose containers do what a test says. What a real engine does
-// is tested with a real one, in cmd/iglu-builder.
-type scripted func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error)
-
-var _ engine = scripted(nil)
-
-func (s scripted) ping(context.Context) error                { return nil }
-func (s scripted) close() error                              { return nil }
-func (s scripted) isOfJobs(netip.Addr) bool                  { return false }
-func (s scripted) check(context.Context, *slog.Logger) error { return nil }
-func (s scripted) tend(context.Context, *slog.Logger)        {}
-func (s scripted) stores(context.Context) ([]Store, error)   { return nil, nil }
-func (s scripted) storesSize() (int, int64)                  { return 0, 0 }
-func (s scripted) removeStore(context.Context, string) error { return nil }
-func (s scripted) clean(context.Context, func(kind, name string)) error {
-	return nil
-}
-func (s scripted) run(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
-	return s(ctx, c, stdout, stderr, say)
-}
-
-// builder returns a builder on an engine, its log, and the folder of its jobs' logs.
-func builder(t *testing.T, e engine) (b *Builder, log *bytes.Buffer, folder string) {
+// builder returns a builder on an engine in memory, its log, and the folder of its jobs' logs.
+func builder(t *testing.T, run func(p *memengine.Process) int, change ...func(*Options)) (b *Builder, log *lockedBuffer, folder string) {
 	t.Helper()
-	folder = t.TempDir()
+	folder = tempDir(t)
 	logs, err := joblog.Open(folder, joblog.Keep{Jobs: 10}, 1<<30)
 	if err != nil {
 		t.Fatal(err)
 	}
-	records, err := history.Open(filepath.Join(t.TempDir(), "history.db"))
-	if err != nil {
-		t.Fatal(err)
+	options := Options{Stores: stores.Options{Instance: "test", Mode: stores.Ephemeral}}
+	for _, c := range change {
+		c(&options)
 	}
-	t.Cleanup(func() { records.Close() })
-	log = new(bytes.Buffer)
-	options := &slog.HandlerOptions{Level: slog.LevelDebug}
-	return &Builder{engine: e, logs: logs, records: records, log: slog.New(slog.NewTextHandler(log, options)),
-		options: Options{Observer: nobody{}}, running: make(map[string]context.CancelCauseFunc)}, log, folder
+	log = new(lockedBuffer)
+	b = New(memengine.New(run), options, logs, new(keptRecords), slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b, log, folder
+}
+
+// build runs a job to its end, as a session does.
+func (b *Builder) build(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	j := b.Start(ctx, request)
+	if err := j.Follow(context.WithoutCancel(ctx), out); err != nil {
+		cancel(err)
+	}
+	return j.Wait()
+}
+
+// ends tells how a job has ended, and returns its exit code.
+func ends(p *memengine.Process, how jobwire.End) int {
+	for _, output := range []io.Writer{p.Stdout, p.Stderr} {
+		jobwire.NewWriter(output, p.Getenv(jobenv.EventsToken)).Note(jobwire.Note{End: &how})
+	}
+	return how.ExitCode
 }
 
 // secretRequest is a request whose secrets are told apart at sight.
@@ -75,37 +79,45 @@ func secretRequest() *schemas.Request {
 	}
 }
 
-// TestNoWayOutForSecrets has an engine tell them wherever it can: in the output, in
-// what it says, in its error, in the server's log.
+// TestNoWayOutForSecrets has an engine and a container tell them wherever they can: in the output, in
+// records, in errors, in the server's log.
 func TestNoWayOutForSecrets(t *testing.T) {
-	tell := "secret-git-1 secret-git-2 secret-api secret-signing https://user:some-password@host/ told"
-	for _, err := range []error{
+	const tell = "secret-git-1 secret-git-2 secret-api secret-signing https://user:some-password@host/ told"
+	for _, wait := range []error{
 		errors.New(tell),
-		&failure{what: tell, advice: tell, cause: errors.New(tell)},
-		fmt.Errorf("around: %w", &failure{what: tell, advice: tell, cause: errors.New(tell)}),
+		&engine.Failure{What: tell, Advice: tell, Cause: errors.New(tell)},
+		fmt.Errorf("around: %w", &engine.Failure{What: tell, Advice: tell, Cause: errors.New(tell)}),
 		nil,
 	} {
 		token := ""
-		b, log, folder := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
-			if !strings.Contains(strings.Join(c.told.Environ(), "\n"), "secret-signing") {
+		b, log, folder := builder(t, func(p *memengine.Process) int {
+			if !strings.Contains(strings.Join(p.Spec.Env, "\n"), "secret-signing") {
 				t.Error("the container is not told the secrets")
 			}
-			token = c.told.EventsToken
-			io.WriteString(stdout, tell+"\n")
-			io.WriteString(stderr, tell)
-			w := jobwire.NewWriter(stdout, token)
+			token = p.Getenv(jobenv.EventsToken)
+			io.WriteString(p.Stdout, tell+"\n")
+			io.WriteString(p.Stderr, tell)
+			w := jobwire.NewWriter(p.Stdout, token)
 			w.Event(schemas.LineEvent{Derivation: tell, Text: tell})
 			w.Event(schemas.DerivationEvent{Derivation: tell, State: schemas.DerivationFailed, Phase: tell, Log: []string{tell}})
 			w.Note(jobwire.Note{Commit: tell})
 			var torn bytes.Buffer
 			jobwire.NewWriter(&torn, token).Note(jobwire.Note{Commit: tell})
-			stdout.Write(torn.Bytes()[:torn.Len()-1])
-			say(tell)
-			c.log.Warn(tell, "err", errors.New(tell))
-			return 1, err
-		}))
+			p.Stdout.Write(torn.Bytes()[:torn.Len()-1])
+			return 1
+		})
+		b.engine.(*memengine.Engine).Fail = func(call string) error {
+			switch call {
+			case "Wait":
+				return wait
+			case "Remove":
+				return errors.New(tell)
+			}
+			return nil
+		}
 		var out bytes.Buffer
-		response := b.Build(t.Context(), secretRequest(), &out).Response
+		response := b.build(t.Context(), secretRequest(), &out).Response
+		b.background.Wait()
 		kept, globErr := filepath.Glob(filepath.Join(folder, "*.log"))
 		if globErr != nil || len(kept) != 1 {
 			t.Fatalf("logs kept: %v, %v", kept, globErr)
@@ -120,11 +132,11 @@ func TestNoWayOutForSecrets(t *testing.T) {
 			"journal": string(events),
 		} {
 			if strings.Contains(text, "secret-") || strings.Contains(text, "some-password") || strings.Contains(text, token) {
-				t.Errorf("with the error %v, the %s is\n%s", err, name, text)
+				t.Errorf("with the error %v, the %s is\n%s", wait, name, text)
 			}
 		}
-		if strings.Count(out.String(), "told") != 3 || strings.Count(string(events), "told") < 5 || !strings.Contains(log.String(), "told") {
-			t.Errorf("with the error %v, too little came out:\n%s%s", err, &out, log)
+		if strings.Count(out.String(), "told") != 2 || strings.Count(string(events), "told") < 4 || !strings.Contains(log.String(), "told") {
+			t.Errorf("with the error %v, too little came out:\n%s%s", wait, &out, log)
 		}
 	}
 }
@@ -132,12 +144,12 @@ func TestNoWayOutForSecrets(t *testing.T) {
 // TestFailingReader has the reader of the log fail: the job ends.
 func TestFailingReader(t *testing.T) {
 	gone := errors.New("gone")
-	b, _, _ := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
-		io.WriteString(stdout, "line\n")
-		<-ctx.Done()
-		return 0, context.Cause(ctx)
-	}))
-	response := b.Build(t.Context(), secretRequest(), writerFunc(func([]byte) (int, error) { return 0, gone })).Response
+	b, _, _ := builder(t, func(p *memengine.Process) int {
+		io.WriteString(p.Stdout, "line\n")
+		<-p.Terminated
+		return 143
+	})
+	response := b.build(t.Context(), secretRequest(), writerFunc(func([]byte) (int, error) { return 0, gone })).Response
 	if response.Error != "The job was cancelled." {
 		t.Errorf("got %s", response.Encode())
 	}
@@ -145,24 +157,23 @@ func TestFailingReader(t *testing.T) {
 
 // TestSilence has an engine take long before a job begins, which is not the job's silence.
 func TestSilence(t *testing.T) {
-	const silence = 100 * time.Millisecond
 	for said, want := range map[bool]schemas.Status{false: schemas.Success, true: schemas.Failed} {
-		b, _, _ := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
-			say("filling the store")
-			if said {
-				io.WriteString(stdout, "line\n")
+		synctest.Test(t, func(t *testing.T) {
+			b, _, _ := builder(t, func(p *memengine.Process) int {
+				if said {
+					io.WriteString(p.Stdout, "line\n")
+				}
+				select {
+				case <-p.Terminated:
+					return 143
+				case <-time.After(time.Minute):
+					return ends(p, jobwire.End{})
+				}
+			}, func(o *Options) { o.Deadlines.Silence = 10 * time.Second })
+			if response := b.build(t.Context(), secretRequest(), io.Discard).Response; response.JobStatus != want {
+				t.Errorf("after a line, %t: %s", said, response.Encode())
 			}
-			select {
-			case <-ctx.Done():
-				return 0, context.Cause(ctx)
-			case <-time.After(5 * silence):
-				return 0, nil
-			}
-		}))
-		b.options.Deadlines.Silence = silence
-		if response := b.Build(t.Context(), secretRequest(), io.Discard).Response; response.JobStatus != want {
-			t.Errorf("after a line, %t: %s", said, response.Encode())
-		}
+		})
 	}
 }
 
@@ -185,22 +196,55 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 // TestSlowReader has the reader of the log stand still until the job has ended.
 func TestSlowReader(t *testing.T) {
 	ended := make(chan struct{})
-	b, _, _ := builder(t, scripted(func(ctx context.Context, c container, stdout, stderr io.Writer, say func(string)) (int, error) {
+	b, _, _ := builder(t, func(p *memengine.Process) int {
 		defer close(ended)
 		for range 1000 {
-			if _, err := stdout.Write(bytes.Repeat([]byte("line\n"), 10_000)); err != nil {
-				return 0, err
-			}
+			p.Stdout.Write(bytes.Repeat([]byte("line\n"), 10_000))
 		}
-		return 0, nil
-	}))
+		return ends(p, jobwire.End{})
+	})
 	lines := 0
-	response := b.Build(t.Context(), secretRequest(), writerFunc(func(p []byte) (int, error) {
+	response := b.build(t.Context(), secretRequest(), writerFunc(func(p []byte) (int, error) {
 		<-ended
-		lines += bytes.Count(p, []byte("\n"))
+		lines += bytes.Count(p, []byte("\nline"))
 		return len(p), nil
 	})).Response
-	if lines != 10_000_000 || response.JobStatus != schemas.Success {
+	if lines < 9_990_000 || response.JobStatus != schemas.Success {
 		t.Errorf("%d lines, %s", lines, response.Encode())
 	}
 }
+
+// TestFirstLine has the log begin with the job's id, and its page where the builder knows its own
+// address. A client of events gets both in the first message.
+func TestFirstLine(t *testing.T) {
+	for _, url := range []string{"", "https://builder.example.com"} {
+		b, _, _ := builder(t, func(p *memengine.Process) int { return ends(p, jobwire.End{}) }, func(o *Options) { o.PublicURL = url })
+		j := b.Start(t.Context(), secretRequest())
+		var lines bytes.Buffer
+		var first schemas.Message
+		if err := errors.Join(
+			j.Follow(t.Context(), &lines),
+			j.Follow(t.Context(), messageWriter(func(messages []schemas.Message) error {
+				if first.Seq == 0 {
+					first = messages[0]
+				}
+				return nil
+			})),
+		); err != nil {
+			t.Fatal(err)
+		}
+		j.Wait()
+		line, event := "iglu: job "+j.ID(), `{"type":"job","id":"`+j.ID()+`"`
+		if url != "" {
+			line, event = line+" "+url+"/jobs/"+j.ID(), event+`,"url":"`+url+"/jobs/"+j.ID()+`"`
+		}
+		if !strings.HasPrefix(lines.String(), line+"\n") || string(first.Event) != event+"}" || first.Response.JobStatus != schemas.Starting {
+			t.Errorf("with %q: %q, first message %+v with %s", url, lines.String(), first.Response, first.Event)
+		}
+	}
+}
+
+type messageWriter func([]schemas.Message) error
+
+func (messageWriter) Write(p []byte) (int, error)                      { return len(p), nil }
+func (w messageWriter) WriteMessages(messages []schemas.Message) error { return w(messages) }

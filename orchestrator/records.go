@@ -1,12 +1,10 @@
 package orchestrator
 
 import (
-	"context"
 	"log/slog"
 	"time"
 
 	"iglu.sh/builder/internal/history"
-	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/schemas"
 )
@@ -64,31 +62,5 @@ func (r *recorder) put() {
 func (b *Builder) prune(log *slog.Logger) {
 	if err := b.records.Prune(b.logs.Has); err != nil {
 		log.Warn("cannot remove records of old jobs", "err", err)
-	}
-}
-
-// Cancel ends a job, if it runs, because somebody wanted it on the builder's page. Its client
-// is told so.
-func (b *Builder) Cancel(job string) (runs bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	cancel, runs := b.running[job]
-	if runs {
-		cancel(&failure{end: jobend.Cancelled, what: "The job was cancelled.", advice: "Somebody cancelled it on the builder's page."})
-	}
-	return runs
-}
-
-// cancellable returns a context that ends when the job is cancelled.
-func (b *Builder) cancellable(ctx context.Context, job string) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.running[job] = cancel
-	return ctx, func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		delete(b.running, job)
-		cancel(nil)
 	}
 }

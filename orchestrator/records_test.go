@@ -1,44 +1,53 @@
 package orchestrator
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"io"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/test/kit/memengine"
 )
 
 // TestRecord looks at a job's record while it runs, cancels it, and looks again. A request
 // and an engine that tell secrets everywhere leave none in it.
 func TestRecord(t *testing.T) {
 	var b *Builder
+	var records *history.History
 	var during history.Record
-	b, _, _ = builder(t, scripted(func(ctx context.Context, c container, _, _ io.Writer, say func(string)) (int, error) {
-		say("a line")
+	b, _, _ = builder(t, func(p *memengine.Process) int {
+		job := p.Spec.Labels[engine.LabelJob]
 		var err error
-		if during, err = b.records.(*history.History).Get(c.job); err != nil {
+		if during, err = records.Get(job); err != nil {
 			t.Error(err)
 		}
-		if !b.Cancel(c.job) || b.Cancel("another") {
+		if !b.Cancel(job) || b.Cancel("another") {
 			t.Error("the job that runs cannot be cancelled, or another can")
 		}
-		<-ctx.Done()
-		return 0, errors.New("ended, with secret-api")
-	}))
+		<-p.Terminated
+		return 143
+	})
+	var err error
+	records, err = history.Open(filepath.Join(t.TempDir(), "history.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { records.Close() })
+	b.records = records
 	request := secretRequest()
 	request.Git.Repository, request.Git.Branch = "https://secret-api@host/secret-api", "secret-git-1"
 	request.BuildOptions.Command = "nix build secret-signing"
-	b.Build(t.Context(), request, io.Discard)
+	b.build(t.Context(), request, io.Discard)
 
 	if !during.Runs() || during.Repository != "https://host/***" || during.Branch != "***" || during.Command != "nix build ***" {
 		t.Errorf("while it runs: %+v", during)
 	}
-	after, err := b.records.(*history.History).Get(during.Job)
-	if err != nil || after.End != jobend.Cancelled || after.Ended.IsZero() || after.Lines != 1 ||
+	after, err := records.Get(during.Job)
+	if err != nil || after.End != jobend.Cancelled || after.Ended.IsZero() || after.Lines < 2 ||
 		after.Msg != "Somebody cancelled it on the builder's page." {
 		t.Errorf("after it: %+v, %v", after, err)
 	}

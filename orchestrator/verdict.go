@@ -7,6 +7,7 @@ import (
 
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/schemas"
 )
 
@@ -29,8 +30,8 @@ func (v Verdict) End() jobend.End {
 	if v.Err == nil {
 		return jobend.Exited
 	}
-	if f, ok := errors.AsType[*failure](v.Err); ok && f.end != "" {
-		return f.end
+	if f, ok := errors.AsType[*engine.Failure](v.Err); ok && f.End != "" {
+		return f.End
 	}
 	return jobend.Failed
 }
@@ -73,55 +74,35 @@ func (v Verdict) Response() schemas.Response {
 	if v.Err == nil {
 		return schemas.Exited(v.ExitCode)
 	}
-	f, ok := errors.AsType[*failure](v.Err)
+	f, ok := errors.AsType[*engine.Failure](v.Err)
 	if !ok {
-		f = &failure{what: "The builder could not run the job to its end.", advice: "Its own log says why."}
+		f = &engine.Failure{What: "The builder could not run the job to its end.", Advice: "Its own log says why."}
 	}
 	if v.ExitCode == 0 {
-		return schemas.Unable(f.what, f.advice)
+		return schemas.Unable(f.What, f.Advice)
 	}
 	response := schemas.Exited(v.ExitCode)
-	response.Msg = f.what + " " + f.advice
+	response.Msg = f.What + " " + f.Advice
 	return response
 }
 
-// A failure is an error with two sentences for the client: what is wrong, and what to do
-// about it. The cause is for the server's log.
-type failure struct {
-	end    jobend.End // empty: jobend.Failed
-	what   string
-	advice string
-	cause  error
-	call   string // what the engine was to do and did not; empty: it is not the engine's
-}
-
-func (f *failure) Error() string {
-	text := f.what + " " + f.advice
-	if f.cause != nil {
-		text += " (" + f.cause.Error() + ")"
-	}
-	return text
-}
-
-func (f *failure) Unwrap() error { return f.cause }
-
 // cancelled returns the failure of a job that was ended before its time, from the cause
 // with which its context ended.
-func cancelled(cause error) *failure {
-	if f, ok := errors.AsType[*failure](cause); ok {
+func cancelled(cause error) *engine.Failure {
+	if f, ok := errors.AsType[*engine.Failure](cause); ok {
 		return f
 	}
-	f := &failure{what: "The job was cancelled.", cause: cause}
-	f.end, _ = errors.AsType[jobend.End](cause)
-	switch f.end {
+	f := &engine.Failure{What: "The job was cancelled.", Cause: cause}
+	f.End, _ = errors.AsType[jobend.End](cause)
+	switch f.End {
 	case jobend.Cancelled:
-		f.advice = "Its client closed the connection."
+		f.Advice = "Its client closed the connection."
 	case jobend.ClientGone:
-		f.advice = "Its client went away without a word."
+		f.Advice = "Its client went away without a word."
 	case jobend.Shutdown:
-		f.advice = "The builder is shutting down. Send the job again when it is back."
+		f.Advice = "The builder is shutting down. Send the job again when it is back."
 	default:
-		f.advice = "The builder's own log says why."
+		f.Advice = "The builder's own log says why."
 	}
 	return f
 }

@@ -1,107 +1,61 @@
 package schemas
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"reflect"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/qri-io/jsonschema"
 )
 
-// checkDocument returns what is wrong with data unless it is exactly one JSON document in
-// UTF-8 whose objects name each property once. A parser that takes the last of two equal
-// names and one that takes the first would see two different jobs.
-func checkDocument(data []byte) *Refusal {
-	malformed := func(at int, why string) *Refusal {
-		return &Refusal{kind: notJSON, problems: []problem{{why: position(data, at) + ": " + why}}}
+// A decoder makes a Request of a job's JSON, and notes in a Refusal where that does not meet the
+// published schema.
+type decoder struct{ refusal *Refusal }
+
+// decodeJob makes a Request of a job's properties, which it holds against the form's schema,
+// and notes what is wrong with them.
+func (d decoder) decodeJob(top map[string]json.RawMessage) *Request {
+	if d.refusal.form == Document {
+		var request Request
+		d.decodeKnown(top, documentProperties, &request, requestSchema)
+		return &request
 	}
-	if len(bytes.TrimSpace(data)) == 0 {
-		return &Refusal{kind: notJSON, problems: []problem{{why: "the message is empty, or no text"}}}
-	}
-	if !utf8.Valid(data) {
-		return malformed(invalidUTF8(data), "not UTF-8")
-	}
-	var whole json.RawMessage
-	if err := json.Unmarshal(data, &whole); err != nil {
-		at := len(data) // where it ends too early, there is no byte that is wrong
-		if syntax, ok := errors.AsType[*json.SyntaxError](err); ok && syntax.Error() != unexpectedEnd {
-			at = int(syntax.Offset) - 1
-		}
-		return malformed(at, err.Error())
-	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber() // a number is only passed over here, whatever its size
-	if !hasUniqueNames(dec) {
-		return malformed(int(dec.InputOffset())-1, "the second property of this name in one object")
-	}
-	return nil
+	var stack stackRequest
+	d.decodeKnown(top, stackProperties, &stack, stackRequestSchema)
+	return stack.request()
 }
 
-// unexpectedEnd is what encoding/json says of a text that ends too early.
-const unexpectedEnd = "unexpected end of JSON input"
-
-// invalidUTF8 returns where the first byte is that is not UTF-8.
-func invalidUTF8(data []byte) (at int) {
-	for at < len(data) {
-		r, size := utf8.DecodeRune(data[at:])
-		if r == utf8.RuneError && size == 1 {
-			break
-		}
-		at += size
-	}
-	return at
-}
-
-// position tells people where a byte of a text is. Both numbers begin with 1, and the column
-// is counted in characters.
-func position(data []byte, at int) string {
-	before := data[:min(at, len(data))]
-	line := bytes.Count(before, []byte("\n")) + 1
-	column := utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:]) + 1
-	return fmt.Sprintf("line %d, column %d", line, column)
-}
-
-// hasUniqueNames reads the next value of dec, which is known to be valid JSON.
-func hasUniqueNames(dec *json.Decoder) bool {
-	token, err := dec.Token()
-	if err != nil {
-		return false
-	}
-	open, nested := token.(json.Delim)
-	if !nested {
-		return true
-	}
-	seen := make(map[string]bool)
-	for dec.More() {
-		if open == '{' {
-			name, err := dec.Token()
-			if err != nil || seen[name.(string)] {
-				return false
-			}
-			seen[name.(string)] = true
-		}
-		if !hasUniqueNames(dec) {
-			return false
+// decodeKnown fills into from the properties that names lists. The schemas allow any other
+// at the top: they are of no concern here, but for those that one of names was meant by.
+func (d decoder) decodeKnown(top map[string]json.RawMessage, names []string, into any, schema *jsonschema.Schema) {
+	known := make(map[string]json.RawMessage, len(names))
+	for _, name := range names {
+		if raw, ok := top[name]; ok {
+			known[name] = raw
 		}
 	}
-	_, err = dec.Token() // the closing brace or bracket
-	return err == nil
+	d.decode(known, "", reflect.ValueOf(into).Elem())
+	for i, p := range d.refusal.problems {
+		if _, there := top[p.path]; !there && slices.Contains(names, p.path) && hasSimilar(top, p.path) {
+			d.refusal.problems[i].why += "; the job has a property whose name is nearly that"
+		}
+	}
+	if len(d.refusal.problems) == 0 {
+		d.matchSchema(schema, known)
+	}
 }
 
-// decode fills into from the properties of an object, and notes in r what is wrong with
+// decode fills into from the properties of an object, and notes what is wrong with
 // them. It is stricter than encoding/json, which ignores the case of names, takes null for
 // anything and lets a missing property pass: a name is the name of exactly one field's json
 // tag, a value has the field's type, and fields tagged wire:"required" are there.
 //
 // A struct with a field tagged wire:"open" takes any other property as well.
-func (r *Refusal) decode(properties map[string]json.RawMessage, path string, into reflect.Value) {
+func (d decoder) decode(properties map[string]json.RawMessage, path string, into reflect.Value) {
 	var known []string
 	open := false
 	for i := range into.NumField() {
@@ -115,9 +69,9 @@ func (r *Refusal) decode(properties map[string]json.RawMessage, path string, int
 		raw, present := properties[name]
 		switch {
 		case present:
-			r.decodeValue(raw, dot(path, name), into.Field(i))
+			d.decodeValue(raw, dot(path, name), into.Field(i))
 		case field.Tag.Get("wire") == "required":
-			r.badShape(dot(path, name), "is missing")
+			d.refusal.badShape(dot(path, name), "is missing")
 		}
 	}
 	if open {
@@ -127,57 +81,57 @@ func (r *Refusal) decode(properties map[string]json.RawMessage, path string, int
 		if !slices.Contains(known, name) {
 			// The name is the client's own and may be anything, a secret that
 			// was put in the wrong place included: only its place is told.
-			r.badShape(path, "has a property that the schema does not know"+didYouMean(name, known))
+			d.refusal.badShape(path, "has a property that the schema does not know"+didYouMean(name, known))
 		}
 	}
 }
 
-func (r *Refusal) decodeValue(raw json.RawMessage, path string, into reflect.Value) {
+func (d decoder) decodeValue(raw json.RawMessage, path string, into reflect.Value) {
 	switch into.Kind() {
 	case reflect.Struct:
 		var properties map[string]json.RawMessage
 		if raw[0] != '{' || json.Unmarshal(raw, &properties) != nil {
-			r.badShape(path, "must be an object")
+			d.refusal.badShape(path, "must be an object")
 			return
 		}
-		r.decode(properties, path, into)
+		d.decode(properties, path, into)
 	case reflect.Bool:
 		if json.Unmarshal(raw, into.Addr().Interface()) != nil || raw[0] == 'n' {
-			r.badShape(path, "must be true or false")
+			d.refusal.badShape(path, "must be true or false")
 		}
 	case reflect.String:
 		if raw[0] != '"' || json.Unmarshal(raw, into.Addr().Interface()) != nil {
-			r.badShape(path, "must be a string")
+			d.refusal.badShape(path, "must be a string")
 		}
 	case reflect.Slice:
-		r.decodeSlice(raw, path, into)
+		d.decodeSlice(raw, path, into)
 	case reflect.Map:
-		r.decodeTexts(raw, path, into)
+		d.decodeTexts(raw, path, into)
 	case reflect.Float64: // a number of no concern
 		switch c := raw[0]; {
 		case c != '-' && (c < '0' || c > '9'):
-			r.badShape(path, errNotNumber.Error())
+			d.refusal.badShape(path, errNotNumber.Error())
 		case json.Unmarshal(raw, into.Addr().Interface()) != nil:
-			r.brokenRule(path, "is too large a number")
+			d.refusal.brokenRule(path, "is too large a number")
 		}
 	case reflect.Pointer:
-		r.decodeOptional(raw, path, into)
+		d.decodeOptional(raw, path, into)
 	}
 }
 
 // decodeOptional decodes a value of which it matters whether it is there: a boolean or a
 // whole number.
-func (r *Refusal) decodeOptional(raw json.RawMessage, path string, into reflect.Value) {
+func (d decoder) decodeOptional(raw json.RawMessage, path string, into reflect.Value) {
 	switch value := reflect.New(into.Type().Elem()); number := value.Interface().(type) {
 	case *bool:
-		r.decodeValue(raw, path, value.Elem())
+		d.decodeValue(raw, path, value.Elem())
 		into.Set(value)
 	case *Whole:
 		switch err := number.UnmarshalJSON(raw); {
 		case errors.Is(err, errNotNumber):
-			r.badShape(path, err.Error())
+			d.refusal.badShape(path, err.Error())
 		case err != nil:
-			r.brokenRule(path, err.Error())
+			d.refusal.brokenRule(path, err.Error())
 		default:
 			into.Set(value)
 		}
@@ -185,7 +139,7 @@ func (r *Refusal) decodeOptional(raw json.RawMessage, path string, into reflect.
 }
 
 // decodeSlice decodes an array of strings or objects.
-func (r *Refusal) decodeSlice(raw json.RawMessage, path string, into reflect.Value) {
+func (d decoder) decodeSlice(raw json.RawMessage, path string, into reflect.Value) {
 	begin, what := byte('"'), "strings"
 	if into.Type().Elem().Kind() == reflect.Struct {
 		begin, what = '{', "objects"
@@ -193,22 +147,22 @@ func (r *Refusal) decodeSlice(raw json.RawMessage, path string, into reflect.Val
 	var items []json.RawMessage
 	isItem := func(item json.RawMessage) bool { return item[0] == begin }
 	if raw[0] != '[' || json.Unmarshal(raw, &items) != nil || !all(items, isItem) {
-		r.badShape(path, "must be an array of "+what)
+		d.refusal.badShape(path, "must be an array of "+what)
 		return
 	}
 	into.Set(reflect.MakeSlice(into.Type(), len(items), len(items)))
 	for i, item := range items {
-		r.decodeValue(item, path, into.Index(i))
+		d.decodeValue(item, path, into.Index(i))
 	}
 }
 
 // decodeTexts decodes an object whose names are the client's own, and whose values are strings.
-func (r *Refusal) decodeTexts(raw json.RawMessage, path string, into reflect.Value) {
+func (d decoder) decodeTexts(raw json.RawMessage, path string, into reflect.Value) {
 	var properties map[string]json.RawMessage
 	isText := func(value json.RawMessage) bool { return value[0] == '"' }
 	if raw[0] != '{' || json.Unmarshal(raw, &properties) != nil || !all(slices.Collect(maps.Values(properties)), isText) ||
 		json.Unmarshal(raw, into.Addr().Interface()) != nil {
-		r.badShape(path, "must be an object of strings")
+		d.refusal.badShape(path, "must be an object of strings")
 	}
 }
 
@@ -239,12 +193,12 @@ func compiled(text []byte) *jsonschema.Schema {
 // matchSchema holds the known properties against a published schema. decode has refused
 // all that the schema refuses, in words fit for a client; this is the published contract's
 // own verdict, and it stands where the two should differ.
-func (r *Refusal) matchSchema(schema *jsonschema.Schema, known map[string]json.RawMessage) {
+func (d decoder) matchSchema(schema *jsonschema.Schema, known map[string]json.RawMessage) {
 	document := make(map[string]any, len(known))
 	for name, raw := range known {
 		var value any
 		if err := json.Unmarshal(raw, &value); err != nil {
-			r.badShape(name, "cannot be read")
+			d.refusal.badShape(name, "cannot be read")
 			return
 		}
 		document[name] = value
@@ -255,5 +209,5 @@ func (r *Refusal) matchSchema(schema *jsonschema.Schema, known map[string]json.R
 	}
 	// The library's messages print the offending value: only the path is told.
 	path := strings.ReplaceAll(strings.Trim((*state.Errs)[0].PropertyPath, "/"), "/", ".")
-	r.badShape(path, "does not match the schema")
+	d.refusal.badShape(path, "does not match the schema")
 }

@@ -29,6 +29,13 @@ const (
 	Done     Phase = "done"     // the container has ended
 )
 
+// JobEvent says which job this is. It stands in the job's first message.
+type JobEvent struct {
+	ID string `json:"id"`
+	// URL is the address of the job's page; empty if the builder does not know its own.
+	URL string `json:"url,omitempty"`
+}
+
 // PhaseEvent says that a phase begins.
 type PhaseEvent struct {
 	Phase Phase `json:"phase"`
@@ -138,6 +145,7 @@ type VerdictEvent struct {
 	Pushed *Pushed `json:"pushed,omitempty"`
 }
 
+func (JobEvent) eventType() string        { return "job" }
 func (PhaseEvent) eventType() string      { return "phase" }
 func (PlanEvent) eventType() string       { return "plan" }
 func (DerivationEvent) eventType() string { return "derivation" }
@@ -169,6 +177,8 @@ func ParseEvent(data []byte) (Event, error) {
 		return nil, fmt.Errorf("read an event: %w", err)
 	}
 	switch named.Type {
+	case JobEvent{}.eventType():
+		return parseEvent[JobEvent](data)
 	case PhaseEvent{}.eventType():
 		return parseEvent[PhaseEvent](data)
 	case PlanEvent{}.eventType():

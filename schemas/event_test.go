@@ -16,6 +16,8 @@ var events = []struct {
 	event Event
 	json  string
 }{
+	{JobEvent{ID: "a2"}, `{"type":"job","id":"a2"}`},
+	{JobEvent{ID: "a2", URL: "https://example.com/jobs/a2"}, `{"type":"job","id":"a2","url":"https://example.com/jobs/a2"}`},
 	{PhaseEvent{Evaluate}, `{"type":"phase","phase":"evaluate"}`},
 	{PlanEvent{7, []PlannedDerivation{{Derivation: "/nix/store/a.drv"}, {"/nix/store/b.drv", []int{0}}}},
 		`{"type":"plan","first":7,"derivations":[{"derivation":"/nix/store/a.drv"},{"derivation":"/nix/store/b.drv","needs":[0]}]}`},

@@ -2,12 +2,8 @@ package schemas
 
 import (
 	"encoding/json"
-	"reflect"
-	"slices"
 	"strings"
 	"time"
-
-	"github.com/qri-io/jsonschema"
 )
 
 // A Form is one of the two in which jobs and messages are written. Whoever sends a job in
@@ -49,39 +45,6 @@ func first(top map[string]json.RawMessage, names []string) string {
 		}
 	}
 	return ""
-}
-
-// decodeJob makes a Request of a job's properties, which it holds against the form's schema,
-// and notes what is wrong with them.
-func (r *Refusal) decodeJob(top map[string]json.RawMessage) *Request {
-	if r.form == Document {
-		var request Request
-		r.decodeKnown(top, documentProperties, &request, requestSchema)
-		return &request
-	}
-	var stack stackRequest
-	r.decodeKnown(top, stackProperties, &stack, stackRequestSchema)
-	return stack.request()
-}
-
-// decodeKnown fills into from the properties that names lists. The schemas allow any other
-// at the top: they are of no concern here, but for those that one of names was meant by.
-func (r *Refusal) decodeKnown(top map[string]json.RawMessage, names []string, into any, schema *jsonschema.Schema) {
-	known := make(map[string]json.RawMessage, len(names))
-	for _, name := range names {
-		if raw, ok := top[name]; ok {
-			known[name] = raw
-		}
-	}
-	r.decode(known, "", reflect.ValueOf(into).Elem())
-	for i, p := range r.problems {
-		if _, there := top[p.path]; !there && slices.Contains(names, p.path) && hasSimilar(top, p.path) {
-			r.problems[i].why += "; the job has a property whose name is nearly that"
-		}
-	}
-	if len(r.problems) == 0 {
-		r.matchSchema(schema, known)
-	}
 }
 
 // named returns a text in the form's own names of properties. The rules for a Request know

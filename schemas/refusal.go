@@ -71,9 +71,6 @@ func (r *Refusal) brokenRule(path, why string) {
 	}
 }
 
-// rule is brokenRule with the document's names of properties.
-func (r *Refusal) rule(path, why string) { r.brokenRule(r.form.named(path), r.form.named(why)) }
-
 // isEmpty reports whether nothing is wrong.
 func (r *Refusal) isEmpty() bool { return len(r.problems) == 0 }
 

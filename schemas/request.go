@@ -145,7 +145,7 @@ func ParseRequest(data []byte, commands []string) (*Request, Form, error) {
 	request, refusal := parse(data)
 	if request != nil {
 		request.normalize()
-		refusal.check(request, commands)
+		checker{refusal}.check(request, commands)
 	}
 	if !refusal.isEmpty() {
 		return nil, refusal.form, refusal
@@ -175,5 +175,5 @@ func parse(data []byte) (*Request, *Refusal) {
 	if refusal.findForm(top); !refusal.isEmpty() {
 		return nil, refusal
 	}
-	return refusal.decodeJob(top), refusal
+	return decoder{refusal}.decodeJob(top), refusal
 }

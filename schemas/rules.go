@@ -36,24 +36,33 @@ func (r *Request) normalize() {
 	r.Git.Repository = u.String()
 }
 
-// check holds a job against the rules that a schema cannot express, and notes those that it
-// breaks.
-func (r *Refusal) check(job *Request, commands []string) {
-	r.checkTexts(job)
-	r.checkGit(&job.Git)
-	r.checkCachix(&job.BuildOptions.Cachix)
-	r.checkNix(&job.Nix)
+// A checker holds a job against the rules that a schema cannot express, and notes in a Refusal those
+// that it breaks.
+type checker struct{ refusal *Refusal }
+
+// rule notes a rule that is broken, by the document's names of properties.
+func (c checker) rule(path, why string) {
+	form := c.refusal.form
+	c.refusal.brokenRule(form.named(path), form.named(why))
+}
+
+// check checks a job against all rules. commands are the programs that it may run.
+func (c checker) check(job *Request, commands []string) {
+	c.checkTexts(job)
+	c.checkGit(&job.Git)
+	c.checkCachix(&job.BuildOptions.Cachix)
+	c.checkNix(&job.Nix)
 	options := &job.BuildOptions
-	r.checkTrust(options)
+	c.checkTrust(options)
 	if options.MaxJobs != nil && *options.MaxJobs < 1 {
-		r.rule("buildOptions.maxJobs", "must be 1 or more")
+		c.rule("buildOptions.maxJobs", "must be 1 or more")
 	}
 	if why := checkWords(options.ExtraArgs); why != "" {
-		r.rule("buildOptions.extraArgs", why)
+		c.rule("buildOptions.extraArgs", why)
 	}
-	if why := checkCommand(options.Command, commands); why != "" && !r.isAbout(r.form.named("buildOptions.command")) {
-		r.add(unknownCommand, r.form.named("buildOptions.command"), why)
-		r.command = shownCommand(job)
+	if why := checkCommand(options.Command, commands); why != "" && !c.refusal.isAbout(c.refusal.form.named("buildOptions.command")) {
+		c.refusal.add(unknownCommand, c.refusal.form.named("buildOptions.command"), why)
+		c.refusal.command = shownCommand(job)
 	}
 }
 
@@ -119,7 +128,7 @@ const (
 // checkTexts refuses what is too long, and control characters: most values become lines
 // of Nix's configuration or arguments of git, where a line end would start another
 // setting.
-func (r *Refusal) checkTexts(job *Request) {
+func (c checker) checkTexts(job *Request) {
 	git, options, cachix := &job.Git, &job.BuildOptions, &job.BuildOptions.Cachix
 	texts := []struct {
 		path    string
@@ -137,18 +146,18 @@ func (r *Refusal) checkTexts(job *Request) {
 	}
 	for _, v := range texts {
 		if len(strings.Join(v.values, " ")) > v.longest {
-			r.rule(v.path, "is too long")
+			c.rule(v.path, "is too long")
 		}
 		if slices.ContainsFunc(v.values, func(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }) {
-			r.rule(v.path, "must not hold control characters")
+			c.rule(v.path, "must not hold control characters")
 		}
 	}
 	for path, line := range map[string]string{"buildOptions.extraArgs": options.ExtraArgs, "buildOptions.command": options.Command} {
 		if len(line) > maxText {
-			r.rule(path, "is too long")
+			c.rule(path, "is too long")
 		}
 		if strings.ContainsFunc(lineEnds.Replace(line), unicode.IsControl) {
-			r.rule(path, "must not hold control characters but line ends and tabs")
+			c.rule(path, "must not hold control characters but line ends and tabs")
 		}
 	}
 	var shown []string
@@ -156,29 +165,29 @@ func (r *Refusal) checkTexts(job *Request) {
 		shown = append(shown, s.Secret)
 	}
 	if length(shown) > maxGitKey {
-		r.rule("buildOptions.command", "holds secrets that are too long to be masked; use "+accessTokensProperty+" or "+netrcProperty)
+		c.rule("buildOptions.command", "holds secrets that are too long to be masked; use "+accessTokensProperty+" or "+netrcProperty)
 	}
 	// A private key has many lines; no environment variable can hold a NUL.
 	if len(git.GitKey) > maxGitKey {
-		r.rule("git.gitKey", "is too long")
+		c.rule("git.gitKey", "is too long")
 	}
 	if strings.ContainsRune(git.GitKey, 0) {
-		r.rule("git.gitKey", "must not hold a NUL character")
+		c.rule("git.gitKey", "must not hold a NUL character")
 	}
 }
 
 // lineEnds removes what a command may hold of control characters.
 var lineEnds = strings.NewReplacer("\r\n", "", "\n", "", "\t", "")
 
-func (r *Refusal) checkGit(g *Git) {
+func (c checker) checkGit(g *Git) {
 	if !g.NoClone && g.Repository == "" {
-		r.rule("git.repository", "is required when noClone is false")
+		c.rule("git.repository", "is required when noClone is false")
 	}
 	if g.RequiresAuth && g.GitKey == "" {
-		r.rule("git.gitKey", "is required when requiresAuth is true")
+		c.rule("git.gitKey", "is required when requiresAuth is true")
 	}
 	if why := checkRepository(g.Repository); g.Repository != "" && why != "" {
-		r.rule("git.repository", why)
+		c.rule("git.repository", why)
 	}
 }
 
@@ -213,15 +222,15 @@ func checkRepository(repository string) string {
 // cacheName is what cachix and Iglu Cache take for the name of a cache.
 var cacheName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
-func (r *Refusal) checkCachix(c *Cachix) {
-	if c.Push && c.Target == "" {
-		r.rule("buildOptions.cachix.target", "is required when push is true")
+func (c checker) checkCachix(cachix *Cachix) {
+	if cachix.Push && cachix.Target == "" {
+		c.rule("buildOptions.cachix.target", "is required when push is true")
 	}
-	if c.Push && c.APIKey == "" {
-		r.rule("buildOptions.cachix.apiKey", "is required when push is true")
+	if cachix.Push && cachix.APIKey == "" {
+		c.rule("buildOptions.cachix.apiKey", "is required when push is true")
 	}
-	if c.Target != "" && !isCacheURL(c.Target) {
-		r.rule("buildOptions.cachix.target",
+	if cachix.Target != "" && !isCacheURL(cachix.Target) {
+		c.rule("buildOptions.cachix.target",
 			"must be an http or https URL that ends in the name of a cache, without a user, query or fragment")
 	}
 }
@@ -238,16 +247,16 @@ func isCacheURL(target string) bool {
 
 // checkTrust holds what a job takes from caches, and which keys it trusts, against the forms in
 // which Nix reads them.
-func (r *Refusal) checkTrust(o *BuildOptions) {
+func (c checker) checkTrust(o *BuildOptions) {
 	for _, substituter := range o.Substituters {
 		if why := CheckSubstituter(substituter); why != "" {
-			r.rule("buildOptions.substituters", why)
+			c.rule("buildOptions.substituters", why)
 			break
 		}
 	}
 	for _, key := range o.TrustedPublicKeys {
 		if why := CheckPublicKey(key); why != "" {
-			r.rule("buildOptions.trustedPublicKeys", why)
+			c.rule("buildOptions.trustedPublicKeys", why)
 			break
 		}
 	}
@@ -301,28 +310,28 @@ func IsTokenHost(text string) bool { return tokenHost.MatchString(text) }
 
 // checkNix holds credentials against the forms in which Nix reads them. No sentence repeats a name
 // of accessTokens: somebody may have written the token there.
-func (r *Refusal) checkNix(n *Nix) {
+func (c checker) checkNix(n *Nix) {
 	length := 0
 	for host, token := range n.AccessTokens {
 		length += len(host) + len(token)
 		if !IsTokenHost(host) {
-			r.rule(accessTokensProperty, "must name hosts such as github.com, or parts of them such as gitlab.example.com/group")
+			c.rule(accessTokensProperty, "must name hosts such as github.com, or parts of them such as gitlab.example.com/group")
 		}
 		if token == "" || strings.ContainsFunc(token, isNoToken) {
-			r.rule(accessTokensProperty, "must hold tokens without white space, control characters or #")
+			c.rule(accessTokensProperty, "must hold tokens without white space, control characters or #")
 		}
 	}
 	if length > maxTokens {
-		r.rule(accessTokensProperty, "is too long")
+		c.rule(accessTokensProperty, "is too long")
 	}
 	if len(n.Netrc) > maxNetrc {
-		r.rule(netrcProperty, "is too long")
+		c.rule(netrcProperty, "is too long")
 	}
 	if strings.ContainsFunc(lineEnds.Replace(n.Netrc), unicode.IsControl) {
-		r.rule(netrcProperty, "must not hold control characters but line ends and tabs")
+		c.rule(netrcProperty, "must not hold control characters but line ends and tabs")
 	}
 	if _, err := netrcPasswords(n.Netrc); err != nil {
-		r.rule(netrcProperty, err.Error())
+		c.rule(netrcProperty, err.Error())
 	}
 }
 

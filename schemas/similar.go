@@ -7,12 +7,21 @@ import (
 
 // didYouMean names the known property that an unknown one was probably meant to be, or is "".
 func didYouMean(name string, known []string) string {
-	for _, candidate := range known {
-		if isSimilar(name, candidate) {
-			return "; did you mean " + candidate + "?"
-		}
+	if nearest := Nearest(name, known); nearest != "" {
+		return "; did you mean " + nearest + "?"
 	}
 	return ""
+}
+
+// Nearest returns the known name that an unknown one was probably meant to be, or "".
+func Nearest(name string, known []string) (nearest string) {
+	least := maxTypos + 1
+	for _, candidate := range known {
+		if typos := distance(plainName(name), plainName(candidate)); isSimilar(name, candidate) && typos < least {
+			nearest, least = candidate, typos
+		}
+	}
+	return nearest
 }
 
 // hasSimilar reports whether a job has a property that one of a name was probably meant to be.
@@ -30,10 +39,14 @@ const maxTypos = 2
 
 // isSimilar reports whether two names differ only in case and underscores, or in a few letters.
 func isSimilar(a, b string) bool {
-	plain := func(name string) string { return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(name)) }
-	a, b = plain(a), plain(b)
+	a, b = plainName(a), plainName(b)
 	// A short name with two other letters is another name.
 	return a == b || len(a) > 2*maxTypos && len(a)-len(b) <= maxTypos && len(b)-len(a) <= maxTypos && distance(a, b) <= maxTypos
+}
+
+// plainName returns a name without case, underscores and dashes.
+func plainName(name string) string {
+	return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(name))
 }
 
 // distance returns how many letters must be inserted, removed or replaced to make b of a

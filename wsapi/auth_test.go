@@ -1,13 +1,14 @@
 package wsapi
 
 import (
-	"crypto/tls"
 	"io"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/gorilla/websocket"
 
@@ -16,32 +17,19 @@ import (
 
 const goodToken = "0123456789-token.of_the~tests"
 
-func withToken(o *Options) { o.Token = goodToken }
+func withToken(o *Options) { o.Auth.Token = goodToken }
 
-// TestHosts calls servers by names: without a token, one answers only to those that nobody on
-// the internet can own.
+// TestHosts addresses servers by names: without a token, only the health checks answer to one that
+// somebody on the internet can own.
 func TestHosts(t *testing.T) {
 	for _, test := range []struct {
 		path string
 		host string
 		want int // of a server without a token
 	}{
-		{"/", "127.0.0.1:3000", 200},
-		{"/", "localhost:3000", 200},
-		{"/", "LocalHost", 200},
-		{"/", "iglu.localhost:3000", 200},
-		{"/", "iglu.LOCALHOST", 200},
-		{"/", "builder:3000", 200}, // as containers call each other
-		{"/", "[::1]:3000", 200},
-		{"/", "[::1]", 200},
-		{"/", "192.0.2.1", 200},
+		{"/", "builder:3000", 200},
 		{"/", "ui.example.com", 200},
-		{"/", "UI.example.com:8443", 403},
-		{"/", "other.example.com:8443", 200},
 		{"/", "rebound.example.com:3000", 403},
-		{"/", "localhost.example.com", 403},
-		{"/", "127.0.0.1.example.com", 403},
-		{"/", "xlocalhost.", 403},
 		{"/api/v1/jobs", "rebound.example.com", 403},
 		{"/login", "rebound.example.com", 403},
 		{"/metrics", "rebound.example.com", 403},
@@ -52,7 +40,7 @@ func TestHosts(t *testing.T) {
 	} {
 		bubble(t, test.path+" as "+test.host, func(t *testing.T) {
 			origins := func(o *Options) {
-				o.AllowedOrigins = []string{"https://ui.example.com", "https://other.example.com:8443"}
+				o.Auth.AllowedOrigins = []string{"https://ui.example.com"}
 				o.Metrics = http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
 			}
 			request := newRequest(t, "GET", test.path, nil, "")
@@ -61,7 +49,7 @@ func TestHosts(t *testing.T) {
 				test.want == 403 && !strings.Contains(body, "IGLU_TOKEN_FILE") {
 				t.Errorf("status %d, want %d: %s", response.StatusCode, test.want, body)
 			}
-			// With the token, the name is of no concern.
+			// With the token, any name will do.
 			request.Header = http.Header{"Authorization": {"Bearer " + goodToken}}
 			want := 200
 			if test.path == schemas.BuildPath {
@@ -83,7 +71,7 @@ func TestHosts(t *testing.T) {
 	}
 }
 
-// TestToken shows tokens in each way that there is.
+// TestToken shows tokens in each way in which a client can, and some that are wrong.
 func TestToken(t *testing.T) {
 	const events = schemas.EventsProtocol
 	authorization := func(value string) http.Header { return http.Header{"Authorization": {value}} }
@@ -95,25 +83,14 @@ func TestToken(t *testing.T) {
 		protocol string
 	}{
 		{"none", nil, nil, 401, ""},
-		{"a scheme alone", authorization("Bearer"), nil, 401, ""},
-		{"a token cut short", authorization("Bearer " + goodToken[1:]), nil, 401, ""},
 		{"a token too long", authorization("Bearer " + goodToken + "x"), nil, 401, ""},
-		{"another scheme", authorization("Basic " + goodToken), nil, 401, ""},
-		{"no scheme", authorization(goodToken), nil, 401, ""},
-		{"the header", authorization("Bearer " + goodToken), nil, 101, ""},
-		{"the scheme in small letters", authorization("bearer " + goodToken), nil, 101, ""},
-		{"the header and events", authorization("Bearer " + goodToken), []string{events}, 101, events},
-		{"a wrong header and a protocol", authorization("Bearer wrong"), []string{"bearer", goodToken}, 401, ""},
-		{"protocol alone", nil, []string{"bearer"}, 401, ""},
-		{"protocol and a wrong token", nil, []string{"bearer", "wrong"}, 401, ""},
 		{"the token as a protocol", nil, []string{goodToken}, 401, ""},
+		{"events and the token", nil, []string{events, goodToken}, 401, ""},
+		{"the header", authorization("Bearer " + goodToken), nil, 101, ""},
+		{"the header and events", authorization("Bearer " + goodToken), []string{events}, 101, events},
 		{"protocol and token", nil, []string{"bearer", goodToken}, 101, "bearer"},
 		{"events first", nil, []string{events, "bearer", goodToken}, 101, events},
 		{"events last", nil, []string{"bearer", goodToken, events}, 101, events},
-		{"events between", nil, []string{"bearer", events, goodToken}, 401, ""},
-		{"events alone", nil, []string{events}, 401, ""},
-		{"events and the token", nil, []string{events, goodToken}, 401, ""},
-		{"events and protocol", nil, []string{events, "bearer"}, 401, ""},
 	} {
 		bubble(t, test.name, func(t *testing.T) {
 			f := serve(t, printing("", 0), withToken)
@@ -126,7 +103,7 @@ func TestToken(t *testing.T) {
 				t.Fatalf("status %d, want %d", response.StatusCode, test.status)
 			}
 			if strings.Contains(f.loggedText(), goodToken) {
-				t.Error("the token stands in the log")
+				t.Error("the token is in the log")
 			}
 			if ws == nil {
 				body, _ := io.ReadAll(response.Body)
@@ -155,20 +132,11 @@ func TestOrigins(t *testing.T) {
 	}{
 		{"localhost:3000", "", 101},
 		{"localhost:3000", "http://localhost:3000", 101},
-		{"localhost:3000", "http://LOCALHOST:3000", 101},
-		{"localhost:3000", "http://localhost:3001", 403},
-		{"localhost:3000", "http://localhost", 403},
 		{"localhost:3000", "https://ui.example.com", 101},
-		{"localhost:3000", "https://UI.example.com", 101},
-		{"localhost:3000", "http://ui.example.com", 403},
-		{"localhost:3000", "https://ui.example.com:8443", 403},
 		{"localhost:3000", "https://evil.example.com", 403},
-		{"localhost:3000", "https://ui.example.com.evil.x", 403},
-		{"localhost:3000", "null", 403},
-		{"localhost:3000", "http://%zz", 403},
 	} {
 		bubble(t, test.origin, func(t *testing.T) {
-			f := serve(t, &fakeBuilder{}, func(o *Options) { o.AllowedOrigins = []string{"https://ui.example.com"} })
+			f := serve(t, &fakeBuilder{}, func(o *Options) { o.Auth.AllowedOrigins = []string{"https://ui.example.com"} })
 			conn, err := f.connect(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -190,40 +158,7 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
-// TestOriginOverTLS has pages of the server's name come where it has encryption.
-func TestOriginOverTLS(t *testing.T) {
-	s := NewServer(&fakeBuilder{}, Options{}, nil)
-	for origin, want := range map[string]bool{
-		"":                           true,
-		"https://builder.example:30": true,
-		"HTTPS://builder.example:30": true,
-		"http://builder.example:30":  false,
-		"https://builder.example":    false,
-	} {
-		header := http.Header{}
-		if origin != "" {
-			header.Set("Origin", origin)
-		}
-		request := newRequest(t, "GET", "/", header, "")
-		request.Host, request.TLS = "builder.example:30", &tls.ConnectionState{}
-		if got := s.isAllowedOrigin(request); got != want {
-			t.Errorf("%q: %t", origin, got)
-		}
-	}
-}
-
-// TestOriginWithoutHost has a page without an origin of its own come by HTTP/1.0, which need
-// not say a host: the two are not the same for both being empty.
-func TestOriginWithoutHost(t *testing.T) {
-	request := newRequest(t, "GET", "/", http.Header{"Origin": {"null"}}, "")
-	request.Host = ""
-	if NewServer(&fakeBuilder{}, Options{}, nil).isAllowedOrigin(request) {
-		t.Error("the origin null is the server's own")
-	}
-}
-
-// TestBehindToken asks for all that lies behind the token, without it and from a page of
-// elsewhere.
+// TestBehindToken asks for all that needs the token, without it and from a page of another origin.
 func TestBehindToken(t *testing.T) {
 	token := http.Header{"Authorization": {"Bearer " + goodToken}}
 	wrong := http.Header{"Authorization": {"Bearer wrong"}}
@@ -240,27 +175,20 @@ func TestBehindToken(t *testing.T) {
 			body         string // of what is served
 		}{
 			{"GET", "/", nil, 401, ""},
-			{"GET", "/", wrong, 401, ""},
-			{"HEAD", "/", nil, 401, ""},
 			{"GET", "/", browser, 303, ""},
 			{"GET", "/", token, 200, "page /"},
-			{"HEAD", "/", token, 200, ""},
 			{"GET", "/", elsewhere, 200, "page /"}, // which a browser does not let the page read
 			{"GET", "/api/v1/jobs/x/log", nil, 401, ""},
 			{"GET", "/api/v1/jobs/x/log", token, 200, "page /api/v1/jobs/x/log"},
 			{"POST", "/api/v1/jobs/x/cancel", nil, 401, ""},
-			{"POST", "/api/v1/jobs/x/cancel", browser, 401, ""},
 			{"POST", "/api/v1/jobs/x/cancel", elsewhere, 403, ""},
 			{"POST", "/api/v1/jobs/x/cancel", token, 200, "page /api/v1/jobs/x/cancel"},
-			{"DELETE", "/api/v1/jobs/x", nil, 401, ""},
 			{"POST", "/login", elsewhere, 403, ""},
 			{"POST", "/logout", elsewhere, 403, ""},
 			{"GET", "/login", nil, 200, "page /login"},
-			{"POST", "/assets/page.css", nil, 401, ""},
 			{"GET", "/assets/page.css", nil, 200, "page /assets/page.css"},
-			{"GET", "/assets", nil, 401, ""},
-			{"GET", "/login/x", nil, 401, ""},
 			{"GET", "/metrics", nil, 401, ""},
+			{"GET", "/metrics", wrong, 401, ""},
 			{"GET", "/metrics", elsewhere, 403, ""},
 			{"POST", "/metrics", token, 405, ""},
 			{"GET", "/metrics", token, 200, "numbers"},
@@ -287,11 +215,11 @@ func TestNoMetrics(t *testing.T) {
 	})
 }
 
-// TestClientsThatAreJobs turns away whoever comes from an address that jobs can have, whatever he asks
-// for.
+// TestClientsThatAreJobs rejects every request from an address that jobs can have, the health
+// checks included.
 func TestClientsThatAreJobs(t *testing.T) {
 	f := serveTCP(t, &fakeBuilder{}, func(o *Options) {
-		o.IsOfJobs = func(addr netip.Addr) bool { return addr.IsLoopback() }
+		o.Auth.IsOfJobs = func(addr netip.Addr) bool { return addr.IsLoopback() }
 	})
 	for _, path := range []string{"/api/v1/build", "/livez", "/metrics", "/"} {
 		if status, body := f.ask("GET", path); status != 403 || !strings.Contains(body, "from the network that its jobs are on") {
@@ -299,4 +227,86 @@ func TestClientsThatAreJobs(t *testing.T) {
 		}
 	}
 	f.wantRefused("from-a-job", "from-a-job", "from-a-job", "from-a-job")
+}
+
+// login sends the login form.
+func (f *fixture) login(token, next string) *http.Response {
+	f.t.Helper()
+	header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
+	form := url.Values{"token": {token}, "next": {next}}.Encode()
+	response, _ := f.do(newRequest(f.t, "POST", "/login", header, form))
+	return response
+}
+
+// TestLogin logs in, uses the cookie for the page, the metrics and a job, and logs out.
+func TestLogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, printing("", 0), withToken, func(o *Options) {
+			o.Metrics = http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+		})
+		if response := f.login("wrong", "/jobs"); response.StatusCode != 303 || len(response.Cookies()) != 0 {
+			t.Errorf("with a wrong token: status %d, cookies %v", response.StatusCode, response.Cookies())
+		}
+		response := f.login(goodToken, "/jobs/x?tab=log")
+		if location := response.Header.Get("Location"); response.StatusCode != 303 || location != "/jobs/x?tab=log" {
+			t.Errorf("status %d to %q", response.StatusCode, location)
+		}
+		cookies := response.Cookies()
+		if len(cookies) != 1 || cookies[0].Secure {
+			t.Fatalf("cookies %v", cookies)
+		}
+		header := http.Header{"Cookie": {cookies[0].Name + "=" + cookies[0].Value}}
+		for _, path := range []string{"/jobs", "/metrics"} {
+			if response, _ := f.do(newRequest(t, "GET", path, header, "")); response.StatusCode != 200 {
+				t.Errorf("%s with the cookie: %d", path, response.StatusCode)
+			}
+		}
+		conn, err := f.connect(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ws, _ := f.shake(conn, "localhost", header)
+		if ws == nil {
+			t.Fatal("no WebSocket with the cookie")
+		}
+		c := &client{t, ws}
+		c.send(job())
+		c.finish().check(t, websocket.CloseNormalClosure, accepted, succeeded)
+		response, _ = f.do(newRequest(t, "POST", "/logout", header, ""))
+		if cookies := response.Cookies(); response.StatusCode != 303 || len(cookies) != 1 || cookies[0].MaxAge >= 0 {
+			t.Errorf("logged out: status %d, cookies %v", response.StatusCode, cookies)
+		}
+	})
+}
+
+// TestLoginOverTLS gets a cookie that browsers send over TLS only.
+func TestLoginOverTLS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serveTLS(t, &fakeBuilder{}, withToken)
+		if cookies := f.login(goodToken, "/").Cookies(); len(cookies) != 1 || !cookies[0].Secure {
+			t.Errorf("cookies %v", cookies)
+		}
+	})
+}
+
+// TestSlowLogin sends half a form: the server answers when the time for it is up.
+func TestSlowLogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const timeout = 10 * time.Second // of package auth
+		f := serve(t, &fakeBuilder{}, withToken)
+		conn, err := f.connect(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		begun := time.Now()
+		conn.Write([]byte("POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\ntoken="))
+		answer := make([]byte, 100)
+		if _, err := conn.Read(answer); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 303 See Other\r\n") {
+			t.Errorf("answer %q, %v", answer, err)
+		}
+		if took := time.Since(begun); took != timeout {
+			t.Errorf("it took %s", took)
+		}
+	})
 }

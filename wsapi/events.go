@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/schemas"
 )
@@ -16,8 +14,8 @@ import (
 
 // runWithEvents runs a job while the client gets its messages, and returns the last.
 func (s *session) runWithEvents(ctx context.Context, request *schemas.Request) schemas.Response {
-	w := &messageWriter{lineWriter: newLineWriter(s)}
-	last := s.server.builder.Build(ctx, request, w)
+	w := &messageWriter{lineWriter: newLineWriter(s.out)}
+	last := s.follow(ctx, request, w)
 	if last.Seq == 0 { // the job's log is broken, or there was none
 		w.addAccepted()
 		last.Seq = w.seq + 1
@@ -26,8 +24,8 @@ func (s *session) runWithEvents(ctx context.Context, request *schemas.Request) s
 	return *last.Response
 }
 
-// messageWriter sends each message that is written to it but the job's last: its client is
-// told that only when the place for a job is free again. It is for one goroutine.
+// messageWriter sends each message that is written to it, except the job's last: the session
+// sends that one when the slot is free again. It is for one goroutine.
 type messageWriter struct {
 	*lineWriter
 	seq int64 // of the latest
@@ -43,7 +41,7 @@ func (w *messageWriter) WriteMessages(messages []schemas.Message) error {
 			break
 		}
 		w.seq = messages[i].Seq
-		if w.frames = w.session.messageFrame(w.frames, &messages[i]); len(w.frames) >= flushSize {
+		if w.frames = w.out.messageFrame(w.frames, &messages[i]); len(w.frames) >= flushSize {
 			if err := w.flush(); err != nil {
 				return err
 			}
@@ -64,14 +62,10 @@ func (w *messageWriter) flush() error {
 	if len(w.frames) == 0 {
 		return nil
 	}
-	err := w.session.write(w.frames)
+	err := w.out.write(w.frames)
 	w.frames = w.frames[:0]
 	if err != nil {
 		return fmt.Errorf("%w: %w", jobend.ClientGone, err)
 	}
 	return nil
-}
-
-func (s *session) messageFrame(dst []byte, m *schemas.Message) []byte {
-	return appendFrame(dst, websocket.TextMessage, func(dst []byte) []byte { return s.form.AppendMessage(dst, m) })
 }

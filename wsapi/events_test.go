@@ -49,7 +49,7 @@ func writing(t *testing.T, last schemas.Message, calls ...[]schemas.Message) *fa
 }
 
 // TestEvents sends a job's messages to a client of events: numbered, and the last when the
-// place is free.
+// slot is free.
 func TestEvents(t *testing.T) {
 	forms(t, func(t *testing.T, form schemas.Form) {
 		messages, last := jobMessages(), verdict(5, 3)

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,6 +26,7 @@ import (
 	"go.uber.org/goleak"
 
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/wsapi/connlimit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -48,13 +50,37 @@ func notJSON(where string) string {
 type fakeBuilder struct {
 	build   func(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message
 	healthy func(ctx context.Context) error // nil: it is
+	slots   int64                           // how many jobs run at once; 0: one
+	taken   atomic.Int64
 }
 
 var _ Builder = (*fakeBuilder)(nil)
 
-func (b *fakeBuilder) Build(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message {
-	return b.build(ctx, request, out)
+func (b *fakeBuilder) Acquire() (release func(), ok bool) {
+	if b.taken.Add(1) > max(b.slots, 1) {
+		b.taken.Add(-1)
+		return nil, false
+	}
+	return func() { b.taken.Add(-1) }, true
 }
+
+func (b *fakeBuilder) Start(ctx context.Context, request *schemas.Request) Job {
+	return &fakeJob{ctx: ctx, build: func(ctx context.Context, out io.Writer) schemas.Message { return b.build(ctx, request, out) }}
+}
+
+// A fakeJob runs while somebody follows it.
+type fakeJob struct {
+	ctx   context.Context
+	build func(ctx context.Context, out io.Writer) schemas.Message
+	last  schemas.Message
+}
+
+func (j *fakeJob) Follow(_ context.Context, out io.Writer) error {
+	j.last = j.build(j.ctx, out)
+	return nil
+}
+
+func (j *fakeJob) Wait() schemas.Message { return j.last }
 
 func (b *fakeBuilder) Healthy(ctx context.Context) error {
 	if b.healthy == nil {
@@ -105,7 +131,7 @@ func newHeldBuilder() *heldBuilder {
 type fixture struct {
 	t       *testing.T
 	server  *Server
-	crowd   *crowd
+	limiter *connlimit.Listener
 	connect func(ctx context.Context) (net.Conn, error)
 
 	mu      sync.Mutex
@@ -116,8 +142,14 @@ type fixture struct {
 // serve starts a server on a network in memory, for a test in a bubble.
 func serve(t *testing.T, builder Builder, change ...func(*Options)) *fixture {
 	t.Helper()
+	return serveLimited(t, connlimit.MaxConns, builder, change...)
+}
+
+// serveLimited starts such a server, with a limit of its own for connections.
+func serveLimited(t *testing.T, maxConns int, builder Builder, change ...func(*Options)) *fixture {
+	t.Helper()
 	listener := newMemListener()
-	f := serveOn(t, listener, func(l net.Listener) net.Listener { return l }, builder, change...)
+	f := serveOn(t, connlimit.Listen(listener, maxConns), func(l net.Listener) net.Listener { return l }, builder, change...)
 	f.server.tcpInfo = memInfo
 	f.connect = func(ctx context.Context) (net.Conn, error) { return listener.dial(ctx, socketBuffer) }
 	return f
@@ -147,7 +179,7 @@ func serveTCPWith(t *testing.T, wrap func(net.Listener) net.Listener, builder Bu
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := serveOn(t, listener, wrap, builder, change...)
+	f := serveOn(t, connlimit.Listen(listener, connlimit.MaxConns), wrap, builder, change...)
 	f.connect = func(ctx context.Context) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", listener.Addr().String())
 	}
@@ -159,7 +191,7 @@ func serveTLS(t *testing.T, builder Builder, change ...func(*Options)) *fixture 
 	t.Helper()
 	listener := newMemListener()
 	certified := &tls.Config{Certificates: []tls.Certificate{certificate(t)}}
-	f := serveOn(t, listener, func(l net.Listener) net.Listener { return tls.NewListener(l, certified) }, builder, change...)
+	f := serveOn(t, connlimit.Listen(listener, connlimit.MaxConns), func(l net.Listener) net.Listener { return tls.NewListener(l, certified) }, builder, change...)
 	f.server.tcpInfo = memInfo
 	f.connect = func(ctx context.Context) (net.Conn, error) {
 		conn, err := listener.dial(ctx, socketBuffer)
@@ -186,10 +218,10 @@ func certificate(t *testing.T) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{text}, PrivateKey: private}
 }
 
-// serveOn starts a server. wrap is for what lies between its limited connections and HTTP.
-func serveOn(t *testing.T, listener net.Listener, wrap func(net.Listener) net.Listener, builder Builder, change ...func(*Options)) *fixture {
+// serveOn starts a server. wrap adds TLS between its limited connections and HTTP, or nothing.
+func serveOn(t *testing.T, limiter *connlimit.Listener, wrap func(net.Listener) net.Listener, builder Builder, change ...func(*Options)) *fixture {
 	t.Helper()
-	f := &fixture{t: t, crowd: Crowd(listener).(*crowd)}
+	f := &fixture{t: t, limiter: limiter}
 	options := Options{
 		Commands:        []string{"nix", "sh"},
 		RequestTimeout:  30 * time.Second,
@@ -204,7 +236,7 @@ func serveOn(t *testing.T, listener net.Listener, wrap func(net.Listener) net.Li
 	log := slog.New(slog.NewTextHandler(f, nil))
 	f.server = NewServer(builder, options, log)
 	var conns sync.WaitGroup
-	httpServer := &http.Server{Handler: f.server, ConnContext: WithConn, ReadHeaderTimeout: 10 * time.Second,
+	httpServer := &http.Server{Handler: f.server, ConnContext: connlimit.WithConn, ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		ConnState: func(_ net.Conn, state http.ConnState) {
 			switch state {
@@ -215,7 +247,7 @@ func serveOn(t *testing.T, listener net.Listener, wrap func(net.Listener) net.Li
 			}
 		}}
 	served := make(chan error, 1)
-	go func() { served <- httpServer.Serve(wrap(f.crowd)) }()
+	go func() { served <- httpServer.Serve(wrap(limiter)) }()
 	t.Cleanup(func() {
 		httpServer.Close()
 		f.server.Close()

@@ -34,7 +34,7 @@ func (c *client) sendClose(code int) {
 }
 
 // TestClientLeaves has clients leave whose job runs. It is told at once who ended it, and the
-// place is free as soon as it has ended.
+// slot is free as soon as it has ended.
 func TestClientLeaves(t *testing.T) {
 	for name, leaving := range leavings {
 		bubble(t, name, func(t *testing.T) {
@@ -50,7 +50,7 @@ func TestClientLeaves(t *testing.T) {
 			}
 			wantFree(t, f)
 			if took := time.Since(begun); took != 0 {
-				t.Errorf("the place was free after %s", took)
+				t.Errorf("the slot was free after %s", took)
 			}
 		})
 	}
@@ -76,7 +76,7 @@ func TestClientLeavesUnread(t *testing.T) {
 			}
 			wantFree(t, f)
 			if took := time.Since(begun); took != 0 {
-				t.Errorf("the place was free after %s", took)
+				t.Errorf("the slot was free after %s", took)
 			}
 		})
 	}
@@ -96,7 +96,7 @@ func TestClientLeavesEarly(t *testing.T) {
 			}
 			wantFree(t, f)
 			if took := time.Since(begun); took != 0 {
-				t.Errorf("the place was free after %s", took)
+				t.Errorf("the slot was free after %s", took)
 			}
 			f.wantRefused("invalid") // wantFree's
 		})
@@ -219,7 +219,7 @@ func TestNoBuildForNobody(t *testing.T) {
 }
 
 // TestHandshakeNotTaken has a client not take the answer to its handshake: it does not keep the
-// place for a job.
+// slot.
 func TestHandshakeNotTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, &fakeBuilder{})
@@ -229,7 +229,7 @@ func TestHandshakeNotTaken(t *testing.T) {
 		f.dial().finish().check(t, websocket.CloseInternalServerErr, busy)
 		f.server.sessions.Wait()
 		if took := time.Since(begun); took != handshakeTimeout {
-			t.Errorf("it kept the place for %s", took)
+			t.Errorf("it kept the slot for %s", took)
 		}
 		wantFree(t, f)
 	})

@@ -28,10 +28,10 @@ func (s *session) heard() {
 // returns is called. A client that gives no sign of life has vanished. One that does not take
 // what it is sent cannot see a ping either; it is there as long as its machine answers.
 func (s *session) watch() (stop func()) {
-	hurried := make(chan struct{})
-	stopHurrying := context.AfterFunc(s.server.closing, func() {
-		defer close(hurried)
-		s.hurryToClose()
+	deadlineSet := make(chan struct{})
+	stopWaiting := context.AfterFunc(s.server.closing, func() {
+		defer close(deadlineSet)
+		s.out.setShutdownDeadline()
 	})
 	unanswered := 0
 	stopAsking := tick.Every(watchInterval, func() {
@@ -43,14 +43,14 @@ func (s *session) watch() (stop func()) {
 		// Once can be chance: the kernel may just have tried.
 		if unanswered > 1 {
 			s.conn.Close()
-		} else if !s.sendPing() {
+		} else if !s.out.sendPing() {
 			s.heard()
 		}
 	})
 	return func() {
 		stopAsking()
-		if !stopHurrying() {
-			<-hurried
+		if !stopWaiting() {
+			<-deadlineSet
 		}
 	}
 }
@@ -71,7 +71,7 @@ const takenInterval = 50 * time.Millisecond
 // sends something.
 func (s *session) awaitTaken() {
 	var taken uint64
-	for since := time.Now(); time.Since(since) < s.server.options.ClientTimeout && !s.isLate(); {
+	for since := time.Now(); time.Since(since) < s.server.options.ClientTimeout && !s.out.isPastCloseDeadline(); {
 		state, ok := s.server.tcpInfo(s.conn.NetConn())
 		if !ok || !state.waiting {
 			return

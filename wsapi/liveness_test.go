@@ -58,7 +58,7 @@ func TestNoJobInTime(t *testing.T) {
 }
 
 // TestDeafClient has a client that sends no job ping without end and read nothing, so that answers to
-// it cannot be written: its place is free when the time for a job is up, and its connection soon
+// it cannot be written: the slot is free when the time for a job is up, and its connection soon
 // after.
 func TestDeafClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -144,7 +144,7 @@ func TestSilentClient(t *testing.T) {
 			synctest.Wait()
 			wantFree(t, f) // at once: nothing more is sent to the client
 			if took := time.Since(begun); took != test.want {
-				t.Errorf("the place was free after %s", took)
+				t.Errorf("the slot was free after %s", took)
 			}
 		})
 	}

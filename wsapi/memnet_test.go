@@ -8,6 +8,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"iglu.sh/builder/wsapi/connlimit"
 )
 
 // A network in memory, for tests in a synctest bubble: there, what waits for a socket does not
@@ -100,7 +102,7 @@ func (c *memConn) SetWriteDeadline(t time.Time) error {
 
 // memInfo says of a connection in memory what tcpInfo says of the kernel's.
 func memInfo(conn net.Conn) (state tcpState, ok bool) {
-	for inner := conn; inner != nil; inner = below(inner) {
+	for inner := conn; inner != nil; inner = connlimit.Unwrap(inner) {
 		conn = inner
 	}
 	out := conn.(*memConn).out

@@ -199,9 +199,9 @@ func TestHundredClients(t *testing.T) {
 	})
 }
 
-// TestPlaceIsFreeFirst has a client that has read its last message connect again, whatever that
-// message was: it is told only when the place for a job is free.
-func TestPlaceIsFreeFirst(t *testing.T) {
+// TestSlotIsFreeFirst has a client that has read its last message connect again, whatever that
+// message was: the server sends it only when the slot is free.
+func TestSlotIsFreeFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, printing("", 3))
 		for n := range 50 {
@@ -316,7 +316,7 @@ func TestHealth(t *testing.T) {
 	})
 }
 
-// TestNoWebSocket asks for the build endpoint as for a page. That takes nobody's place.
+// TestNoWebSocket asks for the build endpoint as for a page. That does not take the slot.
 func TestNoWebSocket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, printing("", 0))

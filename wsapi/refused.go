@@ -1,18 +1,18 @@
 package wsapi
 
-// Refusals are the reasons for which a client's job is not taken, in a word each; what
-// Options.Refused is told. The last three are those of schemas.Refusal.
-var Refusals = []string{refusedBusy, refusedDraining, refusedToken, refusedOrigin, refusedJob, refusedSilent, refusedLarge,
+import "iglu.sh/builder/wsapi/auth"
+
+// Refusals are the reasons for which a client's job is not taken, in a word each. Options.Refused
+// is called with them. Three are those of package auth, and the last three those of
+// schemas.Refusal.
+var Refusals = []string{refusedBusy, refusedDraining, auth.RefusedToken, auth.RefusedOrigin, auth.RefusedNetwork, refusedSilent, refusedLarge,
 	"malformed", "invalid", "command"}
 
 const (
-	refusedBusy     = "busy"         // another client is connected
-	refusedDraining = "draining"     // the builder is shutting down
-	refusedToken    = "unauthorized" // the token is missing or wrong
-	refusedOrigin   = "origin"       // it is a page of another origin
-	refusedJob      = "from-a-job"   // it comes from the network that jobs are on
-	refusedSilent   = "no-job"       // none has come in time
-	refusedLarge    = "too-large"    // the job is
+	refusedBusy     = "busy"      // another client has the slot
+	refusedDraining = "draining"  // the builder is shutting down
+	refusedSilent   = "no-job"    // the client has sent no job in time
+	refusedLarge    = "too-large" // the job exceeds MaxRequestBytes
 )
 
 func (s *Server) refused(reason string) {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,63 +20,41 @@ import (
 // last message could be lost on its way.
 const closeTimeout = 2 * time.Second
 
-const (
-	// closingTimeout is how long a client may take to accept the rest of its log when
-	// the server closes.
-	closingTimeout = 5 * time.Second
-	// behindTimeout is how long one write may take then without the client counting as
-	// behind, and behindInterval how often that is looked at.
-	behindTimeout  = time.Second
-	behindInterval = 20 * time.Millisecond
-	// endingTimeout is how long its job may take to end then, and has more to say.
-	endingTimeout = 15 * time.Second
-)
-
-// A session is the connection of one client. The goroutine of its HTTP request
-// serves it; while a job runs, a second one reads from it, a third looks after it, and
-// the builder's own sends the log.
+// A session serves one client's connection: it receives a job, runs it and ends. The goroutine
+// of the HTTP request serves it; while a job runs, a second one reads from the connection, a
+// third looks after it, and the first sends the log.
 type session struct {
 	server *Server
 	conn   *websocket.Conn
+	out    *sender // writes to conn
 	log    *slog.Logger
-	form   schemas.Form     // of the messages: that of the job, once there is one
 	last   *schemas.Message // of the job, for a client of events; nil before it
 
 	answered     func() // lets the next client have its turn
 	stopWatching func() // ends what looks after a client that has a job
 
-	writing sync.Mutex
 	reading chan struct{} // closed when the goroutine that reads has ended; nil without it
 	broken  bool          // the library cannot read from the connection any more
-	ending  atomic.Bool   // the client is told, or has been, that this is the end
-	closing atomic.Bool   // it has all that it was sent, and is to close its side
-	latest  atomic.Int64  // when the last write must end, in Unix nanoseconds; 0: no hurry
-	jobBy   time.Time     // when a job must have come; zero when it has
-
-	ping atomic.Pointer[string] // the client's latest, not answered yet
+	closing atomic.Bool   // the client has all that it was sent, and is to close its side
 }
 
 // newSession returns the session of a client that has just connected.
-// answered is called when it has got its place for a job, or been told that it gets none.
+// The session calls answered when the client has its last message, if nobody has before.
 func newSession(server *Server, conn *websocket.Conn, log *slog.Logger, answered func()) *session {
-	s := &session{server: server, conn: conn, log: log, answered: answered, stopWatching: func() {}}
-	// The library would write answers itself; see frames.go.
-	conn.SetPingHandler(func(data string) error {
-		s.ping.Store(&data)
-		s.answerPing()
-		return nil
-	})
+	out := &sender{conn: conn.NetConn(), timeout: server.options.ClientTimeout}
+	// The library would write answers itself; see sender.go.
+	conn.SetPingHandler(out.receivePing)
 	conn.SetCloseHandler(func(int, string) error { return nil })
-	return s
+	return &session{server: server, conn: conn, out: out, log: log, answered: answered, stopWatching: func() {}}
 }
 
-// serve takes one job from the client and runs it. It holds the server's place for
-// a client, and gives it back when the job has ended and before the client is told,
-// so that a client that has read its last message finds the place free.
-func (s *session) serve() {
+// serve receives one job from the client and runs it. The caller has acquired a slot. serve
+// releases it when the job has ended, before it sends the last message: a client that has
+// read its last message finds the slot free.
+func (s *session) serve(release func()) {
 	defer func() { s.stopWatching() }() // which work sets
 	response, code := s.work()
-	<-s.server.place
+	release()
 	s.end(response, code)
 }
 
@@ -95,7 +72,7 @@ func (s *session) work() (schemas.Response, int) {
 		return s.notReceived(err)
 	}
 	request, form, err := schemas.ParseRequest(data, s.server.options.Commands)
-	s.form = form // nobody else sends before the job is accepted
+	s.out.form = form // nobody else sends before the job is accepted
 	if refusal, ok := errors.AsType[*schemas.Refusal](err); ok {
 		s.log.Info("job refused", "reason", refusal)
 		s.server.refused(refusal.Kind())
@@ -108,7 +85,7 @@ func (s *session) work() (schemas.Response, int) {
 	go func() {
 		defer close(s.reading)
 		cancel(s.readOn())
-		s.hurry(0)
+		s.out.setCloseDeadline(0)
 	}()
 	s.stopWatching = s.watch()
 	run := s.run
@@ -124,10 +101,23 @@ func (s *session) work() (schemas.Response, int) {
 
 // run runs a job while the client gets its lines, and returns the last message.
 func (s *session) run(ctx context.Context, request *schemas.Request) schemas.Response {
-	if err := s.send(schemas.Accepted()); err != nil {
+	if err := s.out.send(schemas.Accepted()); err != nil {
 		return nothing
 	}
-	return *s.server.builder.Build(ctx, request, newLineWriter(s)).Response
+	return *s.follow(ctx, request, newLineWriter(s.out)).Response
+}
+
+// follow runs a job while out gets its lines or messages, and returns the last message. When the
+// client leaves, or cannot be written to, the job is cancelled.
+func (s *session) follow(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	job := s.server.builder.Start(ctx, request)
+	// It ends with the job's log, not with ctx: the last lines count, too.
+	if err := job.Follow(context.WithoutCancel(ctx), out); err != nil {
+		cancel(err)
+	}
+	return job.Wait()
 }
 
 var errTooLarge = errors.New("the message is too large")
@@ -135,28 +125,28 @@ var errTooLarge = errors.New("the message is too large")
 // receive returns the client's first message. One that is no text is returned as
 // no bytes, which is no job either.
 func (s *session) receive() ([]byte, error) {
-	// That bounds also what is written meanwhile: answers to the pings of a client that reads nothing.
-	s.jobBy = time.Now().Add(s.server.options.RequestTimeout)
-	defer func() { s.jobBy = time.Time{} }()
-	s.conn.SetReadDeadline(s.jobBy)
+	deadline := time.Now().Add(s.server.options.RequestTimeout)
+	// It is a write deadline, too: for answers to the pings of a client that reads nothing.
+	s.out.jobDeadline = deadline
+	defer func() { s.out.jobDeadline = time.Time{} }()
+	s.conn.SetReadDeadline(deadline)
 	defer s.conn.SetReadDeadline(time.Time{})
 	// A server that takes no more jobs does not wait for that deadline.
-	hurried := make(chan struct{})
+	shortened := make(chan struct{})
 	stop := context.AfterFunc(s.server.draining, func() {
-		defer close(hurried)
+		defer close(shortened)
 		s.conn.SetReadDeadline(time.Now())
 	})
 	defer func() {
 		if !stop() {
-			<-hurried
+			<-shortened
 		}
 	}()
 	kind, message, err := s.conn.NextReader()
 	if err != nil {
 		return nil, err
 	}
-	// The library's own limit would close the connection before the place for a
-	// client is free again.
+	// The library's own limit would close the connection before the slot is free again.
 	limit := s.server.options.MaxRequestBytes
 	data, err := io.ReadAll(io.LimitReader(message, limit+1))
 	switch {
@@ -200,20 +190,11 @@ func (s *session) readOn() jobend.End {
 		if websocket.IsUnexpectedCloseError(err, websocket.CloseAbnormalClosure) {
 			return jobend.Cancelled // the library's word for no goodbye is the one excepted
 		}
-		if err != nil || s.sendBusy() != nil {
+		// Otherwise it has sent a second job.
+		if err != nil || s.out.sendUnlessEnding(schemas.Busy()) != nil {
 			return jobend.ClientGone
 		}
 	}
-}
-
-// sendBusy answers a second job, but nothing after the last message.
-func (s *session) sendBusy() error {
-	s.writing.Lock()
-	defer s.unlock()
-	if s.ending.Load() {
-		return nil
-	}
-	return s.writeLocked(s.textFrame(schemas.Busy()))
 }
 
 // end sends the last message, if there is one, and closes the connection.
@@ -221,16 +202,15 @@ func (s *session) end(response schemas.Response, code int) {
 	defer s.close()
 	var frames []byte
 	if s.last != nil {
-		frames = s.messageFrame(nil, s.last)
+		frames = s.out.messageFrame(nil, s.last)
 	} else if response != nothing {
-		frames = s.textFrame(response)
+		frames = s.out.textFrame(response)
 	}
 	frames = append(frames, controlFrame(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""))...)
-	s.ending.Store(true)
 	if s.reading == nil { // who has had no job need not be waited for
-		s.hurry(closeTimeout)
+		s.out.setCloseDeadline(closeTimeout)
 	}
-	err := s.write(frames)
+	err := s.out.writeLast(frames)
 	s.answered()
 	if err == nil {
 		if s.reading != nil { // who had no job has but this one message to take

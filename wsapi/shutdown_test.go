@@ -104,7 +104,7 @@ func TestDrain(t *testing.T) {
 		b.exit <- 0
 		<-drained
 		c.finish().check(t, websocket.CloseNormalClosure, succeeded)
-		// For ever: no client gets the place any more.
+		// For ever: no client gets the slot any more.
 		f.dial().finish().check(t, websocket.CloseInternalServerErr, notTaken)
 	})
 }

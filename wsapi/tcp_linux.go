@@ -6,11 +6,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"iglu.sh/builder/wsapi/connlimit"
 )
 
-// tcpInfo asks the kernel how a TCP connection does, also below TLS.
+// tcpInfo asks the kernel for the state of a TCP connection. TLS and the connection limit may wrap it.
 func tcpInfo(conn net.Conn) (state tcpState, ok bool) {
-	for inner := below(conn); inner != nil; inner = below(inner) {
+	for inner := connlimit.Unwrap(conn); inner != nil; inner = connlimit.Unwrap(inner) {
 		conn = inner
 	}
 	socket, ok := conn.(syscall.Conn)

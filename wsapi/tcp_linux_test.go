@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/wsapi/connlimit"
 )
 
 // tcpPair returns both ends of a connection on the loopback address, of which the server's has
@@ -78,13 +79,21 @@ func fill(t *testing.T, conn *net.TCPConn) (written int) {
 	return written
 }
 
+// A oneListener accepts a connection that there is already.
+type oneListener struct {
+	net.Listener
+	conn net.Conn
+}
+
+func (l *oneListener) Accept() (net.Conn, error) { return l.conn, nil }
+
 // TestTCPInfoOfVanished writes to a machine that does not answer.
 func TestTCPInfoOfVanished(t *testing.T) {
 	server, client := tcpPair(t)
 	cutOff(t, client)
-	const patience = 1500 * time.Millisecond // of the kernel, which then says that it is over
+	const timeout = 1500 * time.Millisecond // after which the kernel ends the connection
 	control(t, server, func(fd int) error {
-		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(patience.Milliseconds()))
+		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout.Milliseconds()))
 	})
 	if _, err := io.WriteString(server, "anybody there?"); err != nil {
 		t.Fatal(err)
@@ -93,7 +102,7 @@ func TestTCPInfoOfVanished(t *testing.T) {
 		t.Fatalf("the read ends with %v", err)
 	}
 	state, ok := tcpInfo(server)
-	if !ok || state.tries == 0 || state.silence < patience/2 || state.silence > time.Hour || state.taken != 0 {
+	if !ok || state.tries == 0 || state.silence < timeout/2 || state.silence > time.Hour || state.taken != 0 {
 		t.Errorf("of a machine that does not answer, the kernel says %+v, %t", state, ok)
 	}
 }
@@ -121,8 +130,12 @@ func TestTCPInfoOfStalled(t *testing.T) {
 	if _, err := server.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	// Below TLS and the limit of connections, too.
-	wrapped := tls.Server(&guest{Conn: server, crowd: &crowd{}}, &tls.Config{})
+	// The same where the connection limit and TLS wrap it.
+	limited, err := connlimit.Listen(&oneListener{conn: server}, 1).Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrapped := tls.Server(limited, &tls.Config{})
 	for _, conn := range []net.Conn{server, wrapped} {
 		state, ok = tcpInfo(conn)
 		if !ok || state.waiting || state.taken != uint64(written) || state.tries != 0 {

@@ -1,9 +1,10 @@
-// Package wsapi is the builder's HTTP side: who may connect, the WebSocket endpoint that
-// takes a job and sends its log, the health checks, and the door before the page and the
-// metrics.
+// Package wsapi is the builder's HTTP side: the WebSocket endpoint that receives a job and sends
+// its log, and the health checks. It serves the page and the metrics as well, which others
+// write. Package auth decides which requests it serves, and package connlimit limits how many
+// connections are open.
 //
-// One client at a time has the place for a job. Its connection is a session (session.go);
-// every other client is told that the builder is busy and let go.
+// A client that connects gets a slot for a job. Its connection is a session (session.go). When all
+// slots are taken, it gets the answer that the builder is busy, and its connection is closed.
 package wsapi
 
 import (
@@ -12,7 +13,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -20,18 +20,29 @@ import (
 
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/wsapi/auth"
+	"iglu.sh/builder/wsapi/connlimit"
 )
 
 // Builder is what runs the jobs.
 type Builder interface {
-	// Build runs a job to its end and returns the last message for its client.
-	// Until then out gets the job's output in writes of whole lines, each ended
-	// by a line feed; or, if it is a schemas.MessageWriter, all of the job's messages.
-	// When ctx ends or out fails, so does the job. The number of the last message is 0
-	// if the builder could not count it.
-	Build(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message
+	// Acquire takes a slot for a job. ok is false if all are taken. release gives the slot back.
+	Acquire() (release func(), ok bool)
+	// Start starts a job, which ends when ctx does. Its caller has a slot.
+	Start(ctx context.Context, request *schemas.Request) Job
 	// Healthy returns nil while jobs can be run.
 	Healthy(ctx context.Context) error
+}
+
+// A Job is one that a Builder has started.
+type Job interface {
+	// Follow writes the job's lines to out as they appear, in writes of whole lines, each ended
+	// by a line feed; or all of its messages, if out is a schemas.MessageWriter. It returns when
+	// the job has ended and all is written, or out fails, or ctx ends.
+	Follow(ctx context.Context, out io.Writer) error
+	// Wait returns the last message for the job's client when the job has ended. Its number is 0
+	// if the builder could not count it. Wait is called once, after Follow.
+	Wait() schemas.Message
 }
 
 // Options are the settings of a Server.
@@ -42,22 +53,17 @@ type Options struct {
 	RequestTimeout time.Duration
 	// MaxRequestBytes bounds the size of a job.
 	MaxRequestBytes int64
-	// Token is what a client must show to be served; empty: nothing.
-	Token string
-	// AllowedOrigins are the origins of pages that may connect beside the server's own,
-	// such as https://example.com.
-	AllowedOrigins []string
-	// IsOfJobs reports whether an address is one that a job can have: such clients are turned away.
-	// It may be nil.
-	IsOfJobs func(netip.Addr) bool
+	// Auth are the settings of the checks that a request must pass.
+	Auth auth.Options
 	// ClientTimeout is how long a client may accept nothing of what it is sent
 	// before it counts as gone.
 	ClientTimeout time.Duration
-	// Metrics serves the builder's numbers, if it is not nil, and Refused is told the
-	// reason each time that a client's job is not taken: one of Refusals.
+	// Metrics serves the builder's metrics. It may be nil: then there are none.
 	Metrics http.Handler
+	// Refused is called each time that a client's job is not taken, with one of Refusals. It
+	// may be nil.
 	Refused func(reason string)
-	// Page serves every path that is not the Server's own, to those who have the token.
+	// Page serves every path that is not the Server's own, to clients that have the token.
 	Page http.Handler
 }
 
@@ -66,13 +72,16 @@ type Server struct {
 	builder  Builder
 	options  Options
 	log      *slog.Logger
+	auth     *auth.Guard
 	mux      *http.ServeMux
 	upgrader websocket.Upgrader
 	tcpInfo  func(net.Conn) (tcpState, bool) // asks the kernel; false where it does not say
 
 	answering chan struct{} // holds an item for each client that is being answered
-	place     chan struct{} // holds one item while a client is connected that may have a job
 	sessions  sync.WaitGroup
+
+	admission sync.Mutex      // held while a client gets a slot
+	jobs      sync.WaitGroup  // for clients that have a slot
 	draining  context.Context // ends when no job is taken any more
 	drain     context.CancelFunc
 	closing   context.Context // ends when the server closes
@@ -89,57 +98,66 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 		builder: builder,
 		options: options,
 		log:     log,
+		auth:    auth.New(options.Auth, log),
 		mux:     http.NewServeMux(),
 		upgrader: websocket.Upgrader{
 			HandshakeTimeout: handshakeTimeout,
-			Subprotocols:     []string{schemas.EventsProtocol, bearer}, // what is first counts
-			CheckOrigin:      func(*http.Request) bool { return true }, // turnAway has
+			Subprotocols:     []string{schemas.EventsProtocol, auth.Bearer}, // in order of preference
+			CheckOrigin:      func(*http.Request) bool { return true },      // s.auth has checked it
 		},
 		tcpInfo:   tcpInfo,
 		answering: make(chan struct{}, maxAnswers),
-		place:     make(chan struct{}, 1),
 	}
 	s.closing, s.close = context.WithCancelCause(context.Background())
 	s.draining, s.drain = context.WithCancel(s.closing)
 	s.mux.HandleFunc("/api/v1/healthcheck", s.serveHealthcheck)
 	s.mux.HandleFunc("/livez", s.serveLive)
 	s.mux.HandleFunc("/readyz", s.serveReady)
-	s.mux.HandleFunc(schemas.BuildPath, s.byKnownNames(s.serveBuild))
-	s.mux.HandleFunc("/metrics", s.byKnownNames(s.serveMetrics))
-	s.mux.HandleFunc("POST /login", s.byKnownNames(s.serveLogin))
-	s.mux.HandleFunc("POST /logout", s.byKnownNames(s.serveLogout))
-	s.mux.HandleFunc("/", s.byKnownNames(s.servePage))
+	s.mux.HandleFunc(schemas.BuildPath, s.auth.KnownHost(s.serveBuild))
+	s.mux.HandleFunc("/metrics", s.auth.KnownHost(s.serveMetrics))
+	s.mux.HandleFunc("POST /login", s.auth.KnownHost(idleInBody(s.auth.ServeLogin)))
+	s.mux.HandleFunc("POST /logout", s.auth.KnownHost(s.auth.ServeLogout))
+	s.mux.HandleFunc("/", s.auth.KnownHost(s.auth.ProtectPage(options.Page)))
 	return s
 }
 
 // ServeHTTP serves one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	guestOf(r).answers(true)
-	defer guestOf(r).answers(false)
-	if s.comesFromJob(r) {
-		s.refused(refusedJob)
-		http.Error(w, "The builder takes no clients from the network that its jobs are on.", http.StatusForbidden)
+	connlimit.Of(r).Answering(true)
+	defer connlimit.Of(r).Answering(false)
+	if reason := s.auth.CheckNetwork(w, r); reason != "" {
+		s.refused(reason)
 		return
 	}
 	s.mux.ServeHTTP(w, r)
 }
 
-// Drain has the server take no more jobs and tell that to whoever asks. It returns when the
-// running job has ended, or when ctx ends.
+// Drain makes the server take no more jobs: it answers clients that it is shutting down. Drain
+// returns when the running jobs have ended, or when ctx ends.
 func (s *Server) Drain(ctx context.Context) {
+	s.admission.Lock()
 	s.drain()
+	s.admission.Unlock()
 	s.log.Info("taking no more jobs")
+	ended := make(chan struct{})
+	go func() {
+		s.jobs.Wait()
+		close(ended)
+	}()
 	select {
-	case s.place <- struct{}{}: // for ever
+	case <-ended:
 	case <-ctx.Done():
 	}
 }
 
-// Close ends every session, the running job's included, tells its client, and returns when
-// all are gone. http.Server.Shutdown knows nothing of them. No request may be served any
-// more.
+// Cancel cancels all running jobs. Their sessions end when the jobs have.
+func (s *Server) Cancel() { s.close(jobend.Shutdown) }
+
+// Close ends every session, those of running jobs included, and sends each client its last
+// message. It returns when all sessions have ended. http.Server.Shutdown does not do that: it
+// does not know hijacked connections. No request may be served any more.
 func (s *Server) Close() {
-	s.close(jobend.Shutdown)
+	s.Cancel()
 	s.sessions.Wait()
 }
 
@@ -147,7 +165,7 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 	if !allow(w, r) {
 		return
 	}
-	if reason := s.turnAway(w, r); reason != "" {
+	if reason := s.auth.Check(w, r); reason != "" {
 		s.refused(reason)
 		return
 	}
@@ -158,12 +176,10 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer answered()
-	refusal := s.takePlace() // before a client is connected, so that the first is the first
+	release, refusal := s.acquireSlot() // before the handshake, which takes time: the first client gets the slot
+	defer release()
 	conn, err := s.upgrader.Upgrade(w, r, nil)
 	if err != nil { // which Upgrade has answered
-		if refusal == nothing {
-			<-s.place
-		}
 		return
 	}
 	session := newSession(s, conn, s.log.With("client", r.RemoteAddr), answered)
@@ -171,24 +187,30 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 		session.end(refusal, websocket.CloseInternalServerErr)
 		return
 	}
-	guestOf(r).leave()
+	connlimit.Of(r).Release()
 	answered()
-	session.serve()
+	session.serve(release)
 }
 
-// takePlace takes the place for a job, or returns what a client is told that does not get it.
-func (s *Server) takePlace() (refusal schemas.Response) {
+// acquireSlot acquires a slot for a job and returns nothing, or returns the answer to a client
+// that does not get one. release gives the slot back. It may be called more than once.
+func (s *Server) acquireSlot() (release func(), refusal schemas.Response) {
+	s.admission.Lock()
+	defer s.admission.Unlock()
 	if s.draining.Err() != nil {
 		s.refused(refusedDraining)
-		return shuttingDown
+		return func() {}, shuttingDown
 	}
-	select {
-	case s.place <- struct{}{}:
-		return nothing
-	default:
+	giveBack, ok := s.builder.Acquire()
+	if !ok {
 		s.refused(refusedBusy)
-		return schemas.Busy()
+		return func() {}, schemas.Busy()
 	}
+	s.jobs.Add(1)
+	return sync.OnceFunc(func() {
+		giveBack()
+		s.jobs.Done()
+	}), nothing
 }
 
 // healthy is what Iglu's clients expect to read, as they expect it spelled.
@@ -217,7 +239,7 @@ func (s *Server) serveLive(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveReady answers whether a job would be taken, now or when the running one has ended.
+// serveReady answers whether a job would be taken, now or when a running one has ended.
 func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case !allow(w, r):
@@ -228,13 +250,13 @@ func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveMetrics answers with the builder's numbers. They tell what others do here, so they
-// lie behind the same token.
+// serveMetrics answers with the builder's metrics. They show what other clients do, so they
+// need the same token.
 func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case s.options.Metrics == nil:
 		http.NotFound(w, r)
-	case allow(w, r) && s.turnAway(w, r) == "":
+	case allow(w, r) && s.auth.Check(w, r) == "":
 		s.options.Metrics.ServeHTTP(w, r)
 	}
 }

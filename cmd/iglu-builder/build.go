@@ -1,14 +1,16 @@
 package main
 
 import (
-	"cmp"
 	"errors"
+	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"iglu.sh/builder/internal/buildclient"
 	"iglu.sh/builder/internal/server"
@@ -20,9 +22,8 @@ const exitInterrupted = 130
 
 func buildCommand() *cobra.Command {
 	var (
-		options   buildclient.Options
-		tokenFile string
-		job       buildclient.JobFlags
+		options buildclient.Options
+		job     buildclient.JobFlags
 	)
 	command := &cobra.Command{
 		Use:   "build [flags] [JOB.json]",
@@ -45,6 +46,7 @@ job every 30 s. NO_COLOR keeps colours off, those of the log included.`,
     --push-to https://cache.example.com/default --api-key-file api-key --signing-key-file key
   iglu-builder build --repo https://github.com/iglu-sh/builder --access-token-file github.com=token
   iglu-builder build --url wss://builder.example.com examples/hello/job.json
+  IGLU_URL=builder:3000 iglu-builder build examples/hello/job.json
   iglu-builder build --json - < job.json | jq .event`,
 		Args: cobra.MaximumNArgs(1),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
@@ -54,10 +56,10 @@ job every 30 s. NO_COLOR keeps colours off, those of the log included.`,
 			return []string{"json"}, cobra.ShellCompDirectiveFilterFileExt
 		},
 		RunE: func(command *cobra.Command, args []string) (err error) {
-			if options.Job, err = readJob(args, &job, command.InOrStdin()); err != nil {
+			if options.URL, options.Token, err = readBuilder(command.Flags()); err != nil {
 				return &exitError{buildclient.ExitClient, err}
 			}
-			if options.Token, err = server.ReadToken(cmp.Or(tokenFile, os.Getenv(server.EnvName("token-file")))); err != nil {
+			if options.Job, err = readJob(args, &job, command.InOrStdin()); err != nil {
 				return &exitError{buildclient.ExitClient, err}
 			}
 			options.Stdout, options.Stderr = command.OutOrStdout(), command.ErrOrStderr()
@@ -76,11 +78,31 @@ job every 30 s. NO_COLOR keeps colours off, those of the log included.`,
 	}
 	flags := command.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&options.URL, "url", "ws://127.0.0.1:3000"+schemas.BuildPath, "`URL` of the builder")
-	flags.StringVar(&tokenFile, "token-file", "", "`file` with the builder's token (default what IGLU_TOKEN_FILE names)")
+	flags.String("url", "ws://127.0.0.1:3000"+schemas.BuildPath, "`URL` of the builder, or its host:port; without this flag, "+buildclient.EnvURL+" counts")
+	flags.String("token-file", "", "`file` with the builder's token (default what IGLU_TOKEN_FILE names)")
 	flags.BoolVar(&options.JSON, "json", false, "print the builder's messages as they are")
 	job.Register(flags)
 	return command
+}
+
+// readBuilder returns the builder's address, and the token that it wants, as flags say or else
+// the environment. Its errors name the flag or the variable.
+func readBuilder(flags *pflag.FlagSet) (address *url.URL, token string, err error) {
+	name, text := setting(flags, "url", buildclient.EnvURL)
+	if address, err = buildclient.ParseAddress(text); err != nil {
+		return nil, "", fmt.Errorf("%s: %w", name, err)
+	}
+	token, err = server.ReadToken(setting(flags, "token-file", server.EnvName("token-file")))
+	return address, token, err
+}
+
+// setting returns the value of a flag or, if it is not given, of a variable that is not empty,
+// and the name of the one that counts.
+func setting(flags *pflag.FlagSet, flag, variable string) (name, value string) {
+	if value := os.Getenv(variable); value != "" && !flags.Changed(flag) {
+		return variable, value
+	}
+	return "--" + flag, flags.Lookup(flag).Value.String()
 }
 
 // readJob returns the job as it is sent: what the file holds that the arguments name, or what

@@ -2,7 +2,13 @@ package main
 
 import (
 	"bytes"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
+
+	"iglu.sh/builder/internal/buildclient"
+	"iglu.sh/builder/test/kit/fixture"
 )
 
 func TestBuildCommandUsage(t *testing.T) {
@@ -11,5 +17,45 @@ func TestBuildCommandUsage(t *testing.T) {
 		if code := run(t.Context(), args, nil, &stdout, &stderr); code != 125 || stderr.Len() == 0 || stdout.Len() > 0 {
 			t.Errorf("%v: exit code %d, stdout %q, stderr %q", args, code, &stdout, &stderr)
 		}
+	}
+}
+
+// TestBuilderOfCommand has the address and the token of the builder be given by flags and by
+// variables. The server answers with the token that it gets, as a reason to refuse.
+func TestBuilderOfCommand(t *testing.T) {
+	builder := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, r.URL.Path+" "+r.Header.Get("Authorization"), http.StatusForbidden)
+	}))
+	defer builder.Close()
+	address := strings.TrimPrefix(builder.URL, "http://")
+	const other, notAnAddress = "other-token-0123456789", " is not the address of a builder: give HOST:PORT"
+	good, words := fixture.TokenFile(t, fixture.GoodToken), fixture.TokenFile(t, "not a token of a builder")
+	for _, test := range []struct {
+		name      string
+		url, file string // the variables
+		args      []string
+		want      string
+	}{
+		{"variables", address, good, nil, "refuses: /api/v1/build Bearer " + fixture.GoodToken},
+		{"flags", "", "", []string{"--url", address, "--token-file", good}, "refuses: /api/v1/build Bearer " + fixture.GoodToken},
+		{"flags before variables", "ftp://x", good, []string{"--url", address, "--token-file", fixture.TokenFile(t, other)}, "refuses: /api/v1/build Bearer " + other},
+		{"no token", address, "", nil, "refuses: /api/v1/build\n"},
+		{"no token, as the flag says", address, good, []string{"--token-file="}, "refuses: /api/v1/build\n"},
+		{"bad variable", "builder", "", nil, `IGLU_URL: "builder"` + notAnAddress},
+		{"bad flag", address, "", []string{"--url", "builder"}, `--url: "builder"` + notAnAddress},
+		{"empty flag", address, "", []string{"--url="}, `--url: ""` + notAnAddress},
+		{"no file", address, good, []string{"--token-file", "/none"}, "iglu-builder build: --token-file: open /none: no such file or directory\n"},
+		{"no file of the variable", address, "/none", nil, "iglu-builder build: IGLU_TOKEN_FILE: open /none: no such file or directory\n"},
+		{"file without a token", address, "", []string{"--token-file", words}, "--token-file: " + words + " does not hold a token: 16 to 256 letters, digits or ._~-\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv(buildclient.EnvURL, test.url)
+			t.Setenv("IGLU_TOKEN_FILE", test.file)
+			var stdout, stderr bytes.Buffer
+			code := run(t.Context(), append([]string{"build", "--command", "nix"}, test.args...), nil, &stdout, &stderr)
+			if code != buildclient.ExitClient || !strings.Contains(stderr.String(), test.want) {
+				t.Errorf("exit code %d, %s\nwant %s", code, &stderr, test.want)
+			}
+		})
 	}
 }

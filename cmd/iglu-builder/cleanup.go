@@ -11,6 +11,7 @@ import (
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/docker"
 )
 
 // cleanupTimeout bounds the whole of a clean-up.
@@ -22,9 +23,9 @@ func cleanupCommand() *cobra.Command {
 		Use:   "cleanup",
 		Short: "Remove what a builder has left on the engine",
 		Long: `Cleanup removes every container, volume and network on the engine that carries the label
-of a builder's instance, and nothing else; its Nix stores stay, which 'iglu-builder stores'
-is for. A builder does the same when it starts. Stop the builder of that instance first: a
-job that it is running would be removed as well.
+of an instance, and nothing else; its Nix stores stay, which 'iglu-builder stores' is for.
+While a container of the instance is running, it removes nothing: stop the builders first.
+Containers that a dead builder leaves are removed by any builder of its instance.
 
 It prints a line for each thing that it removes.`,
 		Args: cobra.NoArgs,
@@ -34,12 +35,12 @@ It prints a line for each thing that it removes.`,
 			}
 			ctx, cancel := context.WithTimeout(command.Context(), cleanupTimeout)
 			defer cancel()
-			builder, err := orchestrator.NewDocker(orchestrator.Options{Instance: s.Instance}, nil, nil, slog.New(slog.DiscardHandler))
+			engine, err := docker.New(docker.Options{Instance: s.Instance}, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return &exitError{1, err}
 			}
-			defer builder.Close()
-			if err := builder.Clean(ctx, func(kind, name string) {
+			defer engine.Close()
+			if err := orchestrator.Cleanup(ctx, engine, func(kind, name string) {
 				fmt.Fprintf(command.OutOrStdout(), "removed %s %s\n", kind, name)
 			}); err != nil {
 				return &exitError{1, err}

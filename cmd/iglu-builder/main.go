@@ -43,7 +43,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(serveCommand(), buildCommand(), jobCommand(), cleanupCommand(), storesCommand(), versionCommand())
+	root.AddCommand(serveCommand(), buildCommand(), jobCommand(), cleanupCommand(), storesCommand(), healthcheckCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
@@ -66,10 +66,14 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 // exitUsage is the exit code for a command line or a setting that is wrong.
 const exitUsage = 2
 
-// usageCode is exitUsage, except for commands whose exit code is that of a build.
+// usageCode is exitUsage, except for commands whose exit code is that of a build, or one that an
+// engine reads.
 func usageCode(command *cobra.Command) int {
-	if command.Name() == "build" {
+	switch command.Name() {
+	case "build":
 		return buildclient.ExitClient
+	case "healthcheck":
+		return exitUnhealthy
 	}
 	return exitUsage
 }

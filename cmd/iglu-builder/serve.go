@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"iglu.sh/builder/internal/buildclient"
 	"iglu.sh/builder/internal/server"
 )
 
@@ -23,16 +24,18 @@ flag counts where both are set. LOG_LEVEL and JSON_LOGGING, the Iglu stack's, co
 for --log-level and --log-format where neither is. The container engine is the one that
 DOCKER_HOST and the other variables of Docker's clients name.
 
-On SIGTERM or Ctrl-C it takes no more jobs, lets the running one go on for
---shutdown-grace, cancels it then, and exits with 0. A second signal cancels it at once.`,
+On SIGTERM or Ctrl-C it takes no more jobs, lets running ones go on for
+--shutdown-grace, cancels them then, and exits with 0. A second signal cancels them at once.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			if err := server.ApplyEnviron(command.Flags()); err != nil {
 				return &exitError{exitUsage, err}
 			}
+			log := s.Logger(command.ErrOrStderr())
+			server.WarnUnknown(os.Environ(), []string{buildclient.EnvURL, buildclient.EnvGitKey}, log)
 			first, second, stop := onSignals(command.Context())
 			defer stop()
-			if err := server.Serve(first, second, s, selfProgram, buildInfo(), s.Logger(command.ErrOrStderr())); err != nil {
+			if err := server.Serve(first, second, s, selfProgram, buildInfo(), log); err != nil {
 				return &exitError{1, err}
 			}
 			return nil

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 
+	"iglu.sh/builder/internal/buildclient"
 	"iglu.sh/builder/internal/server"
 )
 
@@ -162,6 +163,20 @@ func TestAddressTaken(t *testing.T) {
 	}
 }
 
+// TestUnknownVariable has a variable be misspelled.
+func TestUnknownVariable(t *testing.T) {
+	t.Setenv("IGLU_MAXJOBS", "3")
+	t.Setenv("IGLU_LOG_FORMAT", "text")
+	t.Setenv(buildclient.EnvURL, "builder:3000")
+	t.Setenv(buildclient.EnvGitKey, "a key")
+	var stdout, stderr bytes.Buffer
+	run(t.Context(), []string{"serve", "--listen", "127.0.0.1:0", "--state-dir", "/dev/null"}, nil, &stdout, &stderr)
+	const want = `level=WARN msg="unknown environment variable: it has no effect; did you mean IGLU_MAX_JOBS?" variable=IGLU_MAXJOBS` + "\n"
+	if !strings.Contains(stderr.String(), want) || strings.Contains(stderr.String(), "IGLU_URL") || strings.Contains(stderr.String(), "IGLU_GIT_KEY") {
+		t.Errorf("%s is not in %s", want, &stderr)
+	}
+}
+
 // TestNoStateDir has the folder for logs be a file.
 func TestNoStateDir(t *testing.T) {
 	var stdout, stderr bytes.Buffer
@@ -192,7 +207,7 @@ func TestDocumentedSettings(t *testing.T) {
 	if diff := cmp.Diff(want, got, sorted); diff != "" {
 		t.Errorf("docs/configuration.md (-flags +table):\n%s", diff)
 	}
-	got = rows(t, "../../docker-compose.yml", `(?m)^      - (IGLU_\w+)$`)
+	got = rows(t, "../../docker-compose.yml", `(?m)^      - (IGLU_\w+)(?:=\S+)?$`)
 	if diff := cmp.Diff(composed, got, sorted); diff != "" {
 		t.Errorf("docker-compose.yml (-flags +environment):\n%s", diff)
 	}

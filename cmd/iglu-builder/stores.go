@@ -17,7 +17,8 @@ import (
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/internal/termtext"
-	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/docker"
+	"iglu.sh/builder/orchestrator/stores"
 )
 
 func storesCommand() *cobra.Command {
@@ -30,12 +31,12 @@ first: whose they are, the image that they were filled from, their size, when a 
 last, and the job that has one now. Run it where the builder runs, with the same
 --state-dir; in a container of it, for instance with docker-compose exec.`,
 		Args: cobra.NoArgs,
-		RunE: onStores(&s, func(ctx context.Context, builder *orchestrator.Builder, _ []string, out io.Writer) error {
-			stores, err := builder.Stores(ctx)
+		RunE: onStores(&s, func(ctx context.Context, pool *stores.Pool, _ []string, out io.Writer) error {
+			found, err := pool.List(ctx)
 			if err != nil {
 				return err
 			}
-			return printStores(out, stores)
+			return printStores(out, found)
 		}),
 	}
 	var all bool
@@ -52,18 +53,18 @@ repository begins with the image's own store again. One that a job has stays.`,
 			}
 			return nil
 		},
-		RunE: onStores(&s, func(ctx context.Context, builder *orchestrator.Builder, names []string, out io.Writer) error {
-			stores, err := builder.Stores(ctx)
+		RunE: onStores(&s, func(ctx context.Context, pool *stores.Pool, names []string, out io.Writer) error {
+			found, err := pool.List(ctx)
 			if err != nil {
 				return err
 			}
 			if all {
 				names = nil
-				for _, store := range stores {
+				for _, store := range found {
 					names = append(names, store.Name)
 				}
 			}
-			return removeStores(ctx, builder, names, stores, out)
+			return removeStores(ctx, pool, names, found, out)
 		}),
 	}
 	remove.Flags().BoolVar(&all, "all", false, "remove all of the instance")
@@ -80,17 +81,18 @@ repository begins with the image's own store again. One that a job has stays.`,
 const storesTimeout = 5 * time.Minute
 
 // onStores returns a command's function that works on an instance's stores.
-func onStores(s *server.Settings, work func(ctx context.Context, builder *orchestrator.Builder, args []string, out io.Writer) error) func(*cobra.Command, []string) error {
+func onStores(s *server.Settings, work func(ctx context.Context, pool *stores.Pool, args []string, out io.Writer) error) func(*cobra.Command, []string) error {
 	return func(command *cobra.Command, args []string) error {
 		if err := server.ApplyEnviron(command.Flags()); err != nil {
 			return &exitError{exitUsage, err}
 		}
 		ctx, cancel := context.WithTimeout(command.Context(), storesTimeout)
 		defer cancel()
-		builder, err := orchestrator.NewDocker(orchestrator.Options{Instance: s.Instance, Stores: s.Stores()}, nil, nil, slog.New(slog.DiscardHandler))
+		silent := slog.New(slog.DiscardHandler)
+		engine, err := docker.New(docker.Options{Instance: s.Instance}, silent)
 		if err == nil {
-			defer builder.Close()
-			err = work(ctx, builder, args, command.OutOrStdout())
+			defer engine.Close()
+			err = work(ctx, stores.New(engine, s.Stores(), silent), args, command.OutOrStdout())
 		}
 		if err != nil {
 			return &exitError{1, err}
@@ -99,10 +101,10 @@ func onStores(s *server.Settings, work func(ctx context.Context, builder *orches
 	}
 }
 
-func printStores(out io.Writer, stores []orchestrator.Store) error {
+func printStores(out io.Writer, found []stores.Store) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NAME\tREPOSITORY\tIMAGE\tSIZE\tLAST USED\tJOB")
-	for _, store := range stores {
+	for _, store := range found {
 		size, used := "?", "?"
 		if store.Bytes > 0 {
 			size = units.BytesSize(float64(store.Bytes))
@@ -111,18 +113,18 @@ func printStores(out io.Writer, stores []orchestrator.Store) error {
 			used = store.Used.Local().Format(time.DateTime)
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", store.Name, termtext.Visible(cmp.Or(store.Repository, "(all jobs)")), termtext.Visible(store.Image),
-			size, used, cmp.Or(store.Lease, "-"))
+			size, used, cmp.Or(store.Job, "-"))
 	}
 	return table.Flush()
 }
 
 // removeStores goes on after a failure.
-func removeStores(ctx context.Context, builder *orchestrator.Builder, names []string, stores []orchestrator.Store, out io.Writer) error {
+func removeStores(ctx context.Context, pool *stores.Pool, names []string, found []stores.Store, out io.Writer) error {
 	var failed error
 	for _, name := range names {
-		if !slices.ContainsFunc(stores, func(s orchestrator.Store) bool { return s.Name == name }) {
+		if !slices.ContainsFunc(found, func(s stores.Store) bool { return s.Name == name }) {
 			failed = errors.Join(failed, fmt.Errorf("there is no store %s\nhint: 'iglu-builder stores' lists them", name))
-		} else if err := builder.RemoveStore(ctx, name); err != nil {
+		} else if err := pool.Remove(ctx, name); err != nil {
 			failed = errors.Join(failed, err)
 		} else {
 			fmt.Fprintf(out, "removed store %s\n", name)

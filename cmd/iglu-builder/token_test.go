@@ -10,11 +10,12 @@ import (
 
 // TestBadTokenFiles starts servers that cannot know their token.
 func TestBadTokenFiles(t *testing.T) {
+	const noToken = " does not hold a token: 16 to 256 letters, digits or ._~-\nhint: make one with: openssl rand -hex 32"
 	for name, want := range map[string]string{
-		"/nonexistent":                                       "IGLU_TOKEN_FILE names a file that holds it",
-		fixture.TokenFile(t, ""):                             "does not hold a token",
-		fixture.TokenFile(t, "short"):                        "does not hold a token",
-		fixture.TokenFile(t, fixture.GoodToken+" and words"): "does not hold a token",
+		"/nonexistent":                                       "IGLU_TOKEN_FILE: open /nonexistent: no such file or directory",
+		fixture.TokenFile(t, ""):                             noToken,
+		fixture.TokenFile(t, "short"):                        noToken,
+		fixture.TokenFile(t, fixture.GoodToken+" and words"): noToken,
 	} {
 		var stdout, stderr bytes.Buffer
 		code := run(t.Context(), []string{"serve", "--listen", "127.0.0.1:0", "--state-dir", t.TempDir(), "--token-file", name}, nil, &stdout, &stderr)

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"time"
 
@@ -31,9 +32,9 @@ const progressInterval = 30 * time.Second
 
 // Options say what to send where, and how to show what comes back.
 type Options struct {
-	URL   string // of the builder
-	Token string // that it wants; empty: none
-	Job   []byte // as it is sent
+	URL   *url.URL // of the builder, as ParseAddress returns it
+	Token string   // that it wants; empty: none
+	Job   []byte   // as it is sent
 
 	Stdout, Stderr io.Writer
 	// JSON has the messages printed as they are.

@@ -28,29 +28,11 @@ const (
 	silenceTimeout = 30 * time.Second
 )
 
-// dial connects to a builder. A URL without a path means the builder's own, and the
-// schemes http and https mean ws and wss. It asks for events; a builder that does not know
-// them sends none.
+// dial connects to a builder. It asks for events; a builder that does not know them sends none.
 //
 // flush is called before the client waits for more, and not before: so a line is seen at
 // once, and a burst of them costs few writes.
-func dial(ctx context.Context, address, token string, flush func() error) (*websocket.Conn, error) {
-	u, err := url.Parse(address)
-	if err != nil {
-		return nil, fmt.Errorf("--url: %w", err)
-	}
-	switch u.Scheme {
-	case "http":
-		u.Scheme = "ws"
-	case "https":
-		u.Scheme = "wss"
-	case "ws", "wss":
-	default:
-		return nil, fmt.Errorf("--url: %q is not a URL such as ws://127.0.0.1:3000", address)
-	}
-	if u.Path == "" || u.Path == "/" {
-		u.Path = schemas.BuildPath
-	}
+func dial(ctx context.Context, u *url.URL, token string, flush func() error) (*websocket.Conn, error) {
 	dialer := websocket.Dialer{
 		Proxy:            http.ProxyFromEnvironment,
 		HandshakeTimeout: dialTimeout,
@@ -67,7 +49,7 @@ func dial(ctx context.Context, address, token string, flush func() error) (*webs
 	}
 	conn, response, err := dialer.DialContext(ctx, u.String(), header)
 	if response != nil && response.StatusCode == http.StatusUnauthorized {
-		return nil, fmt.Errorf("%s wants another token\nhint: name the file that holds it with --token-file", u)
+		return nil, unauthorized(u, token)
 	}
 	if errors.Is(err, websocket.ErrBadHandshake) && response != nil {
 		return nil, turnedAway(u, response)
@@ -79,6 +61,15 @@ func dial(ctx context.Context, address, token string, flush func() error) (*webs
 		return nil, fmt.Errorf("cannot connect to %s: %w", u, err)
 	}
 	return conn, nil
+}
+
+// unauthorized says which token a builder has not accepted.
+func unauthorized(u *url.URL, token string) error {
+	what := "wants a token, and none was given"
+	if token != "" {
+		what = "wants another token: the one that was given is not the builder's"
+	}
+	return fmt.Errorf("%s %s\nhint: name the file that holds the builder's token with --token-file or IGLU_TOKEN_FILE", u, what)
 }
 
 // turnedAway says what a server answers that lets no job in.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -30,7 +31,7 @@ type builderConn struct {
 
 // startBuilder serves a builder that follows a script, with or without events, and returns
 // its URL. The real one is tested in cmd/iglu-builder.
-func startBuilder(t *testing.T, events bool, s script) string {
+func startBuilder(t *testing.T, events bool, s script) *url.URL {
 	t.Helper()
 	upgrader := websocket.Upgrader{}
 	if events {
@@ -56,7 +57,17 @@ func startBuilder(t *testing.T, events bool, s script) string {
 		server.Close()
 		sessions.Wait()
 	})
-	return server.URL
+	return addressOf(t, server)
+}
+
+// addressOf returns the URL of a server, as a client takes it.
+func addressOf(t *testing.T, server *httptest.Server) *url.URL {
+	t.Helper()
+	u, err := ParseAddress(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
 }
 
 // send sends a message, as the real builder encodes it.

@@ -42,7 +42,7 @@ func inBubble(t *testing.T, kind devcache.Kind, options Options, test func(t *te
 		b.start()
 		options.Dial, options.Notice = b.network.Dial, b.notice
 		b.Client = newClient(t, "http://cache/default", options)
-		b.options.PartSize = testPart
+		b.uploader.parts.size = testPart
 		if err := b.Register(t.Context(), b.key); err != nil {
 			t.Fatal(err)
 		}
@@ -474,11 +474,11 @@ func TestAbortWithoutAnswer(t *testing.T) {
 // An abort that cannot even be sent holds the end up for half a second.
 func TestAbortThatIsNotSent(t *testing.T) {
 	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
-		b.http.CloseIdleConnections()
+		b.transport.http.CloseIdleConnections()
 		b.kill()
 		defer b.start()
 		b.network.Stall(bubbleHost)
-		b.takeBack(&upload{client: b.Client, narID: "some"})
+		b.uploader.aborter.takeBack(&upload{by: b.uploader, narID: "some"})
 		start := time.Now()
 		b.Close()
 		if took := time.Since(start); took != 500*time.Millisecond {

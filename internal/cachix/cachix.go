@@ -20,7 +20,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 	"unicode"
 )
@@ -91,29 +90,13 @@ func positive[T int | time.Duration](value, initial T) T {
 	return initial
 }
 
-// A Client is a client of one cache.
+// A Client is a client of one cache. It asks about the cache itself, and has its parts do the rest.
 type Client struct {
-	options Options
-	token   string
-	secrets *strings.Replacer
-	home    *url.URL // the cache's address
-	shown   string   // likewise, as errors show it
-	api     string   // …/api/v1/cache/NAME
-	read    string   // where narinfos are; see Locate
-	http    *http.Client
-	hosts   hosts
-	pin     *pin
-
-	uploads    chan struct{} // holds a value for each upload under way
-	parts      chan struct{} // holds a value for each part in memory
-	buffers    chan []byte   // parts to fill again
-	compressor *compressor
-
-	aborting    chan struct{}  // holds a value for each abort under way
-	aborts      sync.WaitGroup // those
-	abortsSent  sync.WaitGroup // those that have not been sent
-	abortCtx    context.Context
-	abortCancel context.CancelFunc
+	transport *transport // makes one attempt at a call
+	retrier   *retrier   // makes it again
+	reader    *reader    // reads what the cache has
+	uploader  *uploader  // pushes paths
+	pin       *pin
 }
 
 // New returns a client of the cache at target, http(s)://HOST/NAME, that shows token
@@ -126,30 +109,17 @@ func New(target, token string, options Options) (*Client, error) {
 	if strings.ContainsFunc(token, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsGraphic(r) }) {
 		return nil, errors.New("the API key holds a character that cannot stand in one, such as a line end")
 	}
-	host, name := at.String(), ""
-	if i := strings.LastIndexByte(host, '/'); i >= 0 {
-		host, name = host[:i], host[i+1:]
-	}
-	options = options.withDefaults()
 	pin := &pin{host: at.Hostname(), moves: at.Scheme == "https"}
-	c := &Client{
-		options:    options,
-		token:      token,
-		secrets:    secretReplacer(token),
-		home:       at,
-		shown:      at.String(),
-		api:        host + "/api/v1/cache/" + name,
-		read:       at.String(),
-		http:       newHTTPClient(options, pin),
-		pin:        pin,
-		uploads:    make(chan struct{}, options.Uploads),
-		parts:      make(chan struct{}, options.Parts),
-		buffers:    make(chan []byte, options.Parts),
-		compressor: newCompressor(options.Uploads),
-		aborting:   make(chan struct{}, options.Uploads),
-	}
-	c.abortCtx, c.abortCancel = context.WithCancel(context.Background())
-	return c, nil
+	transport := newTransport(at, token, options.withDefaults(), pin)
+	retrier := &retrier{transport}
+	reader := &reader{transport: transport, retrier: retrier, at: at.String()}
+	return &Client{
+		transport: transport,
+		retrier:   retrier,
+		reader:    reader,
+		uploader:  newUploader(transport, retrier, reader),
+		pin:       pin,
+	}, nil
 }
 
 // parseTarget reads http(s)://HOST/NAME. Its errors do not repeat the target, since
@@ -167,39 +137,18 @@ func parseTarget(target string) (*url.URL, error) {
 	return at, nil
 }
 
-// newHTTPClient returns a client that keeps as many connections as we use at once,
-// and follows no redirection.
-func newHTTPClient(options Options, pin *pin) *http.Client {
-	connections := options.Uploads + options.Parts
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	if options.Dial != nil {
-		transport.DialContext = options.Dial
-	}
-	transport.DialContext = pin.over(transport.DialContext)
-	transport.MaxIdleConns = 2 * connections
-	transport.MaxIdleConnsPerHost = connections
-	return &http.Client{
-		Transport:     transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-}
-
 // Uploads returns how many paths are pushed at once.
-func (c *Client) Uploads() int { return c.options.Uploads }
-
-// abortGrace is how long Close waits until the aborts of uploads have been sent.
-const abortGrace = 500 * time.Millisecond
+func (c *Client) Uploads() int { return c.transport.options.Uploads }
 
 // Close closes the connections, as soon as what takes uploads back has been sent: there are
 // caches that never answer that. No other method may be called after it, or at the same time.
 func (c *Client) Close() {
-	timer := time.AfterFunc(abortGrace, c.abortCancel)
-	c.abortsSent.Wait()
-	timer.Stop()
-	c.abortCancel()
-	c.aborts.Wait()
-	c.http.CloseIdleConnections()
+	c.uploader.aborter.close()
+	c.transport.http.CloseIdleConnections()
 }
+
+// Renew gives a cache that is away the whole of Options.RetryFor again, from now on.
+func (c *Client) Renew() { c.transport.hosts.renew() }
 
 // Cache is what a cache says of itself. Caches differ in the types and in which properties
 // there are: what is of another type counts as not there.
@@ -274,7 +223,7 @@ func (cache Cache) NamedKeys() []string {
 // NotCachix.
 func (c *Client) Cache(ctx context.Context) (Cache, error) {
 	var cache Cache
-	err := c.do(ctx, c.lookUp(&cache))
+	err := c.retrier.do(ctx, c.transport.lookUp(&cache))
 	if failure, ok := errors.AsType[*Error](err); ok && !failure.away {
 		switch failure.Status {
 		case http.StatusNotFound:
@@ -284,18 +233,14 @@ func (c *Client) Cache(ctx context.Context) (Cache, error) {
 		}
 	}
 	if err == nil && !cache.described() { // JSON, but of something else
-		err = &Error{Kind: NotCachix, Doing: "look up the cache", Cache: c.shown, Status: http.StatusOK}
+		err = &Error{Kind: NotCachix, Doing: "look up the cache", Cache: c.transport.shown, Status: http.StatusOK}
 	}
 	return cache, err
 }
 
-func (c *Client) lookUp(cache *Cache) call {
-	return call{doing: "look up the cache", method: http.MethodGet, url: c.api, answer: cache, lookUp: true}
-}
-
 // Register adds a public signing key to the cache's.
 func (c *Client) Register(ctx context.Context, key *SigningKey) error {
-	return c.do(ctx, call{doing: "register a signing key with", method: http.MethodPost, url: c.api + "/key",
+	return c.retrier.do(ctx, call{doing: "register a signing key with", method: http.MethodPost, url: c.transport.api + "/key",
 		body: map[string]string{"publicKey": key.Public()}})
 }
 
@@ -321,12 +266,12 @@ func (c *Client) Missing(ctx context.Context, hashes []string) ([]string, error)
 func (c *Client) missing(ctx context.Context, hashes []string) ([]string, error) {
 	const doing = "ask what is missing in"
 	var answer []string
-	err := c.do(ctx, call{doing: doing, method: http.MethodPost, url: c.api + "/narinfo", body: hashes, answer: &answer})
+	err := c.retrier.do(ctx, call{doing: doing, method: http.MethodPost, url: c.transport.api + "/narinfo", body: hashes, answer: &answer})
 	if err != nil {
 		return nil, err
 	}
 	if answer == nil { // JSON's null, which must not count as "nothing"
-		return nil, &Error{Kind: NotCachix, Doing: doing, Cache: c.shown, Detail: "it answers null"}
+		return nil, &Error{Kind: NotCachix, Doing: doing, Cache: c.transport.shown, Detail: "it answers null"}
 	}
 	asked := make(map[string]bool, len(hashes))
 	for _, hash := range hashes {
@@ -334,7 +279,7 @@ func (c *Client) missing(ctx context.Context, hashes []string) ([]string, error)
 	}
 	for _, hash := range answer {
 		if !asked[hash] {
-			return nil, &Error{Kind: NotCachix, Doing: doing, Cache: c.shown, Detail: "it names a hash that was not asked for"}
+			return nil, &Error{Kind: NotCachix, Doing: doing, Cache: c.transport.shown, Detail: "it names a hash that was not asked for"}
 		}
 	}
 	return answer, nil

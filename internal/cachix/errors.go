@@ -74,7 +74,7 @@ func (e *Error) Unwrap() error { return e.Cause }
 
 // failed makes the error of a call that got no whole answer. err is the HTTP client's, and
 // request is nil where there was none to send.
-func (c *Client) failed(ctx context.Context, doing string, request *http.Request, err error) error {
+func (t *transport) failed(ctx context.Context, doing string, request *http.Request, err error) error {
 	if ctx.Err() != nil { // ours, not the attempt's
 		return fmt.Errorf("%s: %w", doing, context.Cause(ctx))
 	}
@@ -82,7 +82,7 @@ func (c *Client) failed(ctx context.Context, doing string, request *http.Request
 	if wrapper, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapper.Err
 	}
-	failure := &Error{Kind: Unreachable, Doing: doing, Cache: c.shown, Cause: err}
+	failure := &Error{Kind: Unreachable, Doing: doing, Cache: t.shown, Cause: err}
 	if request == nil {
 		return failure
 	}
@@ -91,15 +91,15 @@ func (c *Client) failed(ctx context.Context, doing string, request *http.Request
 		failure.Kind, failure.Cause = TimedOut, nil
 	}
 	// The name of a container is gone for as long as that does not run.
-	if lookup, ok := errors.AsType[*net.DNSError](err); ok && lookup.IsNotFound && !c.hosts.has(failure.host) {
+	if lookup, ok := errors.AsType[*net.DNSError](err); ok && lookup.IsNotFound && !t.hosts.has(failure.host) {
 		failure.again = false
 	}
 	return failure
 }
 
 // answered makes the error of an answer that is not the one wanted.
-func (c *Client) answered(doing string, response *http.Response, body []byte) *Error {
-	failure := &Error{Kind: Refused, Doing: doing, Cache: c.shown, Status: response.StatusCode, Detail: c.excerpt(body),
+func (t *transport) answered(doing string, response *http.Response, body []byte) *Error {
+	failure := &Error{Kind: Refused, Doing: doing, Cache: t.shown, Status: response.StatusCode, Detail: t.excerpt(body),
 		host: response.Request.URL.Host}
 	switch status := response.StatusCode; {
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
@@ -138,8 +138,8 @@ var queries = regexp.MustCompile(`\?\S+|//[^/\s@]+@`)
 
 // excerpt returns the beginning of what a server says, on one line, without what
 // must not be repeated.
-func (c *Client) excerpt(body []byte) string {
-	text := c.secrets.Replace(string(body))
+func (t *transport) excerpt(body []byte) string {
+	text := t.secrets.Replace(string(body))
 	text = queries.ReplaceAllString(text, "?…")
 	text = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {

@@ -104,7 +104,7 @@ func testPushFault(t *testing.T, fault devcache.Fault, want error) {
 		}
 	}
 	// Nothing is left of it, and the client goes on.
-	w.aborts.Wait()
+	w.uploader.aborter.aborts.Wait()
 	if n := w.uploads(); want != nil && n != 0 {
 		t.Errorf("%d uploads are left", n)
 	}
@@ -238,12 +238,12 @@ func TestPause(t *testing.T) {
 	c := newClient(t, "http://localhost/default", Options{Backoff: time.Second})
 	for n, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 3: 4 * time.Second, 4: 5 * time.Second, 5: 5 * time.Second, 1000: 5 * time.Second} {
 		for range 100 {
-			if got := c.pause(n, 0); got < want/2 || got > want {
+			if got := c.retrier.pause(n, 0); got < want/2 || got > want {
 				t.Errorf("after attempt %d: %v, want %v to %v", n, got, want/2, want)
 			}
 		}
 	}
-	if got := c.pause(1, time.Hour); got != 2*time.Minute {
+	if got := c.retrier.pause(1, time.Hour); got != 2*time.Minute {
 		t.Errorf("after an hour was asked for: %v, want 2m0s", got)
 	}
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)

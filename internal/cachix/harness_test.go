@@ -132,7 +132,7 @@ func emptyWorld(t *testing.T, options Options) *world {
 	t.Cleanup(server.Close)
 	w.url = server.URL
 	w.Client = newClient(t, server.URL+"/default", options)
-	w.Client.options.PartSize = testPart
+	w.uploader.parts.size = testPart
 	return w
 }
 

@@ -218,7 +218,7 @@ func TestVerifyNar(t *testing.T) {
 				if err != nil && (strings.Contains(err.Error(), "words of") || strings.Contains(err.Error(), "secret")) {
 					t.Errorf("it repeats too much: %v", err)
 				}
-				b.http.CloseIdleConnections()
+				b.transport.http.CloseIdleConnections()
 			})
 		})
 	}
@@ -337,7 +337,7 @@ func TestURLOfNar(t *testing.T) {
 				t.Errorf("%s: error %v, want %s", url, err, want)
 			}
 		}
-		b.http.CloseIdleConnections()
+		b.transport.http.CloseIdleConnections()
 	})
 }
 

@@ -56,3 +56,21 @@ func (k *SigningKey) Sign(fingerprint string) string {
 func (k *SigningKey) String() string       { return "signing key of " + k.Public() }
 func (k *SigningKey) GoString() string     { return k.String() }
 func (k *SigningKey) LogValue() slog.Value { return slog.StringValue(k.String()) }
+
+// publicOf returns the public half of a key, or nothing of none.
+func publicOf(key *SigningKey) []ed25519.PublicKey {
+	if key == nil {
+		return nil
+	}
+	return []ed25519.PublicKey{key.public()}
+}
+
+// publicKey returns the base64 of a public key that is written with or without
+// 'NAME:' in front, and whether it is one.
+func publicKey(text string) (string, bool) {
+	if _, encoded, named := strings.Cut(text, ":"); named {
+		text = encoded
+	}
+	raw, err := base64.StdEncoding.DecodeString(text)
+	return text, err == nil && len(raw) == ed25519.PublicKeySize
+}

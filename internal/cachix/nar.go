@@ -33,69 +33,69 @@ const (
 // checkNar checks that the archive that a narinfo names is there: it asks for its beginning.
 // That is a GET, and the beginning is looked at, because there are caches that answer 200 to
 // every HEAD, and to every address that they do not know.
-func (c *Client) checkNar(ctx context.Context, p Path, fields narInfoFields) error {
-	at, err := url.Parse(c.read + "/")
+func (r *reader) checkNar(ctx context.Context, p Path, fields narInfoFields) error {
+	at, err := url.Parse(r.at + "/")
 	if err == nil {
 		at, err = at.Parse(fields["URL"][0])
 	}
 	if err != nil {
-		return &Error{Kind: NotAsPushed, Doing: c.verifying(p), Cache: c.shown, Detail: "its URL is none"}
+		return &Error{Kind: NotAsPushed, Doing: r.verifying(p), Cache: r.transport.shown, Detail: "its URL is none"}
 	}
-	attempt, cancel := context.WithTimeout(ctx, c.options.CallTimeout)
+	attempt, cancel := context.WithTimeout(ctx, r.transport.options.CallTimeout)
 	defer cancel()
 	for range maxRedirects {
-		next, err := c.narAt(ctx, attempt, p, fields, at)
+		next, err := r.narAt(ctx, attempt, p, fields, at)
 		if next == nil || err != nil {
 			return err
 		}
 		at = next
 	}
-	return &Error{Kind: NotAsPushed, Doing: c.verifying(p), Cache: c.shown, Detail: "its NAR is always elsewhere"}
+	return &Error{Kind: NotAsPushed, Doing: r.verifying(p), Cache: r.transport.shown, Detail: "its NAR is always elsewhere"}
 }
 
 // narAt looks for an archive at an address, or returns where it is said to be. attempt is
 // part of ctx.
-func (c *Client) narAt(ctx, attempt context.Context, p Path, fields narInfoFields, at *url.URL) (elsewhere *url.URL, err error) {
+func (r *reader) narAt(ctx, attempt context.Context, p Path, fields narInfoFields, at *url.URL) (elsewhere *url.URL, err error) {
 	request, err := http.NewRequestWithContext(attempt, http.MethodGet, at.String(), nil)
 	if err != nil {
-		return nil, c.failed(ctx, c.verifying(p), nil, err)
+		return nil, r.transport.failed(ctx, r.verifying(p), nil, err)
 	}
-	if c.isOurs(at) {
-		c.authorize(request)
+	if r.transport.isOurs(at) {
+		r.transport.authorize(request)
 	}
 	request.Header.Set("User-Agent", userAgent)
 	request.Header.Set("Range", fmt.Sprintf("bytes=0-%d", narBegin-1))
-	response, err := c.http.Do(request)
+	response, err := r.transport.http.Do(request)
 	if err != nil {
-		return nil, c.failed(ctx, c.verifying(p), request, err)
+		return nil, r.transport.failed(ctx, r.verifying(p), request, err)
 	}
 	defer response.Body.Close()
 	switch status := response.StatusCode; {
 	case status == http.StatusOK || status == http.StatusPartialContent:
 	case status == http.StatusNotFound:
-		return nil, c.notThere(c.verifying(p), request, "its narinfo is there, and its NAR is not")
+		return nil, r.notThere(r.verifying(p), request, "its narinfo is there, and its NAR is not")
 	case status/100 == 3 && response.Header.Get("Location") != "":
 		elsewhere, err := response.Location()
 		if err != nil || elsewhere.Scheme != "http" && elsewhere.Scheme != "https" {
-			return nil, c.answered(c.verifying(p), response, nil)
+			return nil, r.transport.answered(r.verifying(p), response, nil)
 		}
 		return elsewhere, nil
 	default:
-		failure := c.answered(c.verifying(p), response, nil) // an object store's words hold secrets
-		if failure.Kind == KeyRefused && !c.isOurs(at) {
+		failure := r.transport.answered(r.verifying(p), response, nil) // an object store's words hold secrets
+		if failure.Kind == KeyRefused && !r.transport.isOurs(at) {
 			failure.Kind = Refused // it was not asked with the API key
 		}
 		return nil, failure
 	}
 	begin, err := io.ReadAll(io.LimitReader(response.Body, narBegin))
 	if err != nil {
-		return nil, c.failed(ctx, c.verifying(p), request, err)
+		return nil, r.transport.failed(ctx, r.verifying(p), request, err)
 	}
 	_, _ = io.CopyN(io.Discard, response.Body, narDrain)
 	if wrong := fields.checkBegin(begin, narSize(response)); wrong != "" {
-		return nil, &Error{Kind: NotAsPushed, Doing: c.verifying(p), Cache: c.shown, Detail: wrong}
+		return nil, &Error{Kind: NotAsPushed, Doing: r.verifying(p), Cache: r.transport.shown, Detail: wrong}
 	}
-	c.answeredBy(request.URL.Host)
+	r.transport.hosts.answered(request.URL.Host)
 	return nil, nil
 }
 

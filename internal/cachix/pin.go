@@ -25,15 +25,19 @@ type pin struct {
 // Pin looks up the cache's host and loads the roots of trust of this machine, so that neither is
 // read from a file after it has returned. What fails fails again when the cache is called.
 func (c *Client) Pin(ctx context.Context) error {
-	_, err := x509.SystemCertPool() // which is kept
-	if c.options.Dial != nil {      // a network of its own, which knows its names
+	_, err := x509.SystemCertPool()      // which is kept
+	if c.transport.options.Dial != nil { // a network of its own, which knows its names
 		return err
 	}
-	c.pin.mu.Lock()
-	defer c.pin.mu.Unlock()
-	addresses, lookupErr := net.DefaultResolver.LookupNetIP(ctx, "ip", c.pin.host)
-	c.pin.addresses = addresses
-	return errors.Join(err, lookupErr)
+	return errors.Join(err, c.pin.lookUp(ctx))
+}
+
+// lookUp pins the host to where it is found now.
+func (p *pin) lookUp(ctx context.Context) (err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.addresses, err = net.DefaultResolver.LookupNetIP(ctx, "ip", p.host)
+	return err
 }
 
 func (p *pin) known(host string) []netip.Addr {
@@ -77,7 +81,7 @@ func (p *pin) over(dial dialer) dialer {
 // InTheOpen reports whether what goes to the cache can be read and changed on its way: its
 // address is http://, and not that of this machine or of a private network.
 func (c *Client) InTheOpen() bool {
-	if c.home.Scheme != "http" {
+	if c.transport.home.Scheme != "http" {
 		return false
 	}
 	for _, ip := range c.pin.known(c.pin.host) {

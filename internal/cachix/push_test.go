@@ -153,7 +153,7 @@ func (p inPieces) Write(b []byte) (n int, err error) {
 
 // A file that fills a part to the byte is one part.
 func TestFullPart(t *testing.T) {
-	u := newWorld(t, quick()).newUpload(t.Context(), small(t).Path)
+	u := newWorld(t, quick()).uploader.newUpload(t.Context(), small(t).Path)
 	if _, err := u.Write(make([]byte, testPart)); err != nil {
 		t.Fatal(err)
 	}
@@ -473,7 +473,7 @@ func TestWrongArchive(t *testing.T) {
 			t.Errorf("%s has been announced", s.Name())
 		}
 	}
-	w.aborts.Wait()
+	w.uploader.aborter.aborts.Wait()
 	if n := w.uploads(); n != 0 {
 		t.Errorf("%d uploads are left", n)
 	}

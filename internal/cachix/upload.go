@@ -6,18 +6,21 @@ import (
 	"crypto/md5"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 )
 
 // An upload is a path on its way. It is the writer of the compressed archive, which
 // it cuts into parts that are sent while the next is filled.
 type upload struct {
-	client *Client
+	by     *uploader // which has what all uploads share
 	path   Path
 	ctx    context.Context // ends with the first part that cannot be sent
 	cancel context.CancelCauseFunc
@@ -40,10 +43,68 @@ type part struct {
 	ETag   string `json:"eTag"`
 }
 
-func (c *Client) newUpload(ctx context.Context, p Path) *upload {
-	u := &upload{client: c, path: p, file: sha256.New()}
-	u.ctx, u.cancel = context.WithCancelCause(ctx)
-	return u
+// push sends the archive and announces the path.
+func (u *upload) push(nar func(w io.Writer) error, key *SigningKey) error {
+	if err := u.compress(nar); err != nil {
+		// Why a part was not taken is the cause of whatever came of it.
+		if u.ctx.Err() != nil {
+			return context.Cause(u.ctx)
+		}
+		return err
+	}
+	if err := u.finish(); err != nil {
+		return err
+	}
+	return u.announce(key)
+}
+
+// partsLost is how Iglu Cache says that it has thrown the parts of an upload away, as it does
+// when it starts.
+const partsLost = "Part file does not exist"
+
+// isLost reports whether an upload has failed because the cache does not have it any more,
+// or not all of it: it says so, or it was away since the upload began.
+func (u *upload) isLost(err error) bool {
+	failure, ok := errors.AsType[*Error](err)
+	return ok && u.narID != "" && failure.Kind == Refused &&
+		(failure.Status == http.StatusNotFound || strings.Contains(failure.Detail, partsLost) ||
+			u.by.transport.hosts.outages(u.by.transport.home.Host) != u.outages)
+}
+
+// A meter takes an archive's hash and size as it goes by.
+type meter struct {
+	hash hash.Hash
+	size int64
+}
+
+func (m *meter) Write(b []byte) (int, error) {
+	m.size += int64(len(b))
+	return m.hash.Write(b)
+}
+
+// compress runs the archive through its checks and the compression into parts.
+func (u *upload) compress(nar func(w io.Writer) error) error {
+	compression := u.by.compressor.compress(u)
+	archive := &meter{hash: sha256.New()}
+	err := compression.finish(nar(io.MultiWriter(archive, compression)))
+	if err != nil {
+		return fmt.Errorf("push %s: %w", u.path.Name(), err)
+	}
+	return u.compare(archive)
+}
+
+// compare checks the archive against what the store has on record.
+func (u *upload) compare(archive *meter) error {
+	wrong := &Error{Kind: WrongNar, Doing: "push " + u.path.Name() + " to", Cache: u.by.transport.shown}
+	if archive.size != u.path.NarSize {
+		wrong.Detail = fmt.Sprintf("%d bytes, and %d on record", archive.size, u.path.NarSize)
+		return wrong
+	}
+	if sum := Hash(archive.hash.Sum(nil)); sum != u.path.NarHash {
+		wrong.Detail = fmt.Sprintf("%s, and %s on record", sum, u.path.NarHash)
+		return wrong
+	}
+	return nil
 }
 
 // close ends what is still under way and gives the buffer back.
@@ -51,7 +112,7 @@ func (u *upload) close() {
 	u.cancel(context.Canceled)
 	u.sending.Wait()
 	if u.buffer != nil {
-		u.client.release(u.buffer)
+		u.by.parts.release(u.buffer)
 		u.buffer = nil
 	}
 }
@@ -64,46 +125,25 @@ func (u *upload) Write(b []byte) (int, error) {
 	u.file.Write(b)
 	u.size += int64(len(b))
 	for rest := b; len(rest) > 0; {
-		if len(u.buffer) == u.client.options.PartSize {
+		if len(u.buffer) == u.by.parts.size {
 			if err := u.flush(); err != nil {
 				return 0, err
 			}
 		}
 		if u.buffer == nil {
-			buffer, err := u.client.acquire(u.ctx)
+			buffer, err := u.by.parts.acquire(u.ctx)
 			if err != nil {
 				return 0, err
 			}
 			u.buffer = buffer
 		}
-		n := min(len(rest), u.client.options.PartSize-len(u.buffer))
+		n := min(len(rest), u.by.parts.size-len(u.buffer))
 		u.buffer, rest = append(u.buffer, rest[:n]...), rest[n:]
 	}
 	if u.ctx.Err() != nil {
 		return 0, context.Cause(u.ctx)
 	}
 	return len(b), nil
-}
-
-// acquire returns an empty part, as soon as there is room for one in memory.
-func (c *Client) acquire(ctx context.Context) ([]byte, error) {
-	select {
-	case c.parts <- struct{}{}:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	select {
-	case buffer := <-c.buffers:
-		return buffer[:0], nil
-	default:
-		return make([]byte, 0, c.options.PartSize), nil
-	}
-}
-
-// release gives a part's memory to the next.
-func (c *Client) release(buffer []byte) {
-	c.buffers <- buffer // there is room for as many as there are parts
-	<-c.parts
 }
 
 // finish sends the last part and waits until all are there.
@@ -132,7 +172,7 @@ func (u *upload) flush() error {
 	number := len(u.sent)
 	u.mu.Unlock()
 	u.sending.Go(func() {
-		defer u.client.release(buffer)
+		defer u.by.parts.release(buffer)
 		eTag, err := u.send(number, buffer)
 		if err != nil {
 			u.cancel(err)
@@ -152,14 +192,14 @@ func (u *upload) begin() error {
 		UploadID string `json:"uploadId"`
 	}
 	doing := "start the upload of " + u.path.Name() + " to"
-	u.outages = u.client.hosts.outages(u.client.home.Host)
-	err := u.client.do(u.ctx, call{doing: doing, method: http.MethodPost,
-		url: u.client.api + "/multipart-nar?compression=zst", answer: &answer})
+	u.outages = u.by.transport.hosts.outages(u.by.transport.home.Host)
+	err := u.by.retrier.do(u.ctx, call{doing: doing, method: http.MethodPost,
+		url: u.by.transport.api + "/multipart-nar?compression=zst", answer: &answer})
 	if err != nil {
 		return err
 	}
 	if answer.NarID == "" || answer.UploadID == "" {
-		return &Error{Kind: NotCachix, Doing: doing, Cache: u.client.shown, Detail: "it names no upload"}
+		return &Error{Kind: NotCachix, Doing: doing, Cache: u.by.transport.shown, Detail: "it names no upload"}
 	}
 	u.narID, u.uploadID = answer.NarID, answer.UploadID
 	return nil
@@ -167,7 +207,7 @@ func (u *upload) begin() error {
 
 // url returns the address of a call about the upload.
 func (u *upload) url(action, query string) string {
-	return u.client.api + "/multipart-nar/" + url.PathEscape(u.narID) + action +
+	return u.by.transport.api + "/multipart-nar/" + url.PathEscape(u.narID) + action +
 		"?uploadId=" + url.QueryEscape(u.uploadID) + query
 }
 
@@ -177,11 +217,11 @@ func (u *upload) send(number int, content []byte) (eTag string, err error) {
 	sum := md5.Sum(content)
 	contentMD5 := base64.StdEncoding.EncodeToString(sum[:])
 	doing := fmt.Sprintf("send part %d of %s to", number, u.path.Name())
-	err = u.client.retry(u.ctx, func() error {
+	err = u.by.retrier.retry(u.ctx, func() error {
 		var answer struct {
 			UploadURL string `json:"uploadUrl"`
 		}
-		err := u.client.once(u.ctx, call{doing: doing, method: http.MethodPost,
+		err := u.by.transport.once(u.ctx, call{doing: doing, method: http.MethodPost,
 			url:  u.url("", "&partNumber="+strconv.Itoa(number)),
 			body: map[string]string{"contentMD5": contentMD5}, answer: &answer})
 		if err == nil {
@@ -195,11 +235,11 @@ func (u *upload) send(number int, content []byte) (eTag string, err error) {
 // put sends a part's bytes to the address that the cache has given for it, which is
 // a secret: it can hold the API key or stand for it.
 func (u *upload) put(doing, address, contentMD5 string, content []byte) (eTag string, err error) {
-	c := u.client
+	t := u.by.transport
 	notCachix := func(detail string) error {
-		return &Error{Kind: NotCachix, Doing: doing, Cache: c.shown, Detail: detail}
+		return &Error{Kind: NotCachix, Doing: doing, Cache: t.shown, Detail: detail}
 	}
-	ctx, cancel := context.WithTimeout(u.ctx, c.options.PartTimeout)
+	ctx, cancel := context.WithTimeout(u.ctx, t.options.PartTimeout)
 	defer cancel()
 	// The query stays as it is: it can hold base64 that nobody has escaped.
 	request, err := http.NewRequestWithContext(ctx, http.MethodPut, address, bytes.NewReader(content))
@@ -208,19 +248,19 @@ func (u *upload) put(doing, address, contentMD5 string, content []byte) (eTag st
 	}
 	request.Header.Set("Content-Type", "application/octet-stream")
 	request.Header.Set("Content-MD5", contentMD5)
-	response, _, err := c.exchange(request)
+	response, _, err := t.exchange(request)
 	if err != nil {
-		return "", c.failed(u.ctx, doing, request, err)
+		return "", t.failed(u.ctx, doing, request, err)
 	}
 	if response.StatusCode/100 != 2 {
 		// Without its words: an object store repeats there what it was asked, signed.
-		failure := c.answered(doing, response, nil)
+		failure := t.answered(doing, response, nil)
 		if failure.Kind == KeyRefused {
 			failure.Kind = Refused // it was not asked with the API key
 		}
 		return "", failure
 	}
-	c.answeredBy(request.URL.Host)
+	t.hosts.answered(request.URL.Host)
 	if eTag = response.Header.Get("ETag"); eTag == "" {
 		return "", notCachix("it does not confirm a part with an ETag")
 	}

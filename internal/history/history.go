@@ -28,7 +28,7 @@ const (
 	maxText = 2 << 10
 	// lockTimeout is how long another process that has the file open is waited for: one
 	// that is being replaced by this.
-	lockTimeout = 5 * time.Second
+	lockTimeout = time.Second
 )
 
 // Records lie by when their jobs began, so that the newest are the last; ids says where.
@@ -36,6 +36,9 @@ var (
 	recordsBucket = []byte("records")
 	idsBucket     = []byte("ids")
 )
+
+// ErrInUse is returned for a file that another process has open.
+var ErrInUse = errors.New("another process has it open")
 
 // ErrNotFound is returned for a job of which there is no record.
 var ErrNotFound = errors.New("there is no record of the job")
@@ -64,8 +67,7 @@ func Open(name string) (*History, error) {
 	}
 	switch pathErr, ok := errors.AsType[*os.PathError](err); {
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("open the history %s: another process has it open"+
-			"\nhint: two builders need different instances (IGLU_INSTANCE)", name)
+		return nil, fmt.Errorf("open the history %s: %w", name, ErrInUse)
 	case ok:
 		return nil, fmt.Errorf("open the history: %w", pathErr)
 	}

@@ -68,13 +68,11 @@ const (
 	Askpass = "iglu-askpass"
 )
 
-// ExitUnpushed is the exit code of a job whose build succeeded but not its push:
-// EX_TEMPFAIL of BSD's sysexits.h. What could not be pushed then stands in the file
-// Unpushed of the container, as text for the job's user. Without that file, the code is
-// the command's own.
+// Exit codes of the container beside those of its programs, as BSD's sysexits.h names them.
 const (
-	ExitUnpushed = 75
-	Unpushed     = "/iglu-unpushed"
+	ExitUnpushed      = 75 // EX_TEMPFAIL: the build succeeded, but not its push
+	ExitUnusableStore = 70 // EX_SOFTWARE: the store of earlier jobs is unfit, and nothing of the job has run
+	ExitLifelineLost  = 74 // EX_IOERR: the builder, or the connection to it, is gone
 )
 
 // BuildDir is the folder of the container in which Nix builds: on the engine's disk, not in
@@ -91,42 +89,23 @@ const (
 	StoreUsed  = "used"  // earlier jobs have had it
 )
 
-// ExitUnusableStore is the exit code of a job that found its store, of earlier jobs, unfit before
-// anything of it ran, so that it can begin again with another: EX_SOFTWARE of BSD's sysexits.h.
-// The container then has the file UnusableStore. Without that file, the code says something else.
-const (
-	ExitUnusableStore = 70
-	UnusableStore     = "/iglu-unusable-store"
-)
-
 // What can be done with a store between jobs: the values of Upkeep. Collect is followed by
 // a space and the bytes that are to be freed. The container prints the store's size in
 // bytes as its last line, and its exit code is 0 if the store is sound.
 const (
-	UpkeepMeasure = "measure"
-	UpkeepVerify  = "verify"
+	UpkeepCheck   = "check" // that it is sound, if that is not known
 	UpkeepCollect = "collect"
 )
 
 // NixLog is a socket of the container to which Nix tells what it does, for programs.
 const NixLog = "/iglu-nix"
 
-// EndMark is a file that the container has when its job ended with an exit code that a signal
-// from outside could have caused too: the engine tells no difference. It is empty if the job
-// ended by itself, and not if it ended because the lifeline did.
-const EndMark = "/iglu-ended"
-
-// OutOfMemory is a file that the container has when its job failed and a process of it had
-// been killed for want of memory. Of the container's first process only the engine can say
-// that; Podman 4.3 says it of none.
-const OutOfMemory = "/iglu-out-of-memory"
-
 // A container's standard input is its lifeline. The builder writes a byte into it every
-// Beat. When it ends, or nothing has come for Silence, the builder or its engine is gone,
+// Heartbeat. When it ends, or nothing has come for Silence, the builder or its engine is gone,
 // and the job ends by itself.
 const (
-	Beat    = 5 * time.Second
-	Silence = 30 * time.Second
+	Heartbeat = 5 * time.Second
+	Silence   = 30 * time.Second
 )
 
 // Job is what a container is told of its job.

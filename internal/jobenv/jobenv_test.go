@@ -143,7 +143,7 @@ func TestDocumentation(t *testing.T) {
 			t.Errorf("%s does not name `%s`", file, f.name)
 		}
 	}
-	for _, lifeline := range []string{fmt.Sprintf("every %v s.", Beat.Seconds()), fmt.Sprintf("nothing has come for %v s", Silence.Seconds())} {
+	for _, lifeline := range []string{fmt.Sprintf("every %v s.", Heartbeat.Seconds()), fmt.Sprintf("nothing has come for %v s", Silence.Seconds())} {
 		if !strings.Contains(string(text), lifeline) {
 			t.Errorf("%s does not say %q", file, lifeline)
 		}

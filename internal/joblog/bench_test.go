@@ -35,7 +35,7 @@ func BenchmarkStream(b *testing.B) {
 		if _, err := stream.Write(chunk); err != nil {
 			b.Fatal(err)
 		}
-		l.size = 0 // the disk is not what is measured
+		l.index.size = 0 // the disk is not what is measured
 	}
 }
 
@@ -81,14 +81,14 @@ func BenchmarkReaders(b *testing.B) {
 	l.Seal()
 	b.Run("lines", func(b *testing.B) {
 		for b.Loop() {
-			if err := l.Follow(b.Context(), 0, io.Discard); err != nil {
+			if err := reading(l).Follow(b.Context(), 0, io.Discard); err != nil {
 				b.Fatal(err)
 			}
 		}
 	})
 	b.Run("messages", func(b *testing.B) {
 		for b.Loop() {
-			if err := l.FollowMessages(b.Context(), 1, func([]schemas.Message) error { return nil }); err != nil {
+			if err := reading(l).FollowMessages(b.Context(), 1, func([]schemas.Message) error { return nil }); err != nil {
 				b.Fatal(err)
 			}
 		}

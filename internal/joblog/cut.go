@@ -22,9 +22,9 @@ type cut struct {
 	leftOut int64   // bytes between the file and tail
 }
 
-// beginCut writes what fits of the lines, and says that the log is cut there.
+// beginCut writes what fits of the lines, and says that the log is cut there. index.mu is held.
 func (l *Log) beginCut(lines []byte, p piece) {
-	fits := bytes.LastIndexByte(lines[:max(0, l.limit-l.size)], '\n') + 1
+	fits := bytes.LastIndexByte(lines[:max(0, l.limit-l.index.size)], '\n') + 1
 	notice := fmt.Sprintf("iglu: the log is cut here, at its limit of %d bytes; the job goes on, and the log's last lines follow when it ends\n",
 		l.limit+cutReserve)
 	l.write(append(bytes.Clone(lines[:fits]), notice...),
@@ -33,9 +33,9 @@ func (l *Log) beginCut(lines []byte, p piece) {
 	l.cut.add(lines[fits:], piece{p.stream, p.at, len(lines) - fits})
 }
 
-// endCut writes what is kept of the end of a log that is cut.
+// endCut writes what is kept of the end of a log that is cut. index.mu is held.
 func (l *Log) endCut() {
-	if l.cut == nil || l.failed != nil {
+	if l.cut == nil || l.index.failed != nil {
 		return
 	}
 	tail, pieces := l.cut.end()

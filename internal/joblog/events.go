@@ -17,14 +17,15 @@ func (l *Log) Event(e schemas.Event) error {
 	defer l.events.Unlock()
 	_, minor := e.(schemas.LineEvent)
 	data := schemas.AppendEvent(nil, l.redacted(e))
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.failed == nil && !l.sealed && len(data) <= maxRecord && l.journal.hasRoom(len(data), minor) {
-		l.journal.other(eventRecord, time.Now().UnixMilli(), data)
-		l.flush(false)
-		l.wake()
+	x := l.index
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.failed == nil && !x.sealed && len(data) <= maxRecord && x.journal.hasRoom(len(data), minor) {
+		x.journal.other(eventRecord, time.Now().UnixMilli(), data)
+		x.flush(false)
+		x.wake()
 	}
-	return l.failed
+	return x.failed
 }
 
 // responseMessage is a message that is no line and more than an event, as the journal keeps
@@ -47,16 +48,17 @@ func (l *Log) Respond(response schemas.Response, e schemas.Event) schemas.Messag
 	if err != nil {
 		panic("joblog: a message always encodes: " + err.Error())
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	x := l.index
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	if message.Last() {
 		l.endCut()
 	}
-	if l.failed == nil && !l.sealed {
-		l.journal.other(responseRecord, message.Time.UnixMilli(), data)
-		message.Seq = l.journal.end.messages
-		l.flush(false)
-		l.wake()
+	if x.failed == nil && !x.sealed {
+		x.journal.other(responseRecord, message.Time.UnixMilli(), data)
+		message.Seq = x.journal.end.messages
+		x.flush(false)
+		x.wake()
 	}
 	return message
 }

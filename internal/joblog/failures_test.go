@@ -135,12 +135,12 @@ func TestReaderErrors(t *testing.T) {
 // Of 16 ended jobs, those that were read last, it is known where their lines are.
 func TestIndexed(t *testing.T) {
 	s := newStore(t, Keep{Jobs: 100})
-	logs := map[int]*Log{}
+	indexes := map[int]*index{}
 	read := func(n int) (known bool) {
 		t.Helper()
-		log := readerOf(t, s, fmt.Sprint(n)).log
-		known = logs[n] == log
-		logs[n] = log
+		x := readerOf(t, s, fmt.Sprint(n)).index
+		known = indexes[n] == x
+		indexes[n] = x
 		return known
 	}
 	for n := range 17 {
@@ -231,14 +231,14 @@ func TestTruncatedFiles(t *testing.T) {
 // A journal that cannot be written is an error of its log.
 func TestClosedJournal(t *testing.T) {
 	l := newLog(t)
-	if err := l.journal.file.Close(); err != nil {
+	if err := l.index.journal.file.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.Stream(schemas.Stdout).Write([]byte("a\n")); !errors.Is(err, os.ErrClosed) || !strings.HasPrefix(err.Error(), "write a job's journal: ") {
 		t.Errorf("Write: error %v", err)
 	}
 	l.Seal()
-	_, err := messagesOf(func(take func([]schemas.Message) error) error { return l.FollowMessages(t.Context(), 1, take) })
+	_, err := messagesOf(func(take func([]schemas.Message) error) error { return reading(l).FollowMessages(t.Context(), 1, take) })
 	for call, err := range map[string]error{"Event": l.Event(schemas.PushEvent{}), "FollowMessages": err} {
 		if !errors.Is(err, os.ErrClosed) {
 			t.Errorf("%s: error %v", call, err)
@@ -260,7 +260,7 @@ func TestBatches(t *testing.T) {
 	var sizes []int
 	follow := func(from int64, take func([]schemas.Message) error) error {
 		sizes = nil
-		return l.FollowMessages(t.Context(), from, func(m []schemas.Message) error {
+		return reading(l).FollowMessages(t.Context(), from, func(m []schemas.Message) error {
 			sizes = append(sizes, len(m))
 			return take(m)
 		})
@@ -285,7 +285,7 @@ func TestBatches(t *testing.T) {
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := l.FollowMessages(gone, 1, func([]schemas.Message) error { return nil }); !errors.Is(err, context.Canceled) {
+	if err := reading(l).FollowMessages(gone, 1, func([]schemas.Message) error { return nil }); !errors.Is(err, context.Canceled) {
 		t.Errorf("of a client that is gone: %v", err)
 	}
 }
@@ -301,7 +301,7 @@ func TestSealed(t *testing.T) {
 	if err := l.Event(schemas.PushEvent{}); err != nil {
 		t.Error(err)
 	}
-	got, err := messagesOf(func(take func([]schemas.Message) error) error { return l.FollowMessages(t.Context(), 1, take) })
+	got, err := messagesOf(func(take func([]schemas.Message) error) error { return reading(l).FollowMessages(t.Context(), 1, take) })
 	accepted := schemas.Accepted()
 	if diff := cmp.Diff(expected([]schemas.Message{{Response: &accepted}}), got); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)

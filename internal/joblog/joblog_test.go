@@ -50,10 +50,15 @@ func (r *reader) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// reading returns a reader of l's own files.
+func reading(l *Log) *Reader {
+	return &Reader{index: l.index, file: l.file, journal: l.index.journal.file, close: func() error { return nil }}
+}
+
 // follow starts a follower of l and returns where its result will be.
 func follow(ctx context.Context, l *Log, w io.Writer) <-chan error {
 	result := make(chan error, 1)
-	go func() { result <- l.Follow(ctx, 0, w) }()
+	go func() { result <- reading(l).Follow(ctx, 0, w) }()
 	return result
 }
 
@@ -202,7 +207,7 @@ func TestLongestLineIsOneWrite(t *testing.T) {
 	write(t, l.Stream(schemas.Stdout), "first\n", strings.Repeat("\xff", longest)+"\n")
 	l.Seal()
 	r := newReader()
-	if err := l.Follow(context.Background(), 0, r); err != nil {
+	if err := reading(l).Follow(context.Background(), 0, r); err != nil {
 		t.Fatal(err)
 	}
 	if want := "first\n" + strings.Repeat("\ufffd", longest) + "\n"; r.text.String() != want || r.torn > 0 {
@@ -252,7 +257,7 @@ func TestCancelWhileBehind(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	written := 0
-	err := l.Follow(ctx, 0, writerFunc(func(p []byte) (int, error) {
+	err := reading(l).Follow(ctx, 0, writerFunc(func(p []byte) (int, error) {
 		cancel()
 		written += len(p)
 		return len(p), nil
@@ -331,7 +336,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	l.Seal()
 	late := newReader()
-	if err := l.Follow(context.Background(), 0, late); err == nil {
+	if err := reading(l).Follow(context.Background(), 0, late); err == nil {
 		t.Error("Follow afterwards: no error, as if the log were complete")
 	}
 	for _, r := range []*reader{r, late} {

@@ -20,7 +20,7 @@ import (
 // of the JSON and the JSON itself. A record takes one to three bytes for a chunk of lines.
 //
 // Records are gathered and written in bursts, so that a line costs no second system call.
-// Readers get the rest through the Log.
+// Readers get the rest through the index.
 type journal struct {
 	file    *os.File
 	limit   int64 // in bytes, of what is not lines

@@ -80,12 +80,12 @@ func TestJournalIsWritten(t *testing.T) {
 		}
 		check := func(what string, written bool) {
 			t.Helper()
-			info, err := os.Stat(l.journal.file.Name())
+			info, err := os.Stat(l.index.journal.file.Name())
 			if err != nil {
 				t.Fatal(err)
 			}
-			if (info.Size() > length) != written || info.Size() > l.journal.size() {
-				t.Errorf("%s: the file has %d of %d bytes, it had %d before", what, info.Size(), l.journal.size(), length)
+			if (info.Size() > length) != written || info.Size() > l.index.journal.size() {
+				t.Errorf("%s: the file has %d of %d bytes, it had %d before", what, info.Size(), l.index.journal.size(), length)
 			}
 			length = info.Size()
 		}
@@ -105,8 +105,8 @@ func TestJournalIsWritten(t *testing.T) {
 		event(1)
 		l.Seal()
 		check("the end", true)
-		if length != l.journal.size() {
-			t.Errorf("the file has %d of %d bytes in the end", length, l.journal.size())
+		if length != l.index.journal.size() {
+			t.Errorf("the file has %d of %d bytes in the end", length, l.index.journal.size())
 		}
 	})
 }

@@ -59,7 +59,7 @@ func sealed(t testing.TB, l *Log) []string {
 	t.Helper()
 	l.Seal()
 	var all strings.Builder
-	if err := l.Follow(context.Background(), 0, &all); err != nil {
+	if err := reading(l).Follow(context.Background(), 0, &all); err != nil {
 		t.Fatal(err)
 	}
 	if all.Len() == 0 {

@@ -18,41 +18,47 @@ const maxBatch = 1024
 // as they are there, until the log is sealed and all are given, or ctx ends, or take or a
 // file fails. It returns nil only in the first case. What take is given is its own only
 // until it returns.
-func (l *Log) FollowMessages(ctx context.Context, seq int64, take func([]schemas.Message) error) error {
-	return l.followMessages(ctx, l.file, l.journal.file, seq, take)
+func (r *Reader) FollowMessages(ctx context.Context, seq int64, take func([]schemas.Message) error) error {
+	return r.followMessages(ctx, r.file, seq, take)
 }
 
-// followMessages leaves lines out where there is no logFile.
-func (l *Log) followMessages(ctx context.Context, logFile, journalFile io.ReaderAt, seq int64, take func([]schemas.Message) error) error {
-	f := follower{log: l, file: logFile, from: seq, take: take}
-	l.mu.Lock()
-	at := l.journal.before(seq)
-	l.mu.Unlock()
+// FollowEvents is FollowMessages without lines of output, which it does not read.
+func (r *Reader) FollowEvents(ctx context.Context, seq int64, take func([]schemas.Message) error) error {
+	return r.followMessages(ctx, nil, seq, take)
+}
+
+// followMessages leaves lines out where there is no log.
+func (r *Reader) followMessages(ctx context.Context, log io.ReaderAt, seq int64, take func([]schemas.Message) error) error {
+	x := r.index
+	f := follower{index: x, file: log, from: seq, take: take}
+	x.mu.Lock()
+	at := x.journal.before(seq)
+	x.mu.Unlock()
 	for buf := make([]byte, flushSize); ; {
-		size, err := l.wait(ctx, ofJournal, at.offset)
+		size, err := x.wait(ctx, ofJournal, at.offset)
 		if err == io.EOF {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		n, err := l.readJournal(journalFile, buf[:min(int64(len(buf)), size-at.offset)], at.offset)
+		n, err := x.readJournal(r.journal, buf[:min(int64(len(buf)), size-at.offset)], at.offset)
 		if err != nil {
 			return fmt.Errorf("read a job's journal: %w", err)
 		}
 		records := buf[:n]
 		for {
-			r, length := parseRecord(records, at.at)
+			rec, length := parseRecord(records, at.at)
 			if length < 0 {
 				return fmt.Errorf("read a job's journal: no record at byte %d", at.offset)
 			}
 			if length == 0 {
 				break
 			}
-			if err := f.give(ctx, at, &r); err != nil {
+			if err := f.give(ctx, at, &rec); err != nil {
 				return err
 			}
-			at = at.next(&r, length)
+			at = at.next(&rec, length)
 			records = records[length:]
 		}
 		if len(records) == n { // one record is longer
@@ -64,23 +70,9 @@ func (l *Log) followMessages(ctx context.Context, logFile, journalFile io.Reader
 	}
 }
 
-// readJournal reads what is in the file or yet to be written there, as much as there is of
-// one of them.
-func (l *Log) readJournal(file io.ReaderAt, buf []byte, offset int64) (int, error) {
-	l.mu.Lock()
-	written := l.journal.written
-	if offset >= written {
-		n := copy(buf, l.journal.pending[offset-written:])
-		l.mu.Unlock()
-		return n, nil
-	}
-	l.mu.Unlock()
-	return file.ReadAt(buf[:min(int64(len(buf)), written-offset)], offset)
-}
-
 // A follower gives a reader its messages.
 type follower struct {
-	log   *Log
+	index *index
 	file  io.ReaderAt // the log's
 	from  int64       // the first message that is wanted
 	take  func([]schemas.Message) error
@@ -146,7 +138,7 @@ func (f *follower) seek(line int64) error {
 	if err := f.flush(); err != nil {
 		return err
 	}
-	at := f.log.before(line)
+	at := f.index.before(line)
 	f.line, f.offset, f.rest = at.line, at.offset, nil
 	for f.line < line {
 		if _, err := f.nextLine(context.Background()); err != nil {
@@ -185,7 +177,7 @@ func (f *follower) fill() error {
 	} else {
 		copy(f.buf, f.rest)
 	}
-	size, _, _ := f.log.state(ofLog)
+	size, _, _ := f.index.state(ofLog)
 	kept := len(f.rest)
 	n, err := f.file.ReadAt(f.buf[kept:min(int64(len(f.buf)), int64(kept)+size-f.offset)], f.offset)
 	if n == 0 {

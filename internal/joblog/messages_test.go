@@ -161,8 +161,8 @@ func TestFollowMessages(t *testing.T) {
 		}()
 	}
 	want := talk(t, l, random, 60)
-	if len(l.marks) < 2 || len(l.journal.marks) < 2 {
-		t.Errorf("%d marks in %d bytes of the log, %d in the journal: too few to be of use", len(l.marks), l.size, len(l.journal.marks))
+	if len(l.index.marks) < 2 || len(l.index.journal.marks) < 2 {
+		t.Errorf("%d marks in %d bytes of the log, %d in the journal: too few to be of use", len(l.index.marks), l.index.size, len(l.index.journal.marks))
 	}
 	beside := reader()
 	l.Seal()
@@ -230,7 +230,7 @@ func TestEachMessageAtOnce(t *testing.T) {
 	got := make(chan int64, 10)
 	result := make(chan error, 1)
 	go func() {
-		result <- l.FollowMessages(context.Background(), 2, func(batch []schemas.Message) error {
+		result <- reading(l).FollowMessages(context.Background(), 2, func(batch []schemas.Message) error {
 			for _, m := range batch {
 				got <- m.Seq
 			}
@@ -325,13 +325,15 @@ func FuzzJournal(f *testing.F) {
 	f.Add([]byte{responseRecord, 2, 2, '{', '}', stderrLines, 1, 3})
 	f.Add([]byte{7})
 	f.Fuzz(func(t *testing.T, journal []byte) {
-		l := &Log{sealed: true, changed: make(chan struct{})}
+		x := newIndex()
+		x.sealed = true
 		text := strings.NewReader("a\nb\nc\nd\n")
-		if err := errors.Join(l.indexLines(text), l.indexRecords(bytes.NewReader(journal))); err != nil {
+		if err := errors.Join(x.readLines(text), x.readRecords(bytes.NewReader(journal))); err != nil {
 			t.Fatal(err)
 		}
+		r := &Reader{index: x, file: text, journal: bytes.NewReader(journal)}
 		lines := 0
-		err := l.followMessages(t.Context(), text, bytes.NewReader(journal), 1, func(batch []schemas.Message) error {
+		err := r.FollowMessages(t.Context(), 1, func(batch []schemas.Message) error {
 			for _, m := range batch {
 				if m.Stream != "" {
 					lines++
@@ -368,7 +370,7 @@ func TestCutJournal(t *testing.T) {
 	l.Seal()
 	seq, notices, counts := int64(0), 0, map[string]int{}
 	var text bytes.Buffer
-	err := l.FollowMessages(t.Context(), 1, func(batch []schemas.Message) error {
+	err := reading(l).FollowMessages(t.Context(), 1, func(batch []schemas.Message) error {
 		for _, m := range batch {
 			if seq++; m.Seq != seq {
 				t.Fatalf("message %d comes as number %d", m.Seq, seq)
@@ -387,8 +389,8 @@ func TestCutJournal(t *testing.T) {
 					return err
 				}
 				counts[fmt.Sprintf("%T", e)]++
-			case m.Last() != (m.Seq == l.journal.end.messages):
-				t.Errorf("message %d of %d is %+v", m.Seq, l.journal.end.messages, m.Response)
+			case m.Last() != (m.Seq == l.index.journal.end.messages):
+				t.Errorf("message %d of %d is %+v", m.Seq, l.index.journal.end.messages, m.Response)
 			}
 		}
 		return nil
@@ -397,11 +399,11 @@ func TestCutJournal(t *testing.T) {
 		t.Errorf("%d notices, %v", notices, err)
 	}
 	var plain bytes.Buffer
-	if err := l.Follow(t.Context(), 0, &plain); err != nil || !bytes.Equal(plain.Bytes(), text.Bytes()) {
+	if err := reading(l).Follow(t.Context(), 0, &plain); err != nil || !bytes.Equal(plain.Bytes(), text.Bytes()) {
 		t.Errorf("the messages have %d bytes of text, the log %d; %v", text.Len(), plain.Len(), err)
 	}
-	if l.journal.others > limit+1000 || counts["schemas.LineEvent"] == 0 || counts["schemas.PhaseEvent"] < 500 {
-		t.Errorf("%d bytes of events: %v", l.journal.others, counts)
+	if l.index.journal.others > limit+1000 || counts["schemas.LineEvent"] == 0 || counts["schemas.PhaseEvent"] < 500 {
+		t.Errorf("%d bytes of events: %v", l.index.journal.others, counts)
 	}
 }
 
@@ -428,7 +430,7 @@ func TestEventsLoseSecrets(t *testing.T) {
 		}
 	}
 	l.Seal()
-	messages, err := messagesOf(func(take func([]schemas.Message) error) error { return l.FollowMessages(t.Context(), 1, take) })
+	messages, err := messagesOf(func(take func([]schemas.Message) error) error { return reading(l).FollowMessages(t.Context(), 1, take) })
 	text := strings.Join(messages, "\n")
 	if masks := strings.Count(text, "***"); err != nil || strings.Contains(text, secret) || masks != 11 || !strings.Contains(text, secret[:10]) {
 		t.Errorf("%d masks, %v in:\n%s", masks, err, text)

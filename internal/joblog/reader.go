@@ -11,19 +11,21 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-
-	"iglu.sh/builder/schemas"
 )
 
 // A Reader reads the log of a job that runs or has ended. It has files of its own, so that
 // it may go on when the log is closed, and even when it is removed. Its methods are safe for
 // concurrent use.
 type Reader struct {
-	log     *Log
-	file    *os.File
+	index   *index
+	file    io.ReaderAt
 	journal io.ReaderAt
 	close   func() error
 }
+
+// followBuffer is how many bytes a reader takes at once. A longer line makes its reader's
+// buffer grow to the line's length, which maxLine bounds.
+const followBuffer = 128 << 10
 
 // jobName is what a job can be called: it becomes a part of names of files.
 var jobName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,100}$`)
@@ -35,13 +37,13 @@ func (s *Store) Reader(job string) (*Reader, error) {
 		return nil, fmt.Errorf("the log of job %q: %w", job, fs.ErrNotExist)
 	}
 	s.mu.Lock()
-	log := s.current[job] // before the files are opened: it may be closed meanwhile
+	x := s.current[job] // before the files are opened: it may be closed meanwhile
 	s.mu.Unlock()
 	file, err := os.Open(filepath.Join(s.folder, job+extension))
 	if err != nil {
 		return nil, fmt.Errorf("open a job's log: %w", err)
 	}
-	r := &Reader{log: log, file: file, journal: bytes.NewReader(nil), close: file.Close}
+	r := &Reader{index: x, file: file, journal: bytes.NewReader(nil), close: file.Close}
 	journal, err := os.Open(filepath.Join(s.folder, job+journalExtension))
 	switch {
 	case err == nil:
@@ -50,8 +52,8 @@ func (s *Store) Reader(job string) (*Reader, error) {
 		file.Close()
 		return nil, fmt.Errorf("open a job's journal: %w", err)
 	}
-	if log == nil {
-		if r.log, err = s.index(job, file, r.journal); err != nil {
+	if x == nil {
+		if r.index, err = s.index(job, file, r.journal); err != nil {
 			r.close()
 			return nil, fmt.Errorf("read a job's log: %w", err)
 		}
@@ -62,19 +64,40 @@ func (s *Store) Reader(job string) (*Reader, error) {
 // Close ends the reader's use of its files.
 func (r *Reader) Close() error { return r.close() }
 
-// Follow is Log.Follow.
+// Follow writes the log to w from a line on, which is counted from 0, whole lines at a
+// time and as soon as they are there, until the log is sealed and all of it is written,
+// or ctx ends, or w or the log's file fails. It returns nil only in the first case.
 func (r *Reader) Follow(ctx context.Context, line int64, w io.Writer) error {
-	return r.log.follow(ctx, r.file, line, w)
-}
-
-// FollowMessages is Log.FollowMessages.
-func (r *Reader) FollowMessages(ctx context.Context, seq int64, take func([]schemas.Message) error) error {
-	return r.log.followMessages(ctx, r.file, r.journal, seq, take)
-}
-
-// FollowEvents is FollowMessages without lines of output, which it does not read.
-func (r *Reader) FollowEvents(ctx context.Context, seq int64, take func([]schemas.Message) error) error {
-	return r.log.followMessages(ctx, nil, r.journal, seq, take)
+	at := r.index.before(line)
+	skip, offset := line-at.line, at.offset
+	for buf := make([]byte, followBuffer); ; {
+		size, err := r.index.wait(ctx, ofLog, offset)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		n, err := r.file.ReadAt(buf[:min(int64(len(buf)), size-offset)], offset)
+		if err != nil {
+			return fmt.Errorf("read a job's log: %w", err)
+		}
+		whole := bytes.LastIndexByte(buf[:n], '\n') + 1
+		if whole == 0 {
+			buf = make([]byte, 2*len(buf))
+			continue
+		}
+		offset += int64(whole)
+		lines := buf[:whole]
+		for ; skip > 0 && len(lines) > 0; skip-- {
+			lines = lines[bytes.IndexByte(lines, '\n')+1:]
+		}
+		if len(lines) > 0 {
+			if _, err := w.Write(lines); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // A State is how far a job's log has come.
@@ -87,10 +110,10 @@ type State struct {
 
 // State returns how far the log has come.
 func (r *Reader) State() State {
-	l := r.log
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return State{Bytes: l.size, Lines: l.lines, Messages: l.journal.end.messages, Ended: l.sealed || l.failed != nil}
+	x := r.index
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return State{Bytes: x.size, Lines: x.lines, Messages: x.journal.end.messages, Ended: x.sealed || x.failed != nil}
 }
 
 // ReadAt reads the log's text, of which State.Bytes are there. It is an io.ReaderAt.
@@ -112,7 +135,7 @@ func (r *Reader) ReadAt(p []byte, offset int64) (int, error) {
 // Offset returns where a line begins, counted from 0, in bytes; of a line that is not there
 // yet, where the log ends.
 func (r *Reader) Offset(line int64) (int64, error) {
-	at := r.log.before(line)
+	at := r.index.before(line)
 	size := r.State().Bytes
 	for buf := make([]byte, followBuffer); at.line < line && at.offset < size; {
 		n, err := r.file.ReadAt(buf[:min(int64(len(buf)), size-at.offset)], at.offset)
@@ -134,28 +157,30 @@ func (r *Reader) Offset(line int64) (int64, error) {
 	return at.offset, nil
 }
 
-// indexed is what is known of the log of an ended job.
+// indexed is the index of an ended job's log.
 type indexed struct {
-	job string
-	log *Log
+	job   string
+	index *index
 }
 
-// maxIndexed is of how many ended jobs that is kept.
+// maxIndexed is of how many ended jobs the index is kept.
 const maxIndexed = 16
 
-// index returns the log of an ended job, as it is read again.
-func (s *Store) index(job string, file io.Reader, journal io.ReaderAt) (*Log, error) {
+// index returns the index of an ended job's log, which it reads from the log's files if it is not
+// known.
+func (s *Store) index(job string, file io.Reader, journal io.ReaderAt) (*index, error) {
 	s.mu.Lock()
 	i := slices.IndexFunc(s.read, func(k indexed) bool { return k.job == job })
 	if i >= 0 {
 		known := s.read[i]
 		s.read = append(slices.Delete(s.read, i, i+1), known)
 		s.mu.Unlock()
-		return known.log, nil
+		return known.index, nil
 	}
 	s.mu.Unlock()
-	l := &Log{sealed: true, changed: make(chan struct{})}
-	if err := errors.Join(l.indexLines(file), l.indexRecords(journal)); err != nil {
+	x := newIndex()
+	x.sealed = true
+	if err := errors.Join(x.readLines(file), x.readRecords(journal)); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
@@ -163,61 +188,6 @@ func (s *Store) index(job string, file io.Reader, journal io.ReaderAt) (*Log, er
 	if len(s.read) == maxIndexed {
 		s.read = slices.Delete(s.read, 0, 1)
 	}
-	s.read = append(s.read, indexed{job, l})
-	return l, nil
-}
-
-// indexLines finds the marks of a log, and its end: a server that was killed may have left
-// the beginning of a line behind it.
-func (l *Log) indexLines(file io.Reader) error {
-	l.marks = []mark{{}}
-	for buf, offset := make([]byte, markDistance), int64(0); ; {
-		n, err := io.ReadFull(file, buf)
-		l.lines += int64(bytes.Count(buf[:n], newline))
-		if end := bytes.LastIndexByte(buf[:n], '\n') + 1; end > 0 {
-			l.size = offset + int64(end)
-			l.marks = append(l.marks, mark{l.lines, l.size})
-		}
-		offset += int64(n)
-		switch err {
-		case nil:
-		case io.EOF, io.ErrUnexpectedEOF:
-			return nil
-		default:
-			return err
-		}
-	}
-}
-
-// indexRecords finds the marks of a journal. Of a server that was killed, the last records
-// may be missing: then one more stands for the lines that the log has beyond them.
-func (l *Log) indexRecords(file io.ReaderAt) error {
-	j := &l.journal
-	for buf := make([]byte, flushSize); ; {
-		n, err := file.ReadAt(buf, j.end.offset)
-		if err != nil && err != io.EOF {
-			return err
-		}
-		used := 0
-		for {
-			r, length := parseRecord(buf[used:n], j.end.at)
-			if length <= 0 || j.end.next(&r, length).lines > l.lines {
-				break
-			}
-			if k := len(j.marks); k == 0 || j.end.offset-j.marks[k-1].offset >= journalMarkDistance {
-				j.marks = append(j.marks, j.end)
-			}
-			j.end = j.end.next(&r, length)
-			used += length
-		}
-		switch {
-		case used > 0:
-		case n == len(buf) && n < 2*maxRecord: // one record is longer
-			buf = make([]byte, 2*len(buf))
-		default:
-			j.written = j.end.offset
-			j.lines(schemas.Stdout, j.end.at, l.lines-j.end.lines)
-			return nil
-		}
-	}
+	s.read = append(s.read, indexed{job, x})
+	return x, nil
 }

@@ -33,8 +33,8 @@ type Store struct {
 	Written func(bytes, lines int64)
 
 	mu      sync.Mutex
-	current map[string]*Log // logs that are written now, by their jobs
-	read    []indexed       // logs of ended jobs that were read, the latest last
+	current map[string]*index // of logs that are written now, by their jobs
+	read    []indexed         // those of ended jobs that were read, the latest last
 }
 
 // The extensions of a log's file and of its journal's. Their name is the job's id.
@@ -49,7 +49,7 @@ func Open(folder string, keep Keep, maxBytes int64) (*Store, error) {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of the jobs' logs: %w", err)
 	}
-	s := &Store{folder: folder, keep: keep, maxBytes: maxBytes, current: make(map[string]*Log)}
+	s := &Store{folder: folder, keep: keep, maxBytes: maxBytes, current: make(map[string]*index)}
 	return s, s.Prune()
 }
 
@@ -78,7 +78,7 @@ func (s *Store) Create(job string, redactor *redact.Redactor) (*Log, error) {
 		s.mu.Unlock()
 		s.Prune() // what cannot be removed now is tried again
 	}
-	s.current[job] = log
+	s.current[job] = log.index
 	return log, nil
 }
 

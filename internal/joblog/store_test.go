@@ -151,7 +151,7 @@ func cutLog(t *testing.T, limit int64, lines, chunk int) []byte {
 	}
 	l.Seal()
 	var got bytes.Buffer
-	if err := l.Follow(t.Context(), 0, &got); err != nil {
+	if err := reading(l).Follow(t.Context(), 0, &got); err != nil {
 		t.Fatal(err)
 	}
 	return got.Bytes()
@@ -188,7 +188,7 @@ func TestCutLongLine(t *testing.T) {
 	write(t, l.Stream(schemas.Stdout), strings.Repeat("x\n", 200<<10), strings.Repeat("日本", 100<<10)+"end\n")
 	l.Seal()
 	var got bytes.Buffer
-	if err := l.Follow(t.Context(), 0, &got); err != nil {
+	if err := reading(l).Follow(t.Context(), 0, &got); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.HasSuffix(got.Bytes(), []byte("日本日本end\n")) || bytes.ContainsRune(got.Bytes(), '\ufffd') || got.Len() > 256<<10 {
@@ -205,12 +205,12 @@ func TestFollowFromALine(t *testing.T) {
 		write(t, stream, nth(n)+nth(n+1)+nth(n+2)+nth(n+3)+nth(n+4))
 	}
 	l.Seal()
-	if len(l.marks) < 3 {
-		t.Errorf("%d marks are too few to be of use", len(l.marks))
+	if len(l.index.marks) < 3 {
+		t.Errorf("%d marks are too few to be of use", len(l.index.marks))
 	}
 	for from := int64(0); from <= lines+1; from += 1 + from/13 {
 		var got countingWriter
-		if err := l.Follow(t.Context(), from, &got); err != nil {
+		if err := reading(l).Follow(t.Context(), from, &got); err != nil {
 			t.Fatal(err)
 		}
 		if want := max(0, lines-from); got.lines != want || (want > 0 && got.first != nth(int(from))) {

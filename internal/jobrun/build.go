@@ -39,11 +39,7 @@ func secretsOf(job jobenv.Job) []string {
 			ExtraArgs: job.ExtraArgs,
 			Cachix:    schemas.Cachix{APIKey: job.CacheToken, SigningKey: job.SigningKey},
 		},
-		Nix: schemas.Nix{AccessTokens: make(map[string]string), Netrc: job.Netrc},
-	}
-	for pair := range strings.FieldsSeq(job.AccessTokens) {
-		host, token, _ := strings.Cut(pair, "=")
-		request.Nix.AccessTokens[host] = token
+		Nix: schemas.Nix{AccessTokens: jobenv.SplitTokens(job.AccessTokens), Netrc: job.Netrc},
 	}
 	return request.Secrets()
 }

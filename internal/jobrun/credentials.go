@@ -84,9 +84,8 @@ func newCredentials(job jobenv.Job, owner *user) (*credentials, int) {
 // asks for, git does not say.
 func tokensByHost(tokens string) map[string]string {
 	byHost := make(map[string]string)
-	for pair := range strings.FieldsSeq(tokens) {
-		host, token, ok := strings.Cut(pair, "=")
-		if ok && !strings.Contains(host, "/") {
+	for host, token := range jobenv.SplitTokens(tokens) {
+		if !strings.Contains(host, "/") {
 			byHost[strings.ToLower(host)] = token
 		}
 	}

@@ -82,27 +82,23 @@ func Main(args []string) int {
 	go endWithBuilder(children) // which lasts as long as the process
 	t := teller{jobwire.NewWriter(os.Stdout, job.EventsToken)}
 	root := runner{children: children, user: rootUser(), environ: rest}
-	var code int
+	var end jobwire.End
 	if job.Upkeep != "" {
-		code = upkeep(ctx, job, root)
+		end.ExitCode = upkeep(ctx, job, root)
 	} else {
 		for _, name := range removed {
 			say("%s of the job image is not passed on: a job's Nix store is the container's own", name)
 			os.Unsetenv(name)
 		}
-		code = runInStore(ctx, job, root, t)
+		end = runInStore(ctx, job, root, t)
 	}
-	tellEnd(code, job, children, t)
-	if lifelineLost.Load() {
-		return exitTerminated
-	}
-	return code
+	return tellEnd(end, job, children, t)
 }
 
 // runInStore runs the job, and puts its store in order for the next.
-func runInStore(ctx context.Context, job jobenv.Job, root runner, t teller) int {
+func runInStore(ctx context.Context, job jobenv.Job, root runner, t teller) jobwire.End {
 	before := storePaths(job.Store != "")
-	taken, err := takeStore(job, root)
+	taken, err := takeStore(&job, root)
 	mendProfiles(profiles)
 	r := root
 	if err == nil {
@@ -111,7 +107,7 @@ func runInStore(ctx context.Context, job jobenv.Job, root runner, t teller) int 
 	if err != nil {
 		return cannotBegin(job, err)
 	}
-	code := run(ctx, job, root, r, t)
+	end := run(ctx, job, root, r, t)
 	root.children.killAll() // nothing of the job goes on in a store that is at rest
 	clearBuildDir()
 	t.usage(growth(ctx, before))
@@ -120,56 +116,45 @@ func runInStore(ctx context.Context, job jobenv.Job, root runner, t teller) int 
 			say("the next job will verify this store: %v", err)
 		}
 	}
-	return code
+	return end
 }
 
 // cannotBegin says why the job ends before its command has run, and lets the builder have it begin
 // again with another store, if that is why.
-func cannotBegin(job jobenv.Job, err error) int {
+func cannotBegin(job jobenv.Job, err error) jobwire.End {
 	if unusable, ok := errors.AsType[errUnusable](err); ok && job.Store == jobenv.StoreUsed {
 		say("the job cannot begin with this store: %v", unusable)
-		mark(jobenv.UnusableStore, unusable.why)
-		return jobenv.ExitUnusableStore
+		return jobwire.End{ExitCode: jobenv.ExitUnusableStore, UnusableStore: true}
 	}
 	say("cannot prepare the container: %v", err)
-	return exitInternal
+	return failed(exitInternal)
 }
 
-// tellEnd tells the builder what the exit code does not.
-func tellEnd(code int, job jobenv.Job, children *children, t teller) {
-	if code != 0 && ranOutOfMemory() {
-		mark(jobenv.OutOfMemory, "")
+// failed is how a job ends of which there is no more to say than an exit code.
+func failed(code int) jobwire.End { return jobwire.End{ExitCode: code} }
+
+// tellEnd tells the builder how the job has ended, and returns the exit code.
+func tellEnd(end jobwire.End, job jobenv.Job, children *children, t teller) int {
+	if lifelineLost.Load() {
+		end = jobwire.End{ExitCode: jobenv.ExitLifelineLost, LifelineLost: true}
 	}
-	switch {
-	case lifelineLost.Load():
-		mark(jobenv.EndMark, "lifeline")
-	case code > 128 && !children.isTerminating():
-		mark(jobenv.EndMark, "")
-	case code == 0:
-		t.Note(jobwire.Note{Succeeded: true})
-		jobwire.NewWriter(os.Stderr, job.EventsToken).Note(jobwire.Note{Succeeded: true})
+	if end.ExitCode != 0 {
+		end.OutOfMemory = ranOutOfMemory()
+		end.Terminated = children.isTerminating() && !end.LifelineLost
 	}
+	t.Note(jobwire.Note{End: &end})
+	jobwire.NewWriter(os.Stderr, job.EventsToken).Note(jobwire.Note{End: &end})
+	return end.ExitCode
 }
 
-// mark leaves word for the builder of how the job ended: jobenv says in which files. What has
-// such a name already is not the program's, and stays: to write into it could take for ever.
-func mark(name, text string) error {
-	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = unix.Write(fd, []byte(text))
-	return errors.Join(err, unix.Close(fd))
-}
-
-// run goes through the job's steps. Each returns the exit code to end with, or 0.
-func run(ctx context.Context, job jobenv.Job, root, r runner, t teller) int {
+// run goes through the job's steps. It ends at the first that fails.
+func run(ctx context.Context, job jobenv.Job, root, r runner, t teller) jobwire.End {
 	ofOthers := readConfOfImage() + "\n" + job.NixConf
 	ofSystems, err := systemSettings(job, foreignSystems(r.children), ofOthers)
 	if err != nil {
 		say("%v", err)
 		t.Note(jobwire.Note{NotRun: job.System})
-		return exitConfig
+		return failed(exitConfig)
 	}
 	r = r.with(jobenv.NixConfig + "=" + job.NixConfig + inParallel(job, ofOthers))
 	version := askVersion(job.NixVersion, r)
@@ -177,14 +162,14 @@ func run(ctx context.Context, job jobenv.Job, root, r runner, t teller) int {
 	meter := &pushMeter{teller: t}
 	pusher, code := preparePush(ctx, job, out, meter)
 	if code != 0 {
-		return code
+		return failed(code)
 	}
 	if pusher != nil {
 		defer pusher.Close()
 	}
 	credentials, code := newCredentials(job, r.user)
 	if code != 0 {
-		return code
+		return failed(code)
 	}
 	defer credentials.close()
 	r = r.with(credentials.environ()...)
@@ -197,7 +182,7 @@ func run(ctx context.Context, job jobenv.Job, root, r runner, t teller) int {
 		return cannotBegin(job, err)
 	}
 	if code := fetch(job, r, t); code != 0 {
-		return code
+		return failed(code)
 	}
 	if job.FlakeConfig != "" {
 		if err := d.start(trustOfFlake(r)); err != nil {
@@ -206,7 +191,7 @@ func run(ctx context.Context, job jobenv.Job, root, r runner, t teller) int {
 	}
 	b := &builder{job: job, runner: r, teller: t, version: version}
 	if pusher == nil {
-		return b.build(os.Stdout)
+		return failed(b.build(os.Stdout))
 	}
 	return b.buildAndPush(ctx, pusher, out, meter)
 }

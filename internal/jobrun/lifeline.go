@@ -50,8 +50,7 @@ func endWithBuilder(children *children) {
 	lifelineLost.Store(true)
 	// Nobody may read what the job prints any more: nothing here waits for that.
 	time.AfterFunc(killDelay+time.Second, func() {
-		mark(jobenv.EndMark, "lifeline")
-		os.Exit(exitTerminated)
+		os.Exit(jobenv.ExitLifelineLost)
 	})
 	children.terminate()
 	say("the builder is gone, and so the job ends")

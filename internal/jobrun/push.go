@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/jobwire"
 	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/internal/push"
 	"iglu.sh/builder/schemas"
@@ -68,33 +69,33 @@ func readPrivate(job jobenv.Job, pusher *push.Pusher) (t trust, netrc string) {
 }
 
 // buildAndPush runs the job's command and pushes what it is about.
-func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *output, meter *pushMeter) int {
+func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *output, meter *pushMeter) jobwire.End {
 	relay, err := startRelay(daemonSocket, relayedSocket, nixstore.Files{})
 	if err != nil {
 		say("cannot find out what is to be pushed: %v", err)
-		return exitInternal
+		return failed(exitInternal)
 	}
 	defer relay.close()
 	daemon, err := net.Dial("unix", relayedSocket) // as root, whom it trusts
 	if err != nil {
 		say("cannot ask the image's Nix what is to be pushed: %v", err)
-		return exitInternal
+		return failed(exitInternal)
 	}
 	defer daemon.Close()
 	defer context.AfterFunc(ctx, func() { daemon.Close() })()
 	store, err := nixstore.Open(daemon)
 	if err != nil {
 		say("%v", err)
-		return exitInternal
+		return failed(exitInternal)
 	}
 	if err := pusher.Watch(ctx, store); err != nil {
 		say("%v", err)
-		return exitInternal
+		return failed(exitInternal)
 	}
 	stdout, err := newTap(out)
 	if err != nil {
 		say("cannot read what the build prints: %v", err)
-		return exitInternal
+		return failed(exitInternal)
 	}
 	code := b.build(stdout.in)
 	stdout.close()
@@ -102,10 +103,10 @@ func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *ou
 	unpushed := pusher.Finish(ctx, push.Command{About: relay.paths(), Printed: out.end()})
 	meter.end()
 	if code != 0 || unpushed == "" {
-		return code
+		return failed(code)
 	}
-	if err := mark(jobenv.Unpushed, unpushed); err != nil {
-		say("%v", err)
-	}
-	return jobenv.ExitUnpushed
+	return jobwire.End{ExitCode: jobenv.ExitUnpushed, Unpushed: unpushed[:min(len(unpushed), maxUnpushed)]}
 }
+
+// maxUnpushed bounds in bytes what the builder is told of what could not be pushed.
+const maxUnpushed = 16 << 10

@@ -2,10 +2,8 @@ package jobrun
 
 import (
 	"cmp"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"iglu.sh/builder/internal/jobenv"
@@ -64,18 +62,8 @@ func withSettings(environ []string, lines string) []string {
 // tokenSettings returns what has Nix show tokens to the hosts that they are for, and to other hosts
 // those that the image has. A line that adds would not replace the image's.
 func tokenSettings(tokens, confOfImage string) string {
-	byHost := make(map[string]string)
 	ofImage, _ := nixconf.Get(confOfImage, "access-tokens")
-	for pair := range strings.FieldsSeq(ofImage + " " + tokens) {
-		if host, token, ok := strings.Cut(pair, "="); ok {
-			byHost[host] = token
-		}
-	}
-	var words []string
-	for _, host := range slices.Sorted(maps.Keys(byHost)) {
-		words = append(words, host+"="+byHost[host])
-	}
 	var lines nixconf.Lines
-	lines.SetList("access-tokens", words)
+	lines.SetList("access-tokens", strings.Fields(jobenv.JoinTokens(jobenv.SplitTokens(ofImage+" "+tokens))))
 	return lines.String()
 }

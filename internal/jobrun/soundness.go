@@ -15,8 +15,9 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 )
 
-// A store that outlives jobs carries a mark while nobody writes into it: that the last who did
-// came to an end. Nix itself does not have the kernel write a store's files to the disk, so
+// A store that outlives jobs carries two marks. One says that it was filled from an image, all of it;
+// the first job there makes it. The other is there while nobody writes into the store, and says that
+// the last who did came to an end. Nix itself does not have the kernel write a store's files to the disk, so
 // that after a loss of power the mark alone could be there. So it says in which life of the
 // machine it was made, and counts in another only if all was on the disk before. That takes
 // long at times, and is done while no job is there (upkeep.go).
@@ -25,9 +26,10 @@ import (
 const storeRoot = "/nix"
 
 const (
-	cleanMark = ".iglu-clean"                     // in storeRoot
-	database  = "var/nix/db/db.sqlite"            // of Nix; likewise
-	bootID    = "/proc/sys/kernel/random/boot_id" // another each time the machine starts
+	filledMark = ".iglu-filled"                    // in storeRoot
+	cleanMark  = ".iglu-clean"                     // likewise
+	database   = "var/nix/db/db.sqlite"            // of Nix; likewise
+	bootID     = "/proc/sys/kernel/random/boot_id" // another each time the machine starts
 	// maxMark is more than a mark is long, in bytes.
 	maxMark = 4 << 10
 )
@@ -125,29 +127,44 @@ type errUnusable struct{ why string }
 
 func (e errUnusable) Error() string { return e.why }
 
-// takeStore makes a store of earlier jobs this job's, and returns the mark that it had. The error
-// is an errUnusable if the job can begin with another store.
-func takeStore(job jobenv.Job, r runner) (storeMark, error) {
+// takeStore makes a store that outlives the job this job's, and returns the mark that it had. The
+// error is an errUnusable if the job can begin with another store. Whether earlier jobs have had the
+// store, it says itself: between the builder's look at it and now, another builder's job may have.
+func takeStore(job *jobenv.Job, r runner) (storeMark, error) {
 	if job.Store == "" {
 		return storeMark{}, nil
 	}
 	s := openStore()
 	mark, clean := s.readMark()
-	if job.Store == jobenv.StoreUsed {
-		if err := s.check(mark); err != nil {
-			return mark, err
-		}
-		if err := checkTools(job, r); err != nil {
-			return mark, err
-		}
-		if !clean {
-			say("the last job in this store did not end by itself, or the machine did not: verifying the store")
-			if code := verify(r); code != 0 {
-				return mark, errUnusable{"it is damaged"}
-			}
+	switch filled := clean || s.has(filledMark); {
+	case filled:
+		job.Store = jobenv.StoreUsed
+	case job.Store == jobenv.StoreUsed:
+		return mark, errUnusable{"it was not filled to the end"}
+	default:
+		return mark, s.writeFilled()
+	}
+	if err := s.check(mark); err != nil {
+		return mark, err
+	}
+	if err := checkTools(*job, r); err != nil {
+		return mark, err
+	}
+	if !clean {
+		say("the last job in this store did not end by itself, or the machine did not: verifying the store")
+		if code := verify(r); code != 0 {
+			return mark, errUnusable{"it is damaged"}
 		}
 	}
-	return mark, s.removeMark(mark)
+	return mark, errors.Join(s.writeFilled(), s.removeMark(mark))
+}
+
+// writeFilled says that the store was filled to the end.
+func (s store) writeFilled() error {
+	if s.has(filledMark) {
+		return nil
+	}
+	return replaceFile(filepath.Join(s.root, filledMark), nil, 0o644)
 }
 
 // check returns an error if what every job needs is gone from the store.

@@ -40,12 +40,12 @@ func maintain(upkeep string, r runner) int {
 	task, bytes, _ := strings.Cut(upkeep, " ")
 	s := openStore()
 	mark, clean := s.readMark()
+	if !clean && !s.has(filledMark) {
+		say("the store was not filled to the end")
+		return exitInternal
+	}
 	switch task {
-	case jobenv.UpkeepMeasure:
-		if !clean { // the next job will see to that
-			return 0
-		}
-	case jobenv.UpkeepVerify:
+	case jobenv.UpkeepCheck:
 		if !clean {
 			if code := verify(r); code != 0 {
 				return code

@@ -110,26 +110,6 @@ func TestCheckOwner(t *testing.T) {
 	}
 }
 
-// TestMark writes marks where something is in the way.
-func TestMark(t *testing.T) {
-	folder := t.TempDir()
-	file := func(name string) string { return filepath.Join(folder, name) }
-	if err := errors.Join(unix.Mkfifo(file("pipe"), 0o600), os.Symlink(file("elsewhere"), file("link")), os.Mkdir(file("folder"), 0o700)); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"pipe", "link", "folder"} {
-		if err := mark(file(name), "text"); !errors.Is(err, os.ErrExist) {
-			t.Errorf("%s: error %v", name, err)
-		}
-	}
-	if _, err := os.Lstat(file("elsewhere")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the link was followed: %v", err)
-	}
-	if err := mark(file("mark"), "text"); err != nil || read(t, file("mark")) != "text" {
-		t.Errorf("error %v", err)
-	}
-}
-
 func write(t *testing.T, name, text string) {
 	t.Helper()
 	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {

@@ -1,6 +1,6 @@
 // Package jobwire is how the program in a job's container tells the builder what is not
 // output: in its standard output, as records between the bytes that the job's programs
-// print there. In standard error there is but the last record of a job.
+// print there. In standard error there is only the last record of a job.
 //
 // A record is one write of at most PIPE_BUF bytes, so that on the pipe that all of them
 // share it is never torn (pipe(7)). It may stand anywhere, also in the middle of a line. It
@@ -38,9 +38,26 @@ type Note struct {
 	// NotRun is the job's system, as Nix names it, if the container does not run its programs. The
 	// job ends then.
 	NotRun string `json:"notRun,omitempty"`
-	// Succeeded is the last of a job on both outputs, right before the program exits with 0:
-	// all that was printed came before.
-	Succeeded bool `json:"succeeded,omitempty"`
+	// End is the last of a job on both outputs, right before the program exits: all that was
+	// printed came before.
+	End *End `json:"end,omitempty"`
+}
+
+// An End is how a job ended.
+type End struct {
+	ExitCode int `json:"exitCode"` // with which the program is about to exit
+	// Terminated is true if the job failed after the container was asked to end, and
+	// LifelineLost if it was asked because its builder, or the connection to it, was gone.
+	Terminated   bool `json:"terminated,omitempty"`
+	LifelineLost bool `json:"lifelineLost,omitempty"`
+	// OutOfMemory is true if the job failed and a process of it was killed for want of memory. Of
+	// the program itself only the engine can say that; Podman 4.3 says it of none.
+	OutOfMemory bool `json:"outOfMemory,omitempty"`
+	// Unpushed says what could not be pushed of a build that succeeded, for the job's user.
+	Unpushed string `json:"unpushed,omitempty"`
+	// UnusableStore is true if the job ended before anything of it ran because the store that
+	// earlier jobs have left is unfit. It can begin again with another.
+	UnusableStore bool `json:"unusableStore,omitempty"`
 }
 
 // Usage is what a job has taken, all its processes together; 0 is not known.

@@ -120,7 +120,7 @@ func TestNoKey(t *testing.T) {
 func TestLongestNote(t *testing.T) {
 	var p pipe
 	w := NewWriter(&p, token)
-	long, end := Note{Commit: strings.Repeat("x", 2<<20-100)}, Note{Succeeded: true}
+	long, end := Note{Commit: strings.Repeat("x", 2<<20-100)}, Note{End: &End{ExitCode: 3}}
 	w.Note(long)
 	w.Note(Note{Commit: strings.Repeat("x", 3<<20)})
 	w.Note(end)
@@ -133,7 +133,7 @@ func TestLongestNote(t *testing.T) {
 		}
 		most = max(most, len(c.pieces))
 	}
-	if len(got) != 2 || got[0].Commit != long.Commit || !got[1].Succeeded || most > 2<<20+4096 {
+	if len(got) != 2 || got[0].Commit != long.Commit || got[1].End == nil || got[1].End.ExitCode != 3 || most > 2<<20+4096 {
 		t.Errorf("%d notes, %d bytes were kept", len(got), most)
 	}
 }
@@ -245,7 +245,7 @@ func TestTornRecord(t *testing.T) {
 func TestForgedRecords(t *testing.T) {
 	var p pipe
 	w := NewWriter(&p, token)
-	first, long, end := Note{Commit: "first"}, Note{Commit: strings.Repeat("a", 10_000)}, Note{Succeeded: true}
+	first, long, end := Note{Commit: "first"}, Note{Commit: strings.Repeat("a", 10_000)}, Note{End: &End{ExitCode: 3}}
 	for _, n := range []Note{first, long, end} {
 		w.Note(n)
 	}

@@ -58,9 +58,9 @@ var (
 // timedPhases are the phases of a job that take time.
 var timedPhases = []schemas.Phase{schemas.Pull, schemas.Create, schemas.Fetch, schemas.Evaluate, schemas.Build, schemas.PushRest}
 
-// New returns the numbers of a builder that has just started, and may refuse clients for
-// each of the reasons.
-func New(build Build, refusals []string) *Metrics {
+// New returns the numbers of a builder that has just started, runs so many jobs at once at most, and
+// may refuse clients for each of the reasons.
+func New(build Build, refusals []string, maxJobs int) *Metrics {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		collectors.NewGoCollector(),
@@ -76,10 +76,12 @@ func New(build Build, refusals []string) *Metrics {
 	made.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info",
 		Help: "Which program this is; always 1."}, []string{"version", "revision", "goversion"}).
 		WithLabelValues(build.Version, build.Revision, build.GoVersion).Set(1)
+	made.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: "jobs_max",
+		Help: "Jobs that can run at once."}).Set(float64(maxJobs))
 	m := &Metrics{
 		registry: registry,
 		running: made.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: "jobs_running",
-			Help: "Jobs that run now: 0 or 1."}),
+			Help: "Jobs that are running."}),
 		jobs: made.NewCounterVec(counter("jobs_total",
 			"Jobs that have ended, by how, and whether all that was asked for was done."), []string{"end", "result"}),
 		jobSeconds: made.NewHistogramVec(histogram("job_duration_seconds",
@@ -121,7 +123,7 @@ func (m *Metrics) Handler() http.Handler {
 // JobStarted counts a job that has begun. JobEnded must follow.
 func (m *Metrics) JobStarted() { m.running.Inc() }
 
-// JobEnded counts how the running job has ended, and what it has taken and done.
+// JobEnded counts how a running job has ended, and what it has taken and done.
 func (m *Metrics) JobEnded(v schemas.VerdictEvent) {
 	m.running.Dec()
 	result := failure

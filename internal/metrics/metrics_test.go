@@ -19,7 +19,7 @@ var refusals = []string{"busy", "malformed"}
 
 // used returns metrics every one of which has counted something.
 func used() *Metrics {
-	m := New(Build{Version: "1.2.3", Revision: "abc", GoVersion: "go1.26"}, refusals)
+	m := New(Build{Version: "1.2.3", Revision: "abc", GoVersion: "go1.26"}, refusals, 4)
 	m.Stores(func() (int, int64) { return 2, 5 << 30 })
 	m.JobStarted()
 	code := 0
@@ -52,7 +52,10 @@ func TestValues(t *testing.T) {
 # HELP iglu_builder_build_info Which program this is; always 1.
 # TYPE iglu_builder_build_info gauge
 iglu_builder_build_info{goversion="go1.26",revision="abc",version="1.2.3"} 1
-# HELP iglu_builder_jobs_running Jobs that run now: 0 or 1.
+# HELP iglu_builder_jobs_max Jobs that can run at once.
+# TYPE iglu_builder_jobs_max gauge
+iglu_builder_jobs_max 4
+# HELP iglu_builder_jobs_running Jobs that are running.
 # TYPE iglu_builder_jobs_running gauge
 iglu_builder_jobs_running 1
 # HELP iglu_builder_log_bytes_total Bytes written to the logs of jobs.
@@ -82,7 +85,7 @@ iglu_builder_store_bytes 5.36870912e+09
 iglu_builder_store_volumes 2
 `
 	if err := testutil.GatherAndCompare(used().registry, strings.NewReader(want),
-		"iglu_builder_build_info", "iglu_builder_jobs_running", "iglu_builder_log_bytes_total", "iglu_builder_log_lines_total",
+		"iglu_builder_build_info", "iglu_builder_jobs_max", "iglu_builder_jobs_running", "iglu_builder_log_bytes_total", "iglu_builder_log_lines_total",
 		"iglu_builder_push_bytes_total", "iglu_builder_push_paths_total",
 		"iglu_builder_refused_connections_total", "iglu_builder_engine_errors_total",
 		"iglu_builder_store_bytes", "iglu_builder_store_volumes"); err != nil {
@@ -93,7 +96,7 @@ iglu_builder_store_volumes 2
 // TestEndsAreThereFromTheStart looks for a series of each end, so that Prometheus sees the
 // first job that ends so.
 func TestEndsAreThereFromTheStart(t *testing.T) {
-	m := New(Build{}, refusals)
+	m := New(Build{}, refusals, 1)
 	if got, want := testutil.CollectAndCount(m.jobs), len(jobend.All)+1; got != want {
 		t.Errorf("%d series of jobs, want %d", got, want)
 	}

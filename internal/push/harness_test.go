@@ -121,7 +121,7 @@ func (f *fixture) say(format string, args ...any) {
 func (f *fixture) prepare() (*Pusher, error) {
 	p, err := Prepare(f.t.Context(), f.options, f.say)
 	if err == nil {
-		p.dump = f.store.dump
+		p.sender.dump = f.store.dump
 	}
 	return p, err
 }

@@ -40,13 +40,12 @@ func Prepare(ctx context.Context, o Options, say func(format string, args ...any
 	if err != nil {
 		return nil, &Refusal{Sentence: err.Error()}
 	}
-	p := &Pusher{client: client, key: key, say: say, progress: o.Progress, dump: nar.Dump}
 	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout, errors.New("the cache has not answered within "+prepareTimeout.String()))
 	defer cancel()
 	_ = client.Pin(ctx) // if it cannot, the next call says why
 	cache, err := client.Cache(ctx)
 	if err == nil {
-		err = p.check(cache)
+		err = check(cache, key, say)
 	}
 	if err != nil {
 		client.Close()
@@ -56,13 +55,15 @@ func Prepare(ctx context.Context, o Options, say func(format string, args ...any
 	if client.InTheOpen() {
 		say("warning: the cache is called without encryption: who is on the way can read the API key and change what is pushed; use https://")
 	}
-	p.upstream = newTrust(o.Upstream, cache.Keys(), key)
+	tally := &tally{say: say, progress: o.Progress}
+	s := &sender{client: client, key: key, say: say, dump: nar.Dump, tally: tally}
 	if key != nil {
-		p.keys = append(cache.Keys(), key.Public())
+		s.keys = append(cache.Keys(), key.Public())
 	}
-	if p.readable = client.Locate(ctx, cache); !p.readable {
+	if s.readable = client.Locate(ctx, cache); !s.readable {
 		say("warning: the cache cannot be read from here: what is pushed will not be checked")
 	}
+	p := &Pusher{client: client, upstream: newTrust(o.Upstream, cache.Keys(), key), say: say, sender: s, tally: tally}
 	if cache.Private {
 		p.findSubstituter(ctx, cache)
 	}
@@ -118,20 +119,20 @@ func refusal(err error) error {
 
 // check holds what the cache says of itself against what is to be done, and says what
 // cannot be known.
-func (p *Pusher) check(cache cachix.Cache) error {
+func check(cache cachix.Cache, key *cachix.SigningKey, say func(format string, args ...any)) error {
 	if strings.EqualFold(cache.Permission, "read") {
-		p.say("the cache says that the API key may only read; Iglu Cache says so of every key, and the first upload tells")
+		say("the cache says that the API key may only read; Iglu Cache says so of every key, and the first upload tells")
 	}
 	keys := cache.Keys()
 	switch {
-	case p.key == nil:
-		p.say("warning: no signing key is given: unless the cache signs by itself, Nix will not accept what is pushed")
+	case key == nil:
+		say("warning: no signing key is given: unless the cache signs by itself, Nix will not accept what is pushed")
 	case len(keys) == 0:
-		p.say("warning: the cache does not publish its public keys: if %s is not trusted by its users, Nix will not accept what is pushed", p.key.Public())
-	case !slices.Contains(keys, p.key.Public()):
+		say("warning: the cache does not publish its public keys: if %s is not trusted by its users, Nix will not accept what is pushed", key.Public())
+	case !slices.Contains(keys, key.Public()):
 		return &Refusal{Sentence: fmt.Sprintf("the signing key is none of the cache's, so Nix would not accept what it signs; "+
 			"give the private half of %s as buildOptions.cachix.signingKey, or register the key's public half, %s, with the cache",
-			strings.Join(keys, " or "), p.key.Public())}
+			strings.Join(keys, " or "), key.Public())}
 	}
 	return nil
 }

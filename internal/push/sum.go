@@ -30,14 +30,14 @@ func paths(n int) string {
 
 // sum says what came of a push and returns what could not be pushed, or nothing. after
 // is the time since the build's end.
-func (p *Pusher) sum(failed []*entry, err error, after time.Duration) (unpushed string) {
-	p.mu.Lock()
-	c := p.counts
-	p.mu.Unlock()
-	p.say("push: %s pushed (%s, %s compressed), %d already there, %d skipped as upstream's; %s after the build",
+func (t *tally) sum(failed []*entry, err error, after time.Duration) (unpushed string) {
+	t.mu.Lock()
+	c := t.counts
+	t.mu.Unlock()
+	t.say("push: %s pushed (%s, %s compressed), %d already there, %d skipped as upstream's; %s after the build",
 		paths(c.pushed), size(c.narBytes), size(c.fileBytes), c.there, c.upstream, after.Round(time.Millisecond))
 	if c == (counts{}) && err == nil && len(failed) == 0 {
-		p.say("push: this command yielded nothing to push: nothing that was built for it is in the store")
+		t.say("push: this command yielded nothing to push: nothing that was built for it is in the store")
 	}
 	if err != nil {
 		unpushed = fmt.Sprintf("what it yields could not be pushed: %v", err)
@@ -46,7 +46,7 @@ func (p *Pusher) sum(failed []*entry, err error, after time.Duration) (unpushed 
 			len(failed), paths(len(failed)+c.pushed+c.there), strings.Join(reasons(failed), "; "))
 	}
 	if unpushed != "" {
-		p.say("push: NOT COMPLETE: %s", unpushed)
+		t.say("push: NOT COMPLETE: %s", unpushed)
 	}
 	return unpushed
 }

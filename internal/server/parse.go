@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -138,6 +139,41 @@ func parseDurationOrOff(text string) (time.Duration, error) {
 		err = fmt.Errorf("%w, nor off", err)
 	}
 	return d, err
+}
+
+// parseAutoDuration returns 0 for auto.
+func parseAutoDuration(text string) (time.Duration, error) {
+	if text == "auto" {
+		return 0, nil
+	}
+	d, err := parseDuration(text)
+	if err != nil {
+		err = fmt.Errorf("%w, nor auto", err)
+	}
+	return d, err
+}
+
+// parsePublicURL returns a URL without a slash at its end.
+func parsePublicURL(text string) (string, error) {
+	if text == "" {
+		return "", nil
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return "", errors.New("is not a URL such as https://builder.example.com")
+	}
+	return strings.TrimRight(text, "/"), nil
+}
+
+// maxJobs is more than a machine can run at once: each job takes a container, and a connection.
+const maxJobs = 256
+
+func parseMaxJobs(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > maxJobs {
+		return 0, fmt.Errorf("is not a number from 1 to %d", maxJobs)
+	}
+	return n, nil
 }
 
 func parseBytes(text string) (int64, error) {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -18,7 +21,11 @@ import (
 	"iglu.sh/builder/internal/tick"
 	"iglu.sh/builder/internal/web"
 	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/docker"
+	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/wsapi"
+	"iglu.sh/builder/wsapi/auth"
+	"iglu.sh/builder/wsapi/connlimit"
 )
 
 const (
@@ -30,11 +37,10 @@ const (
 	pruneInterval = time.Hour
 )
 
-// Serve runs the server until ctx ends, and after that for as long as the running job takes:
-// at most the time of grace, and only until force ends. program is what runs in the
-// containers.
+// Serve runs the server until ctx ends, and after that for as long as running jobs take: at most the
+// time of grace, and only until force ends. program is what runs in the containers.
 func Serve(ctx, force context.Context, s Settings, program string, build metrics.Build, log *slog.Logger) error {
-	token, err := ReadToken(s.TokenFile)
+	token, err := s.token()
 	if err != nil {
 		return err
 	}
@@ -43,42 +49,40 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 		return err
 	}
 	nix.AcceptFlakeConfig = s.FlakeConfig
-	// First of all: it also keeps a second builder out that is started by mistake.
-	records, err := history.Open(s.folder("history.db"))
+	folder, records, err := s.openState()
 	if err != nil {
 		return hintAtFolder(err)
 	}
 	defer records.Close()
-	logs, err := joblog.Open(s.folder("logs"), s.KeepLogs, s.MaxLogBytes)
+	logs, err := joblog.Open(filepath.Join(folder, "logs"), s.KeepLogs, s.MaxLogBytes)
 	if err != nil {
 		return hintAtFolder(err)
 	}
 	if err := records.Prune(logs.Has); err != nil {
 		return err
 	}
-	numbers := metrics.New(build, wsapi.Refusals)
+	numbers := metrics.New(build, wsapi.Refusals, s.MaxJobs)
 	logs.Written = numbers.LogWritten
-	builder, err := newBuilder(s, nix, program, numbers, logs, records, log)
+	engine, err := docker.New(s.engine(program), log)
 	if err != nil {
 		return err
 	}
+	builder := orchestrator.New(engine, s.builder(nix, numbers), logs, records, log)
 	defer builder.Close()
-	numbers.Stores(builder.StoresSize)
+	numbers.Stores(builder.Stores().Size)
 	page := web.New(records, logs, builder, web.Options{
 		Commands:      s.AllowedCommands,
 		ClientTimeout: s.ClientTimeout,
 		Token:         token != "",
 	}, log)
 	defer page.Close()
-	api := wsapi.NewServer(builder, wsapi.Options{
+	api := wsapi.NewServer(jobs{builder}, wsapi.Options{
 		Page:            page,
-		Token:           token,
-		AllowedOrigins:  s.AllowedOrigins,
+		Auth:            auth.Options{Token: token, AllowedOrigins: s.AllowedOrigins, IsOfJobs: engine.IsOfJobs},
 		Commands:        s.AllowedCommands,
 		RequestTimeout:  s.RequestTimeout,
 		MaxRequestBytes: s.MaxRequestBytes,
 		ClientTimeout:   s.ClientTimeout,
-		IsOfJobs:        builder.IsOfJobs,
 		Metrics:         numbers.Handler(),
 		Refused:         numbers.Refused,
 	}, log)
@@ -86,7 +90,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	if err != nil {
 		return err
 	}
-	if err := tidyUp(ctx, builder, log); err != nil {
+	if err := builder.Check(ctx); err != nil {
 		listener.Close()
 		return err
 	}
@@ -103,7 +107,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	defer context.AfterFunc(ctx, func() {
 		defer stopServing()
 		notify(daemon.SdNotifyStopping, log)
-		grace, cancel := context.WithTimeout(force, s.ShutdownGrace)
+		grace, cancel := context.WithTimeout(force, s.grace(engine.StopTimeout(), log))
 		defer cancel()
 		api.Drain(grace)
 	})()
@@ -113,38 +117,82 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	return err
 }
 
-// newBuilder returns what runs the jobs.
-func newBuilder(s Settings, nix orchestrator.NixSettings, program string, numbers *metrics.Metrics, logs *joblog.Store, records *history.History, log *slog.Logger) (*orchestrator.Builder, error) {
-	return orchestrator.NewDocker(orchestrator.Options{
+// jobs are a builder's, as the sessions of clients see them.
+type jobs struct{ *orchestrator.Builder }
+
+func (j jobs) Start(ctx context.Context, request *schemas.Request) wsapi.Job {
+	return j.Builder.Start(ctx, request)
+}
+
+// engine returns how the container engine is used.
+func (s *Settings) engine(program string) docker.Options {
+	return docker.Options{
 		Host:          s.EngineHost,
 		Instance:      s.Instance,
 		Image:         s.JobImage,
 		Pull:          s.Pull,
-		Stores:        s.Stores(),
 		Network:       s.JobNetwork,
-		JobUser:       s.JobUser,
-		FetchTimeout:  s.FetchTimeout,
-		GitDepth:      s.GitDepth,
-		Push:          orchestrator.Push{Uploads: s.PushUploads, PartSize: s.PushPartSize, Upstream: s.PushUpstream},
-		Nix:           nix,
 		Program:       program,
-		Limits:        s.Limits,
-		Deadlines:     s.Deadlines,
 		Sandbox:       s.Sandbox,
 		SandboxUnsafe: s.SandboxUnsafe,
-		Observer:      numbers,
-	}, logs, records, log)
+	}
 }
 
-// tidyUp removes what an earlier run of the builder has left, and returns why jobs can never
-// run as the builder is set up. An engine that is away is no reason: it may come back.
-func tidyUp(ctx context.Context, builder *orchestrator.Builder, log *slog.Logger) error {
-	if err := builder.Clean(ctx, func(kind, name string) {
-		log.Info("removed what an earlier run left", "kind", kind, "name", name)
-	}); err != nil {
-		log.Warn("cannot remove what an earlier run may have left", "err", err)
+// builder returns how jobs are run.
+func (s *Settings) builder(nix orchestrator.NixSettings, observer orchestrator.Observer) orchestrator.Options {
+	return orchestrator.Options{
+		MaxJobs:      s.MaxJobs,
+		Stores:       s.Stores(),
+		JobUser:      s.JobUser,
+		FetchTimeout: s.FetchTimeout,
+		GitDepth:     s.GitDepth,
+		Push:         orchestrator.Push{Uploads: s.PushUploads, PartSize: s.PushPartSize, Upstream: s.PushUpstream},
+		Nix:          nix,
+		Limits:       s.Limits,
+		Deadlines:    s.Deadlines,
+		PublicURL:    s.PublicURL,
+		Observer:     observer,
 	}
-	return builder.Check(ctx)
+}
+
+// maxStates is more than there are builders that share a folder.
+const maxStates = 100
+
+// openState opens the history in the first of the instance's folders that no other builder has: the
+// instance's own, or a folder in it named 2, 3, and so on.
+func (s *Settings) openState() (folder string, records *history.History, err error) {
+	for n := 1; ; n++ {
+		folder = s.folder("")
+		if n > 1 {
+			folder = s.folder(strconv.Itoa(n))
+		}
+		records, err = history.Open(filepath.Join(folder, "history.db"))
+		if !errors.Is(err, history.ErrInUse) || n == maxStates {
+			return folder, records, err
+		}
+	}
+}
+
+const (
+	// endTime is how long the end of running jobs takes at most, once they are cancelled: their
+	// containers get 3 s, and their clients their last message.
+	endTime = 5 * time.Second
+	// safetyTime is left over before the server is killed.
+	safetyTime = 2 * time.Second
+)
+
+// grace returns how long running jobs may go on for. The server's container is killed after the time
+// that the engine tells, or not at all if that is 0.
+func (s *Settings) grace(stopTimeout time.Duration, log *slog.Logger) time.Duration {
+	stopTimeout = cmp.Or(s.StopTimeout, stopTimeout)
+	if stopTimeout == 0 {
+		return s.ShutdownGrace
+	}
+	most := max(0, stopTimeout-safetyTime-endTime)
+	if most < s.ShutdownGrace {
+		log.Info("running jobs get less time than IGLU_SHUTDOWN_GRACE says: the server would be killed before", "grace", most, "killed", stopTimeout)
+	}
+	return min(most, s.ShutdownGrace)
 }
 
 // hintAtFolder adds to an error of a file which setting its folder comes from.
@@ -175,13 +223,13 @@ func listen(s Settings, log *slog.Logger) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", s.Listen, err)
 	}
-	listener, err := withTLS(wsapi.Crowd(plain), s.TLSCert, s.TLSKey, log)
+	listener, err := withTLS(connlimit.Listen(plain, connlimit.MaxConns), s.TLSCert, s.TLSKey, log)
 	if err != nil {
 		plain.Close()
 		return nil, err
 	}
 	if addr, ok := plain.Addr().(*net.TCPAddr); ok && !addr.IP.IsLoopback() && s.TokenFile == "" {
-		log.Warn("no token is set (IGLU_TOKEN_FILE): whoever reaches this address runs programs on the container engine; "+
+		log.Warn("no token is set (IGLU_TOKEN_FILE): anyone who can reach this address can run programs on the container engine; "+
 			"behind a published port that can be a job, too, which looks like a client of the machine: publish it on 127.0.0.1 only, or set a token",
 			"addr", addr.String())
 	}
@@ -195,12 +243,12 @@ func notify(state string, log *slog.Logger) {
 	}
 }
 
-// serveHTTP answers requests until ctx ends, and those under way a little longer. It calls
-// stopWatching then, because those of watchers would not end.
-func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler, stopWatching func(), log *slog.Logger) error {
+// serveHTTP answers requests until ctx ends, and those under way a little longer. It cancels running
+// jobs then, and calls stopWatching, because the requests of watchers would not end.
+func serveHTTP(ctx context.Context, listener net.Listener, api *wsapi.Server, stopWatching func(), log *slog.Logger) error {
 	server := &http.Server{
-		Handler:           handler,
-		ConnContext:       wsapi.WithConn,
+		Handler:           api,
+		ConnContext:       connlimit.WithConn,
 		ReadHeaderTimeout: headerTimeout,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
@@ -212,6 +260,7 @@ func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler,
 		return err
 	case <-ctx.Done():
 		log.Info("shutting down")
+		api.Cancel()
 		timeout, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
 		if server.Shutdown(timeout) != nil {

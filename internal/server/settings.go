@@ -16,6 +16,8 @@ import (
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/docker"
+	"iglu.sh/builder/orchestrator/stores"
 )
 
 // Settings are what can be set of the server. Each is a flag and an environment
@@ -28,12 +30,14 @@ type Settings struct {
 	JobImage        string
 	Pull            images.Policy
 	JobNetwork      string
-	Store           orchestrator.StoreMode
+	MaxJobs         int
+	Store           stores.Mode
+	StoreWait       time.Duration
 	StoreMaxBytes   int64
 	Limits          orchestrator.Limits
 	Deadlines       orchestrator.Deadlines
 	JobUser         orchestrator.JobUser
-	Sandbox         orchestrator.Sandbox
+	Sandbox         docker.Sandbox
 	SandboxUnsafe   bool
 	NixConfFile     string
 	FlakeConfig     bool
@@ -43,6 +47,8 @@ type Settings struct {
 	MaxRequestBytes int64
 	ClientTimeout   time.Duration
 	ShutdownGrace   time.Duration
+	StopTimeout     time.Duration // 0: as the engine says
+	PublicURL       string
 	StateDir        string
 	KeepLogs        joblog.Keep
 	MaxLogBytes     int64
@@ -79,21 +85,25 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"`image` that jobs run in")
 	add(parsed(&s.Pull, "when", oneOf(images.PullMissing, images.PullAlways, images.PullNever)), "pull", "missing",
 		"`when` the job image is pulled: missing (if the engine does not have it), always or never")
-	add(parsed(&s.Store, "mode", oneOf(orchestrator.StoreRepository, orchestrator.StoreShared, orchestrator.StoreEphemeral)), "store", "repository",
+	add(parsed(&s.Store, "mode", oneOf(stores.Repository, stores.Shared, stores.Ephemeral)), "store", "repository",
 		"`who` shares a Nix store, one job after the other: repository (the jobs of one), shared (all jobs) or ephemeral (nobody)")
 	add(parsed(&s.StoreMaxBytes, "bytes", parseBytes), "store-max-bytes", "50GB",
 		"largest `size` of all stores together; the ones used least recently go first")
+	add(parsed(&s.StoreWait, "duration", parseDuration), "store-wait", "5m",
+		"`time` that a job waits for a Nix store that another job has; then it has one of its own")
+	add(parsed(&s.MaxJobs, "number", parseMaxJobs), "max-jobs", "1",
+		"`how many` jobs run at once; shares of the machine are divided by it")
 	add(parsed(&s.JobNetwork, "name", parseAny), "job-network", "",
 		"the engine's `network` for jobs (default a bridge of the builder's own)")
 	add(parsed(&s.Limits.Memory, "bytes", parseMemory), "job-memory", "75%",
-		"most `memory` of a job, as a size or as a share of the engine's machine")
+		"most `memory` of a job, as a size or as a share of the engine's machine, divided by --max-jobs")
 	add(parsed(&s.Limits.CPUs, "number", parseCPUs), "job-cpus", "100%",
-		"most `CPUs` of a job, as a number or as a share of the engine's machine")
+		"most `CPUs` of a job, as a number or as a share of the engine's machine, divided by --max-jobs")
 	add(parsed(&s.Limits.PIDs, "number", parsePIDs), "job-pids", "4096",
 		"most `processes` and threads of a job at once")
 	add(parsed(&s.JobUser, "user", oneOf(orchestrator.UserNix, orchestrator.UserRoot)), "job-user", "nix",
 		"`who` a job's command runs as: nix (an unprivileged user, for whom a nix-daemon builds) or root (who can change the job's Nix store at will)")
-	add(parsed(&s.Sandbox, "when", oneOf(orchestrator.SandboxAuto, orchestrator.SandboxOn, orchestrator.SandboxOff)), "nix-sandbox", "auto",
+	add(parsed(&s.Sandbox, "when", oneOf(docker.SandboxAuto, docker.SandboxOn, docker.SandboxOff)), "nix-sandbox", "auto",
 		"`when` Nix uses its own sandbox: auto (where the engine can and that opens no way out of the container), on or off")
 	add(parsed(&s.SandboxUnsafe, "yes or no", parseYesNo), "nix-sandbox-unsafe", "no",
 		"`yes` lets the sandbox be on even where it opens a way out of the container")
@@ -106,7 +116,7 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 	add(parsed(&s.Deadlines.Silence, "duration", parseDurationOrOff), "silence-timeout", "off",
 		"`time` without output after which a job is cancelled, or off")
 	add(parsed(&s.Instance, "name", parseInstance), "instance", "default",
-		"`name` that labels everything made on the engine; different for each builder on it")
+		"`name` that labels everything made on the engine; builders of one name share their Nix stores")
 	add(parsed(&s.AllowedCommands, "words", parseWords), "allowed-commands", "nix,nix-build",
 		"programs that a job may run, a `list` separated by commas")
 	add(parsed(&s.RequestTimeout, "duration", parseDuration), "request-timeout", "30s",
@@ -116,7 +126,11 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 	add(parsed(&s.ClientTimeout, "duration", parseDuration), "client-timeout", "5m",
 		"`time` after which a client that accepts nothing of its log counts as gone")
 	add(parsed(&s.ShutdownGrace, "duration", parseGrace), "shutdown-grace", "30s",
-		"`time` that a running job may go on for when the server is asked to stop")
+		"`time` that running jobs may go on for when the server is asked to stop; less where it would be killed before")
+	add(parsed(&s.StopTimeout, "duration", parseAutoDuration), "stop-timeout", "auto",
+		"`time` after which the server is killed that was asked to stop; auto asks the engine for that of the server's container")
+	add(parsed(&s.PublicURL, "URL", parsePublicURL), "public-url", "",
+		"`URL` of the server's page as people reach it; it stands in the logs of jobs (default none)")
 	add(parsed(&s.StateDir, "folder", parseAny), "state-dir", defaultStateDir(),
 		"`folder` for what outlives a job: the logs, in a folder for each instance")
 	add(parsed(&s.KeepLogs, "jobs,days", parseKeep), "keep-logs", "20",
@@ -159,8 +173,8 @@ func defaultStateDir() string {
 func (s *Settings) folder(name string) string { return filepath.Join(s.StateDir, s.Instance, name) }
 
 // Stores returns how stores are kept.
-func (s *Settings) Stores() orchestrator.Stores {
-	return orchestrator.Stores{Mode: s.Store, MaxBytes: s.StoreMaxBytes, Folder: s.folder("stores")}
+func (s *Settings) Stores() stores.Options {
+	return stores.Options{Instance: s.Instance, Mode: s.Store, MaxBytes: s.StoreMaxBytes, Folder: s.folder("stores"), Wait: s.StoreWait}
 }
 
 const envPrefix = "IGLU_"

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"log/slog"
 	"math"
 	"testing"
 	"time"
@@ -17,6 +18,24 @@ func TestKeepLogs(t *testing.T) {
 	} {
 		if got, err := parseKeep(text); got != want || err != nil {
 			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+}
+
+// TestGrace has servers be killed soon after they were asked to stop, late, and never.
+func TestGrace(t *testing.T) {
+	for _, test := range []struct{ wanted, set, engine, want time.Duration }{
+		{30 * time.Second, 0, 0, 30 * time.Second}, // in no container
+		{30 * time.Second, 0, 10 * time.Second, 3 * time.Second},
+		{time.Second, 0, 10 * time.Second, time.Second},
+		{30 * time.Second, 0, time.Minute, 30 * time.Second},
+		{30 * time.Second, 0, time.Second, 0},
+		{30 * time.Second, time.Minute, 10 * time.Second, 30 * time.Second}, // what is set counts
+		{30 * time.Second, 10 * time.Second, 0, 3 * time.Second},
+	} {
+		s := Settings{ShutdownGrace: test.wanted, StopTimeout: test.set}
+		if got := s.grace(test.engine, slog.New(slog.DiscardHandler)); got != test.want {
+			t.Errorf("%+v: %s", test, got)
 		}
 	}
 }

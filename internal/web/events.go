@@ -44,7 +44,7 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
-	ctx, out, left, ok := s.watch(w, r)
+	ctx, out, left, ok := s.watchers.watch(w, r)
 	if !ok {
 		return
 	}

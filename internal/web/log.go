@@ -29,10 +29,10 @@ func (s *Server) serveLog(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Content-Disposition", fmt.Sprintf("%s; filename=%q", disposition, "iglu-builder-"+r.PathValue("id")+".log"))
 	if follow == 0 {
-		http.ServeContent(patient{w, s.watcher(w)}, r, "", time.Time{}, io.NewSectionReader(log, 0, log.State().Bytes))
+		http.ServeContent(patient{w, newWatcher(w, s.options.ClientTimeout)}, r, "", time.Time{}, io.NewSectionReader(log, 0, log.State().Bytes))
 		return
 	}
-	ctx, out, left, ok := s.watch(w, r)
+	ctx, out, left, ok := s.watchers.watch(w, r)
 	if !ok {
 		return
 	}
@@ -41,64 +41,6 @@ func (s *Server) serveLog(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	log.Follow(ctx, 0, out) // its error is that the watcher has left
-}
-
-// watch makes the answer to a request one that is watched for as long as the watcher likes or
-// the job runs. left must be called at its end.
-func (s *Server) watch(w http.ResponseWriter, r *http.Request) (ctx context.Context, out *watcher, left func(), ok bool) {
-	select {
-	case s.watchers <- struct{}{}:
-	default:
-		w.Header().Set("Retry-After", "5")
-		http.Error(w, fmt.Sprintf("%d clients are watching already.", maxWatchers), http.StatusServiceUnavailable)
-		return nil, nil, nil, false
-	}
-	ctx, cancel := context.WithCancel(r.Context())
-	stop := context.AfterFunc(s.closing, cancel)
-	return ctx, s.watcher(w), func() {
-		stop()
-		cancel()
-		<-s.watchers
-	}, true
-}
-
-// watcher makes one of an answer. The connection is not used again: it keeps its last deadline.
-func (s *Server) watcher(w http.ResponseWriter) *watcher {
-	w.Header().Set("Connection", "close")
-	return &watcher{w: w, control: http.NewResponseController(w), timeout: s.options.ClientTimeout}
-}
-
-// A patient answer waits as long as a watcher's for a client that takes nothing of it.
-type patient struct {
-	http.ResponseWriter
-	watcher *watcher
-}
-
-func (p patient) Write(b []byte) (int, error) {
-	p.watcher.hurry()
-	return p.ResponseWriter.Write(b)
-}
-
-// A watcher is an answer that goes on. What is written to it is sent at once; a client that
-// does not take it in time has gone.
-type watcher struct {
-	w       http.ResponseWriter
-	control *http.ResponseController
-	timeout time.Duration
-}
-
-func (out *watcher) hurry() error {
-	return out.control.SetWriteDeadline(time.Now().Add(out.timeout))
-}
-
-func (out *watcher) Write(p []byte) (n int, err error) {
-	if err := out.hurry(); err != nil {
-		return 0, err
-	}
-	if n, err = out.w.Write(p); err == nil {
-		err = out.control.Flush()
-	}
-	return n, err
 }
 
 // Bounds of one answer.

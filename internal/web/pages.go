@@ -23,7 +23,7 @@ var templates = template.Must(template.ParseFS(templateFiles, "templates/*.html"
 type page struct {
 	Title   string
 	SignOut bool
-	Running *jobView
+	Running []jobView
 	Job     jobView
 	Jobs    []jobView
 	// Commands are what a job may run.
@@ -55,8 +55,8 @@ func (s *Server) serveHome(w http.ResponseWriter, r *http.Request) {
 	}
 	p := page{Title: "Jobs"}
 	for _, record := range records {
-		if view := (jobView{record}); record.Runs() && p.Running == nil {
-			p.Running = &view
+		if view := (jobView{record}); record.Runs() {
+			p.Running = append(p.Running, view)
 		} else {
 			p.Jobs = append(p.Jobs, view)
 		}

@@ -7,7 +7,6 @@ package web
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -52,10 +51,6 @@ type Options struct {
 	Token bool
 }
 
-// maxWatchers is how many clients follow logs and events at once. Each takes some 200 KiB of
-// memory. They leave connections to others: see wsapi.Crowd.
-const maxWatchers = 256
-
 // A Server serves the page and the API. It is an http.Handler.
 type Server struct {
 	records Records
@@ -65,10 +60,8 @@ type Server struct {
 	log     *slog.Logger
 	mux     *http.ServeMux
 
-	watchers chan struct{} // holds an item for each
-	searches chan struct{} // likewise
-	closing  context.Context
-	close    context.CancelFunc
+	watchers *watchers
+	searches chan struct{} // holds an item for each
 }
 
 // New returns a server.
@@ -76,10 +69,9 @@ func New(records Records, logs Logs, jobs Jobs, options Options, log *slog.Logge
 	s := &Server{
 		records: records, logs: logs, jobs: jobs, options: options, log: log,
 		mux:      http.NewServeMux(),
-		watchers: make(chan struct{}, maxWatchers),
+		watchers: newWatchers(options.ClientTimeout),
 		searches: make(chan struct{}, maxSearches),
 	}
-	s.closing, s.close = context.WithCancel(context.Background())
 	for pattern, handle := range map[string]http.HandlerFunc{
 		"GET /{$}":                      s.serveHome,
 		"GET /new":                      s.serveNew,
@@ -117,7 +109,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // Close ends all watching, so that an http.Server need not wait for it.
-func (s *Server) Close() { s.close() }
+func (s *Server) Close() { s.watchers.close() }
 
 //go:embed assets
 var files embed.FS

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -172,7 +173,7 @@ func TestWatchersAreBounded(t *testing.T) {
 	}
 	h.Close()
 	for range maxWatchers {
-		h.watchers <- struct{}{} // each has left
+		h.watchers.slots <- struct{}{} // each has left
 	}
 }
 
@@ -204,6 +205,31 @@ func TestEndWithoutLastMessage(t *testing.T) {
 		response.Body.Close()
 		if err != nil || !strings.HasSuffix(string(text), want) {
 			t.Errorf("%s: %v, %q", path, err, text)
+		}
+	}
+}
+
+// TestRunningJobs shows the page of all jobs while none runs, one, and more: one is shown in full, more
+// are listed before those that have ended.
+func TestRunningJobs(t *testing.T) {
+	h := newHouse(t)
+	h.put(t, history.Record{Job: "ended", Command: "nix build", Begun: time.Now().Add(-time.Hour), End: jobend.Exited})
+	for n, want := range [][]string{
+		{`id="idle"`, `href="/jobs/ended"`},
+		{`data-job="job1"`, `href="/jobs/ended"`},
+		{`id="running"`, `href="/jobs/job2"`, `href="/jobs/job1"`, `id="jobs"`, `href="/jobs/ended"`},
+		{`id="running"`, `href="/jobs/job3"`, `href="/jobs/job2"`, `href="/jobs/job1"`, `id="jobs"`, `href="/jobs/ended"`},
+	} {
+		if n > 0 {
+			h.put(t, history.Record{Job: fmt.Sprint("job", n), Command: "nix build", Begun: time.Now()})
+		}
+		rest := h.get("/").Body.String()
+		for _, text := range want {
+			_, after, ok := strings.Cut(rest, text)
+			if !ok {
+				t.Errorf("with %d running jobs, %s is not where it is to be", n, text)
+			}
+			rest = after
 		}
 	}
 }

@@ -41,8 +41,7 @@ func benchFill(ctx context.Context, image string, table *strings.Builder) error 
 
 	job := s.runs(schemas.Request{Git: schemas.Git{Repository: repository.url}, BuildOptions: schemas.BuildOptions{Command: "nix --version"}})
 	run := func(arguments ...string) func(context.Context) error {
-		arguments = append(append([]string{"run", "--rm"}, arguments...), image, "nix", "--version")
-		return func(ctx context.Context) error { return exec.CommandContext(ctx, "docker", arguments...).Run() }
+		return dockerRuns(append(append([]string{"run", "--rm"}, arguments...), image, "nix", "--version")...)
 	}
 	medians, err := s.race(ctx, fillRounds, []contender{
 		{"first", synced(s.RemoveStores), job},

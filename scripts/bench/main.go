@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"regexp"
 	"slices"
@@ -39,6 +40,7 @@ func run(ctx context.Context) error {
 		{"source", benchSource},
 		{"log", benchLog},
 		{"watch", benchWatch},
+		{"many", benchMany},
 		{"push", benchPush},
 		{"outputs", benchOutputs},
 	}
@@ -76,6 +78,37 @@ type contender struct {
 	name   string
 	before func() error // is not measured; may be nil
 	run    func(context.Context) error
+}
+
+// dockerRuns returns what runs Docker's client, as a contender does.
+func dockerRuns(arguments ...string) func(context.Context) error {
+	return func(ctx context.Context) error { return exec.CommandContext(ctx, "docker", arguments...).Run() }
+}
+
+// figures are what is measured of contenders beside their times: one figure a round, by a name.
+type figures map[string][]time.Duration
+
+// add adds the figure of a round.
+func (f figures) add(name string, figure time.Duration) { f[name] = append(f[name], figure) }
+
+// median returns the median of all rounds but the first, which a race does not count.
+func (f figures) median(name string) time.Duration { return quantile(f[name][1:], 0.5) }
+
+// processor returns what does the same as run, and adds the processor time that a process takes
+// meanwhile.
+func (f figures) processor(name string, pid int, run func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		before, err := processorTime(pid)
+		if err != nil {
+			return err
+		}
+		if err := run(ctx); err != nil {
+			return err
+		}
+		after, err := processorTime(pid)
+		f.add(name, after-before)
+		return err
+	}
 }
 
 // quantile returns the value below which a part of the list lies.

@@ -89,10 +89,8 @@ func pushClosure(ctx context.Context, image, name, script string, table *strings
 			peak = max(peak, <-memory)
 			return err
 		}},
-		{copied, nil, func(ctx context.Context) error {
-			return exec.CommandContext(ctx, "docker", "run", "--rm", filled, "nix", "--extra-experimental-features", "nix-command",
-				"copy", "--to", "file:///tmp/cache?compression=zstd", "/result").Run()
-		}},
+		{copied, nil, dockerRuns("run", "--rm", filled, "nix", "--extra-experimental-features", "nix-command",
+			"copy", "--to", "file:///tmp/cache?compression=zstd", "/result")},
 	})
 	if err != nil {
 		return err

@@ -106,6 +106,32 @@ func memoryOf(pid int, name string) (float64, error) {
 	return 0, fmt.Errorf("no %s in the process's status", name)
 }
 
+// clockTick is the unit of processor times in /proc: 1/USER_HZ, see proc_pid_stat(5).
+const clockTick = time.Second / 100
+
+// processorTime returns how much time of processors a process has taken, its calls of the kernel
+// included, from /proc. What it has started does not count.
+func processorTime(pid int) (time.Duration, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The second field is the program's name in parentheses, which can hold anything.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	const user, kernel = 14 - 3, 15 - 3 // fields 14 and 15, counted from the third on
+	if len(fields) <= kernel {
+		return 0, fmt.Errorf("no processor time in %q", stat)
+	}
+	var inUser, inKernel int64
+	if _, err := fmt.Sscan(fields[user]+" "+fields[kernel], &inUser, &inKernel); err != nil {
+		return 0, fmt.Errorf("read the processor time in %q: %w", stat, err)
+	}
+	return time.Duration(inUser+inKernel) * clockTick, nil
+}
+
+// noop is a job that does nothing.
+var noop = schemas.Request{Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix --version"}}
+
 // shell is a job that runs a shell script.
 func shell(script string) schemas.Request {
 	return schemas.Request{
@@ -118,14 +144,11 @@ func shell(script string) schemas.Request {
 // client does as little as it can, so that it is not what is measured: it reads the
 // server's frames itself, and looks only at the last message.
 func (b *builder) build(ctx context.Context, job schemas.Request, output func(message []byte)) (messages int, err error) {
-	conn, _, err := websocket.DefaultDialer.DialContext(ctx, "ws://"+b.Address+schemas.BuildPath, nil)
+	conn, err := b.send(ctx, job)
 	if err != nil {
 		return 0, err
 	}
 	defer conn.Close()
-	if err := conn.WriteJSON(job); err != nil {
-		return 0, err
-	}
 	in := bufio.NewReaderSize(conn.NetConn(), 256<<10)
 	var last []byte
 	for {
@@ -158,6 +181,38 @@ func (b *builder) build(ctx context.Context, job schemas.Request, output func(me
 			output(message)
 		}
 		in.Discard(size)
+	}
+}
+
+// send sends a job. The caller closes the connection.
+func (b *builder) send(ctx context.Context, job schemas.Request) (*websocket.Conn, error) {
+	conn, _, err := websocket.DefaultDialer.DialContext(ctx, "ws://"+b.Address+schemas.BuildPath, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.WriteJSON(job); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// stall sends a job, and reads no further than the line with the job's id, which it returns. The
+// caller closes the connection.
+func (b *builder) stall(ctx context.Context, job schemas.Request) (conn *websocket.Conn, id string, err error) {
+	conn, err = b.send(ctx, job)
+	if err != nil {
+		return nil, "", err
+	}
+	for {
+		_, message, err := conn.ReadMessage()
+		if err != nil {
+			conn.Close()
+			return nil, "", fmt.Errorf("no line with the job's id: %w", err)
+		}
+		if id, ok := strings.CutPrefix(line(message), "iglu: job "); ok {
+			return conn, id, nil
+		}
 	}
 }
 

@@ -57,11 +57,7 @@ func benchStart(ctx context.Context, image string, table *strings.Builder) error
 	}
 	defer repository.close()
 
-	command := func(args ...string) func(context.Context) error {
-		return func(ctx context.Context) error { return exec.CommandContext(ctx, "docker", args...).Run() }
-	}
 	info := schemas.Request{Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix store info"}}
-	noop := schemas.Request{Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix --version"}}
 	build := schemas.Request{Git: schemas.Git{Repository: repository.url}, BuildOptions: schemas.BuildOptions{Command: "nix build"}}
 	// A builder looks after its stores when no job has come for 2 s: not beside what is measured.
 	settled := func(more func() error) func() error {
@@ -81,9 +77,9 @@ func benchStart(ctx context.Context, image string, table *strings.Builder) error
 	}{
 		{startRounds, []contender{
 			{"noop", nil, s.runs(noop)},
-			{"noop run", nil, command("run", "--rm", image, "nix", "--version")},
+			{"noop run", nil, dockerRuns("run", "--rm", image, "nix", "--version")},
 			{"info", nil, s.runs(info)},
-			{"info run", nil, command("run", "--rm", image, "nix", "--extra-experimental-features", "nix-command", "store", "info")},
+			{"info run", nil, dockerRuns("run", "--rm", image, "nix", "--extra-experimental-features", "nix-command", "store", "info")},
 			{"noop exec", nil, func(ctx context.Context) error { return container.exec(ctx, "nix --version").Run() }},
 		}},
 		{firstRounds, []contender{

@@ -89,12 +89,7 @@ func (b *builder) newestJob(ctx context.Context) (string, error) {
 	var answer struct {
 		Jobs []struct{ ID string }
 	}
-	body, err := b.get(ctx, "/api/v1/jobs?limit=1")
-	if err != nil {
-		return "", err
-	}
-	defer body.Close()
-	if err := json.NewDecoder(body).Decode(&answer); err != nil || len(answer.Jobs) == 0 {
+	if err := b.getJSON(ctx, "/api/v1/jobs?limit=1", &answer); err != nil || len(answer.Jobs) == 0 {
 		return "", fmt.Errorf("no job runs: %w", err)
 	}
 	return answer.Jobs[0].ID, nil
@@ -117,6 +112,17 @@ func (b *builder) watch(ctx context.Context, job string) error {
 	return nil
 }
 
+// getJSON decodes the answer to a request of the API.
+func (b *builder) getJSON(ctx context.Context, path string, into any) error {
+	body, err := b.get(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	return json.NewDecoder(body).Decode(into)
+}
+
+// get returns the answer to a request of the API, which the caller closes.
 func (b *builder) get(ctx context.Context, path string) (io.ReadCloser, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.Address+path, nil)
 	if err != nil {

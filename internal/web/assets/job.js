@@ -198,10 +198,20 @@ async function renewJobs() {
 // watchForJobs shows a job that somebody else sends, on the page of all jobs.
 export function watchForJobs() {
   setInterval(async () => {
-    if (document.hidden || "runs" in (byId("job")?.dataset ?? {})) return;
+    if (document.hidden) return;
     try {
-      const response = await fetch("/api/v1/jobs?limit=1");
-      const [newest] = (await response.json()).jobs;
+      const response = await fetch("/api/v1/jobs");
+      const { jobs } = await response.json();
+      const [newest] = jobs;
+      if (byId("running")) {
+        const listed = [...document.querySelectorAll("#running a")].map((link) => link.pathname.split("/").pop());
+        if (jobs.filter((job) => !job.end).map((job) => job.id).join() !== listed.join()) location.reload();
+        return;
+      }
+      if ("runs" in (byId("job")?.dataset ?? {})) {
+        if (newest.id !== byId("job").dataset.job) showOthers();
+        return;
+      }
       const shown = byId("job")?.dataset.job ?? document.querySelector("#jobs a")?.pathname.split("/").pop();
       if (!newest || newest.id === shown) return;
       if (byId("idle")) location.reload();
@@ -213,6 +223,14 @@ export function watchForJobs() {
       }
     } catch { /* the builder is away: it is asked again */ }
   }, JOBS_INTERVAL);
+}
+
+// showOthers says that another job is running beside the one that is shown.
+function showOthers() {
+  const link = made("a", "", "Show all.");
+  link.href = "/";
+  byId("others").replaceChildren("Another job is running. ", link);
+  byId("others").hidden = false;
 }
 
 function letCancel(state) {

@@ -36,42 +36,36 @@ func litter(t *testing.T, e *fixture.Engine, label string) (names []string) {
 	return names
 }
 
-// TestCleanup has a builder's start, and then the command, remove what carries its
-// instance's label, and nothing else.
+// TestCleanup has a builder's start remove nothing, and then the command what carries its
+// instance's label, and nothing else; but while a container runs, nothing.
 func TestCleanup(t *testing.T) { fixture.OnEngines(t, cleanUp) }
 
 func cleanUp(t *testing.T, e *fixture.Engine) {
 	instance := "test-" + strings.ToLower(rand.Text()[:10])
 	others := append(litter(t, e, "sh.iglu.builder.instance="+instance+"-2"), litter(t, e, "some=label")...)
-	start := func() string {
-		s := e.Server(t, func(s *server.Settings) { s.Instance = instance })
-		if err := s.Stop(); err != nil {
-			t.Error(err)
-		}
-		s.Ended <- nil // for the clean-up
-		return s.Log.String()
+	mine := litter(t, e, "sh.iglu.builder.instance="+instance)
+	running := mine[len(mine)-1]
+	started := e.Server(t, func(s *server.Settings) { s.Instance = instance })
+	output, err := cleanUpAt(e.Host, instance)
+	if err == nil || !strings.Contains(output, "containers of jobs are running: "+running+"\nhint: ") {
+		t.Errorf("while a container runs: %v: %s", err, output)
 	}
-	clean := func() string {
-		output, err := cleanUpAt(e.Host, instance)
-		if err != nil {
-			t.Errorf("%v: %s", err, output)
-		}
-		return output
+	if diff := cmp.Diff(mine, e.There(mine)); diff != "" {
+		t.Errorf("after a start (-before +after):\n%s", diff)
 	}
-	for name, remove := range map[string]func() string{"start": start, "command": clean} {
-		t.Run(name, func(t *testing.T) {
-			mine := litter(t, e, "sh.iglu.builder.instance="+instance)
-			told := remove()
-			if left := e.There(mine); len(left) > 0 {
-				t.Errorf("left: %v", left)
-			}
-			if n := strings.Count(told, "removed "); n != len(mine) {
-				t.Errorf("%d removals are told:\n%s", n, told)
-			}
-			if diff := cmp.Diff(others, e.There(others)); diff != "" {
-				t.Errorf("things of others (-before +after):\n%s", diff)
-			}
-		})
+	started.Cancel()
+	e.Docker(t, "stop", "--time", "1", running)
+	if output, err = cleanUpAt(e.Host, instance); err != nil {
+		t.Errorf("%v: %s", err, output)
+	}
+	if left := e.There(mine); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	if n := strings.Count(output, "removed "); n != len(mine) {
+		t.Errorf("%d removals are told:\n%s", n, output)
+	}
+	if diff := cmp.Diff(others, e.There(others)); diff != "" {
+		t.Errorf("things of others (-before +after):\n%s", diff)
 	}
 }
 
@@ -108,5 +102,7 @@ func builderKilled(t *testing.T, e *fixture.Engine) {
 		t.Errorf("the job goes on: %v", err)
 	}
 	e.Process(t, instance, "--job-image", fixture.Env.Image)
-	fixture.WantNoContainers(t, s)
+	if err := s.AwaitNoContainers(time.Minute); err != nil { // it has to have ended for a while
+		t.Error(err)
+	}
 }

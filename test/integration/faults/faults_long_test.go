@@ -21,7 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"iglu.sh/builder/internal/server"
-	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -156,7 +156,7 @@ func (w *faultFixture) wantOthers(t *testing.T) {
 // attackOnly has a server's jobs run the program attack.
 func attackOnly(s *server.Settings) {
 	s.JobImage, s.AllowedCommands = "attack:1", []string{"attack"}
-	s.Store = orchestrator.StoreShared // that it is one more thing to go wrong
+	s.Store = stores.Shared // that it is one more thing to go wrong
 }
 
 // clean removes what a server's instance keeps for its next life.

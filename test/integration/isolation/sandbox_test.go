@@ -8,6 +8,7 @@ import (
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/docker"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -65,7 +66,7 @@ func noSandbox(t *testing.T, e *fixture.Engine) {
 	}
 	// What the sandbox would open: without user namespaces it must not be on.
 	unsafe := e.Server(t, func(s *server.Settings) {
-		s.JobUser, s.Sandbox, s.SandboxUnsafe = orchestrator.UserRoot, orchestrator.SandboxOn, true
+		s.JobUser, s.Sandbox, s.SandboxUnsafe = orchestrator.UserRoot, docker.SandboxOn, true
 	})
 	got = fixture.Do(t, unsafe, fixture.Command(writeKernelSetting))
 	fixture.WantExit(t, got, 0)

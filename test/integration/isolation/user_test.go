@@ -9,6 +9,7 @@ import (
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -55,7 +56,7 @@ func TestCommandsOfUser(t *testing.T) { fixture.OnEngines(t, commandsOfUser) }
 
 func commandsOfUser(t *testing.T, e *fixture.Engine) {
 	g := &fixture.Env.Git
-	s := e.Server(t, func(s *server.Settings) { s.Store = orchestrator.StoreRepository })
+	s := e.Server(t, func(s *server.Settings) { s.Store = stores.Repository })
 	publish := func(hello string) string {
 		name := "user-" + strings.ToLower(rand.Text()[:10])
 		if err := g.Commit(name, "main", map[string]string{

@@ -5,6 +5,7 @@ package logs
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gorilla/websocket"
 
@@ -38,6 +39,9 @@ func TestHistorySurvives(t *testing.T) {
 	}
 	if _, page := next.Get(t, "GET", "/jobs/"+lost); !strings.Contains(page, "interrupted") {
 		t.Errorf("its page is %s", page)
+	}
+	if err := next.AwaitNoContainers(time.Minute); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -188,9 +188,9 @@ func TestJobsAPI(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		job + "/log?follow=1":         log,
-		job + "/lines?from=4&count=1": `{"from":4,"lines":["2"],"total":6,"ended":true}` + "\n",
-		job + "/search?q=RUNNING":     `{"lines":[2],"count":1,"searched":6,"total":6}` + "\n",
-		job + "/search?q=nothing":     `{"lines":[],"count":0,"searched":6,"total":6}` + "\n",
+		job + "/lines?from=5&count=1": `{"from":5,"lines":["2"],"total":7,"ended":true}` + "\n",
+		job + "/search?q=RUNNING":     `{"lines":[3],"count":1,"searched":7,"total":7}` + "\n",
+		job + "/search?q=nothing":     `{"lines":[],"count":0,"searched":7,"total":7}` + "\n",
 	} {
 		if _, body := s.Get(t, "GET", path); body != want {
 			t.Errorf("%s: got %q, want %q", path, body, want)

@@ -9,6 +9,7 @@ import (
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -16,7 +17,7 @@ import (
 // store: nothing is built and nothing goes up then.
 func TestBuildAndPush(t *testing.T) {
 	e := fixture.OnPodman(t)
-	s := e.Server(t, func(s *server.Settings) { s.Store = orchestrator.StoreRepository })
+	s := e.Server(t, func(s *server.Settings) { s.Store = stores.Repository })
 	cache := fixture.NewCache(t)
 	g := &fixture.Env.Git
 	j := cache.Pushing(g.WithKey(fixture.Build(g.Private+"/hello", "nix build -L --print-out-paths"), fixture.GitPassword))

@@ -15,7 +15,8 @@ import (
 // anew, with nothing in it.
 func TestEmptyProgramVolume(t *testing.T) {
 	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) {
-		s := e.Server(t, func(*server.Settings) {})
+		// No job of another program can run beside these: see fixture.OtherJobs.
+		s := e.Server(t, func(s *server.Settings) { s.AllowedCommands = []string{"nix"} })
 		fixture.WantExit(t, fixture.Do(t, s, fixture.Command("nix --version")), 0)
 		volume := s.OnEngine("volume")[0]
 		fixture.WantNoContainers(t, s)

@@ -96,7 +96,7 @@ func TestTokenOfClient(t *testing.T) {
 
 // TestOpenDoor listens on all addresses, with a token and without.
 func TestOpenDoor(t *testing.T) {
-	const warning = "whoever reaches this address runs programs on the container engine"
+	const warning = "anyone who can reach this address can run programs on the container engine"
 	for _, test := range []struct {
 		listen, token string
 		warns         bool

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"iglu.sh/builder/internal/server"
-	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/test/kit/devcache"
 	"iglu.sh/builder/test/kit/fixture"
 )
@@ -19,7 +19,7 @@ import (
 func TestAboutOften(t *testing.T) {
 	t.Parallel()
 	const runs = 500
-	s := fixture.ServerWith(t, func(s *server.Settings) { s.Store = orchestrator.StoreShared })
+	s := fixture.ServerWith(t, func(s *server.Settings) { s.Store = stores.Shared })
 	for _, form := range []struct{ name, command string }{
 		{"installable", "nix build --no-link --file all.nix n\\$i"},
 		{"path", "nix build --no-link \\$out"},
@@ -56,7 +56,7 @@ exit $code'`, form.command))))
 // of the same command pushes all, and builds nothing.
 func TestAboutAfterOutage(t *testing.T) {
 	t.Parallel()
-	s := fixture.ServerWith(t, func(s *server.Settings) { s.Store = orchestrator.StoreShared })
+	s := fixture.ServerWith(t, func(s *server.Settings) { s.Store = stores.Shared })
 	c := fixture.NewMortalCache(t, devcache.Strict)
 	job := c.Pushing(fixture.Command(`nix build --no-link --impure --expr 'let d = name: script: derivation { inherit name; system = builtins.currentSystem; ` +
 		`builder = "/bin/sh"; args = [ "-c" script ]; }; needed = d "needed" "echo > $out"; in d "top" ": ${needed}; echo > $out"'`))

@@ -10,6 +10,7 @@ import (
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/test/kit/devcache"
 	"iglu.sh/builder/test/kit/fixture"
 )
@@ -53,7 +54,7 @@ func publishAbout(t *testing.T) func(command string) fixture.Job {
 
 // aboutServer returns a server whose jobs find what others have built.
 func aboutServer(t *testing.T, e *fixture.Engine) *fixture.Server {
-	return e.Server(t, func(s *server.Settings) { s.Store = orchestrator.StoreShared })
+	return e.Server(t, func(s *server.Settings) { s.Store = stores.Shared })
 }
 
 // TestAbout has a job build and not push, and then others push and not build. Each leaves in the
@@ -214,7 +215,7 @@ func TestAboutAsRoot(t *testing.T) { fixture.OnEngines(t, aboutAsRoot) }
 
 func aboutAsRoot(t *testing.T, e *fixture.Engine) {
 	const build = `nix-build --no-out-link -E 'derivation { name = "a"; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; }'`
-	s := e.Server(t, func(s *server.Settings) { s.Store, s.JobUser = orchestrator.StoreShared, orchestrator.UserRoot })
+	s := e.Server(t, func(s *server.Settings) { s.Store, s.JobUser = stores.Shared, orchestrator.UserRoot })
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command(build)), 0)
 	c := fixture.NewCache(t)
 	got := fixture.Do(t, s, c.Pushing(fixture.Command("env "+strings.Replace(build, "--no-out-link", "--no-out-link --option build-dir /tmp", 1)+" --quiet")))

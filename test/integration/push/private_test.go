@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"iglu.sh/builder/internal/server"
-	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/devcache"
 	"iglu.sh/builder/test/kit/fixture"
@@ -22,7 +22,7 @@ import (
 func TestPrivateCache(t *testing.T) { fixture.OnEngines(t, privateCache) }
 
 func privateCache(t *testing.T, e *fixture.Engine) {
-	s := e.Server(t, func(s *server.Settings) { s.Store = orchestrator.StoreEphemeral })
+	s := e.Server(t, func(s *server.Settings) { s.Store = stores.Ephemeral })
 	cache := fixture.PrivateCache(t, devcache.Strict)
 	name := "private-" + strings.ToLower(rand.Text()[:10])
 	if err := fixture.Env.Git.Commit(name, "main", map[string]string{"default.nix": fixture.Derivation(name, "echo it is built; echo > $out")}); err != nil {

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"iglu.sh/builder/internal/server"
-	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -36,7 +36,7 @@ func flakeConfig(t *testing.T, e *fixture.Engine) {
 	must(g.Commit(name, "main", flake("")))
 	must(g.Commit(name, "honest", nil))
 	job := fixture.Build(g.Public+"/"+name, "sh -c 'nix build --no-link --print-out-paths >/tmp/path && cat $(cat /tmp/path) && echo path $(cat /tmp/path)'")
-	built := fixture.Do(t, storeServer(t, e, func(s *server.Settings) { s.Store = orchestrator.StoreEphemeral }), job)
+	built := fixture.Do(t, storeServer(t, e, func(s *server.Settings) { s.Store = stores.Ephemeral }), job)
 	fixture.WantExit(t, built, 0)
 	cache, key := falseCache(t, pathIn(built))
 	config := `nixConfig = { extra-substituters = [ "` + cache + `" ]; extra-trusted-public-keys = "` + key + `"; };`

@@ -73,16 +73,16 @@ func falseSize(t *testing.T, e *fixture.Engine) {
 	})
 }
 
-// TestBlockedMark has a job keep its container from saying that it has ended, by a pipe in
-// the place of what says so. It ends all the same when its builder is gone.
-func TestBlockedMark(t *testing.T) { fixture.OnEngines(t, blockedMark) }
+// TestStubbornJob has a job ignore that it is asked to end. Its container ends all the same when its
+// builder is gone.
+func TestStubbornJob(t *testing.T) { fixture.OnEngines(t, stubbornJob) }
 
-func blockedMark(t *testing.T, e *fixture.Engine) {
+func stubbornJob(t *testing.T, e *fixture.Engine) {
 	for _, user := range []string{"root", "nix"} {
 		s := e.Process(t, "test-process-"+strings.ToLower(rand.Text()[:10]), "--job-image", fixture.Env.Image,
 			"--allowed-commands", "sh", "--job-user", user)
 		c := fixture.Connect(t, s)
-		c.Send(fixture.JSONOf(t, fixture.Command(`sh -c 'mkfifo /iglu-ended /iglu-unpushed; exec 2>&1; trap "" TERM; echo begun; while :; do sleep 1; done'`)))
+		c.Send(fixture.JSONOf(t, fixture.Command(`sh -c 'exec 2>&1; trap "" TERM; echo begun; while :; do sleep 1; done'`)))
 		c.WaitFor(`"begun"`)
 		container := s.Containers()[0]
 		s.Kill()

@@ -15,6 +15,7 @@ import (
 	"iglu.sh/builder/internal/nar"
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -96,7 +97,7 @@ func foreignKey(t *testing.T, e *fixture.Engine) {
 	url := repository(t, "echo honest > $out")
 	s := storeServer(t, e, func(*server.Settings) {})
 	look := fixture.Build(url, "sh -c 'cat $(nix-build)'")
-	built := fixture.Do(t, storeServer(t, e, func(s *server.Settings) { s.Store = orchestrator.StoreEphemeral }), fixture.Build(url, "sh -c 'echo path $(nix-build)'"))
+	built := fixture.Do(t, storeServer(t, e, func(s *server.Settings) { s.Store = stores.Ephemeral }), fixture.Build(url, "sh -c 'echo path $(nix-build)'"))
 	fixture.WantExit(t, built, 0)
 	cache, key := falseCache(t, pathIn(built))
 	attack := look
@@ -106,7 +107,7 @@ func foreignKey(t *testing.T, e *fixture.Engine) {
 	fixture.WantLine(t, fixture.Do(t, s, attack), "false") // whose store is another
 
 	// Where all jobs trust each other, they do.
-	s = storeServer(t, e, func(s *server.Settings) { s.Store = orchestrator.StoreShared })
+	s = storeServer(t, e, func(s *server.Settings) { s.Store = stores.Shared })
 	fixture.WantLine(t, fixture.Do(t, s, attack), "false")
 	fixture.WantLine(t, fixture.Do(t, s, look), "false")
 }

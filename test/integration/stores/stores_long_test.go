@@ -16,6 +16,7 @@ import (
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -114,13 +115,13 @@ func storeAlone(t *testing.T, e *fixture.Engine) {
 func TestSharedStore(t *testing.T) { fixture.OnEngines(t, sharedStore) }
 
 func sharedStore(t *testing.T, e *fixture.Engine) {
-	shared := storeServer(t, e, func(s *server.Settings) { s.Store, s.JobUser = orchestrator.StoreShared, orchestrator.UserRoot })
+	shared := storeServer(t, e, func(s *server.Settings) { s.Store, s.JobUser = stores.Shared, orchestrator.UserRoot })
 	url := repository(t, "echo > $out")
 	fixture.WantExit(t, fixture.Do(t, shared, fixture.Command("sh -c 'echo > /nix/was-here'")), 0)
 	fixture.WantExit(t, fixture.Do(t, shared, fixture.Build(url, "sh -c 'cat /nix/was-here'")), 0)
-	fixture.WantLine(t, stores(t, shared), "(all jobs)")
+	fixture.WantLine(t, runStores(t, shared), "(all jobs)")
 
-	ephemeral := storeServer(t, e, func(s *server.Settings) { s.Store = orchestrator.StoreEphemeral })
+	ephemeral := storeServer(t, e, func(s *server.Settings) { s.Store = stores.Ephemeral })
 	fixture.WantExit(t, fixture.Do(t, ephemeral, fixture.Build(url, "nix-build")), 0)
 	if found := storeVolumes(t, ephemeral); len(found) > 0 {
 		t.Errorf("stores: %v", found)
@@ -136,7 +137,7 @@ func listAndRemoveStores(t *testing.T, e *fixture.Engine) {
 	for _, url := range []string{a, b} {
 		fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, "nix-build")), 0)
 	}
-	list := stores(t, s).Lines
+	list := runStores(t, s).Lines
 	if len(list) != 4 || !strings.Contains(list[1], b) || !strings.Contains(list[2], a) || !strings.Contains(list[1], s.Image) ||
 		!sizeInTable.MatchString(list[1]) || !strings.Contains(list[1], time.Now().Format("2006-01-02 ")) {
 		t.Fatalf("got %q", list)
@@ -154,7 +155,7 @@ func listAndRemoveStores(t *testing.T, e *fixture.Engine) {
 	if n := len(storeVolumes(t, s)); n != 1 {
 		t.Errorf("%d stores, of which a job has one", n)
 	}
-	if running := stores(t, s).Lines[1]; !regexp.MustCompile(`\s[a-z0-9]{26}$`).MatchString(running) {
+	if running := runStores(t, s).Lines[1]; !regexp.MustCompile(`\s[a-z0-9]{26}$`).MatchString(running) {
 		t.Errorf("the job that has it is not told: %q", running)
 	}
 	if err := os.WriteFile(filepath.Join(volumeFolder(t, s, storeVolumes(t, s)[0]), "go-on"), nil, 0o644); err != nil {
@@ -164,7 +165,7 @@ func listAndRemoveStores(t *testing.T, e *fixture.Engine) {
 		t.Errorf("got %v", last)
 	}
 
-	stores(t, s, "rm", storeVolumes(t, s)[0])
+	runStores(t, s, "rm", storeVolumes(t, s)[0])
 	for _, folder := range folders {
 		if _, err := os.Stat(folder); err == nil {
 			t.Errorf("%s is left", folder)

@@ -183,10 +183,12 @@ func (e *Engine) MakeVolume(name string, labels map[string]string) {
 }
 
 // MakeNetwork makes a network that was there before the test.
-func (e *Engine) MakeNetwork(name string, labels map[string]string) {
+func (e *Engine) MakeNetwork(name string, labels map[string]string) (id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.networks = append(e.networks, &network{name, labels, e.newID(), time.Now()})
+	id = e.newID()
+	e.networks = append(e.networks, &network{name, labels, id, time.Now()})
+	return id
 }
 
 // MakeContainer makes a container, which has not started, that was there before the test.

@@ -85,8 +85,6 @@ func main() {
 	case "linger":
 		fmt.Println("lingering")
 		time.Sleep(time.Hour)
-	case "push":
-		halfPush()
 	case "fork-bomb":
 		forkBomb()
 	case "memory-hog":
@@ -178,14 +176,6 @@ func count(code int) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	os.Exit(code)
-}
-
-// halfPush ends as a job does whose push is not complete.
-func halfPush() {
-	if err := os.WriteFile("/iglu-unpushed", []byte("attack says it was not pushed"), 0o600); err != nil {
-		panic(err)
-	}
-	os.Exit(75)
 }
 
 // forkBomb starts itself for as long as it can, as each of those does.

@@ -1,0 +1,109 @@
+package buildclient
+
+import (
+	"bytes"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/termtest"
+)
+
+func TestParseAddress(t *testing.T) {
+	const (
+		notAnAddress = ` is not the address of a builder: give HOST:PORT, such as 127.0.0.1:3000, or a URL, such as wss://builder.example.com`
+		noPassword   = "the address of a builder has no user name and no password: a builder takes a token"
+	)
+	for text, want := range map[string]string{
+		"127.0.0.1:4500":                   "ws://127.0.0.1:4500/api/v1/build",
+		"localhost:4500":                   "ws://localhost:4500/api/v1/build",
+		"builder:3000":                     "ws://builder:3000/api/v1/build",
+		"[::1]:3000":                       "ws://[::1]:3000/api/v1/build",
+		"builder:3000/":                    "ws://builder:3000/api/v1/build",
+		"builder:3000/api/v1/build":        "ws://builder:3000/api/v1/build",
+		"ws://127.0.0.1:3000/api/v1/build": "ws://127.0.0.1:3000/api/v1/build",
+		"http://127.0.0.1:3000":            "ws://127.0.0.1:3000/api/v1/build",
+		"https://builder.example.com":      "wss://builder.example.com/api/v1/build",
+		"WSS://builder.example.com/x/y":    "wss://builder.example.com/x/y",
+		"":                                 `""` + notAnAddress,
+		"builder":                          `"builder"` + notAnAddress,
+		"builder.example.com":              `"builder.example.com"` + notAnAddress,
+		"3000":                             `"3000"` + notAnAddress,
+		":3000":                            `":3000"` + notAnAddress,
+		"ws://":                            `"ws://"` + notAnAddress,
+		"ws://:3000":                       `"ws://:3000"` + notAnAddress,
+		"builder:":                         `"builder:"` + notAnAddress,
+		"builder:http":                     `"builder:http"` + notAnAddress,
+		"builder:0":                        `"builder:0"` + notAnAddress,
+		"builder:65536":                    `"builder:65536"` + notAnAddress,
+		"ftp://127.0.0.1":                  `"ftp://127.0.0.1"` + notAnAddress,
+		"file:///run/builder":              `"file:///run/builder"` + notAnAddress,
+		"a b:3000":                         `"a b:3000"` + notAnAddress,
+		"\x1b[2J:3000":                     `"\x1b[2J:3000"` + notAnAddress,
+		"http://me:secret@builder:3000":    noPassword,
+		"me@builder:3000":                  noPassword,
+		"http://me:sec%ret@builder":        noPassword, // which cannot be parsed
+	} {
+		u, err := ParseAddress(text)
+		got := ""
+		if err != nil {
+			got = err.Error()
+		} else {
+			got = u.String()
+		}
+		if got != want {
+			t.Errorf("%q:\n got %s\nwant %s", text, got, want)
+		}
+	}
+}
+
+// TestUnauthorized is a builder that wants a token.
+func TestUnauthorized(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }))
+	defer server.Close()
+	u := addressOf(t, server)
+	const hint = "\nhint: name the file that holds the builder's token with --token-file or IGLU_TOKEN_FILE"
+	for token, want := range map[string]string{
+		"":              u.String() + " wants a token, and none was given" + hint,
+		"another-token": u.String() + " wants another token: the one that was given is not the builder's" + hint,
+	} {
+		var stdout bytes.Buffer
+		got := <-submit(t, Options{URL: u, Token: token, Stdout: &stdout})
+		if got.code != ExitClient || got.err == nil || got.err.Error() != want {
+			t.Errorf("token %q: exit code %d, %v, want %s", token, got.code, got.err, want)
+		}
+	}
+}
+
+// TestJobIsNamedOnce has a builder name the job in its first event and in the log's first line, as
+// the real one does: people read it once, before the rest of the log.
+func TestJobIsNamedOnce(t *testing.T) {
+	const page = "https://builder.example.com/jobs/a2"
+	url := startBuilder(t, true, func(b *builderConn) {
+		response := schemas.Accepted()
+		b.send(schemas.Message{Response: &response, Event: schemas.AppendEvent(nil, schemas.JobEvent{ID: "a2", URL: page})})
+		b.lines("iglu: job a2 "+page, "a line")
+		b.end(schemas.Exited(0), nil)
+		b.untilGone()
+	})
+	const log = "iglu: job a2 " + page + "\na line\n"
+
+	var stdout, stderr bytes.Buffer
+	<-submit(t, Options{URL: url, Stdout: &stdout, Stderr: &stderr})
+	if stdout.String() != log || strings.Contains(stderr.String(), "a2") {
+		t.Errorf("plain: standard output %q, want %q; standard error %q", &stdout, log, &stderr)
+	}
+
+	term := termtest.Open(t, 80, 10)
+	<-submit(t, Options{URL: url, Stdout: term.TTY, now: newClock().Now})
+	term.Want(log + "\nBuilt in 0.0s")
+
+	stdout.Reset()
+	<-submit(t, Options{URL: url, Stdout: &stdout, JSON: true})
+	first, _, _ := strings.Cut(stdout.String(), "\n")
+	if !strings.HasSuffix(first, `"event":{"type":"job","id":"a2","url":"`+page+`"}}`) {
+		t.Errorf("JSON: the first message is %s", first)
+	}
+}

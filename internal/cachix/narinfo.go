@@ -1,0 +1,125 @@
+package cachix
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// narInfoFields are the fields of a narinfo, each with its values in order. Fields
+// that we do not know are there too: Nix takes no notice of them either.
+type narInfoFields map[string][]string
+
+// parseNarInfo reads lines of 'Key: value'.
+func parseNarInfo(text string) (narInfoFields, error) {
+	fields := narInfoFields{}
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\r\n")
+		if line == "" {
+			continue
+		}
+		name, value, ok := strings.Cut(line, ":")
+		if !ok {
+			return nil, fmt.Errorf("a line that is none of a narinfo: %.80q", line)
+		}
+		fields[name] = append(fields[name], strings.TrimSpace(value))
+	}
+	return fields, nil
+}
+
+// one returns the value of a field that has to stand there once.
+func (f narInfoFields) one(name string) (string, error) {
+	if values := f[name]; len(values) == 1 {
+		return values[0], nil
+	}
+	return "", fmt.Errorf("%s stands there %d times", name, len(f[name]))
+}
+
+// compare returns the first thing in which a narinfo differs from what was pushed.
+func (f narInfoFields) compare(p Path, pushed Pushed, keys []ed25519.PublicKey) error {
+	if err := f.equal("StorePath", p.StorePath); err != nil {
+		return err
+	}
+	if err := f.equalHash("NarHash", p.NarHash); err != nil {
+		return err
+	}
+	if err := f.equal("NarSize", strconv.FormatInt(p.NarSize, 10)); err != nil {
+		return err
+	}
+	if pushed.FileSize != 0 {
+		if err := f.equalHash("FileHash", pushed.FileHash); err != nil {
+			return err
+		}
+		if err := f.equal("FileSize", strconv.FormatInt(pushed.FileSize, 10)); err != nil {
+			return err
+		}
+	}
+	if err := f.compareReferences(p); err != nil {
+		return err
+	}
+	if _, err := f.one("URL"); err != nil {
+		return err
+	}
+	return f.checkSignature(p, pushed.signature, keys)
+}
+
+func (f narInfoFields) equal(name, want string) error {
+	got, err := f.one(name)
+	if err == nil && got != want {
+		err = fmt.Errorf("%s is %.300q, and %q was pushed", name, got, want)
+	}
+	return err
+}
+
+func (f narInfoFields) equalHash(name string, want Hash) error {
+	text, err := f.one(name)
+	if err != nil {
+		return err
+	}
+	got, err := ParseHash(text)
+	if err != nil || got != want {
+		return fmt.Errorf("%s is %.80q, and %q was pushed", name, text, want)
+	}
+	return nil
+}
+
+func (f narInfoFields) compareReferences(p Path) error {
+	text, err := f.one("References")
+	if err != nil {
+		return err
+	}
+	got := strings.Fields(text)
+	slices.Sort(got)
+	var want []string
+	for _, reference := range p.references() {
+		want = append(want, reference[len(StoreDir):])
+	}
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("the References are %.300q, and %d were pushed", text, len(want))
+	}
+	return nil
+}
+
+// checkSignature looks for one signature, under whatever name, that is of one of the keys, or
+// that is the one that was made with one of them a moment ago: to verify that would take
+// longer than all else that is compared.
+func (f narInfoFields) checkSignature(p Path, made string, keys []ed25519.PublicKey) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	fingerprint := []byte(p.Fingerprint())
+	for _, text := range f["Sig"] {
+		_, encoded, _ := strings.Cut(text, ":")
+		if made != "" && encoded == made {
+			return nil
+		}
+		signature, err := base64.StdEncoding.DecodeString(encoded)
+		if err == nil && slices.ContainsFunc(keys, func(key ed25519.PublicKey) bool { return ed25519.Verify(key, fingerprint, signature) }) {
+			return nil
+		}
+	}
+	return fmt.Errorf("none of its %d signatures is the one that was pushed", len(f["Sig"]))
+}

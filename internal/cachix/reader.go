@@ -1,0 +1,130 @@
+package cachix
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// A reader reads a cache as Nix does: where it can be read, what it says of a path, and whether the
+// path's archive is there.
+type reader struct {
+	transport *transport
+	retrier   *retrier
+	at        string // where narinfos are; see locate
+}
+
+// verifying is what is done, for errors.
+func (r *reader) verifying(p Path) string { return "read back " + p.Name() + " from" }
+
+// verify makes one attempt at Client.Verify.
+func (r *reader) verify(ctx context.Context, p Path, pushed Pushed, keys []ed25519.PublicKey) error {
+	text, err := r.narInfo(ctx, p)
+	if err != nil {
+		return err
+	}
+	fields, err := parseNarInfo(text)
+	if err == nil {
+		err = fields.compare(p, pushed, keys)
+	}
+	if err != nil {
+		return &Error{Kind: NotAsPushed, Doing: r.verifying(p), Cache: r.transport.shown, Detail: r.transport.excerpt([]byte(err.Error()))}
+	}
+	return r.checkNar(ctx, p, fields)
+}
+
+// narInfo gets what the cache says of a path.
+func (r *reader) narInfo(ctx context.Context, p Path) (string, error) {
+	return r.get(ctx, r.verifying(p), r.at+"/"+p.Hash()+".narinfo")
+}
+
+// locate is Client.Locate.
+func (r *reader) locate(ctx context.Context, cache Cache) bool {
+	const doing = "look for the contents of"
+	places := []string{r.at}
+	if u, err := url.Parse(cache.URI); err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https") {
+		places = append(places, strings.TrimRight(cache.URI, "/"))
+	}
+	for i, at := range places {
+		look := func() error {
+			text, err := r.get(ctx, doing, at+"/nix-cache-info")
+			if err == nil && !strings.Contains(text, "StoreDir: "+strings.TrimRight(StoreDir, "/")) {
+				err = &Error{Kind: NotCachix, Doing: doing, Cache: r.transport.shown}
+			}
+			return err
+		}
+		var err error
+		if i == 0 {
+			err = r.retrier.retry(ctx, look)
+		} else { // what a cache says of itself may lead anywhere
+			err = look()
+		}
+		if err == nil {
+			r.at = at
+			return !cache.Private || r.showsPaths(ctx)
+		}
+	}
+	return false
+}
+
+// showsPaths reports whether the cache tells of its paths to who has the API key: of a private one,
+// Iglu Cache tells nobody.
+func (r *reader) showsPaths(ctx context.Context) bool {
+	_, err := r.get(ctx, "look for the contents of", r.at+"/"+unlikely+".narinfo")
+	failure, ok := errors.AsType[*Error](err)
+	return err == nil || ok && failure.Status == http.StatusNotFound
+}
+
+// unlikely is the hash of a path that no cache has.
+var unlikely = strings.Repeat("0", 32)
+
+// readableByNix is Client.ReadableByNix.
+func (r *reader) readableByNix(ctx context.Context) string {
+	attempt, cancel := context.WithTimeout(ctx, r.transport.options.CallTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(attempt, http.MethodGet, r.at+"/"+unlikely+".narinfo", nil)
+	if err != nil || !r.transport.isOurs(request.URL) || request.URL.RawQuery != "" { // which would be options for Nix
+		return ""
+	}
+	request.SetBasicAuth("", r.transport.token)
+	if response, _, err := r.transport.exchange(request); err != nil || response.StatusCode != http.StatusNotFound {
+		return ""
+	}
+	return r.at
+}
+
+// get returns what there is to read at an address. It is a GET also where only the
+// answer's status is of interest: there are caches that answer 200 to every HEAD.
+func (r *reader) get(ctx context.Context, doing, address string) (string, error) {
+	attempt, cancel := context.WithTimeout(ctx, r.transport.options.CallTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(attempt, http.MethodGet, address, nil)
+	if err != nil {
+		return "", r.transport.failed(ctx, doing, nil, err)
+	}
+	if r.transport.isOurs(request.URL) {
+		r.transport.authorize(request)
+	}
+	response, text, err := r.transport.exchange(request)
+	if err != nil {
+		return "", r.transport.failed(ctx, doing, request, err)
+	}
+	switch response.StatusCode {
+	case http.StatusOK:
+		r.transport.hosts.answered(request.URL.Host)
+		return string(text), nil
+	case http.StatusNotFound:
+		return "", r.notThere(doing, request, "it does not have it")
+	}
+	return "", r.transport.answered(doing, response, text)
+}
+
+// notThere makes the error of what a cache does not have. Behind a cache of its own, it may
+// have it later.
+func (r *reader) notThere(doing string, request *http.Request, detail string) *Error {
+	return &Error{Kind: NotAsPushed, Doing: doing, Cache: r.transport.shown, Status: http.StatusNotFound, Detail: detail,
+		host: request.URL.Host, again: true}
+}

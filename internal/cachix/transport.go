@@ -1,0 +1,147 @@
+package cachix
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// A transport makes single attempts at calls of one cache, and turns what goes wrong into errors that
+// hold no secret.
+type transport struct {
+	options Options
+	token   string
+	secrets *strings.Replacer
+	home    *url.URL // the cache's address
+	shown   string   // likewise, as errors show it
+	api     string   // …/api/v1/cache/NAME
+	http    *http.Client
+	hosts   *hosts
+}
+
+// newTransport returns a transport to the cache at an address that parseTarget has read.
+func newTransport(at *url.URL, token string, options Options, pin *pin) *transport {
+	host, name := at.String(), ""
+	if i := strings.LastIndexByte(host, '/'); i >= 0 {
+		host, name = host[:i], host[i+1:]
+	}
+	return &transport{
+		options: options,
+		token:   token,
+		secrets: secretReplacer(token),
+		home:    at,
+		shown:   at.String(),
+		api:     host + "/api/v1/cache/" + name,
+		http:    newHTTPClient(options, pin),
+		hosts:   &hosts{options: options},
+	}
+}
+
+// newHTTPClient returns a client that keeps as many connections as we use at once,
+// and follows no redirection.
+func newHTTPClient(options Options, pin *pin) *http.Client {
+	connections := options.Uploads + options.Parts
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	if options.Dial != nil {
+		transport.DialContext = options.Dial
+	}
+	transport.DialContext = pin.over(transport.DialContext)
+	transport.MaxIdleConns = 2 * connections
+	transport.MaxIdleConnsPerHost = connections
+	return &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// A call is one request of the protocol with its answer.
+type call struct {
+	doing  string // for errors: "start the upload of NAME to"
+	method string
+	url    string
+	body   any  // becomes JSON; nil for none
+	answer any  // gets the answer's JSON; nil if there is none to read
+	lookUp bool // it asks what the cache is
+}
+
+// lookUp returns the call that asks what the cache is.
+func (t *transport) lookUp(cache *Cache) call {
+	return call{doing: "look up the cache", method: http.MethodGet, url: t.api, answer: cache, lookUp: true}
+}
+
+// once makes one attempt at a call.
+func (t *transport) once(ctx context.Context, call call) error {
+	var body []byte
+	if call.body != nil {
+		var err error
+		if body, err = json.Marshal(call.body); err != nil {
+			return fmt.Errorf("%s: %w", call.doing, err)
+		}
+	}
+	attempt, cancel := context.WithTimeout(ctx, t.options.CallTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(attempt, call.method, call.url, bytes.NewReader(body))
+	if err != nil {
+		return t.failed(ctx, call.doing, nil, err)
+	}
+	if call.body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	request.Header.Set("Accept", "application/json")
+	t.authorize(request)
+	response, text, err := t.exchange(request)
+	if err != nil {
+		return t.failed(ctx, call.doing, request, err)
+	}
+	if response.StatusCode/100 != 2 {
+		failure := t.answered(call.doing, response, text)
+		failure.lookUp = call.lookUp
+		return failure
+	}
+	if call.answer == nil {
+		t.hosts.answered(request.URL.Host)
+		return nil
+	}
+	if json.Unmarshal(text, call.answer) != nil {
+		return &Error{Kind: NotCachix, Doing: call.doing, Cache: t.shown, Status: response.StatusCode, Detail: t.excerpt(text)}
+	}
+	t.hosts.answered(request.URL.Host)
+	return nil
+}
+
+// authorize adds the API key, and who is asking.
+func (t *transport) authorize(request *http.Request) {
+	if t.token != "" {
+		request.Header.Set("Authorization", "Bearer "+t.token)
+	}
+}
+
+// maxAnswer bounds how many bytes of an answer are read. The longest is the list of
+// the hashes that a cache lacks, 35 bytes each.
+const maxAnswer = 2 * maxHashes * (HashLen + 3)
+
+// exchange sends a request and reads the answer, whatever its status.
+func (t *transport) exchange(request *http.Request) (*http.Response, []byte, error) {
+	request.Header.Set("User-Agent", userAgent)
+	response, err := t.http.Do(request)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	return response, text, err
+}
+
+// userAgent names us in a server's log.
+const userAgent = "iglu-builder"
+
+// isOurs reports whether the API key may go to an address: one on the host that it was
+// given for, or below it, as NAME.cachix.org is below cachix.org.
+func (t *transport) isOurs(at *url.URL) bool {
+	return at.Scheme == t.home.Scheme && (at.Host == t.home.Host || strings.HasSuffix(at.Host, "."+t.home.Host))
+}

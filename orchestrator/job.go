@@ -1,0 +1,154 @@
+package orchestrator
+
+import (
+	"context"
+	"crypto/rand"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/redact"
+	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/schemas"
+)
+
+// A Job is one that has begun.
+type Job struct {
+	id     string
+	reader *joblog.Reader // nil: it has no log
+	cancel context.CancelCauseFunc
+	ended  chan struct{}
+	last   schemas.Message // once it has ended
+}
+
+// Start starts a job, which ends when ctx does. Its caller has a slot; see Acquire. Wait must be
+// called.
+func (b *Builder) Start(ctx context.Context, request *schemas.Request) *Job {
+	ctx, cancel := context.WithCancelCause(ctx)
+	j := &Job{id: strings.ToLower(rand.Text()), cancel: cancel, ended: make(chan struct{})}
+	redactor := redact.New(secretsOf(request, b.options)...)
+	log := slog.New(redactor.Handler(b.log.Handler())).With("job", j.id)
+	log.Info("job started")
+	b.options.Observer.JobStarted()
+	r := &run{b: b, id: j.id, request: request, log: log, tracker: newTracker()}
+	lines, err := b.logs.Create(j.id, redactor)
+	if err == nil {
+		if j.reader, err = b.logs.Reader(j.id); err != nil {
+			lines.Close()
+		}
+	}
+	if err != nil {
+		j.last = r.withoutLog(err)
+		cancel(nil)
+		close(j.ended)
+		return j
+	}
+	r.lines, r.tracker.lines = lines, lines
+	record := b.begin(j.id, request, redactor, log)
+	b.mu.Lock()
+	b.running[j.id] = j
+	b.mu.Unlock()
+	b.background.Go(func() {
+		defer close(j.ended)
+		defer cancel(nil)
+		j.last = r.toEnd(ctx, record)
+		b.mu.Lock()
+		delete(b.running, j.id)
+		b.mu.Unlock()
+		lines.Close()
+		b.prune(log)
+	})
+	return j
+}
+
+// withoutLog is how a job ends that has no log.
+func (r *run) withoutLog(err error) schemas.Message {
+	verdict := r.tracker.close(Verdict{Err: logFailure(err)})
+	r.b.ended(verdict, r.log)
+	response := verdict.Response()
+	return schemas.Message{Time: time.Now(), Response: &response, Event: schemas.AppendEvent(nil, verdict.Event())}
+}
+
+// toEnd runs the job, and keeps its log and its record.
+func (r *run) toEnd(ctx context.Context, record *recorder) schemas.Message {
+	b := r.b
+	ctx, stop := b.options.Deadlines.bound(ctx)
+	defer stop()
+	page := b.pageOf(r.id)
+	r.lines.Respond(schemas.Accepted(), schemas.JobEvent{ID: r.id, URL: page})
+	r.say(strings.TrimSpace("job " + r.id + " " + page))
+	for _, property := range shownProperties(r.request) {
+		r.say("warning: the command line holds a secret, which other programs of the job can read; use " + property)
+	}
+	verdict := r.tracker.close(r.do(ctx))
+	b.ended(verdict, r.log)
+	record.end(verdict, r.lines.Lines()) // before somebody is told, who may ask for it
+	last := r.lines.Respond(verdict.Response(), verdict.Event())
+	r.lines.Seal()
+	return last
+}
+
+// pageOf returns the address of a job's page, or "".
+func (b *Builder) pageOf(job string) string {
+	if b.options.PublicURL == "" {
+		return ""
+	}
+	return b.options.PublicURL + "/jobs/" + job
+}
+
+// ended tells all but the client of a verdict.
+func (b *Builder) ended(verdict Verdict, log *slog.Logger) {
+	verdict.log(log)
+	b.options.Observer.JobEnded(verdict.Event())
+}
+
+// logFailure says that a job ends because its log cannot be kept.
+func logFailure(err error) error {
+	return &engine.Failure{Cause: err, What: "The builder cannot keep the job's log.",
+		Advice: "Make room on the disk of its folder for logs (IGLU_STATE_DIR), and send the job again."}
+}
+
+// ID returns the job's id, which is unique.
+func (j *Job) ID() string { return j.id }
+
+// Follow writes the job's lines to out as they appear, in writes of one or more whole lines, each
+// ended by a line feed; or all of its messages, if out is a schemas.MessageWriter. It returns nil when
+// the job has ended and all is written, and else why not: out has failed, or ctx has ended. A slow
+// out does not slow the job down.
+func (j *Job) Follow(ctx context.Context, out io.Writer) error {
+	if j.reader == nil {
+		return nil
+	}
+	if out, ok := out.(schemas.MessageWriter); ok {
+		return j.reader.FollowMessages(ctx, 1, out.WriteMessages)
+	}
+	return j.reader.Follow(ctx, 0, out)
+}
+
+// Cancel ends the job, for a cause that is a jobend.End or an engine.Failure.
+func (j *Job) Cancel(cause error) { j.cancel(cause) }
+
+// Wait returns the job's last message when the job has ended. Nobody may follow it any more. The
+// message has no number if the job has no log in which it could stand.
+func (j *Job) Wait() schemas.Message {
+	<-j.ended
+	if j.reader != nil {
+		j.reader.Close()
+	}
+	return j.last
+}
+
+// Cancel ends a job, if it runs, because somebody wanted it on the builder's page. Its client
+// is told so.
+func (b *Builder) Cancel(job string) (runs bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	j, runs := b.running[job]
+	if runs {
+		j.Cancel(&engine.Failure{End: jobend.Cancelled, What: "The job was cancelled.", Advice: "Somebody cancelled it on the builder's page."})
+	}
+	return runs
+}

@@ -1,0 +1,179 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/test/kit/memengine"
+)
+
+// TestLeftovers has containers of others be there in each state: those that nobody can want any more
+// are removed in time, and no others.
+func TestLeftovers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _, _ := builder(t, func(p *memengine.Process) int {
+			if strings.HasPrefix(p.Spec.Name, "living") {
+				<-p.Killed
+			}
+			return 0
+		})
+		e := b.engine.(*memengine.Engine)
+		make := func(name, builder string, start bool) {
+			c, err := e.Create(t.Context(), engine.Spec{Name: name, Labels: map[string]string{engine.LabelBuilder: builder, engine.LabelJob: name}})
+			if err == nil && start {
+				var s engine.Stream
+				s, err = c.Start(t.Context())
+				if err == nil {
+					t.Cleanup(func() { s.Close() })
+				}
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		make("living", "other", true)
+		make("ended", "other", true)
+		make("created", "other", false)
+		make("old version's", "", false)
+		make("own, job has ended", b.id, false)
+		for _, step := range []struct {
+			after time.Duration
+			want  string
+		}{
+			{0, "created, ended, living, old version's"},
+			{endedTime - time.Second, "created, ended, living, old version's"},
+			{time.Second, "created, living, old version's"},
+			{createdTime - endedTime - time.Second, "created, living, old version's"},
+			{time.Second, "living"},
+			{24 * time.Hour, "living"},
+		} {
+			time.Sleep(step.after)
+			synctest.Wait()
+			b.sweep(t.Context())
+			if got := names(t, e); got != step.want {
+				t.Errorf("after another %s: %s, want %s", step.after, got, step.want)
+			}
+		}
+		cleanUp(t, e)
+	})
+}
+
+// names returns those of the containers on an engine.
+func names(t *testing.T, e engine.Engine) string {
+	t.Helper()
+	found, err := e.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, c := range found {
+		all = append(all, c.Name)
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
+}
+
+// cleanUp removes all containers.
+func cleanUp(t *testing.T, e engine.Engine) {
+	t.Helper()
+	found, err := e.List(t.Context())
+	for _, c := range found {
+		err = errors.Join(err, e.Remove(t.Context(), c.ID))
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSweepAtTimes has a builder remove a leftover while it does nothing else.
+func TestSweepAtTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _, _ := builder(t, nil)
+		e := b.engine.(*memengine.Engine)
+		if _, err := e.Create(t.Context(), engine.Spec{Name: "created"}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), createdTime+sweepInterval+time.Second)
+		defer cancel()
+		b.Tend(ctx)
+		if got := names(t, e); got != "" {
+			t.Errorf("left: %s", got)
+		}
+	})
+}
+
+// TestFailedRemoval has an engine fail to remove a job's container: the next sweep removes it.
+func TestFailedRemoval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _, _ := builder(t, func(p *memengine.Process) int { return ends(p, jobwire.End{ExitCode: 3}) })
+		e := b.engine.(*memengine.Engine)
+		e.Fail = func(call string) error {
+			if call == "Remove" {
+				return errors.New("no")
+			}
+			return nil
+		}
+		b.build(t.Context(), requestOf("nix build"), new(strings.Builder))
+		b.background.Wait()
+		b.sweep(t.Context())
+		if got := names(t, e); !strings.HasPrefix(got, "iglu-job-test-") {
+			t.Errorf("there is %q", got)
+		}
+		e.Fail = nil
+		b.sweep(t.Context())
+		if got := names(t, e); got != "" {
+			t.Errorf("left: %s", got)
+		}
+	})
+}
+
+// unused is an engine in memory that has other things.
+type unused struct {
+	*memengine.Engine
+	err error
+}
+
+func (u unused) RemoveUnused(_ context.Context, removed func(kind, name string)) error {
+	removed("network", "jobs")
+	return u.err
+}
+
+// TestCleanup has cleanup be called while a container runs, and when none does.
+func TestCleanup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := memengine.New(func(p *memengine.Process) int { <-p.Terminated; return 0 })
+		var removed []string
+		note := func(kind, name string) { removed = append(removed, kind+" "+name) }
+		running, err := e.Create(t.Context(), engine.Spec{Name: "running"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream, err := running.Start(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.Create(t.Context(), engine.Spec{Name: "created"}); err != nil {
+			t.Fatal(err)
+		}
+		err = Cleanup(t.Context(), unused{e, nil}, note)
+		if err == nil || !strings.HasPrefix(err.Error(), "containers of jobs are running: running\nhint: stop their builder first") || len(removed) > 0 {
+			t.Errorf("while one runs: %v, removed %q", err, removed)
+		}
+		running.Stop(t.Context(), time.Second)
+		stream.Close()
+		synctest.Wait()
+		err = Cleanup(t.Context(), unused{e, errors.New("in use")}, note)
+		slices.Sort(removed)
+		if got := fmt.Sprint(removed); fmt.Sprint(err) != "in use" || got != "[container 1 container 2 network jobs]" {
+			t.Errorf("%v, removed %s", err, got)
+		}
+	})
+}

@@ -1,0 +1,333 @@
+package orchestrator
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/docker/go-units"
+
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/internal/tick"
+	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/orchestrator/stores"
+	"iglu.sh/builder/schemas"
+)
+
+// A run is what the builder knows of a job while it runs. One goroutine goes through it.
+type run struct {
+	b       *Builder
+	id      string
+	request *schemas.Request
+	log     *slog.Logger // the server's log, without the job's secrets
+	lines   *joblog.Log
+	tracker *tracker
+
+	info  engine.Info
+	image engine.Image
+	env   jobenv.Job
+
+	withoutStore bool // the job has the image's own store, which is gone with it
+}
+
+// say adds a line of the builder's own to the job's log.
+func (r *run) say(line string) { r.lines.Printf("iglu: %s", line) }
+
+// do runs the job in a container, and says how it ended.
+func (r *run) do(ctx context.Context) Verdict {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watchdog := r.b.options.Deadlines.watch(cancel)
+	defer watchdog.stop()
+	code, err := r.inContainer(ctx, watchdog)
+	if _, isLog := errors.AsType[*logError](err); isLog {
+		return Verdict{Err: logFailure(err)} // whatever else failed, failed because of that
+	}
+	if err != nil && ctx.Err() != nil { // likewise
+		return Verdict{Err: cancelled(context.Cause(ctx))}
+	}
+	r.b.engineFailed(err)
+	return Verdict{ExitCode: code, Err: err}
+}
+
+// inContainer runs the job in a container, and returns its exit code, also with an error if there is
+// more to say about its end.
+func (r *run) inContainer(ctx context.Context, watchdog *watchdog) (code int, err error) {
+	r.env = jobOf(r.request, r.b.options)
+	if r.env.System, err = systemFor(r.request.Arch); err != nil {
+		return 0, err
+	}
+	if r.info, err = r.b.engine.Info(ctx); err != nil {
+		return 0, err
+	}
+	ctx, stopWatching := r.b.watchEngine(ctx)
+	defer stopWatching()
+	defer func() {
+		if err != nil && errors.Is(context.Cause(ctx), errHangs) {
+			err = errHangs
+		}
+	}()
+	if r.image, err = r.b.engine.Image(ctx, r.tracker.pulling(r.say)); err != nil {
+		return 0, err
+	}
+	r.tracker.creates(r.image.Digest)
+	r.say(fmt.Sprintf("job image %s, %s", r.image.Ref, r.image.Digest))
+	a := r.attempt(ctx, watchdog)
+	for tries := 1; a.isStoreUnusable(); tries++ {
+		if err := r.abandon(ctx, a, tries < maxStores); err != nil {
+			return 0, err
+		}
+		a = r.attempt(ctx, watchdog)
+	}
+	r.b.background.Go(func() { r.settle(ctx, a) }) // nobody waits for that but a job with the same store
+	if a.ran {
+		r.tracker.begin(schemas.Done)
+	}
+	return a.code, a.err
+}
+
+// An attempt is a job's container with a store, and what came of it.
+type attempt struct {
+	lease     *stores.Lease    // nil: the store is gone with the job
+	container engine.Container // nil: it did not come so far
+	ran       bool             // the container was to be started
+	fresh     bool             // the store is the image's own
+	end       *jobwire.End     // what the program in it says of its end; nil: nothing
+	code      int              // that it exited with
+	err       error            // why the job did not end by itself; nil if it did
+}
+
+func (r *run) attempt(ctx context.Context, watchdog *watchdog) *attempt {
+	a := new(attempt)
+	r.env.EventsToken = rand.Text()
+	begun := time.Now()
+	if a.err = r.create(ctx, a); a.err != nil {
+		return a
+	}
+	if a.fresh && a.lease != nil {
+		r.say(fmt.Sprintf("the store was filled in %.1f s", time.Since(begun).Seconds()))
+	}
+	if a.err = ctx.Err(); a.err != nil {
+		return a
+	}
+	r.log.Debug("container created", "container", a.container.ID())
+	a.ran = true
+	a.code, a.end, a.err = r.follow(ctx, a.container, watchdog)
+	// In a store that earlier jobs have had, they may have put another in its place.
+	if version := r.tracker.nixVersion(); version != "" && a.fresh {
+		r.b.nix.set(r.image.ID, version)
+	}
+	return a
+}
+
+// isStoreUnusable reports whether a job has ended before it began, because of the store that
+// earlier jobs have left.
+func (a *attempt) isStoreUnusable() bool {
+	return a.err == nil && a.end != nil && a.end.UnusableStore && a.lease != nil
+}
+
+// maxStores is how many stores a job tries that outlive it. The first is found unusable if earlier jobs
+// have left it so, a second only if something else goes wrong.
+const maxStores = 2
+
+// abandon removes an attempt's container and its store. The job then has another, if it may; or none
+// that outlives it, also if something still uses the store.
+func (r *run) abandon(ctx context.Context, a *attempt, again bool) error {
+	r.remove(ctx, a.container)
+	err := a.lease.Discard(ctx)
+	a.lease.Release()
+	switch {
+	case err == nil && again:
+		r.say("the store is removed, and the job begins again with a fresh one")
+		return nil
+	case err == nil, errors.Is(err, engine.ErrInUse):
+		r.say("the job begins again with the image's own Nix store, which is gone with it")
+		r.withoutStore = true
+		return nil
+	}
+	return storeFailure(err)
+}
+
+// settle removes an attempt's container and gives its store back. ctx may have ended.
+func (r *run) settle(ctx context.Context, a *attempt) {
+	if a.container != nil {
+		r.remove(ctx, a.container)
+	}
+	if a.lease != nil {
+		a.lease.Return(ctx, r.tracker.storeBytes())
+	}
+}
+
+// remove removes a container. What cannot be removed now is a leftover.
+func (r *run) remove(ctx context.Context, c engine.Container) {
+	if err := c.Remove(context.WithoutCancel(ctx)); err != nil {
+		r.log.Warn("cannot remove the container", "container", c.ID(), "err", err)
+		r.b.engineFailed(err)
+	}
+}
+
+// storeFailure says that a job's store cannot be provided.
+func storeFailure(err error) error {
+	if f, ok := errors.AsType[*engine.Failure](err); ok {
+		return f
+	}
+	return &engine.Failure{Cause: err, What: "The builder cannot keep what it knows of the job's Nix store.",
+		Advice: "Make room on the disk of its folder (IGLU_STATE_DIR), and send the job again."}
+}
+
+// retryInterval is how often a job asks for a store that another builder's job has.
+const retryInterval = time.Second
+
+// create makes the container of an attempt, with the store that it is to have. Others may have that
+// store for longer than the job waits: then the job has the image's own.
+func (r *run) create(ctx context.Context, a *attempt) error {
+	key, ok, err := r.b.stores.KeyOf(storeOf(r.request, r.b.options, r.image))
+	if err != nil {
+		return storeFailure(err)
+	}
+	if ok && !r.withoutStore {
+		err = r.createInStore(ctx, a, key)
+		if !errors.Is(err, stores.ErrTaken) {
+			return err
+		}
+		r.say(fmt.Sprintf("other jobs have had this job's Nix store for %s: this job begins with the image's own, which is gone with it",
+			r.b.options.Stores.Wait))
+	}
+	a.lease, a.fresh = nil, true
+	a.container, err = r.b.engine.Create(ctx, r.spec(jobContainer(r.b.options.Stores.Instance, r.id), nil))
+	return err
+}
+
+// createInStore makes the container of an attempt with a store. The error is stores.ErrTaken if others
+// have it for too long.
+func (r *run) createInStore(ctx context.Context, a *attempt, key stores.Key) (err error) {
+	waiting, cancel := context.WithTimeoutCause(ctx, r.b.options.Stores.Wait, stores.ErrTaken)
+	defer cancel()
+	if a.lease, err = r.b.stores.Lease(waiting, key, r.say); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			a.lease.Release()
+			a.lease = nil
+		}
+	}()
+	for tries := 0; ; tries++ {
+		if err := a.lease.Open(ctx, r.say); err != nil {
+			return storeFailure(err)
+		}
+		a.fresh = a.lease.Fresh()
+		a.container, err = r.b.engine.Create(ctx, r.spec(a.lease.Container(), a.lease))
+		if !errors.Is(err, engine.ErrInUse) {
+			return err
+		}
+		if tries == 1 {
+			r.say("a job of another builder has this job's Nix store: waiting for it")
+		}
+		r.b.sweep(ctx) // it may be a leftover
+		select {
+		case <-time.After(retryInterval):
+		case <-waiting.Done():
+			return context.Cause(waiting)
+		}
+	}
+}
+
+// jobContainer returns the name of the container of a job without a store that outlives it.
+func jobContainer(instance, job string) string { return "iglu-job-" + instance + "-" + job }
+
+// spec returns the container of the job, with a store or without.
+func (r *run) spec(name string, lease *stores.Lease) engine.Spec {
+	env := r.env
+	env.NixVersion = r.b.nix.of(r.image.ID)
+	spec := r.b.spec(name, r.info, &env)
+	spec.Image = r.image.ID
+	spec.Labels[engine.LabelJob] = r.id
+	if lease != nil {
+		env.Store = lease.State()
+		spec.Store = lease.Volume()
+	}
+	spec.Env = env.Environ()
+	if lease != nil {
+		spec.Env = append(spec.Env, "XDG_CACHE_HOME="+jobenv.StoreCache)
+	}
+	return spec
+}
+
+// spec returns what all containers of the builder have, and completes what they are told.
+func (b *Builder) spec(name string, info engine.Info, env *jobenv.Job) engine.Spec {
+	limits := b.options.Limits
+	spec := engine.Spec{
+		Name:   name,
+		Labels: map[string]string{engine.LabelBuilder: b.id},
+		Memory: int64(limits.Memory.of(float64(info.Memory), b.options.MaxJobs)),
+		CPUs:   limits.CPUs.of(float64(info.CPUs), b.options.MaxJobs),
+		PIDs:   limits.PIDs,
+	}
+	env.CPUs = strconv.Itoa(int(math.Ceil(spec.CPUs)))
+	if info.Sandboxed {
+		addStoreConfig(env, nixSandboxed)
+	} else {
+		addStoreConfig(env, nixUnsandboxed)
+	}
+	return spec
+}
+
+// nixVersions are the versions of Nix in images, by the images' IDs, as far as jobs have told them.
+type nixVersions struct{ byImage sync.Map }
+
+// of returns an image's, or "" if it is not known.
+func (v *nixVersions) of(imageID string) string {
+	version, _ := v.byImage.Load(imageID)
+	text, _ := version.(string)
+	return text
+}
+
+func (v *nixVersions) set(imageID, version string) { v.byImage.Store(imageID, version) }
+
+const (
+	// watchInterval is how often an engine is asked for a sign of life while a job runs, and
+	// mostSilent how many times in a row it may give none. By then the job has ended, for want of
+	// its builder's heartbeat, which comes through the engine.
+	watchInterval = 10 * time.Second
+	mostSilent    = 6
+)
+
+// errHangs is why a job ends whose engine is there, but would not even say that the job's
+// container has ended.
+var errHangs = &engine.Failure{End: jobend.EngineGone, Call: "answer", What: "The container engine does not answer any more.",
+	Advice: "Send the job again when it does."}
+
+// watchEngine returns a context that ends with ctx, or with errHangs when the engine hangs. The
+// watch goes on until stop is called.
+func (b *Builder) watchEngine(ctx context.Context) (watched context.Context, stop func()) {
+	watched, cancel := context.WithCancelCause(ctx)
+	silent := 0
+	stopAsking := tick.Every(watchInterval, func() {
+		if b.Healthy(watched) == nil {
+			silent = 0
+		} else if silent++; silent == mostSilent {
+			cancel(errHangs)
+		}
+	})
+	return watched, func() {
+		cancel(nil)
+		stopAsking()
+	}
+}
+
+// outOfMemory says that a job ran out of memory.
+func (r *run) outOfMemory() error {
+	memory := r.b.options.Limits.Memory.of(float64(r.info.Memory), r.b.options.MaxJobs)
+	return &engine.Failure{End: jobend.OutOfMemory, What: "The job ran out of memory.",
+		Advice: fmt.Sprintf("It may use %s (IGLU_JOB_MEMORY).", units.BytesSize(math.Floor(memory)))}
+}

@@ -1,0 +1,97 @@
+package stores
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// An entry is what a builder knows of a store and the engine does not.
+type entry struct {
+	Repository string    `json:"repository"` // empty: that of all jobs
+	Image      string    `json:"image"`      // name
+	ImageID    string    `json:"imageID"`
+	Used       time.Time `json:"used"`     // when a job had it last
+	Bytes      int64     `json:"bytes"`    // its size, or a guess
+	Measured   bool      `json:"measured"` // the store was maintained since
+}
+
+// Metadata is the folder where builders keep what they know of their stores, a file each. Several
+// builders may share it. What is lost of it is found out anew.
+type metadata struct{ folder string }
+
+const entryExtension = ".json"
+
+func (m metadata) file(store string) string { return filepath.Join(m.folder, store+entryExtension) }
+
+// read returns the entry of a store. What cannot be read is as good as none.
+func (m metadata) read(store string) (e entry, ok bool) {
+	text, err := os.ReadFile(m.file(store))
+	return e, err == nil && json.Unmarshal(text, &e) == nil
+}
+
+// write replaces the entry of a store.
+func (m metadata) write(store string, e entry) error {
+	text, err := json.Marshal(e)
+	if err != nil {
+		panic("stores: an entry always encodes: " + err.Error())
+	}
+	if err := m.replace(store, text); err != nil {
+		return fmt.Errorf("keep what is known of a store: %w", err)
+	}
+	return nil
+}
+
+func (m metadata) replace(store string, text []byte) error {
+	if err := os.MkdirAll(m.folder, 0o700); err != nil {
+		return err
+	}
+	file, err := os.CreateTemp(m.folder, store+".*.new")
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(text)
+	if err := errors.Join(err, file.Close()); err != nil {
+		os.Remove(file.Name())
+		return err
+	}
+	return os.Rename(file.Name(), m.file(store))
+}
+
+func (m metadata) remove(store string) error {
+	if err := os.Remove(m.file(store)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// size returns how many entries there are, and how many bytes they say together.
+func (m metadata) size() (stores int, bytes int64) {
+	entries, _ := m.all()
+	for _, e := range entries {
+		bytes += e.Bytes
+	}
+	return len(entries), bytes
+}
+
+// all returns every entry, by the name of its store.
+func (m metadata) all() (map[string]entry, error) {
+	files, err := os.ReadDir(m.folder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	entries := make(map[string]entry)
+	for _, file := range files {
+		if store, ok := strings.CutSuffix(file.Name(), entryExtension); ok {
+			if e, ok := m.read(store); ok {
+				entries[store] = e
+			}
+		}
+	}
+	return entries, nil
+}

@@ -1,0 +1,512 @@
+package stores
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/test/kit/memengine"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// image takes 10 MB.
+var image = engine.Image{ID: "sha256:1", Ref: "image", Platform: "linux/amd64", Size: 10_000_000}
+
+// A fixture is a pool on an engine in memory, with room for two stores and a half.
+type fixture struct {
+	*Pool
+	t      *testing.T
+	engine *memengine.Engine
+}
+
+func newFixture(t *testing.T) *fixture {
+	e := memengine.New(nil)
+	return &fixture{newPool(t, e, t.TempDir()), t, e}
+}
+
+func newPool(t *testing.T, e *memengine.Engine, folder string) *Pool {
+	options := Options{Instance: "test", Mode: Repository, MaxBytes: 25_000_000, Folder: folder, Wait: time.Minute}
+	return New(e, options, slog.New(slog.NewTextHandler(t.Output(), nil)))
+}
+
+// key returns that of a repository's store.
+func (f *fixture) key(repository string) Key {
+	f.t.Helper()
+	key, ok, err := f.KeyOf(Job{Image: image, Repository: repository})
+	if err != nil || !ok {
+		f.t.Fatalf("the key of %s: %t, %v", repository, ok, err)
+	}
+	return key
+}
+
+func ignore(string) {}
+
+// lease gives a job the store of a repository.
+func (f *fixture) lease(repository string) *Lease {
+	f.t.Helper()
+	l, err := f.Lease(f.t.Context(), f.key(repository), ignore)
+	if err == nil {
+		err = l.Open(f.t.Context(), ignore)
+	}
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return l
+}
+
+// use has a job use the store of a repository.
+func (f *fixture) use(repository string, grown int64) {
+	f.t.Helper()
+	f.lease(repository).Return(f.t.Context(), grown)
+	time.Sleep(time.Minute)
+}
+
+// list returns the repositories that have a store, the one that was used last first.
+func (f *fixture) list() string {
+	f.t.Helper()
+	all, err := f.List(f.t.Context())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var names []string
+	for _, s := range all {
+		names = append(names, s.Repository)
+	}
+	return strings.Join(names, " ")
+}
+
+// TestLease has two jobs of a repository, and one of another, want their stores.
+func TestLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		first := f.lease("a")
+		if !first.Fresh() || first.State() != jobenv.StoreFresh || first.Volume().Labels[engine.LabelStore] != "a" {
+			t.Errorf("the first job's store is %+v", first)
+		}
+		if other := f.lease("b"); !other.Fresh() || other.Container() == first.Container() {
+			t.Errorf("another repository's store is %+v", other)
+		}
+		said := make(chan string, 1)
+		begun := time.Now()
+		time.AfterFunc(10*time.Second, func() { first.Return(t.Context(), 5) })
+		second, err := f.Lease(t.Context(), f.key("a"), func(line string) { said <- line })
+		if waited := time.Since(begun); err != nil || waited != 10*time.Second || <-said != "another job has this job's Nix store: waiting for it" {
+			t.Fatalf("the second job has waited %s: %v", waited, err)
+		}
+		if err := second.Open(t.Context(), ignore); err != nil || second.Fresh() || second.State() != jobenv.StoreUsed || second.entry.Bytes != image.Size+5 {
+			t.Errorf("the second job's store is %+v, %v", second, err)
+		}
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, ErrTaken)
+		defer cancel()
+		if _, err := f.Lease(ctx, f.key("a"), ignore); !errors.Is(err, ErrTaken) {
+			t.Errorf("a third job, in vain: %v", err)
+		}
+		second.Return(t.Context(), 0)
+		unlock, ok := f.tryLock(f.key("a").Name, nil)
+		if !ok {
+			t.Fatal("a store that nobody has or waits for cannot be maintained")
+		}
+		if _, ok := f.tryLock(f.key("a").Name, nil); ok {
+			t.Error("two have the store")
+		}
+		unlock()
+		f.lease("a").Return(t.Context(), 0)
+	})
+}
+
+// TestLeaseInTurn has many jobs want one store: one at a time has it, in the order in which they came.
+func TestLeaseInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		var jobs sync.WaitGroup
+		var order []int
+		has := 0
+		for n := range 50 {
+			jobs.Go(func() {
+				time.Sleep(time.Duration(n) * time.Millisecond)
+				l := f.lease("a")
+				if has++; has != 1 {
+					t.Error("two jobs have the store")
+				}
+				time.Sleep(time.Second)
+				has--
+				order = append(order, n)
+				l.Return(t.Context(), 0)
+			})
+		}
+		jobs.Wait()
+		if !slices.IsSorted(order) || len(order) != 50 {
+			t.Errorf("in the order %v", order)
+		}
+		if len(f.locks) != 0 {
+			t.Errorf("%d locks are left", len(f.locks))
+		}
+	})
+}
+
+// TestMakeRoom has more repositories than there is room for stores: the one that was used least
+// recently is removed, unless somebody uses it.
+func TestMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		for _, step := range []struct{ repository, want string }{{"a", "a"}, {"b", "b a"}, {"c", "c b"}, {"b", "b c"}, {"d", "d b"}} {
+			f.use(step.repository, 1_000_000)
+			if got := f.list(); got != step.want {
+				t.Errorf("after %s, the stores are %s, want %s", step.repository, got, step.want)
+			}
+		}
+		if n, bytes := f.Size(); n != 2 || bytes != 23_000_000 {
+			t.Errorf("%d stores take %d bytes", n, bytes)
+		}
+		b := f.lease("b")
+		d := f.lease("d")
+		time.Sleep(time.Second)
+		f.use("e", 0) // while jobs have both
+		if got := f.list(); got != "e d b" {
+			t.Errorf("with jobs in all, the stores are %s", got)
+		}
+		b.Return(t.Context(), 0)
+		d.Return(t.Context(), 0)
+		if got := f.list(); got != "d b" {
+			t.Errorf("in the end, the stores are %s", got)
+		}
+	})
+}
+
+// TestUsedByAnotherBuilder has a container of another builder use a store: it is not removed.
+func TestUsedByAnotherBuilder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.use("a", 0)
+		a := f.key("a").Name
+		container, err := f.engine.Create(t.Context(), engine.Spec{Name: containerName("test", a), Store: engine.Volume{Name: a},
+			Labels: map[string]string{engine.LabelJob: "job"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.use("b", 0)
+		f.use("c", 0)
+		f.use("d", 0)
+		if got := f.list(); got != "d a" {
+			t.Errorf("the stores are %s", got)
+		}
+		all, _ := f.List(t.Context())
+		if all[1].Job != "job" || all[0].Job != "" {
+			t.Errorf("the stores are %+v", all)
+		}
+		if err := f.Remove(t.Context(), a); !errors.Is(err, engine.ErrInUse) {
+			t.Errorf("a store in use can be removed: %v", err)
+		}
+		time.AfterFunc(time.Second, func() { container.Remove(t.Context()) })
+		if err := f.Remove(t.Context(), a); err != nil {
+			t.Errorf("it cannot be removed when its job has ended: %v", err)
+		}
+		if got := f.list(); got != "d" {
+			t.Errorf("the stores are %s", got)
+		}
+	})
+}
+
+// TestDiscard has a job find its store unusable: it opens a new one.
+func TestDiscard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.use("a", 5)
+		l := f.lease("a")
+		if err := errors.Join(l.Discard(t.Context()), l.Open(t.Context(), ignore)); err != nil || !l.Fresh() || l.entry.Bytes != image.Size {
+			t.Errorf("the store is %+v, %v", l, err)
+		}
+		l.Return(t.Context(), 0)
+	})
+}
+
+// A maintained fixture has its stores be maintained by a test.
+func maintained(t *testing.T, task func(ctx context.Context, task Task) (int, string, error)) (f *fixture, tasks func() []string, stop func()) {
+	f = newFixture(t)
+	var mu sync.Mutex
+	var all []string
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.Maintain(ctx, func(ctx context.Context, which Task) (int, string, error) {
+			mu.Lock()
+			all = append(all, which.Work)
+			mu.Unlock()
+			return task(ctx, which)
+		})
+	}()
+	tasks = func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(all)
+	}
+	return f, tasks, func() {
+		cancel()
+		<-done
+	}
+}
+
+// TestMaintenance has a store be measured, found damaged, and made smaller.
+func TestMaintenance(t *testing.T) {
+	answers := func(code int, last string, err error) func(context.Context, Task) (int, string, error) {
+		return func(context.Context, Task) (int, string, error) { return code, last, err }
+	}
+	for name, test := range map[string]struct {
+		task   func(ctx context.Context, task Task) (int, string, error)
+		tasks  string // that are run
+		stores string // that are left
+		bytes  int64  // that they are known to take
+	}{
+		"measured":            {answers(0, "1234", nil), "check", "a", 1234},
+		"damaged":             {answers(1, "", nil), "check", "", 0},
+		"killed":              {answers(137, "", nil), "check", "a", 10_000_000},
+		"terminated":          {answers(143, "", nil), "check", "a", 10_000_000},
+		"lost":                {answers(jobenv.ExitLifelineLost, "", nil), "check", "a", 10_000_000},
+		"not a number":        {answers(0, "many", nil), "check", "a", 10_000_000},
+		"no image":            {answers(0, "", errors.New("no such image")), "check", "a", 10_000_000},
+		"in use":              {answers(0, "", engine.ErrInUse), "check", "a", 10_000_000},
+		"too long":            {func(ctx context.Context, _ Task) (int, string, error) { <-ctx.Done(); return 0, "", context.Cause(ctx) }, "check", "", 0},
+		"large, smaller":      {shrinksTo(24_000_000), "check, collect 20000000", "a", 24_000_000},
+		"as large as may be":  {answers(0, "25000000", nil), "check", "a", 25_000_000},
+		"large, just smaller": {shrinksTo(25_000_000), "check, collect 20000000", "a", 25_000_000},
+		"empty":               {answers(0, "0", nil), "check", "a", 0},
+		"large for good":      {shrinksTo(40_000_000), "check, collect 20000000", "", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f, tasks, stop := maintained(t, test.task)
+				f.lease("a").Return(t.Context(), 0)
+				time.Sleep(taskTimeout + time.Minute)
+				if got := strings.Join(tasks(), ", "); got != test.tasks {
+					t.Errorf("tasks: %q, want %q", got, test.tasks)
+				}
+				if _, bytes := f.Size(); f.list() != test.stores || bytes != test.bytes {
+					t.Errorf("stores: %q of %d bytes", f.list(), bytes)
+				}
+				stop()
+			})
+		})
+	}
+}
+
+// shrinksTo is the maintenance of a store of 40 MB.
+func shrinksTo(after int64) func(context.Context, Task) (int, string, error) {
+	return func(_ context.Context, task Task) (int, string, error) {
+		if strings.HasPrefix(task.Work, jobenv.UpkeepCollect) {
+			return 0, fmt.Sprint(after), nil
+		}
+		return 0, "40000000", nil
+	}
+}
+
+// TestMaintenanceGivesWay has a job want a store that is maintained, and one want another.
+func TestMaintenanceGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, tasks, stop := maintained(t, func(ctx context.Context, _ Task) (int, string, error) {
+			<-ctx.Done()
+			time.Sleep(time.Second / 10)
+			return 0, "", context.Cause(ctx)
+		})
+		f.use("a", 0)
+		if len(tasks()) != 1 {
+			t.Fatalf("tasks: %q", tasks())
+		}
+		begun := time.Now()
+		f.lease("b").Return(t.Context(), 0)
+		if took := time.Since(begun); took != 0 {
+			t.Errorf("a job with another store has waited %s", took)
+		}
+		l := f.lease("a")
+		if took := time.Since(begun); took != time.Second/10 {
+			t.Errorf("a job with the same store has waited %s", took)
+		}
+		time.Sleep(time.Minute) // nobody maintains what a job has
+		if len(tasks()) != 2 {
+			t.Errorf("tasks: %q", tasks())
+		}
+		l.Return(t.Context(), 0)
+		if e, _ := f.metadata.read(f.key("a").Name); e.Measured {
+			t.Error("the store counts as maintained")
+		}
+		time.Sleep(time.Minute)
+		stop()
+	})
+}
+
+// TestLostFolder has a builder lose its folder: it finds the stores by their labels, and measures each
+// once. What another builder's metadata says of stores that are gone is forgotten.
+func TestLostFolder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.use("a", 0)
+		f.use("b", 0)
+		var tasks []string
+		f.Pool = newPool(t, f.engine, t.TempDir())
+		if err := f.metadata.write("gone", entry{Bytes: 1 << 40}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		f.Maintain(ctx, func(_ context.Context, task Task) (int, string, error) {
+			tasks = append(tasks, task.Work+" "+task.ImageID)
+			return 0, "7", nil
+		})
+		if got := strings.Join(tasks, ", "); got != "check sha256:1, check sha256:1" {
+			t.Errorf("tasks: %s", got)
+		}
+		if n, bytes := f.Size(); n != 2 || bytes != 14 {
+			t.Errorf("%d stores take %d bytes", n, bytes)
+		}
+	})
+}
+
+// TestKeyOf has jobs differ in one thing each: only those that trust the same, and may read as much,
+// share a store.
+func TestKeyOf(t *testing.T) {
+	base := Job{Image: image, Repository: "a", User: "nix", Keys: []string{"k1", "k2"}, Unsigned: []string{"u"}, Operator: []string{"o"}}
+	for name, test := range map[string]struct {
+		change func(*Job)
+		same   bool
+	}{
+		"nothing":              {func(*Job) {}, true},
+		"order of keys":        {func(j *Job) { j.Keys = []string{"k2", "k1", "k2"} }, true},
+		"branch":               {func(j *Job) { j.Branch = "side" }, true},
+		"image's name":         {func(j *Job) { j.Image.Ref = "other" }, true},
+		"image":                {func(j *Job) { j.Image.ID = "sha256:2" }, false},
+		"platform":             {func(j *Job) { j.Image.Platform = "linux/arm64" }, false},
+		"repository":           {func(j *Job) { j.Repository = "b" }, false},
+		"user":                 {func(j *Job) { j.User = "root" }, false},
+		"keys":                 {func(j *Job) { j.Keys = j.Keys[:1] }, false},
+		"unsigned":             {func(j *Job) { j.Unsigned = nil }, false},
+		"operator":             {func(j *Job) { j.Operator = nil }, false},
+		"flakes":               {func(j *Job) { j.Flakes = true }, false},
+		"pushes":               {func(j *Job) { j.Pushes = []string{"key"} }, false},
+		"reads":                {func(j *Job) { j.Reads = []string{"key"} }, false},
+		"pushes, and is empty": {func(j *Job) { j.Pushes = []string{} }, false},
+	} {
+		f := newFixture(t)
+		one, ok1, err1 := f.KeyOf(base)
+		job := base
+		test.change(&job)
+		other, ok2, err2 := f.KeyOf(job)
+		if err := errors.Join(err1, err2); err != nil || !ok1 || !ok2 {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if (one.Name == other.Name) != test.same || !strings.HasPrefix(one.Name, "iglu-builder-test-store-") {
+			t.Errorf("%s: %s and %s", name, one.Name, other.Name)
+		}
+	}
+	flakes := func(branch string) string {
+		key, _, _ := newFixture(t).KeyOf(Job{Image: image, Repository: "a", Flakes: true, Branch: branch})
+		return key.Name
+	}
+	if main := flakes("main"); main == flakes("side") || main != flakes("main") {
+		t.Error("where flakes count, branches share a store, or one has two")
+	}
+}
+
+// TestModes has a job with a repository and one without, in each mode.
+func TestModes(t *testing.T) {
+	for mode, want := range map[Mode]string{Ephemeral: "false false", Repository: "true false", Shared: "true true"} {
+		f := newFixture(t)
+		f.options.Mode = mode
+		with, ok1, _ := f.KeyOf(Job{Image: image, Repository: "a"})
+		without, ok2, _ := f.KeyOf(Job{Image: image})
+		if got := fmt.Sprint(ok1, ok2); got != want {
+			t.Errorf("%s: %s, want %s", mode, got, want)
+		}
+		if mode == Shared && with != without {
+			t.Errorf("shared: %+v and %+v", with, without)
+		}
+	}
+}
+
+// TestSecretOfPool has two pools with folders of their own name the stores of jobs that push: nobody
+// without the secret can tell from a name what the key is.
+func TestSecretOfPool(t *testing.T) {
+	job := Job{Image: image, Repository: "a", Pushes: []string{"key"}}
+	one, other := newFixture(t), newFixture(t)
+	first, _, err := one.KeyOf(job)
+	again, _, _ := one.KeyOf(job)
+	foreign, _, _ := other.KeyOf(job)
+	if err != nil || first.Name != again.Name || first.Name == foreign.Name {
+		t.Errorf("%s, %s, and %s of another secret; %v", first.Name, again.Name, foreign.Name, err)
+	}
+	if err := os.WriteFile(filepath.Join(one.options.Folder, secretFile), []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := one.KeyOf(job); err == nil || !strings.Contains(err.Error(), "is damaged: remove it") {
+		t.Errorf("with a damaged secret: %v", err)
+	}
+	for _, private := range []Job{{Image: image, Repository: "a", Reads: []string{"key"}}, job} {
+		if _, ok, err := one.KeyOf(private); ok || err == nil {
+			t.Errorf("with a damaged secret: %t, %v", ok, err)
+		}
+	}
+}
+
+// TestRoomForTwo has stores fill the room to the last byte, and one more than that: as few as possible
+// are removed, also where one is held by somebody else, or cannot be removed.
+func TestRoomForTwo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.use("a", 2_500_000)
+		f.use("b", 2_500_000)
+		if got := f.list(); got != "b a" {
+			t.Errorf("with just enough room: %s", got)
+		}
+		f.use("c", 0) // 22.5 MB with one of them
+		if got := f.list(); got != "c b" {
+			t.Errorf("with one more: %s", got)
+		}
+		refuse := true
+		f.engine.Fail = func(call string) error {
+			if call == "Volumes.Remove" && refuse {
+				refuse = false
+				return errors.New("no")
+			}
+			return nil
+		}
+		f.use("d", 0) // b cannot be removed at first, and then c is
+		if got := f.list(); refuse || strings.Count(got, " ") > 1 || !strings.HasPrefix(got, "d ") {
+			t.Errorf("after a removal that failed: %s", got)
+		}
+	})
+}
+
+// TestSharedStore has the store of all jobs be listed without a repository, also by a builder that has
+// lost its folder.
+func TestSharedStore(t *testing.T) {
+	f := newFixture(t)
+	f.options.Mode = Shared
+	l, err := f.Lease(t.Context(), f.key("a"), ignore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Open(t.Context(), ignore); err != nil {
+		t.Fatal(err)
+	}
+	l.Return(t.Context(), 0)
+	for range 2 {
+		all, err := f.List(t.Context())
+		if err != nil || len(all) != 1 || all[0].Repository != "" || all[0].Image != "image" {
+			t.Errorf("stores %+v, %v", all, err)
+		}
+		f.Pool = newPool(t, f.engine, t.TempDir())
+	}
+}

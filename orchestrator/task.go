@@ -1,0 +1,82 @@
+package orchestrator
+
+import (
+	"context"
+	"io"
+	"slices"
+	"strings"
+
+	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/tick"
+	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/orchestrator/stores"
+)
+
+// maxLast bounds in bytes what is kept of what a task prints: what runs there is the store's own, in
+// which a job may have put anything.
+const maxLast = 4 << 10
+
+// runTask runs a task of the stores' maintenance. It is a stores.Runner.
+func (b *Builder) runTask(ctx context.Context, task stores.Task) (code int, last string, err error) {
+	ctx, stopWatching := b.watchEngine(ctx)
+	defer stopWatching()
+	info, err := b.engine.Info(ctx)
+	if err != nil {
+		return 0, "", err
+	}
+	env := jobenv.Job{Upkeep: task.Work}
+	spec := b.spec(task.Container, info, &env)
+	spec.Image, spec.Store, spec.Offline, spec.Env = task.ImageID, task.Volume, true, env.Environ()
+	c, err := b.engine.Create(ctx, spec)
+	if err != nil {
+		return 0, "", err
+	}
+	r := &run{b: b, log: b.log.With("store", task.Volume.Name)}
+	defer r.remove(ctx, c)
+	if err := ctx.Err(); err != nil {
+		return 0, "", context.Cause(ctx)
+	}
+	var out tail
+	code, err = r.followTask(ctx, c, &out)
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	return code, lines[len(lines)-1], err
+}
+
+// followTask starts a container and waits for its end. Its output goes to out.
+func (r *run) followTask(ctx context.Context, c engine.Container, out io.Writer) (code int, err error) {
+	stream, err := c.Start(ctx)
+	if err != nil {
+		return 0, err
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		stream.Copy(out, io.Discard)
+	}()
+	defer func() {
+		stream.Close()
+		<-done
+	}()
+	defer tick.Every(jobenv.Heartbeat, func() { stream.Write([]byte{'\n'}) })()
+	exited, stopWaiting := await(ctx, c)
+	defer stopWaiting()
+	select {
+	case how := <-exited:
+		<-done
+		return how.Code, how.err
+	case <-ctx.Done():
+		r.stop(ctx, c, context.Cause(ctx))
+		return 0, context.Cause(ctx)
+	}
+}
+
+// A tail keeps the last of what is written to it.
+type tail []byte
+
+func (t *tail) Write(p []byte) (int, error) {
+	*t = append(*t, p...)
+	*t = slices.Delete(*t, 0, max(0, len(*t)-maxLast))
+	return len(p), nil
+}
+
+var _ stores.Runner = (*Builder)(nil).runTask

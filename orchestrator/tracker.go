@@ -1,0 +1,148 @@
+package orchestrator
+
+import (
+	"cmp"
+	"regexp"
+	"sync"
+	"time"
+
+	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/schemas"
+)
+
+// A tracker gathers what comes to be known of a job while it runs. It tells the job's log of
+// events, and the Verdict of the rest.
+type tracker struct {
+	lines *joblog.Log // nil: nobody is told
+	begun time.Time
+
+	mu      sync.Mutex
+	phase   schemas.Phase // the present one
+	since   time.Time     // when that began
+	verdict Verdict
+	stored  int64  // bytes that were added to the Nix store
+	nix     string // the version of the image's
+	notRun  string // the system that the job is for, if the container does not run it
+}
+
+func newTracker() *tracker { return &tracker{begun: time.Now()} }
+
+// begin says that a phase begins, unless it has.
+func (t *tracker) begin(phase schemas.Phase) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if phase == t.phase {
+		return
+	}
+	t.endPhase()
+	t.phase, t.since = phase, time.Now()
+	t.event(schemas.PhaseEvent{Phase: phase})
+}
+
+func (t *tracker) endPhase() {
+	if t.phase != "" && t.phase != schemas.Done {
+		t.verdict.Phases = append(t.verdict.Phases, schemas.PhaseTime{Phase: t.phase, Seconds: seconds(time.Since(t.since))})
+	}
+}
+
+// event tells the log. Its error comes again where output is written.
+func (t *tracker) event(e schemas.Event) {
+	if t.lines != nil {
+		t.lines.Event(e)
+	}
+}
+
+// pulling returns say, which now also begins the phase Pull.
+func (t *tracker) pulling(say func(string)) func(string) {
+	return func(line string) {
+		t.begin(schemas.Pull)
+		say(line)
+	}
+}
+
+// creates says that a container is made of an image.
+func (t *tracker) creates(image string) {
+	t.mu.Lock()
+	t.verdict.Image = image
+	t.mu.Unlock()
+	t.begin(schemas.Create)
+}
+
+// insidePhases are those that the program in the container tells of.
+var insidePhases = map[schemas.Phase]bool{schemas.Fetch: true, schemas.Evaluate: true, schemas.Build: true, schemas.PushRest: true}
+
+// commitForm is that of a commit's id, of SHA-1 or SHA-256.
+var commitForm = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+
+// nixForm is that of a version of Nix.
+var nixForm = regexp.MustCompile(`^\d+\.\d+[!-~]{0,40}$`)
+
+// take takes what the program in the container tells.
+func (t *tracker) take(n jobwire.Note) {
+	if n.Event != nil {
+		t.takeEvent(n.Event)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if commitForm.MatchString(n.Commit) {
+		t.verdict.Commit = n.Commit
+	}
+	if nixForm.MatchString(n.Nix) {
+		t.nix = n.Nix
+	}
+	t.notRun = cmp.Or(t.notRun, n.NotRun)
+	if n.Usage != nil {
+		t.verdict.Usage = *n.Usage
+		t.stored = n.Usage.StoreBytes
+	}
+	if n.Pushed != nil {
+		t.verdict.Pushed = n.Pushed
+	}
+}
+
+func (t *tracker) takeEvent(data []byte) {
+	e, err := schemas.ParseEvent(data)
+	if err != nil {
+		return // from a program of another version
+	}
+	switch e := e.(type) {
+	case schemas.PhaseEvent:
+		if insidePhases[e.Phase] {
+			t.begin(e.Phase)
+		}
+	case schemas.PlanEvent, schemas.DerivationEvent, schemas.LineEvent, schemas.ProgressEvent, schemas.PushEvent:
+		t.event(e)
+	}
+}
+
+// nixVersion returns the version of the image's Nix, or "" if that is not known.
+func (t *tracker) nixVersion() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.nix
+}
+
+// storeBytes returns how many bytes the job has added to its Nix store, as far as it told.
+func (t *tracker) storeBytes() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.stored
+}
+
+// close returns a verdict with all that is known.
+func (t *tracker) close(v Verdict) Verdict {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.endPhase()
+	t.phase = ""
+	known := t.verdict
+	known.ExitCode, known.Err, known.Duration = v.ExitCode, v.Err, time.Since(t.begun)
+	if v.Err == nil && t.notRun != "" {
+		known.Err = notRun(t.notRun, howToRun)
+	}
+	if known.Phases == nil {
+		known.Phases = []schemas.PhaseTime{}
+	}
+	return known
+}

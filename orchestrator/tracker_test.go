@@ -1,0 +1,152 @@
+package orchestrator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/memengine"
+)
+
+// messages are those of a job, as a reader of them gets them.
+type messages struct {
+	io.Writer
+	all []schemas.Message
+}
+
+func (m *messages) WriteMessages(batch []schemas.Message) error {
+	for _, message := range batch {
+		message.Line = []byte(string(message.Line)) // which is another's afterwards
+		m.all = append(m.all, message)
+	}
+	return nil
+}
+
+// told returns the messages' events as JSON, and all other messages by their words.
+func (m *messages) told() (told []string) {
+	for _, message := range m.all {
+		switch {
+		case message.Stream != "":
+			told = append(told, jobIDs.ReplaceAllString(string(message.Stream)+": "+string(message.Line), "JOB"))
+		case message.Response != nil:
+			told = append(told, string(message.Response.JobStatus))
+		default:
+			told = append(told, string(message.Event))
+		}
+	}
+	return told
+}
+
+// A pullingEngine is one that pulls the image for each job.
+type pullingEngine struct{ engine.Engine }
+
+func (e pullingEngine) Image(ctx context.Context, progress func(line string)) (engine.Image, error) {
+	progress("pulling")
+	progress("still pulling")
+	return e.Engine.Image(ctx, progress)
+}
+
+// TestMessages has a program in a container tell what it may and what it may not.
+func TestMessages(t *testing.T) {
+	commit := strings.Repeat("c0ffee00", 5)
+	b, log, _ := builder(t, func(p *memengine.Process) int {
+		stdout, stderr := p.Stdout, p.Stderr
+		w := jobwire.NewWriter(stdout, p.Getenv(jobenv.EventsToken))
+		w.Event(schemas.PhaseEvent{Phase: schemas.Fetch})
+		w.Note(jobwire.Note{Commit: commit})
+		w.Note(jobwire.Note{Commit: "no commit"})
+		w.Event(schemas.PhaseEvent{Phase: schemas.Evaluate})
+		w.Event(schemas.PhaseEvent{Phase: schemas.Evaluate}) // once is enough
+		io.WriteString(stdout, "half a ")
+		w.Event(schemas.PhaseEvent{Phase: schemas.Build})
+		io.WriteString(stderr, "an error\n")
+		io.WriteString(stdout, "line\n")
+		for _, phase := range []schemas.Phase{schemas.Pull, schemas.Create, schemas.Done, "rest"} {
+			w.Event(schemas.PhaseEvent{Phase: phase})
+		}
+		w.Event(schemas.VerdictEvent{End: "forged"})
+		w.Note(jobwire.Note{Event: []byte(`{"type":"of a later version"}`)})
+		w.Note(jobwire.Note{Event: []byte(`{"type":"push","bytes":"many"}`)})
+		w.Event(schemas.PushEvent{Bytes: 1})
+		w.Note(jobwire.Note{Usage: &jobwire.Usage{PeakMemory: 1 << 20, CPUSeconds: 1.5}, Pushed: &schemas.Pushed{Paths: 2, Bytes: 3}})
+		end, _ := json.Marshal(jobwire.Note{End: &jobwire.End{ExitCode: 4}})
+		stdout.Write(end) // which is no record
+		w.Note(jobwire.Note{End: &jobwire.End{ExitCode: 3}})
+		jobwire.NewWriter(stderr, p.Getenv(jobenv.EventsToken)).Note(jobwire.Note{End: &jobwire.End{ExitCode: 3}})
+		return 3
+	})
+	b.engine = pullingEngine{b.engine}
+	var out messages
+	last := b.build(t.Context(), secretRequest(), &out)
+	want := []string{
+		"starting", "builder: iglu: job JOB",
+		`{"type":"phase","phase":"pull"}`, "builder: iglu: pulling", "builder: iglu: still pulling", `{"type":"phase","phase":"create"}`,
+		"builder: iglu: job image image, sha256:2",
+		`{"type":"phase","phase":"fetch"}`, `{"type":"phase","phase":"evaluate"}`, `{"type":"phase","phase":"build"}`,
+		"stderr: an error", "stdout: half a line", `{"type":"push","paths":{"done":0,"expected":0},"bytes":1}`, `stdout: {"end":{"exitCode":4}}`,
+		`{"type":"phase","phase":"done"}`,
+		"failed",
+	}
+	if diff := cmp.Diff(want, out.told()); diff != "" {
+		t.Errorf("messages (-want +got):\n%s", diff)
+	}
+	if n := len(out.all); last.Seq != int64(n) || cmp.Diff(out.all[n-1].Event, last.Event) != "" {
+		t.Errorf("the last message is %+v, want %+v", last, out.all[n-1])
+	}
+	event, err := schemas.ParseEvent(last.Event)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := event.(schemas.VerdictEvent)
+	for i := range got.Phases {
+		got.Phases[i].Seconds = 0
+	}
+	got.Seconds = 0
+	code := 3
+	wantVerdict := schemas.VerdictEvent{End: "exited", ExitCode: &code, PeakMemory: 1 << 20, CPUSeconds: 1.5, Commit: commit, Image: "sha256:2",
+		Pushed: &schemas.Pushed{Paths: 2, Bytes: 3},
+		Phases: []schemas.PhaseTime{{Phase: "pull"}, {Phase: "create"}, {Phase: "fetch"}, {Phase: "evaluate"}, {Phase: "build"}}}
+	if diff := cmp.Diff(wantVerdict, got); diff != "" {
+		t.Errorf("verdict (-want +got):\n%s", diff)
+	}
+	for _, text := range []string{"end=exited", "exitCode=3", "commit=" + commit, "peakMemory=1048576", "cpuSeconds=1.5"} {
+		if !strings.Contains(log.String(), text) {
+			t.Errorf("the server's log lacks %s:\n%s", text, log)
+		}
+	}
+}
+
+// A job that does not come to run has a verdict, too, without what it did not come to.
+func TestVerdictOfNothing(t *testing.T) {
+	b, _, folder := builder(t, nil)
+	b.engine.(*memengine.Engine).Fail = func(string) error {
+		return &engine.Failure{End: jobend.EngineGone, What: "Gone.", Cause: errors.New("gone")}
+	}
+	const want = `{"type":"verdict","end":"%s","seconds":0.000,"phases":[]}`
+	exact := regexp.MustCompile(`"seconds":[0-9.]+`)
+	verdict := func(m schemas.Message) string { return exact.ReplaceAllString(string(m.Event), `"seconds":0.000`) }
+	if last := b.build(t.Context(), secretRequest(), io.Discard); verdict(last) != fmt.Sprintf(want, "engine-gone") || last.Seq != 3 {
+		t.Errorf("message %d: %s, want %s", last.Seq, last.Event, want)
+	}
+	// Without a log the message has no number.
+	if err := os.RemoveAll(folder); err != nil {
+		t.Fatal(err)
+	}
+	last := b.build(t.Context(), secretRequest(), io.Discard)
+	if verdict(last) != fmt.Sprintf(want, "failed") || last.Seq != 0 || last.Response.JobStatus != schemas.Failed {
+		t.Errorf("message %d: %s, want %s", last.Seq, last.Event, want)
+	}
+}

@@ -1,0 +1,89 @@
+package schemas
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+)
+
+// checkDocument returns what is wrong with data unless it is exactly one JSON document in
+// UTF-8 whose objects name each property once. A parser that takes the last of two equal
+// names and one that takes the first would see two different jobs.
+func checkDocument(data []byte) *Refusal {
+	malformed := func(at int, why string) *Refusal {
+		return &Refusal{kind: notJSON, problems: []problem{{why: position(data, at) + ": " + why}}}
+	}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return &Refusal{kind: notJSON, problems: []problem{{why: "the message is empty, or no text"}}}
+	}
+	if !utf8.Valid(data) {
+		return malformed(invalidUTF8(data), "not UTF-8")
+	}
+	var whole json.RawMessage
+	if err := json.Unmarshal(data, &whole); err != nil {
+		at := len(data) // where it ends too early, there is no byte that is wrong
+		if syntax, ok := errors.AsType[*json.SyntaxError](err); ok && syntax.Error() != unexpectedEnd {
+			at = int(syntax.Offset) - 1
+		}
+		return malformed(at, err.Error())
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber() // a number is only passed over here, whatever its size
+	if !hasUniqueNames(dec) {
+		return malformed(int(dec.InputOffset())-1, "the second property of this name in one object")
+	}
+	return nil
+}
+
+// unexpectedEnd is what encoding/json says of a text that ends too early.
+const unexpectedEnd = "unexpected end of JSON input"
+
+// invalidUTF8 returns where the first byte is that is not UTF-8.
+func invalidUTF8(data []byte) (at int) {
+	for at < len(data) {
+		r, size := utf8.DecodeRune(data[at:])
+		if r == utf8.RuneError && size == 1 {
+			break
+		}
+		at += size
+	}
+	return at
+}
+
+// position tells people where a byte of a text is. Both numbers begin with 1, and the column
+// is counted in characters.
+func position(data []byte, at int) string {
+	before := data[:min(at, len(data))]
+	line := bytes.Count(before, []byte("\n")) + 1
+	column := utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:]) + 1
+	return fmt.Sprintf("line %d, column %d", line, column)
+}
+
+// hasUniqueNames reads the next value of dec, which is known to be valid JSON.
+func hasUniqueNames(dec *json.Decoder) bool {
+	token, err := dec.Token()
+	if err != nil {
+		return false
+	}
+	open, nested := token.(json.Delim)
+	if !nested {
+		return true
+	}
+	seen := make(map[string]bool)
+	for dec.More() {
+		if open == '{' {
+			name, err := dec.Token()
+			if err != nil || seen[name.(string)] {
+				return false
+			}
+			seen[name.(string)] = true
+		}
+		if !hasUniqueNames(dec) {
+			return false
+		}
+	}
+	_, err = dec.Token() // the closing brace or bracket
+	return err == nil
+}

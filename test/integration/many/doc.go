@@ -1,0 +1,2 @@
+// Package many tests several jobs at once, and several builders side by side, on a real engine.
+package many

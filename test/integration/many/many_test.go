@@ -1,0 +1,241 @@
+//go:build integration
+
+package many
+
+import (
+	"crypto/rand"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+// repository makes a repository, and returns its URL.
+func repository(t *testing.T) string {
+	t.Helper()
+	name := "many-" + strings.ToLower(rand.Text()[:10])
+	if err := fixture.Env.Git.Commit(name, "main", map[string]string{"file": name}); err != nil {
+		t.Fatal(err)
+	}
+	return fixture.Env.Git.Public + "/" + name
+}
+
+// alone is a command that exits with 99 if another job of it has the same store, and else runs a
+// script. Its image is imageWithAlone.
+func alone(script string) string {
+	return fmt.Sprintf(`alone %s/lock sh -c '%s'`, jobenv.StoreCache, script)
+}
+
+// imageWithAlone returns the name of a job image that has the program alone.
+func imageWithAlone(t *testing.T, e *fixture.Engine) string {
+	t.Helper()
+	return e.With(t, fixture.BuildProgram(t, "alone"), "alone")
+}
+
+func instance() string { return "test-many-" + strings.ToLower(rand.Text()[:10]) }
+
+// start starts a builder in a process of its own, with a state folder of its own.
+func start(t *testing.T, e *fixture.Engine, instance, image string, flags ...string) *fixture.Server {
+	t.Helper()
+	return e.Process(t, instance, append([]string{"--job-image", image, "--allowed-commands", "sh,alone"}, flags...)...)
+}
+
+// begin sends a job, and waits until it has printed "begun".
+func begin(t *testing.T, s *fixture.Server, j fixture.Job) *fixture.Client {
+	t.Helper()
+	c := fixture.Connect(t, s)
+	c.Send(fixture.JSONOf(t, j))
+	c.WaitFor(`"begun"`)
+	return c
+}
+
+func hasLine(r fixture.Result, text string) bool {
+	return slices.ContainsFunc(r.Lines, func(line string) bool { return strings.Contains(line, text) })
+}
+
+// goOn lets the jobs go on that wait for it in a container: see waits.
+func goOn(t *testing.T, e *fixture.Engine, s *fixture.Server) {
+	t.Helper()
+	for _, id := range s.Containers() {
+		command := exec.Command("docker", "exec", id, "touch", "/tmp/go-on")
+		command.Env = e.Environ()
+		command.Run() // one that does not wait may have ended
+	}
+}
+
+// wantEnd checks the last message of a job whose first was read before.
+func wantEnd(t *testing.T, r fixture.Result, code int) {
+	t.Helper()
+	want := fixture.Exited(code)
+	if code == 0 {
+		want = fixture.Succeeded
+	}
+	if len(r.Messages) != 1 || r.Messages[0] != want {
+		t.Errorf("got %q, want %s; lines:\n%s", r.Messages, want, strings.Join(r.Lines, "\n"))
+	}
+}
+
+// waits is a script that waits until goOn is called.
+const waits = "echo begun; while [ ! -e /tmp/go-on ]; do sleep 0.1; done; exit 3"
+
+// TestSlots has as many clients send jobs as there are slots, two of them with one repository, and one
+// more, which gets none.
+func TestSlots(t *testing.T) { fixture.OnEngines(t, slots) }
+
+func slots(t *testing.T, e *fixture.Engine) {
+	s := start(t, e, instance(), imageWithAlone(t, e), "--max-jobs", "3", "--job-memory", "3GiB")
+	url := repository(t)
+	first := begin(t, s, fixture.Build(url, alone(waits)))
+	second := fixture.Connect(t, s)
+	second.Send(fixture.JSONOf(t, fixture.Build(url, alone("echo alone"))))
+	second.WaitFor("another job has this job's Nix store: waiting for it")
+	third := begin(t, s, fixture.Build(repository(t), alone(waits)))
+	fourth := fixture.Connect(t, s)
+	if got := fourth.Next(); got != fixture.Busy {
+		t.Errorf("a client without a slot got %s", got)
+	}
+	fixture.WantNumbers(t, fixture.Scrape(t, s, ""), "iglu_builder_jobs_running 3", "iglu_builder_jobs_max 3")
+	if n := len(s.Containers()); n != 2 {
+		t.Errorf("there are %d containers", n)
+	}
+	goOn(t, e, s)
+	wantEnd(t, first.Finish(), 3)
+	wantEnd(t, third.Finish(), 3)
+	got := second.Finish()
+	wantEnd(t, got, 0)
+	fixture.WantLine(t, got, "alone")
+	if hasLine(got, "begins with the image's own Nix store") {
+		t.Errorf("the second job of the repository had another store: %q", got.Lines)
+	}
+}
+
+// TestStoreWait has a job wait for a store in vain: it has the image's own then.
+func TestStoreWait(t *testing.T) {
+	e := fixture.DockerEngine()
+	s := start(t, e, instance(), fixture.Env.Image, "--max-jobs", "2", "--store-wait", "2s")
+	url := repository(t)
+	first := begin(t, s, fixture.Build(url, "sh -c '"+waits+"'"))
+	got := fixture.Do(t, s, fixture.Build(url, `sh -c 'echo "[$XDG_CACHE_HOME]"'`))
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, "iglu: other jobs have had this job's Nix store for 2s: this job begins with the image's own, which is gone with it")
+	fixture.WantLine(t, got, "[]")
+	goOn(t, e, s)
+	wantEnd(t, first.Finish(), 3)
+}
+
+// TestSideBySide has two builders of one instance on one engine: the start and the end of one do not
+// touch the other's job, they share a store, and what one leaves that is killed is gone in two minutes.
+func TestSideBySide(t *testing.T) { fixture.OnEngines(t, sideBySide) }
+
+func sideBySide(t *testing.T, e *fixture.Engine) {
+	name, image := instance(), imageWithAlone(t, e)
+	url := repository(t)
+	first := start(t, e, name, image)
+	job := begin(t, first, fixture.Build(url, alone(waits)))
+	second := start(t, e, name, image)
+	waiting := fixture.Connect(t, second)
+	waiting.Send(fixture.JSONOf(t, fixture.Build(url, alone("echo alone"))))
+	waiting.WaitFor("a job of another builder has this job's Nix store: waiting for it")
+	if output := cleanUp(t, e, name); !strings.Contains(output, "containers of jobs are running") {
+		t.Errorf("cleanup says %q", output)
+	}
+	goOn(t, e, first)
+	wantEnd(t, job.Finish(), 3)
+	got := waiting.Finish()
+	wantEnd(t, got, 0)
+	fixture.WantLine(t, got, "alone")
+
+	ended := begin(t, first, fixture.Build(url, "sh -c '"+waits+"'")).InBackground() // a client that reads nothing counts as gone
+	doomed := start(t, e, name, image)
+	begin(t, doomed, fixture.Build(repository(t), "sh -c 'echo begun; sleep 1000'"))
+	doomed.Kill()
+	stopped := start(t, e, name, image)
+	begin(t, stopped, fixture.Build(repository(t), "sh -c 'echo begun; sleep 1000'"))
+	stopped.Cancel()
+	stopped.Cancel()
+	if err := <-stopped.Ended; err != nil {
+		t.Error(err)
+	}
+	stopped.Ended <- nil // for the clean-up
+	if err := fixture.AwaitEngine(e.Host, 2*time.Minute, func() bool { return len(first.Containers()) == 1 }); err != nil {
+		t.Errorf("of the dead builder, there is: %v, %v", first.Containers(), err)
+	}
+	goOn(t, e, first)
+	wantEnd(t, <-ended, 3)
+	fixture.WantNoContainers(t, first)
+}
+
+// cleanUp runs the command cleanup, and returns what it prints.
+func cleanUp(t *testing.T, e *fixture.Engine, instance string) string {
+	t.Helper()
+	command := exec.Command(fixture.Env.Program, "cleanup", "--instance", instance)
+	command.Env = e.Environ()
+	output, err := command.CombinedOutput()
+	if err != nil && len(output) == 0 {
+		t.Error(err)
+	}
+	return string(output)
+}
+
+// TestSharedState has builders of one instance share a state folder: each has its own history.
+func TestSharedState(t *testing.T) {
+	name, folder := instance(), t.TempDir()
+	var all []*fixture.Server
+	for range 3 {
+		all = append(all, fixture.StartProcessIn(t, name, folder, "", "--job-image", fixture.Env.Image, "--allowed-commands", "sh"))
+	}
+	var jobs sync.WaitGroup
+	for n, s := range all {
+		jobs.Go(func() {
+			fixture.WantExit(t, fixture.Do(t, s, fixture.Command(fmt.Sprintf("sh -c 'exit %d'", n+3))), n+3)
+		})
+	}
+	jobs.Wait()
+	fixture.WantNoContainers(t, all[0])
+	for n, s := range all {
+		if _, body := s.Get(t, "GET", "/api/v1/jobs"); strings.Count(body, `"id":`) != 1 || !strings.Contains(body, fmt.Sprintf(`"exitCode":%d`, n+3)) {
+			t.Errorf("builder %d has the history %s", n, body)
+		}
+	}
+}
+
+// TestDockerStop runs a builder in a container, and stops that as Iglu's scheduler and docker-compose
+// do, with 10 s until it is killed, while a job runs that does not end by itself: its client is told,
+// and nothing is left.
+func TestDockerStop(t *testing.T) {
+	e := fixture.DockerEngine()
+	name := instance()
+	builder := strings.TrimSpace(e.Docker(t, "run", "--detach", "--network", "host",
+		"--volume", fixture.Env.Program+":/iglu-builder:ro", "--volume", e.Socket()+":/var/run/docker.sock", "--entrypoint", "/iglu-builder", fixture.Env.Image,
+		"serve", "--instance", name, "--listen", "127.0.0.1:0", "--job-image", fixture.Env.Image, "--allowed-commands", "sh", "--shutdown-grace", "1h"))
+	t.Cleanup(func() { e.Docker(t, "rm", "--force", "--volumes", builder) })
+	s := &fixture.Server{Instance: name, Host: e.Host}
+	t.Cleanup(func() { fixture.RemoveAll(e.Host, name) })
+	if err := fixture.Poll(time.Minute, func() bool {
+		logs := e.Docker(t, "logs", builder)
+		_, rest, ok := strings.Cut(logs, "msg=listening addr=")
+		s.Address, _, _ = strings.Cut(rest, " ")
+		return ok
+	}); err != nil {
+		t.Fatal(err)
+	}
+	c := begin(t, s, fixture.Command(`sh -c 'trap "" TERM; echo begun; while :; do sleep 1; done'`))
+	told := c.InBackground()
+	e.Docker(t, "stop", builder)
+	if left := s.Containers(); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	got := <-told
+	if len(got.Messages) != 1 || !strings.Contains(got.Messages[0], "The builder is shutting down.") {
+		t.Errorf("its client was told %q", got.Messages)
+	}
+	if code := strings.TrimSpace(e.Docker(t, "inspect", "--format", "{{.State.ExitCode}}", builder)); code != "0" {
+		t.Errorf("the builder has ended with %s: %s", code, e.Docker(t, "logs", builder))
+	}
+}

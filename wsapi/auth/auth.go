@@ -1,0 +1,109 @@
+// Package auth decides which HTTP requests the builder serves.
+//
+// A Guard makes four checks: the request shows the builder's token (this file) or the cookie
+// that a browser gets for it (login.go); it does not come from a page of another origin; where
+// no token is set, it addresses the server by a name that nobody else can own (both
+// origin.go); and it does not come from a network that jobs are on.
+package auth
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/gorilla/websocket"
+)
+
+// The reasons for which a Guard rejects a request, as one label value each.
+const (
+	RefusedToken   = "unauthorized" // the token is missing or wrong
+	RefusedOrigin  = "origin"       // the request comes from a page of another origin
+	RefusedNetwork = "from-a-job"   // the request comes from a network that jobs are on
+)
+
+// Bearer is the scheme of a token in an Authorization header (RFC 6750), and a WebSocket
+// subprotocol. A browser's page cannot set headers for a WebSocket, so it offers Bearer as a
+// subprotocol and the token as the next one. The server must accept Bearer.
+const Bearer = "bearer"
+
+// Options are the settings of a Guard.
+type Options struct {
+	// Token is the token that a client must show. If it is empty, clients need none.
+	Token string
+	// AllowedOrigins are the origins of pages that may connect, such as https://example.com.
+	// Pages of the server's own origin always may.
+	AllowedOrigins []string
+	// IsOfJobs reports whether a job can have an address. Clients with such an address are
+	// rejected. It may be nil: then no client is.
+	IsOfJobs func(netip.Addr) bool
+}
+
+// A Guard rejects requests that may not be served.
+type Guard struct {
+	options Options
+	log     *slog.Logger
+}
+
+// New returns a Guard. It logs logins with a wrong token.
+func New(options Options, log *slog.Logger) *Guard { return &Guard{options: options, log: log} }
+
+// Check answers a request that lacks the token (401) or comes from a page of another origin
+// (403), and returns RefusedToken or RefusedOrigin. It leaves every other request alone and
+// returns "".
+func (g *Guard) Check(w http.ResponseWriter, r *http.Request) (reason string) {
+	switch {
+	case !g.hasToken(r):
+		rejectToken(w)
+		return RefusedToken
+	case !g.isAllowedOrigin(r):
+		rejectOrigin(w)
+		return RefusedOrigin
+	}
+	return ""
+}
+
+// CheckNetwork answers a request that comes from an address that a job can have (403), and
+// returns RefusedNetwork. It leaves every other request alone and returns "".
+//
+// A client that uses a published port of the builder's container has the address of that
+// network's gateway, whoever it is: such clients cannot be told apart here.
+func (g *Guard) CheckNetwork(w http.ResponseWriter, r *http.Request) (reason string) {
+	if g.options.IsOfJobs == nil {
+		return ""
+	}
+	if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !g.options.IsOfJobs(from.Addr()) {
+		return ""
+	}
+	http.Error(w, "The builder takes no clients from the network that its jobs are on.", http.StatusForbidden)
+	return RefusedNetwork
+}
+
+func rejectToken(w http.ResponseWriter) {
+	w.Header().Set("WWW-Authenticate", "Bearer")
+	http.Error(w, "The builder's token is missing or wrong: send it as Authorization: Bearer TOKEN.", http.StatusUnauthorized)
+}
+
+// hasToken reports whether a request shows the token or the cookie, or no token is set.
+func (g *Guard) hasToken(r *http.Request) bool {
+	if g.options.Token == "" || g.hasCookie(r) {
+		return true
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if protocols := websocket.Subprotocols(r); scheme == "" {
+		if at := slices.Index(protocols, Bearer); at >= 0 && at+1 < len(protocols) {
+			scheme, token = Bearer, protocols[at+1]
+		}
+	}
+	return strings.EqualFold(scheme, Bearer) && g.isToken(token)
+}
+
+// isToken compares digests, not texts: they have one length, and a digest that is right in
+// part says nothing about the token. So the time that it takes gives nothing away.
+func (g *Guard) isToken(text string) bool {
+	got, want := sha256.Sum256([]byte(text)), sha256.Sum256([]byte(g.options.Token))
+	return subtle.ConstantTimeCompare(got[:], want[:]) == 1
+}

@@ -1,0 +1,194 @@
+// Package connlimit limits how many connections a server has open at once. A flood of clients
+// can then neither use up the server's memory nor keep other clients out.
+//
+// A Listener that is full closes the connection that is idle for the longest time, and accepts
+// the next one in its place. A connection is idle while the server waits for its client: for a
+// request, or to take what is written to it. If no connection is idle for longer than
+// IdleTimeout, new clients wait in the kernel, which takes none of the server's memory. A full
+// Listener that closed every new connection at once would hit clients that were about to send
+// their request.
+//
+// A Listener sees only bytes, so the server's handlers tell it when they answer a request. Use
+// WithConn as the ConnContext of the http.Server; a handler finds its request's connection
+// with Of.
+package connlimit
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// MaxConns is the builder's limit of connections. Each takes some 20 KiB of memory. The
+	// connection of a running job does not count: see Conn.Release.
+	MaxConns = 512
+	// IdleTimeout is how long a connection may be idle before a full Listener may close it.
+	IdleTimeout = 500 * time.Millisecond
+	// fullInterval is how often a full Listener looks for an idle connection.
+	fullInterval = time.Millisecond
+)
+
+// A Listener is a net.Listener that limits how many of its connections are open.
+type Listener struct {
+	net.Listener
+	max int // how many connections may be open
+
+	mu    sync.Mutex
+	conns []*Conn // those that count
+}
+
+// Listen returns a Listener that accepts connections from inner, at most max at once. A TLS
+// listener, if there is one, must wrap the Listener, not the other way round.
+func Listen(inner net.Listener, max int) *Listener { return &Listener{Listener: inner, max: max} }
+
+// Accept waits for the next connection, and then until the limit has room for it. The
+// connection is a *Conn. Accept returns an error only if the inner listener does.
+func (l *Listener) Accept() (net.Conn, error) {
+	inner, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c := &Conn{Conn: inner, listener: l}
+	for !l.admit(c) {
+		time.Sleep(fullInterval)
+	}
+	return c, nil
+}
+
+// Len returns how many connections count against the limit.
+func (l *Listener) Len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.conns)
+}
+
+// admit counts a connection, and closes an idle one if the limit is reached. It returns false
+// if the limit is reached and no connection may be closed.
+func (l *Listener) admit(c *Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.conns) >= l.max {
+		i := l.longestIdle()
+		if i < 0 {
+			return false
+		}
+		l.conns[i].Conn.Close()
+		l.conns = slices.Delete(l.conns, i, i+1)
+	}
+	l.conns = append(l.conns, c)
+	return true
+}
+
+// longestIdle returns the index of the connection that is idle for the longest time, or -1 if
+// none is idle for longer than IdleTimeout.
+func (l *Listener) longestIdle() int {
+	longest, since := -1, time.Now().Add(-IdleTimeout)
+	for i, c := range l.conns {
+		if idle := c.idleSince(); !idle.IsZero() && idle.Before(since) {
+			longest, since = i, idle
+		}
+	}
+	return longest
+}
+
+// A Conn is one connection of a Listener. Its methods Answering and Release also work on nil,
+// and then do nothing.
+type Conn struct {
+	net.Conn
+	listener *Listener
+
+	// Guarded by listener.mu.
+	reading   time.Time // when the read under way began; zero: there is none
+	writing   time.Time // when the write under way began; zero: there is none
+	answering bool      // the server answers one of its requests
+}
+
+// idleSince returns since when the server waits for the client, or zero if it does not. A read
+// does not count while a request is answered: net/http reads then, too, to notice that the
+// client closes the connection.
+func (c *Conn) idleSince() time.Time {
+	if c.writing.IsZero() && !c.answering {
+		return c.reading
+	}
+	return c.writing
+}
+
+// Answering notes whether the server answers a request of the connection. It is false again
+// while a handler waits for the rest of a request.
+func (c *Conn) Answering(isAnswering bool) {
+	if c != nil {
+		c.set(func() { c.answering = isAnswering })
+	}
+}
+
+// Release removes an open connection from the limit: it does not count any more, and the
+// Listener does not close it.
+func (c *Conn) Release() {
+	if c == nil {
+		return
+	}
+	c.set(func() {
+		c.listener.conns = slices.DeleteFunc(c.listener.conns, func(other *Conn) bool { return other == c })
+	})
+}
+
+// NetConn returns the connection that c wraps.
+func (c *Conn) NetConn() net.Conn { return c.Conn }
+
+// Read reads from the connection, which is idle meanwhile.
+func (c *Conn) Read(p []byte) (int, error) {
+	c.set(func() { c.reading = time.Now() })
+	defer c.set(func() { c.reading = time.Time{} })
+	return c.Conn.Read(p)
+}
+
+// Write writes to the connection, which is idle meanwhile.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.set(func() { c.writing = time.Now() })
+	defer c.set(func() { c.writing = time.Time{} })
+	return c.Conn.Write(p)
+}
+
+// Close closes the connection and releases it.
+func (c *Conn) Close() error {
+	c.Release()
+	return c.Conn.Close()
+}
+
+func (c *Conn) set(change func()) {
+	c.listener.mu.Lock()
+	defer c.listener.mu.Unlock()
+	change()
+}
+
+type connKey struct{}
+
+// WithConn is the ConnContext of an http.Server. It returns a context in which Of finds the
+// Conn that conn is or wraps. It returns ctx if conn belongs to no Listener.
+func WithConn(ctx context.Context, conn net.Conn) context.Context {
+	for ; conn != nil; conn = Unwrap(conn) {
+		if c, ok := conn.(*Conn); ok {
+			return context.WithValue(ctx, connKey{}, c)
+		}
+	}
+	return ctx
+}
+
+// Of returns the connection of a request, or nil if its server does not use WithConn.
+func Of(r *http.Request) *Conn {
+	c, _ := r.Context().Value(connKey{}).(*Conn)
+	return c
+}
+
+// Unwrap returns the connection that conn wraps, as a *tls.Conn or a *Conn does, or nil if conn
+// wraps none.
+func Unwrap(conn net.Conn) net.Conn {
+	if outer, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		return outer.NetConn()
+	}
+	return nil
+}

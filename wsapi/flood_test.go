@@ -1,0 +1,220 @@
+package wsapi
+
+import (
+	"context"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/wsapi/connlimit"
+)
+
+// fewConns are enough for tests of what happens when there are too many.
+const fewConns = 16
+
+// open makes a connection on which something is sent, and nothing read. The answer may have so
+// many bytes until it is.
+func (f *fixture) open(send string, buffer int) net.Conn {
+	f.t.Helper()
+	conn, err := f.limiter.Listener.(*memListener).dial(f.t.Context(), buffer)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { conn.Close() })
+	if _, err := io.WriteString(conn, send); err != nil {
+		f.t.Fatal(err)
+	}
+	return conn
+}
+
+// isClosed reports whether the server has closed a connection.
+func isClosed(conn net.Conn) bool {
+	pipe := conn.(*memConn).in
+	pipe.mu.Lock()
+	defer pipe.mu.Unlock()
+	return pipe.ended
+}
+
+// TestFlood opens as many connections as may be open, in each way in which a client can keep the
+// server waiting, while a job runs. The job continues, and other clients are served as soon as
+// those connections have been idle for long enough.
+func TestFlood(t *testing.T) {
+	const page = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+	for name, test := range map[string]struct {
+		send   string
+		buffer int
+	}{
+		"mute":                 {"", socketBuffer},
+		"half a request":       {page[:20], socketBuffer},
+		"a request and no end": {page, socketBuffer},
+		"answers not read":     {strings.Repeat(page, 100), 50},
+		"form that never ends": {"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n" +
+			"Content-Length: 100\r\n\r\ntoken=", socketBuffer},
+		"WebSockets refused":         {webSocketRequest, socketBuffer},
+		"refusals that nobody reads": {webSocketRequest, 0},
+	} {
+		bubble(t, name, func(t *testing.T) {
+			b := newHeldBuilder()
+			f := serveLimited(t, fewConns, b)
+			c := f.dial()
+			c.send(job())
+			ended := c.inBackground()
+			<-b.begun
+			synctest.Wait()
+			if n := f.limiter.Len(); n != 0 {
+				t.Errorf("%d connections count beside the job's", n)
+			}
+			var conns []net.Conn
+			for range fewConns {
+				conns = append(conns, f.open(test.send, test.buffer))
+				elapse(time.Microsecond) // so that one is the first
+			}
+			synctest.Wait()
+			begun := time.Now()
+			for range 3 { // there are enough of them
+				if status, _ := f.ask("GET", "/api/v1/healthcheck"); status != 200 {
+					t.Errorf("the health check is %d", status)
+				}
+			}
+			if took := time.Since(begun); took > connlimit.IdleTimeout {
+				t.Errorf("it took %s", took)
+			}
+			if n := f.limiter.Len(); n > fewConns {
+				t.Errorf("%d connections count", n)
+			}
+			// The server itself closes those of WebSockets.
+			if !strings.Contains(name, "refus") && (!isClosed(conns[0]) || isClosed(conns[fewConns-1])) {
+				t.Error("another connection than the one that was idle for the longest time was closed")
+			}
+			b.exit <- 0
+			(<-ended).check(t, websocket.CloseNormalClosure, accepted, succeeded)
+		})
+	}
+}
+
+// TestAllAnswered has the server answer all connections that may be open, so that none of them is
+// idle: the next client waits until one of them is closed.
+func TestAllAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answer := make(chan struct{})
+		f := serveLimited(t, fewConns, &fakeBuilder{healthy: func(context.Context) error { <-answer; return nil }})
+		const ask = "GET /api/v1/healthcheck HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+		for range fewConns {
+			f.open(ask, socketBuffer)
+		}
+		synctest.Wait()
+		last := f.open(ask, socketBuffer)
+		elapse(2 * connlimit.IdleTimeout)
+		if n := f.limiter.Len(); n != fewConns {
+			t.Fatalf("%d connections count", n)
+		}
+		answer <- struct{}{}
+		elapse(time.Second)
+		if n := f.limiter.Len(); n != fewConns {
+			t.Errorf("%d connections count when one is answered", n)
+		}
+		close(answer)
+		text, err := io.ReadAll(last)
+		if err != nil || !strings.HasSuffix(string(text), healthy) {
+			t.Errorf("the last one is answered %q, %v", text, err)
+		}
+		elapse(time.Second)
+		if n := f.limiter.Len(); n != 0 {
+			t.Errorf("%d connections count in the end", n)
+		}
+	})
+}
+
+// TestTurns has so many clients not take what they are told as are told it at once: the next one
+// waits for its turn, and may leave while it does.
+func TestTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, &fakeBuilder{})
+		first := f.dial()
+		var stalled []net.Conn
+		for range maxAnswers {
+			stalled = append(stalled, f.open(webSocketRequest, 0))
+		}
+		synctest.Wait()
+		begun := time.Now()
+		leaving := f.open(webSocketRequest, socketBuffer)
+		synctest.Wait()
+		leaving.Close()
+		f.open(webSocketRequest, socketBuffer)
+		synctest.Wait()
+		if n := len(f.refusedSoFar()); n != maxAnswers {
+			t.Fatalf("%d clients have had their turn", n)
+		}
+		stalled[0].Close()
+		synctest.Wait()
+		if n := len(f.refusedSoFar()); n != maxAnswers+1 { // not two: one has left
+			t.Errorf("%d clients have had their turn", n)
+		}
+		f.dial().finish().check(t, websocket.CloseInternalServerErr, busy)
+		if took := time.Since(begun); took != 0 {
+			t.Errorf("it took %s", took)
+		}
+		for range 2 { // more than are told at once; the slot does not delay clients that do not get it
+			stalled = append(stalled, f.open(webSocketRequest, 0))
+			synctest.Wait()
+		}
+		f.dial().finish().check(t, websocket.CloseInternalServerErr, busy)
+		if took := time.Since(begun); took != handshakeTimeout {
+			t.Errorf("it took %s", took)
+		}
+		first.send("{}")
+		first.finish()
+	})
+}
+
+// TestTurnEnds has as many clients as are told something at once have been told it, and not
+// close: they are in nobody's way.
+func TestTurnEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, &fakeBuilder{})
+		f.dial() // has the slot
+		begun := time.Now()
+		for range maxAnswers {
+			f.open(webSocketRequest, socketBuffer)
+		}
+		synctest.Wait()
+		c := f.dial()
+		if got := c.next(); got != busy || time.Since(begun) != 0 {
+			t.Errorf("the next one is told %s after %s", got, time.Since(begun))
+		}
+	})
+}
+
+func (f *fixture) refusedSoFar() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.refused)
+}
+
+const webSocketRequest = "GET " + schemas.BuildPath + " HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+	"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+
+// TestSlotHolderDoesNotCount has a client with the slot connect over TLS: its connection does not
+// count against the limit.
+func TestSlotHolderDoesNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHeldBuilder()
+		f := serveTLS(t, b)
+		c := f.dial()
+		synctest.Wait()
+		if n := f.limiter.Len(); n != 0 {
+			t.Errorf("%d connections count beside that of the client with the slot", n)
+		}
+		c.send(job())
+		<-b.begun
+		b.exit <- 0
+		c.finish().check(t, websocket.CloseNormalClosure, accepted, succeeded)
+	})
+}

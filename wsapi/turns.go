@@ -1,0 +1,51 @@
+package wsapi
+
+import (
+	"io"
+	"net/http"
+	"sync"
+
+	"iglu.sh/builder/wsapi/connlimit"
+)
+
+// This file is what keeps clients from delaying each other: how many are answered at once, and
+// when their connections count as idle (connlimit).
+
+// maxAnswers is how many clients that ask for a WebSocket are answered at once. Others wait.
+const maxAnswers = 64
+
+// takeTurn waits until a request may be answered. The caller calls answered when the client has
+// its answer: the next client then has its turn. answered may be called more than once. ok is
+// false if the client leaves before its turn.
+func (s *Server) takeTurn(r *http.Request) (answered func(), ok bool) {
+	select {
+	case s.answering <- struct{}{}:
+	case <-r.Context().Done():
+		return nil, false
+	}
+	return sync.OnceFunc(func() {
+		<-s.answering
+		connlimit.Of(r).Answering(false)
+	}), true
+}
+
+// idleInBody returns a handler that passes requests on to next. While next reads a request's
+// body, the connection is idle: the server waits for the client.
+func idleInBody(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = idleBody{r.Body, connlimit.Of(r)}
+		next(w, r)
+	}
+}
+
+// An idleBody is a request's body whose connection is idle while it is read.
+type idleBody struct {
+	io.ReadCloser
+	conn *connlimit.Conn
+}
+
+func (b idleBody) Read(p []byte) (int, error) {
+	b.conn.Answering(false)
+	defer b.conn.Answering(true)
+	return b.ReadCloser.Read(p)
+}
