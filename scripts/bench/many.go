@@ -51,9 +51,10 @@ func benchMany(ctx context.Context, image string, table *strings.Builder) error 
 	return nil
 }
 
-// noopsAtOnce times jobs that do nothing, several at a time.
+// noopsAtOnce times jobs that do nothing, several at a time. Each job may use all CPUs, as a container
+// of docker run may.
 func noopsAtOnce(ctx context.Context, image string, table *strings.Builder) error {
-	s, err := startBuilder(image, "--store", "ephemeral", "--max-jobs", strconv.Itoa(noopClients))
+	s, err := startBuilder(image, "--store", "ephemeral", "--max-jobs", strconv.Itoa(noopClients), "--job-cpus", strconv.Itoa(runtime.NumCPU()))
 	if err != nil {
 		return err
 	}
