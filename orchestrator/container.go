@@ -3,10 +3,8 @@ package orchestrator
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"sync"
-	"syscall"
 	"time"
 
 	"iglu.sh/builder/internal/jobend"
@@ -29,12 +27,6 @@ const (
 	drainTimeout = 10 * time.Second
 )
 
-// exitKilled and exitTerminated are the exit codes of a container whose first process got a signal.
-const (
-	exitKilled     = 128 + int(syscall.SIGKILL)
-	exitTerminated = 128 + int(syscall.SIGTERM)
-)
-
 // follow starts a container and sees it to its end: its output goes to the job's log, its records to
 // the tracker. It returns the exit code, and what the program in the container says of its end, if
 // anything. When that has come, nobody waits until the engine has noticed.
@@ -45,7 +37,7 @@ func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog
 	}
 	out := r.drain(stream, watchdog)
 	defer func() { err = errors.Join(out.close(), err) }()
-	defer tick.Every(jobenv.Heartbeat, func() { stream.Write([]byte{'\n'}) })() // the other side sees whether it arrives
+	defer beat(stream)()
 
 	exited, stopWaiting := await(ctx, c)
 	defer stopWaiting()
@@ -60,7 +52,7 @@ func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog
 		exit = how.Exit
 	case err := <-out.failed:
 		r.stop(ctx, c, err)
-		return 0, nil, outputFailure(err)
+		return 0, nil, err
 	case <-ctx.Done():
 		r.stop(ctx, c, context.Cause(ctx))
 		out.finish(drainTimeout)
@@ -75,6 +67,11 @@ func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog
 	}
 	r.say("the end of the log may be missing: the engine did not pass all of it on")
 	return exit.Code, nil, nil
+}
+
+// beat writes the heartbeat of a container until stop is called. Whether it arrives, the container sees.
+func beat(stream engine.Stream) (stop func()) {
+	return tick.Every(jobenv.Heartbeat, func() { stream.Write([]byte{'\n'}) })
 }
 
 // An ending is how a container ended, as the engine says.
@@ -130,7 +127,7 @@ func (r *run) whyExited(exit engine.Exit) error {
 }
 
 // isSignal reports whether an exit code is that of what an engine ends.
-func isSignal(code int) bool { return code == exitKilled || code == exitTerminated }
+func isSignal(code int) bool { return code == engine.ExitKilled || code == engine.ExitTerminated }
 
 var (
 	errLost = &engine.Failure{End: jobend.EngineGone, What: "The container engine lost the connection to the job's container.",
@@ -138,16 +135,6 @@ var (
 	errKilled = &engine.Failure{End: jobend.Killed, What: "The job's container was ended from outside, not by the builder.",
 		Advice: "Whoever looks after the container engine may know why."}
 )
-
-// outputFailure says that the engine does not pass on a container's output.
-func outputFailure(err error) error {
-	if _, ok := errors.AsType[*logError](err); ok {
-		return err
-	}
-	return &engine.Failure{Cause: err, Call: "pass on the container's output",
-		What:   fmt.Sprintf("The container engine failed to pass on the container's output: %v.", err),
-		Advice: "If a setting of the builder is not the cause, its log and the engine's say more."}
-}
 
 // stop ends a container, gently first. ctx may have ended.
 func (r *run) stop(ctx context.Context, c engine.Container, cause error) {

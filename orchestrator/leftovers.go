@@ -12,7 +12,7 @@ import (
 )
 
 // A builder that dies leaves its containers. Those that run end by themselves, because their standard
-// input has (jobenv.Heartbeat). Whoever lives of the builders of its instance removes them then. What
+// input has (jobenv.Heartbeat). The builders of its instance that live remove them then. What
 // could be another builder's that lives is left alone: a container that runs, and one that has ended,
 // or is about to start, for as long as its builder may need for what comes next. How long it has been
 // so, each builder sees for itself, because the clocks of machines differ.

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"iglu.sh/builder/internal/jobenv"
-	"iglu.sh/builder/internal/tick"
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/orchestrator/stores"
 )
@@ -57,7 +56,7 @@ func (r *run) followTask(ctx context.Context, c engine.Container, out io.Writer)
 		stream.Close()
 		<-done
 	}()
-	defer tick.Every(jobenv.Heartbeat, func() { stream.Write([]byte{'\n'}) })()
+	defer beat(stream)()
 	exited, stopWaiting := await(ctx, c)
 	defer stopWaiting()
 	select {

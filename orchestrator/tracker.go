@@ -14,7 +14,7 @@ import (
 // A tracker gathers what comes to be known of a job while it runs. It tells the job's log of
 // events, and the Verdict of the rest.
 type tracker struct {
-	lines *joblog.Log // nil: nobody is told
+	lines *joblog.Log // gets the events; nil: nobody does
 	begun time.Time
 
 	mu      sync.Mutex

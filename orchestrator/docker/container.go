@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net"
 	"path"
 	"strings"
@@ -15,8 +17,6 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/pkg/stdcopy"
-
-	"io"
 
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/orchestrator/engine"
@@ -116,9 +116,7 @@ func configOf(spec engine.Spec, labels map[string]string) *containertypes.Config
 // labelled returns labels and the instance's.
 func (d *Engine) labelled(labels map[string]string) map[string]string {
 	all := map[string]string{engine.LabelInstance: d.options.Instance}
-	for name, value := range labels {
-		all[name] = value
-	}
+	maps.Copy(all, labels)
 	return all
 }
 
@@ -334,11 +332,29 @@ func (s stream) Write(p []byte) (int, error) {
 
 // Copy implements engine.Stream. Cancelling a context would not end it: only Close does.
 func (s stream) Copy(stdout, stderr io.Writer) error {
-	_, err := stdcopy.StdCopy(stdout, stderr, s.attached.Reader)
-	if errors.Is(err, net.ErrClosed) {
+	var written error // the first error of a writer, which is not the engine's
+	_, err := stdcopy.StdCopy(&noting{stdout, &written}, &noting{stderr, &written}, s.attached.Reader)
+	switch {
+	case written != nil:
+		return written
+	case errors.Is(err, net.ErrClosed):
 		return nil
 	}
-	return err
+	return callFailure("pass on the container's output", err)
+}
+
+// A noting writer notes the error of the one behind it.
+type noting struct {
+	io.Writer
+	err *error
+}
+
+func (w *noting) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	if err != nil {
+		*w.err = err
+	}
+	return n, err
 }
 
 // Close implements io.Closer.

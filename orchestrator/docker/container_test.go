@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/docker/docker/api/types"
@@ -510,10 +512,19 @@ func TestBrokenStream(t *testing.T) {
 	bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
 		f.fake.Break(callAt("POST /containers/.*/attach", 1), fakeengine.Garbage)
 		_, s := f.start(t, line)
-		if err := s.Copy(io.Discard, io.Discard); err == nil || !strings.HasPrefix(err.Error(), "Unrecognized input header: 60") {
+		if err := s.Copy(io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "Unrecognized input header: 60") {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// TestLostStream has the connection to the engine be reset in the middle of an output: the job ends as one
+// whose engine is gone.
+func TestLostStream(t *testing.T) {
+	t.Parallel()
+	reset := iotest.ErrReader(&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)})
+	s := stream{types.HijackedResponse{Reader: bufio.NewReader(reset)}}
+	wantTold(t, s.Copy(io.Discard, io.Discard), wentAway("pass on the container's output"))
 }
 
 type failingWriter struct{ err error }

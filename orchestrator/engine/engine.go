@@ -24,7 +24,7 @@ type Engine interface {
 	// container of that name. It does not end with ctx: the engine would go on, and make a
 	// container that nobody knows.
 	Create(ctx context.Context, spec Spec) (Container, error)
-	// List returns the containers of the instance, whoever made them.
+	// List returns the containers of the instance, which any of its builders may have made.
 	List(ctx context.Context) ([]Listed, error)
 	// Remove removes a container that List has returned. One that is gone is no error.
 	Remove(ctx context.Context, id string) error
@@ -53,9 +53,9 @@ type Container interface {
 type Stream interface {
 	io.Writer
 	// Copy writes the outputs as they come. It returns when both have ended, a writer fails,
-	// or the stream is closed.
+	// or the stream is closed. The error of a writer is returned as it is.
 	Copy(stdout, stderr io.Writer) error
-	// Close ends the stream. The container is told by the end of its standard input.
+	// Close ends the stream, and with it the container's standard input.
 	Close() error
 }
 
@@ -117,6 +117,13 @@ type Exit struct {
 	Code        int
 	OutOfMemory bool // the kernel killed the container's first process for want of memory
 }
+
+// Exit codes of a container whose first process was ended by a signal, as shells have them: SIGKILL and
+// SIGTERM. It is what an engine ends containers with.
+const (
+	ExitKilled     = 128 + 9
+	ExitTerminated = 128 + 15
+)
 
 // A State is what a container is doing.
 type State string

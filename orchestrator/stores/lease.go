@@ -69,10 +69,10 @@ func (l *Lease) Open(ctx context.Context, say func(line string)) error {
 // builder made it.
 func (l *Lease) Container() string { return containerName(l.pool.options.Instance, l.key.Name) }
 
-// Volume returns the store's volume, and State what the container is told of it.
+// Volume returns the store's volume.
 func (l *Lease) Volume() engine.Volume { return l.volume }
 
-// State returns what the program in a container is told of the store: see jobenv.Job.
+// State returns the value of jobenv.Job.Store: what is known of the store.
 func (l *Lease) State() string {
 	if l.fresh {
 		return jobenv.StoreFresh

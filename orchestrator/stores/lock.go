@@ -13,7 +13,7 @@ type lock struct {
 	interrupt func()        // ends the maintenance that has it; nil: none has it
 }
 
-// longWait is after how long a job that waits is told that it does.
+// longWait is after how long the log of a job that waits says so.
 const longWait = time.Second
 
 // lock waits until nobody of this builder has a store, and keeps all others away until unlock is

@@ -168,12 +168,6 @@ func (m maintenance) check(ctx context.Context) error {
 	return m.pool.remove(ctx, m.name)
 }
 
-// exitKilled and exitTerminated are the exit codes of a container that something else has ended.
-const (
-	exitKilled     = 128 + 9
-	exitTerminated = 128 + 15
-)
-
 // task runs a task, which ends with the store's size, and returns that. A store that is damaged, or
 // takes too long, is removed.
 func (m maintenance) task(ctx context.Context, work string) (size int64, err error) {
@@ -190,7 +184,7 @@ func (m maintenance) task(ctx context.Context, work string) (size int64, err err
 		err = fmt.Errorf("%s store %s: %w: the store is removed", work, m.name, errTooLong)
 	case err != nil:
 		return 0, err
-	case code == exitKilled || code == exitTerminated || code == jobenv.ExitLifelineLost:
+	case code == engine.ExitKilled || code == engine.ExitTerminated || code == jobenv.ExitLifelineLost:
 		return 0, fmt.Errorf("%s store %s: exit code %d", work, m.name, code)
 	case code != 0:
 		err = fmt.Errorf("%s store %s: exit code %d: %s: the store is removed", work, m.name, code, last)
