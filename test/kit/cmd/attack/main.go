@@ -232,12 +232,15 @@ func tmpHog() {
 
 // inotifyHog takes all inotify instances that its user can have, and keeps them.
 func inotifyHog() {
-	taken := 0
-	for ; ; taken++ {
-		if _, err := unix.InotifyInit1(unix.IN_CLOEXEC); err != nil {
-			break
+	for taken, told := 0, false; ; {
+		if _, err := unix.InotifyInit1(unix.IN_CLOEXEC); err == nil {
+			taken++
+			continue
 		}
+		if !told {
+			fmt.Println("inotify-hog: took", taken)
+			told = true
+		}
+		time.Sleep(10 * time.Millisecond) // and what others give back
 	}
-	fmt.Println("inotify-hog: took", taken)
-	time.Sleep(time.Hour)
 }
