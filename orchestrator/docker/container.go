@@ -65,7 +65,7 @@ func (d *Engine) create(ctx context.Context, spec engine.Spec) (id string, err e
 	networkID := noNetwork
 	if !spec.Offline {
 		if networkID, err = d.network.ensure(ctx, d.lock("network", spec.Image)); err != nil {
-			return "", callFailure("provide the jobs' network", err)
+			return "", callFailure(callNetwork, err)
 		}
 	}
 	program, err := d.program.ensure(ctx, d.lock("program", spec.Image), d.Remove)

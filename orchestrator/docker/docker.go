@@ -178,8 +178,9 @@ func (d *Engine) forget() {
 
 // Calls of the engine that fail with a sentence of their own.
 const (
-	callPing = "answer"
-	callPull = "pull the job image"
+	callPing    = "answer"
+	callPull    = "pull the job image"
+	callNetwork = "provide the jobs' network"
 )
 
 // callFailure turns an error of the engine into one with a sentence for the

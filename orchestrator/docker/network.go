@@ -87,12 +87,26 @@ func (n *network) makeOne(ctx context.Context) (id string, err error) {
 		_, err = n.client.NetworkCreate(ctx, n.own, options)
 	}
 	if err != nil {
-		return "", err
+		return "", hintAtPools(err)
 	}
 	if found, err = n.find(ctx); err == nil && len(found) == 0 {
 		err = errors.New("the network is not there although it has just been made")
 	}
 	return n.use(found), err
+}
+
+// poolsUsedUp are parts of what engines say when all the addresses that they have for networks are in
+// networks: Docker up to 25 and from 26 on, and Podman. By default Docker has enough for 30.
+var poolsUsedUp = []string{"non-overlapping IPv4 address pool", "all predefined address pools have been fully subnetted", "could not find free subnet"}
+
+// hintAtPools returns an error of the engine, or in its place what to do if it has no addresses left.
+func hintAtPools(err error) error {
+	if !slices.ContainsFunc(poolsUsedUp, func(text string) bool { return strings.Contains(err.Error(), text) }) {
+		return err
+	}
+	return &engine.Failure{Cause: err, Call: callNetwork, What: "The container engine has no addresses left for the jobs' network.",
+		Advice: "Remove networks that nothing uses (docker network prune), give the engine more addresses (default-address-pools), " +
+			"or set IGLU_JOB_NETWORK to a network that is there."}
 }
 
 // Podman looks at every network interface of its machine to find a free network, and fails

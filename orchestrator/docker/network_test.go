@@ -21,7 +21,6 @@ import (
 const (
 	jobsNetwork = "iglu-builder-test-jobs"
 	networkLock = "iglu-network-test"
-	callNetwork = "provide the jobs' network"
 )
 
 var instanceLabel = map[string]string{engine.LabelInstance: "test"}
@@ -252,6 +251,9 @@ func TestNetworkFails(t *testing.T) {
 	const (
 		list, creation = "GET /networks", "POST /networks/create"
 		gone           = `{"message":"netlink: no such network interface"}`
+		usedUp         = "The container engine has no addresses left for the jobs' network. " +
+			"Remove networks that nothing uses (docker network prune), give the engine more addresses (default-address-pools), " +
+			"or set IGLU_JOB_NETWORK to a network that is there. [provide the jobs' network]"
 		goneError      = "Error response from daemon: netlink: no such network interface"
 	)
 	for _, test := range []struct {
@@ -270,6 +272,12 @@ func TestNetworkFails(t *testing.T) {
 			answers(e, creation, 1, gone)
 			e.Break(callAt(creation, 2), "500")
 		}, failedTo(callNetwork, says), 2},
+		{"no addresses, Docker 20.10", func(e *fakeengine.Engine) {
+			answers(e, creation, 1, `{"message":"could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network"}`)
+		}, usedUp, 1},
+		{"no addresses, Docker 28", func(e *fakeengine.Engine) {
+			answers(e, creation, 1, `{"message":"all predefined address pools have been fully subnetted"}`)
+		}, usedUp, 1},
 		{"last look", func(e *fakeengine.Engine) { e.Break(callAt(list, 3), "500") }, failedTo(callNetwork, says), 1},
 		{"not there", func(e *fakeengine.Engine) { e.Answer(callAt(list, 3), 200, "[]") },
 			failedTo(callNetwork, "the network is not there although it has just been made"), 1},
