@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"io"
 	"log/slog"
 	"strings"
@@ -24,15 +25,35 @@ type Job struct {
 	last   schemas.Message // once it has ended
 }
 
-// Start starts a job, which ends when ctx does. Its caller has a slot; see Acquire. Wait must be
+// Start starts a job, which ends when ctx does. Its caller has a place; see Acquire. Wait must be
 // called.
 func (b *Builder) Start(ctx context.Context, request *schemas.Request) *Job {
+	return b.start(ctx, request, func() {})
+}
+
+// Submit starts a job that nobody need wait for, and returns its id; or the answer to whoever sent it:
+// that all places are taken, or why the job has ended at once.
+func (b *Builder) Submit(request *schemas.Request) (id string, refusal *schemas.Response) {
+	release, ok := b.Acquire()
+	if !ok {
+		busy := schemas.Busy()
+		return "", &busy
+	}
+	job := b.start(context.Background(), request, release)
+	if job.reader == nil {
+		return "", job.Wait().Response
+	}
+	job.reader.Close() // others follow it
+	return job.id, nil
+}
+
+// start starts a job, and calls release when it needs its place no longer.
+func (b *Builder) start(ctx context.Context, request *schemas.Request, release func()) *Job {
 	ctx, cancel := context.WithCancelCause(ctx)
 	j := &Job{id: strings.ToLower(rand.Text()), cancel: cancel, ended: make(chan struct{})}
 	redactor := redact.New(secretsOf(request, b.options)...)
 	log := slog.New(redactor.Handler(b.log.Handler())).With("job", j.id)
-	log.Info("job started")
-	b.options.Observer.JobStarted()
+	log.Info("job accepted")
 	r := &run{b: b, id: j.id, request: request, log: log, tracker: newTracker()}
 	lines, err := b.logs.Create(j.id, redactor)
 	if err == nil {
@@ -41,22 +62,29 @@ func (b *Builder) Start(ctx context.Context, request *schemas.Request) *Job {
 		}
 	}
 	if err != nil {
+		release()
 		j.last = r.withoutLog(err)
 		cancel(nil)
 		close(j.ended)
 		return j
 	}
 	r.lines, r.tracker.lines = lines, lines
-	record := b.begin(j.id, request, redactor, log)
+	slot := b.line.join()
+	r.release = func() {
+		slot.leave()
+		release()
+	}
+	record := b.begin(j.id, request, redactor, log, slot)
 	b.mu.Lock()
 	b.running[j.id] = j
 	b.mu.Unlock()
 	b.background.Go(func() {
 		defer close(j.ended)
 		defer cancel(nil)
-		j.last = r.toEnd(ctx, record)
+		j.last = r.toEnd(ctx, slot, record)
 		b.mu.Lock()
 		delete(b.running, j.id)
+		b.changed.Broadcast()
 		b.mu.Unlock()
 		lines.Close()
 		b.prune(log)
@@ -72,23 +100,47 @@ func (r *run) withoutLog(err error) schemas.Message {
 	return schemas.Message{Time: time.Now(), Response: &response, Event: schemas.AppendEvent(nil, verdict.Event())}
 }
 
-// toEnd runs the job, and keeps its log and its record.
-func (r *run) toEnd(ctx context.Context, record *recorder) schemas.Message {
+// toEnd runs the job when it has a slot, and keeps its log and its record.
+func (r *run) toEnd(ctx context.Context, slot *ticket, record *recorder) schemas.Message {
 	b := r.b
-	ctx, stop := b.options.Deadlines.bound(ctx)
-	defer stop()
 	page := b.pageOf(r.id)
 	r.lines.Respond(schemas.Accepted(), schemas.JobEvent{ID: r.id, URL: page})
 	r.say(strings.TrimSpace("job " + r.id + " " + page))
 	for _, property := range shownProperties(r.request) {
 		r.say("warning: the command line holds a secret, which other programs of the job can read; use " + property)
 	}
-	verdict := r.tracker.close(r.do(ctx))
+	verdict := r.tracker.close(r.inTurn(ctx, slot, record))
+	r.release()
 	b.ended(verdict, r.log)
 	record.end(verdict, r.lines.Lines()) // before somebody is told, who may ask for it
 	last := r.lines.Respond(verdict.Response(), verdict.Event())
 	r.lines.Seal()
 	return last
+}
+
+// inTurn runs the job when it has a slot.
+func (r *run) inTurn(ctx context.Context, slot *ticket, record *recorder) Verdict {
+	if err := slot.wait(ctx, r.waits); err != nil {
+		return Verdict{Err: cancelled(err)}
+	}
+	record.start()
+	r.log.Info("job started")
+	ctx, stop := r.b.options.Deadlines.bound(ctx)
+	defer stop()
+	return r.do(ctx)
+}
+
+// waits says how many jobs in the line are before the job.
+func (r *run) waits(ahead int) {
+	r.tracker.waits(ahead)
+	switch ahead {
+	case 0:
+		r.say("waiting for a free slot, next in line")
+	case 1:
+		r.say("waiting for a free slot, 1 job ahead")
+	default:
+		r.say(fmt.Sprintf("waiting for a free slot, %d jobs ahead", ahead))
+	}
 }
 
 // pageOf returns the address of a job's page, or "".

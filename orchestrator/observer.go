@@ -5,9 +5,7 @@ import "iglu.sh/builder/schemas"
 // An Observer is told of jobs and of the engine, for the numbers that are kept of them. Its
 // methods return at once.
 type Observer interface {
-	// JobStarted is told that a job has begun, before JobEnded is told how it ended. That is
-	// told before the job's client is.
-	JobStarted()
+	// JobEnded is told how a job ended, before the job's client is.
 	JobEnded(verdict schemas.VerdictEvent)
 	// EngineFailed is told what the engine was to do and did not, in one of few sentences.
 	// What failed because the job was cancelled is no failure.
@@ -17,6 +15,5 @@ type Observer interface {
 // nobody is the Observer where none is given.
 type nobody struct{}
 
-func (nobody) JobStarted()                   {}
 func (nobody) JobEnded(schemas.VerdictEvent) {}
 func (nobody) EngineFailed(string)           {}

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/orchestrator/stores"
@@ -22,8 +23,9 @@ import (
 
 // Options say how jobs are run.
 type Options struct {
-	// MaxJobs is how many run at once; 0 is one.
-	MaxJobs int
+	// MaxJobs is how many run at once; 0 is one. MaxQueued is how many wait for their turn beside
+	// them.
+	MaxJobs, MaxQueued int
 	// Stores say what outlives a job of its Nix store.
 	Stores stores.Options
 	// JobUser is who jobs run as; empty is UserNix.
@@ -57,13 +59,15 @@ type Builder struct {
 	log       *slog.Logger
 	leftovers *leftovers
 
-	slots      chan struct{}  // holds an item for each job, or client that may send one
+	places     chan struct{} // holds an item for each job, and for each client that may send one
+	line       *line
 	background sync.WaitGroup // for jobs, and what is done after their end is known
 
 	nix nixVersions
 
 	mu      sync.Mutex
-	running map[string]*Job // by their ids
+	running map[string]*Job // by their ids; also those that wait for a slot
+	changed *sync.Cond      // on mu: a job has left running
 }
 
 // New returns a builder on an engine, which need not be running yet. The logs of jobs are kept in
@@ -82,21 +86,47 @@ func New(e engine.Engine, options Options, logs *joblog.Store, records Records, 
 		logs:    logs,
 		records: records,
 		log:     log,
-		slots:   make(chan struct{}, options.MaxJobs),
+		places:  make(chan struct{}, options.MaxJobs+options.MaxQueued),
+		line:    newLine(options.MaxJobs),
 		running: make(map[string]*Job),
 	}
+	b.changed = sync.NewCond(&b.mu)
 	b.leftovers = &leftovers{engine: e, builder: b.id, isRunning: b.isRunning, seen: make(map[string]sighting)}
 	return b
 }
 
-// Acquire takes a slot for a job. ok is false if all are taken. Release gives it back, and does so
-// once.
+// Acquire takes a place for a job, in a slot or in the line of those that wait for one. ok is false if
+// all are taken. release gives it back, and does so once.
 func (b *Builder) Acquire() (release func(), ok bool) {
 	select {
-	case b.slots <- struct{}{}:
-		return sync.OnceFunc(func() { <-b.slots }), true
+	case b.places <- struct{}{}:
+		return sync.OnceFunc(func() { <-b.places }), true
 	default:
 		return nil, false
+	}
+}
+
+// Load returns how many jobs have a slot, and how many wait for one.
+func (b *Builder) Load() (running, waiting int) { return b.line.load() }
+
+// Drain ends the jobs that wait for a slot, now and later, and returns when those that run have ended.
+// When ctx ends, it cancels them.
+func (b *Builder) Drain(ctx context.Context) {
+	b.line.close()
+	defer context.AfterFunc(ctx, func() { b.cancelAll(jobend.Shutdown) })()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.running) > 0 {
+		b.changed.Wait()
+	}
+}
+
+// cancelAll cancels all jobs.
+func (b *Builder) cancelAll(cause error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, j := range b.running {
+		j.Cancel(cause)
 	}
 }
 
@@ -136,9 +166,12 @@ func (b *Builder) Tend(ctx context.Context) {
 // Stores returns the Nix stores that outlive jobs.
 func (b *Builder) Stores() *stores.Pool { return b.stores }
 
-// Close waits until what is left of the last jobs is removed, and frees the connection to the
-// engine. No job may be running.
+// Close cancels the jobs that still run, waits until what is left of the last is removed, and frees the
+// connection to the engine. No job may be started any more.
 func (b *Builder) Close() error {
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	b.Drain(now)
 	b.background.Wait()
 	return b.engine.Close()
 }

@@ -25,8 +25,8 @@ type recorder struct {
 	record   history.Record
 }
 
-// begin keeps a record of a job that begins.
-func (b *Builder) begin(job string, request *schemas.Request, redactor *redact.Redactor, log *slog.Logger) *recorder {
+// begin keeps a record of a job that has a slot or waits for one.
+func (b *Builder) begin(job string, request *schemas.Request, redactor *redact.Redactor, log *slog.Logger, slot *ticket) *recorder {
 	r := &recorder{records: b.records, redactor: redactor, log: log}
 	r.record = history.Record{
 		Job:     job,
@@ -37,8 +37,19 @@ func (b *Builder) begin(job string, request *schemas.Request, redactor *redact.R
 	if !request.Git.NoClone {
 		r.record.Repository = redactor.String(history.WithoutUser(request.Git.Repository))
 	}
+	if _, has, _ := slot.look(); has {
+		r.record.Started = r.record.Begun
+	}
 	r.put()
 	return r
+}
+
+// start keeps when the job got its slot.
+func (r *recorder) start() {
+	if r.record.Started.IsZero() {
+		r.record.Started = time.Now().UTC()
+		r.put()
+	}
 }
 
 // end keeps how the job has ended, and how many lines its log has.

@@ -31,6 +31,7 @@ type run struct {
 	log     *slog.Logger // the server's log, without the job's secrets
 	lines   *joblog.Log
 	tracker *tracker
+	release func() // gives its slot and its place to others; may be called more than once
 
 	info  engine.Info
 	image engine.Image

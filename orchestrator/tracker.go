@@ -40,6 +40,14 @@ func (t *tracker) begin(phase schemas.Phase) {
 	t.event(schemas.PhaseEvent{Phase: phase})
 }
 
+// waits notes that the job waits for a slot, and how many jobs are before it.
+func (t *tracker) waits(ahead int) {
+	t.begin(schemas.Wait)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.event(schemas.QueueEvent{Ahead: ahead})
+}
+
 func (t *tracker) endPhase() {
 	if t.phase != "" && t.phase != schemas.Done {
 		t.verdict.Phases = append(t.verdict.Phases, schemas.PhaseTime{Phase: t.phase, Seconds: seconds(time.Since(t.since))})

@@ -20,6 +20,7 @@ type Phase string
 
 // The phases of a job, in their order.
 const (
+	Wait     Phase = "wait"     // all slots are taken
 	Pull     Phase = "pull"     // the job image comes from its registry
 	Create   Phase = "create"   // the container is made and started
 	Fetch    Phase = "fetch"    // the source is cloned
@@ -39,6 +40,11 @@ type JobEvent struct {
 // PhaseEvent says that a phase begins.
 type PhaseEvent struct {
 	Phase Phase `json:"phase"`
+}
+
+// QueueEvent says that the job waits for a free slot, and where it stands.
+type QueueEvent struct {
+	Ahead int `json:"ahead"` // jobs that wait before it
 }
 
 // PlanEvent lists derivations that are to be built and were not listed before. In the whole
@@ -147,6 +153,7 @@ type VerdictEvent struct {
 
 func (JobEvent) eventType() string        { return "job" }
 func (PhaseEvent) eventType() string      { return "phase" }
+func (QueueEvent) eventType() string      { return "queue" }
 func (PlanEvent) eventType() string       { return "plan" }
 func (DerivationEvent) eventType() string { return "derivation" }
 func (LineEvent) eventType() string       { return "line" }
@@ -181,6 +188,8 @@ func ParseEvent(data []byte) (Event, error) {
 		return parseEvent[JobEvent](data)
 	case PhaseEvent{}.eventType():
 		return parseEvent[PhaseEvent](data)
+	case QueueEvent{}.eventType():
+		return parseEvent[QueueEvent](data)
 	case PlanEvent{}.eventType():
 		return parseEvent[PlanEvent](data)
 	case DerivationEvent{}.eventType():

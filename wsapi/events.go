@@ -25,7 +25,7 @@ func (s *session) runWithEvents(ctx context.Context, request *schemas.Request) s
 }
 
 // messageWriter sends each message that is written to it, except the job's last: the session
-// sends that one when the slot is free again. It is for one goroutine.
+// sends that one when the place is free again. It is for one goroutine.
 type messageWriter struct {
 	*lineWriter
 	seq int64 // of the latest

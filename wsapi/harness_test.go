@@ -50,22 +50,36 @@ func notJSON(where string) string {
 type fakeBuilder struct {
 	build   func(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message
 	healthy func(ctx context.Context) error // nil: it is
-	slots   int64                           // how many jobs run at once; 0: one
+	places  int64                           // how many jobs there can be at once; 0: one
 	taken   atomic.Int64
 }
 
 var _ Builder = (*fakeBuilder)(nil)
 
 func (b *fakeBuilder) Acquire() (release func(), ok bool) {
-	if b.taken.Add(1) > max(b.slots, 1) {
+	if b.taken.Add(1) > max(b.places, 1) {
 		b.taken.Add(-1)
 		return nil, false
 	}
-	return func() { b.taken.Add(-1) }, true
+	return sync.OnceFunc(func() { b.taken.Add(-1) }), true
 }
 
 func (b *fakeBuilder) Start(ctx context.Context, request *schemas.Request) Job {
 	return &fakeJob{ctx: ctx, build: func(ctx context.Context, out io.Writer) schemas.Message { return b.build(ctx, request, out) }}
+}
+
+// Submit starts a job with the id "submitted", or one that has ended at once if it fails.
+func (b *fakeBuilder) Submit(request *schemas.Request) (id string, refusal *schemas.Response) {
+	release, ok := b.Acquire()
+	if !ok {
+		busy := schemas.Busy()
+		return "", &busy
+	}
+	go func() {
+		defer release()
+		b.build(context.Background(), request, io.Discard)
+	}()
+	return "submitted", nil
 }
 
 // A fakeJob runs while somebody follows it.

@@ -9,7 +9,7 @@ var Refusals = []string{refusedBusy, refusedDraining, auth.RefusedToken, auth.Re
 	"malformed", "invalid", "command"}
 
 const (
-	refusedBusy     = "busy"      // another client has the slot
+	refusedBusy     = "busy"      // other clients have all places
 	refusedDraining = "draining"  // the builder is shutting down
 	refusedSilent   = "no-job"    // the client has sent no job in time
 	refusedLarge    = "too-large" // the job exceeds MaxRequestBytes

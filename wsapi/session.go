@@ -48,9 +48,9 @@ func newSession(server *Server, conn *websocket.Conn, log *slog.Logger, answered
 	return &session{server: server, conn: conn, out: out, log: log, answered: answered, stopWatching: func() {}}
 }
 
-// serve receives one job from the client and runs it. The caller has acquired a slot. serve
+// serve receives one job from the client and runs it. The caller has acquired a place. serve
 // releases it when the job has ended, before it sends the last message: a client that has
-// read its last message finds the slot free.
+// read its last message finds the place free.
 func (s *session) serve(release func()) {
 	defer func() { s.stopWatching() }() // which work sets
 	response, code := s.work()
@@ -146,7 +146,7 @@ func (s *session) receive() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The library's own limit would close the connection before the slot is free again.
+	// The library's own limit would close the connection before the place is free again.
 	limit := s.server.options.MaxRequestBytes
 	data, err := io.ReadAll(io.LimitReader(message, limit+1))
 	switch {
@@ -172,11 +172,15 @@ func (s *session) notReceived(err error) (schemas.Response, int) {
 		return shuttingDown, websocket.CloseInternalServerErr
 	case timedOut:
 		s.server.refused(refusedSilent)
-		return schemas.Unable("No job was received within "+s.server.options.RequestTimeout.String()+".",
-			"Connect again and send it at once."), websocket.ClosePolicyViolation
+		return s.server.noJobInTime(), websocket.ClosePolicyViolation
 	default: // it has left
 		return nothing, websocket.CloseNormalClosure
 	}
+}
+
+// noJobInTime is what a client is told that does not send its job.
+func (s *Server) noJobInTime() schemas.Response {
+	return schemas.Unable("No job was received within "+s.options.RequestTimeout.String()+".", "Connect again and send it at once.")
 }
 
 // readOn answers whatever else the client sends, until the connection ends or the client

@@ -1,10 +1,10 @@
 // Package wsapi is the builder's HTTP side: the WebSocket endpoint that receives a job and sends
 // its log, and the health checks. It serves the page and the metrics as well, which others
-// write. Package auth decides which requests it serves, and package connlimit limits how many
+// write. A job can also be posted, and then needs no connection (submit.go). Package auth decides which requests it serves, and package connlimit limits how many
 // connections are open.
 //
-// A client that connects gets a slot for a job. Its connection is a session (session.go). When all
-// slots are taken, it gets the answer that the builder is busy, and its connection is closed.
+// A client that connects gets a place for a job. Its connection is a session (session.go). When all
+// places are taken, it gets the answer that the builder is busy, and its connection is closed.
 package wsapi
 
 import (
@@ -26,10 +26,14 @@ import (
 
 // Builder is what runs the jobs.
 type Builder interface {
-	// Acquire takes a slot for a job. ok is false if all are taken. release gives the slot back.
+	// Acquire takes a place for a job. ok is false if all are taken. release gives the place back,
+	// and may be called more than once.
 	Acquire() (release func(), ok bool)
-	// Start starts a job, which ends when ctx does. Its caller has a slot.
+	// Start starts a job, which ends when ctx does. Its caller has a place.
 	Start(ctx context.Context, request *schemas.Request) Job
+	// Submit starts a job that nobody need wait for, and returns its id; or the answer to whoever
+	// sent it: that all places are taken, or why the job has ended at once.
+	Submit(request *schemas.Request) (id string, refusal *schemas.Response)
 	// Healthy returns nil while jobs can be run.
 	Healthy(ctx context.Context) error
 }
@@ -80,8 +84,6 @@ type Server struct {
 	answering chan struct{} // holds an item for each client that is being answered
 	sessions  sync.WaitGroup
 
-	admission sync.Mutex      // held while a client gets a slot
-	jobs      sync.WaitGroup  // for clients that have a slot
 	draining  context.Context // ends when no job is taken any more
 	drain     context.CancelFunc
 	closing   context.Context // ends when the server closes
@@ -114,6 +116,7 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 	s.mux.HandleFunc("/livez", s.serveLive)
 	s.mux.HandleFunc("/readyz", s.serveReady)
 	s.mux.HandleFunc(schemas.BuildPath, s.auth.KnownHost(s.serveBuild))
+	s.mux.HandleFunc("POST "+SubmitPath, s.auth.KnownHost(idleInBody(s.serveSubmit)))
 	s.mux.HandleFunc("/metrics", s.auth.KnownHost(s.serveMetrics))
 	s.mux.HandleFunc("POST /login", s.auth.KnownHost(idleInBody(s.auth.ServeLogin)))
 	s.mux.HandleFunc("POST /logout", s.auth.KnownHost(s.auth.ServeLogout))
@@ -132,25 +135,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
-// Drain makes the server take no more jobs: it answers clients that it is shutting down. Drain
-// returns when the running jobs have ended, or when ctx ends.
-func (s *Server) Drain(ctx context.Context) {
-	s.admission.Lock()
+// Drain makes the server take no more jobs: it answers clients that it is shutting down.
+func (s *Server) Drain() {
 	s.drain()
-	s.admission.Unlock()
 	s.log.Info("taking no more jobs")
-	ended := make(chan struct{})
-	go func() {
-		s.jobs.Wait()
-		close(ended)
-	}()
-	select {
-	case <-ended:
-	case <-ctx.Done():
-	}
 }
 
-// Cancel cancels all running jobs. Their sessions end when the jobs have.
+// Cancel cancels the jobs of all sessions, which end when the jobs have.
 func (s *Server) Cancel() { s.close(jobend.Shutdown) }
 
 // Close ends every session, those of running jobs included, and sends each client its last
@@ -176,7 +167,7 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer answered()
-	release, refusal := s.acquireSlot() // before the handshake, which takes time: the first client gets the slot
+	release, refusal := s.acquirePlace() // before the handshake, which takes time: the first client gets the place
 	defer release()
 	conn, err := s.upgrader.Upgrade(w, r, nil)
 	if err != nil { // which Upgrade has answered
@@ -192,25 +183,19 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 	session.serve(release)
 }
 
-// acquireSlot acquires a slot for a job and returns nothing, or returns the answer to a client
-// that does not get one. release gives the slot back. It may be called more than once.
-func (s *Server) acquireSlot() (release func(), refusal schemas.Response) {
-	s.admission.Lock()
-	defer s.admission.Unlock()
+// acquirePlace acquires a place for a job and returns nothing, or returns the answer to a client that
+// does not get one. release gives the place back. It may be called more than once.
+func (s *Server) acquirePlace() (release func(), refusal schemas.Response) {
 	if s.draining.Err() != nil {
 		s.refused(refusedDraining)
 		return func() {}, shuttingDown
 	}
-	giveBack, ok := s.builder.Acquire()
+	release, ok := s.builder.Acquire()
 	if !ok {
 		s.refused(refusedBusy)
 		return func() {}, schemas.Busy()
 	}
-	s.jobs.Add(1)
-	return sync.OnceFunc(func() {
-		giveBack()
-		s.jobs.Done()
-	}), nothing
+	return release, nothing
 }
 
 // healthy is what Iglu's clients expect to read, as they expect it spelled.

@@ -1,20 +1,18 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"iglu.sh/builder/internal/buildclient"
 	"iglu.sh/builder/internal/server"
-	"iglu.sh/builder/schemas"
 )
 
 // exitInterrupted is the exit code after Ctrl-C, as shells have it.
@@ -24,6 +22,7 @@ func buildCommand() *cobra.Command {
 	var (
 		options buildclient.Options
 		job     buildclient.JobFlags
+		detach  bool
 	)
 	command := &cobra.Command{
 		Use:   "build [flags] [JOB.json]",
@@ -38,7 +37,10 @@ IGLU_GIT_KEY, CACHIX_AUTH_TOKEN and CACHIX_SIGNING_KEY.
 
 On a terminal a line below the log says how far the job is, and a summary how it ended.
 Elsewhere standard output has the log's lines as they are, and standard error a word on the
-job every 30 s. NO_COLOR keeps colours off, those of the log included.`,
+job every 30 s. NO_COLOR keeps colours off, those of the log included.
+
+With --detach it prints the job's id instead, and the job goes on by itself: 'iglu-builder watch'
+shows its log, and 'iglu-builder cancel' ends it.`,
 		Example: `  iglu-builder build --repo https://github.com/iglu-sh/builder
   iglu-builder build --command 'nix build nixpkgs#hello --print-out-paths'
   iglu-builder build --repo https://git.example.com/app --branch main --git-key-file token \
@@ -47,7 +49,8 @@ job every 30 s. NO_COLOR keeps colours off, those of the log included.`,
   iglu-builder build --repo https://github.com/iglu-sh/builder --access-token-file github.com=token
   iglu-builder build --url wss://builder.example.com examples/hello/job.json
   IGLU_URL=builder:3000 iglu-builder build examples/hello/job.json
-  iglu-builder build --json - < job.json | jq .event`,
+  iglu-builder build --json - < job.json | jq .event
+  iglu-builder build --wait --detach examples/hello/job.json`,
 		Args: cobra.MaximumNArgs(1),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
@@ -56,19 +59,21 @@ job every 30 s. NO_COLOR keeps colours off, those of the log included.`,
 			return []string{"json"}, cobra.ShellCompDirectiveFilterFileExt
 		},
 		RunE: func(command *cobra.Command, args []string) (err error) {
-			if options.URL, options.Token, err = readBuilder(command.Flags()); err != nil {
-				return &exitError{buildclient.ExitClient, err}
+			if err := readClient(command, &options); err != nil {
+				return err
 			}
 			if options.Job, err = readJob(args, &job, command.InOrStdin()); err != nil {
 				return &exitError{buildclient.ExitClient, err}
 			}
-			options.Stdout, options.Stderr = command.OutOrStdout(), command.ErrOrStderr()
-			options.NoColor = os.Getenv("NO_COLOR") != ""
-			ctx, stop := signal.NotifyContext(command.Context(), syscall.SIGINT, syscall.SIGTERM)
+			ctx, stop := untilInterrupted(command.Context())
 			defer stop()
-			code, err := buildclient.Submit(ctx, options)
+			send, interrupted := buildclient.Submit, "the job was cancelled"
+			if detach {
+				send, interrupted = detachJob, "interrupted before the builder has answered"
+			}
+			code, err := send(ctx, options)
 			if ctx.Err() != nil {
-				return &exitError{exitInterrupted, errors.New("the job was cancelled")}
+				return &exitError{exitInterrupted, errors.New(interrupted)}
 			}
 			if err != nil || code != 0 {
 				return &exitError{code, err}
@@ -77,10 +82,9 @@ job every 30 s. NO_COLOR keeps colours off, those of the log included.`,
 		},
 	}
 	flags := command.Flags()
-	flags.SortFlags = false
-	flags.String("url", "ws://127.0.0.1:3000"+schemas.BuildPath, "`URL` of the builder, or its host:port; without this flag, "+buildclient.EnvURL+" counts")
-	flags.String("token-file", "", "`file` with the builder's token (default what IGLU_TOKEN_FILE names)")
-	flags.BoolVar(&options.JSON, "json", false, "print the builder's messages as they are")
+	addClientFlags(flags, &options)
+	flags.BoolVar(&options.Wait, "wait", false, "try again for as long as the builder has no place for the job")
+	flags.BoolVar(&detach, "detach", false, "print the job's id, and leave the job to itself")
 	job.Register(flags)
 	return command
 }
@@ -117,4 +121,17 @@ func readJob(args []string, flags *buildclient.JobFlags, stdin io.Reader) ([]byt
 		return io.ReadAll(stdin)
 	}
 	return os.ReadFile(args[0])
+}
+
+// detachJob sends a job and prints its id, or the builder's whole answer.
+func detachJob(ctx context.Context, o buildclient.Options) (code int, err error) {
+	id, answer, err := buildclient.Detach(ctx, o)
+	if err != nil {
+		return buildclient.ExitClient, err
+	}
+	if o.JSON {
+		id = string(answer)
+	}
+	fmt.Fprintln(o.Stdout, id)
+	return 0, nil
 }

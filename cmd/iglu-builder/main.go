@@ -1,4 +1,4 @@
-// Iglu-builder builds Nix derivations in containers, one job at a time, for clients
+// Iglu-builder builds Nix derivations in containers, for clients
 // that connect to its WebSocket. See README.md.
 package main
 
@@ -43,7 +43,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(serveCommand(), buildCommand(), jobCommand(), cleanupCommand(), storesCommand(), healthcheckCommand(), versionCommand())
+	root.AddCommand(serveCommand(), buildCommand(), watchCommand(), cancelCommand(), jobCommand(), cleanupCommand(), storesCommand(), healthcheckCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
@@ -70,7 +70,7 @@ const exitUsage = 2
 // engine reads.
 func usageCode(command *cobra.Command) int {
 	switch command.Name() {
-	case "build":
+	case "build", "watch", "cancel":
 		return buildclient.ExitClient
 	case "healthcheck":
 		return exitUnhealthy

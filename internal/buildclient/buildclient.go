@@ -35,6 +35,8 @@ type Options struct {
 	URL   *url.URL // of the builder, as ParseAddress returns it
 	Token string   // that it wants; empty: none
 	Job   []byte   // as it is sent
+	// Wait has a job that the builder has no place for sent again until there is one.
+	Wait bool
 
 	Stdout, Stderr io.Writer
 	// JSON has the messages printed as they are.
@@ -45,19 +47,33 @@ type Options struct {
 	// is every 30 s.
 	ProgressInterval time.Duration
 
-	now func() time.Time // nil: time.Now
+	now    func() time.Time // nil: time.Now
+	replay bool             // what is shown may be of earlier: the times of messages count
+}
+
+// at returns when a message happened.
+func (o Options) at(m schemas.Message) time.Time {
+	if o.replay && !m.Time.IsZero() {
+		return m.Time
+	}
+	return o.now()
 }
 
 // Submit sends a job and shows what comes back until the job has ended, or ctx has. It
 // returns the build's exit code, or ExitClient if there is none. Its error is what is to be
 // said about a failure and has not been shown.
 func Submit(ctx context.Context, o Options) (code int, err error) {
+	err = o.untilTaken(ctx, func() (err error) {
+		code, err = submitOnce(ctx, o)
+		return err
+	})
+	return code, err
+}
+
+// submitOnce sends a job to a builder that may have no place for it.
+func submitOnce(ctx context.Context, o Options) (code int, err error) {
 	v := newView(o)
-	defer func() {
-		if endErr := v.end(); err == nil && endErr != nil {
-			code, err = ExitClient, endErr
-		}
-	}()
+	defer endView(v, &code, &err)
 	var conn *websocket.Conn
 	conn, err = dial(ctx, o.URL, o.Token, func() error {
 		if conn != nil { // there is a builder, and whatever it sends is a sign of life
@@ -78,18 +94,35 @@ func Submit(ctx context.Context, o Options) (code int, err error) {
 		return ExitClient, fmt.Errorf("send the job: %w", err)
 	}
 	defer ping(conn)()
-	return receive(conn, v)
+	var data []byte
+	return show(func() ([]byte, error) {
+		data, err = readMessage(conn, data[:0])
+		switch {
+		case websocket.IsCloseError(err, websocket.CloseMessageTooBig):
+			return nil, errTooLarge
+		case err != nil:
+			return nil, fmt.Errorf("the builder ended the connection without a result: %w", err)
+		}
+		return data, nil
+	}, v)
 }
 
-// receive shows a job's messages up to the last.
-func receive(conn *websocket.Conn, v view) (code int, err error) {
-	for data := []byte(nil); ; {
-		data, err = readMessage(conn, data[:0])
-		if websocket.IsCloseError(err, websocket.CloseMessageTooBig) {
-			return ExitClient, errors.New("the job is larger than the builder takes\nhint: its setting IGLU_MAX_REQUEST_BYTES bounds that")
-		}
+var errTooLarge = errors.New("the job is larger than the builder takes\nhint: its setting IGLU_MAX_REQUEST_BYTES bounds that")
+
+// endView ends a view, and makes an error of its own the client's if that has none.
+func endView(v view, code *int, err *error) {
+	if endErr := v.end(); *err == nil && endErr != nil {
+		*code, *err = ExitClient, endErr
+	}
+}
+
+// show shows a job's messages up to the last. next returns the next one, which is overwritten with the
+// one after it.
+func show(next func() ([]byte, error), v view) (code int, err error) {
+	for {
+		data, err := next()
 		if err != nil {
-			return ExitClient, fmt.Errorf("the builder ended the connection without a result: %w", err)
+			return ExitClient, err
 		}
 		if line, ok := schemas.CutOutput(data); ok { // quicker, for long logs
 			v.line(data, line)
@@ -120,6 +153,9 @@ func receive(conn *websocket.Conn, v view) (code int, err error) {
 	}
 }
 
+// errBusy is why a job is not taken that the builder has no place for.
+var errBusy = errors.New(schemas.Busy().Error)
+
 // resultOf returns the exit code that a message tells, and why the job failed, if it is a
 // job's last one.
 func resultOf(r *schemas.Response) (code int, why error, last bool) {
@@ -127,6 +163,9 @@ func resultOf(r *schemas.Response) (code int, why error, last bool) {
 	case r.Error != "":
 		if code = ExitClient; r.BuildExitCode != nil {
 			code = *r.BuildExitCode
+		}
+		if *r == schemas.Busy() {
+			return code, errBusy, true
 		}
 		return code, errors.New(sentences(r)), true
 	case r.JobStatus == schemas.Success:

@@ -55,12 +55,17 @@ func dial(ctx context.Context, u *url.URL, token string, flush func() error) (*w
 		return nil, turnedAway(u, response)
 	}
 	if operation, ok := errors.AsType[*net.OpError](err); ok && operation.Op == "dial" {
-		return nil, fmt.Errorf("no builder answers at %s: %w\nhint: start one with 'iglu-builder serve'", u, err)
+		return nil, noBuilder(u, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to %s: %w", u, err)
 	}
 	return conn, nil
+}
+
+// noBuilder says that nobody answers at an address.
+func noBuilder(u *url.URL, err error) error {
+	return fmt.Errorf("no builder answers at %s: %w\nhint: start one with 'iglu-builder serve'", u, err)
 }
 
 // unauthorized says which token a builder has not accepted.

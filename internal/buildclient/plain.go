@@ -22,7 +22,8 @@ type plain struct {
 	shown    []byte
 	interval time.Duration
 	now      func() time.Time
-	stop     func() // ends the words on how far the job is; nil before there are any
+	at       func(schemas.Message) time.Time // when a message happened
+	stop     func()                          // ends the words on how far the job is; nil before there are any
 
 	mu       sync.Mutex // guards what follows
 	errors   io.Writer
@@ -36,6 +37,7 @@ func newPlain(o Options) *plain {
 		terminal: isTerminal(o.Stdout),
 		interval: cmp.Or(o.ProgressInterval, progressInterval),
 		now:      o.now,
+		at:       o.at,
 	}
 }
 
@@ -53,9 +55,9 @@ func (p *plain) message(_ []byte, m schemas.Message) {
 	defer p.mu.Unlock()
 	switch {
 	case m.Event != nil && p.progress != nil:
-		p.progress.take(m.Event, p.now())
+		p.progress.take(m.Event, p.at(m))
 	case m.Response != nil && m.Response.JobStatus == schemas.Starting:
-		p.progress = newProgress(p.now())
+		p.progress = newProgress(p.at(m))
 		p.stop = tick.Every(p.interval, p.tell)
 	}
 	if r := m.Response; r != nil && r.Error == "" {

@@ -22,6 +22,7 @@ const (
 type progress struct {
 	begun    time.Time
 	phase    schemas.Phase
+	ahead    int // jobs that wait before it
 	counts   schemas.ProgressEvent
 	push     *schemas.PushEvent
 	building []building // in the order in which they began
@@ -47,6 +48,8 @@ func (p *progress) take(data json.RawMessage, now time.Time) {
 	switch e := event.(type) {
 	case schemas.PhaseEvent:
 		p.phase = e.Phase
+	case schemas.QueueEvent:
+		p.ahead = e.Ahead
 	case schemas.ProgressEvent:
 		p.counts = e
 	case schemas.PushEvent:

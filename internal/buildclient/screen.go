@@ -39,6 +39,7 @@ type screen struct {
 	color    bool
 	target   push // what the job pushes to
 	now      func() time.Time
+	at       func(schemas.Message) time.Time // when a message happened
 	stop     func()
 
 	mu       sync.Mutex // guards what follows
@@ -50,7 +51,7 @@ type screen struct {
 }
 
 func newScreen(terminal *os.File, o Options) *screen {
-	s := &screen{terminal: terminal, color: !o.NoColor, target: pushOf(o.Job), now: o.now}
+	s := &screen{terminal: terminal, color: !o.NoColor, target: pushOf(o.Job), now: o.now, at: o.at}
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, syscall.SIGWINCH)
 	ticker := time.NewTicker(paintInterval)
@@ -92,13 +93,13 @@ func (s *screen) message(_ []byte, m schemas.Message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if m.Response != nil && m.Response.JobStatus == schemas.Starting {
-		s.progress = newProgress(s.now())
+		s.progress = newProgress(s.at(m))
 	}
 	if s.progress == nil {
 		return
 	}
 	if m.Event != nil {
-		s.progress.take(m.Event, s.now())
+		s.progress.take(m.Event, s.at(m))
 	}
 	if m.Last() {
 		s.text = s.appendSummary(s.text, m.Response)

@@ -48,6 +48,9 @@ func cells(parts []string) int {
 // parts are the phase and what is done of it, in words.
 func (p *progress) parts(now time.Time) []string {
 	parts := []string{fmt.Sprintf("%s %s", cmp.Or(phaseWords[p.phase], termtext.Visible(string(p.phase)), "running"), duration(now.Sub(p.begun)))}
+	if p.phase == schemas.Wait && p.ahead > 0 {
+		parts = append(parts, fmt.Sprintf("%d ahead", p.ahead))
+	}
 	if d := p.counts.Derivations; d.Expected > 0 {
 		built := fmt.Sprintf("%d/%d built", d.Done, d.Expected)
 		if d.Failed > 0 {
@@ -118,6 +121,7 @@ func (p *progress) nowShort(width int, now time.Time) []string {
 
 // phaseWords are what a user reads of the phases.
 var phaseWords = map[schemas.Phase]string{
+	schemas.Wait:     "waiting for a free slot",
 	schemas.Pull:     "pulling the image",
 	schemas.Create:   "starting",
 	schemas.Fetch:    "fetching the source",

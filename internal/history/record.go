@@ -15,10 +15,12 @@ type Record struct {
 	Repository string `json:"repository,omitempty"` // without a user's name or key
 	Branch     string `json:"branch,omitempty"`
 	Command    string `json:"command"`
-	// Begun and Ended are when the job was accepted and when its last message was made.
-	// Ended is zero while it runs, and where its builder died.
-	Begun time.Time `json:"begun"`
-	Ended time.Time `json:"ended,omitzero"`
+	// Begun is when the job was accepted, Started when it got a slot, and Ended when its last
+	// message was made. Started is zero while it waits, and if it never got one; Ended is zero
+	// while it waits or runs, and where its builder died.
+	Begun   time.Time `json:"begun"`
+	Started time.Time `json:"started,omitzero"`
+	Ended   time.Time `json:"ended,omitzero"`
 	// End is how the job ended; empty while it runs.
 	End jobend.End `json:"end,omitempty"`
 	// ExitCode is nil where the job has none.
@@ -32,8 +34,11 @@ type Record struct {
 	Verdict json.RawMessage `json:"verdict,omitempty"`
 }
 
-// Runs reports whether the job has not ended.
+// Runs reports whether the job has not ended. It may wait for a slot still.
 func (r Record) Runs() bool { return r.End == "" }
+
+// Waits reports whether the job waits for a slot.
+func (r Record) Waits() bool { return r.Runs() && r.Started.IsZero() }
 
 // Succeeded reports whether the job did what it was asked to.
 func (r Record) Succeeded() bool {

@@ -26,7 +26,6 @@ const namespace = "iglu_builder"
 type Metrics struct {
 	registry *prometheus.Registry
 
-	running     prometheus.Gauge
 	jobs        *prometheus.CounterVec // by end, result
 	jobSeconds  *prometheus.HistogramVec
 	phases      *prometheus.HistogramVec
@@ -56,7 +55,7 @@ var (
 )
 
 // timedPhases are the phases of a job that take time.
-var timedPhases = []schemas.Phase{schemas.Pull, schemas.Create, schemas.Fetch, schemas.Evaluate, schemas.Build, schemas.PushRest}
+var timedPhases = []schemas.Phase{schemas.Wait, schemas.Pull, schemas.Create, schemas.Fetch, schemas.Evaluate, schemas.Build, schemas.PushRest}
 
 // New returns the numbers of a builder that has just started, runs so many jobs at once at most, and
 // may refuse clients for each of the reasons.
@@ -80,8 +79,6 @@ func New(build Build, refusals []string, maxJobs int) *Metrics {
 		Help: "Jobs that can run at once."}).Set(float64(maxJobs))
 	m := &Metrics{
 		registry: registry,
-		running: made.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: "jobs_running",
-			Help: "Jobs that are running."}),
 		jobs: made.NewCounterVec(counter("jobs_total",
 			"Jobs that have ended, by how, and whether all that was asked for was done."), []string{"end", "result"}),
 		jobSeconds: made.NewHistogramVec(histogram("job_duration_seconds",
@@ -120,12 +117,8 @@ func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
-// JobStarted counts a job that has begun. JobEnded must follow.
-func (m *Metrics) JobStarted() { m.running.Inc() }
-
-// JobEnded counts how a running job has ended, and what it has taken and done.
+// JobEnded counts how a job has ended, and what it has taken and done.
 func (m *Metrics) JobEnded(v schemas.VerdictEvent) {
-	m.running.Dec()
 	result := failure
 	if v.End == string(jobend.Exited) && v.ExitCode != nil && *v.ExitCode == 0 {
 		result = success
@@ -153,19 +146,34 @@ func (m *Metrics) Refused(reason string) { m.refused.WithLabelValues(reason).Inc
 // EngineFailed counts a call of the engine that failed, by what it was to do.
 func (m *Metrics) EngineFailed(call string) { m.engineError.WithLabelValues(call).Inc() }
 
+// Jobs has the jobs counted that run, and those that wait for their turn, as read returns them when
+// somebody asks for the numbers. Without a call the numbers are not there.
+func (m *Metrics) Jobs(read func() (running, waiting int)) {
+	m.gauge("jobs_running", "Jobs that are running.", func() float64 {
+		running, _ := read()
+		return float64(running)
+	})
+	m.gauge("jobs_waiting", "Jobs that wait for a free slot.", func() float64 {
+		_, waiting := read()
+		return float64(waiting)
+	})
+}
+
 // Stores has the volumes that keep Nix stores between jobs counted: how many there are, and
 // how many bytes they take, as read returns them when somebody asks for the numbers. It must
 // not take long. Without a call the numbers are not there.
 func (m *Metrics) Stores(read func() (volumes int, bytes int64)) {
-	gauge := func(name, help string, value func() float64) {
-		promauto.With(m.registry).NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, value)
-	}
-	gauge("store_volumes", "Volumes that keep a Nix store between jobs.", func() float64 {
+	m.gauge("store_volumes", "Volumes that keep a Nix store between jobs.", func() float64 {
 		volumes, _ := read()
 		return float64(volumes)
 	})
-	gauge("store_bytes", "Bytes that these volumes take.", func() float64 {
+	m.gauge("store_bytes", "Bytes that these volumes take.", func() float64 {
 		_, bytes := read()
 		return float64(bytes)
 	})
+}
+
+// gauge adds a number that value returns when somebody asks for it.
+func (m *Metrics) gauge(name, help string, value func() float64) {
+	promauto.With(m.registry).NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, value)
 }

@@ -21,13 +21,11 @@ var refusals = []string{"busy", "malformed"}
 func used() *Metrics {
 	m := New(Build{Version: "1.2.3", Revision: "abc", GoVersion: "go1.26"}, refusals, 4)
 	m.Stores(func() (int, int64) { return 2, 5 << 30 })
-	m.JobStarted()
+	m.Jobs(func() (int, int) { return 1, 3 })
 	code := 0
 	m.JobEnded(schemas.VerdictEvent{End: "exited", ExitCode: &code, Seconds: 3, Pushed: &schemas.Pushed{Paths: 4, Bytes: 1 << 20},
 		Phases: []schemas.PhaseTime{{Phase: schemas.Build, Seconds: 2}}})
-	m.JobStarted()
 	m.JobEnded(schemas.VerdictEvent{End: string(jobend.TimedOut), Seconds: 7 * 3600})
-	m.JobStarted()
 	m.LogWritten(100, 3)
 	m.LogWritten(11, 1)
 	m.Refused("busy")
@@ -58,6 +56,9 @@ iglu_builder_jobs_max 4
 # HELP iglu_builder_jobs_running Jobs that are running.
 # TYPE iglu_builder_jobs_running gauge
 iglu_builder_jobs_running 1
+# HELP iglu_builder_jobs_waiting Jobs that wait for a free slot.
+# TYPE iglu_builder_jobs_waiting gauge
+iglu_builder_jobs_waiting 3
 # HELP iglu_builder_log_bytes_total Bytes written to the logs of jobs.
 # TYPE iglu_builder_log_bytes_total counter
 iglu_builder_log_bytes_total 111
@@ -106,7 +107,6 @@ func TestEndsAreThereFromTheStart(t *testing.T) {
 	if got := testutil.CollectAndCount(m.refused); got != len(refusals) {
 		t.Errorf("%d series of refusals, want %d", got, len(refusals))
 	}
-	m.JobStarted()
 	m.JobEnded(schemas.VerdictEvent{End: string(jobend.Silent)})
 	if got, want := testutil.CollectAndCount(m.jobs), len(jobend.All)+1; got != want {
 		t.Errorf("%d series of jobs after one has ended, want %d", got, want)

@@ -168,6 +168,17 @@ func parsePublicURL(text string) (string, error) {
 // maxJobs is more than a machine can run at once: each job takes a container, and a connection.
 const maxJobs = 256
 
+// maxQueued is more than anybody waits behind: each takes a connection, and a log.
+const maxQueued = 1000
+
+func parseMaxQueued(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 || n > maxQueued {
+		return 0, fmt.Errorf("is not a number from 0 to %d", maxQueued)
+	}
+	return n, nil
+}
+
 func parseMaxJobs(text string) (int, error) {
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 || n > maxJobs {

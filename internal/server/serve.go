@@ -69,6 +69,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	}
 	builder := orchestrator.New(engine, s.builder(nix, numbers), logs, records, log)
 	defer builder.Close()
+	numbers.Jobs(builder.Load)
 	numbers.Stores(builder.Stores().Size)
 	page := web.New(records, logs, builder, web.Options{
 		Commands:      s.AllowedCommands,
@@ -109,7 +110,8 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 		notify(daemon.SdNotifyStopping, log)
 		grace, cancel := context.WithTimeout(force, s.grace(engine.StopTimeout(), log))
 		defer cancel()
-		api.Drain(grace)
+		api.Drain()
+		builder.Drain(grace)
 	})()
 	notify(daemon.SdNotifyReady, log)
 	err = serveHTTP(serving, listener, api, page.Close, log)
@@ -142,6 +144,7 @@ func (s *Settings) engine(program string) docker.Options {
 func (s *Settings) builder(nix orchestrator.NixSettings, observer orchestrator.Observer) orchestrator.Options {
 	return orchestrator.Options{
 		MaxJobs:      s.MaxJobs,
+		MaxQueued:    s.MaxQueued,
 		Stores:       s.Stores(),
 		JobUser:      s.JobUser,
 		FetchTimeout: s.FetchTimeout,

@@ -31,6 +31,7 @@ type Settings struct {
 	Pull            images.Policy
 	JobNetwork      string
 	MaxJobs         int
+	MaxQueued       int
 	Store           stores.Mode
 	StoreWait       time.Duration
 	StoreMaxBytes   int64
@@ -93,6 +94,8 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"`time` that a job waits for a Nix store that another job has; then it has one of its own")
 	add(parsed(&s.MaxJobs, "number", parseMaxJobs), "max-jobs", "1",
 		"`how many` jobs run at once; shares of the machine are divided by it")
+	add(parsed(&s.MaxQueued, "number", parseMaxQueued), "max-queued", "0",
+		"`how many` jobs wait for their turn while all slots are taken; others are told that the builder is busy")
 	add(parsed(&s.JobNetwork, "name", parseAny), "job-network", "",
 		"the engine's `network` for jobs (default a bridge of the builder's own)")
 	add(parsed(&s.Limits.Memory, "bytes", parseMemory), "job-memory", "75%",

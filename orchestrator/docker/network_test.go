@@ -254,7 +254,7 @@ func TestNetworkFails(t *testing.T) {
 		usedUp         = "The container engine has no addresses left for the jobs' network. " +
 			"Remove networks that nothing uses (docker network prune), give the engine more addresses (default-address-pools), " +
 			"or set IGLU_JOB_NETWORK to a network that is there. [provide the jobs' network]"
-		goneError      = "Error response from daemon: netlink: no such network interface"
+		goneError = "Error response from daemon: netlink: no such network interface"
 	)
 	for _, test := range []struct {
 		name string

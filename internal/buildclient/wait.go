@@ -1,0 +1,35 @@
+package buildclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// A client that waits for a place asks again after minRetry, then after twice as long, and so on up to
+// maxRetry, each time a little earlier or later than others do.
+const (
+	minRetry = 500 * time.Millisecond
+	maxRetry = 5 * time.Second
+)
+
+// untilTaken calls send, and calls it again while the builder has no place for the job and the client
+// is to wait.
+func (o Options) untilTaken(ctx context.Context, send func() error) error {
+	for pause := minRetry; ; pause = min(2*pause, maxRetry) {
+		err := send()
+		if !o.Wait || !errors.Is(err, errBusy) {
+			return err
+		}
+		if pause == minRetry {
+			fmt.Fprintln(o.Stderr, "iglu-builder: the builder has no place for the job; waiting for one")
+		}
+		select {
+		case <-time.After(pause*3/4 + rand.N(pause/2)):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}

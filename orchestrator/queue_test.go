@@ -1,0 +1,336 @@
+package orchestrator
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"iglu.sh/builder/internal/history"
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/orchestrator/stores"
+	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/memengine"
+)
+
+// A clock runs jobs that take the time that their command says, and notes their order.
+type clock struct {
+	mu    sync.Mutex
+	begun []string // commands
+}
+
+func (c *clock) run(p *memengine.Process) int {
+	command := p.Getenv(jobenv.Command)
+	c.mu.Lock()
+	c.begun = append(c.begun, command)
+	c.mu.Unlock()
+	_, duration, _ := strings.Cut(command, " ")
+	takes, _ := time.ParseDuration(duration)
+	select {
+	case <-time.After(takes):
+		return ends(p, jobwire.End{})
+	case <-p.Terminated:
+		return ends(p, jobwire.End{ExitCode: engine.ExitTerminated, Terminated: true})
+	case <-p.Killed:
+	case <-p.Lifeline:
+	}
+	return jobenv.ExitLifelineLost
+}
+
+func commandOf(command string) *schemas.Request {
+	return &schemas.Request{BuildOptions: schemas.BuildOptions{Command: command}}
+}
+
+// endOf returns how a job has ended, and whether its phases have one of waiting.
+func endOf(t *testing.T, last schemas.Message) (end string, waited bool) {
+	t.Helper()
+	event, err := schemas.ParseEvent(last.Event)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verdict := event.(schemas.VerdictEvent)
+	return verdict.End, len(verdict.Phases) > 0 && verdict.Phases[0].Phase == schemas.Wait
+}
+
+// TestQueue has 50 clients on two slots with room for 48: all are served in the order in which they
+// came, and told their places. Two who give up leave nothing on the engine, and have a record.
+func TestQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := new(clock)
+		b, _, _ := builder(t, c.run, func(o *Options) { o.MaxJobs, o.MaxQueued = 2, 48 })
+		logs, lasts := make([]bytes.Buffer, 50), make([]schemas.Message, 50)
+		var clients sync.WaitGroup
+		cancels := make(map[int]context.CancelCauseFunc)
+		for n := range 50 {
+			release, ok := b.Acquire()
+			if !ok {
+				t.Fatalf("client %d finds no place", n)
+			}
+			ctx, cancel := context.WithCancelCause(t.Context())
+			cancels[n] = cancel
+			clients.Go(func() {
+				defer release()
+				lasts[n] = b.build(ctx, commandOf(fmt.Sprintf("%d 1m", n)), &logs[n])
+			})
+			time.Sleep(time.Second)
+		}
+		if _, ok := b.Acquire(); ok {
+			t.Error("a 51st client finds a place")
+		}
+		if running, waiting := b.Load(); running != 2 || waiting != 48 {
+			t.Errorf("%d jobs run and %d wait", running, waiting)
+		}
+		if r := record(t, b, 10); !r.Waits() {
+			t.Errorf("the record of one that waits: %+v", r)
+		}
+		cancels[10](jobend.ClientGone)
+		cancels[20](jobend.Cancelled)
+		clients.Wait()
+
+		var want []string
+		for n := range 50 {
+			if n != 10 && n != 20 {
+				want = append(want, fmt.Sprintf("%d 1m", n))
+			}
+		}
+		if got := strings.Join(c.begun, ", "); got != strings.Join(want, ", ") {
+			t.Errorf("jobs began in the order %s", got)
+		}
+		for n, last := range lasts {
+			wantEnd := string(jobend.Exited)
+			switch n {
+			case 10:
+				wantEnd = string(jobend.ClientGone)
+			case 20:
+				wantEnd = string(jobend.Cancelled)
+			}
+			end, waited := endOf(t, last)
+			if r := record(t, b, n); end != wantEnd || waited != (n > 1) || string(r.End) != end || r.Started.IsZero() != (n == 10 || n == 20) {
+				t.Errorf("job %d has ended as %s, waited: %t, and its record says %+v", n, end, waited, r)
+			}
+		}
+		const places = "iglu: waiting for a free slot, 2 jobs ahead\niglu: waiting for a free slot, 1 job ahead\niglu: waiting for a free slot, next in line\n"
+		if log := logs[4].String(); !strings.Contains(log, places) {
+			t.Errorf("the fifth client was told %s", log)
+		}
+		for n := range 2 {
+			if log := logs[n].String(); strings.Contains(log, "waiting") {
+				t.Errorf("a client that did not wait was told %s", log)
+			}
+		}
+	})
+}
+
+// record returns the latest record of the job whose command begins with a number.
+func record(t *testing.T, b *Builder, n int) history.Record {
+	t.Helper()
+	records := b.records.(*keptRecords)
+	records.mu.Lock()
+	defer records.mu.Unlock()
+	for _, r := range slices.Backward(records.all) {
+		if strings.HasPrefix(r.Command, fmt.Sprintf("%d ", n)) {
+			return r
+		}
+	}
+	t.Fatalf("job %d has no record", n)
+	return history.Record{}
+}
+
+// TestSubmit has jobs that nobody waits for: one runs to its end, one is cancelled while it runs, one
+// while it waits, and there is no place for a fourth until the first has ended.
+func TestSubmit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := new(clock)
+		b, _, _ := builder(t, c.run, func(o *Options) { o.MaxJobs, o.MaxQueued = 2, 1 })
+		ids := make([]string, 3)
+		for n := range ids {
+			id, refusal := b.Submit(commandOf(fmt.Sprintf("%d 1m", n)))
+			if refusal != nil || record(t, b, n).Job != id {
+				t.Fatalf("job %d: %s, %v", n, id, refusal)
+			}
+			ids[n] = id
+		}
+		if _, refusal := b.Submit(commandOf("3 1m")); refusal == nil || *refusal != schemas.Busy() {
+			t.Errorf("a fourth job is told %v", refusal)
+		}
+		time.Sleep(10 * time.Second)
+		if !b.Cancel(ids[2]) || !b.Cancel(ids[1]) {
+			t.Error("they cannot be cancelled")
+		}
+		time.Sleep(time.Minute)
+		for n, want := range []jobend.End{jobend.Exited, jobend.Cancelled, jobend.Cancelled} {
+			if r := record(t, b, n); r.End != want {
+				t.Errorf("job %d has ended as %s, want %s", n, r.End, want)
+			}
+		}
+		if got := strings.Join(c.begun, ", "); got != "0 1m, 1 1m" {
+			t.Errorf("began: %s", got)
+		}
+		for n := range 3 {
+			if _, refusal := b.Submit(commandOf(fmt.Sprintf("%d 1s", 10+n))); refusal != nil {
+				t.Errorf("after their end, job %d is told %v", n, refusal)
+			}
+		}
+	})
+}
+
+// TestSubmitFollowed follows a job that was submitted: whoever has its last message finds its place
+// free.
+func TestSubmitFollowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _, _ := builder(t, new(clock).run)
+		for n := range 20 {
+			id, refusal := b.Submit(commandOf(fmt.Sprintf("%d 1s", n)))
+			if refusal != nil {
+				t.Fatalf("job %d: %v", n, refusal)
+			}
+			reader, err := b.logs.Reader(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := reader.FollowMessages(t.Context(), 1, func([]schemas.Message) error { return nil }); err != nil {
+				t.Error(err)
+			}
+			reader.Close()
+		}
+	})
+}
+
+// TestSubmitWithoutLog has a job's log not be made: the job is refused with the reason, and takes no
+// place.
+func TestSubmitWithoutLog(t *testing.T) {
+	b, _, folder := builder(t, new(clock).run)
+	if err := os.RemoveAll(folder); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, refusal := b.Submit(commandOf("1 1s")); refusal == nil || refusal.Error != "The builder cannot keep the job's log." {
+			t.Errorf("it is told %v", refusal)
+		}
+	}
+}
+
+// TestDrain has one job end in time, and one not; two wait. Each has its verdict.
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _, _ := builder(t, new(clock).run, func(o *Options) { o.MaxJobs, o.MaxQueued = 2, 4 })
+		for n, takes := range []string{"10s", "1h", "1s", "1s"} {
+			if _, refusal := b.Submit(commandOf(fmt.Sprintf("%d %s", n, takes))); refusal != nil {
+				t.Fatal(refusal)
+			}
+		}
+		synctest.Wait()
+		begun := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		b.Drain(ctx)
+		if took := time.Since(begun); took != time.Minute {
+			t.Errorf("it took %s", took)
+		}
+		if _, refusal := b.Submit(commandOf("4 1s")); refusal != nil {
+			t.Fatal(refusal)
+		}
+		synctest.Wait()
+		for n, want := range []jobend.End{jobend.Exited, jobend.Shutdown, jobend.Shutdown, jobend.Shutdown, jobend.Shutdown} {
+			r := record(t, b, n)
+			if r.End != want || r.Started.IsZero() != (n > 1) {
+				t.Errorf("job %d: %+v, want %s", n, r, want)
+			}
+			if waited := r.Ended.Sub(begun); n == 2 && waited != 0 {
+				t.Errorf("job %d waited for its verdict for %s", n, waited)
+			}
+		}
+	})
+}
+
+// TestQueueAtRandom has 300 jobs of ten repositories come at random times. None waits while a slot is
+// free, and none that has a slot waits for a store that nobody uses.
+func TestQueueAtRandom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const slots = 4
+		r := rand.New(rand.NewPCG(1, 0))
+		e := &crowdedEngine{t: t, users: make(map[string]string)}
+		e.Engine = memengine.New(e.run)
+		b, _, _ := builder(t, nil, func(o *Options) {
+			o.MaxJobs, o.MaxQueued = slots, 300
+			o.Stores = stores.Options{Instance: "test", Mode: stores.Repository, MaxBytes: 1 << 40, Folder: tempDir(t), Wait: time.Hour}
+		})
+		b.engine, b.stores = e, stores.New(e, b.options.Stores, b.log)
+		b.leftovers.engine = e
+		records := &unended{byJob: make(map[string]history.Record)}
+		b.records = records
+		for n := range 300 {
+			time.Sleep(time.Duration(r.IntN(1000)) * time.Millisecond)
+			request := commandOf(fmt.Sprintf("%dms 0 ends", r.IntN(3000)))
+			request.Git.Repository = fmt.Sprint("repository-", r.IntN(10))
+			id, refusal := b.Submit(request)
+			if refusal != nil {
+				t.Fatal(refusal)
+			}
+			synctest.Wait()
+			running, waiting := b.Load()
+			if waiting > 0 && running < slots {
+				t.Fatalf("after job %d: %d jobs wait while %d run", n, waiting, running)
+			}
+			started, repositories := records.started()
+			if got := e.inUse(); started != running || got != repositories {
+				t.Fatalf("after job %d: %d jobs of %d repositories have slots, %d as the records say, and %d containers run", n, running, repositories, started, got)
+			}
+			if r.IntN(5) == 0 {
+				time.AfterFunc(time.Duration(r.IntN(5000))*time.Millisecond, func() { b.Cancel(id) })
+			}
+		}
+		time.Sleep(time.Hour)
+		if running, waiting := b.Load(); running+waiting > 0 {
+			t.Errorf("at the end %d jobs run and %d wait", running, waiting)
+		}
+	})
+}
+
+// inUse returns how many containers run.
+func (e *crowdedEngine) inUse() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.now
+}
+
+// unended are the records of jobs that have not ended.
+type unended struct {
+	mu    sync.Mutex
+	byJob map[string]history.Record
+}
+
+func (u *unended) Put(r history.Record) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.byJob[r.Job] = r; !r.Runs() {
+		delete(u.byJob, r.Job)
+	}
+	return nil
+}
+
+func (u *unended) Prune(func(string) bool) error { return nil }
+
+// started returns how many jobs have slots, and of how many repositories they are.
+func (u *unended) started() (jobs, repositories int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	seen := make(map[string]bool)
+	for _, r := range u.byJob {
+		if !r.Waits() {
+			jobs++
+			seen[r.Repository] = true
+		}
+	}
+	return jobs, len(seen)
+}

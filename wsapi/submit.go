@@ -1,0 +1,83 @@
+package wsapi
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"iglu.sh/builder/schemas"
+)
+
+// SubmitPath is where a job is posted that needs no connection.
+const SubmitPath = "/api/v1/jobs"
+
+// Submitted answers a job that was posted and taken: where to find it. The addresses are paths on the
+// server.
+type Submitted struct {
+	ID     string `json:"id"`
+	Record string `json:"record"` // what is known of the job
+	Events string `json:"events"` // its messages, as they appear
+	Page   string `json:"page"`   // for people
+}
+
+// busyRetry is after how many seconds a client may ask again that finds all places taken.
+const busyRetry = "5"
+
+// serveSubmit takes a job that lives by itself, and answers where to find it.
+func (s *Server) serveSubmit(w http.ResponseWriter, r *http.Request) {
+	if reason := s.auth.Check(w, r); reason != "" {
+		s.refused(reason)
+		return
+	}
+	if s.draining.Err() != nil {
+		s.refuseSubmit(w, http.StatusServiceUnavailable, refusedDraining, shuttingDown)
+		return
+	}
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.options.RequestTimeout))
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.options.MaxRequestBytes))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		s.refuseSubmit(w, http.StatusRequestEntityTooLarge, refusedLarge,
+			schemas.Unable("The job is larger than the builder takes.", "Its setting IGLU_MAX_REQUEST_BYTES bounds that."))
+		return
+	}
+	if err != nil { // it has left, or does not send on
+		s.refuseSubmit(w, http.StatusRequestTimeout, refusedSilent, s.noJobInTime())
+		return
+	}
+	request, _, err := schemas.ParseRequest(data, s.options.Commands)
+	if refusal, ok := errors.AsType[*schemas.Refusal](err); ok {
+		s.log.Info("job refused", "client", r.RemoteAddr, "reason", refusal)
+		s.refuseSubmit(w, http.StatusBadRequest, refusal.Kind(), refusal.Response())
+		return
+	}
+	id, refusal := s.builder.Submit(request)
+	switch {
+	case refusal == nil:
+		s.log.Info("job posted", "client", r.RemoteAddr, "job", id)
+		record := SubmitPath + "/" + id
+		w.Header().Set("Location", record)
+		answerJSON(w, http.StatusAccepted, Submitted{ID: id, Record: record, Events: record + "/events", Page: "/jobs/" + id})
+	case *refusal == schemas.Busy():
+		w.Header().Set("Retry-After", busyRetry)
+		s.refuseSubmit(w, http.StatusTooManyRequests, refusedBusy, *refusal)
+	default:
+		answerJSON(w, http.StatusServiceUnavailable, refusal)
+	}
+}
+
+// refuseSubmit answers a job that is not taken, and counts it.
+func (s *Server) refuseSubmit(w http.ResponseWriter, status int, reason string, answer schemas.Response) {
+	s.refused(reason)
+	answerJSON(w, status, answer)
+}
+
+func answerJSON(w http.ResponseWriter, status int, value any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	encoder.Encode(value)
+}
