@@ -16,6 +16,8 @@ var events = []struct {
 	event Event
 	json  string
 }{
+	{QueueEvent{Ahead: 0}, `{"type":"queue","ahead":0}`},
+	{QueueEvent{Ahead: 12}, `{"type":"queue","ahead":12}`},
 	{JobEvent{ID: "a2"}, `{"type":"job","id":"a2"}`},
 	{JobEvent{ID: "a2", URL: "https://example.com/jobs/a2"}, `{"type":"job","id":"a2","url":"https://example.com/jobs/a2"}`},
 	{PhaseEvent{Evaluate}, `{"type":"phase","phase":"evaluate"}`},
