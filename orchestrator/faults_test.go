@@ -171,10 +171,10 @@ func (f *fixture) wantNext() {
 	f.t.Helper()
 	f.do("count 3").wantExit(f.t, 3)
 	for range 2 {
-		f.b.sweep(f.t.Context())
+		f.b.local.sweep(f.t.Context())
 		time.Sleep(createdTime)
 	}
-	f.b.sweep(f.t.Context())
+	f.b.local.sweep(f.t.Context())
 	var odd []string
 	for _, thing := range f.engine.Left() {
 		if thing = plain(thing); !slices.Contains(usual, thing) {

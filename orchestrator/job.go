@@ -13,6 +13,7 @@ import (
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/orchestrator/nodes"
 	"iglu.sh/builder/schemas"
 )
 
@@ -69,19 +70,19 @@ func (b *Builder) start(ctx context.Context, request *schemas.Request, release f
 		return j
 	}
 	r.lines, r.tracker.lines = lines, lines
-	slot := b.line.join()
+	ticket := b.queue.Join(nodes.Need{})
 	r.release = func() {
-		slot.leave()
+		ticket.Leave()
 		release()
 	}
-	record := b.begin(j.id, request, redactor, log, slot)
+	record := b.begin(j.id, request, redactor, log, ticket.Node() != nil)
 	b.mu.Lock()
 	b.running[j.id] = j
 	b.mu.Unlock()
 	b.background.Go(func() {
 		defer close(j.ended)
 		defer cancel(nil)
-		j.last = r.toEnd(ctx, slot, record)
+		j.last = r.toEnd(ctx, ticket, record)
 		b.mu.Lock()
 		delete(b.running, j.id)
 		b.changed.Broadcast()
@@ -101,7 +102,7 @@ func (r *run) withoutLog(err error) schemas.Message {
 }
 
 // toEnd runs the job when it has a slot, and keeps its log and its record.
-func (r *run) toEnd(ctx context.Context, slot *ticket, record *recorder) schemas.Message {
+func (r *run) toEnd(ctx context.Context, ticket *nodes.Ticket, record *recorder) schemas.Message {
 	b := r.b
 	page := b.pageOf(r.id)
 	r.lines.Respond(schemas.Accepted(), schemas.JobEvent{ID: r.id, URL: page})
@@ -109,7 +110,7 @@ func (r *run) toEnd(ctx context.Context, slot *ticket, record *recorder) schemas
 	for _, property := range shownProperties(r.request) {
 		r.say("warning: the command line holds a secret, which other programs of the job can read; use " + property)
 	}
-	verdict := r.tracker.close(r.inTurn(ctx, slot, record))
+	verdict := r.tracker.close(r.inTurn(ctx, ticket, record))
 	r.release()
 	b.ended(verdict, r.log)
 	record.end(verdict, r.lines.Lines()) // before somebody is told, who may ask for it
@@ -119,10 +120,12 @@ func (r *run) toEnd(ctx context.Context, slot *ticket, record *recorder) schemas
 }
 
 // inTurn runs the job when it has a slot.
-func (r *run) inTurn(ctx context.Context, slot *ticket, record *recorder) Verdict {
-	if err := slot.wait(ctx, r.waits); err != nil {
+func (r *run) inTurn(ctx context.Context, ticket *nodes.Ticket, record *recorder) Verdict {
+	slots, err := ticket.Wait(ctx, r.waits)
+	if err != nil {
 		return Verdict{Err: cancelled(err)}
 	}
+	r.node = r.b.nodeOf(slots)
 	record.start()
 	r.log.Info("job started")
 	ctx, stop := r.b.options.Deadlines.bound(ctx)

@@ -86,11 +86,11 @@ func (l *leftovers) isLeftover(c engine.Listed, time time.Duration) bool {
 }
 
 // sweepAtTimes removes leftovers until ctx ends.
-func (b *Builder) sweepAtTimes(ctx context.Context) {
+func (n *node) sweepAtTimes(ctx context.Context) {
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
 	for {
-		b.sweep(ctx)
+		n.sweep(ctx)
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -99,11 +99,11 @@ func (b *Builder) sweepAtTimes(ctx context.Context) {
 	}
 }
 
-func (b *Builder) sweep(ctx context.Context) {
-	err := b.leftovers.sweep(ctx, func(id string) { b.log.Info("removed a container that was left over", "container", id) })
+func (n *node) sweep(ctx context.Context) {
+	err := n.leftovers.sweep(ctx, func(id string) { n.b.log.Info("removed a container that was left over", "container", id) })
 	if err != nil && ctx.Err() == nil {
-		b.log.Debug("cannot remove what is left over", "err", err)
-		b.engineFailed(err)
+		n.b.log.Debug("cannot remove what is left over", "err", err)
+		n.b.engineFailed(err)
 	}
 }
 

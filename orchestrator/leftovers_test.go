@@ -25,7 +25,7 @@ func TestLeftovers(t *testing.T) {
 			}
 			return 0
 		})
-		e := b.engine.(*memengine.Engine)
+		e := b.local.engine.(*memengine.Engine)
 		make := func(name, builder string, start bool) {
 			c, err := e.Create(t.Context(), engine.Spec{Name: name, Labels: map[string]string{engine.LabelBuilder: builder, engine.LabelJob: name}})
 			if err == nil && start {
@@ -57,7 +57,7 @@ func TestLeftovers(t *testing.T) {
 		} {
 			time.Sleep(step.after)
 			synctest.Wait()
-			b.sweep(t.Context())
+			b.local.sweep(t.Context())
 			if got := names(t, e); got != step.want {
 				t.Errorf("after another %s: %s, want %s", step.after, got, step.want)
 			}
@@ -97,7 +97,7 @@ func cleanUp(t *testing.T, e engine.Engine) {
 func TestSweepAtTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _, _ := builder(t, nil)
-		e := b.engine.(*memengine.Engine)
+		e := b.local.engine.(*memengine.Engine)
 		if _, err := e.Create(t.Context(), engine.Spec{Name: "created"}); err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +114,7 @@ func TestSweepAtTimes(t *testing.T) {
 func TestFailedRemoval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _, _ := builder(t, func(p *memengine.Process) int { return ends(p, jobwire.End{ExitCode: 3}) })
-		e := b.engine.(*memengine.Engine)
+		e := b.local.engine.(*memengine.Engine)
 		e.Fail = func(call string) error {
 			if call == "Remove" {
 				return errors.New("no")
@@ -123,12 +123,12 @@ func TestFailedRemoval(t *testing.T) {
 		}
 		b.build(t.Context(), requestOf("nix build"), new(strings.Builder))
 		b.background.Wait()
-		b.sweep(t.Context())
+		b.local.sweep(t.Context())
 		if got := names(t, e); !strings.HasPrefix(got, "iglu-job-test-") {
 			t.Errorf("there is %q", got)
 		}
 		e.Fail = nil
-		b.sweep(t.Context())
+		b.local.sweep(t.Context())
 		if got := names(t, e); got != "" {
 			t.Errorf("left: %s", got)
 		}

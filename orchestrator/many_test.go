@@ -131,9 +131,7 @@ func many(t *testing.T, r *rand.Rand) {
 	}
 	start := func() *tended {
 		b, _, _ := builder(t, nil, slots)
-		b.engine = e
-		b.stores = stores.New(e, b.options.Stores, b.log)
-		b.leftovers.engine = e
+		b.use(e)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {

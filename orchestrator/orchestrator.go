@@ -18,6 +18,7 @@ import (
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/orchestrator/nodes"
 	"iglu.sh/builder/orchestrator/stores"
 )
 
@@ -50,22 +51,21 @@ type Options struct {
 // A Builder runs jobs on an engine. Any number of builders of one instance can use an engine. Its
 // methods are safe for concurrent use.
 type Builder struct {
-	id        string // labels its containers
-	engine    engine.Engine
-	options   Options
-	stores    *stores.Pool
-	logs      *joblog.Store
-	records   Records
-	log       *slog.Logger
-	leftovers *leftovers
+	id      string // labels its containers
+	options Options
+	logs    *joblog.Store
+	records Records
+	log     *slog.Logger
+	local   *node // the engine that it was made with
 
 	places     chan struct{} // holds an item for each job, and for each client that may send one
-	line       *line
+	queue      *nodes.Queue
 	background sync.WaitGroup // for jobs, and what is done after their end is known
 
 	nix nixVersions
 
 	mu      sync.Mutex
+	nodes   map[*nodes.Node]*node
 	running map[string]*Job // by their ids; also those that wait for a slot
 	changed *sync.Cond      // on mu: a job has left running
 }
@@ -80,18 +80,17 @@ func New(e engine.Engine, options Options, logs *joblog.Store, records Records, 
 	options.MaxJobs = cmp.Or(options.MaxJobs, 1)
 	b := &Builder{
 		id:      strings.ToLower(rand.Text()),
-		engine:  e,
 		options: options,
-		stores:  stores.New(e, options.Stores, log),
 		logs:    logs,
 		records: records,
 		log:     log,
 		places:  make(chan struct{}, options.MaxJobs+options.MaxQueued),
-		line:    newLine(options.MaxJobs),
+		queue:   nodes.NewQueue(),
+		nodes:   make(map[*nodes.Node]*node),
 		running: make(map[string]*Job),
 	}
 	b.changed = sync.NewCond(&b.mu)
-	b.leftovers = &leftovers{engine: e, builder: b.id, isRunning: b.isRunning, seen: make(map[string]sighting)}
+	b.local = b.addNode(e)
 	return b
 }
 
@@ -107,12 +106,12 @@ func (b *Builder) Acquire() (release func(), ok bool) {
 }
 
 // Load returns how many jobs have a slot, and how many wait for one.
-func (b *Builder) Load() (running, waiting int) { return b.line.load() }
+func (b *Builder) Load() (running, waiting int) { return b.queue.Load() }
 
 // Drain ends the jobs that wait for a slot, now and later, and returns when those that run have ended.
 // When ctx ends, it cancels them.
 func (b *Builder) Drain(ctx context.Context) {
-	b.line.close()
+	b.queue.Close()
 	defer context.AfterFunc(ctx, func() { b.cancelAll(jobend.Shutdown) })()
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -132,7 +131,7 @@ func (b *Builder) cancelAll(cause error) {
 
 // Healthy returns nil while the engine answers.
 func (b *Builder) Healthy(ctx context.Context) error {
-	_, err := b.engine.Info(ctx)
+	_, err := b.local.engine.Info(ctx)
 	return err
 }
 
@@ -144,7 +143,7 @@ const checkTimeout = 15 * time.Second
 func (b *Builder) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	_, err := b.engine.Info(ctx)
+	_, err := b.local.engine.Info(ctx)
 	if f, ok := errors.AsType[*engine.Failure](err); ok && f.Call == "" {
 		return err // it is not the engine that fails
 	}
@@ -153,18 +152,10 @@ func (b *Builder) Check(ctx context.Context) error {
 
 // Tend brings the job image onto the engine, so that the first job need not wait for it, looks
 // after the stores, and removes what dead builders leave, until ctx ends.
-func (b *Builder) Tend(ctx context.Context) {
-	var tasks sync.WaitGroup
-	defer tasks.Wait()
-	tasks.Go(func() { b.sweepAtTimes(ctx) })
-	if _, err := b.engine.Image(ctx, func(line string) { b.log.Info(line) }); err != nil && ctx.Err() == nil {
-		b.log.Warn("cannot provide the job image; each job tries again", "err", err)
-	}
-	b.stores.Maintain(ctx, b.runTask)
-}
+func (b *Builder) Tend(ctx context.Context) { b.local.tend(ctx) }
 
 // Stores returns the Nix stores that outlive jobs.
-func (b *Builder) Stores() *stores.Pool { return b.stores }
+func (b *Builder) Stores() *stores.Pool { return b.local.stores }
 
 // Close cancels the jobs that still run, waits until what is left of the last is removed, and frees the
 // connection to the engine. No job may be started any more.
@@ -173,7 +164,7 @@ func (b *Builder) Close() error {
 	cancel()
 	b.Drain(now)
 	b.background.Wait()
-	return b.engine.Close()
+	return b.local.engine.Close()
 }
 
 // isRunning reports whether a job of this builder has not ended.

@@ -20,6 +20,7 @@ import (
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/jobwire"
 	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/orchestrator/nodes"
 	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/memengine"
@@ -47,6 +48,12 @@ func builder(t *testing.T, run func(p *memengine.Process) int, change ...func(*O
 		}
 	})
 	return b, log, folder
+}
+
+// use has a builder that has no job yet use another engine.
+func (b *Builder) use(e engine.Engine) {
+	b.queue, b.nodes = nodes.NewQueue(), make(map[*nodes.Node]*node)
+	b.local = b.addNode(e)
 }
 
 // build runs a job to its end, as a session does.
@@ -106,7 +113,7 @@ func TestNoWayOutForSecrets(t *testing.T) {
 			p.Stdout.Write(torn.Bytes()[:torn.Len()-1])
 			return 1
 		})
-		b.engine.(*memengine.Engine).Fail = func(call string) error {
+		b.local.engine.(*memengine.Engine).Fail = func(call string) error {
 			switch call {
 			case "Wait":
 				return wait

@@ -159,11 +159,11 @@ func TestSubmit(t *testing.T) {
 				t.Fatalf("job %d: %s, %v", n, id, refusal)
 			}
 			ids[n] = id
+			time.Sleep(time.Second)
 		}
 		if _, refusal := b.Submit(commandOf("3 1m")); refusal == nil || *refusal != schemas.Busy() {
 			t.Errorf("a fourth job is told %v", refusal)
 		}
-		time.Sleep(10 * time.Second)
 		if !b.Cancel(ids[2]) || !b.Cancel(ids[1]) {
 			t.Error("they cannot be cancelled")
 		}
@@ -265,8 +265,7 @@ func TestQueueAtRandom(t *testing.T) {
 			o.MaxJobs, o.MaxQueued = slots, 300
 			o.Stores = stores.Options{Instance: "test", Mode: stores.Repository, MaxBytes: 1 << 40, Folder: tempDir(t), Wait: time.Hour}
 		})
-		b.engine, b.stores = e, stores.New(e, b.options.Stores, b.log)
-		b.leftovers.engine = e
+		b.use(e)
 		records := &unended{byJob: make(map[string]history.Record)}
 		b.records = records
 		for n := range 300 {

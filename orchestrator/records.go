@@ -26,7 +26,7 @@ type recorder struct {
 }
 
 // begin keeps a record of a job that has a slot or waits for one.
-func (b *Builder) begin(job string, request *schemas.Request, redactor *redact.Redactor, log *slog.Logger, slot *ticket) *recorder {
+func (b *Builder) begin(job string, request *schemas.Request, redactor *redact.Redactor, log *slog.Logger, hasSlot bool) *recorder {
 	r := &recorder{records: b.records, redactor: redactor, log: log}
 	r.record = history.Record{
 		Job:     job,
@@ -37,7 +37,7 @@ func (b *Builder) begin(job string, request *schemas.Request, redactor *redact.R
 	if !request.Git.NoClone {
 		r.record.Repository = redactor.String(history.WithoutUser(request.Git.Repository))
 	}
-	if _, has, _ := slot.look(); has {
+	if hasSlot {
 		r.record.Started = r.record.Begun
 	}
 	r.put()

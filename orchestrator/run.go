@@ -31,6 +31,7 @@ type run struct {
 	log     *slog.Logger // the server's log, without the job's secrets
 	lines   *joblog.Log
 	tracker *tracker
+	node    *node  // on which the job runs; nil while it waits for a slot
 	release func() // gives its slot and its place to others; may be called more than once
 
 	info  engine.Info
@@ -67,17 +68,17 @@ func (r *run) inContainer(ctx context.Context, watchdog *watchdog) (code int, er
 	if r.env.System, err = systemFor(r.request.Arch); err != nil {
 		return 0, err
 	}
-	if r.info, err = r.b.engine.Info(ctx); err != nil {
+	if r.info, err = r.node.engine.Info(ctx); err != nil {
 		return 0, err
 	}
-	ctx, stopWatching := r.b.watchEngine(ctx)
+	ctx, stopWatching := r.node.watch(ctx)
 	defer stopWatching()
 	defer func() {
 		if err != nil && errors.Is(context.Cause(ctx), errHangs) {
 			err = errHangs
 		}
 	}()
-	if r.image, err = r.b.engine.Image(ctx, r.tracker.pulling(r.say)); err != nil {
+	if r.image, err = r.node.engine.Image(ctx, r.tracker.pulling(r.say)); err != nil {
 		return 0, err
 	}
 	r.tracker.creates(r.image.Digest)
@@ -191,7 +192,7 @@ const retryInterval = time.Second
 // create makes the container of an attempt, with the store that it is to have. Others may have that
 // store for longer than the job waits: then the job has the image's own.
 func (r *run) create(ctx context.Context, a *attempt) error {
-	key, ok, err := r.b.stores.KeyOf(storeOf(r.request, r.b.options, r.image))
+	key, ok, err := r.node.stores.KeyOf(storeOf(r.request, r.b.options, r.image))
 	if err != nil {
 		return storeFailure(err)
 	}
@@ -204,7 +205,7 @@ func (r *run) create(ctx context.Context, a *attempt) error {
 			r.b.options.Stores.Wait))
 	}
 	a.lease, a.fresh = nil, true
-	a.container, err = r.b.engine.Create(ctx, r.spec(jobContainer(r.b.options.Stores.Instance, r.id), nil))
+	a.container, err = r.node.engine.Create(ctx, r.spec(jobContainer(r.b.options.Stores.Instance, r.id), nil))
 	return err
 }
 
@@ -213,7 +214,7 @@ func (r *run) create(ctx context.Context, a *attempt) error {
 func (r *run) createInStore(ctx context.Context, a *attempt, key stores.Key) (err error) {
 	waiting, cancel := context.WithTimeoutCause(ctx, r.b.options.Stores.Wait, stores.ErrTaken)
 	defer cancel()
-	if a.lease, err = r.b.stores.Lease(waiting, key, r.say); err != nil {
+	if a.lease, err = r.node.stores.Lease(waiting, key, r.say); err != nil {
 		return err
 	}
 	defer func() {
@@ -227,14 +228,14 @@ func (r *run) createInStore(ctx context.Context, a *attempt, key stores.Key) (er
 			return storeFailure(err)
 		}
 		a.fresh = a.lease.Fresh()
-		a.container, err = r.b.engine.Create(ctx, r.spec(a.lease.Container(), a.lease))
+		a.container, err = r.node.engine.Create(ctx, r.spec(a.lease.Container(), a.lease))
 		if !errors.Is(err, engine.ErrInUse) {
 			return err
 		}
 		if tries == 1 {
 			r.say("a job of another builder has this job's Nix store: waiting for it")
 		}
-		r.b.sweep(ctx) // it may be a leftover
+		r.node.sweep(ctx) // it may be a leftover
 		select {
 		case <-time.After(retryInterval):
 		case <-waiting.Done():
@@ -308,13 +309,13 @@ const (
 var errHangs = &engine.Failure{End: jobend.EngineGone, Call: "answer", What: "The container engine does not answer any more.",
 	Advice: "Send the job again when it does."}
 
-// watchEngine returns a context that ends with ctx, or with errHangs when the engine hangs. The
-// watch goes on until stop is called.
-func (b *Builder) watchEngine(ctx context.Context) (watched context.Context, stop func()) {
+// watch returns a context that ends with ctx, or with errHangs when the engine hangs. The watch goes on
+// until stop is called.
+func (n *node) watch(ctx context.Context) (watched context.Context, stop func()) {
 	watched, cancel := context.WithCancelCause(ctx)
 	silent := 0
 	stopAsking := tick.Every(watchInterval, func() {
-		if b.Healthy(watched) == nil {
+		if _, err := n.engine.Info(watched); err == nil {
 			silent = 0
 		} else if silent++; silent == mostSilent {
 			cancel(errHangs)

@@ -96,7 +96,7 @@ func (f *fixture) other() (kill func()) {
 	there := f.engine.Left()
 	store := there[slices.IndexFunc(there, func(name string) bool { return strings.Contains(name, "-store-") })]
 	name := strings.Replace(store, "volume iglu-builder-test-store-", "iglu-store-test-", 1)
-	c, err := f.b.engine.Create(f.t.Context(), engine.Spec{Name: name, Image: fakeengine.ImageRef, Labels: map[string]string{engine.LabelBuilder: "other", engine.LabelJob: "other"},
+	c, err := f.b.local.engine.Create(f.t.Context(), engine.Spec{Name: name, Image: fakeengine.ImageRef, Labels: map[string]string{engine.LabelBuilder: "other", engine.LabelJob: "other"},
 		Env: []string{jobenv.Command + "=other"}})
 	if err != nil {
 		f.t.Fatal(err)

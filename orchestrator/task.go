@@ -16,21 +16,21 @@ import (
 const maxLast = 4 << 10
 
 // runTask runs a task of the stores' maintenance. It is a stores.Runner.
-func (b *Builder) runTask(ctx context.Context, task stores.Task) (code int, last string, err error) {
-	ctx, stopWatching := b.watchEngine(ctx)
+func (n *node) runTask(ctx context.Context, task stores.Task) (code int, last string, err error) {
+	ctx, stopWatching := n.watch(ctx)
 	defer stopWatching()
-	info, err := b.engine.Info(ctx)
+	info, err := n.engine.Info(ctx)
 	if err != nil {
 		return 0, "", err
 	}
 	env := jobenv.Job{Upkeep: task.Work}
-	spec := b.spec(task.Container, info, &env)
+	spec := n.b.spec(task.Container, info, &env)
 	spec.Image, spec.Store, spec.Offline, spec.Env = task.ImageID, task.Volume, true, env.Environ()
-	c, err := b.engine.Create(ctx, spec)
+	c, err := n.engine.Create(ctx, spec)
 	if err != nil {
 		return 0, "", err
 	}
-	r := &run{b: b, log: b.log.With("store", task.Volume.Name)}
+	r := &run{b: n.b, node: n, log: n.b.log.With("store", task.Volume.Name)}
 	defer r.remove(ctx, c)
 	if err := ctx.Err(); err != nil {
 		return 0, "", context.Cause(ctx)
@@ -78,4 +78,4 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-var _ stores.Runner = (*Builder)(nil).runTask
+var _ stores.Runner = (*node)(nil).runTask

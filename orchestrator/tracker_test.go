@@ -88,7 +88,7 @@ func TestMessages(t *testing.T) {
 		jobwire.NewWriter(stderr, p.Getenv(jobenv.EventsToken)).Note(jobwire.Note{End: &jobwire.End{ExitCode: 3}})
 		return 3
 	})
-	b.engine = pullingEngine{b.engine}
+	b.local.engine = pullingEngine{b.local.engine}
 	var out messages
 	last := b.build(t.Context(), secretRequest(), &out)
 	want := []string{
@@ -132,7 +132,7 @@ func TestMessages(t *testing.T) {
 // A job that does not come to run has a verdict, too, without what it did not come to.
 func TestVerdictOfNothing(t *testing.T) {
 	b, _, folder := builder(t, nil)
-	b.engine.(*memengine.Engine).Fail = func(string) error {
+	b.local.engine.(*memengine.Engine).Fail = func(string) error {
 		return &engine.Failure{End: jobend.EngineGone, What: "Gone.", Cause: errors.New("gone")}
 	}
 	const want = `{"type":"verdict","end":"%s","seconds":0.000,"phases":[]}`

@@ -1,4 +1,4 @@
-package orchestrator
+package nodes
 
 import (
 	"context"
@@ -13,41 +13,42 @@ import (
 	"iglu.sh/builder/internal/jobend"
 )
 
-// TestLineAtRandom has 10,000 jobs come at random times, of which some give up. None waits while a slot
+// TestQueueAtRandom has 10,000 jobs come at random times, of which some give up. None waits while a slot
 // is free, never do more run than there are slots, and the others get theirs in the order in which they
 // came.
-func TestLineAtRandom(t *testing.T) {
+func TestQueueAtRandom(t *testing.T) {
 	for _, slots := range []int{1, 2, 7} {
 		t.Run(fmt.Sprint(slots, " slots"), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { lineAtRandom(t, slots, rand.New(rand.NewPCG(uint64(slots), 0))) })
+			synctest.Test(t, func(t *testing.T) { queueAtRandom(t, slots, rand.New(rand.NewPCG(uint64(slots), 0))) })
 		})
 	}
 }
 
-func lineAtRandom(t *testing.T, slots int, r *rand.Rand) {
+func queueAtRandom(t *testing.T, slots int, r *rand.Rand) {
 	const jobs = 10_000
-	l := newLine(slots)
+	q := NewQueue()
+	q.Up(&Node{Slots: slots})
 	begun := make([]time.Time, jobs) // zero: it gave up
 	for n := range jobs {
 		time.Sleep(time.Duration(r.IntN(2000/slots)) * time.Millisecond)
 		takes, patience := time.Duration(r.IntN(2000))*time.Millisecond, time.Duration(1+r.IntN(60))*time.Second
-		ticket := l.join()
+		ticket := q.Join(Need{})
 		go func() {
-			defer ticket.leave()
+			defer ticket.Leave()
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			if ticket.wait(ctx, func(int) {}) == nil {
+			if _, err := ticket.Wait(ctx, func(int) {}); err == nil {
 				begun[n] = time.Now()
 				time.Sleep(takes)
 			}
 		}()
 		synctest.Wait()
-		if running, waiting := l.load(); running > slots || waiting > 0 && running < slots {
+		if running, waiting := q.Load(); running > slots || waiting > 0 && running < slots {
 			t.Fatalf("after job %d: %d jobs run and %d wait, with %d slots", n, running, waiting, slots)
 		}
 	}
 	time.Sleep(time.Hour)
-	if running, waiting := l.load(); running+waiting > 0 {
+	if running, waiting := q.Load(); running+waiting > 0 {
 		t.Fatalf("at the end %d jobs run and %d wait", running, waiting)
 	}
 	var latest time.Time
@@ -67,44 +68,45 @@ func lineAtRandom(t *testing.T, slots int, r *rand.Rand) {
 	}
 }
 
-// TestLinePlaces has those who wait told how many are before them, as that changes.
-func TestLinePlaces(t *testing.T) {
+// TestPlaces has those who wait told how many are before them, as that changes.
+func TestPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLine(1)
+		q := NewQueue()
+		q.Up(&Node{Slots: 1})
 		told := make([][]int, 4)
-		tickets := make([]*ticket, 4)
+		tickets := make([]*Ticket, 4)
 		ended := make([]error, 4)
 		gone := errors.New("gone")
 		ctx, giveUp := context.WithCancelCause(t.Context())
 		for n := range tickets {
-			tickets[n] = l.join()
+			tickets[n] = q.Join(Need{})
 			ctx := ctx
 			if n != 1 {
 				ctx = t.Context()
 			}
-			go func() { ended[n] = tickets[n].wait(ctx, func(ahead int) { told[n] = append(told[n], ahead) }) }()
+			go func() { _, ended[n] = tickets[n].Wait(ctx, func(ahead int) { told[n] = append(told[n], ahead) }) }()
 		}
 		synctest.Wait()
 		giveUp(gone)
 		synctest.Wait()
-		tickets[1].leave()
-		tickets[1].leave() // leaving twice gives nothing twice
+		tickets[1].Leave()
+		tickets[1].Leave() // leaving twice gives nothing twice
 		synctest.Wait()
-		tickets[0].leave()
-		tickets[0].leave()
+		tickets[0].Leave()
+		tickets[0].Leave()
 		synctest.Wait()
 		if got, want := fmt.Sprint(told), "[[] [0] [1 0] [2 1 0]]"; got != want {
 			t.Errorf("they were told %s, want %s", got, want)
 		}
-		if running, waiting := l.load(); running != 1 || waiting != 1 {
+		if running, waiting := q.Load(); running != 1 || waiting != 1 {
 			t.Errorf("%d run and %d wait", running, waiting)
 		}
-		l.close()
+		q.Close()
 		synctest.Wait()
 		if want := []error{nil, gone, nil, jobend.Shutdown}; !slices.Equal(ended, want) {
 			t.Errorf("they ended with %v, want %v", ended, want)
 		}
-		if err := l.join().wait(t.Context(), func(int) {}); err != jobend.Shutdown {
+		if _, err := q.Join(Need{}).Wait(t.Context(), func(int) {}); err != jobend.Shutdown {
 			t.Errorf("who comes after the end is told %v", err)
 		}
 	})

@@ -1,0 +1,254 @@
+package nodes
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"iglu.sh/builder/internal/jobend"
+)
+
+// A Need is what a job needs.
+type Need struct {
+	// Platform is the one that its node must have; empty for any.
+	Platform string
+	// Home names what a node keeps for jobs of the same name, such as the repository whose Nix store
+	// it has; empty for nothing.
+	Home string
+}
+
+// Patience is how long a job waits for a slot of the node that is its home, while others have some. A
+// job with an empty store takes longer by more than that, as a rule.
+const Patience = 15 * time.Second
+
+// A Queue gives jobs slots. The first that came is the first that is given one that suits it. Its
+// methods are safe for concurrent use.
+type Queue struct {
+	mu      sync.Mutex
+	nodes   []*Node
+	homes   map[string]*Node
+	waiting []*Ticket // in the order in which they came
+	running int
+	closed  bool
+}
+
+// NewQueue returns a queue without nodes.
+func NewQueue() *Queue { return &Queue{homes: make(map[string]*Node)} }
+
+// Up has a node take jobs, which is new or was down. It is the home of what homes names, unless a node
+// is that already.
+func (q *Queue) Up(n *Node, homes ...string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !slices.Contains(q.nodes, n) {
+		q.nodes = append(q.nodes, n)
+	}
+	n.up = true
+	for _, home := range homes {
+		if q.homes[home] == nil {
+			q.setHome(home, n)
+		}
+	}
+	q.pass()
+}
+
+// Down has a node take no jobs any more. Those that it has keep their slots.
+func (q *Queue) Down(n *Node) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n.up = false
+	q.pass() // a job whose home it is need not wait for it
+}
+
+// A Ticket is a job's place in the queue, and then its slot.
+type Ticket struct {
+	queue *Queue
+	need  Need
+	until time.Time     // when it no longer waits for its home
+	timer *time.Timer   // then; nil until it waits
+	moved chan struct{} // holds an item when the job has moved up since it last looked
+	node  *Node         // whose slot it has; nil: it waits
+	left  bool
+}
+
+// Join gives a job a slot, or a place at the end of the queue. Leave must be called.
+func (q *Queue) Join(need Need) *Ticket {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	t := &Ticket{queue: q, need: need, moved: make(chan struct{}, 1)}
+	q.waiting = append(q.waiting, t)
+	q.pass()
+	return t
+}
+
+// pass gives free slots to the jobs that wait, the first one first, and tells those that still wait that
+// they may have moved up. Its caller holds mu.
+func (q *Queue) pass() {
+	free := make(map[string]int) // slots, by platform
+	for _, n := range q.nodes {
+		free[n.Platform] += n.free()
+		free[""] += n.free()
+	}
+	q.waiting = slices.DeleteFunc(q.waiting, func(t *Ticket) bool {
+		if q.closed || free[t.need.Platform] == 0 {
+			return false
+		}
+		n := q.nodeFor(t)
+		if n == nil {
+			return false
+		}
+		free[n.Platform]--
+		free[""]--
+		q.give(t, n)
+		return true
+	})
+	for _, t := range q.waiting {
+		t.tell()
+	}
+}
+
+// nodeFor returns the node that is to run a job now, or nil. There is a free slot that would suit it.
+func (q *Queue) nodeFor(t *Ticket) *Node {
+	home := q.homes[t.need.Home]
+	if home != nil && t.need.Home != "" && home.up && t.need.suits(home) {
+		if home.free() > 0 {
+			return home
+		}
+		if t.waitsForHome() {
+			return nil
+		}
+	}
+	var best *Node
+	for _, n := range q.nodes {
+		if n.free() > 0 && t.need.suits(n) && (best == nil || n.free() > best.free()) {
+			best = n
+		}
+	}
+	return best
+}
+
+func (need Need) suits(n *Node) bool { return need.Platform == "" || need.Platform == n.Platform }
+
+// waitsForHome reports whether the job still waits for a slot of its home, though others are free. From
+// the first call on, that lasts for a time.
+func (t *Ticket) waitsForHome() bool {
+	if t.timer == nil {
+		t.until = time.Now().Add(Patience)
+		t.timer = time.AfterFunc(Patience, func() {
+			t.queue.mu.Lock()
+			defer t.queue.mu.Unlock()
+			t.queue.pass()
+		})
+	}
+	return time.Now().Before(t.until)
+}
+
+// give gives a job a slot.
+func (q *Queue) give(t *Ticket, n *Node) {
+	n.taken++
+	q.running++
+	t.node = n
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	if t.need.Home != "" {
+		q.setHome(t.need.Home, n)
+	}
+	t.tell()
+}
+
+// maxHomes bounds of how much it is known where its home is. What is forgotten is where a job finds it,
+// or a node tells it when it comes up.
+const maxHomes = 10_000
+
+func (q *Queue) setHome(home string, n *Node) {
+	if _, known := q.homes[home]; !known && len(q.homes) >= maxHomes {
+		for other := range q.homes {
+			delete(q.homes, other)
+			break
+		}
+	}
+	q.homes[home] = n
+}
+
+// tell has the job look where it stands.
+func (t *Ticket) tell() {
+	select {
+	case t.moved <- struct{}{}:
+	default: // it has not looked yet
+	}
+}
+
+// Wait returns the node whose slot the job has, or why it gets none: the cause of ctx's end, or
+// jobend.Shutdown. Meanwhile it calls ahead with the number of jobs that wait before this one, first
+// and whenever that changes.
+func (t *Ticket) Wait(ctx context.Context, ahead func(jobs int)) (*Node, error) {
+	for last := -1; ; {
+		node, jobs, closed := t.look()
+		switch {
+		case node != nil:
+			return node, nil
+		case closed:
+			return nil, jobend.Shutdown
+		case jobs != last:
+			ahead(jobs)
+			last = jobs
+		}
+		select {
+		case <-t.moved:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// look returns where the job stands: whose slot it has, or how many wait before it, and whether nobody
+// gets a slot any more.
+func (t *Ticket) look() (node *Node, ahead int, closed bool) {
+	t.queue.mu.Lock()
+	defer t.queue.mu.Unlock()
+	return t.node, slices.Index(t.queue.waiting, t), t.queue.closed
+}
+
+// Node returns the node whose slot the job has, or nil while it waits.
+func (t *Ticket) Node() *Node {
+	node, _, _ := t.look()
+	return node
+}
+
+// Leave gives the job's slot to others, or its place in the queue up. It may be called again.
+func (t *Ticket) Leave() {
+	q := t.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if t.left {
+		return
+	}
+	t.left = true
+	if t.node != nil {
+		t.node.taken--
+		q.running--
+	} else if i := slices.Index(q.waiting, t); i >= 0 {
+		q.waiting = slices.Delete(q.waiting, i, i+1)
+	}
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	q.pass()
+}
+
+// Close ends the waiting of all that wait, now and later.
+func (q *Queue) Close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	q.pass()
+}
+
+// Load returns how many jobs have a slot, and how many wait for one.
+func (q *Queue) Load() (running, waiting int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.running, len(q.waiting)
+}
