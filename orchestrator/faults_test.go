@@ -138,6 +138,7 @@ func (call brokenCall) breaks(t *testing.T, recording string, fault fakeengine.F
 	}
 	end := j.finish()
 	f.b.background.Wait()
+	synctest.Wait() // a container whose removal failed has ended, too
 	if !hit() {
 		t.Error("the call was not made")
 	}

@@ -14,6 +14,7 @@ import (
 	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/orchestrator/nodes"
+	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/schemas"
 )
 
@@ -70,7 +71,7 @@ func (b *Builder) start(ctx context.Context, request *schemas.Request, release f
 		return j
 	}
 	r.lines, r.tracker.lines = lines, lines
-	ticket := b.queue.Join(nodes.Need{})
+	ticket := b.queue.Join(b.needOf(request))
 	r.release = func() {
 		ticket.Leave()
 		release()
@@ -91,6 +92,14 @@ func (b *Builder) start(ctx context.Context, request *schemas.Request, release f
 		b.prune(log)
 	})
 	return j
+}
+
+// needOf returns what a job needs of its node: the store of its repository, if jobs of one share it.
+func (b *Builder) needOf(request *schemas.Request) nodes.Need {
+	if b.options.Stores.Mode != stores.Repository || request.Git.NoClone {
+		return nodes.Need{}
+	}
+	return nodes.Need{Home: request.Git.Repository}
 }
 
 // withoutLog is how a job ends that has no log.

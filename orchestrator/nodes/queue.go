@@ -85,13 +85,25 @@ func (q *Queue) Join(need Need) *Ticket {
 // pass gives free slots to the jobs that wait, the first one first, and tells those that still wait that
 // they may have moved up. Its caller holds mu.
 func (q *Queue) pass() {
+	for !q.closed && q.give() {
+		// Where one job went is the home of another that was asked before it.
+	}
+	for _, t := range q.waiting {
+		t.tell()
+	}
+}
+
+// give asks each job that waits once whether it takes a slot that is free, and reports whether one has.
+func (q *Queue) give() (given bool) {
 	free := make(map[string]int) // slots, by platform
 	for _, n := range q.nodes {
 		free[n.Platform] += n.free()
-		free[""] += n.free()
+		if n.Platform != "" {
+			free[""] += n.free()
+		}
 	}
 	q.waiting = slices.DeleteFunc(q.waiting, func(t *Ticket) bool {
-		if q.closed || free[t.need.Platform] == 0 {
+		if free[t.need.Platform] == 0 {
 			return false
 		}
 		n := q.nodeFor(t)
@@ -99,13 +111,14 @@ func (q *Queue) pass() {
 			return false
 		}
 		free[n.Platform]--
-		free[""]--
-		q.give(t, n)
+		if n.Platform != "" {
+			free[""]--
+		}
+		q.take(t, n)
+		given = true
 		return true
 	})
-	for _, t := range q.waiting {
-		t.tell()
-	}
+	return given
 }
 
 // nodeFor returns the node that is to run a job now, or nil. There is a free slot that would suit it.
@@ -144,8 +157,8 @@ func (t *Ticket) waitsForHome() bool {
 	return time.Now().Before(t.until)
 }
 
-// give gives a job a slot.
-func (q *Queue) give(t *Ticket, n *Node) {
+// take has a job take a slot.
+func (q *Queue) take(t *Ticket, n *Node) {
 	n.taken++
 	q.running++
 	t.node = n

@@ -1,0 +1,239 @@
+package nodes
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+const amd64, arm64 = "linux/amd64", "linux/arm64"
+
+// A world is nodes and the jobs on them.
+type world struct {
+	*Queue
+	t     *testing.T
+	nodes []*Node
+}
+
+func newWorld(t *testing.T, platforms ...string) *world {
+	w := &world{Queue: NewQueue(), t: t}
+	for _, platform := range platforms {
+		n := &Node{Platform: platform, Slots: 2}
+		w.nodes = append(w.nodes, n)
+		w.Up(n)
+	}
+	return w
+}
+
+// join has a job come, and returns its ticket.
+func (w *world) join(need Need) *Ticket { return w.Join(need) }
+
+// where returns the nodes, by their places, that jobs have slots of; - for none.
+func (w *world) where(tickets ...*Ticket) string {
+	var places []string
+	for _, t := range tickets {
+		place := "-"
+		if n := t.Node(); n != nil {
+			place = fmt.Sprint(slices.Index(w.nodes, n))
+		}
+		places = append(places, place)
+	}
+	return strings.Join(places, " ")
+}
+
+func (w *world) want(want string, tickets ...*Ticket) {
+	w.t.Helper()
+	if got := w.where(tickets...); got != want {
+		w.t.Errorf("the jobs are on %s, want %s", got, want)
+	}
+}
+
+// TestSpread has jobs without a home go where most slots are free.
+func TestSpread(t *testing.T) {
+	w := newWorld(t, "", "", "")
+	var all []*Ticket
+	for range 8 {
+		all = append(all, w.join(Need{}))
+	}
+	w.want("0 1 2 0 1 2 - -", all...)
+	all[4].Leave()
+	w.want("1 -", all[6:]...)
+}
+
+// TestPlatform has jobs go to nodes of the platform that they ask for. One that waits for its own does
+// not keep those behind it from others.
+func TestPlatform(t *testing.T) {
+	w := newWorld(t, amd64, arm64)
+	a, b, c := w.join(Need{Platform: arm64}), w.join(Need{Platform: arm64}), w.join(Need{Platform: arm64})
+	d, e, f := w.join(Need{}), w.join(Need{Platform: amd64}), w.join(Need{})
+	w.want("1 1 - 0 0 -", a, b, c, d, e, f)
+	a.Leave()
+	w.want("1 -", c, f)
+	b.Leave()
+	w.want("1", f)
+}
+
+// TestHome has the jobs of a repository go to the node of the first. They wait for it for a while, and
+// then go where there is room, which is their home from then on.
+func TestHome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "", "", "")
+		filler := w.join(Need{})
+		first := w.join(Need{Home: "a"})
+		w.want("0 1", filler, first)
+		filler.Leave()
+		second, third := w.join(Need{Home: "a"}), w.join(Need{Home: "a"})
+		other := w.join(Need{Home: "b"})
+		w.want("1 - 0", second, third, other) // it does not hold up who comes later
+		time.Sleep(Patience - time.Second)
+		w.want("-", third)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		w.want("2", third)
+		fourth := w.join(Need{Home: "a"})
+		w.want("2", fourth)
+
+		fifth := w.join(Need{Home: "a"})
+		w.want("-", fifth)
+		third.Leave()
+		w.want("2", fifth)
+		sixth := w.join(Need{Home: "a"})
+		w.Down(w.nodes[2]) // there is nothing to wait for
+		w.want("0", sixth)
+	})
+}
+
+// TestHomesOfNode has a node come with what it keeps.
+func TestHomesOfNode(t *testing.T) {
+	w := newWorld(t, "", "")
+	n := &Node{Slots: 1}
+	w.nodes = append(w.nodes, n)
+	w.Up(n, "a", "b")
+	w.Up(w.nodes[0], "a") // has it too, but is not its home
+	a, c := w.join(Need{Home: "a"}), w.join(Need{Home: "c"})
+	w.want("2 0", a, c)
+	a.Leave()
+	w.Down(n)
+	b := w.join(Need{Home: "b"})
+	w.want("1", b)
+}
+
+// TestDown has a node go and come back while a job has a slot of it.
+func TestDown(t *testing.T) {
+	w := newWorld(t, "")
+	a, b := w.join(Need{}), w.join(Need{})
+	w.Down(w.nodes[0])
+	c := w.join(Need{})
+	a.Leave()
+	w.want("0 -", b, c)
+	w.Up(w.nodes[0])
+	w.want("0 0", b, c)
+	if d := w.join(Need{}); d.Node() != nil {
+		t.Error("a node that came back has more slots than it had")
+	}
+}
+
+// TestNoNode has a job wait until there is a node at all.
+func TestNoNode(t *testing.T) {
+	w := newWorld(t)
+	a := w.join(Need{Home: "a"})
+	w.want("-", a)
+	w.nodes = []*Node{{Slots: 1}}
+	w.Up(w.nodes[0])
+	w.want("0", a)
+}
+
+// TestManyNodes has 2,000 jobs an hour come for simulatedTime to 200 nodes, which go and come back at random.
+// None waits while a node has a slot that it could have, none gets a slot of a node that is down, and
+// jobs of one need get theirs in the order in which they came.
+func TestManyNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(7, 0))
+		platforms := make([]string, 200)
+		for i := range platforms {
+			platforms[i] = []string{amd64, amd64, arm64}[i%3]
+		}
+		w := newWorld(t, platforms...)
+		var jobs []*Ticket
+		for begun := time.Now(); time.Since(begun) < simulatedTime; {
+			time.Sleep(time.Duration(r.ExpFloat64() * float64(time.Hour) / 2000))
+			if r.IntN(20) == 0 {
+				n := w.nodes[r.IntN(len(w.nodes))]
+				w.Down(n)
+				time.AfterFunc(time.Duration(r.IntN(600))*time.Second, func() { w.Up(n) })
+			}
+			need := Need{Home: fmt.Sprint(r.IntN(500)), Platform: []string{"", amd64, arm64}[r.IntN(3)]}
+			ticket, takes := w.join(need), time.Duration(r.IntN(900))*time.Second
+			jobs = append(jobs, ticket)
+			go func() {
+				defer ticket.Leave()
+				if n, err := ticket.Wait(t.Context(), func(int) {}); err != nil || !ticket.need.suits(n) {
+					t.Errorf("job %+v: %+v, %v", need, n, err)
+				}
+				time.Sleep(takes)
+			}()
+			synctest.Wait()
+			if len(jobs)%100 == 0 {
+				w.check()
+			}
+		}
+		time.Sleep(2 * time.Hour)
+		for i, job := range jobs {
+			if job.Node() == nil {
+				t.Fatalf("job %d has had no slot", i)
+			}
+		}
+		if running, waiting := w.Load(); running+waiting > 0 {
+			t.Errorf("at the end %d jobs run and %d wait", running, waiting)
+		}
+		t.Logf("%d jobs", len(jobs))
+	})
+}
+
+// check looks at the whole of a world in which nothing moves.
+func (w *world) check() {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, n := range w.nodes {
+		if n.taken < 0 || n.taken > n.Slots {
+			w.t.Fatalf("%d of %d slots of a node are taken", n.taken, n.Slots)
+		}
+	}
+	for _, t := range w.waiting {
+		home := w.homes[t.need.Home]
+		if home != nil && home.up && t.need.suits(home) && home.free() <= 0 && time.Now().Before(t.until) {
+			continue // it waits for its home
+		}
+		for _, n := range w.nodes {
+			if n.free() > 0 && t.need.suits(n) {
+				w.t.Fatalf("a job that needs %+v waits, and a node has %d free slots", t.need, n.free())
+			}
+		}
+	}
+}
+
+// BenchmarkPlace gives a job a slot, and takes it back, among so many nodes of which half are full.
+func BenchmarkPlace(b *testing.B) {
+	for _, many := range []int{10, 100, 1000} {
+		b.Run(fmt.Sprint(many, "-nodes"), func(b *testing.B) {
+			q := NewQueue()
+			for range many {
+				q.Up(&Node{Slots: 2})
+			}
+			for range many {
+				q.Join(Need{})
+			}
+			for b.Loop() {
+				t := q.Join(Need{Home: "a"})
+				t.Wait(context.Background(), func(int) {})
+				t.Leave()
+			}
+		})
+	}
+}
