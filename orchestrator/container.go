@@ -54,9 +54,12 @@ func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog
 		r.stop(ctx, c, err)
 		return 0, nil, err
 	case <-ctx.Done():
-		r.stop(ctx, c, context.Cause(ctx))
-		out.finish(drainTimeout)
-		return 0, nil, context.Cause(ctx)
+		cause := context.Cause(ctx)
+		if !isSilent(cause) { // an engine that is would not hear of it, and has nothing to say
+			r.stop(ctx, c, cause)
+			out.finish(drainTimeout)
+		}
+		return 0, nil, cause
 	}
 	whole := out.finish(drainTimeout)
 	if end := out.lastRecord(); end != nil {
@@ -136,11 +139,11 @@ var (
 		Advice: "Whoever looks after the container engine may know why."}
 )
 
+// isSilent reports whether a job ends because its engine gives no sign of life.
+func isSilent(cause error) bool { return errors.Is(cause, errHangs) || errors.Is(cause, errNodeLost) }
+
 // stop ends a container, gently first. ctx may have ended.
 func (r *run) stop(ctx context.Context, c engine.Container, cause error) {
-	if errors.Is(cause, errHangs) { // it would not hear this either
-		return
-	}
 	grace := stopGrace
 	switch end, _ := errors.AsType[jobend.End](cause); end {
 	case jobend.Cancelled, jobend.ClientGone, jobend.Shutdown:

@@ -164,7 +164,7 @@ func TestNoEngine(t *testing.T) {
 			if f.b.Healthy(t.Context()) == nil || f.b.local.leftovers.sweep(t.Context(), nil) == nil || f.b.Check(t.Context()) != nil {
 				t.Error("it is healthy, or clean, or sure that the engine cannot do")
 			}
-			if _, err := f.b.Stores().List(t.Context()); err == nil {
+			if _, err := f.b.local.stores.List(t.Context()); err == nil {
 				t.Error("it knows of the stores")
 			}
 			f.engine.Return()

@@ -24,6 +24,7 @@ type Job struct {
 	reader *joblog.Reader // nil: it has no log
 	cancel context.CancelCauseFunc
 	ended  chan struct{}
+	node   *node           // on which it runs; nil while it waits; guarded by the builder
 	last   schemas.Message // once it has ended
 }
 
@@ -134,9 +135,12 @@ func (r *run) inTurn(ctx context.Context, ticket *nodes.Ticket, record *recorder
 	if err != nil {
 		return Verdict{Err: cancelled(err)}
 	}
-	r.node = r.b.nodeOf(slots)
+	r.node = r.b.place(r.id, slots)
 	record.start()
 	r.log.Info("job started")
+	if r.node.cluster != nil {
+		r.say("on node " + r.node.name)
+	}
 	ctx, stop := r.b.options.Deadlines.bound(ctx)
 	defer stop()
 	return r.do(ctx)

@@ -16,29 +16,45 @@ type node struct {
 	engine    engine.Engine
 	stores    *stores.Pool
 	leftovers *leftovers
+
+	cluster *cluster // nil: it is the one engine of its builder, as for what follows
+	name    string   // of its machine
+	homes   []string // the repositories whose stores it had when it came
+	inUse   bool     // guarded by the cluster
 }
 
-// addNode has the builder use an engine.
-func (b *Builder) addNode(e engine.Engine) *node {
-	n := &node{
+// newNode returns the node that an engine is.
+func (b *Builder) newNode(e engine.Engine, slots *nodes.Node, options stores.Options) *node {
+	return &node{
 		b:         b,
-		slots:     &nodes.Node{Slots: b.options.MaxJobs},
+		slots:     slots,
 		engine:    e,
-		stores:    stores.New(e, b.options.Stores, b.log),
+		stores:    stores.New(e, options, b.log),
 		leftovers: &leftovers{engine: e, builder: b.id, isRunning: b.isRunning, seen: make(map[string]sighting)},
 	}
-	b.mu.Lock()
-	b.nodes[n.slots] = n
-	b.mu.Unlock()
-	b.queue.Up(n.slots)
-	return n
 }
 
-// nodeOf returns the node that the queue knows as slots.
-func (b *Builder) nodeOf(slots *nodes.Node) *node {
+// register has the queue's slots be those of a node.
+func (b *Builder) register(n *node) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.nodes[slots]
+	b.nodes[n.slots] = n
+}
+
+// addLocal has the builder use one engine, for good.
+func (b *Builder) addLocal(e engine.Engine) {
+	b.local = b.newNode(e, &nodes.Node{Slots: b.options.MaxJobs}, b.options.Stores)
+	b.register(b.local)
+	b.queue.Up(b.local.slots)
+}
+
+// place notes that a job runs on the node that the queue knows as slots, and returns that.
+func (b *Builder) place(job string, slots *nodes.Node) *node {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := b.nodes[slots]
+	b.running[job].node = n
+	return n
 }
 
 // tend brings the job image onto the engine, so that the first job need not wait for it, looks after the

@@ -44,6 +44,8 @@ type Options struct {
 	Deadlines Deadlines
 	// PublicURL is the address of the builder's page, without a slash at its end; empty: not known.
 	PublicURL string
+	// Cluster says where jobs run; nil: on the engine that the builder is made with.
+	Cluster *Cluster
 	// Observer counts; nil is nobody.
 	Observer Observer
 }
@@ -56,9 +58,8 @@ type Builder struct {
 	logs    *joblog.Store
 	records Records
 	log     *slog.Logger
-	local   *node // the engine that it was made with
+	local   *node // the one engine; nil: it uses a cluster
 
-	places     chan struct{} // holds an item for each job, and for each client that may send one
 	queue      *nodes.Queue
 	background sync.WaitGroup // for jobs, and what is done after their end is known
 
@@ -70,8 +71,8 @@ type Builder struct {
 	changed *sync.Cond      // on mu: a job has left running
 }
 
-// New returns a builder on an engine, which need not be running yet. The logs of jobs are kept in
-// logs, and what else outlives them in records.
+// New returns a builder on an engine, which need not be running yet; or on the cluster that the options
+// name, if e is nil. The logs of jobs are kept in logs, and what else outlives them in records.
 func New(e engine.Engine, options Options, logs *joblog.Store, records Records, log *slog.Logger) *Builder {
 	if options.Observer == nil {
 		options.Observer = nobody{}
@@ -84,26 +85,20 @@ func New(e engine.Engine, options Options, logs *joblog.Store, records Records, 
 		logs:    logs,
 		records: records,
 		log:     log,
-		places:  make(chan struct{}, options.MaxJobs+options.MaxQueued),
-		queue:   nodes.NewQueue(),
+		queue:   nodes.NewQueue(options.MaxQueued),
 		nodes:   make(map[*nodes.Node]*node),
 		running: make(map[string]*Job),
 	}
 	b.changed = sync.NewCond(&b.mu)
-	b.local = b.addNode(e)
+	if e != nil {
+		b.addLocal(e)
+	}
 	return b
 }
 
 // Acquire takes a place for a job, in a slot or in the line of those that wait for one. ok is false if
-// all are taken. release gives it back, and does so once.
-func (b *Builder) Acquire() (release func(), ok bool) {
-	select {
-	case b.places <- struct{}{}:
-		return sync.OnceFunc(func() { <-b.places }), true
-	default:
-		return nil, false
-	}
-}
+// all are taken. release gives it back, and may be called more than once.
+func (b *Builder) Acquire() (release func(), ok bool) { return b.queue.Admit() }
 
 // Load returns how many jobs have a slot, and how many wait for one.
 func (b *Builder) Load() (running, waiting int) { return b.queue.Load() }
@@ -129,8 +124,17 @@ func (b *Builder) cancelAll(cause error) {
 	}
 }
 
-// Healthy returns nil while the engine answers.
+// errNoNode is why no job can run on a cluster.
+var errNoNode = &engine.Failure{End: jobend.EngineGone, What: "No node is there.", Advice: "Start one, or set IGLU_NODES to where they are."}
+
+// Healthy returns nil while the engine answers, or any of the cluster.
 func (b *Builder) Healthy(ctx context.Context) error {
+	if b.local == nil {
+		if b.queue.Slots() == 0 {
+			return errNoNode
+		}
+		return nil
+	}
 	_, err := b.local.engine.Info(ctx)
 	return err
 }
@@ -141,6 +145,9 @@ const checkTimeout = 15 * time.Second
 // Check returns why jobs can never run as the builder is set up, or nil as far as the engine
 // can be asked.
 func (b *Builder) Check(ctx context.Context) error {
+	if b.local == nil {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	_, err := b.local.engine.Info(ctx)
@@ -151,11 +158,26 @@ func (b *Builder) Check(ctx context.Context) error {
 }
 
 // Tend brings the job image onto the engine, so that the first job need not wait for it, looks
-// after the stores, and removes what dead builders leave, until ctx ends.
-func (b *Builder) Tend(ctx context.Context) { b.local.tend(ctx) }
+// after the stores, and removes what dead builders leave, until ctx ends; on each node of a cluster.
+func (b *Builder) Tend(ctx context.Context) {
+	if b.local != nil {
+		b.local.tend(ctx)
+		return
+	}
+	c := &cluster{Cluster: *b.options.Cluster, b: b, asked: make(map[string]bool), byID: make(map[string]*node)}
+	c.follow(ctx)
+}
 
-// Stores returns the Nix stores that outlive jobs.
-func (b *Builder) Stores() *stores.Pool { return b.local.stores }
+// StoresSize returns how many Nix stores outlive jobs, and how many bytes they take together.
+func (b *Builder) StoresSize() (stores int, bytes int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, n := range b.nodes {
+		more, size := n.stores.Size()
+		stores, bytes = stores+more, bytes+size
+	}
+	return stores, bytes
+}
 
 // Close cancels the jobs that still run, waits until what is left of the last is removed, and frees the
 // connection to the engine. No job may be started any more.
@@ -164,6 +186,9 @@ func (b *Builder) Close() error {
 	cancel()
 	b.Drain(now)
 	b.background.Wait()
+	if b.local == nil {
+		return nil
+	}
 	return b.local.engine.Close()
 }
 

@@ -41,7 +41,11 @@ func builder(t *testing.T, run func(p *memengine.Process) int, change ...func(*O
 		c(&options)
 	}
 	log = new(lockedBuffer)
-	b = New(memengine.New(run), options, logs, new(keptRecords), slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	var e engine.Engine
+	if options.Cluster == nil {
+		e = memengine.New(run)
+	}
+	b = New(e, options, logs, new(keptRecords), slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	t.Cleanup(func() {
 		if err := b.Close(); err != nil {
 			t.Error(err)
@@ -52,8 +56,8 @@ func builder(t *testing.T, run func(p *memengine.Process) int, change ...func(*O
 
 // use has a builder that has no job yet use another engine.
 func (b *Builder) use(e engine.Engine) {
-	b.queue, b.nodes = nodes.NewQueue(), make(map[*nodes.Node]*node)
-	b.local = b.addNode(e)
+	b.queue, b.nodes = nodes.NewQueue(b.options.MaxQueued), make(map[*nodes.Node]*node)
+	b.addLocal(e)
 }
 
 // build runs a job to its end, as a session does.

@@ -64,8 +64,11 @@ func (r *run) followTask(ctx context.Context, c engine.Container, out io.Writer)
 		<-done
 		return how.Code, how.err
 	case <-ctx.Done():
-		r.stop(ctx, c, context.Cause(ctx))
-		return 0, context.Cause(ctx)
+		cause := context.Cause(ctx)
+		if !isSilent(cause) {
+			r.stop(ctx, c, cause)
+		}
+		return 0, cause
 	}
 }
 

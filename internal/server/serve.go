@@ -70,7 +70,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	builder := orchestrator.New(engine, s.builder(nix, numbers), logs, records, log)
 	defer builder.Close()
 	numbers.Jobs(builder.Load)
-	numbers.Stores(builder.Stores().Size)
+	numbers.Stores(builder.StoresSize)
 	page := web.New(records, logs, builder, web.Options{
 		Commands:      s.AllowedCommands,
 		ClientTimeout: s.ClientTimeout,

@@ -140,7 +140,7 @@ func (d *Engine) Info(ctx context.Context) (engine.Info, error) {
 		return engine.Info{}, err
 	}
 	sandboxed, err := d.usesSandbox(m)
-	return engine.Info{CPUs: m.NCPU, Memory: m.MemTotal, Sandboxed: sandboxed}, err
+	return engine.Info{ID: m.id(), Name: m.Name, Platform: m.platform, CPUs: m.NCPU, Memory: m.MemTotal, Sandboxed: sandboxed}, err
 }
 
 // Image implements engine.Engine.

@@ -54,6 +54,14 @@ func (d *Engine) describe(ctx context.Context) (*machine, error) {
 	return m, nil
 }
 
+// id returns what tells the engine from others. Podman makes a new ID up whenever it is asked.
+func (m *machine) id() string {
+	if m.isPodman {
+		return m.Name
+	}
+	return m.ID
+}
+
 // checkPlatform refuses a machine that cannot run this program.
 func (m *machine) checkPlatform() error {
 	if own := runtime.GOOS + "/" + runtime.GOARCH; m.platform != own {

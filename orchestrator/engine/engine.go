@@ -78,8 +78,11 @@ var (
 
 // Info is what an engine says of its machine.
 type Info struct {
-	CPUs   int
-	Memory int64 // in bytes
+	ID       string // the engine's own, which no other has
+	Name     string // the machine's host name
+	Platform string // what its programs are for, such as linux/amd64
+	CPUs     int
+	Memory   int64 // in bytes
 	// Sandboxed is true if Nix can use its own sandbox in a container, and is to.
 	Sandboxed bool
 }

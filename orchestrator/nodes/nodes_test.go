@@ -21,7 +21,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T, platforms ...string) *world {
-	w := &world{Queue: NewQueue(), t: t}
+	w := &world{Queue: NewQueue(0), t: t}
 	for _, platform := range platforms {
 		n := &Node{Platform: platform, Slots: 2}
 		w.nodes = append(w.nodes, n)
@@ -222,7 +222,7 @@ func (w *world) check() {
 func BenchmarkPlace(b *testing.B) {
 	for _, many := range []int{10, 100, 1000} {
 		b.Run(fmt.Sprint(many, "-nodes"), func(b *testing.B) {
-			q := NewQueue()
+			q := NewQueue(0)
 			for range many {
 				q.Up(&Node{Slots: 2})
 			}

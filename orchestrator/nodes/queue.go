@@ -30,11 +30,45 @@ type Queue struct {
 	homes   map[string]*Node
 	waiting []*Ticket // in the order in which they came
 	running int
+	room    int // for jobs that wait
+	inside  int // who is admitted
 	closed  bool
 }
 
-// NewQueue returns a queue without nodes.
-func NewQueue() *Queue { return &Queue{homes: make(map[string]*Node)} }
+// NewQueue returns a queue without nodes, in which so many jobs can wait.
+func NewQueue(room int) *Queue { return &Queue{room: room, homes: make(map[string]*Node)} }
+
+// Admit lets a job in, or a client that may send one. ok is false if there are as many as the nodes have
+// slots and the queue has room for. leave makes room for another, and may be called again.
+func (q *Queue) Admit() (leave func(), ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.inside >= q.slots()+q.room {
+		return nil, false
+	}
+	q.inside++
+	return sync.OnceFunc(func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.inside--
+	}), true
+}
+
+// Slots returns how many jobs the nodes that are up run at once.
+func (q *Queue) Slots() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.slots()
+}
+
+func (q *Queue) slots() (all int) {
+	for _, n := range q.nodes {
+		if n.up {
+			all += n.Slots
+		}
+	}
+	return all
+}
 
 // Up has a node take jobs, which is new or was down. It is the home of what homes names, unless a node
 // is that already.

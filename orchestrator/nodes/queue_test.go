@@ -26,7 +26,7 @@ func TestQueueAtRandom(t *testing.T) {
 
 func queueAtRandom(t *testing.T, slots int, r *rand.Rand) {
 	const jobs = 10_000
-	q := NewQueue()
+	q := NewQueue(0)
 	q.Up(&Node{Slots: slots})
 	begun := make([]time.Time, jobs) // zero: it gave up
 	for n := range jobs {
@@ -71,7 +71,7 @@ func queueAtRandom(t *testing.T, slots int, r *rand.Rand) {
 // TestPlaces has those who wait told how many are before them, as that changes.
 func TestPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := NewQueue()
+		q := NewQueue(0)
 		q.Up(&Node{Slots: 1})
 		told := make([][]int, 4)
 		tickets := make([]*Ticket, 4)
@@ -110,4 +110,34 @@ func TestPlaces(t *testing.T) {
 			t.Errorf("who comes after the end is told %v", err)
 		}
 	})
+}
+
+// TestAdmit lets in as many as there are slots on nodes that are up, and room to wait.
+func TestAdmit(t *testing.T) {
+	q := NewQueue(2)
+	admit := func(want int) (leave func()) {
+		t.Helper()
+		for n := 0; ; n++ {
+			left, ok := q.Admit()
+			if !ok {
+				if n != want {
+					t.Errorf("%d are let in, want %d", n, want)
+				}
+				return leave
+			}
+			leave = left
+		}
+	}
+	admit(2)
+	one, two := &Node{Slots: 1}, &Node{Slots: 3}
+	q.Up(one)
+	q.Up(two)
+	leave := admit(4)
+	leave()
+	leave()
+	admit(1)
+	q.Down(two)
+	admit(0)
+	q.Up(two)
+	admit(0)
 }

@@ -1,0 +1,235 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"time"
+
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/orchestrator/nodes"
+	"iglu.sh/builder/orchestrator/stores"
+)
+
+// A Cluster says on which engines jobs run, if not on one.
+type Cluster struct {
+	// Find returns the addresses at which there may be engines now. Two may be of one engine.
+	Find func(ctx context.Context) ([]string, error)
+	// Open returns the engine at an address, which need not be there.
+	Open func(address string) (engine.Engine, error)
+	// Platform is what the engines must run, such as linux/amd64: the program that jobs run in their
+	// containers is made for it.
+	Platform string
+}
+
+const (
+	// findInterval is how often a cluster's addresses are looked for.
+	findInterval = 5 * time.Second
+	// pingInterval is how often each of its engines is asked for a sign of life, and mostMissed how
+	// many times in a row it may give none before its jobs count as lost.
+	pingInterval = 5 * time.Second
+	mostMissed   = 3
+)
+
+// A cluster is the engines of a Cluster, as they come and go.
+//
+// An address is asked for as long as it is found, or its engine answers: a name server forgets an engine
+// that is cut off for a while, and only the engine's silence says that it is gone.
+type cluster struct {
+	Cluster
+	b *Builder
+
+	mu    sync.Mutex
+	found map[string]bool  // the addresses that were found last
+	asked map[string]bool  // those that a goroutine asks
+	byID  map[string]*node // the engines that there are or were, by their IDs
+}
+
+// follow uses the engines until ctx ends.
+func (c *cluster) follow(ctx context.Context) {
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	ticker := time.NewTicker(findInterval)
+	defer ticker.Stop()
+	for {
+		addresses, err := c.Find(ctx)
+		if err != nil && ctx.Err() == nil {
+			c.b.log.Warn("cannot look for nodes: those that are known stay", "err", err)
+		}
+		if err == nil {
+			for _, address := range c.note(addresses) {
+				asking.Go(func() { c.ask(ctx, address) })
+			}
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// note notes which addresses are found, and returns those that nobody asks yet.
+func (c *cluster) note(addresses []string) (fresh []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.found = make(map[string]bool)
+	for _, address := range addresses {
+		c.found[address] = true
+		if !c.asked[address] {
+			c.asked[address] = true
+			fresh = append(fresh, address)
+		}
+	}
+	return fresh
+}
+
+// isWanted reports whether an address is still found. If not, it is asked no more.
+func (c *cluster) isWanted(address string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.found[address] {
+		delete(c.asked, address)
+	}
+	return c.found[address]
+}
+
+// ask asks the engine at an address for signs of life, and has the builder use it while it gives some.
+func (c *cluster) ask(ctx context.Context, address string) {
+	log := c.b.log.With("address", address)
+	ticker := time.NewTicker(pingInterval)
+	defer ticker.Stop()
+	for c.isWanted(address) {
+		e, err := c.Open(address)
+		if err != nil {
+			log.Warn("cannot use a node", "err", err)
+			return
+		}
+		n := c.await(ctx, e, address, ticker.C)
+		if n != nil {
+			log.Info("a node is there", "node", n.name)
+			n.use(ctx, ticker.C)
+			log.Info("a node is gone", "node", n.name)
+		}
+		e.Close()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// await returns the engine at an address as a node when it answers; or nil if the address is not found
+// any more, or ctx ends. An engine that is there by another address is none.
+func (c *cluster) await(ctx context.Context, e engine.Engine, address string, tick <-chan time.Time) *node {
+	told := false
+	for c.isWanted(address) {
+		info, err := e.Info(ctx)
+		if err == nil {
+			var n *node
+			if n, err = c.nodeOf(ctx, e, info); n != nil {
+				return n
+			}
+		}
+		if err != nil && !told && ctx.Err() == nil {
+			c.b.log.Warn("a node cannot be used", "address", address, "err", err)
+			told = true
+		}
+		select {
+		case <-tick:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return nil
+}
+
+// nodeOf returns the node that an engine is, unless it is in use already. One that was there before has
+// the slots that it had, of which jobs may have some still.
+func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info) (*node, error) {
+	if info.Platform != c.Platform {
+		return nil, fmt.Errorf("it runs %s, and this builder's program is made for %s", info.Platform, c.Platform)
+	}
+	volumes, err := e.Volumes().List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.byID[info.ID]
+	if before != nil && before.inUse {
+		return nil, nil
+	}
+	slots := &nodes.Node{Platform: info.Platform, Slots: c.b.options.MaxJobs}
+	if before != nil {
+		slots = before.slots
+	}
+	n := c.b.newNode(e, slots, c.b.storesOf(info.ID))
+	n.cluster, n.name, n.inUse = c, info.Name, true
+	for _, v := range volumes {
+		n.homes = append(n.homes, v.Labels[engine.LabelStore])
+	}
+	c.byID[info.ID] = n
+	return n, nil
+}
+
+// use has jobs run on the node for as long as its engine gives signs of life. Then those that are there
+// are lost.
+func (n *node) use(ctx context.Context, tick <-chan time.Time) {
+	tending, stop := context.WithCancel(ctx)
+	var tasks sync.WaitGroup
+	tasks.Go(func() { n.tend(tending) })
+	defer tasks.Wait()
+	defer stop()
+	n.b.register(n)
+	n.b.queue.Up(n.slots, n.homes...)
+	for missed := 0; missed < mostMissed && ctx.Err() == nil; {
+		select {
+		case <-tick:
+		case <-ctx.Done():
+		}
+		if _, err := n.engine.Info(ctx); err == nil {
+			missed = 0
+		} else {
+			missed++
+		}
+	}
+	if ctx.Err() == nil {
+		n.lose()
+	}
+}
+
+// lose ends the jobs of a node that is gone.
+func (n *node) lose() {
+	n.b.queue.Down(n.slots)
+	n.b.cancelOn(n, &engine.Failure{End: jobend.EngineGone, What: "The node " + n.name + " is gone, and the job with it.",
+		Advice: "Send the job again; it runs on another node.", Cause: errNodeLost})
+	n.cluster.mu.Lock()
+	defer n.cluster.mu.Unlock()
+	n.inUse = false
+}
+
+var errNodeLost = errors.New("it has missed its pings")
+
+// cancelOn cancels the jobs on a node.
+func (b *Builder) cancelOn(n *node, cause error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, j := range b.running {
+		if j.node == n {
+			j.Cancel(cause)
+		}
+	}
+}
+
+var nodeFolder = regexp.MustCompile(`[^A-Za-z0-9.-]`)
+
+// storesOf returns how the stores of a node of a cluster are kept.
+func (b *Builder) storesOf(id string) stores.Options {
+	options := b.options.Stores
+	options.Folder = filepath.Join(options.Folder, "nodes", nodeFolder.ReplaceAllString(id, "_"))
+	return options
+}

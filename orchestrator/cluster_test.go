@@ -1,0 +1,278 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/orchestrator/nodes"
+	"iglu.sh/builder/orchestrator/stores"
+	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/memengine"
+)
+
+const ownPlatform = "linux/amd64"
+
+// A lab is a cluster of engines in memory, which a test can cut off.
+type lab struct {
+	t *testing.T
+	clock
+	b        *Builder
+	log      *lockedBuffer
+	machines map[string]*machine // by their addresses
+
+	mu    sync.Mutex
+	found []string
+}
+
+// A machine is one with an engine.
+type machine struct {
+	*memengine.Engine
+	mu   sync.Mutex
+	away bool
+}
+
+var errAway = &engine.Failure{End: jobend.EngineGone, Call: "answer", What: "The container engine does not answer.", Advice: "Start it."}
+
+func (m *machine) cut(away bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.away = away
+}
+
+// newLab returns one with machines n1, n2 and so on, of which each has its name as its address. The first
+// has another, alias; and there is one of another platform, other, which nobody finds.
+func newLab(t *testing.T, machines int, change ...func(*Options)) *lab {
+	l := &lab{t: t, machines: make(map[string]*machine)}
+	for i := range machines {
+		name := fmt.Sprint("n", i+1)
+		m := &machine{Engine: memengine.New(l.run)}
+		m.Machine.ID, m.Machine.Name, m.Machine.Platform = "ID-"+name, name, ownPlatform
+		m.Fail = func(string) error {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if m.away {
+				return errAway
+			}
+			return nil
+		}
+		l.machines[name] = m
+	}
+	other := &machine{Engine: memengine.New(l.run)}
+	other.Machine.ID, other.Machine.Platform = "ID-other", "linux/arm64"
+	l.machines["other"], l.machines["alias"] = other, l.machines["n1"]
+	l.b, l.log, _ = builder(t, nil, append([]func(*Options){func(o *Options) {
+		o.MaxJobs, o.MaxQueued = 2, 100
+		o.Stores = stores.Options{Instance: "test", Mode: stores.Repository, MaxBytes: 1 << 40, Folder: tempDir(t), Wait: time.Minute}
+		o.Cluster = &Cluster{Platform: ownPlatform, Find: l.find, Open: l.open}
+	}}, change...)...)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.b.Tend(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	var all []string
+	for i := range machines { // one after the other, so that jobs are given to n1 first
+		all = append(all, fmt.Sprint("n", i+1))
+		l.setFound(all...)
+		time.Sleep(2 * findInterval)
+	}
+	return l
+}
+
+func (l *lab) find(context.Context) ([]string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.found == nil {
+		return nil, errors.New("no name server answers")
+	}
+	return slices.Clone(l.found), nil
+}
+
+func (l *lab) setFound(addresses ...string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.found = addresses
+}
+
+func (l *lab) open(address string) (engine.Engine, error) {
+	m := l.machines[address]
+	if m == nil {
+		return nil, errors.New("it is no address of a node")
+	}
+	return m, nil
+}
+
+// start starts a job of a repository that takes a time, and returns what gets its end.
+func (l *lab) start(repository, takes string) *sent {
+	s := &sent{done: make(chan struct{})}
+	request := commandOf(repository + " " + takes)
+	request.Git.Repository = repository
+	go func() {
+		defer close(s.done)
+		s.last = l.b.build(l.t.Context(), request, &s.log)
+	}()
+	time.Sleep(100 * time.Millisecond) // until its log is read
+	return s
+}
+
+type sent struct {
+	log  lockedBuffer
+	done chan struct{}
+	last schemas.Message
+}
+
+// node returns the node that the job's log names.
+func (s *sent) node() string {
+	for line := range strings.Lines(s.log.String()) {
+		if name, ok := strings.CutPrefix(line, "iglu: on node "); ok {
+			return strings.TrimSpace(name)
+		}
+	}
+	return "-"
+}
+
+func (s *sent) wantEnd(t *testing.T, want jobend.End) {
+	t.Helper()
+	<-s.done
+	if end, _ := endOf(t, s.last); end != string(want) {
+		t.Errorf("it has ended as %s, want %s: %+v\n%s", end, want, s.last.Response, s.log.String())
+	}
+}
+
+func nodesOf(jobs ...*sent) string {
+	var names []string
+	for _, j := range jobs {
+		names = append(names, j.node())
+	}
+	return strings.Join(names, " ")
+}
+
+// TestCluster has 30 jobs of three repositories on three nodes with two slots each: each repository's go
+// to the node of the first while that has room, and no more than six run at once. While some wait, and
+// have waited for their home, no slot is free.
+func TestCluster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 3)
+		if err := l.b.Healthy(t.Context()); err != nil {
+			t.Error(err)
+		}
+		var jobs []*sent
+		for n := range 30 {
+			jobs = append(jobs, l.start(fmt.Sprint("repository-", n%3), "1m"))
+			if running, _ := l.b.Load(); running != min(n+1, 6) {
+				t.Errorf("%d jobs run after %d have come", running, n+1)
+			}
+		}
+		if got := nodesOf(jobs[:6]...); got != "n1 n2 n3 n1 n2 n3" {
+			t.Errorf("the first six run on %s", got)
+		}
+		for _, j := range jobs {
+			j.wantEnd(t, jobend.Exited)
+			time.Sleep(nodes.Patience + time.Second)
+			if running, waiting := l.b.Load(); running > 6 || waiting > 0 && running < 6 {
+				t.Errorf("%d jobs run and %d wait", running, waiting)
+			}
+		}
+		for name, m := range l.machines {
+			if left := names(t, m); left != "" {
+				t.Errorf("left on %s: %s", name, left)
+			}
+		}
+	})
+}
+
+// TestNodeLost has a node be cut off for 8 s, which costs nothing, and for good: its jobs are told within
+// 20 s, those on others go on, and when it is back it is cleaned and used again.
+func TestNodeLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 2)
+		one, two := l.start("a", "5m"), l.start("b", "5m")
+		if got := nodesOf(one, two); got != "n1 n2" {
+			t.Fatalf("they run on %s", got)
+		}
+		lost := l.machines["n1"]
+		lost.cut(true)
+		time.Sleep(8 * time.Second)
+		lost.cut(false)
+		time.Sleep(20 * time.Second)
+		lost.cut(true)
+		begun := time.Now()
+		one.wantEnd(t, jobend.EngineGone)
+		if took := time.Since(begun); took > 20*time.Second {
+			t.Errorf("its client was told after %s", took)
+		}
+		if r := one.last.Response; r.Error != "The node n1 is gone, and the job with it." {
+			t.Errorf("its client was told %q", r.Error)
+		}
+		three := l.start("a", "1s")
+		three.wantEnd(t, jobend.Exited)
+		if got := three.node(); got != "n2" {
+			t.Errorf("while n1 is gone, the next job of its repository runs on %s", got)
+		}
+		lost.cut(false)
+		time.Sleep(time.Minute)
+		if left := names(t, lost); left != "" {
+			t.Errorf("left on n1: %s", left)
+		}
+		four, five := l.start("c", "1s"), l.start("d", "1s")
+		four.wantEnd(t, jobend.Exited)
+		five.wantEnd(t, jobend.Exited)
+		if got := nodesOf(four, five); got != "n1 n1" {
+			t.Errorf("with n1 back, which has no job, jobs run on %s", got)
+		}
+		two.wantEnd(t, jobend.Exited)
+	})
+}
+
+// TestNodesCome has nodes come, also by two addresses, be forgotten by the name server while they answer,
+// and be of another platform.
+func TestNodesCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 2)
+		slots := func(want int) {
+			t.Helper()
+			time.Sleep(time.Minute)
+			if got := l.b.queue.Slots(); got != want {
+				t.Errorf("%d slots, want %d", got, want)
+			}
+		}
+		slots(4)
+		l.setFound("n1", "n2", "alias", "other", "no address")
+		slots(4)
+		l.setFound("n2")
+		slots(4)
+		l.setFound()
+		slots(4) // no name server
+		l.setFound("n2")
+		l.machines["n1"].cut(true)
+		slots(2)
+		l.machines["n1"].cut(false)
+		slots(2) // it is not found any more
+		l.setFound("alias", "n2")
+		slots(4)
+		l.machines["n1"].cut(true)
+		l.machines["n2"].cut(true)
+		time.Sleep(time.Minute)
+		slots(0)
+		if err := l.b.Healthy(t.Context()); !errors.Is(err, errNoNode) {
+			t.Errorf("without a node it is %v", err)
+		}
+		if !strings.Contains(l.log.String(), "it runs linux/arm64, and this builder's program is made for linux/amd64") {
+			t.Error("nobody is told that a node has another platform")
+		}
+	})
+}
