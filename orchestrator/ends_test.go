@@ -87,7 +87,7 @@ func TestEnds(t *testing.T) {
 		{"exit code of unpushed", "count 75", nil, nil, failed(75)},
 		{"exit code of a lost lifeline", "count 74", nil, nil, failed(74)},
 		{"hung engine", "linger", nil, func(f *fixture, _ *job) { f.engine.Hang() },
-			"engine-gone after 1m13s: The container engine does not answer any more. Send the job again when it does."},
+			"engine-gone after 1m3s: The container engine does not answer any more. Send the job again when it does."},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
