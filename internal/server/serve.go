@@ -179,6 +179,8 @@ const (
 	endTime = 5 * time.Second
 	// safetyTime is left over before the server is killed.
 	safetyTime = 2 * time.Second
+	// StopMargin is how much longer than the grace of its jobs the server needs to stop.
+	StopMargin = endTime + safetyTime
 )
 
 // grace returns how long running jobs may go on for. The server's container is killed after the time
@@ -188,7 +190,7 @@ func (s *Settings) grace(stopTimeout time.Duration, log *slog.Logger) time.Durat
 	if stopTimeout == 0 {
 		return s.ShutdownGrace
 	}
-	most := max(0, stopTimeout-safetyTime-endTime)
+	most := max(0, stopTimeout-StopMargin)
 	if most < s.ShutdownGrace {
 		log.Info("running jobs get less time than IGLU_SHUTDOWN_GRACE says: the server would be killed before", "grace", most, "killed", stopTimeout)
 	}
