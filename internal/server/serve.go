@@ -197,8 +197,11 @@ func (s *Settings) grace(stopTimeout time.Duration, log *slog.Logger) time.Durat
 	return min(most, s.ShutdownGrace)
 }
 
-// hintAtFolder adds to an error of a file which setting its folder comes from.
+// hintAtFolder adds to an error of the state's folder what can be done.
 func hintAtFolder(err error) error {
+	if errors.Is(err, history.ErrNewer) {
+		return fmt.Errorf("%w\nhint: start that version or a later one, or give this one another folder (IGLU_STATE_DIR)", err)
+	}
 	if _, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Errorf("%w\nhint: IGLU_STATE_DIR names a folder that the builder may write to", err)
 	}
