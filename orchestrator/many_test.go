@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -119,7 +118,8 @@ func (e *crowdedEngine) maintain(p *memengine.Process) int {
 // A tended builder is one that looks after what it has.
 type tended struct {
 	*Builder
-	stop func()
+	stop    func()
+	clients sync.WaitGroup // that it has
 }
 
 func many(t *testing.T, r *rand.Rand) {
@@ -138,11 +138,11 @@ func many(t *testing.T, r *rand.Rand) {
 			defer close(done)
 			b.Tend(ctx)
 		}()
-		return &tended{b, func() { cancel(); <-done }}
+		return &tended{Builder: b, stop: func() { cancel(); <-done }}
 	}
 	first, second := start(), start()
-	var current atomic.Pointer[tended] // in the place of the first
-	current.Store(first)
+	var mu sync.Mutex
+	current := first // or what is in its place
 	closing, shutdown := context.WithCancelCause(t.Context())
 	defer shutdown(nil)
 
@@ -151,13 +151,18 @@ func many(t *testing.T, r *rand.Rand) {
 	for n := range 16 {
 		clients.Go(func() {
 			for p := range jobs {
+				mu.Lock()
 				b, ctx := second, t.Context()
 				if n%2 == 0 {
-					if b = current.Load(); b == first {
-						ctx = closing
-					}
+					b = current
+				}
+				b.clients.Add(1)
+				mu.Unlock()
+				if b == first {
+					ctx = closing
 				}
 				send(ctx, t, b.Builder, fmt.Sprint("repository-", p.takes.Milliseconds()%20), p)
+				b.clients.Done()
 			}
 		})
 	}
@@ -165,16 +170,19 @@ func many(t *testing.T, r *rand.Rand) {
 		jobs <- planOf(r)
 		if n == 100 {
 			next := start()
-			current.Store(next)
+			mu.Lock()
+			current = next
+			mu.Unlock()
 			shutdown(jobend.Shutdown)
 			first.stop()
+			first.clients.Wait()
 			first.background.Wait()
 		}
 	}
 	close(jobs)
 	clients.Wait()
 	time.Sleep(time.Minute)
-	current.Load().stop()
+	current.stop()
 	second.stop()
 	if got := names(t, e); got != "" {
 		t.Errorf("left: %s", got)

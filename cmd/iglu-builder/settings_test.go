@@ -7,8 +7,11 @@ import (
 	"net"
 	"os"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
@@ -186,40 +189,121 @@ func TestNoStateDir(t *testing.T) {
 	}
 }
 
-// TestDocumentedSettings holds the table of docs/configuration.md, and the list of
-// docker-compose.yml, against the flags.
+// TestDocumentedSettings holds the table of docs/configuration.md against that of the settings: the
+// rows in their order, and in each the words that the setting takes.
 func TestDocumentedSettings(t *testing.T) {
-	var s server.Settings
-	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
-	s.Register(flags)
-	var want, composed []string
-	flags.VisitAll(func(f *pflag.Flag) {
+	var want, words []string
+	for _, setting := range server.Table() {
 		initial := ""
-		if f.DefValue != "" && f.Name != "state-dir" { // which depends on the user
-			initial = "`" + f.DefValue + "`"
+		if setting.Default != "" && setting.Flag != "state-dir" { // which depends on the user
+			initial = "`" + setting.Default + "`"
 		}
-		want = append(want, fmt.Sprintf("%s %s %s", server.EnvName(f.Name), f.Name, initial))
-		if f.Name != "listen" && f.Name != "state-dir" { // which the image sets
-			composed = append(composed, server.EnvName(f.Name))
+		want = append(want, fmt.Sprintf("%s %s %s", setting.Env, setting.Flag, initial))
+		if setting.Kind.Type == server.YesNo {
+			setting.Kind.Words = []string{"yes"} // and what else is clear
 		}
-	})
-	got := rows(t, "../../docs/configuration.md", "(?m)^\\| `(IGLU_\\w+)` \\| `--([a-z-]+)` \\| *(`[^`]*`)? *\\|")
-	if diff := cmp.Diff(want, got, sorted); diff != "" {
-		t.Errorf("docs/configuration.md (-flags +table):\n%s", diff)
+		for _, word := range setting.Kind.Words {
+			words = append(words, setting.Env+" "+word)
+		}
 	}
-	got = rows(t, "../../docker-compose.yml", `(?m)^      - (IGLU_\w+)(?:=\S+)?$`)
-	if diff := cmp.Diff(composed, got, sorted); diff != "" {
-		t.Errorf("docker-compose.yml (-flags +environment):\n%s", diff)
+	const document = "../../docs/configuration.md"
+	if diff := cmp.Diff(want, rows(t, document, "(?m)^\\| `(IGLU_\\w+)` \\| `--([a-z-]+)` \\| *(`[^`]*`)? *\\|")); diff != "" {
+		t.Errorf("docs/configuration.md (-settings +table):\n%s", diff)
+	}
+	for _, text := range words {
+		variable, word, _ := strings.Cut(text, " ")
+		if len(rows(t, document, "(?m)^\\| `("+variable+")`.*\\|.*`("+regexp.QuoteMeta(word)+")`")) == 0 {
+			t.Errorf("docs/configuration.md does not say that %s may be %s", variable, word)
+		}
 	}
 }
 
-var sorted = cmp.Transformer("sorted", func(list []string) map[string]bool {
-	set := make(map[string]bool)
-	for _, item := range list {
-		set[item] = true
+// TestComposedSettings holds the list of docker-compose.yml against the settings.
+func TestComposedSettings(t *testing.T) {
+	var want []string
+	for _, setting := range server.Table() {
+		if setting.Flag != "listen" && setting.Flag != "state-dir" { // which the image sets
+			want = append(want, setting.Env)
+		}
 	}
-	return set
-})
+	got := rows(t, "../../docker-compose.yml", `(?m)^      - (IGLU_\w+)(?:=\S+)?$`)
+	if diff := cmp.Diff(slices.Sorted(slices.Values(want)), slices.Sorted(slices.Values(got))); diff != "" {
+		t.Errorf("docker-compose.yml (-settings +environment):\n%s", diff)
+	}
+}
+
+// TestNamedSettings looks at every variable that a way to run the builder names, in its comments too:
+// it is a setting, or compose's own.
+func TestNamedSettings(t *testing.T) {
+	known := []string{"IGLU_NAME"} // which stands for all of them
+	for _, setting := range server.Table() {
+		known = append(known, setting.Env)
+	}
+	composed := regexp.MustCompile(`\$\{[^}]*\}`)
+	for _, name := range []string{"docker-compose.yml", "images/Dockerfile", "examples/iglu-builder.service", "examples/iglu-stack/docker-compose.yml"} {
+		text, err := os.ReadFile("../../" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := regexp.MustCompile(`IGLU_\w+`).FindAllString(composed.ReplaceAllString(string(text), ""), -1)
+		if len(named) == 0 {
+			t.Errorf("%s names no setting", name)
+		}
+		for _, variable := range named {
+			if !slices.Contains(known, variable) {
+				t.Errorf("%s names %s, which is no setting", name, variable)
+			}
+		}
+	}
+}
+
+// TestUnitTimes holds the times of the unit for systemd, and what its comments say of them, against
+// the settings.
+func TestUnitTimes(t *testing.T) {
+	const unit = "../../examples/iglu-builder.service"
+	text, err := os.ReadFile(unit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	comment := regexp.MustCompile(`\n# ?`).ReplaceAllString(string(text), " ")
+	if want := fmt.Sprintf("TimeoutStopSec must be at least %.0f s longer", server.StopMargin.Seconds()); !strings.Contains(comment, want) {
+		t.Errorf("the unit does not say %q", want)
+	}
+	grace, err := time.ParseDuration(rowOf(t, "shutdown-grace").Default)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := rows(t, unit, `(?m)^TimeoutStopSec=(\d+)$`)
+	if seconds, err := strconv.Atoi(strings.Join(stop, "")); err != nil || time.Duration(seconds)*time.Second < grace+server.StopMargin {
+		t.Errorf("TimeoutStopSec is %s, and IGLU_SHUTDOWN_GRACE %s by default", stop, grace)
+	}
+}
+
+func rowOf(t *testing.T, flag string) server.Setting {
+	t.Helper()
+	table := server.Table()
+	i := slices.IndexFunc(table, func(s server.Setting) bool { return s.Flag == flag })
+	if i < 0 {
+		t.Fatalf("there is no setting %s", flag)
+	}
+	return table[i]
+}
+
+// TestCompletion has a shell ask for the values of each setting.
+func TestCompletion(t *testing.T) {
+	for _, setting := range server.Table() {
+		var stdout, stderr bytes.Buffer
+		code := run(t.Context(), []string{"__complete", "serve", "--" + setting.Flag, ""}, nil, &stdout, &stderr)
+		directive := map[server.Type]string{server.File: ":0", server.Folder: ":16"}[setting.Kind.Type]
+		if directive == "" {
+			directive = ":4" // no files
+		}
+		want := append(slices.Clone(setting.Kind.Words), directive)
+		if got := strings.Fields(stdout.String()); code != 0 || !slices.Equal(got, want) {
+			t.Errorf("--%s: exit code %d, %q, want %q", setting.Flag, code, got, want)
+		}
+	}
+}
 
 // rows returns the matches of a pattern in a file, the groups of each joined by
 // spaces.

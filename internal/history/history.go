@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -31,14 +32,25 @@ const (
 	lockTimeout = time.Second
 )
 
-// Records lie by when their jobs began, so that the newest are the last; ids says where.
+// format is the number of the form in which a builder keeps what outlives it: records, logs and what it
+// knows of stores. A version that those before it could not read has a higher one. Files without one
+// are of the first.
+const format = 1
+
+// Records lie by when their jobs began, so that the newest are the last; ids says where. meta has the
+// format.
 var (
 	recordsBucket = []byte("records")
 	idsBucket     = []byte("ids")
+	metaBucket    = []byte("meta")
+	formatKey     = []byte("format")
 )
 
 // ErrInUse is returned for a file that another process has open.
 var ErrInUse = errors.New("another process has it open")
+
+// ErrNewer is returned for a file that a newer version of the builder has written.
+var ErrNewer = errors.New("a newer version of the builder has written it")
 
 // ErrNotFound is returned for a job of which there is no record.
 var ErrNotFound = errors.New("there is no record of the job")
@@ -57,6 +69,9 @@ func Open(name string) (*History, error) {
 		if h.db, err = bbolt.Open(name, 0o600, &bbolt.Options{Timeout: lockTimeout}); err != nil {
 			return err
 		}
+		if err := h.checkFormat(); err != nil {
+			return err
+		}
 		return h.interrupt()
 	})
 	if err == nil {
@@ -65,11 +80,16 @@ func Open(name string) (*History, error) {
 	if h.db != nil {
 		h.db.Close()
 	}
+	if errors.Is(err, bolterrors.ErrVersionMismatch) { // of the database's own format
+		err = ErrNewer
+	}
 	switch pathErr, ok := errors.AsType[*os.PathError](err); {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("open the history %s: %w", name, ErrInUse)
 	case ok:
 		return nil, fmt.Errorf("open the history: %w", pathErr)
+	case errors.Is(err, ErrNewer):
+		return nil, fmt.Errorf("open the history %s: %w", name, err)
 	}
 	return nil, fmt.Errorf("the history %s is damaged: %w"+
 		"\nhint: move the file away; the history begins anew, and the logs stay", name, err)
@@ -85,6 +105,25 @@ func guard(read func() error) (err error) {
 		}
 	}()
 	return read()
+}
+
+// checkFormat returns ErrNewer if the file is of a format that is not known. It changes nothing then.
+func (h *History) checkFormat() error {
+	return h.db.Update(func(tx *bbolt.Tx) error {
+		meta, err := tx.CreateBucketIfNotExists(metaBucket)
+		if err != nil {
+			return err
+		}
+		text := meta.Get(formatKey)
+		if text == nil {
+			return meta.Put(formatKey, []byte(strconv.Itoa(format)))
+		}
+		number, err := strconv.Atoi(string(text))
+		if err == nil && number > format {
+			return fmt.Errorf("%w: its format is %d, and this version knows those up to %d", ErrNewer, number, format)
+		}
+		return err
+	})
 }
 
 // interrupt ends the records of jobs that nobody runs any more. It reads all records, so that

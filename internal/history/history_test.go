@@ -1,6 +1,7 @@
 package history
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"iglu.sh/builder/internal/jobend"
@@ -178,6 +180,84 @@ func TestOpenErrors(t *testing.T) {
 		if _, ok := errors.AsType[*os.PathError](err); !ok || strings.Contains(err.Error(), "damaged") {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// TestNewer has a newer version of the builder, and of the database, have written the file: it is
+// refused, and stays as it is.
+func TestNewer(t *testing.T) {
+	name := file(t)
+	h := open(t, name)
+	keep(t, h, Record{Job: "a", Begun: noon}) // which runs, and would be interrupted
+	setFormat := func(text string) {
+		t.Helper()
+		if err := h.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(metaBucket).Put(formatKey, []byte(text)) }); err != nil {
+			t.Fatal(err)
+		}
+		h.Close()
+	}
+	setFormat("2")
+	const known = "a newer version of the builder has written it: its format is 2, and this version knows those up to 1"
+	refused := func(want string) {
+		t.Helper()
+		before, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = Open(name)
+		if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "damaged") {
+			t.Errorf("%v, want %q", err, want)
+		}
+		if after, err := os.ReadFile(name); err != nil || !bytes.Equal(before, after) {
+			t.Errorf("the file has changed (%v)", err)
+		}
+	}
+	refused(known)
+
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range []int{0, os.Getpagesize()} { // the database's own number, after the page's header and a magic one
+		data[page+20]++
+	}
+	if err := os.WriteFile(name, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused("a newer version of the builder has written it")
+}
+
+// TestFormats opens files without a format, with this one and with one that is no number.
+func TestFormats(t *testing.T) {
+	name := file(t)
+	for _, change := range []func(tx *bbolt.Tx) error{
+		func(tx *bbolt.Tx) error { return tx.DeleteBucket(metaBucket) },
+		func(*bbolt.Tx) error { return nil },
+	} {
+		h := open(t, name)
+		if err := h.db.Update(change); err != nil {
+			t.Fatal(err)
+		}
+		h.Close()
+		h = open(t, name)
+		err := h.db.View(func(tx *bbolt.Tx) error {
+			if got := string(tx.Bucket(metaBucket).Get(formatKey)); got != "1" {
+				t.Errorf("the format is %q", got)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Close()
+	}
+	h := open(t, name)
+	if err := h.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(metaBucket).Put(formatKey, []byte("x")) }); err != nil {
+		t.Fatal(err)
+	}
+	h.Close()
+	if _, err := Open(name); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("a format that is no number: %v", err)
 	}
 }
 

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/spf13/pflag"
-
 	"iglu.sh/builder/schemas"
 )
 
@@ -32,9 +30,8 @@ func WarnUnknown(environ, others []string, log *slog.Logger) {
 
 // variables returns the names of the variables that set the server.
 func variables() (names []string) {
-	var s Settings
-	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
-	s.Register(flags)
-	flags.VisitAll(func(f *pflag.Flag) { names = append(names, EnvName(f.Name)) })
+	for _, setting := range Table() {
+		names = append(names, setting.Env)
+	}
 	return names
 }

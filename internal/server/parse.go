@@ -24,12 +24,21 @@ import (
 type value[T any] struct {
 	target *T
 	text   string
-	kind   string
+	kind   Kind
 	parse  func(string) (T, error)
 }
 
-func parsed[T any](target *T, kind string, parse func(string) (T, error)) *value[T] {
+func parsed[T any](target *T, kind Kind, parse func(string) (T, error)) *value[T] {
 	return &value[T]{target: target, kind: kind, parse: parse}
+}
+
+// choice is a setting that is one of some words.
+func choice[T ~string](target *T, words ...T) *value[T] {
+	kind := Kind{Type: Word}
+	for _, word := range words {
+		kind = kind.or(string(word))
+	}
+	return parsed(target, kind, oneOf(words...))
 }
 
 func (v *value[T]) Set(text string) error {
@@ -43,7 +52,9 @@ func (v *value[T]) Set(text string) error {
 
 func (v *value[T]) String() string { return v.text }
 
-func (v *value[T]) Type() string { return v.kind }
+func (v *value[T]) Type() string { return string(v.kind.Type) }
+
+func (v *value[T]) Kind() Kind { return v.kind }
 
 func parseAny(text string) (string, error) { return text, nil }
 
@@ -65,7 +76,9 @@ func parseImage(text string) (string, error) {
 	return text, nil
 }
 
-var instanceName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+const instanceForm = `[a-zA-Z0-9][a-zA-Z0-9_.-]*`
+
+var instanceName = regexp.MustCompile(`^` + instanceForm + `$`)
 
 func parseInstance(text string) (string, error) {
 	if !instanceName.MatchString(text) {

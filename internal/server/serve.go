@@ -182,6 +182,8 @@ const (
 	endTime = 5 * time.Second
 	// safetyTime is left over before the server is killed.
 	safetyTime = 2 * time.Second
+	// StopMargin is how much longer than the grace of its jobs the server needs to stop.
+	StopMargin = endTime + safetyTime
 )
 
 // grace returns how long running jobs may go on for. The server's container is killed after the time
@@ -191,15 +193,18 @@ func (s *Settings) grace(stopTimeout time.Duration, log *slog.Logger) time.Durat
 	if stopTimeout == 0 {
 		return s.ShutdownGrace
 	}
-	most := max(0, stopTimeout-safetyTime-endTime)
+	most := max(0, stopTimeout-StopMargin)
 	if most < s.ShutdownGrace {
 		log.Info("running jobs get less time than IGLU_SHUTDOWN_GRACE says: the server would be killed before", "grace", most, "killed", stopTimeout)
 	}
 	return min(most, s.ShutdownGrace)
 }
 
-// hintAtFolder adds to an error of a file which setting its folder comes from.
+// hintAtFolder adds to an error of the state's folder what can be done.
 func hintAtFolder(err error) error {
+	if errors.Is(err, history.ErrNewer) {
+		return fmt.Errorf("%w\nhint: start that version or a later one, or give this one another folder (IGLU_STATE_DIR)", err)
+	}
 	if _, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Errorf("%w\nhint: IGLU_STATE_DIR names a folder that the builder may write to", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,8 +21,8 @@ import (
 	"iglu.sh/builder/orchestrator/stores"
 )
 
-// Settings are what can be set of the server. Each is a flag and an environment
-// variable; docs/configuration.md is the table of them.
+// Settings are what can be set of the server. Each is a flag and an environment variable; Table lists
+// them.
 type Settings struct {
 	Listen          string
 	TokenFile       string
@@ -72,87 +73,87 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		}
 		flags.Var(target, name, usage)
 	}
-	add(parsed(&s.Listen, "host:port", parseAddress), "listen", "127.0.0.1:3000",
+	add(parsed(&s.Listen, matching(`.*:[0-9a-z-]+`), parseAddress), "listen", "127.0.0.1:3000",
 		"`address` to listen on; port 0 takes a free one")
-	add(parsed(&s.TokenFile, "name", parseAny), "token-file", "",
+	add(parsed(&s.TokenFile, file, parseAny), "token-file", "",
 		"`file` with the token that clients must show (default none is asked for)")
-	add(parsed(&s.AllowedOrigins, "origins", parseOrigins), "allowed-origins", "",
+	add(parsed(&s.AllowedOrigins, list, parseOrigins), "allowed-origins", "",
 		"origins of pages that may connect beside the builder's own, a `list` separated by commas; without a token, also names by which the builder may be called")
-	add(parsed(&s.TLSCert, "name", parseAny), "tls-cert", "",
+	add(parsed(&s.TLSCert, file, parseAny), "tls-cert", "",
 		"`file` with the certificate for TLS and its chain (default plain HTTP)")
-	add(parsed(&s.TLSKey, "name", parseAny), "tls-key", "",
+	add(parsed(&s.TLSKey, file, parseAny), "tls-key", "",
 		"`file` with the certificate's key")
-	add(parsed(&s.JobImage, "image", parseImage), "job-image", images.Default,
+	add(parsed(&s.JobImage, anyText, parseImage), "job-image", images.Default,
 		"`image` that jobs run in")
-	add(parsed(&s.Pull, "when", oneOf(images.PullMissing, images.PullAlways, images.PullNever)), "pull", "missing",
+	add(choice(&s.Pull, images.PullMissing, images.PullAlways, images.PullNever), "pull", "missing",
 		"`when` the job image is pulled: missing (if the engine does not have it), always or never")
-	add(parsed(&s.Store, "mode", oneOf(stores.Repository, stores.Shared, stores.Ephemeral)), "store", "repository",
+	add(choice(&s.Store, stores.Repository, stores.Shared, stores.Ephemeral), "store", "repository",
 		"`who` shares a Nix store, one job after the other: repository (the jobs of one), shared (all jobs) or ephemeral (nobody)")
-	add(parsed(&s.StoreMaxBytes, "bytes", parseBytes), "store-max-bytes", "50GB",
+	add(parsed(&s.StoreMaxBytes, size, parseBytes), "store-max-bytes", "50GB",
 		"largest `size` of all stores together; the ones used least recently go first")
-	add(parsed(&s.StoreWait, "duration", parseDuration), "store-wait", "5m",
+	add(parsed(&s.StoreWait, duration, parseDuration), "store-wait", "5m",
 		"`time` that a job waits for a Nix store that another job has; then it has one of its own")
-	add(parsed(&s.MaxJobs, "number", parseMaxJobs), "max-jobs", "1",
+	add(parsed(&s.MaxJobs, number(1, maxJobs), parseMaxJobs), "max-jobs", "1",
 		"`how many` jobs run at once; shares of the machine are divided by it")
-	add(parsed(&s.MaxQueued, "number", parseMaxQueued), "max-queued", "0",
+	add(parsed(&s.MaxQueued, number(0, maxQueued), parseMaxQueued), "max-queued", "0",
 		"`how many` jobs wait for their turn while all slots are taken; others are told that the builder is busy")
-	add(parsed(&s.JobNetwork, "name", parseAny), "job-network", "",
+	add(parsed(&s.JobNetwork, anyText, parseAny), "job-network", "",
 		"the engine's `network` for jobs (default a bridge of the builder's own)")
-	add(parsed(&s.Limits.Memory, "bytes", parseMemory), "job-memory", "75%",
+	add(parsed(&s.Limits.Memory, memory, parseMemory), "job-memory", "75%",
 		"most `memory` of a job, as a size or as a share of the engine's machine, divided by --max-jobs")
-	add(parsed(&s.Limits.CPUs, "number", parseCPUs), "job-cpus", "100%",
+	add(parsed(&s.Limits.CPUs, cpus, parseCPUs), "job-cpus", "100%",
 		"most `CPUs` of a job, as a number or as a share of the engine's machine, divided by --max-jobs")
-	add(parsed(&s.Limits.PIDs, "number", parsePIDs), "job-pids", "4096",
+	add(parsed(&s.Limits.PIDs, number(leastPIDs, math.MaxInt32), parsePIDs), "job-pids", "4096",
 		"most `processes` and threads of a job at once")
-	add(parsed(&s.JobUser, "user", oneOf(orchestrator.UserNix, orchestrator.UserRoot)), "job-user", "nix",
+	add(choice(&s.JobUser, orchestrator.UserNix, orchestrator.UserRoot), "job-user", "nix",
 		"`who` a job's command runs as: nix (an unprivileged user, for whom a nix-daemon builds) or root (who can change the job's Nix store at will)")
-	add(parsed(&s.Sandbox, "when", oneOf(docker.SandboxAuto, docker.SandboxOn, docker.SandboxOff)), "nix-sandbox", "auto",
+	add(choice(&s.Sandbox, docker.SandboxAuto, docker.SandboxOn, docker.SandboxOff), "nix-sandbox", "auto",
 		"`when` Nix uses its own sandbox: auto (where the engine can and that opens no way out of the container), on or off")
-	add(parsed(&s.SandboxUnsafe, "yes or no", parseYesNo), "nix-sandbox-unsafe", "no",
+	add(parsed(&s.SandboxUnsafe, yesNo, parseYesNo), "nix-sandbox-unsafe", "no",
 		"`yes` lets the sandbox be on even where it opens a way out of the container")
-	add(parsed(&s.NixConfFile, "name", parseAny), "nix-conf-file", "",
+	add(parsed(&s.NixConfFile, file, parseAny), "nix-conf-file", "",
 		"`file` with lines of nix.conf for all jobs, access-tokens among them (default none)")
-	add(parsed(&s.FlakeConfig, "yes or no", parseYesNo), "accept-flake-config", "no",
+	add(parsed(&s.FlakeConfig, yesNo, parseYesNo), "accept-flake-config", "no",
 		"`yes` lets the substituters and keys count that a flake itself names (nixConfig)")
-	add(parsed(&s.Deadlines.Build, "duration", parseDuration), "build-timeout", "6h",
+	add(parsed(&s.Deadlines.Build, duration, parseDuration), "build-timeout", "6h",
 		"`time` after which a job is cancelled")
-	add(parsed(&s.Deadlines.Silence, "duration", parseDurationOrOff), "silence-timeout", "off",
+	add(parsed(&s.Deadlines.Silence, duration.or("off"), parseDurationOrOff), "silence-timeout", "off",
 		"`time` without output after which a job is cancelled, or off")
-	add(parsed(&s.Instance, "name", parseInstance), "instance", "default",
+	add(parsed(&s.Instance, matching(instanceForm), parseInstance), "instance", "default",
 		"`name` that labels everything made on the engine; builders of one name share their Nix stores")
-	add(parsed(&s.AllowedCommands, "words", parseWords), "allowed-commands", "nix,nix-build",
+	add(parsed(&s.AllowedCommands, list, parseWords), "allowed-commands", "nix,nix-build",
 		"programs that a job may run, a `list` separated by commas")
-	add(parsed(&s.RequestTimeout, "duration", parseDuration), "request-timeout", "30s",
+	add(parsed(&s.RequestTimeout, duration, parseDuration), "request-timeout", "30s",
 		"`time` that a client has to send its job")
-	add(parsed(&s.MaxRequestBytes, "bytes", parseBytes), "max-request-bytes", "1MiB",
+	add(parsed(&s.MaxRequestBytes, size, parseBytes), "max-request-bytes", "1MiB",
 		"largest `size` of a job's message")
-	add(parsed(&s.ClientTimeout, "duration", parseDuration), "client-timeout", "5m",
+	add(parsed(&s.ClientTimeout, duration, parseDuration), "client-timeout", "5m",
 		"`time` after which a client that accepts nothing of its log counts as gone")
-	add(parsed(&s.ShutdownGrace, "duration", parseGrace), "shutdown-grace", "30s",
+	add(parsed(&s.ShutdownGrace, duration.or("0"), parseGrace), "shutdown-grace", "30s",
 		"`time` that running jobs may go on for when the server is asked to stop; less where it would be killed before")
-	add(parsed(&s.StopTimeout, "duration", parseAutoDuration), "stop-timeout", "auto",
+	add(parsed(&s.StopTimeout, duration.or("auto"), parseAutoDuration), "stop-timeout", "auto",
 		"`time` after which the server is killed that was asked to stop; auto asks the engine for that of the server's container")
-	add(parsed(&s.PublicURL, "URL", parsePublicURL), "public-url", "",
+	add(parsed(&s.PublicURL, matching(`https?://.+`), parsePublicURL), "public-url", "",
 		"`URL` of the server's page as people reach it; it stands in the logs of jobs (default none)")
-	add(parsed(&s.StateDir, "folder", parseAny), "state-dir", defaultStateDir(),
+	add(parsed(&s.StateDir, folder, parseAny), "state-dir", defaultStateDir(),
 		"`folder` for what outlives a job: the logs, in a folder for each instance")
-	add(parsed(&s.KeepLogs, "jobs,days", parseKeep), "keep-logs", "20",
+	add(parsed(&s.KeepLogs, matching(`[0-9]+d?|[0-9]+,[0-9]+d`), parseKeep), "keep-logs", "20",
 		"`how many` logs of jobs are kept, or for how many days, or both, as in 20,7d")
-	add(parsed(&s.MaxLogBytes, "bytes", parseLogBytes), "max-log-bytes", "1GiB",
+	add(parsed(&s.MaxLogBytes, size, parseLogBytes), "max-log-bytes", "1GiB",
 		"largest `size` of a job's log; beyond it the job goes on, and only the log's end is kept")
-	add(parsed(&s.FetchTimeout, "duration", parseDuration), "fetch-timeout", "30m",
+	add(parsed(&s.FetchTimeout, duration, parseDuration), "fetch-timeout", "30m",
 		"`time` that all of the fetching of a source may take")
-	add(parsed(&s.GitDepth, "commits", parseGitDepth), "git-depth", "all",
+	add(parsed(&s.GitDepth, number(1, math.MaxInt32).or("all"), parseGitDepth), "git-depth", "all",
 		"`how many` commits of a repository's history a job fetches, or all; with fewer, what is built can differ (self.revCount)")
-	add(parsed(&s.PushUploads, "number", parseUploads), "push-uploads", "8",
+	add(parsed(&s.PushUploads, number(1, maxUploads), parseUploads), "push-uploads", "8",
 		"`how many` paths a job pushes to its cache at once")
-	add(parsed(&s.PushPartSize, "bytes", parsePartSize), "push-part-bytes", "8MiB",
+	add(parsed(&s.PushPartSize, size, parsePartSize), "push-part-bytes", "8MiB",
 		"`size` of the parts that paths go up in; a job takes (uploads + 4) × size of memory for them")
-	add(parsed(&s.PushUpstream, "yes|no", parseYesNo), "push-upstream", "no",
+	add(parsed(&s.PushUpstream, yesNo, parseYesNo), "push-upstream", "no",
 		"`yes` has jobs push also what cache.nixos.org, or a key that the job trusts, has signed")
-	add(parsed(&s.LogFormat, "format", parseLogFormat), "log-format", "text",
+	add(parsed(&s.LogFormat, Kind{Type: Word}.or("text", "json"), parseLogFormat), "log-format", "text",
 		"`format` of the server's log: text or json")
-	add(parsed(&s.LogLevel, "level", parseLevel), "log-level", "info",
+	add(parsed(&s.LogLevel, Kind{Type: Word}.or("debug", "info", "warn", "error"), parseLevel), "log-level", "info",
 		"least `level` that is logged: debug, info, warn or error")
 }
 

@@ -45,6 +45,7 @@ type Job struct {
 type Key struct {
 	Name       string // of its volume
 	Repository string // empty: all jobs share it
+	User       string // who its jobs run as
 	Image      engine.Image
 }
 
@@ -95,7 +96,7 @@ func (p *Pool) KeyOf(job Job) (key Key, ok bool, err error) {
 }
 
 func (p *Pool) key(c class, job Job) Key {
-	return Key{Name: volumeName(p.options.Instance, c.id()), Repository: c.Repository, Image: job.Image}
+	return Key{Name: volumeName(p.options.Instance, c.id()), Repository: c.Repository, User: c.User, Image: job.Image}
 }
 
 // set returns some texts sorted, each once.

@@ -125,6 +125,7 @@ func volumeName(instance, id string) string { return "iglu-builder-" + instance 
 func (k Key) labels() map[string]string {
 	return map[string]string{
 		engine.LabelStore: cmp.Or(k.Repository, allJobs),
+		labelUser:         k.User,
 		labelImage:        k.Image.Ref,
 		labelImageID:      k.Image.ID,
 	}

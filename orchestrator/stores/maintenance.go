@@ -102,6 +102,10 @@ func (p *Pool) reconcile(ctx context.Context) (map[string]entry, error) {
 	for _, v := range volumes {
 		e, isKnown := known[v.Name]
 		delete(known, v.Name)
+		if isOutdated(v) {
+			p.removeOutdated(ctx, v)
+			continue
+		}
 		if !isKnown { // another builder's, or this one has lost its folder
 			e = p.entryOf(v)
 			e.Used = time.Now()
@@ -117,6 +121,28 @@ func (p *Pool) reconcile(ctx context.Context) (map[string]entry, error) {
 		}
 	}
 	return there, nil
+}
+
+// isOutdated reports whether a store does not say who its jobs ran as. Those of versions before that
+// did were root, who can leave anything in a store, and named it so that no job gets it any more.
+func isOutdated(v engine.Volume) bool {
+	_, says := v.Labels[labelUser]
+	return !says
+}
+
+// removeOutdated removes the store of an earlier version. One that is in use stays until the next time.
+func (p *Pool) removeOutdated(ctx context.Context, v engine.Volume) {
+	log := p.log.With("store", v.Name, "repository", v.Labels[engine.LabelStore])
+	unlock, ok := p.tryLock(v.Name, nil)
+	if !ok {
+		return
+	}
+	defer unlock()
+	if err := p.remove(ctx, v.Name); err != nil {
+		log.Warn("cannot remove a store of an earlier version", "err", err)
+		return
+	}
+	log.Info("removed a store of an earlier version: it does not say whether its jobs were root")
 }
 
 // maintain maintains a store, unless somebody has it or wants it.

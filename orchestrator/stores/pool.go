@@ -50,7 +50,8 @@ type Options struct {
 const (
 	labelImage   = "sh.iglu.builder.image" // the image that the store was filled from
 	labelImageID = "sh.iglu.builder.image-id"
-	allJobs      = "(all jobs)" // the value of engine.LabelStore where no repository has the store
+	labelUser    = "sh.iglu.builder.user" // who its jobs run as; see isOutdated
+	allJobs      = "(all jobs)"           // the value of engine.LabelStore where no repository has the store
 )
 
 // A Store is a Nix store that outlives jobs.

@@ -2,6 +2,8 @@ package stores
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -371,6 +373,59 @@ func TestLostFolder(t *testing.T) {
 		}
 		if n, bytes := f.Size(); n != 2 || bytes != 14 {
 			t.Errorf("%d stores take %d bytes", n, bytes)
+		}
+	})
+}
+
+// TestOutdatedStores has stores of a version whose jobs were root, one of them in use by a container: no
+// job gets one, and maintenance removes them, with a line for each.
+func TestOutdatedStores(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		f := newFixture(t)
+		f.Pool.log = slog.New(slog.NewTextHandler(&log, nil))
+		f.use("a", 0)
+		old := func(repository string) engine.Volume {
+			digest := sha256.Sum256([]byte(strings.Join([]string{repository, image.ID, image.Platform}, "\n")))
+			return engine.Volume{Name: volumeName("test", hex.EncodeToString(digest[:10])),
+				Labels: map[string]string{engine.LabelStore: repository, labelImage: image.Ref, labelImageID: image.ID}}
+		}
+		for _, repository := range []string{"a", "b"} {
+			for _, user := range []string{"nix", "root"} {
+				if key, _, err := f.KeyOf(Job{Image: image, Repository: repository, User: user}); err != nil || key.Name == old(repository).Name {
+					t.Errorf("a job of %s has the store of the old version: %v", user, err)
+				}
+			}
+			if err := errors.Join(f.engine.Volumes().Create(t.Context(), old(repository)), f.metadata.write(old(repository).Name, entry{Repository: repository, Bytes: 1})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		container, err := f.engine.Create(t.Context(), engine.Spec{Name: "other", Store: old("b")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		maintain := func() {
+			if _, err := f.maintainAll(t.Context(), func(context.Context, Task) (int, string, error) { return 0, "7", nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		maintain()
+		if got := f.list(); got != "a b" {
+			t.Errorf("stores are left of %q, want a's, and b's old one", got)
+		}
+		if err := container.Remove(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		maintain()
+		if n, _ := f.Size(); f.list() != "a" || n != 1 {
+			t.Errorf("stores are left of %q, and metadata of %d", f.list(), n)
+		}
+		for _, repository := range []string{"a", "b"} {
+			line := `level=INFO msg="removed a store of an earlier version: it does not say whether its jobs were root" store=` +
+				old(repository).Name + " repository=" + repository + "\n"
+			if strings.Count(log.String(), line) != 1 {
+				t.Errorf("the log has not once %s: %s", line, &log)
+			}
 		}
 	})
 }

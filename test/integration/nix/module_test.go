@@ -1,0 +1,270 @@
+//go:build integration
+
+package nix
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+
+	"iglu.sh/builder/internal/server"
+)
+
+// A service is one of systemd.services.
+type service struct {
+	Environment   map[string]string
+	After         []string
+	ServiceConfig map[string]any
+}
+
+// TestModule sets every option to another value than its default. What the service gets, the server
+// reads.
+func TestModule(t *testing.T) {
+	f := newFlake(t)
+	var module strings.Builder
+	want := make(map[string]string)
+	var credentials []any
+	for _, setting := range server.Table() {
+		value, text := other(t, setting)
+		fmt.Fprintf(&module, "%s = %s;\n", setting.Flag, value)
+		want[setting.Env] = strings.ReplaceAll(text, "%", "%%")
+		if setting.Kind.Type == server.File {
+			want[setting.Env] = "%d/" + setting.Flag
+			credentials = append(credentials, setting.Flag+":"+text)
+		}
+	}
+	f.module("all", `{ pkgs, ... }: { services.iglu-builder = {
+		enable = true;
+		package = pkgs.go // { meta.mainProgram = "other"; };
+		engine = "podman";
+		registryAuthFile = "/run/secrets/docker.json";
+		settings = {`+module.String()+`};
+	}; }`)
+	want["DOCKER_CONFIG"], want["DOCKER_HOST"] = "%d", "unix:///run/podman/podman.sock"
+	credentials = append(credentials, "config.json:/run/secrets/docker.json")
+
+	got := f.service("all")
+	if diff := gocmp.Diff(want, got.Environment); diff != "" {
+		t.Errorf("environment (-want +got):\n%s", diff)
+	}
+	config := got.ServiceConfig
+	if diff := gocmp.Diff(credentials, config["LoadCredential"]); diff != "" {
+		t.Errorf("LoadCredential (-want +got):\n%s", diff)
+	}
+	if fmt.Sprint(config["SupplementaryGroups"]) != "[podman]" || config["TimeoutStopSec"] != "7m" || config["StateDirectory"] != "other/folder" {
+		t.Errorf("group %v, time to stop %v, folder %v", config["SupplementaryGroups"], config["TimeoutStopSec"], config["StateDirectory"])
+	}
+	if program, _ := config["ExecStart"].(string); !strings.HasSuffix(program, "-go/bin/other serve") {
+		t.Errorf("it runs %q", program)
+	}
+	verify(t, got)
+}
+
+// TestModuleDefaults: what the module says of settings that are not set is what the server does by
+// itself.
+func TestModuleDefaults(t *testing.T) {
+	f := newFlake(t)
+	want := make(map[string]string)
+	for _, setting := range server.Table() {
+		if setting.Default != "" {
+			want[setting.Env] = strings.ReplaceAll(setting.Default, "%", "%%")
+		}
+	}
+	want["IGLU_STATE_DIR"], want["IGLU_STOP_TIMEOUT"] = "/var/lib/iglu-builder", "90s"
+	got := f.service("default")
+	if diff := gocmp.Diff(want, got.Environment); diff != "" {
+		t.Errorf("environment (-want +got):\n%s", diff)
+	}
+	if !slices.Contains(got.After, "docker.service") {
+		t.Errorf("it starts after %q", got.After)
+	}
+	verify(t, got)
+
+	f.module("remote", "{ services.iglu-builder = { enable = true; engine = null; }; }")
+	if remote := f.service("remote"); remote.Environment["DOCKER_HOST"] != "" || fmt.Sprint(remote.ServiceConfig["SupplementaryGroups"]) != "[]" {
+		t.Errorf("with another machine's engine: %+v", remote)
+	}
+	var off map[string]service
+	f.module("off", "{ }")
+	if f.eval("machines.off.systemd.services", &off); len(off) > 0 {
+		t.Errorf("services of a machine that has not enabled it: %v", off)
+	}
+}
+
+// TestModuleIsConfined holds the service against examples/iglu-builder.service.
+func TestModuleIsConfined(t *testing.T) {
+	got := make(map[string]string)
+	for key, value := range newFlake(t).service("default").ServiceConfig {
+		got[key] = strings.Join(texts(value), " ")
+	}
+	text, err := os.ReadFile(filepath.Join(root, "examples/iglu-builder.service"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "[Service]")
+	section, _, _ = strings.Cut(section, "[Install]")
+	want := make(map[string]string)
+	for _, line := range regexp.MustCompile(`(?m)^(\w+)=(.*)$`).FindAllStringSubmatch(section, -1) {
+		value := line[2]
+		if value == "yes" {
+			value = "true"
+		}
+		want[line[1]] = value
+	}
+	want["TimeoutStopSec"] += "s"
+	for _, key := range []string{"ExecStart", "Environment", "EnvironmentFile", "LoadCredential"} {
+		delete(want, key)
+		delete(got, key)
+	}
+	if diff := gocmp.Diff(want, got); diff != "" {
+		t.Errorf("nix/module.nix (-unit +module):\n%s", diff)
+	}
+}
+
+// TestModuleRefuses has what is wrong be found by the evaluation.
+func TestModuleRefuses(t *testing.T) {
+	f := newFlake(t)
+	wrong := []struct{ setting, want string }{
+		{`max-jobs = 0`, "settings.max-jobs is not of the type int from 1 to 256"},
+		{`max-jobs = "2"`, "settings.max-jobs is not of the type int"},
+		{`pull = "sometimes"`, "settings.pull is not of the type one of"},
+		{`git-depth = "some"`, "settings.git-depth is not of the type"},
+		{`build-timeout = "30"`, "settings.build-timeout is not of the type string matching"},
+		{`allowed-commands = [ ]`, "settings.allowed-commands is not of the type non-empty list"},
+		{`token-file = ../token`, "settings.token-file is not of the type"},
+		{`token-file = "/nix/store/token"`, "settings.token-file is in the Nix store"},
+		{`state-dir = "/srv"`, "settings.state-dir has to be below /var/lib"},
+		{`no-such-setting = 1`, "there is no option .services.iglu-builder.settings.no-such-setting"},
+	}
+	f.write("token", "")
+	script := "cd " + f.folder + "; for m in $(ls modules); do nix eval --json path:$PWD#machines.$m.systemd.services 2>$m.err >/dev/null && echo $m; done; true"
+	for i, w := range wrong {
+		f.module(fmt.Sprint("wrong", i), "{ services.iglu-builder = { enable = true; settings."+w.setting+"; }; }")
+	}
+	passed, err := run(script)
+	if err != nil || strings.TrimSpace(passed) != "default" {
+		t.Errorf("these passed: %q, %v", passed, err)
+	}
+	for i, w := range wrong {
+		text, err := os.ReadFile(filepath.Join(f.folder, fmt.Sprint("wrong", i, ".err")))
+		if err != nil || !strings.Contains(string(text), w.want) {
+			t.Errorf("%s: %v, %s", w.setting, err, text)
+		}
+	}
+}
+
+// service evaluates the builder of a machine.
+func (f *flake) service(machine string) service {
+	f.t.Helper()
+	var s map[string]service
+	f.eval("machines."+machine+".systemd.services", &s)
+	return s["iglu-builder"]
+}
+
+// other returns a value of a setting that is not its default: in Nix, and as the server reads it.
+func other(t *testing.T, s server.Setting) (value, text string) {
+	t.Helper()
+	quote := func(text string) string { return `"` + text + `"` }
+	k := s.Kind
+	switch k.Type {
+	case server.Word:
+		text = k.Words[len(k.Words)-1]
+		if text == s.Default {
+			text = k.Words[0]
+		}
+		value = quote(text)
+	case server.YesNo:
+		value, text = "true", "yes"
+		if s.Default == "yes" {
+			value, text = "false", "no"
+		}
+	case server.Number:
+		value = fmt.Sprint(k.Max)
+		text = value
+	case server.List:
+		words := []string{"nix", "other"}
+		if s.Flag == "allowed-origins" {
+			words = []string{"https://a.example", "http://b.example:8080"}
+		}
+		value, text = `[ "`+strings.Join(words, `" "`)+`" ]`, strings.Join(words, ",")
+	case server.File:
+		text = "/run/secrets/" + s.Flag
+		value = quote(text)
+	case server.Folder:
+		text = "/var/lib/other/folder"
+		value = quote(text)
+	case server.Text:
+		for _, sample := range []string{"50%", "7m", "9MiB", "30,7d", "0.0.0.0:4000", "https://builder.example.com", "other"} {
+			if read(s.Flag, sample) == nil && regexp.MustCompile("^("+cmp.Or(k.Form, ".+")+")$").MatchString(sample) {
+				text = sample
+				break
+			}
+		}
+		value = quote(text)
+	}
+	if err := read(s.Flag, text); text == s.Default || text == "" || err != nil {
+		t.Fatalf("no other value for %s: %q, %v", s.Flag, text, err)
+	}
+	return value, text
+}
+
+// read has the server read a setting.
+func read(flag, text string) error {
+	var s server.Settings
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	s.Register(flags)
+	return flags.Set(flag, text)
+}
+
+// verify has systemd read the unit that NixOS makes of a service, with another program in the place of
+// the builder.
+func verify(t *testing.T, s service) {
+	t.Helper()
+	var unit strings.Builder
+	unit.WriteString("[Unit]\nDescription=Test\n[Service]\n")
+	for name, value := range s.Environment {
+		quoted, err := json.Marshal(name + "=" + value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&unit, "Environment=%s\n", quoted)
+	}
+	for key, value := range s.ServiceConfig {
+		if key == "ExecStart" {
+			value = "/bin/true"
+		}
+		for _, text := range texts(value) {
+			fmt.Fprintf(&unit, "%s=%s\n", key, text)
+		}
+	}
+	name := filepath.Join(t.TempDir(), "iglu-builder.service")
+	if err := os.WriteFile(name, []byte(unit.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	output, err := exec.Command("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", name).CombinedOutput()
+	if err != nil || len(output) > 0 {
+		t.Errorf("%v: %s\n%s", err, output, &unit)
+	}
+}
+
+// texts returns a value of a unit, or several, as NixOS writes them.
+func texts(value any) (list []string) {
+	values, isList := value.([]any)
+	if !isList {
+		values = []any{value}
+	}
+	for _, v := range values {
+		list = append(list, fmt.Sprint(v))
+	}
+	return list
+}
