@@ -84,10 +84,10 @@ type Server struct {
 	answering chan struct{} // holds an item for each client that is being answered
 	sessions  sync.WaitGroup
 
-	draining  context.Context // ends when no job is taken any more
-	drain     context.CancelFunc
-	closing   context.Context // ends when the server closes
-	close     context.CancelCauseFunc
+	draining context.Context // ends when no job is taken any more
+	drain    context.CancelFunc
+	closing  context.Context // ends when the server closes
+	close    context.CancelCauseFunc
 }
 
 // handshakeTimeout bounds how long a client may take to accept the answer to its
