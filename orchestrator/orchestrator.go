@@ -41,6 +41,8 @@ type Options struct {
 	Deadlines Deadlines
 	// PublicURL is the address of the builder's page, without a slash at its end; empty: not known.
 	PublicURL string
+	// BuildID is that of the program that the engine puts into containers; see internal/buildid.
+	BuildID string
 	// Observer counts; nil is nobody.
 	Observer Observer
 }
