@@ -93,7 +93,6 @@ func TestComposeImage(t *testing.T) {
 	if got := s.mustDocker("image", "inspect", "--format", label, s.image()); got != version {
 		t.Errorf("the image's label says version %q, want %s", got, version)
 	}
-	s.down()
 }
 
 // stack is one compose project. Its name is the builder's instance as well.
