@@ -130,6 +130,7 @@ in
         DynamicUser = true;
         SupplementaryGroups = lib.optional (cfg.engine != null) engine.group;
         StateDirectory = lib.removePrefix "/var/lib/" cfg.settings.state-dir;
+        StateDirectoryMode = "0700";
         CapabilityBoundingSet = "";
         LockPersonality = true;
         NoNewPrivileges = true;
@@ -148,7 +149,9 @@ in
           "AF_INET6"
         ];
         RestrictNamespaces = true;
+        RemoveIPC = true;
         RestrictRealtime = true;
+        RestrictSUIDSGID = true;
         SystemCallArchitectures = "native";
       };
     };

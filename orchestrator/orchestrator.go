@@ -46,6 +46,8 @@ type Options struct {
 	PublicURL string
 	// Cluster says where jobs run; nil: on the engine that the builder is made with.
 	Cluster *Cluster
+	// BuildID is that of the program that the engine puts into containers; see internal/buildid.
+	BuildID string
 	// Observer counts; nil is nobody.
 	Observer Observer
 }

@@ -275,6 +275,7 @@ func (b *Builder) spec(name string, info engine.Info, env *jobenv.Job) engine.Sp
 		CPUs:   limits.CPUs.of(float64(info.CPUs), b.options.MaxJobs),
 		PIDs:   limits.PIDs,
 	}
+	env.BuildID = b.options.BuildID
 	env.CPUs = strconv.Itoa(int(math.Ceil(spec.CPUs)))
 	if info.Sandboxed {
 		addStoreConfig(env, nixSandboxed)

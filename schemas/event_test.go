@@ -2,6 +2,8 @@ package schemas
 
 import (
 	"encoding/json"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -151,5 +153,24 @@ func BenchmarkAppendMessage(b *testing.B) {
 				dst = form.AppendMessage(dst[:0], &m)
 			}
 		})
+	}
+}
+
+// TestProtocolVersion has the documents be of the version of events that server and client speak.
+func TestProtocolVersion(t *testing.T) {
+	for _, name := range []string{"asyncapi.yaml", "protocol.md", "client.md"} {
+		text, err := os.ReadFile("../docs/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, spoken := range regexp.MustCompile(`iglu-events\.v\w+`).FindAllString(string(text), -1) {
+			if spoken != EventsProtocol {
+				t.Errorf("docs/%s is about %s, not about %s", name, spoken, EventsProtocol)
+			}
+		}
+		major := regexp.MustCompile(`(?m)^  version: (\d+)\.`).FindStringSubmatch(string(text))
+		if name == "asyncapi.yaml" && (major == nil || EventsProtocol != "iglu-events.v"+major[1]) {
+			t.Errorf("docs/%s is of version %q, not of that of %s", name, major, EventsProtocol)
+		}
 	}
 }

@@ -27,7 +27,7 @@ import (
 
 const (
 	// healthTimeout bounds the whole check. It is less than the 5 s after which the engine kills
-	// the healthcheck of docker-compose.yml: so the engine gets to know the reason.
+	// the healthcheck of its image: so the engine gets to know the reason.
 	healthTimeout = 4 * time.Second
 	// maxReason is how many bytes of an answer are shown. The builder's own are a sentence.
 	maxReason = 512

@@ -10,13 +10,14 @@ import (
 	"iglu.sh/builder/internal/metrics"
 )
 
-// version is that of a release, which its build sets: -ldflags '-X main.version=1.2.3'.
-var version string
+// version is that of a release, and revision the commit that it was made from. Its build sets
+// them: -ldflags '-X main.version=1.2.3 -X main.revision=0123abc'.
+var version, revision string
 
 // buildInfo returns which program this is: the version of its release or else of its
-// module, and the commit that it was made from, as far as Go knows them.
+// module, and the commit that it was made from, as far as the build or Go knows them.
 func buildInfo() metrics.Build {
-	build := metrics.Build{Version: version}
+	build := metrics.Build{Version: version, Revision: revision}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return build
@@ -25,7 +26,7 @@ func buildInfo() metrics.Build {
 	build.GoVersion = info.GoVersion
 	for _, setting := range info.Settings {
 		if setting.Key == "vcs.revision" {
-			build.Revision = setting.Value
+			build.Revision = cmp.Or(revision, setting.Value)
 		}
 	}
 	return build

@@ -16,3 +16,13 @@ func TestVersion(t *testing.T) {
 		t.Errorf("%q", &stdout)
 	}
 }
+
+// TestVersionOfBuild has what a release's build sets be what the subcommand says.
+func TestVersionOfBuild(t *testing.T) {
+	version, revision = "1.2.3", "0123abc"
+	defer func() { version, revision = "", "" }()
+	var stdout strings.Builder
+	if code := run(t.Context(), []string{"version"}, nil, &stdout, io.Discard); code != 0 || !strings.HasPrefix(stdout.String(), "iglu-builder 1.2.3 0123abc go1.") {
+		t.Errorf("exit code %d, %q", code, &stdout)
+	}
+}

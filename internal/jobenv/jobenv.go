@@ -37,6 +37,7 @@ const (
 	JobUser      = "IGLU_JOB_USER"
 	DaemonConfig = "IGLU_DAEMON_CONFIG"
 	Store        = "IGLU_STORE_STATE"
+	BuildID      = "IGLU_BUILD_ID"
 	EventsToken  = "IGLU_EVENTS_TOKEN"
 	CacheToken   = "CACHIX_AUTH_TOKEN"
 	SigningKey   = "CACHIX_SIGNING_KEY"
@@ -135,6 +136,7 @@ type Job struct {
 	JobUser      string // UserNix or UserRoot
 	DaemonConfig string // lines of nix.conf for the nix-daemon of UserNix
 	Store        string // StoreFresh or StoreUsed where the store outlives the job; else empty
+	BuildID      string // of the program that the builder expects in the container; see internal/buildid
 	EventsToken  string // secret: what is told in the job's name begins with it; see internal/jobwire
 	CacheToken   string // secret
 	SigningKey   string // secret
@@ -174,6 +176,7 @@ func (j *Job) fields() []field {
 		{JobUser, &j.JobUser},
 		{DaemonConfig, &j.DaemonConfig},
 		{Store, &j.Store},
+		{BuildID, &j.BuildID},
 		{EventsToken, &j.EventsToken},
 		{CacheToken, &j.CacheToken},
 		{SigningKey, &j.SigningKey},

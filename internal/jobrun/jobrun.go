@@ -23,6 +23,7 @@
 package jobrun
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"iglu.sh/builder/internal/buildid"
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/jobwire"
 )
@@ -73,6 +75,10 @@ func Main(args []string) int {
 		say("cannot read what is to be done: %v", err)
 		return exitInternal
 	}
+	if err := checkBuild(job.BuildID, "/proc/self/exe"); err != nil {
+		say("%v", err)
+		return exitInternal
+	}
 	rest, removed := withoutStoreVariables(rest)
 
 	ctx, cancel := context.WithCancel(context.Background())
@@ -93,6 +99,17 @@ func Main(args []string) int {
 		end = runInStore(ctx, job, root, t)
 	}
 	return tellEnd(end, job, children, t)
+}
+
+// checkBuild checks that the builder which has written the environment is the same build as this
+// program, so that both mean the same by all that they tell each other.
+func checkBuild(builders, program string) error {
+	own, err := buildid.Of(program)
+	if err != nil || own == builders {
+		return err
+	}
+	return fmt.Errorf("the program in this container (build %s) is not the builder's (build %s): "+
+		"run 'iglu-builder cleanup' while no job is running, and send the job again", cmp.Or(own, "unknown"), cmp.Or(builders, "unknown"))
 }
 
 // runInStore runs the job, and puts its store in order for the next.

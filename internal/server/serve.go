@@ -15,6 +15,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"iglu.sh/builder/internal/buildid"
 	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/metrics"
@@ -49,6 +50,10 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 		return err
 	}
 	nix.AcceptFlakeConfig = s.FlakeConfig
+	buildID, err := buildid.Of(program)
+	if err != nil {
+		return err
+	}
 	folder, records, err := s.openState()
 	if err != nil {
 		return hintAtFolder(err)
@@ -67,7 +72,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	if err != nil {
 		return err
 	}
-	builder := orchestrator.New(engine, s.builder(nix, numbers), logs, records, log)
+	builder := orchestrator.New(engine, s.builder(nix, buildID, numbers), logs, records, log)
 	defer builder.Close()
 	numbers.Jobs(builder.Load)
 	numbers.Stores(builder.StoresSize)
@@ -141,7 +146,7 @@ func (s *Settings) engine(program string) docker.Options {
 }
 
 // builder returns how jobs are run.
-func (s *Settings) builder(nix orchestrator.NixSettings, observer orchestrator.Observer) orchestrator.Options {
+func (s *Settings) builder(nix orchestrator.NixSettings, buildID string, observer orchestrator.Observer) orchestrator.Options {
 	return orchestrator.Options{
 		MaxJobs:      s.MaxJobs,
 		MaxQueued:    s.MaxQueued,
@@ -154,6 +159,7 @@ func (s *Settings) builder(nix orchestrator.NixSettings, observer orchestrator.O
 		Limits:       s.Limits,
 		Deadlines:    s.Deadlines,
 		PublicURL:    s.PublicURL,
+		BuildID:      buildID,
 		Observer:     observer,
 	}
 }

@@ -41,6 +41,7 @@ const (
 	readyTimeout = 30 * time.Second
 	jobTimeout   = time.Minute
 
+	imageName     = "ghcr.io/iglu-sh/builder"
 	engineSocket  = "/var/run/docker.sock"
 	instanceLabel = "sh.iglu.builder.instance"
 	projectLabel  = "com.docker.compose.project"
@@ -53,8 +54,7 @@ func TestCompose(t *testing.T) {
 	s := newStack(t)
 	s.mustCompose("build", "--build-arg", "GO_IMAGE="+s.goImage())
 	s.mustCompose("up", "--detach", "--no-build")
-	container := s.mustDocker("container", "ls", "--quiet", "--filter", "label="+projectLabel+"="+s.name)
-	image := s.mustDocker("container", "inspect", "--format", "{{.Config.Image}}", container)
+	container := s.container()
 
 	s.checkHealthy()
 	s.checkConfined(container)
@@ -67,13 +67,31 @@ func TestCompose(t *testing.T) {
 		t.Errorf("the server ended with exit code %s when it was stopped, not 0", code)
 	}
 	s.down()
-	if _, err := s.docker("image", "inspect", image); err == nil {
-		t.Errorf("image %s is left", image)
-	}
 	for _, label := range []string{projectLabel, instanceLabel} {
 		if left := s.labelled(label); len(left) > 0 {
 			t.Errorf("left with the label %s: %q", label, left)
 		}
+	}
+}
+
+// TestComposeImage brings the stack up with an image that is on the engine already, made as a
+// release makes it, and expects it to be healthy in time by its own healthcheck.
+func TestComposeImage(t *testing.T) {
+	const version = "1.2.3-test"
+	s := newStack(t)
+	s.releaseImage(version)
+	s.mustCompose("up", "--detach", "--no-build")
+	container := s.container()
+
+	s.awaitHealthStatus(container, 10*time.Second)
+	s.checkConfined(container)
+	s.checkJob()
+	if got := s.mustDocker("exec", container, "/iglu-builder", "version"); !strings.HasPrefix(got, "iglu-builder "+version+" ") {
+		t.Errorf("the image's program says %q, want version %s", got, version)
+	}
+	label := `{{index .Config.Labels "org.opencontainers.image.version"}}`
+	if got := s.mustDocker("image", "inspect", "--format", label, s.image()); got != version {
+		t.Errorf("the image's label says version %q, want %s", got, version)
 	}
 }
 
@@ -112,6 +130,33 @@ func freeAddress(t *testing.T) string {
 	return ""
 }
 
+// image returns the name of the builder's image, whose tag is the stack's name.
+func (s *stack) image() string { return imageName + ":" + s.name }
+
+// releaseImage makes the builder's image as .goreleaser.yaml does, and has the engine load it from
+// an archive.
+func (s *stack) releaseImage(version string) {
+	s.t.Helper()
+	folder := s.t.TempDir()
+	if err := os.MkdirAll(filepath.Join(folder, "dist/state/iglu-builder"), 0o755); err != nil {
+		s.t.Fatal(err)
+	}
+	s.must(s.run("env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags=-s -w -X main.version="+version,
+		"-o", filepath.Join(folder, "iglu-builder"), "./cmd/iglu-builder"))
+	s.mustDocker("build", "--quiet", "--file", "images/release.Dockerfile",
+		"--build-arg", "VERSION="+version, "--tag", s.image(), folder)
+	archive := filepath.Join(folder, "image.tar")
+	s.mustDocker("save", "--output", archive, s.image())
+	s.mustDocker("image", "rm", s.image())
+	s.mustDocker("load", "--input", archive)
+}
+
+// container returns the id of the builder's container.
+func (s *stack) container() string {
+	s.t.Helper()
+	return s.mustDocker("container", "ls", "--quiet", "--filter", "label="+projectLabel+"="+s.name)
+}
+
 func (s *stack) findJobImage() string {
 	image := os.Getenv("IGLU_TEST_JOB_IMAGE")
 	if image == "" {
@@ -146,8 +191,8 @@ func (s *stack) envFile() string {
 		s.t.Fatal(err)
 	}
 	name := filepath.Join(s.t.TempDir(), "env")
-	settings := fmt.Sprintf("DOCKER_GID=%d\nIGLU_PORT=%s\nIGLU_INSTANCE=%s\nIGLU_JOB_IMAGE=%s\n",
-		socket.Sys().(*syscall.Stat_t).Gid, port, s.name, s.jobImage)
+	settings := fmt.Sprintf("DOCKER_GID=%d\nIGLU_BUILDER_TAG=%s\nIGLU_PORT=%s\nIGLU_INSTANCE=%s\nIGLU_JOB_IMAGE=%s\n",
+		socket.Sys().(*syscall.Stat_t).Gid, s.name, port, s.name, s.jobImage)
 	if err := os.WriteFile(name, []byte(settings), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
@@ -166,12 +211,15 @@ func (s *stack) goImage() string {
 	return name
 }
 
-// down removes the stack and what the builder made for itself on the engine: its
+// down removes the stack, its image, and what the builder made for itself on the engine: its
 // network and the volume with its program. It may be called twice.
 func (s *stack) down() {
 	s.t.Helper()
-	if _, err := s.compose("down", "--volumes", "--rmi", "local"); err != nil {
+	if _, err := s.compose("down", "--volumes"); err != nil {
 		s.t.Error(err)
+	}
+	if _, err := s.docker("image", "inspect", s.image()); err == nil {
+		s.mustDocker("image", "rm", s.image())
 	}
 	for _, thing := range s.labelled(instanceLabel) {
 		kind, id, _ := strings.Cut(thing, " ")
@@ -257,6 +305,39 @@ func (s *stack) checkHealthy() {
 	}
 	log, err := s.compose("logs")
 	s.t.Fatalf("health check: got %q, want %q\nlog: %s", got, want, cmp.Or(log, fmt.Sprint(err)))
+}
+
+// awaitHealthStatus waits until the engine calls the container healthy, and checks by the engine's
+// own clock how long after the container's start that was.
+func (s *stack) awaitHealthStatus(container string, within time.Duration) {
+	s.t.Helper()
+	var state struct {
+		StartedAt time.Time
+		Health    struct {
+			Status string
+			Log    []struct {
+				End      time.Time
+				ExitCode int
+				Output   string
+			}
+		}
+	}
+	err := fixture.Poll(readyTimeout, func() bool {
+		text := s.mustDocker("container", "inspect", "--format", "{{json .State}}", container)
+		if err := json.Unmarshal([]byte(text), &state); err != nil {
+			s.t.Fatal(err)
+		}
+		return state.Health.Status == "healthy"
+	})
+	if err != nil {
+		s.t.Fatalf("the engine does not call the container healthy: %+v", state)
+	}
+	last := state.Health.Log[len(state.Health.Log)-1]
+	if took := last.End.Sub(state.StartedAt); took > within {
+		s.t.Errorf("the container was healthy %v after its start, want at most %v: %+v", took, within, state)
+	} else {
+		s.t.Logf("healthy %v after the container's start", took)
+	}
 }
 
 func (s *stack) health() string {

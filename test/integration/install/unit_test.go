@@ -16,7 +16,7 @@ func TestUnit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const program = "/usr/local/bin/iglu-builder"
+	const program = "/usr/bin/iglu-builder"
 	unit := strings.ReplaceAll(string(text), program, "/bin/true")
 	if unit == string(text) {
 		t.Fatalf("it does not run %s", program)

@@ -4,47 +4,12 @@ package isolation
 
 import (
 	"crypto/rand"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/fixture"
 )
-
-// binfmt is where Linux is told which program runs those of other machines.
-const binfmt = "/proc/sys/fs/binfmt_misc"
-
-// forAArch64 is how the kernel knows a program for aarch64: by the beginning of its ELF file, and
-// which bits of that count. With the flag F it opens the emulator at once, so that containers need
-// not have it.
-const forAArch64 = `\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:` +
-	`\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff`
-
-// register has the kernel run programs for aarch64 in an emulator until the test ends, and reports
-// whether it does.
-func register(t *testing.T) bool {
-	t.Helper()
-	if _, err := os.Stat(binfmt + "/register"); err != nil {
-		if output, err := exec.Command("mount", "-t", "binfmt_misc", "binfmt_misc", binfmt).CombinedOutput(); err != nil {
-			t.Logf("this kernel registers no emulators: %v: %s", err, output)
-			return false
-		}
-		t.Cleanup(func() { exec.Command("umount", binfmt).Run() })
-	}
-	emulator, err := exec.LookPath("qemu-aarch64-static")
-	if err != nil {
-		t.Fatal(err)
-	}
-	name := "iglu-test-" + strings.ToLower(rand.Text()[:8])
-	line := ":" + name + ":M::" + forAArch64 + ":" + emulator + ":F"
-	if err := os.WriteFile(binfmt+"/register", []byte(line), 0o200); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.WriteFile(binfmt+"/"+name, []byte("-1"), 0o200) })
-	return true
-}
 
 // TestForeignSystem has a job for aarch64: refused with a sentence where the engine's kernel does
 // not run its programs, and run as one where an emulator is registered. A job of this machine may
@@ -77,7 +42,7 @@ in derivation { name = "machine"; inherit system; builder = program; }`,
 		!strings.Contains(last, `"buildExitCode":78`) {
 		t.Errorf("the last message is %s, want %s", last, sentence)
 	}
-	if !register(t) {
+	if !fixture.EmulateARM64(t) {
 		return
 	}
 	for _, job := range []fixture.Job{foreign, byDocker, beside} {

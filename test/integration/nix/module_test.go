@@ -101,7 +101,8 @@ func TestModuleDefaults(t *testing.T) {
 	}
 }
 
-// TestModuleIsConfined holds the service against examples/iglu-builder.service.
+// TestModuleIsConfined holds the service against examples/iglu-builder.service, whose user packages make;
+// that of the module systemd makes.
 func TestModuleIsConfined(t *testing.T) {
 	got := make(map[string]string)
 	for key, value := range newFlake(t).service("default").ServiceConfig {
@@ -122,7 +123,10 @@ func TestModuleIsConfined(t *testing.T) {
 		want[line[1]] = value
 	}
 	want["TimeoutStopSec"] += "s"
-	for _, key := range []string{"ExecStart", "Environment", "EnvironmentFile", "LoadCredential"} {
+	if want["User"] != want["Group"] || got["DynamicUser"] != "true" {
+		t.Errorf("users: %s, %s; dynamic: %s", want["User"], want["Group"], got["DynamicUser"])
+	}
+	for _, key := range []string{"ExecStart", "Environment", "EnvironmentFile", "LoadCredential", "User", "Group", "DynamicUser"} {
 		delete(want, key)
 		delete(got, key)
 	}

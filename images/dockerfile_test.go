@@ -1,0 +1,26 @@
+package images
+
+import (
+	"os"
+	"regexp"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestDockerfiles has the builder's image be the same whether it is made of the source or for a
+// release, but for where the files come from.
+func TestDockerfiles(t *testing.T) {
+	var images []string
+	for _, name := range []string{"Dockerfile", "release.Dockerfile"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := regexp.MustCompile(`(?s)\nFROM scratch\n.*`).Find(text)
+		images = append(images, string(regexp.MustCompile(`(?m)^COPY .*`).ReplaceAll(last, []byte("COPY"))))
+	}
+	if diff := cmp.Diff(images[0], images[1]); diff != "" || images[0] == "" {
+		t.Errorf("the image of the source and that of a release differ (-source +release):\n%s", diff)
+	}
+}
