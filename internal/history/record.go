@@ -30,6 +30,8 @@ type Record struct {
 	Msg    string `json:"msg,omitempty"`
 	Commit string `json:"commit,omitempty"`
 	Lines  int64  `json:"lines"` // of the log
+	// Results is the event that says what the job has yielded, as docs/protocol.md describes it.
+	Results json.RawMessage `json:"results,omitempty"`
 	// Verdict is the event with which the job ended, as docs/protocol.md describes it.
 	Verdict json.RawMessage `json:"verdict,omitempty"`
 }
