@@ -78,11 +78,14 @@ func (p *plain) tellFailed() {
 	}
 }
 
+// plainNames is how many derivations that build are named where there is no terminal.
+const plainNames = 3
+
 // tell says how far the job is.
 func (p *plain) tell() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fmt.Fprintln(p.errors, "iglu-builder: "+p.progress.describe(p.now()))
+	fmt.Fprintln(p.errors, "iglu-builder: "+p.progress.describe(plainNames, p.now()))
 }
 
 func (p *plain) hasShown(schemas.Message) bool { return false }

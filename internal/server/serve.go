@@ -54,7 +54,9 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 		return hintAtFolder(err)
 	}
 	defer records.Close()
-	logs, err := joblog.Open(filepath.Join(folder, "logs"), s.KeepLogs, s.MaxLogBytes)
+	keep := s.KeepLogs
+	keep.Bytes = s.LogsMaxBytes
+	logs, err := joblog.Open(filepath.Join(folder, "logs"), keep, s.MaxLogBytes)
 	if err != nil {
 		return hintAtFolder(err)
 	}
