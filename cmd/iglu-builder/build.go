@@ -80,6 +80,7 @@ job every 30 s. NO_COLOR keeps colours off, those of the log included.`,
 	addBuilderFlags(flags)
 	flags.BoolVar(&options.JSON, "json", false, "print the builder's messages as they are")
 	job.Register(flags)
+	completeSettings(command, flags)
 	return command
 }
 

@@ -42,6 +42,7 @@ On SIGTERM or Ctrl-C it takes no more jobs, lets running ones go on for
 		},
 	}
 	s.Register(command.Flags())
+	completeSettings(command, command.Flags())
 	return command
 }
 
