@@ -43,11 +43,16 @@ func (o *output) Write(b []byte) (int, error) {
 	return n, err
 }
 
-var newline = []byte{'\n'}
+var (
+	newline     = []byte{'\n'}
+	storePrefix = []byte("/nix/store/")
+)
 
 func (o *output) endLine() {
-	if path := string(bytes.TrimSuffix(o.line, []byte{'\r'})); nixstore.IsPath(path) {
-		o.paths = append(o.paths, path)
+	if bytes.HasPrefix(o.line, storePrefix) { // of most lines nothing is allocated
+		if path := string(bytes.TrimSuffix(o.line, []byte{'\r'})); nixstore.IsPath(path) {
+			o.paths = append(o.paths, path)
+		}
 	}
 	o.line = o.line[:0]
 }
