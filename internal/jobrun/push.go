@@ -48,7 +48,11 @@ func preparePush(ctx context.Context, job jobenv.Job, out *output, meter *pushMe
 	if !ok {
 		refusal = &push.Refusal{What: err.Error()}
 	}
-	why.set("Nothing was built, because nothing could have been pushed. "+upperFirst(refusal.Advice), cmp.Or(refusal.Reason, refusal.What))
+	advice := "Nothing was built, because nothing could have been pushed."
+	if refusal.Advice != "" {
+		advice += " " + upperFirst(refusal.Advice) + "."
+	}
+	why.set(advice, cmp.Or(refusal.Reason, refusal.What))
 	if refusal.Temporary {
 		return nil, exitUnavailable
 	}

@@ -139,7 +139,8 @@ func headline(err error) string {
 	if more := cmp.Or(e.Detail, causeOf(e)); more != "" {
 		about += ": " + more
 	}
-	return fmt.Sprintf("%s (%s)", e.Kind, about)
+	kind, _, _ := strings.Cut(string(e.Kind), "; ") // what follows is advice
+	return fmt.Sprintf("%s (%s)", kind, about)
 }
 
 func causeOf(e *cachix.Error) string {
