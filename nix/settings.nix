@@ -210,8 +210,14 @@ in
 
     keep-logs = mkOption {
       type = types.strMatching "[0-9]+d?|[0-9]+,[0-9]+d";
-      default = "20";
+      default = "1000,30d";
       description = "How many logs of jobs are kept, or for how many days, or both, as in 20,7d (`IGLU_KEEP_LOGS`).";
+    };
+
+    logs-max-bytes = mkOption {
+      type = types.strMatching "[0-9]+(\\.[0-9]+)? ?([kKmMgGtTpP]i?)?[bB]?";
+      default = "10GB";
+      description = "Largest size of all logs together; the oldest go first when a job has ended, the latest stays (`IGLU_LOGS_MAX_BYTES`).";
     };
 
     max-log-bytes = mkOption {

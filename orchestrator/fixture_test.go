@@ -188,6 +188,16 @@ func runCommand(p *fakeengine.Process) int {
 	case "count":
 		code, _ := strconv.Atoi(arg)
 		return count(p, code)
+	case "fail": // and say why
+		return end(p, jobwire.End{ExitCode: 1, Reason: "hello-2.12 failed: " + arg, Advice: "Its own log says more."})
+	case "print":
+		fmt.Fprintf(p.Stdout, "%s\n\niglu: not the job's\n", arg)
+		return end(p, jobwire.End{ExitCode: 3})
+	case "yield":
+		jobwire.NewWriter(p.Stdout, p.Getenv(jobenv.EventsToken)).Note(jobwire.Note{Event: schemas.AppendEvent(nil, schemas.ResultsEvent{
+			Results: []schemas.Result{{Installable: ".#hunter2hunter2", Paths: []string{"/nix/store/a"}}},
+			Pushed:  &schemas.Pushed{Paths: 1, Bytes: 2}, Target: "https://example.com/a"})})
+		return 0
 	case "push":
 		return end(p, jobwire.End{ExitCode: jobenv.ExitUnpushed, Unpushed: "1 of 2 paths was not pushed"})
 	case "linger": // does as it is told
@@ -281,6 +291,7 @@ type job struct {
 	ended  chan schemas.Message
 	begun  time.Time
 	so     strings.Builder // what was read of lines
+	client string          // its address
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 }
@@ -299,7 +310,7 @@ func (f *fixture) newJob() *job {
 
 func (f *fixture) begin(j *job, request *schemas.Request) {
 	go func() {
-		running := f.b.Start(j.ctx, request)
+		running := f.b.Start(j.ctx, request, j.client)
 		if err := running.Follow(context.WithoutCancel(j.ctx), j); err != nil {
 			j.cancel(err)
 		}
@@ -363,7 +374,11 @@ func (e finished) String() string {
 	if e.took > brief {
 		text += " after " + e.took.Round(time.Second).String()
 	}
-	if said := strings.TrimSpace(e.response.Error + " " + e.response.Msg); said != "" {
+	said := strings.TrimSpace(e.response.Error + " " + e.response.Msg)
+	if e.event.End == string(jobend.Exited) && e.response.Error != "" { // TestReasons is about the rest, in which the job's last line is
+		said = e.response.Error
+	}
+	if said != "" {
 		text += ": " + said
 	}
 	return text

@@ -28,21 +28,21 @@ type Job struct {
 	last   schemas.Message // once it has ended
 }
 
-// Start starts a job, which ends when ctx does. Its caller has a place; see Acquire. Wait must be
-// called.
-func (b *Builder) Start(ctx context.Context, request *schemas.Request) *Job {
-	return b.start(ctx, request, func() {})
+// Start starts a job that a client at an address has sent. It ends when ctx does. Its caller has a place;
+// see Acquire. Wait must be called.
+func (b *Builder) Start(ctx context.Context, request *schemas.Request, client string) *Job {
+	return b.start(ctx, request, client, func() {})
 }
 
 // Submit starts a job that nobody need wait for, and returns its id; or the answer to whoever sent it:
 // that all places are taken, or why the job has ended at once.
-func (b *Builder) Submit(request *schemas.Request) (id string, refusal *schemas.Response) {
+func (b *Builder) Submit(request *schemas.Request, client string) (id string, refusal *schemas.Response) {
 	release, ok := b.Acquire()
 	if !ok {
 		busy := schemas.Busy()
 		return "", &busy
 	}
-	job := b.start(context.Background(), request, release)
+	job := b.start(context.Background(), request, client, release)
 	if job.reader == nil {
 		return "", job.Wait().Response
 	}
@@ -51,12 +51,12 @@ func (b *Builder) Submit(request *schemas.Request) (id string, refusal *schemas.
 }
 
 // start starts a job, and calls release when it needs its place no longer.
-func (b *Builder) start(ctx context.Context, request *schemas.Request, release func()) *Job {
+func (b *Builder) start(ctx context.Context, request *schemas.Request, client string, release func()) *Job {
 	ctx, cancel := context.WithCancelCause(ctx)
 	j := &Job{id: strings.ToLower(rand.Text()), cancel: cancel, ended: make(chan struct{})}
 	redactor := redact.New(secretsOf(request, b.options)...)
 	log := slog.New(redactor.Handler(b.log.Handler())).With("job", j.id)
-	log.Info("job accepted")
+	record := b.newRecorder(j.id, client, request, redactor, log)
 	r := &run{b: b, id: j.id, request: request, log: log, tracker: newTracker()}
 	lines, err := b.logs.Create(j.id, redactor)
 	if err == nil {
@@ -77,7 +77,7 @@ func (b *Builder) start(ctx context.Context, request *schemas.Request, release f
 		ticket.Leave()
 		release()
 	}
-	record := b.begin(j.id, request, redactor, log, ticket.Node() != nil)
+	record.begin(ticket.Node() != nil)
 	b.mu.Lock()
 	b.running[j.id] = j
 	b.mu.Unlock()
@@ -122,6 +122,10 @@ func (r *run) toEnd(ctx context.Context, ticket *nodes.Ticket, record *recorder)
 	}
 	verdict := r.tracker.close(r.inTurn(ctx, ticket, record))
 	r.release()
+	if verdict.Reason() != "" {
+		verdict.lastLine = r.lines.LastLine()
+		r.say("failed: " + verdict.explanation()) // some clients show lines, and lose a last message
+	}
 	b.ended(verdict, r.log)
 	record.end(verdict, r.lines.Lines()) // before somebody is told, who may ask for it
 	last := r.lines.Respond(verdict.Response(), verdict.Event())
@@ -137,7 +141,6 @@ func (r *run) inTurn(ctx context.Context, ticket *nodes.Ticket, record *recorder
 	}
 	r.node = r.b.place(r.id, slots)
 	record.start()
-	r.log.Info("job started")
 	if r.node.cluster != nil {
 		r.say("on node " + r.node.name)
 	}
@@ -216,7 +219,7 @@ func (b *Builder) Cancel(job string) (runs bool) {
 	defer b.mu.Unlock()
 	j, runs := b.running[job]
 	if runs {
-		j.Cancel(&engine.Failure{End: jobend.Cancelled, What: "The job was cancelled.", Advice: "Somebody cancelled it on the builder's page."})
+		j.Cancel(&engine.Failure{End: jobend.Cancelled, What: wasCancelled, Advice: "Somebody cancelled it on the builder's page."})
 	}
 	return runs
 }

@@ -64,7 +64,7 @@ func (b *Builder) use(e engine.Engine) {
 func (b *Builder) build(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	j := b.Start(ctx, request)
+	j := b.Start(ctx, request, "")
 	if err := j.Follow(context.WithoutCancel(ctx), out); err != nil {
 		cancel(err)
 	}
@@ -146,7 +146,7 @@ func TestNoWayOutForSecrets(t *testing.T) {
 				t.Errorf("with the error %v, the %s is\n%s", wait, name, text)
 			}
 		}
-		if strings.Count(out.String(), "told") != 2 || strings.Count(string(events), "told") < 4 || !strings.Contains(log.String(), "told") {
+		if strings.Count(out.String(), "told") < 2 || strings.Count(string(events), "told") < 4 || !strings.Contains(log.String(), "told") {
 			t.Errorf("with the error %v, too little came out:\n%s%s", wait, &out, log)
 		}
 	}
@@ -230,7 +230,7 @@ func TestSlowReader(t *testing.T) {
 func TestFirstLine(t *testing.T) {
 	for _, url := range []string{"", "https://builder.example.com"} {
 		b, _, _ := builder(t, func(p *memengine.Process) int { return ends(p, jobwire.End{}) }, func(o *Options) { o.PublicURL = url })
-		j := b.Start(t.Context(), secretRequest())
+		j := b.Start(t.Context(), secretRequest(), "")
 		var lines bytes.Buffer
 		var first schemas.Message
 		if err := errors.Join(

@@ -154,14 +154,14 @@ func TestSubmit(t *testing.T) {
 		b, _, _ := builder(t, c.run, func(o *Options) { o.MaxJobs, o.MaxQueued = 2, 1 })
 		ids := make([]string, 3)
 		for n := range ids {
-			id, refusal := b.Submit(commandOf(fmt.Sprintf("%d 1m", n)))
+			id, refusal := b.Submit(commandOf(fmt.Sprintf("%d 1m", n)), "")
 			if refusal != nil || record(t, b, n).Job != id {
 				t.Fatalf("job %d: %s, %v", n, id, refusal)
 			}
 			ids[n] = id
 			time.Sleep(time.Second)
 		}
-		if _, refusal := b.Submit(commandOf("3 1m")); refusal == nil || *refusal != schemas.Busy() {
+		if _, refusal := b.Submit(commandOf("3 1m"), ""); refusal == nil || *refusal != schemas.Busy() {
 			t.Errorf("a fourth job is told %v", refusal)
 		}
 		if !b.Cancel(ids[2]) || !b.Cancel(ids[1]) {
@@ -177,7 +177,7 @@ func TestSubmit(t *testing.T) {
 			t.Errorf("began: %s", got)
 		}
 		for n := range 3 {
-			if _, refusal := b.Submit(commandOf(fmt.Sprintf("%d 1s", 10+n))); refusal != nil {
+			if _, refusal := b.Submit(commandOf(fmt.Sprintf("%d 1s", 10+n)), ""); refusal != nil {
 				t.Errorf("after their end, job %d is told %v", n, refusal)
 			}
 		}
@@ -190,7 +190,7 @@ func TestSubmitFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _, _ := builder(t, new(clock).run)
 		for n := range 20 {
-			id, refusal := b.Submit(commandOf(fmt.Sprintf("%d 1s", n)))
+			id, refusal := b.Submit(commandOf(fmt.Sprintf("%d 1s", n)), "")
 			if refusal != nil {
 				t.Fatalf("job %d: %v", n, refusal)
 			}
@@ -214,7 +214,7 @@ func TestSubmitWithoutLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if _, refusal := b.Submit(commandOf("1 1s")); refusal == nil || refusal.Error != "The builder cannot keep the job's log." {
+		if _, refusal := b.Submit(commandOf("1 1s"), ""); refusal == nil || refusal.Error != "The builder cannot keep the job's log." {
 			t.Errorf("it is told %v", refusal)
 		}
 	}
@@ -225,7 +225,7 @@ func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _, _ := builder(t, new(clock).run, func(o *Options) { o.MaxJobs, o.MaxQueued = 2, 4 })
 		for n, takes := range []string{"10s", "1h", "1s", "1s"} {
-			if _, refusal := b.Submit(commandOf(fmt.Sprintf("%d %s", n, takes))); refusal != nil {
+			if _, refusal := b.Submit(commandOf(fmt.Sprintf("%d %s", n, takes)), ""); refusal != nil {
 				t.Fatal(refusal)
 			}
 		}
@@ -237,7 +237,7 @@ func TestDrain(t *testing.T) {
 		if took := time.Since(begun); took != time.Minute {
 			t.Errorf("it took %s", took)
 		}
-		if _, refusal := b.Submit(commandOf("4 1s")); refusal != nil {
+		if _, refusal := b.Submit(commandOf("4 1s"), ""); refusal != nil {
 			t.Fatal(refusal)
 		}
 		synctest.Wait()
@@ -272,7 +272,7 @@ func TestQueueAtRandom(t *testing.T) {
 			time.Sleep(time.Duration(r.IntN(1000)) * time.Millisecond)
 			request := commandOf(fmt.Sprintf("%dms 0 ends", r.IntN(3000)))
 			request.Git.Repository = fmt.Sprint("repository-", r.IntN(10))
-			id, refusal := b.Submit(request)
+			id, refusal := b.Submit(request, "")
 			if refusal != nil {
 				t.Fatal(refusal)
 			}

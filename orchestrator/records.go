@@ -25,11 +25,12 @@ type recorder struct {
 	record   history.Record
 }
 
-// begin keeps a record of a job that has a slot or waits for one.
-func (b *Builder) begin(job string, request *schemas.Request, redactor *redact.Redactor, log *slog.Logger, hasSlot bool) *recorder {
+// newRecorder returns what keeps the record of a job that a client has sent, and keeps none yet.
+func (b *Builder) newRecorder(job, client string, request *schemas.Request, redactor *redact.Redactor, log *slog.Logger) *recorder {
 	r := &recorder{records: b.records, redactor: redactor, log: log}
 	r.record = history.Record{
 		Job:     job,
+		Client:  client,
 		Branch:  redactor.String(request.Git.Branch),
 		Command: redactor.String(request.BuildOptions.Command),
 		Begun:   time.Now().UTC(),
@@ -37,28 +38,54 @@ func (b *Builder) begin(job string, request *schemas.Request, redactor *redact.R
 	if !request.Git.NoClone {
 		r.record.Repository = redactor.String(history.WithoutUser(request.Git.Repository))
 	}
+	return r
+}
+
+// begin keeps that the job has a slot, or waits for one.
+func (r *recorder) begin(hasSlot bool) {
 	if hasSlot {
 		r.record.Started = r.record.Begun
+	} else {
+		r.logAs("job waits")
 	}
 	r.put()
-	return r
 }
 
 // start keeps when the job got its slot.
 func (r *recorder) start() {
+	r.logAs("job started")
 	if r.record.Started.IsZero() {
 		r.record.Started = time.Now().UTC()
 		r.put()
 	}
 }
 
+// logAs writes to the server's log what the job is.
+func (r *recorder) logAs(message string) {
+	var args []any
+	for _, about := range []struct{ key, value string }{
+		{"repository", r.record.Repository}, {"branch", r.record.Branch}, {"command", r.record.Command}, {"client", r.record.Client},
+	} {
+		if about.value != "" {
+			args = append(args, about.key, about.value)
+		}
+	}
+	r.log.Info(message, args...)
+}
+
 // end keeps how the job has ended, and how many lines its log has.
 func (r *recorder) end(verdict Verdict, lines int64) {
 	response, event := verdict.Response(), verdict.Event()
-	event.Commit, event.Image = r.redactor.String(event.Commit), r.redactor.String(event.Image)
+	for _, text := range []*string{&event.Reason, &event.Commit, &event.Image} {
+		*text = r.redactor.String(*text)
+	}
 	r.record.Ended, r.record.Lines = time.Now().UTC(), lines
 	r.record.End, r.record.ExitCode = verdict.End(), response.BuildExitCode
 	r.record.Error, r.record.Msg = r.redactor.String(response.Error), r.redactor.String(response.Msg)
+	r.record.Reason = event.Reason
+	if verdict.Results != nil {
+		r.record.Results = schemas.AppendEvent(nil, verdict.Results.Map(r.redactor.String))
+	}
 	r.record.Commit, r.record.Verdict = event.Commit, schemas.AppendEvent(nil, event)
 	r.put()
 }

@@ -104,6 +104,9 @@ func (t *tracker) take(n jobwire.Note) {
 		t.verdict.Usage = *n.Usage
 		t.stored = n.Usage.StoreBytes
 	}
+	if n.End != nil {
+		t.verdict.reason, t.verdict.advice = n.End.Reason, n.End.Advice
+	}
 	if n.Pushed != nil {
 		t.verdict.Pushed = n.Pushed
 	}
@@ -119,6 +122,11 @@ func (t *tracker) takeEvent(data []byte) {
 		if insidePhases[e.Phase] {
 			t.begin(e.Phase)
 		}
+	case schemas.ResultsEvent:
+		t.mu.Lock()
+		t.verdict.Results = &e
+		t.mu.Unlock()
+		t.event(e)
 	case schemas.PlanEvent, schemas.DerivationEvent, schemas.LineEvent, schemas.ProgressEvent, schemas.PushEvent:
 		t.event(e)
 	}

@@ -64,12 +64,12 @@ func (b *fakeBuilder) Acquire() (release func(), ok bool) {
 	return sync.OnceFunc(func() { b.taken.Add(-1) }), true
 }
 
-func (b *fakeBuilder) Start(ctx context.Context, request *schemas.Request) Job {
+func (b *fakeBuilder) Start(ctx context.Context, request *schemas.Request, client string) Job {
 	return &fakeJob{ctx: ctx, build: func(ctx context.Context, out io.Writer) schemas.Message { return b.build(ctx, request, out) }}
 }
 
 // Submit starts a job with the id "submitted", or one that has ended at once if it fails.
-func (b *fakeBuilder) Submit(request *schemas.Request) (id string, refusal *schemas.Response) {
+func (b *fakeBuilder) Submit(request *schemas.Request, client string) (id string, refusal *schemas.Response) {
 	release, ok := b.Acquire()
 	if !ok {
 		busy := schemas.Busy()
@@ -95,6 +95,8 @@ func (j *fakeJob) Follow(_ context.Context, out io.Writer) error {
 }
 
 func (j *fakeJob) Wait() schemas.Message { return j.last }
+
+func (b *fakeBuilder) Ready(ctx context.Context) error { return b.Healthy(ctx) }
 
 func (b *fakeBuilder) Healthy(ctx context.Context) error {
 	if b.healthy == nil {

@@ -32,43 +32,43 @@ func (s *Server) serveSubmit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if s.draining.Err() != nil {
-		s.refuseSubmit(w, http.StatusServiceUnavailable, refusedDraining, shuttingDown)
+		s.refuseSubmit(w, r, http.StatusServiceUnavailable, refusedDraining, shuttingDown)
 		return
 	}
 	http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.options.RequestTimeout))
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.options.MaxRequestBytes))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		s.refuseSubmit(w, http.StatusRequestEntityTooLarge, refusedLarge,
+		s.refuseSubmit(w, r, http.StatusRequestEntityTooLarge, refusedLarge,
 			schemas.Unable("The job is larger than the builder takes.", "Its setting IGLU_MAX_REQUEST_BYTES bounds that."))
 		return
 	}
 	if err != nil { // it has left, or does not send on
-		s.refuseSubmit(w, http.StatusRequestTimeout, refusedSilent, s.noJobInTime())
+		s.refuseSubmit(w, r, http.StatusRequestTimeout, refusedSilent, s.noJobInTime())
 		return
 	}
 	request, _, err := schemas.ParseRequest(data, s.options.Commands)
 	if refusal, ok := errors.AsType[*schemas.Refusal](err); ok {
-		s.log.Info("job refused", "client", r.RemoteAddr, "reason", refusal)
-		s.refuseSubmit(w, http.StatusBadRequest, refusal.Kind(), refusal.Response())
+		s.log.Info("job refused", "client", r.RemoteAddr, "why", refusal)
+		s.refuseSubmit(w, r, http.StatusBadRequest, refusal.Kind(), refusal.Response())
 		return
 	}
-	id, refusal := s.builder.Submit(request)
+	id, refusal := s.builder.Submit(request, r.RemoteAddr)
 	switch {
 	case refusal == nil:
-		s.log.Info("job posted", "client", r.RemoteAddr, "job", id)
 		record := SubmitPath + "/" + id
 		w.Header().Set("Location", record)
 		answerJSON(w, http.StatusAccepted, Submitted{ID: id, Record: record, Events: record + "/events", Page: "/jobs/" + id})
 	case *refusal == schemas.Busy():
 		w.Header().Set("Retry-After", busyRetry)
-		s.refuseSubmit(w, http.StatusTooManyRequests, refusedBusy, *refusal)
+		s.refuseSubmit(w, r, http.StatusTooManyRequests, refusedBusy, *refusal)
 	default:
 		answerJSON(w, http.StatusServiceUnavailable, refusal)
 	}
 }
 
 // refuseSubmit answers a job that is not taken, and counts it.
-func (s *Server) refuseSubmit(w http.ResponseWriter, status int, reason string, answer schemas.Response) {
+func (s *Server) refuseSubmit(w http.ResponseWriter, r *http.Request, status int, reason string, answer schemas.Response) {
+	s.log.Info("client refused", "client", r.RemoteAddr, "reason", reason)
 	s.refused(reason)
 	answerJSON(w, status, answer)
 }

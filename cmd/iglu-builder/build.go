@@ -42,9 +42,9 @@ job every 30 s. NO_COLOR keeps colours off, those of the log included.
 With --detach it prints the job's id instead, and the job goes on by itself: 'iglu-builder watch'
 shows its log, and 'iglu-builder cancel' ends it.`,
 		Example: `  iglu-builder build --repo https://github.com/iglu-sh/builder
-  iglu-builder build --command 'nix build nixpkgs#hello --print-out-paths'
+  iglu-builder build --command 'nix build nixpkgs#hello --print-build-logs --print-out-paths'
   iglu-builder build --repo https://git.example.com/app --branch main --git-key-file token \
-    --command 'nix build .#app --print-out-paths' \
+    --command 'nix build .#app --print-build-logs --print-out-paths' \
     --push-to https://cache.example.com/default --api-key-file api-key --signing-key-file key
   iglu-builder build --repo https://github.com/iglu-sh/builder --access-token-file github.com=token
   iglu-builder build --url wss://builder.example.com examples/hello/job.json
@@ -86,6 +86,7 @@ shows its log, and 'iglu-builder cancel' ends it.`,
 	flags.BoolVar(&options.Wait, "wait", false, "try again for as long as the builder has no place for the job")
 	flags.BoolVar(&detach, "detach", false, "print the job's id, and leave the job to itself")
 	job.Register(flags)
+	completeSettings(command, flags)
 	return command
 }
 

@@ -42,24 +42,8 @@ On SIGTERM or Ctrl-C it takes no more jobs, lets running ones go on for
 		},
 	}
 	s.Register(command.Flags())
-	for _, setting := range server.Table() {
-		if err := command.RegisterFlagCompletionFunc(setting.Flag, complete(setting.Kind)); err != nil {
-			panic(err) // there is no such flag
-		}
-	}
+	completeSettings(command, command.Flags())
 	return command
-}
-
-// complete completes a setting as its kind says.
-func complete(kind server.Kind) cobra.CompletionFunc {
-	directive := cobra.ShellCompDirectiveNoFileComp
-	switch kind.Type {
-	case server.File:
-		directive = cobra.ShellCompDirectiveDefault
-	case server.Folder:
-		directive = cobra.ShellCompDirectiveFilterDirs
-	}
-	return cobra.FixedCompletions(kind.Words, directive)
 }
 
 // selfProgram is the running program, even where its file has been replaced.

@@ -68,12 +68,14 @@ repository begins with the image's own store again. One that a job has stays.`,
 		}),
 	}
 	remove.Flags().BoolVar(&all, "all", false, "remove all of the instance")
+	remove.ValidArgsFunction = completeStores(&s)
 	command.AddCommand(remove)
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	s.Register(flags)
 	for _, name := range []string{"instance", "state-dir"} {
 		command.PersistentFlags().AddFlag(flags.Lookup(name))
 	}
+	completeSettings(command, command.PersistentFlags())
 	return command
 }
 

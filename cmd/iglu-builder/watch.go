@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"iglu.sh/builder/internal/buildclient"
-	"iglu.sh/builder/schemas"
 )
 
 func watchCommand() *cobra.Command {
@@ -91,7 +90,7 @@ func exactlyOneJob(command *cobra.Command, args []string) error {
 // addBuilderFlags adds the flags that say which builder is meant.
 func addBuilderFlags(flags *pflag.FlagSet) {
 	flags.SortFlags = false
-	flags.String("url", "ws://127.0.0.1:3000"+schemas.BuildPath, "`URL` of the builder, or its host:port; without this flag, "+buildclient.EnvURL+" counts")
+	flags.String("url", buildclient.DefaultURL, "`URL` of the builder, or its host:port; without this flag, "+buildclient.EnvURL+" counts")
 	flags.String("token-file", "", "`file` with the builder's token (default what IGLU_TOKEN_FILE names)")
 }
 

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"net/url"
 	"sync"
 	"time"
 
@@ -27,6 +28,7 @@ type plain struct {
 
 	mu       sync.Mutex // guards what follows
 	errors   io.Writer
+	builder  *url.URL
 	progress *progress
 }
 
@@ -34,6 +36,7 @@ func newPlain(o Options) *plain {
 	return &plain{
 		out:      bufio.NewWriterSize(o.Stdout, bufferSize),
 		errors:   o.Stderr,
+		builder:  o.URL,
 		terminal: isTerminal(o.Stdout),
 		interval: cmp.Or(o.ProgressInterval, progressInterval),
 		now:      o.now,
@@ -53,23 +56,38 @@ func (p *plain) line(_, text []byte) {
 func (p *plain) message(_ []byte, m schemas.Message) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case m.Event != nil && p.progress != nil:
-		p.progress.take(m.Event, p.at(m))
-	case m.Response != nil && m.Response.JobStatus == schemas.Starting:
+	if m.Response != nil && m.Response.JobStatus == schemas.Starting {
 		p.progress = newProgress(p.at(m))
 		p.stop = tick.Every(p.interval, p.tell)
+	}
+	if m.Event != nil && p.progress != nil {
+		p.progress.take(m.Event, p.at(m))
+	}
+	if m.Last() && p.progress != nil {
+		p.tellFailed()
 	}
 	if r := m.Response; r != nil && r.Error == "" {
 		fmt.Fprintln(p.errors, termtext.Visible(r.Msg))
 	}
 }
 
+// tellFailed says where the logs are of derivations that failed.
+func (p *plain) tellFailed() {
+	for _, failed := range p.progress.failed {
+		if all := logCommand(p.builder, p.progress.job, failed.Derivation); all != "" {
+			fmt.Fprintf(p.errors, "iglu-builder: the log of %s: %s\n", nameOf(failed.Derivation), all)
+		}
+	}
+}
+
+// plainNames is how many derivations that build are named where there is no terminal.
+const plainNames = 3
+
 // tell says how far the job is.
 func (p *plain) tell() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fmt.Fprintln(p.errors, "iglu-builder: "+p.progress.describe(p.now()))
+	fmt.Fprintln(p.errors, "iglu-builder: "+p.progress.describe(plainNames, p.now()))
 }
 
 func (p *plain) hasShown(schemas.Message) bool { return false }

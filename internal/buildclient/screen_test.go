@@ -43,6 +43,26 @@ func TestStatusWithoutBytes(t *testing.T) {
 	}
 }
 
+// A status names every derivation that builds, as far as there is room.
+func TestStatusNames(t *testing.T) {
+	p := newProgress(time.Time{})
+	for _, name := range []string{"a-1.0", "b-1.0", "c-1.0", "d-1.0"} {
+		p.takeDerivation(begin("/nix/store/cccccccccccccccccccccccccccccccc-"+name+".drv", ""), time.Time{})
+	}
+	for width, want := range map[int]string{
+		60: "running 0s · a-1.0 0s, b-1.0 0s, c-1.0 0s, d-1.0 0s",
+		51: "running 0s · a-1.0 0s, b-1.0 0s, c-1.0 0s, d-1.0 0s",
+		50: "running 0s · a-1.0 0s, b-1.0 0s and 2 more",
+		42: "running 0s · a-1.0 0s, b-1.0 0s and 2 more",
+		41: "running 0s · a-1.0 0s and 3 more",
+		31: "running 0s · a-1.0 0s, b-1.0 0s",
+	} {
+		if got := p.status(width, time.Time{}); got != want {
+			t.Errorf("%d: %q, want %q", width, got, want)
+		}
+	}
+}
+
 // TestScreen follows a job on terminals of different widths.
 func TestScreen(t *testing.T) {
 	for _, test := range []struct {
@@ -50,10 +70,10 @@ func TestScreen(t *testing.T) {
 		begun, building, failing string // the status line
 	}{
 		{40, "building 3s · gcc-with-a-long-name-… 0s", "2/5 built · 12.3/45.6 MiB · gcc-… 1m05s", "2/5 built · 12.3/45.6 MiB"},
-		{80, "building 3s · gcc-with-a-long-name-14.3.0 0s", "2/5 built · 12.3/45.6 MiB · gcc-with-a-long-name-14.3.0 1m05s",
+		{80, "building 3s · gcc-with-a-long-name-14.3.0 0s", "2/5 built · 12.3/45.6 MiB · gcc-with-a-long-name-14.3.0 1m05s, hello-2.12.1 0s",
 			"building 1m08s · 2/5 built · 3/10 paths fetched, 12.3/45.6 MiB"},
 		{200, "building 3s · gcc-with-a-long-name-14.3.0 0s",
-			"building 1m08s · 2/5 built · 3/10 paths fetched, 12.3/45.6 MiB · gcc-with-a-long-name-14.3.0 (buildPhase) 1m05s and 1 more",
+			"building 1m08s · 2/5 built · 3/10 paths fetched, 12.3/45.6 MiB · gcc-with-a-long-name-14.3.0 (buildPhase) 1m05s, hello-2.12.1 0s",
 			"building 1m08s · 2/5 built · 3/10 paths fetched, 12.3/45.6 MiB"},
 	} {
 		t.Run(strconv.Itoa(test.width), func(t *testing.T) {

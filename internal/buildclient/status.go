@@ -19,16 +19,28 @@ const (
 	leastName = 4
 )
 
-// describe returns all that is known of a running job, in one line.
-func (p *progress) describe(now time.Time) string {
-	return strings.Join(append(p.parts(now), p.nowLong(now)...), separator)
+// describe returns what is known of a running job, in one line, with the names of so many derivations that
+// build.
+func (p *progress) describe(names int, now time.Time) string {
+	return strings.Join(append(p.parts(now), p.nowLong(names, now)...), separator)
 }
 
 // status returns what is known of a running job in at most width cells of a terminal: all in
-// words if there is room for it, else in short, and then what matters most.
+// words if there is room for it, with as many derivations that build as there is room for; else in short,
+// and then what matters most.
 func (p *progress) status(width int, now time.Time) string {
-	if status := p.describe(now); displaywidth.String(status) <= width {
-		return status
+	long := ""
+	for names := 1; names == 1 || names <= len(p.building); names++ {
+		status := p.describe(names, now)
+		// All of them can be shorter than all but one "and 1 more".
+		if displaywidth.String(status) <= width {
+			long = status
+		} else if names < len(p.building)-1 || long == "" {
+			break
+		}
+	}
+	if long != "" {
+		return long
 	}
 	for parts := p.shortParts(now); ; parts = parts[:len(parts)-1] {
 		what := p.nowShort(width-cells(parts), now)
@@ -88,24 +100,27 @@ func (p *progress) shortParts(now time.Time) (parts []string) {
 	return parts
 }
 
-// nowLong says what builds now, since when, and how many more do.
-func (p *progress) nowLong(now time.Time) []string {
+// nowLong says what builds now, since when, and how many more do than it names.
+func (p *progress) nowLong(names int, now time.Time) []string {
 	if len(p.building) == 0 {
 		return nil
 	}
-	first := p.building[0]
-	text := nameOf(first.derivation)
-	if first.phase != "" {
-		text += " (" + termtext.Visible(first.phase) + ")"
+	var texts []string
+	for _, b := range p.building[:min(names, len(p.building))] {
+		text := nameOf(b.derivation)
+		if b.phase != "" {
+			text += " (" + termtext.Visible(b.phase) + ")"
+		}
+		texts = append(texts, text+" "+duration(now.Sub(b.since)))
 	}
-	text += " " + duration(now.Sub(first.since))
-	if more := len(p.building) - 1; more > 0 {
+	text := strings.Join(texts, ", ")
+	if more := len(p.building) - len(texts); more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
 	return []string{text}
 }
 
-// nowShort is the same in so many cells, or nothing if they do not do.
+// nowShort is the same without phases in so many cells, or nothing if they do not do.
 func (p *progress) nowShort(width int, now time.Time) []string {
 	if len(p.building) == 0 {
 		return nil
@@ -116,7 +131,15 @@ func (p *progress) nowShort(width int, now time.Time) []string {
 	if room < min(leastName, displaywidth.String(name)) {
 		return nil
 	}
-	return []string{displaywidth.TruncateString(name, room, ellipsis) + since}
+	text := displaywidth.TruncateString(name, room, ellipsis) + since
+	for _, b := range p.building[1:] {
+		longer := text + ", " + nameOf(b.derivation) + " " + duration(now.Sub(b.since))
+		if displaywidth.String(longer) > width {
+			break
+		}
+		text = longer
+	}
+	return []string{text}
 }
 
 // phaseWords are what a user reads of the phases.

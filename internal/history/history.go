@@ -214,12 +214,15 @@ func (h *History) Newest(limit int) (records []Record, err error) {
 func (h *History) Prune(keep func(job string) bool) error {
 	err := h.db.Update(func(tx *bbolt.Tx) error {
 		var gone []Record
-		err := tx.Bucket(recordsBucket).ForEach(func(_, value []byte) error {
+		err := tx.Bucket(idsBucket).ForEach(func(job, key []byte) error {
+			if keep(string(job)) { // as most are: their records need not be read
+				return nil
+			}
 			var r Record
-			if err := json.Unmarshal(value, &r); err != nil {
+			if err := json.Unmarshal(tx.Bucket(recordsBucket).Get(key), &r); err != nil {
 				return err
 			}
-			if r.End != "" && !keep(r.Job) {
+			if r.End != "" {
 				gone = append(gone, r)
 			}
 			return nil

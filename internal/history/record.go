@@ -15,6 +15,7 @@ type Record struct {
 	Repository string `json:"repository,omitempty"` // without a user's name or key
 	Branch     string `json:"branch,omitempty"`
 	Command    string `json:"command"`
+	Client     string `json:"client,omitempty"` // the address that it was sent from
 	// Begun is when the job was accepted, Started when it got a slot, and Ended when its last
 	// message was made. Started is zero while it waits, and if it never got one; Ended is zero
 	// while it waits or runs, and where its builder died.
@@ -25,11 +26,15 @@ type Record struct {
 	End jobend.End `json:"end,omitempty"`
 	// ExitCode is nil where the job has none.
 	ExitCode *int `json:"exitCode,omitempty"`
+	// Reason says in a line why the job failed, as a headline; empty where it did not.
+	Reason string `json:"reason,omitempty"`
 	// Error and Msg are what the client was told of its end.
 	Error  string `json:"error,omitempty"`
 	Msg    string `json:"msg,omitempty"`
 	Commit string `json:"commit,omitempty"`
 	Lines  int64  `json:"lines"` // of the log
+	// Results is the event that says what the job has yielded, as docs/protocol.md describes it.
+	Results json.RawMessage `json:"results,omitempty"`
 	// Verdict is the event with which the job ended, as docs/protocol.md describes it.
 	Verdict json.RawMessage `json:"verdict,omitempty"`
 }
@@ -47,7 +52,7 @@ func (r Record) Succeeded() bool {
 
 // bounded returns r with long texts cut.
 func (r Record) bounded() Record {
-	for _, text := range []*string{&r.Repository, &r.Branch, &r.Command, &r.Error, &r.Msg, &r.Commit} {
+	for _, text := range []*string{&r.Repository, &r.Branch, &r.Command, &r.Reason, &r.Error, &r.Msg, &r.Commit} {
 		*text = short(*text)
 	}
 	return r

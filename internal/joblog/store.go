@@ -19,6 +19,9 @@ import (
 type Keep struct {
 	Jobs int           // how many of them; 0: none
 	Age  time.Duration // since they ended; 0: however long
+	// Bytes bounds all logs together, with their journals and those of jobs that run; 0: no bound. The
+	// latest is kept in any case.
+	Bytes int64
 }
 
 // A Store is the folder in which the logs of jobs lie, each with its journal beside it. No two
@@ -102,14 +105,36 @@ func (s *Store) Prune() error {
 		return fmt.Errorf("look for old logs: %w", err)
 	}
 	var errs []error
+	total := s.currentBytes()
 	for i, log := range ended {
-		if i >= s.keep.Jobs || (s.keep.Age > 0 && time.Since(log.ModTime()) > s.keep.Age) {
+		job := strings.TrimSuffix(log.Name(), extension)
+		total += log.Size() + s.sizeOf(job+journalExtension)
+		tooMuch := s.keep.Bytes > 0 && total > s.keep.Bytes && i > 0
+		if i >= s.keep.Jobs || tooMuch || (s.keep.Age > 0 && time.Since(log.ModTime()) > s.keep.Age) {
 			// The log last: without it, nobody would look for the journal.
-			job := strings.TrimSuffix(log.Name(), extension)
 			errs = append(errs, s.remove(job+journalExtension), s.remove(log.Name()))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// currentBytes returns how many bytes the logs of jobs that run take. s.mu is held.
+func (s *Store) currentBytes() (bytes int64) {
+	for _, x := range s.current {
+		x.mu.Lock()
+		bytes += x.size + x.journal.size()
+		x.mu.Unlock()
+	}
+	return bytes
+}
+
+// sizeOf returns the size of a file in bytes, or 0 if it is not there.
+func (s *Store) sizeOf(name string) int64 {
+	info, err := os.Stat(filepath.Join(s.folder, name))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }
 
 func (s *Store) remove(name string) error {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/schemas"
 )
 
@@ -72,6 +73,59 @@ func TestKeep(t *testing.T) {
 		if diff := cmp.Diff(test.want, names(t, folder)); diff != "" {
 			t.Errorf("%+v (-want +got):\n%s", test.keep, diff)
 		}
+	}
+}
+
+// Logs are bounded by what they take together, with their journals and those that are being written, and the
+// latest is kept in any case.
+func TestKeepBytes(t *testing.T) {
+	const size = 10_000
+	for limit, want := range map[int64][]string{
+		0:              {"a", "b", "c"},
+		4*size + 3_000: {"a", "b", "c"},
+		4*size - 3_000: {"a", "b"},
+		3*size - 3_000: {"a"},
+		1:              {"a"},
+	} {
+		folder := t.TempDir()
+		s, err := Open(folder, Keep{Jobs: 100}, 1<<30)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write := func(job string) *Log {
+			l, err := s.Create(job, redact.New())
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.Printf("%s", strings.Repeat("x", size/2))
+			l.Event(schemas.LineEvent{Derivation: "d", Text: strings.Repeat("x", size/2)})
+			l.index.flush(true)
+			return l
+		}
+		for job, age := range map[string]time.Duration{"a": time.Minute, "b": time.Hour, "c": 2 * time.Hour} {
+			l := write(job)
+			l.Seal()
+			l.Close()
+			then := time.Now().Add(-age)
+			if err := os.Chtimes(filepath.Join(folder, job+extension), then, then); err != nil {
+				t.Fatal(err)
+			}
+		}
+		running := write("running")
+		s.keep.Bytes = limit
+		if err := s.Prune(); err != nil {
+			t.Fatal(err)
+		}
+		var kept []string
+		for _, job := range []string{"a", "b", "c"} {
+			if s.Has(job) {
+				kept = append(kept, job)
+			}
+		}
+		if diff := cmp.Diff(want, kept); diff != "" || !s.Has("running") {
+			t.Errorf("%d bytes (-want +got):\n%s", limit, diff)
+		}
+		running.Close()
 	}
 }
 

@@ -36,6 +36,7 @@ import (
 	"iglu.sh/builder/internal/buildid"
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/internal/redact"
 )
 
 // Exit codes of a job beside those of the programs it runs: 126 and 127 are what a
@@ -143,7 +144,7 @@ func cannotBegin(job jobenv.Job, err error) jobwire.End {
 		say("the job cannot begin with this store: %v", unusable)
 		return jobwire.End{ExitCode: jobenv.ExitUnusableStore, UnusableStore: true}
 	}
-	say("cannot prepare the container: %v", err)
+	sayWhy("Look at the job image, which has to be one of Nix.", "cannot prepare the container: %v", err)
 	return failed(exitInternal)
 }
 
@@ -152,6 +153,7 @@ func failed(code int) jobwire.End { return jobwire.End{ExitCode: code} }
 
 // tellEnd tells the builder how the job has ended, and returns the exit code.
 func tellEnd(end jobwire.End, job jobenv.Job, children *children, t teller) int {
+	secrets := redact.New(secretsOf(job)...)
 	if lifelineLost.Load() {
 		end = jobwire.End{ExitCode: jobenv.ExitLifelineLost, LifelineLost: true}
 	}
@@ -159,6 +161,7 @@ func tellEnd(end jobwire.End, job jobenv.Job, children *children, t teller) int 
 		end.OutOfMemory = ranOutOfMemory()
 		end.Terminated = children.isTerminating() && !end.LifelineLost
 	}
+	why.complete(&end, secrets)
 	t.Note(jobwire.Note{End: &end})
 	jobwire.NewWriter(os.Stderr, job.EventsToken).Note(jobwire.Note{End: &end})
 	return end.ExitCode
@@ -169,7 +172,7 @@ func run(ctx context.Context, job jobenv.Job, root, r runner, t teller) jobwire.
 	ofOthers := readConfOfImage() + "\n" + job.NixConf
 	ofSystems, err := systemSettings(job, foreignSystems(r.children), ofOthers)
 	if err != nil {
-		say("%v", err)
+		sayWhy("", "%v", err)
 		t.Note(jobwire.Note{NotRun: job.System})
 		return failed(exitConfig)
 	}
@@ -208,7 +211,7 @@ func run(ctx context.Context, job jobenv.Job, root, r runner, t teller) jobwire.
 	}
 	b := &builder{job: job, runner: r, teller: t, version: version}
 	if pusher == nil {
-		return failed(b.build(os.Stdout))
+		return failed(b.buildOnly(out))
 	}
 	return b.buildAndPush(ctx, pusher, out, meter)
 }

@@ -43,11 +43,16 @@ func (o *output) Write(b []byte) (int, error) {
 	return n, err
 }
 
-var newline = []byte{'\n'}
+var (
+	newline     = []byte{'\n'}
+	storePrefix = []byte("/nix/store/")
+)
 
 func (o *output) endLine() {
-	if path := string(bytes.TrimSuffix(o.line, []byte{'\r'})); nixstore.IsPath(path) {
-		o.paths = append(o.paths, path)
+	if bytes.HasPrefix(o.line, storePrefix) { // of most lines nothing is allocated
+		if path := string(bytes.TrimSuffix(o.line, []byte{'\r'})); nixstore.IsPath(path) {
+			o.paths = append(o.paths, path)
+		}
 	}
 	o.line = o.line[:0]
 }
@@ -62,6 +67,16 @@ func (o *output) say(format string, args ...any) {
 		return
 	}
 	o.w.Write(line)
+}
+
+// printed returns the paths that the build has printed, when it has ended.
+func (o *output) printed() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.line) > 0 {
+		o.endLine()
+	}
+	return o.paths
 }
 
 // end ends the last line, if the build has not, and returns the paths that it printed.

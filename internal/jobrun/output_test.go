@@ -2,6 +2,7 @@ package jobrun
 
 import (
 	"bytes"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -37,5 +38,15 @@ func TestOutput(t *testing.T) {
 		if want := (len(printed) + size - 1) / size; len(said) != want {
 			t.Errorf("chunks of %d: %d lines of the push, want %d", size, len(said), want)
 		}
+	}
+}
+
+// Lines that are no paths cost nothing, however many there are.
+func TestOutputAllocatesNothing(t *testing.T) {
+	o := &output{w: io.Discard}
+	text := []byte(strings.Repeat("a line that a command prints\n", 1000))
+	o.Write(text)
+	if n := testing.AllocsPerRun(10, func() { o.Write(text) }); n > 0 {
+		t.Errorf("%v allocations for 1000 lines", n)
 	}
 }

@@ -84,6 +84,7 @@ func (n *Lines) End(succeeded bool) {
 	n.process.log.mu.Lock()
 	defer n.process.log.mu.Unlock()
 	n.look()
+	n.process.ending = true
 	for _, path := range n.inOrder() {
 		n.end(path, succeeded)
 	}
@@ -104,13 +105,16 @@ func (n *Lines) take(line string) {
 		}
 	} else if path := quoted(line, "copying path '"); nixstore.IsPath(path) {
 		n.begin(path, copyPath, []string{path}, &n.copies)
-	} else if strings.HasPrefix(line, "error: ") {
+	} else if text, ok := strings.CutPrefix(strings.TrimLeft(line, " "), "error: "); ok {
 		n.lookSoon()
-		for _, path := range n.inOrder() {
-			if strings.Contains(line, "'"+path+"'") {
-				n.end(path, false)
+		if line[0] == 'e' { // else it is about the errors above it
+			for _, path := range n.inOrder() {
+				if strings.Contains(line, "'"+path+"'") {
+					n.end(path, false)
+				}
 			}
 		}
+		n.process.log.hasFailed(text, "")
 	}
 }
 
@@ -178,18 +182,28 @@ func (n *Lines) end(path string, succeeded bool) {
 	w := n.going[path]
 	delete(n.going, path)
 	counts := schemas.Counts{Running: -1}
+	if a := n.process.activities[w.id]; a.kind == build {
+		n.tellLog(a)
+	}
 	if succeeded {
 		counts.Done = 1
 	} else {
 		counts.Failed = 1
-		if a := n.process.activities[w.id]; a.kind == build {
-			if log := n.process.log.newTail(); n.process.log.store.Log(path, log.add) == nil {
-				a.log = log
-			}
-		}
 	}
 	w.counter.add(n.process, counts)
 	n.process.stop(w.id)
+}
+
+// tellLog tells the log that Nix has kept of a derivation whose build has ended, as if it came only now:
+// that there is one, nix-build does not tell.
+func (n *Lines) tellLog(a *activity) {
+	log := n.process.log.newTail()
+	err := n.process.log.store.Log(a.derivation, func(part string, goesOn bool) {
+		n.process.log.tell(schemas.LineEvent{Derivation: a.derivation, Text: log.add(part, goesOn)})
+	})
+	if err == nil {
+		a.log = log
+	}
 }
 
 // add counts.

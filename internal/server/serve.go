@@ -59,14 +59,16 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 		return hintAtFolder(err)
 	}
 	defer records.Close()
-	logs, err := joblog.Open(filepath.Join(folder, "logs"), s.KeepLogs, s.MaxLogBytes)
+	keep := s.KeepLogs
+	keep.Bytes = s.LogsMaxBytes
+	logs, err := joblog.Open(filepath.Join(folder, "logs"), keep, s.MaxLogBytes)
 	if err != nil {
 		return hintAtFolder(err)
 	}
 	if err := records.Prune(logs.Has); err != nil {
 		return err
 	}
-	numbers := metrics.New(build, wsapi.Refusals, s.MaxJobs)
+	numbers := metrics.New(build, wsapi.Refusals, docker.Calls, s.MaxJobs)
 	logs.Written = numbers.LogWritten
 	engine, err := docker.New(s.engine(program), log)
 	if err != nil {
@@ -127,8 +129,8 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 // jobs are a builder's, as the sessions of clients see them.
 type jobs struct{ *orchestrator.Builder }
 
-func (j jobs) Start(ctx context.Context, request *schemas.Request) wsapi.Job {
-	return j.Builder.Start(ctx, request)
+func (j jobs) Start(ctx context.Context, request *schemas.Request, client string) wsapi.Job {
+	return j.Builder.Start(ctx, request, client)
 }
 
 // engine returns how the container engine is used.

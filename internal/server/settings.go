@@ -53,6 +53,7 @@ type Settings struct {
 	PublicURL       string
 	StateDir        string
 	KeepLogs        joblog.Keep
+	LogsMaxBytes    int64
 	MaxLogBytes     int64
 	FetchTimeout    time.Duration
 	GitDepth        int
@@ -137,8 +138,10 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"`URL` of the server's page as people reach it; it stands in the logs of jobs (default none)")
 	add(parsed(&s.StateDir, folder, parseAny), "state-dir", defaultStateDir(),
 		"`folder` for what outlives a job: the logs, in a folder for each instance")
-	add(parsed(&s.KeepLogs, matching(`[0-9]+d?|[0-9]+,[0-9]+d`), parseKeep), "keep-logs", "20",
+	add(parsed(&s.KeepLogs, matching(`[0-9]+d?|[0-9]+,[0-9]+d`), parseKeep), "keep-logs", "1000,30d",
 		"`how many` logs of jobs are kept, or for how many days, or both, as in 20,7d")
+	add(parsed(&s.LogsMaxBytes, size, parseBytes), "logs-max-bytes", "10GB",
+		"largest `size` of all logs together; the oldest go first when a job has ended, the latest stays")
 	add(parsed(&s.MaxLogBytes, size, parseLogBytes), "max-log-bytes", "1GiB",
 		"largest `size` of a job's log; beyond it the job goes on, and only the log's end is kept")
 	add(parsed(&s.FetchTimeout, duration, parseDuration), "fetch-timeout", "30m",

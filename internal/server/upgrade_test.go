@@ -142,7 +142,7 @@ func TestGoingBack(t *testing.T) {
 	}
 	before := contents(t, s.StateDir)
 	s.KeepLogs = joblog.Keep{} // would remove all logs
-	err = Serve(t.Context(), t.Context(), *s, "", metrics.Build{}, slog.New(slog.DiscardHandler))
+	err = Serve(t.Context(), t.Context(), *s, "/proc/self/exe", metrics.Build{}, slog.New(slog.DiscardHandler))
 	want := "open the history " + name + ": a newer version of the builder has written it: its format is 1000, and this version knows those up to 1\n" +
 		"hint: start that version or a later one, or give this one another folder (IGLU_STATE_DIR)"
 	if err == nil || err.Error() != want {

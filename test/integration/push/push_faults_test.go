@@ -62,7 +62,8 @@ func preflight(t *testing.T, e *fixture.Engine) {
 			fixture.WantExit(t, got, test.code)
 			fixture.WantLine(t, got, "iglu: nothing could be pushed, so nothing is built: ")
 			fixture.WantLine(t, got, test.line)
-			if len(got.Lines) != 3 || strings.Contains(got.Lines[2], "c2hvcnQ") {
+			fixture.WantReason(t, got, "Nothing was built, because nothing could have been pushed.")
+			if len(got.Lines) != 4 || strings.Contains(strings.Join(got.Lines, "\n"), "c2hvcnQ") {
 				t.Errorf("lines: %q", got.Lines)
 			}
 		})

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+// What a shell offers where a word is to be completed.
+func TestCompletionOfCommands(t *testing.T) {
+	for _, test := range []struct {
+		words []string
+		want  string // the lines, and the directive of cobra: 4 is no files, 0 is files, 8 is files with the extensions, 16 is folders
+	}{
+		{[]string{"serve", "--pull", ""}, "missing always never :4"},
+		{[]string{"serve", "--log-level", "d"}, "debug info warn error :4"},
+		{[]string{"serve", "--push-upstream", ""}, "yes no :4"},
+		{[]string{"serve", "--listen", ""}, ":4"},
+		{[]string{"serve", "--token-file", ""}, ":0"},
+		{[]string{"stores", "--state-dir", ""}, ":16"},
+		{[]string{"build", "--repo", ""}, ":4"},
+		{[]string{"build", "--git-key-file", ""}, ":0"},
+		{[]string{"build", ""}, "json :8"},
+		{[]string{"log", ""}, ":4"},
+	} {
+		var stdout, stderr bytes.Buffer
+		if code := run(t.Context(), append([]string{"__complete"}, test.words...), nil, &stdout, &stderr); code != 0 {
+			t.Errorf("%q: exit code %d, %s", test.words, code, &stderr)
+		}
+		if got := strings.Join(strings.Fields(stdout.String()), " "); got != test.want {
+			t.Errorf("%q: %q, want %q", test.words, got, test.want)
+		}
+	}
+}
