@@ -79,8 +79,8 @@ func TestEveryEndHasWords(t *testing.T) {
 		jobend.Cancelled, jobend.ClientGone, jobend.Shutdown, jobend.NoImage, jobend.EngineGone, jobend.Failed, jobend.Interrupted} {
 		h.put(t, history.Record{Job: string(end), Begun: time.Now(), Ended: time.Now(), End: end, ExitCode: &code})
 		j := jobView{history.Record{End: end, ExitCode: &code}}
-		if j.Word() == "" || j.Tone() == "" || j.Sentence() == "" {
-			t.Errorf("%s: %q, %q, %q", end, j.Word(), j.Tone(), j.Sentence())
+		if j.Word() == "" || j.Tone() == "" || j.Headline() == "" {
+			t.Errorf("%s: %q, %q, %q", end, j.Word(), j.Tone(), j.Headline())
 		}
 		if page := h.get("/jobs/" + string(end)); page.Code != http.StatusOK || !strings.Contains(page.Body.String(), ">"+j.Word()+"<") {
 			t.Errorf("%s: %d: %s", end, page.Code, page.Body)

@@ -1,10 +1,10 @@
 // One job: its log, how far it is, and how it ended.
 import { Log } from "./log.js";
+import { showTimes } from "./times.js";
 import { Tree } from "./tree.js";
-import { made, seconds, size } from "./words.js";
+import { made, PHASES, seconds, size } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
-const PHASES = { pull: "Pull the image", create: "Start the container", fetch: "Fetch the source", evaluate: "Evaluate", build: "Build", push: "Push" };
 const DOING = { pull: "Pulling the job image", create: "Starting the container", fetch: "Fetching the source", evaluate: "Evaluating", build: "Building", push: "Pushing the results", done: "Finishing" };
 const JOBS_INTERVAL = 3000; // ms between two looks for jobs of others
 const AGAIN = 3000; // ms until a builder that was away is asked again
@@ -53,6 +53,10 @@ function watch(state, log, runs) {
     else watch(state, log, runs);
   });
   events.addEventListener("log", (e) => log.grow(JSON.parse(e.data).lines));
+  events.addEventListener("phase", (e) => {
+    const { phase, line } = JSON.parse(e.data);
+    log.begin(phase, line);
+  });
   events.addEventListener("message", (e) => {
     const message = JSON.parse(e.data);
     state.next = message.seq + 1;
@@ -99,7 +103,7 @@ function take(state, event, at) {
   }
 }
 
-const say = (text) => byId("status").textContent = text;
+const say = (text) => byId("status").replaceChildren(made("p", "", text));
 
 // draw shows the state, once for all that has come since the last picture.
 function draw(state) {
@@ -115,7 +119,7 @@ function drawProgress(state) {
   const { phases, progress, push, verdict } = state;
   byId("progress").hidden = !phases.length || Boolean(verdict);
   const now = phases.at(-1);
-  byId("phases").replaceChildren(...Object.keys(PHASES).filter((phase) => phases.includes(phase)).map((phase) => {
+  byId("phases").replaceChildren(...Object.keys(PHASES).filter((phase) => phase !== "done" && phases.includes(phase)).map((phase) => {
     const item = made("li", phase === now ? "now" : "past", PHASES[phase]);
     if (phase === now) item.setAttribute("aria-current", "step");
     return item;
@@ -147,7 +151,6 @@ function drawFacts(verdict) {
   if (verdict.peakMemory) facts.push(["Most memory", size(verdict.peakMemory)]);
   if (verdict.cpuSeconds) facts.push(["CPU time", seconds(verdict.cpuSeconds * 1000)]);
   if (verdict.pushed) facts.push(["Pushed", `${verdict.pushed.paths} paths, ${size(verdict.pushed.bytes)}`]);
-  if (verdict.commit) facts.push(["Commit", verdict.commit]);
   byId("facts").hidden = !facts.length;
   byId("facts").replaceChildren(...facts.map(([term, value]) => {
     const pair = made("div");
@@ -178,9 +181,17 @@ async function renew(job) {
   byId("cancel")?.remove();
   let page;
   while (!(page = await pageAt(`/jobs/${job.dataset.job}`).catch(() => null))) await sleep(AGAIN);
-  const header = page.querySelector("#job > header");
-  if (header) job.querySelector(":scope > header").replaceWith(header);
-  say(page.getElementById("status")?.textContent ?? "The job has ended.");
+  if (page.getElementById("job")) {
+    const status = byId("status"), now = page.getElementById("status");
+    job.querySelector(":scope > header").replaceWith(page.querySelector("#job > header"));
+    byId("status").replaceWith(status); // the same, so that it is read out what is new in it
+    status.className = now.className;
+    status.replaceChildren(...now.childNodes);
+    document.title = page.title;
+    byId("icon").replaceWith(page.getElementById("icon"));
+  } else {
+    say("The job has ended.");
+  }
   await renewJobs();
 }
 
@@ -192,7 +203,8 @@ async function pageAt(path) {
 
 async function renewJobs() {
   const jobs = byId("jobs");
-  if (jobs) jobs.replaceWith((await pageAt("/")).getElementById("jobs"));
+  if (jobs) jobs.replaceWith((await pageAt(location.pathname + location.search)).getElementById("jobs"));
+  showTimes();
 }
 
 // watchForJobs shows a job that somebody else sends, on the page of all jobs.

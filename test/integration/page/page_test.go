@@ -61,7 +61,7 @@ func TestPage(t *testing.T) {
 	job := sendByForm(form, s, map[string]string{"repository": fixture.Env.Git.Public + "/hello", "command": "nix build -L"})
 	job.UntilText("#rows", "building hello")
 	job.UntilText("#verdict", "succeeded")
-	for _, fact := range []string{"Fetch the source", "Build", "Most memory", "CPU time", "Commit"} {
+	for _, fact := range []string{"Fetch the source", "Build", "Most memory", "CPU time"} {
 		job.UntilText("#facts", fact)
 	}
 	job.UntilText("#job .commit", fixture.Head(t, fixture.Build(fixture.Env.Git.Public+"/hello", ""))[:7])

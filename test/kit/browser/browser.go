@@ -238,19 +238,26 @@ func (b *Tab) CheckAccess() {
 	for _, scheme := range []string{"light", "dark"} {
 		for _, width := range []int64{1600, 360} {
 			b.Look(width, 900, scheme)
-			Eval[any](b, axe+"; null")
-			found := Eval[[]string](b, `axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations
-				.filter((v) => v.impact === "serious" || v.impact === "critical")
-				.flatMap((v) => v.nodes.map((n) => v.id + ": " + n.html + " " + n.failureSummary)))`)
-			for _, finding := range found {
-				b.T.Errorf("%s, %d px: %.500s", scheme, width, finding)
-			}
-			if over := Eval[int](b, "document.documentElement.scrollWidth - innerWidth"); over > 0 {
-				b.T.Errorf("%d px: the page is %d px wider than the window", width, over)
-			}
+			b.CheckLook()
 		}
 	}
 	b.Look(1280, 900, "light")
+}
+
+// CheckLook is CheckAccess of the page as it looks now.
+func (b *Tab) CheckLook() {
+	b.T.Helper()
+	look := Eval[string](b, "innerWidth + ' px, ' + (matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light')")
+	Eval[any](b, axe+"; null")
+	found := Eval[[]string](b, `axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations
+		.filter((v) => v.impact === "serious" || v.impact === "critical")
+		.flatMap((v) => v.nodes.map((n) => v.id + ": " + n.html + " " + n.failureSummary)))`)
+	for _, finding := range found {
+		b.T.Errorf("%s: %.500s", look, finding)
+	}
+	if over := Eval[int](b, "document.documentElement.scrollWidth - innerWidth"); over > 0 {
+		b.T.Errorf("%s: the page is %d px wider than the window", look, over)
+	}
 }
 
 // LongestTask returns for how long the page was held up at most since it was last asked, in ms.

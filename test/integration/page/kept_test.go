@@ -1,0 +1,91 @@
+//go:build integration
+
+package page
+
+import (
+	"log/slog"
+	"net/http/httptest"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"iglu.sh/builder/internal/history"
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/web"
+	"iglu.sh/builder/schemas"
+)
+
+// kept are jobs that a test makes up: what no engine would do as fast, or as it is wanted. The pages
+// and what serves them are the real ones.
+type kept struct {
+	url     string
+	t       *testing.T
+	records *history.History
+	logs    *joblog.Store
+}
+
+type noJobs struct{}
+
+func (noJobs) Cancel(string) bool { return false }
+
+// serveKept serves pages of jobs that are yet to be made up.
+func serveKept(t *testing.T) *kept {
+	t.Helper()
+	folder := t.TempDir()
+	logs, err := joblog.Open(filepath.Join(folder, "logs"), joblog.Keep{Jobs: 1000}, 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	records, err := history.Open(filepath.Join(folder, "history.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { records.Close() })
+	pages := web.New(records, logs, noJobs{}, web.Options{Commands: []string{"nix"}, ClientTimeout: time.Minute}, slog.New(slog.DiscardHandler))
+	server := httptest.NewServer(pages)
+	t.Cleanup(server.Close)
+	t.Cleanup(pages.Close)
+	return &kept{server.URL, t, records, logs}
+}
+
+// begin makes up a job that runs, and returns its log.
+func (k *kept) begin(r history.Record) *joblog.Log {
+	k.t.Helper()
+	if r.Begun.IsZero() {
+		r.Begun = time.Now().Add(-time.Minute)
+	}
+	if err := k.records.Put(r); err != nil {
+		k.t.Fatal(err)
+	}
+	log, err := k.logs.Create(r.Job, nil)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	log.Respond(schemas.Accepted(), schemas.JobEvent{ID: r.Job})
+	return log
+}
+
+// end makes up how the job of a log ends.
+func (k *kept) end(log *joblog.Log, r history.Record, response schemas.Response) {
+	k.t.Helper()
+	if r.Begun.IsZero() {
+		r.Begun = time.Now().Add(-time.Minute)
+	}
+	if r.Ended.IsZero() {
+		r.Ended = r.Begun.Add(42 * time.Second)
+	}
+	r.Error, r.Msg, r.ExitCode = response.Error, response.Msg, response.BuildExitCode
+	if r.End == "" {
+		r.End = jobend.Exited
+	}
+	if err := k.records.Put(r); err != nil {
+		k.t.Fatal(err)
+	}
+	log.Respond(response, schemas.VerdictEvent{End: string(r.End), ExitCode: r.ExitCode, Seconds: r.Ended.Sub(r.Begun).Seconds(), PeakMemory: 700 << 20, CPUSeconds: 61,
+		Phases: []schemas.PhaseTime{{Phase: schemas.Create, Seconds: 0.4}, {Phase: schemas.Fetch, Seconds: 2}, {Phase: schemas.Evaluate, Seconds: 7.1}, {Phase: schemas.Build, Seconds: 32}}})
+	log.Seal()
+	if err := log.Close(); err != nil {
+		k.t.Fatal(err)
+	}
+}
