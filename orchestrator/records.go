@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"encoding/json"
 	"log/slog"
 	"time"
 
@@ -37,8 +38,43 @@ func (b *Builder) begin(job string, request *schemas.Request, redactor *redact.R
 	if !request.Git.NoClone {
 		r.record.Repository = redactor.String(history.WithoutUser(request.Git.Repository))
 	}
+	r.record.Request = r.public(request)
 	r.put()
 	return r
+}
+
+// public returns a request as JSON, without secrets, or nothing where there is no saying that it is.
+func (r *recorder) public(request *schemas.Request) json.RawMessage {
+	text, err := json.Marshal(request.Public())
+	var value any
+	if err == nil {
+		err = json.Unmarshal(text, &value)
+	}
+	if err == nil {
+		text, err = json.Marshal(r.masked(value)) // as JSON, a secret would be escaped
+	}
+	if err != nil {
+		r.log.Warn("cannot keep the job's request in its record", "err", err)
+		return nil
+	}
+	return text
+}
+
+// masked returns a JSON value with the secrets masked that stand in its texts.
+func (r *recorder) masked(value any) any {
+	switch value := value.(type) {
+	case string:
+		return r.redactor.String(value)
+	case []any:
+		for i := range value {
+			value[i] = r.masked(value[i])
+		}
+	case map[string]any:
+		for name := range value {
+			value[name] = r.masked(value[name])
+		}
+	}
+	return value
 }
 
 // end keeps how the job has ended, and how many lines its log has.

@@ -26,6 +26,8 @@ const (
 	// maxText is the length in bytes at which a text of a record is cut. A command may be
 	// as long as a job's message, and is only to be recognized here.
 	maxText = 2 << 10
+	// maxRequest is the length in bytes beyond which a record is without its job's request.
+	maxRequest = 16 << 10
 	// lockTimeout is how long another process that has the file open is waited for: one
 	// that is being replaced by this.
 	lockTimeout = time.Second

@@ -174,6 +174,18 @@ func TestLongTextsAreCut(t *testing.T) {
 	}
 }
 
+// A request that is very long is left out of its record.
+func TestLongRequest(t *testing.T) {
+	h := open(t, file(t))
+	for _, n := range []int{maxRequest, maxRequest + 1} {
+		keep(t, h, Record{Job: "a", Begun: noon, Request: json.RawMessage(`"` + strings.Repeat("x", n-2) + `"`)})
+		got, err := h.Get("a")
+		if err != nil || (len(got.Request) > 0) != (n <= maxRequest) {
+			t.Errorf("of %d bytes, %d are kept: %v", n, len(got.Request), err)
+		}
+	}
+}
+
 func TestOutcome(t *testing.T) {
 	zero, one := 0, 1
 	for _, test := range []struct {

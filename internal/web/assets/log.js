@@ -18,7 +18,7 @@ const NARROW = "(max-width: 40rem)"; // where lines are wrapped from the start
 // What lines that say what went wrong begin with: the builder's own, git's, Nix's, and those of a
 // derivation's builder behind its name.
 const WARNING = /^(?:iglu: |[^\s>]+> )?warning:/i;
-const ERROR = /^(?:iglu: (?:error:|cannot |could not |nothing could )|(?:[^\s>]+> )?(?:error|fatal):)/i;
+const ERROR = /^(?:iglu: (?:error:|failed:|cannot |could not |nothing could )|(?:[^\s>]+> )?(?:error|fatal):)/i;
 
 const byId = (id) => document.getElementById(id);
 

@@ -4,10 +4,13 @@ package page
 
 import (
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/gorilla/websocket"
 
 	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/jobend"
@@ -23,6 +26,7 @@ type kept struct {
 	t       *testing.T
 	records *history.History
 	logs    *joblog.Store
+	refusal schemas.Response // of whatever the form sends
 }
 
 type noJobs struct{}
@@ -43,10 +47,33 @@ func serveKept(t *testing.T) *kept {
 	}
 	t.Cleanup(func() { records.Close() })
 	pages := web.New(records, logs, noJobs{}, web.Options{Commands: []string{"nix"}, ClientTimeout: time.Minute}, slog.New(slog.DiscardHandler))
-	server := httptest.NewServer(pages)
+	k := &kept{t: t, records: records, logs: logs}
+	mux := http.NewServeMux()
+	mux.Handle("/", pages)
+	mux.HandleFunc("/api/v1/build", k.refuse)
+	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	t.Cleanup(pages.Close)
-	return &kept{server.URL, t, records, logs}
+	k.url = server.URL
+	return k
+}
+
+// refuse refuses a job as a builder does.
+func (k *kept) refuse(w http.ResponseWriter, r *http.Request) {
+	conn, err := new(websocket.Upgrader).Upgrade(w, r, nil)
+	if err != nil {
+		k.t.Error(err)
+		return
+	}
+	defer conn.Close()
+	if _, _, err := conn.ReadMessage(); err != nil {
+		k.t.Error(err)
+	}
+	if err := conn.WriteMessage(websocket.TextMessage, k.refusal.Encode()); err != nil {
+		k.t.Error(err)
+	}
+	conn.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseInternalServerErr, ""))
+	conn.ReadMessage() // until it has left
 }
 
 // begin makes up a job that runs, and returns its log.

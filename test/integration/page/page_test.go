@@ -52,7 +52,7 @@ func TestPage(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	home := browser.OpenTab(t)
 	home.Open("http://" + s.Address)
-	home.UntilText("#idle", "No job is running")
+	home.UntilText("#idle", "No job has been sent yet")
 	home.CheckAccess()
 
 	form := home
