@@ -23,7 +23,7 @@ func (d Deadlines) bound(ctx context.Context) (context.Context, context.CancelFu
 	}
 	return context.WithTimeoutCause(ctx, d.Build, &engine.Failure{
 		End:    jobend.TimedOut,
-		What:   "The job was cancelled.",
+		What:   wasCancelled,
 		Advice: fmt.Sprintf("It ran longer than %s, the most that a job may (IGLU_BUILD_TIMEOUT).", d.Build),
 	})
 }
@@ -42,7 +42,7 @@ func (d Deadlines) watch(cancel context.CancelCauseFunc) *watchdog {
 		w.timer = time.AfterFunc(d.Silence, func() {
 			cancel(&engine.Failure{
 				End:    jobend.Silent,
-				What:   "The job was cancelled.",
+				What:   wasCancelled,
 				Advice: fmt.Sprintf("It printed nothing for %s, the longest that a job may be silent (IGLU_SILENCE_TIMEOUT).", d.Silence),
 			})
 		})

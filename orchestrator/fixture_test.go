@@ -188,6 +188,11 @@ func runCommand(p *fakeengine.Process) int {
 	case "count":
 		code, _ := strconv.Atoi(arg)
 		return count(p, code)
+	case "fail": // and say why
+		return end(p, jobwire.End{ExitCode: 1, Reason: "hello-2.12 failed: " + arg, Advice: "Its own log says more."})
+	case "print":
+		fmt.Fprintf(p.Stdout, "%s\n\niglu: not the job's\n", arg)
+		return end(p, jobwire.End{ExitCode: 3})
 	case "push":
 		return end(p, jobwire.End{ExitCode: jobenv.ExitUnpushed, Unpushed: "1 of 2 paths was not pushed"})
 	case "linger": // does as it is told
@@ -363,7 +368,11 @@ func (e finished) String() string {
 	if e.took > brief {
 		text += " after " + e.took.Round(time.Second).String()
 	}
-	if said := strings.TrimSpace(e.response.Error + " " + e.response.Msg); said != "" {
+	said := strings.TrimSpace(e.response.Error + " " + e.response.Msg)
+	if e.event.End == string(jobend.Exited) && e.response.Error != "" { // TestReasons is about the rest, in which the job's last line is
+		said = e.response.Error
+	}
+	if said != "" {
 		text += ": " + said
 	}
 	return text

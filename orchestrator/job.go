@@ -84,6 +84,10 @@ func (r *run) toEnd(ctx context.Context, record *recorder) schemas.Message {
 		r.say("warning: the command line holds a secret, which other programs of the job can read; use " + property)
 	}
 	verdict := r.tracker.close(r.do(ctx))
+	if verdict.Reason() != "" {
+		verdict.lastLine = r.lines.LastLine()
+		r.say("failed: " + verdict.explanation()) // some clients show lines, and lose a last message
+	}
 	b.ended(verdict, r.log)
 	record.end(verdict, r.lines.Lines()) // before somebody is told, who may ask for it
 	last := r.lines.Respond(verdict.Response(), verdict.Event())
@@ -148,7 +152,7 @@ func (b *Builder) Cancel(job string) (runs bool) {
 	defer b.mu.Unlock()
 	j, runs := b.running[job]
 	if runs {
-		j.Cancel(&engine.Failure{End: jobend.Cancelled, What: "The job was cancelled.", Advice: "Somebody cancelled it on the builder's page."})
+		j.Cancel(&engine.Failure{End: jobend.Cancelled, What: wasCancelled, Advice: "Somebody cancelled it on the builder's page."})
 	}
 	return runs
 }

@@ -135,7 +135,7 @@ func TestNoWayOutForSecrets(t *testing.T) {
 				t.Errorf("with the error %v, the %s is\n%s", wait, name, text)
 			}
 		}
-		if strings.Count(out.String(), "told") != 2 || strings.Count(string(events), "told") < 4 || !strings.Contains(log.String(), "told") {
+		if strings.Count(out.String(), "told") < 2 || strings.Count(string(events), "told") < 4 || !strings.Contains(log.String(), "told") {
 			t.Errorf("with the error %v, too little came out:\n%s%s", wait, &out, log)
 		}
 	}

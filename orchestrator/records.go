@@ -80,10 +80,13 @@ func (r *recorder) masked(value any) any {
 // end keeps how the job has ended, and how many lines its log has.
 func (r *recorder) end(verdict Verdict, lines int64) {
 	response, event := verdict.Response(), verdict.Event()
-	event.Commit, event.Image = r.redactor.String(event.Commit), r.redactor.String(event.Image)
+	for _, text := range []*string{&event.Reason, &event.Commit, &event.Image} {
+		*text = r.redactor.String(*text)
+	}
 	r.record.Ended, r.record.Lines = time.Now().UTC(), lines
 	r.record.End, r.record.ExitCode = verdict.End(), response.BuildExitCode
 	r.record.Error, r.record.Msg = r.redactor.String(response.Error), r.redactor.String(response.Msg)
+	r.record.Reason = event.Reason
 	r.record.Commit, r.record.Verdict = event.Commit, schemas.AppendEvent(nil, event)
 	r.put()
 }

@@ -96,6 +96,9 @@ func (t *tracker) take(n jobwire.Note) {
 		t.verdict.Usage = *n.Usage
 		t.stored = n.Usage.StoreBytes
 	}
+	if n.End != nil {
+		t.verdict.reason, t.verdict.advice = n.End.Reason, n.End.Advice
+	}
 	if n.Pushed != nil {
 		t.verdict.Pushed = n.Pushed
 	}

@@ -84,7 +84,7 @@ func TestMessages(t *testing.T) {
 		w.Note(jobwire.Note{Usage: &jobwire.Usage{PeakMemory: 1 << 20, CPUSeconds: 1.5}, Pushed: &schemas.Pushed{Paths: 2, Bytes: 3}})
 		end, _ := json.Marshal(jobwire.Note{End: &jobwire.End{ExitCode: 4}})
 		stdout.Write(end) // which is no record
-		w.Note(jobwire.Note{End: &jobwire.End{ExitCode: 3}})
+		w.Note(jobwire.Note{End: &jobwire.End{ExitCode: 3, Reason: "hello failed", Advice: "See its log."}})
 		jobwire.NewWriter(stderr, p.Getenv(jobenv.EventsToken)).Note(jobwire.Note{End: &jobwire.End{ExitCode: 3}})
 		return 3
 	})
@@ -98,6 +98,7 @@ func TestMessages(t *testing.T) {
 		`{"type":"phase","phase":"fetch"}`, `{"type":"phase","phase":"evaluate"}`, `{"type":"phase","phase":"build"}`,
 		"stderr: an error", "stdout: half a line", `{"type":"push","paths":{"done":0,"expected":0},"bytes":1}`, `stdout: {"end":{"exitCode":4}}`,
 		`{"type":"phase","phase":"done"}`,
+		"builder: iglu: failed: hello failed. See its log.",
 		"failed",
 	}
 	if diff := cmp.Diff(want, out.told()); diff != "" {
@@ -116,7 +117,7 @@ func TestMessages(t *testing.T) {
 	}
 	got.Seconds = 0
 	code := 3
-	wantVerdict := schemas.VerdictEvent{End: "exited", ExitCode: &code, PeakMemory: 1 << 20, CPUSeconds: 1.5, Commit: commit, Image: "sha256:2",
+	wantVerdict := schemas.VerdictEvent{End: "exited", Reason: "hello failed", ExitCode: &code, PeakMemory: 1 << 20, CPUSeconds: 1.5, Commit: commit, Image: "sha256:2",
 		Pushed: &schemas.Pushed{Paths: 2, Bytes: 3},
 		Phases: []schemas.PhaseTime{{Phase: "pull"}, {Phase: "create"}, {Phase: "fetch"}, {Phase: "evaluate"}, {Phase: "build"}}}
 	if diff := cmp.Diff(wantVerdict, got); diff != "" {
@@ -135,10 +136,10 @@ func TestVerdictOfNothing(t *testing.T) {
 	b.engine.(*memengine.Engine).Fail = func(string) error {
 		return &engine.Failure{End: jobend.EngineGone, What: "Gone.", Cause: errors.New("gone")}
 	}
-	const want = `{"type":"verdict","end":"%s","seconds":0.000,"phases":[]}`
+	const want = `{"type":"verdict","end":"%s","reason":"%s","seconds":0.000,"phases":[]}`
 	exact := regexp.MustCompile(`"seconds":[0-9.]+`)
 	verdict := func(m schemas.Message) string { return exact.ReplaceAllString(string(m.Event), `"seconds":0.000`) }
-	if last := b.build(t.Context(), secretRequest(), io.Discard); verdict(last) != fmt.Sprintf(want, "engine-gone") || last.Seq != 3 {
+	if last := b.build(t.Context(), secretRequest(), io.Discard); verdict(last) != fmt.Sprintf(want, "engine-gone", "gone") || last.Seq != 4 {
 		t.Errorf("message %d: %s, want %s", last.Seq, last.Event, want)
 	}
 	// Without a log the message has no number.
@@ -146,7 +147,7 @@ func TestVerdictOfNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := b.build(t.Context(), secretRequest(), io.Discard)
-	if verdict(last) != fmt.Sprintf(want, "failed") || last.Seq != 0 || last.Response.JobStatus != schemas.Failed {
+	if verdict(last) != fmt.Sprintf(want, "failed", "the builder cannot keep the job's log") || last.Seq != 0 || last.Response.JobStatus != schemas.Failed {
 		t.Errorf("message %d: %s, want %s", last.Seq, last.Event, want)
 	}
 }

@@ -23,6 +23,9 @@ type Verdict struct {
 	Commit   string              // that was built; empty if none was fetched
 	Image    string              // the digest of the image; empty if it did not come so far
 	Pushed   *schemas.Pushed     // nil if nothing was to be pushed
+
+	reason, advice string // what the program in the container has said of a failure; see Reason
+	lastLine       string // that the job has printed
 }
 
 // End returns how the job ended, in a word.
@@ -40,6 +43,7 @@ func (v Verdict) End() jobend.End {
 func (v Verdict) Event() schemas.VerdictEvent {
 	e := schemas.VerdictEvent{
 		End:        string(v.End()),
+		Reason:     v.Reason(),
 		Seconds:    seconds(v.Duration),
 		PeakMemory: v.Usage.PeakMemory,
 		CPUSeconds: v.Usage.CPUSeconds,
@@ -72,17 +76,18 @@ func (v Verdict) log(log *slog.Logger) {
 // Response returns the message that tells a client.
 func (v Verdict) Response() schemas.Response {
 	if v.Err == nil {
-		return schemas.Exited(v.ExitCode)
+		response := schemas.Exited(v.ExitCode)
+		if v.ExitCode != 0 {
+			response.Msg = v.explanation()
+		}
+		return response
 	}
-	f, ok := errors.AsType[*engine.Failure](v.Err)
-	if !ok {
-		f = &engine.Failure{What: "The builder could not run the job to its end.", Advice: "Its own log says why."}
-	}
+	f := v.failure()
 	if v.ExitCode == 0 {
 		return schemas.Unable(f.What, f.Advice)
 	}
 	response := schemas.Exited(v.ExitCode)
-	response.Msg = f.What + " " + f.Advice
+	response.Msg = v.explanation()
 	return response
 }
 
@@ -92,7 +97,7 @@ func cancelled(cause error) *engine.Failure {
 	if f, ok := errors.AsType[*engine.Failure](cause); ok {
 		return f
 	}
-	f := &engine.Failure{What: "The job was cancelled.", Cause: cause}
+	f := &engine.Failure{What: wasCancelled, Cause: cause}
 	f.End, _ = errors.AsType[jobend.End](cause)
 	switch f.End {
 	case jobend.Cancelled:

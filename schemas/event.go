@@ -127,6 +127,8 @@ type Pushed struct {
 type VerdictEvent struct {
 	// End is the job's end in a word, one of package jobend's.
 	End string `json:"end"`
+	// Reason says in a line why the job failed, as a headline; empty if it did not.
+	Reason string `json:"reason,omitempty"`
 	// ExitCode is the container's; nil if it has none.
 	ExitCode *int `json:"exitCode,omitempty"`
 	// Seconds is how long the job has taken.

@@ -14,6 +14,7 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -138,10 +139,10 @@ func resultOf(r *schemas.Response) (code int, why error, last bool) {
 // sentences returns what a message says, as text that is safe to print.
 func sentences(r *schemas.Response) string {
 	text := r.Error
-	if r.Msg != "" {
-		text = string(bytes.TrimSpace([]byte(r.Error + " " + r.Msg)))
+	if r.Error != "" && r.Msg != "" {
+		text = strings.TrimSuffix(r.Error, ".") + ". "
 	}
-	return termtext.Visible(text)
+	return termtext.Visible(text + r.Msg)
 }
 
 // isDerivationLine reports whether a message is a line of a derivation's own log. There may

@@ -23,6 +23,8 @@ type Record struct {
 	End jobend.End `json:"end,omitempty"`
 	// ExitCode is nil where the job has none.
 	ExitCode *int `json:"exitCode,omitempty"`
+	// Reason says in a line why the job failed, as a headline; empty where it did not.
+	Reason string `json:"reason,omitempty"`
 	// Error and Msg are what the client was told of its end.
 	Error  string `json:"error,omitempty"`
 	Msg    string `json:"msg,omitempty"`
@@ -45,7 +47,7 @@ func (r Record) Succeeded() bool {
 
 // bounded returns r with long texts cut.
 func (r Record) bounded() Record {
-	for _, text := range []*string{&r.Repository, &r.Branch, &r.Command, &r.Error, &r.Msg, &r.Commit} {
+	for _, text := range []*string{&r.Repository, &r.Branch, &r.Command, &r.Reason, &r.Error, &r.Msg, &r.Commit} {
 		*text = short(*text)
 	}
 	if len(r.Request) > maxRequest {

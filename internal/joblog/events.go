@@ -84,7 +84,7 @@ func (l *Log) redacted(e schemas.Event) schemas.Event {
 		e.Text, e.Derivation = string(text), clean(e.Derivation)
 		return e
 	case schemas.VerdictEvent:
-		e.Commit, e.Image = clean(e.Commit), clean(e.Image)
+		e.Reason, e.Commit, e.Image = clean(e.Reason), clean(e.Commit), clean(e.Image)
 		return e
 	default: // numbers and names of our own
 		return e

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -48,12 +49,12 @@ func secretsOf(job jobenv.Job) []string {
 func (b *builder) build(stdout *os.File) int {
 	command, err := shellwords.Split(b.job.Command)
 	if err != nil || len(command) == 0 {
-		say("the command cannot be split into words: %v", err)
+		sayWhy("", "the command cannot be split into words: %v", err)
 		return exitConfig
 	}
 	extra, err := shellwords.Split(b.job.ExtraArgs)
 	if err != nil {
-		say("the extra arguments cannot be split into words: %v", err)
+		sayWhy("", "the extra arguments cannot be split into words: %v", err)
 		return exitConfig
 	}
 	argv := slices.Concat(command, extra)
@@ -68,6 +69,7 @@ func (b *builder) build(stdout *os.File) int {
 	}
 	b.teller.phase(schemas.Evaluate)
 	say("running %s", shellwords.Show(argv))
+	why.set("", "") // whatever was in the way, the job has come so far
 	if tellsPrograms(version, argv[0]) {
 		return b.runHeard(r, argv, stdout)
 	}
@@ -79,14 +81,37 @@ func (b *builder) runHeard(r runner, argv []string, stdout *os.File) int {
 	nix, err := b.listenToNix()
 	if err != nil {
 		say("the job goes on without what Nix tells of its progress: %v", err)
-	} else {
-		r.environ = nix.setting(r.environ)
-		defer func() {
-			nix.close()
-			b.warnOfIgnored(nix.log)
-		}()
+		return r.run(argv, sourceDir, stdout, os.Stderr)
 	}
-	return r.run(argv, sourceDir, stdout, os.Stderr)
+	r.environ = nix.setting(r.environ)
+	code := r.run(argv, sourceDir, stdout, os.Stderr)
+	nix.close()
+	b.warnOfIgnored(nix.log)
+	blame(nix.log.Failure(), code)
+	return code
+}
+
+// blame says why the command has failed, as far as Nix has said so.
+func blame(f nixlog.Failure, code int) {
+	switch {
+	case code == 0:
+	case f.Derivation != "" && f.Text == "":
+		why.set(seeLog, nameOf(f.Derivation)+" failed")
+	case f.Derivation != "":
+		why.set(seeLog, nameOf(f.Derivation)+" failed: "+f.Text)
+	case f.Text != "":
+		why.set("The log has all that Nix says of it.", f.Text)
+	}
+}
+
+// seeLog is where more stands about a derivation that has failed.
+const seeLog = "Its own log is on the job's page and in the API, whatever the command prints of it."
+
+// nameOf returns a derivation's name, as people know it: of /nix/store/HASH-hello-2.12.drv it is
+// hello-2.12.
+func nameOf(derivation string) string {
+	_, name, _ := strings.Cut(strings.TrimSuffix(path.Base(derivation), ".drv"), "-")
+	return name
 }
 
 // runRead runs a command and reads what it says to people, which goes on as it is. Both
@@ -98,6 +123,7 @@ func (b *builder) runRead(r runner, argv []string, stdout *os.File) int {
 	code := runTapped(r, argv, stdout, io.MultiWriter(os.Stderr, lines))
 	lines.End(code == 0)
 	b.warnOfIgnored(log)
+	blame(log.Failure(), code)
 	return code
 }
 
@@ -132,13 +158,13 @@ var ofTrust = map[string]bool{"substituters": true, "trusted-substituters": true
 func runTapped(r runner, argv []string, stdout, stderr io.Writer) int {
 	said, err := newTap(stderr)
 	if err != nil {
-		say("cannot read what the build prints: %v", err)
+		sayWhy("", "cannot read what the build prints: %v", err)
 		return exitInternal
 	}
 	defer said.close()
 	results, err := newTap(follower{stdout, said})
 	if err != nil {
-		say("cannot read what the build prints: %v", err)
+		sayWhy("", "cannot read what the build prints: %v", err)
 		return exitInternal
 	}
 	defer results.close()

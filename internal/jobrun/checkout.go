@@ -36,7 +36,7 @@ func (g git) checkOut(ref string) (commit string, code int) {
 		}
 	}
 	if commit = g.commit(name); commit == "" {
-		say("%s of %s is no commit", ref, g.repository)
+		sayWhy("", "%s of %s is no commit", ref, g.repository)
 		return "", exitGit
 	}
 	if strings.HasPrefix(name, branchPrefix) {
@@ -48,7 +48,7 @@ func (g git) checkOut(ref string) (commit string, code int) {
 		code = g.in("reset", "--quiet", "--hard")
 	}
 	if code != 0 {
-		say("could not check out %s (git exited with %d)", ref, code)
+		sayWhy("", "could not check out %s (%s)", ref, g.because(code))
 	}
 	return commit, code
 }
@@ -78,7 +78,7 @@ func (g git) find(ref string) string {
 func (g git) fetchRef(ref string) (name string, code int) {
 	refs, code := g.refs()
 	if code != 0 {
-		say("could not list the branches of %s (git exited with %d)", g.repository, code)
+		sayWhy(checkSource, "could not list the branches of %s (%s)", g.repository, g.because(code))
 		return "", code
 	}
 	isThere := func(name string) bool { return slices.Contains(refs, name) }
@@ -91,14 +91,14 @@ func (g git) fetchRef(ref string) (name string, code int) {
 		name = ref
 		code = g.in(slices.Concat([]string{"fetch", "--quiet"}, g.shallow(), []string{"origin", ref})...)
 	case shortID.MatchString(ref):
-		say("%s is no branch and no tag of %s; if a commit is meant, give its full id", ref, g.repository)
+		sayWhy("Check git.branch.", "%s is no branch and no tag of %s; if a commit is meant, give its full id", ref, g.repository)
 		return "", exitGit
 	default:
-		say("%s has no branch and no tag %s; %s", g.repository, ref, theseAreThere(refs))
+		sayWhy("Check git.branch.", "%s has no branch and no tag %s; %s", g.repository, ref, theseAreThere(refs))
 		return "", exitGit
 	}
 	if code != 0 {
-		say("could not fetch %s of %s (git exited with %d)", ref, g.repository, code)
+		sayWhy(checkSource, "could not fetch %s of %s (%s)", ref, g.repository, g.because(code))
 	}
 	return name, code
 }
@@ -107,10 +107,10 @@ func (g git) fetchRef(ref string) (name string, code int) {
 func (g git) noDefault() int {
 	refs, code := g.refs()
 	if code != 0 {
-		say("the repository has no commit to build")
+		sayWhy("", "the repository has no commit to build")
 		return code
 	}
-	say("the default branch of %s does not exist; %s", g.repository, theseAreThere(refs))
+	sayWhy("Name a branch that is there in git.branch.", "the default branch of %s does not exist; %s", g.repository, theseAreThere(refs))
 	return exitGit
 }
 

@@ -163,30 +163,33 @@ func (r runner) with(more ...string) runner {
 func (r runner) run(argv []string, dir string, stdout, stderr *os.File) int {
 	program, err := exec.LookPath(argv[0])
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
-		say("%s is not in the job image; its PATH is %s", argv[0], os.Getenv("PATH"))
+		sayWhy("Use a job image that has it (IGLU_JOB_IMAGE).", "%s is not in the job image; its PATH is %s", argv[0], os.Getenv("PATH"))
 		return exitNotFound
 	}
 	if err != nil {
-		say("cannot run %s: %v", argv[0], err)
+		sayWhy("", "cannot run %s: %v", argv[0], err)
 		return exitCannotRun
 	}
 	null, err := os.Open(os.DevNull) // standard input is the lifeline
 	if err != nil {
-		say("%v", err)
+		sayWhy("", "%v", err)
 		return exitInternal
 	}
 	defer null.Close()
 	exited, err := r.children.start(process{program: program, argv: argv, dir: dir, environ: r.environ,
 		user: r.user, files: []*os.File{null, stdout, stderr}})
 	if err != nil {
-		say("cannot run %s: %v", argv[0], err)
+		sayWhy("", "cannot run %s: %v", argv[0], err)
 		return exitCannotRun
 	}
 	return <-exited
 }
 
 // output runs a program and returns what it prints, without line ends.
-func (r runner) output(argv ...string) (string, int) {
+func (r runner) output(argv ...string) (string, int) { return r.outputOf(argv, os.Stderr) }
+
+// outputOf does the same. What the program says of its errors goes to stderr.
+func (r runner) outputOf(argv []string, stderr *os.File) (string, int) {
 	from, to, err := os.Pipe()
 	if err != nil {
 		say("cannot read from %s: %v", argv[0], err)
@@ -198,7 +201,7 @@ func (r runner) output(argv ...string) (string, int) {
 		text, _ := io.ReadAll(from)
 		printed <- strings.TrimSpace(string(text))
 	}()
-	code := r.run(argv, "/", to, os.Stderr)
+	code := r.run(argv, "/", to, stderr)
 	to.Close()
 	return <-printed, code
 }

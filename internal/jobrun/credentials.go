@@ -47,6 +47,9 @@ type credentials struct {
 	serving   sync.WaitGroup
 }
 
+// checkKey is what to do about a key that does not fit.
+const checkKey = "Check git.gitKey and git.repository."
+
 // newCredentials starts to answer for the job's key. Where that cannot be, it says
 // why and returns an exit code.
 func newCredentials(job jobenv.Job, owner *user) (*credentials, int) {
@@ -58,15 +61,15 @@ func newCredentials(job jobenv.Job, owner *user) (*credentials, int) {
 	overSSH := c.origin != nil && c.origin.Scheme == "ssh"
 	switch isPrivateKey := strings.Contains(job.GitKey, "PRIVATE KEY-----"); {
 	case isPrivateKey && c.origin != nil && !overSSH:
-		say("gitKey is a private key for ssh, but the repository is not reached by ssh")
+		sayWhy(checkKey, "gitKey is a private key for ssh, but the repository is not reached by ssh")
 		return nil, exitConfig
 	case isPrivateKey:
 		if err := c.loadKey(); err != nil {
-			say("%v", err)
+			sayWhy(checkKey, "%v", err)
 			return nil, exitConfig
 		}
 	case c.key != "" && overSSH:
-		say("the repository is reached by ssh, but gitKey is not a private key")
+		sayWhy(checkKey, "the repository is reached by ssh, but gitKey is not a private key")
 		return nil, exitConfig
 	}
 	if c.key != "" && c.origin == nil {
@@ -74,7 +77,7 @@ func newCredentials(job jobenv.Job, owner *user) (*credentials, int) {
 		c.key, c.keyring = "", nil
 	}
 	if err := c.listen(); err != nil {
-		say("cannot hand out credentials: %v", err)
+		sayWhy("", "cannot hand out credentials: %v", err)
 		return nil, exitInternal
 	}
 	return c, 0

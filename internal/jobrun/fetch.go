@@ -20,14 +20,17 @@ const (
 	buildProtocols = "GIT_ALLOW_PROTOCOL=file:git:http:https:ssh"
 )
 
+// checkSource is what to do about a source that cannot be had.
+const checkSource = "Check git.repository and git.gitKey, and that the job's container can reach the host."
+
 // fetch puts the source into sourceDir and says which commit it is.
 func fetch(job jobenv.Job, r runner, t teller) int {
 	if err := errors.Join(os.MkdirAll(sourceDir, 0o755), r.user.own(sourceDir)); err != nil {
-		say("cannot make a folder for the source: %v", err)
+		sayWhy("", "cannot make a folder for the source: %v", err)
 		return exitInternal
 	}
 	if there, err := os.ReadDir(sourceDir); err != nil || len(there) > 0 {
-		say("the job image has something in %s, where the source is to go", sourceDir)
+		sayWhy("Use another job image (IGLU_JOB_IMAGE).", "the job image has something in %s, where the source is to go", sourceDir)
 		return exitInternal
 	}
 	if job.NoClone == "true" {
@@ -36,13 +39,13 @@ func fetch(job jobenv.Job, r runner, t teller) int {
 	t.phase(schemas.Fetch)
 	timeout, err := time.ParseDuration(job.FetchTimeout)
 	if err != nil {
-		say("%v", err)
+		sayWhy("", "%v", err)
 		return exitInternal
 	}
 	g := git{runner: r.with(cloneProtocols), repository: job.Repository, depth: job.GitDepth,
-		watch: watchFetch(timeout, func() { r.children.signalAll(unix.SIGKILL) })}
+		watch: watchFetch(timeout, func() { r.children.signalAll(unix.SIGKILL) }), said: &gitOutput{to: os.Stdout}}
 	if code := g.clone(repositoryAs(job.Repository, job.GitUsername), job.Branch); code != 0 {
-		say("could not clone %s (git exited with %d)", job.Repository, code)
+		sayWhy(checkSource, "could not clone %s (%s)", job.Repository, g.because(code))
 		return code
 	}
 	commit, code := g.checkOut(job.Branch)
@@ -58,6 +61,7 @@ func fetch(job jobenv.Job, r runner, t teller) int {
 	g.submodules()
 	g.largeFiles()
 	if g.watch.over() {
+		why.set("", g.watch.said())
 		return exitGit
 	}
 	return 0

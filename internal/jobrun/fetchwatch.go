@@ -1,6 +1,7 @@
 package jobrun
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -31,6 +32,7 @@ type fetchWatch struct {
 	deadline time.Time
 	timeout  time.Duration
 	passed   atomic.Bool // the deadline has, and the log says so
+	reason   atomic.Pointer[string]
 }
 
 // effort is what a container has done since its start.
@@ -45,6 +47,21 @@ func watchFetch(timeout time.Duration, kill func()) *fetchWatch {
 
 // over reports whether there is no time left.
 func (w *fetchWatch) over() bool { return w.passed.Load() }
+
+// say says why git is ended.
+func (w *fetchWatch) say(format string, args ...any) {
+	say(format, args...)
+	reason := fmt.Sprintf(format, args...)
+	w.reason.Store(&reason)
+}
+
+// said returns what was said last.
+func (w *fetchWatch) said() string {
+	if reason := w.reason.Load(); reason != nil {
+		return *reason
+	}
+	return ""
+}
 
 // begin watches a git that runs, until the function that it returns is called. That reports whether
 // git was killed.
@@ -62,12 +79,12 @@ func (w *fetchWatch) begin() (end func() (killed bool)) {
 		case w.over():
 		case time.Now().After(w.deadline):
 			w.passed.Store(true)
-			say("the source was not fetched within %s; the operator of the builder can allow more (IGLU_FETCH_TIMEOUT)", w.timeout)
+			w.say("the source was not fetched within %s; the operator of the builder can allow more (IGLU_FETCH_TIMEOUT)", w.timeout)
 			killed = true
 			w.kill()
 		case silent >= fetchSilence:
 			silent = 0
-			say("git has waited %s for a server that sends nothing", fetchSilence)
+			w.say("git has waited %s for a server that sends nothing", fetchSilence)
 			killed = true
 			w.kill()
 		}

@@ -1,6 +1,8 @@
 package jobrun
 
 import (
+	"cmp"
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
@@ -12,13 +14,21 @@ type git struct {
 	repository string // as the job names it
 	depth      string // of the history that is fetched, in commits; empty: all of it
 	watch      *fetchWatch
+	said       *gitOutput
 }
 
 // exitGit is git's exit code where it has said what is wrong.
 const exitGit = 128
 
 func (g git) run(args ...string) int {
-	return g.watched(func() int { return g.runner.run(append([]string{"git"}, args...), "/", os.Stdout, os.Stderr) })
+	return g.watched(func() int {
+		return g.said.of(func(to *os.File) int { return g.runner.run(append([]string{"git"}, args...), "/", to, to) })
+	})
+}
+
+// because returns why the latest git has failed, as far as it was said.
+func (g git) because(code int) string {
+	return cmp.Or(g.said.why(), fmt.Sprintf("git exited with %d", code))
 }
 
 // in runs git in the source.
@@ -27,8 +37,11 @@ func (g git) in(args ...string) int { return g.run(append([]string{"-C", sourceD
 // output runs git in the source and returns what it prints, without line ends.
 func (g git) output(args ...string) (text string, code int) {
 	code = g.watched(func() (code int) {
-		text, code = g.runner.output(append([]string{"git", "-C", sourceDir}, args...)...)
-		return code
+		argv := append([]string{"git", "-C", sourceDir}, args...)
+		return g.said.of(func(to *os.File) int {
+			text, code = g.runner.outputOf(argv, to)
+			return code
+		})
 	})
 	return text, code
 }
@@ -41,6 +54,7 @@ func (g git) watched(run func() int) int {
 	end := g.watch.begin()
 	code := run()
 	if killed := end(); killed {
+		g.said.last = g.watch.said()
 		return exitGit
 	}
 	return code

@@ -34,6 +34,7 @@ import (
 
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/internal/redact"
 )
 
 // Exit codes of a job beside those of the programs it runs: 126 and 127 are what a
@@ -126,7 +127,7 @@ func cannotBegin(job jobenv.Job, err error) jobwire.End {
 		say("the job cannot begin with this store: %v", unusable)
 		return jobwire.End{ExitCode: jobenv.ExitUnusableStore, UnusableStore: true}
 	}
-	say("cannot prepare the container: %v", err)
+	sayWhy("Look at the job image, which has to be one of Nix.", "cannot prepare the container: %v", err)
 	return failed(exitInternal)
 }
 
@@ -135,6 +136,7 @@ func failed(code int) jobwire.End { return jobwire.End{ExitCode: code} }
 
 // tellEnd tells the builder how the job has ended, and returns the exit code.
 func tellEnd(end jobwire.End, job jobenv.Job, children *children, t teller) int {
+	secrets := redact.New(secretsOf(job)...)
 	if lifelineLost.Load() {
 		end = jobwire.End{ExitCode: jobenv.ExitLifelineLost, LifelineLost: true}
 	}
@@ -142,6 +144,7 @@ func tellEnd(end jobwire.End, job jobenv.Job, children *children, t teller) int 
 		end.OutOfMemory = ranOutOfMemory()
 		end.Terminated = children.isTerminating() && !end.LifelineLost
 	}
+	why.complete(&end, secrets)
 	t.Note(jobwire.Note{End: &end})
 	jobwire.NewWriter(os.Stderr, job.EventsToken).Note(jobwire.Note{End: &end})
 	return end.ExitCode
@@ -152,7 +155,7 @@ func run(ctx context.Context, job jobenv.Job, root, r runner, t teller) jobwire.
 	ofOthers := readConfOfImage() + "\n" + job.NixConf
 	ofSystems, err := systemSettings(job, foreignSystems(r.children), ofOthers)
 	if err != nil {
-		say("%v", err)
+		sayWhy("", "%v", err)
 		t.Note(jobwire.Note{NotRun: job.System})
 		return failed(exitConfig)
 	}

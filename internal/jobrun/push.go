@@ -1,6 +1,7 @@
 package jobrun
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -25,7 +26,7 @@ func preparePush(ctx context.Context, job jobenv.Job, out *output, meter *pushMe
 	uploads, err1 := strconv.Atoi(job.PushUploads)
 	partSize, err2 := strconv.Atoi(job.PushPartSize)
 	if err := errors.Join(err1, err2); err != nil {
-		say("%v", err)
+		sayWhy("", "%v", err)
 		return nil, exitInternal
 	}
 	options := push.Options{
@@ -43,7 +44,12 @@ func preparePush(ctx context.Context, job jobenv.Job, out *output, meter *pushMe
 		return pusher, 0
 	}
 	say("nothing could be pushed, so nothing is built: %v", err)
-	if refusal, ok := errors.AsType[*push.Refusal](err); ok && refusal.Temporary {
+	refusal, ok := errors.AsType[*push.Refusal](err)
+	if !ok {
+		refusal = &push.Refusal{What: err.Error()}
+	}
+	why.set("Nothing was built, because nothing could have been pushed. "+upperFirst(refusal.Advice), cmp.Or(refusal.Reason, refusal.What))
+	if refusal.Temporary {
 		return nil, exitUnavailable
 	}
 	return nil, exitConfig
@@ -72,29 +78,29 @@ func readPrivate(job jobenv.Job, pusher *push.Pusher) (t trust, netrc string) {
 func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *output, meter *pushMeter) jobwire.End {
 	relay, err := startRelay(daemonSocket, relayedSocket, nixstore.Files{})
 	if err != nil {
-		say("cannot find out what is to be pushed: %v", err)
+		sayWhy("", "cannot find out what is to be pushed: %v", err)
 		return failed(exitInternal)
 	}
 	defer relay.close()
 	daemon, err := net.Dial("unix", relayedSocket) // as root, whom it trusts
 	if err != nil {
-		say("cannot ask the image's Nix what is to be pushed: %v", err)
+		sayWhy("", "cannot ask the image's Nix what is to be pushed: %v", err)
 		return failed(exitInternal)
 	}
 	defer daemon.Close()
 	defer context.AfterFunc(ctx, func() { daemon.Close() })()
 	store, err := nixstore.Open(daemon)
 	if err != nil {
-		say("%v", err)
+		sayWhy("", "%v", err)
 		return failed(exitInternal)
 	}
 	if err := pusher.Watch(ctx, store); err != nil {
-		say("%v", err)
+		sayWhy("", "%v", err)
 		return failed(exitInternal)
 	}
 	stdout, err := newTap(out)
 	if err != nil {
-		say("cannot read what the build prints: %v", err)
+		sayWhy("", "cannot read what the build prints: %v", err)
 		return failed(exitInternal)
 	}
 	code := b.build(stdout.in)

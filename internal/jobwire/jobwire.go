@@ -55,6 +55,10 @@ type End struct {
 	OutOfMemory bool `json:"outOfMemory,omitempty"`
 	// Unpushed says what could not be pushed of a build that succeeded, for the job's user.
 	Unpushed string `json:"unpushed,omitempty"`
+	// Reason says in a line why a job failed with an exit code, and Advice is a sentence on what to
+	// do about it; both are for the job's user, and empty if no more is known than the exit code.
+	Reason string `json:"reason,omitempty"`
+	Advice string `json:"advice,omitempty"`
 	// UnusableStore is true if the job ended before anything of it ran because the store that
 	// earlier jobs have left is unfit. It can begin again with another.
 	UnusableStore bool `json:"unusableStore,omitempty"`

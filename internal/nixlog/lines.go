@@ -84,6 +84,7 @@ func (n *Lines) End(succeeded bool) {
 	n.process.log.mu.Lock()
 	defer n.process.log.mu.Unlock()
 	n.look()
+	n.process.ending = true
 	for _, path := range n.inOrder() {
 		n.end(path, succeeded)
 	}
@@ -104,13 +105,16 @@ func (n *Lines) take(line string) {
 		}
 	} else if path := quoted(line, "copying path '"); nixstore.IsPath(path) {
 		n.begin(path, copyPath, []string{path}, &n.copies)
-	} else if strings.HasPrefix(line, "error: ") {
+	} else if text, ok := strings.CutPrefix(strings.TrimLeft(line, " "), "error: "); ok {
 		n.lookSoon()
-		for _, path := range n.inOrder() {
-			if strings.Contains(line, "'"+path+"'") {
-				n.end(path, false)
+		if line[0] == 'e' { // else it is about the errors above it
+			for _, path := range n.inOrder() {
+				if strings.Contains(line, "'"+path+"'") {
+					n.end(path, false)
+				}
 			}
 		}
+		n.process.log.hasFailed(text, "")
 	}
 }
 

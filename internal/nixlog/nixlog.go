@@ -11,6 +11,7 @@ package nixlog
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"io"
 	"slices"
@@ -56,6 +57,8 @@ type Log struct {
 	needs      int             // how many needs of them were told
 	restricted map[string]bool // see restricted.go
 	untrusted  map[string]bool // likewise
+	failed     failedBuild     // see failure.go
+	lastError  string          // of Nix, that is about no derivation
 }
 
 // totals are what activities that have ended amount to.
@@ -79,6 +82,7 @@ type process struct {
 	built      int64       // how many ends have been counted that are not theirs yet
 	failed     int64
 	list       list // that it prints
+	ending     bool // what was going on is ended with it
 }
 
 func (l *Log) newTail() *tail { return &tail{secrets: l.secrets().Lines()} }
@@ -128,6 +132,8 @@ type record struct {
 	Fields []json.RawMessage `json:"fields"`
 	Level  int               `json:"level"`
 	Msg    string            `json:"msg"`
+	RawMsg string            `json:"raw_msg"` // of an error: without where it came about
+	File   string            `json:"file"`    // that an error is about, with line and column
 }
 
 // number returns a field that is a number. Programs of the job can write records as well as Nix:
@@ -315,10 +321,10 @@ func (p *process) decide() {
 	for len(p.undecided) > 0 && p.built+p.failed > 0 {
 		if p.failed > 0 {
 			p.failed--
-			p.conclude(0, schemas.DerivationFailed)
+			p.conclude(0, schemas.DerivationFailed, "")
 		} else {
 			p.built--
-			p.conclude(0, schemas.DerivationBuilt)
+			p.conclude(0, schemas.DerivationBuilt, "")
 		}
 		if len(p.undecided) == 0 { // what is counted beyond is of derivations that were not seen
 			p.built, p.failed = 0, 0
@@ -326,14 +332,17 @@ func (p *process) decide() {
 	}
 }
 
-// conclude tells how an undecided derivation has ended.
-func (p *process) conclude(i int, state schemas.DerivationState) {
+// conclude tells how an undecided derivation has ended, and notes what Nix has said of it, if anything.
+func (p *process) conclude(i int, state schemas.DerivationState, said string) {
 	a := p.undecided[i]
 	p.undecided = slices.Delete(p.undecided, i, i+1)
 	e := schemas.DerivationEvent{Derivation: a.derivation, State: state, Phase: a.phase}
 	if state == schemas.DerivationFailed {
 		if a.log != nil {
 			e.Log = a.log.lines
+		}
+		if !p.ending { // else it has failed because of something else
+			p.log.fail(a, said)
 		}
 	}
 	p.log.tell(e)
@@ -346,10 +355,15 @@ func (p *process) message(r *record) {
 	if r.Level != errorLevel {
 		return
 	}
+	text, known := cmp.Or(r.RawMsg, r.Msg), false
 	for i := len(p.undecided) - 1; i >= 0; i-- {
-		if strings.Contains(r.Msg, p.undecided[i].derivation) {
-			p.conclude(i, schemas.DerivationFailed)
+		if drv := p.undecided[i].derivation; strings.Contains(r.Msg, drv) {
+			p.conclude(i, schemas.DerivationFailed, reasonOf(text, drv))
+			known = true
 		}
+	}
+	if !known {
+		p.log.hasFailed(text, r.File)
 	}
 }
 
@@ -357,12 +371,13 @@ func (p *process) message(r *record) {
 func (p *process) end() {
 	p.endList()
 	for len(p.undecided) > 0 {
-		p.conclude(0, schemas.DerivationBuilt)
+		p.conclude(0, schemas.DerivationBuilt, "")
 	}
+	p.ending = true
 	for id, a := range p.activities {
 		if a.kind == build {
 			p.undecided = append(p.undecided, a)
-			p.conclude(0, schemas.DerivationFailed)
+			p.conclude(0, schemas.DerivationFailed, "")
 			a.kind = 0 // it is told
 		}
 		p.stop(id)

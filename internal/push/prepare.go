@@ -1,6 +1,7 @@
 package push
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
@@ -16,11 +17,18 @@ import (
 
 // A Refusal is why nothing can be pushed, found out before the build.
 type Refusal struct {
-	Sentence  string // what is wrong, and what to do
+	What      string // is wrong
+	Advice    string // what to do about it; empty: What says all
+	Reason    string // What as a headline, which begins with what matters; empty: it is What
 	Temporary bool   // it may go away by itself
 }
 
-func (r *Refusal) Error() string { return r.Sentence }
+func (r *Refusal) Error() string {
+	if r.Advice == "" {
+		return r.What
+	}
+	return r.What + "; " + r.Advice
+}
 
 // prepareTimeout bounds the questions that the cache is asked before the build: they are
 // asked again for as long as cachix.Options.RetryFor, and one can take its CallTimeout.
@@ -32,13 +40,13 @@ const prepareTimeout = 2 * time.Minute
 func Prepare(ctx context.Context, o Options, say func(format string, args ...any)) (*Pusher, error) {
 	key, err := parseKey(o.SigningKey)
 	if err != nil {
-		return nil, &Refusal{Sentence: fmt.Sprintf("%v; check buildOptions.cachix.signingKey", err)}
+		return nil, &Refusal{What: err.Error(), Advice: "check buildOptions.cachix.signingKey"}
 	}
 	options := o.client()
 	options.Notice = func(line string) { say("%s", line) }
 	client, err := cachix.New(o.Target, o.Token, options)
 	if err != nil {
-		return nil, &Refusal{Sentence: err.Error()}
+		return nil, &Refusal{What: err.Error()}
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout, errors.New("the cache has not answered within "+prepareTimeout.String()))
 	defer cancel()
@@ -103,18 +111,42 @@ func refusal(err error) error {
 		return err
 	}
 	advice := map[error]string{
-		cachix.KeyRefused:   "; check buildOptions.cachix.apiKey",
-		cachix.NoCache:      "; check the name at the end of buildOptions.cachix.target",
+		cachix.KeyRefused:   "check buildOptions.cachix.apiKey",
+		cachix.NoCache:      "check the name at the end of buildOptions.cachix.target",
 		cachix.NotCachix:    "",
 		cachix.NoSigningKey: "",
-		cachix.Refused:      "; check buildOptions.cachix.target",
+		cachix.Refused:      "check buildOptions.cachix.target",
 	}
 	for kind, text := range advice {
 		if errors.Is(err, kind) {
-			return &Refusal{Sentence: err.Error() + text}
+			return &Refusal{What: err.Error(), Advice: text, Reason: headline(err)}
 		}
 	}
-	return &Refusal{Sentence: err.Error() + "; check buildOptions.cachix.target, and that the cache is up and can be reached from the job's container", Temporary: true}
+	return &Refusal{What: err.Error(), Reason: headline(err), Temporary: true,
+		Advice: "check buildOptions.cachix.target, and that the cache is up and can be reached from the job's container"}
+}
+
+// headline returns an error of the cache's client with its kind first.
+func headline(err error) string {
+	e, ok := errors.AsType[*cachix.Error](err)
+	if !ok {
+		return err.Error()
+	}
+	about := e.Cache
+	if e.Status != 0 {
+		about += fmt.Sprintf(": HTTP %d", e.Status)
+	}
+	if more := cmp.Or(e.Detail, causeOf(e)); more != "" {
+		about += ": " + more
+	}
+	return fmt.Sprintf("%s (%s)", e.Kind, about)
+}
+
+func causeOf(e *cachix.Error) string {
+	if e.Cause == nil {
+		return ""
+	}
+	return e.Cause.Error()
 }
 
 // check holds what the cache says of itself against what is to be done, and says what
@@ -130,7 +162,7 @@ func check(cache cachix.Cache, key *cachix.SigningKey, say func(format string, a
 	case len(keys) == 0:
 		say("warning: the cache does not publish its public keys: if %s is not trusted by its users, Nix will not accept what is pushed", key.Public())
 	case !slices.Contains(keys, key.Public()):
-		return &Refusal{Sentence: fmt.Sprintf("the signing key is none of the cache's, so Nix would not accept what it signs; "+
+		return &Refusal{What: "the signing key is none of the cache's, so Nix would not accept what it signs", Advice: fmt.Sprintf(
 			"give the private half of %s as buildOptions.cachix.signingKey, or register the key's public half, %s, with the cache",
 			strings.Join(keys, " or "), key.Public())}
 	}

@@ -196,6 +196,10 @@ func TestPrepare(t *testing.T) {
 				if !ok || !strings.Contains(err.Error(), begin) || !strings.Contains(err.Error(), strings.TrimSpace(end)) || refusal.Temporary != test.temporary {
 					t.Errorf("error %v, want %q", err, test.want)
 				}
+				// A headline begins with what matters.
+				if begin, ok := strings.CutPrefix(test.want, "the cache "); ok && refusal.Reason != "" && !strings.HasPrefix(refusal.Reason, "the cache "+begin[:5]) {
+					t.Errorf("headline %q of %q", refusal.Reason, err)
+				}
 				f.took(test.least, test.most)
 				if retried := f.lines("; trying again"); (retried > 0) != (test.most > 0) {
 					t.Errorf("%d lines say that it is tried again: %q", retried, f.log)

@@ -72,12 +72,8 @@ func goOn(t *testing.T, e *fixture.Engine, s *fixture.Server) {
 // wantEnd checks the last message of a job whose first was read before.
 func wantEnd(t *testing.T, r fixture.Result, code int) {
 	t.Helper()
-	want := fixture.Exited(code)
-	if code == 0 {
-		want = fixture.Succeeded
-	}
-	if len(r.Messages) != 1 || r.Messages[0] != want {
-		t.Errorf("got %q, want %s; lines:\n%s", r.Messages, want, strings.Join(r.Lines, "\n"))
+	if len(r.Messages) != 1 || !fixture.IsExit(r.Messages[0], code) {
+		t.Errorf("got %q, want exit code %d; lines:\n%s", r.Messages, code, strings.Join(r.Lines, "\n"))
 	}
 }
 

@@ -56,7 +56,7 @@ func TestClientTalksOn(t *testing.T) {
 			}
 		}()
 		got := c.Finish()
-		if last := got.Messages[len(got.Messages)-1]; last != fixture.Exited(42) || got.CloseCode != 1011 {
+		if last := got.Messages[len(got.Messages)-1]; !fixture.IsExit(last, 42) || got.CloseCode != 1011 {
 			t.Errorf("the last message is %s, the close code %d", last, got.CloseCode)
 		}
 	}

@@ -104,13 +104,21 @@ func messageRows(t *testing.T, form schemas.Form) []messageRow {
 			[]string{fixture.Accepted, `{"stdout":"iglu: running sh -c 'exec >&2; echo one; printf two'","jobStatus":"running"}`,
 				`{"stdout":"one","jobStatus":"running"}`, `{"stdout":"two","jobStatus":"running"}`, fixture.Succeeded}, 1000},
 		{"exit code", websocket.TextMessage, run(`sh -c 'exit 42'`),
-			[]string{fixture.Accepted, `{"stdout":"iglu: running sh -c 'exit 42'","jobStatus":"running"}`, fixture.Exited(42)}, 1011},
+			[]string{fixture.Accepted, `{"stdout":"iglu: running sh -c 'exit 42'","jobStatus":"running"}`,
+				`{"stdout":"iglu: failed: ` + exited42 + `","jobStatus":"running"}`, fixture.ExitedBecause(42, exited42)}, 1011},
 		{"no such program", websocket.TextMessage, run(`no-such-program`),
 			[]string{fixture.Accepted, `{"stdout":"iglu: running no-such-program","jobStatus":"running"}`,
 				`{"stdout":"iglu: no-such-program is not in the job image; its PATH is /root/.nix-profile/bin:/nix/var/nix/profiles/default/bin:/nix/var/nix/profiles/default/sbin","jobStatus":"running"}`,
-				fixture.Exited(127)}, 1011},
+				`{"stdout":"iglu: failed: ` + noProgram + `","jobStatus":"running"}`, fixture.ExitedBecause(127, noProgram)}, 1011},
 	}
 }
+
+// What the last message says of two failures.
+const (
+	exited42  = "the command ended with exit code 42. The end of its log may say more."
+	noProgram = "no-such-program is not in the job image; its PATH is /root/.nix-profile/bin:/nix/var/nix/profiles/default/bin:" +
+		"/nix/var/nix/profiles/default/sbin. Use a job image that has it (IGLU_JOB_IMAGE)."
+)
 
 func TestSecondClient(t *testing.T) {
 	first := fixture.Connect(t, fixture.Env.Server)
@@ -224,7 +232,7 @@ func terminate(t *testing.T, e *fixture.Engine) {
 		}
 		got := c.Finish()
 		fixture.WantLine(t, got, "told")
-		if len(got.Messages) != 1 || got.Messages[0] != fixture.Exited(7) {
+		if len(got.Messages) != 1 || !fixture.IsExit(got.Messages[0], 7) {
 			t.Errorf("got %v", got.Messages)
 		}
 	})

@@ -149,7 +149,7 @@ func TestScheduler(t *testing.T) {
 			map[string]any{"msg": "Build was successfull", "buildExitCode": 0.0, "jobStatus": "success"}, websocket.CloseNormalClosure},
 		{"failure", fixture.StackRow(fixture.Command("sh -c 'echo before; exit 3'")),
 			map[string]any{"error": "Something went wrong while building. Builder exited with error code 3", "buildExitCode": 3.0,
-				"jobStatus": "failed"}, websocket.CloseInternalServerErr},
+				"msg": "the command ended with exit code 3: before. The end of its log may say more.", "jobStatus": "failed"}, websocket.CloseInternalServerErr},
 		{"no job", noCommand,
 			map[string]any{"error": "JSON schema is not valid.", "msg": "build_options.command: is missing", "jobStatus": "failed"},
 			websocket.CloseInvalidFramePayloadData},

@@ -82,31 +82,32 @@ func failures(t *testing.T, e *fixture.Engine) {
 	otherKey := strings.Replace(g.Key, g.KeyLines[0][:20], strings.Repeat("A", 20), 1)
 
 	tests := []struct {
-		name string
-		job  fixture.Job
-		code int
-		line string
+		name         string
+		job          fixture.Job
+		code         int
+		reason, line string // or parts of them
 	}{
-		{"wrong password", g.WithKey(fixture.Build(g.Private+"/hello", "nix build"), "not-the-password"), 128, "Authentication failed"},
-		{"no password", fixture.Build(g.Private+"/hello", "nix build"), 128, "could not read Username"},
-		{"unreadable private key", g.WithKey(fixture.Build(g.SSH+"/hello", "nix build"), otherKey), 78, "cannot be read"},
-		{"no private key", sshNoKey, 128, "Permission denied"},
-		{"password for ssh", sshPassword, 78, "gitKey is not a private key"},
-		{"private key for http", g.WithKey(fixture.Build(g.Private+"/hello", "nix build"), g.Key), 78, "not reached by ssh"},
-		{"no such branch", noBranch, 128, "has no branch and no tag no-such-branch; these branches are there: main, side"},
-		{"branch like an option", optionBranch, 128, "has no branch and no tag --upload-pack"},
-		{"no such repository", fixture.Build(g.Public+"/nothing", "nix build"), 128, "not found"},
-		{"no such host", fixture.Build("http://no-such-host.invalid/hello", "nix build"), 128, "Could not resolve host"},
-		{"unreachable host", fixture.Build("http://127.0.0.1:1/hello", "nix build"), 128, "Failed to connect"},
-		{"redirect to another host", g.WithKey(fixture.Build(elsewhere+"/hello", "nix build"), fixture.GitPassword), 128, "git asks for credentials of another host than the repository's; it gets none"},
-		{"failing nix build", fixture.Build(g.Public+"/failing", "nix build -f default.nix"), 1, "about to fail"},
-		{"failing nix-build", fixture.Build(g.Public+"/failing", "nix-build"), 1, "about to fail"}, // of root, 100
-		{"no flake", fixture.Command("nix build"), 1, "flake.nix"},
+		{"wrong password", g.WithKey(fixture.Build(g.Private+"/hello", "nix build"), "not-the-password"), 128, "Authentication failed", ""},
+		{"no password", fixture.Build(g.Private+"/hello", "nix build"), 128, "could not read Username", ""},
+		{"unreadable private key", g.WithKey(fixture.Build(g.SSH+"/hello", "nix build"), otherKey), 78, "cannot be read", ""},
+		{"no private key", sshNoKey, 128, "Permission denied", ""},
+		{"password for ssh", sshPassword, 78, "gitKey is not a private key", ""},
+		{"private key for http", g.WithKey(fixture.Build(g.Private+"/hello", "nix build"), g.Key), 78, "not reached by ssh", ""},
+		{"no such branch", noBranch, 128, "has no branch and no tag no-such-branch; these branches are there: main, side", ""},
+		{"branch like an option", optionBranch, 128, "has no branch and no tag --upload-pack", ""},
+		{"no such repository", fixture.Build(g.Public+"/nothing", "nix build"), 128, "not found", ""},
+		{"no such host", fixture.Build("http://no-such-host.invalid/hello", "nix build"), 128, "Could not resolve host", ""},
+		{"unreachable host", fixture.Build("http://127.0.0.1:1/hello", "nix build"), 128, "Failed to connect", ""},
+		{"redirect to another host", g.WithKey(fixture.Build(elsewhere+"/hello", "nix build"), fixture.GitPassword), 128, "could not read Username", "git asks for credentials of another host than the repository's; it gets none"},
+		{"failing nix build", fixture.Build(g.Public+"/failing", "nix build -f default.nix"), 1, "about to fail", ""},
+		{"failing nix-build", fixture.Build(g.Public+"/failing", "nix-build"), 1, "about to fail", ""}, // of root, 100
+		{"no flake", fixture.Command("nix build"), 1, "flake.nix", ""},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			got := fixture.Do(t, s, test.job)
 			fixture.WantExit(t, got, test.code)
+			fixture.WantReason(t, got, test.reason)
 			fixture.WantLine(t, got, test.line)
 		})
 	}

@@ -1,0 +1,101 @@
+package nixlog
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"iglu.sh/builder/internal/nixstore"
+	"iglu.sh/builder/internal/redact"
+	"iglu.sh/builder/schemas"
+)
+
+const (
+	failing   = "/nix/store/93s9qh4dv29fnalqrgc9pg8ks6w68cnd-fail-1.0.drv"
+	dependent = "/nix/store/yf03hz333bd5qsyplkfvpvp491z4r3py-dep-1.0.drv"
+)
+
+func newTestLog() *Log {
+	return New(func(schemas.Event) {}, nixstore.Files{Root: "testdata/nix/store/none"}, func() *redact.Redactor { return redact.New() })
+}
+
+// The records are Nix 2.34.8's.
+func TestFailure(t *testing.T) {
+	build := func(lines ...string) string {
+		text := `{"action":"start","id":1,"type":104}` + "\n" + `{"action":"start","id":2,"type":105,"fields":["` + failing + `","",1,1]}` + "\n"
+		for _, line := range lines {
+			text += `{"action":"result","fields":["` + line + `"],"id":2,"type":101}` + "\n"
+		}
+		return text + `{"action":"stop","id":2}` + "\n"
+	}
+	const counted = `{"action":"result","fields":[0,1,0,1],"id":1,"type":105}` + "\n"
+	failed := func(reason string) string {
+		return `{"action":"msg","level":0,"msg":"\u001b[31;1merror:\u001b[0m Cannot build '\u001b[35;1m` + failing + `\u001b[0m'.","raw_msg":"Cannot build '\u001b[35;1m` +
+			failing + `\u001b[0m'.\nReason: \u001b[31;1m` + reason + `\u001b[0m.\nOutput paths:\n  /nix/store/x"}` + "\n"
+	}
+	const dependency = `{"action":"msg","level":0,"msg":"error: Cannot build '` + dependent + `'.","raw_msg":"Cannot build '` + dependent + `'.\nReason: 1 dependency failed."}` + "\n"
+	for name, test := range map[string]struct {
+		records string
+		want    Failure
+	}{
+		"a builder":             {build("one", `\u001b[31mtwo\u001b[0m`, "", " ") + failed("builder failed with exit code 3") + dependency, Failure{failing, "two"}},
+		"counted before":        {build("one", "two") + counted + failed("builder failed with exit code 3") + dependency, Failure{failing, "two"}},
+		"without a log":         {build() + failed("builder failed with exit code 4"), Failure{failing, "builder failed with exit code 4"}},
+		"without a word":        {build("one") + counted, Failure{failing, "one"}},
+		"not its builder's":     {build("one") + counted + failed("timed out after 10 seconds"), Failure{failing, "timed out after 10 seconds"}},
+		"a success":             {build("one") + `{"action":"result","fields":[1,1,0,0],"id":1,"type":105}`, Failure{}},
+		"what is cut off by it": {strings.Replace(build("one"), `{"action":"stop","id":2}`, "", 1), Failure{}},
+		"a wrong hash": {build("fetching") + `{"action":"msg","level":0,"msg":"error: hash mismatch in fixed-output derivation '` + failing + `'","raw_msg":"hash mismatch in fixed-output derivation '\u001b[35;1m` +
+			failing + `\u001b[0m':\n  specified: \u001b[35;1msha256-AAA=\u001b[0m\n     got:    \u001b[35;1msha256-BBB=\u001b[0m"}`,
+			Failure{failing, "hash mismatch in fixed output, specified: sha256-AAA= got: sha256-BBB="}},
+		"evaluation": {`{"action":"msg","column":47,"file":"/x/a.nix:1:47","level":0,"line":1,"msg":"…","raw_msg":"attribute '\u001b[35;1mfoo\u001b[0m' missing"}`,
+			Failure{"", "attribute 'foo' missing, at /x/a.nix:1:47"}},
+		"evaluation without a place": {`{"action":"msg","file":"«none»:0","level":0,"msg":"…","raw_msg":"file 'nixpkgs' was not found\nmore"}`, Failure{"", "file 'nixpkgs' was not found"}},
+		"a warning":                  {`{"action":"msg","level":1,"msg":"warning: ignored"}`, Failure{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := newTestLog()
+			log.Read(strings.NewReader(test.records))
+			log.Close()
+			if got := log.Failure(); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// A real log, of which derivation b fails while another is built.
+func TestFailureInRealLog(t *testing.T) {
+	file, err := os.Open(filepath.Join("testdata", "failing.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	log := newTestLog()
+	log.Read(file)
+	log.Close()
+	if got, want := log.Failure(), (Failure{"/nix/store/gyjff667gg1d2md2w1wmf7n4z135byiw-b.drv", "line 29"}); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// What nix-build prints.
+func TestFailureInLines(t *testing.T) {
+	for name, test := range map[string]struct{ printed, want string }{
+		"evaluation":     {"error: attribute 'foo' missing\n       at /x/a.nix:1:47:\n", "attribute 'foo' missing"},
+		"with its trace": {"error:\n       … while calling the 'import' builtin\n\n       error: file 'nixpkgs' was not found\n", "file 'nixpkgs' was not found"},
+		"success":        {"this derivation will be built:\n", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := newTestLog()
+			lines := log.Lines()
+			lines.Write([]byte(test.printed))
+			lines.End(test.want == "")
+			log.Close()
+			if got := log.Failure(); got != (Failure{Text: test.want}) {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,75 @@
+package orchestrator
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"iglu.sh/builder/internal/history"
+	"iglu.sh/builder/schemas"
+)
+
+// A job that failed says why: in a headline, in the last message, in a line before it, and in its record.
+func TestReasons(t *testing.T) {
+	for name, test := range map[string]struct {
+		command     string
+		reason, msg string
+		line        string
+	}{
+		"said in the container": {"fail make: *** Error 2", "hello-2.12 failed: make: *** Error 2",
+			"hello-2.12 failed: make: *** Error 2. Its own log says more.", ""},
+		"a secret in it": {"fail the key is hunter2hunter2", "hello-2.12 failed: the key is ***", "hello-2.12 failed: the key is ***. Its own log says more.", ""},
+		"last line":      {"print \x1b[31mno rule to make target", "the command ended with exit code 3: no rule to make target", "the command ended with exit code 3: no rule to make target. The end of its log may say more.", ""},
+		"no line":        {"print ", "the command ended with exit code 3", "the command ended with exit code 3. The end of its log may say more.", ""},
+		"memory":         {"memory 1", "out of memory", "The job ran out of memory. It may use ", ""},
+		"memory at once": {"memory", "out of memory", "The job ran out of memory. It may use ", ""},
+		"push":           {"push", "the build itself succeeded, but 1 of 2 paths was not pushed", "The build itself succeeded, but 1 of 2 paths was not pushed. ", ""},
+		"too long":       {"linger", "cancelled: it ran longer than 10m0s, ", "It ran longer than 10m0s, ", "The job was cancelled. It ran longer than 10m0s, "},
+		"success":        {"count 0", "", "Build was successfull", "and 20"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFixture(t, "docker-20.10.24", nil)
+				request := requestOf(test.command)
+				request.BuildOptions.Cachix.APIKey = "hunter2hunter2"
+				end := f.send(request).finish()
+				f.b.background.Wait()
+				if !strings.HasPrefix(end.event.Reason, test.reason) || test.reason == "" && end.event.Reason != "" {
+					t.Errorf("the reason is %q, want %q", end.event.Reason, test.reason)
+				}
+				if !strings.HasPrefix(end.response.Msg, test.msg) {
+					t.Errorf("the last message has %q, want %q", end.response.Msg, test.msg)
+				}
+				lines := strings.Split(strings.TrimSpace(end.lines), "\n")
+				want := "iglu: failed: " + test.msg
+				if test.line != "" {
+					want = "iglu: failed: " + test.line
+				}
+				if last := lines[len(lines)-1]; strings.HasPrefix(last, want) != (test.reason != "") {
+					t.Errorf("the last line is %q", last)
+				}
+				if record := f.records.last(); record.Reason != end.event.Reason {
+					t.Errorf("the record has %q", record.Reason)
+				}
+			})
+		})
+	}
+}
+
+// The document's error stays as it is.
+func TestReasonBesideError(t *testing.T) {
+	v := Verdict{ExitCode: 7, reason: "hello failed", advice: "See its log."}
+	want := `{"error":"Something went wrong while building. Builder exited with error code 7","msg":"hello failed. See its log.","buildExitCode":7,"childExitCode":7,"jobStatus":"failed"}`
+	if got := string(v.Response().Encode()); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if got := string((Verdict{}).Response().Encode()); got != string(schemas.Exited(0).Encode()) {
+		t.Errorf("a success is %s", got)
+	}
+}
+
+func (r *keptRecords) last() history.Record {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.all[len(r.all)-1]
+}
