@@ -92,27 +92,40 @@ func (j jobView) Source() string { return shortRepository(j.Repository) }
 // Links are the addresses of pages about the job's source.
 func (j jobView) Links() links { return linksTo(j.Repository, j.Branch, j.Commit) }
 
-// Headline says in one sentence how the job is: of one that failed, why.
+// Headline says in a line how the job is: of one that failed, why.
 func (j jobView) Headline() string {
 	switch {
 	case j.Runs():
 		return "The job runs."
 	case j.Succeeded():
 		return "The job succeeded."
+	case j.Reason != "":
+		return j.Reason
 	case j.End == jobend.Interrupted:
 		return "The builder died while the job ran. Its log ends there."
 	case j.Error == "":
 		return "Its client has gone."
 	}
-	return j.Error
+	return j.Error // of an earlier version
 }
 
-// More says what else there is to say of a job that failed, or nothing.
+// More says what else there is to say of a job that failed, or nothing: the client was told the reason
+// and what to do in one text.
 func (j jobView) More() string {
-	if j.Failed() && j.Headline() == j.Error {
-		return j.Msg
+	if !j.Failed() {
+		return ""
 	}
-	return ""
+	more := j.Msg
+	if len(more) >= len(j.Reason) && strings.EqualFold(more[:len(j.Reason)], j.Reason) {
+		more = strings.TrimLeft(more[len(j.Reason):], ". ")
+	}
+	if strings.Contains(strings.ToLower(j.Reason), strings.ToLower(strings.TrimSuffix(more, "."))) {
+		more = ""
+	}
+	if j.ExitCode != nil {
+		more = fmt.Sprintf("%s Exit code %d.", more, *j.ExitCode)
+	}
+	return strings.TrimSpace(more)
 }
 
 // Took is how long the job ran, or has been running; empty if that is not known.

@@ -109,7 +109,7 @@ func (k *kept) end(log *joblog.Log, r history.Record, response schemas.Response)
 	if err := k.records.Put(r); err != nil {
 		k.t.Fatal(err)
 	}
-	log.Respond(response, schemas.VerdictEvent{End: string(r.End), ExitCode: r.ExitCode, Seconds: r.Ended.Sub(r.Begun).Seconds(), PeakMemory: 700 << 20, CPUSeconds: 61,
+	log.Respond(response, schemas.VerdictEvent{End: string(r.End), Reason: r.Reason, ExitCode: r.ExitCode, Seconds: r.Ended.Sub(r.Begun).Seconds(), PeakMemory: 700 << 20, CPUSeconds: 61,
 		Phases: []schemas.PhaseTime{{Phase: schemas.Create, Seconds: 0.4}, {Phase: schemas.Fetch, Seconds: 2}, {Phase: schemas.Evaluate, Seconds: 7.1}, {Phase: schemas.Build, Seconds: 32}}})
 	log.Seal()
 	if err := log.Close(); err != nil {

