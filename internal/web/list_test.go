@@ -163,11 +163,21 @@ func TestBadge(t *testing.T) {
 // TestFirstJob shows what to do where no job has been sent.
 func TestFirstJob(t *testing.T) {
 	h := newHouse(t)
-	r := httptest.NewRequest(http.MethodGet, "http://builder.example:3000/", nil)
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	if want := "iglu-builder build --url builder.example:3000 --repo"; strings.Count(w.Body.String(), want) != 2 { // to be read, and to be copied
-		t.Errorf("the page lacks %q: %s", want, w.Body)
+	for _, test := range []struct {
+		proxy, want string
+		token       bool
+	}{
+		{"", "iglu-builder build --url ws://builder.example:3000 --repo", false},
+		{"https", "iglu-builder build --url wss://builder.example:3000 --token-file TOKEN-FILE --repo", true},
+	} {
+		h.options.Token = test.token
+		r := httptest.NewRequest(http.MethodGet, "http://builder.example:3000/", nil)
+		r.Header.Set("X-Forwarded-Proto", test.proxy)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if strings.Count(w.Body.String(), test.want) != 2 { // to be read, and to be copied
+			t.Errorf("the page lacks %q: %s", test.want, w.Body)
+		}
 	}
 }
 

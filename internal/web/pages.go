@@ -24,7 +24,7 @@ type page struct {
 	Here    string  // which of the pages that every page links to
 	State   jobView // what the icon shows; of no job, nothing
 	SignOut bool
-	Host    string // under which the page was asked for
+	Address string // of the builder, as the page was asked for
 	Running []jobView
 	Job     jobView
 	Jobs    []jobView
@@ -39,7 +39,7 @@ type page struct {
 }
 
 func (s *Server) render(w http.ResponseWriter, r *http.Request, name string, status int, p page) {
-	p.SignOut, p.Host = s.options.Token, r.Host
+	p.SignOut, p.Address = s.options.Token, addressOf(r)
 	var text bytes.Buffer // first, so that an error is not half a page
 	if err := templates.ExecuteTemplate(&text, name, p); err != nil {
 		s.fail(w, r, err)
@@ -48,6 +48,14 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, name string, sta
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
 	text.WriteTo(w)
+}
+
+// addressOf returns the address for the builder's clients. A proxy may have the TLS.
+func addressOf(r *http.Request) string {
+	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
+		return "wss://" + r.Host
+	}
+	return "ws://" + r.Host
 }
 
 func (s *Server) serveJob(w http.ResponseWriter, r *http.Request) {

@@ -7,7 +7,8 @@ export function letCopy() {
   document.addEventListener("click", async (e) => {
     const button = e.target.closest?.("button[data-copy]");
     if (!button) return;
-    const copied = await copy(button.dataset.copy, button);
+    const { copy: text } = button.dataset;
+    const copied = await copy("address" in button.dataset ? new URL(text, location.href).href : text, button);
     button.dataset.copied = copied ? "yes" : "no";
     clearTimeout(button.timer);
     button.timer = setTimeout(() => delete button.dataset.copied, SHOWN);

@@ -1,4 +1,5 @@
 // One job: its log, how far it is, and how it ended.
+import { DerivationLog } from "./derivation.js";
 import { Log } from "./log.js";
 import { showTimes } from "./times.js";
 import { Tree } from "./tree.js";
@@ -11,7 +12,9 @@ const AGAIN = 3000; // ms until a builder that was away is asked again
 
 export function showJob(job) {
   const elapsed = 1000 * Number(job.dataset.elapsed ?? 0);
-  const state = { job, next: 1, phases: [], tree: new Tree(), progress: null, push: null, cancelled: false };
+  const logs = new DerivationLog(job);
+  const tree = new Tree((path, name) => logs.open(path, name));
+  const state = { job, next: 1, phases: [], tree, progress: null, push: null, cancelled: false };
   state.began = Date.now() - elapsed; // until the first message says it
   state.shown = performance.now() - elapsed;
   const log = new Log(job);
@@ -201,20 +204,28 @@ async function pageAt(path) {
   return new DOMParser().parseFromString(await response.text(), "text/html");
 }
 
+// renewJobs makes the list of jobs anew, and returns whether it has.
 async function renewJobs() {
-  const jobs = byId("jobs");
-  if (jobs) jobs.replaceWith((await pageAt(location.pathname + location.search)).getElementById("jobs"));
+  if (byId("filters")?.contains(document.activeElement)) return false; // somebody chooses
+  byId("jobs")?.replaceWith((await pageAt(location.pathname + location.search)).getElementById("jobs"));
   showTimes();
+  return true;
 }
 
 // watchForJobs shows a job that somebody else sends, on the page of all jobs.
 export function watchForJobs() {
+  let known;
   setInterval(async () => {
     if (document.hidden) return;
     try {
       const response = await fetch("/api/v1/jobs");
       const { jobs } = await response.json();
       const [newest] = jobs;
+      if (location.search) { // a part of the list
+        const now = jobs.map(({ id, end }) => `${id} ${end}`).join();
+        if (known === undefined || known !== now && await renewJobs()) known = now;
+        return;
+      }
       if (byId("running")) {
         const listed = [...document.querySelectorAll("#running a")].map((link) => link.pathname.split("/").pop());
         if (jobs.filter((job) => !job.end).map((job) => job.id).join() !== listed.join()) location.reload();
@@ -224,14 +235,14 @@ export function watchForJobs() {
         if (newest.id !== byId("job").dataset.job) showOthers();
         return;
       }
-      const shown = byId("job")?.dataset.job ?? document.querySelector("#jobs a")?.pathname.split("/").pop();
+      const shown = byId("job")?.dataset.job ?? document.querySelector("#jobs .list a")?.pathname.split("/").pop();
       if (!newest || newest.id === shown) return;
       if (byId("idle")) location.reload();
       else {
         await renewJobs();
         const link = made("a", "", "Show it.");
         link.href = "/";
-        byId("status").replaceChildren("Another job has begun. ", link);
+        if (byId("status")) byId("status").replaceChildren("Another job has begun. ", link);
       }
     } catch { /* the builder is away: it is asked again */ }
   }, JOBS_INTERVAL);
