@@ -14,7 +14,6 @@ import (
 
 	"iglu.sh/builder/internal/buildclient"
 	"iglu.sh/builder/internal/server"
-	"iglu.sh/builder/schemas"
 )
 
 // exitInterrupted is the exit code after Ctrl-C, as shells have it.
@@ -40,9 +39,9 @@ On a terminal a line below the log says how far the job is, and a summary how it
 Elsewhere standard output has the log's lines as they are, and standard error a word on the
 job every 30 s. NO_COLOR keeps colours off, those of the log included.`,
 		Example: `  iglu-builder build --repo https://github.com/iglu-sh/builder
-  iglu-builder build --command 'nix build nixpkgs#hello --print-out-paths'
+  iglu-builder build --command 'nix build nixpkgs#hello --print-build-logs --print-out-paths'
   iglu-builder build --repo https://git.example.com/app --branch main --git-key-file token \
-    --command 'nix build .#app --print-out-paths' \
+    --command 'nix build .#app --print-build-logs --print-out-paths' \
     --push-to https://cache.example.com/default --api-key-file api-key --signing-key-file key
   iglu-builder build --repo https://github.com/iglu-sh/builder --access-token-file github.com=token
   iglu-builder build --url wss://builder.example.com examples/hello/job.json
@@ -78,11 +77,16 @@ job every 30 s. NO_COLOR keeps colours off, those of the log included.`,
 	}
 	flags := command.Flags()
 	flags.SortFlags = false
-	flags.String("url", "ws://127.0.0.1:3000"+schemas.BuildPath, "`URL` of the builder, or its host:port; without this flag, "+buildclient.EnvURL+" counts")
-	flags.String("token-file", "", "`file` with the builder's token (default what IGLU_TOKEN_FILE names)")
+	addBuilderFlags(flags)
 	flags.BoolVar(&options.JSON, "json", false, "print the builder's messages as they are")
 	job.Register(flags)
 	return command
+}
+
+// addBuilderFlags adds the flags that readBuilder reads.
+func addBuilderFlags(flags *pflag.FlagSet) {
+	flags.String("url", buildclient.DefaultURL, "`URL` of the builder, or its host:port; without this flag, "+buildclient.EnvURL+" counts")
+	flags.String("token-file", "", "`file` with the builder's token (default what IGLU_TOKEN_FILE names)")
 }
 
 // readBuilder returns the builder's address, and the token that it wants, as flags say or else

@@ -43,7 +43,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(serveCommand(), buildCommand(), jobCommand(), cleanupCommand(), storesCommand(), healthcheckCommand(), versionCommand())
+	root.AddCommand(serveCommand(), buildCommand(), logCommand(), jobCommand(), cleanupCommand(), storesCommand(), healthcheckCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
@@ -70,7 +70,7 @@ const exitUsage = 2
 // engine reads.
 func usageCode(command *cobra.Command) int {
 	switch command.Name() {
-	case "build":
+	case "build", "log":
 		return buildclient.ExitClient
 	case "healthcheck":
 		return exitUnhealthy

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"net/url"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ type plain struct {
 
 	mu       sync.Mutex // guards what follows
 	errors   io.Writer
+	builder  *url.URL
 	progress *progress
 }
 
@@ -33,6 +35,7 @@ func newPlain(o Options) *plain {
 	return &plain{
 		out:      bufio.NewWriterSize(o.Stdout, bufferSize),
 		errors:   o.Stderr,
+		builder:  o.URL,
 		terminal: isTerminal(o.Stdout),
 		interval: cmp.Or(o.ProgressInterval, progressInterval),
 		now:      o.now,
@@ -51,15 +54,27 @@ func (p *plain) line(_, text []byte) {
 func (p *plain) message(_ []byte, m schemas.Message) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case m.Event != nil && p.progress != nil:
-		p.progress.take(m.Event, p.now())
-	case m.Response != nil && m.Response.JobStatus == schemas.Starting:
+	if m.Response != nil && m.Response.JobStatus == schemas.Starting {
 		p.progress = newProgress(p.now())
 		p.stop = tick.Every(p.interval, p.tell)
 	}
+	if m.Event != nil && p.progress != nil {
+		p.progress.take(m.Event, p.now())
+	}
+	if m.Last() && p.progress != nil {
+		p.tellFailed()
+	}
 	if r := m.Response; r != nil && r.Error == "" {
 		fmt.Fprintln(p.errors, termtext.Visible(r.Msg))
+	}
+}
+
+// tellFailed says where the logs are of derivations that failed.
+func (p *plain) tellFailed() {
+	for _, failed := range p.progress.failed {
+		if all := logCommand(p.builder, p.progress.job, failed.Derivation); all != "" {
+			fmt.Fprintf(p.errors, "iglu-builder: the log of %s: %s\n", nameOf(failed.Derivation), all)
+		}
 	}
 }
 

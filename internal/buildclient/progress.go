@@ -2,11 +2,10 @@ package buildclient
 
 import (
 	"encoding/json"
-	"path"
 	"slices"
-	"strings"
 	"time"
 
+	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/internal/termtext"
 	"iglu.sh/builder/schemas"
 )
@@ -21,6 +20,7 @@ const (
 // progress is how far a job is, as its events tell.
 type progress struct {
 	begun    time.Time
+	job      string // its id; empty if the builder does not tell it
 	phase    schemas.Phase
 	counts   schemas.ProgressEvent
 	push     *schemas.PushEvent
@@ -45,6 +45,8 @@ func (p *progress) take(data json.RawMessage, now time.Time) {
 		return
 	}
 	switch e := event.(type) {
+	case schemas.JobEvent:
+		p.job = e.ID
 	case schemas.PhaseEvent:
 		p.phase = e.Phase
 	case schemas.ProgressEvent:
@@ -76,9 +78,6 @@ func (p *progress) takeDerivation(e schemas.DerivationEvent, now time.Time) {
 // nameOf returns the name of a derivation, as people know it: of
 // /nix/store/HASH-hello-2.12.drv it is hello-2.12.
 func nameOf(derivation string) string {
-	name := strings.TrimSuffix(path.Base(derivation), ".drv")
-	if _, after, ok := strings.Cut(name, "-"); ok {
-		name = after
-	}
+	_, name := nixstore.DerivationName(derivation)
 	return termtext.Visible(name)
 }

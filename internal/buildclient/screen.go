@@ -1,6 +1,7 @@
 package buildclient
 
 import (
+	"net/url"
 	"os"
 	"os/signal"
 	"sync"
@@ -37,6 +38,7 @@ const (
 type screen struct {
 	terminal *os.File
 	color    bool
+	builder  *url.URL
 	target   push // what the job pushes to
 	now      func() time.Time
 	stop     func()
@@ -50,7 +52,7 @@ type screen struct {
 }
 
 func newScreen(terminal *os.File, o Options) *screen {
-	s := &screen{terminal: terminal, color: !o.NoColor, target: pushOf(o.Job), now: o.now}
+	s := &screen{terminal: terminal, color: !o.NoColor, builder: o.URL, target: pushOf(o.Job), now: o.now}
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, syscall.SIGWINCH)
 	ticker := time.NewTicker(paintInterval)

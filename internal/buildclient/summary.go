@@ -100,6 +100,10 @@ func (s *screen) appendFailed(dst []byte, failed schemas.DerivationEvent) []byte
 		dst = append(dst, "  "...)
 		dst = append(termtext.AppendLine(dst, []byte(line), s.color), '\n')
 	}
+	if all := logCommand(s.builder, s.progress.job, failed.Derivation); all != "" {
+		dst = append(dst, s.colored(labelColor, "  all of them: ")...)
+		dst = append(append(dst, all...), '\n')
+	}
 	return dst
 }
 

@@ -15,17 +15,35 @@ import (
 func (l *Log) Event(e schemas.Event) error {
 	l.events.Lock() // redaction takes time that lines need not wait for
 	defer l.events.Unlock()
-	_, minor := e.(schemas.LineEvent)
-	data := schemas.AppendEvent(nil, l.redacted(e))
+	line, minor := e.(schemas.LineEvent)
+	isKept, err := l.keep(schemas.AppendEvent(nil, l.redacted(e)), minor)
+	if !isKept && minor && err == nil && !l.cutLogs[line.Derivation] && len(l.cutLogs) < maxCutLogs {
+		if l.cutLogs == nil {
+			l.cutLogs = make(map[string]bool)
+		}
+		l.cutLogs[line.Derivation] = true
+		line.Text = "iglu: the log of this derivation is cut here, because the logs of all take too much (IGLU_MAX_LOG_BYTES)"
+		_, err = l.keep(schemas.AppendEvent(nil, l.redacted(line)), false)
+	}
+	return err
+}
+
+// maxCutLogs bounds of how many derivations it is said that their logs are cut.
+const maxCutLogs = 1000
+
+// keep appends an event, unless there is no room for it, which the lines of derivations, minor ones, leave
+// to others. Its error is the first that a file had.
+func (l *Log) keep(event []byte, minor bool) (isKept bool, err error) {
 	x := l.index
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.failed == nil && !x.sealed && len(data) <= maxRecord && x.journal.hasRoom(len(data), minor) {
-		x.journal.other(eventRecord, time.Now().UnixMilli(), data)
-		x.flush(false)
-		x.wake()
+	if x.failed != nil || x.sealed || len(event) > maxRecord || !x.journal.hasRoom(len(event), minor) {
+		return false, x.failed
 	}
-	return x.failed
+	x.journal.other(eventRecord, time.Now().UnixMilli(), event)
+	x.flush(false)
+	x.wake()
+	return true, x.failed
 }
 
 // responseMessage is a message that is no line and more than an event, as the journal keeps

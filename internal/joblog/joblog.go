@@ -36,6 +36,7 @@ type Log struct {
 
 	events  sync.Mutex // held while an event is redacted and appended
 	streams derivationStreams
+	cutLogs map[string]bool // derivations whose logs are said to be cut
 
 	index *index // what readers know; its mu is held while something is appended
 	cut   *cut   // what is kept of a log beyond its limit; nil below it. index.mu is held

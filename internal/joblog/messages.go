@@ -34,6 +34,14 @@ func (r *Reader) followMessages(ctx context.Context, log io.ReaderAt, seq int64,
 	x.mu.Lock()
 	at := x.journal.before(seq)
 	x.mu.Unlock()
+	return r.records(ctx, at, func(at place, rec *record) error { return f.give(ctx, at, rec) }, func(bool) error { return f.flush() })
+}
+
+// records gives visit the records of the journal from a place on, until the log is sealed and all are
+// given, or ctx ends, or visit, pause or the file fails. What a record holds is overwritten when visit
+// has returned. pause is called whenever some have been given, and told whether there are more already.
+func (r *Reader) records(ctx context.Context, at place, visit func(place, *record) error, pause func(more bool) error) error {
+	x := r.index
 	for buf := make([]byte, flushSize); ; {
 		size, err := x.wait(ctx, ofJournal, at.offset)
 		if err == io.EOF {
@@ -55,7 +63,7 @@ func (r *Reader) followMessages(ctx context.Context, log io.ReaderAt, seq int64,
 			if length == 0 {
 				break
 			}
-			if err := f.give(ctx, at, &rec); err != nil {
+			if err := visit(at, &rec); err != nil {
 				return err
 			}
 			at = at.next(&rec, length)
@@ -64,7 +72,7 @@ func (r *Reader) followMessages(ctx context.Context, log io.ReaderAt, seq int64,
 		if len(records) == n { // one record is longer
 			buf = make([]byte, 2*len(buf))
 		}
-		if err := f.flush(); err != nil {
+		if err := pause(at.offset < size); err != nil {
 			return err
 		}
 	}

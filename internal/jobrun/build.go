@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -107,10 +106,8 @@ func blame(f nixlog.Failure, code int) {
 // seeLog is where more stands about a derivation that has failed.
 const seeLog = "Its own log is on the job's page and in the API, whatever the command prints of it."
 
-// nameOf returns a derivation's name, as people know it: of /nix/store/HASH-hello-2.12.drv it is
-// hello-2.12.
 func nameOf(derivation string) string {
-	_, name, _ := strings.Cut(strings.TrimSuffix(path.Base(derivation), ".drv"), "-")
+	_, name := nixstore.DerivationName(derivation)
 	return name
 }
 

@@ -182,18 +182,28 @@ func (n *Lines) end(path string, succeeded bool) {
 	w := n.going[path]
 	delete(n.going, path)
 	counts := schemas.Counts{Running: -1}
+	if a := n.process.activities[w.id]; a.kind == build {
+		n.tellLog(a)
+	}
 	if succeeded {
 		counts.Done = 1
 	} else {
 		counts.Failed = 1
-		if a := n.process.activities[w.id]; a.kind == build {
-			if log := n.process.log.newTail(); n.process.log.store.Log(path, log.add) == nil {
-				a.log = log
-			}
-		}
 	}
 	w.counter.add(n.process, counts)
 	n.process.stop(w.id)
+}
+
+// tellLog tells the log that Nix has kept of a derivation whose build has ended, as if it came only now:
+// that there is one, nix-build does not tell.
+func (n *Lines) tellLog(a *activity) {
+	log := n.process.log.newTail()
+	err := n.process.log.store.Log(a.derivation, func(part string, goesOn bool) {
+		n.process.log.tell(schemas.LineEvent{Derivation: a.derivation, Text: log.add(part, goesOn)})
+	})
+	if err == nil {
+		a.log = log
+	}
 }
 
 // add counts.

@@ -24,6 +24,7 @@ type onlooker struct {
 	log    *Log
 	store  nixstore.Files
 	events []string // but for those of the plan, in short
+	lines  []string // of derivations
 	last   schemas.ProgressEvent
 }
 
@@ -34,6 +35,8 @@ func lookAt(t *testing.T, needs map[string][]string) *onlooker {
 		switch e := e.(type) {
 		case schemas.DerivationEvent:
 			o.events = append(o.events, strings.TrimSpace(fmt.Sprint(e.State, " ", e.Derivation[44:], " ", strings.Join(e.Log, "|"))))
+		case schemas.LineEvent:
+			o.lines = append(o.lines, e.Derivation[44:]+" "+e.Text)
 		case schemas.ProgressEvent:
 			o.last = e
 		}
@@ -120,6 +123,17 @@ func TestLinesOfFailure(t *testing.T) {
 		}
 		o.want(schemas.ProgressEvent{Derivations: schemas.Counts{Done: 1, Failed: 2, Expected: 3}},
 			"building a.drv", "built a.drv", "building b.drv", "building c.drv", "failed b.drv, with its log", "failed c.drv")
+		// The whole log is told, of which people may see less.
+		if n := len(o.lines); n < 25 || o.lines[0] != "b.drv line 0" || o.lines[n-1] != "b.drv end" {
+			t.Errorf("the log of b has %d lines: %q", n, o.lines)
+		}
+		want := Failure{drv("b"), "end"}
+		if strings.Contains(line, "hash") {
+			want.Text = "hash mismatch in fixed output"
+		}
+		if got := o.log.Failure(); got != want {
+			t.Errorf("the failure is %q, want %q", got, want)
+		}
 	}
 }
 

@@ -21,8 +21,8 @@ type tail struct {
 	open    bool // the last line goes on
 }
 
-// add adds a line, or a part of one that goes on with the next.
-func (t *tail) add(part string, goesOn bool) {
+// add adds a line, or a part of one that goes on with the next, and returns it without secrets.
+func (t *tail) add(part string, goesOn bool) (masked string) {
 	clean := t.secrets.Append(nil, []byte(strings.ToValidUTF8(part, "\ufffd")), goesOn)
 	if !t.open {
 		if len(t.lines) == keptLines {
@@ -33,4 +33,5 @@ func (t *tail) add(part string, goesOn bool) {
 	last := &t.lines[len(t.lines)-1]
 	*last += string(clean[:min(len(clean), maxKeptLine-len(*last))])
 	t.open = goesOn
+	return string(clean)
 }

@@ -3,6 +3,7 @@ package nixstore
 import (
 	"bytes"
 	"errors"
+	"path"
 	"slices"
 	"strings"
 )
@@ -90,4 +91,15 @@ func (a *aterm) list(item func()) {
 		item()
 	}
 	a.expect(`]`)
+}
+
+// DerivationName returns what tells a derivation from others in a store, and its name as people know it: of
+// /nix/store/HASH-hello-2.12.drv they are HASH and hello-2.12.
+func DerivationName(drv string) (hash, name string) {
+	base := strings.TrimSuffix(path.Base(drv), ".drv")
+	hash, name, ok := strings.Cut(base, "-")
+	if !ok {
+		return "", base
+	}
+	return hash, name
 }

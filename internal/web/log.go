@@ -150,7 +150,7 @@ func (s *Server) takeSearch(w http.ResponseWriter, r *http.Request) bool {
 	case <-r.Context().Done():
 	case <-timeout.C:
 		w.Header().Set("Retry-After", "5")
-		http.Error(w, "Too many searches are under way.", http.StatusServiceUnavailable)
+		http.Error(w, "Too many logs are being searched.", http.StatusServiceUnavailable)
 	}
 	return false
 }

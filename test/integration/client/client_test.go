@@ -4,7 +4,9 @@ package client
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"iglu.sh/builder/internal/shellwords"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -30,9 +33,10 @@ func TestBuildCommand(t *testing.T) {
 		{"success", url + fixture.Env.Server.Address, fixture.Command("printf 'one\\ntwo'"), 0,
 			"iglu: running printf 'one\\ntwo'\none\ntwo\n", "Start Building\nBuild was successfull\n"},
 		{"failure", url + fixture.Env.Server.Address + "/api/v1/build", fixture.Command("sh -c 'exit 42'"), 42,
-			"iglu: running sh -c 'exit 42'\n", "Builder exited with error code 42\n"},
+			"iglu: running sh -c 'exit 42'\niglu: failed: the command ended with exit code 42. The end of its log may say more.\n",
+			"Builder exited with error code 42. the command ended with exit code 42. The end of its log may say more.\n"},
 		{"http URL", "http://" + fixture.Env.Server.Address + "/", fixture.Command("printf one"), 0, "one\n", ""},
-		{"invalid command", url + fixture.Env.Server.Address, fixture.Command("make all"), 2, "", "Invalid command: 'make all' buildOptions.command: its first word"},
+		{"invalid command", url + fixture.Env.Server.Address, fixture.Command("make all"), 2, "", "Invalid command: 'make all'. buildOptions.command: its first word"},
 		{"refused", url + fixture.Env.Server.Address, refused, 125, "", "JSON schema is not valid. git.repository: is required"},
 		{"no server", "ws://127.0.0.1:1", fixture.Command("nix"), 125, "", "no builder answers at ws://127.0.0.1:1/api/v1/build"},
 		{"another path", url + fixture.Env.Server.Address + "/api", fixture.Command("nix"), 125, "", "is not a builder: it answers 404 Not Found"},
@@ -48,6 +52,58 @@ func TestBuildCommand(t *testing.T) {
 			code := fixture.RunProgram(t.Context(), []string{"build", "--url", test.url, "-"}, bytes.NewReader(text), &stdout, &stderr)
 			if code != test.code || !strings.HasSuffix(stdout.String(), test.stdout) || !strings.Contains(stderr.String(), test.stderr) {
 				t.Errorf("exit code %d\nstdout %s\nstderr %s", code, &stdout, &stderr)
+			}
+		})
+	}
+}
+
+// TestDerivationLog has a derivation print a line, and then 60 others, and fail. The command shows the last
+// ones, but the API and the client have the first as well, of each kind of command.
+func TestDerivationLog(t *testing.T) {
+	s := fixture.Env.Server
+	for name, command := range map[string]string{
+		"nix build": "nix build --no-link --impure --expr ",
+		"nix-build": "nix-build --no-out-link --no-build-output --expr ",
+	} {
+		t.Run(name, func(t *testing.T) {
+			script := "echo the first line of all; i=0; while [ $i -lt 60 ]; do echo another line; i=$((i + 1)); done; echo the last; exit 3"
+			expr := fmt.Sprintf(`derivation { name = "talks-1.0"; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" %q ]; `+
+				`salt = %q; }`, script, rand.Text())
+			text, err := json.Marshal(fixture.Command(command + shellwords.Join([]string{expr})))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var stdout, stderr bytes.Buffer
+			code := fixture.RunProgram(t.Context(), []string{"build", "--url", s.Address, "-"}, bytes.NewReader(text), &stdout, &stderr)
+			if code == 0 || strings.Contains(stdout.String(), "> the first line of all\n") || !strings.Contains(stdout.String(), "iglu: failed: talks-1.0 failed: the last. ") {
+				t.Errorf("exit code %d\n%s", code, &stdout)
+			}
+			_, printed, ok := strings.Cut(stderr.String(), "iglu-builder: the log of talks-1.0: iglu-builder ")
+			printed, _, _ = strings.Cut(printed, "\n")
+			show, err := shellwords.Split(printed)
+			if !ok || err != nil {
+				t.Fatalf("%v: %s", err, &stderr)
+			}
+			stdout.Reset()
+			if code := fixture.RunProgram(t.Context(), show, nil, &stdout, &stderr); code != 0 {
+				t.Errorf("%q exits with %d: %s", show, code, &stderr)
+			}
+			want := "the first line of all\n" + strings.Repeat("another line\n", 60) + "the last\n"
+			if got := stdout.String(); got != want {
+				t.Errorf("the client shows\n%s", got)
+			}
+			job := fixture.NewestJob(t, s)
+			if _, got := s.Get(t, "GET", "/api/v1/jobs/"+job+"/derivations/talks-1.0/log"); got != want {
+				t.Errorf("the API has\n%s", got)
+			}
+			_, list := s.Get(t, "GET", "/api/v1/jobs/"+job+"/derivations")
+			for _, part := range []string{`-talks-1.0.drv","hash":"`, `"name":"talks-1.0","state":"failed"`, `"lines":62}]}`} {
+				if !strings.Contains(list, part) {
+					t.Errorf("the list lacks %s: %s", part, list)
+				}
+			}
+			if _, record := s.Get(t, "GET", "/api/v1/jobs/"+job); !strings.Contains(record, `"reason":"talks-1.0 failed: the last"`) {
+				t.Errorf("the record is %s", record)
 			}
 		})
 	}

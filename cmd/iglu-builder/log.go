@@ -1,0 +1,52 @@
+package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"iglu.sh/builder/internal/buildclient"
+)
+
+func logCommand() *cobra.Command {
+	var options buildclient.LogOptions
+	command := &cobra.Command{
+		Use:   "log [flags] JOB [DERIVATION]",
+		Short: "Show the log of a job that a builder has kept, or of one of its derivations",
+		Long: `Log shows the log of a job that runs or has ended, or the own log of one of the derivations that
+the job has built: all that its builder printed, whatever the job's command has printed of it.
+JOB is the id in the first line of the job's log. DERIVATION is a name, such as hello-2.12, or
+the hash before the name in the store.`,
+		Example: `  iglu-builder log 2k5q3xn7plkugqbsfzu5x36zqa
+  iglu-builder log --follow 2k5q3xn7plkugqbsfzu5x36zqa
+  iglu-builder log --url builder:3000 2k5q3xn7plkugqbsfzu5x36zqa hello-2.12`,
+		Args:              cobra.RangeArgs(1, 2),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(command *cobra.Command, args []string) (err error) {
+			if options.URL, options.Token, err = readBuilder(command.Flags()); err != nil {
+				return &exitError{buildclient.ExitClient, err}
+			}
+			options.Job = args[0]
+			if len(args) > 1 {
+				options.Derivation = args[1]
+			}
+			options.Stdout = command.OutOrStdout()
+			options.NoColor = os.Getenv("NO_COLOR") != ""
+			ctx, stop := signal.NotifyContext(command.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			if err := buildclient.ShowLog(ctx, options); ctx.Err() != nil {
+				return &exitError{code: exitInterrupted}
+			} else if err != nil {
+				return &exitError{buildclient.ExitClient, err}
+			}
+			return nil
+		},
+	}
+	flags := command.Flags()
+	flags.SortFlags = false
+	addBuilderFlags(flags)
+	flags.BoolVar(&options.Follow, "follow", false, "go on until the job, or the build of the derivation, has ended")
+	return command
+}

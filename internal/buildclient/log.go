@@ -1,0 +1,113 @@
+package buildclient
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"iglu.sh/builder/internal/nixstore"
+	"iglu.sh/builder/internal/shellwords"
+	"iglu.sh/builder/internal/termtext"
+	"iglu.sh/builder/schemas"
+)
+
+// LogOptions say which log to show.
+type LogOptions struct {
+	URL        *url.URL // of the builder, as ParseAddress returns it
+	Token      string   // that it wants; empty: none
+	Job        string   // its id
+	Derivation string   // by its name or its hash; empty: the job's log
+	Follow     bool     // until the job, or the build of the derivation, has ended
+
+	Stdout  io.Writer
+	NoColor bool // keeps colours off a terminal
+}
+
+// ShowLog shows the log of a job, or of one of its derivations, as a builder has kept it.
+func ShowLog(ctx context.Context, o LogOptions) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, logURL(o).String(), nil)
+	if err != nil {
+		return err
+	}
+	if o.Token != "" {
+		request.Header.Set("Authorization", "Bearer "+o.Token)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if operation, ok := errors.AsType[*net.OpError](err); ok && operation.Op == "dial" {
+		return fmt.Errorf("no builder answers at %s: %w", o.URL, operation)
+	}
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	switch response.StatusCode {
+	case http.StatusOK:
+		return showText(o.Stdout, response.Body, o.NoColor)
+	case http.StatusUnauthorized:
+		return unauthorized(o.URL, o.Token)
+	}
+	said, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10))
+	return fmt.Errorf("%s answers %s: %s", o.URL, termtext.Visible(response.Status), termtext.Visible(strings.TrimSpace(string(said))))
+}
+
+// logURL returns the address of a log in the builder's API.
+func logURL(o LogOptions) *url.URL {
+	u := *o.URL
+	u.Scheme = map[string]string{"ws": "http", "wss": "https"}[u.Scheme]
+	u.Path = strings.TrimSuffix(u.Path, schemas.BuildPath)
+	words := []string{"api/v1/jobs", url.PathEscape(o.Job)}
+	if o.Derivation != "" {
+		words = append(words, "derivations", url.PathEscape(o.Derivation))
+	}
+	result := u.JoinPath(append(words, "log")...)
+	if o.Follow {
+		result.RawQuery = "follow=1"
+	}
+	return result
+}
+
+// DefaultURL is the builder's address where none is given.
+const DefaultURL = "ws://127.0.0.1:3000" + schemas.BuildPath
+
+// logCommand returns the command that shows a derivation's whole log, or "" if the job has no id.
+func logCommand(builder *url.URL, job, derivation string) string {
+	if job == "" {
+		return ""
+	}
+	words := []string{"iglu-builder", "log"}
+	if address := builder.String(); address != DefaultURL {
+		words = append(words, "--url", strings.TrimSuffix(address, schemas.BuildPath))
+	}
+	_, name := nixstore.DerivationName(derivation)
+	return termtext.Visible(shellwords.Join(append(words, job, name)))
+}
+
+// showText copies lines to an output, as a terminal may get them if it is one.
+func showText(out io.Writer, text io.Reader, noColor bool) error {
+	if !isTerminal(out) {
+		_, err := io.Copy(out, text)
+		return err
+	}
+	for lines := bufio.NewReaderSize(text, bufferSize); ; {
+		line, err := lines.ReadBytes('\n')
+		if len(line) > 0 {
+			shown := append(termtext.AppendLine(nil, bytes.TrimSuffix(line, []byte{'\n'}), !noColor), '\n')
+			if _, err := out.Write(shown); err != nil {
+				return printed(err)
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read the log: %w", err)
+		}
+	}
+}

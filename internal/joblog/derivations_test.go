@@ -1,0 +1,168 @@
+package joblog
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"iglu.sh/builder/internal/redact"
+	"iglu.sh/builder/schemas"
+)
+
+const (
+	hello = "/nix/store/93s9qh4dv29fnalqrgc9pg8ks6w68cnd-hello-2.12.drv"
+	world = "/nix/store/yf03hz333bd5qsyplkfvpvp491z4r3py-world.drv"
+)
+
+// derivationsLog returns a log that is being written, and a reader of it.
+func derivationsLog(t *testing.T, maxBytes int64) (*Log, *Reader, *Store) {
+	t.Helper()
+	s, err := Open(t.TempDir(), Keep{Jobs: 1}, maxBytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := s.Create("job", redact.New("hunter2hunter2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Reader("job")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		r.Close()
+		log.Close()
+	})
+	return log, r, s
+}
+
+func logOf(t *testing.T, r *Reader, d *Derivation) string {
+	t.Helper()
+	var out strings.Builder
+	if err := r.FollowDerivation(t.Context(), d, false, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+// Lines of derivations that are built side by side are found again, of a job that runs and of one that
+// has ended.
+func TestDerivations(t *testing.T) {
+	log, r, s := derivationsLog(t, 1<<30)
+	if all, err := r.Derivations(t.Context()); err != nil || len(all) != 0 {
+		t.Fatalf("of an empty log: %v, %v", all, err)
+	}
+	log.Respond(schemas.Accepted(), nil)
+	log.Event(schemas.DerivationEvent{Derivation: hello, State: schemas.DerivationBuilding})
+	log.Event(schemas.DerivationEvent{Derivation: world, State: schemas.DerivationBuilding})
+	var wantHello, wantWorld strings.Builder
+	out := log.Stream(schemas.Stderr)
+	for i := range 2000 {
+		log.Event(schemas.LineEvent{Derivation: hello, Text: fmt.Sprintf(`%d "hello" hunter2hunter2`, i)})
+		fmt.Fprintf(&wantHello, "%d \"hello\" ***\n", i)
+		if i%3 == 0 {
+			log.Event(schemas.LineEvent{Derivation: world, Text: fmt.Sprint(i)})
+			fmt.Fprintln(&wantWorld, i)
+			fmt.Fprintln(out, "a line of the job's")
+		}
+	}
+	log.Event(schemas.DerivationEvent{Derivation: hello, State: schemas.DerivationBuilding, Phase: "buildPhase"})
+	log.Event(schemas.DerivationEvent{Derivation: hello, State: schemas.DerivationFailed, Phase: "buildPhase"})
+	check := func(t *testing.T, r *Reader) {
+		t.Helper()
+		all, err := r.Derivations(t.Context())
+		want := []*Derivation{
+			{Path: hello, Hash: "93s9qh4dv29fnalqrgc9pg8ks6w68cnd", Name: "hello-2.12", State: schemas.DerivationFailed, Phase: "buildPhase", Lines: 2000},
+			{Path: world, Hash: "yf03hz333bd5qsyplkfvpvp491z4r3py", Name: "world", State: schemas.DerivationBuilding, Lines: 667},
+		}
+		if diff := cmp.Diff(want, all, cmpopts.IgnoreUnexported(Derivation{}), cmpopts.IgnoreFields(Derivation{}, "Begun", "Ended")); diff != "" || err != nil {
+			t.Fatalf("%v (-want +got):\n%s", err, diff)
+		}
+		if all[0].Begun.IsZero() || all[0].Ended.Before(all[0].Begun) || !all[1].Ended.IsZero() {
+			t.Errorf("times: %+v, %+v", all[0], all[1])
+		}
+		if got := logOf(t, r, all[0]); got != wantHello.String() {
+			t.Errorf("the log of hello has %d bytes, want %d", len(got), wantHello.Len())
+		}
+		if got := logOf(t, r, all[1]); got != wantWorld.String() {
+			t.Errorf("the log of world has %d bytes, want %d", len(got), wantWorld.Len())
+		}
+	}
+	check(t, r)
+	log.Respond(schemas.Exited(1), nil)
+	log.Seal()
+	log.Close()
+	ended, err := s.Reader("job")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ended.Close()
+	check(t, ended)
+}
+
+// Who follows the log of a derivation gets each line as it comes, and is done when the derivation is, also
+// while the job goes on.
+func TestFollowDerivation(t *testing.T) {
+	log, r, _ := derivationsLog(t, 1<<30)
+	log.Respond(schemas.Accepted(), nil)
+	log.Event(schemas.DerivationEvent{Derivation: hello, State: schemas.DerivationBuilding})
+	log.Event(schemas.LineEvent{Derivation: hello, Text: "one"})
+	all, err := r.Derivations(t.Context())
+	if err != nil || len(all) != 1 {
+		t.Fatal(all, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	lines, to := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := r.FollowDerivation(ctx, all[0], true, to)
+		to.Close()
+		done <- err
+	}()
+	read := func(want string) {
+		t.Helper()
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(lines, got); err != nil || string(got) != want {
+			t.Fatalf("%q, %v, want %q", got, err, want)
+		}
+	}
+	read("one\n")
+	log.Event(schemas.LineEvent{Derivation: world, Text: "of another"})
+	log.Event(schemas.LineEvent{Derivation: hello, Text: "two"})
+	read("two\n")
+	log.Event(schemas.DerivationEvent{Derivation: world, State: schemas.DerivationBuilt})
+	log.Event(schemas.LineEvent{Derivation: hello, Text: "three"})
+	read("three\n")
+	log.Event(schemas.DerivationEvent{Derivation: hello, State: schemas.DerivationBuilt})
+	if rest, err := io.ReadAll(lines); err != nil || len(rest) > 0 {
+		t.Errorf("%q, %v", rest, err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// Of derivations that print too much, the log says where it is cut.
+func TestDerivationLogIsCut(t *testing.T) {
+	log, r, _ := derivationsLog(t, 200_000)
+	log.Event(schemas.DerivationEvent{Derivation: hello, State: schemas.DerivationBuilding})
+	for i := range 5000 {
+		log.Event(schemas.LineEvent{Derivation: hello, Text: fmt.Sprint("line ", i)})
+	}
+	log.Event(schemas.DerivationEvent{Derivation: hello, State: schemas.DerivationFailed})
+	all, err := r.Derivations(t.Context())
+	if err != nil || len(all) != 1 || all[0].State != schemas.DerivationFailed {
+		t.Fatal(all, err)
+	}
+	lines := strings.Split(strings.TrimSpace(logOf(t, r, all[0])), "\n")
+	if n := len(lines); n < 1000 || n >= 5000 || lines[n-2] != fmt.Sprint("line ", n-2) || !strings.HasPrefix(lines[n-1], "iglu: the log of this derivation is cut here") {
+		t.Errorf("%d lines, the last are %q", n, lines[n-2:])
+	}
+}
