@@ -13,6 +13,7 @@ const SEARCH_DELAY = 200; // ms after a letter
 const SEARCH_AGAIN = 1500; // ms, in a log that grows
 const SEARCH_RETRY = 5000; // ms, of one that failed
 const MOST_MARKS = 200; // in a line
+const HELD = 10000; // ms for which what somebody wants to see stays within sight
 const NARROW = "(max-width: 40rem)"; // where lines are wrapped from the start
 
 // What lines that say what went wrong begin with: the builder's own, git's, Nix's, and those of a
@@ -237,15 +238,15 @@ export class Log {
   }
 
   // reveal brings the log into the window, as far as it is not, and what somebody wants to see of
-  // it into the view. That holds until the person does something else: what is above the log grows
-  // meanwhile, and so do the lines themselves when they have come.
+  // it into the view. That holds for a while, or until the person does something else: what is above the
+  // log grows meanwhile, and so do the lines themselves when they have come.
   reveal(wanted) {
-    this.held = { wanted };
+    this.held = { wanted, until: performance.now() + HELD };
     this.hold();
   }
 
   hold() {
-    if (!this.held) return;
+    if (!(this.held?.until > performance.now())) return;
     const { wanted } = this.held;
     this.view.scrollIntoView({ block: "nearest" });
     if (wanted === undefined) return;
