@@ -14,7 +14,7 @@ import (
 )
 
 // maxLooked is how many of the newest jobs are looked at to say which repositories there are.
-const maxLooked = 1000
+const maxLooked = 500
 
 // A filter says which jobs are wanted.
 type filter struct {
