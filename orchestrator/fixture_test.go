@@ -193,6 +193,11 @@ func runCommand(p *fakeengine.Process) int {
 	case "print":
 		fmt.Fprintf(p.Stdout, "%s\n\niglu: not the job's\n", arg)
 		return end(p, jobwire.End{ExitCode: 3})
+	case "yield":
+		jobwire.NewWriter(p.Stdout, p.Getenv(jobenv.EventsToken)).Note(jobwire.Note{Event: schemas.AppendEvent(nil, schemas.ResultsEvent{
+			Results: []schemas.Result{{Installable: ".#hunter2hunter2", Paths: []string{"/nix/store/a"}}},
+			Pushed:  &schemas.Pushed{Paths: 1, Bytes: 2}, Target: "https://example.com/a"})})
+		return 0
 	case "push":
 		return end(p, jobwire.End{ExitCode: jobenv.ExitUnpushed, Unpushed: "1 of 2 paths was not pushed"})
 	case "linger": // does as it is told

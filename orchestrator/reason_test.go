@@ -56,6 +56,36 @@ func TestReasons(t *testing.T) {
 	}
 }
 
+// What a job has yielded is an event before its end, and in its record, without secrets.
+func TestResults(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, "docker-20.10.24", nil)
+		request := requestOf("yield")
+		request.BuildOptions.Cachix.APIKey = "hunter2hunter2"
+		f.send(request).finish()
+		f.b.background.Wait()
+		const want = `{"type":"results","results":[{"installable":".#***","paths":["/nix/store/a"]}],"pushed":{"paths":1,"bytes":2},"target":"https://example.com/a"}`
+		if got := string(f.records.last().Results); got != want {
+			t.Errorf("the record has %s", got)
+		}
+		reader, err := f.b.logs.Reader(f.records.latest())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reader.Close()
+		var events []string
+		err = reader.FollowEvents(t.Context(), 1, func(messages []schemas.Message) error {
+			for _, m := range messages {
+				events = append(events, string(m.Event))
+			}
+			return nil
+		})
+		if n := len(events); err != nil || n < 3 || events[n-3] != want { // the phase done and the verdict follow
+			t.Errorf("%v: %q", err, events)
+		}
+	})
+}
+
 // The document's error stays as it is.
 func TestReasonBesideError(t *testing.T) {
 	v := Verdict{ExitCode: 7, reason: "hello failed", advice: "See its log."}

@@ -87,6 +87,9 @@ func (r *recorder) end(verdict Verdict, lines int64) {
 	r.record.End, r.record.ExitCode = verdict.End(), response.BuildExitCode
 	r.record.Error, r.record.Msg = r.redactor.String(response.Error), r.redactor.String(response.Msg)
 	r.record.Reason = event.Reason
+	if verdict.Results != nil {
+		r.record.Results = schemas.AppendEvent(nil, verdict.Results.Map(r.redactor.String))
+	}
 	r.record.Commit, r.record.Verdict = event.Commit, schemas.AppendEvent(nil, event)
 	r.put()
 }

@@ -114,6 +114,11 @@ func (t *tracker) takeEvent(data []byte) {
 		if insidePhases[e.Phase] {
 			t.begin(e.Phase)
 		}
+	case schemas.ResultsEvent:
+		t.mu.Lock()
+		t.verdict.Results = &e
+		t.mu.Unlock()
+		t.event(e)
 	case schemas.PlanEvent, schemas.DerivationEvent, schemas.LineEvent, schemas.ProgressEvent, schemas.PushEvent:
 		t.event(e)
 	}

@@ -23,6 +23,8 @@ type Verdict struct {
 	Commit   string              // that was built; empty if none was fetched
 	Image    string              // the digest of the image; empty if it did not come so far
 	Pushed   *schemas.Pushed     // nil if nothing was to be pushed
+	// Results are what the job has yielded; nil if that is not known.
+	Results *schemas.ResultsEvent
 
 	reason, advice string // what the program in the container has said of a failure; see Reason
 	lastLine       string // that the job has printed

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 )
 
 // EventsProtocol is the WebSocket subprotocol of clients that want more in their messages: a
@@ -123,6 +124,49 @@ type Pushed struct {
 	Bytes int64 `json:"bytes"` // that were sent
 }
 
+// A Result is what a command yields for one of the things that it was told to build.
+type Result struct {
+	// Installable is the name of that in the command; empty if it is not known of which the paths are.
+	Installable string   `json:"installable,omitempty"`
+	Paths       []string `json:"paths"` // of its outputs in the store
+}
+
+// ResultsEvent says what a command that succeeded has yielded, as far as it is known, and where it is.
+type ResultsEvent struct {
+	Results []Result `json:"results"`
+	// Pushed is nil if nothing was to be pushed, and Target the address of the cache where it was.
+	Pushed *Pushed `json:"pushed,omitempty"`
+	Target string  `json:"target,omitempty"`
+	// Get is the command that gets the results from the cache; empty if not all are there.
+	Get string `json:"get,omitempty"`
+}
+
+// Paths returns those of all results, each once.
+func (e ResultsEvent) Paths() (paths []string) {
+	for _, r := range e.Results {
+		for _, path := range r.Paths {
+			if !slices.Contains(paths, path) {
+				paths = append(paths, path)
+			}
+		}
+	}
+	return paths
+}
+
+// Map returns the event with its texts changed.
+func (e ResultsEvent) Map(change func(string) string) ResultsEvent {
+	results := make([]Result, 0, len(e.Results)) // a list, also of none
+	for _, r := range e.Results {
+		paths := slices.Clone(r.Paths)
+		for i := range paths {
+			paths[i] = change(paths[i])
+		}
+		results = append(results, Result{change(r.Installable), paths})
+	}
+	e.Results, e.Target, e.Get = results, change(e.Target), change(e.Get)
+	return e
+}
+
 // VerdictEvent says how a job has ended. It stands in the job's last message.
 type VerdictEvent struct {
 	// End is the job's end in a word, one of package jobend's.
@@ -154,6 +198,7 @@ func (DerivationEvent) eventType() string { return "derivation" }
 func (LineEvent) eventType() string       { return "line" }
 func (ProgressEvent) eventType() string   { return "progress" }
 func (PushEvent) eventType() string       { return "push" }
+func (ResultsEvent) eventType() string    { return "results" }
 func (VerdictEvent) eventType() string    { return "verdict" }
 
 // AppendEvent appends an event as JSON. Strings in it must be valid UTF-8.
@@ -193,6 +238,8 @@ func ParseEvent(data []byte) (Event, error) {
 		return parseEvent[ProgressEvent](data)
 	case PushEvent{}.eventType():
 		return parseEvent[PushEvent](data)
+	case ResultsEvent{}.eventType():
+		return parseEvent[ResultsEvent](data)
 	case VerdictEvent{}.eventType():
 		return parseEvent[VerdictEvent](data)
 	}

@@ -31,6 +31,9 @@ var events = []struct {
 		`{"type":"progress","derivations":{"done":1,"running":2,"expected":3,"failed":4},` +
 			`"paths":{"done":5,"running":6,"expected":7,"failed":8},"bytes":{"done":9,"expected":1152921504606846976}}`},
 	{PushEvent{Paths: Share{1, 2}, Bytes: 3}, `{"type":"push","paths":{"done":1,"expected":2},"bytes":3}`},
+	{ResultsEvent{Results: []Result{{Paths: []string{"/nix/store/a"}}}}, `{"type":"results","results":[{"paths":["/nix/store/a"]}]}`},
+	{ResultsEvent{Results: []Result{{".#a", []string{"/nix/store/a"}}}, Pushed: &Pushed{1, 2}, Target: "https://example.com/a", Get: "nix-store"},
+		`{"type":"results","results":[{"installable":".#a","paths":["/nix/store/a"]}],"pushed":{"paths":1,"bytes":2},"target":"https://example.com/a","get":"nix-store"}`},
 	{VerdictEvent{End: "failed", Seconds: 0.5, Phases: []PhaseTime{}}, `{"type":"verdict","end":"failed","seconds":0.5,"phases":[]}`},
 	{VerdictEvent{End: "exited", ExitCode: &exitCode1, Seconds: 1.2, PeakMemory: 123, CPUSeconds: 1.2,
 		Phases: []PhaseTime{{Fetch, 0.1}}, Commit: "c0ffee", Image: "sha256:0", Pushed: &Pushed{3, 123}},

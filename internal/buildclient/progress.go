@@ -26,6 +26,7 @@ type progress struct {
 	push     *schemas.PushEvent
 	building []building // in the order in which they began
 	failed   []schemas.DerivationEvent
+	results  *schemas.ResultsEvent
 	verdict  *schemas.VerdictEvent
 }
 
@@ -55,6 +56,8 @@ func (p *progress) take(data json.RawMessage, now time.Time) {
 		p.push = &e
 	case schemas.DerivationEvent:
 		p.takeDerivation(e, now)
+	case schemas.ResultsEvent:
+		p.results = &e
 	case schemas.VerdictEvent:
 		p.verdict = &e
 	}

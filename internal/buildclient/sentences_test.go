@@ -2,6 +2,9 @@ package buildclient
 
 import (
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"iglu.sh/builder/schemas"
 )
@@ -17,5 +20,19 @@ func TestSentences(t *testing.T) {
 		if got := sentences(&r); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
+	}
+}
+
+// The summary has what the builder tells of results, rather than what the client has seen.
+func TestResultRows(t *testing.T) {
+	s := &screen{target: push{target: "https://cache.example.com/a"}, results: []string{"/nix/store/seen"}, progress: new(progress)}
+	s.progress.take(schemas.AppendEvent(nil, schemas.ResultsEvent{Results: []schemas.Result{{Installable: ".#a", Paths: []string{"/nix/store/a", "/nix/store/b\a"}}},
+		Get: "nix-store --realise /nix/store/a"}), time.Now())
+	want := [][2]string{{"result", "/nix/store/a .#a"}, {"result", "/nix/store/b^G .#a"}, {"get it", "nix-store --realise /nix/store/a"}}
+	if diff := cmp.Diff(want, s.rows(&schemas.VerdictEvent{}, true)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if rows := s.rows(&schemas.VerdictEvent{}, false); len(rows) != 0 {
+		t.Errorf("of a failure: %q", rows)
 	}
 }

@@ -2,13 +2,10 @@ package buildclient
 
 import (
 	"fmt"
-	"net/url"
-	"path"
 	"strings"
 	"time"
 
 	"iglu.sh/builder/internal/cachix"
-	"iglu.sh/builder/internal/shellwords"
 	"iglu.sh/builder/internal/termtext"
 	"iglu.sh/builder/schemas"
 )
@@ -32,23 +29,7 @@ func pushOf(job []byte) push {
 		return push{}
 	}
 	c := request.BuildOptions.Cachix
-	p := push{target: termtext.Visible(c.Target)}
-	if u, err := url.Parse(c.Target); err == nil {
-		if key, err := cachix.ParseSigningKey(c.SigningKey); err == nil {
-			p.publicKey = path.Base(u.Path) + ":" + key.Public()
-		}
-	}
-	return p
-}
-
-// getCommand returns the command that gets results from the cache.
-func (p push) getCommand(results []string) string {
-	words := append([]string{"nix-store", "--realise"}, results...)
-	words = append(words, "--option", "extra-substituters", p.target)
-	if p.publicKey != "" {
-		words = append(words, "--option", "extra-trusted-public-keys", p.publicKey)
-	}
-	return shellwords.Join(words)
+	return push{target: termtext.Visible(c.Target), publicKey: cachix.TrustedKey(c.Target, c.SigningKey)}
 }
 
 // appendSummary appends what is to be known of a job that has ended.
@@ -129,10 +110,20 @@ func (s *screen) rows(verdict *schemas.VerdictEvent, succeeded bool) (rows [][2]
 	if verdict.Pushed != nil {
 		add("pushed", fmt.Sprintf("%d paths, %s, to %s", verdict.Pushed.Paths, size(verdict.Pushed.Bytes), s.target.target))
 	}
+	results := s.progress.results
+	if succeeded && results != nil {
+		for _, r := range results.Results {
+			for _, path := range r.Paths {
+				add("result", strings.TrimSpace(termtext.Visible(path+" "+r.Installable)))
+			}
+		}
+	}
 	switch {
 	case !succeeded || s.target.target == "":
-	case len(s.results) > 0:
-		add("get it", s.target.getCommand(s.results))
+	case results != nil && results.Get != "":
+		add("get it", termtext.Visible(results.Get))
+	case len(s.results) > 0: // of a builder that does not tell
+		add("get it", cachix.GetCommand(s.target.target, s.target.publicKey, s.results))
 	default:
 		add("get it", "from the substituter "+s.target.target+s.trust())
 	}

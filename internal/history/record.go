@@ -33,6 +33,8 @@ type Record struct {
 	// Request is what the job was asked to do, in the form of the documentation and without secrets; nil
 	// if it is longer than maxRequest, and of jobs of earlier versions.
 	Request json.RawMessage `json:"request,omitempty"`
+	// Results is the event that says what the job has yielded, as docs/protocol.md describes it.
+	Results json.RawMessage `json:"results,omitempty"`
 	// Verdict is the event with which the job ended, as docs/protocol.md describes it.
 	Verdict json.RawMessage `json:"verdict,omitempty"`
 }

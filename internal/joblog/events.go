@@ -101,6 +101,8 @@ func (l *Log) redacted(e schemas.Event) schemas.Event {
 		text := l.streams.of(e.Derivation, l.redactor).Append(nil, []byte(strings.ToValidUTF8(e.Text, "\ufffd")), false)
 		e.Text, e.Derivation = string(text), clean(e.Derivation)
 		return e
+	case schemas.ResultsEvent:
+		return e.Map(clean)
 	case schemas.VerdictEvent:
 		e.Reason, e.Commit, e.Image = clean(e.Reason), clean(e.Commit), clean(e.Image)
 		return e

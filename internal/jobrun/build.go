@@ -44,19 +44,31 @@ func secretsOf(job jobenv.Job) []string {
 	return request.Secrets()
 }
 
+// buildOnly runs the command and pushes nothing.
+func (b *builder) buildOnly(out *output) int {
+	if argv, err := commandLine(b.job); err != nil || len(argv) == 0 || !isNix(argv[0]) {
+		return b.build(os.Stdout) // at once, however much it prints
+	}
+	stdout, err := newTap(out)
+	if err != nil {
+		sayWhy("", "cannot read what the build prints: %v", err)
+		return exitInternal
+	}
+	code := b.build(stdout.in)
+	stdout.close()
+	if code == 0 {
+		b.tellResults(out.printed(), nil, false)
+	}
+	return code
+}
+
 // build runs the command in sourceDir, without a shell, and returns its exit code.
 func (b *builder) build(stdout *os.File) int {
-	command, err := shellwords.Split(b.job.Command)
-	if err != nil || len(command) == 0 {
+	argv, err := commandLine(b.job)
+	if err != nil || len(argv) == 0 {
 		sayWhy("", "the command cannot be split into words: %v", err)
 		return exitConfig
 	}
-	extra, err := shellwords.Split(b.job.ExtraArgs)
-	if err != nil {
-		sayWhy("", "the extra arguments cannot be split into words: %v", err)
-		return exitConfig
-	}
-	argv := slices.Concat(command, extra)
 	r := b.runner.with(buildProtocols)
 	version := b.version()
 	if version != "" {

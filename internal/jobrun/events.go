@@ -100,13 +100,15 @@ func (m *pushMeter) tell() {
 	}
 }
 
-// end tells the last of it. The push is over.
-func (m *pushMeter) end() {
+// end tells the last of it, and returns what the push comes to. It is over.
+func (m *pushMeter) end() *schemas.Pushed {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.timer != nil {
 		m.timer.Stop()
 	}
 	m.tell()
-	m.teller.Note(jobwire.Note{Pushed: &schemas.Pushed{Paths: m.now.Paths.Done, Bytes: m.now.Bytes}})
+	pushed := &schemas.Pushed{Paths: m.now.Paths.Done, Bytes: m.now.Bytes}
+	m.teller.Note(jobwire.Note{Pushed: pushed})
+	return pushed
 }

@@ -194,7 +194,7 @@ func run(ctx context.Context, job jobenv.Job, root, r runner, t teller) jobwire.
 	}
 	b := &builder{job: job, runner: r, teller: t, version: version}
 	if pusher == nil {
-		return failed(b.build(os.Stdout))
+		return failed(b.buildOnly(out))
 	}
 	return b.buildAndPush(ctx, pusher, out, meter)
 }

@@ -64,6 +64,16 @@ func (o *output) say(format string, args ...any) {
 	o.w.Write(line)
 }
 
+// printed returns the paths that the build has printed, when it has ended.
+func (o *output) printed() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.line) > 0 {
+		o.endLine()
+	}
+	return o.paths
+}
+
 // end ends the last line, if the build has not, and returns the paths that it printed.
 func (o *output) end() []string {
 	if len(o.line) > 0 {

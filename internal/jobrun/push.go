@@ -106,8 +106,12 @@ func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *ou
 	code := b.build(stdout.in)
 	stdout.close()
 	b.teller.phase(schemas.PushRest)
-	unpushed := pusher.Finish(ctx, push.Command{About: relay.paths(), Printed: out.end()})
-	meter.end()
+	printed := out.end()
+	unpushed := pusher.Finish(ctx, push.Command{About: relay.paths(), Printed: printed})
+	pushed := meter.end()
+	if code == 0 {
+		b.tellResults(printed, pushed, unpushed == "")
+	}
 	if code != 0 || unpushed == "" {
 		return failed(code)
 	}

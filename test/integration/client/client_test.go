@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"iglu.sh/builder/internal/shellwords"
+	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -106,6 +107,31 @@ func TestDerivationLog(t *testing.T) {
 				t.Errorf("the record is %s", record)
 			}
 		})
+	}
+}
+
+// TestResults has a job's record say what it has yielded, by what it was told to build, and how to get it.
+func TestResults(t *testing.T) {
+	s, cache := fixture.Env.Server, fixture.NewCache(t)
+	expr := fmt.Sprintf(`let d = name: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo %s > $out" ]; }; in { a = d "first"; b = d "second"; }`, rand.Text())
+	job := cache.Pushing(fixture.Command("nix build --impure " + shellwords.Join([]string{"--expr", expr, "a", "b"})))
+	fixture.WantExit(t, fixture.Do(t, s, job), 0)
+	_, text := s.Get(t, "GET", "/api/v1/jobs/"+fixture.NewestJob(t, s))
+	var record struct{ Results schemas.ResultsEvent }
+	if err := json.Unmarshal([]byte(text), &record); err != nil {
+		t.Fatal(err)
+	}
+	got := record.Results
+	if len(got.Results) != 2 || got.Results[0].Installable != "a" || got.Results[1].Installable != "b" || got.Pushed == nil || got.Pushed.Paths != 2 || got.Target != cache.URL {
+		t.Fatalf("the record is %s", text)
+	}
+	first, second := got.Results[0].Paths, got.Results[1].Paths
+	if len(first) != 1 || len(second) != 1 || !strings.HasSuffix(first[0], "-first") || !strings.HasSuffix(second[0], "-second") {
+		t.Errorf("the paths are %q and %q", first, second)
+	}
+	want := "nix-store --realise " + first[0] + " " + second[0] + " --option extra-substituters " + cache.URL + " --option extra-trusted-public-keys default:" + fixture.PublicKey(t)
+	if got.Get != want {
+		t.Errorf("the command is %s\nwant %s", got.Get, want)
 	}
 }
 

@@ -183,16 +183,16 @@ func TestJobsAPI(t *testing.T) {
 	}
 	job := "/api/v1/jobs/" + list.Jobs[0].ID
 	_, log := s.Get(t, "GET", job+"/log")
-	want := []string{"iglu: running sh -c 'seq 3; exit 3'", "1", "2", "3", ""}
+	want := []string{"iglu: running sh -c 'seq 3; exit 3'", "1", "2", "3", "iglu: failed: the command ended with exit code 3: 3. The end of its log may say more.", ""}
 	if diff := cmp.Diff(want, fixture.WithoutHead(t, s, strings.Split(log, "\n"))); diff != "" {
 		t.Errorf("the log (-want +got):\n%s", diff)
 	}
 	times := regexp.MustCompile(`\[\d{13}\]`) // which differ
 	for path, want := range map[string]string{
 		job + "/log?follow=1":         log,
-		job + "/lines?from=5&count=1": `{"from":5,"lines":["2"],"times":[0],"total":7,"ended":true}` + "\n",
-		job + "/search?q=RUNNING":     `{"lines":[3],"count":1,"searched":7,"total":7}` + "\n",
-		job + "/search?q=nothing":     `{"lines":[],"count":0,"searched":7,"total":7}` + "\n",
+		job + "/lines?from=5&count=1": `{"from":5,"lines":["2"],"times":[0],"total":8,"ended":true}` + "\n",
+		job + "/search?q=RUNNING":     `{"lines":[3],"count":1,"searched":8,"total":8}` + "\n",
+		job + "/search?q=nothing":     `{"lines":[],"count":0,"searched":8,"total":8}` + "\n",
 	} {
 		_, body := s.Get(t, "GET", path)
 		if body = times.ReplaceAllString(body, "[0]"); body != want {
@@ -221,7 +221,7 @@ func TestJobsAPI(t *testing.T) {
 			t.Errorf("%s %s: status %d, want %d", test.method, test.path, status, test.status)
 		}
 	}
-	for bytes, want := range map[string]string{"bytes=0-4": log[:5], "bytes=-2": "3\n"} {
+	for bytes, want := range map[string]string{"bytes=0-4": log[:5], "bytes=-2": ".\n"} {
 		request, _ := http.NewRequestWithContext(t.Context(), "GET", "http://"+s.Address+job+"/log?download=1", nil)
 		request.Header.Set("Range", bytes)
 		response, err := new(http.Transport).RoundTrip(request)

@@ -1,0 +1,189 @@
+package jobrun
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"iglu.sh/builder/internal/cachix"
+	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/nixstore"
+	"iglu.sh/builder/internal/shellwords"
+	"iglu.sh/builder/schemas"
+)
+
+const (
+	// maxResults bounds how many paths are told of what a job yields.
+	maxResults = 256
+	// maxInstallable bounds in bytes what is told of how the command names one: an expression can be long.
+	maxInstallable = 500
+)
+
+// tellResults tells what a command that succeeded has yielded, and how to get it if all of it is in the
+// cache. pushed is nil if nothing was to be pushed.
+func (b *builder) tellResults(printed []string, pushed *schemas.Pushed, isComplete bool) {
+	argv, err := commandLine(b.job)
+	if err != nil {
+		return
+	}
+	e := schemas.ResultsEvent{Results: resultsOf(argv, printed, sourceDir), Pushed: pushed}
+	if pushed != nil {
+		e.Target = b.job.CacheTarget
+	}
+	if paths := e.Paths(); isComplete && len(paths) > 0 && pushed != nil {
+		e.Get = cachix.GetCommand(e.Target, cachix.TrustedKey(e.Target, b.job.SigningKey), paths)
+	}
+	if len(e.Results) > 0 || pushed != nil {
+		b.teller.Event(e)
+	}
+}
+
+// commandLine returns the command of a job, and its extra arguments.
+func commandLine(job jobenv.Job) ([]string, error) {
+	command, err := shellwords.Split(job.Command)
+	if err != nil {
+		return nil, err
+	}
+	extra, err := shellwords.Split(job.ExtraArgs)
+	return slices.Concat(command, extra), err
+}
+
+// isNix reports whether a program is one of Nix's.
+func isNix(program string) bool { return strings.HasPrefix(filepath.Base(program), "nix") }
+
+// resultsOf returns the store paths that a command has linked to in a folder or, if there are no such
+// links, printed, by the installables that they are of as far as that is known.
+func resultsOf(argv, printed []string, dir string) []schemas.Result {
+	names, link := installables(argv)
+	groups := linked(dir, link)
+	if len(groups) == 0 {
+		groups = grouped(printed, len(names))
+	}
+	left := maxResults
+	var results []schemas.Result
+	for i, paths := range groups {
+		paths = paths[:min(len(paths), left)]
+		left -= len(paths)
+		r := schemas.Result{Paths: paths}
+		if len(groups) == len(names) {
+			r.Installable = cut(oneLine(names[i]), maxInstallable)
+		}
+		if len(paths) > 0 {
+			results = append(results, r)
+		}
+	}
+	return results
+}
+
+// grouped returns the paths that were printed for so many installables, in their order. Each has one at
+// least: if there are as many paths, they have one each.
+func grouped(printed []string, installables int) (groups [][]string) {
+	if len(printed) == 0 {
+		return nil
+	}
+	if len(printed) != installables {
+		return [][]string{printed}
+	}
+	for _, path := range printed {
+		groups = append(groups, []string{path})
+	}
+	return groups
+}
+
+// linked returns where the links lead that a command has made, by the numbers in their names: of Nix's link
+// "result", they are result, result-man, result-1 and result-1-man, or result-2 for the second of nix-build.
+func linked(dir, link string) (groups [][]string) {
+	if link == "" {
+		return nil
+	}
+	entries, err := os.ReadDir(filepath.Join(dir, filepath.Dir(link)))
+	if err != nil {
+		return nil
+	}
+	form := regexp.MustCompile("^" + regexp.QuoteMeta(filepath.Base(link)) + `(?:-(\d+))?(?:-[A-Za-z]\w*)?$`)
+	byNumber := make(map[int][]string)
+	for _, entry := range entries {
+		match := form.FindStringSubmatch(entry.Name())
+		to, err := os.Readlink(filepath.Join(dir, filepath.Dir(link), entry.Name()))
+		if match == nil || err != nil || !nixstore.IsPath(to) {
+			continue
+		}
+		number, _ := strconv.Atoi(match[1]) // without one it is the first
+		byNumber[number] = append(byNumber[number], to)
+	}
+	numbers := make([]int, 0, len(byNumber))
+	for number := range byNumber {
+		numbers = append(numbers, number)
+	}
+	slices.Sort(numbers)
+	for _, number := range numbers {
+		groups = append(groups, byNumber[number])
+	}
+	return groups
+}
+
+// installables returns what a command builds, as it is named there, and the name of the link that it makes
+// to it. Of a command that is not understood there are none.
+func installables(argv []string) (names []string, link string) {
+	if len(argv) == 0 {
+		return nil, ""
+	}
+	old := filepath.Base(argv[0]) == "nix-build"
+	if !old && filepath.Base(argv[0]) != "nix" {
+		return nil, ""
+	}
+	link = "result"
+	var words []string
+	for rest := argv[1:]; len(rest) > 0; {
+		word := rest[0]
+		rest = rest[1:]
+		if !strings.HasPrefix(word, "-") || word == "-" {
+			words = append(words, word)
+			continue
+		}
+		values, known := valuesOf[word]
+		switch {
+		case word == "--no-link" || word == "--no-out-link":
+			link = ""
+		case !known && !switches[word] || len(rest) < values:
+			return nil, ""
+		case (word == "-o" || word == "--out-link") && link != "":
+			link = rest[0]
+		case old && (word == "-A" || word == "--attr"):
+			names = append(names, rest[0])
+		}
+		rest = rest[values:]
+	}
+	switch {
+	case old:
+		return names, link
+	case len(words) == 0 || words[0] != "build":
+		return nil, ""
+	case len(words) == 1:
+		return []string{"."}, link
+	}
+	return words[1:], link
+}
+
+// valuesOf says how many values follow an option of 'nix build' and nix-build, and switches are those that
+// take none: https://nix.dev/manual/nix/latest/command-ref/new-cli/nix3-build.html, .../nix-build.html.
+var valuesOf = map[string]int{
+	"-o": 1, "--out-link": 1, "--profile": 1, "--expr": 1, "-E": 1, "-f": 1, "--file": 1, "-A": 1, "--attr": 1,
+	"-I": 1, "--include": 1, "--arg": 2, "--argstr": 2, "--option": 2, "--override-input": 2, "--override-flake": 2,
+	"--inputs-from": 1, "--update-input": 1, "--reference-lock-file": 1, "--output-lock-file": 1, "--eval-store": 1, "--store": 1,
+	"-j": 1, "--max-jobs": 1, "--cores": 1, "--log-format": 1, "--extra-experimental-features": 1, "--experimental-features": 1,
+	"--system": 1, "--builders": 1, "--timeout": 1, "--max-silent-time": 1, "--substituters": 1, "--extra-substituters": 1,
+	"--trusted-public-keys": 1, "--extra-trusted-public-keys": 1,
+}
+
+var switches = map[string]bool{
+	"-L": true, "--print-build-logs": true, "--print-out-paths": true, "--json": true, "--rebuild": true, "--dry-run": true,
+	"--impure": true, "--no-link": true, "--no-out-link": true, "--no-build-output": true, "-Q": true, "-k": true, "--keep-going": true,
+	"-K": true, "--keep-failed": true, "--refresh": true, "--offline": true, "--fallback": true, "--accept-flake-config": true,
+	"--no-update-lock-file": true, "--no-write-lock-file": true, "--recreate-lock-file": true, "--commit-lock-file": true,
+	"--no-registries": true, "--show-trace": true, "-v": true, "--verbose": true, "--debug": true, "--quiet": true, "--repair": true,
+	"--no-eval-cache": true, "--no-use-registries": true,
+}

@@ -1,0 +1,74 @@
+package jobrun
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/internal/shellwords"
+	"iglu.sh/builder/schemas"
+)
+
+func storePath(name string) string { return "/nix/store/93s9qh4dv29fnalqrgc9pg8ks6w68cnd-" + name }
+
+func TestResults(t *testing.T) {
+	a, b, man := storePath("a"), storePath("b"), storePath("a-man")
+	type result = schemas.Result
+	for name, test := range map[string]struct {
+		command string
+		links   map[string]string
+		printed []string
+		want    []result
+	}{
+		"nothing":                  {"nix build --no-link", nil, nil, nil},
+		"the default":              {"nix build -L --print-out-paths", map[string]string{"result": a}, []string{a}, []result{{".", []string{a}}}},
+		"without links":            {"nix build --no-link --print-out-paths", nil, []string{a, man}, []result{{".", []string{a, man}}}},
+		"two outputs":              {"nix build .#a^*", map[string]string{"result": a, "result-man": man}, nil, []result{{".#a^*", []string{a, man}}}},
+		"two installables":         {"nix build --max-jobs 4 .#a .#b", map[string]string{"result": a, "result-1": b}, nil, []result{{".#a", []string{a}}, {".#b", []string{b}}}},
+		"two, printed":             {"nix build --no-link --print-out-paths .#a .#b", nil, []string{a, b}, []result{{".#a", []string{a}}, {".#b", []string{b}}}},
+		"two, of which is not so":  {"nix build --no-link --print-out-paths .#a .#b", nil, []string{a, man, b}, []result{{"", []string{a, man, b}}}},
+		"another link":             {"nix build -o out/app .#a", map[string]string{"out/app": a, "result": b, "out/apple": b}, nil, []result{{".#a", []string{a}}}},
+		"an unknown option":        {"nix build --colour red .#a", map[string]string{"result": a}, []string{a}, []result{{"", []string{a}}}},
+		"an option without end":    {"nix build .#a --option cores", nil, []string{a}, []result{{"", []string{a}}}},
+		"nix-build":                {"nix-build default.nix -A a -A b", map[string]string{"result": a, "result-2": b}, []string{a, b}, []result{{"a", []string{a}}, {"b", []string{b}}}},
+		"nix-build without a name": {"/bin/nix-build", map[string]string{"result": a}, []string{a}, []result{{"", []string{a}}}},
+		"another command":          {"nix eval --raw .#a", nil, []string{a}, []result{{"", []string{a}}}},
+		"another program":          {"sh -c true", map[string]string{"result": a}, nil, nil},
+		"other links":              {"nix build", map[string]string{"result": "/etc/passwd", "result-x y": a}, nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for link, to := range test.links {
+				link = filepath.Join(dir, link)
+				if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.Symlink(to, link); err != nil {
+					t.Fatal(err)
+				}
+			}
+			argv, err := shellwords.Split(test.command)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, resultsOf(argv, test.printed, dir)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// However much a command yields, what is told of it is bounded.
+func TestResultsBounded(t *testing.T) {
+	var printed []string
+	for range maxResults + 5 {
+		printed = append(printed, storePath("a"))
+	}
+	got := resultsOf([]string{"nix", "build", "--no-link", strings.Repeat("x", 2*maxInstallable)}, printed, t.TempDir())
+	if len(got) != 1 || len(got[0].Paths) != maxResults || len(got[0].Installable) > maxInstallable+len("…") {
+		t.Errorf("%d results, %d paths", len(got), len(got[0].Paths))
+	}
+}
