@@ -1,6 +1,7 @@
 // One job: its log, how far it is, and how it ended.
 import { DerivationLog } from "./derivation.js";
 import { Log } from "./log.js";
+import { drawResults } from "./results.js";
 import { showTimes } from "./times.js";
 import { Tree } from "./tree.js";
 import { made, PHASES, seconds, size } from "./words.js";
@@ -99,6 +100,9 @@ function take(state, event, at) {
     break;
   case "push":
     state.push = event;
+    break;
+  case "results":
+    drawResults(event);
     break;
   case "verdict":
     state.verdict = event;

@@ -4,6 +4,7 @@ package page
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"iglu.sh/builder/internal/history"
@@ -47,4 +48,26 @@ func TestDerivationLog(t *testing.T) {
 	if want := "\x1b[31mthe line\x1b[0m that says why <img src=x>\nanother 0\n"; len(raw) < len(want) || raw[:len(want)] != want {
 		t.Errorf("the raw log begins with %.200q", raw)
 	}
+}
+
+// TestResults looks at what a job has yielded, and copies the command that gets it.
+func TestResults(t *testing.T) {
+	k := serveKept(t)
+	r := history.Record{Job: "one", Command: "nix build"}
+	l := k.begin(r)
+	const get = "nix-store --realise /nix/store/a-igloo --option extra-substituters https://cache.example.com/default"
+	tell(l, schemas.ResultsEvent{
+		Results: []schemas.Result{{Installable: ".#igloo", Paths: []string{"/nix/store/a-igloo", "/nix/store/a-igloo-dev"}}, {Paths: []string{"/nix/store/b"}}},
+		Pushed:  &schemas.Pushed{Paths: 1, Bytes: 2 << 20}, Target: "https://cache.example.com/default", Get: get})
+	k.end(l, r, schemas.Exited(0))
+	b := browser.OpenTab(t)
+	b.Open(k.url + "/jobs/one")
+	b.UntilText("#results", "1 path, 2.0 MiB, pushed to https://cache.example.com/default")
+	if got := browser.Eval[[]string](b, "[...document.querySelectorAll('#results li')].map((item) => item.textContent)"); !slices.Equal(got, []string{"/nix/store/a-igloo.#igloo", "/nix/store/a-igloo-dev.#igloo", "/nix/store/b"}) {
+		t.Errorf("the results are %q", got)
+	}
+	b.CheckAccess()
+	browser.Eval[any](b, "navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+	b.Click("#results .get .copy")
+	b.Until(fmt.Sprintf("window.copied === %q", get))
 }
