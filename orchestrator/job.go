@@ -10,6 +10,7 @@ import (
 
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/origin"
 	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/schemas"
@@ -31,7 +32,8 @@ func (b *Builder) Start(ctx context.Context, request *schemas.Request) *Job {
 	j := &Job{id: strings.ToLower(rand.Text()), cancel: cancel, ended: make(chan struct{})}
 	redactor := redact.New(secretsOf(request, b.options)...)
 	log := slog.New(redactor.Handler(b.log.Handler())).With("job", j.id)
-	log.Info("job started")
+	record := b.newRecorder(j.id, origin.Client(ctx), request, redactor, log)
+	record.logStart()
 	b.options.Observer.JobStarted()
 	r := &run{b: b, id: j.id, request: request, log: log, tracker: newTracker()}
 	lines, err := b.logs.Create(j.id, redactor)
@@ -47,7 +49,7 @@ func (b *Builder) Start(ctx context.Context, request *schemas.Request) *Job {
 		return j
 	}
 	r.lines, r.tracker.lines = lines, lines
-	record := b.begin(j.id, request, redactor, log)
+	record.put()
 	b.mu.Lock()
 	b.running[j.id] = j
 	b.mu.Unlock()

@@ -106,6 +106,16 @@ func (b *Builder) Healthy(ctx context.Context) error {
 	return err
 }
 
+// Ready returns nil while a job could run, and else says why not in sentences for people.
+func (b *Builder) Ready(ctx context.Context) error {
+	err := b.engine.Ready(ctx)
+	if f, ok := errors.AsType[*engine.Failure](err); ok {
+		b.log.Debug("not ready", "err", err)
+		return errors.New(f.What + " " + f.Advice)
+	}
+	return err
+}
+
 // checkTimeout bounds the questions at the start, which a busy Podman takes seconds to answer.
 const checkTimeout = 15 * time.Second
 

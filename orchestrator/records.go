@@ -26,11 +26,12 @@ type recorder struct {
 	record   history.Record
 }
 
-// begin keeps a record of a job that begins.
-func (b *Builder) begin(job string, request *schemas.Request, redactor *redact.Redactor, log *slog.Logger) *recorder {
+// newRecorder returns what keeps the record of a job that a client has sent, and keeps none yet.
+func (b *Builder) newRecorder(job, client string, request *schemas.Request, redactor *redact.Redactor, log *slog.Logger) *recorder {
 	r := &recorder{records: b.records, redactor: redactor, log: log}
 	r.record = history.Record{
 		Job:     job,
+		Client:  client,
 		Branch:  redactor.String(request.Git.Branch),
 		Command: redactor.String(request.BuildOptions.Command),
 		Begun:   time.Now().UTC(),
@@ -39,7 +40,6 @@ func (b *Builder) begin(job string, request *schemas.Request, redactor *redact.R
 		r.record.Repository = redactor.String(history.WithoutUser(request.Git.Repository))
 	}
 	r.record.Request = r.public(request)
-	r.put()
 	return r
 }
 
@@ -75,6 +75,19 @@ func (r *recorder) masked(value any) any {
 		}
 	}
 	return value
+}
+
+// logStart writes to the server's log what the job is.
+func (r *recorder) logStart() {
+	var args []any
+	for _, about := range []struct{ key, value string }{
+		{"repository", r.record.Repository}, {"branch", r.record.Branch}, {"command", r.record.Command}, {"client", r.record.Client},
+	} {
+		if about.value != "" {
+			args = append(args, about.key, about.value)
+		}
+	}
+	r.log.Info("job started", args...)
 }
 
 // end keeps how the job has ended, and how many lines its log has.

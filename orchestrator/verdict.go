@@ -65,7 +65,13 @@ func seconds(d time.Duration) float64 { return float64(d.Milliseconds()) / 1e3 }
 
 // log writes the verdict to the server's log.
 func (v Verdict) log(log *slog.Logger) {
-	args := []any{"end", v.End(), "exitCode", v.ExitCode, "err", v.Err, "duration", v.Duration.Round(time.Millisecond)}
+	args := []any{"result", v.End().Result(v.ExitCode), "end", v.End(), "exitCode", v.ExitCode, "seconds", seconds(v.Duration)}
+	if reason := v.Reason(); reason != "" {
+		args = append(args, "reason", reason)
+	}
+	if v.Err != nil {
+		args = append(args, "err", v.Err)
+	}
 	if v.Commit != "" {
 		args = append(args, "commit", v.Commit)
 	}

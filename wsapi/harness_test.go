@@ -82,6 +82,8 @@ func (j *fakeJob) Follow(_ context.Context, out io.Writer) error {
 
 func (j *fakeJob) Wait() schemas.Message { return j.last }
 
+func (b *fakeBuilder) Ready(ctx context.Context) error { return b.Healthy(ctx) }
+
 func (b *fakeBuilder) Healthy(ctx context.Context) error {
 	if b.healthy == nil {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -308,10 +309,26 @@ func TestHealth(t *testing.T) {
 		unhealthy = errors.New("dial unix: no such file")
 		const notHealthy = "The builder cannot run jobs: its container engine does not answer.\n"
 		check("GET", "/api/v1/healthcheck", 503, notHealthy)
-		check("GET", "/readyz", 503, notHealthy)
+		check("GET", "/readyz", 503, "The builder cannot run jobs: dial unix: no such file\n")
 		check("GET", "/livez", 200, "The builder is running.\n")
 		if !strings.Contains(f.loggedText(), "no such file") {
 			t.Errorf("the log does not say why: %s", f.loggedText())
+		}
+	})
+}
+
+// TestRefusedIsLogged has clients that get no job: the log says which, and why.
+func TestRefusedIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, printing("", 0))
+		first := f.dial()
+		f.dial().finish()
+		first.send("{}")
+		first.finish()
+		for _, want := range []string{`level=INFO msg="client refused" client=\S+ reason="A build job is already running."`, `level=INFO msg="client refused" client=\S+ reason=invalid err=`} {
+			if !regexp.MustCompile(want).MatchString(f.loggedText()) {
+				t.Errorf("the log lacks %s:\n%s", want, f.loggedText())
+			}
 		}
 	})
 }

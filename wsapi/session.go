@@ -12,6 +12,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/origin"
 	"iglu.sh/builder/schemas"
 )
 
@@ -74,7 +75,7 @@ func (s *session) work() (schemas.Response, int) {
 	request, form, err := schemas.ParseRequest(data, s.server.options.Commands)
 	s.out.form = form // nobody else sends before the job is accepted
 	if refusal, ok := errors.AsType[*schemas.Refusal](err); ok {
-		s.log.Info("job refused", "reason", refusal)
+		s.log.Info("client refused", "reason", refusal.Kind(), "err", refusal)
 		s.server.refused(refusal.Kind())
 		return refusal.Response(), websocket.CloseInvalidFramePayloadData
 	}
@@ -112,7 +113,7 @@ func (s *session) run(ctx context.Context, request *schemas.Request) schemas.Res
 func (s *session) follow(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	job := s.server.builder.Start(ctx, request)
+	job := s.server.builder.Start(origin.WithClient(ctx, s.conn.RemoteAddr().String()), request)
 	// It ends with the job's log, not with ctx: the last lines count, too.
 	if err := job.Follow(context.WithoutCancel(ctx), out); err != nil {
 		cancel(err)
@@ -165,18 +166,24 @@ func (s *session) notReceived(err error) (schemas.Response, int) {
 	network, ok := errors.AsType[net.Error](err)
 	switch timedOut := ok && network.Timeout(); {
 	case errors.Is(err, errTooLarge):
-		s.server.refused(refusedLarge)
+		s.refused(refusedLarge)
 		return nothing, websocket.CloseMessageTooBig
 	case timedOut && s.server.draining.Err() != nil:
-		s.server.refused(refusedDraining)
+		s.refused(refusedDraining)
 		return shuttingDown, websocket.CloseInternalServerErr
 	case timedOut:
-		s.server.refused(refusedSilent)
+		s.refused(refusedSilent)
 		return schemas.Unable("No job was received within "+s.server.options.RequestTimeout.String()+".",
 			"Connect again and send it at once."), websocket.ClosePolicyViolation
 	default: // it has left
 		return nothing, websocket.CloseNormalClosure
 	}
+}
+
+// refused says and counts why a client has no job.
+func (s *session) refused(reason string) {
+	s.log.Info("client refused", "reason", reason)
+	s.server.refused(reason)
 }
 
 // readOn answers whatever else the client sends, until the connection ends or the client

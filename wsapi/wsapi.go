@@ -30,8 +30,10 @@ type Builder interface {
 	Acquire() (release func(), ok bool)
 	// Start starts a job, which ends when ctx does. Its caller has a slot.
 	Start(ctx context.Context, request *schemas.Request) Job
-	// Healthy returns nil while jobs can be run.
+	// Healthy returns nil while the container engine answers.
 	Healthy(ctx context.Context) error
+	// Ready returns nil while a job could run, and else says why not in sentences for people.
+	Ready(ctx context.Context) error
 }
 
 // A Job is one that a Builder has started.
@@ -126,6 +128,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	connlimit.Of(r).Answering(true)
 	defer connlimit.Of(r).Answering(false)
 	if reason := s.auth.CheckNetwork(w, r); reason != "" {
+		s.log.Info("client refused", "client", r.RemoteAddr, "reason", reason)
 		s.refused(reason)
 		return
 	}
@@ -166,6 +169,7 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if reason := s.auth.Check(w, r); reason != "" {
+		s.log.Info("client refused", "client", r.RemoteAddr, "reason", reason)
 		s.refused(reason)
 		return
 	}
@@ -184,6 +188,7 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 	}
 	session := newSession(s, conn, s.log.With("client", r.RemoteAddr), answered)
 	if refusal != nothing {
+		session.log.Info("client refused", "reason", refusal.Error)
 		session.end(refusal, websocket.CloseInternalServerErr)
 		return
 	}
@@ -222,7 +227,7 @@ func (s *Server) serveHealthcheck(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// isHealthy reports whether jobs can be run, and answers the request if not.
+// isHealthy reports whether the container engine answers, and answers the request if not.
 func (s *Server) isHealthy(w http.ResponseWriter, r *http.Request) bool {
 	err := s.builder.Healthy(r.Context())
 	if err != nil {
@@ -239,15 +244,21 @@ func (s *Server) serveLive(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveReady answers whether a job would be taken, now or when a running one has ended.
+// serveReady answers whether a job would be taken and could run, now or when a running one has ended.
 func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
-	switch {
-	case !allow(w, r):
-	case s.draining.Err() != nil:
-		http.Error(w, shuttingDown.Error, http.StatusServiceUnavailable)
-	case s.isHealthy(w, r):
-		io.WriteString(w, "The builder takes jobs.\n")
+	if !allow(w, r) {
+		return
 	}
+	if s.draining.Err() != nil {
+		http.Error(w, shuttingDown.Error, http.StatusServiceUnavailable)
+		return
+	}
+	if err := s.builder.Ready(r.Context()); err != nil {
+		s.log.Warn("not ready", "err", err)
+		http.Error(w, "The builder cannot run jobs: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	io.WriteString(w, "The builder takes jobs.\n")
 }
 
 // serveMetrics answers with the builder's metrics. They show what other clients do, so they

@@ -15,6 +15,7 @@ type Record struct {
 	Repository string `json:"repository,omitempty"` // without a user's name or key
 	Branch     string `json:"branch,omitempty"`
 	Command    string `json:"command"`
+	Client     string `json:"client,omitempty"` // the address that it was sent from
 	// Begun and Ended are when the job was accepted and when its last message was made.
 	// Ended is zero while it runs, and where its builder died.
 	Begun time.Time `json:"begun"`

@@ -26,5 +26,31 @@ const (
 // All are the ends that a running builder tells of.
 var All = []End{Exited, Unpushed, OutOfMemory, Killed, TimedOut, Silent, Cancelled, ClientGone, Shutdown, NoImage, EngineGone, Failed}
 
+// A Result says whether a job did what it was asked to and, if not, whose doing that was.
+type Result string
+
+// The results of jobs.
+const (
+	Success      Result = "success" // the build ended with exit code 0, and all is pushed that was to be
+	BuildFailed  Result = "failure" // the build, its source, its cache or its client is why not
+	BuilderError Result = "error"   // the builder or its engine is
+)
+
+// Results are all of them.
+var Results = []Result{Success, BuildFailed, BuilderError}
+
+// Result returns that of a job with an end, and an exit code if it exited.
+func (e End) Result(exitCode int) Result {
+	switch e {
+	case Exited:
+		if exitCode == 0 {
+			return Success
+		}
+	case Killed, Shutdown, NoImage, EngineGone, Interrupted, Failed:
+		return BuilderError
+	}
+	return BuildFailed
+}
+
 // Error returns the name of the end.
 func (e End) Error() string { return string(e) }

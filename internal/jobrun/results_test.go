@@ -9,14 +9,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"iglu.sh/builder/internal/shellwords"
-	"iglu.sh/builder/schemas"
 )
 
 func storePath(name string) string { return "/nix/store/93s9qh4dv29fnalqrgc9pg8ks6w68cnd-" + name }
 
 func TestResults(t *testing.T) {
 	a, b, man := storePath("a"), storePath("b"), storePath("a-man")
-	type result = schemas.Result
+	type result struct {
+		Installable string
+		Paths       []string
+	}
 	for name, test := range map[string]struct {
 		command string
 		links   map[string]string
@@ -54,7 +56,11 @@ func TestResults(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(test.want, resultsOf(argv, test.printed, dir)); diff != "" {
+			var got []result
+			for _, r := range resultsOf(argv, test.printed, dir) {
+				got = append(got, result{r.Installable, r.Paths})
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})

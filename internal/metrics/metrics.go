@@ -41,12 +41,6 @@ type Metrics struct {
 // Build says which program counts.
 type Build struct{ Version, Revision, GoVersion string }
 
-// The results of jobs.
-const (
-	success = "success" // the build ended with exit code 0, and all is pushed that was to be
-	failure = "failure"
-)
-
 // Buckets of histograms, in seconds. A build takes anything between a moment, where all is
 // in a cache, and a working day; 6 h is where IGLU_BUILD_TIMEOUT ends it by default. A phase
 // may be shorter than a job, and a bucket for each step would cost more than it tells.
@@ -59,8 +53,8 @@ var (
 var timedPhases = []schemas.Phase{schemas.Pull, schemas.Create, schemas.Fetch, schemas.Evaluate, schemas.Build, schemas.PushRest}
 
 // New returns the numbers of a builder that has just started, runs so many jobs at once at most, and
-// may refuse clients for each of the reasons.
-func New(build Build, refusals []string, maxJobs int) *Metrics {
+// may refuse clients for each of the reasons, and whose engine may fail at each of the calls.
+func New(build Build, refusals, calls []string, maxJobs int) *Metrics {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		collectors.NewGoCollector(),
@@ -83,7 +77,7 @@ func New(build Build, refusals []string, maxJobs int) *Metrics {
 		running: made.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: "jobs_running",
 			Help: "Jobs that are running."}),
 		jobs: made.NewCounterVec(counter("jobs_total",
-			"Jobs that have ended, by how, and whether all that was asked for was done."), []string{"end", "result"}),
+			"Jobs that have ended, by how, and whether all that was asked for was done, or the build or the builder failed."), []string{"end", "result"}),
 		jobSeconds: made.NewHistogramVec(histogram("job_duration_seconds",
 			"Time from a job's acceptance to its end.", jobBuckets), []string{"result"}),
 		phases: made.NewHistogramVec(histogram("phase_duration_seconds",
@@ -95,18 +89,22 @@ func New(build Build, refusals []string, maxJobs int) *Metrics {
 		refused:     made.NewCounterVec(counter("refused_connections_total", "Clients whose job was not taken, by why."), []string{"reason"}),
 		engineError: made.NewCounterVec(counter("engine_errors_total", "Calls of the container engine that failed, by what they were to do."), []string{"call"}),
 	}
-	m.fill(refusals)
+	m.fill(refusals, calls)
 	return m
 }
 
-// fill makes the series that there can be, but for the calls of the engine.
-func (m *Metrics) fill(refusals []string) {
-	m.jobs.WithLabelValues(string(jobend.Exited), success)
-	for _, end := range jobend.All {
-		m.jobs.WithLabelValues(string(end), failure)
+// fill makes the series that there can be.
+func (m *Metrics) fill(refusals, calls []string) {
+	for _, call := range calls {
+		m.engineError.WithLabelValues(call)
 	}
-	m.jobSeconds.WithLabelValues(success)
-	m.jobSeconds.WithLabelValues(failure)
+	m.jobs.WithLabelValues(string(jobend.Exited), string(jobend.Success))
+	for _, end := range jobend.All {
+		m.jobs.WithLabelValues(string(end), string(end.Result(1)))
+	}
+	for _, result := range jobend.Results {
+		m.jobSeconds.WithLabelValues(string(result))
+	}
 	for _, phase := range timedPhases {
 		m.phases.WithLabelValues(string(phase))
 	}
@@ -126,10 +124,11 @@ func (m *Metrics) JobStarted() { m.running.Inc() }
 // JobEnded counts how a running job has ended, and what it has taken and done.
 func (m *Metrics) JobEnded(v schemas.VerdictEvent) {
 	m.running.Dec()
-	result := failure
-	if v.End == string(jobend.Exited) && v.ExitCode != nil && *v.ExitCode == 0 {
-		result = success
+	code := 1
+	if v.ExitCode != nil {
+		code = *v.ExitCode
 	}
+	result := string(jobend.End(v.End).Result(code))
 	m.jobs.WithLabelValues(v.End, result).Inc()
 	m.jobSeconds.WithLabelValues(result).Observe(v.Seconds)
 	for _, p := range v.Phases {

@@ -15,11 +15,14 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-var refusals = []string{"busy", "malformed"}
+var (
+	refusals = []string{"busy", "malformed"}
+	calls    = []string{"pull the job image", "start the container"}
+)
 
 // used returns metrics every one of which has counted something.
 func used() *Metrics {
-	m := New(Build{Version: "1.2.3", Revision: "abc", GoVersion: "go1.26"}, refusals, 4)
+	m := New(Build{Version: "1.2.3", Revision: "abc", GoVersion: "go1.26"}, refusals, calls, 4)
 	m.Stores(func() (int, int64) { return 2, 5 << 30 })
 	m.JobStarted()
 	code := 0
@@ -76,6 +79,7 @@ iglu_builder_refused_connections_total{reason="busy"} 1
 iglu_builder_refused_connections_total{reason="malformed"} 0
 # HELP iglu_builder_engine_errors_total Calls of the container engine that failed, by what they were to do.
 # TYPE iglu_builder_engine_errors_total counter
+iglu_builder_engine_errors_total{call="pull the job image"} 0
 iglu_builder_engine_errors_total{call="start the container"} 1
 # HELP iglu_builder_store_bytes Bytes that these volumes take.
 # TYPE iglu_builder_store_bytes gauge
@@ -96,7 +100,7 @@ iglu_builder_store_volumes 2
 // TestEndsAreThereFromTheStart looks for a series of each end, so that Prometheus sees the
 // first job that ends so.
 func TestEndsAreThereFromTheStart(t *testing.T) {
-	m := New(Build{}, refusals, 1)
+	m := New(Build{}, refusals, calls, 1)
 	if got, want := testutil.CollectAndCount(m.jobs), len(jobend.All)+1; got != want {
 		t.Errorf("%d series of jobs, want %d", got, want)
 	}
@@ -105,6 +109,20 @@ func TestEndsAreThereFromTheStart(t *testing.T) {
 	}
 	if got := testutil.CollectAndCount(m.refused); got != len(refusals) {
 		t.Errorf("%d series of refusals, want %d", got, len(refusals))
+	}
+	if got := testutil.CollectAndCount(m.engineError); got != len(calls) {
+		t.Errorf("%d series of calls, want %d", got, len(calls))
+	}
+	if got := testutil.CollectAndCount(m.jobSeconds); got != len(jobend.Results) {
+		t.Errorf("%d series of results, want %d", got, len(jobend.Results))
+	}
+	for end, result := range map[jobend.End]string{jobend.Exited: "failure", jobend.OutOfMemory: "failure", jobend.Cancelled: "failure",
+		jobend.NoImage: "error", jobend.EngineGone: "error", jobend.Failed: "error", jobend.Shutdown: "error"} {
+		m.JobStarted()
+		m.JobEnded(schemas.VerdictEvent{End: string(end)})
+		if got := testutil.ToFloat64(m.jobs.WithLabelValues(string(end), result)); got != 1 {
+			t.Errorf("%s is no %s", end, result)
+		}
 	}
 	m.JobStarted()
 	m.JobEnded(schemas.VerdictEvent{End: string(jobend.Silent)})

@@ -61,7 +61,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	if err := records.Prune(logs.Has); err != nil {
 		return err
 	}
-	numbers := metrics.New(build, wsapi.Refusals, s.MaxJobs)
+	numbers := metrics.New(build, wsapi.Refusals, docker.Calls, s.MaxJobs)
 	logs.Written = numbers.LogWritten
 	engine, err := docker.New(s.engine(program), log)
 	if err != nil {

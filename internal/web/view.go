@@ -2,6 +2,7 @@ package web
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -161,3 +162,12 @@ func (j jobView) ShortCommit() string { return j.Commit[:min(7, len(j.Commit))] 
 
 // ShortID is the beginning of the job's id.
 func (j jobView) ShortID() string { return j.Job[:min(8, len(j.Job))] }
+
+// From is the host that sent the job, or empty.
+func (j jobView) From() string {
+	host, _, err := net.SplitHostPort(j.Client)
+	if err != nil {
+		return j.Client
+	}
+	return host
+}

@@ -115,12 +115,27 @@ func TestReasons(t *testing.T) {
 	}
 }
 
+// TestClient says who sent a job.
+func TestClient(t *testing.T) {
+	h := newHouse(t)
+	for client, want := range map[string]string{
+		"192.0.2.7:4711":     ` by <span title="192.0.2.7:4711">192.0.2.7</span>`,
+		"[2001:db8::1]:4711": ` by <span title="[2001:db8::1]:4711">2001:db8::1</span>`,
+		"":                   "UTC</time></li>",
+	} {
+		h.put(t, history.Record{Job: "a", Client: client, Begun: time.Now()})
+		if page := h.get("/jobs/a").Body.String(); !strings.Contains(page, want) {
+			t.Errorf("%s: no %s in %s", client, want, page)
+		}
+	}
+}
+
 // TestTextsAreEscaped puts HTML into everything that a page shows of a record.
 func TestTextsAreEscaped(t *testing.T) {
 	h := newHouse(t)
 	const html = `"><script>alert(1)</script>`
 	h.put(t, history.Record{Job: "a", Begun: time.Now(), Ended: time.Now(), End: jobend.Failed,
-		Repository: html, Branch: html, Command: html, Commit: html, Reason: html, Error: html, Msg: html})
+		Repository: html, Branch: html, Command: html, Commit: html, Client: html, Reason: html, Error: html, Msg: html})
 	for _, path := range []string{"/", "/jobs/a"} {
 		page := h.get(path).Body.String()
 		if strings.Contains(page, "<script>") || !strings.Contains(page, "&lt;script&gt;alert(1)") {

@@ -143,6 +143,29 @@ func (d *Engine) Info(ctx context.Context) (engine.Info, error) {
 	return engine.Info{CPUs: m.NCPU, Memory: m.MemTotal, Sandboxed: sandboxed}, err
 }
 
+// readyTimeout bounds each question of Ready but the ping.
+const readyTimeout = 5 * time.Second
+
+// Ready implements engine.Engine: the image may be missing if it can be pulled, and the network if it is
+// the builder's own.
+func (d *Engine) Ready(ctx context.Context) error {
+	if _, err := d.Info(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	if d.options.Pull == images.PullNever {
+		if _, err := d.Image(ctx, func(string) {}); err != nil {
+			return err
+		}
+	}
+	if d.options.Network == "" {
+		return nil
+	}
+	_, err := d.network.ensure(ctx, nameLock{}) // which only looks: it is not to be made
+	return callFailure("provide the jobs' network", err)
+}
+
 // Image implements engine.Engine.
 func (d *Engine) Image(ctx context.Context, progress func(line string)) (engine.Image, error) {
 	found, err := d.image.Ensure(ctx, progress)
@@ -181,6 +204,11 @@ const (
 	callPing = "answer"
 	callPull = "pull the job image"
 )
+
+// Calls are what the engine is to do and can fail at, in the words of engine.Failure.Call.
+var Calls = []string{callPing, callPull, callStore, "attach to the container", "describe its machine", "list containers", "list volumes",
+	"look for the job image", "make the container", "pass on the container's output", "provide the jobs' network", "remove a volume",
+	"remove the container", "start the container", "stop the container", "take the builder's program", "wait for the container"}
 
 // callFailure turns an error of the engine into one with a sentence for the
 // client; nil stays nil, and an error that has a sentence keeps it. what is one of few

@@ -18,6 +18,9 @@ type Engine interface {
 	// Info describes the engine's machine. It is also the question whether the engine answers,
 	// and fails within seconds if it does not.
 	Info(ctx context.Context) (Info, error)
+	// Ready returns why no job's container could be made now, or nil as far as can be told without making
+	// one or pulling an image. It fails within seconds if the engine does not answer.
+	Ready(ctx context.Context) error
 	// Image provides the job image. progress gets a line for each step of a pull.
 	Image(ctx context.Context, progress func(line string)) (Image, error)
 	// Create makes a container that has not started. The error is ErrInUse if the engine has a

@@ -47,6 +47,7 @@ func (e *Engine) locked(call string, do func()) error {
 }
 
 func (e *Engine) Info(context.Context) (engine.Info, error) { return e.Machine, e.fail("Info") }
+func (e *Engine) Ready(context.Context) error               { return e.fail("Ready") }
 func (e *Engine) Volumes() engine.Volumes                   { return volumes{e} }
 func (e *Engine) Close() error                              { return nil }
 
