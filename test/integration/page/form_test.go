@@ -105,7 +105,7 @@ func TestRunAgain(t *testing.T) {
 		"buildOptions": map[string]any{"command": "nix build", "cachix": map[string]any{"push": false}}}, shown()); diff != "" {
 		t.Errorf("the form of an old job (-want +got):\n%s", diff)
 	}
-	b.Expected = "404"
+	b.Expect("404")
 	b.Open(k.url + "/new?job=none")
 	b.UntilText("#from", "Nothing is known any more of job none.")
 }

@@ -108,7 +108,7 @@ func TestLooks(t *testing.T) {
 		seen(b, name+": the line of the link", ".row.chosen", "block 1496 of")
 
 		for _, path := range []string{"/", "/?repository=github.com/iglu-sh/igloo", "/jobs/running", "/new", "/login", "/jobs/none"} {
-			b.Expected = "404"
+			b.Expect("404")
 			b.Open(k.url + path)
 			b.Until("document.querySelector('main').children.length > 0")
 			b.CheckLook()

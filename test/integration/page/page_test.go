@@ -99,7 +99,7 @@ func TestPage(t *testing.T) {
 	browser.Eval[any](other, `document.querySelector(".list a[href^='/jobs/']:has(.good)").click()`)
 	other.UntilText("#rows", "building hello")
 	other.UntilText("#verdict", "succeeded")
-	other.Expected = "404" // which a browser says of by itself
+	other.Expect("404") // which a browser says of by itself
 	other.Open("http://" + s.Address + "/jobs/nosuchjob")
 	other.UntilText("main", "no such page")
 }
@@ -226,7 +226,7 @@ func TestPageFollows(t *testing.T) {
 func TestPageToken(t *testing.T) {
 	s := fixture.ServerWith(t, func(s *server.Settings) { s.TokenFile = fixture.TokenFile(t, fixture.GoodToken) })
 	b := browser.OpenTab(t)
-	b.Expected = "401" // the answer to a wrong token, which a browser says of by itself
+	b.Expect("401") // the answer to a wrong token, which a browser says of by itself
 	b.Open("http://" + s.Address + "/new")
 	b.UntilText("h1", "Sign in")
 	b.Write("[name=token]", "not-the-token-at-all"+kb.Enter)
