@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"encoding/json"
 	"log/slog"
 	"time"
 
@@ -38,6 +39,7 @@ func (b *Builder) newRecorder(job, client string, request *schemas.Request, reda
 	if !request.Git.NoClone {
 		r.record.Repository = redactor.String(history.WithoutUser(request.Git.Repository))
 	}
+	r.record.Request = r.public(request)
 	return r
 }
 
@@ -58,6 +60,40 @@ func (r *recorder) start() {
 		r.record.Started = time.Now().UTC()
 		r.put()
 	}
+}
+
+// public returns a request as JSON, without secrets, or nothing where there is no saying that it is.
+func (r *recorder) public(request *schemas.Request) json.RawMessage {
+	text, err := json.Marshal(request.Public())
+	var value any
+	if err == nil {
+		err = json.Unmarshal(text, &value)
+	}
+	if err == nil {
+		text, err = json.Marshal(r.masked(value)) // as JSON, a secret would be escaped
+	}
+	if err != nil {
+		r.log.Warn("cannot keep the job's request in its record", "err", err)
+		return nil
+	}
+	return text
+}
+
+// masked returns a JSON value with the secrets masked that stand in its texts.
+func (r *recorder) masked(value any) any {
+	switch value := value.(type) {
+	case string:
+		return r.redactor.String(value)
+	case []any:
+		for i := range value {
+			value[i] = r.masked(value[i])
+		}
+	case map[string]any:
+		for name := range value {
+			value[name] = r.masked(value[name])
+		}
+	}
+	return value
 }
 
 // logAs writes to the server's log what the job is.

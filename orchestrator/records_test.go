@@ -10,6 +10,7 @@ import (
 	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/memengine"
 )
 
@@ -50,6 +51,10 @@ func TestRecord(t *testing.T) {
 	if err != nil || after.End != jobend.Cancelled || after.Ended.IsZero() || after.Lines < 2 ||
 		after.Msg != "Somebody cancelled it on the builder's page." {
 		t.Errorf("after it: %+v, %v", after, err)
+	}
+	var kept schemas.Request
+	if err := json.Unmarshal(after.Request, &kept); err != nil || kept.Git.Repository != "https://host/***" || kept.BuildOptions.Command != "nix build ***" {
+		t.Errorf("its request: %v, %s", err, after.Request)
 	}
 	if text, _ := json.Marshal(after); strings.Contains(string(text), "secret-") {
 		t.Errorf("a secret stands in %s", text)

@@ -27,6 +27,8 @@ const (
 	// maxText is the length in bytes at which a text of a record is cut. A command may be
 	// as long as a job's message, and is only to be recognized here.
 	maxText = 2 << 10
+	// maxRequest is the length in bytes beyond which a record is without its job's request.
+	maxRequest = 16 << 10
 	// lockTimeout is how long another process that has the file open is waited for: one
 	// that is being replaced by this.
 	lockTimeout = time.Second
@@ -196,14 +198,31 @@ func (h *History) Get(job string) (r Record, err error) {
 
 // Newest returns up to limit records, the newest first.
 func (h *History) Newest(limit int) (records []Record, err error) {
+	return h.Find("", limit, func(Record) bool { return true })
+}
+
+// Find returns up to limit records that match, the newest first: of all jobs, or of those that began
+// before one. It returns ErrNotFound if there is no record of that.
+func (h *History) Find(before string, limit int, match func(Record) bool) (records []Record, err error) {
 	err = h.db.View(func(tx *bbolt.Tx) error {
 		cursor := tx.Bucket(recordsBucket).Cursor()
-		for key, value := cursor.Last(); key != nil && len(records) < limit; key, value = cursor.Prev() {
+		key, value := cursor.Last()
+		if before != "" {
+			at := tx.Bucket(idsBucket).Get([]byte(before))
+			if at == nil {
+				return ErrNotFound
+			}
+			cursor.Seek(at)
+			key, value = cursor.Prev()
+		}
+		for ; key != nil && len(records) < limit; key, value = cursor.Prev() {
 			var r Record
 			if err := json.Unmarshal(value, &r); err != nil {
 				return err
 			}
-			records = append(records, r)
+			if match(r) {
+				records = append(records, r)
+			}
 		}
 		return nil
 	})

@@ -87,6 +87,37 @@ func TestRecords(t *testing.T) {
 	}
 }
 
+func TestFind(t *testing.T) {
+	h := open(t, file(t))
+	for n, job := range []string{"one", "two", "three", "four", "five"} {
+		keep(t, h, Record{Job: job, Begun: noon.Add(time.Duration(n) * time.Second), Branch: []string{"odd", "even"}[n%2]})
+	}
+	odd := func(r Record) bool { return r.Branch == "odd" }
+	for _, test := range []struct {
+		before string
+		limit  int
+		want   string
+	}{
+		{"", 10, "five three one"},
+		{"", 2, "five three"},
+		{"five", 10, "three one"},
+		{"four", 1, "three"}, // which does not match itself
+		{"one", 10, ""},
+	} {
+		records, err := h.Find(test.before, test.limit, odd)
+		var found []string
+		for _, r := range records {
+			found = append(found, r.Job)
+		}
+		if got := strings.Join(found, " "); err != nil || got != test.want {
+			t.Errorf("%d before %q: %q, %v; want %q", test.limit, test.before, got, err, test.want)
+		}
+	}
+	if _, err := h.Find("six", 10, odd); !errors.Is(err, ErrNotFound) {
+		t.Errorf("before a job that is not known: %v", err)
+	}
+}
+
 func TestInterrupted(t *testing.T) {
 	name := file(t)
 	h, err := Open(name)
@@ -141,6 +172,18 @@ func TestLongTextsAreCut(t *testing.T) {
 		all := Record{Job: "a", Begun: noon, Repository: want, Branch: want, Command: want, Error: want, Msg: want, Commit: want}
 		if diff := cmp.Diff(all, got); diff != "" {
 			t.Errorf("%d bytes (-want +got):\n%s", len(text), diff)
+		}
+	}
+}
+
+// A request that is very long is left out of its record.
+func TestLongRequest(t *testing.T) {
+	h := open(t, file(t))
+	for _, n := range []int{maxRequest, maxRequest + 1} {
+		keep(t, h, Record{Job: "a", Begun: noon, Request: json.RawMessage(`"` + strings.Repeat("x", n-2) + `"`)})
+		got, err := h.Get("a")
+		if err != nil || (len(got.Request) > 0) != (n <= maxRequest) {
+			t.Errorf("of %d bytes, %d are kept: %v", n, len(got.Request), err)
 		}
 	}
 }

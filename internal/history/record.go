@@ -33,6 +33,9 @@ type Record struct {
 	Msg    string `json:"msg,omitempty"`
 	Commit string `json:"commit,omitempty"`
 	Lines  int64  `json:"lines"` // of the log
+	// Request is what the job was asked to do, in the form of the documentation and without secrets; nil
+	// if it is longer than maxRequest, and of jobs of earlier versions.
+	Request json.RawMessage `json:"request,omitempty"`
 	// Results is the event that says what the job has yielded, as docs/protocol.md describes it.
 	Results json.RawMessage `json:"results,omitempty"`
 	// Verdict is the event with which the job ended, as docs/protocol.md describes it.
@@ -54,6 +57,9 @@ func (r Record) Succeeded() bool {
 func (r Record) bounded() Record {
 	for _, text := range []*string{&r.Repository, &r.Branch, &r.Command, &r.Reason, &r.Error, &r.Msg, &r.Commit} {
 		*text = short(*text)
+	}
+	if len(r.Request) > maxRequest {
+		r.Request = nil
 	}
 	return r
 }

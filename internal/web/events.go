@@ -116,8 +116,11 @@ func (f *feed) gather(ctx context.Context, messages []schemas.Message) {
 	}
 }
 
-// lineEvent begins the events that are lines of derivations.
-var lineEvent = []byte(`{"type":"line",`)
+// What the events begin with that are lines of derivations, and those that are phases.
+var (
+	lineEvent  = []byte(`{"type":"line",`)
+	phaseEvent = []byte(`{"type":"phase",`)
+)
 
 // send sends messages.
 func (f *feed) send(messages []schemas.Message) error {
@@ -130,6 +133,9 @@ func (f *feed) send(messages []schemas.Message) error {
 		}
 		if messages[i].Last() {
 			f.buf = f.appendGrowth(f.buf) // it is what a watcher waits for
+		}
+		if f.withoutLines && bytes.HasPrefix(messages[i].Event, phaseEvent) {
+			f.buf = f.appendPhase(f.buf, &messages[i])
 		}
 		f.buf = append(f.buf, "id: "...)
 		f.buf = strconv.AppendInt(f.buf, messages[i].Seq, 10)
@@ -164,6 +170,18 @@ func (f *feed) appendGrowth(dst []byte) []byte {
 	}
 	f.lines = lines
 	return fmt.Appendf(dst, "event: log\ndata: {\"lines\":%d}\n\n", lines)
+}
+
+// appendPhase appends from which line on the log is that of a phase, to a watcher who cannot tell for
+// want of lines.
+func (f *feed) appendPhase(dst []byte, m *schemas.Message) []byte {
+	event, err := schemas.ParseEvent(m.Event)
+	phase, ok := event.(schemas.PhaseEvent)
+	line, err2 := f.log.LinesBefore(m.Seq)
+	if err != nil || err2 != nil || !ok {
+		return dst
+	}
+	return fmt.Appendf(dst, "event: phase\ndata: {\"phase\":%q,\"line\":%d}\n\n", phase.Phase, line)
 }
 
 func (f *feed) write(p []byte) error {

@@ -22,7 +22,11 @@ func (s *Server) serveRecords(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	records, err := s.records.Newest(int(limit))
+	f, ok := filterOf(w, r)
+	if !ok {
+		return
+	}
+	records, err := s.records.Find(f.Before, int(limit), f.match)
 	if err != nil {
 		s.fail(w, r, err)
 		return

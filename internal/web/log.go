@@ -76,13 +76,28 @@ func (s *Server) serveLines(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
+	times, err := log.Times(from, int64(len(lines)))
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
 	s.answer(w, r, struct {
 		From  int64    `json:"from"`
 		Lines []string `json:"lines"`
 		Cut   []int    `json:"cut,omitempty"`
+		Times []int64  `json:"times"`
 		Total int64    `json:"total"`
 		Ended bool     `json:"ended"`
-	}{from, lines, isCut, state.Lines, state.Ended})
+	}{from, lines, isCut, millis(times), state.Lines, state.Ended})
+}
+
+// millis returns times in milliseconds since 1970, as JavaScript has them.
+func millis(times []time.Time) []int64 {
+	all := make([]int64, len(times))
+	for i, at := range times {
+		all[i] = at.UnixMilli()
+	}
+	return all
 }
 
 // serveSearch serves the numbers of the lines that hold a text.

@@ -4,28 +4,31 @@ import (
 	"bytes"
 	"embed"
 	"errors"
-	"fmt"
 	"html/template"
 	"net/http"
 	"strings"
-	"time"
 
 	"iglu.sh/builder/internal/history"
-	"iglu.sh/builder/internal/jobend"
 )
 
 //go:embed templates
 var templateFiles embed.FS
 
-var templates = template.Must(template.ParseFS(templateFiles, "templates/*.html"))
+var templates = template.Must(template.New("").Funcs(template.FuncMap{
+	"args": func(args ...any) []any { return args },
+}).ParseFS(templateFiles, "templates/*.html"))
 
 // page is what every page's template is given.
 type page struct {
 	Title   string
+	Here    string  // which of the pages that every page links to
+	State   jobView // what the icon shows; of no job, nothing
 	SignOut bool
+	Address string // of the builder, as the page was asked for
 	Running []jobView
 	Job     jobView
 	Jobs    []jobView
+	List    list
 	// Commands are what a job may run.
 	Commands []string
 	// Next is where to go after signing in; Wrong says that it was tried in vain.
@@ -36,7 +39,7 @@ type page struct {
 }
 
 func (s *Server) render(w http.ResponseWriter, r *http.Request, name string, status int, p page) {
-	p.SignOut = s.options.Token
+	p.SignOut, p.Address = s.options.Token, addressOf(r)
 	var text bytes.Buffer // first, so that an error is not half a page
 	if err := templates.ExecuteTemplate(&text, name, p); err != nil {
 		s.fail(w, r, err)
@@ -47,21 +50,12 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, name string, sta
 	text.WriteTo(w)
 }
 
-func (s *Server) serveHome(w http.ResponseWriter, r *http.Request) {
-	records, err := s.records.Newest(defaultRecords + 1)
-	if err != nil {
-		s.fail(w, r, err)
-		return
+// addressOf returns the address for the builder's clients. A proxy may have the TLS.
+func addressOf(r *http.Request) string {
+	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
+		return "wss://" + r.Host
 	}
-	p := page{Title: "Jobs"}
-	for _, record := range records {
-		if view := (jobView{record}); record.Runs() {
-			p.Running = append(p.Running, view)
-		} else {
-			p.Jobs = append(p.Jobs, view)
-		}
-	}
-	s.render(w, r, "home", http.StatusOK, p)
+	return "ws://" + r.Host
 }
 
 func (s *Server) serveJob(w http.ResponseWriter, r *http.Request) {
@@ -74,11 +68,11 @@ func (s *Server) serveJob(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	s.render(w, r, "page", http.StatusOK, page{Title: "Job", Job: jobView{record}})
+	s.render(w, r, "page", http.StatusOK, page{Title: jobView{record}.Title(), State: jobView{record}, Job: jobView{record}})
 }
 
 func (s *Server) serveNew(w http.ResponseWriter, r *http.Request) {
-	s.render(w, r, "new", http.StatusOK, page{Title: "New job", Commands: s.options.Commands})
+	s.render(w, r, "new", http.StatusOK, page{Title: "New job", Here: "new", Commands: s.options.Commands})
 }
 
 func (s *Server) serveLogin(w http.ResponseWriter, r *http.Request) {
@@ -86,7 +80,7 @@ func (s *Server) serveLogin(w http.ResponseWriter, r *http.Request) {
 	if query.Has("wrong") {
 		status = http.StatusUnauthorized
 	}
-	s.render(w, r, "login", status, page{Title: "Sign in", Next: query.Get("next"), Wrong: query.Has("wrong")})
+	s.render(w, r, "login", status, page{Title: "Sign in", Here: "login", Next: query.Get("next"), Wrong: query.Has("wrong")})
 }
 
 func (s *Server) serveNothing(w http.ResponseWriter, r *http.Request) {
@@ -97,107 +91,3 @@ func (s *Server) serveNothing(w http.ResponseWriter, r *http.Request) {
 	s.render(w, r, "sorry", http.StatusNotFound, page{Title: "Not here", Text: "There is no such page, or no such job any more: " +
 		"the builder keeps its last ones (IGLU_KEEP_LOGS)."})
 }
-
-// A jobView is a job in a person's words.
-type jobView struct{ history.Record }
-
-// ends are the words for how a job ended, and how good that is.
-var ends = map[jobend.End]struct{ word, tone string }{
-	jobend.Exited:      {"failed", "bad"},
-	jobend.Unpushed:    {"not pushed", "bad"},
-	jobend.OutOfMemory: {"out of memory", "bad"},
-	jobend.Killed:      {"killed", "bad"},
-	jobend.TimedOut:    {"timed out", "bad"},
-	jobend.Silent:      {"silent", "bad"},
-	jobend.Cancelled:   {"cancelled", "odd"},
-	jobend.ClientGone:  {"client gone", "odd"},
-	jobend.Shutdown:    {"shut down", "odd"},
-	jobend.NoImage:     {"no image", "bad"},
-	jobend.EngineGone:  {"no engine", "bad"},
-	jobend.Failed:      {"failed", "bad"},
-	jobend.Interrupted: {"interrupted", "odd"},
-}
-
-// Word says how the job is.
-func (j jobView) Word() string {
-	switch {
-	case j.Runs():
-		return "running"
-	case j.Succeeded():
-		return "succeeded"
-	}
-	return ends[j.End].word
-}
-
-// Tone is the class of the word's colour.
-func (j jobView) Tone() string {
-	switch {
-	case j.Runs():
-		return "running"
-	case j.Succeeded():
-		return "good"
-	}
-	return ends[j.End].tone
-}
-
-// Failed reports whether somebody will want to know what the end of the log says.
-func (j jobView) Failed() bool { return !j.Runs() && !j.Succeeded() }
-
-// Where is the job's source.
-func (j jobView) Where() string {
-	switch {
-	case j.Repository == "":
-		return "without a repository"
-	case j.Branch == "":
-		return j.Repository
-	}
-	return j.Repository + " at " + j.Branch
-}
-
-// Sentence says more about how the job is.
-func (j jobView) Sentence() string {
-	switch {
-	case j.Runs():
-		return "The job runs."
-	case j.Succeeded():
-		return "The job succeeded."
-	case j.End == jobend.Interrupted:
-		return "The builder died while the job ran. Its log ends there."
-	case j.Error == "":
-		return "Its client has gone."
-	case j.Msg == "":
-		return j.Error
-	}
-	return strings.TrimSuffix(j.Error, ".") + ". " + j.Msg
-}
-
-// Took is how long the job ran, or has been running; empty if that is not known.
-func (j jobView) Took() string {
-	switch {
-	case j.Runs():
-		return duration(time.Since(j.Begun).Truncate(time.Second))
-	case j.Ended.IsZero():
-		return ""
-	}
-	return duration(j.Ended.Sub(j.Begun))
-}
-
-// duration is a time as the page writes it; assets/words.js does so, too.
-func duration(d time.Duration) string {
-	switch s := int(d.Seconds()); {
-	case s < 10 && d%time.Second != 0:
-		return fmt.Sprintf("%.1f s", d.Seconds())
-	case s < 60:
-		return fmt.Sprintf("%d s", s)
-	case s < 3600:
-		return fmt.Sprintf("%d min %d s", s/60, s%60)
-	default:
-		return fmt.Sprintf("%d h %d min", s/3600, s/60%60)
-	}
-}
-
-// Elapsed is how many seconds the job has been running.
-func (j jobView) Elapsed() int { return int(time.Since(j.Begun).Seconds()) }
-
-// ShortCommit is a commit as people write it.
-func (j jobView) ShortCommit() string { return j.Commit[:min(7, len(j.Commit))] }

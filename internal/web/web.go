@@ -22,8 +22,9 @@ import (
 
 // Records are what is kept of jobs.
 type Records interface {
-	// Newest returns up to limit records, the newest first.
-	Newest(limit int) ([]history.Record, error)
+	// Find returns up to limit records that match, the newest first: of all jobs, or of those that
+	// began before one. It returns history.ErrNotFound if that is not known.
+	Find(before string, limit int, match func(history.Record) bool) ([]history.Record, error)
 	// Get returns a job's record, or history.ErrNotFound.
 	Get(job string) (history.Record, error)
 }
@@ -78,6 +79,7 @@ func New(records Records, logs Logs, jobs Jobs, options Options, log *slog.Logge
 		"GET /jobs/{id}":                    s.serveJob,
 		"GET /login":                        s.serveLogin,
 		"GET /assets/{name}":                serveAsset,
+		"GET /api/v1/badge":                 s.serveBadge,
 		"GET /api/v1/jobs":                  s.serveRecords,
 		"GET /api/v1/jobs/{id}":             s.serveRecord,
 		"GET /api/v1/jobs/{id}/log":         s.serveLog,

@@ -79,11 +79,53 @@ func TestEveryEndHasWords(t *testing.T) {
 		jobend.Cancelled, jobend.ClientGone, jobend.Shutdown, jobend.NoImage, jobend.EngineGone, jobend.Failed, jobend.Interrupted} {
 		h.put(t, history.Record{Job: string(end), Begun: time.Now(), Ended: time.Now(), End: end, ExitCode: &code})
 		j := jobView{history.Record{End: end, ExitCode: &code}}
-		if j.Word() == "" || j.Tone() == "" || j.Sentence() == "" {
-			t.Errorf("%s: %q, %q, %q", end, j.Word(), j.Tone(), j.Sentence())
+		if j.Word() == "" || j.Tone() == "" || j.Headline() == "" {
+			t.Errorf("%s: %q, %q, %q", end, j.Word(), j.Tone(), j.Headline())
 		}
 		if page := h.get("/jobs/" + string(end)); page.Code != http.StatusOK || !strings.Contains(page.Body.String(), ">"+j.Word()+"<") {
 			t.Errorf("%s: %d: %s", end, page.Code, page.Body)
+		}
+	}
+}
+
+// TestReasons shows why jobs failed: in a line, and what else the client was told.
+func TestReasons(t *testing.T) {
+	one, push := 1, 75
+	for _, test := range []struct {
+		record         history.Record
+		headline, more string
+	}{
+		{history.Record{End: jobend.Exited, ExitCode: &one, Reason: "hello-2.12 failed: make: *** Error 2",
+			Error: "Something went wrong while building. Builder exited with error code 1", Msg: "hello-2.12 failed: make: *** Error 2. Its own log says more."},
+			"hello-2.12 failed: make: *** Error 2", "Its own log says more. Exit code 1."},
+		{history.Record{End: jobend.Unpushed, ExitCode: &push, Reason: "the build itself succeeded, but 1 of 2 paths could not be pushed",
+			Msg: "The build itself succeeded, but 1 of 2 paths could not be pushed. Send it again."},
+			"the build itself succeeded, but 1 of 2 paths could not be pushed", "Send it again. Exit code 75."},
+		{history.Record{End: jobend.TimedOut, Reason: "cancelled: it ran longer than 6h0m0s, which is the most", Error: "The job was cancelled.", Msg: "It ran longer than 6h0m0s, which is the most."},
+			"cancelled: it ran longer than 6h0m0s, which is the most", ""},
+		{history.Record{End: jobend.NoImage, Reason: "the job image is not there", Error: "The job image is not there.", Msg: "Pull it."},
+			"the job image is not there", "Pull it."},
+		{history.Record{End: jobend.Failed, Error: "Of an earlier version.", Msg: "It had no reason."}, "Of an earlier version.", "It had no reason."},
+		{history.Record{End: jobend.Interrupted}, "The builder died while the job ran. Its log ends there.", ""},
+	} {
+		j := jobView{test.record}
+		if j.Headline() != test.headline || j.More() != test.more {
+			t.Errorf("%s: %q, %q; want %q, %q", test.record.End, j.Headline(), j.More(), test.headline, test.more)
+		}
+	}
+}
+
+// TestClient says who sent a job.
+func TestClient(t *testing.T) {
+	h := newHouse(t)
+	for client, want := range map[string]string{
+		"192.0.2.7:4711":     ` by <span title="192.0.2.7:4711">192.0.2.7</span>`,
+		"[2001:db8::1]:4711": ` by <span title="[2001:db8::1]:4711">2001:db8::1</span>`,
+		"":                   "UTC</time></li>",
+	} {
+		h.put(t, history.Record{Job: "a", Client: client, Begun: time.Now()})
+		if page := h.get("/jobs/a").Body.String(); !strings.Contains(page, want) {
+			t.Errorf("%s: no %s in %s", client, want, page)
 		}
 	}
 }
@@ -93,7 +135,7 @@ func TestTextsAreEscaped(t *testing.T) {
 	h := newHouse(t)
 	const html = `"><script>alert(1)</script>`
 	h.put(t, history.Record{Job: "a", Begun: time.Now(), Ended: time.Now(), End: jobend.Failed,
-		Repository: html, Branch: html, Command: html, Commit: html, Error: html, Msg: html})
+		Repository: html, Branch: html, Command: html, Commit: html, Client: html, Reason: html, Error: html, Msg: html})
 	for _, path := range []string{"/", "/jobs/a"} {
 		page := h.get(path).Body.String()
 		if strings.Contains(page, "<script>") || !strings.Contains(page, "&lt;script&gt;alert(1)") {

@@ -41,6 +41,7 @@ type shot struct {
 	name   string
 	path   string // of the page
 	ready  string // a script's expression that is true when there is something to see
+	do     string // a script's expression that is done then; empty for nothing
 	width  int64
 	height int64
 	dark   bool
@@ -69,18 +70,22 @@ func run(ctx context.Context) (err error) {
 	url := "http://" + builder.Address
 
 	const build = "nix build -L --file default.nix"
-	for _, job := range []string{
-		job(repositories, "hello", "nix build --no-such-option"),
-		job(repositories, "hello", "nix build -L --print-out-paths"),
-		job(repositories, "igloo", build),
-	} {
+	jobs := []string{job(repositories, "hello", "nix build --no-such-option")}
+	for n := range 7 { // so that there is something to draw
+		jobs = append(jobs, job(repositories, "hello", "nix build -L --print-out-paths"), job(repositories, "sled", build+fmt.Sprintf(" --argstr n %d", n)))
+	}
+	for _, job := range append(jobs, job(repositories, "igloo", build)) {
 		send(ctx, url, job).Run() // whatever comes of it is shown
 	}
 	last, err := newest(url)
 	if err != nil {
 		return err
 	}
-	if err := shoot(ctx, url, []shot{{"jobs-light", "/", "document.querySelector('#jobs a')", 1600, 640, false}}); err != nil {
+	const listed = "document.querySelector('#jobs .list a')"
+	if err := shoot(ctx, url, []shot{
+		{"jobs-light", "/", listed, "", 1440, 720, false},
+		{"jobs-narrow", "/", listed, "", 390, 844, true},
+	}); err != nil {
 		return err
 	}
 	running := send(ctx, url, job(repositories, "village", build))
@@ -94,12 +99,13 @@ func run(ctx context.Context) (err error) {
 
 	const lines = "document.querySelectorAll('.row:not(.waits)').length > %d && document.querySelectorAll('#derivations :is(.built, .failed)').length > %d"
 	return shoot(ctx, url, []shot{
-		{"running-light", "/", fmt.Sprintf(lines, 22, 3), 1600, 1100, false},
-		{"running-dark", "/", fmt.Sprintf(lines, 22, 3), 1600, 1100, true},
-		{"failed-dark", "/jobs/" + last, fmt.Sprintf(lines, 5, 1), 1600, 900, true},
-		{"failed-narrow", "/jobs/" + last, fmt.Sprintf(lines, 5, 1), 360, 900, false},
-		{"new-light", "/new", "document.getElementById('preview').textContent", 1600, 1000, false},
-		{"new-narrow", "/new", "document.getElementById('preview').textContent", 360, 900, true},
+		{"running-light", "/", fmt.Sprintf(lines, 22, 3), "", 1440, 900, false},
+		{"running-dark", "/", fmt.Sprintf(lines, 22, 3), "", 1280, 720, true},
+		{"failed-dark", "/jobs/" + last, fmt.Sprintf(lines, 5, 1), "", 1440, 900, true},
+		{"failed-narrow", "/jobs/" + last, fmt.Sprintf(lines, 5, 1), "", 390, 844, false},
+		{"derivation-light", "/jobs/" + last, fmt.Sprintf(lines, 5, 1), "document.querySelector('.node:has(.failed) .name').click()", 1280, 720, false},
+		{"new-light", "/new", "document.getElementById('preview').textContent", "", 1440, 900, false},
+		{"new-narrow", "/new", "document.getElementById('preview').textContent", "", 390, 844, true},
 	})
 }
 
@@ -110,6 +116,11 @@ var sources = map[string]string{
   d = name: script: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; };
   snow = d "libsnow-1.4" "echo compiling snow.c; echo > $out";
 in d "igloo-2.0" "echo using ${snow}; for f in door wall roof; do echo compiling $f.c; done; printf '\\033[1mroof.c:12:5: \\033[31merror:\\033[0m expected a block before the key stone\\n'; exit 1"
+`,
+	"sled": `{ n }: derivation {
+  name = "sled-${n}"; system = builtins.currentSystem; builder = "/bin/sh";
+  args = [ "-c" "i=0; while [ $i -lt ${n}00000 ]; do i=$((i+1)); done; [ ${n} != 4 ] && echo > $out" ];
+}
 `,
 	"village": `let
   d = name: deps: script: derivation {
@@ -186,6 +197,9 @@ func shoot(ctx context.Context, url string, shots []shot) error {
 	return nil
 }
 
+// readyTimeout is how long a busy machine may take until there is something to see.
+const readyTimeout = 4 * time.Minute
+
 func (s shot) take(ctx context.Context, url string) ([]byte, error) {
 	scheme := "light"
 	if s.dark {
@@ -202,12 +216,17 @@ func (s shot) take(ctx context.Context, url string) ([]byte, error) {
 	); err != nil {
 		return nil, err
 	}
-	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(readyTimeout); ; time.Sleep(100 * time.Millisecond) {
 		ready, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("Boolean("+s.ready+")"))
 		if err != nil || time.Now().After(end) {
 			return nil, errors.Join(err, errors.New("there is nothing to see"))
 		}
 		if ready {
+			if s.do != "" {
+				if _, err := chromedp.Run(ctx, chromedp.Evaluate[any](s.do)); err != nil {
+					return nil, err
+				}
+			}
 			time.Sleep(time.Second) // for what comes of events
 			return chromedp.Run(ctx, chromedp.CaptureScreenshot())
 		}

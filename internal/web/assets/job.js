@@ -1,17 +1,21 @@
 // One job: its log, how far it is, and how it ended.
+import { DerivationLog } from "./derivation.js";
 import { Log } from "./log.js";
+import { drawResults } from "./results.js";
+import { showTimes } from "./times.js";
 import { Tree } from "./tree.js";
-import { made, seconds, size } from "./words.js";
+import { made, PHASES, seconds, size } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
-const PHASES = { pull: "Pull the image", create: "Start the container", fetch: "Fetch the source", evaluate: "Evaluate", build: "Build", push: "Push" };
 const DOING = { pull: "Pulling the job image", create: "Starting the container", fetch: "Fetching the source", evaluate: "Evaluating", build: "Building", push: "Pushing the results", done: "Finishing" };
 const JOBS_INTERVAL = 3000; // ms between two looks for jobs of others
 const AGAIN = 3000; // ms until a builder that was away is asked again
 
 export function showJob(job) {
   const elapsed = 1000 * Number(job.dataset.elapsed ?? 0);
-  const state = { job, next: 1, phases: [], tree: new Tree(), progress: null, push: null, cancelled: false };
+  const logs = new DerivationLog(job);
+  const tree = new Tree((path, name) => logs.open(path, name));
+  const state = { job, next: 1, phases: [], tree, progress: null, push: null, cancelled: false };
   state.began = Date.now() - elapsed; // until the first message says it
   state.shown = performance.now() - elapsed;
   const log = new Log(job);
@@ -53,6 +57,10 @@ function watch(state, log, runs) {
     else watch(state, log, runs);
   });
   events.addEventListener("log", (e) => log.grow(JSON.parse(e.data).lines));
+  events.addEventListener("phase", (e) => {
+    const { phase, line } = JSON.parse(e.data);
+    log.begin(phase, line);
+  });
   events.addEventListener("message", (e) => {
     const message = JSON.parse(e.data);
     state.next = message.seq + 1;
@@ -93,13 +101,16 @@ function take(state, event, at) {
   case "push":
     state.push = event;
     break;
+  case "results":
+    drawResults(event);
+    break;
   case "verdict":
     state.verdict = event;
     break;
   }
 }
 
-const say = (text) => byId("status").textContent = text;
+const say = (text) => byId("status").replaceChildren(made("p", "", text));
 
 // draw shows the state, once for all that has come since the last picture.
 function draw(state) {
@@ -115,7 +126,7 @@ function drawProgress(state) {
   const { phases, progress, push, verdict } = state;
   byId("progress").hidden = !phases.length || Boolean(verdict);
   const now = phases.at(-1);
-  byId("phases").replaceChildren(...Object.keys(PHASES).filter((phase) => phases.includes(phase)).map((phase) => {
+  byId("phases").replaceChildren(...Object.keys(PHASES).filter((phase) => phase !== "done" && phases.includes(phase)).map((phase) => {
     const item = made("li", phase === now ? "now" : "past", PHASES[phase]);
     if (phase === now) item.setAttribute("aria-current", "step");
     return item;
@@ -147,7 +158,6 @@ function drawFacts(verdict) {
   if (verdict.peakMemory) facts.push(["Most memory", size(verdict.peakMemory)]);
   if (verdict.cpuSeconds) facts.push(["CPU time", seconds(verdict.cpuSeconds * 1000)]);
   if (verdict.pushed) facts.push(["Pushed", `${verdict.pushed.paths} paths, ${size(verdict.pushed.bytes)}`]);
-  if (verdict.commit) facts.push(["Commit", verdict.commit]);
   byId("facts").hidden = !facts.length;
   byId("facts").replaceChildren(...facts.map(([term, value]) => {
     const pair = made("div");
@@ -178,9 +188,17 @@ async function renew(job) {
   byId("cancel")?.remove();
   let page;
   while (!(page = await pageAt(`/jobs/${job.dataset.job}`).catch(() => null))) await sleep(AGAIN);
-  const header = page.querySelector("#job > header");
-  if (header) job.querySelector(":scope > header").replaceWith(header);
-  say(page.getElementById("status")?.textContent ?? "The job has ended.");
+  if (page.getElementById("job")) {
+    const status = byId("status"), now = page.getElementById("status");
+    job.querySelector(":scope > header").replaceWith(page.querySelector("#job > header"));
+    byId("status").replaceWith(status); // the same, so that it is read out what is new in it
+    status.className = now.className;
+    status.replaceChildren(...now.childNodes);
+    document.title = page.title;
+    byId("icon").replaceWith(page.getElementById("icon"));
+  } else {
+    say("The job has ended.");
+  }
   await renewJobs();
 }
 
@@ -190,19 +208,28 @@ async function pageAt(path) {
   return new DOMParser().parseFromString(await response.text(), "text/html");
 }
 
+// renewJobs makes the list of jobs anew, and returns whether it has.
 async function renewJobs() {
-  const jobs = byId("jobs");
-  if (jobs) jobs.replaceWith((await pageAt("/")).getElementById("jobs"));
+  if (byId("filters")?.contains(document.activeElement)) return false; // somebody chooses
+  byId("jobs")?.replaceWith((await pageAt(location.pathname + location.search)).getElementById("jobs"));
+  showTimes();
+  return true;
 }
 
 // watchForJobs shows a job that somebody else sends, on the page of all jobs.
 export function watchForJobs() {
+  let known;
   setInterval(async () => {
     if (document.hidden) return;
     try {
       const response = await fetch("/api/v1/jobs");
       const { jobs } = await response.json();
       const [newest] = jobs;
+      if (location.search) { // a part of the list
+        const now = jobs.map(({ id, end }) => `${id} ${end}`).join();
+        if (known === undefined || known !== now && await renewJobs()) known = now;
+        return;
+      }
       if (byId("running")) {
         const listed = [...document.querySelectorAll("#running a")].map((link) => link.pathname.split("/").pop());
         if (jobs.filter((job) => !job.end).map((job) => job.id).join() !== listed.join()) location.reload();
@@ -212,14 +239,14 @@ export function watchForJobs() {
         if (newest.id !== byId("job").dataset.job) showOthers();
         return;
       }
-      const shown = byId("job")?.dataset.job ?? document.querySelector("#jobs a")?.pathname.split("/").pop();
+      const shown = byId("job")?.dataset.job ?? document.querySelector("#jobs .list a")?.pathname.split("/").pop();
       if (!newest || newest.id === shown) return;
       if (byId("idle")) location.reload();
       else {
         await renewJobs();
         const link = made("a", "", "Show it.");
         link.href = "/";
-        byId("status").replaceChildren("Another job has begun. ", link);
+        if (byId("status")) byId("status").replaceChildren("Another job has begun. ", link);
       }
     } catch { /* the builder is away: it is asked again */ }
   }, JOBS_INTERVAL);

@@ -1,7 +1,9 @@
 // The log of a job of any length. The document holds only the rows that can be seen; lines are
 // fetched when they are, and the builder itself searches.
 import { element, onTheme, pieces } from "./ansi.js";
-import { arrange } from "./words.js";
+import { Parts } from "./parts.js";
+import { localTime, utc } from "./times.js";
+import { arrange, made, PHASES } from "./words.js";
 
 const PAGE = 500; // lines that are fetched at once
 const KEPT_PAGES = 60; // in memory
@@ -11,6 +13,13 @@ const SEARCH_DELAY = 200; // ms after a letter
 const SEARCH_AGAIN = 1500; // ms, in a log that grows
 const SEARCH_RETRY = 5000; // ms, of one that failed
 const MOST_MARKS = 200; // in a line
+const HELD = 10000; // ms for which what somebody wants to see stays within sight
+const NARROW = "(max-width: 40rem)"; // where lines are wrapped from the start
+
+// What lines that say what went wrong begin with: the builder's own, git's, Nix's, and those of a
+// derivation's builder behind its name.
+const WARNING = /^(?:iglu: |[^\s>]+> )?warning:/i;
+const ERROR = /^(?:iglu: (?:error:|failed:|cannot |could not |nothing could )|(?:[^\s>]+> )?(?:error|fatal):)/i;
 
 const byId = (id) => document.getElementById(id);
 
@@ -21,13 +30,15 @@ export class Log {
     this.room = byId("room");
     this.rows = byId("rows");
     this.total = 0; // lines
+    this.parts = new Parts();
     this.top = 0; // the upper edge of what is seen, in px of a log that is not scaled
     this.put = 0; // where this script has scrolled to
     this.follows = "runs" in job.dataset || "failed" in job.dataset;
-    this.wraps = false;
-    this.pages = new Map(); // number: {lines, cut}
+    this.wraps = matchMedia(NARROW).matches;
+    this.timed = false;
+    this.pages = new Map(); // number: {lines, cut, times}
     this.loading = new Set();
-    this.drawn = new Map(); // line: {key, row}
+    this.drawn = new Map(); // line, or phase: {key, row}
     this.query = "";
     this.found = []; // lines
     this.count = 0;
@@ -48,15 +59,29 @@ export class Log {
       this.moveTo(this.top + e.deltaY * [1, this.height(), view.clientHeight][e.deltaMode]);
     }, { passive: false });
     view.addEventListener("keydown", (e) => this.key(e));
-    new ResizeObserver(() => this.changed()).observe(view);
+    const sizes = new ResizeObserver(() => {
+      this.changed();
+      this.hold();
+    });
+    for (const element of [view, document.body]) sizes.observe(element);
+    for (const type of ["wheel", "keydown", "pointerdown", "touchstart"]) {
+      addEventListener(type, () => this.held = null, { capture: true, passive: true });
+    }
     onTheme(() => {
       this.drawn.clear(); // colours
       this.draw();
     });
     addEventListener("hashchange", () => this.goToHash());
 
-    byId("follow").addEventListener("click", () => this.follow(!this.follows));
+    byId("follow").addEventListener("click", () => this.follows ? this.follow(false) : this.goToEnd());
     byId("wrap").addEventListener("click", () => this.wrap());
+    byId("times").addEventListener("click", () => this.time());
+    this.rows.addEventListener("click", (e) => {
+      const number = e.target.closest(".number");
+      if (!number || !e.shiftKey || !this.chosen) return;
+      e.preventDefault(); // it would open a window
+      this.choose(Number(number.textContent) - 1, true);
+    });
     byId("search").addEventListener("submit", (e) => {
       e.preventDefault();
       this.step(1);
@@ -79,12 +104,16 @@ export class Log {
   showToggles() {
     byId("follow").setAttribute("aria-pressed", this.follows);
     byId("wrap").setAttribute("aria-pressed", this.wraps);
+    byId("times").setAttribute("aria-pressed", this.timed);
+    this.view.classList.toggle("wrapped", this.wraps);
+    this.view.classList.toggle("timed", this.timed);
   }
 
   // grow says how many lines there are now.
   grow(total) {
     if (total <= this.total) return;
     this.total = total;
+    this.parts.lay(total);
     this.changed();
     if (this.waitsFor < total) {
       this.show(this.waitsFor);
@@ -93,15 +122,40 @@ export class Log {
     if (this.query) this.searchOn();
   }
 
-  // The measures. A wrapped log is scrolled by lines, however high they are: its last line can
+  // begin says that a phase begins at a line. What is seen stays where it is.
+  begin(phase, line) {
+    this.keepingPlace(() => this.parts.begin(phase, line));
+    this.hold();
+  }
+
+  // fold folds a part, or unfolds it.
+  fold(part) {
+    this.follow(false);
+    const before = part.row * this.height() - this.top; // of its head
+    part.folded = !part.folded;
+    this.parts.lay(this.total);
+    this.changed();
+    this.moveTo(part.row * this.height() - before);
+  }
+
+  // keepingPlace does what moves rows, and has the same line at the upper edge as before.
+  keepingPlace(move) {
+    const height = this.height(), row = Math.floor(this.top / height);
+    const line = this.parts.lineAt(row), within = this.top - this.parts.rowOf(line) * height;
+    move();
+    this.changed();
+    if (!this.follows && this.top > 0) this.moveTo(this.parts.rowOf(line) * height + within);
+  }
+
+  // The measures. A wrapped log is scrolled by rows, however high they are: its last one can
   // come to the upper edge.
   height() {
     return this.rowHeight ||= parseFloat(getComputedStyle(this.rows).lineHeight);
   }
 
   mostTop() {
-    const lines = this.wraps ? (this.total - 1) * this.height() : this.total * this.height() - this.view.clientHeight;
-    return Math.max(0, lines);
+    const { rows } = this.parts;
+    return Math.max(0, this.wraps ? (rows - 1) * this.height() : rows * this.height() - this.view.clientHeight);
   }
 
   // ratio is how many px of the log one px of the scroll bar stands for.
@@ -140,14 +194,14 @@ export class Log {
     const page = this.view.clientHeight - 2 * this.height();
     const by = { ArrowUp: -this.height(), ArrowDown: this.height(), PageUp: -page, PageDown: page, " ": e.shiftKey ? -page : page }[e.key];
     if (e.target === this.view && e.key === "Enter") {
-      location.hash = `#L${this.lineSeen() + 1}`;
+      this.choose(this.lineSeen(), e.shiftKey);
       return;
     }
     if (by === undefined && e.key !== "Home" && e.key !== "End") return;
     if (e.target !== this.view && e.key === " ") return;
     e.preventDefault();
     if (e.key === "End") {
-      this.follow(true);
+      this.goToEnd();
       return;
     }
     this.follow(false);
@@ -156,9 +210,19 @@ export class Log {
 
   // lineSeen returns the line found last, if it can be seen, or else the upper one that can.
   lineSeen() {
-    const height = this.height(), first = Math.ceil(this.top / height);
     const line = this.found[this.current];
-    return line >= first && (line + 1) * height <= this.top + this.view.clientHeight ? line : first;
+    return line !== undefined && this.isSeen(line) ? line : this.parts.lineAt(Math.ceil(this.top / this.height()));
+  }
+
+  // isSeen reports whether a line is within the view. How high wrapped ones are is known of those
+  // that are drawn.
+  isSeen(line) {
+    if (this.wraps) {
+      const box = this.drawn.get(line)?.row.getBoundingClientRect(), view = this.view.getBoundingClientRect();
+      return Boolean(box?.height) && box.top >= view.top && Math.min(box.bottom, box.top + this.height()) <= view.bottom;
+    }
+    const at = this.parts.rowOf(line) * this.height();
+    return at >= this.top && at + this.height() <= this.top + this.view.clientHeight;
   }
 
   follow(yes) {
@@ -167,13 +231,41 @@ export class Log {
     if (yes) this.moveTo(this.mostTop());
   }
 
+  // goToEnd goes to the last line, and follows the log.
+  goToEnd() {
+    this.follow(true);
+    this.reveal();
+  }
+
+  // reveal brings the log into the window, as far as it is not, and what somebody wants to see of
+  // it into the view. That holds for a while, or until the person does something else: what is above the
+  // log grows meanwhile, and so do the lines themselves when they have come.
+  reveal(wanted) {
+    this.held = { wanted, until: performance.now() + HELD };
+    this.hold();
+  }
+
+  hold() {
+    if (!(this.held?.until > performance.now())) return;
+    const { wanted } = this.held;
+    this.view.scrollIntoView({ block: "nearest" });
+    if (wanted === undefined) return;
+    if (this.wraps) this.drawNow(); // how high lines are
+    if (!this.isSeen(wanted)) this.moveTo(this.parts.rowOf(wanted) * this.height() - (this.wraps ? 0 : this.view.clientHeight / 3));
+  }
+
   wrap() {
-    const line = this.follows ? this.total : this.top / this.height();
     this.wraps = !this.wraps;
-    this.view.classList.toggle("wrapped", this.wraps);
     this.showToggles();
-    if (!this.follows) this.moveTo(line * this.height());
+    if (!this.follows) this.moveTo(this.top);
     this.changed();
+  }
+
+  // time shows when each line came, or no longer.
+  time() {
+    this.timed = !this.timed;
+    this.showToggles();
+    this.draw();
   }
 
   draw() {
@@ -188,13 +280,16 @@ export class Log {
     const seen = Math.ceil(this.view.clientHeight / height) + 1;
     const first = Math.floor(this.top / height);
     const atEnd = this.wraps && this.follows;
-    const from = Math.max(0, atEnd ? this.total - seen : this.wraps ? first : first - BEYOND);
-    const to = Math.min(this.total, this.wraps ? from + seen : first + seen + BEYOND);
+    const count = this.parts.rows;
+    const from = Math.max(0, atEnd ? count - seen : this.wraps ? first : first - BEYOND);
+    const to = Math.min(count, this.wraps ? from + seen : first + seen + BEYOND);
 
-    const rows = [], drawn = new Map();
-    for (let line = from; line < to; line++) {
-      const entry = this.row(line);
-      drawn.set(line, entry);
+    const rows = [], drawn = new Map(), lines = [];
+    for (let row = from; row < to; row++) {
+      const { part, line } = this.parts.at(row);
+      const entry = part ? this.head(part) : this.row(line);
+      if (!part) lines.push(line);
+      drawn.set(part?.phase ?? line, entry);
       rows.push(entry.row);
     }
     this.drawn = drawn;
@@ -204,35 +299,61 @@ export class Log {
     if (atEnd) above = this.rows.offsetHeight - this.view.clientHeight;
     else if (this.wraps && rows.length) above = (this.top / height - first) * rows[0].offsetHeight;
     this.rows.style.transform = `translateY(${this.view.scrollTop - Math.max(0, above)}px)`;
-    this.fetchFor(Math.max(0, from), to);
+    if (lines.length) this.fetchFor(lines[0], lines.at(-1) + 1);
+  }
+
+  // head returns the element of a part's first row, the one that is there if there is one.
+  head(part) {
+    const entry = this.drawn.get(part.phase) ?? this.makeHead(part);
+    const button = entry.row.firstChild, lines = part.to - part.from;
+    button.setAttribute("aria-expanded", !part.folded);
+    const count = `${lines.toLocaleString("en")} ${lines === 1 ? "line" : "lines"}`;
+    if (button.lastChild.textContent !== count) button.lastChild.textContent = count;
+    return entry;
+  }
+
+  makeHead(part) {
+    const row = made("div", "part");
+    const button = made("button", "fold");
+    button.type = "button";
+    button.append(made("span", "", PHASES[part.phase] ?? part.phase), made("span", "count"));
+    button.addEventListener("click", () => this.fold(part));
+    row.append(button);
+    return { row };
   }
 
   // row returns the element of a line, the one that is there if it would be the same.
   row(line) {
     const text = this.text(line);
-    const current = this.found[this.current] === line;
-    const key = `${text !== undefined} ${this.query} ${current} ${line === this.chosen}`;
+    const current = this.found[this.current] === line, chosen = this.isChosen(line);
+    const key = `${text !== undefined} ${this.query} ${current} ${chosen} ${this.timed}`;
     const before = this.drawn.get(line);
     if (before?.key === key) return before;
 
-    const row = document.createElement("div");
-    row.className = "row";
+    const row = made("div", "row");
     row.classList.toggle("waits", text === undefined);
-    row.classList.toggle("chosen", line === this.chosen);
+    row.classList.toggle("chosen", chosen);
     row.classList.toggle("current", current);
-    const number = document.createElement("a");
-    number.className = "number";
+    const number = made("a", "number", line + 1);
     number.href = `#L${line + 1}`;
     number.tabIndex = -1;
-    number.textContent = line + 1;
     number.setAttribute("aria-label", `Line ${line + 1}`);
-    const content = document.createElement("span");
-    content.className = "line";
+    const content = made("span", "line");
     if (text !== undefined) content.append(...this.marked(text));
-    if (text?.startsWith("iglu: ")) content.classList.add("own");
-    if (this.isCut(line)) content.append(note(" … the line goes on in the raw log"));
-    row.append(number, content);
+    const tone = toneOf(content.textContent);
+    if (tone) content.classList.add(tone);
+    if (this.isCut(line)) content.append(made("span", "more", " … the line goes on in the raw log"));
+    row.append(number, ...this.stamp(line), content);
     return { key, row };
+  }
+
+  // stamp returns the element of when a line came, if that is wanted and known.
+  stamp(line) {
+    if (!this.timed) return [];
+    const at = this.pages.get(Math.floor(line / PAGE))?.times[line % PAGE];
+    const stamp = made("time", "stamp", at ? localTime(at) : "");
+    if (at) stamp.title = utc(at);
+    return [stamp];
   }
 
   // marked returns a line's pieces, with what is looked for in marks.
@@ -280,11 +401,12 @@ export class Log {
     if (this.loading.size >= 4 || this.loading.has(page)) return; // drawing asks again
     this.loading.add(page);
     try {
-      const has = this.pages.get(page) ?? { lines: [], cut: new Set() };
+      const has = this.pages.get(page) ?? { lines: [], cut: new Set(), times: [] };
       const from = page * PAGE + has.lines.length;
       const answer = await this.ask(`lines?from=${from}&count=${PAGE - has.lines.length}`);
       for (const i of answer.cut ?? []) has.cut.add(has.lines.length + i);
       has.lines.push(...answer.lines);
+      has.times.push(...answer.times);
       this.pages.delete(page); // the last that was used is the last
       this.pages.set(page, has);
       for (const old of this.pages.keys()) {
@@ -296,6 +418,7 @@ export class Log {
       await new Promise((resolve) => setTimeout(resolve, 1000));
     } finally {
       this.loading.delete(page);
+      if (this.wraps) this.hold();
       this.draw();
     }
   }
@@ -306,22 +429,36 @@ export class Log {
     return response.json();
   }
 
-  // Links to lines.
+  // Links to lines: #L7, or #L7-L9.
   goToHash() {
-    const match = /^#L(\d+)$/.exec(location.hash);
-    if (!match) return;
-    this.chosen = Number(match[1]) - 1;
-    this.follow(false);
-    this.show(this.chosen);
+    const match = /^#L(\d+)(?:-L(\d+))?$/.exec(location.hash);
+    this.chosen = match && { from: match[1] - 1, to: (match[2] ?? match[1]) - 1 };
+    if (match) {
+      this.follow(false);
+      this.show(this.chosen.from);
+    }
+    this.draw();
+  }
+
+  // choose makes a line the one that the address says, or extends what it says to the line.
+  choose(line, extend) {
+    const other = extend && this.chosen ? this.chosen.from : line;
+    const [first, last] = [Math.min(other, line) + 1, Math.max(other, line) + 1];
+    location.hash = first === last ? `#L${first}` : `#L${first}-L${last}`;
+  }
+
+  isChosen(line) {
+    return Boolean(this.chosen) && line >= this.chosen.from && line <= this.chosen.to;
   }
 
   // show brings a line to where it can be seen, also one that is yet to come.
   show(line) {
-    const at = line * this.height(), height = this.view.clientHeight;
-    if (at < this.top || at + this.height() > this.top + height) {
-      if (line < this.total) this.moveTo(at - (this.wraps ? 0 : height / 3));
-      else this.waitsFor = line;
+    if (line >= this.total) {
+      this.waitsFor = line;
+      return;
     }
+    if (this.parts.unfold(line)) this.changed();
+    this.reveal(line);
     this.draw();
   }
 
@@ -349,7 +486,8 @@ export class Log {
       this.count += answer.count;
       this.searched = answer.searched;
       if (isNew && this.found.length) {
-        const first = this.found.findIndex((line) => line >= Math.floor(this.top / this.height()));
+        const seen = this.parts.lineAt(Math.floor(this.top / this.height()));
+        const first = this.found.findIndex((line) => line >= seen);
         this.select(Math.max(0, first));
       }
       this.showFound();
@@ -407,11 +545,11 @@ export class Log {
   }
 }
 
-function note(text) {
-  const span = document.createElement("span");
-  span.className = "more";
-  span.textContent = text;
-  return span;
+// toneOf returns the class of a line for what it says.
+function toneOf(text) {
+  if (WARNING.test(text)) return "warning";
+  if (ERROR.test(text)) return "error-line";
+  return text.startsWith("iglu: ") ? "own" : "";
 }
 
 function mark(node) {

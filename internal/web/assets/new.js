@@ -1,4 +1,7 @@
 // The form for a job: what it says as a request, and the connection that carries it.
+import { fillAgain } from "./again.js";
+import { clearMarks, markWrong } from "./mark.js";
+import { made } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const SECRETS = ["gitKey", "apiKey", "signingKey", "accessTokens", "netrc"];
@@ -6,7 +9,10 @@ const KEEP_OPEN = "Keep this tab open: closing or reloading it cancels the job. 
 
 export function fillForm(form) {
   const show = () => {
-    form.elements.repository.required = !form.elements.noClone.checked;
+    const noClone = form.elements.noClone.checked;
+    form.elements.repository.required = !noClone;
+    for (const name of ["repository", "branch", "gitUsername", "gitKey"]) form.elements[name].disabled = noClone;
+    byId("no-clone").hidden = !noClone;
     byId("cache").hidden = !form.elements.push.checked;
     for (const name of ["target", "apiKey"]) form.elements[name].required = form.elements.push.checked;
     byId("preview").textContent = JSON.stringify(request(form, (secret) => "•".repeat(Math.min(12, secret.length))), null, 2);
@@ -22,20 +28,20 @@ export function fillForm(form) {
     form.elements.command.focus();
   });
   show();
+  fillAgain(form);
 }
 
 // request is the job that the form describes. Each secret becomes what secret makes of it.
 function request(form, secret) {
-  const value = (name) => form.elements[name].value.trim();
+  const value = (name) => form.elements[name].disabled ? "" : form.elements[name].value.trim();
   const lines = (name) => value(name).split("\n").map((line) => line.trim()).filter(Boolean);
   const set = (into, name, what) => {
     if (what !== "" && what !== false && what?.length !== 0) into[name] = what;
   };
   const git = { noClone: form.elements.noClone.checked };
   for (const name of ["repository", "branch", "gitUsername"]) set(git, name, value(name));
-  const key = form.elements.gitKey.value;
-  set(git, "gitKey", key.trim() && secret(key));
-  set(git, "requiresAuth", Boolean(key.trim()));
+  set(git, "gitKey", value("gitKey") && secret(form.elements.gitKey.value));
+  set(git, "requiresAuth", Boolean(value("gitKey")));
 
   const options = { command: value("command") };
   for (const name of ["cores", "maxJobs"]) set(options, name, value(name) && Number(value(name)));
@@ -65,6 +71,7 @@ function request(form, secret) {
 async function submit(form) {
   const tab = window.open("", "_blank"); // now: later, it is not the person's own doing
   byId("refusal").hidden = true;
+  clearMarks(form);
   byId("submit").disabled = true;
   const before = await newestJob().catch(() => undefined); // of a builder that is away, the socket tells
   const url = new URL("/api/v1/build", location.href);
@@ -93,7 +100,7 @@ async function submit(form) {
       return;
     }
     tab?.close();
-    refuse(last);
+    refuse(form, last);
   });
 }
 
@@ -136,8 +143,22 @@ function end(last) {
   byId("again").hidden = false;
 }
 
-function refuse(last) {
+// refuse says why the job was not taken: at the fields that are wrong, or else at the top.
+function refuse(form, last) {
   const refusal = byId("refusal");
   refusal.textContent = [last?.error ?? "The builder cannot be reached, or asks for its token: load this page again.", last?.msg].filter(Boolean).join(" ");
   refusal.hidden = false;
+  const words = last?.error?.startsWith("Invalid command") ? `command: ${last.msg}` : last?.msg ?? "";
+  if (!markWrong(form, words)) refusal.scrollIntoView({ block: "nearest" });
+  if (last?.jobStatus === "running") linkRunning(refusal);
+}
+
+// linkRunning links the job that a busy builder runs.
+async function linkRunning(refusal) {
+  const response = await fetch("/api/v1/jobs?state=running&limit=1");
+  const [job] = (await response.json()).jobs;
+  if (!job) return;
+  const link = made("a", "", job.command);
+  link.href = `/jobs/${job.id}`;
+  refusal.append(" It is ", link, ".");
 }

@@ -1,9 +1,13 @@
 // The page's script: what is on the page says which part of it has something to do.
+import { letCopy } from "./copy.js";
 import { showJob, watchForJobs } from "./job.js";
 import { fillForm } from "./new.js";
+import { showTimes } from "./times.js";
 
 const job = document.getElementById("job");
 const form = document.getElementById("new");
+showTimes();
+letCopy();
 if (job) showJob(job);
 if (document.getElementById("jobs")) watchForJobs();
 if (form) fillForm(form);

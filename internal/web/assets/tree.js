@@ -29,7 +29,9 @@ class Node {
 }
 
 export class Tree {
-  constructor() {
+  // open is called to show the log of a derivation, with its path and its name.
+  constructor(open) {
+    this.open = open;
     this.nodes = []; // each after those that it needs
     this.numbered = []; // likewise, as the plan has them
     this.known = new Map(); // by path
@@ -130,6 +132,7 @@ export class Tree {
   // item returns the element of a node, with what is open below it.
   item(node) {
     if (!node.item) this.make(node);
+    node.button.disabled = !node.began;
     put(node.word, this.wordOf(node.state), `how ${node.state}`);
     put(node.took, this.notesOf(node).join(" · "));
     if (node.log?.length && !node.tail) node.list.before(node.tail = tailOf(node));
@@ -171,7 +174,11 @@ export class Tree {
     node.list.setAttribute("role", "list"); // which lists without marks are not to all browsers
     const fold = made("span", "folds");
     fold.append(node.fold);
-    line.append(fold, made("span", "name", node.name), node.word, node.took);
+    node.button = made("button", "name", node.name);
+    node.button.type = "button";
+    node.button.title = "Its own log";
+    node.button.addEventListener("click", () => this.open(node.path, node.name));
+    line.append(fold, node.button, node.word, node.took);
     node.item.append(line, node.list);
   }
 

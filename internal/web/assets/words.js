@@ -1,5 +1,7 @@
 // Words for people, and elements to put them in.
 
+export const PHASES = { pull: "Pull the image", create: "Start the container", fetch: "Fetch the source", evaluate: "Evaluate", build: "Build", push: "Push", done: "Finish" };
+
 export function made(tag, name = "", text = "") {
   const element = document.createElement(tag);
   if (name) element.className = name;

@@ -4,55 +4,25 @@ package page
 
 import (
 	"fmt"
-	"log/slog"
-	"net/http/httptest"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/jobend"
-	"iglu.sh/builder/internal/joblog"
-	"iglu.sh/builder/internal/web"
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/browser"
 )
-
-type noJobs struct{}
-
-func (noJobs) Cancel(string) bool { return false }
 
 // TestPageOfManyDerivations looks at a job with as many derivations as are ever listed, while
 // they are built. No job of a test takes so long, so its events come of the test; the page and
 // what serves it are the real ones.
 func TestPageOfManyDerivations(t *testing.T) {
 	const many, needs = 8192, 4
-	folder := t.TempDir()
-	logs, err := joblog.Open(filepath.Join(folder, "logs"), joblog.Keep{Jobs: 1}, 1<<30)
-	if err != nil {
-		t.Fatal(err)
-	}
-	records, err := history.Open(filepath.Join(folder, "history.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer records.Close()
-	record := history.Record{Job: "many", Command: "nix build", Begun: time.Now()}
-	if err := records.Put(record); err != nil {
-		t.Fatal(err)
-	}
-	log, err := logs.Create("many", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pages := web.New(records, logs, noJobs{}, web.Options{Commands: []string{"nix"}, ClientTimeout: time.Minute}, slog.New(slog.DiscardHandler))
-	server := httptest.NewServer(pages)
-	defer server.Close()
-	defer pages.Close()
+	k := serveKept(t)
+	log := k.begin(history.Record{Job: "many", Command: "nix build", Begun: time.Now()})
 
 	// Each is needed by some that come later, as packages are.
 	path := func(n int) string { return fmt.Sprintf("/nix/store/%032d-package-%d.drv", n, n) }
-	log.Respond(schemas.Accepted(), nil)
 	all := make([]schemas.PlannedDerivation, many)
 	for n := range all {
 		all[n].Derivation = path(n)
@@ -67,7 +37,7 @@ func TestPageOfManyDerivations(t *testing.T) {
 
 	b := browser.OpenTab(t)
 	slower := b.Slower()
-	b.Open(server.URL + "/jobs/many")
+	b.Open(k.url + "/jobs/many")
 	b.UntilText("#derivations-count", fmt.Sprint(many))
 	const atOnce, built = 8, 6000
 	for n := range built {

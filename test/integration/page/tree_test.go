@@ -62,6 +62,12 @@ func TestPageTree(t *testing.T) {
 	b.UntilText(".node:has(.failed) .took", "top needs it")
 	b.CheckAccess()
 
+	// Each has its own log.
+	b.Click(".node:has(.failed) .name")
+	b.UntilText("#derivation[open] #derivation-text", "right begins")
+	b.Press(kb.Escape)
+	b.Until("!document.querySelector('#derivation').open")
+
 	// Whoever has a keyboard closes what is below one, and opens it again.
 	above := tree[base-1]
 	name := strings.Fields(above)[0]

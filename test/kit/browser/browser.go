@@ -22,8 +22,10 @@ type Tab struct {
 	T   *testing.T
 	ctx context.Context
 
-	complaints []string // of the console
-	Expected   string   // a complaint that holds this text is none
+	mu             sync.Mutex
+	complaints     []string // of the console
+	expected       string
+	networkChanged bool // and so something of a page was not loaded
 }
 
 // tabTimeout bounds what a test waits for in a browser.
@@ -116,10 +118,26 @@ func newTab(t *testing.T, ctx context.Context) *Tab {
 	return b
 }
 
+// Expect says that a complaint of the console that holds a text is none.
+func (b *Tab) Expect(text string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.expected = text
+}
+
+// networkChanged is what a browser says of all that it loads while the machine gets or loses a network,
+// which other tests' containers have it do.
+const networkChanged = "ERR_NETWORK_CHANGED"
+
 func (b *Tab) hear(m chromedp.ConsoleMessage) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	switch m.Type {
 	case chromedp.ConsoleError, chromedp.ConsoleWarning, chromedp.ConsoleException:
-		if b.Expected == "" || !strings.Contains(m.Text, b.Expected) {
+		switch {
+		case strings.Contains(m.Text, networkChanged):
+			b.networkChanged = true
+		case b.expected == "" || !strings.Contains(m.Text, b.expected):
 			b.complaints = append(b.complaints, fmt.Sprintf("%s: %s (%s)", m.Type, m.Text, m.URL))
 		}
 	}
@@ -157,8 +175,17 @@ func (b *Tab) Write(selector, text string) {
 // Press presses a key.
 func (b *Tab) Press(key string) { b.T.Helper(); b.Do(chromedp.KeyEvent(key)) }
 
-// Open goes to a page.
-func (b *Tab) Open(url string) { b.T.Helper(); b.Do(chromedp.Navigate(url)) }
+// Open goes to a page, again if the machine's networks change meanwhile.
+func (b *Tab) Open(url string) {
+	b.T.Helper()
+	for again := true; again; {
+		b.Do(chromedp.Navigate(url))
+		b.Settle() // what the console says has come by then
+		b.mu.Lock()
+		again, b.networkChanged = b.networkChanged, false
+		b.mu.Unlock()
+	}
+}
 
 // Eval returns what a script's expression amounts to.
 func Eval[T any](b *Tab, expression string) T {
@@ -238,19 +265,26 @@ func (b *Tab) CheckAccess() {
 	for _, scheme := range []string{"light", "dark"} {
 		for _, width := range []int64{1600, 360} {
 			b.Look(width, 900, scheme)
-			Eval[any](b, axe+"; null")
-			found := Eval[[]string](b, `axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations
-				.filter((v) => v.impact === "serious" || v.impact === "critical")
-				.flatMap((v) => v.nodes.map((n) => v.id + ": " + n.html + " " + n.failureSummary)))`)
-			for _, finding := range found {
-				b.T.Errorf("%s, %d px: %.500s", scheme, width, finding)
-			}
-			if over := Eval[int](b, "document.documentElement.scrollWidth - innerWidth"); over > 0 {
-				b.T.Errorf("%d px: the page is %d px wider than the window", width, over)
-			}
+			b.CheckLook()
 		}
 	}
 	b.Look(1280, 900, "light")
+}
+
+// CheckLook is CheckAccess of the page as it looks now.
+func (b *Tab) CheckLook() {
+	b.T.Helper()
+	look := Eval[string](b, "innerWidth + ' px, ' + (matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light')")
+	Eval[any](b, axe+"; null")
+	found := Eval[[]string](b, `axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations
+		.filter((v) => v.impact === "serious" || v.impact === "critical")
+		.flatMap((v) => v.nodes.map((n) => v.id + ": " + n.html + " " + n.failureSummary)))`)
+	for _, finding := range found {
+		b.T.Errorf("%s: %.500s", look, finding)
+	}
+	if over := Eval[int](b, "document.documentElement.scrollWidth - innerWidth"); over > 0 {
+		b.T.Errorf("%s: the page is %d px wider than the window", look, over)
+	}
 }
 
 // LongestTask returns for how long the page was held up at most since it was last asked, in ms.

@@ -1,0 +1,60 @@
+package joblog
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"iglu.sh/builder/schemas"
+)
+
+// TestTimes asks for the times of lines that come a second apart, with events between them, and where
+// the events stand among the lines.
+func TestTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLog(t)
+		r := reading(l)
+		begun := time.Now().UTC()
+		s := l.Stream(schemas.Stdout)
+		const count = 9000 // more records than lie between two marks, of one line and of three in turn
+		events := map[int64]int64{}
+		long := strings.Repeat("x", flushSize) // an event that is longer than what is read at once
+		var lines int64
+		for n := range count {
+			if n%100 == 0 {
+				events[r.State().Messages+1] = lines
+				if err := l.Event(schemas.LineEvent{Derivation: "a", Text: long[:n*len(long)/count]}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			write(t, s, strings.Repeat("line\n", n%2*2+1))
+			lines += int64(n%2*2 + 1)
+			time.Sleep(time.Second)
+		}
+		if len(l.index.journal.marks) < 3 {
+			t.Fatalf("the journal has %d marks", len(l.index.journal.marks))
+		}
+		for _, from := range []int64{0, 1, 3, 4, 5000, lines - 2, lines} {
+			times, err := r.Times(from, 5)
+			if err != nil || int64(len(times)) != min(5, lines-from) {
+				t.Fatalf("from line %d on: %v, %v", from, times, err)
+			}
+			for i, at := range times {
+				line := from + int64(i)
+				if want := begun.Add(time.Duration(line/4*2+min(line%4, 1)) * time.Second); !at.Equal(want) {
+					t.Errorf("line %d came at %v, want %v", line, at, want)
+				}
+			}
+		}
+		for seq, want := range events {
+			if got, err := r.LinesBefore(seq); err != nil || got != want {
+				t.Errorf("message %d: %d lines before it, %v; want %d", seq, got, err, want)
+			}
+		}
+		if got, err := r.LinesBefore(5); err != nil || got != 3 { // a line, the third of three
+			t.Errorf("message 5: %d lines before it, %v; want 3", got, err)
+		}
+		l.Seal()
+	})
+}

@@ -1,0 +1,46 @@
+// The form filled with what a job was, but for its secrets, which the builder does not keep.
+import { show } from "./mark.js";
+import { made } from "./words.js";
+
+// fillAgain fills the form with the job that the address names, and says which secrets are missing.
+export async function fillAgain(form) {
+  const job = new URLSearchParams(location.search).get("job");
+  if (!job) return;
+  const note = document.getElementById("from");
+  const link = made("a", "", job.slice(0, 8));
+  link.href = `/jobs/${encodeURIComponent(job)}`;
+  note.hidden = false;
+  try {
+    const response = await fetch(`/api/v1/jobs/${encodeURIComponent(job)}`);
+    if (!response.ok) throw new Error(await response.text());
+    const missing = fill(form, await response.json());
+    note.replaceChildren("As in job ", link, missing.length ? `. The builder keeps no secrets: enter again the ${missing.join(", the ")}.` : ".");
+  } catch {
+    note.replaceChildren("Nothing is known any more of job ", link, ".");
+  }
+}
+
+// fill fills the form with a record, and returns what somebody has to enter.
+function fill(form, record) {
+  const { git = {}, buildOptions: options = {}, nix = {} } = record.request ??
+    { git: { repository: record.repository, branch: record.branch, noClone: !record.repository }, buildOptions: { command: record.command } };
+  const cachix = options.cachix ?? {};
+  const texts = { ...git, ...options, ...cachix,
+    substituters: (options.substituters ?? []).join("\n"), trustedPublicKeys: (options.trustedPublicKeys ?? []).join("\n"),
+    accessTokens: Object.keys(nix.accessTokens ?? {}).map((host) => `${host}=`).join("\n") };
+  for (const name of ["repository", "branch", "gitUsername", "command", "cores", "maxJobs", "extraArgs", "substituters", "trustedPublicKeys", "accessTokens", "target"]) {
+    form.elements[name].value = texts[name] ?? "";
+  }
+  for (const name of ["noClone", "keep_going", "push"]) form.elements[name].checked = Boolean(texts[name]);
+  for (const box of form.querySelectorAll("details")) {
+    box.open = [...box.querySelectorAll("input, textarea")].some((field) => field.type === "checkbox" ? field.checked : field.value);
+  }
+  const missing = [];
+  if (git.requiresAuth) missing.push(["gitKey", "repository's key"]);
+  if (texts.accessTokens) missing.push(["accessTokens", "access tokens"]);
+  if (cachix.push) missing.push(["apiKey", "cache's API key"]);
+  form.dispatchEvent(new Event("input")); // what the form shows of it
+  if (git.requiresAuth) form.elements.gitKey.required = true;
+  if (missing.length) show(form.elements[missing[0][0]]);
+  return missing.map(([, words]) => words);
+}

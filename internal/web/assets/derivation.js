@@ -1,0 +1,76 @@
+// A derivation's own log, in a dialog: as far as it reaches, and on while it is built.
+import { element, pieces } from "./ansi.js";
+import { made } from "./words.js";
+
+const KEPT = 5000; // lines that are shown: the last
+const NEAR = 30; // px from the end at which the log is followed
+
+const byId = (id) => document.getElementById(id);
+
+export class DerivationLog {
+  constructor(job) {
+    this.api = `/api/v1/jobs/${job.dataset.job}/derivations`;
+    this.dialog = byId("derivation");
+    this.text = byId("derivation-text");
+    this.dialog.addEventListener("close", () => this.stop());
+    this.dialog.addEventListener("click", (e) => {
+      if (e.target === this.dialog) this.dialog.close(); // beside it
+    });
+  }
+
+  // open shows the log of the derivation with a path.
+  async open(path, name) {
+    this.stop();
+    const url = `${this.api}/${encodeURIComponent(path.replace(/^.*\//, ""))}/log`;
+    byId("derivation-title").textContent = name;
+    byId("derivation-raw").href = url;
+    byId("derivation-note").textContent = "";
+    this.text.replaceChildren();
+    this.lines = 0;
+    this.dialog.showModal();
+    const mine = this.reading = new AbortController();
+    const say = (text) => {
+      if (!mine.signal.aborted) byId("derivation-note").textContent = text;
+    };
+    try {
+      const response = await fetch(`${url}?follow=1`, { signal: mine.signal });
+      if (!response.ok) throw new Error(await response.text());
+      await this.read(response.body.pipeThrough(new TextDecoderStream()).getReader());
+      say(this.lines ? this.cutNote() : "It has printed nothing.");
+    } catch (error) {
+      say(`The log cannot be read: ${error.message}`);
+    }
+  }
+
+  stop() {
+    this.reading?.abort();
+  }
+
+  async read(reader) {
+    for (let rest = ""; ;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const lines = (rest + value).split("\n");
+      rest = lines.pop();
+      this.add(lines);
+    }
+  }
+
+  add(lines) {
+    const { text } = this;
+    const follows = text.scrollHeight - text.scrollTop - text.clientHeight < NEAR;
+    this.lines += lines.length;
+    text.append(...lines.slice(-KEPT).map((line) => {
+      const row = made("div");
+      row.append(...pieces(line).map(({ text, style }) => element(text, style)), "\n");
+      return row;
+    }));
+    while (text.childElementCount > KEPT) text.firstChild.remove();
+    byId("derivation-note").textContent = this.cutNote();
+    if (follows) text.scrollTop = text.scrollHeight;
+  }
+
+  cutNote() {
+    return this.lines > KEPT ? `The last ${KEPT.toLocaleString("en")} of ${this.lines.toLocaleString("en")} lines` : "";
+  }
+}

@@ -1,0 +1,285 @@
+package web
+
+import (
+	"cmp"
+	"fmt"
+	"html/template"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"iglu.sh/builder/internal/history"
+)
+
+// maxLooked is how many of the newest jobs are looked at to say which repositories there are.
+const maxLooked = 500
+
+// A filter says which jobs are wanted.
+type filter struct {
+	Repository string // empty for all
+	State      string // one of states; empty for all
+	Before     string // a job, of which the older ones are wanted; empty for all
+}
+
+// states are how jobs can be, for a filter.
+var states = map[string]func(history.Record) bool{
+	"running":   history.Record.Runs,
+	"succeeded": history.Record.Succeeded,
+	"failed":    func(r history.Record) bool { return !r.Runs() && !r.Succeeded() },
+}
+
+// filterOf returns what a request wants, or answers it.
+func filterOf(w http.ResponseWriter, r *http.Request) (f filter, ok bool) {
+	query := r.URL.Query()
+	f = filter{Repository: query.Get("repository"), State: query.Get("state"), Before: query.Get("before")}
+	if _, known := states[f.State]; f.State != "" && !known {
+		http.Error(w, "state is none of running, succeeded and failed.", http.StatusBadRequest)
+		return f, false
+	}
+	return f, true
+}
+
+// match reports whether a job is wanted.
+func (f filter) match(r history.Record) bool {
+	return (f.Repository == "" || sameRepository(f.Repository, r.Repository)) && (f.State == "" || states[f.State](r))
+}
+
+// sameRepository reports whether two addresses are of one repository, however it is reached.
+func sameRepository(a, b string) bool { return shortRepository(a) == shortRepository(b) }
+
+// query returns the filter as the query of an address, for the jobs before one.
+func (f filter) query(before string) template.URL {
+	query := url.Values{}
+	for name, value := range map[string]string{"repository": f.Repository, "state": f.State, "before": before} {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	return template.URL("/?" + query.Encode())
+}
+
+// A list is what the page of all jobs shows beside them.
+type list struct {
+	filter
+	States       []string
+	Repositories []repositoryView
+	// Chosen is the repository that is filtered by, if it is known.
+	Chosen *repositoryView
+	// Older is the address of the jobs before those that are shown; empty if there are none. Newest is that
+	// of the first of them, if others are shown.
+	Older, Newest template.URL
+	// Empty is true if the builder knows of no job at all.
+	Empty bool
+}
+
+// Filtered reports whether not all jobs are shown, from the newest on.
+func (l list) Filtered() bool { return l.filter != filter{} }
+
+func (s *Server) serveHome(w http.ResponseWriter, r *http.Request) {
+	f, ok := filterOf(w, r)
+	if !ok {
+		return
+	}
+	p, err := s.home(f)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.render(w, r, "home", http.StatusOK, p)
+}
+
+// home returns the page of the jobs that are wanted. Those that run stand before the others, unless
+// something is filtered.
+func (s *Server) home(f filter) (p page, err error) {
+	records, err := s.records.Find(f.Before, defaultRecords+1, f.match)
+	if err != nil {
+		return p, err
+	}
+	looked, err := s.records.Find("", maxLooked, func(history.Record) bool { return true })
+	if err != nil {
+		return p, err
+	}
+	p = page{Title: "Jobs", Here: "jobs", List: list{filter: f, States: []string{"running", "succeeded", "failed"}, Empty: len(looked) == 0}}
+	if len(records) > defaultRecords {
+		records = records[:defaultRecords]
+		p.List.Older = f.query(records[defaultRecords-1].Job)
+	}
+	if f.Before != "" {
+		p.List.Newest = f.query("")
+	}
+	for _, record := range records {
+		if view := (jobView{record}); record.Runs() && !p.List.Filtered() {
+			p.Running = append(p.Running, view)
+		} else {
+			p.Jobs = append(p.Jobs, view)
+		}
+	}
+	if len(p.Running) > 0 {
+		p.State = p.Running[0]
+		p.Title = fmt.Sprintf("● %d running", len(p.Running))
+	}
+	p.List.Repositories = repositoriesOf(looked)
+	i := slices.IndexFunc(p.List.Repositories, func(v repositoryView) bool { return sameRepository(v.Repository, f.Repository) })
+	if f.Repository != "" && i >= 0 {
+		p.List.Chosen = &p.List.Repositories[i]
+	}
+	return p, nil
+}
+
+// A repositoryView is what a person sees of a repository: its last jobs.
+type repositoryView struct {
+	Repository string
+	Name       string
+	URL        template.URL // of the list of its jobs
+	Badge      template.URL
+	Bars       []bar     // the oldest first
+	Last       jobView   // the newest
+	durations  []float64 // in seconds, of jobs that succeeded
+}
+
+// A bar is a job in a chart of durations.
+type bar struct {
+	Job          jobView
+	X, Y, Height int
+	seconds      float64
+}
+
+// The measures of a chart.
+const (
+	maxBars   = 20
+	barStep   = 8 // from one bar to the next
+	barHeight = 32
+	minBar    = 3
+)
+
+// Width is that of the chart.
+func (v repositoryView) Width() int { return barStep * len(v.Bars) }
+
+// Median is how long the repository's jobs take that succeed; empty if none has.
+func (v repositoryView) Median() string {
+	if len(v.durations) == 0 {
+		return ""
+	}
+	sorted := slices.Sorted(slices.Values(v.durations))
+	return duration(time.Duration(sorted[len(sorted)/2] * float64(time.Second)))
+}
+
+// Summary says in words what the chart shows.
+func (v repositoryView) Summary() string {
+	good := 0
+	for _, b := range v.Bars {
+		if b.Job.Succeeded() {
+			good++
+		}
+	}
+	return fmt.Sprintf("%d of the last %d jobs succeeded", good, len(v.Bars))
+}
+
+// repositoriesOf returns the repositories of some jobs, of which the newest are first, by name.
+func repositoriesOf(records []history.Record) []repositoryView {
+	byName := make(map[string]*repositoryView)
+	for _, r := range records {
+		name := shortRepository(r.Repository)
+		if name == "" {
+			continue
+		}
+		v := byName[name]
+		if v == nil {
+			query := url.Values{"repository": {r.Repository}}.Encode()
+			v = &repositoryView{Repository: r.Repository, Name: name, Last: jobView{r},
+				URL: template.URL("/?" + query), Badge: template.URL("/api/v1/badge?" + query)}
+			byName[name] = v
+		}
+		if !r.Ended.IsZero() && len(v.Bars) < maxBars {
+			v.add(r)
+		}
+	}
+	var all []repositoryView
+	for _, v := range byName {
+		v.layOut()
+		all = append(all, *v)
+	}
+	slices.SortFunc(all, func(a, b repositoryView) int { return cmp.Compare(a.Name, b.Name) })
+	return all
+}
+
+func (v *repositoryView) add(r history.Record) {
+	b := bar{Job: jobView{r}, seconds: r.Ended.Sub(r.Begun).Seconds()}
+	v.Bars = append(v.Bars, b)
+	if r.Succeeded() {
+		v.durations = append(v.durations, b.seconds)
+	}
+}
+
+// layOut places the bars, the newest at the right.
+func (v *repositoryView) layOut() {
+	slices.Reverse(v.Bars)
+	longest := 0.0
+	for _, b := range v.Bars {
+		longest = max(longest, b.seconds)
+	}
+	for i := range v.Bars {
+		b := &v.Bars[i]
+		b.Height = minBar
+		if longest > 0 {
+			b.Height = max(minBar, int(barHeight*b.seconds/longest))
+		}
+		b.X, b.Y = barStep*i, barHeight-b.Height
+	}
+}
+
+// serveBadge serves a picture of how a repository's newest job is that has told something of it: one
+// that runs or was cancelled has not. It holds no text of a job's.
+func (s *Server) serveBadge(w http.ResponseWriter, r *http.Request) {
+	repository, branch := r.URL.Query().Get("repository"), r.URL.Query().Get("branch")
+	if repository == "" {
+		http.Error(w, "repository is missing.", http.StatusBadRequest)
+		return
+	}
+	records, err := s.records.Find("", 1, func(r history.Record) bool {
+		tone := jobView{r}.Tone()
+		return sameRepository(repository, r.Repository) && (branch == "" || branch == r.Branch) && (tone == "good" || tone == "bad")
+	})
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	b := badge{Word: "no job", Tone: "none"}
+	if len(records) > 0 {
+		b = badge{Word: jobView{records[0]}.Word(), Tone: jobView{records[0]}.Tone()}
+	}
+	var text strings.Builder
+	if err := templates.ExecuteTemplate(&text, "badge", b); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", "image/svg+xml")
+	fmt.Fprint(w, text.String())
+}
+
+// A badge is a word on a ground.
+type badge struct{ Word, Tone string }
+
+// The measures of a badge, in px. A browser fits a text to the length that it is told.
+const (
+	badgeName   = 76
+	badgeLetter = 6
+	badgeMargin = 10
+)
+
+// Name is the width of the badge's left part, and Width that of all.
+func (b badge) Name() int  { return badgeName }
+func (b badge) Width() int { return badgeName + b.Length() + 2*badgeMargin }
+
+// Length is that of the word.
+func (b badge) Length() int { return badgeLetter * len(b.Word) }
+
+// Text is where the word begins.
+func (b badge) Text() int { return badgeName + badgeMargin }
+
+// Ground is the colour behind the word, on which white can be read.
+func (b badge) Ground() string {
+	return map[string]string{"good": "#17693a", "bad": "#a8232c", "none": "#53626e"}[b.Tone]
+}

@@ -1,0 +1,220 @@
+package web
+
+import (
+	"encoding/json"
+	"encoding/xml"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"iglu.sh/builder/internal/history"
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/schemas"
+)
+
+// ended returns the record of a job that began some minutes ago and took as many seconds.
+func ended(job, repository string, minutes, seconds, code int) history.Record {
+	begun := time.Now().Add(-time.Duration(minutes) * time.Minute)
+	return history.Record{Job: job, Repository: repository, Command: "nix build", Begun: begun,
+		Ended: begun.Add(time.Duration(seconds) * time.Second), End: jobend.Exited, ExitCode: &code}
+}
+
+// TestFilters asks for jobs by repository and state, on the page and of the API.
+func TestFilters(t *testing.T) {
+	h := newHouse(t)
+	h.put(t, ended("a-good", "https://example.com/a.git", 9, 10, 0))
+	h.put(t, ended("b-good", "https://example.com/b", 8, 10, 0))
+	h.put(t, ended("a-bad", "git@example.com:a", 7, 10, 1)) // the same, by ssh
+	h.put(t, history.Record{Job: "a-runs", Repository: "https://example.com/a", Command: "nix build", Begun: time.Now()})
+	for query, want := range map[string]string{
+		"":                         "a-runs a-bad b-good a-good",
+		"repository=example.com/a": "a-runs a-bad a-good",
+		"state=succeeded":          "b-good a-good",
+		"state=failed":             "a-bad",
+		"state=running":            "a-runs",
+		"before=a-bad":             "b-good a-good",
+		"repository=https://example.com/a.git&state=succeeded&before=a-bad": "a-good",
+		"repository=https://example.com/c":                                  "",
+	} {
+		answer := h.get("/api/v1/jobs?" + query)
+		var jobs struct{ Jobs []struct{ ID string } }
+		if err := json.Unmarshal(answer.Body.Bytes(), &jobs); err != nil {
+			t.Fatalf("%s: %v: %s", query, err, answer.Body)
+		}
+		var ids []string
+		page := h.get("/?" + query).Body.String()
+		for _, job := range jobs.Jobs {
+			ids = append(ids, job.ID)
+			if !strings.Contains(page, `"/jobs/`+job.ID+`"`) && !strings.Contains(page, `data-job="`+job.ID+`"`) {
+				t.Errorf("%s: %s is not on the page", query, job.ID)
+			}
+		}
+		if got := strings.Join(ids, " "); got != want {
+			t.Errorf("%s: %s, want %s", query, got, want)
+		}
+		if n := strings.Count(page, `href="/jobs/`) + strings.Count(page, "data-job="); n != len(ids) {
+			t.Errorf("%s: %d jobs are on the page, want %d", query, n, len(ids))
+		}
+	}
+	for query, want := range map[string]int{"state=odd": http.StatusBadRequest, "before=nosuchjob": http.StatusNotFound} {
+		for _, path := range []string{"/?", "/api/v1/jobs?"} {
+			if got := h.get(path + query).Code; got != want {
+				t.Errorf("%s%s: %d, want %d", path, query, got, want)
+			}
+		}
+	}
+}
+
+// TestPages goes through more jobs than a page shows.
+func TestPages(t *testing.T) {
+	h := newHouse(t)
+	const many = 2*defaultRecords + 5
+	for n := range many {
+		h.put(t, ended(fmt.Sprintf("job%02d", n), "https://example.com/a?b&c", many-n, 1, 0))
+	}
+	seen, pages := 0, 0
+	for address := "/?repository=" + url.QueryEscape("https://example.com/a?b&c"); address != ""; pages++ {
+		page := h.get(address).Body.String()
+		seen += strings.Count(page, `href="/jobs/`)
+		_, older, _ := strings.Cut(page, `id="older" href="`)
+		older, _, _ = strings.Cut(older, `"`)
+		address = strings.ReplaceAll(older, "&amp;", "&")
+	}
+	if seen != many || pages != 3 {
+		t.Errorf("%d jobs on %d pages, want %d on 3", seen, pages, many)
+	}
+}
+
+// TestDurations draws the durations of a repository's last jobs.
+func TestDurations(t *testing.T) {
+	var records []history.Record
+	for n := range maxBars + 5 {
+		records = append(records, ended(fmt.Sprint(n), "https://example.com/a", n, n+1, n%2))
+	}
+	records = append(records, ended("other", "", 1, 1, 0))
+	all := repositoriesOf(records)
+	if len(all) != 1 || all[0].Name != "example.com/a" || all[0].Last.Job != "0" || len(all[0].Bars) != maxBars {
+		t.Fatalf("%+v", all)
+	}
+	v := all[0]
+	first, last := v.Bars[0], v.Bars[maxBars-1]
+	if first.Job.Job != fmt.Sprint(maxBars-1) || first.Height != barHeight || first.Y != 0 || first.X != 0 {
+		t.Errorf("the first bar is %+v", first)
+	}
+	if last.Job.Job != "0" || last.Height != minBar || last.X+barStep != v.Width() {
+		t.Errorf("the last bar is %+v", last)
+	}
+	if v.Median() != "11 s" || v.Summary() != "10 of the last 20 jobs succeeded" {
+		t.Errorf("%q, %q", v.Median(), v.Summary())
+	}
+}
+
+// TestBadge asks for the badge of a repository after each of its jobs.
+func TestBadge(t *testing.T) {
+	h := newHouse(t)
+	const repository = `https://example.com/a"><script>alert(1)</script>`
+	badgeOf := func(query string) string {
+		answer := h.get("/api/v1/badge?" + query)
+		if kind := answer.Header().Get("Content-Type"); answer.Code != http.StatusOK || kind != "image/svg+xml" || answer.Header().Get("Cache-Control") != "no-cache" {
+			t.Fatalf("%s: %d %v", query, answer.Code, answer.Header())
+		}
+		var svg struct {
+			XMLName xml.Name `xml:"http://www.w3.org/2000/svg svg"`
+			Title   string   `xml:"title"`
+		}
+		if err := xml.Unmarshal(answer.Body.Bytes(), &svg); err != nil || strings.Contains(answer.Body.String(), "script") {
+			t.Fatalf("%v: %s", err, answer.Body)
+		}
+		return strings.TrimPrefix(svg.Title, "iglu build: ")
+	}
+	query := url.Values{"repository": {repository}}.Encode()
+	for n, step := range []struct {
+		record history.Record
+		want   string
+	}{
+		{ended("none", "https://example.com/b", 90, 1, 0), "no job"},
+		{ended("good", repository, 80, 1, 0), "succeeded"},
+		{ended("bad", repository, 70, 1, 1), "failed"},
+		{history.Record{Job: "cancelled", Repository: repository, Begun: time.Now().Add(-time.Hour), End: jobend.Cancelled}, "failed"},
+		{history.Record{Job: "runs", Repository: repository, Begun: time.Now()}, "failed"},
+	} {
+		step.record.Branch = []string{"main", "other"}[n%2]
+		h.put(t, step.record)
+		if got := badgeOf(query); got != step.want {
+			t.Errorf("after %s: %q, want %q", step.record.Job, got, step.want)
+		}
+	}
+	if got := badgeOf(query + "&branch=other"); got != "succeeded" {
+		t.Errorf("of the other branch: %q", got)
+	}
+	if got := badgeOf(query + "&branch=third"); got != "no job" {
+		t.Errorf("of a branch without a job: %q", got)
+	}
+	if got := h.get("/api/v1/badge").Code; got != http.StatusBadRequest {
+		t.Errorf("without a repository: %d", got)
+	}
+}
+
+// TestFirstJob shows what to do where no job has been sent.
+func TestFirstJob(t *testing.T) {
+	h := newHouse(t)
+	for _, test := range []struct {
+		proxy, want string
+		token       bool
+	}{
+		{"", "iglu-builder build --url ws://builder.example:3000 --repo", false},
+		{"https", "iglu-builder build --url wss://builder.example:3000 --token-file TOKEN-FILE --repo", true},
+	} {
+		h.options.Token = test.token
+		r := httptest.NewRequest(http.MethodGet, "http://builder.example:3000/", nil)
+		r.Header.Set("X-Forwarded-Proto", test.proxy)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if strings.Count(w.Body.String(), test.want) != 2 { // to be read, and to be copied
+			t.Errorf("the page lacks %q: %s", test.want, w.Body)
+		}
+	}
+}
+
+// TestLinesOfPhases asks for the times of lines, and from which line on a phase is.
+func TestLinesOfPhases(t *testing.T) {
+	h := newHouse(t)
+	before := time.Now().UnixMilli()
+	log, err := h.logs.Create("a", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Respond(schemas.Accepted(), nil)
+	log.Printf("one\ntwo")
+	log.Event(schemas.LineEvent{Derivation: "d", Text: "not of the log"})
+	log.Event(schemas.PhaseEvent{Phase: schemas.Build})
+	log.Printf("three")
+	log.Respond(schemas.Exited(0), nil)
+	log.Seal()
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var lines struct{ Times []int64 }
+	if err := json.Unmarshal(h.get("/api/v1/jobs/a/lines?from=1").Body.Bytes(), &lines); err != nil {
+		t.Fatal(err)
+	}
+	if len(lines.Times) != 2 || lines.Times[0] < before || lines.Times[1] > time.Now().UnixMilli() {
+		t.Errorf("the lines came at %v", lines.Times)
+	}
+	server := httptest.NewServer(h)
+	defer server.Close()
+	response, err := http.Get(server.URL + "/api/v1/jobs/a/events?lines=no")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if want := "event: phase\ndata: {\"phase\":\"build\",\"line\":2}\n\nid: 5\n"; err != nil || !strings.Contains(string(text), want) {
+		t.Errorf("%v; no %q in %s", err, want, text)
+	}
+}

@@ -1,0 +1,173 @@
+package web
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"iglu.sh/builder/internal/history"
+	"iglu.sh/builder/internal/jobend"
+)
+
+// A jobView is a job in a person's words.
+type jobView struct{ history.Record }
+
+// ends are the words for how a job ended, and how good that is.
+var ends = map[jobend.End]struct{ word, tone string }{
+	jobend.Exited:      {"failed", "bad"},
+	jobend.Unpushed:    {"not pushed", "bad"},
+	jobend.OutOfMemory: {"out of memory", "bad"},
+	jobend.Killed:      {"killed", "bad"},
+	jobend.TimedOut:    {"timed out", "bad"},
+	jobend.Silent:      {"silent", "bad"},
+	jobend.Cancelled:   {"cancelled", "odd"},
+	jobend.ClientGone:  {"client gone", "odd"},
+	jobend.Shutdown:    {"shut down", "odd"},
+	jobend.NoImage:     {"no image", "bad"},
+	jobend.EngineGone:  {"no engine", "bad"},
+	jobend.Failed:      {"failed", "bad"},
+	jobend.Interrupted: {"interrupted", "odd"},
+}
+
+// Word says how the job is.
+func (j jobView) Word() string {
+	switch {
+	case j.Runs():
+		return "running"
+	case j.Succeeded():
+		return "succeeded"
+	}
+	return ends[j.End].word
+}
+
+// Tone is the class of the word's colour.
+func (j jobView) Tone() string {
+	switch {
+	case j.Runs():
+		return "running"
+	case j.Succeeded():
+		return "good"
+	}
+	return ends[j.End].tone
+}
+
+// Failed reports whether somebody will want to know what the end of the log says.
+func (j jobView) Failed() bool { return !j.Runs() && !j.Succeeded() }
+
+// Mark is a sign for how the job is.
+func (j jobView) Mark() string {
+	switch j.Tone() {
+	case "running":
+		return "●"
+	case "good":
+		return "✓"
+	}
+	return "✗"
+}
+
+// Icon is the name of the page's icon.
+func (j jobView) Icon() string {
+	if j.Job == "" {
+		return "icon.svg"
+	}
+	return "icon-" + j.Tone() + ".svg"
+}
+
+// maxTitle is how many characters of a command stand in a title: browsers show fewer.
+const maxTitle = 80
+
+// Title says in few words which job it is, and how.
+func (j jobView) Title() string {
+	command := []rune(j.Command)
+	title := string(command[:min(maxTitle, len(command))])
+	if name := j.Source(); name != "" {
+		title = name[strings.LastIndexByte(name, '/')+1:] + ": " + title
+	}
+	return j.Mark() + " " + title
+}
+
+// Source is the job's repository in short, or empty.
+func (j jobView) Source() string { return shortRepository(j.Repository) }
+
+// Links are the addresses of pages about the job's source.
+func (j jobView) Links() links { return linksTo(j.Repository, j.Branch, j.Commit) }
+
+// Headline says in a line how the job is: of one that failed, why.
+func (j jobView) Headline() string {
+	switch {
+	case j.Runs():
+		return "The job runs."
+	case j.Succeeded():
+		return "The job succeeded."
+	case j.Reason != "":
+		return j.Reason
+	case j.End == jobend.Interrupted:
+		return "The builder died while the job ran. Its log ends there."
+	case j.Error == "":
+		return "Its client has gone."
+	}
+	return j.Error // of an earlier version
+}
+
+// More says what else there is to say of a job that failed, or nothing: the client was told the reason
+// and what to do in one text.
+func (j jobView) More() string {
+	if !j.Failed() {
+		return ""
+	}
+	more := j.Msg
+	if len(more) >= len(j.Reason) && strings.EqualFold(more[:len(j.Reason)], j.Reason) {
+		more = strings.TrimLeft(more[len(j.Reason):], ". ")
+	}
+	if strings.Contains(strings.ToLower(j.Reason), strings.ToLower(strings.TrimSuffix(more, "."))) {
+		more = ""
+	}
+	if j.ExitCode != nil {
+		more = fmt.Sprintf("%s Exit code %d.", more, *j.ExitCode)
+	}
+	return strings.TrimSpace(more)
+}
+
+// Took is how long the job ran, or has been running; empty if that is not known.
+func (j jobView) Took() string {
+	switch {
+	case j.Runs():
+		return duration(time.Since(j.Begun).Truncate(time.Second))
+	case j.Ended.IsZero():
+		return ""
+	}
+	return duration(j.Ended.Sub(j.Begun))
+}
+
+// duration is a time as the page writes it; assets/words.js does so, too.
+func duration(d time.Duration) string {
+	switch s := int(d.Seconds()); {
+	case s < 10 && d%time.Second != 0:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case s < 60:
+		return fmt.Sprintf("%d s", s)
+	case s < 3600:
+		return fmt.Sprintf("%d min %d s", s/60, s%60)
+	default:
+		return fmt.Sprintf("%d h %d min", s/3600, s/60%60)
+	}
+}
+
+// Elapsed is how many seconds the job has been running.
+func (j jobView) Elapsed() int { return int(time.Since(j.Begun).Seconds()) }
+
+// ShortCommit is a commit as people write it.
+func (j jobView) ShortCommit() string { return j.Commit[:min(7, len(j.Commit))] }
+
+// ShortID is the beginning of the job's id.
+func (j jobView) ShortID() string { return j.Job[:min(8, len(j.Job))] }
+
+// From is the host that sent the job, or empty.
+func (j jobView) From() string {
+	host, _, err := net.SplitHostPort(j.Client)
+	if err != nil {
+		return j.Client
+	}
+	return host
+}

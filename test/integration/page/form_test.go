@@ -1,0 +1,111 @@
+//go:build integration
+
+package page
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/internal/history"
+	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/browser"
+)
+
+// refusalOf returns what a builder answers to a job that it refuses.
+func refusalOf(t *testing.T, job string) schemas.Response {
+	t.Helper()
+	_, _, err := schemas.ParseRequest([]byte(job), []string{"nix"})
+	refusal, ok := errors.AsType[*schemas.Refusal](err)
+	if !ok {
+		t.Fatalf("%s is not refused: %v", job, err)
+	}
+	return refusal.Response()
+}
+
+// TestFormMarks has jobs refused: the fields that are wrong say so, until they are changed.
+func TestFormMarks(t *testing.T) {
+	k := serveKept(t)
+	running := k.begin(history.Record{Job: "running", Command: "nix build .#slow"})
+	b := browser.OpenTab(t)
+	b.Open(k.url + "/new")
+	b.Write("[name=repository]", "ftp://example.com/a")
+
+	k.refusal = refusalOf(t, `{"git":{"repository":"ftp://example.com/a","noClone":false},"buildOptions":{"maxJobs":0,"command":"nix build","cachix":{"push":false}},"nix":{"accessTokens":{"no host":"x"}}}`)
+	b.Click("#submit")
+	b.Until("document.querySelector('[name=repository]').ariaInvalid === 'true'")
+	for _, name := range []string{"repository", "maxJobs", "accessTokens"} {
+		b.Until(fmt.Sprintf("(document.getElementById('wrong-%s')?.textContent ?? '').length > 5", name))
+		b.Until(fmt.Sprintf("document.querySelector('[name=%s]').getAttribute('aria-describedby').endsWith('wrong-%[1]s')", name))
+	}
+	b.Until("document.activeElement.name === 'repository'")
+	b.CheckAccess()
+	b.Write("[name=repository]", "x")
+	b.Until("!document.getElementById('wrong-repository') && !document.querySelector('[name=repository]').ariaInvalid")
+
+	k.refusal = refusalOf(t, `{"git":{"noClone":true},"buildOptions":{"command":"rm -rf /","cachix":{"push":false}}}`)
+	b.Click("#submit")
+	b.Until("document.querySelectorAll('[aria-invalid]').length === 1 && document.activeElement.name === 'command'")
+	b.UntilText("#refusal", "Invalid command: 'rm -rf /'")
+
+	k.refusal = schemas.Busy()
+	b.Click("#submit")
+	b.UntilText("#refusal a", "nix build .#slow")
+	b.Until("document.querySelector('#refusal a').pathname === '/jobs/running' && !document.querySelector('[aria-invalid]')")
+
+	b.Click("[name=noClone]")
+	b.Until("document.querySelector('[name=repository]').disabled")
+	b.UntilText("#no-clone:not([hidden])", "not used")
+	if preview := browser.Eval[string](b, "JSON.stringify(JSON.parse(document.getElementById('preview').textContent).git)"); preview != `{"noClone":true}` {
+		t.Errorf("of a source that is not cloned, %s is sent", preview)
+	}
+	b.CheckAccess()
+	k.end(running, history.Record{Job: "running", Command: "nix build"}, schemas.Exited(0))
+}
+
+// TestRunAgain fills the form with a job that was: all of it but the secrets.
+func TestRunAgain(t *testing.T) {
+	k := serveKept(t)
+	const job = `{"git":{"noClone":false,"repository":"https://example.com/a","branch":"main","gitUsername":"me","requiresAuth":true},` +
+		`"buildOptions":{"cores":2,"maxJobs":3,"keep_going":true,"extraArgs":"-L","substituters":["https://one.example","https://two.example"],"trustedPublicKeys":["a:b"],` +
+		`"command":"nix build .#x","cachix":{"push":true,"target":"https://cache.example.com/default"}},"nix":{"accessTokens":{"github.com":""}}}`
+	r := history.Record{Job: "one", Repository: "https://example.com/a", Command: "nix build .#x", Request: json.RawMessage(job)}
+	k.end(k.begin(r), r, schemas.Exited(1))
+	old := history.Record{Job: "old", Repository: "https://example.com/b", Branch: "main", Command: "nix build", Begun: time.Now()} // of an earlier version
+	k.end(k.begin(old), old, schemas.Exited(0))
+
+	b := browser.OpenTab(t)
+	b.Open(k.url + "/jobs/one")
+	b.Click("#run-again")
+	b.UntilText("#from", "enter again the repository's key, the access tokens, the cache's API key")
+	shown := func() (got map[string]any) {
+		if err := json.Unmarshal([]byte(browser.Eval[string](b, "document.getElementById('preview').textContent")), &got); err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	var want map[string]any
+	if err := json.Unmarshal([]byte(job), &want); err != nil {
+		t.Fatal(err)
+	}
+	delete(want["git"].(map[string]any), "requiresAuth") // until there is a key
+	if diff := cmp.Diff(want, shown()); diff != "" {
+		t.Errorf("the form (-want +got):\n%s", diff)
+	}
+	b.Until("document.activeElement.name === 'gitKey' && document.activeElement.checkVisibility()")
+	b.CheckAccess()
+
+	b.Open(k.url + "/new?job=old")
+	b.UntilText("#from", "As in job old.")
+	if diff := cmp.Diff(map[string]any{"git": map[string]any{"noClone": false, "repository": "https://example.com/b", "branch": "main"},
+		"buildOptions": map[string]any{"command": "nix build", "cachix": map[string]any{"push": false}}}, shown()); diff != "" {
+		t.Errorf("the form of an old job (-want +got):\n%s", diff)
+	}
+	b.Expect("404")
+	b.Open(k.url + "/new?job=none")
+	b.UntilText("#from", "Nothing is known any more of job none.")
+}

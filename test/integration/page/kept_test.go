@@ -1,0 +1,118 @@
+//go:build integration
+
+package page
+
+import (
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/internal/history"
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/web"
+	"iglu.sh/builder/schemas"
+)
+
+// kept are jobs that a test makes up: what no engine would do as fast, or as it is wanted. The pages
+// and what serves them are the real ones.
+type kept struct {
+	url     string
+	t       *testing.T
+	records *history.History
+	logs    *joblog.Store
+	refusal schemas.Response // of whatever the form sends
+}
+
+type noJobs struct{}
+
+func (noJobs) Cancel(string) bool { return false }
+
+// serveKept serves pages of jobs that are yet to be made up.
+func serveKept(t *testing.T) *kept {
+	t.Helper()
+	folder := t.TempDir()
+	logs, err := joblog.Open(filepath.Join(folder, "logs"), joblog.Keep{Jobs: 1000}, 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	records, err := history.Open(filepath.Join(folder, "history.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { records.Close() })
+	pages := web.New(records, logs, noJobs{}, web.Options{Commands: []string{"nix"}, ClientTimeout: time.Minute}, slog.New(slog.DiscardHandler))
+	k := &kept{t: t, records: records, logs: logs}
+	mux := http.NewServeMux()
+	mux.Handle("/", pages)
+	mux.HandleFunc("/api/v1/build", k.refuse)
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	t.Cleanup(pages.Close)
+	k.url = server.URL
+	return k
+}
+
+// refuse refuses a job as a builder does.
+func (k *kept) refuse(w http.ResponseWriter, r *http.Request) {
+	conn, err := new(websocket.Upgrader).Upgrade(w, r, nil)
+	if err != nil {
+		k.t.Error(err)
+		return
+	}
+	defer conn.Close()
+	if _, _, err := conn.ReadMessage(); err != nil {
+		k.t.Error(err)
+	}
+	if err := conn.WriteMessage(websocket.TextMessage, k.refusal.Encode()); err != nil {
+		k.t.Error(err)
+	}
+	conn.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseInternalServerErr, ""))
+	conn.ReadMessage() // until it has left
+}
+
+// begin makes up a job that runs, and returns its log.
+func (k *kept) begin(r history.Record) *joblog.Log {
+	k.t.Helper()
+	if r.Begun.IsZero() {
+		r.Begun = time.Now().Add(-time.Minute)
+	}
+	if err := k.records.Put(r); err != nil {
+		k.t.Fatal(err)
+	}
+	log, err := k.logs.Create(r.Job, nil)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	log.Respond(schemas.Accepted(), schemas.JobEvent{ID: r.Job})
+	return log
+}
+
+// end makes up how the job of a log ends.
+func (k *kept) end(log *joblog.Log, r history.Record, response schemas.Response) {
+	k.t.Helper()
+	if r.Begun.IsZero() {
+		r.Begun = time.Now().Add(-time.Minute)
+	}
+	if r.Ended.IsZero() {
+		r.Ended = r.Begun.Add(42 * time.Second)
+	}
+	r.Error, r.Msg, r.ExitCode = response.Error, response.Msg, response.BuildExitCode
+	if r.End == "" {
+		r.End = jobend.Exited
+	}
+	if err := k.records.Put(r); err != nil {
+		k.t.Fatal(err)
+	}
+	log.Respond(response, schemas.VerdictEvent{End: string(r.End), Reason: r.Reason, ExitCode: r.ExitCode, Seconds: r.Ended.Sub(r.Begun).Seconds(), PeakMemory: 700 << 20, CPUSeconds: 61,
+		Phases: []schemas.PhaseTime{{Phase: schemas.Create, Seconds: 0.4}, {Phase: schemas.Fetch, Seconds: 2}, {Phase: schemas.Evaluate, Seconds: 7.1}, {Phase: schemas.Build, Seconds: 32}}})
+	log.Seal()
+	if err := log.Close(); err != nil {
+		k.t.Fatal(err)
+	}
+}
