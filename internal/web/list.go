@@ -25,7 +25,8 @@ type filter struct {
 
 // states are how jobs can be, for a filter.
 var states = map[string]func(history.Record) bool{
-	"running":   history.Record.Runs,
+	"waiting":   history.Record.Waits,
+	"running":   func(r history.Record) bool { return r.Runs() && !r.Waits() },
 	"succeeded": history.Record.Succeeded,
 	"failed":    func(r history.Record) bool { return !r.Runs() && !r.Succeeded() },
 }
@@ -35,7 +36,7 @@ func filterOf(w http.ResponseWriter, r *http.Request) (f filter, ok bool) {
 	query := r.URL.Query()
 	f = filter{Repository: query.Get("repository"), State: query.Get("state"), Before: query.Get("before")}
 	if _, known := states[f.State]; f.State != "" && !known {
-		http.Error(w, "state is none of running, succeeded and failed.", http.StatusBadRequest)
+		http.Error(w, "state is none of waiting, running, succeeded and failed.", http.StatusBadRequest)
 		return f, false
 	}
 	return f, true
@@ -90,18 +91,26 @@ func (s *Server) serveHome(w http.ResponseWriter, r *http.Request) {
 	s.render(w, r, "home", http.StatusOK, p)
 }
 
-// home returns the page of the jobs that are wanted. Those that run stand before the others, unless
-// something is filtered.
+// home returns the page of the jobs that are wanted. Those that run and wait stand before the others, in
+// the order in which they came, unless something is filtered.
 func (s *Server) home(f filter) (p page, err error) {
-	records, err := s.records.Find(f.Before, defaultRecords+1, f.match)
-	if err != nil {
-		return p, err
-	}
+	p = page{Title: "Jobs", Here: "jobs", List: list{filter: f, States: []string{"waiting", "running", "succeeded", "failed"}}}
 	looked, err := s.records.Find("", maxLooked, func(history.Record) bool { return true })
 	if err != nil {
 		return p, err
 	}
-	p = page{Title: "Jobs", Here: "jobs", List: list{filter: f, States: []string{"running", "succeeded", "failed"}, Empty: len(looked) == 0}}
+	p.List.Empty = len(looked) == 0
+	match := f.match
+	if !p.List.Filtered() {
+		match = func(r history.Record) bool { return !r.Runs() }
+		if err := s.addRunning(&p); err != nil {
+			return p, err
+		}
+	}
+	records, err := s.records.Find(f.Before, defaultRecords+1, match)
+	if err != nil {
+		return p, err
+	}
 	if len(records) > defaultRecords {
 		records = records[:defaultRecords]
 		p.List.Older = f.query(records[defaultRecords-1].Job)
@@ -110,15 +119,7 @@ func (s *Server) home(f filter) (p page, err error) {
 		p.List.Newest = f.query("")
 	}
 	for _, record := range records {
-		if view := (jobView{record}); record.Runs() && !p.List.Filtered() {
-			p.Running = append(p.Running, view)
-		} else {
-			p.Jobs = append(p.Jobs, view)
-		}
-	}
-	if len(p.Running) > 0 {
-		p.State = p.Running[0]
-		p.Title = fmt.Sprintf("● %d running", len(p.Running))
+		p.Jobs = append(p.Jobs, jobView{record})
 	}
 	p.List.Repositories = repositoriesOf(looked)
 	i := slices.IndexFunc(p.List.Repositories, func(v repositoryView) bool { return sameRepository(v.Repository, f.Repository) })
@@ -126,6 +127,34 @@ func (s *Server) home(f filter) (p page, err error) {
 		p.List.Chosen = &p.List.Repositories[i]
 	}
 	return p, nil
+}
+
+// addRunning adds the jobs that run and wait.
+func (s *Server) addRunning(p *page) error {
+	records, err := s.records.Find("", maxRecords, history.Record.Runs)
+	if err != nil {
+		return err
+	}
+	var count struct{ running, waiting int }
+	for _, record := range slices.Backward(records) {
+		p.Running = append(p.Running, jobView{record})
+		if record.Waits() {
+			count.waiting++
+		} else {
+			count.running++
+		}
+	}
+	switch {
+	case len(records) == 0:
+		return nil
+	case count.waiting > 0:
+		p.Waiting = true
+		p.Title = fmt.Sprintf("● %d running, %d waiting", count.running, count.waiting)
+	default:
+		p.Title = fmt.Sprintf("● %d running", count.running)
+	}
+	p.State = p.Running[0]
+	return nil
 }
 
 // A repositoryView is what a person sees of a repository: its last jobs.

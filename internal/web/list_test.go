@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,13 +31,15 @@ func TestFilters(t *testing.T) {
 	h.put(t, ended("a-good", "https://example.com/a.git", 9, 10, 0))
 	h.put(t, ended("b-good", "https://example.com/b", 8, 10, 0))
 	h.put(t, ended("a-bad", "git@example.com:a", 7, 10, 1)) // the same, by ssh
-	h.put(t, history.Record{Job: "a-runs", Repository: "https://example.com/a", Command: "nix build", Begun: time.Now()})
+	h.put(t, history.Record{Job: "a-runs", Repository: "https://example.com/a", Command: "nix build", Begun: time.Now(), Started: time.Now()})
+	h.put(t, history.Record{Job: "b-waits", Repository: "https://example.com/b", Command: "nix build", Begun: time.Now()})
 	for query, want := range map[string]string{
-		"":                         "a-runs a-bad b-good a-good",
+		"":                         "b-waits a-runs a-bad b-good a-good",
 		"repository=example.com/a": "a-runs a-bad a-good",
 		"state=succeeded":          "b-good a-good",
 		"state=failed":             "a-bad",
 		"state=running":            "a-runs",
+		"state=waiting":            "b-waits",
 		"before=a-bad":             "b-good a-good",
 		"repository=https://example.com/a.git&state=succeeded&before=a-bad": "a-good",
 		"repository=https://example.com/c":                                  "",
@@ -216,5 +219,41 @@ func TestLinesOfPhases(t *testing.T) {
 	text, err := io.ReadAll(response.Body)
 	if want := "event: phase\ndata: {\"phase\":\"build\",\"line\":2}\n\nid: 5\n"; err != nil || !strings.Contains(string(text), want) {
 		t.Errorf("%v; no %q in %s", err, want, text)
+	}
+}
+
+// TestUnended has more jobs run and wait than a list has, and others have ended since: all of them stand on
+// the page, the one that came first at the top.
+func TestUnended(t *testing.T) {
+	h := newHouse(t)
+	now := time.Now()
+	const many = 2 * defaultRecords
+	for n := range many {
+		r := history.Record{Job: fmt.Sprintf("runs%02d", n), Command: "nix build", Begun: now.Add(time.Duration(n-1000) * time.Second)}
+		if n < 3 {
+			r.Started = r.Begun
+		}
+		h.put(t, r)
+		h.put(t, ended(fmt.Sprintf("ended%02d", n), "", 0, 1, 0))
+	}
+	page := h.get("/").Body.String()
+	_, running, _ := strings.Cut(page, `id="running"`)
+	running, others, _ := strings.Cut(running, `id="jobs"`)
+	var got []string
+	for _, part := range strings.Split(running, `href="/jobs/`)[1:] {
+		job, _, _ := strings.Cut(part, `"`)
+		got = append(got, job)
+	}
+	if len(got) != many || !slices.IsSorted(got) {
+		t.Errorf("on the page run and wait %q", got)
+	}
+	if n := strings.Count(running, ">waiting<"); n != many-3 {
+		t.Errorf("%d jobs wait, want %d", n, many-3)
+	}
+	if n := strings.Count(others, `href="/jobs/ended`); n != defaultRecords || strings.Contains(others, `href="/jobs/runs`) {
+		t.Errorf("%d others, want %d", n, defaultRecords)
+	}
+	if want := fmt.Sprintf("● 3 running, %d waiting", many-3); !strings.Contains(page, want) {
+		t.Errorf("the title is not %q", want)
 	}
 }

@@ -24,8 +24,9 @@ type page struct {
 	Here    string  // which of the pages that every page links to
 	State   jobView // what the icon shows; of no job, nothing
 	SignOut bool
-	Address string // of the builder, as the page was asked for
-	Running []jobView
+	Address string    // of the builder, as the page was asked for
+	Running []jobView // and those that wait, the oldest first
+	Waiting bool      // some do
 	Job     jobView
 	Jobs    []jobView
 	List    list

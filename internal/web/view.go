@@ -33,6 +33,8 @@ var ends = map[jobend.End]struct{ word, tone string }{
 // Word says how the job is.
 func (j jobView) Word() string {
 	switch {
+	case j.Waits():
+		return "waiting"
 	case j.Runs():
 		return "running"
 	case j.Succeeded():
@@ -57,10 +59,12 @@ func (j jobView) Failed() bool { return !j.Runs() && !j.Succeeded() }
 
 // Mark is a sign for how the job is.
 func (j jobView) Mark() string {
-	switch j.Tone() {
-	case "running":
+	switch {
+	case j.Waits():
+		return "○"
+	case j.Runs():
 		return "●"
-	case "good":
+	case j.Succeeded():
 		return "✓"
 	}
 	return "✗"
@@ -96,6 +100,8 @@ func (j jobView) Links() links { return linksTo(j.Repository, j.Branch, j.Commit
 // Headline says in a line how the job is: of one that failed, why.
 func (j jobView) Headline() string {
 	switch {
+	case j.Waits():
+		return "The job waits for a free slot."
 	case j.Runs():
 		return "The job runs."
 	case j.Succeeded():

@@ -7,7 +7,7 @@ import { Tree } from "./tree.js";
 import { made, PHASES, seconds, size } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
-const DOING = { pull: "Pulling the job image", create: "Starting the container", fetch: "Fetching the source", evaluate: "Evaluating", build: "Building", push: "Pushing the results", done: "Finishing" };
+const DOING = { wait: "Waiting for a free slot", pull: "Pulling the job image", create: "Starting the container", fetch: "Fetching the source", evaluate: "Evaluating", build: "Building", push: "Pushing the results", done: "Finishing" };
 const JOBS_INTERVAL = 3000; // ms between two looks for jobs of others
 const AGAIN = 3000; // ms until a builder that was away is asked again
 
@@ -87,7 +87,11 @@ function take(state, event, at) {
   switch (event.type) {
   case "phase":
     state.phases.push(event.phase);
+    if ("runs" in state.job.dataset) drawWord(event.phase === "wait" ? ["○", "waiting"] : ["●", "running"]);
     if ("runs" in state.job.dataset && !state.cancelled) say(`${DOING[event.phase] ?? event.phase} …`);
+    break;
+  case "queue":
+    state.ahead = event.ahead;
     break;
   case "plan":
     state.tree.plan(event);
@@ -122,6 +126,11 @@ function draw(state) {
   });
 }
 
+// drawWord says in a word whether the job waits or runs.
+function drawWord(words) {
+  [...byId("verdict").children].forEach((part, i) => { part.textContent = words[i]; });
+}
+
 function drawProgress(state) {
   const { phases, progress, push, verdict } = state;
   byId("progress").hidden = !phases.length || Boolean(verdict);
@@ -140,6 +149,7 @@ function drawProgress(state) {
     bar.removeAttribute("value");
   }
   const words = [];
+  if (now === "wait") words.push(state.ahead ? `${state.ahead} ahead` : "next in line");
   if (progress?.derivations.expected) {
     const { done, running, expected, failed } = progress.derivations;
     words.push(`${done} of ${expected} built`);
@@ -231,8 +241,7 @@ export function watchForJobs() {
         return;
       }
       if (byId("running")) {
-        const listed = [...document.querySelectorAll("#running a")].map((link) => link.pathname.split("/").pop());
-        if (jobs.filter((job) => !job.end).map((job) => job.id).join() !== listed.join()) location.reload();
+        if (await unended() !== listedUnended()) location.reload();
         return;
       }
       if ("runs" in (byId("job")?.dataset ?? {})) {
@@ -250,6 +259,21 @@ export function watchForJobs() {
       }
     } catch { /* the builder is away: it is asked again */ }
   }, JOBS_INTERVAL);
+}
+
+// unended returns which jobs run and which wait.
+async function unended() {
+  const lists = await Promise.all(["running", "waiting"].map(async (state) => {
+    const { jobs } = await (await fetch(`/api/v1/jobs?limit=1000&state=${state}`)).json();
+    return jobs.map((job) => `${job.id} ${state}`);
+  }));
+  return lists.flat().sort().join();
+}
+
+// listedUnended returns the same, as the page has it.
+function listedUnended() {
+  const links = [...document.querySelectorAll("#running a")];
+  return links.map((link) => `${link.pathname.split("/").pop()} ${link.querySelector(".word").textContent}`).sort().join();
 }
 
 // showOthers says that another job is running beside the one that is shown.

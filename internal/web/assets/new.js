@@ -1,11 +1,10 @@
-// The form for a job: what it says as a request, and the connection that carries it.
+// The form for a job, and what it says as a request.
 import { fillAgain } from "./again.js";
 import { clearMarks, markWrong } from "./mark.js";
 import { made } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const SECRETS = ["gitKey", "apiKey", "signingKey", "accessTokens", "netrc"];
-const KEEP_OPEN = "Keep this tab open: closing or reloading it cancels the job. The job's own page may be closed and reloaded as you like.";
 
 export function fillForm(form) {
   const show = () => {
@@ -21,11 +20,6 @@ export function fillForm(form) {
   form.addEventListener("submit", (e) => {
     e.preventDefault();
     submit(form);
-  });
-  byId("again").addEventListener("click", () => {
-    byId("sent").hidden = true;
-    form.hidden = false;
-    form.elements.command.focus();
   });
   show();
   fillAgain(form);
@@ -66,81 +60,21 @@ function request(form, secret) {
   return job;
 }
 
-// submit sends the job. Its connection is the job's life, so this page keeps it and leaves the
-// watching to another one.
+// submit sends the job, which goes on without this page, and opens its page.
 async function submit(form) {
-  const tab = window.open("", "_blank"); // now: later, it is not the person's own doing
   byId("refusal").hidden = true;
   clearMarks(form);
   byId("submit").disabled = true;
-  const before = await newestJob().catch(() => undefined); // of a builder that is away, the socket tells
-  const url = new URL("/api/v1/build", location.href);
-  url.protocol = url.protocol.replace("http", "ws");
-  const socket = new WebSocket(url);
-  let began = false, last;
-
-  socket.addEventListener("open", () => socket.send(JSON.stringify(request(form, (secret) => secret))));
-  socket.addEventListener("message", ({ data }) => {
-    if (data.startsWith('{"stdout"')) return;
-    const message = JSON.parse(data);
-    if (message.jobStatus === "starting") {
-      began = true;
-      for (const name of SECRETS) form.elements[name].value = "";
-      addEventListener("beforeunload", stay);
-      start(form, tab, before);
-    } else if (message.jobStatus !== "running" || !began) {
-      last = message;
-    }
-  });
-  socket.addEventListener("close", () => {
-    removeEventListener("beforeunload", stay);
-    byId("submit").disabled = false;
-    if (began) {
-      end(last);
-      return;
-    }
-    tab?.close();
-    refuse(form, last);
-  });
-}
-
-// stay has the browser ask before it leaves a page that a job depends on.
-const stay = (e) => e.preventDefault();
-
-async function start(form, tab, before) {
-  form.hidden = true;
-  form.dispatchEvent(new Event("input")); // the preview forgets the secrets, too
-  byId("sent").hidden = false;
-  byId("again").hidden = true;
-  const word = byId("sent-word");
-  word.className = "badge running";
-  word.textContent = "running";
-  byId("sent-title").textContent = "The job runs, and this tab holds its connection";
-  byId("sent-title").focus();
-  byId("sent-text").textContent = KEEP_OPEN;
-  let job = before;
-  for (let tries = 0; job === before && tries < 50; tries++) {
-    job = await newestJob().catch(() => before);
-    if (job === before) await new Promise((resolve) => setTimeout(resolve, 100));
+  const body = JSON.stringify(request(form, (secret) => secret));
+  const answer = await fetch("/api/v1/jobs", { method: "POST", body }).then((response) => response.json()).catch(() => undefined);
+  byId("submit").disabled = false;
+  if (!answer?.page) {
+    refuse(form, answer);
+    return;
   }
-  byId("sent-link").href = job === before ? "/" : `/jobs/${job}`;
-  if (tab) tab.location = byId("sent-link").href;
-}
-
-async function newestJob() {
-  const response = await fetch("/api/v1/jobs?limit=1");
-  return (await response.json()).jobs[0]?.id;
-}
-
-function end(last) {
-  const good = last?.jobStatus === "success";
-  const word = byId("sent-word");
-  word.className = good ? "badge good" : "badge bad";
-  word.textContent = good ? "succeeded" : "failed";
-  byId("sent-title").textContent = good ? "The job has succeeded" : "The job has failed";
-  byId("sent-text").textContent = good ? "This tab may be closed." :
-    [last?.error ?? "The connection to the builder was lost.", last?.msg].filter(Boolean).join(" ");
-  byId("again").hidden = false;
+  for (const name of SECRETS) form.elements[name].value = ""; // who goes back finds none
+  form.dispatchEvent(new Event("input"));
+  location.href = answer.page;
 }
 
 // refuse says why the job was not taken: at the fields that are wrong, or else at the top.

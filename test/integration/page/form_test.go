@@ -30,8 +30,9 @@ func refusalOf(t *testing.T, job string) schemas.Response {
 // TestFormMarks has jobs refused: the fields that are wrong say so, until they are changed.
 func TestFormMarks(t *testing.T) {
 	k := serveKept(t)
-	running := k.begin(history.Record{Job: "running", Command: "nix build .#slow"})
+	running := k.begin(history.Record{Job: "running", Command: "nix build .#slow", Started: time.Now()})
 	b := browser.OpenTab(t)
+	b.Expect("the server responded with a status of 4") // which a browser says of by itself
 	b.Open(k.url + "/new")
 	b.Write("[name=repository]", "ftp://example.com/a")
 

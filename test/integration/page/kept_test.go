@@ -3,14 +3,13 @@
 package page
 
 import (
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"testing"
 	"time"
-
-	"github.com/gorilla/websocket"
 
 	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/jobend"
@@ -50,7 +49,7 @@ func serveKept(t *testing.T) *kept {
 	k := &kept{t: t, records: records, logs: logs}
 	mux := http.NewServeMux()
 	mux.Handle("/", pages)
-	mux.HandleFunc("/api/v1/build", k.refuse)
+	mux.HandleFunc("POST /api/v1/jobs", k.refuse)
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	t.Cleanup(pages.Close)
@@ -60,20 +59,14 @@ func serveKept(t *testing.T) *kept {
 
 // refuse refuses a job as a builder does.
 func (k *kept) refuse(w http.ResponseWriter, r *http.Request) {
-	conn, err := new(websocket.Upgrader).Upgrade(w, r, nil)
-	if err != nil {
-		k.t.Error(err)
-		return
+	io.Copy(io.Discard, r.Body)
+	w.Header().Set("Content-Type", "application/json")
+	if k.refusal == schemas.Busy() {
+		w.WriteHeader(http.StatusTooManyRequests)
+	} else {
+		w.WriteHeader(http.StatusBadRequest)
 	}
-	defer conn.Close()
-	if _, _, err := conn.ReadMessage(); err != nil {
-		k.t.Error(err)
-	}
-	if err := conn.WriteMessage(websocket.TextMessage, k.refusal.Encode()); err != nil {
-		k.t.Error(err)
-	}
-	conn.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseInternalServerErr, ""))
-	conn.ReadMessage() // until it has left
+	w.Write(k.refusal.Encode())
 }
 
 // begin makes up a job that runs, and returns its log.

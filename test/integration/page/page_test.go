@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
@@ -19,7 +20,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// sendByForm fills in the form and submits it. It returns the tab of the job's page.
+// sendByForm fills in the form and submits it. The tab then shows the job's page.
 func sendByForm(b *browser.Tab, s *fixture.Server, fields map[string]string) *browser.Tab {
 	b.T.Helper()
 	b.Open("http://" + s.Address + "/new")
@@ -29,7 +30,9 @@ func sendByForm(b *browser.Tab, s *fixture.Server, fields map[string]string) *br
 func fillIn(b *browser.Tab, fields map[string]string) *browser.Tab {
 	b.T.Helper()
 	enter(b, fields)
-	return b.Next("/jobs/", func() { b.Click("#submit") })
+	b.Click("#submit")
+	b.Until("location.pathname.startsWith('/jobs/') && document.readyState === 'complete'")
+	return b
 }
 
 // enter fills in fields of the form.
@@ -55,8 +58,7 @@ func TestPage(t *testing.T) {
 	home.UntilText("#idle", "No job has been sent yet")
 	home.CheckLook()
 
-	form := home
-	job := sendByForm(form, s, map[string]string{"repository": fixture.Env.Git.Public + "/hello", "command": "nix build -L"})
+	job := sendByForm(home, s, map[string]string{"repository": fixture.Env.Git.Public + "/hello", "command": "nix build -L"})
 	job.UntilText("#rows", "building hello")
 	job.UntilText("#verdict", "succeeded")
 	for _, fact := range []string{"Fetch the source", "Build", "Most memory", "CPU time"} {
@@ -64,10 +66,8 @@ func TestPage(t *testing.T) {
 	}
 	job.UntilText("#job .commit", fixture.Head(t, fixture.Build(fixture.Env.Git.Public+"/hello", ""))[:7])
 	job.CheckAccess()
-	form.UntilText("#sent", "The job has succeeded")
-	form.CheckAccess()
 
-	slow := sendByForm(form, s, map[string]string{"noClone": "on",
+	slow := sendByForm(home, s, map[string]string{"noClone": "on",
 		"command": `sh -c 'for i in $(seq 3000); do echo tick $i; sleep 0.1; done'`})
 	const ticks = `/tick \d/.test(document.getElementById("rows").textContent)` // not only the command that says so
 	slow.Until(ticks)
@@ -93,7 +93,6 @@ func TestPage(t *testing.T) {
 		b.UntilText("#verdict", "cancelled")
 		b.UntilText("#status", "omebody cancelled it on the builder's page")
 	}
-	form.UntilText("#sent", "Somebody cancelled it")
 
 	// At once: the list is made anew now and then.
 	browser.Eval[any](other, `document.querySelector(".list a[href^='/jobs/']:has(.good)").click()`)
@@ -126,17 +125,51 @@ func TestPageSecrets(t *testing.T) {
 		t.Errorf("the preview (-want +got):\n%s", diff)
 	}
 	b.CheckAccess()
-	job := b.Next("/jobs/", func() { b.Click("#submit") })
+	b.Click("#submit")
+	b.Until("location.pathname.startsWith('/jobs/')")
+	b.UntilText("#verdict", "succeeded")
+	if html := browser.Eval[string](b, "document.documentElement.outerHTML"); fixture.CheckSecrets(html) != nil {
+		t.Error("the key stands in the job's page")
+	}
+	browser.Eval[any](b, "setTimeout(() => history.back()), 0")
+	b.UntilText("h1", "New job")
 	if preview := browser.Eval[string](b, "document.getElementById('preview').textContent"); fixture.CheckSecrets(preview) != nil || strings.Contains(preview, "•") {
 		t.Errorf("when the job is sent, the preview is %s", preview)
 	}
-	job.UntilText("#verdict", "succeeded")
 	if left := browser.Eval[string](b, "['gitKey', 'accessTokens', 'netrc'].map((name) => document.querySelector(`[name=${name}]`).value).join('')"); left != "" {
 		t.Error("the form still has a secret")
 	}
-	if html := browser.Eval[string](job, "document.documentElement.outerHTML"); fixture.CheckSecrets(html) != nil {
-		t.Error("the key stands in the job's page")
+}
+
+// TestPageQueue sends two jobs to a builder with one slot by the form, and leaves: the page shows who waits,
+// and that has its turn when the first ends.
+func TestPageQueue(t *testing.T) {
+	s := fixture.ServerWith(t, func(s *server.Settings) { s.MaxQueued = 1 })
+	b := browser.OpenTab(t)
+	for _, line := range []string{"sh -c 'while [ ! -e /tmp/go-on ]; do sleep 0.1; done'", "sh -c 'echo second'"} {
+		sendByForm(b, s, map[string]string{"noClone": "on", "command": line})
 	}
+	b.UntilText("#verdict", "waiting")
+	b.UntilText("#numbers", "next in line")
+	b.CheckAccess()
+	list := browser.OpenTab(t)
+	list.Open("http://" + s.Address)
+	list.Until("[...document.querySelectorAll('#running .word')].map((word) => word.textContent).join() === 'running,waiting'")
+	list.CheckAccess()
+	third := browser.OpenTab(t)
+	third.Open("http://" + s.Address + "/new")
+	enter(third, map[string]string{"noClone": "on", "command": "sh -c true"})
+	third.Expect("429") // which a browser says of by itself
+	third.Click("#submit")
+	third.UntilText("#refusal", "A build job is already running.")
+	third.UntilText("#refusal a", "go-on")
+	if err := fixture.Poll(time.Minute, func() bool { return len(s.Containers()) == 1 }); err != nil {
+		t.Fatal(err)
+	}
+	fixture.GoOn(t, s)
+	b.UntilText("#rows", "second")
+	b.UntilText("#verdict", "succeeded")
+	list.Until("!document.getElementById('running')") // it has seen that by itself
 }
 
 // TestPageRefusal has the builder refuse a job: the form says why.
@@ -146,6 +179,7 @@ func TestPageRefusal(t *testing.T) {
 	b.Click("[name=noClone]")
 	browser.Eval[any](b, "document.querySelector('[name=command]').value = ''")
 	b.Write("[name=command]", "rm -rf /")
+	b.Expect("400") // which a browser says of by itself
 	b.Click("#submit")
 	b.UntilText("#refusal", "Invalid command: 'rm -rf /'")
 	b.CheckAccess()

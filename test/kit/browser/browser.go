@@ -13,7 +13,6 @@ import (
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/page"
-	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
 )
 
@@ -223,22 +222,6 @@ func (b *Tab) Settle() {
 func (b *Tab) UntilText(selector, text string) {
 	b.T.Helper()
 	b.Until(fmt.Sprintf("(document.querySelector(%q)?.textContent ?? '').includes(%q)", selector, text))
-}
-
-// Next returns the tab that do opens, when it is at a place.
-func (b *Tab) Next(at string, do func()) *Tab {
-	b.T.Helper()
-	opened := chromedp.WaitNewTarget(b.ctx, func(info *target.Info) bool { return strings.Contains(info.URL, at) })
-	do()
-	select {
-	case id := <-opened:
-		ctx, cancel := chromedp.NewContext(b.ctx, chromedp.WithTargetID(id))
-		b.T.Cleanup(cancel)
-		return newTab(b.T, ctx)
-	case <-time.After(tabTimeout):
-		b.T.Fatalf("no tab opens at %s", at)
-		return nil
-	}
 }
 
 // Look sets how wide the window is and whether the person likes it dark, and waits for the
