@@ -116,7 +116,7 @@ func blame(f nixlog.Failure, code int) {
 }
 
 // seeLog is where more stands about a derivation that has failed.
-const seeLog = "Its own log is on the job's page and in the API, whatever the command prints of it."
+const seeLog = "The job's page has its own log, whatever the command prints of it."
 
 func nameOf(derivation string) string {
 	_, name := nixstore.DerivationName(derivation)

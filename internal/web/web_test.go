@@ -252,15 +252,15 @@ func TestEndWithoutLastMessage(t *testing.T) {
 }
 
 // TestRunningJobs shows the page of all jobs while none runs, one, and more: one is shown in full, more
-// are listed before those that have ended.
+// are listed before those that have ended, the oldest first.
 func TestRunningJobs(t *testing.T) {
 	h := newHouse(t)
 	h.put(t, history.Record{Job: "ended", Command: "nix build", Begun: time.Now().Add(-time.Hour), End: jobend.Exited})
 	for n, want := range [][]string{
 		{`id="idle"`, `href="/jobs/ended"`},
 		{`data-job="job1"`, `href="/jobs/ended"`},
-		{`id="running"`, `href="/jobs/job2"`, `href="/jobs/job1"`, `id="jobs"`, `href="/jobs/ended"`},
-		{`id="running"`, `href="/jobs/job3"`, `href="/jobs/job2"`, `href="/jobs/job1"`, `id="jobs"`, `href="/jobs/ended"`},
+		{`id="running"`, `href="/jobs/job1"`, `href="/jobs/job2"`, `id="jobs"`, `href="/jobs/ended"`},
+		{`id="running"`, `href="/jobs/job1"`, `href="/jobs/job2"`, `href="/jobs/job3"`, `id="jobs"`, `href="/jobs/ended"`},
 	} {
 		if n > 0 {
 			h.put(t, history.Record{Job: fmt.Sprint("job", n), Command: "nix build", Begun: time.Now()})
