@@ -43,7 +43,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(serveCommand(), buildCommand(), watchCommand(), cancelCommand(), jobCommand(), cleanupCommand(), storesCommand(), healthcheckCommand(), versionCommand())
+	root.AddCommand(serveCommand(), buildCommand(), watchCommand(), cancelCommand(), jobCommand(), cleanupCommand(), storesCommand(), agentCommand(), healthcheckCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
@@ -72,7 +72,7 @@ func usageCode(command *cobra.Command) int {
 	switch command.Name() {
 	case "build", "watch", "cancel":
 		return buildclient.ExitClient
-	case "healthcheck":
+	case "healthcheck", "check":
 		return exitUnhealthy
 	}
 	return exitUsage

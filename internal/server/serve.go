@@ -21,7 +21,6 @@ import (
 	"iglu.sh/builder/internal/tick"
 	"iglu.sh/builder/internal/web"
 	"iglu.sh/builder/orchestrator"
-	"iglu.sh/builder/orchestrator/docker"
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/wsapi"
 	"iglu.sh/builder/wsapi/auth"
@@ -63,7 +62,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	}
 	numbers := metrics.New(build, wsapi.Refusals, s.MaxJobs)
 	logs.Written = numbers.LogWritten
-	engine, err := docker.New(s.engine(program), log)
+	engine, err := s.OpenEngine(program, log)
 	if err != nil {
 		return err
 	}
@@ -124,20 +123,6 @@ type jobs struct{ *orchestrator.Builder }
 
 func (j jobs) Start(ctx context.Context, request *schemas.Request) wsapi.Job {
 	return j.Builder.Start(ctx, request)
-}
-
-// engine returns how the container engine is used.
-func (s *Settings) engine(program string) docker.Options {
-	return docker.Options{
-		Host:          s.EngineHost,
-		Instance:      s.Instance,
-		Image:         s.JobImage,
-		Pull:          s.Pull,
-		Network:       s.JobNetwork,
-		Program:       program,
-		Sandbox:       s.Sandbox,
-		SandboxUnsafe: s.SandboxUnsafe,
-	}
 }
 
 // builder returns how jobs are run.

@@ -61,6 +61,7 @@ type Settings struct {
 	LogFormat       string
 	LogLevel        slog.Level
 
+	AgentKeys  string
 	EngineHost string // not to be set by flag: DOCKER_HOST is what every Docker client has
 }
 
@@ -134,6 +135,8 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"`time` after which the server is killed that was asked to stop; auto asks the engine for that of the server's container")
 	add(parsed(&s.PublicURL, "URL", parsePublicURL), "public-url", "",
 		"`URL` of the server's page as people reach it; it stands in the logs of jobs (default none)")
+	add(parsed(&s.AgentKeys, "folder", parseAny), "agent-keys", "",
+		"`folder` with this side's keys, where the engine is reached through an agent (default it is not)")
 	add(parsed(&s.StateDir, "folder", parseAny), "state-dir", defaultStateDir(),
 		"`folder` for what outlives a job: the logs, in a folder for each instance")
 	add(parsed(&s.KeepLogs, "jobs,days", parseKeep), "keep-logs", "20",

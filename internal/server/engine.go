@@ -1,0 +1,50 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+
+	"iglu.sh/builder/internal/agent"
+	"iglu.sh/builder/orchestrator/docker"
+)
+
+// OpenEngine returns the container engine of the settings. program is what runs in the containers.
+func (s *Settings) OpenEngine(program string, log *slog.Logger) (*docker.Engine, error) {
+	dial, err := s.agentDial()
+	if err != nil {
+		return nil, err
+	}
+	return docker.New(docker.Options{
+		Host:          s.EngineHost,
+		Instance:      s.Instance,
+		Image:         s.JobImage,
+		Pull:          s.Pull,
+		Network:       s.JobNetwork,
+		Program:       program,
+		Sandbox:       s.Sandbox,
+		SandboxUnsafe: s.SandboxUnsafe,
+		Dial:          dial,
+	}, log)
+}
+
+// agentDial returns what connects to the engine's agent, or nil if there is none.
+func (s *Settings) agentDial() (func(ctx context.Context, network, address string) (net.Conn, error), error) {
+	if s.AgentKeys == "" {
+		return nil, nil
+	}
+	host, isTCP := strings.CutPrefix(cmp.Or(s.EngineHost, os.Getenv("DOCKER_HOST")), "tcp://")
+	if _, _, err := net.SplitHostPort(host); err != nil || !isTCP {
+		return nil, errors.New("IGLU_AGENT_KEYS is set, and DOCKER_HOST does not say where the agent listens\nhint: DOCKER_HOST=tcp://HOST:2376")
+	}
+	keys, err := agent.ReadKeys(s.AgentKeys)
+	if err != nil {
+		return nil, fmt.Errorf("read the keys in IGLU_AGENT_KEYS: %w\nhint: 'iglu-builder agent keys DIR' makes them, in DIR/server", err)
+	}
+	return func(ctx context.Context, _, address string) (net.Conn, error) { return keys.Dial(ctx, address) }, nil
+}
