@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -144,6 +143,7 @@ func TestHandshakesInTurn(t *testing.T) {
 	for range maxHandshakes + 2 {
 		a, b := net.Pipe()
 		defer a.Close()
+		b.SetDeadline(time.Now().Add(patience))
 		ours, theirs = append(ours, a), append(theirs, b)
 		h.add(a)
 	}
@@ -215,8 +215,5 @@ func TestDockersOwnVerification(t *testing.T) {
 		if strings.Contains(got, secret) != want {
 			t.Errorf("%s: got %q, %v", name, got, err)
 		}
-	}
-	if log := a.log.String(); !bytes.Contains([]byte(log), []byte("builder-8")) && strings.Count(log, "refused") > 1 {
-		t.Errorf("the log:\n%s", log)
 	}
 }
