@@ -11,7 +11,6 @@ import (
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator"
-	"iglu.sh/builder/orchestrator/docker"
 )
 
 // cleanupTimeout bounds the whole of a clean-up.
@@ -35,7 +34,7 @@ It prints a line for each thing that it removes.`,
 			}
 			ctx, cancel := context.WithTimeout(command.Context(), cleanupTimeout)
 			defer cancel()
-			engine, err := docker.New(docker.Options{Instance: s.Instance}, slog.New(slog.DiscardHandler))
+			engine, err := s.OpenEngine("", slog.New(slog.DiscardHandler))
 			if err != nil {
 				return &exitError{1, err}
 			}
@@ -51,5 +50,6 @@ It prints a line for each thing that it removes.`,
 	all := pflag.NewFlagSet("", pflag.ContinueOnError)
 	s.Register(all)
 	command.Flags().AddFlag(all.Lookup("instance"))
+	command.Flags().AddFlag(all.Lookup("agent-keys"))
 	return command
 }

@@ -43,8 +43,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(serveCommand(), buildCommand(), watchCommand(), cancelCommand(), logCommand(), jobCommand(), cleanupCommand(), storesCommand(), healthcheckCommand(),
-		versionCommand())
+	root.AddCommand(serveCommand(), buildCommand(), watchCommand(), cancelCommand(), logCommand(), jobCommand(), cleanupCommand(), storesCommand(), agentCommand(),
+		healthcheckCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
@@ -73,7 +73,7 @@ func usageCode(command *cobra.Command) int {
 	switch command.Name() {
 	case "build", "watch", "cancel", "log":
 		return buildclient.ExitClient
-	case "healthcheck":
+	case "healthcheck", "check":
 		return exitUnhealthy
 	}
 	return exitUsage

@@ -17,7 +17,6 @@ import (
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/internal/termtext"
-	"iglu.sh/builder/orchestrator/docker"
 	"iglu.sh/builder/orchestrator/stores"
 )
 
@@ -72,7 +71,7 @@ repository begins with the image's own store again. One that a job has stays.`,
 	command.AddCommand(remove)
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	s.Register(flags)
-	for _, name := range []string{"instance", "state-dir"} {
+	for _, name := range []string{"instance", "state-dir", "agent-keys"} {
 		command.PersistentFlags().AddFlag(flags.Lookup(name))
 	}
 	completeSettings(command, command.PersistentFlags())
@@ -91,7 +90,7 @@ func onStores(s *server.Settings, work func(ctx context.Context, pool *stores.Po
 		ctx, cancel := context.WithTimeout(command.Context(), storesTimeout)
 		defer cancel()
 		silent := slog.New(slog.DiscardHandler)
-		engine, err := docker.New(docker.Options{Instance: s.Instance}, silent)
+		engine, err := s.OpenEngine("", silent)
 		if err == nil {
 			defer engine.Close()
 			err = work(ctx, stores.New(engine, s.Stores(), silent), args, command.OutOrStdout())

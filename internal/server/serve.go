@@ -70,11 +70,13 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	}
 	numbers := metrics.New(build, wsapi.Refusals, docker.Calls, s.MaxJobs)
 	logs.Written = numbers.LogWritten
-	engine, err := docker.New(s.engine(program), log)
+	engines, err := s.openFleet(program, log)
 	if err != nil {
 		return err
 	}
-	builder := orchestrator.New(engine, s.builder(nix, buildID, numbers), logs, records, log)
+	options := s.builder(nix, buildID, numbers)
+	options.Cluster = engines.cluster
+	builder := orchestrator.New(engines.one, options, logs, records, log)
 	defer builder.Close()
 	numbers.Jobs(builder.Load)
 	numbers.Stores(builder.StoresSize)
@@ -86,7 +88,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	defer page.Close()
 	api := wsapi.NewServer(jobs{builder}, wsapi.Options{
 		Page:            page,
-		Auth:            auth.Options{Token: token, AllowedOrigins: s.AllowedOrigins, IsOfJobs: engine.IsOfJobs},
+		Auth:            auth.Options{Token: token, AllowedOrigins: s.AllowedOrigins, IsOfJobs: engines.IsOfJobs},
 		Commands:        s.AllowedCommands,
 		RequestTimeout:  s.RequestTimeout,
 		MaxRequestBytes: s.MaxRequestBytes,
@@ -115,7 +117,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	defer context.AfterFunc(ctx, func() {
 		defer stopServing()
 		notify(daemon.SdNotifyStopping, log)
-		grace, cancel := context.WithTimeout(force, s.grace(engine.StopTimeout(), log))
+		grace, cancel := context.WithTimeout(force, s.grace(engines.StopTimeout(), log))
 		defer cancel()
 		api.Drain()
 		builder.Drain(grace)
@@ -131,20 +133,6 @@ type jobs struct{ *orchestrator.Builder }
 
 func (j jobs) Start(ctx context.Context, request *schemas.Request, client string) wsapi.Job {
 	return j.Builder.Start(ctx, request, client)
-}
-
-// engine returns how the container engine is used.
-func (s *Settings) engine(program string) docker.Options {
-	return docker.Options{
-		Host:          s.EngineHost,
-		Instance:      s.Instance,
-		Image:         s.JobImage,
-		Pull:          s.Pull,
-		Network:       s.JobNetwork,
-		Program:       program,
-		Sandbox:       s.Sandbox,
-		SandboxUnsafe: s.SandboxUnsafe,
-	}
 }
 
 // builder returns how jobs are run.

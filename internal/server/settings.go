@@ -63,6 +63,8 @@ type Settings struct {
 	LogFormat       string
 	LogLevel        slog.Level
 
+	Nodes      []string // addresses of agents; none: there is one engine
+	AgentKeys  string
 	EngineHost string // not to be set by flag: DOCKER_HOST is what every Docker client has
 }
 
@@ -136,6 +138,10 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"`time` after which the server is killed that was asked to stop; auto asks the engine for that of the server's container")
 	add(parsed(&s.PublicURL, matching(`https?://.+`), parsePublicURL), "public-url", "",
 		"`URL` of the server's page as people reach it; it stands in the logs of jobs (default none)")
+	add(parsed(&s.Nodes, list, parseNodes), "nodes", "",
+		"`list` of the agents' addresses on several machines, or of names that stand for several, separated by commas; --max-jobs is then for each (default one engine)")
+	add(parsed(&s.AgentKeys, folder, parseAny), "agent-keys", "",
+		"`folder` with this side's keys, where the engine is reached through an agent (default it is not)")
 	add(parsed(&s.StateDir, folder, parseAny), "state-dir", defaultStateDir(),
 		"`folder` for what outlives a job: the logs, in a folder for each instance")
 	add(parsed(&s.KeepLogs, matching(`[0-9]+d?|[0-9]+,[0-9]+d`), parseKeep), "keep-logs", "1000,30d",

@@ -154,6 +154,18 @@ func (d *Engine) List(ctx context.Context) ([]engine.Listed, error) {
 	return all, nil
 }
 
+// AnyRunning reports whether a container of a builder runs on the engine, of whatever instance.
+func (d *Engine) AnyRunning(ctx context.Context) (bool, error) {
+	if err := d.ping(ctx); err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	only := filters.NewArgs(filters.Arg("label", engine.LabelInstance), filters.Arg("status", "running"))
+	found, err := d.client.ContainerList(ctx, containertypes.ListOptions{Filters: only})
+	return len(found) > 0, callFailure("list containers", err)
+}
+
 func stateOf(state string) engine.State {
 	switch state {
 	case "created", "configured": // Podman's word

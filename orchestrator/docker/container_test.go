@@ -17,6 +17,7 @@ import (
 
 	"github.com/docker/docker/api/types"
 	containertypes "github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/client"
 	"github.com/google/go-cmp/cmp"
 
 	"iglu.sh/builder/internal/jobenv"
@@ -549,6 +550,31 @@ func TestStuckHeartbeat(t *testing.T) {
 		go other.Read(make([]byte, 1))
 		if _, err := s.Write([]byte{0}); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// TestAnyRunning asks whether containers of builders run, and fails to.
+func TestAnyRunning(t *testing.T) {
+	t.Parallel()
+	both(t, nil, func(t *testing.T, f *fixture) {
+		for body, want := range map[string]bool{`[]`: false, `[{"Id":"1","State":"running"}]`: true} {
+			f.fake.Answer(callAt("GET /containers/json", 1), 200, body)
+			if got, err := f.AnyRunning(t.Context()); got != want || err != nil {
+				t.Errorf("%s: %v, %v", body, got, err)
+			}
+		}
+		const asked = "GET /containers/json?filters=%7B%22label%22%3A%7B%22sh.iglu.builder.instance%22%3Atrue%7D%2C%22status%22%3A%7B%22running%22%3Atrue%7D%7D"
+		wantAll(t, "requests", f.requests("GET /containers/json.*"), asked, asked)
+		f.fake.Answer(callAt("GET /containers/json", 1), 500, `{"message":"no"}`)
+		_, err := f.AnyRunning(t.Context())
+		wantTold(t, err, "The container engine failed to list containers: Error response from daemon: no. "+
+			"If a setting of the builder is not the cause, its log and the engine's say more. [list containers]")
+		f.fake.Refuse(syscall.ECONNREFUSED)
+		_, err = f.AnyRunning(t.Context())
+		wantTold(t, err, noAnswer)
+		if !client.IsErrConnectionFailed(err) { // the agent asks for that
+			t.Errorf("%v is no failed connection", err)
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"sync"
@@ -52,7 +53,8 @@ type Options struct {
 	Sandbox       Sandbox
 	SandboxUnsafe bool
 
-	// Dial connects to the engine, for tests; nil is the network's own.
+	// Dial connects to the engine, through an agent; nil is the network's own. With it, no proxy is
+	// used, and Docker's variables for TLS do not count.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
@@ -75,14 +77,7 @@ var _ engine.Engine = (*Engine)(nil)
 // New returns the Docker engine that its options, or DOCKER_HOST and the other variables of
 // Docker's clients, name.
 func New(options Options, log *slog.Logger) (*Engine, error) {
-	how := []client.Opt{client.FromEnv, client.WithAPIVersionNegotiation()}
-	if options.Host != "" {
-		how = append(how, client.WithHost(options.Host))
-	}
-	if options.Dial != nil {
-		how = append(how, client.WithDialContext(options.Dial))
-	}
-	c, err := client.NewClientWithOpts(how...)
+	c, err := newClient(options)
 	if err != nil {
 		return nil, fmt.Errorf("configure the connection to the engine: %w", err)
 	}
@@ -95,6 +90,23 @@ func New(options Options, log *slog.Logger) (*Engine, error) {
 	d.network = &network{client: c, instance: options.Instance, own: nameOf(options.Instance, "jobs"), name: options.Network}
 	d.program = &program{client: c, instance: options.Instance, file: options.Program, prefix: nameOf(options.Instance, "program-")}
 	return d, nil
+}
+
+func newClient(options Options) (*client.Client, error) {
+	transport := new(http.Transport)
+	how := []client.Opt{client.FromEnv}
+	if options.Dial != nil {
+		plain := &http.Client{Transport: transport, CheckRedirect: client.CheckRedirect}
+		how = []client.Opt{client.WithHTTPClient(plain), client.WithHostFromEnv(), client.WithVersionFromEnv()}
+	}
+	if options.Host != "" {
+		how = append(how, client.WithHost(options.Host))
+	}
+	c, err := client.NewClientWithOpts(append(how, client.WithAPIVersionNegotiation())...)
+	if err == nil && options.Dial != nil { // after the host, which sets them
+		transport.DialContext, transport.Proxy = options.Dial, nil
+	}
+	return c, err
 }
 
 // Close frees the connection to the engine.
@@ -112,6 +124,9 @@ func (d *Engine) ping(ctx context.Context) error {
 	case strings.Contains(err.Error(), "permission denied"):
 		return &engine.Failure{Cause: err, Call: callPing, End: jobend.EngineGone, What: "The builder may not talk to the container engine.",
 			Advice: "Run it as a user of the group that the engine's socket belongs to (with docker-compose, set DOCKER_GID to that group's number)."}
+	case strings.Contains(err.Error(), "tls: "):
+		return &engine.Failure{Cause: err, Call: callPing, End: jobend.EngineGone, What: "The builder and the agent of the container engine do not know each other.",
+			Advice: "Give both the keys that one run of 'iglu-builder agent keys' has made (IGLU_AGENT_KEYS)."}
 	default:
 		return &engine.Failure{Cause: err, Call: callPing, End: jobend.EngineGone, What: "The container engine does not answer.",
 			Advice: "Start it, or set DOCKER_HOST to where it listens."}

@@ -48,6 +48,32 @@ func TestHost(t *testing.T) {
 	wantTold(t, err, "configure the connection to the engine: unable to parse docker host `nowhere`")
 }
 
+// TestForeignAgent has an agent that the builder does not know, or that does not know it.
+func TestForeignAgent(t *testing.T) {
+	d, err := New(Options{Host: "tcp://agent.invalid:2376", Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.New("remote error: tls: bad certificate")
+	}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	_, err = d.Info(t.Context())
+	wantTold(t, err, "engine-gone: The builder and the agent of the container engine do not know each other. "+
+		"Give both the keys that one run of 'iglu-builder agent keys' has made (IGLU_AGENT_KEYS). [answer]")
+}
+
+// TestDialWithoutDockersTLS has Docker's variables for TLS be set, which do not count where an agent's dial does that.
+func TestDialWithoutDockersTLS(t *testing.T) {
+	t.Setenv(client.EnvOverrideCertPath, "/nonexistent")
+	d, err := New(Options{Host: "tcp://agent.invalid:2376", Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.New("not now")
+	}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+}
+
 // TestNoEngine has no engine, one that refuses the builder, and one that hangs, for each call that
 // pings it first.
 func TestNoEngine(t *testing.T) {

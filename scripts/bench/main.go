@@ -41,6 +41,7 @@ func run(ctx context.Context) error {
 		{"log", benchLog},
 		{"watch", benchWatch},
 		{"many", benchMany},
+		{"agent", benchAgent},
 		{"push", benchPush},
 		{"outputs", benchOutputs},
 	}

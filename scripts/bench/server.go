@@ -23,7 +23,12 @@ import (
 type builder struct{ *server.Server }
 
 func startBuilder(image string, flags ...string) (*builder, error) {
-	s, err := server.Start(append([]string{"--job-image", image, "--allowed-commands", "nix,sh", "--keep-logs", "0"}, flags...)...)
+	return startBuilderOn("", image, flags...)
+}
+
+// startBuilderOn is startBuilder with an engine at a host, as in DOCKER_HOST.
+func startBuilderOn(host, image string, flags ...string) (*builder, error) {
+	s, err := server.StartOn(host, append([]string{"--job-image", image, "--allowed-commands", "nix,sh", "--keep-logs", "0"}, flags...)...)
 	return &builder{s}, err
 }
 

@@ -32,7 +32,10 @@ var listening = regexp.MustCompile(`msg=listening addr=(\S+)`)
 
 // Start starts a builder on a free port, with more of the flags of serve. It returns when the
 // builder listens.
-func Start(flags ...string) (*Server, error) {
+func Start(flags ...string) (*Server, error) { return StartOn("", flags...) }
+
+// StartOn is Start with an engine at a host, as in DOCKER_HOST; empty is the script's own.
+func StartOn(host string, flags ...string) (*Server, error) {
 	state, err := os.MkdirTemp("", "iglu-builder-")
 	if err != nil {
 		return nil, err
@@ -40,6 +43,9 @@ func Start(flags ...string) (*Server, error) {
 	s := &Server{Instance: "script-" + strings.ToLower(rand.Text()[:10]), state: state}
 	s.process = exec.Command(Program, append([]string{"serve", "--listen", "127.0.0.1:0", "--log-format", "text", "--log-level", "info",
 		"--instance", s.Instance, "--state-dir", state}, flags...)...)
+	if host != "" {
+		s.process.Env = append(os.Environ(), "DOCKER_HOST="+host)
+	}
 	// Ctrl-C is for the script, which stops the server when its work is done.
 	s.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	log, err := s.process.StderrPipe()

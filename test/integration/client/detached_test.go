@@ -73,7 +73,7 @@ func TestDetached(t *testing.T) {
 	}
 	fixture.GoOn(t, s)
 	log := <-watched
-	if !strings.HasSuffix(log, "\none\ntwo\n") {
+	if !strings.Contains(log, "\none\ntwo\niglu: failed: ") {
 		t.Errorf("watched: %s", log)
 	}
 	if code, again, _ := builder.run("watch", "", first); code != 7 || again != log {

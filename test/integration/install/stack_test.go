@@ -15,6 +15,7 @@ import (
 
 const (
 	igluStack    = "examples/iglu-stack/docker-compose.yml"
+	igluAgent    = "examples/iglu-stack/agent.yml"
 	igluTemplate = "examples/iglu-stack/env.example"
 )
 
@@ -54,8 +55,28 @@ func TestIgluStack(t *testing.T) {
 	}
 }
 
-// igluConfig returns what Compose makes of the stack with an environment file.
-func igluConfig(t *testing.T, environment string) (string, error) {
+// TestAgentOfStack has Compose read the stack with the agent beside it, which only the scheduler's builders
+// are to reach. TestScheduler, in test/integration/protocol, has one of these use an agent.
+func TestAgentOfStack(t *testing.T) {
+	config, err := igluConfig(t, "POSTGRES_PASSWORD=p\nREDIS_PASSWORD=r\nDOCKER_GID=1\n", "--file", igluAgent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantOnNetwork(t, config, "nw", []string{"agent", "builder", "cache", "postgres", "redis"})
+	wantOnNetwork(t, config, "jobs", []string{"cache"})
+	agent := services(config)["agent"]
+	for _, text := range []string{"IGLU_AGENT_KEYS: /keys", "examples/iglu-stack/keys/agent", "/var/run/docker.sock", "stop_grace_period: 6h", "no-new-privileges", "read_only: true"} {
+		if !strings.Contains(agent, text) {
+			t.Errorf("%q is not in\n%s", text, agent)
+		}
+	}
+	if strings.Contains(agent, "ports:") {
+		t.Error("a port of the agent is published")
+	}
+}
+
+// igluConfig returns what Compose makes of the stack with an environment file, and more of its flags.
+func igluConfig(t *testing.T, environment string, flags ...string) (string, error) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "env")
 	if err := os.WriteFile(name, []byte(environment), 0o600); err != nil {
@@ -66,7 +87,7 @@ func igluConfig(t *testing.T, environment string) (string, error) {
 		os.Unsetenv(match)  // the developer's own would count more
 	}
 	s := &stack{t: t}
-	s.command = append(s.findCompose(), "--env-file", name, "--file", igluStack)
+	s.command = append(append(s.findCompose(), "--env-file", name, "--file", igluStack), flags...)
 	return s.compose("config")
 }
 

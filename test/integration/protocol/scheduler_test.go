@@ -6,19 +6,16 @@ import (
 	"archive/tar"
 	"bytes"
 	"crypto/rand"
-	"io"
-	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
 
 	"iglu.sh/builder/test/kit/fixture"
-	"iglu.sh/builder/test/kit/gitserver"
 	"iglu.sh/builder/test/kit/scheduler"
 )
 
@@ -28,7 +25,9 @@ import (
 func startAsScheduler(t *testing.T) (host string) {
 	t.Helper()
 	name := "iglu-test-stack-" + strings.ToLower(rand.Text()[:10])
-	importBuilder(t, name, "ENV DOCKER_HOST=tcp://"+forwardEngine(t), "ENV IGLU_INSTANCE="+name, "ENV IGLU_JOB_IMAGE="+fixture.Env.Image,
+	ip := fixture.BridgeAddress(t)
+	agent := fixture.StartAgent(t, fixture.DockerEngine(), ip)
+	importBuilder(t, name, agent.Keys+"/server", "ENV DOCKER_HOST="+agent.At(ip), "ENV IGLU_AGENT_KEYS=/keys", "ENV IGLU_INSTANCE="+name, "ENV IGLU_JOB_IMAGE="+fixture.Env.Image,
 		"ENV IGLU_ALLOWED_COMMANDS=nix,nix-build,sh", "ENV IGLU_LISTEN=:"+scheduler.Port, "ENV IGLU_STATE_DIR=/var/lib/iglu-builder")
 	t.Cleanup(func() { fixture.Docker(t, "rmi", name) })
 	fixture.Docker(t, "network", "create", name)
@@ -55,8 +54,9 @@ func startAsScheduler(t *testing.T) (host string) {
 	return fixture.Docker(t, "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container)
 }
 
-// importBuilder makes an image of the builder, as images/Dockerfile does of a static program.
-func importBuilder(t *testing.T, image string, changes ...string) {
+// importBuilder makes an image of the builder, as images/Dockerfile does of a static program, with keys for
+// an agent.
+func importBuilder(t *testing.T, image, keys string, changes ...string) {
 	t.Helper()
 	program, err := os.ReadFile(fixture.Env.Program)
 	if err != nil {
@@ -67,6 +67,14 @@ func importBuilder(t *testing.T, image string, changes ...string) {
 	w.WriteHeader(&tar.Header{Name: "iglu-builder", Mode: 0o755, Size: int64(len(program))})
 	w.Write(program)
 	w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: "var/lib/iglu-builder/", Mode: 0o755, Uid: 65532, Gid: 65532})
+	for _, key := range []string{"key.pem", "cert.pem", "ca.pem"} {
+		text, err := os.ReadFile(filepath.Join(keys, key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.WriteHeader(&tar.Header{Name: "keys/" + key, Mode: 0o600, Uid: 65532, Gid: 65532, Size: int64(len(text))})
+		w.Write(text)
+	}
 	w.Close()
 	args := []string{"import"}
 	for _, change := range append(changes, "USER 65532:65532", `ENTRYPOINT ["/iglu-builder"]`, `CMD ["serve"]`) {
@@ -76,59 +84,6 @@ func importBuilder(t *testing.T, image string, changes ...string) {
 	load.Stdin = &root
 	if output, err := load.CombinedOutput(); err != nil {
 		t.Fatalf("docker import: %v: %s", err, output)
-	}
-}
-
-// forwardEngine offers the machine's engine at a TCP address that containers reach, and
-// returns the address.
-func forwardEngine(t *testing.T) string {
-	t.Helper()
-	listener, err := gitserver.Listen()
-	if err != nil {
-		t.Fatal(err)
-	}
-	socket := fixture.Docker(t, "context", "inspect", "--format", "{{.Endpoints.docker.Host}}")
-	network, address, _ := strings.Cut(socket, "://")
-	var (
-		all   sync.WaitGroup
-		mu    sync.Mutex
-		conns []net.Conn
-	)
-	all.Go(func() {
-		for {
-			from, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			to, err := net.Dial(network, address)
-			if err != nil {
-				from.Close()
-				continue
-			}
-			mu.Lock()
-			conns = append(conns, from, to)
-			mu.Unlock()
-			all.Go(func() { pipe(to, from) })
-			all.Go(func() { pipe(from, to) })
-		}
-	})
-	t.Cleanup(func() {
-		listener.Close()
-		mu.Lock()
-		for _, conn := range conns {
-			conn.Close()
-		}
-		mu.Unlock()
-		all.Wait()
-	})
-	return listener.Addr().String()
-}
-
-// pipe copies until one side ends, and ends that direction of the other.
-func pipe(to, from net.Conn) {
-	io.Copy(to, from)
-	if half, ok := to.(interface{ CloseWrite() error }); ok {
-		half.CloseWrite()
 	}
 }
 

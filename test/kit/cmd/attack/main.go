@@ -3,8 +3,14 @@
 package main
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -72,6 +78,7 @@ var attempts = map[string]func(arg string) error{
 	},
 	"engine-socket": dialEngine,
 	"dial":          dial,
+	"agent":         useAgent,
 }
 
 func main() {
@@ -159,6 +166,72 @@ func dial(address string) error {
 	defer response.Body.Close()
 	_, err = io.ReadAll(response.Body)
 	return err
+}
+
+// useAgent asks the engine for its version at a port of the machine, where an agent listens, in all ways that
+// one who has no key can try.
+func useAgent(port string) error {
+	machine, err := gateway()
+	if err != nil {
+		return err
+	}
+	own, err := selfSigned()
+	if err != nil {
+		return err
+	}
+	address := net.JoinHostPort(machine, port)
+	for _, way := range []struct {
+		name string
+		dial func() (net.Conn, error)
+	}{
+		{"plain HTTP", func() (net.Conn, error) { return net.Dial("tcp", address) }},
+		{"TLS without a key", func() (net.Conn, error) {
+			return tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
+		}},
+		{"TLS with a key of its own", func() (net.Conn, error) {
+			return tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{own}})
+		}},
+	} {
+		var got []byte
+		conn, err := way.dial()
+		if err == nil {
+			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			io.WriteString(conn, "GET /version HTTP/1.0\r\nHost: engine\r\n\r\n")
+			got, err = io.ReadAll(conn)
+			conn.Close()
+		}
+		if strings.Contains(string(got), "ApiVersion") {
+			return nil
+		}
+		if conn == nil { // it was not even reached: nothing is shown by that
+			return fmt.Errorf("%s: %w", way.name, err)
+		}
+		fmt.Printf("agent: %s: refused by the agent (%q, %v)\n", way.name, got, err)
+	}
+	return errors.New("the agent")
+}
+
+// gateway returns the address that the machine has on the container's network.
+func gateway() (string, error) {
+	text, err := os.ReadFile("/proc/net/route")
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		var ip [4]byte
+		if n, _ := fmt.Sscanf(fields[2], "%02x%02x%02x%02x", &ip[3], &ip[2], &ip[1], &ip[0]); n == 4 && fields[1] == "00000000" {
+			return net.IP(ip[:]).String(), nil
+		}
+	}
+	return "", errors.Join(err, errors.New("no way out of the container"))
+}
+
+func selfSigned() (tls.Certificate, error) {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
+	return tls.Certificate{Certificate: [][]byte{cert}, PrivateKey: private}, err
 }
 
 // serve is the bystander: it answers until it is stopped.

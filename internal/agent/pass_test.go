@@ -1,0 +1,149 @@
+package agent
+
+import (
+	"bytes"
+	"crypto/rand"
+	"io"
+	"net"
+	"sync"
+	"testing"
+)
+
+// TestBytes sends much in both directions at once.
+func TestBytes(t *testing.T) {
+	t.Parallel()
+	e := startEngine(t, func(conn *net.UnixConn) { io.Copy(conn, conn) })
+	k := install(t)
+	client := dial(t, k.server, startAgent(t, Options{Keys: k.agent, Socket: e.socket}).address)
+	sent := make([]byte, 3<<20)
+	rand.Read(sent)
+	var sending sync.WaitGroup
+	defer sending.Wait()
+	sending.Go(func() {
+		client.Write(sent)
+		client.CloseWrite()
+	})
+	got, err := io.ReadAll(client)
+	if err != nil || !bytes.Equal(got, sent) {
+		t.Errorf("%d of %d bytes came back, or others: %v", len(got), len(sent), err)
+	}
+}
+
+// TestHalfClose ends one way, in either direction, and uses the other one after that.
+func TestHalfClose(t *testing.T) {
+	t.Parallel()
+	e := startEngine(t, nil)
+	k := install(t)
+	a := startAgent(t, Options{Keys: k.agent, Socket: e.socket})
+
+	client := dial(t, k.server, a.address)
+	engine := e.accept(t)
+	write(t, client, "input")
+	client.CloseWrite()
+	wantRead(t, engine, "input")
+	wantEOF(t, engine)
+	write(t, engine, "output")
+	wantRead(t, client, "output")
+	engine.Close()
+	wantEOF(t, client)
+
+	client = dial(t, k.server, a.address)
+	engine = e.accept(t)
+	write(t, engine, "output")
+	engine.CloseWrite()
+	wantRead(t, client, "output")
+	wantEOF(t, client)
+	write(t, client, "input")
+	wantRead(t, engine, "input")
+	client.Close()
+	wantEOF(t, engine)
+}
+
+// TestEndOfClient has a client close or lose a connection on which the engine says nothing, also after it
+// has ended its own side.
+func TestEndOfClient(t *testing.T) {
+	t.Parallel()
+	e := startEngine(t, nil)
+	k := install(t)
+	a := startAgent(t, Options{Keys: k.agent, Socket: e.socket})
+	for _, name := range []string{"closed", "half-closed, then closed", "reset", "half-closed, then reset"} {
+		client := dial(t, k.server, a.address)
+		engine := e.accept(t)
+		tcp := client.NetConn().(*net.TCPConn)
+		switch name {
+		case "closed":
+			client.Close()
+		case "half-closed, then closed":
+			client.CloseWrite()
+			wantEOF(t, engine)
+			client.Close()
+		case "reset":
+			tcp.SetLinger(0)
+			tcp.Close()
+		case "half-closed, then reset":
+			client.CloseWrite()
+			wantEOF(t, engine)
+			tcp.SetLinger(0)
+			tcp.Close()
+		}
+		wantEOF(t, engine)
+		// The engine cannot write any more: the end is that of both ways.
+		for n := 0; ; n++ {
+			if _, err := engine.Write(make([]byte, 64<<10)); err != nil {
+				if netErr, ok := err.(net.Error); ok && netErr.Timeout() {
+					t.Errorf("%s: the engine waits for ever", name)
+				}
+				break
+			}
+		}
+	}
+}
+
+// TestEndOfEngine has the engine close a connection to which a client goes on to send, as it does with
+// heartbeats: the client gets all that the engine has said, however late it reads.
+func TestEndOfEngine(t *testing.T) {
+	t.Parallel()
+	e := startEngine(t, nil)
+	k := install(t)
+	a := startAgent(t, Options{Keys: k.agent, Socket: e.socket})
+	said := make([]byte, 2<<20)
+	rand.Read(said)
+	for range 3 {
+		client := dial(t, k.server, a.address)
+		engine := e.accept(t)
+		var saying sync.WaitGroup
+		saying.Go(func() {
+			engine.Write(said)
+			engine.Close()
+		})
+		var got []byte
+		for piece := make([]byte, 32<<10); ; {
+			client.Write([]byte("heartbeat"))
+			n, err := client.Read(piece)
+			got = append(got, piece[:n]...)
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatalf("after %d of %d bytes: %v", len(got), len(said), err)
+			}
+		}
+		saying.Wait()
+		if !bytes.Equal(got, said) {
+			t.Fatalf("%d of %d bytes came, or others", len(got), len(said))
+		}
+		client.Close()
+	}
+}
+
+// TestNoEngine has nobody listen on the engine's socket.
+func TestNoEngine(t *testing.T) {
+	t.Parallel()
+	k := install(t)
+	a := startAgent(t, Options{Keys: k.agent, Socket: t.TempDir() + "/none.sock"})
+	client := dial(t, k.server, a.address)
+	if n, err := client.Read(make([]byte, 1)); err == nil {
+		t.Errorf("%d bytes came", n)
+	}
+	a.log.await(t, `msg="cannot connect to the engine" err=.*no such file`)
+}

@@ -1,0 +1,63 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+
+	"iglu.sh/builder/internal/agent"
+	"iglu.sh/builder/orchestrator/docker"
+)
+
+// OpenEngine returns the container engine of the settings. program is what runs in the containers.
+func (s *Settings) OpenEngine(program string, log *slog.Logger) (*docker.Engine, error) {
+	dial, err := s.agentDial()
+	if err != nil {
+		return nil, err
+	}
+	return s.openEngine(s.EngineHost, dial, program, log)
+}
+
+// A dialer connects to an engine, or to its agent.
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+// openEngine returns the engine of a host. dial is nil for an engine without an agent.
+func (s *Settings) openEngine(host string, dial dialer, program string, log *slog.Logger) (*docker.Engine, error) {
+	return docker.New(docker.Options{
+		Host:          host,
+		Instance:      s.Instance,
+		Image:         s.JobImage,
+		Pull:          s.Pull,
+		Network:       s.JobNetwork,
+		Program:       program,
+		Sandbox:       s.Sandbox,
+		SandboxUnsafe: s.SandboxUnsafe,
+		Dial:          dial,
+	}, log)
+}
+
+// agentDial returns what connects to the engine's agent, or nil if there is none.
+func (s *Settings) agentDial() (dialer, error) {
+	if s.AgentKeys == "" {
+		return nil, nil
+	}
+	host, isTCP := strings.CutPrefix(cmp.Or(s.EngineHost, os.Getenv("DOCKER_HOST")), "tcp://")
+	if _, _, err := net.SplitHostPort(host); err != nil || !isTCP {
+		return nil, errors.New("IGLU_AGENT_KEYS is set, and DOCKER_HOST does not say where the agent listens\nhint: DOCKER_HOST=tcp://HOST:2376")
+	}
+	return s.readKeys()
+}
+
+// readKeys returns what connects to agents with the keys of the settings.
+func (s *Settings) readKeys() (dialer, error) {
+	keys, err := agent.ReadKeys(s.AgentKeys)
+	if err != nil {
+		return nil, fmt.Errorf("read the keys in IGLU_AGENT_KEYS: %w\nhint: 'iglu-builder agent keys DIR' makes them, in DIR/server", err)
+	}
+	return func(ctx context.Context, _, address string) (net.Conn, error) { return keys.Dial(ctx, address) }, nil
+}

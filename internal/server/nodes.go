@@ -1,0 +1,131 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/docker"
+	"iglu.sh/builder/orchestrator/engine"
+)
+
+// A fleet is the engines that the server uses: one, or those of a cluster, which come and go.
+type fleet struct {
+	one     engine.Engine // nil: a cluster's
+	cluster *orchestrator.Cluster
+
+	mu      sync.Mutex
+	engines map[string]*docker.Engine // by their addresses
+}
+
+// openFleet returns the engines of the settings. program is what runs in their containers.
+func (s *Settings) openFleet(program string, log *slog.Logger) (*fleet, error) {
+	f := &fleet{engines: make(map[string]*docker.Engine)}
+	if len(s.Nodes) == 0 {
+		e, err := s.OpenEngine(program, log)
+		if err != nil {
+			return nil, err
+		}
+		f.one, f.engines[""] = e, e
+		return f, nil
+	}
+	if s.AgentKeys == "" {
+		return nil, errors.New("IGLU_NODES is set, and IGLU_AGENT_KEYS is not: nodes take calls from those who have a key alone" +
+			"\nhint: 'iglu-builder agent keys DIR' makes the keys; the server's are in DIR/server")
+	}
+	dial, err := s.readKeys()
+	if err != nil {
+		return nil, err
+	}
+	f.cluster = &orchestrator.Cluster{
+		Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		Find:     func(ctx context.Context) ([]string, error) { return resolve(ctx, net.DefaultResolver, s.Nodes) },
+		Open: func(address string) (engine.Engine, error) {
+			e, err := s.openEngine("tcp://"+address, dial, program, log.With("address", address))
+			if err != nil {
+				return nil, err
+			}
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.engines[address] = e
+			return e, nil
+		},
+	}
+	return f, nil
+}
+
+// IsOfJobs reports whether an address is one that a job can have, as far as that is known.
+func (f *fleet) IsOfJobs(addr netip.Addr) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range f.engines {
+		if e.IsOfJobs(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// StopTimeout returns the time after which the server's container is killed that was asked to stop, as far
+// as one engine is asked for it; 0: that is not known.
+func (f *fleet) StopTimeout() time.Duration {
+	if f.one == nil {
+		return 0
+	}
+	return f.engines[""].StopTimeout()
+}
+
+// A resolver finds the addresses that a name stands for.
+type resolver interface {
+	LookupHost(ctx context.Context, host string) ([]string, error)
+}
+
+// resolve returns the addresses of agents: a name can stand for several, as tasks.agent does on Docker
+// Swarm. A name that is not known stands for none; the error is that of a name server that does not
+// answer.
+func resolve(ctx context.Context, r resolver, names []string) (addresses []string, err error) {
+	for _, name := range names {
+		host, port, err := net.SplitHostPort(name)
+		if err != nil {
+			return nil, err // which the settings do not let through
+		}
+		found, err := r.LookupHost(ctx, host)
+		if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look up %s: %w", host, err)
+		}
+		for _, address := range found {
+			addresses = append(addresses, net.JoinHostPort(address, port))
+		}
+	}
+	return addresses, nil
+}
+
+// parseNodes reads the addresses of agents.
+func parseNodes(text string) ([]string, error) {
+	if text == "" {
+		return nil, nil
+	}
+	nodes, err := parseWords(text)
+	if err != nil || slices.ContainsFunc(nodes, func(node string) bool { return !isHostPort(node) }) {
+		return nil, errors.New("is not a list of addresses such as node-1:2376,node-2:2376 or tasks.agent:2376")
+	}
+	return nodes, nil
+}
+
+func isHostPort(text string) bool {
+	host, port, err := net.SplitHostPort(text)
+	number, portErr := strconv.ParseUint(port, 10, 16)
+	return err == nil && portErr == nil && host != "" && number > 0
+}

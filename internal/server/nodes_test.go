@@ -1,0 +1,64 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"iglu.sh/builder/internal/agent"
+)
+
+// names are what a name server knows. One that is away answers nobody.
+type names map[string][]string
+
+func (n names) LookupHost(_ context.Context, host string) ([]string, error) {
+	if n == nil {
+		return nil, &net.DNSError{Err: "server misbehaving", Name: host, IsTemporary: true}
+	}
+	if found := n[host]; found != nil {
+		return found, nil
+	}
+	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+}
+
+// TestResolve looks up names that stand for one agent, several, and none.
+func TestResolve(t *testing.T) {
+	known := names{"tasks.agent": {"10.0.1.2", "10.0.1.3"}, "node-9": {"fd00::9"}, "192.0.2.1": {"192.0.2.1"}}
+	got, err := resolve(t.Context(), known, []string{"tasks.agent:2376", "gone:2376", "node-9:1", "192.0.2.1:2"})
+	if want := "10.0.1.2:2376 10.0.1.3:2376 [fd00::9]:1 192.0.2.1:2"; err != nil || strings.Join(got, " ") != want {
+		t.Errorf("%q, %v; want %s", got, err, want)
+	}
+	var dns *net.DNSError
+	if got, err := resolve(t.Context(), names(nil), []string{"tasks.agent:2376"}); !errors.As(err, &dns) {
+		t.Errorf("of a name server that is away: %q, %v", got, err)
+	}
+}
+
+// TestNodes reads the setting, which takes no node without keys.
+func TestNodes(t *testing.T) {
+	for _, wrong := range []string{"node-1", "tcp://node-1:2376", "node-1:2376,", ":2376", "node-1:0", "node-1:x"} {
+		if got, err := parseNodes(wrong); err == nil {
+			t.Errorf("%q is %q", wrong, got)
+		}
+	}
+	nodes, err := parseNodes("node-1:2376, [fd00::1]:2376")
+	if err != nil || len(nodes) != 2 {
+		t.Fatalf("%q, %v", nodes, err)
+	}
+	folder := t.TempDir()
+	if err := agent.MakeKeys(folder, nil); err != nil {
+		t.Fatal(err)
+	}
+	silent := slog.New(slog.DiscardHandler)
+	if _, err := (&Settings{Nodes: nodes}).openFleet("", silent); err == nil || !strings.HasPrefix(err.Error(), "IGLU_NODES is set, and IGLU_AGENT_KEYS is not") {
+		t.Errorf("without keys: %v", err)
+	}
+	f, err := (&Settings{Nodes: nodes, AgentKeys: filepath.Join(folder, "server")}).openFleet("", silent)
+	if err != nil || f.one != nil || f.cluster == nil {
+		t.Errorf("with keys: %+v, %v", f, err)
+	}
+}

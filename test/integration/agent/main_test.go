@@ -1,0 +1,28 @@
+//go:build integration
+
+package agent
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"iglu.sh/builder/test/kit/fixture"
+)
+
+func TestMain(m *testing.M) { os.Exit(fixture.Main(m)) }
+
+// dockerThrough returns Docker's own client, through an agent, with the keys of a side and its own way to verify.
+func dockerThrough(a *fixture.Agent, side string, args ...string) *exec.Cmd {
+	in := func(name string) string { return filepath.Join(a.Keys, side, name) }
+	return exec.Command("docker", append([]string{"--host", a.At("localhost"), "--tlsverify",
+		"--tlscacert", in("ca.pem"), "--tlscert", in("cert.pem"), "--tlskey", in("key.pem")}, args...)...)
+}
+
+// printed returns the lines of a job's output that are not the builder's.
+func printed(r fixture.Result) string {
+	return strings.Join(slices.DeleteFunc(r.Lines, func(line string) bool { return strings.HasPrefix(line, "iglu: ") }), "\n")
+}
