@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -80,17 +79,22 @@ func (p *passage) toClient() bool {
 	return true
 }
 
-// bufferSize is that of what is copied at once: two records of TLS.
-const bufferSize = 32 << 10
-
-var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+// How much is copied at once. Every open connection takes that much memory. The engine says more than it is
+// told, and a record of TLS has at most 16 KiB.
+const (
+	clientBuffer = 16 << 10
+	engineBuffer = 64 << 10
+)
 
 // copy copies until the source ends, which is no error.
 func (p *passage) copy(to io.Writer, from io.Reader, ofClient bool) (readErr, writeErr error) {
-	buffer := buffers.Get().(*[bufferSize]byte)
-	defer buffers.Put(buffer)
+	size := engineBuffer
+	if ofClient {
+		size = clientBuffer
+	}
+	buffer := make([]byte, size)
 	for {
-		n, err := from.Read(buffer[:])
+		n, err := from.Read(buffer)
 		if n > 0 {
 			p.note(ofClient)
 			if _, err := to.Write(buffer[:n]); err != nil {

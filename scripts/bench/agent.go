@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -19,7 +20,7 @@ import (
 
 const (
 	agentNoopRounds = 15
-	agentLogRounds  = 7
+	agentLogRounds  = 11
 )
 
 // benchAgent measures a builder whose engine is behind an agent against one that has the engine's socket.
@@ -72,9 +73,15 @@ func benchAgent(ctx context.Context, image string, table *strings.Builder) error
 	table.WriteString("| medians | through an agent | with the socket | ratio | required |\n|---|---|---|---|---|\n")
 	fmt.Fprintf(table, "| `nix --version`, %d rounds | %.2f s | %.2f s | %.2f | at most 1.6 |\n", agentNoopRounds,
 		noops[ofAgent].Seconds(), noops[ofLocal].Seconds(), noops[ofAgent].Seconds()/noops[ofLocal].Seconds())
+	// Round by round, because both of one round meet the same machine.
+	var ratios []float64
+	for round, took := range perMillion[ofAgent][1:] {
+		ratios = append(ratios, perMillion[ofLocal][1+round].Seconds()/took.Seconds())
+	}
+	slices.Sort(ratios)
 	rate := func(name string) float64 { return 1e6 / perMillion.median(name).Seconds() }
 	fmt.Fprintf(table, "| lines a second of a job that prints, %d rounds | %.0f | %.0f | %.2f | at least 0.7 |\n", agentLogRounds,
-		rate(ofAgent), rate(ofLocal), rate(ofAgent)/rate(ofLocal))
+		rate(ofAgent), rate(ofLocal), ratios[len(ratios)/2])
 	fmt.Fprintf(table, "| memory of the agent after that | %.1f MiB | | | at most 15 MiB |\n", memory)
 	return nil
 }
