@@ -202,6 +202,18 @@ in
       description = "URL of the server's page as people reach it; it stands in the logs of jobs; by default none (`IGLU_PUBLIC_URL`).";
     };
 
+    nodes = mkOption {
+      type = types.listOf (types.strMatching "[^,]+");
+      default = [ ];
+      description = "List of the agents' addresses on several machines, or of names that stand for several, separated by commas; `max-jobs` is then for each; by default one engine (`IGLU_NODES`).";
+    };
+
+    agent-keys = mkOption {
+      type = types.nullOr (types.strMatching "/.+");
+      default = null;
+      description = "Folder with this side's keys, where the engine is reached through an agent; by default it is not (`IGLU_AGENT_KEYS`).";
+    };
+
     state-dir = mkOption {
       type = types.strMatching "/.+";
       default = "/var/lib/iglu-builder";
