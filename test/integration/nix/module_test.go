@@ -197,8 +197,11 @@ func other(t *testing.T, s server.Setting) (value, text string) {
 		text = value
 	case server.List:
 		words := []string{"nix", "other"}
-		if s.Flag == "allowed-origins" {
+		switch s.Flag {
+		case "allowed-origins":
 			words = []string{"https://a.example", "http://b.example:8080"}
+		case "nodes":
+			words = []string{"node-1:2376", "tasks.agent:2376"}
 		}
 		value, text = `[ "`+strings.Join(words, `" "`)+`" ]`, strings.Join(words, ",")
 	case server.File:
