@@ -39,7 +39,7 @@ const (
 	// readyTimeout bounds the wait for the server's first answer, and jobTimeout the
 	// wait for a job's last.
 	readyTimeout = 30 * time.Second
-	jobTimeout   = time.Minute
+	jobTimeout   = 10 * time.Minute
 
 	imageName     = "ghcr.io/iglu-sh/builder"
 	engineSocket  = "/var/run/docker.sock"

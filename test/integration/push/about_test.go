@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"iglu.sh/builder/internal/server"
@@ -39,17 +40,21 @@ const aboutFlake = `{
 }
 `
 
+// commitAbout publishes aboutFlake, once for all tests.
+var commitAbout = sync.OnceValue(func() error {
+	return fixture.Env.Git.Commit("about", "main", map[string]string{
+		"flake.nix":   strings.ReplaceAll(aboutFlake, "SYSTEM", fixture.System),
+		"default.nix": "((import ./flake.nix).outputs { self = null; }).packages." + fixture.System + ".other",
+	})
+})
+
 // publishAbout publishes aboutFlake, and returns a job of a command in it.
 func publishAbout(t *testing.T) func(command string) fixture.Job {
 	t.Helper()
-	g := &fixture.Env.Git
-	if err := g.Commit("about", "main", map[string]string{
-		"flake.nix":   strings.ReplaceAll(aboutFlake, "SYSTEM", fixture.System),
-		"default.nix": "((import ./flake.nix).outputs { self = null; }).packages." + fixture.System + ".other",
-	}); err != nil {
+	if err := commitAbout(); err != nil {
 		t.Fatal(err)
 	}
-	return func(command string) fixture.Job { return fixture.Build(g.Public+"/about", command) }
+	return func(command string) fixture.Job { return fixture.Build(fixture.Env.Git.Public+"/about", command) }
 }
 
 // aboutServer returns a server whose jobs find what others have built.
