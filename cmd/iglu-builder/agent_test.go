@@ -10,9 +10,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"iglu.sh/builder/test/kit/fixture"
 )
 
 // TestAgentCommands makes keys, starts an agent with them, asks for its health, and stops it.
@@ -32,10 +33,14 @@ func TestAgentCommands(t *testing.T) {
 	t.Setenv("IGLU_LISTEN", "127.0.0.1:1") // the server's, in its image
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	log := new(lockedBuffer)
+	log := new(fixture.Log)
 	ended := make(chan int)
 	go func() { ended <- run(ctx, []string{"agent", "--listen", "127.0.0.1:0"}, nil, log, log) }()
-	address := log.await(t, `msg=listening addr=(\S+)`)
+	listens := regexp.MustCompile(`msg=listening addr=(\S+)`)
+	if err := log.Await(time.Minute, listens.MatchString); err != nil {
+		t.Fatal(err)
+	}
+	address := listens.FindStringSubmatch(log.String())[1]
 	if code := run(t.Context(), []string{"agent", "check", "--listen", address}, nil, &stdout, &stderr); code != 0 {
 		t.Errorf("in good health: exit code %d, %s", code, &stderr)
 	}
@@ -107,34 +112,4 @@ func anEngine(t *testing.T) (socket string) {
 	engine.Start()
 	t.Cleanup(engine.Close)
 	return socket
-}
-
-// A lockedBuffer is what a command prints that runs.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-// await returns the first group of a match, when there is one.
-func (b *lockedBuffer) await(t *testing.T, pattern string) string {
-	t.Helper()
-	for begun := time.Now(); time.Since(begun) < time.Minute; time.Sleep(time.Millisecond) { // nothing tells of it
-		if match := regexp.MustCompile(pattern).FindStringSubmatch(b.String()); match != nil {
-			return match[1]
-		}
-	}
-	t.Fatalf("%s does not come in %s", pattern, b)
-	return ""
 }

@@ -2,8 +2,6 @@ package main
 
 import (
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -34,7 +32,7 @@ the hash before the name in the store.`,
 			}
 			options.Stdout = command.OutOrStdout()
 			options.NoColor = os.Getenv("NO_COLOR") != ""
-			ctx, stop := signal.NotifyContext(command.Context(), syscall.SIGINT, syscall.SIGTERM)
+			ctx, stop := untilInterrupted(command.Context())
 			defer stop()
 			if err := buildclient.ShowLog(ctx, options); ctx.Err() != nil {
 				return &exitError{code: exitInterrupted}
@@ -45,7 +43,6 @@ the hash before the name in the store.`,
 		},
 	}
 	flags := command.Flags()
-	flags.SortFlags = false
 	addBuilderFlags(flags)
 	flags.BoolVar(&options.Follow, "follow", false, "go on until the job, or the build of the derivation, has ended")
 	return command

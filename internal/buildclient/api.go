@@ -39,14 +39,14 @@ func api(u *url.URL, path string) *url.URL {
 	return &url.URL{Scheme: scheme, Host: u.Host, Path: strings.TrimSuffix(u.Path, schemas.BuildPath) + path}
 }
 
-// ask asks the builder's API. An answer that is an error is returned as that, and the body closed.
-func (o Options) ask(ctx context.Context, method string, u *url.URL, body []byte) (*http.Response, error) {
+// request asks the builder's API with the token that it wants, and returns the answer.
+func request(ctx context.Context, method string, u *url.URL, token string, body []byte) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	if o.Token != "" {
-		request.Header.Set("Authorization", "Bearer "+o.Token)
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
 	}
 	response, err := httpClient.Do(request)
 	if operation, ok := errors.AsType[*net.OpError](err); ok && operation.Op == "dial" {
@@ -54,6 +54,15 @@ func (o Options) ask(ctx context.Context, method string, u *url.URL, body []byte
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to %s: %w", u, err)
+	}
+	return response, nil
+}
+
+// ask asks the builder's API. An answer that is an error is returned as that, and the body closed.
+func (o Options) ask(ctx context.Context, method string, u *url.URL, body []byte) (*http.Response, error) {
+	response, err := request(ctx, method, u, o.Token, body)
+	if err != nil {
+		return nil, err
 	}
 	if response.StatusCode < 300 {
 		return response, nil

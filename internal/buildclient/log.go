@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -32,17 +30,7 @@ type LogOptions struct {
 
 // ShowLog shows the log of a job, or of one of its derivations, as a builder has kept it.
 func ShowLog(ctx context.Context, o LogOptions) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, logURL(o).String(), nil)
-	if err != nil {
-		return err
-	}
-	if o.Token != "" {
-		request.Header.Set("Authorization", "Bearer "+o.Token)
-	}
-	response, err := http.DefaultClient.Do(request)
-	if operation, ok := errors.AsType[*net.OpError](err); ok && operation.Op == "dial" {
-		return fmt.Errorf("no builder answers at %s: %w", o.URL, operation)
-	}
+	response, err := request(ctx, http.MethodGet, logURL(o), o.Token, nil)
 	if err != nil {
 		return err
 	}
@@ -59,14 +47,11 @@ func ShowLog(ctx context.Context, o LogOptions) error {
 
 // logURL returns the address of a log in the builder's API.
 func logURL(o LogOptions) *url.URL {
-	u := *o.URL
-	u.Scheme = map[string]string{"ws": "http", "wss": "https"}[u.Scheme]
-	u.Path = strings.TrimSuffix(u.Path, schemas.BuildPath)
-	words := []string{"api/v1/jobs", url.PathEscape(o.Job)}
+	words := []string{url.PathEscape(o.Job)}
 	if o.Derivation != "" {
 		words = append(words, "derivations", url.PathEscape(o.Derivation))
 	}
-	result := u.JoinPath(append(words, "log")...)
+	result := api(o.URL, jobsPath).JoinPath(append(words, "log")...)
 	if o.Follow {
 		result.RawQuery = "follow=1"
 	}

@@ -50,32 +50,41 @@ func (r *Reader) records(ctx context.Context, at place, visit func(place, *recor
 		if err != nil {
 			return err
 		}
-		n, err := x.readJournal(r.journal, buf[:min(int64(len(buf)), size-at.offset)], at.offset)
-		if err != nil {
-			return fmt.Errorf("read a job's journal: %w", err)
-		}
-		records := buf[:n]
-		for {
-			rec, length := parseRecord(records, at.at)
-			if length < 0 {
-				return fmt.Errorf("read a job's journal: no record at byte %d", at.offset)
-			}
-			if length == 0 {
-				break
-			}
-			if err := visit(at, &rec); err != nil {
-				return err
-			}
-			at = at.next(&rec, length)
-			records = records[length:]
-		}
-		if len(records) == n { // one record is longer
-			buf = make([]byte, 2*len(buf))
+		if at, buf, err = r.readRecords(buf, at, size, visit); err != nil {
+			return err
 		}
 		if err := pause(at.offset < size); err != nil {
 			return err
 		}
 	}
+}
+
+// readRecords gives visit the records of the journal from a place on that are whole within a buffer, and
+// before size. It returns the place after them, and the buffer, or a larger one if that held none.
+func (r *Reader) readRecords(buf []byte, at place, size int64, visit func(place, *record) error) (place, []byte, error) {
+	n, err := r.index.readJournal(r.journal, buf[:min(int64(len(buf)), size-at.offset)], at.offset)
+	if err != nil {
+		return at, buf, fmt.Errorf("read a job's journal: %w", err)
+	}
+	records := buf[:n]
+	for {
+		rec, length := parseRecord(records, at.at)
+		if length < 0 {
+			return at, buf, fmt.Errorf("read a job's journal: no record at byte %d", at.offset)
+		}
+		if length == 0 {
+			break
+		}
+		if err := visit(at, &rec); err != nil {
+			return at, buf, err
+		}
+		at = at.next(&rec, length)
+		records = records[length:]
+	}
+	if len(records) == n { // one record is longer
+		buf = make([]byte, 2*len(buf))
+	}
+	return at, buf, nil
 }
 
 // A follower gives a reader its messages.

@@ -1,7 +1,6 @@
 package joblog
 
 import (
-	"fmt"
 	"sort"
 	"time"
 )
@@ -55,32 +54,22 @@ func (j *journal) beforeLine(line int64) place {
 
 // walk shows the records from a place on that are there, until show wants no more.
 func (r *Reader) walk(at place, show func(at place, rec *record) (more bool)) error {
+	visit := func(at place, rec *record) error {
+		if !show(at, rec) {
+			return errEnough
+		}
+		return nil
+	}
 	for buf := make([]byte, flushSize); ; {
 		size, _, _ := r.index.state(ofJournal)
 		if size <= at.offset {
 			return nil
 		}
-		n, err := r.index.readJournal(r.journal, buf[:min(int64(len(buf)), size-at.offset)], at.offset)
-		if err != nil {
-			return fmt.Errorf("read a job's journal: %w", err)
-		}
-		records := buf[:n]
-		for {
-			rec, length := parseRecord(records, at.at)
-			if length < 0 {
-				return fmt.Errorf("read a job's journal: no record at byte %d", at.offset)
-			}
-			if length == 0 {
-				break
-			}
-			if !show(at, &rec) {
-				return nil
-			}
-			at = at.next(&rec, length)
-			records = records[length:]
-		}
-		if len(records) == n { // one record is longer
-			buf = make([]byte, 2*len(buf))
+		var err error
+		if at, buf, err = r.readRecords(buf, at, size, visit); err == errEnough {
+			return nil
+		} else if err != nil {
+			return err
 		}
 	}
 }

@@ -3,7 +3,6 @@ package web
 import (
 	"context"
 	"fmt"
-	"mime"
 	"net/http"
 	"strings"
 
@@ -69,12 +68,7 @@ func (s *Server) serveDerivationLog(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer left()
-	disposition := "inline"
-	if r.URL.Query().Get("download") != "" {
-		disposition = "attachment"
-	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("Content-Disposition", mime.FormatMediaType(disposition, map[string]string{"filename": "iglu-builder-" + r.PathValue("id") + "-" + d.Name + ".log"}))
+	nameText(w, r, "iglu-builder-"+r.PathValue("id")+"-"+d.Name+".log")
 	if _, err := out.Write(nil); err != nil { // the header, before there is a line
 		return
 	}

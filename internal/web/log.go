@@ -22,12 +22,7 @@ func (s *Server) serveLog(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer log.Close()
-	disposition := "inline"
-	if r.URL.Query().Get("download") != "" {
-		disposition = "attachment"
-	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("Content-Disposition", fmt.Sprintf("%s; filename=%q", disposition, "iglu-builder-"+r.PathValue("id")+".log"))
+	nameText(w, r, "iglu-builder-"+r.PathValue("id")+".log")
 	if follow == 0 {
 		http.ServeContent(patient{w, newWatcher(w, s.options.ClientTimeout)}, r, "", time.Time{}, io.NewSectionReader(log, 0, log.State().Bytes))
 		return
@@ -41,6 +36,16 @@ func (s *Server) serveLog(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	log.Follow(ctx, 0, out) // its error is that the watcher has left
+}
+
+// nameText says of an answer that it is text, and by which name a browser saves it, if that is wanted.
+func nameText(w http.ResponseWriter, r *http.Request, name string) {
+	disposition := "inline"
+	if r.URL.Query().Get("download") != "" {
+		disposition = "attachment"
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Content-Disposition", fmt.Sprintf("%s; filename=%q", disposition, name))
 }
 
 // Bounds of one answer.

@@ -30,9 +30,6 @@ func newWorld(t *testing.T, platforms ...string) *world {
 	return w
 }
 
-// join has a job come, and returns its ticket.
-func (w *world) join(need Need) *Ticket { return w.Join(need) }
-
 // where returns the nodes, by their places, that jobs have slots of; - for none.
 func (w *world) where(tickets ...*Ticket) string {
 	var places []string
@@ -58,7 +55,7 @@ func TestSpread(t *testing.T) {
 	w := newWorld(t, "", "", "")
 	var all []*Ticket
 	for range 8 {
-		all = append(all, w.join(Need{}))
+		all = append(all, w.Join(Need{}))
 	}
 	w.want("0 1 2 0 1 2 - -", all...)
 	all[4].Leave()
@@ -69,8 +66,8 @@ func TestSpread(t *testing.T) {
 // not keep those behind it from others.
 func TestPlatform(t *testing.T) {
 	w := newWorld(t, amd64, arm64)
-	a, b, c := w.join(Need{Platform: arm64}), w.join(Need{Platform: arm64}), w.join(Need{Platform: arm64})
-	d, e, f := w.join(Need{}), w.join(Need{Platform: amd64}), w.join(Need{})
+	a, b, c := w.Join(Need{Platform: arm64}), w.Join(Need{Platform: arm64}), w.Join(Need{Platform: arm64})
+	d, e, f := w.Join(Need{}), w.Join(Need{Platform: amd64}), w.Join(Need{})
 	w.want("1 1 - 0 0 -", a, b, c, d, e, f)
 	a.Leave()
 	w.want("1 -", c, f)
@@ -83,26 +80,26 @@ func TestPlatform(t *testing.T) {
 func TestHome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "", "", "")
-		filler := w.join(Need{})
-		first := w.join(Need{Home: "a"})
+		filler := w.Join(Need{})
+		first := w.Join(Need{Home: "a"})
 		w.want("0 1", filler, first)
 		filler.Leave()
-		second, third := w.join(Need{Home: "a"}), w.join(Need{Home: "a"})
-		other := w.join(Need{Home: "b"})
+		second, third := w.Join(Need{Home: "a"}), w.Join(Need{Home: "a"})
+		other := w.Join(Need{Home: "b"})
 		w.want("1 - 0", second, third, other) // it does not hold up who comes later
 		time.Sleep(Patience - time.Second)
 		w.want("-", third)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		w.want("2", third)
-		fourth := w.join(Need{Home: "a"})
+		fourth := w.Join(Need{Home: "a"})
 		w.want("2", fourth)
 
-		fifth := w.join(Need{Home: "a"})
+		fifth := w.Join(Need{Home: "a"})
 		w.want("-", fifth)
 		third.Leave()
 		w.want("2", fifth)
-		sixth := w.join(Need{Home: "a"})
+		sixth := w.Join(Need{Home: "a"})
 		w.Down(w.nodes[2]) // there is nothing to wait for
 		w.want("0", sixth)
 	})
@@ -115,25 +112,25 @@ func TestHomesOfNode(t *testing.T) {
 	w.nodes = append(w.nodes, n)
 	w.Up(n, "a", "b")
 	w.Up(w.nodes[0], "a") // has it too, but is not its home
-	a, c := w.join(Need{Home: "a"}), w.join(Need{Home: "c"})
+	a, c := w.Join(Need{Home: "a"}), w.Join(Need{Home: "c"})
 	w.want("2 0", a, c)
 	a.Leave()
 	w.Down(n)
-	b := w.join(Need{Home: "b"})
+	b := w.Join(Need{Home: "b"})
 	w.want("1", b)
 }
 
 // TestDown has a node go and come back while a job has a slot of it.
 func TestDown(t *testing.T) {
 	w := newWorld(t, "")
-	a, b := w.join(Need{}), w.join(Need{})
+	a, b := w.Join(Need{}), w.Join(Need{})
 	w.Down(w.nodes[0])
-	c := w.join(Need{})
+	c := w.Join(Need{})
 	a.Leave()
 	w.want("0 -", b, c)
 	w.Up(w.nodes[0])
 	w.want("0 0", b, c)
-	if d := w.join(Need{}); d.Node() != nil {
+	if d := w.Join(Need{}); d.Node() != nil {
 		t.Error("a node that came back has more slots than it had")
 	}
 }
@@ -141,7 +138,7 @@ func TestDown(t *testing.T) {
 // TestNoNode has a job wait until there is a node at all.
 func TestNoNode(t *testing.T) {
 	w := newWorld(t)
-	a := w.join(Need{Home: "a"})
+	a := w.Join(Need{Home: "a"})
 	w.want("-", a)
 	w.nodes = []*Node{{Slots: 1}}
 	w.Up(w.nodes[0])
@@ -168,7 +165,7 @@ func TestManyNodes(t *testing.T) {
 				time.AfterFunc(time.Duration(r.IntN(600))*time.Second, func() { w.Up(n) })
 			}
 			need := Need{Home: fmt.Sprint(r.IntN(500)), Platform: []string{"", amd64, arm64}[r.IntN(3)]}
-			ticket, takes := w.join(need), time.Duration(r.IntN(900))*time.Second
+			ticket, takes := w.Join(need), time.Duration(r.IntN(900))*time.Second
 			jobs = append(jobs, ticket)
 			go func() {
 				defer ticket.Leave()
