@@ -97,7 +97,8 @@ func nixGets(t *testing.T, url, trusted string, p cachix.Path) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	script := `nix-store --realise "$1" >/dev/null && nix-store --verify-path $(nix-store -qR "$1") &&
+	script := `exec 2>&1
+nix-store --realise "$1" >/dev/null && nix-store --verify-path $(nix-store -qR "$1") &&
 for p in $(nix-store -qR "$1"); do echo "$p $(nix-store -q --hash "$p")"; done && "$1/link"`
 	command := exec.CommandContext(ctx, "docker", "run", "--rm", "--env",
 		"NIX_CONFIG=require-sigs = true\nsubstituters = "+url+"\ntrusted-public-keys = "+trusted,

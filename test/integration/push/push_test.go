@@ -114,6 +114,7 @@ func wantNixReads(t *testing.T, e *fixture.Engine, url string, r fixture.Result)
 		t.Fatal("the build prints no path")
 	}
 	script := `set -e
+exec 2>&1
 nix-store --realise "$1" >/dev/null
 nix-store --verify-path $(nix-store -qR "$1")
 cd $(echo $(nix-store -qR "$1" | grep all-Kinds))
