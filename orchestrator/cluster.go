@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"sync"
 	"time"
 
 	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/lazyregexp"
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/orchestrator/nodes"
 	"iglu.sh/builder/orchestrator/stores"
@@ -225,11 +225,11 @@ func (b *Builder) cancelOn(n *node, cause error) {
 	}
 }
 
-var nodeFolder = regexp.MustCompile(`[^A-Za-z0-9.-]`)
+var nodeFolder = lazyregexp.New(`[^A-Za-z0-9.-]`)
 
 // storesOf returns how the stores of a node of a cluster are kept.
 func (b *Builder) storesOf(id string) stores.Options {
 	options := b.options.Stores
-	options.Folder = filepath.Join(options.Folder, "nodes", nodeFolder.ReplaceAllString(id, "_"))
+	options.Folder = filepath.Join(options.Folder, "nodes", nodeFolder().ReplaceAllString(id, "_"))
 	return options
 }

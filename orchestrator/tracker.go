@@ -2,12 +2,12 @@ package orchestrator
 
 import (
 	"cmp"
-	"regexp"
 	"sync"
 	"time"
 
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/internal/lazyregexp"
 	"iglu.sh/builder/schemas"
 )
 
@@ -81,10 +81,10 @@ func (t *tracker) creates(image string) {
 var insidePhases = map[schemas.Phase]bool{schemas.Fetch: true, schemas.Evaluate: true, schemas.Build: true, schemas.PushRest: true}
 
 // commitForm is that of a commit's id, of SHA-1 or SHA-256.
-var commitForm = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+var commitForm = lazyregexp.New(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 
 // nixForm is that of a version of Nix.
-var nixForm = regexp.MustCompile(`^\d+\.\d+[!-~]{0,40}$`)
+var nixForm = lazyregexp.New(`^\d+\.\d+[!-~]{0,40}$`)
 
 // take takes what the program in the container tells.
 func (t *tracker) take(n jobwire.Note) {
@@ -93,10 +93,10 @@ func (t *tracker) take(n jobwire.Note) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if commitForm.MatchString(n.Commit) {
+	if commitForm().MatchString(n.Commit) {
 		t.verdict.Commit = n.Commit
 	}
-	if nixForm.MatchString(n.Nix) {
+	if nixForm().MatchString(n.Nix) {
 		t.nix = n.Nix
 	}
 	t.notRun = cmp.Or(t.notRun, n.NotRun)

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/qri-io/jsonschema"
 )
@@ -21,11 +22,11 @@ type decoder struct{ refusal *Refusal }
 func (d decoder) decodeJob(top map[string]json.RawMessage) *Request {
 	if d.refusal.form == Document {
 		var request Request
-		d.decodeKnown(top, documentProperties, &request, requestSchema)
+		d.decodeKnown(top, documentProperties, &request, requestSchema())
 		return &request
 	}
 	var stack stackRequest
-	d.decodeKnown(top, stackProperties, &stack, stackRequestSchema)
+	d.decodeKnown(top, stackProperties, &stack, stackRequestSchema())
 	return stack.request()
 }
 
@@ -177,17 +178,19 @@ func dot(path, name string) string {
 	return path + "." + name
 }
 
-// The published schemas, compiled. jsonschema builds parts of a schema on its first use and
-// would race there, so each is used once here.
+// The published schemas, compiled on their first use. jsonschema builds parts of a schema when
+// that is first used and would race there, so each is used once here.
 var (
 	requestSchema      = compiled(RequestSchema)
 	stackRequestSchema = compiled(StackRequestSchema)
 )
 
-func compiled(text []byte) *jsonschema.Schema {
-	schema := jsonschema.Must(string(text))
-	schema.Validate(context.Background(), map[string]any{})
-	return schema
+func compiled(text []byte) func() *jsonschema.Schema {
+	return sync.OnceValue(func() *jsonschema.Schema {
+		schema := jsonschema.Must(string(text))
+		schema.Validate(context.Background(), map[string]any{})
+		return schema
+	})
 }
 
 // matchSchema holds the known properties against a published schema. decode has refused

@@ -4,11 +4,11 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode"
 
+	"iglu.sh/builder/internal/lazyregexp"
 	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/internal/shellwords"
 )
@@ -89,7 +89,7 @@ func checkCommand(command string, allowed []string) string {
 	switch {
 	case err != nil:
 		return err.Error()
-	case len(words) > 0 && assignment.MatchString(words[0]):
+	case len(words) > 0 && assignment().MatchString(words[0]):
 		return "no shell runs it, so it cannot begin with a variable; its first word must be one of: " + strings.Join(allowed, ", ")
 	case len(words) == 0 || !slices.Contains(allowed, words[0]):
 		return "its first word must be one of: " + strings.Join(allowed, ", ")
@@ -98,7 +98,7 @@ func checkCommand(command string, allowed []string) string {
 }
 
 // assignment is how a shell's command begins that sets a variable for a program.
-var assignment = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=`)
+var assignment = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]*=`)
 
 // checkWords returns what is in a line of words that only a shell would understand, or "".
 func checkWords(line string) string {
@@ -192,22 +192,22 @@ func (c checker) checkGit(g *Git) {
 }
 
 // scpForm is git's short form of an ssh URL. Neither part can pass for an option.
-var scpForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^:].*$`)
+var scpForm = lazyregexp.New(`^[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^:].*$`)
 
 // hostName is a name or address of a host that has no meaning to a shell, to ssh or in
 // ssh's configuration.
-var hostName = regexp.MustCompile(`^[A-Za-z0-9_:][A-Za-z0-9._:-]*$`)
+var hostName = lazyregexp.New(`^[A-Za-z0-9_:][A-Za-z0-9._:-]*$`)
 
 // checkRepository returns why a repository's address cannot be used, or "".
 func checkRepository(repository string) string {
-	if scpForm.MatchString(repository) {
+	if scpForm().MatchString(repository) {
 		return ""
 	}
 	u, err := url.Parse(repository)
 	if err != nil || !slices.Contains([]string{"https", "http", "ssh", "git"}, u.Scheme) {
 		return "must be an https, http, ssh or git URL, or user@host:path"
 	}
-	if !hostName.MatchString(u.Hostname()) || strings.HasPrefix(u.User.Username(), "-") || strings.Trim(u.Path, "/") == "" {
+	if !hostName().MatchString(u.Hostname()) || strings.HasPrefix(u.User.Username(), "-") || strings.Trim(u.Path, "/") == "" {
 		return "must name a host and a repository on it"
 	}
 	if _, hasPassword := u.User.Password(); hasPassword {
@@ -220,7 +220,7 @@ func checkRepository(repository string) string {
 }
 
 // cacheName is what cachix and Iglu Cache take for the name of a cache.
-var cacheName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+var cacheName = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
 func (c checker) checkCachix(cachix *Cachix) {
 	if cachix.Push && cachix.Target == "" {
@@ -242,7 +242,7 @@ func isCacheURL(target string) bool {
 		return false
 	}
 	path := strings.TrimSuffix(u.Path, "/")
-	return cacheName.MatchString(path[strings.LastIndex(path, "/")+1:])
+	return cacheName().MatchString(path[strings.LastIndex(path, "/")+1:])
 }
 
 // checkTrust holds what a job takes from caches, and which keys it trusts, against the forms in
@@ -303,10 +303,10 @@ func CheckPublicKey(text string) string {
 // a netrc.
 const maxTokens, maxNetrc = maxGitKey, maxGitKey
 
-var tokenHost = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[A-Za-z0-9._~-]+)*$`)
+var tokenHost = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[A-Za-z0-9._~-]+)*$`)
 
 // IsTokenHost reports whether a text can be a host, or a part of one, in Nix's access-tokens.
-func IsTokenHost(text string) bool { return tokenHost.MatchString(text) }
+func IsTokenHost(text string) bool { return tokenHost().MatchString(text) }
 
 // checkNix holds credentials against the forms in which Nix reads them. No sentence repeats a name
 // of accessTokens: somebody may have written the token there.

@@ -3,6 +3,8 @@ package schemas
 import (
 	"net/url"
 	"regexp"
+
+	"iglu.sh/builder/internal/lazyregexp"
 )
 
 // A Shown is a secret that stands in a job's command line, where all who see the job would see
@@ -32,16 +34,16 @@ func (r *Request) Shown() []Shown {
 var (
 	// tokensBegin is what comes before the words HOST=TOKEN of the setting, on a command line or in
 	// a line of settings.
-	tokensBegin = regexp.MustCompile(`access-tokens[\s='"\\]+`)
+	tokensBegin = lazyregexp.New(`access-tokens[\s='"\\]+`)
 	// tokenWord is such a word, as far as it reaches without quotes.
-	tokenWord = regexp.MustCompile(`^\s*[A-Za-z0-9][A-Za-z0-9.:/_~-]*=([^\s'"\\]+)`)
+	tokenWord = lazyregexp.New(`^\s*[A-Za-z0-9][A-Za-z0-9.:/_~-]*=([^\s'"\\]+)`)
 )
 
 func shownTokens(line string) []Shown {
 	var shown []Shown
-	for _, at := range tokensBegin.FindAllStringIndex(line, -1) {
+	for _, at := range tokensBegin().FindAllStringIndex(line, -1) {
 		rest := line[at[1]:]
-		for m := tokenWord.FindStringSubmatchIndex(rest); m != nil; m = tokenWord.FindStringSubmatchIndex(rest) {
+		for m := tokenWord().FindStringSubmatchIndex(rest); m != nil; m = tokenWord().FindStringSubmatchIndex(rest) {
 			token := rest[m[2]:m[3]]
 			shown = append(shown, Shown{token, accessTokensProperty})
 			if bare := BareToken(token); bare != token {
@@ -55,19 +57,19 @@ func shownTokens(line string) []Shown {
 
 // In URLs, for which see RFC 3986, a password that was not encoded may hold an @. Quotes end a URL
 // in a command line.
-var urlSecrets = []*regexp.Regexp{
+var urlSecrets = []func() *regexp.Regexp{
 	// The password.
-	regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s:@'"]*:([^/?#\s'"]+)@`),
+	lazyregexp.New(`[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s:@'"]*:([^/?#\s'"]+)@`),
 	// A token in the place of the user, which hosts of git take; no name is so long.
-	regexp.MustCompile(`https?://([^/?#\s:@'"]{16,})@`),
+	lazyregexp.New(`https?://([^/?#\s:@'"]{16,})@`),
 	// A token in the query, by the names that hosts of git and caches give it.
-	regexp.MustCompile(`[?&](?:access_token|private_token|oauth_token|job_token|token|password)=([^&#\s'"]+)`),
+	lazyregexp.New(`[?&](?:access_token|private_token|oauth_token|job_token|token|password)=([^&#\s'"]+)`),
 }
 
 func shownInURLs(line string) []Shown {
 	var shown []Shown
 	for _, form := range urlSecrets {
-		for _, m := range form.FindAllStringSubmatch(line, -1) {
+		for _, m := range form().FindAllStringSubmatch(line, -1) {
 			shown = append(shown, Shown{m[1], netrcProperty})
 			if decoded, err := url.PathUnescape(m[1]); err == nil && decoded != m[1] {
 				shown = append(shown, Shown{decoded, netrcProperty})

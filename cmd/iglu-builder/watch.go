@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"regexp"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"iglu.sh/builder/internal/buildclient"
+	"iglu.sh/builder/internal/lazyregexp"
 )
 
 func watchCommand() *cobra.Command {
@@ -74,14 +74,14 @@ func cancelCommand() *cobra.Command {
 	return command
 }
 
-var jobID = regexp.MustCompile(`^[a-z0-9]+$`)
+var jobID = lazyregexp.New(`^[a-z0-9]+$`)
 
 // exactlyOneJob reports whether the arguments are a job's id.
 func exactlyOneJob(command *cobra.Command, args []string) error {
 	if err := cobra.ExactArgs(1)(command, args); err != nil {
 		return err
 	}
-	if !jobID.MatchString(args[0]) {
+	if !jobID().MatchString(args[0]) {
 		return fmt.Errorf("%q is not a job's id: that is letters and digits", args[0])
 	}
 	return nil

@@ -7,10 +7,11 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 	"time"
 	"unicode"
+
+	"iglu.sh/builder/internal/lazyregexp"
 )
 
 // A Kind is what has gone wrong, in a sentence for whoever set the cache up:
@@ -134,13 +135,13 @@ func redirection(response *http.Response) string {
 const maxExcerpt = 200
 
 // queries are the parts of addresses in a text that can hold secrets.
-var queries = regexp.MustCompile(`\?\S+|//[^/\s@]+@`)
+var queries = lazyregexp.New(`\?\S+|//[^/\s@]+@`)
 
 // excerpt returns the beginning of what a server says, on one line, without what
 // must not be repeated.
 func (t *transport) excerpt(body []byte) string {
 	text := t.secrets.Replace(string(body))
-	text = queries.ReplaceAllString(text, "?…")
+	text = queries().ReplaceAllString(text, "?…")
 	text = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '

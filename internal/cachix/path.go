@@ -5,12 +5,13 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/nix-community/go-nix/pkg/nixbase32"
+
+	"iglu.sh/builder/internal/lazyregexp"
 )
 
 const (
@@ -67,7 +68,7 @@ func (p Path) base() string { return strings.TrimPrefix(p.StorePath, StoreDir) }
 
 // storePath is what Nix takes as a path of its store: a hash in its base32, and a
 // name of at most 211 characters.
-var storePath = regexp.MustCompile(`^/nix/store/[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,211}$`)
+var storePath = lazyregexp.New(`^/nix/store/[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,211}$`)
 
 // check returns what makes a path one that cannot be pushed.
 func (p Path) check() error {
@@ -76,7 +77,7 @@ func (p Path) check() error {
 		paths = append(paths, p.Deriver)
 	}
 	for _, path := range paths {
-		if !storePath.MatchString(path) {
+		if !storePath().MatchString(path) {
 			return fmt.Errorf("%.300q is not a store path", path)
 		}
 	}

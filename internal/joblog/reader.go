@@ -9,8 +9,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
+
+	"iglu.sh/builder/internal/lazyregexp"
 )
 
 // A Reader reads the log of a job that runs or has ended. It has files of its own, so that
@@ -28,12 +29,12 @@ type Reader struct {
 const followBuffer = 128 << 10
 
 // jobName is what a job can be called: it becomes a part of names of files.
-var jobName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,100}$`)
+var jobName = lazyregexp.New(`^[A-Za-z0-9_-]{1,100}$`)
 
 // Reader returns a reader of a job's log, which its caller must close. Of a job that has none,
 // or none any more, the error is fs.ErrNotExist.
 func (s *Store) Reader(job string) (*Reader, error) {
-	if !jobName.MatchString(job) {
+	if !jobName().MatchString(job) {
 		return nil, fmt.Errorf("the log of job %q: %w", job, fs.ErrNotExist)
 	}
 	s.mu.Lock()

@@ -2,9 +2,10 @@ package jobrun
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
+
+	"iglu.sh/builder/internal/lazyregexp"
 )
 
 const (
@@ -14,8 +15,8 @@ const (
 
 // fullID is a commit's id, by SHA-1 or by SHA-256; shortID can be the beginning of one.
 var (
-	fullID  = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
-	shortID = regexp.MustCompile(`^[0-9a-f]{4,63}$`)
+	fullID  = lazyregexp.New(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+	shortID = lazyregexp.New(`^[0-9a-f]{4,63}$`)
 )
 
 // checkOut has sourceDir hold what a ref names, in the words of 'git fetch': a branch, a tag,
@@ -63,7 +64,7 @@ func candidates(ref string) []string {
 
 // find returns what the clone has by the name of ref: a whole ref, a commit's id, or nothing.
 func (g git) find(ref string) string {
-	if fullID.MatchString(ref) && g.commit(ref) != "" {
+	if fullID().MatchString(ref) && g.commit(ref) != "" {
 		return ref
 	}
 	for _, name := range candidates(ref) {
@@ -87,10 +88,10 @@ func (g git) fetchRef(ref string) (name string, code int) {
 	case i >= 0:
 		name = names[i]
 		code = g.in(slices.Concat([]string{"fetch", "--quiet"}, g.shallow(), []string{"--update-head-ok", "origin", "+" + name + ":" + name})...)
-	case fullID.MatchString(ref):
+	case fullID().MatchString(ref):
 		name = ref
 		code = g.in(slices.Concat([]string{"fetch", "--quiet"}, g.shallow(), []string{"origin", ref})...)
-	case shortID.MatchString(ref):
+	case shortID().MatchString(ref):
 		sayWhy("Check git.branch.", "%s is no branch and no tag of %s; if a commit is meant, give its full id", ref, g.repository)
 		return "", exitGit
 	default:

@@ -43,11 +43,11 @@ func TestCandidates(t *testing.T) {
 func TestIDs(t *testing.T) {
 	for _, length := range []int{3, 4, 7, 39, 40, 41, 63, 64, 65} {
 		id := strings.Repeat("a", length)
-		if isFull, isShort := fullID.MatchString(id), shortID.MatchString(id); isFull != (length == 40 || length == 64) || !isFull && isShort != (length > 3 && length < 64) {
+		if isFull, isShort := fullID().MatchString(id), shortID().MatchString(id); isFull != (length == 40 || length == 64) || !isFull && isShort != (length > 3 && length < 64) {
 			t.Errorf("of %d characters: full %t, short %t", length, isFull, isShort)
 		}
 	}
-	if fullID.MatchString(strings.Repeat("A", 40)) || shortID.MatchString("main") {
+	if fullID().MatchString(strings.Repeat("A", 40)) || shortID().MatchString("main") {
 		t.Error("what is no id")
 	}
 }

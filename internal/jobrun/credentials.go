@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 
 	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/lazyregexp"
 	"iglu.sh/builder/schemas"
 )
 
@@ -96,11 +96,11 @@ func tokensByHost(tokens string) map[string]string {
 }
 
 // scpForm is git's short form of an ssh URL.
-var scpForm = regexp.MustCompile(`^([^@/:]+)@([^:/]+):(.*)$`)
+var scpForm = lazyregexp.New(`^([^@/:]+)@([^:/]+):(.*)$`)
 
 // repositoryURL returns a repository's URL, git's short form made long, or nil.
 func repositoryURL(repository string) *url.URL {
-	if m := scpForm.FindStringSubmatch(repository); m != nil {
+	if m := scpForm().FindStringSubmatch(repository); m != nil {
 		return &url.URL{Scheme: "ssh", User: url.User(m[1]), Host: m[2], Path: m[3]}
 	}
 	u, err := url.Parse(repository)
@@ -193,14 +193,14 @@ func (c *credentials) close() {
 }
 
 // plainUser is a name that can stand in ssh's configuration as it is.
-var plainUser = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@+-]*$`)
+var plainUser = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9._@+-]*$`)
 
 // sshConfig has ssh ask the agent for the repository's host, and for no other.
 func (c *credentials) sshConfig() string {
 	var config strings.Builder
 	if c.keyring != nil {
 		fmt.Fprintf(&config, "Host %s\n  IdentityAgent %s\n", c.origin.Hostname(), c.path("agent"))
-		if plainUser.MatchString(c.user) { // for URLs that name none
+		if plainUser().MatchString(c.user) { // for URLs that name none
 			fmt.Fprintf(&config, "  User %s\n", c.user)
 		}
 	}

@@ -7,13 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/internal/lazyregexp"
 	"iglu.sh/builder/internal/nixlog"
 	"iglu.sh/builder/internal/nixstore"
 )
@@ -137,11 +137,11 @@ var olderCommands = map[string]bool{
 }
 
 // nixVersion is how Nix names its version, and the end of its folder's name in a store.
-var nixVersion = regexp.MustCompile(`(?:^nix \(Nix\) |-nix-)(\d+\.\d+[^/\s]*)`)
+var nixVersion = lazyregexp.New(`(?:^nix \(Nix\) |-nix-)(\d+\.\d+[^/\s]*)`)
 
 // versionIn returns the version that a text names, or "".
 func versionIn(text string) string {
-	if match := nixVersion.FindStringSubmatch(text); match != nil {
+	if match := nixVersion().FindStringSubmatch(text); match != nil {
 		return match[1]
 	}
 	return ""

@@ -3,14 +3,15 @@ package jobrun
 import (
 	"os"
 	"path/filepath"
-	"regexp"
+
+	"iglu.sh/builder/internal/lazyregexp"
 )
 
 // profiles are the folders in which the job image has profiles of Nix.
 var profiles = []string{"/nix/var/nix/profiles", "/nix/var/nix/profiles/per-user/root"}
 
 // generation is the name of one of a profile's generations.
-var generation = regexp.MustCompile(`^(.+)-\d+-link$`)
+var generation = lazyregexp.New(`^(.+)-\d+-link$`)
 
 // mendProfiles makes the links of profiles to their present generations what Nix itself
 // makes: relative. In nixos/nix they are absolute, and then 'nix-collect-garbage -d' does not
@@ -29,7 +30,7 @@ func mendProfile(profile string) {
 	if err != nil || !filepath.IsAbs(target) || filepath.Dir(target) != filepath.Dir(profile) {
 		return
 	}
-	match := generation.FindStringSubmatch(filepath.Base(target))
+	match := generation().FindStringSubmatch(filepath.Base(target))
 	if match == nil || match[1] != filepath.Base(profile) {
 		return
 	}

@@ -3,9 +3,9 @@ package nixlog
 import (
 	"cmp"
 	"path"
-	"regexp"
 	"strings"
 
+	"iglu.sh/builder/internal/lazyregexp"
 	"iglu.sh/builder/internal/termtext"
 )
 
@@ -34,14 +34,14 @@ func (l *Log) Failure() Failure {
 	if f.derivation == "" {
 		return Failure{Text: l.lastError}
 	}
-	if f.said != "" && !builderFailed.MatchString(f.said) || f.log == nil {
+	if f.said != "" && !builderFailed().MatchString(f.said) || f.log == nil {
 		return Failure{f.derivation, f.said}
 	}
 	return Failure{f.derivation, cmp.Or(lastText(f.log.lines), f.said)}
 }
 
 // builderFailed is how Nix says that a builder has ended with an exit code, of which its log tells more.
-var builderFailed = regexp.MustCompile(`^builder .*failed|^Cannot build `)
+var builderFailed = lazyregexp.New(`^builder .*failed|^Cannot build `)
 
 // fail notes that a derivation has failed, and what Nix has said of it, if anything. The first counts, but
 // one that Nix has named counts for more than one whose end was only counted.

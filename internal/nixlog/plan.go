@@ -1,10 +1,10 @@
 package nixlog
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 
+	"iglu.sh/builder/internal/lazyregexp"
 	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/schemas"
 )
@@ -35,8 +35,8 @@ func (l *list) takes(path string) bool {
 
 // The headings of lists, in the words of Nix since 2.4.
 var (
-	toBuild = regexp.MustCompile(`^(this derivation|these \d+ derivations) will be built:$`)
-	toFetch = regexp.MustCompile(`^(this path|these \d+ paths) will be fetched\b.*:$`)
+	toBuild = lazyregexp.New(`^(this derivation|these \d+ derivations) will be built:$`)
+	toFetch = lazyregexp.New(`^(this path|these \d+ paths) will be fetched\b.*:$`)
 )
 
 // listLine takes a line for people, which may be one of a list, and returns the list that it
@@ -52,9 +52,9 @@ func (p *process) listLine(line string) (ended list) {
 	}
 	ended = p.endList()
 	switch {
-	case toBuild.MatchString(line):
+	case toBuild().MatchString(line):
 		p.list.kind = build
-	case toFetch.MatchString(line):
+	case toFetch().MatchString(line):
 		p.list.kind = copyPath
 	}
 	return ended

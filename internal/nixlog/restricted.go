@@ -3,18 +3,19 @@ package nixlog
 import (
 	"cmp"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
+
+	"iglu.sh/builder/internal/lazyregexp"
 )
 
 // ignored is what Nix says of a setting that its daemon takes from trusted users alone:
 // ClientSettings::apply in daemon.cc of its sources.
-var ignored = regexp.MustCompile(`ignoring the client-specified setting '([a-z-]+)', because it is a restricted setting|ignoring untrusted substituter '`)
+var ignored = lazyregexp.New(`ignoring the client-specified setting '([a-z-]+)', because it is a restricted setting|ignoring untrusted substituter '`)
 
 // untrusted is what Nix says of a setting that a flake gives (nixConfig) and that nobody has
 // accepted: ConfigFile::apply in libflake/config.cc.
-var untrusted = regexp.MustCompile(`ignoring untrusted flake configuration setting '([a-z-]+)'`)
+var untrusted = lazyregexp.New(`ignoring untrusted flake configuration setting '([a-z-]+)'`)
 
 // maxRestricted is how many names of settings are kept. Nix has not so many.
 const maxRestricted = 100
@@ -24,10 +25,10 @@ func (l *Log) noteRestricted(line string) {
 	if !strings.Contains(line, "ignoring ") {
 		return
 	}
-	if match := untrusted.FindStringSubmatch(line); match != nil {
+	if match := untrusted().FindStringSubmatch(line); match != nil {
 		note(&l.untrusted, match[1])
 	}
-	if match := ignored.FindStringSubmatch(line); match != nil {
+	if match := ignored().FindStringSubmatch(line); match != nil {
 		note(&l.restricted, cmp.Or(match[1], "substituters"))
 	}
 }

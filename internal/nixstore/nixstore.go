@@ -10,9 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 
 	"github.com/nix-community/go-nix/pkg/wire"
+
+	"iglu.sh/builder/internal/lazyregexp"
 )
 
 // Numbers of the worker protocol, from worker-protocol.hh in Nix's sources. A version
@@ -51,10 +52,10 @@ const (
 const MaxPath = len("/nix/store/") + 32 + len("-") + 211
 
 // storePath is a hash in Nix's base32, and a name of at most 211 characters.
-var storePath = regexp.MustCompile(`^/nix/store/[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,211}$`)
+var storePath = lazyregexp.New(`^/nix/store/[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,211}$`)
 
 // IsPath reports whether a text can be a path of a store.
-func IsPath(text string) bool { return len(text) <= MaxPath && storePath.MatchString(text) }
+func IsPath(text string) bool { return len(text) <= MaxPath && storePath().MatchString(text) }
 
 // Info is what a store knows of one of its paths.
 type Info struct {

@@ -7,7 +7,6 @@ import (
 	"math"
 	"net"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"github.com/docker/go-units"
 
 	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/internal/lazyregexp"
 	"iglu.sh/builder/orchestrator"
 )
 
@@ -78,10 +78,10 @@ func parseImage(text string) (string, error) {
 
 const instanceForm = `[a-zA-Z0-9][a-zA-Z0-9_.-]*`
 
-var instanceName = regexp.MustCompile(`^` + instanceForm + `$`)
+var instanceName = lazyregexp.New(`^` + instanceForm + `$`)
 
 func parseInstance(text string) (string, error) {
-	if !instanceName.MatchString(text) {
+	if !instanceName().MatchString(text) {
 		return "", errors.New("is not a name of letters, digits, dots, dashes and underscores")
 	}
 	return text, nil
@@ -115,14 +115,14 @@ func parseWords(text string) ([]string, error) {
 	return words, nil
 }
 
-var originForm = regexp.MustCompile(`^https?://[^/?#@,\s]+$`)
+var originForm = lazyregexp.New(`^https?://[^/?#@,\s]+$`)
 
 func parseOrigins(text string) ([]string, error) {
 	if text == "" {
 		return nil, nil
 	}
 	origins, err := parseWords(text)
-	if err != nil || slices.ContainsFunc(origins, func(origin string) bool { return !originForm.MatchString(origin) }) {
+	if err != nil || slices.ContainsFunc(origins, func(origin string) bool { return !originForm().MatchString(origin) }) {
 		return nil, errors.New("is not a list of origins such as https://example.com,http://localhost:8080")
 	}
 	return origins, nil
@@ -234,12 +234,12 @@ func parseCPUs(text string) (orchestrator.Amount, error) {
 // leastCPUs is the least that engines take, mostCPUs what no machine has.
 const leastCPUs, mostCPUs = 0.01, 1e6
 
-var shareForm = regexp.MustCompile(`^(100|[1-9]\d?)%$`)
+var shareForm = lazyregexp.New(`^(100|[1-9]\d?)%$`)
 
 // parseAmount reads an amount that is a share, or what parseFixed makes of it. Whatever is
 // wrong, the sentence says what would be right.
 func parseAmount(text, sentence string, parseFixed func(string) (float64, error)) (a orchestrator.Amount, err error) {
-	if m := shareForm.FindStringSubmatch(text); m != nil {
+	if m := shareForm().FindStringSubmatch(text); m != nil {
 		a.Share, err = strconv.ParseFloat(m[1], 64)
 		a.Share /= 100
 	} else {
@@ -273,10 +273,10 @@ func parseLogBytes(text string) (int64, error) {
 	return n, err
 }
 
-var keepForm = regexp.MustCompile(`^(?:(\d{1,9})|(\d{1,5})d|(\d{1,9}),(\d{1,5})d)$`)
+var keepForm = lazyregexp.New(`^(?:(\d{1,9})|(\d{1,5})d|(\d{1,9}),(\d{1,5})d)$`)
 
 func parseKeep(text string) (keep joblog.Keep, err error) {
-	m := keepForm.FindStringSubmatch(text)
+	m := keepForm().FindStringSubmatch(text)
 	if m == nil {
 		return keep, errors.New("is not a number of jobs such as 20, or of days such as 7d, or both: 20,7d")
 	}

@@ -4,13 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"strings"
+
+	"iglu.sh/builder/internal/lazyregexp"
 )
 
 // tokenForm is what a token may be: long enough not to be guessed, and of letters that every
 // header takes.
-var tokenForm = regexp.MustCompile(`^[A-Za-z0-9._~-]{16,256}$`)
+var tokenForm = lazyregexp.New(`^[A-Za-z0-9._~-]{16,256}$`)
 
 // errNotToken is what a file holds that is no token.
 var errNotToken = errors.New("does not hold a token: 16 to 256 letters, digits or ._~-")
@@ -26,7 +27,7 @@ func ReadToken(setting, file string) (string, error) {
 		return "", fmt.Errorf("%s: %w", setting, err)
 	}
 	token := strings.TrimSpace(string(text))
-	if !tokenForm.MatchString(token) {
+	if !tokenForm().MatchString(token) {
 		return "", fmt.Errorf("%s: %s %w", setting, file, errNotToken)
 	}
 	return token, nil

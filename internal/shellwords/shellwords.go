@@ -5,11 +5,12 @@ package shellwords
 
 import (
 	"errors"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
+
+	"iglu.sh/builder/internal/lazyregexp"
 )
 
 // Errors of Split, in words for whoever wrote the line.
@@ -64,8 +65,8 @@ var operators = []string{"&&", "||", "|", "|&", "&", ";", ";;"}
 // redirection is how a word begins that a shell takes for one, and lookup a path that Nix
 // looks up in NIX_PATH, which begins like it.
 var (
-	redirection = regexp.MustCompile(`^[0-9]*(>>|>&|>\||>|<<<|<<|<&|<>|<)`)
-	lookup      = regexp.MustCompile(`^<[^<>]+>$`)
+	redirection = lazyregexp.New(`^[0-9]*(>>|>&|>\||>|<<<|<<|<&|<>|<)`)
+	lookup      = lazyregexp.New(`^<[^<>]+>$`)
 )
 
 func (w word) operator() string {
@@ -75,7 +76,7 @@ func (w word) operator() string {
 	if strings.HasPrefix(w.bare, "$(") || strings.HasPrefix(w.bare, "`") {
 		return w.bare[:min(2, strings.IndexAny(w.bare, "(`")+1)]
 	}
-	if m := redirection.FindStringSubmatch(w.bare); m != nil && !lookup.MatchString(w.text) {
+	if m := redirection().FindStringSubmatch(w.bare); m != nil && !lookup().MatchString(w.text) {
 		return m[1]
 	}
 	if w.open && strings.HasSuffix(w.text, ";") {

@@ -280,7 +280,7 @@ func (s *Server) serveBadge(w http.ResponseWriter, r *http.Request) {
 		b = badge{Word: jobView{records[0]}.Word(), Tone: jobView{records[0]}.Tone()}
 	}
 	var text strings.Builder
-	if err := templates.ExecuteTemplate(&text, "badge", b); err != nil {
+	if err := templates().ExecuteTemplate(&text, "badge", b); err != nil {
 		s.fail(w, r, err)
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"html/template"
 	"net/http"
 	"strings"
+	"sync"
 
 	"iglu.sh/builder/internal/history"
 )
@@ -14,9 +15,12 @@ import (
 //go:embed templates
 var templateFiles embed.FS
 
-var templates = template.Must(template.New("").Funcs(template.FuncMap{
-	"args": func(args ...any) []any { return args },
-}).ParseFS(templateFiles, "templates/*.html"))
+// templates are parsed when a page is first asked for; jobs and clients start the same program.
+var templates = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("").Funcs(template.FuncMap{
+		"args": func(args ...any) []any { return args },
+	}).ParseFS(templateFiles, "templates/*.html"))
+})
 
 // page is what every page's template is given.
 type page struct {
@@ -42,7 +46,7 @@ type page struct {
 func (s *Server) render(w http.ResponseWriter, r *http.Request, name string, status int, p page) {
 	p.SignOut, p.Address = s.options.Token, addressOf(r)
 	var text bytes.Buffer // first, so that an error is not half a page
-	if err := templates.ExecuteTemplate(&text, name, p); err != nil {
+	if err := templates().ExecuteTemplate(&text, name, p); err != nil {
 		s.fail(w, r, err)
 		return
 	}

@@ -5,8 +5,9 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"regexp"
 	"unicode/utf8"
+
+	"iglu.sh/builder/internal/lazyregexp"
 )
 
 const (
@@ -139,7 +140,7 @@ func (s *search) add(lines []byte) {
 const escape = 0x1b
 
 // sequence is a control sequence of a terminal (ECMA-48): the same as in assets/ansi.js.
-var sequence = regexp.MustCompile(`^\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)|[PX^_][^\x1b\n]*\x1b\\|[ -/]*[0-~])`)
+var sequence = lazyregexp.New(`^\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)|[PX^_][^\x1b\n]*\x1b\\|[ -/]*[0-~])`)
 
 // withoutSequences returns lines without control sequences of terminals, in place.
 func withoutSequences(lines []byte) []byte {
@@ -149,7 +150,7 @@ func withoutSequences(lines []byte) []byte {
 	}
 	out := lines[:at]
 	for rest := lines[at:]; ; {
-		rest = rest[max(1, len(sequence.Find(rest))):]
+		rest = rest[max(1, len(sequence().Find(rest))):]
 		next := bytes.IndexByte(rest, escape)
 		if next < 0 {
 			return append(out, rest...)

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 	"path"
+	"sync"
 	"time"
 
 	"iglu.sh/builder/internal/history"
@@ -120,7 +121,7 @@ var files embed.FS
 
 // assets are the files that pages refer to, with a digest of each that tells a browser
 // whether its own is still the same.
-var assets = func() map[string]asset {
+var assets = sync.OnceValue(func() map[string]asset {
 	all := make(map[string]asset)
 	entries, err := files.ReadDir("assets")
 	if err != nil {
@@ -135,7 +136,7 @@ var assets = func() map[string]asset {
 		all[entry.Name()] = asset{text, `"` + hex.EncodeToString(digest[:8]) + `"`}
 	}
 	return all
-}()
+})
 
 type asset struct {
 	text []byte
@@ -151,7 +152,7 @@ var assetTypes = map[string]string{
 
 func serveAsset(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
-	asset, ok := assets[name]
+	asset, ok := assets()[name]
 	if !ok {
 		http.NotFound(w, r)
 		return

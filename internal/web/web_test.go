@@ -169,7 +169,7 @@ func TestPolicy(t *testing.T) {
 
 func TestAssets(t *testing.T) {
 	h := newHouse(t)
-	for name := range assets {
+	for name := range assets() {
 		first := h.get("/assets/" + name)
 		if first.Code != http.StatusOK || first.Header().Get("Content-Type") == "" {
 			t.Errorf("%s: %d %v", name, first.Code, first.Header())

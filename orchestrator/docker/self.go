@@ -3,8 +3,9 @@ package docker
 import (
 	"context"
 	"os"
-	"regexp"
 	"time"
+
+	"iglu.sh/builder/internal/lazyregexp"
 )
 
 const (
@@ -20,7 +21,7 @@ const mounts = "/proc/self/mountinfo"
 
 // selfForm finds the ID of the container in whose file system a process is: engines mount files of
 // theirs there, as /etc/hostname, from a folder of the container's ID.
-var selfForm = regexp.MustCompile(`/(?:containers|overlay-containers)/([0-9a-f]{64})/\S* /etc/(?:hostname|hosts|resolv\.conf) `)
+var selfForm = lazyregexp.New(`/(?:containers|overlay-containers)/([0-9a-f]{64})/\S* /etc/(?:hostname|hosts|resolv\.conf) `)
 
 // StopTimeout returns after how long the engine kills the container that this program runs in, once
 // that was asked to end; 0 if it is in none. Of a container that the engine does not know, it is the
@@ -42,7 +43,7 @@ func (d *Engine) StopTimeout() time.Duration {
 
 // containerIn returns the ID of a container from the list of its mounts, or "".
 func containerIn(mountinfo string) string {
-	if m := selfForm.FindStringSubmatch(mountinfo); m != nil {
+	if m := selfForm().FindStringSubmatch(mountinfo); m != nil {
 		return m[1]
 	}
 	return ""
