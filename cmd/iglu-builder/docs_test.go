@@ -55,16 +55,20 @@ func prose(t *testing.T, name string) string {
 	return span.ReplaceAllString(read(t, name), "``")
 }
 
-// link is the target of a link or a picture, in Markdown or in HTML.
-var link = regexp.MustCompile(`\]\(([^)\s]+)\)|src="([^"]+)"`)
+var (
+	// link is the target of a link or a picture, in Markdown or in HTML.
+	link    = regexp.MustCompile(`\]\(([^)\s]+)\)|src="([^"]+)"`)
+	heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
+)
 
 // TestLinks follows every relative link of a document: to a file of the repository, and to a heading of a
 // document.
 func TestLinks(t *testing.T) {
+	anchors := make(map[string][]string)
 	for _, name := range documents(t) {
 		for i, line := range strings.Split(prose(t, name), "\n") {
 			for _, match := range link.FindAllStringSubmatch(line, -1) {
-				if err := followLink(t, name, match[1]+match[2]); err != nil {
+				if err := followLink(t, anchors, name, match[1]+match[2]); err != nil {
 					t.Errorf("%s:%d: %v", name, i+1, err)
 				}
 			}
@@ -72,7 +76,7 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-func followLink(t *testing.T, from, target string) error {
+func followLink(t *testing.T, anchors map[string][]string, from, target string) error {
 	t.Helper()
 	if strings.Contains(target, "://") {
 		return nil
@@ -87,17 +91,23 @@ func followLink(t *testing.T, from, target string) error {
 	} else if err != nil {
 		return err
 	}
-	if anchor != "" && !slices.Contains(anchors(t, name), anchor) {
+	if anchor == "" {
+		return nil
+	}
+	if anchors[name] == nil {
+		anchors[name] = anchorsOf(t, name)
+	}
+	if !slices.Contains(anchors[name], anchor) {
 		return fmt.Errorf("%s has no heading #%s", name, anchor)
 	}
 	return nil
 }
 
-// anchors returns the anchors of a document's headings, as GitHub makes them.
-func anchors(t *testing.T, name string) []string {
+// anchorsOf returns the anchors of a document's headings, as GitHub makes them.
+func anchorsOf(t *testing.T, name string) []string {
 	t.Helper()
 	var anchors []string
-	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(read(t, name), -1) {
+	for _, match := range heading.FindAllStringSubmatch(read(t, name), -1) {
 		anchors = append(anchors, strings.Map(func(r rune) rune {
 			switch r = unicode.ToLower(r); {
 			case r == ' ':
@@ -106,7 +116,7 @@ func anchors(t *testing.T, name string) []string {
 				return r
 			}
 			return -1
-		}, heading[1]))
+		}, match[1]))
 	}
 	return anchors
 }

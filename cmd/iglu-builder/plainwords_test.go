@@ -1,9 +1,9 @@
 package main
 
 import (
-	"regexp"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 // plainWords are phrases that take two readings, each with what to say instead. They are phrases that the
@@ -84,19 +84,43 @@ var plainWords = []struct{ phrase, instead string }{
 
 // TestPlainWords finds these phrases in the documents. What is shown as code is as the program prints it.
 func TestPlainWords(t *testing.T) {
-	instead := make(map[string]string)
-	var phrases []string
-	for _, words := range plainWords {
-		instead[words.phrase] = words.instead
-		phrases = append(phrases, strings.ReplaceAll(regexp.QuoteMeta(words.phrase), " ", `\s+`))
-	}
-	pattern := regexp.MustCompile(`(?i)\b(` + strings.Join(phrases, "|") + `)\b`)
 	for _, name := range documents(t) {
-		text := prose(t, name)
-		for _, found := range pattern.FindAllStringIndex(text, -1) {
-			line := 1 + strings.Count(text[:found[0]], "\n")
-			phrase := strings.Join(strings.Fields(strings.ToLower(text[found[0]:found[1]])), " ")
-			t.Errorf("%s:%d: %q: say %q", name, line, phrase, instead[phrase])
+		text, lines := words(prose(t, name))
+		for _, words := range plainWords {
+			rest, passed := text, 0
+			for {
+				before, after, found := strings.Cut(rest, " "+words.phrase+" ")
+				if !found {
+					break
+				}
+				passed += strings.Count(before, " ")
+				t.Errorf("%s:%d: %q: say %q", name, lines[passed], words.phrase, words.instead)
+				passed += strings.Count(words.phrase, " ") + 1
+				rest = " " + after
+			}
 		}
 	}
 }
+
+// words returns the words of a text in small letters, with a space before and after each, and the line of each.
+// The end of a clause is a word as well, and so is what was code.
+func words(text string) (joined string, lines []int) {
+	var b strings.Builder
+	add := func(word string, line int) {
+		b.WriteString(" " + word)
+		lines = append(lines, line)
+	}
+	for i, line := range strings.Split(text, "\n") {
+		for _, word := range strings.FieldsFunc(strings.ToLower(line), isAround) {
+			bare := strings.TrimRight(word, ".,;:!?")
+			add(bare, i+1)
+			if bare != word {
+				add(".", i+1)
+			}
+		}
+	}
+	return b.String() + " ", lines
+}
+
+// isAround reports whether a character is between words, or marks them.
+func isAround(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune(`()[]{}"*_|`, r) }
