@@ -1,12 +1,15 @@
-// Package schemas is the wire format of the builder: the published JSON Schemas, the
-// types Request and Response that they describe, and ParseRequest, the one function
-// that turns a client's bytes into a Request.
+// Package schemas is the wire format of the builder: what a client sends, and what the builder answers.
 //
-// There are two forms of it, the documentation's and that of today's Iglu stack, each
-// with a schema for jobs and one for messages. A job becomes the same Request in
-// either; its Form encodes the messages that answer it.
+// ParseRequest turns the bytes of a client's message into a Request, or into a Refusal that says everything that is
+// wrong with it. A Response is one message to the client. An Event is something that happens in a
+// job besides its output, and a Message is a line, an event or a Response with a number and a time, for
+// clients that want events. RequestSchema and ResponseSchema are the published JSON Schemas of the same.
 //
-// It imports nothing of this module but the word splitter and the redactor, so that server,
+// There are two formats: that of the Iglu Builder's documentation, and that of today's Iglu stack. A job in either
+// becomes the same Request. ParseRequest also returns the job's Form, which encodes the answers in the job's
+// format.
+//
+// The package imports only the word splitter and the redactor of this module, so that server,
 // client and tests can all speak the format without knowing each other.
 package schemas
 

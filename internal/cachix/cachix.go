@@ -1,14 +1,19 @@
-// Package cachix is a client of the protocol by which paths are pushed to a
-// cachix-compatible binary cache: cachix.org's own, Iglu Cache, and what follows them.
+// Package cachix is a client for cachix-compatible binary caches: cachix.org, Iglu Cache, and others with the same
+// protocol. It finds out what a cache lacks, pushes paths, and checks what was pushed.
 //
-// One Client is for one cache. Cache looks it up, Missing asks what it lacks, Push
-// sends one path, and Verify and Has read back what the cache says of it, and that its
-// archive is there. All are safe for concurrent use; Push waits for its turn, so that the
-// memory of a client is bounded however many paths are pushed (Options.Memory).
+// New returns a Client for one cache. To push, call its methods in this order:
 //
-// A cache that is away, because it restarts for example, is waited for: Options.RetryFor.
+//	Cache    looks the cache up: does it exist, does it accept the API key, what are its public keys?
+//	Locate   finds out where the cache can be read
+//	Missing  asks which paths it does not have; Has checks a single path
+//	Push     sends a path's archive, compressed and in parts, and announces the path
+//	Verify   reads back what the cache says of the path, and whether its archive is there
 //
-// No error holds the API key, a signing key or the address of an upload.
+// All methods but Close are safe for concurrent use. Push waits for its turn, so the
+// memory of a client is limited for any number of paths (Options.Memory).
+//
+// If a cache is away, for example because it restarts, calls are repeated: see Options.RetryFor. An Error has a
+// Kind, for errors.Is. No error has the API key, a signing key or the address of an upload in it.
 package cachix
 
 import (

@@ -1,17 +1,15 @@
-// Package joblog keeps the log of one job in a file that one job writes and any
-// number of readers follow. A reader that is slow is merely behind in the file: it
-// never holds up the job and takes no memory for what it has not read yet.
+// Package joblog keeps the log of a job in a file, which the job writes and any number of readers follow. A slow
+// reader gets the lines later: it does not delay the job, and what it has not read takes no memory.
 //
-// A Log is written, and a Reader reads it; an index (index.go) tells readers what is
-// written. A Store (store.go) says where the files are and how long they are kept.
+// A Store is the folder with the logs, and decides how long they are kept. Store.Create starts a Log, the
+// writer's side. Store.Reader returns a Reader, while the job runs or after it has ended.
 //
-// What a job prints comes as chunks of bytes (Stream) and becomes lines: valid
-// UTF-8, without secrets, each ended by one line feed in the file. Readers
-// (Reader.Follow) get the lines in the order in which they were appended.
+// A job's output arrives as chunks of bytes. A Stream cuts it into lines: valid UTF-8, secrets masked, each with one
+// line feed in the file. Reader.Follow writes the lines in the order in which they were appended, until the log
+// is sealed.
 //
-// Beside the log is its journal (journal.go): what else the job's messages hold. Its
-// readers (Reader.FollowMessages) get the lines and the events as messages, numbered and
-// in order.
+// With the log there is a journal, in a second file: when each line was written and from which stream, and the
+// job's events. Reader.FollowMessages returns the lines and the events together, as numbered messages.
 package joblog
 
 import (

@@ -1,18 +1,21 @@
-// Package redact removes secrets from text: from the lines that a build prints, from
-// error sentences, and from the server's own log.
+// Package redact masks secrets in text: in the lines that a build prints, in error messages, and in the server's
+// own log.
 //
-// A secret is looked for as it is and as tools commonly print it: in base64 (wherever
-// in a larger encoded text, also wrapped at 76 columns), hex, percent-encoding and
-// JSON strings; see forms.go. ANSI escape sequences may stand inside it. The key of a
-// URL like https://user:key@host is masked whether it is a known secret or not.
+// New returns a Redactor for the secrets of one job. Redactor.String masks them in a text, Redactor.Lines in a
+// stream of lines, and Redactor.Handler in a log.
 //
-// All forms of all secrets are one Aho-Corasick automaton (automaton.go), so a text
-// is passed over once, in a time that is linear in its length for any number of
-// secrets and any text. Most text never reaches the automaton: a small table of the
-// bytes that forms begin with rules it out several bytes at a time.
+// A secret is found as it is and as tools commonly print it: in base64 (at any position
+// in a larger encoded text, also wrapped at 76 columns), in hex, percent-encoded and in
+// JSON strings (forms.go), even with ANSI escape sequences inside. The password in a
+// URL such as https://user:password@host is masked even if it is not a known secret.
 //
-// Redaction guards against accidents. A build that holds a secret and wants it in its
-// log can always print it in a way that nothing finds.
+// All forms of all secrets are one Aho-Corasick automaton (automaton.go). So a text
+// is read once, in a time that is linear in its length, for any number of
+// secrets. Most text never reaches the automaton: a small table of the
+// bytes that forms begin with excludes it, several bytes at a time.
+//
+// Redaction protects from accidents. A build that has a secret and wants it in its
+// log can always print it in a form that nothing finds.
 package redact
 
 import "strings"

@@ -16,7 +16,7 @@ type Setting struct {
 	Kind      Kind
 }
 
-// Table returns the settings of the server, in the order of docs/configuration.md.
+// Table returns the settings of the server, in the order of Register.
 func Table() []Setting {
 	var s Settings
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)

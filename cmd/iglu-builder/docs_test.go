@@ -1,0 +1,132 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode"
+)
+
+const repository = "../.."
+
+// documents returns the files for people, by their names in the repository: those at its top and those in docs.
+func documents(t *testing.T) []string {
+	t.Helper()
+	var names []string
+	for _, pattern := range []string{"*.md", "docs/*.md"} {
+		found, err := filepath.Glob(filepath.Join(repository, pattern))
+		if err != nil || len(found) < 3 {
+			t.Fatalf("%s: %v, %v", pattern, found, err)
+		}
+		for _, name := range found {
+			names = append(names, strings.TrimPrefix(filepath.ToSlash(name), repository+"/"))
+		}
+	}
+	return names
+}
+
+// A document shows blocks and spans of code as they are.
+var (
+	block = regexp.MustCompile("(?s)```.*?\n *```")
+	span  = regexp.MustCompile("`[^`\n]*`")
+)
+
+// read returns a document without its blocks of code, whose line ends it keeps.
+func read(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(repository, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return block.ReplaceAllStringFunc(string(text), func(code string) string {
+		return strings.Repeat("\n", strings.Count(code, "\n"))
+	})
+}
+
+// prose returns a document without any code.
+func prose(t *testing.T, name string) string {
+	t.Helper()
+	return span.ReplaceAllString(read(t, name), "``")
+}
+
+var (
+	// link is the target of a link or a picture, in Markdown or in HTML.
+	link    = regexp.MustCompile(`\]\(([^)\s]+)\)|src="([^"]+)"`)
+	heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
+)
+
+// TestLinks follows every relative link of a document: to a file of the repository, and to a heading of a
+// document.
+func TestLinks(t *testing.T) {
+	anchors := make(map[string][]string)
+	for _, name := range documents(t) {
+		for i, line := range strings.Split(prose(t, name), "\n") {
+			for _, match := range link.FindAllStringSubmatch(line, -1) {
+				if err := followLink(t, anchors, name, match[1]+match[2]); err != nil {
+					t.Errorf("%s:%d: %v", name, i+1, err)
+				}
+			}
+		}
+	}
+}
+
+func followLink(t *testing.T, anchors map[string][]string, from, target string) error {
+	t.Helper()
+	if strings.Contains(target, "://") {
+		return nil
+	}
+	file, anchor, _ := strings.Cut(target, "#")
+	name := from
+	if file != "" {
+		name = filepath.Join(filepath.Dir(from), file)
+	}
+	if _, err := os.Stat(filepath.Join(repository, name)); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s does not exist", target)
+	} else if err != nil {
+		return err
+	}
+	if anchor == "" {
+		return nil
+	}
+	if anchors[name] == nil {
+		anchors[name] = anchorsOf(t, name)
+	}
+	if !slices.Contains(anchors[name], anchor) {
+		return fmt.Errorf("%s has no heading #%s", name, anchor)
+	}
+	return nil
+}
+
+// anchorsOf returns the anchors of a document's headings, as GitHub makes them.
+func anchorsOf(t *testing.T, name string) []string {
+	t.Helper()
+	var anchors []string
+	for _, match := range heading.FindAllStringSubmatch(read(t, name), -1) {
+		anchors = append(anchors, strings.Map(func(r rune) rune {
+			switch r = unicode.ToLower(r); {
+			case r == ' ':
+				return '-'
+			case r == '-', r == '_', unicode.IsLetter(r), unicode.IsDigit(r):
+				return r
+			}
+			return -1
+		}, match[1]))
+	}
+	return anchors
+}
+
+// TestIndex has docs/README.md link to every other document.
+func TestIndex(t *testing.T) {
+	index := prose(t, "docs/README.md")
+	for _, name := range documents(t) {
+		if file, isDoc := strings.CutPrefix(name, "docs/"); isDoc && file != "README.md" && !strings.Contains(index, "]("+file) {
+			t.Errorf("docs/README.md does not link to %s", name)
+		}
+	}
+}
