@@ -36,8 +36,9 @@ type lab struct {
 // A machine is one with an engine.
 type machine struct {
 	*memengine.Engine
-	mu   sync.Mutex
-	away bool
+	mu      sync.Mutex
+	away    bool
+	noImage bool
 }
 
 var errAway = &engine.Failure{End: jobend.EngineGone, Call: "answer", What: "The container engine does not answer.", Advice: "Start it."}
@@ -48,6 +49,19 @@ func (m *machine) cut(away bool) {
 	m.away = away
 }
 
+// fail is why a call of the machine's engine fails, or nil.
+func (m *machine) fail(call string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.away:
+		return errAway
+	case m.noImage && (call == "Image" || call == "Ready"):
+		return errNoImage
+	}
+	return nil
+}
+
 // newLab returns one with machines n1, n2 and so on, of which each has its name as its address. The first
 // has another, alias; and there is one of another platform, other, which nobody finds.
 func newLab(t *testing.T, machines int, change ...func(*Options)) *lab {
@@ -56,14 +70,7 @@ func newLab(t *testing.T, machines int, change ...func(*Options)) *lab {
 		name := fmt.Sprint("n", i+1)
 		m := &machine{Engine: memengine.New(l.run)}
 		m.Machine.ID, m.Machine.Name, m.Machine.Platform = "ID-"+name, name, ownPlatform
-		m.Fail = func(string) error {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			if m.away {
-				return errAway
-			}
-			return nil
-		}
+		m.Fail = m.fail
 		l.machines[name] = m
 	}
 	other := &machine{Engine: memengine.New(l.run)}

@@ -60,7 +60,8 @@ type Builder struct {
 	logs    *joblog.Store
 	records Records
 	log     *slog.Logger
-	local   *node // the one engine; nil: it uses a cluster
+	local   *node    // the one engine; nil: it uses a cluster
+	cluster *cluster // nil: it uses one engine
 
 	queue      *nodes.Queue
 	background sync.WaitGroup // for jobs, and what is done after their end is known
@@ -94,6 +95,8 @@ func New(e engine.Engine, options Options, logs *joblog.Store, records Records, 
 	b.changed = sync.NewCond(&b.mu)
 	if e != nil {
 		b.addLocal(e)
+	} else {
+		b.cluster = b.newCluster()
 	}
 	return b
 }
@@ -143,15 +146,14 @@ func (b *Builder) Healthy(ctx context.Context) error {
 
 // Ready returns nil while a job could run, and else says why not in sentences for people.
 func (b *Builder) Ready(ctx context.Context) error {
-	if b.local == nil {
-		return b.Healthy(ctx)
+	if b.cluster != nil {
+		return b.cluster.ready(ctx)
 	}
 	err := b.local.engine.Ready(ctx)
-	if f, ok := errors.AsType[*engine.Failure](err); ok {
+	if err != nil {
 		b.log.Debug("not ready", "err", err)
-		return errors.New(f.What + " " + f.Advice)
 	}
-	return err
+	return sentence(err)
 }
 
 // checkTimeout bounds the questions at the start, which a busy Podman takes seconds to answer.
@@ -179,8 +181,7 @@ func (b *Builder) Tend(ctx context.Context) {
 		b.local.tend(ctx)
 		return
 	}
-	c := &cluster{Cluster: *b.options.Cluster, b: b, asked: make(map[string]bool), byID: make(map[string]*node)}
-	c.follow(ctx)
+	b.cluster.follow(ctx)
 }
 
 // StoresSize returns how many Nix stores outlive jobs, and how many bytes they take together.

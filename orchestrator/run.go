@@ -58,7 +58,7 @@ func (r *run) do(ctx context.Context) Verdict {
 		return Verdict{Err: cancelled(context.Cause(ctx))}
 	}
 	r.b.engineFailed(err)
-	return Verdict{ExitCode: code, Err: err}
+	return Verdict{ExitCode: code, Err: r.node.named(err)}
 }
 
 // inContainer runs the job in a container, and returns its exit code, also with an error if there is
