@@ -4,15 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"regexp"
 	"sync"
 	"time"
 
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/orchestrator/nodes"
-	"iglu.sh/builder/orchestrator/stores"
 )
 
 // A Cluster says on which engines jobs run, if not on one.
@@ -176,7 +173,7 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info,
 	if before != nil {
 		slots = before.slots
 	}
-	n := c.b.newNode(e, slots, c.b.storesOf(info.ID))
+	n := c.b.newNode(e, slots, c.b.options.Stores.OfNode(info.ID))
 	n.cluster, n.name, n.info, n.address, n.inUse = c, c.nameOf(info, address), info, address, true
 	for _, v := range volumes {
 		n.homes = append(n.homes, v.Labels[engine.LabelStore])
@@ -194,6 +191,7 @@ func (n *node) use(ctx context.Context, tick <-chan time.Time) {
 	defer tasks.Wait()
 	defer stop()
 	n.b.register(n)
+	n.b.options.Observer.NodeCame(n.name)
 	n.b.queue.Up(n.slots, n.homes...)
 	for missed := 0; missed < mostMissed && ctx.Err() == nil; {
 		select {
@@ -233,13 +231,4 @@ func (b *Builder) cancelOn(n *node, cause error) {
 			j.Cancel(cause)
 		}
 	}
-}
-
-var nodeFolder = regexp.MustCompile(`[^A-Za-z0-9.-]`)
-
-// storesOf returns how the stores of a node of a cluster are kept.
-func (b *Builder) storesOf(id string) stores.Options {
-	options := b.options.Stores
-	options.Folder = filepath.Join(options.Folder, "nodes", nodeFolder.ReplaceAllString(id, "_"))
-	return options
 }

@@ -108,6 +108,9 @@ func (b *Builder) Acquire() (release func(), ok bool) { return b.queue.Admit() }
 // Load returns how many jobs have a slot, and how many wait for one.
 func (b *Builder) Load() (running, waiting int) { return b.queue.Load() }
 
+// Slots returns how many jobs can have a slot at once.
+func (b *Builder) Slots() int { return b.queue.Slots() }
+
 // Drain ends the jobs that wait for a slot, now and later, and returns when those that run have ended.
 // When ctx ends, it cancels them.
 func (b *Builder) Drain(ctx context.Context) {
@@ -215,9 +218,9 @@ func (b *Builder) isRunning(job string) bool {
 	return b.running[job] != nil
 }
 
-// engineFailed counts a failure of the engine.
-func (b *Builder) engineFailed(err error) {
+// engineFailed counts a failure of the node's engine.
+func (n *node) engineFailed(err error) {
 	if f, ok := errors.AsType[*engine.Failure](err); ok && f.Call != "" {
-		b.options.Observer.EngineFailed(f.Call)
+		n.b.options.Observer.EngineFailed(n.name, f.Call)
 	}
 }

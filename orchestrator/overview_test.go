@@ -121,10 +121,12 @@ func TestImageIsTriedAgain(t *testing.T) {
 	})
 }
 
-// TestNodeOfJob looks for the node of a job in its record and its events, and in why it failed.
+// TestNodeOfJob looks for the node of a job in its record and its events, in why it failed, and in what is
+// counted of that.
 func TestNodeOfJob(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, 1)
+		observed := new(observed)
+		l := newLab(t, 1, func(o *Options) { o.Observer = observed })
 		records := new(keptRecords)
 		l.b.records = records
 		m := l.machines["n1"]
@@ -150,6 +152,9 @@ func TestNodeOfJob(t *testing.T) {
 		}
 		if !strings.Contains(events.String(), `{"type":"node","name":"n1"}`) {
 			t.Errorf("its events are %s", events.String())
+		}
+		if failed := observed.take(); len(failed) != 1 || failed[0] != "n1 start the container" {
+			t.Errorf("what has failed is counted as %q", failed)
 		}
 		records.mu.Lock()
 		defer records.mu.Unlock()
