@@ -177,6 +177,7 @@ func TestCheck(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), takes)
 			defer cancel()
 			source.Ensure(ctx, func(string) {})
+			synctest.Wait() // for what sends
 		}
 		want := func(when, reason string) {
 			t.Helper()
