@@ -53,7 +53,7 @@ func (c *cluster) nameOf(info engine.Info, address string) string {
 }
 
 // Nodes returns the states of a cluster's nodes by their names, and of the addresses at which there should
-// be one; nothing if the builder has one engine.
+// be one; nil if the builder has one engine.
 func (b *Builder) Nodes() []nodes.State {
 	if b.cluster == nil {
 		return nil
@@ -61,9 +61,10 @@ func (b *Builder) Nodes() []nodes.State {
 	return b.cluster.states()
 }
 
-func (c *cluster) states() (states []nodes.State) {
+func (c *cluster) states() []nodes.State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	states := []nodes.State{}
 	listed := make(map[string]bool) // nodes, by their IDs
 	for id, n := range c.byID {
 		if n.inUse {

@@ -103,6 +103,9 @@ func TestNodesReady(t *testing.T) {
 		l.machines["n2"].cut(true)
 		l.setFound("no address")
 		want("none is there", "No node is there. Start one, or set IGLU_NODES to where they are.")
+		if states := l.b.Nodes(); states == nil || len(states) > 0 {
+			t.Errorf("without a node they are %+v", states)
+		}
 	})
 }
 
