@@ -19,7 +19,10 @@ var errNoImage = &engine.Failure{End: jobend.NoImage, Call: "pull the job image"
 func (m *machine) loseImage(noImage bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.noImage = noImage
+	m.broken = nil
+	if noImage {
+		m.broken = map[string]error{"Image": errNoImage, "Ready": errNoImage}
+	}
 }
 
 // wantStates waits for what the builder has noticed by then, and compares it with what it says of its nodes.
@@ -42,27 +45,23 @@ func (l *lab) wantStates(when string, want ...nodes.State) {
 // there, and of two machines with one name.
 func TestNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, 2)
-		l.machines["n2"].Machine.Name = "n1"
-		l.setFound("n1")
-		l.machines["n2"].cut(true)
-		time.Sleep(time.Minute)
-		l.machines["n2"].cut(false)
+		l := newLab(t, 1)
 		one := nodes.State{Name: "n1", Up: true, Platform: ownPlatform, CPUs: 8, Memory: 8 << 30, Slots: 2}
-		l.wantStates("when n2 is found no more", one)
+		l.wantStates("alone", one)
 
-		l.setFound("n1", "n2", "alias", "other", "no address")
+		l.setFound("n1", "twin", "alias", "other", "no address")
+		time.Sleep(2 * findInterval)
 		two, other := one, nodes.State{Name: "other", Problem: "it runs linux/arm64, and this builder's program is made for linux/amd64"}
-		two.Name = "n1 (n2)"
+		two.Name = "n1 (twin)"
 		job := l.start("a", "10m")
 		one.Running, one.Stores, one.StoreBytes = 1, 1, 1000 // as the stores' maintenance has found
 		l.wantStates("with a job", one, two, other)
 
-		l.machines["n2"].loseImage(true)
+		l.machines["twin"].loseImage(true)
 		time.Sleep(imageInterval)
 		two.Problem = "The job image is gone."
-		l.wantStates("without an image on n2", one, two, other)
-		l.machines["n2"].loseImage(false)
+		l.wantStates("without an image on the twin", one, two, other)
+		l.machines["twin"].loseImage(false)
 		time.Sleep(imageInterval)
 		two.Problem = ""
 
@@ -133,12 +132,9 @@ func TestNodeOfJob(t *testing.T) {
 		records := new(keptRecords)
 		l.b.records = records
 		m := l.machines["n1"]
-		m.Fail = func(call string) error {
-			if call == "Start" {
-				return &engine.Failure{End: jobend.EngineGone, Call: "start the container", What: "The container engine went away.", Advice: "Send the job again."}
-			}
-			return m.fail(call)
-		}
+		m.mu.Lock()
+		m.broken = map[string]error{"Start": &engine.Failure{End: jobend.EngineGone, Call: "start the container", What: "The container engine went away.", Advice: "Send the job again."}}
+		m.mu.Unlock()
 		release, ok := l.b.Acquire()
 		if !ok {
 			t.Fatal("no slot is free")
