@@ -55,6 +55,7 @@ type Source struct {
 
 	mu      sync.Mutex
 	current *pull // the one that is under way, or nil
+	failed  error // why the last one failed that came to its end; nil if it did not
 }
 
 // NewSource returns the source of the image that ref names.
@@ -71,7 +72,7 @@ func (s *Source) Ensure(ctx context.Context, say func(line string)) (Image, erro
 	case err != nil && !missing:
 		return Image{}, err
 	case missing && s.policy == PullNever:
-		return Image{}, &PullError{Ref: s.ref, Err: errors.New("it is never pulled (IGLU_PULL)")}
+		return Image{}, &PullError{Ref: s.ref, Err: errNeverPulled}
 	case !missing && s.policy != PullAlways:
 		return found, nil
 	}
@@ -83,6 +84,27 @@ func (s *Source) Ensure(ctx context.Context, say func(line string)) (Image, erro
 		return found, nil
 	}
 	return s.inspect(ctx)
+}
+
+var errNeverPulled = errors.New("it is never pulled (IGLU_PULL)")
+
+// Check returns why the image cannot be had, as far as that is known without a pull: it is missing, and is
+// never pulled or could not be pulled the last time.
+func (s *Source) Check(ctx context.Context) error {
+	_, err := s.inspect(ctx)
+	if !errdefs.IsNotFound(err) {
+		return err
+	}
+	failed := errNeverPulled
+	if s.policy != PullNever {
+		s.mu.Lock()
+		failed = s.failed
+		s.mu.Unlock()
+	}
+	if failed == nil {
+		return nil
+	}
+	return &PullError{Ref: s.ref, Err: failed}
 }
 
 // inspectTimeout bounds the question whether the engine has the image, which it answers at once

@@ -59,6 +59,9 @@ func (s *Source) join(ctx context.Context) (*pull, *waiter) {
 			p.err = s.pullNow(pulling, func(line string) { s.tell(p, line) })
 			s.mu.Lock()
 			defer s.mu.Unlock()
+			if pulling.Err() == nil { // it was not given up
+				s.failed = p.err
+			}
 			s.forget(p)
 		}()
 	}

@@ -164,6 +164,51 @@ func TestPullGivenUp(t *testing.T) {
 	})
 }
 
+// TestCheck asks whether an image can be had, which pulls nothing: it can as long as no pull has failed.
+func TestCheck(t *testing.T) {
+	fails := func(_ context.Context, message func(string, ...any)) error {
+		message(`{"error":"the registry is on fire"}`)
+		return errors.New("it has failed")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := &slowEngine{send: fails}
+		source := NewSource(r, "image", PullMissing)
+		ensure := func(takes time.Duration) {
+			ctx, cancel := context.WithTimeout(t.Context(), takes)
+			defer cancel()
+			source.Ensure(ctx, func(string) {})
+			synctest.Wait() // for what sends
+		}
+		want := func(when, reason string) {
+			t.Helper()
+			pulls := r.pulls
+			err := source.Check(t.Context())
+			pull, failed := errors.AsType[*PullError](err)
+			if failed != (reason != "") || failed && pull.Err.Error() != reason || !failed && err != nil || r.pulls != pulls {
+				t.Errorf("%s: %v after %d pulls", when, err, r.pulls-pulls)
+			}
+		}
+		want("before it is pulled", "")
+		ensure(time.Minute)
+		want("when that has failed", "the registry is on fire")
+		r.there = true
+		want("while it is there", "")
+		r.there = false
+		want("when it is gone again", "the registry is on fire")
+		r.send = func(ctx context.Context, _ func(string, ...any)) error { <-ctx.Done(); return ctx.Err() }
+		ensure(time.Second)
+		want("when a pull was given up", "the registry is on fire")
+		r.send = layers
+		ensure(time.Minute)
+		r.there = false
+		want("when the last pull has succeeded", "")
+	})
+	r := &slowEngine{}
+	if err := NewSource(r, "image", PullNever).Check(t.Context()); err == nil {
+		t.Error("an image that is never pulled can be had")
+	}
+}
+
 // TestPolicies has a pull fail under each policy, with and without a copy on the engine.
 func TestPolicies(t *testing.T) {
 	broken := func(_ context.Context, message func(string, ...any)) error {

@@ -4,15 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"iglu.sh/builder/internal/jobend"
-	"iglu.sh/builder/internal/lazyregexp"
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/orchestrator/nodes"
-	"iglu.sh/builder/orchestrator/stores"
 )
 
 // A Cluster says on which engines jobs run, if not on one.
@@ -43,10 +40,18 @@ type cluster struct {
 	Cluster
 	b *Builder
 
-	mu    sync.Mutex
-	found map[string]bool  // the addresses that were found last
-	asked map[string]bool  // those that a goroutine asks
-	byID  map[string]*node // the engines that there are or were, by their IDs
+	mu     sync.Mutex
+	found  map[string]bool     // the addresses that were found last
+	asked  map[string]bool     // those that a goroutine asks
+	away   map[string]*absence // those of them at which no engine can be used
+	lastAt map[string]string   // the IDs of the engines that were last at them
+	byID   map[string]*node    // the engines that there are or were, by their IDs
+}
+
+// newCluster returns the engines that the options name, of which nobody has asked yet.
+func (b *Builder) newCluster() *cluster {
+	return &cluster{Cluster: *b.options.Cluster, b: b, asked: make(map[string]bool), away: make(map[string]*absence),
+		lastAt: make(map[string]string), byID: make(map[string]*node)}
 }
 
 // follow uses the engines until ctx ends.
@@ -94,6 +99,8 @@ func (c *cluster) isWanted(address string) bool {
 	defer c.mu.Unlock()
 	if !c.found[address] {
 		delete(c.asked, address)
+		delete(c.away, address)
+		delete(c.lastAt, address)
 	}
 	return c.found[address]
 }
@@ -125,18 +132,16 @@ func (c *cluster) ask(ctx context.Context, address string) {
 // await returns the engine at an address as a node when it answers; or nil if the address is not found
 // any more, or ctx ends. An engine that is there by another address is none.
 func (c *cluster) await(ctx context.Context, e engine.Engine, address string, tick <-chan time.Time) *node {
-	told := false
 	for c.isWanted(address) {
 		info, err := e.Info(ctx)
 		if err == nil {
 			var n *node
-			if n, err = c.nodeOf(ctx, e, info); n != nil {
+			if n, err = c.nodeOf(ctx, e, info, address); n != nil {
 				return n
 			}
 		}
-		if err != nil && !told && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && c.absent(address, err) {
 			c.b.log.Warn("a node cannot be used", "address", address, "err", err)
-			told = true
 		}
 		select {
 		case <-tick:
@@ -149,7 +154,7 @@ func (c *cluster) await(ctx context.Context, e engine.Engine, address string, ti
 
 // nodeOf returns the node that an engine is, unless it is in use already. One that was there before has
 // the slots that it had, of which jobs may have some still.
-func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info) (*node, error) {
+func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info, address string) (*node, error) {
 	if info.Platform != c.Platform {
 		return nil, fmt.Errorf("it runs %s, and this builder's program is made for %s", info.Platform, c.Platform)
 	}
@@ -159,6 +164,7 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.present(address, info.ID)
 	before := c.byID[info.ID]
 	if before != nil && before.inUse {
 		return nil, nil
@@ -167,8 +173,8 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info)
 	if before != nil {
 		slots = before.slots
 	}
-	n := c.b.newNode(e, slots, c.b.storesOf(info.ID))
-	n.cluster, n.name, n.inUse = c, info.Name, true
+	n := c.b.newNode(e, slots, c.b.options.Stores.OfNode(info.ID))
+	n.cluster, n.name, n.info, n.address, n.inUse = c, c.nameOf(info, address), info, address, true
 	for _, v := range volumes {
 		n.homes = append(n.homes, v.Labels[engine.LabelStore])
 	}
@@ -185,6 +191,7 @@ func (n *node) use(ctx context.Context, tick <-chan time.Time) {
 	defer tasks.Wait()
 	defer stop()
 	n.b.register(n)
+	n.b.options.Observer.NodeCame(n.name)
 	n.b.queue.Up(n.slots, n.homes...)
 	for missed := 0; missed < mostMissed && ctx.Err() == nil; {
 		select {
@@ -207,6 +214,7 @@ func (n *node) lose() {
 	n.b.queue.Down(n.slots)
 	n.b.cancelOn(n, &engine.Failure{End: jobend.EngineGone, What: "The node " + n.name + " is gone, and the job with it.",
 		Advice: "Send the job again; it runs on another node.", Cause: errNodeLost})
+	n.cluster.absent(n.address, &engine.Failure{What: "The container engine does not answer."})
 	n.cluster.mu.Lock()
 	defer n.cluster.mu.Unlock()
 	n.inUse = false
@@ -223,13 +231,4 @@ func (b *Builder) cancelOn(n *node, cause error) {
 			j.Cancel(cause)
 		}
 	}
-}
-
-var nodeFolder = lazyregexp.New(`[^A-Za-z0-9.-]`)
-
-// storesOf returns how the stores of a node of a cluster are kept.
-func (b *Builder) storesOf(id string) stores.Options {
-	options := b.options.Stores
-	options.Folder = filepath.Join(options.Folder, "nodes", nodeFolder().ReplaceAllString(id, "_"))
-	return options
 }

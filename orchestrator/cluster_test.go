@@ -36,8 +36,9 @@ type lab struct {
 // A machine is one with an engine.
 type machine struct {
 	*memengine.Engine
-	mu   sync.Mutex
-	away bool
+	mu     sync.Mutex
+	away   bool
+	broken map[string]error // calls that fail, by the names of their methods
 }
 
 var errAway = &engine.Failure{End: jobend.EngineGone, Call: "answer", What: "The container engine does not answer.", Advice: "Start it."}
@@ -48,27 +49,32 @@ func (m *machine) cut(away bool) {
 	m.away = away
 }
 
+// fail is why a call of the machine's engine fails, or nil.
+func (m *machine) fail(call string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.away {
+		return errAway
+	}
+	return m.broken[call]
+}
+
 // newLab returns one with machines n1, n2 and so on, of which each has its name as its address. The first
-// has another, alias; and there is one of another platform, other, which nobody finds.
+// has another, alias; and there are two that nobody finds: other has another platform, and twin the name n1.
 func newLab(t *testing.T, machines int, change ...func(*Options)) *lab {
 	l := &lab{t: t, machines: make(map[string]*machine)}
 	for i := range machines {
 		name := fmt.Sprint("n", i+1)
 		m := &machine{Engine: memengine.New(l.run)}
 		m.Machine.ID, m.Machine.Name, m.Machine.Platform = "ID-"+name, name, ownPlatform
-		m.Fail = func(string) error {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			if m.away {
-				return errAway
-			}
-			return nil
-		}
+		m.Fail = m.fail
 		l.machines[name] = m
 	}
 	other := &machine{Engine: memengine.New(l.run)}
 	other.Machine.ID, other.Machine.Platform = "ID-other", "linux/arm64"
-	l.machines["other"], l.machines["alias"] = other, l.machines["n1"]
+	twin := &machine{Engine: memengine.New(l.run)}
+	twin.Machine.ID, twin.Machine.Name, twin.Machine.Platform, twin.Fail = "ID-twin", "n1", ownPlatform, twin.fail
+	l.machines["other"], l.machines["twin"], l.machines["alias"] = other, twin, l.machines["n1"]
 	l.b, l.log, _ = builder(t, nil, append([]func(*Options){func(o *Options) {
 		o.MaxJobs, o.MaxQueued = 2, 100
 		o.Stores = stores.Options{Instance: "test", Mode: stores.Repository, MaxBytes: 1 << 40, Folder: tempDir(t), Wait: time.Minute}

@@ -151,7 +151,7 @@ func (r *run) stop(ctx context.Context, c engine.Container, cause error) {
 	}
 	if err := c.Stop(context.WithoutCancel(ctx), grace); err != nil {
 		r.log.Warn("cannot stop the container", "container", c.ID(), "err", err)
-		r.b.engineFailed(err)
+		r.node.engineFailed(err)
 	}
 }
 

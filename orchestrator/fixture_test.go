@@ -133,17 +133,17 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
-// observed is an Observer that remembers which calls have failed.
+// observed is an Observer that remembers which calls have failed, of nodes with their names.
 type observed struct {
 	nobody
 	mu     sync.Mutex
 	failed []string
 }
 
-func (o *observed) EngineFailed(call string) {
+func (o *observed) EngineFailed(node, call string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.failed = append(o.failed, call)
+	o.failed = append(o.failed, strings.TrimSpace(node+" "+call))
 }
 
 // take returns what has failed since it was asked last.

@@ -140,9 +140,10 @@ func (r *run) inTurn(ctx context.Context, ticket *nodes.Ticket, record *recorder
 		return Verdict{Err: cancelled(err)}
 	}
 	r.node = r.b.place(r.id, slots)
-	record.start()
+	record.start(r.node.name)
 	if r.node.cluster != nil {
 		r.say("on node " + r.node.name)
+		r.tracker.event(schemas.NodeEvent{Name: r.node.name})
 	}
 	ctx, stop := r.b.options.Deadlines.bound(ctx)
 	defer stop()

@@ -103,7 +103,7 @@ func (n *node) sweep(ctx context.Context) {
 	err := n.leftovers.sweep(ctx, func(id string) { n.b.log.Info("removed a container that was left over", "container", id) })
 	if err != nil && ctx.Err() == nil {
 		n.b.log.Debug("cannot remove what is left over", "err", err)
-		n.b.engineFailed(err)
+		n.engineFailed(err)
 	}
 }
 

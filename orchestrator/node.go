@@ -2,8 +2,11 @@ package orchestrator
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
 
+	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/orchestrator/nodes"
 	"iglu.sh/builder/orchestrator/stores"
@@ -16,9 +19,12 @@ type node struct {
 	engine    engine.Engine
 	stores    *stores.Pool
 	leftovers *leftovers
+	noImage   error // why the engine has no job image; nil if it has; guarded by the builder
 
 	cluster *cluster // nil: it is the one engine of its builder, as for what follows
-	name    string   // of its machine
+	name    string   // of its machine; no other node of the cluster has it
+	address string   // at which its engine is
+	info    engine.Info
 	homes   []string // the repositories whose stores it had when it came
 	inUse   bool     // guarded by the cluster
 }
@@ -57,14 +63,70 @@ func (b *Builder) place(job string, slots *nodes.Node) *node {
 	return n
 }
 
-// tend brings the job image onto the engine, so that the first job need not wait for it, looks after the
-// stores, and removes what dead builders leave, until ctx ends.
+// named says of a failure of an engine which node's it is, where there are several.
+func (n *node) named(err error) error {
+	f, ok := errors.AsType[*engine.Failure](err)
+	if !ok || f.Call == "" || n.cluster == nil {
+		return err
+	}
+	named := *f
+	named.What = "On node " + n.name + " " + lowerFirst(f.What)
+	return &named
+}
+
+// tend keeps the job image on the engine, so that no job need wait for it, looks after the stores, and
+// removes what dead builders leave, until ctx ends.
 func (n *node) tend(ctx context.Context) {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	tasks.Go(func() { n.sweepAtTimes(ctx) })
-	if _, err := n.engine.Image(ctx, func(line string) { n.b.log.Info(line) }); err != nil && ctx.Err() == nil {
-		n.b.log.Warn("cannot provide the job image; each job tries again", "err", err)
-	}
+	n.provideImage(ctx)
+	tasks.Go(func() { n.keepImage(ctx) })
 	n.stores.Maintain(ctx, n.runTask)
+}
+
+// provideImage brings the job image onto the engine.
+func (n *node) provideImage(ctx context.Context) {
+	_, err := n.engine.Image(ctx, func(line string) { n.b.log.Info(line) })
+	if ctx.Err() != nil {
+		return
+	}
+	n.b.mu.Lock()
+	known := n.noImage != nil
+	n.noImage = err
+	n.b.mu.Unlock()
+	switch {
+	case err != nil && !known:
+		n.b.log.Warn("cannot provide the job image: it is tried again every "+imageInterval.String()+", and by each job", "node", n.name, "err", err)
+	case err == nil && known:
+		n.b.log.Info("the job image is there", "node", n.name)
+	}
+}
+
+// imageInterval is how often a node without the job image is asked for it.
+const imageInterval = time.Minute
+
+// keepImage provides the job image again where that has failed, and where a job could not have it, until ctx
+// ends: a builder that is not ready for want of it may get no job that would.
+func (n *node) keepImage(ctx context.Context) {
+	ticker := time.NewTicker(imageInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		f, _ := errors.AsType[*engine.Failure](n.engine.Ready(ctx))
+		if n.imageFailure() != nil || f != nil && f.End == jobend.NoImage {
+			n.provideImage(ctx)
+		}
+	}
+}
+
+// imageFailure returns why the engine has no job image, as far as is known; nil if it has.
+func (n *node) imageFailure() error {
+	n.b.mu.Lock()
+	defer n.b.mu.Unlock()
+	return n.noImage
 }

@@ -60,7 +60,8 @@ type Builder struct {
 	logs    *joblog.Store
 	records Records
 	log     *slog.Logger
-	local   *node // the one engine; nil: it uses a cluster
+	local   *node    // the one engine; nil: it uses a cluster
+	cluster *cluster // nil: it uses one engine
 
 	queue      *nodes.Queue
 	background sync.WaitGroup // for jobs, and what is done after their end is known
@@ -94,6 +95,8 @@ func New(e engine.Engine, options Options, logs *joblog.Store, records Records, 
 	b.changed = sync.NewCond(&b.mu)
 	if e != nil {
 		b.addLocal(e)
+	} else {
+		b.cluster = b.newCluster()
 	}
 	return b
 }
@@ -104,6 +107,9 @@ func (b *Builder) Acquire() (release func(), ok bool) { return b.queue.Admit() }
 
 // Load returns how many jobs have a slot, and how many wait for one.
 func (b *Builder) Load() (running, waiting int) { return b.queue.Load() }
+
+// Slots returns how many jobs can have a slot at once.
+func (b *Builder) Slots() int { return b.queue.Slots() }
 
 // Drain ends the jobs that wait for a slot, now and later, and returns when those that run have ended.
 // When ctx ends, it cancels them.
@@ -143,15 +149,14 @@ func (b *Builder) Healthy(ctx context.Context) error {
 
 // Ready returns nil while a job could run, and else says why not in sentences for people.
 func (b *Builder) Ready(ctx context.Context) error {
-	if b.local == nil {
-		return b.Healthy(ctx)
+	if b.cluster != nil {
+		return b.cluster.ready(ctx)
 	}
 	err := b.local.engine.Ready(ctx)
-	if f, ok := errors.AsType[*engine.Failure](err); ok {
+	if err != nil {
 		b.log.Debug("not ready", "err", err)
-		return errors.New(f.What + " " + f.Advice)
 	}
-	return err
+	return sentence(err)
 }
 
 // checkTimeout bounds the questions at the start, which a busy Podman takes seconds to answer.
@@ -179,8 +184,7 @@ func (b *Builder) Tend(ctx context.Context) {
 		b.local.tend(ctx)
 		return
 	}
-	c := &cluster{Cluster: *b.options.Cluster, b: b, asked: make(map[string]bool), byID: make(map[string]*node)}
-	c.follow(ctx)
+	b.cluster.follow(ctx)
 }
 
 // StoresSize returns how many Nix stores outlive jobs, and how many bytes they take together.
@@ -214,9 +218,9 @@ func (b *Builder) isRunning(job string) bool {
 	return b.running[job] != nil
 }
 
-// engineFailed counts a failure of the engine.
-func (b *Builder) engineFailed(err error) {
+// engineFailed counts a failure of the node's engine.
+func (n *node) engineFailed(err error) {
 	if f, ok := errors.AsType[*engine.Failure](err); ok && f.Call != "" {
-		b.options.Observer.EngineFailed(f.Call)
+		n.b.options.Observer.EngineFailed(n.name, f.Call)
 	}
 }

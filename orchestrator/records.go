@@ -53,11 +53,16 @@ func (r *recorder) begin(hasSlot bool) {
 	r.put()
 }
 
-// start keeps when the job got its slot.
-func (r *recorder) start() {
+// start keeps when the job got its slot, and of which node; "" of the one engine.
+func (r *recorder) start(node string) {
+	started := r.record.Started
+	if started.IsZero() {
+		started = time.Now().UTC()
+	}
+	changed := started != r.record.Started || node != r.record.Node
+	r.record.Started, r.record.Node = started, node
 	r.logAs("job started")
-	if r.record.Started.IsZero() {
-		r.record.Started = time.Now().UTC()
+	if changed {
 		r.put()
 	}
 }
@@ -100,7 +105,7 @@ func (r *recorder) masked(value any) any {
 func (r *recorder) logAs(message string) {
 	var args []any
 	for _, about := range []struct{ key, value string }{
-		{"repository", r.record.Repository}, {"branch", r.record.Branch}, {"command", r.record.Command}, {"client", r.record.Client},
+		{"repository", r.record.Repository}, {"branch", r.record.Branch}, {"command", r.record.Command}, {"client", r.record.Client}, {"node", r.record.Node},
 	} {
 		if about.value != "" {
 			args = append(args, about.key, about.value)

@@ -57,8 +57,8 @@ func (r *run) do(ctx context.Context) Verdict {
 	if err != nil && ctx.Err() != nil { // likewise
 		return Verdict{Err: cancelled(context.Cause(ctx))}
 	}
-	r.b.engineFailed(err)
-	return Verdict{ExitCode: code, Err: err}
+	r.node.engineFailed(err)
+	return Verdict{ExitCode: code, Err: r.node.named(err)}
 }
 
 // inContainer runs the job in a container, and returns its exit code, also with an error if there is
@@ -173,7 +173,7 @@ func (r *run) settle(ctx context.Context, a *attempt) {
 func (r *run) remove(ctx context.Context, c engine.Container) {
 	if err := c.Remove(context.WithoutCancel(ctx)); err != nil {
 		r.log.Warn("cannot remove the container", "container", c.ID(), "err", err)
-		r.b.engineFailed(err)
+		r.node.engineFailed(err)
 	}
 }
 

@@ -48,6 +48,11 @@ type QueueEvent struct {
 	Ahead int `json:"ahead"` // jobs that wait before it
 }
 
+// NodeEvent says on which of several nodes the job runs.
+type NodeEvent struct {
+	Name string `json:"name"`
+}
+
 // PlanEvent lists derivations that are to be built and were not listed before. In the whole
 // job they have numbers in their order, from 0 on.
 type PlanEvent struct {
@@ -200,6 +205,7 @@ type VerdictEvent struct {
 func (JobEvent) eventType() string        { return "job" }
 func (PhaseEvent) eventType() string      { return "phase" }
 func (QueueEvent) eventType() string      { return "queue" }
+func (NodeEvent) eventType() string       { return "node" }
 func (PlanEvent) eventType() string       { return "plan" }
 func (DerivationEvent) eventType() string { return "derivation" }
 func (LineEvent) eventType() string       { return "line" }
@@ -237,6 +243,8 @@ func ParseEvent(data []byte) (Event, error) {
 		return parseEvent[PhaseEvent](data)
 	case QueueEvent{}.eventType():
 		return parseEvent[QueueEvent](data)
+	case NodeEvent{}.eventType():
+		return parseEvent[NodeEvent](data)
 	case PlanEvent{}.eventType():
 		return parseEvent[PlanEvent](data)
 	case DerivationEvent{}.eventType():

@@ -22,6 +22,7 @@ var events = []struct {
 	{QueueEvent{Ahead: 12}, `{"type":"queue","ahead":12}`},
 	{JobEvent{ID: "a2"}, `{"type":"job","id":"a2"}`},
 	{JobEvent{ID: "a2", URL: "https://example.com/jobs/a2"}, `{"type":"job","id":"a2","url":"https://example.com/jobs/a2"}`},
+	{NodeEvent{Name: "node-1"}, `{"type":"node","name":"node-1"}`},
 	{PhaseEvent{Evaluate}, `{"type":"phase","phase":"evaluate"}`},
 	{PlanEvent{7, []PlannedDerivation{{Derivation: "/nix/store/a.drv"}, {"/nix/store/b.drv", []int{0}}}},
 		`{"type":"plan","first":7,"derivations":[{"derivation":"/nix/store/a.drv"},{"derivation":"/nix/store/b.drv","needs":[0]}]}`},

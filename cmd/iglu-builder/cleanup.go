@@ -2,8 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"log/slog"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,30 +27,30 @@ of an instance, and nothing else; its Nix stores stay, which 'iglu-builder store
 While a container of the instance is running, it removes nothing: stop the builders first.
 Containers that a dead builder leaves are removed by any builder of its instance.
 
-It prints a line for each thing that it removes.`,
+It prints a line for each thing that it removes. With --nodes it does so on every node, and exits
+with 1 if one cannot be reached or a container runs there.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			if err := server.ApplyEnviron(command.Flags()); err != nil {
-				return &exitError{exitUsage, err}
-			}
 			ctx, cancel := context.WithTimeout(command.Context(), cleanupTimeout)
 			defer cancel()
-			engine, err := s.OpenEngine("", slog.New(slog.DiscardHandler))
-			if err != nil {
-				return &exitError{1, err}
-			}
-			defer engine.Close()
-			if err := orchestrator.Cleanup(ctx, engine, func(kind, name string) {
-				fmt.Fprintf(command.OutOrStdout(), "removed %s %s\n", kind, name)
-			}); err != nil {
-				return &exitError{1, err}
-			}
-			return nil
+			return onNodes(ctx, command, &s, func(nodes []server.Node) error { return cleanUp(ctx, nodes, command.OutOrStdout()) })
 		},
 	}
 	all := pflag.NewFlagSet("", pflag.ContinueOnError)
 	s.Register(all)
-	command.Flags().AddFlag(all.Lookup("instance"))
-	command.Flags().AddFlag(all.Lookup("agent-keys"))
+	for _, name := range []string{"instance", "agent-keys", "nodes"} {
+		command.Flags().AddFlag(all.Lookup(name))
+	}
 	return command
+}
+
+// cleanUp cleans up on each node. It goes on after a failure.
+func cleanUp(ctx context.Context, nodes []server.Node, out io.Writer) (failed error) {
+	for _, n := range nodes {
+		err := orchestrator.Cleanup(ctx, n.Engine, func(kind, name string) {
+			fmt.Fprintf(out, "removed %s %s%s\n", kind, name, where(n.Name))
+		})
+		failed = errors.Join(failed, onNode(n.Name, err))
+	}
+	return failed
 }

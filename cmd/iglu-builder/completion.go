@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -11,8 +10,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"iglu.sh/builder/internal/server"
-	"iglu.sh/builder/orchestrator/docker"
-	"iglu.sh/builder/orchestrator/stores"
 )
 
 // completeSettings has a shell offer the values that the flags of a command can have: of settings as their
@@ -51,28 +48,25 @@ func complete(kind server.Kind) cobra.CompletionFunc {
 // completionTimeout is how long a person waits for what a shell offers.
 const completionTimeout = 2 * time.Second
 
-// completeStores has a shell offer the names of stores, if the engine answers.
+// completeStores has a shell offer the names of stores, of the engines that answer.
 func completeStores(s *server.Settings) cobra.CompletionFunc {
 	return func(command *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
-		if err := server.ApplyEnviron(command.Flags()); err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		engine, err := docker.New(docker.Options{Instance: s.Instance}, slog.New(slog.DiscardHandler))
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		defer engine.Close()
 		ctx, cancel := context.WithTimeout(command.Context(), completionTimeout)
 		defer cancel()
-		found, err := stores.New(engine, s.Stores(), slog.New(slog.DiscardHandler)).List(ctx)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
 		var names []string
-		for _, store := range found {
-			if !slices.Contains(given, store.Name) {
-				names = append(names, store.Name+"\t"+store.Repository)
+		err := onNodes(ctx, command, s, func(nodes []server.Node) error {
+			pools, failed := poolsOf(ctx, nodes)
+			for _, p := range pools {
+				for _, store := range p.found {
+					if !slices.Contains(given, store.Name) {
+						names = append(names, store.Name+"\t"+store.Repository)
+					}
+				}
 			}
+			return failed
+		})
+		if err != nil && names == nil {
+			return nil, cobra.ShellCompDirectiveError
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}

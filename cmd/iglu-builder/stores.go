@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -17,7 +16,6 @@ import (
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/internal/termtext"
-	"iglu.sh/builder/orchestrator/stores"
 )
 
 func storesCommand() *cobra.Command {
@@ -28,14 +26,13 @@ func storesCommand() *cobra.Command {
 		Long: `Stores lists the Nix stores that a builder keeps on the engine, the one that was used last
 first: whose they are, the image that they were filled from, their size, when a job had them
 last, and the job that has one now. Run it where the builder runs, with the same
---state-dir; in a container of it, for instance with docker-compose exec.`,
+--state-dir; in a container of it, for instance with docker-compose exec.
+
+With --nodes it lists those of every node, and says which node has a store. It exits with 1 if a
+node cannot be reached, and says why.`,
 		Args: cobra.NoArgs,
-		RunE: onStores(&s, func(ctx context.Context, pool *stores.Pool, _ []string, out io.Writer) error {
-			found, err := pool.List(ctx)
-			if err != nil {
-				return err
-			}
-			return printStores(out, found)
+		RunE: onStores(&s, func(_ context.Context, pools []pool, _ []string, out io.Writer) error {
+			return printStores(out, pools)
 		}),
 	}
 	var all bool
@@ -43,7 +40,8 @@ last, and the job that has one now. Run it where the builder runs, with the same
 		Use:   "rm NAME... | --all",
 		Short: "Remove stores",
 		Long: `Rm removes stores by their names, or all that the builder keeps. The next job of their
-repository begins with the image's own store again. One that a job has stays.`,
+repository begins with the image's own store again. One that a job has stays.
+With --nodes it removes them on every node that has them.`,
 		Example: "  iglu-builder stores rm iglu-builder-default-store-5f0c1e3d2b4a69788796\n" +
 			"  iglu-builder stores rm --all",
 		Args: func(_ *cobra.Command, args []string) error {
@@ -52,18 +50,8 @@ repository begins with the image's own store again. One that a job has stays.`,
 			}
 			return nil
 		},
-		RunE: onStores(&s, func(ctx context.Context, pool *stores.Pool, names []string, out io.Writer) error {
-			found, err := pool.List(ctx)
-			if err != nil {
-				return err
-			}
-			if all {
-				names = nil
-				for _, store := range found {
-					names = append(names, store.Name)
-				}
-			}
-			return removeStores(ctx, pool, names, found, out)
+		RunE: onStores(&s, func(ctx context.Context, pools []pool, names []string, out io.Writer) error {
+			return removeStores(ctx, pools, names, all, out)
 		}),
 	}
 	remove.Flags().BoolVar(&all, "all", false, "remove all of the instance")
@@ -71,7 +59,7 @@ repository begins with the image's own store again. One that a job has stays.`,
 	command.AddCommand(remove)
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	s.Register(flags)
-	for _, name := range []string{"instance", "state-dir", "agent-keys"} {
+	for _, name := range []string{"instance", "state-dir", "agent-keys", "nodes"} {
 		command.PersistentFlags().AddFlag(flags.Lookup(name))
 	}
 	completeSettings(command, command.PersistentFlags())
@@ -81,54 +69,66 @@ repository begins with the image's own store again. One that a job has stays.`,
 // storesTimeout bounds the whole of what is done with stores by hand.
 const storesTimeout = 5 * time.Minute
 
-// onStores returns a command's function that works on an instance's stores.
-func onStores(s *server.Settings, work func(ctx context.Context, pool *stores.Pool, args []string, out io.Writer) error) func(*cobra.Command, []string) error {
+// onStores returns a command's function that works on an instance's stores, on all nodes that can be reached.
+func onStores(s *server.Settings, work func(ctx context.Context, pools []pool, args []string, out io.Writer) error) func(*cobra.Command, []string) error {
 	return func(command *cobra.Command, args []string) error {
-		if err := server.ApplyEnviron(command.Flags()); err != nil {
-			return &exitError{exitUsage, err}
-		}
 		ctx, cancel := context.WithTimeout(command.Context(), storesTimeout)
 		defer cancel()
-		silent := slog.New(slog.DiscardHandler)
-		engine, err := s.OpenEngine("", silent)
-		if err == nil {
-			defer engine.Close()
-			err = work(ctx, stores.New(engine, s.Stores(), silent), args, command.OutOrStdout())
-		}
-		if err != nil {
-			return &exitError{1, err}
-		}
-		return nil
+		return onNodes(ctx, command, s, func(nodes []server.Node) error {
+			pools, failed := poolsOf(ctx, nodes)
+			if len(pools) == 0 {
+				return failed
+			}
+			return errors.Join(failed, work(ctx, pools, args, command.OutOrStdout()))
+		})
 	}
 }
 
-func printStores(out io.Writer, found []stores.Store) error {
+// printStores prints a table, which says of which node each store is if there are several.
+func printStores(out io.Writer, pools []pool) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "NAME\tREPOSITORY\tIMAGE\tSIZE\tLAST USED\tJOB")
-	for _, store := range found {
-		size, used := "?", "?"
-		if store.Bytes > 0 {
-			size = units.BytesSize(float64(store.Bytes))
+	node := func(text string) string {
+		if pools[0].node == "" {
+			return ""
 		}
-		if !store.Used.IsZero() {
-			used = store.Used.Local().Format(time.DateTime)
+		return termtext.Visible(text) + "\t"
+	}
+	fmt.Fprintf(table, "NAME\t%sREPOSITORY\tIMAGE\tSIZE\tLAST USED\tJOB\n", node("NODE"))
+	for _, p := range pools {
+		for _, store := range p.found {
+			size, used := "?", "?"
+			if store.Bytes > 0 {
+				size = units.BytesSize(float64(store.Bytes))
+			}
+			if !store.Used.IsZero() {
+				used = store.Used.Local().Format(time.DateTime)
+			}
+			fmt.Fprintf(table, "%s\t%s%s\t%s\t%s\t%s\t%s\n", store.Name, node(p.node), termtext.Visible(cmp.Or(store.Repository, "(all jobs)")),
+				termtext.Visible(store.Image), size, used, cmp.Or(store.Job, "-"))
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", store.Name, termtext.Visible(cmp.Or(store.Repository, "(all jobs)")), termtext.Visible(store.Image),
-			size, used, cmp.Or(store.Job, "-"))
 	}
 	return table.Flush()
 }
 
-// removeStores goes on after a failure.
-func removeStores(ctx context.Context, pool *stores.Pool, names []string, found []stores.Store, out io.Writer) error {
+// removeStores removes the stores that have one of the names, or all, on each node. It goes on after a failure.
+func removeStores(ctx context.Context, pools []pool, names []string, all bool, out io.Writer) error {
 	var failed error
+	known := make(map[string]bool)
+	for _, p := range pools {
+		for _, store := range p.found {
+			if known[store.Name] = true; !all && !slices.Contains(names, store.Name) {
+				continue
+			}
+			if err := p.Remove(ctx, store.Name); err != nil {
+				failed = errors.Join(failed, onNode(p.node, err))
+			} else {
+				fmt.Fprintf(out, "removed store %s%s\n", store.Name, where(p.node))
+			}
+		}
+	}
 	for _, name := range names {
-		if !slices.ContainsFunc(found, func(s stores.Store) bool { return s.Name == name }) {
+		if !known[name] {
 			failed = errors.Join(failed, fmt.Errorf("there is no store %s\nhint: 'iglu-builder stores' lists them", name))
-		} else if err := pool.Remove(ctx, name); err != nil {
-			failed = errors.Join(failed, err)
-		} else {
-			fmt.Fprintf(out, "removed store %s\n", name)
 		}
 	}
 	return failed

@@ -22,7 +22,8 @@ type progress struct {
 	begun    time.Time
 	job      string // its id; empty if the builder does not tell it
 	phase    schemas.Phase
-	ahead    int // jobs that wait before it
+	ahead    int    // jobs that wait before it
+	node     string // on which it runs; empty if the builder has one engine
 	counts   schemas.ProgressEvent
 	push     *schemas.PushEvent
 	building []building // in the order in which they began
@@ -53,6 +54,8 @@ func (p *progress) take(data json.RawMessage, now time.Time) {
 		p.phase = e.Phase
 	case schemas.QueueEvent:
 		p.ahead = e.Ahead
+	case schemas.NodeEvent:
+		p.node = e.Name
 	case schemas.ProgressEvent:
 		p.counts = e
 	case schemas.PushEvent:

@@ -80,6 +80,7 @@ func TestScreen(t *testing.T) {
 			next := make(chan struct{})
 			url := startBuilder(t, true, func(b *builderConn) {
 				b.accept()
+				b.event(schemas.NodeEvent{Name: "node-\x1b1"})
 				b.event(schemas.PhaseEvent{Phase: schemas.Evaluate})
 				b.await(next)
 				b.lines("iglu: running nix build", "a line")
@@ -128,6 +129,7 @@ Failed with exit code 1 after 1m10s
   phases  evaluate 3.0s, build 1m07s
   memory  1.5 GiB at most
   CPU     12.3s
+  node    node-^[1
 `, test.width, true))
 		})
 	}

@@ -106,6 +106,7 @@ func (s *screen) rows(verdict *schemas.VerdictEvent, succeeded bool) (rows [][2]
 	if verdict.CPUSeconds > 0 {
 		add("CPU", seconds(verdict.CPUSeconds))
 	}
+	add("node", termtext.Visible(s.progress.node))
 	add("commit", termtext.Visible(verdict.Commit))
 	if verdict.Pushed != nil {
 		add("pushed", fmt.Sprintf("%d paths, %s, to %s", verdict.Pushed.Paths, size(verdict.Pushed.Bytes), s.target.target))

@@ -16,6 +16,9 @@ type Record struct {
 	Branch     string `json:"branch,omitempty"`
 	Command    string `json:"command"`
 	Client     string `json:"client,omitempty"` // the address that it was sent from
+	// Node is on which of several nodes it runs, or has run last; empty while it waits, and if there is one
+	// engine.
+	Node string `json:"node,omitempty"`
 	// Begun is when the job was accepted, Started when it got a slot, and Ended when its last
 	// message was made. Started is zero while it waits, and if it never got one; Ended is zero
 	// while it waits or runs, and where its builder died.

@@ -34,7 +34,9 @@ type Metrics struct {
 	pushBytes   prometheus.Counter
 	pushPaths   prometheus.Counter
 	refused     *prometheus.CounterVec // by reason
-	engineError *prometheus.CounterVec // by call
+	engineError *prometheus.CounterVec // by call, and by node if there are several
+	calls       []string
+	byNode      bool
 }
 
 // Build says which program counts.
@@ -51,9 +53,9 @@ var (
 // timedPhases are the phases of a job that take time.
 var timedPhases = []schemas.Phase{schemas.Wait, schemas.Pull, schemas.Create, schemas.Fetch, schemas.Evaluate, schemas.Build, schemas.PushRest}
 
-// New returns the numbers of a builder that has just started, runs so many jobs at once at most, and
-// may refuse clients for each of the reasons, and whose engine may fail at each of the calls.
-func New(build Build, refusals, calls []string, maxJobs int) *Metrics {
+// New returns the numbers of a builder that has just started, and may refuse clients for each of the
+// reasons, and whose engine may fail at each of the calls; or its nodes' engines, which are told apart then.
+func New(build Build, refusals, calls []string, byNode bool) *Metrics {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		collectors.NewGoCollector(),
@@ -69,10 +71,14 @@ func New(build Build, refusals, calls []string, maxJobs int) *Metrics {
 	made.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info",
 		Help: "Which program this is; always 1."}, []string{"version", "revision", "goversion"}).
 		WithLabelValues(build.Version, build.Revision, build.GoVersion).Set(1)
-	made.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: "jobs_max",
-		Help: "Jobs that can run at once."}).Set(float64(maxJobs))
+	callLabels := []string{"call"}
+	if byNode {
+		callLabels = append(callLabels, "node")
+	}
 	m := &Metrics{
 		registry: registry,
+		calls:    calls,
+		byNode:   byNode,
 		jobs: made.NewCounterVec(counter("jobs_total",
 			"Jobs that have ended, by how, and whether all that was asked for was done, or the build or the builder failed."), []string{"end", "result"}),
 		jobSeconds: made.NewHistogramVec(histogram("job_duration_seconds",
@@ -84,16 +90,16 @@ func New(build Build, refusals, calls []string, maxJobs int) *Metrics {
 		pushBytes:   made.NewCounter(counter("push_bytes_total", "Bytes that jobs sent to their caches.")),
 		pushPaths:   made.NewCounter(counter("push_paths_total", "Store paths that jobs pushed to their caches.")),
 		refused:     made.NewCounterVec(counter("refused_connections_total", "Clients whose job was not taken, by why."), []string{"reason"}),
-		engineError: made.NewCounterVec(counter("engine_errors_total", "Calls of the container engine that failed, by what they were to do."), []string{"call"}),
+		engineError: made.NewCounterVec(counter("engine_errors_total", "Calls of the container engine that failed, by what they were to do."), callLabels),
 	}
-	m.fill(refusals, calls)
+	m.fill(refusals)
 	return m
 }
 
 // fill makes the series that there can be.
-func (m *Metrics) fill(refusals, calls []string) {
-	for _, call := range calls {
-		m.engineError.WithLabelValues(call)
+func (m *Metrics) fill(refusals []string) {
+	if !m.byNode { // else they are there when a node is
+		m.NodeCame("")
 	}
 	m.jobs.WithLabelValues(string(jobend.Exited), string(jobend.Success))
 	for _, end := range jobend.All {
@@ -142,12 +148,29 @@ func (m *Metrics) LogWritten(bytes, lines int64) {
 // Refused counts a client whose job was not taken, by why.
 func (m *Metrics) Refused(reason string) { m.refused.WithLabelValues(reason).Inc() }
 
-// EngineFailed counts a call of the engine that failed, by what it was to do.
-func (m *Metrics) EngineFailed(call string) { m.engineError.WithLabelValues(call).Inc() }
+// NodeCame makes the series that there can be of a node.
+func (m *Metrics) NodeCame(node string) {
+	for _, call := range m.calls {
+		m.engineErrors(node, call)
+	}
+}
+
+// EngineFailed counts a call of a node's engine that failed, by what it was to do. node is "" if there is one
+// engine.
+func (m *Metrics) EngineFailed(node, call string) { m.engineErrors(node, call).Inc() }
+
+func (m *Metrics) engineErrors(node, call string) prometheus.Counter {
+	if m.byNode {
+		return m.engineError.WithLabelValues(call, node)
+	}
+	return m.engineError.WithLabelValues(call)
+}
 
 // Jobs has the jobs counted that run, and those that wait for their turn, as read returns them when
-// somebody asks for the numbers. Without a call the numbers are not there.
-func (m *Metrics) Jobs(read func() (running, waiting int)) {
+// somebody asks for the numbers, and how many slots returns that can run at once. Without a call the numbers
+// are not there.
+func (m *Metrics) Jobs(read func() (running, waiting int), slots func() int) {
+	m.gauge("jobs_max", "Jobs that can run at once.", func() float64 { return float64(slots()) })
 	m.gauge("jobs_running", "Jobs that are running.", func() float64 {
 		running, _ := read()
 		return float64(running)

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/orchestrator/nodes"
 	"iglu.sh/builder/schemas"
 )
 
@@ -22,9 +23,9 @@ var (
 
 // used returns metrics every one of which has counted something.
 func used() *Metrics {
-	m := New(Build{Version: "1.2.3", Revision: "abc", GoVersion: "go1.26"}, refusals, calls, 4)
+	m := New(Build{Version: "1.2.3", Revision: "abc", GoVersion: "go1.26"}, refusals, calls, false)
 	m.Stores(func() (int, int64) { return 2, 5 << 30 })
-	m.Jobs(func() (int, int) { return 1, 3 })
+	m.Jobs(func() (int, int) { return 1, 3 }, func() int { return 4 })
 	code := 0
 	m.JobEnded(schemas.VerdictEvent{End: "exited", ExitCode: &code, Seconds: 3, Pushed: &schemas.Pushed{Paths: 4, Bytes: 1 << 20},
 		Phases: []schemas.PhaseTime{{Phase: schemas.Build, Seconds: 2}}})
@@ -32,19 +33,77 @@ func used() *Metrics {
 	m.LogWritten(100, 3)
 	m.LogWritten(11, 1)
 	m.Refused("busy")
-	m.EngineFailed("start the container")
+	m.EngineFailed("", "start the container")
 	return m
+}
+
+// ofNodes returns metrics of a builder with nodes: one with a job, one that is away, and an address at which
+// none was found.
+func ofNodes() *Metrics {
+	m := New(Build{}, refusals, calls, true)
+	m.Nodes(func() []nodes.State {
+		return []nodes.State{
+			{Name: "192.0.2.9:2376"},
+			{Name: "node-1", Up: true, Slots: 3, Running: 1, Stores: 2, StoreBytes: 5 << 30},
+			{Name: "node-2", Slots: 3, Stores: 1, StoreBytes: 7},
+		}
+	})
+	m.NodeCame("node-1")
+	m.EngineFailed("node-2", "start the container")
+	return m
+}
+
+// TestNodes has what is a node's own by node.
+func TestNodes(t *testing.T) {
+	const want = `
+# HELP iglu_builder_engine_errors_total Calls of the container engine that failed, by what they were to do.
+# TYPE iglu_builder_engine_errors_total counter
+iglu_builder_engine_errors_total{call="pull the job image",node="node-1"} 0
+iglu_builder_engine_errors_total{call="start the container",node="node-1"} 0
+iglu_builder_engine_errors_total{call="start the container",node="node-2"} 1
+# HELP iglu_builder_node_jobs_max Jobs that the node can run at once.
+# TYPE iglu_builder_node_jobs_max gauge
+iglu_builder_node_jobs_max{node="192.0.2.9:2376"} 0
+iglu_builder_node_jobs_max{node="node-1"} 3
+iglu_builder_node_jobs_max{node="node-2"} 0
+# HELP iglu_builder_node_jobs_running Jobs that are running on the node.
+# TYPE iglu_builder_node_jobs_running gauge
+iglu_builder_node_jobs_running{node="192.0.2.9:2376"} 0
+iglu_builder_node_jobs_running{node="node-1"} 1
+iglu_builder_node_jobs_running{node="node-2"} 0
+# HELP iglu_builder_node_store_bytes Bytes that these volumes take.
+# TYPE iglu_builder_node_store_bytes gauge
+iglu_builder_node_store_bytes{node="192.0.2.9:2376"} 0
+iglu_builder_node_store_bytes{node="node-1"} 5.36870912e+09
+iglu_builder_node_store_bytes{node="node-2"} 7
+# HELP iglu_builder_node_store_volumes Volumes of the node that keep a Nix store between jobs.
+# TYPE iglu_builder_node_store_volumes gauge
+iglu_builder_node_store_volumes{node="192.0.2.9:2376"} 0
+iglu_builder_node_store_volumes{node="node-1"} 2
+iglu_builder_node_store_volumes{node="node-2"} 1
+# HELP iglu_builder_node_up Whether the node takes jobs.
+# TYPE iglu_builder_node_up gauge
+iglu_builder_node_up{node="192.0.2.9:2376"} 0
+iglu_builder_node_up{node="node-1"} 1
+iglu_builder_node_up{node="node-2"} 0
+`
+	if err := testutil.GatherAndCompare(ofNodes().registry, strings.NewReader(want), "iglu_builder_engine_errors_total", "iglu_builder_node_up",
+		"iglu_builder_node_jobs_max", "iglu_builder_node_jobs_running", "iglu_builder_node_store_volumes", "iglu_builder_node_store_bytes"); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestLint holds the names, units and help texts against Prometheus' conventions, as
 // promtool check metrics does.
 func TestLint(t *testing.T) {
-	problems, err := testutil.GatherAndLint(used().registry)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range problems {
-		t.Errorf("%s: %s", p.Metric, p.Text)
+	for _, m := range []*Metrics{used(), ofNodes()} {
+		problems, err := testutil.GatherAndLint(m.registry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range problems {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
 	}
 }
 
@@ -101,7 +160,7 @@ iglu_builder_store_volumes 2
 // TestEndsAreThereFromTheStart looks for a series of each end, so that Prometheus sees the
 // first job that ends so.
 func TestEndsAreThereFromTheStart(t *testing.T) {
-	m := New(Build{}, refusals, calls, 1)
+	m := New(Build{}, refusals, calls, false)
 	if got, want := testutil.CollectAndCount(m.jobs), len(jobend.All)+1; got != want {
 		t.Errorf("%d series of jobs, want %d", got, want)
 	}
@@ -134,7 +193,9 @@ func TestEndsAreThereFromTheStart(t *testing.T) {
 // series.
 func names(t *testing.T) (series, families []string) {
 	t.Helper()
-	gathered, err := used().registry.Gather()
+	m := used()
+	m.Nodes(func() []nodes.State { return make([]nodes.State, 1) })
+	gathered, err := m.registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}

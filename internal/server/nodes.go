@@ -38,11 +38,7 @@ func (s *Settings) openFleet(program string, log *slog.Logger) (*fleet, error) {
 		f.one, f.engines[""] = e, e
 		return f, nil
 	}
-	if s.AgentKeys == "" {
-		return nil, errors.New("IGLU_NODES is set, and IGLU_AGENT_KEYS is not: nodes take calls from those who have a key alone" +
-			"\nhint: 'iglu-builder agent keys DIR' makes the keys; the server's are in DIR/server")
-	}
-	dial, err := s.readKeys()
+	dial, err := s.nodeDial()
 	if err != nil {
 		return nil, err
 	}
@@ -61,6 +57,15 @@ func (s *Settings) openFleet(program string, log *slog.Logger) (*fleet, error) {
 		},
 	}
 	return f, nil
+}
+
+// nodeDial returns what connects to the agents of nodes.
+func (s *Settings) nodeDial() (dialer, error) {
+	if s.AgentKeys == "" {
+		return nil, errors.New("IGLU_NODES is set, and IGLU_AGENT_KEYS is not: nodes take calls from those who have a key alone" +
+			"\nhint: 'iglu-builder agent keys DIR' makes the keys; the server's are in DIR/server")
+	}
+	return s.readKeys()
 }
 
 // IsOfJobs reports whether an address is one that a job can have, as far as that is known.

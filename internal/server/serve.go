@@ -68,7 +68,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	if err := records.Prune(logs.Has); err != nil {
 		return err
 	}
-	numbers := metrics.New(build, wsapi.Refusals, docker.Calls, s.MaxJobs)
+	numbers := metrics.New(build, wsapi.Refusals, docker.Calls, len(s.Nodes) > 0)
 	logs.Written = numbers.LogWritten
 	engines, err := s.openFleet(program, log)
 	if err != nil {
@@ -78,8 +78,9 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	options.Cluster = engines.cluster
 	builder := orchestrator.New(engines.one, options, logs, records, log)
 	defer builder.Close()
-	numbers.Jobs(builder.Load)
+	numbers.Jobs(builder.Load, builder.Slots)
 	numbers.Stores(builder.StoresSize)
+	numbers.Nodes(builder.Nodes)
 	page := web.New(records, logs, builder, web.Options{
 		Commands:      s.AllowedCommands,
 		ClientTimeout: s.ClientTimeout,

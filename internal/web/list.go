@@ -103,6 +103,7 @@ func (s *Server) home(f filter) (p page, err error) {
 	match := f.match
 	if !p.List.Filtered() {
 		match = func(r history.Record) bool { return !r.Runs() }
+		p.Nodes = s.nodes()
 		if err := s.addRunning(&p); err != nil {
 			return p, err
 		}

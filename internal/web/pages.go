@@ -34,6 +34,7 @@ type page struct {
 	Job     jobView
 	Jobs    []jobView
 	List    list
+	Nodes   nodesView // nil: they are not shown
 	// Commands are what a job may run.
 	Commands []string
 	// Next is where to go after signing in; Wrong says that it was tried in vain.

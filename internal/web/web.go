@@ -19,6 +19,7 @@ import (
 
 	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/orchestrator/nodes"
 )
 
 // Records are what is kept of jobs.
@@ -36,10 +37,12 @@ type Logs interface {
 	Reader(job string) (*joblog.Reader, error)
 }
 
-// Jobs are those that run.
+// Jobs are those that run, and where they can.
 type Jobs interface {
 	// Cancel ends a job, if it runs, for the reason that somebody wanted it on the page.
 	Cancel(job string) (runs bool)
+	// Nodes returns the nodes of the builder; nil if it uses one engine.
+	Nodes() []nodes.State
 }
 
 // Options are the settings of a Server.
@@ -82,6 +85,7 @@ func New(records Records, logs Logs, jobs Jobs, options Options, log *slog.Logge
 		"GET /assets/{name}":                serveAsset,
 		"GET /api/v1/badge":                 s.serveBadge,
 		"GET /api/v1/jobs":                  s.serveRecords,
+		"GET /api/v1/nodes":                 s.serveNodes,
 		"GET /api/v1/jobs/{id}":             s.serveRecord,
 		"GET /api/v1/jobs/{id}/log":         s.serveLog,
 		"GET /api/v1/jobs/{id}/lines":       s.serveLines,

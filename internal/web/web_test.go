@@ -16,6 +16,7 @@ import (
 	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/orchestrator/nodes"
 	"iglu.sh/builder/schemas"
 )
 
@@ -24,7 +25,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // noJobs is a builder without a job.
 type noJobs struct{}
 
-func (noJobs) Cancel(string) bool { return false }
+func (noJobs) Cancel(string) bool   { return false }
+func (noJobs) Nodes() []nodes.State { return nil }
 
 var _ Jobs = noJobs{}
 

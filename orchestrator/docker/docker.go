@@ -161,18 +161,16 @@ func (d *Engine) Info(ctx context.Context) (engine.Info, error) {
 // readyTimeout bounds each question of Ready but the ping.
 const readyTimeout = 5 * time.Second
 
-// Ready implements engine.Engine: the image may be missing if it can be pulled, and the network if it is
-// the builder's own.
+// Ready implements engine.Engine: the image may be missing as long as no pull of it has failed, and the
+// network if it is the builder's own.
 func (d *Engine) Ready(ctx context.Context) error {
 	if _, err := d.Info(ctx); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	if d.options.Pull == images.PullNever {
-		if _, err := d.Image(ctx, func(string) {}); err != nil {
-			return err
-		}
+	if err := d.imageFailure(d.image.Check(ctx)); err != nil {
+		return err
 	}
 	if d.options.Network == "" {
 		return nil
@@ -184,8 +182,16 @@ func (d *Engine) Ready(ctx context.Context) error {
 // Image implements engine.Engine.
 func (d *Engine) Image(ctx context.Context, progress func(line string)) (engine.Image, error) {
 	found, err := d.image.Ensure(ctx, progress)
+	if err != nil {
+		return engine.Image{}, d.imageFailure(err)
+	}
+	return engine.Image{ID: found.ID, Ref: d.options.Image, Digest: found.Digest, Platform: found.Platform, Size: found.Size}, nil
+}
+
+// imageFailure turns an error of the image's source into one with a sentence for the client.
+func (d *Engine) imageFailure(err error) error {
 	if pull, ok := errors.AsType[*images.PullError](err); ok {
-		return engine.Image{}, &engine.Failure{
+		return &engine.Failure{
 			End:    jobend.NoImage,
 			Call:   callPull,
 			What:   fmt.Sprintf("The job image %s is not on the engine and cannot be pulled: %v.", pull.Ref, pull.Err),
@@ -193,10 +199,7 @@ func (d *Engine) Image(ctx context.Context, progress func(line string)) (engine.
 			Cause:  err,
 		}
 	}
-	if err != nil {
-		return engine.Image{}, callFailure("look for the job image", err)
-	}
-	return engine.Image{ID: found.ID, Ref: d.options.Image, Digest: found.Digest, Platform: found.Platform, Size: found.Size}, nil
+	return callFailure("look for the job image", err)
 }
 
 // IsOfJobs reports whether an address is one that a job can have, as far as that is known: of the

@@ -13,6 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -43,6 +45,14 @@ type Options struct {
 	Folder string
 	// Wait is how long a job waits for a store that another job has.
 	Wait time.Duration
+}
+
+var notInFolder = regexp.MustCompile(`[^A-Za-z0-9.-]`)
+
+// OfNode returns how the stores of one of several nodes are kept, whose engine has an ID.
+func (o Options) OfNode(id string) Options {
+	o.Folder = filepath.Join(o.Folder, "nodes", notInFolder.ReplaceAllString(id, "_"))
+	return o
 }
 
 // Labels of stores beside those of package engine. People and the engine's own garbage collection

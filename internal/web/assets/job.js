@@ -9,6 +9,7 @@ import { made, PHASES, seconds, size } from "./words.js";
 const byId = (id) => document.getElementById(id);
 const DOING = { wait: "Waiting for a free slot", pull: "Pulling the job image", create: "Starting the container", fetch: "Fetching the source", evaluate: "Evaluating", build: "Building", push: "Pushing the results", done: "Finishing" };
 const JOBS_INTERVAL = 3000; // ms between two looks for jobs of others
+const NODES_INTERVAL = 5000; // ms between two looks at the nodes
 const AGAIN = 3000; // ms until a builder that was away is asked again
 
 export function showJob(job) {
@@ -92,6 +93,10 @@ function take(state, event, at) {
     break;
   case "queue":
     state.ahead = event.ahead;
+    break;
+  case "node":
+    byId("on-node").hidden = false;
+    byId("on-node").firstElementChild.textContent = event.name;
     break;
   case "plan":
     state.tree.plan(event);
@@ -224,6 +229,16 @@ async function renewJobs() {
   byId("jobs")?.replaceWith((await pageAt(location.pathname + location.search)).getElementById("jobs"));
   showTimes();
   return true;
+}
+
+// watchNodes keeps what the page says of the builder's nodes true.
+export function watchNodes() {
+  setInterval(async () => {
+    if (document.hidden) return;
+    const page = await pageAt("/").catch(() => null); // the builder is away: it is asked again
+    for (const id of page?.getElementById("nodes") ? ["nodes-sum", "nodes-rows"] : []) byId(id).replaceWith(page.getElementById(id));
+    showTimes();
+  }, NODES_INTERVAL);
 }
 
 // watchForJobs shows a job that somebody else sends, on the page of all jobs.

@@ -1,6 +1,6 @@
 // The page's script: what is on the page says which part of it has something to do.
 import { letCopy } from "./copy.js";
-import { showJob, watchForJobs } from "./job.js";
+import { showJob, watchForJobs, watchNodes } from "./job.js";
 import { fillForm } from "./new.js";
 import { showTimes } from "./times.js";
 
@@ -10,4 +10,5 @@ showTimes();
 letCopy();
 if (job) showJob(job);
 if (document.getElementById("jobs")) watchForJobs();
+if (document.getElementById("nodes")) watchNodes();
 if (form) fillForm(form);

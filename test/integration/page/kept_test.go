@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/web"
+	"iglu.sh/builder/orchestrator/nodes"
 	"iglu.sh/builder/schemas"
 )
 
@@ -25,12 +28,29 @@ type kept struct {
 	t       *testing.T
 	records *history.History
 	logs    *joblog.Store
+	builder builder
 	refusal schemas.Response // of whatever the form sends
 }
 
-type noJobs struct{}
+// A builder runs no job, and has nodes that a test makes up.
+type builder struct {
+	mu    sync.Mutex
+	nodes []nodes.State
+}
 
-func (noJobs) Cancel(string) bool { return false }
+func (b *builder) Cancel(string) bool { return false }
+
+func (b *builder) Nodes() []nodes.State {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.nodes)
+}
+
+func (b *builder) set(all ...nodes.State) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.nodes = all
+}
 
 // serveKept serves pages of jobs that are yet to be made up.
 func serveKept(t *testing.T) *kept {
@@ -45,8 +65,8 @@ func serveKept(t *testing.T) *kept {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { records.Close() })
-	pages := web.New(records, logs, noJobs{}, web.Options{Commands: []string{"nix"}, ClientTimeout: time.Minute}, slog.New(slog.DiscardHandler))
 	k := &kept{t: t, records: records, logs: logs}
+	pages := web.New(records, logs, &k.builder, web.Options{Commands: []string{"nix"}, ClientTimeout: time.Minute}, slog.New(slog.DiscardHandler))
 	mux := http.NewServeMux()
 	mux.Handle("/", pages)
 	mux.HandleFunc("POST /api/v1/jobs", k.refuse)

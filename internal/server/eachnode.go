@@ -1,0 +1,115 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+
+	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/orchestrator/stores"
+)
+
+// A Node is an engine that the builder of the settings uses, for what people do there by hand.
+type Node struct {
+	// Name is that of the engine's machine, with the address behind it if others have the same; empty if the
+	// builder uses one engine.
+	Name   string
+	Engine orchestrator.Unused
+	Stores stores.Options // how its stores are kept
+
+	address, id string
+}
+
+// OpenNodes returns the engine of the settings, or those of all nodes that can be reached. The error says why
+// others cannot, each in a line. Who calls it closes the engines.
+func (s *Settings) OpenNodes(ctx context.Context, log *slog.Logger) (nodes []Node, err error) {
+	if len(s.Nodes) == 0 {
+		e, err := s.OpenEngine("", log)
+		if err != nil {
+			return nil, err
+		}
+		return []Node{{Engine: e, Stores: s.Stores()}}, nil
+	}
+	dial, err := s.nodeDial()
+	if err != nil {
+		return nil, err
+	}
+	return openNodes(ctx, net.DefaultResolver, s.Nodes, s.Stores(), func(address string) (orchestrator.Unused, error) {
+		return s.openEngine("tcp://"+address, dial, "", log)
+	})
+}
+
+// openNodes returns the nodes that can be reached, of names that stand for one or several.
+func openNodes(ctx context.Context, r resolver, names []string, options stores.Options, open func(address string) (orchestrator.Unused, error)) (nodes []Node, failed error) {
+	var all []string
+	for _, name := range names {
+		addresses, err := resolve(ctx, r, []string{name})
+		if err == nil && len(addresses) == 0 {
+			err = errors.New("no address is known by that name")
+		}
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("node %s: %w", name, err))
+		}
+		all = append(all, addresses...)
+	}
+	found, failures := make([]Node, len(all)), make([]error, len(all))
+	var asking sync.WaitGroup
+	for i, address := range all {
+		asking.Go(func() { found[i], failures[i] = openNode(ctx, address, options, open) })
+	}
+	asking.Wait()
+	for i, err := range failures {
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("node %s: %w", all[i], err))
+		} else {
+			nodes = append(nodes, found[i])
+		}
+	}
+	return distinct(nodes), failed
+}
+
+func openNode(ctx context.Context, address string, options stores.Options, open func(address string) (orchestrator.Unused, error)) (Node, error) {
+	e, err := open(address)
+	if err != nil {
+		return Node{}, err
+	}
+	info, err := e.Info(ctx)
+	if err == nil {
+		return Node{Name: info.Name, Engine: e, Stores: options.OfNode(info.ID), address: address, id: info.ID}, nil
+	}
+	e.Close()
+	if f, ok := errors.AsType[*engine.Failure](err); ok { // its advice is for a builder with one engine
+		return Node{}, fmt.Errorf("%s (%w)", f.What, cmp.Or(f.Cause, errors.New(f.Advice)))
+	}
+	return Node{}, err
+}
+
+// distinct returns each engine once, with a name that no other has, and closes others.
+func distinct(nodes []Node) []Node {
+	slices.SortFunc(nodes, func(a, b Node) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.address, b.address)) })
+	known := make(map[string]bool)
+	nodes = slices.DeleteFunc(nodes, func(n Node) bool {
+		again := known[n.id]
+		known[n.id] = true
+		if again {
+			n.Engine.Close()
+		}
+		return again
+	})
+	machines := make(map[string]int) // how many have the name
+	for _, n := range nodes {
+		machines[n.Name]++
+	}
+	for i := range nodes {
+		if machines[nodes[i].Name] > 1 {
+			nodes[i].Name += " (" + nodes[i].address + ")"
+		}
+	}
+	return nodes
+}

@@ -1,0 +1,101 @@
+package web
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+
+	"iglu.sh/builder/orchestrator/nodes"
+)
+
+func (s *Server) serveNodes(w http.ResponseWriter, r *http.Request) {
+	states := s.jobs.Nodes()
+	if states == nil {
+		states = []nodes.State{}
+	}
+	s.answer(w, r, struct {
+		Nodes []nodes.State `json:"nodes"`
+	}{states})
+}
+
+// A nodeView is a node in a person's words.
+type nodeView struct{ nodes.State }
+
+// Word says how the node is.
+func (n nodeView) Word() string {
+	switch {
+	case !n.Up:
+		return "down"
+	case n.Problem != "":
+		return "problem"
+	}
+	return "up"
+}
+
+// Tone is the class of the word's colour.
+func (n nodeView) Tone() string {
+	return map[string]string{"up": "good", "problem": "odd", "down": "bad"}[n.Word()]
+}
+
+// Mark is a sign for how the node is.
+func (n nodeView) Mark() string {
+	return map[string]string{"up": "✓", "problem": "!", "down": "✗"}[n.Word()]
+}
+
+// GiB is the node's memory.
+func (n nodeView) GiB() string { return fmt.Sprintf("%.1f GiB", float64(n.Memory)/(1<<30)) }
+
+// A nodesView is what a person sees of the nodes; nil: the builder has one engine.
+type nodesView []nodeView
+
+func (s *Server) nodes() nodesView {
+	states := s.jobs.Nodes()
+	if states == nil {
+		return nil
+	}
+	view := make(nodesView, 0, len(states))
+	for _, state := range states {
+		view = append(view, nodeView{state})
+	}
+	return view
+}
+
+// Several reports whether the builder uses nodes. There need not be one now.
+func (v nodesView) Several() bool { return v != nil }
+
+// Troubled reports whether something is wrong with a node.
+func (v nodesView) Troubled() bool { return v.count("down")+v.count("problem") > 0 }
+
+// Summary says in a line how all of them are.
+func (v nodesView) Summary() string {
+	if len(v) == 0 {
+		return "none is there"
+	}
+	slots, free := 0, 0
+	for _, n := range v {
+		free += n.Free()
+		if n.Up {
+			slots += n.Slots
+		}
+	}
+	parts := []string{fmt.Sprintf("%d nodes", len(v)), fmt.Sprintf("%d of %d slots free", free, slots)}
+	if len(v) == 1 {
+		parts[0] = "1 node"
+	}
+	if n := v.count("down"); n > 0 {
+		parts = append(parts, fmt.Sprintf("%d down", n))
+	}
+	if n := v.count("problem"); n > 0 {
+		parts = append(parts, fmt.Sprintf("%d with a problem", n))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (v nodesView) count(word string) (n int) {
+	for _, node := range v {
+		if node.Word() == word {
+			n++
+		}
+	}
+	return n
+}

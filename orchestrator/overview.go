@@ -1,0 +1,175 @@
+package orchestrator
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/orchestrator/nodes"
+)
+
+// An absence is an address at which no engine can be used.
+type absence struct {
+	since time.Time
+	why   error
+}
+
+// absent notes why no engine can be used at an address, and reports whether it could be used before.
+func (c *cluster) absent(address string, why error) (fresh bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a := c.away[address]
+	if a == nil {
+		a = &absence{since: time.Now()}
+		c.away[address] = a
+		fresh = true
+	}
+	a.why = why
+	return fresh
+}
+
+// present notes which engine is at an address. Its caller holds mu.
+func (c *cluster) present(address, id string) {
+	c.lastAt[address] = id
+	delete(c.away, address)
+}
+
+// nameOf returns a machine's name for a node at an address. If another node has that name, the address is part of it.
+// Its caller holds mu.
+func (c *cluster) nameOf(info engine.Info, address string) string {
+	for id, n := range c.byID {
+		if id != info.ID && n.name == info.Name {
+			return fmt.Sprintf("%s (%s)", info.Name, address)
+		}
+	}
+	return info.Name
+}
+
+// Nodes returns the states of a cluster's nodes by their names, and of the addresses at which there should
+// be one; nil if the builder has one engine.
+func (b *Builder) Nodes() []nodes.State {
+	if b.cluster == nil {
+		return nil
+	}
+	return b.cluster.states()
+}
+
+func (c *cluster) states() []nodes.State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	states := []nodes.State{}
+	listed := make(map[string]bool) // nodes, by their IDs
+	for id, n := range c.byID {
+		if n.inUse {
+			states = append(states, n.state())
+			listed[id] = true
+		}
+	}
+	for address, a := range c.away {
+		state := nodes.State{Name: address}
+		id := c.lastAt[address]
+		if listed[id] {
+			continue
+		}
+		if n := c.byID[id]; n != nil {
+			state = n.state()
+			listed[id] = true
+		}
+		state.Up, state.Since, state.Problem = false, a.since.UTC(), problem(a.why)
+		states = append(states, state)
+	}
+	slices.SortFunc(states, func(a, b nodes.State) int { return cmp.Compare(a.Name, b.Name) })
+	return states
+}
+
+// state returns the state of a node that is in use.
+func (n *node) state() nodes.State {
+	s := nodes.State{Name: n.name, Up: true, Platform: n.info.Platform, CPUs: n.info.CPUs, Memory: n.info.Memory,
+		Slots: n.slots.Slots, Running: n.b.queue.Taken(n.slots)}
+	s.Stores, s.StoreBytes = n.stores.Size()
+	if err := n.imageFailure(); err != nil {
+		s.Problem = problem(err)
+	}
+	return s
+}
+
+// sentence returns an error as it is told to people who do not read the server's log.
+func sentence(err error) error {
+	if f, ok := errors.AsType[*engine.Failure](err); ok {
+		return errors.New(strings.TrimSpace(f.What + " " + f.Advice))
+	}
+	return err
+}
+
+// problem returns an error of a node in a sentence. What the engine advises is for builders that use it alone.
+func problem(err error) string {
+	if f, ok := errors.AsType[*engine.Failure](err); ok {
+		return f.What
+	}
+	return err.Error()
+}
+
+// maxTold is of how many nodes it is said why jobs cannot run there.
+const maxTold = 5
+
+// ready returns nil as soon as a job could run on one of the nodes, or else why none can on any.
+func (c *cluster) ready(ctx context.Context) error {
+	why := make(map[string]string) // by the nodes' names
+	for _, s := range c.states() {
+		if !s.Up {
+			why[s.Name] = s.Problem
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel()
+	type answer struct {
+		node string
+		err  error
+	}
+	inUse := c.inUse()
+	answers := make(chan answer, len(inUse))
+	for _, n := range inUse {
+		asking.Go(func() { answers <- answer{n.name, n.engine.Ready(ctx)} })
+	}
+	for range inUse {
+		a := <-answers
+		if a.err == nil {
+			return nil
+		}
+		c.b.log.Debug("a node is not ready", "node", a.node, "err", a.err)
+		why[a.node] = problem(a.err)
+	}
+	if len(why) == 0 {
+		return sentence(errNoNode)
+	}
+	text := "On no node can a job run."
+	for i, name := range slices.Sorted(maps.Keys(why)) {
+		if i == maxTold {
+			text += fmt.Sprintf(" And so on, for %d more.", len(why)-maxTold)
+			break
+		}
+		text += fmt.Sprintf(" %s: %s", name, why[name])
+	}
+	return errors.New(text)
+}
+
+// inUse returns the nodes that are in use.
+func (c *cluster) inUse() (all []*node) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.byID {
+		if n.inUse {
+			all = append(all, n)
+		}
+	}
+	return all
+}

@@ -1,0 +1,177 @@
+package orchestrator
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/orchestrator/nodes"
+	"iglu.sh/builder/schemas"
+)
+
+var errNoImage = &engine.Failure{End: jobend.NoImage, Call: "pull the job image", What: "The job image is gone.", Advice: "Look for it."}
+
+func (m *machine) loseImage(noImage bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.broken = nil
+	if noImage {
+		m.broken = map[string]error{"Image": errNoImage, "Ready": errNoImage}
+	}
+}
+
+// wantStates waits for what the builder has noticed by then, and compares it with what it says of its nodes.
+func (l *lab) wantStates(when string, want ...nodes.State) {
+	l.t.Helper()
+	time.Sleep(20 * time.Second)
+	states := l.b.Nodes()
+	for i := range states {
+		if since := states[i].Since; since.IsZero() != states[i].Up || !states[i].Up && time.Since(since) > 5*time.Minute {
+			l.t.Errorf("%s: %s is up: %t, since %s", when, states[i].Name, states[i].Up, since)
+		}
+		states[i].Since = time.Time{}
+	}
+	if diff := cmp.Diff(want, states); diff != "" {
+		l.t.Errorf("%s (-want +got):\n%s", when, diff)
+	}
+}
+
+// TestNodes asks what there is to say of nodes: while jobs run, of one that is gone, of one that never was
+// there, and of two machines with one name.
+func TestNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 1)
+		one := nodes.State{Name: "n1", Up: true, Platform: ownPlatform, CPUs: 8, Memory: 8 << 30, Slots: 2}
+		l.wantStates("alone", one)
+
+		l.setFound("n1", "twin", "alias", "other", "no address")
+		time.Sleep(2 * findInterval)
+		two, other := one, nodes.State{Name: "other", Problem: "it runs linux/arm64, and this builder's program is made for linux/amd64"}
+		two.Name = "n1 (twin)"
+		job := l.start("a", "10m")
+		one.Running, one.Stores, one.StoreBytes = 1, 1, 1000 // as the stores' maintenance has found
+		l.wantStates("with a job", one, two, other)
+
+		l.machines["twin"].loseImage(true)
+		time.Sleep(imageInterval)
+		two.Problem = "The job image is gone."
+		l.wantStates("without an image on the twin", one, two, other)
+		l.machines["twin"].loseImage(false)
+		time.Sleep(imageInterval)
+		two.Problem = ""
+
+		l.machines["n1"].cut(true)
+		job.wantEnd(t, jobend.EngineGone)
+		one.Up, one.Running, one.Problem = false, 0, "The container engine does not answer."
+		l.wantStates("when n1 is gone", one, two, other)
+		l.machines["n1"].cut(false)
+		time.Sleep(time.Minute)
+		if states := l.b.Nodes(); len(states) != 3 || !states[0].Up || !states[0].Since.IsZero() || states[0].Problem != "" {
+			t.Errorf("when n1 is back: %+v", states)
+		}
+	})
+}
+
+// TestNodesReady has a builder be ready while a job could run on any of its nodes, and say else why not on each.
+func TestNodesReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 2)
+		want := func(when, reason string) {
+			t.Helper()
+			time.Sleep(time.Minute)
+			got := ""
+			if err := l.b.Ready(t.Context()); err != nil {
+				got = err.Error()
+			}
+			if got != reason {
+				t.Errorf("%s: %q, want %q", when, got, reason)
+			}
+		}
+		want("both are there", "")
+		l.machines["n1"].cut(true)
+		want("one is there", "")
+		l.machines["n2"].loseImage(true)
+		want("neither can be used", "On no node can a job run. n1: The container engine does not answer. n2: The job image is gone.")
+		l.machines["n2"].loseImage(false)
+		want("the other can be used again", "")
+		l.machines["n2"].cut(true)
+		l.setFound("no address")
+		want("none is there", "No node is there. Start one, or set IGLU_NODES to where they are.")
+		if states := l.b.Nodes(); states == nil || len(states) > 0 {
+			t.Errorf("without a node they are %+v", states)
+		}
+	})
+}
+
+// TestImageIsTriedAgain has a builder that is not ready for want of the image get it without a job.
+func TestImageIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 1)
+		l.machines["n1"].loseImage(true)
+		time.Sleep(10 * imageInterval)
+		l.machines["n1"].loseImage(false)
+		time.Sleep(2 * imageInterval)
+		log := l.log.String()
+		if n := strings.Count(log, "cannot provide the job image"); n != 1 || !strings.Contains(log, "the job image is there") {
+			t.Errorf("it was told %d times\n%s", n, log)
+		}
+	})
+}
+
+// TestNodeOfJob looks for the node of a job in its record and its events, in why it failed, and in what is
+// counted of that.
+func TestNodeOfJob(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		observed := new(observed)
+		l := newLab(t, 1, func(o *Options) { o.Observer = observed })
+		records := new(keptRecords)
+		l.b.records = records
+		m := l.machines["n1"]
+		m.mu.Lock()
+		m.broken = map[string]error{"Start": &engine.Failure{End: jobend.EngineGone, Call: "start the container", What: "The container engine went away.", Advice: "Send the job again."}}
+		m.mu.Unlock()
+		release, ok := l.b.Acquire()
+		if !ok {
+			t.Fatal("no slot is free")
+		}
+		defer release()
+		job := l.b.Start(t.Context(), commandOf("a 1s"), "")
+		var events eventLog
+		if err := job.Follow(t.Context(), &events); err != nil {
+			t.Error(err)
+		}
+		last := job.Wait()
+		if want := "On node n1 the container engine went away."; last.Response.Error != want {
+			t.Errorf("its client was told %q, want %q", last.Response.Error, want)
+		}
+		if !strings.Contains(events.String(), `{"type":"node","name":"n1"}`) {
+			t.Errorf("its events are %s", events.String())
+		}
+		if failed := observed.take(); len(failed) != 1 || failed[0] != "n1 start the container" {
+			t.Errorf("what has failed is counted as %q", failed)
+		}
+		records.mu.Lock()
+		defer records.mu.Unlock()
+		if end := records.all[len(records.all)-1]; end.Node != "n1" || end.Reason != "on node n1 the container engine went away" {
+			t.Errorf("its record is of node %q, and why it failed: %q", end.Node, end.Reason)
+		}
+		if during := records.all[len(records.all)-2]; !during.Runs() || during.Node != "n1" {
+			t.Errorf("while it runs, its record is of node %q", during.Node)
+		}
+	})
+}
+
+// An eventLog gets a job's messages.
+type eventLog struct{ strings.Builder }
+
+func (l *eventLog) WriteMessages(messages []schemas.Message) error {
+	for _, m := range messages {
+		l.Write(append(m.Event, '\n'))
+	}
+	return nil
+}
