@@ -1,12 +1,12 @@
 package docker
 
 import (
-	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"iglu.sh/builder/internal/lazyregexp"
 	"iglu.sh/builder/test/kit/fakeengine"
 )
 
@@ -48,7 +48,7 @@ func TestStopTimeout(t *testing.T) {
 		{"hung engine", " /(proc) ", (*fakeengine.Engine).Hang, 10 * time.Second, time.Second},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			selfForm = regexp.MustCompile(test.form)
+			selfForm = lazyregexp.New(test.form)
 			bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
 				test.do(f.fake)
 				begun := time.Now()

@@ -14,13 +14,13 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/docker/go-units"
 
+	"iglu.sh/builder/internal/lazyregexp"
 	"iglu.sh/builder/orchestrator/engine"
 )
 
@@ -47,11 +47,11 @@ type Options struct {
 	Wait time.Duration
 }
 
-var notInFolder = regexp.MustCompile(`[^A-Za-z0-9.-]`)
+var notInFolder = lazyregexp.New(`[^A-Za-z0-9.-]`)
 
 // OfNode returns how the stores of one of several nodes are kept, whose engine has an ID.
 func (o Options) OfNode(id string) Options {
-	o.Folder = filepath.Join(o.Folder, "nodes", notInFolder.ReplaceAllString(id, "_"))
+	o.Folder = filepath.Join(o.Folder, "nodes", notInFolder().ReplaceAllString(id, "_"))
 	return o
 }
 
