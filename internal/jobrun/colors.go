@@ -12,9 +12,12 @@ import (
 )
 
 const (
-	// colorWait is how long a line waits at least for its colours, and at most twice as long. Nix
-	// tells of a line right after it has printed it, but may be held up in between.
+	// colorWait is how long a line waits at least for its colours, and at most twice as long where all
+	// that Nix has told is taken. Nix tells of a line right after it has printed it, but may be held
+	// up in between.
 	colorWait = 200 * time.Millisecond
+	// maxColorWait is likewise for how long where more is told than is taken at once.
+	maxColorWait = 5 * time.Second
 	// maxUncolored is how many bytes wait at most.
 	maxUncolored = 256 << 10
 )
@@ -33,6 +36,8 @@ type colorer struct {
 	written int64  // bytes to the colorer,
 	due     int64  // and up to which of them the timer lets go of them
 	timer   *time.Timer
+	since   time.Time // when due was set
+	busy    int       // processes of Nix of which more is told than is taken
 	gone    sync.Cond // something that has waited
 	line    []byte    // scratch
 	heard   int       // how many processes of Nix tell something
@@ -91,16 +96,23 @@ func (c *colorer) Write(b []byte) (int, error) {
 
 // await sets the timer for what waits now. c.mu is held.
 func (c *colorer) await() {
-	c.due = c.written
-	c.timer = time.AfterFunc(colorWait, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.timer = nil
-		c.pass(int(c.due - c.passed()))
-		if len(c.waits) > 0 {
-			c.await()
-		}
-	})
+	c.due, c.since = c.written, time.Now()
+	c.timer = time.AfterFunc(colorWait, c.overdue)
+}
+
+// overdue passes on what has waited for long enough.
+func (c *colorer) overdue() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.busy > 0 && time.Since(c.since) < maxColorWait {
+		c.timer.Reset(colorWait)
+		return
+	}
+	c.timer = nil
+	c.pass(int(c.due - c.passed()))
+	if len(c.waits) > 0 {
+		c.await()
+	}
 }
 
 // pass passes on the first n bytes that wait. c.mu is held.
@@ -173,10 +185,38 @@ func (c *colorer) listen(more int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.heard += more
+	c.busy += more
 	c.ended = c.heard == 0
 	if c.ended {
 		c.pass(len(c.waits))
 	}
+}
+
+// hearing returns what reads a process of Nix for a colorer, which then knows whether all that is told is
+// taken. Without one it is r itself.
+func (c *colorer) hearing(r io.Reader) io.Reader {
+	if c == nil {
+		return r
+	}
+	return heard{r, c}
+}
+
+// A heard is read when all that was read before is taken.
+type heard struct {
+	io.Reader
+	by *colorer
+}
+
+func (h heard) Read(b []byte) (int, error) {
+	h.by.isBusy(-1)
+	defer h.by.isBusy(1)
+	return h.Reader.Read(b)
+}
+
+func (c *colorer) isBusy(more int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy += more
 }
 
 // settle returns when nothing of what is written so far waits.

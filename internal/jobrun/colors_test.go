@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"iglu.sh/builder/internal/nixlog"
 	"iglu.sh/builder/internal/nixstore"
@@ -99,6 +100,19 @@ func TestColorerWaits(t *testing.T) {
 		c.settle()
 		if got := to.printed(); !strings.HasSuffix(got, "x\ny") {
 			t.Errorf("%d bytes have gone on", len(got))
+		}
+		// What Nix has told and is not taken yet may be of what waits.
+		c.within, c.busy = false, 1
+		c.Write([]byte("red\n"))
+		time.Sleep(maxColorWait / 2)
+		c.show("\x1b[31mred")
+		if got, want := to.printed(), "\x1b[31mred\n"; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+		c.Write([]byte("blue\n"))
+		c.settle() // but not for ever
+		if got, want := to.printed(), "blue\n"; got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	})
 }

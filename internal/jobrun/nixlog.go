@@ -70,7 +70,7 @@ func (n *nixListener) accept() {
 		n.mu.Unlock()
 		n.colors.listens()
 		n.readers.Go(func() {
-			n.log.Read(conn)
+			n.log.Read(n.colors.hearing(conn))
 			n.colors.stops()
 			n.mu.Lock()
 			delete(n.conns, conn)
