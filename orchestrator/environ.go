@@ -68,6 +68,9 @@ func jobOf(r *schemas.Request, o Options) jobenv.Job {
 	if o.Stores.Mode == stores.Shared {
 		job.StoreOfAll = "true"
 	}
+	if r.Colors {
+		job.Colors = "true"
+	}
 	if user == UserNix || r.BuildOptions.Cachix.Push { // else there is no daemon
 		job.DaemonConfig = job.NixConfig + storeConfig(&r.BuildOptions) + daemonTrust
 	}

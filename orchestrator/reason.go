@@ -28,10 +28,16 @@ func (v Verdict) Reason() string {
 		return ""
 	case v.reason != "":
 		return v.reason
-	case v.lastLine != "":
-		return fmt.Sprintf("the command ended with exit code %d: %s", v.ExitCode, termtext.Visible(v.lastLine))
 	}
-	return fmt.Sprintf("the command ended with exit code %d", v.ExitCode)
+	ended := fmt.Sprintf("the command ended with exit code %d", v.ExitCode)
+	last := termtext.Visible(v.lastLine)
+	if text, ok := strings.CutPrefix(last, "error: "); ok { // as Nix says what is wrong with its arguments
+		return text
+	}
+	if last != "" {
+		return ended + ": " + last
+	}
+	return ended
 }
 
 func (v Verdict) reasonOfFailure() string {

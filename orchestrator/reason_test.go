@@ -86,6 +86,20 @@ func TestResults(t *testing.T) {
 	})
 }
 
+// TestReasonOfLastLine has nothing but the last line of the log to say why.
+func TestReasonOfLastLine(t *testing.T) {
+	for last, want := range map[string]string{
+		"":                                     "the command ended with exit code 2",
+		"make: *** no rule":                    "the command ended with exit code 2: make: *** no rule",
+		"error: unrecognised flag '--no-such'": "unrecognised flag '--no-such'",
+		"\x1b[31;1merror:\x1b[0m 'x' is no command": "'x' is no command",
+	} {
+		if got := (Verdict{ExitCode: 2, lastLine: last}).Reason(); got != want {
+			t.Errorf("%q: got %q, want %q", last, got, want)
+		}
+	}
+}
+
 // The document's error stays as it is.
 func TestReasonBesideError(t *testing.T) {
 	v := Verdict{ExitCode: 7, reason: "hello failed", advice: "See its log."}

@@ -21,8 +21,8 @@ const (
 // The properties of a job that are known in each form. Those in decides are in no job of
 // the other form.
 var (
-	documentProperties = []string{"git", "buildOptions", "nix"}
-	stackProperties    = []string{"git_config", "build_options", "cachix_config", "builder", "nix"}
+	documentProperties = []string{"git", "buildOptions", "nix", "colors"}
+	stackProperties    = []string{"git_config", "build_options", "cachix_config", "builder", "nix", "colors"}
 	decides            = map[Form][]string{Document: documentProperties[:2], Stack: stackProperties[:3]}
 )
 

@@ -15,6 +15,8 @@ type Request struct {
 	BuildOptions BuildOptions `json:"buildOptions" wire:"required"`
 	// Nix is beside the document, and of both forms.
 	Nix Nix `json:"nix,omitzero"`
+	// Colors is likewise: whether what Nix and builders print has colours, as on a terminal.
+	Colors bool `json:"colors,omitempty"`
 	// Arch is the machine that the job is for, as Nix, Go or uname name it: the system
 	// x86_64-linux, say, or amd64. Empty is any. Only the form Stack has it.
 	Arch string `json:"-"`

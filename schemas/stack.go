@@ -11,6 +11,7 @@ type stackRequest struct {
 	BuildOptions stackBuildOptions `json:"build_options" wire:"required"`
 	Cachix       stackCachix       `json:"cachix_config" wire:"required"`
 	Nix          Nix               `json:"nix"`
+	Colors       bool              `json:"colors"`
 }
 
 type stackGit struct {
@@ -97,6 +98,7 @@ func (s *stackRequest) request() *Request {
 		},
 		BuildOptions: options,
 		Nix:          s.Nix,
+		Colors:       s.Colors,
 		Arch:         s.Builder.Arch,
 	}
 }

@@ -37,7 +37,8 @@ IGLU_GIT_KEY, CACHIX_AUTH_TOKEN and CACHIX_SIGNING_KEY.
 
 On a terminal a line below the log says how far the job is, and a summary how it ended.
 Elsewhere standard output has the log's lines as they are, and standard error a word on the
-job every 30 s. NO_COLOR keeps colours off, those of the log included.
+job every 30 s. NO_COLOR keeps colours off, those of the log included; --colors has them in
+the log also where it is not shown on a terminal.
 
 With --detach it prints the job's id instead, and the job goes on by itself: 'iglu-builder watch'
 shows its log, and 'iglu-builder cancel' ends it.`,

@@ -93,8 +93,12 @@ func (o Options) refusal(u *url.URL, response *http.Response) error {
 
 // Detach sends a job that goes on without its client, and returns its id and the whole answer.
 func Detach(ctx context.Context, o Options) (id string, answer []byte, err error) {
+	job := o.Job
+	if !o.NoColor {
+		job = withColors(job) // its page shows them
+	}
 	err = o.untilTaken(ctx, func() error {
-		response, err := o.ask(ctx, http.MethodPost, api(o.URL, jobsPath), o.Job)
+		response, err := o.ask(ctx, http.MethodPost, api(o.URL, jobsPath), job)
 		if err != nil {
 			return err
 		}

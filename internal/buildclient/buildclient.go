@@ -35,7 +35,7 @@ const progressInterval = 30 * time.Second
 type Options struct {
 	URL   *url.URL // of the builder, as ParseAddress returns it
 	Token string   // that it wants; empty: none
-	Job   []byte   // as it is sent
+	Job   []byte   // as it is sent, but that it asks for colours where they are shown
 	// Wait has a job that the builder has no place for sent again until there is one.
 	Wait bool
 
@@ -64,6 +64,9 @@ func (o Options) at(m schemas.Message) time.Time {
 // returns the build's exit code, or ExitClient if there is none. Its error is what is to be
 // said about a failure and has not been shown.
 func Submit(ctx context.Context, o Options) (code int, err error) {
+	if o.showsColors() {
+		o.Job = withColors(o.Job)
+	}
 	err = o.untilTaken(ctx, func() (err error) {
 		code, err = submitOnce(ctx, o)
 		return err
@@ -216,7 +219,7 @@ func newView(o Options) view {
 	if o.JSON {
 		return newJSONView(o.Stdout)
 	}
-	if isTerminal(o.Stdout) && os.Getenv("TERM") != "dumb" {
+	if o.hasScreen() {
 		return newScreen(o.Stdout.(*os.File), o)
 	}
 	return newPlain(o)

@@ -40,6 +40,7 @@ type JobFlags struct {
 	gitKeyFile, apiKeyFile, signingKeyFile string
 	accessTokenFiles                       []string // HOST=FILE
 	netrcFile                              string
+	colors                                 bool
 
 	flags *pflag.FlagSet
 }
@@ -66,6 +67,7 @@ func (j *JobFlags) Register(flags *pflag.FlagSet) {
 	f.StringVar(&j.signingKeyFile, "signing-key-file", "", "`file` with the key that signs the results (default what "+EnvSigningKey+" holds)")
 	f.StringArrayVar(&j.accessTokenFiles, "access-token-file", nil, "`host=file` with the token that a host of flake inputs takes, as github.com=token; may be given again")
 	f.StringVar(&j.netrcFile, "netrc-file", "", "`file` in the form of netrc with users and passwords for other hosts")
+	f.BoolVar(&j.colors, "colors", false, "keep the colours of Nix and of builders also where the log is not shown on a terminal")
 	flags.AddFlagSet(f)
 }
 
@@ -80,6 +82,7 @@ func (j *JobFlags) Given() bool {
 // the environment.
 func (j *JobFlags) Job() ([]byte, error) {
 	request := schemas.Request{
+		Colors: j.colors,
 		Git: schemas.Git{
 			Repository:  j.repository,
 			Branch:      j.branch,

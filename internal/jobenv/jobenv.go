@@ -24,6 +24,7 @@ const (
 	Netrc        = "IGLU_NETRC"
 	FlakeConfig  = "IGLU_ACCEPT_FLAKE_CONFIG"
 	StoreOfAll   = "IGLU_STORE_OF_ALL"
+	Colors       = "IGLU_COLORS"
 	GitUsername  = "IGLU_GIT_USERNAME"
 	GitKey       = "IGLU_GIT_KEY"
 	Command      = "IGLU_COMMAND"
@@ -123,6 +124,7 @@ type Job struct {
 	Netrc        string // secret: the text of a netrc file
 	FlakeConfig  string // "true": what the source's flake says of substituters and keys counts
 	StoreOfAll   string // "true": the store is for all jobs, whatever they trust
+	Colors       string // "true": what Nix prints on standard error keeps its colours
 	GitUsername  string
 	GitKey       string // secret
 	Command      string // split into words by internal/shellwords
@@ -163,6 +165,7 @@ func (j *Job) fields() []field {
 		{Netrc, &j.Netrc},
 		{FlakeConfig, &j.FlakeConfig},
 		{StoreOfAll, &j.StoreOfAll},
+		{Colors, &j.Colors},
 		{GitUsername, &j.GitUsername},
 		{GitKey, &j.GitKey},
 		{Command, &j.Command},

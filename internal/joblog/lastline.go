@@ -2,6 +2,7 @@ package joblog
 
 import (
 	"bytes"
+	"regexp"
 	"strings"
 )
 
@@ -15,8 +16,11 @@ const (
 // ownLine is what lines of the builder's own begin with.
 var ownLine = []byte("iglu: ")
 
-// LastLine returns the last line that holds something and that the job has printed, not the builder;
-// its beginning, if it is long. It is empty if there is none near the end of the log, or none can be
+// hint is what Nix prints after an error in its arguments.
+var hint = regexp.MustCompile(`^Try '.* --help' for more information\.$`)
+
+// LastLine returns the last line that holds something and that the job has printed, not the builder, and
+// that is no hint of Nix's; its beginning, if it is long. It is empty if there is none near the end of the log, or none can be
 // read.
 func (l *Log) LastLine() string {
 	text, whole := l.end()
@@ -26,7 +30,7 @@ func (l *Log) LastLine() string {
 		if begin == 0 && !whole {
 			return "" // it may begin before
 		}
-		if len(line) > 0 && !bytes.HasPrefix(line, ownLine) {
+		if len(line) > 0 && !bytes.HasPrefix(line, ownLine) && !hint.Match(line) {
 			return strings.ToValidUTF8(string(line[:min(len(line), maxLastLine)]), "")
 		}
 		text = text[:begin]

@@ -23,6 +23,7 @@ func TestLastLine(t *testing.T) {
 		"of a log cut":    {"first\n" + strings.Repeat("line\n", 10_000) + "last\n", "last", cutReserve + 100},
 		"secret":          {"the key is hunter2hunter2\n", "the key is ***", 1 << 20},
 		"not ended":       {"one\ntwo", "two", 1 << 20},
+		"Nix's hint":      {"error: unrecognised flag '--x'\nTry 'nix --help' for more information.\n", "error: unrecognised flag '--x'", 1 << 20},
 		"only empty ones": {"\n\n", "", 1 << 20},
 	} {
 		t.Run(name, func(t *testing.T) {

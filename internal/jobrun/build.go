@@ -89,14 +89,20 @@ func (b *builder) build(stdout *os.File) int {
 
 // runHeard runs a command and hears what its Nix processes tell programs.
 func (b *builder) runHeard(r runner, argv []string, stdout *os.File) int {
-	nix, err := b.listenToNix()
+	colors, err := b.newColorer()
+	if err != nil {
+		sayWhy("", "cannot read what the build prints: %v", err)
+		return exitInternal
+	}
+	nix, err := b.listenToNix(colors)
 	if err != nil {
 		say("the job goes on without what Nix tells of its progress: %v", err)
 		return r.run(argv, sourceDir, stdout, os.Stderr)
 	}
 	r.environ = nix.setting(r.environ)
-	code := r.run(argv, sourceDir, stdout, os.Stderr)
+	code := colors.run(r, argv, stdout)
 	nix.close()
+	colors.close()
 	b.warnOfIgnored(nix.log)
 	blame(nix.log.Failure(), code)
 	return code

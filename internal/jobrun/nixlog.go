@@ -29,13 +29,14 @@ type nixListener struct {
 	socket   *net.UnixListener
 	accepted chan struct{} // closed when no more connections are taken
 	readers  sync.WaitGroup
+	colors   *colorer // nil: none are wanted
 
 	mu    sync.Mutex
 	conns map[*net.UnixConn]bool
 }
 
-// listenToNix begins to listen. Only root and the job's user can connect: no build.
-func (b *builder) listenToNix() (*nixListener, error) {
+// listenToNix begins to listen, also for colours. Only root and the job's user can connect: no build.
+func (b *builder) listenToNix(colors *colorer) (*nixListener, error) {
 	socket, err := net.ListenUnix("unix", &net.UnixAddr{Name: jobenv.NixLog, Net: "unix"})
 	if err != nil {
 		return nil, err
@@ -44,7 +45,10 @@ func (b *builder) listenToNix() (*nixListener, error) {
 		socket.Close()
 		return nil, err
 	}
-	n := &nixListener{log: nixlog.New(b.teller.Event, nixstore.Files{}, sync.OnceValue(b.secrets)), socket: socket, accepted: make(chan struct{}), conns: make(map[*net.UnixConn]bool)}
+	n := &nixListener{log: nixlog.New(b.teller.Event, nixstore.Files{}, sync.OnceValue(b.secrets)), socket: socket, accepted: make(chan struct{}), colors: colors, conns: make(map[*net.UnixConn]bool)}
+	if colors != nil {
+		n.log.OnShown(colors.show)
+	}
 	go n.accept()
 	return n, nil
 }
@@ -64,8 +68,10 @@ func (n *nixListener) accept() {
 		n.mu.Lock()
 		n.conns[conn] = true
 		n.mu.Unlock()
+		n.colors.listens()
 		n.readers.Go(func() {
-			n.log.Read(conn)
+			n.log.Read(n.colors.hearing(conn))
+			n.colors.stops()
 			n.mu.Lock()
 			delete(n.conns, conn)
 			n.mu.Unlock()

@@ -44,8 +44,9 @@ const (
 type Log struct {
 	mu         sync.Mutex
 	tell       func(schemas.Event)
-	activities int  // known ones
-	begun      bool // something was built or downloaded
+	show       func(string) // see shown.go; nil: nobody wants that
+	activities int          // known ones
+	begun      bool         // something was built or downloaded
 	ended      totals
 	running    map[*process]bool
 	interval   time.Duration // progressInterval
@@ -131,6 +132,7 @@ type record struct {
 	Type   int               `json:"type"`
 	Fields []json.RawMessage `json:"fields"`
 	Level  int               `json:"level"`
+	Text   string            `json:"text"`
 	Msg    string            `json:"msg"`
 	RawMsg string            `json:"raw_msg"` // of an error: without where it came about
 	File   string            `json:"file"`    // that an error is about, with line and column
@@ -202,6 +204,9 @@ func (p *process) take(line []byte) {
 	switch r.Action {
 	case "start":
 		p.start(r.ID, r.Type, r.text(0))
+		if p.log.show != nil && r.Text != "" {
+			p.log.show(r.Text + "...")
+		}
 	case "stop":
 		p.stop(r.ID)
 	case "result":
@@ -293,6 +298,9 @@ func (p *process) line(a *activity, text string) {
 		a.log = p.log.newTail()
 	}
 	a.log.add(text, false)
+	if p.log.show != nil {
+		p.log.show(shownLine(a.derivation, text))
+	}
 	p.log.tell(schemas.LineEvent{Derivation: a.derivation, Text: text})
 }
 
@@ -352,6 +360,9 @@ func (p *process) conclude(i int, state schemas.DerivationState, said string) {
 func (p *process) message(r *record) {
 	const errorLevel = 0
 	p.listLine(r.Msg)
+	if p.log.show != nil {
+		p.log.show(r.Msg)
+	}
 	if r.Level != errorLevel {
 		return
 	}

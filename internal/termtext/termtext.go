@@ -75,12 +75,12 @@ func isDirection(r rune) bool { return unicode.Is(unicode.Bidi_Control, r) }
 
 // colors returns the length of the sequence that sets colours at the beginning of text, or 0:
 // ECMA-48, SGR, with the colons of ISO 8613-6.
-func colors(text []byte) int {
+func colors[T string | []byte](text T) int {
 	if len(text) < 3 || text[0] != 0x1b || text[1] != '[' {
 		return 0
 	}
-	for i, b := range text[2:min(len(text), longestColors)] {
-		switch {
+	for i := range min(len(text), longestColors) - 2 {
+		switch b := text[i+2]; {
 		case b == 'm':
 			return i + 3
 		case (b < '0' || b > '9') && b != ';' && b != ':':

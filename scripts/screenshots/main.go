@@ -136,7 +136,7 @@ in d "village-1.0" [ (street "north" [ 1 2 3 4 ]) (street "south" [ 5 6 7 8 ]) (
 
 // job is a request to build one of them with the command.
 func job(repositories, name, command string) string {
-	return fmt.Sprintf(`{"git":{"noClone":false,"repository":%q},"buildOptions":{"maxJobs":2,"command":%q,"cachix":{"push":false}}}`,
+	return fmt.Sprintf(`{"colors":true,"git":{"noClone":false,"repository":%q},"buildOptions":{"maxJobs":2,"command":%q,"cachix":{"push":false}}}`,
 		repositories+"/"+name, command)
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"iglu.sh/builder/internal/buildclient"
 	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/internal/shellwords"
 	"iglu.sh/builder/test/kit/fixture"
 	"iglu.sh/builder/test/kit/termtest"
 )
@@ -93,6 +94,27 @@ func TestNoColorOfUser(t *testing.T) {
 		wantClientEnd(t, term, client, 3)
 		if colours := strings.Contains(term.Bytes(), "\x1b[31m"); colours != (value == "") {
 			t.Errorf("with NO_COLOR=%q, there are colours: %v", value, colours)
+		}
+	}
+}
+
+// TestColorsOfBuilder has a derivation's builder print colours, which a terminal gets, and a file only when they
+// are asked for.
+func TestColorsOfBuilder(t *testing.T) {
+	const line = "\x1b[2mice> \x1b[0m\x1b[36mcold\x1b[0m enough"
+	ice := fixture.Derivation("ice", `printf '\033[36mcold\033[0m enough\n'; echo > $out`)
+	args := []string{"--command", shellwords.Join([]string{"nix", "build", "--impure", "--no-link", "--print-build-logs", "--expr", ice})}
+	term := termtest.Open(t, 200, 50)
+	client := clientOf(fixture.Env.Server, args...)
+	term.Start(client)
+	wantClientEnd(t, term, client, 0)
+	if !strings.Contains(term.Bytes(), line) {
+		t.Errorf("the terminal gets no line %q:\n%q", line, term.Bytes())
+	}
+	for want, args := range map[string][]string{"\nice> cold enough\n": args, "\n" + line + "\n": append(args, "--colors")} {
+		printed, err := clientOf(fixture.Env.Server, args...).Output()
+		if err != nil || !strings.Contains(string(printed), want) {
+			t.Errorf("%v: no line %q:\n%q", err, want, printed)
 		}
 	}
 }

@@ -94,6 +94,7 @@ func TestRunAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	delete(want["git"].(map[string]any), "requiresAuth") // until there is a key
+	want["colors"] = true                                // of each job of the form
 	if diff := cmp.Diff(want, shown()); diff != "" {
 		t.Errorf("the form (-want +got):\n%s", diff)
 	}
@@ -103,7 +104,7 @@ func TestRunAgain(t *testing.T) {
 	b.Open(k.url + "/new?job=old")
 	b.UntilText("#from", "As in job old.")
 	if diff := cmp.Diff(map[string]any{"git": map[string]any{"noClone": false, "repository": "https://example.com/b", "branch": "main"},
-		"buildOptions": map[string]any{"command": "nix build", "cachix": map[string]any{"push": false}}}, shown()); diff != "" {
+		"buildOptions": map[string]any{"command": "nix build", "cachix": map[string]any{"push": false}}, "colors": true}, shown()); diff != "" {
 		t.Errorf("the form of an old job (-want +got):\n%s", diff)
 	}
 	b.Expect("404")

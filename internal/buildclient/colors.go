@@ -1,0 +1,28 @@
+package buildclient
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"slices"
+)
+
+// showsColors reports whether what is shown of a job has the log's colours.
+func (o Options) showsColors() bool { return !o.JSON && !o.NoColor && o.hasScreen() }
+
+// hasScreen reports whether the output is a terminal that can do more than scroll.
+func (o Options) hasScreen() bool { return isTerminal(o.Stdout) && os.Getenv("TERM") != "dumb" }
+
+// withColors returns a job that asks for colours, if it does not say itself whether it wants any.
+// What is no job is returned as it is: the builder says what is wrong with it, and where.
+func withColors(job []byte) []byte {
+	var properties map[string]json.RawMessage
+	if json.Unmarshal(job, &properties) != nil || len(properties) == 0 {
+		return job
+	}
+	if _, says := properties["colors"]; says {
+		return job
+	}
+	end := bytes.LastIndexByte(job, '}')
+	return slices.Concat(job[:end], []byte(`,"colors":true`), job[end:])
+}
