@@ -21,6 +21,9 @@ type Cluster struct {
 	Find func(ctx context.Context) ([]string, error)
 	// Open returns the engine at an address, which need not be there.
 	Open func(address string) (engine.Engine, error)
+	// IsDraining reports whether the agent at an address was asked to stop: it goes on for its jobs, and
+	// gets no more.
+	IsDraining func(ctx context.Context, address string) (bool, error)
 	// Platform is what the engines must run, such as linux/amd64: the program that jobs run in their
 	// containers is made for it.
 	Platform string
@@ -112,7 +115,7 @@ func (c *cluster) ask(ctx context.Context, address string) {
 		n := c.await(ctx, e, address, ticker.C)
 		if n != nil {
 			log.Info("a node is there", "node", n.name)
-			n.use(ctx, ticker.C)
+			n.use(ctx, address, ticker.C)
 			log.Info("a node is gone", "node", n.name)
 		}
 		e.Close()
@@ -176,29 +179,68 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info)
 	return n, nil
 }
 
+// isEmpty reports whether no engine is in use.
+func (c *cluster) isEmpty() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.byID {
+		if n.inUse {
+			return false
+		}
+	}
+	return true
+}
+
 // use has jobs run on the node for as long as its engine gives signs of life. Then those that are there
 // are lost.
-func (n *node) use(ctx context.Context, tick <-chan time.Time) {
+func (n *node) use(ctx context.Context, address string, tick <-chan time.Time) {
 	tending, stop := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
 	tasks.Go(func() { n.tend(tending) })
 	defer tasks.Wait()
 	defer stop()
 	n.b.register(n)
-	n.b.queue.Up(n.slots, n.homes...)
+	drains := n.drains(ctx, address, false)
+	n.takeJobs(!drains)
 	for missed := 0; missed < mostMissed && ctx.Err() == nil; {
 		select {
 		case <-tick:
 		case <-ctx.Done():
 		}
-		if _, err := n.engine.Info(ctx); err == nil {
-			missed = 0
-		} else {
+		if _, err := n.engine.Info(ctx); err != nil {
 			missed++
+			continue
+		}
+		missed = 0
+		if now := n.drains(ctx, address, drains); now != drains {
+			drains = now
+			n.takeJobs(!drains)
 		}
 	}
 	if ctx.Err() == nil {
 		n.lose()
+	}
+}
+
+// drains reports whether the node's agent drains. If the agent does not say, it is as before.
+func (n *node) drains(ctx context.Context, address string, before bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, pingInterval)
+	defer cancel()
+	drains, err := n.cluster.IsDraining(ctx, address)
+	if err != nil {
+		return before
+	}
+	return drains
+}
+
+// takeJobs has the node take jobs, or no more.
+func (n *node) takeJobs(takes bool) {
+	if takes {
+		n.b.log.Info("a node takes jobs", "node", n.name)
+		n.b.queue.Up(n.slots, n.homes...)
+	} else {
+		n.b.log.Info("a node takes no more jobs: its agent was asked to stop", "node", n.name)
+		n.b.queue.Down(n.slots)
 	}
 }
 

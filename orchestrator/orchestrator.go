@@ -60,7 +60,8 @@ type Builder struct {
 	logs    *joblog.Store
 	records Records
 	log     *slog.Logger
-	local   *node // the one engine; nil: it uses a cluster
+	local   *node    // the one engine; nil: it uses a cluster
+	cluster *cluster // nil: it uses one engine
 
 	queue      *nodes.Queue
 	background sync.WaitGroup // for jobs, and what is done after their end is known
@@ -94,6 +95,8 @@ func New(e engine.Engine, options Options, logs *joblog.Store, records Records, 
 	b.changed = sync.NewCond(&b.mu)
 	if e != nil {
 		b.addLocal(e)
+	} else {
+		b.cluster = &cluster{Cluster: *options.Cluster, b: b, asked: make(map[string]bool), byID: make(map[string]*node)}
 	}
 	return b
 }
@@ -129,10 +132,13 @@ func (b *Builder) cancelAll(cause error) {
 // errNoNode is why no job can run on a cluster.
 var errNoNode = &engine.Failure{End: jobend.EngineGone, What: "No node is there.", Advice: "Start one, or set IGLU_NODES to where they are."}
 
+// errAllDrain is why no job can run now.
+var errAllDrain = &engine.Failure{What: "No node takes jobs: the agents of all that are there were asked to stop.", Advice: "Start them again."}
+
 // Healthy returns nil while the engine answers, or any of the cluster.
 func (b *Builder) Healthy(ctx context.Context) error {
 	if b.local == nil {
-		if b.queue.Slots() == 0 {
+		if b.cluster.isEmpty() {
 			return errNoNode
 		}
 		return nil
@@ -144,7 +150,11 @@ func (b *Builder) Healthy(ctx context.Context) error {
 // Ready returns nil while a job could run, and else says why not in sentences for people.
 func (b *Builder) Ready(ctx context.Context) error {
 	if b.local == nil {
-		return b.Healthy(ctx)
+		err := b.Healthy(ctx)
+		if err == nil && b.queue.Slots() == 0 {
+			return errAllDrain
+		}
+		return err
 	}
 	err := b.local.engine.Ready(ctx)
 	if f, ok := errors.AsType[*engine.Failure](err); ok {
@@ -179,8 +189,7 @@ func (b *Builder) Tend(ctx context.Context) {
 		b.local.tend(ctx)
 		return
 	}
-	c := &cluster{Cluster: *b.options.Cluster, b: b, asked: make(map[string]bool), byID: make(map[string]*node)}
-	c.follow(ctx)
+	b.cluster.follow(ctx)
 }
 
 // StoresSize returns how many Nix stores outlive jobs, and how many bytes they take together.

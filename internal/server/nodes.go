@@ -42,7 +42,7 @@ func (s *Settings) openFleet(program string, log *slog.Logger) (*fleet, error) {
 		return nil, errors.New("IGLU_NODES is set, and IGLU_AGENT_KEYS is not: nodes take calls from those who have a key alone" +
 			"\nhint: 'iglu-builder agent keys DIR' makes the keys; the server's are in DIR/server")
 	}
-	dial, err := s.readKeys()
+	keys, err := s.readKeys()
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func (s *Settings) openFleet(program string, log *slog.Logger) (*fleet, error) {
 		Platform: runtime.GOOS + "/" + runtime.GOARCH,
 		Find:     func(ctx context.Context) ([]string, error) { return resolve(ctx, net.DefaultResolver, s.Nodes) },
 		Open: func(address string) (engine.Engine, error) {
-			e, err := s.openEngine("tcp://"+address, dial, program, log.With("address", address))
+			e, err := s.openEngine("tcp://"+address, dialing(keys), program, log.With("address", address))
 			if err != nil {
 				return nil, err
 			}
@@ -59,6 +59,7 @@ func (s *Settings) openFleet(program string, log *slog.Logger) (*fleet, error) {
 			f.engines[address] = e
 			return e, nil
 		},
+		IsDraining: keys.IsDraining,
 	}
 	return f, nil
 }

@@ -39,11 +39,18 @@ type Queue struct {
 func NewQueue(room int) *Queue { return &Queue{room: room, homes: make(map[string]*Node)} }
 
 // Admit lets a job in, or a client that may send one. ok is false if there are as many as the nodes have
-// slots and the queue has room for. leave makes room for another, and may be called again.
+// slots and the queue has room for. leave makes room for another, and may be called again. Jobs on nodes
+// that are down have slots, too.
 func (q *Queue) Admit() (leave func(), ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.inside >= q.slots()+q.room {
+	places := q.slots() + q.room
+	for _, n := range q.nodes {
+		if !n.up {
+			places += n.taken
+		}
+	}
+	if q.inside >= places {
 		return nil, false
 	}
 	q.inside++
@@ -87,7 +94,7 @@ func (q *Queue) Up(n *Node, homes ...string) {
 	q.pass()
 }
 
-// Down has a node take no jobs any more. Those that it has keep their slots.
+// Down has a node take no jobs any more, until it is up again. Those that it has keep their slots.
 func (q *Queue) Down(n *Node) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
