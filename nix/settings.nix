@@ -208,6 +208,12 @@ in
       description = "List of the agents' addresses on several machines, or of names that stand for several, separated by commas; `max-jobs` is then for each; by default one engine (`IGLU_NODES`).";
     };
 
+    retry-lost = mkOption {
+      type = types.bool;
+      default = false;
+      description = "True runs a job once more, on another of the nodes, when the one is lost on which it runs (`IGLU_RETRY_LOST`).";
+    };
+
     agent-keys = mkOption {
       type = types.nullOr (types.strMatching "/.+");
       default = null;

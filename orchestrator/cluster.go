@@ -256,13 +256,13 @@ func (n *node) lose() {
 
 var errNodeLost = errors.New("it has missed its pings")
 
-// cancelOn cancels the jobs on a node.
+// cancelOn ends what runs of jobs on a node.
 func (b *Builder) cancelOn(n *node, cause error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, j := range b.running {
 		if j.node == n {
-			j.Cancel(cause)
+			j.lose(cause)
 		}
 	}
 }

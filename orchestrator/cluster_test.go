@@ -134,13 +134,15 @@ func (l *lab) isDraining(_ context.Context, address string) (bool, error) {
 }
 
 // start starts a job of a repository that takes a time, and returns what gets its end.
-func (l *lab) start(repository, takes string) *sent {
+func (l *lab) start(repository, takes string) *sent { return l.startWith(l.t.Context(), repository, takes) }
+
+func (l *lab) startWith(ctx context.Context, repository, takes string) *sent {
 	s := &sent{done: make(chan struct{})}
 	request := commandOf(repository + " " + takes)
 	request.Git.Repository = repository
 	go func() {
 		defer close(s.done)
-		s.last = l.b.build(l.t.Context(), request, &s.log)
+		s.last = l.b.build(ctx, request, &s.log)
 	}()
 	time.Sleep(100 * time.Millisecond) // until its log is read
 	return s

@@ -46,6 +46,8 @@ type Options struct {
 	PublicURL string
 	// Cluster says where jobs run; nil: on the engine that the builder is made with.
 	Cluster *Cluster
+	// RetryLost has a job whose node of the cluster is lost run once more.
+	RetryLost bool
 	// BuildID is that of the program that the engine puts into containers; see internal/buildid.
 	BuildID string
 	// Observer counts; nil is nobody.
@@ -214,13 +216,6 @@ func (b *Builder) Close() error {
 		return nil
 	}
 	return b.local.engine.Close()
-}
-
-// isRunning reports whether a job of this builder has not ended.
-func (b *Builder) isRunning(job string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.running[job] != nil
 }
 
 // engineFailed counts a failure of the engine.

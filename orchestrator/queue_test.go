@@ -25,15 +25,29 @@ import (
 
 // A clock runs jobs that take the time that their command says, and notes their order.
 type clock struct {
-	mu    sync.Mutex
-	begun []string // commands
+	mu       sync.Mutex
+	begun    []string       // commands
+	runs     map[string]int // how many of each run now
+	atOnce   []string       // those that ran twice at once
+	outlives time.Duration  // how long a container goes on without its builder
 }
 
 func (c *clock) run(p *memengine.Process) int {
 	command := p.Getenv(jobenv.Command)
 	c.mu.Lock()
 	c.begun = append(c.begun, command)
+	if c.runs == nil {
+		c.runs = make(map[string]int)
+	}
+	if c.runs[command]++; c.runs[command] > 1 {
+		c.atOnce = append(c.atOnce, command)
+	}
 	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.runs[command]--
+	}()
 	_, duration, _ := strings.Cut(command, " ")
 	takes, _ := time.ParseDuration(duration)
 	select {
@@ -43,6 +57,10 @@ func (c *clock) run(p *memengine.Process) int {
 		return ends(p, jobwire.End{ExitCode: engine.ExitTerminated, Terminated: true})
 	case <-p.Killed:
 	case <-p.Lifeline:
+		select {
+		case <-time.After(c.outlives):
+		case <-p.Killed:
+		}
 	}
 	return jobenv.ExitLifelineLost
 }

@@ -48,6 +48,12 @@ type QueueEvent struct {
 	Ahead int `json:"ahead"` // jobs that wait before it
 }
 
+// RetryEvent says that the job's node is lost, and that the job runs once more. What events have said before
+// of phases, derivations and the like was of its first run.
+type RetryEvent struct {
+	Node string `json:"node"` // the name of the one that is lost
+}
+
 // PlanEvent lists derivations that are to be built and were not listed before. In the whole
 // job they have numbers in their order, from 0 on.
 type PlanEvent struct {
@@ -200,6 +206,7 @@ type VerdictEvent struct {
 func (JobEvent) eventType() string        { return "job" }
 func (PhaseEvent) eventType() string      { return "phase" }
 func (QueueEvent) eventType() string      { return "queue" }
+func (RetryEvent) eventType() string      { return "retry" }
 func (PlanEvent) eventType() string       { return "plan" }
 func (DerivationEvent) eventType() string { return "derivation" }
 func (LineEvent) eventType() string       { return "line" }
@@ -237,6 +244,8 @@ func ParseEvent(data []byte) (Event, error) {
 		return parseEvent[PhaseEvent](data)
 	case QueueEvent{}.eventType():
 		return parseEvent[QueueEvent](data)
+	case RetryEvent{}.eventType():
+		return parseEvent[RetryEvent](data)
 	case PlanEvent{}.eventType():
 		return parseEvent[PlanEvent](data)
 	case DerivationEvent{}.eventType():

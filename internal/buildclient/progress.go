@@ -53,6 +53,8 @@ func (p *progress) take(data json.RawMessage, now time.Time) {
 		p.phase = e.Phase
 	case schemas.QueueEvent:
 		p.ahead = e.Ahead
+	case schemas.RetryEvent:
+		*p = progress{begun: p.begun, job: p.job}
 	case schemas.ProgressEvent:
 		p.counts = e
 	case schemas.PushEvent:

@@ -64,6 +64,7 @@ type Settings struct {
 	LogLevel        slog.Level
 
 	Nodes      []string // addresses of agents; none: there is one engine
+	RetryLost  bool
 	AgentKeys  string
 	EngineHost string // not to be set by flag: DOCKER_HOST is what every Docker client has
 }
@@ -140,6 +141,8 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"`URL` of the server's page as people reach it; it stands in the logs of jobs (default none)")
 	add(parsed(&s.Nodes, list, parseNodes), "nodes", "",
 		"`list` of the agents' addresses on several machines, or of names that stand for several, separated by commas; --max-jobs is then for each (default one engine)")
+	add(parsed(&s.RetryLost, yesNo, parseYesNo), "retry-lost", "no",
+		"`yes` runs a job once more, on another of the nodes, when the one is lost on which it runs")
 	add(parsed(&s.AgentKeys, folder, parseAny), "agent-keys", "",
 		"`folder` with this side's keys, where the engine is reached through an agent (default it is not)")
 	add(parsed(&s.StateDir, folder, parseAny), "state-dir", defaultStateDir(),

@@ -135,6 +135,37 @@ func TestDown(t *testing.T) {
 	}
 }
 
+// TestAgain has a job whose node is lost wait for another slot: for a time first, which holds up nobody, then
+// before all that came after it, and not on the node that was lost while there is another.
+func TestAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, amd64, amd64, arm64)
+		lost := w.Join(Need{Platform: amd64, Home: "a"})
+		b, c, d := w.Join(Need{Platform: amd64}), w.Join(Need{Platform: amd64}), w.Join(Need{Platform: amd64})
+		later := w.Join(Need{Platform: amd64})
+		w.want("0 1 0 1 -", lost, b, c, d, later)
+		lost.Again(time.Minute)
+		w.want("- 0", lost, later)
+		latest := w.Join(Need{Platform: amd64})
+		time.Sleep(time.Minute - time.Second)
+		b.Leave()
+		w.want("- 1", lost, latest)
+		time.Sleep(2 * time.Second)
+		c.Leave() // which is on the node that was lost
+		w.want("-", lost)
+		last := w.Join(Need{Platform: amd64})
+		d.Leave()
+		w.want("1 0", lost, last)
+		if running, waiting := w.Load(); running != 4 || waiting != 0 {
+			t.Errorf("%d run and %d wait", running, waiting)
+		}
+
+		w.Down(w.nodes[0])
+		lost.Again(0) // there is no other of its platform
+		w.want("1", lost)
+	})
+}
+
 // TestNoNode has a job wait until there is a node at all.
 func TestNoNode(t *testing.T) {
 	w := newWorld(t)
