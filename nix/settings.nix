@@ -196,6 +196,12 @@ in
       description = "Time after which systemd kills the server that was asked to stop (`IGLU_STOP_TIMEOUT`).";
     };
 
+    drain = mkOption {
+      type = types.bool;
+      default = false;
+      description = "True lets also the jobs that wait for their turn run, when the server is asked to stop, within the time of `shutdown-grace` (`IGLU_DRAIN`).";
+    };
+
     public-url = mkOption {
       type = types.nullOr (types.strMatching "https?://.+");
       default = null;

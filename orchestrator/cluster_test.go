@@ -134,7 +134,9 @@ func (l *lab) isDraining(_ context.Context, address string) (bool, error) {
 }
 
 // start starts a job of a repository that takes a time, and returns what gets its end.
-func (l *lab) start(repository, takes string) *sent { return l.startWith(l.t.Context(), repository, takes) }
+func (l *lab) start(repository, takes string) *sent {
+	return l.startWith(l.t.Context(), repository, takes)
+}
 
 func (l *lab) startWith(ctx context.Context, repository, takes string) *sent {
 	s := &sent{done: make(chan struct{})}

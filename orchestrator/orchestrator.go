@@ -46,6 +46,8 @@ type Options struct {
 	PublicURL string
 	// Cluster says where jobs run; nil: on the engine that the builder is made with.
 	Cluster *Cluster
+	// DrainQueue has Drain run the jobs that wait, too.
+	DrainQueue bool
 	// RetryLost has a job whose node of the cluster is lost run once more.
 	RetryLost bool
 	// BuildID is that of the program that the engine puts into containers; see internal/buildid.
@@ -110,11 +112,16 @@ func (b *Builder) Acquire() (release func(), ok bool) { return b.queue.Admit() }
 // Load returns how many jobs have a slot, and how many wait for one.
 func (b *Builder) Load() (running, waiting int) { return b.queue.Load() }
 
-// Drain ends the jobs that wait for a slot, now and later, and returns when those that run have ended.
-// When ctx ends, it cancels them.
+// Drain ends the jobs that wait for a slot, now and later, if they are not to run as well, and returns when
+// all others have ended. When ctx ends, it cancels them.
 func (b *Builder) Drain(ctx context.Context) {
-	b.queue.Close()
-	defer context.AfterFunc(ctx, func() { b.cancelAll(jobend.Shutdown) })()
+	if !b.options.DrainQueue {
+		b.queue.Close()
+	}
+	defer context.AfterFunc(ctx, func() {
+		b.queue.Close()
+		b.cancelAll(jobend.Shutdown)
+	})()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for len(b.running) > 0 {

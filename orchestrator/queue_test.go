@@ -238,6 +238,40 @@ func TestSubmitWithoutLog(t *testing.T) {
 	}
 }
 
+// TestDrainQueue has jobs that wait run, too, for as long as there is time.
+func TestDrainQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _, _ := builder(t, new(clock).run, func(o *Options) { o.MaxQueued, o.DrainQueue = 4, true })
+		submit := func(all ...string) {
+			for n, takes := range all {
+				if _, refusal := b.Submit(commandOf(fmt.Sprintf("%d %s", n, takes)), ""); refusal != nil {
+					t.Fatal(refusal)
+				}
+			}
+			synctest.Wait()
+		}
+		drain := func(want time.Duration, ends ...jobend.End) {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			begun := time.Now()
+			b.Drain(ctx)
+			if took := time.Since(begun); took != want {
+				t.Errorf("it took %s, want %s", took, want)
+			}
+			for n, want := range ends {
+				if r := record(t, b, n); r.End != want {
+					t.Errorf("job %d has ended as %s, want %s", n, r.End, want)
+				}
+			}
+		}
+		submit("10s", "20s", "10s")
+		drain(40*time.Second, jobend.Exited, jobend.Exited, jobend.Exited)
+		submit("10s", "2m", "1s")
+		drain(time.Minute, jobend.Exited, jobend.Shutdown, jobend.Shutdown)
+	})
+}
+
 // TestDrain has one job end in time, and one not; two wait. Each has its verdict.
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

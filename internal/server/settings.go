@@ -50,6 +50,7 @@ type Settings struct {
 	ClientTimeout   time.Duration
 	ShutdownGrace   time.Duration
 	StopTimeout     time.Duration // 0: as the engine says
+	Drain           bool
 	PublicURL       string
 	StateDir        string
 	KeepLogs        joblog.Keep
@@ -137,6 +138,8 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"`time` that running jobs may go on for when the server is asked to stop; less where it would be killed before")
 	add(parsed(&s.StopTimeout, duration.or("auto"), parseAutoDuration), "stop-timeout", "auto",
 		"`time` after which the server is killed that was asked to stop; auto asks the engine for that of the server's container")
+	add(parsed(&s.Drain, yesNo, parseYesNo), "drain", "no",
+		"`yes` lets also the jobs that wait for their turn run, when the server is asked to stop, within the time of --shutdown-grace")
 	add(parsed(&s.PublicURL, matching(`https?://.+`), parsePublicURL), "public-url", "",
 		"`URL` of the server's page as people reach it; it stands in the logs of jobs (default none)")
 	add(parsed(&s.Nodes, list, parseNodes), "nodes", "",
