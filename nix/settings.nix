@@ -196,6 +196,12 @@ in
       description = "Time after which systemd kills the server that was asked to stop (`IGLU_STOP_TIMEOUT`).";
     };
 
+    drain = mkOption {
+      type = types.bool;
+      default = false;
+      description = "True lets also the jobs that wait for their turn run, when the server is asked to stop, within the time of `shutdown-grace` (`IGLU_DRAIN`).";
+    };
+
     public-url = mkOption {
       type = types.nullOr (types.strMatching "https?://.+");
       default = null;
@@ -206,6 +212,12 @@ in
       type = types.listOf (types.strMatching "[^,]+");
       default = [ ];
       description = "List of the agents' addresses on several machines, or of names that stand for several, separated by commas; `max-jobs` is then for each; by default one engine (`IGLU_NODES`).";
+    };
+
+    retry-lost = mkOption {
+      type = types.bool;
+      default = false;
+      description = "True runs a job once more, on another of the nodes, when the one is lost on which it runs (`IGLU_RETRY_LOST`).";
     };
 
     agent-keys = mkOption {

@@ -18,6 +18,9 @@ type Cluster struct {
 	Find func(ctx context.Context) ([]string, error)
 	// Open returns the engine at an address, which need not be there.
 	Open func(address string) (engine.Engine, error)
+	// IsDraining reports whether the agent at an address was asked to stop: it goes on for its jobs, and
+	// gets no more.
+	IsDraining func(ctx context.Context, address string) (bool, error)
 	// Platform is what the engines must run, such as linux/amd64: the program that jobs run in their
 	// containers is made for it.
 	Platform string
@@ -182,6 +185,18 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info,
 	return n, nil
 }
 
+// isEmpty reports whether no engine is in use.
+func (c *cluster) isEmpty() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.byID {
+		if n.inUse {
+			return false
+		}
+	}
+	return true
+}
+
 // use has jobs run on the node for as long as its engine gives signs of life. Then those that are there
 // are lost.
 func (n *node) use(ctx context.Context, tick <-chan time.Time) {
@@ -192,20 +207,49 @@ func (n *node) use(ctx context.Context, tick <-chan time.Time) {
 	defer stop()
 	n.b.register(n)
 	n.b.options.Observer.NodeCame(n.name)
-	n.b.queue.Up(n.slots, n.homes...)
+	n.drain(n.isDraining(ctx, false))
 	for missed := 0; missed < mostMissed && ctx.Err() == nil; {
 		select {
 		case <-tick:
 		case <-ctx.Done():
 		}
-		if _, err := n.engine.Info(ctx); err == nil {
-			missed = 0
-		} else {
+		if _, err := n.engine.Info(ctx); err != nil {
 			missed++
+			continue
+		}
+		missed = 0
+		if drains := n.isDraining(ctx, n.drains); drains != n.drains {
+			n.drain(drains)
 		}
 	}
 	if ctx.Err() == nil {
 		n.lose()
+	}
+}
+
+// isDraining reports whether the node's agent was asked to stop. If the agent does not say, it is as before.
+func (n *node) isDraining(ctx context.Context, before bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, pingInterval)
+	defer cancel()
+	drains, err := n.cluster.IsDraining(ctx, n.address)
+	if err != nil {
+		return before
+	}
+	return drains
+}
+
+// drain notes whether the node's agent was asked to stop: then it gets no more jobs. Only the goroutine that
+// uses the node calls it.
+func (n *node) drain(drains bool) {
+	n.cluster.mu.Lock()
+	n.drains = drains
+	n.cluster.mu.Unlock()
+	if drains {
+		n.b.log.Info("a node gets no more jobs: its agent was asked to stop", "node", n.name)
+		n.b.queue.Down(n.slots)
+	} else {
+		n.b.log.Info("a node gets jobs", "node", n.name)
+		n.b.queue.Up(n.slots, n.homes...)
 	}
 }
 
@@ -222,13 +266,13 @@ func (n *node) lose() {
 
 var errNodeLost = errors.New("it has missed its pings")
 
-// cancelOn cancels the jobs on a node.
+// cancelOn ends what runs of jobs on a node.
 func (b *Builder) cancelOn(n *node, cause error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, j := range b.running {
 		if j.node == n {
-			j.Cancel(cause)
+			j.lose(cause)
 		}
 	}
 }

@@ -36,9 +36,10 @@ type lab struct {
 // A machine is one with an engine.
 type machine struct {
 	*memengine.Engine
-	mu     sync.Mutex
-	away   bool
-	broken map[string]error // calls that fail, by the names of their methods
+	mu       sync.Mutex
+	away     bool
+	draining bool
+	broken   map[string]error // calls that fail, by the names of their methods
 }
 
 var errAway = &engine.Failure{End: jobend.EngineGone, Call: "answer", What: "The container engine does not answer.", Advice: "Start it."}
@@ -57,6 +58,12 @@ func (m *machine) fail(call string) error {
 		return errAway
 	}
 	return m.broken[call]
+}
+
+func (m *machine) drain(draining bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.draining = draining
 }
 
 // newLab returns one with machines n1, n2 and so on, of which each has its name as its address. The first
@@ -78,7 +85,7 @@ func newLab(t *testing.T, machines int, change ...func(*Options)) *lab {
 	l.b, l.log, _ = builder(t, nil, append([]func(*Options){func(o *Options) {
 		o.MaxJobs, o.MaxQueued = 2, 100
 		o.Stores = stores.Options{Instance: "test", Mode: stores.Repository, MaxBytes: 1 << 40, Folder: tempDir(t), Wait: time.Minute}
-		o.Cluster = &Cluster{Platform: ownPlatform, Find: l.find, Open: l.open}
+		o.Cluster = &Cluster{Platform: ownPlatform, Find: l.find, Open: l.open, IsDraining: l.isDraining}
 	}}, change...)...)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -122,14 +129,28 @@ func (l *lab) open(address string) (engine.Engine, error) {
 	return m, nil
 }
 
+func (l *lab) isDraining(_ context.Context, address string) (bool, error) {
+	m := l.machines[address]
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.away {
+		return false, errAway
+	}
+	return m.draining, nil
+}
+
 // start starts a job of a repository that takes a time, and returns what gets its end.
 func (l *lab) start(repository, takes string) *sent {
+	return l.startWith(l.t.Context(), repository, takes)
+}
+
+func (l *lab) startWith(ctx context.Context, repository, takes string) *sent {
 	s := &sent{done: make(chan struct{})}
 	request := commandOf(repository + " " + takes)
 	request.Git.Repository = repository
 	go func() {
 		defer close(s.done)
-		s.last = l.b.build(l.t.Context(), request, &s.log)
+		s.last = l.b.build(ctx, request, &s.log)
 	}()
 	time.Sleep(100 * time.Millisecond) // until its log is read
 	return s
@@ -241,6 +262,72 @@ func TestNodeLost(t *testing.T) {
 			t.Errorf("with n1 back, which has no job, jobs run on %s", got)
 		}
 		two.wantEnd(t, jobend.Exited)
+	})
+}
+
+// TestNodeDrains has the agents of nodes be asked to stop: their jobs go on, and others go elsewhere, also
+// those whose home they are, until an agent that was not asked answers.
+func TestNodeDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 2)
+		n1, n2 := l.machines["n1"], l.machines["n2"]
+		long := l.start("a", "5m")
+		n1.drain(true)
+		time.Sleep(pingInterval)
+		two, three := l.start("a", "1m"), l.start("b", "1m")
+		if got := nodesOf(long, two, three); got != "n1 n2 n2" {
+			t.Errorf("while n1 drains, they run on %s", got)
+		}
+		four := l.start("a", "1m")
+		n2.drain(true)
+		two.wantEnd(t, jobend.Exited)
+		three.wantEnd(t, jobend.Exited)
+		if got := four.node(); got != "-" {
+			t.Errorf("while all drain, one runs on %s", got)
+		}
+		if err := l.b.Healthy(t.Context()); err != nil {
+			t.Errorf("while all drain, the builder is not healthy: %v", err)
+		}
+		const allDrain = "On no node can a job run. n1: Its agent was asked to stop. n2: Its agent was asked to stop."
+		if err := l.b.Ready(t.Context()); err == nil || err.Error() != allDrain {
+			t.Errorf("while all drain, the builder is ready, or says something else: %v", err)
+		}
+		for _, s := range l.b.Nodes() {
+			if !s.Up || !s.Draining || s.Free() != 0 {
+				t.Errorf("while all drain, a node is %+v", s)
+			}
+		}
+		n2.drain(false)
+		four.wantEnd(t, jobend.Exited)
+		if err := l.b.Ready(t.Context()); err != nil {
+			t.Error(err)
+		}
+		long.wantEnd(t, jobend.Exited)
+
+		// The agent ends, and a new one answers.
+		n1.cut(true)
+		time.Sleep(time.Minute)
+		n1.drain(false)
+		n1.cut(false)
+		time.Sleep(time.Minute)
+		five, six := l.start("c", "1s"), l.start("d", "1s")
+		if got := nodesOf(five, six); got != "n1 n2" {
+			t.Errorf("with a new agent on n1, they run on %s", got)
+		}
+
+		// A node is found that drains already.
+		n1.cut(true)
+		time.Sleep(time.Minute)
+		n1.drain(true)
+		n1.cut(false)
+		time.Sleep(time.Minute)
+		seven, eight := l.start("e", "1s"), l.start("f", "1s")
+		if got := nodesOf(seven, eight); got != "n2 n2" {
+			t.Errorf("with n1 found again, which drains, they run on %s", got)
+		}
+		for _, j := range []*sent{five, six, seven, eight} {
+			j.wantEnd(t, jobend.Exited)
+		}
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/orchestrator/engine"
@@ -24,8 +25,9 @@ type Job struct {
 	reader *joblog.Reader // nil: it has no log
 	cancel context.CancelCauseFunc
 	ended  chan struct{}
-	node   *node           // on which it runs; nil while it waits; guarded by the builder
-	last   schemas.Message // once it has ended
+	node   *node                   // on which it runs; nil while it waits; guarded by the builder, as is lose
+	lose   context.CancelCauseFunc // ends what runs there
+	last   schemas.Message         // once it has ended
 }
 
 // Start starts a job that a client at an address has sent. It ends when ctx does. Its caller has a place;
@@ -139,15 +141,50 @@ func (r *run) inTurn(ctx context.Context, ticket *nodes.Ticket, record *recorder
 	if err != nil {
 		return Verdict{Err: cancelled(err)}
 	}
-	r.node = r.b.place(r.id, slots)
+	ctx, stop := r.b.options.Deadlines.bound(ctx)
+	defer stop()
+	verdict := r.onNode(ctx, slots, record)
+	if !r.isLost(verdict) {
+		return verdict
+	}
+	r.again(ticket)
+	if slots, err = ticket.Wait(ctx, r.waits); err != nil {
+		return Verdict{Err: cancelled(err)}
+	}
+	return r.onNode(ctx, slots, record)
+}
+
+// onNode runs the job on a node of which it has a slot.
+func (r *run) onNode(ctx context.Context, slots *nodes.Node, record *recorder) Verdict {
+	ctx, leave := r.b.place(ctx, r, slots)
+	defer leave()
 	record.start(r.node.name)
 	if r.node.cluster != nil {
 		r.say("on node " + r.node.name)
 		r.tracker.event(schemas.NodeEvent{Name: r.node.name})
 	}
-	ctx, stop := r.b.options.Deadlines.bound(ctx)
-	defer stop()
 	return r.do(ctx)
+}
+
+// isLost reports whether a job has ended because its node is lost, and is to run again.
+func (r *run) isLost(verdict Verdict) bool {
+	return r.b.options.RetryLost && r.node.cluster != nil && verdict.End() == jobend.EngineGone
+}
+
+// again has the job wait for a slot once more. What runs on the node that is lost, which nobody can ask,
+// ends by itself before that.
+func (r *run) again(ticket *nodes.Ticket) {
+	after := time.Duration(0)
+	when := ""
+	if r.started {
+		after = jobenv.Outlives
+		when = fmt.Sprintf(", when what runs there has ended by itself (%s)", after)
+	}
+	r.log.Info("the job's node is lost: the job runs once more", "node", r.node.name, "after", after)
+	r.say("node " + r.node.name + " is lost: the job runs once more, on another node if there is one" + when)
+	r.tracker.again(r.node.name)
+	r.isAgain, r.withoutStore = true, false
+	ticket.Again(after)
 }
 
 // waits says how many jobs in the line are before the job.

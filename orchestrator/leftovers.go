@@ -35,7 +35,7 @@ type sighting struct {
 type leftovers struct {
 	engine    engine.Engine
 	builder   string                // this builder's id
-	isRunning func(job string) bool // whether a job of this builder has not ended
+	isRunning func(job string) bool // whether a job of this builder runs on the engine
 
 	mu   sync.Mutex
 	seen map[string]sighting // of containers that do not run, by their IDs

@@ -27,17 +27,14 @@ type node struct {
 	info    engine.Info
 	homes   []string // the repositories whose stores it had when it came
 	inUse   bool     // guarded by the cluster
+	drains  bool     // likewise; its agent was asked to stop, so it gets no more jobs
 }
 
 // newNode returns the node that an engine is.
 func (b *Builder) newNode(e engine.Engine, slots *nodes.Node, options stores.Options) *node {
-	return &node{
-		b:         b,
-		slots:     slots,
-		engine:    e,
-		stores:    stores.New(e, options, b.log),
-		leftovers: &leftovers{engine: e, builder: b.id, isRunning: b.isRunning, seen: make(map[string]sighting)},
-	}
+	n := &node{b: b, slots: slots, engine: e, stores: stores.New(e, options, b.log)}
+	n.leftovers = &leftovers{engine: e, builder: b.id, isRunning: n.isRunning, seen: make(map[string]sighting)}
+	return n
 }
 
 // register has the queue's slots be those of a node.
@@ -54,13 +51,29 @@ func (b *Builder) addLocal(e engine.Engine) {
 	b.queue.Up(b.local.slots)
 }
 
-// place notes that a job runs on the node that the queue knows as slots, and returns that.
-func (b *Builder) place(job string, slots *nodes.Node) *node {
+// place notes that a job runs on the node that the queue knows as slots, until leave is called. The context
+// ends with ctx, or when the node is lost.
+func (b *Builder) place(ctx context.Context, r *run, slots *nodes.Node) (placed context.Context, leave func()) {
+	placed, lose := context.WithCancelCause(ctx)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := b.nodes[slots]
-	b.running[job].node = n
-	return n
+	j := b.running[r.id]
+	r.node = b.nodes[slots]
+	j.node, j.lose = r.node, lose
+	return placed, func() {
+		lose(nil)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		j.node = nil
+	}
+}
+
+// isRunning reports whether a job of this builder runs on the node.
+func (n *node) isRunning(job string) bool {
+	n.b.mu.Lock()
+	defer n.b.mu.Unlock()
+	j := n.b.running[job]
+	return j != nil && j.node == n
 }
 
 // named says of a failure of an engine which node's it is, where there are several.

@@ -46,6 +46,10 @@ type Options struct {
 	PublicURL string
 	// Cluster says where jobs run; nil: on the engine that the builder is made with.
 	Cluster *Cluster
+	// DrainQueue has Drain run the jobs that wait, too.
+	DrainQueue bool
+	// RetryLost has a job whose node of the cluster is lost run once more.
+	RetryLost bool
 	// BuildID is that of the program that the engine puts into containers; see internal/buildid.
 	BuildID string
 	// Observer counts; nil is nobody.
@@ -111,11 +115,16 @@ func (b *Builder) Load() (running, waiting int) { return b.queue.Load() }
 // Slots returns how many jobs can have a slot at once.
 func (b *Builder) Slots() int { return b.queue.Slots() }
 
-// Drain ends the jobs that wait for a slot, now and later, and returns when those that run have ended.
-// When ctx ends, it cancels them.
+// Drain ends the jobs that wait for a slot, now and later, if they are not to run as well, and returns when
+// all others have ended. When ctx ends, it cancels them.
 func (b *Builder) Drain(ctx context.Context) {
-	b.queue.Close()
-	defer context.AfterFunc(ctx, func() { b.cancelAll(jobend.Shutdown) })()
+	if !b.options.DrainQueue {
+		b.queue.Close()
+	}
+	defer context.AfterFunc(ctx, func() {
+		b.queue.Close()
+		b.cancelAll(jobend.Shutdown)
+	})()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for len(b.running) > 0 {
@@ -138,7 +147,7 @@ var errNoNode = &engine.Failure{End: jobend.EngineGone, What: "No node is there.
 // Healthy returns nil while the engine answers, or any of the cluster.
 func (b *Builder) Healthy(ctx context.Context) error {
 	if b.local == nil {
-		if b.queue.Slots() == 0 {
+		if b.cluster.isEmpty() {
 			return errNoNode
 		}
 		return nil
@@ -209,13 +218,6 @@ func (b *Builder) Close() error {
 		return nil
 	}
 	return b.local.engine.Close()
-}
-
-// isRunning reports whether a job of this builder has not ended.
-func (b *Builder) isRunning(job string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.running[job] != nil
 }
 
 // engineFailed counts a failure of the node's engine.

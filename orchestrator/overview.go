@@ -89,10 +89,10 @@ func (c *cluster) states() []nodes.State {
 	return states
 }
 
-// state returns the state of a node that is in use.
+// state returns the state of a node that is in use. Its caller holds the cluster's mu.
 func (n *node) state() nodes.State {
 	s := nodes.State{Name: n.name, Up: true, Platform: n.info.Platform, CPUs: n.info.CPUs, Memory: n.info.Memory,
-		Slots: n.slots.Slots, Running: n.b.queue.Taken(n.slots)}
+		Draining: n.drains, Slots: n.slots.Slots, Running: n.b.queue.Taken(n.slots)}
 	s.Stores, s.StoreBytes = n.stores.Size()
 	if err := n.imageFailure(); err != nil {
 		s.Problem = problem(err)
@@ -123,8 +123,11 @@ const maxTold = 5
 func (c *cluster) ready(ctx context.Context) error {
 	why := make(map[string]string) // by the nodes' names
 	for _, s := range c.states() {
-		if !s.Up {
+		switch {
+		case !s.Up:
 			why[s.Name] = s.Problem
+		case s.Draining:
+			why[s.Name] = "Its agent was asked to stop."
 		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -135,12 +138,12 @@ func (c *cluster) ready(ctx context.Context) error {
 		node string
 		err  error
 	}
-	inUse := c.inUse()
-	answers := make(chan answer, len(inUse))
-	for _, n := range inUse {
+	usable := c.usable()
+	answers := make(chan answer, len(usable))
+	for _, n := range usable {
 		asking.Go(func() { answers <- answer{n.name, n.engine.Ready(ctx)} })
 	}
-	for range inUse {
+	for range usable {
 		a := <-answers
 		if a.err == nil {
 			return nil
@@ -162,12 +165,12 @@ func (c *cluster) ready(ctx context.Context) error {
 	return errors.New(text)
 }
 
-// inUse returns the nodes that are in use.
-func (c *cluster) inUse() (all []*node) {
+// usable returns the nodes that get jobs.
+func (c *cluster) usable() (all []*node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, n := range c.byID {
-		if n.inUse {
+		if n.inUse && !n.drains {
 			all = append(all, n)
 		}
 	}

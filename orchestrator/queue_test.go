@@ -25,15 +25,29 @@ import (
 
 // A clock runs jobs that take the time that their command says, and notes their order.
 type clock struct {
-	mu    sync.Mutex
-	begun []string // commands
+	mu       sync.Mutex
+	begun    []string       // commands
+	runs     map[string]int // how many of each run now
+	atOnce   []string       // those that ran twice at once
+	outlives time.Duration  // how long a container goes on without its builder
 }
 
 func (c *clock) run(p *memengine.Process) int {
 	command := p.Getenv(jobenv.Command)
 	c.mu.Lock()
 	c.begun = append(c.begun, command)
+	if c.runs == nil {
+		c.runs = make(map[string]int)
+	}
+	if c.runs[command]++; c.runs[command] > 1 {
+		c.atOnce = append(c.atOnce, command)
+	}
 	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.runs[command]--
+	}()
 	_, duration, _ := strings.Cut(command, " ")
 	takes, _ := time.ParseDuration(duration)
 	select {
@@ -43,6 +57,10 @@ func (c *clock) run(p *memengine.Process) int {
 		return ends(p, jobwire.End{ExitCode: engine.ExitTerminated, Terminated: true})
 	case <-p.Killed:
 	case <-p.Lifeline:
+		select {
+		case <-time.After(c.outlives):
+		case <-p.Killed:
+		}
 	}
 	return jobenv.ExitLifelineLost
 }
@@ -218,6 +236,40 @@ func TestSubmitWithoutLog(t *testing.T) {
 			t.Errorf("it is told %v", refusal)
 		}
 	}
+}
+
+// TestDrainQueue has jobs that wait run, too, for as long as there is time.
+func TestDrainQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _, _ := builder(t, new(clock).run, func(o *Options) { o.MaxQueued, o.DrainQueue = 4, true })
+		submit := func(all ...string) {
+			for n, takes := range all {
+				if _, refusal := b.Submit(commandOf(fmt.Sprintf("%d %s", n, takes)), ""); refusal != nil {
+					t.Fatal(refusal)
+				}
+			}
+			synctest.Wait()
+		}
+		drain := func(want time.Duration, ends ...jobend.End) {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			begun := time.Now()
+			b.Drain(ctx)
+			if took := time.Since(begun); took != want {
+				t.Errorf("it took %s, want %s", took, want)
+			}
+			for n, want := range ends {
+				if r := record(t, b, n); r.End != want {
+					t.Errorf("job %d has ended as %s, want %s", n, r.End, want)
+				}
+			}
+		}
+		submit("10s", "20s", "10s")
+		drain(40*time.Second, jobend.Exited, jobend.Exited, jobend.Exited)
+		submit("10s", "2m", "1s")
+		drain(time.Minute, jobend.Exited, jobend.Shutdown, jobend.Shutdown)
+	})
 }
 
 // TestDrain has one job end in time, and one not; two wait. Each has its verdict.

@@ -39,6 +39,8 @@ type run struct {
 	env   jobenv.Job
 
 	withoutStore bool // the job has the image's own store, which is gone with it
+	started      bool // a container of the job was to be started
+	isAgain      bool // the job runs once more
 }
 
 // say adds a line of the builder's own to the job's log.
@@ -90,7 +92,8 @@ func (r *run) inContainer(ctx context.Context, watchdog *watchdog) (code int, er
 		}
 		a = r.attempt(ctx, watchdog)
 	}
-	r.b.background.Go(func() { r.settle(ctx, a) }) // nobody waits for that but a job with the same store
+	grown := r.tracker.storeBytes()
+	r.b.background.Go(func() { r.settle(ctx, a, grown) }) // nobody waits for that but a job with the same store
 	if a.ran {
 		r.tracker.begin(schemas.Done)
 	}
@@ -122,7 +125,7 @@ func (r *run) attempt(ctx context.Context, watchdog *watchdog) *attempt {
 		return a
 	}
 	r.log.Debug("container created", "container", a.container.ID())
-	a.ran = true
+	a.ran, r.started = true, true
 	a.code, a.end, a.err = r.follow(ctx, a.container, watchdog)
 	// In a store that earlier jobs have had, they may have put another in its place.
 	if version := r.tracker.nixVersion(); version != "" && a.fresh {
@@ -159,13 +162,14 @@ func (r *run) abandon(ctx context.Context, a *attempt, again bool) error {
 	return storeFailure(err)
 }
 
-// settle removes an attempt's container and gives its store back. ctx may have ended.
-func (r *run) settle(ctx context.Context, a *attempt) {
+// settle removes an attempt's container and gives its store back, which has grown by so many bytes. ctx may
+// have ended.
+func (r *run) settle(ctx context.Context, a *attempt, grown int64) {
 	if a.container != nil {
 		r.remove(ctx, a.container)
 	}
 	if a.lease != nil {
-		a.lease.Return(ctx, r.tracker.storeBytes())
+		a.lease.Return(ctx, grown)
 	}
 }
 
@@ -205,7 +209,7 @@ func (r *run) create(ctx context.Context, a *attempt) error {
 			r.b.options.Stores.Wait))
 	}
 	a.lease, a.fresh = nil, true
-	a.container, err = r.node.engine.Create(ctx, r.spec(jobContainer(r.b.options.Stores.Instance, r.id), nil))
+	a.container, err = r.node.engine.Create(ctx, r.spec(r.containerName(), nil))
 	return err
 }
 
@@ -244,8 +248,15 @@ func (r *run) createInStore(ctx context.Context, a *attempt, key stores.Key) (er
 	}
 }
 
-// jobContainer returns the name of the container of a job without a store that outlives it.
-func jobContainer(instance, job string) string { return "iglu-job-" + instance + "-" + job }
+// containerName returns the name of the job's container without a store that outlives it. That of its first
+// run may still be there.
+func (r *run) containerName() string {
+	name := "iglu-job-" + r.b.options.Stores.Instance + "-" + r.id
+	if r.isAgain {
+		name += "-again"
+	}
+	return name
+}
 
 // spec returns the container of the job, with a store or without.
 func (r *run) spec(name string, lease *stores.Lease) engine.Spec {

@@ -48,6 +48,16 @@ func (t *tracker) waits(ahead int) {
 	t.event(schemas.QueueEvent{Ahead: ahead})
 }
 
+// again notes that the job runs once more, because its node is lost: what is known was of its first run.
+func (t *tracker) again(node string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.endPhase()
+	t.phase, t.stored, t.nix, t.notRun = "", 0, "", ""
+	t.verdict = Verdict{Phases: t.verdict.Phases}
+	t.event(schemas.RetryEvent{Node: node})
+}
+
 func (t *tracker) endPhase() {
 	if t.phase != "" && t.phase != schemas.Done {
 		t.verdict.Phases = append(t.verdict.Phases, schemas.PhaseTime{Phase: t.phase, Seconds: seconds(time.Since(t.since))})

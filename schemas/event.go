@@ -53,6 +53,12 @@ type NodeEvent struct {
 	Name string `json:"name"`
 }
 
+// RetryEvent says that the job's node is lost, and that the job runs once more. What events have said before
+// of phases, derivations and the like was of its first run.
+type RetryEvent struct {
+	Node string `json:"node"` // the name of the one that is lost
+}
+
 // PlanEvent lists derivations that are to be built and were not listed before. In the whole
 // job they have numbers in their order, from 0 on.
 type PlanEvent struct {
@@ -206,6 +212,7 @@ func (JobEvent) eventType() string        { return "job" }
 func (PhaseEvent) eventType() string      { return "phase" }
 func (QueueEvent) eventType() string      { return "queue" }
 func (NodeEvent) eventType() string       { return "node" }
+func (RetryEvent) eventType() string      { return "retry" }
 func (PlanEvent) eventType() string       { return "plan" }
 func (DerivationEvent) eventType() string { return "derivation" }
 func (LineEvent) eventType() string       { return "line" }
@@ -245,6 +252,8 @@ func ParseEvent(data []byte) (Event, error) {
 		return parseEvent[QueueEvent](data)
 	case NodeEvent{}.eventType():
 		return parseEvent[NodeEvent](data)
+	case RetryEvent{}.eventType():
+		return parseEvent[RetryEvent](data)
 	case PlanEvent{}.eventType():
 		return parseEvent[PlanEvent](data)
 	case DerivationEvent{}.eventType():

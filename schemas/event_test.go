@@ -20,6 +20,7 @@ var events = []struct {
 }{
 	{QueueEvent{Ahead: 0}, `{"type":"queue","ahead":0}`},
 	{QueueEvent{Ahead: 12}, `{"type":"queue","ahead":12}`},
+	{RetryEvent{Node: "n1"}, `{"type":"retry","node":"n1"}`},
 	{JobEvent{ID: "a2"}, `{"type":"job","id":"a2"}`},
 	{JobEvent{ID: "a2", URL: "https://example.com/jobs/a2"}, `{"type":"job","id":"a2","url":"https://example.com/jobs/a2"}`},
 	{NodeEvent{Name: "node-1"}, `{"type":"node","name":"node-1"}`},

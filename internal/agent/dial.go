@@ -38,9 +38,18 @@ func (k *Keys) Dial(ctx context.Context, address string) (*tls.Conn, error) {
 	return client, nil
 }
 
-// IsDraining reports whether an agent had been asked to stop when the connection was made: it goes on for
-// its jobs, and should get no more of them.
-func IsDraining(conn *tls.Conn) bool {
+// IsDraining reports whether the agent at an address was asked to stop: it goes on for its jobs, and should
+// get no more of them.
+func (k *Keys) IsDraining(ctx context.Context, address string) (bool, error) {
+	conn, err := k.Dial(ctx, address) // a connection says what was so when it was made
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	return isDraining(conn), nil
+}
+
+func isDraining(conn *tls.Conn) bool {
 	return conn.ConnectionState().NegotiatedProtocol == protocolDraining
 }
 

@@ -64,7 +64,7 @@ func TestDrain(t *testing.T) {
 	q := newQuestions(true)
 	a := startAgent(t, Options{Keys: k.agent, Socket: e.socket, Running: q.answer})
 	attached := dial(t, k.server, a.address)
-	if IsDraining(attached) {
+	if isDraining(attached) {
 		t.Error("an agent that was not asked to stop says that it was")
 	}
 	engine := e.accept(t)
@@ -80,7 +80,7 @@ func TestDrain(t *testing.T) {
 	// The last calls of the job come on connections of their own, and the server learns that the agent
 	// should get no more jobs.
 	next := dial(t, k.server, a.address)
-	if !IsDraining(next) {
+	if !isDraining(next) {
 		t.Error("an agent that was asked to stop does not say so")
 	}
 	write(t, next, "remove")

@@ -56,6 +56,8 @@ func (p *progress) take(data json.RawMessage, now time.Time) {
 		p.ahead = e.Ahead
 	case schemas.NodeEvent:
 		p.node = e.Name
+	case schemas.RetryEvent:
+		*p = progress{begun: p.begun, job: p.job}
 	case schemas.ProgressEvent:
 		p.counts = e
 	case schemas.PushEvent:

@@ -108,6 +108,8 @@ const NixLog = "/iglu-nix"
 const (
 	Heartbeat = 5 * time.Second
 	Silence   = 30 * time.Second
+	// Outlives is how long a container runs at most that hears nothing of its builder any more.
+	Outlives = time.Minute
 )
 
 // Job is what a container is told of its job.

@@ -40,6 +40,9 @@ func watchLifeline(lifeline io.Reader, silence time.Duration) {
 	}
 }
 
+// A job whose builder is gone ends within jobenv.Outlives: this does not compile if it does not.
+const _ = uint64(jobenv.Outlives - jobenv.Silence*3/2 - killDelay - time.Second)
+
 // lifelineLost says that the job ends because nobody waits for it.
 var lifelineLost atomic.Bool
 

@@ -36,12 +36,12 @@ func (s *Settings) OpenNodes(ctx context.Context, log *slog.Logger) (nodes []Nod
 		}
 		return []Node{{Engine: e, Stores: s.Stores()}}, nil
 	}
-	dial, err := s.nodeDial()
+	keys, err := s.nodeKeys()
 	if err != nil {
 		return nil, err
 	}
 	return openNodes(ctx, net.DefaultResolver, s.Nodes, s.Stores(), func(address string) (orchestrator.Unused, error) {
-		return s.openEngine("tcp://"+address, dial, "", log)
+		return s.openEngine("tcp://"+address, dialing(keys), "", log)
 	})
 }
 

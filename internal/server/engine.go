@@ -50,14 +50,22 @@ func (s *Settings) agentDial() (dialer, error) {
 	if _, _, err := net.SplitHostPort(host); err != nil || !isTCP {
 		return nil, errors.New("IGLU_AGENT_KEYS is set, and DOCKER_HOST does not say where the agent listens\nhint: DOCKER_HOST=tcp://HOST:2376")
 	}
-	return s.readKeys()
+	keys, err := s.readKeys()
+	if err != nil {
+		return nil, err
+	}
+	return dialing(keys), nil
 }
 
-// readKeys returns what connects to agents with the keys of the settings.
-func (s *Settings) readKeys() (dialer, error) {
+// readKeys returns the keys of the settings, to connect to agents with.
+func (s *Settings) readKeys() (*agent.Keys, error) {
 	keys, err := agent.ReadKeys(s.AgentKeys)
 	if err != nil {
 		return nil, fmt.Errorf("read the keys in IGLU_AGENT_KEYS: %w\nhint: 'iglu-builder agent keys DIR' makes them, in DIR/server", err)
 	}
-	return func(ctx context.Context, _, address string) (net.Conn, error) { return keys.Dial(ctx, address) }, nil
+	return keys, nil
+}
+
+func dialing(keys *agent.Keys) dialer {
+	return func(ctx context.Context, _, address string) (net.Conn, error) { return keys.Dial(ctx, address) }
 }

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"iglu.sh/builder/internal/agent"
 	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/orchestrator/docker"
 	"iglu.sh/builder/orchestrator/engine"
@@ -38,7 +39,7 @@ func (s *Settings) openFleet(program string, log *slog.Logger) (*fleet, error) {
 		f.one, f.engines[""] = e, e
 		return f, nil
 	}
-	dial, err := s.nodeDial()
+	keys, err := s.nodeKeys()
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +47,7 @@ func (s *Settings) openFleet(program string, log *slog.Logger) (*fleet, error) {
 		Platform: runtime.GOOS + "/" + runtime.GOARCH,
 		Find:     func(ctx context.Context) ([]string, error) { return resolve(ctx, net.DefaultResolver, s.Nodes) },
 		Open: func(address string) (engine.Engine, error) {
-			e, err := s.openEngine("tcp://"+address, dial, program, log.With("address", address))
+			e, err := s.openEngine("tcp://"+address, dialing(keys), program, log.With("address", address))
 			if err != nil {
 				return nil, err
 			}
@@ -55,12 +56,13 @@ func (s *Settings) openFleet(program string, log *slog.Logger) (*fleet, error) {
 			f.engines[address] = e
 			return e, nil
 		},
+		IsDraining: keys.IsDraining,
 	}
 	return f, nil
 }
 
-// nodeDial returns what connects to the agents of nodes.
-func (s *Settings) nodeDial() (dialer, error) {
+// nodeKeys returns the keys for the agents of nodes.
+func (s *Settings) nodeKeys() (*agent.Keys, error) {
 	if s.AgentKeys == "" {
 		return nil, errors.New("IGLU_NODES is set, and IGLU_AGENT_KEYS is not: nodes take calls from those who have a key alone" +
 			"\nhint: 'iglu-builder agent keys DIR' makes the keys; the server's are in DIR/server")

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"iglu.sh/builder/internal/agent"
 )
@@ -61,4 +62,69 @@ func TestNodes(t *testing.T) {
 	if err != nil || f.one != nil || f.cluster == nil {
 		t.Errorf("with keys: %+v, %v", f, err)
 	}
+}
+
+// TestDraining asks a real agent whether it drains: one that runs, one that was asked to stop, and the next at
+// the same address.
+func TestDraining(t *testing.T) {
+	folder := t.TempDir()
+	if err := agent.MakeKeys(folder, nil); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := agent.ReadKeys(filepath.Join(folder, "agent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Settings{Nodes: []string{"node-1:2376"}, AgentKeys: filepath.Join(folder, "server")}
+	f, err := s.openFleet("", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := "127.0.0.1:0"
+	wants := func(want bool) {
+		t.Helper()
+		if got, err := f.cluster.IsDraining(t.Context(), address); got != want || err != nil {
+			t.Errorf("it drains: %t, %v", got, err)
+		}
+	}
+	for range 2 {
+		listens, asked := make(addresses, 1), make(chan struct{})
+		ctx, stop := context.WithCancel(t.Context())
+		force, end := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() {
+			ended <- agent.Serve(ctx, force, agent.Options{Listen: address, Keys: keys, Socket: "/nonexistent", Grace: time.Hour,
+				Running: func(context.Context) (bool, error) {
+					select {
+					case asked <- struct{}{}:
+					case <-force.Done():
+					}
+					return true, nil
+				},
+			}, slog.New(slog.NewTextHandler(listens, nil)))
+		}()
+		address = <-listens
+		wants(false)
+		stop()
+		<-asked
+		wants(true)
+		end()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if _, err := f.cluster.IsDraining(t.Context(), address); err == nil {
+			t.Error("an agent that has ended answers")
+		}
+	}
+}
+
+// addresses gets those on which an agent listens, from its log.
+type addresses chan string
+
+func (a addresses) Write(line []byte) (int, error) {
+	if _, rest, ok := strings.Cut(string(line), "msg=listening addr="); ok {
+		address, _, _ := strings.Cut(rest, " ")
+		a <- address
+	}
+	return len(line), nil
 }

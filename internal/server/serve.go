@@ -150,6 +150,8 @@ func (s *Settings) builder(nix orchestrator.NixSettings, buildID string, observe
 		Limits:       s.Limits,
 		Deadlines:    s.Deadlines,
 		PublicURL:    s.PublicURL,
+		DrainQueue:   s.Drain,
+		RetryLost:    s.RetryLost,
 		BuildID:      buildID,
 		Observer:     observer,
 	}

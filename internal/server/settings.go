@@ -50,6 +50,7 @@ type Settings struct {
 	ClientTimeout   time.Duration
 	ShutdownGrace   time.Duration
 	StopTimeout     time.Duration // 0: as the engine says
+	Drain           bool
 	PublicURL       string
 	StateDir        string
 	KeepLogs        joblog.Keep
@@ -64,6 +65,7 @@ type Settings struct {
 	LogLevel        slog.Level
 
 	Nodes      []string // addresses of agents; none: there is one engine
+	RetryLost  bool
 	AgentKeys  string
 	EngineHost string // not to be set by flag: DOCKER_HOST is what every Docker client has
 }
@@ -136,10 +138,14 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"`time` that running jobs may go on for when the server is asked to stop; less where it would be killed before")
 	add(parsed(&s.StopTimeout, duration.or("auto"), parseAutoDuration), "stop-timeout", "auto",
 		"`time` after which the server is killed that was asked to stop; auto asks the engine for that of the server's container")
+	add(parsed(&s.Drain, yesNo, parseYesNo), "drain", "no",
+		"`yes` lets also the jobs that wait for their turn run, when the server is asked to stop, within the time of --shutdown-grace")
 	add(parsed(&s.PublicURL, matching(`https?://.+`), parsePublicURL), "public-url", "",
 		"`URL` of the server's page as people reach it; it stands in the logs of jobs (default none)")
 	add(parsed(&s.Nodes, list, parseNodes), "nodes", "",
 		"`list` of the agents' addresses on several machines, or of names that stand for several, separated by commas; --max-jobs is then for each (default one engine)")
+	add(parsed(&s.RetryLost, yesNo, parseYesNo), "retry-lost", "no",
+		"`yes` runs a job once more, on another of the nodes, when the one is lost on which it runs")
 	add(parsed(&s.AgentKeys, folder, parseAny), "agent-keys", "",
 		"`folder` with this side's keys, where the engine is reached through an agent (default it is not)")
 	add(parsed(&s.StateDir, folder, parseAny), "state-dir", defaultStateDir(),

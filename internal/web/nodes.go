@@ -28,18 +28,20 @@ func (n nodeView) Word() string {
 		return "down"
 	case n.Problem != "":
 		return "problem"
+	case n.Draining:
+		return "draining"
 	}
 	return "up"
 }
 
 // Tone is the class of the word's colour.
 func (n nodeView) Tone() string {
-	return map[string]string{"up": "good", "problem": "odd", "down": "bad"}[n.Word()]
+	return map[string]string{"up": "good", "problem": "odd", "draining": "odd", "down": "bad"}[n.Word()]
 }
 
 // Mark is a sign for how the node is.
 func (n nodeView) Mark() string {
-	return map[string]string{"up": "✓", "problem": "!", "down": "✗"}[n.Word()]
+	return map[string]string{"up": "✓", "problem": "!", "draining": "…", "down": "✗"}[n.Word()]
 }
 
 // GiB is the node's memory.
@@ -84,6 +86,9 @@ func (v nodesView) Summary() string {
 	}
 	if n := v.count("down"); n > 0 {
 		parts = append(parts, fmt.Sprintf("%d down", n))
+	}
+	if n := v.count("draining"); n > 0 {
+		parts = append(parts, fmt.Sprintf("%d draining", n))
 	}
 	if n := v.count("problem"); n > 0 {
 		parts = append(parts, fmt.Sprintf("%d with a problem", n))

@@ -135,6 +135,37 @@ func TestDown(t *testing.T) {
 	}
 }
 
+// TestAgain has a job whose node is lost wait for another slot: for a time first, which holds up nobody, then
+// before all that came after it, and not on the node that was lost while there is another.
+func TestAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, amd64, amd64, arm64)
+		lost := w.Join(Need{Platform: amd64, Home: "a"})
+		b, c, d := w.Join(Need{Platform: amd64}), w.Join(Need{Platform: amd64}), w.Join(Need{Platform: amd64})
+		later := w.Join(Need{Platform: amd64})
+		w.want("0 1 0 1 -", lost, b, c, d, later)
+		lost.Again(time.Minute)
+		w.want("- 0", lost, later)
+		latest := w.Join(Need{Platform: amd64})
+		time.Sleep(time.Minute - time.Second)
+		b.Leave()
+		w.want("- 1", lost, latest)
+		time.Sleep(2 * time.Second)
+		c.Leave() // which is on the node that was lost
+		w.want("-", lost)
+		last := w.Join(Need{Platform: amd64})
+		d.Leave()
+		w.want("1 0", lost, last)
+		if running, waiting := w.Load(); running != 4 || waiting != 0 {
+			t.Errorf("%d run and %d wait", running, waiting)
+		}
+
+		w.Down(w.nodes[0])
+		lost.Again(0) // there is no other of its platform
+		w.want("1", lost)
+	})
+}
+
 // TestNoNode has a job wait until there is a node at all.
 func TestNoNode(t *testing.T) {
 	w := newWorld(t)
@@ -146,8 +177,8 @@ func TestNoNode(t *testing.T) {
 }
 
 // TestManyNodes has 2,000 jobs an hour come for simulatedTime to 200 nodes, which go and come back at random.
-// None waits while a node has a slot that it could have, none gets a slot of a node that is down, and
-// jobs of one need get theirs in the order in which they came.
+// Every other hour that is more than they can do. Some are lost, and wait again. None waits while a node has a slot that it could have, none gets a slot of a
+// node that is down, and none is overtaken at a slot that it would have taken.
 func TestManyNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(7, 0))
@@ -156,7 +187,8 @@ func TestManyNodes(t *testing.T) {
 			platforms[i] = []string{amd64, amd64, arm64}[i%3]
 		}
 		w := newWorld(t, platforms...)
-		var jobs []*Ticket
+		var jobs, pending []*Ticket
+		checked := time.Now()
 		for begun := time.Now(); time.Since(begun) < simulatedTime; {
 			time.Sleep(time.Duration(r.ExpFloat64() * float64(time.Hour) / 2000))
 			if r.IntN(20) == 0 {
@@ -164,17 +196,35 @@ func TestManyNodes(t *testing.T) {
 				w.Down(n)
 				time.AfterFunc(time.Duration(r.IntN(600))*time.Second, func() { w.Up(n) })
 			}
-			need := Need{Home: fmt.Sprint(r.IntN(500)), Platform: []string{"", amd64, arm64}[r.IntN(3)]}
-			ticket, takes := w.Join(need), time.Duration(r.IntN(900))*time.Second
-			jobs = append(jobs, ticket)
+			need := Need{Home: []string{"", fmt.Sprint(r.IntN(500))}[r.IntN(2)], Platform: []string{"", amd64, arm64}[r.IntN(3)]}
+			most := 600 // seconds; every other hour there is more to do than slots for it
+			if time.Since(begun).Truncate(time.Hour)%(2*time.Hour) > 0 {
+				most = 1500
+			}
+			ticket, takes, isLost := w.Join(need), time.Duration(r.IntN(most))*time.Second, r.IntN(20) == 0
+			jobs, pending = append(jobs, ticket), append(pending, ticket)
 			go func() {
 				defer ticket.Leave()
-				if n, err := ticket.Wait(t.Context(), func(int) {}); err != nil || !ticket.need.suits(n) {
-					t.Errorf("job %+v: %+v, %v", need, n, err)
+				first, err := ticket.Wait(t.Context(), func(int) {})
+				if t.Context().Err() != nil {
+					return // the test has failed
+				}
+				if err != nil || !need.suits(first) {
+					t.Errorf("job %+v: %+v, %v", need, first, err)
 				}
 				time.Sleep(takes)
+				if isLost {
+					ticket.Again(time.Minute)
+					lost := time.Now()
+					n, err := ticket.Wait(t.Context(), func(int) {})
+					if t.Context().Err() == nil && (err != nil || !need.suits(n) || n == first || time.Since(lost) < time.Minute) {
+						t.Errorf("lost job %+v: after %s, %+v, %v", need, time.Since(lost), n, err)
+					}
+				}
 			}()
 			synctest.Wait()
+			pending = w.checkOrder(pending, checked)
+			checked = time.Now()
 			if len(jobs)%100 == 0 {
 				w.check()
 			}
@@ -203,16 +253,40 @@ func (w *world) check() {
 		}
 	}
 	for _, t := range w.waiting {
+		if time.Now().Before(t.from) {
+			continue
+		}
 		home := w.homes[t.need.Home]
-		if home != nil && home.up && t.need.suits(home) && home.free() <= 0 && time.Now().Before(t.until) {
+		if t.need.Home != "" && home != nil && home.up && t.need.suits(home) && home.free() <= 0 && time.Now().Before(t.until) {
 			continue // it waits for its home
 		}
 		for _, n := range w.nodes {
-			if n.free() > 0 && t.need.suits(n) {
+			if n.free() > 0 && w.suits(t, n) {
 				w.t.Fatalf("a job that needs %+v waits, and a node has %d free slots", t.need, n.free())
 			}
 		}
 	}
+}
+
+// checkOrder looks whether a job has had its first slot before one that came earlier, still waits, and would
+// have taken it since a time. It returns those of the jobs that still wait.
+func (w *world) checkOrder(jobs []*Ticket, since time.Time) (waiting []*Ticket) {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, t := range jobs {
+		if t.node == nil && t.lost == nil {
+			waiting = append(waiting, t)
+			continue
+		}
+		for _, earlier := range waiting {
+			waitsForHome := earlier.need.Home != "" && (earlier.until.IsZero() || earlier.until.After(since))
+			if t.node != nil && earlier.need.suits(t.node) && !waitsForHome {
+				w.t.Fatalf("job %d, %+v, was overtaken by job %d, %+v", earlier.number, earlier.need, t.number, t.need)
+			}
+		}
+	}
+	return waiting
 }
 
 // BenchmarkPlace gives a job a slot, and takes it back, among so many nodes of which half are full.

@@ -30,6 +30,7 @@ type Queue struct {
 	homes   map[string]*Node
 	waiting []*Ticket // in the order in which they came
 	running int
+	joined  int // jobs so far
 	room    int // for jobs that wait
 	inside  int // who is admitted
 	closed  bool
@@ -39,11 +40,18 @@ type Queue struct {
 func NewQueue(room int) *Queue { return &Queue{room: room, homes: make(map[string]*Node)} }
 
 // Admit lets a job in, or a client that may send one. ok is false if there are as many as the nodes have
-// slots and the queue has room for. leave makes room for another, and may be called again.
+// slots and the queue has room for. leave makes room for another, and may be called again. Jobs on nodes
+// that are down have slots, too.
 func (q *Queue) Admit() (leave func(), ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.inside >= q.slots()+q.room {
+	places := q.slots() + q.room
+	for _, n := range q.nodes {
+		if !n.up {
+			places += n.taken
+		}
+	}
+	if q.inside >= places {
 		return nil, false
 	}
 	q.inside++
@@ -87,7 +95,7 @@ func (q *Queue) Up(n *Node, homes ...string) {
 	q.pass()
 }
 
-// Down has a node take no jobs any more. Those that it has keep their slots.
+// Down has a node take no jobs any more, until it is up again. Those that it has keep their slots.
 func (q *Queue) Down(n *Node) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -97,23 +105,43 @@ func (q *Queue) Down(n *Node) {
 
 // A Ticket is a job's place in the queue, and then its slot.
 type Ticket struct {
-	queue *Queue
-	need  Need
-	until time.Time     // when it no longer waits for its home
-	timer *time.Timer   // then; nil until it waits
-	moved chan struct{} // holds an item when the job has moved up since it last looked
-	node  *Node         // whose slot it has; nil: it waits
-	left  bool
+	queue  *Queue
+	need   Need
+	number int           // of the job, in the order in which they came
+	from   time.Time     // when it may have a slot
+	until  time.Time     // when it no longer waits for its home; zero until it does
+	timer  *time.Timer   // one of both; nil until it waits for a time
+	moved  chan struct{} // holds an item when the job has moved up since it last looked
+	node   *Node         // whose slot it has; nil: it waits
+	lost   *Node         // whose slot it had before
+	left   bool
 }
 
 // Join gives a job a slot, or a place at the end of the queue. Leave must be called.
 func (q *Queue) Join(need Need) *Ticket {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	t := &Ticket{queue: q, need: need, moved: make(chan struct{}, 1)}
+	q.joined++
+	t := &Ticket{queue: q, need: need, number: q.joined, moved: make(chan struct{}, 1)}
 	q.waiting = append(q.waiting, t)
 	q.pass()
 	return t
+}
+
+// Again takes the slot back that the job has, and has it wait for another after a time, before all jobs
+// that came later. It gets none of the same node while another that suits it is up.
+func (t *Ticket) Again(after time.Duration) {
+	q := t.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	t.node.taken--
+	q.running--
+	t.node, t.lost = nil, t.node
+	t.from, t.until = time.Now().Add(after), time.Time{}
+	t.passIn(after)
+	at, _ := slices.BinarySearchFunc(q.waiting, t, func(a, b *Ticket) int { return a.number - b.number })
+	q.waiting = slices.Insert(q.waiting, at, t)
+	q.pass()
 }
 
 // pass gives free slots to the jobs that wait, the first one first, and tells those that still wait that
@@ -157,8 +185,11 @@ func (q *Queue) give() (given bool) {
 
 // nodeFor returns the node that is to run a job now, or nil. There is a free slot that would suit it.
 func (q *Queue) nodeFor(t *Ticket) *Node {
+	if time.Now().Before(t.from) {
+		return nil
+	}
 	home := q.homes[t.need.Home]
-	if home != nil && t.need.Home != "" && home.up && t.need.suits(home) {
+	if home != nil && t.need.Home != "" && home.up && q.suits(t, home) {
 		if home.free() > 0 {
 			return home
 		}
@@ -168,7 +199,7 @@ func (q *Queue) nodeFor(t *Ticket) *Node {
 	}
 	var best *Node
 	for _, n := range q.nodes {
-		if n.free() > 0 && t.need.suits(n) && (best == nil || n.free() > best.free()) {
+		if n.free() > 0 && q.suits(t, n) && (best == nil || n.free() > best.free()) {
 			best = n
 		}
 	}
@@ -177,18 +208,31 @@ func (q *Queue) nodeFor(t *Ticket) *Node {
 
 func (need Need) suits(n *Node) bool { return need.Platform == "" || need.Platform == n.Platform }
 
+// suits reports whether a job may have a slot of a node: not of one that was lost under it while there is
+// another.
+func (q *Queue) suits(t *Ticket, n *Node) bool {
+	return t.need.suits(n) && (n != t.lost || !slices.ContainsFunc(q.nodes, func(other *Node) bool {
+		return other != n && other.up && t.need.suits(other)
+	}))
+}
+
 // waitsForHome reports whether the job still waits for a slot of its home, though others are free. From
 // the first call on, that lasts for a time.
 func (t *Ticket) waitsForHome() bool {
-	if t.timer == nil {
+	if t.until.IsZero() {
 		t.until = time.Now().Add(Patience)
-		t.timer = time.AfterFunc(Patience, func() {
-			t.queue.mu.Lock()
-			defer t.queue.mu.Unlock()
-			t.queue.pass()
-		})
+		t.passIn(Patience)
 	}
 	return time.Now().Before(t.until)
+}
+
+// passIn has the queue give out slots again after a time.
+func (t *Ticket) passIn(after time.Duration) {
+	t.timer = time.AfterFunc(after, func() {
+		t.queue.mu.Lock()
+		defer t.queue.mu.Unlock()
+		t.queue.pass()
+	})
 }
 
 // take has a job take a slot.

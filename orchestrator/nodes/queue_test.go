@@ -141,3 +141,20 @@ func TestAdmit(t *testing.T) {
 	q.Up(two)
 	admit(0)
 }
+
+// TestAdmitBesideDown has a node take no more jobs while it runs some: they take nobody's place elsewhere.
+func TestAdmitBesideDown(t *testing.T) {
+	q := NewQueue(0)
+	one, two := &Node{Slots: 1}, &Node{Slots: 1}
+	q.Up(one)
+	q.Up(two)
+	q.Admit()
+	q.Join(Need{})
+	q.Down(one)
+	if _, ok := q.Admit(); !ok {
+		t.Error("with a free slot, nobody is let in")
+	}
+	if _, ok := q.Admit(); ok {
+		t.Error("without a free slot, one is let in")
+	}
+}

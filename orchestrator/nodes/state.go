@@ -6,12 +6,14 @@ import "time"
 type State struct {
 	// Name is that of the node's machine, or the address at which no engine can be used so far.
 	Name string `json:"name"`
-	// Up is true while the node takes jobs. Since is when the builder has found that it does not; zero while
-	// it does.
+	// Up is true while the node's engine answers. Since is when the builder has found that it does not; zero
+	// while it does.
 	Up    bool      `json:"up"`
 	Since time.Time `json:"since,omitzero"`
 	// Problem says in a sentence why the node is not up, or why jobs fail there; empty if there is no reason.
-	Problem  string `json:"problem,omitempty"`
+	Problem string `json:"problem,omitempty"`
+	// Draining is true if the node's agent was asked to stop: its jobs go on, and it gets no more.
+	Draining bool   `json:"draining,omitempty"`
 	Platform string `json:"platform,omitempty"` // such as linux/amd64; empty if not known, as for what follows
 	CPUs     int    `json:"cpus,omitempty"`
 	Memory   int64  `json:"memory,omitempty"` // in bytes
@@ -25,7 +27,7 @@ type State struct {
 
 // Free is how many more jobs the node takes now.
 func (s State) Free() int {
-	if !s.Up {
+	if !s.Up || s.Draining {
 		return 0
 	}
 	return s.Slots - s.Running

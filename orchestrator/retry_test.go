@@ -1,0 +1,181 @@
+package orchestrator
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/schemas"
+)
+
+// newRetryLab returns a lab whose builder runs lost jobs once more. A container of a lost node goes on for as
+// long as one can without its builder.
+func newRetryLab(t *testing.T, machines int, change ...func(*Options)) *lab {
+	t.Cleanup(func() { time.Sleep(jobenv.Outlives) }) // until they have ended
+	l := newLab(t, machines, append(change, func(o *Options) { o.RetryLost = true })...)
+	l.outlives = jobenv.Outlives - time.Second
+	return l
+}
+
+// wantOnce wants no job to have had two containers at once.
+func (l *lab) wantOnce() {
+	l.t.Helper()
+	l.clock.mu.Lock()
+	defer l.clock.mu.Unlock()
+	if len(l.atOnce) > 0 {
+		l.t.Errorf("they ran twice at once: %q", l.atOnce)
+	}
+}
+
+// lose cuts a machine off, and returns when its jobs are lost.
+func (l *lab) lose(name string) {
+	l.machines[name].cut(true)
+	time.Sleep((mostMissed + 1) * pingInterval)
+}
+
+// TestRetry has a node be lost under a job, which runs once more on another when its first container has
+// ended. Its client is told, and nothing of the first run is in the verdict.
+func TestRetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newRetryLab(t, 2)
+		one, two := l.start("a", "5m"), l.start("b", "5m")
+		time.Sleep(time.Minute)
+		l.lose("n1")
+		begun := time.Now()
+		one.wantEnd(t, jobend.Exited)
+		if took := time.Since(begun); took < 5*time.Minute+jobenv.Outlives-2*pingInterval || took > 5*time.Minute+jobenv.Outlives+pingInterval {
+			t.Errorf("it has ended %s after it was lost", took)
+		}
+		two.wantEnd(t, jobend.Exited)
+		l.wantOnce()
+		log := one.log.String()
+		for _, want := range []string{"iglu: on node n1\n", "iglu: node n1 is lost: the job runs once more, on another node if there is one, when what runs there has ended by itself (1m0s)\n", "iglu: on node n2\n"} {
+			before, after, ok := strings.Cut(log, want)
+			if !ok || strings.Contains(after, want) {
+				t.Errorf("%q is not once in its log, or too early: %q\n%s", want, before, one.log.String())
+			}
+			log = after
+		}
+		event, err := schemas.ParseEvent(one.last.Event)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var phases []string
+		for _, p := range event.(schemas.VerdictEvent).Phases {
+			phases = append(phases, string(p.Phase))
+		}
+		if got := strings.Join(phases, " "); got != "create wait create" {
+			t.Errorf("its phases are %s", got)
+		}
+
+		// The store of the first run is free, and its container gone, when the node is back.
+		l.machines["n1"].cut(false)
+		time.Sleep(time.Minute)
+		if left := names(t, l.machines["n1"]); left != "" {
+			t.Errorf("left on n1: %s", left)
+		}
+		l.lose("n2")
+		three := l.start("a", "1s")
+		three.wantEnd(t, jobend.Exited)
+		if got := three.node(); got != "n1" || strings.Contains(three.log.String(), "another job has this job's Nix store") {
+			t.Errorf("on node %s\n%s", got, three.log.String())
+		}
+	})
+}
+
+// TestRetryOnce has a job lose both of its nodes.
+func TestRetryOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newRetryLab(t, 3)
+		one := l.start("a", "5m")
+		l.lose("n1")
+		time.Sleep(2 * time.Minute)
+		l.lose("n2")
+		one.wantEnd(t, jobend.EngineGone)
+		if got := strings.Count(one.log.String(), "runs once more"); got != 1 {
+			t.Errorf("it was told %d times that it runs once more\n%s", got, one.log.String())
+		}
+	})
+}
+
+// TestRetryOfNothing has a node be lost before a container of the job has started there: nothing is waited for.
+func TestRetryOfNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newRetryLab(t, 2)
+		l.machines["n1"].cut(true)
+		begun := time.Now()
+		one := l.start("a", "1m")
+		one.wantEnd(t, jobend.Exited)
+		if took := time.Since(begun); took > time.Minute+time.Second {
+			t.Errorf("it took %s\n%s", took, one.log.String())
+		}
+	})
+}
+
+// TestRetryAlone has the one node be lost, and come back: the job runs there again.
+func TestRetryAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, store := range []string{"a", ""} { // without a repository, it has none that outlives it
+			l := newRetryLab(t, 1)
+			one := l.start(store, "1m")
+			l.lose("n1")
+			time.Sleep(10 * time.Minute)
+			if running, waiting := l.b.Load(); running != 0 || waiting != 1 {
+				t.Errorf("%d run and %d wait", running, waiting)
+			}
+			l.machines["n1"].cut(false)
+			one.wantEnd(t, jobend.Exited)
+			l.wantOnce()
+		}
+	})
+}
+
+// TestRetryRemoves has a lost node be back while the job's container still runs there: it is removed, though the
+// job has not ended.
+func TestRetryRemoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newRetryLab(t, 2)
+		l.outlives = time.Hour
+		one := l.start("a", "5m")
+		l.lose("n1")
+		l.machines["n1"].cut(false)
+		time.Sleep(pingInterval + sweepInterval)
+		if left := names(t, l.machines["n1"]); left != "" {
+			t.Errorf("left on n1: %s", left)
+		}
+		one.wantEnd(t, jobend.Exited)
+	})
+}
+
+// TestRetryEnds has something end a lost job before it runs again.
+func TestRetryEnds(t *testing.T) {
+	for want, what := range map[jobend.End]func(l *lab, leave context.CancelCauseFunc){
+		jobend.TimedOut:   func(l *lab, _ context.CancelCauseFunc) { time.Sleep(time.Minute) },
+		jobend.Cancelled:  func(l *lab, _ context.CancelCauseFunc) { l.b.Cancel(l.b.records.(*keptRecords).latest()) },
+		jobend.ClientGone: func(_ *lab, leave context.CancelCauseFunc) { leave(jobend.ClientGone) },
+		jobend.Shutdown:   func(l *lab, _ context.CancelCauseFunc) { l.b.Drain(l.t.Context()) },
+	} {
+		t.Run(string(want), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newRetryLab(t, 2, func(o *Options) { o.Deadlines.Build = 90 * time.Second })
+				ctx, leave := context.WithCancelCause(t.Context())
+				one := l.startWith(ctx, "a", "5m")
+				time.Sleep(time.Minute - mostMissed*pingInterval)
+				l.lose("n1")
+				what(l, leave)
+				one.wantEnd(t, want)
+				if strings.Contains(one.log.String(), "on node n2") || !strings.Contains(one.log.String(), "runs once more") {
+					t.Errorf("its log:\n%s", one.log.String())
+				}
+				if running, waiting := l.b.Load(); running+waiting > 0 {
+					t.Errorf("%d run and %d wait", running, waiting)
+				}
+				leave(nil)
+			})
+		})
+	}
+}
