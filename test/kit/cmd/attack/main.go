@@ -168,28 +168,34 @@ func dial(address string) error {
 	return err
 }
 
-// useAgent asks the engine for its version at a port of the machine, where an agent listens, in all ways that
-// one who has no key can try.
-func useAgent(port string) error {
-	machine, err := gateway()
-	if err != nil {
-		return err
+// dialTimeout is how long an attempt waits for a connection where nobody refuses one.
+const dialTimeout = 5 * time.Second
+
+// useAgent asks the engine for its version at an address, or at a port of the machine, where an agent listens,
+// in all ways that one who has no key can try.
+func useAgent(address string) error {
+	if !strings.Contains(address, ":") {
+		machine, err := gateway()
+		if err != nil {
+			return err
+		}
+		address = net.JoinHostPort(machine, address)
 	}
 	own, err := selfSigned()
 	if err != nil {
 		return err
 	}
-	address := net.JoinHostPort(machine, port)
+	dialer := &net.Dialer{Timeout: dialTimeout}
 	for _, way := range []struct {
 		name string
 		dial func() (net.Conn, error)
 	}{
-		{"plain HTTP", func() (net.Conn, error) { return net.Dial("tcp", address) }},
+		{"plain HTTP", func() (net.Conn, error) { return dialer.Dial("tcp", address) }},
 		{"TLS without a key", func() (net.Conn, error) {
-			return tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
+			return tls.DialWithDialer(dialer, "tcp", address, &tls.Config{InsecureSkipVerify: true})
 		}},
 		{"TLS with a key of its own", func() (net.Conn, error) {
-			return tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{own}})
+			return tls.DialWithDialer(dialer, "tcp", address, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{own}})
 		}},
 	} {
 		var got []byte
