@@ -81,7 +81,7 @@ iglu_builder_node_store_bytes{node="node-2"} 7
 iglu_builder_node_store_volumes{node="192.0.2.9:2376"} 0
 iglu_builder_node_store_volumes{node="node-1"} 2
 iglu_builder_node_store_volumes{node="node-2"} 1
-# HELP iglu_builder_node_up Whether the node takes jobs.
+# HELP iglu_builder_node_up Whether the node's engine can be used.
 # TYPE iglu_builder_node_up gauge
 iglu_builder_node_up{node="192.0.2.9:2376"} 0
 iglu_builder_node_up{node="node-1"} 1

@@ -17,7 +17,7 @@ func newNodeNumber(name, help string, value func(nodes.State) float64) nodeNumbe
 }
 
 var nodeNumbers = []nodeNumber{
-	newNodeNumber("up", "Whether the node takes jobs.", func(s nodes.State) float64 {
+	newNodeNumber("up", "Whether the node's engine can be used.", func(s nodes.State) float64 {
 		if s.Up {
 			return 1
 		}
