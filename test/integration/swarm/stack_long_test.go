@@ -80,9 +80,11 @@ func (s *stack) deploy(file string, services object) {
 		"--compose-file", override, s.name)
 }
 
-// settings returns what the tests demand of a server, and some more.
+// settings returns what the tests demand of a server, and some more. Its clients are told of a lost node, which a
+// second run would hide.
 func (s *stack) settings(more map[string]string) map[string]string {
-	settings := map[string]string{"IGLU_INSTANCE": s.name, "IGLU_JOB_IMAGE": fixture.Env.Image, "IGLU_ALLOWED_COMMANDS": "nix,sh,attack"}
+	settings := map[string]string{"IGLU_INSTANCE": s.name, "IGLU_JOB_IMAGE": fixture.Env.Image, "IGLU_ALLOWED_COMMANDS": "nix,sh,attack",
+		"IGLU_RETRY_LOST": "no"}
 	maps.Copy(settings, more)
 	return settings
 }
