@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -35,10 +36,10 @@ func TestTwoNodes(t *testing.T) {
 	}
 	ready := func(want int) {
 		t.Helper()
-		if err := fixture.Poll(time.Minute, func() bool {
-			return strings.Count(s.Log.String(), `msg="a node is there"`)-strings.Count(s.Log.String(), `msg="a node is gone"`) == want
+		if err := s.Log.Await(time.Minute, func(text string) bool {
+			return strings.Count(text, `msg="a node is there"`)-strings.Count(text, `msg="a node is gone"`) == want
 		}); err != nil {
-			t.Fatalf("%v\n%s", err, s.Log.String())
+			t.Fatal(err)
 		}
 	}
 	ready(2)
@@ -56,24 +57,18 @@ func TestTwoNodes(t *testing.T) {
 	if n := len(onPodman()); n != 1 || len(s.Containers()) != 1 {
 		t.Fatalf("%d containers on one node, %d on the other", len(s.Containers()), n)
 	}
-	results := []<-chan fixture.Result{clients[0].InBackground(), clients[1].InBackground()}
-	second.Kill()
-	var gone fixture.Result
-	var rest <-chan fixture.Result
-	select {
-	case gone = <-results[0]:
-		rest = results[1]
-	case gone = <-results[1]:
-		rest = results[0]
-	case <-time.After(time.Minute):
-		t.Fatal("nobody is told that the node is gone")
+	results := make(chan fixture.Result)
+	for _, c := range clients {
+		go func() { results <- <-c.InBackground() }()
 	}
+	second.Kill()
+	gone := await.Receive(t, results, "a client is told that the node is gone")
 	fixture.WantEnd(t, s, "engine-gone")
 	if gone.CloseCode != 1011 {
 		t.Errorf("the client of the lost job got %+v", gone)
 	}
 	fixture.GoOn(t, s)
-	fixture.WantLast(t, <-rest, 5)
+	fixture.WantLast(t, <-results, 5)
 	ready(1)
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("nix --version")), 0)
 }

@@ -10,10 +10,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	mathrand "math/rand/v2"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -298,13 +296,10 @@ func (s *stack) run(name string, args ...string) (string, error) {
 // checkHealthy waits until the server says that it is healthy.
 func (s *stack) checkHealthy() {
 	s.t.Helper()
-	const want = "200 OK: Everyting seems healthy!"
-	var got string
-	if err := fixture.Poll(readyTimeout, func() bool { got = s.health(); return got == want }); err == nil {
-		return
+	if err := fixture.AwaitHealthy(s.address, readyTimeout); err != nil {
+		log, logErr := s.compose("logs")
+		s.t.Fatalf("%v\nlog: %s", err, cmp.Or(log, fmt.Sprint(logErr)))
 	}
-	log, err := s.compose("logs")
-	s.t.Fatalf("health check: got %q, want %q\nlog: %s", got, want, cmp.Or(log, fmt.Sprint(err)))
 }
 
 // awaitHealthStatus waits until the engine calls the container healthy, and checks by the engine's
@@ -322,7 +317,7 @@ func (s *stack) awaitHealthStatus(container string, within time.Duration) {
 			}
 		}
 	}
-	err := fixture.Poll(readyTimeout, func() bool {
+	err := fixture.AwaitEngine("", readyTimeout, func() bool {
 		text := s.mustDocker("container", "inspect", "--format", "{{json .State}}", container)
 		if err := json.Unmarshal([]byte(text), &state); err != nil {
 			s.t.Fatal(err)
@@ -330,7 +325,7 @@ func (s *stack) awaitHealthStatus(container string, within time.Duration) {
 		return state.Health.Status == "healthy"
 	})
 	if err != nil {
-		s.t.Fatalf("the engine does not call the container healthy: %+v", state)
+		s.t.Fatalf("the engine does not call the container healthy: %v, %+v", err, state)
 	}
 	last := state.Health.Log[len(state.Health.Log)-1]
 	if took := last.End.Sub(state.StartedAt); took > within {
@@ -338,23 +333,6 @@ func (s *stack) awaitHealthStatus(container string, within time.Duration) {
 	} else {
 		s.t.Logf("healthy %v after the container's start", took)
 	}
-}
-
-func (s *stack) health() string {
-	client := http.Client{
-		Timeout:   5 * time.Second,
-		Transport: &http.Transport{DisableKeepAlives: true},
-	}
-	response, err := client.Get("http://" + s.address + "/api/v1/healthcheck")
-	if err != nil {
-		return err.Error()
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		return err.Error()
-	}
-	return response.Status + ": " + string(body)
 }
 
 // checkConfined holds the server's process against what docker-compose.yml promises,

@@ -221,9 +221,8 @@ func TestDockerStop(t *testing.T) {
 	t.Cleanup(func() { e.Docker(t, "rm", "--force", "--volumes", builder) })
 	s := &fixture.Server{Instance: name, Host: e.Host}
 	t.Cleanup(func() { fixture.RemoveAll(e.Host, name) })
-	if err := fixture.Poll(time.Minute, func() bool {
-		logs := e.Docker(t, "logs", builder)
-		_, rest, ok := strings.Cut(logs, "msg=listening addr=")
+	if err := e.Follow(t, builder).Await(time.Minute, func(text string) bool {
+		_, rest, ok := strings.Cut(text, "msg=listening addr=")
 		s.Address, _, _ = strings.Cut(rest, " ")
 		return ok
 	}); err != nil {
