@@ -45,33 +45,6 @@ const (
 	projectLabel  = "com.docker.compose.project"
 )
 
-// TestCompose brings the stack of docker-compose.yml up as a user does, with an image
-// of this machine's Go in place of golang's, runs a job, and takes the stack down. It
-// needs docker and docker-compose (or docker compose), and an engine on this machine.
-func TestCompose(t *testing.T) {
-	s := newStack(t)
-	s.mustCompose("build", "--build-arg", "GO_IMAGE="+s.goImage())
-	s.mustCompose("up", "--detach", "--no-build")
-	container := s.container()
-
-	s.checkHealthy()
-	s.checkConfined(container)
-	s.checkJob()
-	s.checkUnreachable(container)
-	s.checkJobLeftNothing()
-
-	s.mustCompose("stop")
-	if code := s.mustDocker("container", "inspect", "--format", "{{.State.ExitCode}}", container); code != "0" {
-		t.Errorf("the server ended with exit code %s when it was stopped, not 0", code)
-	}
-	s.down()
-	for _, label := range []string{projectLabel, instanceLabel} {
-		if left := s.labelled(label); len(left) > 0 {
-			t.Errorf("left with the label %s: %q", label, left)
-		}
-	}
-}
-
 // TestComposeImage brings the stack up with an image that is on the engine already, made as a
 // release makes it, and expects it to be healthy in time by its own healthcheck.
 func TestComposeImage(t *testing.T) {
@@ -82,14 +55,34 @@ func TestComposeImage(t *testing.T) {
 	container := s.container()
 
 	s.awaitHealthStatus(container, 10*time.Second)
-	s.checkConfined(container)
-	s.checkJob()
 	if got := s.mustDocker("exec", container, "/iglu-builder", "version"); !strings.HasPrefix(got, "iglu-builder "+version+" ") {
 		t.Errorf("the image's program says %q, want version %s", got, version)
 	}
 	label := `{{index .Config.Labels "org.opencontainers.image.version"}}`
 	if got := s.mustDocker("image", "inspect", "--format", label, s.image()); got != version {
 		t.Errorf("the image's label says version %q, want %s", got, version)
+	}
+	s.checkWorks(container)
+}
+
+// checkWorks has the stack run a job, and be taken down.
+func (s *stack) checkWorks(container string) {
+	s.t.Helper()
+	s.checkHealthy()
+	s.checkConfined(container)
+	s.checkJob()
+	s.checkUnreachable(container)
+	s.checkJobLeftNothing()
+
+	s.mustCompose("stop")
+	if code := s.mustDocker("container", "inspect", "--format", "{{.State.ExitCode}}", container); code != "0" {
+		s.t.Errorf("the server ended with exit code %s when it was stopped, not 0", code)
+	}
+	s.down()
+	for _, label := range []string{projectLabel, instanceLabel} {
+		if left := s.labelled(label); len(left) > 0 {
+			s.t.Errorf("left with the label %s: %q", label, left)
+		}
 	}
 }
 
@@ -194,18 +187,6 @@ func (s *stack) envFile() string {
 	if err := os.WriteFile(name, []byte(settings), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	return name
-}
-
-// goImage returns an image that stands in for golang's. It has a label of this stack,
-// and so has each image that the classic builder makes from it and leaves behind.
-func (s *stack) goImage() string {
-	s.t.Helper()
-	base := s.must(s.run("test/integration/install/testdata/golang", s.jobImage))
-	container := s.mustDocker("create", base, "true")
-	defer s.docker("container", "rm", container)
-	name := "iglu-builder/test-golang:" + s.name
-	s.mustDocker("commit", "--change", "LABEL "+instanceLabel+"="+s.name, container, name)
 	return name
 }
 

@@ -1,6 +1,6 @@
 //go:build integration
 
-package agent
+package podman
 
 import (
 	"net"
@@ -18,6 +18,7 @@ import (
 // each; the agent of one goes away under its job, which is lost, and the other ends. The next runs on the node
 // that is left.
 func TestTwoNodes(t *testing.T) {
+	t.Parallel()
 	one, two := fixture.DockerEngine(), fixture.OnPodman(t)
 	first := fixture.StartAgent(t, one, "127.0.0.1")
 	second := first.Another(t, two)
