@@ -84,6 +84,24 @@ type life struct {
 	over    chan struct{} // closed when the next has begun
 }
 
+// TestKilledBeside kills a builder beside another one of its instance that has a job: what it leaves is
+// gone in two minutes, of which most is time that its containers may need, and the other's job goes on.
+func TestKilledBeside(t *testing.T) { fixture.OnEngines(t, killedBeside) }
+
+func killedBeside(t *testing.T, e *fixture.Engine) {
+	name := instance()
+	first, doomed := start(t, e, name, fixture.Env.Image), start(t, e, name, fixture.Env.Image)
+	ended := begin(t, first, fixture.Build(repository(t), "sh -c '"+waits+"'")).InBackground() // a client that reads nothing counts as gone
+	begin(t, doomed, fixture.Build(repository(t), "sh -c 'echo begun; sleep 1000'"))
+	doomed.Kill()
+	if err := fixture.AwaitEngine(e.Host, 2*time.Minute, func() bool { return len(first.Containers()) == 1 }); err != nil {
+		t.Errorf("of the dead builder, there is: %v, %v", first.Containers(), err)
+	}
+	goOn(t, e, first)
+	wantEnd(t, <-ended, 3)
+	stop(t, first)
+}
+
 // TestManyJobs has 16 clients send 200 jobs of 20 repositories to a builder with 8 slots. Clients
 // vanish, containers are killed, and the builder is killed and started again in between. Every verdict
 // is right, no store has two jobs at once, and nothing is left.
