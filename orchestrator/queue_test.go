@@ -227,7 +227,7 @@ func TestSubmitFollowed(t *testing.T) {
 // TestSubmitWithoutLog has a job's log not be made: the job is refused with the reason, and takes no
 // place.
 func TestSubmitWithoutLog(t *testing.T) {
-	b, _, folder := builder(t, new(clock).run)
+	b, _, folder := builder(t, nil) // nothing runs
 	if err := os.RemoveAll(folder); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"iglu.sh/builder/test/kit/await"
 )
 
 // A question is the agent's, whether jobs run. A test answers.
@@ -35,11 +37,7 @@ func (q *questions) answer(ctx context.Context) (bool, error) {
 func (q *questions) await(t *testing.T, times int) {
 	t.Helper()
 	for range times {
-		select {
-		case <-q.asked:
-		case <-time.After(patience):
-			t.Fatal("the agent does not ask whether jobs run")
-		}
+		await.Receive(t, q.asked, "the agent asks whether jobs run")
 	}
 }
 
@@ -75,7 +73,7 @@ func TestDrain(t *testing.T) {
 	wantRead(t, attached, "output")
 	write(t, attached, "heartbeat")
 	wantRead(t, engine, "heartbeat")
-	a.log.await(t, `msg="asked to stop: waits for the engine's jobs".* why="jobs run"`)
+	a.inLog(t, `msg="asked to stop: waits for the engine's jobs".* why="jobs run"`)
 
 	// The last calls of the job come on connections of their own, and the server learns that the agent
 	// should get no more jobs.

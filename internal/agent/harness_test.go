@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"io"
@@ -15,6 +14,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"iglu.sh/builder/test/kit/await"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -91,21 +92,16 @@ func startEngine(t *testing.T, work func(conn *net.UnixConn)) *engine {
 // accept returns the next connection that is made to the engine.
 func (e *engine) accept(t *testing.T) *net.UnixConn {
 	t.Helper()
-	select {
-	case conn := <-e.conns:
-		conn.SetDeadline(time.Now().Add(patience))
-		t.Cleanup(func() { conn.Close() })
-		return conn
-	case <-time.After(patience):
-		t.Fatal("nobody connects to the engine")
-		return nil
-	}
+	conn := await.Receive(t, e.conns, "somebody connects to the engine")
+	conn.SetDeadline(time.Now().Add(patience))
+	t.Cleanup(func() { conn.Close() })
+	return conn
 }
 
 // A running agent.
 type running struct {
 	address string
-	log     *logBuffer
+	log     *await.Log
 	stop    context.CancelFunc // asks it to stop
 	force   context.CancelFunc // asks once more
 	ended   chan struct{}
@@ -121,7 +117,7 @@ func startAgent(t *testing.T, o Options) *running {
 		o.Grace = time.Hour
 	}
 	o.Listen = "127.0.0.1:0"
-	a := &running{log: newLogBuffer(), ended: make(chan struct{})}
+	a := &running{log: new(await.Log), ended: make(chan struct{})}
 	var ctx, force context.Context
 	ctx, a.stop = context.WithCancel(context.Background())
 	force, a.force = context.WithCancel(context.Background())
@@ -136,18 +132,14 @@ func startAgent(t *testing.T, o Options) *running {
 		a.stop()
 		<-a.ended
 	})
-	a.address = a.log.await(t, `msg=listening addr=(\S+)`)
+	a.address = a.inLog(t, `msg=listening addr=(\S+)`)
 	return a
 }
 
 // awaitEnd waits until the agent has ended.
 func (a *running) awaitEnd(t *testing.T) {
 	t.Helper()
-	select {
-	case <-a.ended:
-	case <-time.After(patience):
-		t.Fatalf("the agent does not end; its log:\n%s", a.log)
-	}
+	await.Receive(t, a.ended, "the agent ends")
 }
 
 // hasEnded reports whether it has.
@@ -197,43 +189,15 @@ func wantEOF(t *testing.T, r io.Reader) {
 	}
 }
 
-// A logBuffer is a log that a test can wait for.
-type logBuffer struct {
-	mu      sync.Mutex
-	written *sync.Cond
-	text    bytes.Buffer
-}
-
-func newLogBuffer() *logBuffer {
-	l := new(logBuffer)
-	l.written = sync.NewCond(&l.mu)
-	return l
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	defer l.written.Broadcast()
-	return l.text.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
-// await waits for a match and returns its first group.
-func (l *logBuffer) await(t *testing.T, pattern string) string {
+// inLog waits for a match in an agent's log, and returns its last group.
+func (a *running) inLog(t *testing.T, pattern string) string {
 	t.Helper()
-	defer time.AfterFunc(patience, l.written.Broadcast).Stop()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for begun := time.Now(); time.Since(begun) < patience; l.written.Wait() {
-		if match := regexp.MustCompile(pattern).FindStringSubmatch(l.text.String()); match != nil {
-			return match[len(match)-1]
-		}
+	var match []string
+	if err := a.log.Await(patience, func(text string) bool {
+		match = regexp.MustCompile(pattern).FindStringSubmatch(text)
+		return match != nil
+	}); err != nil {
+		t.Fatalf("%s: %v", pattern, err)
 	}
-	t.Fatalf("%s does not come in the log:\n%s", pattern, l.text.String())
-	return ""
+	return match[len(match)-1]
 }

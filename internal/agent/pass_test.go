@@ -145,5 +145,5 @@ func TestNoEngine(t *testing.T) {
 	if n, err := client.Read(make([]byte, 1)); err == nil {
 		t.Errorf("%d bytes came", n)
 	}
-	a.log.await(t, `msg="cannot connect to the engine" err=.*no such file`)
+	a.inLog(t, `msg="cannot connect to the engine" err=.*no such file`)
 }

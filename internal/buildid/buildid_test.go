@@ -20,7 +20,7 @@ func TestOf(t *testing.T) {
 		}
 	}
 	build := func(name, version string) string {
-		command := exec.Command("go", "build", "-ldflags=-s -w -X main.version="+version, "-o", name, ".")
+		command := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w -X main.version="+version, "-o", name, ".")
 		command.Dir = folder
 		command.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if output, err := command.CombinedOutput(); err != nil {

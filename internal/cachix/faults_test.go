@@ -177,21 +177,28 @@ func TestHang(t *testing.T) {
 // When ctx ends, so does everything, whatever the cache is about.
 func TestCancel(t *testing.T) {
 	gone := errors.New("the client is gone")
-	for name, fault := range map[string]devcache.Fault{
-		"begin":    devcache.On("POST", aboutBegin, devcache.Hang()),
-		"part URL": devcache.On("POST", aboutPart, devcache.Hang()),
-		"part":     devcache.On("PUT", sentPart, devcache.Hang()),
-		"complete": devcache.On("POST", aboutEnd, devcache.Hang()),
-		"waiting":  devcache.On("POST", aboutBegin, devcache.Answer(429, "", "Retry-After", "100")),
+	hangs := func(method, path string) func(reached func()) devcache.Fault {
+		return func(reached func()) devcache.Fault {
+			return devcache.On(method, path, devcache.Tell(reached, devcache.Hang()))
+		}
+	}
+	for name, fault := range map[string]func(reached func()) devcache.Fault{
+		"begin":    hangs("POST", aboutBegin),
+		"part URL": hangs("POST", aboutPart),
+		"part":     hangs("PUT", sentPart),
+		"complete": hangs("POST", aboutEnd),
+		"waiting": func(func()) devcache.Fault {
+			return devcache.On("POST", aboutBegin, devcache.Answer(429, "", "Retry-After", "100"))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			options := quick()
 			options.CallTimeout, options.PartTimeout, options.AbortTimeout = time.Minute, time.Minute, 100*time.Millisecond
-			w := newWorld(t, options)
-			w.cache.Misbehave(fault, devcache.On("POST", aboutAbort, devcache.Hang()))
 			ctx, cancel := context.WithCancelCause(t.Context())
-			timer := time.AfterFunc(50*time.Millisecond, func() { cancel(gone) })
-			defer timer.Stop()
+			defer cancel(nil)
+			options.Notice = func(string) { cancel(gone) } // before it waits
+			w := newWorld(t, options)
+			w.cache.Misbehave(fault(func() { cancel(gone) }), devcache.On("POST", aboutAbort, devcache.Hang()))
 			start := time.Now()
 			if _, err := w.push(ctx, large(t)); !errors.Is(err, gone) {
 				t.Errorf("error %v, want %v", err, gone)

@@ -12,7 +12,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMakeUser makes the user in images of several kinds. It needs root.
+// made makes the user, and returns who has the home then. Only root can give it away; to anybody else
+// that is refused, and nothing else.
+func made(t *testing.T, etc, homes string) (u *user, owner uint32) {
+	t.Helper()
+	u, err := makeUser(etc, homes)
+	if os.Geteuid() == 0 {
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u, jobUID
+	}
+	if !errors.Is(err, unix.EPERM) || !strings.HasPrefix(err.Error(), "give "+u.home+" to the job's user: ") {
+		t.Fatalf("without root: %v", err)
+	}
+	return u, uint32(os.Geteuid())
+}
+
+// TestMakeUser makes the user in images of several kinds.
 func TestMakeUser(t *testing.T) {
 	const passwd, group = "root:x:0:0::/root:/bin/sh\n", "root:x:0:\n"
 	const user, users = "iglu:x:30100:30100::HOMES/iglu:/bin/sh\n", "iglu:x:30100:\n"
@@ -28,10 +45,7 @@ func TestMakeUser(t *testing.T) {
 		at := func(text string) string { return strings.ReplaceAll(text, "HOMES", homes) }
 		write(t, filepath.Join(etc, "passwd"), at(test.passwd))
 		write(t, filepath.Join(etc, "group"), at(test.group))
-		u, err := makeUser(etc, homes)
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
+		u, owner := made(t, etc, homes)
 		if diff := cmp.Diff(at(test.wantPasswd), read(t, filepath.Join(etc, "passwd"))); diff != "" {
 			t.Errorf("%s: passwd (-want +got):\n%s", name, diff)
 		}
@@ -39,7 +53,7 @@ func TestMakeUser(t *testing.T) {
 			t.Errorf("%s: group (-want +got):\n%s", name, diff)
 		}
 		info, err := os.Stat(u.home)
-		if err != nil || info.Mode() != os.ModeDir|0o700 || info.Sys().(*syscall.Stat_t).Uid != jobUID {
+		if err != nil || info.Mode() != os.ModeDir|0o700 || info.Sys().(*syscall.Stat_t).Uid != owner {
 			t.Errorf("%s: home %v, error %v", name, info, err)
 		}
 	}
@@ -48,9 +62,7 @@ func TestMakeUser(t *testing.T) {
 // TestMakeUserWithoutAccounts makes all accounts in an image that has none.
 func TestMakeUserWithoutAccounts(t *testing.T) {
 	etc := filepath.Join(t.TempDir(), "etc")
-	if _, err := makeUser(etc, filepath.Join(t.TempDir(), "home")); err != nil {
-		t.Fatal(err)
-	}
+	made(t, etc, filepath.Join(t.TempDir(), "home"))
 	passwd, group := read(t, filepath.Join(etc, "passwd")), read(t, filepath.Join(etc, "group"))
 	if n := strings.Count(passwd, "\n"); n != 1+buildUsers || !strings.Contains(passwd, "nixbld32:x:30032:30000:") {
 		t.Errorf("%d accounts:\n%s", n, passwd)
@@ -69,9 +81,7 @@ func TestLinksAreReplaced(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := makeUser(etc, t.TempDir()); err != nil {
-		t.Fatal(err)
-	}
+	made(t, etc, t.TempDir())
 	for _, name := range []string{"passwd", "group"} {
 		if text := read(t, filepath.Join(store, name)); text != "root:x:0:0::/root:/bin/sh\n" {
 			t.Errorf("the store's %s is now:\n%s", name, text)
@@ -98,14 +108,11 @@ func TestFolderInPlaceOfALink(t *testing.T) {
 }
 
 func TestCheckOwner(t *testing.T) {
-	theirs := t.TempDir()
-	if err := os.Chown(theirs, jobUID, jobGID); err != nil {
-		t.Fatal(err)
-	}
-	if err := checkOwner(jobUID, "/", "/etc", filepath.Join(theirs, "missing")); err != nil {
+	mine := t.TempDir()
+	if err := checkOwner(jobUID, "/", mine, filepath.Join(mine, "missing")); err != nil {
 		t.Error(err)
 	}
-	if err := checkOwner(jobUID, "/", theirs); err == nil {
+	if err := checkOwner(uint32(os.Geteuid()), filepath.Join(mine, "missing"), mine); err == nil {
 		t.Error("what belongs to the user is not noticed")
 	}
 }

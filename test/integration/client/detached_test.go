@@ -4,6 +4,7 @@ package client
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -39,6 +41,22 @@ func (s shell) detach(line string) string {
 	return strings.TrimSpace(stdout)
 }
 
+// awaitLine watches a job until it prints a line.
+func (s shell) awaitLine(job, line string) {
+	s.t.Helper()
+	var log await.Log
+	ctx, stop := context.WithCancel(s.t.Context())
+	watched := make(chan int)
+	go func() {
+		watched <- fixture.RunProgram(ctx, []string{"watch", "--url", s.address, job}, nil, &log, &log)
+	}()
+	if err := log.Await(time.Minute, func(text string) bool { return strings.Contains(text, "\n"+line+"\n") }); err != nil {
+		s.t.Error(err)
+	}
+	stop()
+	<-watched
+}
+
 // TestDetached sends three jobs that nobody waits for to a builder with one slot and room for two. The
 // first is watched from its middle, and again after its end; the second is cancelled while it waits. A
 // fourth finds no place. When the builder is stopped, each job has its verdict.
@@ -49,13 +67,8 @@ func TestDetached(t *testing.T) {
 		"--max-queued", "2", "--shutdown-grace", "1s")
 	builder := shell{t, s.Address}
 	first := builder.detach("sh -c 'echo one; while [ ! -e /tmp/go-on ]; do sleep 0.1; done; echo two; exit 7'")
-	if err := fixture.Poll(time.Minute, func() bool {
-		_, log := s.Get(t, "GET", "/api/v1/jobs/"+first+"/log")
-		return strings.Contains(log, "\none\n")
-	}); err != nil {
-		t.Fatal(err)
-	}
-	second, third := builder.detach("sh -c 'echo second'"), builder.detach("sh -c 'sleep 1000'")
+	builder.awaitLine(first, "one")
+	second, third := builder.detach("sh -c 'echo second'"), builder.detach("sh -c 'echo third; sleep 1000'")
 	if code, _, stderr := builder.run("build", fixture.JSONOf(t, fixture.Command("sh -c true")), "--detach", "-"); code != 125 || !strings.Contains(stderr, "A build job is already running.") {
 		t.Errorf("a fourth job: exit code %d, %s", code, stderr)
 	}
@@ -87,9 +100,7 @@ func TestDetached(t *testing.T) {
 	if code, _, stderr := builder.run("cancel", "", second); code != 125 || !strings.HasSuffix(stderr, "refuses: The job does not run any more.\n") {
 		t.Errorf("cancelled twice: exit code %d, %s", code, stderr)
 	}
-	if err := fixture.Poll(time.Minute, func() bool { return !recordOf(t, s, third).Waits() }); err != nil {
-		t.Fatal(err)
-	}
+	builder.awaitLine(third, "third")
 	fourth := builder.detach("sh -c true")
 	if !recordOf(t, s, fourth).Waits() {
 		t.Errorf("the fourth job does not wait: %+v", recordOf(t, s, fourth))

@@ -19,6 +19,7 @@ import (
 	"iglu.sh/builder/images"
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -147,16 +148,14 @@ func (w *faultFixture) breakCall(t *testing.T, call call, fault string) string {
 	f := startFaulty(t, w.Socket())
 	s := w.attackVia(t, f, strings.Contains(call.name, "network"), call.change)
 	idle := s.Idle(t)
-	f.at(call.step, func(out http.ResponseWriter, in *http.Request) bool { return f.spoil(fault, out, in) })
+	hit := f.at(call.step, func(out http.ResponseWriter, in *http.Request) bool { return f.spoil(fault, out, in) })
 	c := fixture.Connect(t, s)
 	c.Send(fixture.JSONOf(t, fixture.Command(call.command)))
 	if call.during != nil {
 		call.during(t, s, c)
 	}
 	got := c.Finish()
-	if err := fixture.Poll(30*time.Second, f.hit); err != nil { // after the answer, for some
-		t.Error("the call was not made")
-	}
+	await.Receive(t, hit, "the call is made") // after the answer, for some
 	end := endOf(t, s)
 	if end == "exited" {
 		fixture.WantExit(t, got, call.code)
@@ -207,11 +206,9 @@ func TestRemovedBetweenJobs(t *testing.T) { fixture.OnEngines(t, removedBetweenJ
 func removedBetweenJobs(t *testing.T, e *fixture.Engine) {
 	f, s := faultyServer(t, e)
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("attack count 0")), 0)
-	f.at(stepAt("remove", "DELETE /containers/.*", 1), func(w http.ResponseWriter, r *http.Request) bool { return f.spoil("500", w, r) })
+	hit := f.at(stepAt("remove", "DELETE /containers/.*", 1), func(w http.ResponseWriter, r *http.Request) bool { return f.spoil("500", w, r) })
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("attack count 0")), 0)
-	if err := fixture.Poll(30*time.Second, f.hit); err != nil {
-		t.Error("nobody removes the container")
-	}
+	await.Receive(t, hit, "somebody removes the container")
 	fixture.WantNoContainers(t, s)
 }
 
@@ -219,7 +216,7 @@ func removedBetweenJobs(t *testing.T, e *fixture.Engine) {
 func (f *faultyEngine) spoil(fault string, w http.ResponseWriter, r *http.Request) bool {
 	switch fault {
 	case "stall":
-		time.Sleep(time.Second)
+		fixture.Pass(time.Second)
 		return false
 	case "reset":
 		hangUp(w, nil)

@@ -22,6 +22,7 @@ import (
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator/stores"
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -65,18 +66,15 @@ func startFaulty(t *testing.T, socket string) *faultyEngine {
 
 func (f *faultyEngine) host() string { return "tcp://" + f.front.Listener.Addr().String() }
 
-// at has something done at a step, once. It returns whether the call has been dealt with.
-func (f *faultyEngine) at(s step, do func(w http.ResponseWriter, r *http.Request) (done bool)) {
+// at has something done at a step, once: do returns whether it has dealt with the call. hit is closed
+// when the call is made.
+func (f *faultyEngine) at(s step, do func(w http.ResponseWriter, r *http.Request) (done bool)) (hit <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.step, f.seen, f.do = s, 0, do
-}
-
-// hit reports whether what was to be done has been.
-func (f *faultyEngine) hit() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.do == nil
+	made := make(chan struct{})
+	f.step, f.seen = s, 0
+	f.do = func(w http.ResponseWriter, r *http.Request) bool { close(made); return do(w, r) }
+	return made
 }
 
 var apiVersion = regexp.MustCompile(`^/v[0-9.]+`)
@@ -148,8 +146,8 @@ func (w *faultFixture) state(t *testing.T) (all []string) {
 func (w *faultFixture) wantOthers(t *testing.T) {
 	t.Helper()
 	var diff string
-	if err := fixture.Poll(30*time.Second, func() bool { diff = cmp.Diff(w.others, w.state(t)); return diff == "" }); err != nil {
-		t.Errorf("on the engine (-before +after):\n%s", diff)
+	if err := fixture.AwaitEngine(w.Host, 30*time.Second, func() bool { diff = cmp.Diff(w.others, w.state(t)); return diff == "" }); err != nil {
+		t.Errorf("on the engine (-before +after): %v\n%s", err, diff)
 	}
 }
 
@@ -171,22 +169,15 @@ func (w *faultFixture) clean(t *testing.T, s *fixture.Server) {
 // wantNext checks that the place is free soon, and that a job works that is sent then.
 func wantNext(t *testing.T, s *fixture.Server) {
 	t.Helper()
-	var r fixture.Result
-	if err := fixture.Poll(time.Minute, func() bool {
-		r = fixture.Do(t, s, fixture.Command(job3))
-		return r.Messages[0] != fixture.Busy
-	}); err != nil {
-		t.Fatalf("no new client gets in: %v", err)
-	}
-	fixture.WantExit(t, r, 3)
+	fixture.WantExit(t, fixture.DoWhenFree(t, s, fixture.Command(job3), time.Minute), 3)
 }
 
 // endOf returns how the first job ended, as the server's log has it.
 func endOf(t *testing.T, s *fixture.Server) string {
 	t.Helper()
 	var end []string
-	if err := fixture.Poll(time.Minute, func() bool { end = endInLog.FindStringSubmatch(s.Log.String()); return end != nil }); err != nil {
-		t.Fatalf("the job does not end: %s", s.Log.String())
+	if err := s.Log.Await(time.Minute, func(text string) bool { end = endInLog.FindStringSubmatch(text); return end != nil }); err != nil {
+		t.Fatalf("the job does not end: %v", err)
 	}
 	return end[1]
 }
@@ -260,9 +251,9 @@ func faultsOfProcesses(t *testing.T, e *fixture.Engine) {
 // reach sends a job and has something done at a step of it.
 func (f *faultyEngine) reach(t *testing.T, c *fixture.Client, s step, do func()) {
 	t.Helper()
-	hit := make(chan struct{})
+	done := make(chan struct{})
 	if s.nth > 0 {
-		f.at(s, func(http.ResponseWriter, *http.Request) bool { do(); close(hit); return false })
+		f.at(s, func(http.ResponseWriter, *http.Request) bool { do(); close(done); return false })
 	}
 	c.Send(fixture.JSONOf(t, fixture.Command(job3)))
 	if s.nth == 0 {
@@ -270,11 +261,7 @@ func (f *faultyEngine) reach(t *testing.T, c *fixture.Client, s step, do func())
 		do()
 		return
 	}
-	select {
-	case <-hit:
-	case <-time.After(2 * time.Minute):
-		t.Fatalf("the job does not get to the step %s", s.name)
-	}
+	await.Receive(t, done, "the job gets to the step "+s.name)
 }
 
 func (w *faultFixture) killServer(t *testing.T, at step) string {

@@ -20,7 +20,7 @@ func TestOtherProgram(t *testing.T) {
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("nix --version")), 0)
 
 	other := filepath.Join(t.TempDir(), "iglu-builder")
-	build := exec.Command("go", "build", "-ldflags=-X main.version=other", "-o", other, "iglu.sh/builder/cmd/iglu-builder")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-X main.version=other", "-o", other, "iglu.sh/builder/cmd/iglu-builder")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, output)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -17,12 +18,10 @@ func TestInterfaceGoes(t *testing.T) { fixture.OnEngines(t, interfaceGoes) }
 func interfaceGoes(t *testing.T, e *fixture.Engine) {
 	f := startFaulty(t, e.Socket())
 	s := e.ServerVia(t, f.host(), func(*server.Settings) {})
-	f.at(stepAt("create network", "POST /networks/create", 1), func(w http.ResponseWriter, _ *http.Request) bool {
+	hit := f.at(stepAt("create network", "POST /networks/create", 1), func(w http.ResponseWriter, _ *http.Request) bool {
 		http.Error(w, `{"message":"route ip+net: no such network interface"}`, http.StatusInternalServerError)
 		return true
 	})
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("nix --version")), 0)
-	if !f.hit() {
-		t.Error("the call was not made")
-	}
+	await.Receive(t, hit, "the call is made")
 }

@@ -10,10 +10,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	mathrand "math/rand/v2"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,33 +45,6 @@ const (
 	projectLabel  = "com.docker.compose.project"
 )
 
-// TestCompose brings the stack of docker-compose.yml up as a user does, with an image
-// of this machine's Go in place of golang's, runs a job, and takes the stack down. It
-// needs docker and docker-compose (or docker compose), and an engine on this machine.
-func TestCompose(t *testing.T) {
-	s := newStack(t)
-	s.mustCompose("build", "--build-arg", "GO_IMAGE="+s.goImage())
-	s.mustCompose("up", "--detach", "--no-build")
-	container := s.container()
-
-	s.checkHealthy()
-	s.checkConfined(container)
-	s.checkJob()
-	s.checkUnreachable(container)
-	s.checkJobLeftNothing()
-
-	s.mustCompose("stop")
-	if code := s.mustDocker("container", "inspect", "--format", "{{.State.ExitCode}}", container); code != "0" {
-		t.Errorf("the server ended with exit code %s when it was stopped, not 0", code)
-	}
-	s.down()
-	for _, label := range []string{projectLabel, instanceLabel} {
-		if left := s.labelled(label); len(left) > 0 {
-			t.Errorf("left with the label %s: %q", label, left)
-		}
-	}
-}
-
 // TestComposeImage brings the stack up with an image that is on the engine already, made as a
 // release makes it, and expects it to be healthy in time by its own healthcheck.
 func TestComposeImage(t *testing.T) {
@@ -84,14 +55,34 @@ func TestComposeImage(t *testing.T) {
 	container := s.container()
 
 	s.awaitHealthStatus(container, 10*time.Second)
-	s.checkConfined(container)
-	s.checkJob()
 	if got := s.mustDocker("exec", container, "/iglu-builder", "version"); !strings.HasPrefix(got, "iglu-builder "+version+" ") {
 		t.Errorf("the image's program says %q, want version %s", got, version)
 	}
 	label := `{{index .Config.Labels "org.opencontainers.image.version"}}`
 	if got := s.mustDocker("image", "inspect", "--format", label, s.image()); got != version {
 		t.Errorf("the image's label says version %q, want %s", got, version)
+	}
+	s.checkWorks(container)
+}
+
+// checkWorks has the stack run a job, and be taken down.
+func (s *stack) checkWorks(container string) {
+	s.t.Helper()
+	s.checkHealthy()
+	s.checkConfined(container)
+	s.checkJob()
+	s.checkUnreachable(container)
+	s.checkJobLeftNothing()
+
+	s.mustCompose("stop")
+	if code := s.mustDocker("container", "inspect", "--format", "{{.State.ExitCode}}", container); code != "0" {
+		s.t.Errorf("the server ended with exit code %s when it was stopped, not 0", code)
+	}
+	s.down()
+	for _, label := range []string{projectLabel, instanceLabel} {
+		if left := s.labelled(label); len(left) > 0 {
+			s.t.Errorf("left with the label %s: %q", label, left)
+		}
 	}
 }
 
@@ -199,18 +190,6 @@ func (s *stack) envFile() string {
 	return name
 }
 
-// goImage returns an image that stands in for golang's. It has a label of this stack,
-// and so has each image that the classic builder makes from it and leaves behind.
-func (s *stack) goImage() string {
-	s.t.Helper()
-	base := s.must(s.run("test/integration/install/testdata/golang", s.jobImage))
-	container := s.mustDocker("create", base, "true")
-	defer s.docker("container", "rm", container)
-	name := "iglu-builder/test-golang:" + s.name
-	s.mustDocker("commit", "--change", "LABEL "+instanceLabel+"="+s.name, container, name)
-	return name
-}
-
 // down removes the stack, its image, and what the builder made for itself on the engine: its
 // network and the volume with its program. It may be called twice.
 func (s *stack) down() {
@@ -298,13 +277,10 @@ func (s *stack) run(name string, args ...string) (string, error) {
 // checkHealthy waits until the server says that it is healthy.
 func (s *stack) checkHealthy() {
 	s.t.Helper()
-	const want = "200 OK: Everyting seems healthy!"
-	var got string
-	if err := fixture.Poll(readyTimeout, func() bool { got = s.health(); return got == want }); err == nil {
-		return
+	if err := fixture.AwaitHealthy(s.address, readyTimeout); err != nil {
+		log, logErr := s.compose("logs")
+		s.t.Fatalf("%v\nlog: %s", err, cmp.Or(log, fmt.Sprint(logErr)))
 	}
-	log, err := s.compose("logs")
-	s.t.Fatalf("health check: got %q, want %q\nlog: %s", got, want, cmp.Or(log, fmt.Sprint(err)))
 }
 
 // awaitHealthStatus waits until the engine calls the container healthy, and checks by the engine's
@@ -322,7 +298,7 @@ func (s *stack) awaitHealthStatus(container string, within time.Duration) {
 			}
 		}
 	}
-	err := fixture.Poll(readyTimeout, func() bool {
+	err := fixture.AwaitEngine("", readyTimeout, func() bool {
 		text := s.mustDocker("container", "inspect", "--format", "{{json .State}}", container)
 		if err := json.Unmarshal([]byte(text), &state); err != nil {
 			s.t.Fatal(err)
@@ -330,7 +306,7 @@ func (s *stack) awaitHealthStatus(container string, within time.Duration) {
 		return state.Health.Status == "healthy"
 	})
 	if err != nil {
-		s.t.Fatalf("the engine does not call the container healthy: %+v", state)
+		s.t.Fatalf("the engine does not call the container healthy: %v, %+v", err, state)
 	}
 	last := state.Health.Log[len(state.Health.Log)-1]
 	if took := last.End.Sub(state.StartedAt); took > within {
@@ -338,23 +314,6 @@ func (s *stack) awaitHealthStatus(container string, within time.Duration) {
 	} else {
 		s.t.Logf("healthy %v after the container's start", took)
 	}
-}
-
-func (s *stack) health() string {
-	client := http.Client{
-		Timeout:   5 * time.Second,
-		Transport: &http.Transport{DisableKeepAlives: true},
-	}
-	response, err := client.Get("http://" + s.address + "/api/v1/healthcheck")
-	if err != nil {
-		return err.Error()
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		return err.Error()
-	}
-	return response.Status + ": " + string(body)
 }
 
 // checkConfined holds the server's process against what docker-compose.yml promises,

@@ -42,9 +42,7 @@ func startMachine(t *testing.T) *machine {
 		s.mustDocker("rm", "--force", m.id)
 		fixture.RemoveAll("", s.name)
 	})
-	if err := fixture.Poll(readyTimeout, func() bool { _, err := m.try("systemctl", "is-system-running", "--wait"); return err == nil }); err != nil {
-		t.Fatalf("systemd does not come up: %s", s.mustDocker("logs", m.id))
-	}
+	fixture.DockerEngine().Exec(t, m.id, "systemctl", "is-system-running", "--wait")
 	socket, err := os.Stat(engineSocket)
 	if err != nil {
 		t.Fatal(err)

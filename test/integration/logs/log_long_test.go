@@ -39,7 +39,7 @@ func stalledClient(t *testing.T, e *fixture.Engine) {
 	c := fixture.Connect(t, s)
 	c.Send(fixture.JSONOf(t, flood))
 	c.WaitFor("iglu: running")
-	time.Sleep(35 * time.Second)
+	fixture.Pass(35 * time.Second)
 	fixture.WantEnd(t, s, "exited") // it did not wait for its client
 	lines, last := c.CountLines(floodLines + 1)
 	if last != `{"stdout":"done","jobStatus":"running"}` {
@@ -57,8 +57,8 @@ func clientAcceptsNothing(t *testing.T, e *fixture.Engine) {
 	s := e.Server(t, func(s *server.Settings) { s.ClientTimeout = time.Second })
 	c := fixture.Connect(t, s)
 	c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'yes 0123456789012345678901234567890123456789 | head -n 1000000; sleep 1000'")))
-	if err := fixture.Poll(time.Minute, func() bool { return strings.Contains(s.Log.String(), "job ended") }); err != nil {
-		t.Errorf("the job goes on: %v\n%s", err, s.Log.String())
+	if err := s.Log.Await(time.Minute, func(text string) bool { return strings.Contains(text, "job ended") }); err != nil {
+		t.Errorf("the job goes on: %v", err)
 	}
 	c.Conn.Close()
 	fixture.WantFree(t, s)
@@ -127,7 +127,7 @@ func slowToTheEnd(t *testing.T, e *fixture.Engine) {
 	c.Send(fixture.JSONOf(t, fixture.Command(fmt.Sprintf("sh -c 'sleep 6; seq %d'", lines)))) // after a ping
 	c.WaitFor("iglu: running")
 	fixture.WantEnd(t, s, "exited")
-	time.Sleep(30 * time.Second) // longer than a client may give no sign of life
+	fixture.Pass(30 * time.Second) // longer than a client may give no sign of life
 	got := c.Finish()
 	if n := len(got.Lines); got.CloseCode != websocket.CloseNormalClosure || n < lines || got.Lines[n-1] != fmt.Sprint(lines) {
 		t.Errorf("%d lines, close code %d", n, got.CloseCode)

@@ -16,7 +16,9 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -30,14 +32,15 @@ type outcome struct {
 var errBusy = errors.New("the builder is busy")
 
 // send sends a job as an ordinary client does. It leaves without a word after a while, if that is not 0.
-func send(address string, job []byte, vanishes time.Duration) (o outcome) {
+// saw is called with each line, and those before it.
+func send(address string, job []byte, vanishes time.Duration, saw func(lines []string)) (o outcome) {
 	conn, _, err := websocket.DefaultDialer.Dial("ws://"+address+"/api/v1/build", nil)
 	if err != nil {
 		return outcome{err: err}
 	}
 	defer conn.Close()
 	if vanishes > 0 {
-		time.AfterFunc(vanishes, func() { conn.NetConn().Close() })
+		conn.SetReadDeadline(time.Now().Add(vanishes))
 	}
 	if err := conn.WriteMessage(websocket.TextMessage, job); err != nil {
 		return outcome{err: err}
@@ -54,6 +57,7 @@ func send(address string, job []byte, vanishes time.Duration) (o outcome) {
 			return outcome{err: errBusy}
 		case r.Stdout != nil:
 			o.lines = append(o.lines, *r.Stdout)
+			saw(o.lines)
 		case r.JobStatus == schemas.Success || r.JobStatus == schemas.Failed:
 			o.last = r
 		}
@@ -74,20 +78,44 @@ func (o outcome) wantCode(code int, or ...string) error {
 	return fmt.Errorf("want exit code %d, got %s\n%s", code, o.last.Encode(), strings.Join(o.lines, "\n"))
 }
 
+// A life is that of a builder which is killed and started again.
+type life struct {
+	address string
+	over    chan struct{} // closed when the next has begun
+}
+
+// TestKilledBeside kills a builder beside another one of its instance that has a job: what it leaves is
+// gone in two minutes, of which most is time that its containers may need, and the other's job goes on.
+func TestKilledBeside(t *testing.T) { fixture.OnEngines(t, killedBeside) }
+
+func killedBeside(t *testing.T, e *fixture.Engine) {
+	name := instance()
+	first, doomed := start(t, e, name, fixture.Env.Image), start(t, e, name, fixture.Env.Image)
+	ended := begin(t, first, fixture.Build(repository(t), "sh -c '"+waits+"'")).InBackground() // a client that reads nothing counts as gone
+	begin(t, doomed, fixture.Build(repository(t), "sh -c 'echo begun; sleep 1000'"))
+	doomed.Kill()
+	if err := fixture.AwaitEngine(e.Host, 2*time.Minute, func() bool { return len(first.Containers()) == 1 }); err != nil {
+		t.Errorf("of the dead builder, there is: %v, %v", first.Containers(), err)
+	}
+	goOn(t, e, first)
+	wantEnd(t, <-ended, 3)
+	stop(t, first)
+}
+
 // TestManyJobs has 16 clients send 200 jobs of 20 repositories to a builder with 8 slots. Clients
 // vanish, containers are killed, and the builder is killed and started again in between. Every verdict
 // is right, no store has two jobs at once, and nothing is left.
 func TestManyJobs(t *testing.T) {
 	e := fixture.DockerEngine()
 	name, folder := instance(), t.TempDir()
-	flags := []string{"--job-image", imageWithAlone(t, e), "--allowed-commands", "sh,alone", "--max-jobs", "8", "--job-memory", "1GiB", "--store-wait", "10m"}
+	flags := []string{"--job-image", imageWithAlone(t, e), "--allowed-commands", "sh,alone", "--max-jobs", "8", "--max-queued", "200", "--job-memory", "1GiB", "--store-wait", "10m"}
 	var repositories []string
 	for range 20 {
 		repositories = append(repositories, repository(t))
 	}
-	var address atomic.Pointer[string]
+	var current atomic.Pointer[life]
 	s := fixture.StartProcessIn(t, name, folder, "", flags...)
-	address.Store(&s.Address)
+	current.Store(&life{s.Address, make(chan struct{})})
 
 	jobs := make(chan int)
 	var clients sync.WaitGroup
@@ -106,7 +134,8 @@ func TestManyJobs(t *testing.T) {
 				}
 				text := []byte(fixture.JSONOf(t, fixture.Build(repositories[rand.IntN(20)], alone(script))))
 				for {
-					o := send(*address.Load(), text, vanishes)
+					now := current.Load()
+					o := send(now.address, text, vanishes, killWhoPleads)
 					if vanishes > 0 {
 						vanished.Add(1)
 						break
@@ -117,29 +146,22 @@ func TestManyJobs(t *testing.T) {
 						}
 						break
 					}
-					if !errors.Is(o.err, errBusy) {
-						lost.Add(1)
-					}
-					time.Sleep(200 * time.Millisecond)
+					lost.Add(1)
+					await.Receive(t, now.over, fmt.Sprintf("the builder is back that lost a job: %v", o.err))
 				}
 			}
 		})
 	}
-	stop := make(chan struct{})
-	var killer sync.WaitGroup
-	killer.Go(func() { killPleaders(s, stop) })
 	for n := range 200 {
 		jobs <- n
 		if n == 100 {
 			s.Kill()
 			s = fixture.StartProcessIn(t, name, folder, "", flags...)
-			address.Store(&s.Address)
+			close(current.Swap(&life{s.Address, make(chan struct{})}).over)
 		}
 	}
 	close(jobs)
 	clients.Wait()
-	close(stop)
-	killer.Wait()
 	t.Logf("%d clients vanished, %d were lost with the builder, %d containers were to be killed", vanished.Load(), lost.Load(), killed.Load())
 	if err := s.AwaitNoContainers(2 * time.Minute); err != nil {
 		t.Error(err)
@@ -159,23 +181,15 @@ func TestManyJobs(t *testing.T) {
 	}
 }
 
-// killPleaders kills containers whose job is to be killed, until stop is closed. Which they are, their
-// command says.
-func killPleaders(s *fixture.Server, stop <-chan struct{}) {
-	for {
-		select {
-		case <-stop:
-			return
-		case <-time.After(time.Second):
-		}
-		for _, id := range s.Containers() {
-			env, err := docker("inspect", "--format", "{{.Config.Env}}", id)
-			if err == nil && strings.Contains(env, "please kill") {
-				if top, err := docker("top", id); err == nil && strings.Contains(top, "sleep 1000") {
-					docker("kill", id)
-				}
-			}
-		}
+// killWhoPleads kills the container of a job that asks for it.
+func killWhoPleads(lines []string) {
+	if lines[len(lines)-1] != "please kill" {
+		return
+	}
+	_, job, _ := strings.Cut(lines[0], "iglu: job ")
+	job, _, _ = strings.Cut(job, " ")
+	if id, err := docker("container", "ls", "--quiet", "--filter", "label="+engine.LabelJob+"="+job); err == nil {
+		docker("kill", strings.TrimSpace(id))
 	}
 }
 
@@ -186,7 +200,7 @@ func docker(args ...string) (output string, err error) {
 }
 
 // TestBuildersAtRandom has five builders of one instance on one engine, each with jobs, be started and
-// stopped at random for five minutes, by SIGTERM and SIGKILL: no job ends that was not its own
+// stopped ten times after a random number of its jobs, by SIGTERM and SIGKILL: no job ends that was not its own
 // builder's, and nothing is left.
 func TestBuildersAtRandom(t *testing.T) {
 	e := fixture.DockerEngine()
@@ -195,17 +209,17 @@ func TestBuildersAtRandom(t *testing.T) {
 	for range 4 {
 		urls = append(urls, repository(t))
 	}
-	end := time.Now().Add(5 * time.Minute)
 	var builders sync.WaitGroup
 	var done, lost, starts atomic.Int64
 	for range 5 {
 		folder := t.TempDir()
 		builders.Go(func() {
-			for time.Now().Before(end) {
+			for range 10 {
 				s := fixture.StartProcessIn(t, name, folder, "", "--job-image", image, "--allowed-commands", "sh,alone", "--max-jobs", "2",
 					"--job-memory", "1GiB", "--shutdown-grace", "5s", "--store-wait", "10m")
 				starts.Add(1)
-				life := time.Duration(10+rand.IntN(30)) * time.Second
+				lives := 2 + rand.IntN(9) // for so many jobs
+				ended := make(chan struct{}, 100)
 				var dead atomic.Bool
 				var jobs sync.WaitGroup
 				for range 2 {
@@ -213,7 +227,7 @@ func TestBuildersAtRandom(t *testing.T) {
 						for !dead.Load() {
 							code := 3 + rand.IntN(50)
 							script := fmt.Sprintf("sleep %d; exit %d", 1+rand.IntN(8), code)
-							o := send(s.Address, []byte(fixture.JSONOf(t, fixture.Build(urls[rand.IntN(len(urls))], alone(script)))), 0)
+							o := send(s.Address, []byte(fixture.JSONOf(t, fixture.Build(urls[rand.IntN(len(urls))], alone(script)))), 0, func([]string) {})
 							if o.err != nil {
 								lost.Add(1)
 								if !dead.Load() && !errors.Is(o.err, errBusy) {
@@ -229,10 +243,13 @@ func TestBuildersAtRandom(t *testing.T) {
 								t.Error(err)
 							}
 							done.Add(1)
+							ended <- struct{}{}
 						}
 					})
 				}
-				time.Sleep(life)
+				for range lives {
+					await.Receive(t, ended, "a job ends")
+				}
 				dead.Store(true)
 				if rand.IntN(2) == 0 {
 					s.Kill()

@@ -15,16 +15,18 @@ import (
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/browser"
+	"iglu.sh/builder/test/kit/fixture"
 )
 
-// looks are the windows and schemes in which each page is looked at.
+// looks are the windows and schemes in which each page is looked at: in the first two of them in the
+// quick suite.
 var looks = []struct {
 	width, height int64
 	scheme        string
 }{
+	{1280, 720, "light"}, {390, 844, "dark"},
 	{1440, 900, "light"}, {1440, 900, "dark"},
-	{1280, 720, "light"}, {1280, 720, "dark"},
-	{390, 844, "light"}, {390, 844, "dark"},
+	{1280, 720, "dark"}, {390, 844, "light"},
 }
 
 // store returns the path of a derivation.
@@ -71,7 +73,7 @@ func inWindow(selector string) string {
 })([...document.querySelectorAll(%q)].at(-1))`, selector)
 }
 
-// TestLooks looks at each page in windows of three sizes, light and dark: what somebody asks for of a
+// TestLooks looks at each page in windows of several sizes, light and dark: what somebody asks for of a
 // log is within sight, and axe finds nothing serious.
 func TestLooks(t *testing.T) {
 	k := serveKept(t)
@@ -79,7 +81,7 @@ func TestLooks(t *testing.T) {
 	running := k.begin(history.Record{Job: "running", Command: "nix build"})
 	tell(running, schemas.PhaseEvent{Phase: schemas.Build}, "a line")
 	b := browser.OpenTab(t)
-	for _, look := range looks {
+	for _, look := range looks[:fixture.Size(2, len(looks))] {
 		name := fmt.Sprintf("%dx%d, %s", look.width, look.height, look.scheme)
 		b.Look(look.width, look.height, look.scheme)
 		b.Open(k.url + "/jobs/long")
@@ -149,7 +151,7 @@ func TestReasonFirst(t *testing.T) {
 		k.end(l, *r, response)
 	}
 	b := browser.OpenTab(t)
-	for _, look := range looks {
+	for _, look := range looks[:fixture.Size(2, len(looks))] {
 		b.Look(look.width, look.height, look.scheme)
 		for _, r := range failures {
 			b.Open(k.url + "/jobs/" + r.Job)

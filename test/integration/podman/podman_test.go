@@ -16,6 +16,7 @@ import (
 // TestBuildAndPush builds from a private repository, pushes, and does so again in a warm
 // store: nothing is built and nothing goes up then.
 func TestBuildAndPush(t *testing.T) {
+	t.Parallel()
 	e := fixture.OnPodman(t)
 	s := e.Server(t, func(s *server.Settings) { s.Store = stores.Repository })
 	cache := fixture.NewCache(t)
@@ -36,6 +37,7 @@ func TestBuildAndPush(t *testing.T) {
 
 // TestExitCodes has a command fail, be cancelled by its client, and run out of memory.
 func TestExitCodes(t *testing.T) {
+	t.Parallel()
 	e := fixture.OnPodman(t)
 	s := e.Server(t, func(s *server.Settings) { s.Limits.Memory = orchestrator.Amount{Fixed: 128 << 20} })
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("sh -c 'exit 42'")), 42)

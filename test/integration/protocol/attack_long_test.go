@@ -3,7 +3,7 @@
 package protocol
 
 import (
-	"errors"
+	"bytes"
 	"fmt"
 	"net"
 	"net/http"
@@ -20,29 +20,47 @@ import (
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
 // Each test here is something that once went wrong when somebody tried to make it.
 
-// TestClientLeavesEarly goes away while the engine is making the container: a call that
-// is given up goes on in the engine, and its container had no owner.
+// TestClientLeavesEarly goes away at each of the first calls of the engine, of which one makes the
+// container: a call that is given up goes on in the engine, and its container had no owner.
 func TestClientLeavesEarly(t *testing.T) {
 	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) {
-		s := e.Server(t, func(*server.Settings) {})
-		for n := range 20 {
+		var atCall atomic.Pointer[func()]
+		proxy := fixture.ProxyTo(t, e.Socket())
+		engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if told := atCall.Load(); told != nil {
+				(*told)()
+			}
+			proxy.ServeHTTP(w, r)
+		}))
+		t.Cleanup(engine.Close)
+		s := e.ServerVia(t, "tcp://"+engine.Listener.Addr().String(), func(*server.Settings) {})
+		fixture.WantFree(t, s) // what is made once for all jobs is there now
+		for n := range int64(6) {
 			c := fixture.Connect(t, s)
+			var calls atomic.Int64
+			left := make(chan struct{})
+			leave := func() {
+				if calls.Add(1) == n+1 {
+					c.Conn.NetConn().Close()
+					close(left)
+				}
+			}
+			atCall.Store(&leave)
 			c.Send(fixture.JSONOf(t, fixture.Command("nix --version")))
-			c.Next()
-			time.Sleep(time.Duration(n) * 4 * time.Millisecond)
-			c.Conn.NetConn().Close()
+			await.Receive(t, left, fmt.Sprintf("the engine gets %d calls", n+1))
 			fixture.WantFree(t, s)
 		}
 		fixture.WantNoContainers(t, s)
 	})
 }
 
-// TestClientTalksOn sends messages to the end: the answers to them hid the last message,
+// TestClientTalksOn sends a message for each that it gets, to the end: the answers to them hid the last message,
 // or reset the connection on which it was.
 func TestClientTalksOn(t *testing.T) {
 	t.Parallel()
@@ -50,14 +68,14 @@ func TestClientTalksOn(t *testing.T) {
 	for range 5 {
 		c := fixture.Connect(t, s)
 		c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'sleep 0.3; exit 42'")))
-		go func() {
-			for c.Conn.WriteMessage(websocket.TextMessage, []byte("{}")) == nil {
-				time.Sleep(time.Millisecond)
-			}
-		}()
-		got := c.Finish()
-		if last := got.Messages[len(got.Messages)-1]; !fixture.IsExit(last, 42) || got.CloseCode != 1011 {
-			t.Errorf("the last message is %s, the close code %d", last, got.CloseCode)
+		var last string
+		message, code := c.Read()
+		for ; code == 0; message, code = c.Read() {
+			last = message
+			c.Conn.WriteMessage(websocket.TextMessage, []byte("{}")) // until nobody takes it
+		}
+		if !fixture.IsExit(last, 42) || code != 1011 {
+			t.Errorf("the last message is %s, the close code %d", last, code)
 		}
 	}
 }
@@ -77,7 +95,7 @@ func TestClientLeavesUnread(t *testing.T) {
 			c := fixture.Connect(t, s)
 			c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'yes 0123456789012345678901234567890123456789 | head -n 500000; sleep 1000'")))
 			c.WaitFor("iglu: running")
-			time.Sleep(time.Second) // all buffers are full
+			fixture.Pass(time.Second) // all buffers are full
 			if err := leave(c.Conn); err != nil {
 				t.Fatal(err)
 			}
@@ -92,7 +110,7 @@ func TestShutdownWithStalledClient(t *testing.T) {
 	c := fixture.Connect(t, s)
 	c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'yes 0123456789012345678901234567890123456789 | head -n 500000; sleep 1000'")))
 	c.WaitFor("iglu: running")
-	time.Sleep(time.Second)
+	fixture.Pass(time.Second) // all buffers are full
 	begun := time.Now()
 	if err := s.Stop(); err != nil {
 		t.Error(err)
@@ -126,7 +144,7 @@ func engineStalls(t *testing.T, e *fixture.Engine, call string) {
 				<-ended
 				return
 			}
-			time.Sleep(2 * time.Second)
+			fixture.Pass(2 * time.Second)
 		}
 		proxy.ServeHTTP(w, r)
 	}))
@@ -152,12 +170,9 @@ func TestPingFlood(t *testing.T) {
 	c := fixture.Connect(t, fixture.Env.Server)
 	c.Send(fixture.JSONOf(t, fixture.Command("seq 300000")))
 	c.WaitFor("iglu: running")
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if err := c.Conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(100*time.Millisecond)); err != nil {
-			if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() {
-				t.Fatal(err)
-			}
-			break // the server is too busy to take them, as it may be
+	for range 3000 { // which the kernel holds for as long as the server is too busy to take them
+		if err := c.Conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(fixture.MessageTimeout)); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if _, last := c.CountLines(300_000); last != `{"stdout":"300000","jobStatus":"running"}` {
@@ -195,7 +210,9 @@ func TestHalfARequest(t *testing.T) {
 	}
 	defer conn.Close()
 	fmt.Fprint(conn, "GET /api/v1/healthcheck HTTP/1.1\r\n")
-	time.Sleep(100 * time.Millisecond)
+	if status, _ := s.Get(t, "GET", "/livez"); status != http.StatusOK { // which came after it
+		t.Errorf("HTTP %d", status)
+	}
 	if err := s.Stop(); err != nil {
 		t.Error(err)
 	}
@@ -215,19 +232,13 @@ func TestInterruptWhileReadingInput(t *testing.T) {
 	}
 	ended := make(chan struct{})
 	go func() { defer close(ended); client.Wait() }()
-	// Again and again: before it has come to listen, a first signal may be lost.
-	if err := fixture.Poll(10*time.Second, func() bool {
-		client.Process.Signal(syscall.SIGINT)
-		select {
-		case <-ended:
-			return true
-		case <-time.After(200 * time.Millisecond):
-			return false
-		}
-	}); err != nil {
-		client.Process.Kill()
-		t.Error("the client does not end")
+	t.Cleanup(func() { client.Process.Kill() })
+	// More than a pipe holds: somebody reads.
+	if _, err := stdin.Write(bytes.Repeat([]byte(" "), 128<<10)); err != nil {
+		t.Fatal(err)
 	}
+	client.Process.Signal(syscall.SIGINT)
+	await.Receive(t, ended, "the client ends")
 }
 
 // TestSameInstance runs two builders of one name, which each make the network at once.

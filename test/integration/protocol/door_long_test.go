@@ -192,7 +192,7 @@ func TestFlood(t *testing.T) {
 	for n := range connections {
 		next <- n
 		if n%500 == 0 {
-			if err := fixture.Poll(time.Minute, func() bool { return isHealthy(s) }); err != nil {
+			if err := fixture.AwaitHealthy(s.Address, time.Minute); err != nil {
 				t.Errorf("after %d connections, the health check: %v", n, err)
 			}
 			checked++
@@ -238,16 +238,4 @@ func askAndListen(conn net.Conn) bool {
 		}
 	}
 	return true
-}
-
-// isHealthy asks a server over a connection of its own.
-func isHealthy(s *fixture.Server) bool {
-	client := http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Get("http://" + s.Address + "/api/v1/healthcheck")
-	if err != nil {
-		return false
-	}
-	defer response.Body.Close()
-	io.Copy(io.Discard, response.Body)
-	return response.StatusCode == http.StatusOK
 }

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -71,7 +70,7 @@ func TestMalformedMessages(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	fixture.WantFree(t, s)
 	corpus, random := fuzzCorpus(t), rand.New(rand.NewPCG(5, 10_000))
-	before := runtime.NumGoroutine()
+	before := fixture.CountAll(t, s)
 	for n := range messages {
 		message := malformed(random, corpus[n%len(corpus)])
 		c := fixture.Connect(t, s)
@@ -91,9 +90,7 @@ func TestMalformedMessages(t *testing.T) {
 		}
 	}
 	fixture.WantFree(t, s)
-	if err := fixture.Poll(fixture.MessageTimeout, func() bool { return runtime.NumGoroutine() <= before }); err != nil {
-		t.Errorf("there were %d goroutines, and now %d", before, runtime.NumGoroutine())
-	}
+	fixture.WantNotMore(t, s, before)
 	fixture.Docker(t, "exec", container, "/bin/sh", "-c", "> /tmp/end")
 	got := beside.Finish()
 	fixture.WantLine(t, got, "done")

@@ -10,6 +10,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"iglu.sh/builder/internal/server"
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/devcache"
 	"iglu.sh/builder/test/kit/fixture"
 )
@@ -79,11 +80,12 @@ func TestClientLeavesPush(t *testing.T) { fixture.OnEngines(t, clientLeavesPush)
 func clientLeavesPush(t *testing.T, e *fixture.Engine) {
 	s := e.Server(t, func(*server.Settings) {})
 	cache := fixture.NewCache(t)
-	cache.Misbehave(devcache.On("POST", fixture.UploadBegin, devcache.Hang()))
+	begun := make(chan struct{}, 1)
+	cache.Misbehave(devcache.On("POST", fixture.UploadBegin, devcache.Tell(func() { begun <- struct{}{} }, devcache.Hang())))
 	c := fixture.Connect(t, s)
 	c.Send(fixture.JSONOf(t, cache.Pushing(fixture.SmallJob())))
 	c.WaitFor("/nix/store/")
-	time.Sleep(time.Second) // for the push to begin
+	await.Receive(t, begun, "the push begins")
 	c.Conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Now().Add(time.Second))
 	c.Conn.Close()
 	fixture.WantFree(t, s)

@@ -63,10 +63,10 @@ func falseSize(t *testing.T, e *fixture.Engine) {
 		if strings.Contains(said, size) != isRoot {
 			t.Errorf("the store's own program says %s", said)
 		}
-		if err := fixture.Poll(3*time.Minute, func() bool { return strings.Contains(readStores(t, s), `"measured":true`) }); err != nil {
+		if err := fixture.AwaitState(t, s, `"measured":true`); err != nil {
 			t.Fatalf("the store is not measured: %v", err)
 		}
-		entry := regexp.MustCompile(`"bytes":(-?\d+)`).FindStringSubmatch(readStores(t, s))
+		entry := regexp.MustCompile(`"bytes":(-?\d+)`).FindStringSubmatch(fixture.StoresState(t, s))
 		if bytes, err := strconv.ParseInt(entry[1], 10, 64); err != nil || bytes < 50_000_000 || bytes > 1_000_000_000 {
 			t.Errorf("upkeep says %s, %v", entry[1], err)
 		}

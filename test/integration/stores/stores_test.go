@@ -3,7 +3,6 @@
 package stores
 
 import (
-	"bytes"
 	"crypto/rand"
 	"os"
 	"os/exec"
@@ -11,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator"
@@ -206,30 +204,12 @@ func storeOfKilledJob(t *testing.T, e *fixture.Engine) {
 	// Without a job that waits for it, it is done between jobs.
 	s = next
 	kill("true")
-	if err := fixture.Poll(3*time.Minute, func() bool { return strings.Contains(readStores(t, s), `"measured":true`) }); err != nil {
-		t.Errorf("the store stays as it is: %v, %s", err, readStores(t, s))
+	if err := fixture.AwaitState(t, s, `"measured":true`); err != nil {
+		t.Errorf("the store stays as it is: %v, %s", err, fixture.StoresState(t, s))
 	}
 	if got := fixture.Do(t, s, verify); hasLine(got, verifyingStore) {
 		t.Errorf("it is verified again: %v", got.Lines)
 	}
-}
-
-// readStores returns what a server has written down of its stores.
-func readStores(t *testing.T, s *fixture.Server) string {
-	t.Helper()
-	names, err := filepath.Glob(filepath.Join(s.StateDir, s.Instance, "stores", "*.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all bytes.Buffer
-	for _, name := range names {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all.Write(text)
-	}
-	return all.String()
 }
 
 // runStores runs that command for a server's stores, and returns what it prints.

@@ -128,7 +128,7 @@ func (s *stack) cut(n *lab.Node, while time.Duration) {
 	if err := n.Cut(); err != nil {
 		s.t.Fatal(err)
 	}
-	time.Sleep(while)
+	fixture.Pass(while)
 	if err := n.Heal(); err != nil {
 		s.t.Fatal(err)
 	}

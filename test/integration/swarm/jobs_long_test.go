@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/fixture"
 	"iglu.sh/builder/test/kit/lab"
 )
@@ -119,13 +120,7 @@ func (j *job) goOn() {
 // result waits for the job's end.
 func (j *job) result() fixture.Result {
 	j.s.t.Helper()
-	select {
-	case r := <-j.end:
-		return r
-	case <-time.After(5 * time.Minute):
-		j.s.t.Fatalf("the job on %s does not end", j.node.Name)
-		return fixture.Result{}
-	}
+	return await.Receive(j.s.t, j.end, "the job on "+j.node.Name+" ends")
 }
 
 // wantLost waits for the end of a job that is lost with its node.

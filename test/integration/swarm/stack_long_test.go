@@ -173,10 +173,10 @@ func count(log, message string, n *lab.Node) int {
 	return len(regexp.MustCompile(`msg="`+message+`" .*node=`+n.Name+`\b`).FindAllString(log, -1))
 }
 
-// await waits for what Swarm does, of which nothing tells whom it asks through several engines.
+// await waits for what Swarm does.
 func (s *stack) await(holds func() bool, what string) {
 	s.t.Helper()
-	if err := fixture.Poll(convergeTimeout, holds); err != nil {
+	if err := s.lab.Await(convergeTimeout, holds); err != nil {
 		s.t.Fatalf("%s: %v\n%s", what, err, s.state())
 	}
 }
@@ -203,7 +203,7 @@ func (s *stack) remove() {
 		for _, id := range s.jobsOn(n) {
 			n.Docker("rm", "--force", id)
 		}
-		if err := fixture.Poll(convergeTimeout, func() bool {
+		if err := fixture.AwaitEngine(n.Host(), convergeTimeout, func() bool {
 			output, err := n.Docker("ps", "--all", "--quiet", "--filter", "label=com.docker.stack.namespace="+s.name)
 			return err == nil && output == ""
 		}); err != nil {

@@ -528,7 +528,7 @@ func TestPartOnItsWay(t *testing.T) {
 			answer <- response.StatusCode
 		}()
 		io.WriteString(send, "a")
-		for tries := 0; tries < 1000; tries++ { // until the cache is reading it
+		for tries := 0; tries < 1000; tries++ { // until the cache is reading it, of which it tells nobody
 			if entries, _ := os.ReadDir(filepath.Join(w.folder, "default/uploads")); len(entries) == 1 {
 				break
 			}

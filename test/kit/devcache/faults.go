@@ -98,6 +98,17 @@ func Hang() Fault {
 	}
 }
 
+// Tell calls a function when a request comes, before it meets a fault.
+func Tell(told func(), fault Fault) Fault {
+	return func(next http.Handler) http.Handler {
+		faulty := fault(next)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			told()
+			faulty.ServeHTTP(w, r)
+		})
+	}
+}
+
 // BreakOff reads up to n bytes of a request and closes the connection.
 func BreakOff(n int64) Fault {
 	return func(http.Handler) http.Handler {

@@ -347,9 +347,22 @@ func run(command *exec.Cmd) error {
 	return nil
 }
 
+// Await waits until a condition on Swarm holds, at most for the timeout. It asks again and again: no engine
+// sends events of what the others do for a service.
+func (l *Lab) Await(timeout time.Duration, holds func() bool) error {
+	return pollFor(timeout, func() error {
+		if !holds() {
+			return fmt.Errorf("still not so after %s", timeout)
+		}
+		return nil
+	})
+}
+
 // poll calls what nothing tells of until it succeeds: the start of an engine, or the end of a cgroup.
-func poll(f func() error) error {
-	for end := time.Now().Add(startTimeout); ; time.Sleep(50 * time.Millisecond) {
+func poll(f func() error) error { return pollFor(startTimeout, f) }
+
+func pollFor(timeout time.Duration, f func() error) error {
+	for end := time.Now().Add(timeout); ; time.Sleep(50 * time.Millisecond) {
 		err := f()
 		if err == nil || time.Now().After(end) {
 			return err

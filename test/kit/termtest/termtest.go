@@ -3,7 +3,6 @@
 package termtest
 
 import (
-	"bytes"
 	"io"
 	"os"
 	"os/exec"
@@ -17,6 +16,8 @@ import (
 	"github.com/charmbracelet/x/vt"
 	"github.com/creack/pty"
 	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/test/kit/await"
 )
 
 // A Terminal is a terminal of a test. Its methods are safe for concurrent use.
@@ -29,9 +30,10 @@ type Terminal struct {
 	done    chan struct{} // closed when all is rendered
 	drained chan struct{} // closed when the emulator answers nobody any more
 
+	raw await.Log // all that was written
+
 	mu       sync.Mutex
 	emulator *vt.Emulator
-	raw      bytes.Buffer
 	title    string
 	bells    int
 }
@@ -60,9 +62,9 @@ func Open(t *testing.T, width, height int) *Terminal {
 		for buf := make([]byte, 4096); ; {
 			n, err := ours.Read(buf)
 			term.mu.Lock()
-			term.raw.Write(buf[:n])
 			term.emulator.Write(buf[:n])
 			term.mu.Unlock()
+			term.raw.Write(buf[:n]) // which those wait for who want to see it
 			if err != nil {
 				return
 			}
@@ -109,8 +111,6 @@ func (t *Terminal) Screen() string {
 
 // Bytes returns all that was written.
 func (t *Terminal) Bytes() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	return t.raw.String()
 }
 
@@ -119,10 +119,8 @@ func (t *Terminal) Bytes() string {
 func (t *Terminal) Want(screen string) {
 	t.t.Helper()
 	screen = strings.TrimRight(strings.TrimPrefix(screen, "\n"), "\n")
-	for end := time.Now().Add(5 * time.Second); t.Screen() != screen; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.t.Fatalf("the screen (-want +got):\n%s", cmp.Diff(strings.Split(screen, "\n"), strings.Split(t.Screen(), "\n")))
-		}
+	if err := t.raw.Await(5*time.Second, func(string) bool { return t.Screen() == screen }); err != nil {
+		t.t.Fatalf("the screen (-want +got):\n%s", cmp.Diff(strings.Split(screen, "\n"), strings.Split(t.Screen(), "\n")))
 	}
 }
 
@@ -162,9 +160,7 @@ func (t *Terminal) Type(keys string) {
 // WantMatch waits until the screen matches something.
 func (t *Terminal) WantMatch(timeout time.Duration, pattern *regexp.Regexp) {
 	t.t.Helper()
-	for end := time.Now().Add(timeout); !pattern.MatchString(t.Screen()); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.t.Fatalf("the screen does not match %s:\n%s", pattern, t.Screen())
-		}
+	if err := t.raw.Await(timeout, func(string) bool { return pattern.MatchString(t.Screen()) }); err != nil {
+		t.t.Fatalf("the screen does not match %s:\n%s", pattern, t.Screen())
 	}
 }

@@ -3,10 +3,7 @@
 package protocol
 
 import (
-	"os"
-	"runtime"
 	"testing"
-	"time"
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/test/kit/fixture"
@@ -28,53 +25,18 @@ func wantNoMore(t *testing.T, s *fixture.Server, jobs int) {
 	one := func() { fixture.WantExit(t, fixture.Do(t, s, fixture.Command("nix --version")), 0) }
 	one() // what is made once for all jobs is there now
 	fixture.WantNoContainers(t, s)
-	before := countAll(t, s)
+	before := fixture.CountAll(t, s)
 	for range jobs {
 		one()
 	}
-	wantNotMore(t, s, before)
-}
-
-// counts are of things that a server's jobs could leave behind, by their kinds.
-type counts map[string]int
-
-// wantNotMore checks that there is soon no more of anything.
-func wantNotMore(t *testing.T, s *fixture.Server, before counts) {
-	t.Helper()
-	var after counts
-	isMore := func() bool {
-		after = countAll(t, s)
-		for kind := range after {
-			if after[kind] > before[kind] {
-				return true
-			}
-		}
-		return false
-	}
-	if err := fixture.Poll(45*time.Second, func() bool { return !isMore() }); err != nil {
-		t.Errorf("before: %v\nafter:  %v", before, after)
-	}
-}
-
-func countAll(t *testing.T, s *fixture.Server) counts {
-	t.Helper()
-	count := make(counts)
-	for _, kind := range []string{"container", "volume", "network"} {
-		count[kind] = len(s.OnEngine(kind)) // of this server: other tests use the engine at the same time
-	}
-	files, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	count["goroutine"], count["file"] = runtime.NumGoroutine(), len(files)
-	return count
+	fixture.WantNotMore(t, s, before)
 }
 
 // TestManyClientsInARow lets clients come and go in every way that is not a job.
 func TestManyClientsInARow(t *testing.T) {
 	fixture.WantFree(t, fixture.Env.Server) // what is made once for all jobs is there now
 	fixture.WantNoContainers(t, fixture.Env.Server)
-	before := countAll(t, fixture.Env.Server)
+	before := fixture.CountAll(t, fixture.Env.Server)
 	for n := range 100 {
 		c := fixture.Connect(t, fixture.Env.Server)
 		switch n % 3 {
@@ -91,5 +53,5 @@ func TestManyClientsInARow(t *testing.T) {
 		}
 	}
 	fixture.WantFree(t, fixture.Env.Server)
-	wantNotMore(t, fixture.Env.Server, before)
+	fixture.WantNotMore(t, fixture.Env.Server, before)
 }

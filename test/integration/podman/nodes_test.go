@@ -1,6 +1,6 @@
 //go:build integration
 
-package agent
+package podman
 
 import (
 	"encoding/json"
@@ -15,6 +15,7 @@ import (
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator/nodes"
 	"iglu.sh/builder/orchestrator/stores"
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/fixture"
 )
 
@@ -23,6 +24,7 @@ import (
 // that is left. Page, API, numbers and the command stores tell the nodes apart; both have the name of this
 // machine, and so the second that came has its address behind it.
 func TestTwoNodes(t *testing.T) {
+	t.Parallel()
 	one, two := fixture.DockerEngine(), fixture.OnPodman(t)
 	first := fixture.StartAgent(t, one, "127.0.0.1")
 	second := first.Another(t, two)
@@ -43,10 +45,10 @@ func TestTwoNodes(t *testing.T) {
 	}
 	ready := func(want int) {
 		t.Helper()
-		if err := fixture.Poll(time.Minute, func() bool {
-			return strings.Count(s.Log.String(), `msg="a node is there"`)-strings.Count(s.Log.String(), `msg="a node is gone"`) == want
+		if err := s.Log.Await(time.Minute, func(text string) bool {
+			return strings.Count(text, `msg="a node is there"`)-strings.Count(text, `msg="a node is gone"`) == want
 		}); err != nil {
-			t.Fatalf("%v\n%s", err, s.Log.String())
+			t.Fatal(err)
 		}
 	}
 	ready(2)
@@ -57,12 +59,12 @@ func TestTwoNodes(t *testing.T) {
 		t.Fatalf("before there is a job, the nodes are %+v", before)
 	}
 	const untilTold = "sh -c 'echo begun; while [ ! -e /tmp/go-on ]; do sleep 0.1; done; exit 5'"
-	var results []<-chan fixture.Result
+	results := make(chan fixture.Result)
 	for range 2 {
 		c := fixture.Connect(t, s)
 		c.Send(fixture.JSONOf(t, fixture.Command(untilTold)))
 		c.WaitFor(`"begun"`)
-		results = append(results, c.InBackground()) // so that it answers pings
+		go func() { results <- <-c.InBackground() }() // a client that reads nothing counts as gone
 	}
 	if n := len(onPodman()); n != 1 || len(s.Containers()) != 1 {
 		t.Fatalf("%d containers on one node, %d on the other", len(s.Containers()), n)
@@ -89,16 +91,7 @@ func TestTwoNodes(t *testing.T) {
 	}
 	fixture.WantNumbers(t, fixture.Scrape(t, s, ""), "iglu_builder_jobs_max 2", "iglu_builder_jobs_running 2")
 	second.Kill()
-	var gone fixture.Result
-	var rest <-chan fixture.Result
-	select {
-	case gone = <-results[0]:
-		rest = results[1]
-	case gone = <-results[1]:
-		rest = results[0]
-	case <-time.After(time.Minute):
-		t.Fatal("nobody is told that the node is gone")
-	}
+	gone := await.Receive(t, results, "a client is told that the node is gone")
 	fixture.WantEnd(t, s, "engine-gone")
 	if gone.CloseCode != 1011 {
 		t.Errorf("the client of the lost job got %+v", gone)
@@ -108,7 +101,7 @@ func TestTwoNodes(t *testing.T) {
 		t.Errorf("the job that is lost is %+v", jobs.Jobs)
 	}
 	fixture.GoOn(t, s)
-	fixture.WantLast(t, <-rest, 5)
+	fixture.WantLast(t, <-results, 5)
 	ready(1)
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("nix --version")), 0)
 	if left := nodesOf(t, s); len(left) != 2 || left[0].Up == left[1].Up || left[0].Problem+left[1].Problem != "The container engine does not answer." {
@@ -120,7 +113,7 @@ func TestTwoNodes(t *testing.T) {
 	fixture.WantNumbers(t, fixture.Scrape(t, s, ""), "iglu_builder_jobs_max 1")
 	away := "node " + addresses[1] + ": The container engine does not answer. ("
 	output, code := "", 0
-	if err := fixture.Poll(time.Minute, func() bool { // which waits until nothing uses the store any more
+	if err := fixture.AwaitEngine(one.Host, time.Minute, func() bool { // which waits until nothing uses the store any more
 		output, code = storesOf(s, addresses, first.Keys, "rm", "--all")
 		return strings.Count(output, "removed store") == 1
 	}); err != nil || code != 1 || !strings.Contains(output, away) {
