@@ -116,6 +116,9 @@ func (s *service) serve(conn net.Conn) {
 	if !s.handshakes.remove(conn) && err == nil {
 		err = net.ErrClosed // by closeAll, or by one of too many others
 	}
+	if errors.Is(err, net.ErrClosed) && s.draining.Load() { // the agent stops
+		return
+	}
 	if err != nil {
 		s.refused.add(conn.RemoteAddr(), err)
 		return
