@@ -51,7 +51,7 @@ func TestArch(t *testing.T) {
 	}
 	// What other machines there are that this one runs, the container finds out.
 	b, _, _ := builder(t, func(p *memengine.Process) int {
-		jobwire.NewWriter(p.Stdout, p.Getenv(jobenv.EventsToken)).Note(jobwire.Note{NotRun: p.Getenv(jobenv.System)})
+		jobwire.NewWriter(p.Stdout, p.Getenv(jobenv.EventsToken)).Send(jobwire.Record{NotRun: p.Getenv(jobenv.System)})
 		return 78
 	})
 	request := secretRequest()

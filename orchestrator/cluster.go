@@ -202,7 +202,7 @@ func (c *cluster) isEmpty() bool {
 func (n *node) use(ctx context.Context, tick <-chan time.Time) {
 	tending, stop := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
-	tasks.Go(func() { n.tend(tending) })
+	tasks.Go(func() { n.maintain(tending) })
 	defer tasks.Wait()
 	defer stop()
 	n.b.register(n)

@@ -91,7 +91,7 @@ func newLab(t *testing.T, machines int, change ...func(*Options)) *lab {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		l.b.Tend(ctx)
+		l.b.Maintain(ctx)
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -209,7 +209,7 @@ func TestCluster(t *testing.T) {
 		}
 		for _, j := range jobs {
 			j.wantEnd(t, jobend.Exited)
-			time.Sleep(nodes.Patience + time.Second)
+			time.Sleep(nodes.HomeTimeout + time.Second)
 			if running, waiting := l.b.Load(); running > 6 || waiting > 0 && running < 6 {
 				t.Errorf("%d jobs run and %d wait", running, waiting)
 			}

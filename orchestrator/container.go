@@ -37,7 +37,7 @@ func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog
 	}
 	out := r.drain(stream, watchdog)
 	defer func() { err = errors.Join(out.close(), err) }()
-	defer beat(stream)()
+	defer sendHeartbeat(stream)()
 
 	exited, stopWaiting := await(ctx, c)
 	defer stopWaiting()
@@ -72,8 +72,8 @@ func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog
 	return exit.Code, nil, nil
 }
 
-// beat writes the heartbeat of a container until stop is called. Whether it arrives, the container sees.
-func beat(stream engine.Stream) (stop func()) {
+// sendHeartbeat writes the heartbeat of a container until stop is called. Whether it arrives, the container sees.
+func sendHeartbeat(stream engine.Stream) (stop func()) {
 	return tick.Every(jobenv.Heartbeat, func() { stream.Write([]byte{'\n'}) })
 }
 
@@ -179,11 +179,11 @@ func (r *run) drain(stream engine.Stream, watchdog *watchdog) *output {
 	o := &output{stream: stream, failed: make(chan error, 1), done: make(chan struct{}), told: make(chan struct{})}
 	// Only what is printed is noticed: a job may tell much that its user does not see.
 	stdout, stderr := r.lines.Stream(schemas.Stdout), r.lines.Stream(schemas.Stderr)
-	cutOut := jobwire.NewCutter(watchdog.over(logWriter{stdout}), r.env.EventsToken, func(n jobwire.Note) {
+	cutOut := jobwire.NewDemuxer(watchdog.over(logWriter{stdout}), r.env.EventsToken, func(n jobwire.Record) {
 		r.tracker.take(n)
 		o.take(n.End, false)
 	})
-	cutErr := jobwire.NewCutter(watchdog.over(logWriter{stderr}), r.env.EventsToken, func(n jobwire.Note) { o.take(n.End, true) })
+	cutErr := jobwire.NewDemuxer(watchdog.over(logWriter{stderr}), r.env.EventsToken, func(n jobwire.Record) { o.take(n.End, true) })
 	o.cuts = []io.Closer{cutOut, cutErr, stdout, stderr}
 	go func() {
 		defer close(o.done)

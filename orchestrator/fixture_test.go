@@ -179,7 +179,7 @@ func (r *keptRecords) latest() string {
 
 // runCommand is what containers run: the program of the builder, with Nix and git made up.
 func runCommand(p *fakeengine.Process) int {
-	if task := p.Getenv(jobenv.Upkeep); task != "" {
+	if task := p.Getenv(jobenv.Maintenance); task != "" {
 		fmt.Fprintln(p.Stdout, 1000)
 		return 0
 	}
@@ -194,7 +194,7 @@ func runCommand(p *fakeengine.Process) int {
 		fmt.Fprintf(p.Stdout, "%s\n\niglu: not the job's\n", arg)
 		return end(p, jobwire.End{ExitCode: 3})
 	case "yield":
-		jobwire.NewWriter(p.Stdout, p.Getenv(jobenv.EventsToken)).Note(jobwire.Note{Event: schemas.AppendEvent(nil, schemas.ResultsEvent{
+		jobwire.NewWriter(p.Stdout, p.Getenv(jobenv.EventsToken)).Send(jobwire.Record{Event: schemas.AppendEvent(nil, schemas.ResultsEvent{
 			Results: []schemas.Result{{Installable: ".#hunter2hunter2", Paths: []string{"/nix/store/a"}}},
 			Pushed:  &schemas.Pushed{Paths: 1, Bytes: 2}, Target: "https://example.com/a"})})
 		return 0
@@ -252,7 +252,7 @@ func linger(p *fakeengine.Process, until <-chan time.Time) int {
 // engine says so.
 func end(p *fakeengine.Process, how jobwire.End) int {
 	for _, output := range []io.Writer{p.Stdout, p.Stderr} {
-		jobwire.NewWriter(output, p.Getenv(jobenv.EventsToken)).Note(jobwire.Note{End: &how})
+		jobwire.NewWriter(output, p.Getenv(jobenv.EventsToken)).Send(jobwire.Record{End: &how})
 	}
 	select {
 	case <-time.After(time.Second / 10):

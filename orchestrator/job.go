@@ -131,7 +131,7 @@ func (r *run) toEnd(ctx context.Context, ticket *nodes.Ticket, record *recorder)
 	b.ended(verdict, r.log)
 	record.end(verdict, r.lines.Lines()) // before somebody is told, who may ask for it
 	last := r.lines.Respond(verdict.Response(), verdict.Event())
-	r.lines.Seal()
+	r.lines.Complete()
 	return last
 }
 

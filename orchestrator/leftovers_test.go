@@ -103,7 +103,7 @@ func TestSweepAtTimes(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), createdTime+sweepInterval+time.Second)
 		defer cancel()
-		b.Tend(ctx)
+		b.Maintain(ctx)
 		if got := names(t, e); got != "" {
 			t.Errorf("left: %s", got)
 		}

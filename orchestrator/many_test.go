@@ -62,7 +62,7 @@ type crowdedEngine struct {
 }
 
 func (e *crowdedEngine) run(p *memengine.Process) int {
-	if p.Getenv(jobenv.Upkeep) != "" {
+	if p.Getenv(jobenv.Maintenance) != "" {
 		return e.maintain(p)
 	}
 	defer e.use(p)()
@@ -136,7 +136,7 @@ func many(t *testing.T, r *rand.Rand) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			b.Tend(ctx)
+			b.Maintain(ctx)
 		}()
 		return &tended{Builder: b, stop: func() { cancel(); <-done }}
 	}

@@ -87,9 +87,9 @@ func (n *node) named(err error) error {
 	return &named
 }
 
-// tend keeps the job image on the engine, so that no job need wait for it, looks after the stores, and
+// maintain keeps the job image on the engine, so that no job need wait for it, looks after the stores, and
 // removes what dead builders leave, until ctx ends.
-func (n *node) tend(ctx context.Context) {
+func (n *node) maintain(ctx context.Context) {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	tasks.Go(func() { n.sweepAtTimes(ctx) })

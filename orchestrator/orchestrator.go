@@ -186,11 +186,11 @@ func (b *Builder) Check(ctx context.Context) error {
 	return nil
 }
 
-// Tend brings the job image onto the engine, so that the first job need not wait for it, looks
+// Maintain brings the job image onto the engine, so that the first job need not wait for it, looks
 // after the stores, and removes what dead builders leave, until ctx ends; on each node of a cluster.
-func (b *Builder) Tend(ctx context.Context) {
+func (b *Builder) Maintain(ctx context.Context) {
 	if b.local != nil {
-		b.local.tend(ctx)
+		b.local.maintain(ctx)
 		return
 	}
 	b.cluster.follow(ctx)

@@ -74,7 +74,7 @@ func (b *Builder) build(ctx context.Context, request *schemas.Request, out io.Wr
 // ends tells how a job has ended, and returns its exit code.
 func ends(p *memengine.Process, how jobwire.End) int {
 	for _, output := range []io.Writer{p.Stdout, p.Stderr} {
-		jobwire.NewWriter(output, p.Getenv(jobenv.EventsToken)).Note(jobwire.Note{End: &how})
+		jobwire.NewWriter(output, p.Getenv(jobenv.EventsToken)).Send(jobwire.Record{End: &how})
 	}
 	return how.ExitCode
 }
@@ -111,9 +111,9 @@ func TestNoWayOutForSecrets(t *testing.T) {
 			w := jobwire.NewWriter(p.Stdout, token)
 			w.Event(schemas.LineEvent{Derivation: tell, Text: tell})
 			w.Event(schemas.DerivationEvent{Derivation: tell, State: schemas.DerivationFailed, Phase: tell, Log: []string{tell}})
-			w.Note(jobwire.Note{Commit: tell})
+			w.Send(jobwire.Record{Commit: tell})
 			var torn bytes.Buffer
-			jobwire.NewWriter(&torn, token).Note(jobwire.Note{Commit: tell})
+			jobwire.NewWriter(&torn, token).Send(jobwire.Record{Commit: tell})
 			p.Stdout.Write(torn.Bytes()[:torn.Len()-1])
 			return 1
 		})
@@ -190,7 +190,7 @@ func TestSilence(t *testing.T) {
 
 // TestTail has a task of upkeep print without end.
 func TestTail(t *testing.T) {
-	var out tail
+	var out lastBytes
 	for range 1000 {
 		out.Write(bytes.Repeat([]byte("line\n"), 10_000))
 	}

@@ -93,7 +93,7 @@ func (r *run) inContainer(ctx context.Context, watchdog *watchdog) (code int, er
 		a = r.attempt(ctx, watchdog)
 	}
 	grown := r.tracker.storeBytes()
-	r.b.background.Go(func() { r.settle(ctx, a, grown) }) // nobody waits for that but a job with the same store
+	r.b.background.Go(func() { r.cleanUp(ctx, a, grown) }) // nobody waits for that but a job with the same store
 	if a.ran {
 		r.tracker.begin(schemas.Done)
 	}
@@ -162,9 +162,9 @@ func (r *run) abandon(ctx context.Context, a *attempt, again bool) error {
 	return storeFailure(err)
 }
 
-// settle removes an attempt's container and gives its store back, which has grown by so many bytes. ctx may
+// cleanUp removes an attempt's container and gives its store back, which has grown by so many bytes. ctx may
 // have ended.
-func (r *run) settle(ctx context.Context, a *attempt, grown int64) {
+func (r *run) cleanUp(ctx context.Context, a *attempt, grown int64) {
 	if a.container != nil {
 		r.remove(ctx, a.container)
 	}

@@ -62,7 +62,7 @@ func twoServers(t *testing.T, r *rand.Rand) {
 				defer mu.Unlock()
 				delete(users, store)
 			}()
-			if p.Getenv(jobenv.Upkeep) != "" {
+			if p.Getenv(jobenv.Maintenance) != "" {
 				fmt.Fprintln(p.Stdout, 1000)
 				return 0
 			}

@@ -23,7 +23,7 @@ func (n *node) runTask(ctx context.Context, task stores.Task) (code int, last st
 	if err != nil {
 		return 0, "", err
 	}
-	env := jobenv.Job{Upkeep: task.Work}
+	env := jobenv.Job{Maintenance: task.Work}
 	spec := n.b.spec(task.Container, info, &env)
 	spec.Image, spec.Store, spec.Offline, spec.Env = task.ImageID, task.Volume, true, env.Environ()
 	c, err := n.engine.Create(ctx, spec)
@@ -35,7 +35,7 @@ func (n *node) runTask(ctx context.Context, task stores.Task) (code int, last st
 	if err := ctx.Err(); err != nil {
 		return 0, "", context.Cause(ctx)
 	}
-	var out tail
+	var out lastBytes
 	code, err = r.followTask(ctx, c, &out)
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	return code, lines[len(lines)-1], err
@@ -56,7 +56,7 @@ func (r *run) followTask(ctx context.Context, c engine.Container, out io.Writer)
 		stream.Close()
 		<-done
 	}()
-	defer beat(stream)()
+	defer sendHeartbeat(stream)()
 	exited, stopWaiting := await(ctx, c)
 	defer stopWaiting()
 	select {
@@ -72,10 +72,10 @@ func (r *run) followTask(ctx context.Context, c engine.Container, out io.Writer)
 	}
 }
 
-// A tail keeps the last of what is written to it.
-type tail []byte
+// A lastBytes keeps the last of what is written to it.
+type lastBytes []byte
 
-func (t *tail) Write(p []byte) (int, error) {
+func (t *lastBytes) Write(p []byte) (int, error) {
 	*t = append(*t, p...)
 	*t = slices.Delete(*t, 0, max(0, len(*t)-maxLast))
 	return len(p), nil

@@ -97,7 +97,7 @@ var commitForm = lazyregexp.New(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 var nixForm = lazyregexp.New(`^\d+\.\d+[!-~]{0,40}$`)
 
 // take takes what the program in the container tells.
-func (t *tracker) take(n jobwire.Note) {
+func (t *tracker) take(n jobwire.Record) {
 	if n.Event != nil {
 		t.takeEvent(n.Event)
 	}

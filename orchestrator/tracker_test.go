@@ -66,8 +66,8 @@ func TestMessages(t *testing.T) {
 		stdout, stderr := p.Stdout, p.Stderr
 		w := jobwire.NewWriter(stdout, p.Getenv(jobenv.EventsToken))
 		w.Event(schemas.PhaseEvent{Phase: schemas.Fetch})
-		w.Note(jobwire.Note{Commit: commit})
-		w.Note(jobwire.Note{Commit: "no commit"})
+		w.Send(jobwire.Record{Commit: commit})
+		w.Send(jobwire.Record{Commit: "no commit"})
 		w.Event(schemas.PhaseEvent{Phase: schemas.Evaluate})
 		w.Event(schemas.PhaseEvent{Phase: schemas.Evaluate}) // once is enough
 		io.WriteString(stdout, "half a ")
@@ -78,14 +78,14 @@ func TestMessages(t *testing.T) {
 			w.Event(schemas.PhaseEvent{Phase: phase})
 		}
 		w.Event(schemas.VerdictEvent{End: "forged"})
-		w.Note(jobwire.Note{Event: []byte(`{"type":"of a later version"}`)})
-		w.Note(jobwire.Note{Event: []byte(`{"type":"push","bytes":"many"}`)})
+		w.Send(jobwire.Record{Event: []byte(`{"type":"of a later version"}`)})
+		w.Send(jobwire.Record{Event: []byte(`{"type":"push","bytes":"many"}`)})
 		w.Event(schemas.PushEvent{Bytes: 1})
-		w.Note(jobwire.Note{Usage: &jobwire.Usage{PeakMemory: 1 << 20, CPUSeconds: 1.5}, Pushed: &schemas.Pushed{Paths: 2, Bytes: 3}})
-		end, _ := json.Marshal(jobwire.Note{End: &jobwire.End{ExitCode: 4}})
+		w.Send(jobwire.Record{Usage: &jobwire.Usage{PeakMemory: 1 << 20, CPUSeconds: 1.5}, Pushed: &schemas.Pushed{Paths: 2, Bytes: 3}})
+		end, _ := json.Marshal(jobwire.Record{End: &jobwire.End{ExitCode: 4}})
 		stdout.Write(end) // which is no record
-		w.Note(jobwire.Note{End: &jobwire.End{ExitCode: 3, Reason: "hello failed", Advice: "See its log."}})
-		jobwire.NewWriter(stderr, p.Getenv(jobenv.EventsToken)).Note(jobwire.Note{End: &jobwire.End{ExitCode: 3}})
+		w.Send(jobwire.Record{End: &jobwire.End{ExitCode: 3, Reason: "hello failed", Advice: "See its log."}})
+		jobwire.NewWriter(stderr, p.Getenv(jobenv.EventsToken)).Send(jobwire.Record{End: &jobwire.End{ExitCode: 3}})
 		return 3
 	})
 	b.local.engine = pullingEngine{b.local.engine}

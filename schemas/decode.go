@@ -72,7 +72,7 @@ func (d decoder) decode(properties map[string]json.RawMessage, path string, into
 		case present:
 			d.decodeValue(raw, dot(path, name), into.Field(i))
 		case field.Tag.Get("wire") == "required":
-			d.refusal.badShape(dot(path, name), "is missing")
+			d.refusal.schemaError(dot(path, name), "is missing")
 		}
 	}
 	if open {
@@ -82,7 +82,7 @@ func (d decoder) decode(properties map[string]json.RawMessage, path string, into
 		if !slices.Contains(known, name) {
 			// The name is the client's own and may be anything, a secret that
 			// was put in the wrong place included: only its place is told.
-			d.refusal.badShape(path, "has a property that the schema does not know"+didYouMean(name, known))
+			d.refusal.schemaError(path, "has a property that the schema does not know"+didYouMean(name, known))
 		}
 	}
 }
@@ -92,17 +92,17 @@ func (d decoder) decodeValue(raw json.RawMessage, path string, into reflect.Valu
 	case reflect.Struct:
 		var properties map[string]json.RawMessage
 		if raw[0] != '{' || json.Unmarshal(raw, &properties) != nil {
-			d.refusal.badShape(path, "must be an object")
+			d.refusal.schemaError(path, "must be an object")
 			return
 		}
 		d.decode(properties, path, into)
 	case reflect.Bool:
 		if json.Unmarshal(raw, into.Addr().Interface()) != nil || raw[0] == 'n' {
-			d.refusal.badShape(path, "must be true or false")
+			d.refusal.schemaError(path, "must be true or false")
 		}
 	case reflect.String:
 		if raw[0] != '"' || json.Unmarshal(raw, into.Addr().Interface()) != nil {
-			d.refusal.badShape(path, "must be a string")
+			d.refusal.schemaError(path, "must be a string")
 		}
 	case reflect.Slice:
 		d.decodeSlice(raw, path, into)
@@ -111,9 +111,9 @@ func (d decoder) decodeValue(raw json.RawMessage, path string, into reflect.Valu
 	case reflect.Float64: // a number of no concern
 		switch c := raw[0]; {
 		case c != '-' && (c < '0' || c > '9'):
-			d.refusal.badShape(path, errNotNumber.Error())
+			d.refusal.schemaError(path, errNotNumber.Error())
 		case json.Unmarshal(raw, into.Addr().Interface()) != nil:
-			d.refusal.brokenRule(path, "is too large a number")
+			d.refusal.valueError(path, "is too large a number")
 		}
 	case reflect.Pointer:
 		d.decodeOptional(raw, path, into)
@@ -127,12 +127,12 @@ func (d decoder) decodeOptional(raw json.RawMessage, path string, into reflect.V
 	case *bool:
 		d.decodeValue(raw, path, value.Elem())
 		into.Set(value)
-	case *Whole:
+	case *Integer:
 		switch err := number.UnmarshalJSON(raw); {
 		case errors.Is(err, errNotNumber):
-			d.refusal.badShape(path, err.Error())
+			d.refusal.schemaError(path, err.Error())
 		case err != nil:
-			d.refusal.brokenRule(path, err.Error())
+			d.refusal.valueError(path, err.Error())
 		default:
 			into.Set(value)
 		}
@@ -148,7 +148,7 @@ func (d decoder) decodeSlice(raw json.RawMessage, path string, into reflect.Valu
 	var items []json.RawMessage
 	isItem := func(item json.RawMessage) bool { return item[0] == begin }
 	if raw[0] != '[' || json.Unmarshal(raw, &items) != nil || !all(items, isItem) {
-		d.refusal.badShape(path, "must be an array of "+what)
+		d.refusal.schemaError(path, "must be an array of "+what)
 		return
 	}
 	into.Set(reflect.MakeSlice(into.Type(), len(items), len(items)))
@@ -163,7 +163,7 @@ func (d decoder) decodeTexts(raw json.RawMessage, path string, into reflect.Valu
 	isText := func(value json.RawMessage) bool { return value[0] == '"' }
 	if raw[0] != '{' || json.Unmarshal(raw, &properties) != nil || !all(slices.Collect(maps.Values(properties)), isText) ||
 		json.Unmarshal(raw, into.Addr().Interface()) != nil {
-		d.refusal.badShape(path, "must be an object of strings")
+		d.refusal.schemaError(path, "must be an object of strings")
 	}
 }
 
@@ -201,7 +201,7 @@ func (d decoder) matchSchema(schema *jsonschema.Schema, known map[string]json.Ra
 	for name, raw := range known {
 		var value any
 		if err := json.Unmarshal(raw, &value); err != nil {
-			d.refusal.badShape(name, "cannot be read")
+			d.refusal.schemaError(name, "cannot be read")
 			return
 		}
 		document[name] = value
@@ -212,5 +212,5 @@ func (d decoder) matchSchema(schema *jsonschema.Schema, known map[string]json.Ra
 	}
 	// The library's messages print the offending value: only the path is told.
 	path := strings.ReplaceAll(strings.Trim((*state.Errs)[0].PropertyPath, "/"), "/", ".")
-	d.refusal.badShape(path, "does not match the schema")
+	d.refusal.schemaError(path, "does not match the schema")
 }

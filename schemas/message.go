@@ -53,7 +53,7 @@ const (
 
 // AppendMessage appends a message as one line of JSON without a line end. Of lines it
 // allocates nothing.
-func (f Form) AppendMessage(dst []byte, m *Message) []byte {
+func (f Format) AppendMessage(dst []byte, m *Message) []byte {
 	switch {
 	case m.Response != nil:
 		dst = append(dst, f.Encode(*m.Response, m.Time)...)
@@ -85,7 +85,7 @@ func (f Form) AppendMessage(dst []byte, m *Message) []byte {
 }
 
 // appendRunning appends the properties that are in every message of the form.
-func (f Form) appendRunning(dst []byte, at time.Time) []byte {
+func (f Format) appendRunning(dst []byte, at time.Time) []byte {
 	dst = append(dst, statusRunning...)
 	if f == Stack {
 		dst = append(dst, `,"timestamp":`...)

@@ -31,8 +31,8 @@ func oracle(t testing.TB, schema []byte) *jsonschema.Schema {
 }
 
 // requestOracles are those of jobs in each form.
-func requestOracles(t testing.TB) map[Form]*jsonschema.Schema {
-	return map[Form]*jsonschema.Schema{Document: oracle(t, RequestSchema), Stack: oracle(t, StackRequestSchema)}
+func requestOracles(t testing.TB) map[Format]*jsonschema.Schema {
+	return map[Format]*jsonschema.Schema{Document: oracle(t, RequestSchema), Stack: oracle(t, StackRequestSchema)}
 }
 
 // verdict is who refused a job, if anyone.
@@ -47,7 +47,7 @@ const (
 
 // expected returns what the published schema of a job's form alone says of data: accepted
 // leaves it open whether a rule refuses the job.
-func expected(request map[Form]*jsonschema.Schema, data []byte) verdict {
+func expected(request map[Format]*jsonschema.Schema, data []byte) verdict {
 	document, ok := oneDocument(data)
 	switch {
 	case !ok:
@@ -60,7 +60,7 @@ func expected(request map[Form]*jsonschema.Schema, data []byte) verdict {
 }
 
 // expectedForm is the form of a job that is of one.
-func expectedForm(document any) Form {
+func expectedForm(document any) Format {
 	job, _ := document.(map[string]any)
 	for _, name := range []string{"git_config", "build_options", "cachix_config"} {
 		if _, ok := job[name]; ok {
@@ -141,7 +141,7 @@ func actual(t *testing.T, data []byte) (verdict, *Refusal) {
 
 // checkVerdict compares the two. A rule may be broken, and said to be, in a job
 // that does not match the schema either.
-func checkVerdict(t *testing.T, request map[Form]*jsonschema.Schema, data []byte) *Refusal {
+func checkVerdict(t *testing.T, request map[Format]*jsonschema.Schema, data []byte) *Refusal {
 	t.Helper()
 	want := expected(request, data)
 	got, refusal := actual(t, data)
@@ -179,7 +179,7 @@ func allJobs() []string {
 // The table must hold jobs of every kind, or the oracle is asked nothing.
 func TestOracleIsAsked(t *testing.T) {
 	request := requestOracles(t)
-	for form, verdicts := range map[Form][]verdict{
+	for form, verdicts := range map[Format][]verdict{
 		Document: {accepted, refusedAsJSON, refusedBySchema},
 		Stack:    {accepted, refusedBySchema}, // what is no JSON has no form
 	} {
@@ -200,7 +200,7 @@ func FuzzParseRequest(f *testing.F) {
 		f.Add([]byte(data))
 	}
 	request := requestOracles(f)
-	response := map[Form]*jsonschema.Schema{Document: oracle(f, ResponseSchema), Stack: oracle(f, StackResponseSchema)}
+	response := map[Format]*jsonschema.Schema{Document: oracle(f, ResponseSchema), Stack: oracle(f, StackResponseSchema)}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		refusal := checkVerdict(t, request, data)
 		if refusal == nil {

@@ -19,7 +19,7 @@ const (
 type Lines struct{ end string }
 
 // Lines returns the encoder of lines that are sent at a time.
-func (f Form) Lines(at time.Time) Lines {
+func (f Format) Lines(at time.Time) Lines {
 	if f == Document {
 		return Lines{outputEnd}
 	}

@@ -18,7 +18,7 @@ const (
 // A Refusal says why a message is not a job: everything that is wrong with it.
 type Refusal struct {
 	kind     refusalKind
-	form     Form // in whose names of properties the problems are
+	form     Format // in whose names of properties the problems are
 	problems []problem
 	command  string // of unknownCommand
 }
@@ -60,12 +60,12 @@ func (r *Refusal) add(kind refusalKind, path, why string) {
 	r.problems = append(r.problems, problem{path, why})
 }
 
-// badShape notes a property that breaks the published schema.
-func (r *Refusal) badShape(path, why string) { r.add(badSchema, path, why) }
+// schemaError notes a property that breaks the published schema.
+func (r *Refusal) schemaError(path, why string) { r.add(badSchema, path, why) }
 
-// brokenRule notes a property that breaks a rule beyond the schema, unless it, or what it is
+// valueError notes a property that breaks a rule beyond the schema, unless it, or what it is
 // in, is wrong already.
-func (r *Refusal) brokenRule(path, why string) {
+func (r *Refusal) valueError(path, why string) {
 	if !r.isAbout(path) {
 		r.add(badRule, path, why)
 	}

@@ -43,8 +43,8 @@ type Git struct {
 type BuildOptions struct {
 	// Cores and MaxJobs are Nix's settings cores and max-jobs; nil leaves Nix's
 	// own default.
-	Cores             *Whole   `json:"cores,omitempty"`
-	MaxJobs           *Whole   `json:"maxJobs,omitempty"`
+	Cores             *Integer `json:"cores,omitempty"`
+	MaxJobs           *Integer `json:"maxJobs,omitempty"`
 	KeepGoing         bool     `json:"keep_going,omitempty"`
 	ExtraArgs         string   `json:"extraArgs,omitempty"`
 	Substituters      []string `json:"substituters,omitempty"`
@@ -100,8 +100,8 @@ func BareToken(token string) string {
 	return token
 }
 
-// Whole is a whole number. JSON has only numbers, so 2.0 and 2e0 are 2 as well.
-type Whole int
+// Integer is a whole number. JSON has only numbers, so 2.0 and 2e0 are 2 as well.
+type Integer int
 
 var (
 	errNotNumber = errors.New("must be a number")
@@ -118,7 +118,7 @@ const (
 
 // UnmarshalJSON refuses what is not a number, and numbers that are not whole,
 // negative, or larger than Nix's own settings hold (32 bits).
-func (w *Whole) UnmarshalJSON(data []byte) error {
+func (w *Integer) UnmarshalJSON(data []byte) error {
 	text := string(data)
 	if c := text[0]; c != '-' && (c < '0' || c > '9') {
 		return errNotNumber
@@ -136,14 +136,14 @@ func (w *Whole) UnmarshalJSON(data []byte) error {
 	if n < 0 || n > math.MaxInt32 {
 		return errNotWhole
 	}
-	*w = Whole(n)
+	*w = Integer(n)
 	return nil
 }
 
 // ParseRequest turns the bytes of one message into a Request and the Form that it has, in
 // which it is to be answered. Or it says why not with a *Refusal, whose Response is safe to
 // send: it names properties, never values. commands are the programs that a job may run.
-func ParseRequest(data []byte, commands []string) (*Request, Form, error) {
+func ParseRequest(data []byte, commands []string) (*Request, Format, error) {
 	request, refusal := parse(data)
 	if request != nil {
 		request.normalize()
@@ -171,7 +171,7 @@ func parse(data []byte) (*Request, *Refusal) {
 	refusal := new(Refusal)
 	var top map[string]json.RawMessage
 	if err := json.Unmarshal(data, &top); err != nil || top == nil {
-		refusal.badShape("", "the job must be a JSON object")
+		refusal.schemaError("", "the job must be a JSON object")
 		return nil, refusal
 	}
 	if refusal.findForm(top); !refusal.isEmpty() {

@@ -97,7 +97,7 @@ type acceptedJob struct {
 	want func(r *Request)
 }
 
-func whole(n Whole) *Whole { return &n }
+func whole(n Integer) *Integer { return &n }
 
 // parsed is validJob as a Request.
 func parsed() *Request {
@@ -192,11 +192,11 @@ func plainJobs() []acceptedJob {
 
 func numberJobs() []acceptedJob {
 	var jobs []acceptedJob
-	for spelling, n := range sorted(map[string]Whole{"0": 0, "-0": 0, "0.0": 0, "2.0": 2, "2e0": 2, "20E-1": 2, "0.2e+1": 2, "64": 64}) {
+	for spelling, n := range sorted(map[string]Integer{"0": 0, "-0": 0, "0.0": 0, "2.0": 2, "2e0": 2, "20E-1": 2, "0.2e+1": 2, "64": 64}) {
 		jobs = append(jobs, acceptedJob{"cores " + spelling, jobWith(edits{"buildOptions.cores": literal(spelling)}),
 			func(r *Request) { r.BuildOptions.Cores = whole(n) }})
 	}
-	for spelling, n := range sorted(map[string]Whole{"1": 1, "1.0": 1, "1e0": 1, "16": 16}) {
+	for spelling, n := range sorted(map[string]Integer{"1": 1, "1.0": 1, "1e0": 1, "16": 16}) {
 		jobs = append(jobs, acceptedJob{"maxJobs " + spelling, jobWith(edits{"buildOptions.maxJobs": literal(spelling)}),
 			func(r *Request) { r.BuildOptions.MaxJobs = whole(n) }})
 	}

@@ -21,14 +21,14 @@ import (
 var sentAt = time.UnixMilli(1764590400123)
 
 // responseOracle returns the oracle of the messages of a form.
-func responseOracle(t testing.TB, form Form) *jsonschema.Schema {
-	return oracle(t, map[Form][]byte{Document: ResponseSchema, Stack: StackResponseSchema}[form])
+func responseOracle(t testing.TB, form Format) *jsonschema.Schema {
+	return oracle(t, map[Format][]byte{Document: ResponseSchema, Stack: StackResponseSchema}[form])
 }
 
 // checkResponse holds a message against the published schema and the rules that it
 // cannot express: one line, and in the document's form an exit code under both names or
 // neither.
-func checkResponse(t *testing.T, form Form, schema *jsonschema.Schema, r Response) {
+func checkResponse(t *testing.T, form Format, schema *jsonschema.Schema, r Response) {
 	t.Helper()
 	data := form.Encode(r, sentAt)
 	document, ok := oneDocument(data)

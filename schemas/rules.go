@@ -43,7 +43,7 @@ type checker struct{ refusal *Refusal }
 // rule notes a rule that is broken, by the document's names of properties.
 func (c checker) rule(path, why string) {
 	form := c.refusal.form
-	c.refusal.brokenRule(form.named(path), form.named(why))
+	c.refusal.valueError(form.named(path), form.named(why))
 }
 
 // check checks a job against all rules. commands are the programs that it may run.

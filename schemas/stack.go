@@ -40,8 +40,8 @@ type stackBuilder struct {
 type stackBuildOptions struct {
 	ID             float64            `json:"id"`
 	BuilderID      float64            `json:"builder_id"`
-	Cores          *Whole             `json:"cores"`
-	MaxJobs        *Whole             `json:"maxjobs"`
+	Cores          *Integer           `json:"cores"`
+	MaxJobs        *Integer           `json:"maxjobs"`
 	KeepGoing      bool               `json:"keep_going"`
 	ExtraArgs      string             `json:"extraargs"`
 	Substituters   []stackSubstituter `json:"substituters"`

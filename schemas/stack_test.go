@@ -12,18 +12,18 @@ import (
 // only that has.
 
 var (
-	forms     = []Form{Document, Stack}
-	formNames = map[Form]string{Document: "document", Stack: "stack"}
+	forms     = []Format{Document, Stack}
+	formNames = map[Format]string{Document: "document", Stack: "stack"}
 )
 
-func refusedIn(form Form) []refusedJob {
+func refusedIn(form Format) []refusedJob {
 	if form == Document {
 		return append(refusedJobs(), bothForms()...)
 	}
 	return slices.Concat(translatedRefusals(), strayInStack(), wrongTypesInStack(), wrongSubstituters(), halfCachix())
 }
 
-func acceptedIn(form Form) []acceptedJob {
+func acceptedIn(form Format) []acceptedJob {
 	if form == Document {
 		return acceptedJobs()
 	}

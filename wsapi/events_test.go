@@ -51,7 +51,7 @@ func writing(t *testing.T, last schemas.Message, calls ...[]schemas.Message) *fa
 // TestEvents sends a job's messages to a client of events: numbered, and the last when the
 // slot is free.
 func TestEvents(t *testing.T) {
-	forms(t, func(t *testing.T, form schemas.Form) {
+	forms(t, func(t *testing.T, form schemas.Format) {
 		messages, last := jobMessages(), verdict(5, 3)
 		f := serve(t, writing(t, last, messages[:1], nil, messages[1:], []schemas.Message{last}))
 		c := f.dial(schemas.EventsProtocol)

@@ -447,19 +447,19 @@ func bubble(t *testing.T, name string, test func(t *testing.T)) {
 func elapse(d time.Duration) { time.Sleep(d) }
 
 // eachForm runs a test for each form of the protocol, and forms runs it in a bubble.
-func eachForm(t *testing.T, test func(t *testing.T, form schemas.Form)) {
+func eachForm(t *testing.T, test func(t *testing.T, form schemas.Format)) {
 	t.Run("document", func(t *testing.T) { test(t, schemas.Document) })
 	t.Run("stack", func(t *testing.T) { test(t, schemas.Stack) })
 }
 
-func forms(t *testing.T, test func(t *testing.T, form schemas.Form)) {
-	eachForm(t, func(t *testing.T, form schemas.Form) {
+func forms(t *testing.T, test func(t *testing.T, form schemas.Format)) {
+	eachForm(t, func(t *testing.T, form schemas.Format) {
 		synctest.Test(t, func(t *testing.T) { test(t, form) })
 	})
 }
 
 // jobIn is a job in a form.
-func jobIn(form schemas.Form, command string) string {
+func jobIn(form schemas.Format, command string) string {
 	if form == schemas.Stack {
 		return fmt.Sprintf(`{"git_config":{"noclone":true},"build_options":{"command":%q},"cachix_config":{}}`, command)
 	}
@@ -470,7 +470,7 @@ func jobIn(form schemas.Form, command string) string {
 func job() string { return jobIn(schemas.Document, "nix build") }
 
 // inForm returns a message of the document's form as it is sent in another one now.
-func inForm(form schemas.Form, message string) string {
+func inForm(form schemas.Format, message string) string {
 	if form == schemas.Document {
 		return message
 	}

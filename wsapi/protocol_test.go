@@ -21,7 +21,7 @@ import (
 // TestRefusedMessages holds the message table of the protocol against the server, in both
 // forms: what it says to a first message that is no job.
 func TestRefusedMessages(t *testing.T) {
-	eachForm(t, func(t *testing.T, form schemas.Form) {
+	eachForm(t, func(t *testing.T, form schemas.Format) {
 		for _, row := range refusedMessages(form) {
 			bubble(t, row.name, func(t *testing.T) {
 				f := serve(t, &fakeBuilder{}) // builds nothing
@@ -41,12 +41,12 @@ type refusedMessage struct {
 	name   string
 	kind   int
 	send   string
-	form   schemas.Form // of the answer: before a job is understood, it has none
+	form   schemas.Format // of the answer: before a job is understood, it has none
 	want   string
 	reason string
 }
 
-func refusedMessages(form schemas.Form) []refusedMessage {
+func refusedMessages(form schemas.Format) []refusedMessage {
 	const text = websocket.TextMessage
 	// What differs between the forms beside a job's spelling.
 	object, options, repository, noClone := "git", "buildOptions", "git.repository", "noClone"
@@ -101,7 +101,7 @@ func TestStackRefusals(t *testing.T) {
 // TestOutput has jobs print, and end.
 func TestOutput(t *testing.T) {
 	unable := schemas.Unable("The container engine does not answer.", "Start it.")
-	eachForm(t, func(t *testing.T, form schemas.Form) {
+	eachForm(t, func(t *testing.T, form schemas.Format) {
 		for _, test := range []struct {
 			name  string
 			print string
@@ -141,7 +141,7 @@ func TestOutput(t *testing.T) {
 
 // TestLongOutput has a job write much at once: each line arrives as one message, in order.
 func TestLongOutput(t *testing.T) {
-	forms(t, func(t *testing.T, form schemas.Form) {
+	forms(t, func(t *testing.T, form schemas.Format) {
 		var text strings.Builder
 		want := []string{inForm(form, accepted)}
 		for n := range 5_000 {
@@ -221,7 +221,7 @@ func TestSlotIsFreeFirst(t *testing.T) {
 }
 
 func TestSecondJobOnAConnection(t *testing.T) {
-	forms(t, func(t *testing.T, form schemas.Form) {
+	forms(t, func(t *testing.T, form schemas.Format) {
 		b := newHeldBuilder()
 		c := serve(t, b).dial()
 		c.send(jobIn(form, "nix"))

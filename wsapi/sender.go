@@ -40,8 +40,8 @@ const (
 // deadline passes. All goroutines of a session use it.
 type sender struct {
 	conn    net.Conn
-	timeout time.Duration // how long the client may accept nothing
-	form    schemas.Form  // of the messages: that of the job, once there is one
+	timeout time.Duration  // how long the client may accept nothing
+	form    schemas.Format // of the messages: that of the job, once there is one
 
 	writing sync.Mutex
 	ping    atomic.Pointer[string] // the client's latest, not answered yet

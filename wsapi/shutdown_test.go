@@ -27,7 +27,7 @@ func inBackgroundOf(wait func()) <-chan struct{} {
 
 // TestClose ends the running job, whose client is told, and those of clients that have none.
 func TestClose(t *testing.T) {
-	forms(t, func(t *testing.T, form schemas.Form) {
+	forms(t, func(t *testing.T, form schemas.Format) {
 		b := newHeldBuilder()
 		f := serve(t, b)
 		c := f.dial()

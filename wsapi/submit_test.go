@@ -20,7 +20,7 @@ func (f *fixture) post(job string, header http.Header) (response *http.Response,
 
 // TestSubmit posts a job, which goes on when its sender has gone.
 func TestSubmit(t *testing.T) {
-	forms(t, func(t *testing.T, form schemas.Form) {
+	forms(t, func(t *testing.T, form schemas.Format) {
 		b := newHeldBuilder()
 		f := serve(t, b)
 		response, body := f.post(jobIn(form, "nix"), nil)

@@ -16,7 +16,7 @@ const somePublicKey = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 func TestExampleJobs(t *testing.T) {
 	var flags buildclient.JobFlags
 	flags.Register(pflag.NewFlagSet("", pflag.ContinueOnError))
-	for name, want := range map[string]schemas.Form{
+	for name, want := range map[string]schemas.Format{
 		"hello/job.json":                 schemas.Document,
 		"hello/job-flake-reference.json": schemas.Document,
 		"hello/job-push.json":            schemas.Document,

@@ -92,8 +92,8 @@ func (j *JobFlags) Job() ([]byte, error) {
 		BuildOptions: schemas.BuildOptions{
 			Command:           j.command,
 			ExtraArgs:         shellwords.Join(j.args),
-			Cores:             j.whole("cores", j.cores),
-			MaxJobs:           j.whole("max-jobs", j.maxJobs),
+			Cores:             j.integer("cores", j.cores),
+			MaxJobs:           j.integer("max-jobs", j.maxJobs),
 			KeepGoing:         j.keepGoing,
 			Substituters:      j.substituters,
 			TrustedPublicKeys: j.trustedKeys,
@@ -172,11 +172,11 @@ func secret(flag, file, variable string) (string, error) {
 	return value, nil
 }
 
-// whole returns the number that a flag gives, or nil if it is not given.
-func (j *JobFlags) whole(flag string, n int) *schemas.Whole {
+// integer returns the number that a flag gives, or nil if it is not given.
+func (j *JobFlags) integer(flag string, n int) *schemas.Integer {
 	if !j.flags.Changed(flag) {
 		return nil
 	}
-	w := schemas.Whole(n)
+	w := schemas.Integer(n)
 	return &w
 }

@@ -33,7 +33,7 @@ const (
 	PushUploads  = "IGLU_PUSH_UPLOADS"
 	PushPartSize = "IGLU_PUSH_PART_BYTES"
 	UpstreamKeys = "IGLU_UPSTREAM_KEYS"
-	Upkeep       = "IGLU_UPKEEP"
+	Maintenance  = "IGLU_MAINTENANCE"
 	NixVersion   = "IGLU_NIX_VERSION"
 	JobUser      = "IGLU_JOB_USER"
 	DaemonConfig = "IGLU_DAEMON_CONFIG"
@@ -91,12 +91,12 @@ const (
 	StoreUsed  = "used"  // earlier jobs have had it
 )
 
-// What can be done with a store between jobs: the values of Upkeep. Collect is followed by
+// What can be done with a store between jobs: the values of Maintenance. Collect is followed by
 // a space and the bytes that are to be freed. The container prints the store's size in
 // bytes as its last line, and its exit code is 0 if the store is sound.
 const (
-	UpkeepCheck   = "check" // that it is sound, if that is not known
-	UpkeepCollect = "collect"
+	MaintenanceCheck   = "check" // that it is sound, if that is not known
+	MaintenanceCollect = "collect"
 )
 
 // NixLog is a socket of the container to which Nix tells what it does, for programs.
@@ -135,7 +135,7 @@ type Job struct {
 	PushUploads  string // how many paths go up at once
 	PushPartSize string // of the parts that they go up in, in bytes
 	UpstreamKeys string // what one of these has signed is not pushed; separated by spaces
-	Upkeep       string // what is to be done with the store, in place of a build; empty: nothing
+	Maintenance  string // what is to be done with the store, in place of a build; empty: nothing
 	NixVersion   string // of the image's, if an earlier job has found that out; empty: not known
 	JobUser      string // UserNix or UserRoot
 	DaemonConfig string // lines of nix.conf for the nix-daemon of UserNix
@@ -176,7 +176,7 @@ func (j *Job) fields() []field {
 		{PushUploads, &j.PushUploads},
 		{PushPartSize, &j.PushPartSize},
 		{UpstreamKeys, &j.UpstreamKeys},
-		{Upkeep, &j.Upkeep},
+		{Maintenance, &j.Maintenance},
 		{NixVersion, &j.NixVersion},
 		{JobUser, &j.JobUser},
 		{DaemonConfig, &j.DaemonConfig},

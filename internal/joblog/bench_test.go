@@ -78,7 +78,7 @@ func BenchmarkReaders(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	l.Seal()
+	l.Complete()
 	b.Run("lines", func(b *testing.B) {
 		for b.Loop() {
 			if err := reading(l).Follow(b.Context(), 0, io.Discard); err != nil {

@@ -96,7 +96,7 @@ func TestDerivations(t *testing.T) {
 	}
 	check(t, r)
 	log.Respond(schemas.Exited(1), nil)
-	log.Seal()
+	log.Complete()
 	log.Close()
 	ended, err := s.Reader("job")
 	if err != nil {

@@ -68,7 +68,7 @@ func writeLog(store *joblog.Store) error {
 		return err
 	}
 	log.Respond(schemas.Exited(0), nil)
-	log.Seal()
+	log.Complete()
 	return nil
 }
 

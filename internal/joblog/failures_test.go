@@ -36,7 +36,7 @@ func made(t *testing.T, s *Store, job string, lines ...string) {
 	for _, line := range lines {
 		write(t, l.Stream(schemas.Stdout), line+"\n")
 	}
-	l.Seal()
+	l.Complete()
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +237,7 @@ func TestClosedJournal(t *testing.T) {
 	if _, err := l.Stream(schemas.Stdout).Write([]byte("a\n")); !errors.Is(err, os.ErrClosed) || !strings.HasPrefix(err.Error(), "write a job's journal: ") {
 		t.Errorf("Write: error %v", err)
 	}
-	l.Seal()
+	l.Complete()
 	_, err := messagesOf(func(take func([]schemas.Message) error) error { return reading(l).FollowMessages(t.Context(), 1, take) })
 	for call, err := range map[string]error{"Event": l.Event(schemas.PushEvent{}), "FollowMessages": err} {
 		if !errors.Is(err, os.ErrClosed) {
@@ -256,7 +256,7 @@ func TestBatches(t *testing.T) {
 	write(t, l.Stream(schemas.Stdout), strings.Repeat("a line\n", 3000))
 	l.Event(schemas.PhaseEvent{Phase: schemas.Build})
 	l.Respond(schemas.Exited(0), nil)
-	l.Seal()
+	l.Complete()
 	var sizes []int
 	follow := func(from int64, take func([]schemas.Message) error) error {
 		sizes = nil
@@ -294,7 +294,7 @@ func TestBatches(t *testing.T) {
 func TestSealed(t *testing.T) {
 	l := newLog(t)
 	l.Respond(schemas.Accepted(), nil)
-	l.Seal()
+	l.Complete()
 	if m := l.Respond(schemas.Exited(0), nil); m.Seq != 0 {
 		t.Errorf("a message has the number %d", m.Seq)
 	}

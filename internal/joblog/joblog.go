@@ -112,8 +112,8 @@ func (l *Log) write(lines []byte, pieces ...piece) {
 
 var newline = []byte{'\n'}
 
-// Seal says that the log is complete: readers that reach its end are done.
-func (l *Log) Seal() {
+// Complete says that the log is complete: readers that reach its end are done.
+func (l *Log) Complete() {
 	x := l.index
 	x.mu.Lock()
 	defer x.mu.Unlock()

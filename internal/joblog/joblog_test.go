@@ -109,7 +109,7 @@ func TestFollowers(t *testing.T) {
 	}
 	closed(t, s)
 	start()
-	l.Seal()
+	l.Complete()
 	start()
 
 	for i, result := range results {
@@ -163,7 +163,7 @@ func TestEachLineAtOnce(t *testing.T) {
 	if line := receive(t, got, "last line"); line != "end\n" {
 		t.Errorf("got %q, want the unterminated last line", line)
 	}
-	l.Seal()
+	l.Complete()
 	if err := receive(t, result, "end of the follower"); err != nil {
 		t.Error(err)
 	}
@@ -183,7 +183,7 @@ func TestSlowReader(t *testing.T) {
 		s := l.Stream(schemas.Stdout)
 		_, err := s.Write([]byte(text))
 		appended <- errors.Join(err, s.Close())
-		l.Seal()
+		l.Complete()
 	}()
 	if err := receive(t, appended, "end of the job beside a slow reader"); err != nil {
 		t.Fatal(err)
@@ -205,7 +205,7 @@ func TestSlowReader(t *testing.T) {
 func TestLongestLineIsOneWrite(t *testing.T) {
 	l := newLog(t)
 	write(t, l.Stream(schemas.Stdout), "first\n", strings.Repeat("\xff", longest)+"\n")
-	l.Seal()
+	l.Complete()
 	r := newReader()
 	if err := reading(l).Follow(context.Background(), 0, r); err != nil {
 		t.Fatal(err)
@@ -222,8 +222,8 @@ func TestEmptyLog(t *testing.T) {
 	s := l.Stream(schemas.Stdout)
 	write(t, s, "", "")
 	closed(t, s)
-	l.Seal()
-	l.Seal() // once more is harmless
+	l.Complete()
+	l.Complete() // once more is harmless
 	if err := receive(t, result, "end of the follower"); err != nil || r.text.Len() > 0 {
 		t.Errorf("got %q and error %v, want nothing", r.text.String(), err)
 	}
@@ -253,7 +253,7 @@ func TestCancelWhileBehind(t *testing.T) {
 	l := newLog(t)
 	text := strings.Repeat(strings.Repeat("x", 99)+"\n", 20*followBuffer/100)
 	write(t, l.Stream(schemas.Stdout), text)
-	l.Seal()
+	l.Complete()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	written := 0
@@ -334,7 +334,7 @@ func TestFullDisk(t *testing.T) {
 	if err := receive(t, result, "end of the follower"); err == nil {
 		t.Error("Follow: no error, as if the log were complete")
 	}
-	l.Seal()
+	l.Complete()
 	late := newReader()
 	if err := reading(l).Follow(context.Background(), 0, late); err == nil {
 		t.Error("Follow afterwards: no error, as if the log were complete")

@@ -103,7 +103,7 @@ func TestJournalIsWritten(t *testing.T) {
 		event(16 << 10)
 		check("32 KiB", true)
 		event(1)
-		l.Seal()
+		l.Complete()
 		check("the end", true)
 		if length != l.index.journal.size() {
 			t.Errorf("the file has %d of %d bytes in the end", length, l.index.journal.size())
@@ -130,7 +130,7 @@ func TestBurstIsOneWrite(t *testing.T) {
 		time.Sleep(time.Second)
 		write(t, s, "c\n")
 		time.Sleep(time.Second)
-		l.Seal()
+		l.Complete()
 		if err := <-result; err != nil {
 			t.Error(err)
 		}

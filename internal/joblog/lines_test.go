@@ -57,7 +57,7 @@ func write(t testing.TB, s *Stream, chunks ...string) {
 // sealed seals l and returns its lines.
 func sealed(t testing.TB, l *Log) []string {
 	t.Helper()
-	l.Seal()
+	l.Complete()
 	var all strings.Builder
 	if err := reading(l).Follow(context.Background(), 0, &all); err != nil {
 		t.Fatal(err)

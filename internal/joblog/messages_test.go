@@ -165,7 +165,7 @@ func TestFollowMessages(t *testing.T) {
 		t.Errorf("%d marks in %d bytes of the log, %d in the journal: too few to be of use", len(l.index.marks), l.index.size, len(l.index.journal.marks))
 	}
 	beside := reader()
-	l.Seal()
+	l.Complete()
 	for range watchers {
 		got := receive(t, results, "end of a watcher")
 		wantMessages(t, "watcher", want, got.messages, got.err)
@@ -250,7 +250,7 @@ func TestEachMessageAtOnce(t *testing.T) {
 			t.Errorf("message %d came, want %d", line, seq+1)
 		}
 	}
-	l.Seal()
+	l.Complete()
 	if err := receive(t, result, "end of the follower"); err != nil {
 		t.Error(err)
 	}
@@ -273,7 +273,7 @@ func TestJournalOfAKilledServer(t *testing.T) {
 		write(t, l.Stream(schemas.Stderr), "a\nb\n")
 		l.Event(schemas.PhaseEvent{Phase: schemas.Build})
 	}
-	l.Seal()
+	l.Complete()
 	l.Close()
 	journal, err := os.ReadFile(filepath.Join(folder, "job.events"))
 	if err != nil {
@@ -367,7 +367,7 @@ func TestCutJournal(t *testing.T) {
 		}
 	}
 	l.Respond(schemas.Exited(0), schemas.VerdictEvent{})
-	l.Seal()
+	l.Complete()
 	seq, notices, counts := int64(0), 0, map[string]int{}
 	var text bytes.Buffer
 	err := reading(l).FollowMessages(t.Context(), 1, func(batch []schemas.Message) error {
@@ -429,7 +429,7 @@ func TestEventsLoseSecrets(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	l.Seal()
+	l.Complete()
 	messages, err := messagesOf(func(take func([]schemas.Message) error) error { return reading(l).FollowMessages(t.Context(), 1, take) })
 	text := strings.Join(messages, "\n")
 	if masks := strings.Count(text, "***"); err != nil || strings.Contains(text, secret) || masks != 11 || !strings.Contains(text, secret[:10]) {
@@ -469,7 +469,7 @@ func TestReaderOfARemovedLog(t *testing.T) {
 	}
 	defer r.Close()
 	want := talk(t, l, rand.New(rand.NewPCG(3, 4)), 20)
-	l.Seal()
+	l.Complete()
 	l.Close()
 	if left := names(t, store.folder); len(left) > 0 {
 		t.Errorf("left is %v", left)
@@ -496,7 +496,7 @@ func TestFollowEvents(t *testing.T) {
 	}
 	write(t, l.Stream(schemas.Stderr), "a line\n")
 	l.Respond(schemas.Exited(0), nil)
-	l.Seal()
+	l.Complete()
 	r, err := store.Reader("job")
 	if err != nil {
 		t.Fatal(err)

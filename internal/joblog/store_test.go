@@ -27,7 +27,7 @@ func end(t *testing.T, s *Store, job string, age time.Duration) {
 	if err := os.Chtimes(l.file.Name(), then, then); err != nil {
 		t.Fatal(err)
 	}
-	l.Seal()
+	l.Complete()
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestKeepBytes(t *testing.T) {
 		}
 		for job, age := range map[string]time.Duration{"a": time.Minute, "b": time.Hour, "c": 2 * time.Hour} {
 			l := write(job)
-			l.Seal()
+			l.Complete()
 			l.Close()
 			then := time.Now().Add(-age)
 			if err := os.Chtimes(filepath.Join(folder, job+extension), then, then); err != nil {
@@ -203,7 +203,7 @@ func cutLog(t *testing.T, limit int64, lines, chunk int) []byte {
 		}
 		write(t, stream, part.String())
 	}
-	l.Seal()
+	l.Complete()
 	var got bytes.Buffer
 	if err := reading(l).Follow(t.Context(), 0, &got); err != nil {
 		t.Fatal(err)
@@ -240,7 +240,7 @@ func checkCut(t *testing.T, lines int, got string) {
 func TestCutLongLine(t *testing.T) {
 	l := limitedLog(t, 256<<10)
 	write(t, l.Stream(schemas.Stdout), strings.Repeat("x\n", 200<<10), strings.Repeat("日本", 100<<10)+"end\n")
-	l.Seal()
+	l.Complete()
 	var got bytes.Buffer
 	if err := reading(l).Follow(t.Context(), 0, &got); err != nil {
 		t.Fatal(err)
@@ -258,7 +258,7 @@ func TestFollowFromALine(t *testing.T) {
 	for n := 0; n < lines; n += 5 {
 		write(t, stream, nth(n)+nth(n+1)+nth(n+2)+nth(n+3)+nth(n+4))
 	}
-	l.Seal()
+	l.Complete()
 	if len(l.index.marks) < 3 {
 		t.Errorf("%d marks are too few to be of use", len(l.index.marks))
 	}

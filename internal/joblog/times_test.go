@@ -55,6 +55,6 @@ func TestTimes(t *testing.T) {
 		if got, err := r.LinesBefore(5); err != nil || got != 3 { // a line, the third of three
 			t.Errorf("message 5: %d lines before it, %v; want 3", got, err)
 		}
-		l.Seal()
+		l.Complete()
 	})
 }

@@ -21,7 +21,7 @@ import (
 type builder struct {
 	job     jobenv.Job
 	runner  runner
-	teller  teller
+	teller  reporter
 	version func() string // of the image's Nix
 }
 
@@ -49,7 +49,7 @@ func (b *builder) buildOnly(out *output) int {
 	if argv, err := commandLine(b.job); err != nil || len(argv) == 0 || !isNix(argv[0]) {
 		return b.build(os.Stdout) // at once, however much it prints
 	}
-	stdout, err := newTap(out)
+	stdout, err := newTee(out)
 	if err != nil {
 		sayWhy("", "cannot read what the build prints: %v", err)
 		return exitInternal
@@ -76,7 +76,7 @@ func (b *builder) build(stdout *os.File) int {
 		if isOlder(version, testedNix) {
 			say("this Nix is older than %s, the oldest with which this builder is tested: use a newer job image where something fails", testedNix)
 		}
-		b.teller.Note(jobwire.Note{Nix: version})
+		b.teller.Send(jobwire.Record{Nix: version})
 	}
 	b.teller.phase(schemas.Evaluate)
 	say("running %s", shellwords.Show(argv))
@@ -171,13 +171,13 @@ var ofTrust = map[string]bool{"substituters": true, "trusted-substituters": true
 
 // runTapped runs a command whose outputs go to writers.
 func runTapped(r runner, argv []string, stdout, stderr io.Writer) int {
-	said, err := newTap(stderr)
+	said, err := newTee(stderr)
 	if err != nil {
 		sayWhy("", "cannot read what the build prints: %v", err)
 		return exitInternal
 	}
 	defer said.close()
-	results, err := newTap(follower{stdout, said})
+	results, err := newTee(follower{stdout, said})
 	if err != nil {
 		sayWhy("", "cannot read what the build prints: %v", err)
 		return exitInternal

@@ -28,7 +28,7 @@ const (
 // nothing is told of goes on as it is.
 type colorer struct {
 	to   io.Writer
-	said *tap // which writes to the colorer
+	said *tee // which writes to the colorer
 
 	mu      sync.Mutex
 	waits   []byte // for its colours
@@ -56,7 +56,7 @@ func (b *builder) newColorer() (*colorer, error) {
 func newColorer(to io.Writer) (c *colorer, err error) {
 	c = &colorer{to: to}
 	c.gone.L = &c.mu
-	c.said, err = newTap(c)
+	c.said, err = newTee(c)
 	return c, err
 }
 
@@ -67,7 +67,7 @@ func (c *colorer) run(r runner, argv []string, stdout *os.File) int {
 		return r.run(argv, sourceDir, stdout, os.Stderr)
 	}
 	defer c.said.close()
-	results, err := newTap(follower{settled{stdout, c}, c.said})
+	results, err := newTee(follower{settled{stdout, c}, c.said})
 	if err != nil {
 		sayWhy("", "cannot read what the build prints: %v", err)
 		return exitInternal

@@ -15,17 +15,17 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// A teller tells the builder what is not output.
-type teller struct{ *jobwire.Writer }
+// A reporter tells the builder what is not output.
+type reporter struct{ *jobwire.Writer }
 
-func (t teller) phase(p schemas.Phase) { t.Event(schemas.PhaseEvent{Phase: p}) }
+func (t reporter) phase(p schemas.Phase) { t.Event(schemas.PhaseEvent{Phase: p}) }
 
 // usage tells what the job has taken so far, all its processes together, and what it has
 // added to the store.
-func (t teller) usage(growth int64) {
+func (t reporter) usage(growth int64) {
 	taken := usageOf(cgroups)
 	taken.StoreBytes = growth
-	t.Note(jobwire.Note{Usage: taken})
+	t.Send(jobwire.Record{Usage: taken})
 }
 
 // cgroups is where a container sees its own control group.
@@ -70,7 +70,7 @@ const pushInterval = 100 * time.Millisecond
 
 // A pushMeter tells how far a push has come, now and then, and what it comes to.
 type pushMeter struct {
-	teller teller
+	teller reporter
 
 	mu    sync.Mutex
 	now   schemas.PushEvent
@@ -109,6 +109,6 @@ func (m *pushMeter) end() *schemas.Pushed {
 	}
 	m.tell()
 	pushed := &schemas.Pushed{Paths: m.now.Paths.Done, Bytes: m.now.Bytes}
-	m.teller.Note(jobwire.Note{Pushed: pushed})
+	m.teller.Send(jobwire.Record{Pushed: pushed})
 	return pushed
 }

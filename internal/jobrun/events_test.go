@@ -45,14 +45,14 @@ func TestUsage(t *testing.T) {
 func TestPushMeter(t *testing.T) {
 	const token = "token"
 	var written bytes.Buffer
-	m := &pushMeter{teller: teller{jobwire.NewWriter(&written, token)}}
+	m := &pushMeter{teller: reporter{jobwire.NewWriter(&written, token)}}
 	begun := time.Now()
 	for n := range 1000 {
 		m.set(n, 999, int64(n)*10)
 	}
 	m.end()
-	var notes []jobwire.Note
-	jobwire.NewCutter(&bytes.Buffer{}, token, func(n jobwire.Note) { notes = append(notes, n) }).Write(written.Bytes())
+	var notes []jobwire.Record
+	jobwire.NewDemuxer(&bytes.Buffer{}, token, func(n jobwire.Record) { notes = append(notes, n) }).Write(written.Bytes())
 	most := 2 + int(time.Since(begun)/pushInterval)
 	if n := len(notes); n < 2 || n > most+1 {
 		t.Fatalf("%d notes, at most %d", n, most+1)

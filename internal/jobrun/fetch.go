@@ -24,7 +24,7 @@ const (
 const checkSource = "Check git.repository and git.gitKey, and that the job's container can reach the host."
 
 // fetch puts the source into sourceDir and says which commit it is.
-func fetch(job jobenv.Job, r runner, t teller) int {
+func fetch(job jobenv.Job, r runner, t reporter) int {
 	if err := errors.Join(os.MkdirAll(sourceDir, 0o755), r.user.own(sourceDir)); err != nil {
 		sayWhy("", "cannot make a folder for the source: %v", err)
 		return exitInternal
@@ -57,7 +57,7 @@ func fetch(job jobenv.Job, r runner, t teller) int {
 		branch = "the default branch"
 	}
 	say("commit %s of %s", commit, branch)
-	t.Note(jobwire.Note{Commit: commit})
+	t.Send(jobwire.Record{Commit: commit})
 	g.submodules()
 	g.largeFiles()
 	if g.watch.over() {

@@ -23,7 +23,7 @@ type gitOutput struct {
 // of runs something that prints to a file, and returns its exit code.
 func (o *gitOutput) of(run func(to *os.File) int) int {
 	o.last, o.fatal = "", false
-	tap, err := newTap(o)
+	tap, err := newTee(o)
 	if err != nil {
 		sayWhy("", "cannot read what git prints: %v", err)
 		return exitInternal

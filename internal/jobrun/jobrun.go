@@ -15,7 +15,7 @@
 //
 // One goroutine goes through the job's steps (run). Beside it, one waits for all processes
 // (children.go), one watches the lifeline (lifeline.go), and for the time of the command some
-// read what it prints and what Nix tells (tap.go, nixlog.go), and push (internal/push).
+// read what it prints and what Nix tells (tee.go, nixlog.go), and push (internal/push).
 //
 // Whatever it has to say is a line of the job's log that begins with "iglu: ". What it has to
 // tell beside the log, Nix's progress among it, goes to the builder as internal/jobwire has
@@ -87,11 +87,11 @@ func Main(args []string) int {
 	children := newChildren(cancel)
 	defer children.close()
 	go endWithBuilder(children) // which lasts as long as the process
-	t := teller{jobwire.NewWriter(os.Stdout, job.EventsToken)}
+	t := reporter{jobwire.NewWriter(os.Stdout, job.EventsToken)}
 	root := runner{children: children, user: rootUser(), environ: rest}
 	var end jobwire.End
-	if job.Upkeep != "" {
-		end.ExitCode = upkeep(ctx, job, root)
+	if job.Maintenance != "" {
+		end.ExitCode = maintenance(ctx, job, root)
 	} else {
 		for _, name := range removed {
 			say("%s of the job image is not passed on: a job's Nix store is the container's own", name)
@@ -114,7 +114,7 @@ func checkBuild(builders, program string) error {
 }
 
 // runInStore runs the job, and puts its store in order for the next.
-func runInStore(ctx context.Context, job jobenv.Job, root runner, t teller) jobwire.End {
+func runInStore(ctx context.Context, job jobenv.Job, root runner, t reporter) jobwire.End {
 	before := storePaths(job.Store != "")
 	taken, err := takeStore(&job, root)
 	mendProfiles(profiles)
@@ -128,7 +128,7 @@ func runInStore(ctx context.Context, job jobenv.Job, root runner, t teller) jobw
 	end := run(ctx, job, root, r, t)
 	root.children.killAll() // nothing of the job goes on in a store that is at rest
 	clearBuildDir()
-	t.usage(growth(ctx, before))
+	t.usage(storeDelta(ctx, before))
 	if job.Store != "" {
 		if err := openStore().writeMark(taken); err != nil {
 			say("the next job will verify this store: %v", err)
@@ -152,7 +152,7 @@ func cannotBegin(job jobenv.Job, err error) jobwire.End {
 func failed(code int) jobwire.End { return jobwire.End{ExitCode: code} }
 
 // tellEnd tells the builder how the job has ended, and returns the exit code.
-func tellEnd(end jobwire.End, job jobenv.Job, children *children, t teller) int {
+func tellEnd(end jobwire.End, job jobenv.Job, children *children, t reporter) int {
 	secrets := redact.New(secretsOf(job)...)
 	if lifelineLost.Load() {
 		end = jobwire.End{ExitCode: jobenv.ExitLifelineLost, LifelineLost: true}
@@ -162,18 +162,18 @@ func tellEnd(end jobwire.End, job jobenv.Job, children *children, t teller) int 
 		end.Terminated = children.isTerminating() && !end.LifelineLost
 	}
 	why.complete(&end, secrets)
-	t.Note(jobwire.Note{End: &end})
-	jobwire.NewWriter(os.Stderr, job.EventsToken).Note(jobwire.Note{End: &end})
+	t.Send(jobwire.Record{End: &end})
+	jobwire.NewWriter(os.Stderr, job.EventsToken).Send(jobwire.Record{End: &end})
 	return end.ExitCode
 }
 
 // run goes through the job's steps. It ends at the first that fails.
-func run(ctx context.Context, job jobenv.Job, root, r runner, t teller) jobwire.End {
+func run(ctx context.Context, job jobenv.Job, root, r runner, t reporter) jobwire.End {
 	ofOthers := readConfOfImage() + "\n" + job.NixConf
 	ofSystems, err := systemSettings(job, foreignSystems(r.children), ofOthers)
 	if err != nil {
 		sayWhy("", "%v", err)
-		t.Note(jobwire.Note{NotRun: job.System})
+		t.Send(jobwire.Record{NotRun: job.System})
 		return failed(exitConfig)
 	}
 	r = r.with(jobenv.NixConfig + "=" + job.NixConfig + inParallel(job, ofOthers))

@@ -102,7 +102,7 @@ func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *ou
 		sayWhy("", "%v", err)
 		return failed(exitInternal)
 	}
-	stdout, err := newTap(out)
+	stdout, err := newTee(out)
 	if err != nil {
 		sayWhy("", "cannot read what the build prints: %v", err)
 		return failed(exitInternal)

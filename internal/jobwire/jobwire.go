@@ -28,8 +28,8 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// A Note is what one record, or several in a row, tell. Only what is told is set.
-type Note struct {
+// A Record is what one record, or several in a row, tell. Only what is told is set.
+type Record struct {
 	Event  json.RawMessage `json:"event,omitempty"`  // of package schemas
 	Nix    string          `json:"nix,omitempty"`    // the version of the image's
 	Commit string          `json:"commit,omitempty"` // that was fetched
@@ -82,36 +82,36 @@ const (
 	numberDigits = 8
 	pieceDigits  = 4
 	lengthDigits = 4
-	sealDigits   = 32
+	macDigits    = 32
 	markerDigits = 24
 
 	flagAt       = 1 + markerDigits
 	numberAt     = flagAt + 1
 	pieceAt      = numberAt + numberDigits
 	lengthAt     = pieceAt + pieceDigits
-	sealAt       = lengthAt + lengthDigits
-	headerLength = sealAt + sealDigits
+	macAt        = lengthAt + lengthDigits
+	headerLength = macAt + macDigits
 
 	// maxNote bounds in bytes what the builder takes as one note.
 	maxNote = 2 << 20
 )
 
-// A seal makes the seals of records.
-type seal struct{ hash hash.Hash }
+// A mac makes the seals of records.
+type mac struct{ hash hash.Hash }
 
-func newSeal(key string) seal { return seal{hmac.New(sha256.New, []byte(key))} }
+func newMAC(key string) mac { return mac{hmac.New(sha256.New, []byte(key))} }
 
 // of returns the seal of a record, in hexadecimal digits.
-func (s seal) of(header, payload []byte) []byte {
+func (s mac) of(header, payload []byte) []byte {
 	s.hash.Reset()
 	s.hash.Write(header)
 	s.hash.Write(payload)
-	return hex.AppendEncode(nil, s.hash.Sum(nil)[:sealDigits/2])
+	return hex.AppendEncode(nil, s.hash.Sum(nil)[:macDigits/2])
 }
 
 // prefixOf returns what each record begins with whose seals are made with a key.
 func prefixOf(key string) []byte {
-	marker := newSeal(key).of([]byte("marker"), nil)[:markerDigits]
+	marker := newMAC(key).of([]byte("marker"), nil)[:markerDigits]
 	return append([]byte{mark}, marker...)
 }
 
@@ -121,7 +121,7 @@ type Writer struct {
 
 	mu     sync.Mutex
 	to     io.Writer
-	seal   seal
+	seal   mac
 	number uint32 // of the next record
 	buf    []byte
 }
@@ -131,15 +131,15 @@ func NewWriter(to io.Writer, key string) *Writer {
 	if key == "" {
 		to = io.Discard
 	}
-	return &Writer{prefix: prefixOf(key), to: to, seal: newSeal(key)}
+	return &Writer{prefix: prefixOf(key), to: to, seal: newMAC(key)}
 }
 
 // Event tells of an event.
-func (w *Writer) Event(e schemas.Event) { w.Note(Note{Event: schemas.AppendEvent(nil, e)}) }
+func (w *Writer) Event(e schemas.Event) { w.Send(Record{Event: schemas.AppendEvent(nil, e)}) }
 
-// Note tells what is set in a note. Nobody hears it if it cannot be written: the builder is
+// Send tells what is set in a note. Nobody hears it if it cannot be written: the builder is
 // gone then.
-func (w *Writer) Note(n Note) {
+func (w *Writer) Send(n Record) {
 	payload, err := json.Marshal(n)
 	if err != nil {
 		panic(fmt.Sprintf("jobwire: a note always encodes: %v", err))
@@ -170,26 +170,26 @@ func (w *Writer) write(n int, flag byte, piece []byte) {
 	w.number++
 }
 
-// A Cutter passes on what is written to it without the records, which go elsewhere. It is for
+// A Demuxer passes on what is written to it without the records, which go elsewhere. It is for
 // one goroutine.
-type Cutter struct {
+type Demuxer struct {
 	prefix []byte
-	seal   seal
+	seal   mac
 	to     io.Writer
-	note   func(Note)
+	note   func(Record)
 	held   []byte // the beginning of a record, as far as can be seen
 	next   uint64 // the least number that the next record may have
 	pieces []byte // of a note, so far
 	piece  uint64 // which of its pieces comes next
 }
 
-// NewCutter returns a Cutter that writes to to, and calls note for each.
-func NewCutter(to io.Writer, key string, note func(Note)) *Cutter {
-	return &Cutter{prefix: prefixOf(key), seal: newSeal(key), to: to, note: note}
+// NewDemuxer returns a Demuxer that writes to to, and calls note for each.
+func NewDemuxer(to io.Writer, key string, note func(Record)) *Demuxer {
+	return &Demuxer{prefix: prefixOf(key), seal: newMAC(key), to: to, note: note}
 }
 
 // Write takes the next bytes. Its error is that of the writer behind it.
-func (c *Cutter) Write(chunk []byte) (int, error) {
+func (c *Demuxer) Write(chunk []byte) (int, error) {
 	data := chunk
 	if len(c.held) > 0 {
 		data = append(c.held, chunk...)
@@ -229,7 +229,7 @@ const (
 )
 
 // record reports whether data begins with a record, and how long that is.
-func (c *Cutter) record(data []byte) (length int, is candidate) {
+func (c *Demuxer) record(data []byte) (length int, is candidate) {
 	known := min(len(data), len(c.prefix))
 	if !bytes.Equal(data[:known], c.prefix[:known]) {
 		return 0, none
@@ -237,14 +237,14 @@ func (c *Cutter) record(data []byte) (length int, is candidate) {
 	if len(data) < headerLength {
 		return 0, incomplete
 	}
-	size, ok := number(data[lengthAt:sealAt])
+	size, ok := number(data[lengthAt:macAt])
 	length = headerLength + int(size)
 	switch {
 	case !ok || length > atomic:
 		return 0, none
 	case len(data) < length:
 		return 0, incomplete
-	case !hmac.Equal(data[sealAt:headerLength], c.seal.of(data[:sealAt], data[headerLength:length])):
+	case !hmac.Equal(data[macAt:headerLength], c.seal.of(data[:macAt], data[headerLength:length])):
 		return 0, none
 	}
 	return length, complete
@@ -257,7 +257,7 @@ func number(digits []byte) (n uint64, ok bool) {
 
 // take takes a record, unless it has come before. What is no note, or not all of one, is of no
 // use.
-func (c *Cutter) take(record []byte) {
+func (c *Demuxer) take(record []byte) {
 	num, _ := number(record[numberAt:pieceAt])
 	piece, _ := number(record[pieceAt:lengthAt])
 	if num < c.next {
@@ -274,14 +274,14 @@ func (c *Cutter) take(record []byte) {
 	if record[flagAt] == more && len(c.pieces) <= maxNote {
 		return
 	}
-	var n Note
+	var n Record
 	if json.Unmarshal(c.pieces, &n) == nil {
 		c.note(n)
 	}
 	c.pieces, c.piece = nil, 0
 }
 
-func (c *Cutter) pass(output []byte) error {
+func (c *Demuxer) pass(output []byte) error {
 	if len(output) == 0 {
 		return nil
 	}
@@ -291,7 +291,7 @@ func (c *Cutter) pass(output []byte) error {
 
 // Close passes on what was held back: it is no record, as nothing follows. But what has the
 // whole marker is one that the end of the container has torn, and of no use to people.
-func (c *Cutter) Close() error {
+func (c *Demuxer) Close() error {
 	held := c.held
 	c.held = nil
 	if len(held) >= len(c.prefix) {

@@ -31,24 +31,24 @@ type failing struct{}
 func (failing) Write([]byte) (int, error) { return 0, errBroken }
 
 // notes are of every kind, and of every length around that of one record.
-func notes() []Note {
-	all := []Note{
+func notes() []Record {
+	all := []Record{
 		{Commit: "c0ffee"},
 		{Usage: &Usage{PeakMemory: 1 << 40, CPUSeconds: 1.5}},
 		{Pushed: &schemas.Pushed{Paths: 1, Bytes: 2}},
 		{Event: schemas.AppendEvent(nil, schemas.PhaseEvent{Phase: schemas.Build})},
 	}
 	for _, length := range []int{3900, 4010, 4030, 4050, 4096, 8100, 100_000} {
-		all = append(all, Note{Commit: strings.Repeat("\x1e"+token, length)[:length]})
+		all = append(all, Record{Commit: strings.Repeat("\x1e"+token, length)[:length]})
 	}
 	return all
 }
 
-// cut sends bytes in chunks through a Cutter.
-func cut(t testing.TB, chunks [][]byte) (output []byte, got []Note) {
+// cut sends bytes in chunks through a Demuxer.
+func cut(t testing.TB, chunks [][]byte) (output []byte, got []Record) {
 	t.Helper()
 	var out bytes.Buffer
-	c := NewCutter(&out, token, func(n Note) { got = append(got, n) })
+	c := NewDemuxer(&out, token, func(n Record) { got = append(got, n) })
 	for _, chunk := range chunks {
 		before := bytes.Clone(chunk)
 		if n, err := c.Write(chunk); n != len(chunk) || err != nil {
@@ -68,7 +68,7 @@ func TestNotes(t *testing.T) {
 	var p pipe
 	w := NewWriter(&p, token)
 	for _, n := range notes() {
-		w.Note(n)
+		w.Send(n)
 	}
 	for _, write := range p.writes {
 		if len(write) > atomic {
@@ -87,7 +87,7 @@ func TestPieces(t *testing.T) {
 	for _, test := range []struct{ length, last int }{{room, 4096}, {room + 1, 4096 - room + 1}, {2 * room, 4096}} {
 		var p pipe
 		commit := strings.Repeat("x", test.length-len(`{"commit":""}`))
-		NewWriter(&p, token).Note(Note{Commit: commit})
+		NewWriter(&p, token).Send(Record{Commit: commit})
 		if want := (test.length + room - 1) / room; len(p.writes) != want || len(p.writes[len(p.writes)-1]) != test.last {
 			t.Errorf("%d bytes: %d writes, want %d; the last has %d bytes, want %d",
 				test.length, len(p.writes), want, len(p.writes[len(p.writes)-1]), test.last)
@@ -102,7 +102,7 @@ func TestEvent(t *testing.T) {
 	var p pipe
 	NewWriter(&p, token).Event(schemas.PhaseEvent{Phase: schemas.Build})
 	_, got := cut(t, p.writes)
-	if diff := cmp.Diff([]Note{{Event: json.RawMessage(`{"type":"phase","phase":"build"}`)}}, got); diff != "" {
+	if diff := cmp.Diff([]Record{{Event: json.RawMessage(`{"type":"phase","phase":"build"}`)}}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -110,7 +110,7 @@ func TestEvent(t *testing.T) {
 // Without a key nothing is told.
 func TestNoKey(t *testing.T) {
 	var p pipe
-	NewWriter(&p, "").Note(Note{Commit: "c0ffee"})
+	NewWriter(&p, "").Send(Record{Commit: "c0ffee"})
 	if len(p.writes) > 0 {
 		t.Errorf("written: %q", p.writes)
 	}
@@ -120,12 +120,12 @@ func TestNoKey(t *testing.T) {
 func TestLongestNote(t *testing.T) {
 	var p pipe
 	w := NewWriter(&p, token)
-	long, end := Note{Commit: strings.Repeat("x", 2<<20-100)}, Note{End: &End{ExitCode: 3}}
-	w.Note(long)
-	w.Note(Note{Commit: strings.Repeat("x", 3<<20)})
-	w.Note(end)
-	var got []Note
-	c := NewCutter(io.Discard, token, func(n Note) { got = append(got, n) })
+	long, end := Record{Commit: strings.Repeat("x", 2<<20-100)}, Record{End: &End{ExitCode: 3}}
+	w.Send(long)
+	w.Send(Record{Commit: strings.Repeat("x", 3<<20)})
+	w.Send(end)
+	var got []Record
+	c := NewDemuxer(io.Discard, token, func(n Record) { got = append(got, n) })
 	most := 0
 	for _, write := range p.writes {
 		if _, err := c.Write(write); err != nil {
@@ -138,25 +138,25 @@ func TestLongestNote(t *testing.T) {
 	}
 }
 
-// The error of the writer behind a Cutter comes to the one before it.
+// The error of the writer behind a Demuxer comes to the one before it.
 func TestCutterErrors(t *testing.T) {
 	var p pipe
-	NewWriter(&p, token).Note(Note{Commit: "c0ffee"})
+	NewWriter(&p, token).Send(Record{Commit: "c0ffee"})
 	for what, written := range map[string][]byte{
 		"output":                 []byte("a"),
 		"output before a record": append([]byte("a"), p.writes[0]...),
 		"output before a part":   append([]byte("a"), p.writes[0][:30]...),
 	} {
-		c := NewCutter(failing{}, token, func(n Note) { t.Errorf("%s: note %+v", what, n) })
+		c := NewDemuxer(failing{}, token, func(n Record) { t.Errorf("%s: note %+v", what, n) })
 		if _, err := c.Write(written); !errors.Is(err, errBroken) {
 			t.Errorf("%s: error %v", what, err)
 		}
 	}
 }
 
-// FuzzCutter mixes output and records in any way, splits that anywhere, and takes it apart.
+// FuzzDemuxer mixes output and records in any way, splits that anywhere, and takes it apart.
 // The output may hold what looks like a record.
-func FuzzCutter(f *testing.F) {
+func FuzzDemuxer(f *testing.F) {
 	f.Add([]byte("a line\nhalf a"), uint64(1))
 	f.Add([]byte("\x1e\x1eTOKEN\x1eTOKENTOKENTOKENTOKENTOKEN"), uint64(2))
 	f.Add([]byte("\x1eTOKENTOKENTOKENTOKENTOKENX.0001a"), uint64(3))
@@ -172,7 +172,7 @@ func FuzzCutter(f *testing.F) {
 		w := NewWriter(&records, token)
 		all := notes()
 		for _, n := range all {
-			w.Note(n)
+			w.Send(n)
 		}
 		var mixed []byte
 		for rest := output; len(rest) > 0 || len(records.writes) > 0; {
@@ -201,9 +201,9 @@ func FuzzCutter(f *testing.F) {
 // What only begins like a record is passed on as soon as it cannot be one any more.
 func TestHeldBack(t *testing.T) {
 	prefix := string(prefixOf(token))
-	badLength := prefix + "." + strings.Repeat("0", numberDigits+pieceDigits) + "00g0" + strings.Repeat("0", sealDigits)
-	tooLong := prefix + "." + strings.Repeat("0", numberDigits+pieceDigits) + "ffff" + strings.Repeat("0", sealDigits)
-	noSeal := prefix + "." + strings.Repeat("0", numberDigits+pieceDigits) + "0001" + strings.Repeat("0", sealDigits) + "{"
+	badLength := prefix + "." + strings.Repeat("0", numberDigits+pieceDigits) + "00g0" + strings.Repeat("0", macDigits)
+	tooLong := prefix + "." + strings.Repeat("0", numberDigits+pieceDigits) + "ffff" + strings.Repeat("0", macDigits)
+	noSeal := prefix + "." + strings.Repeat("0", numberDigits+pieceDigits) + "0001" + strings.Repeat("0", macDigits) + "{"
 	for _, test := range []struct{ written, passed string }{
 		{"a\x1e", "a"},
 		{"a\x1eX", "a\x1eX"},
@@ -215,7 +215,7 @@ func TestHeldBack(t *testing.T) {
 		{noSeal, noSeal},
 	} {
 		var out bytes.Buffer
-		c := NewCutter(&out, token, func(n Note) { t.Errorf("%q is the note %+v", test.written, n) })
+		c := NewDemuxer(&out, token, func(n Record) { t.Errorf("%q is the note %+v", test.written, n) })
 		for _, b := range []byte(test.written) {
 			c.Write([]byte{b})
 		}
@@ -231,7 +231,7 @@ func TestHeldBack(t *testing.T) {
 // A record that the end has torn is not shown.
 func TestTornRecord(t *testing.T) {
 	var p pipe
-	NewWriter(&p, token).Note(Note{Commit: "c0ffee"})
+	NewWriter(&p, token).Send(Record{Commit: "c0ffee"})
 	whole := p.writes[0]
 	for length := len(prefixOf(token)); length < len(whole); length++ {
 		if output, got := cut(t, [][]byte{[]byte("a"), whole[:length]}); string(output) != "a" || len(got) > 0 {
@@ -245,9 +245,9 @@ func TestTornRecord(t *testing.T) {
 func TestForgedRecords(t *testing.T) {
 	var p pipe
 	w := NewWriter(&p, token)
-	first, long, end := Note{Commit: "first"}, Note{Commit: strings.Repeat("a", 10_000)}, Note{End: &End{ExitCode: 3}}
-	for _, n := range []Note{first, long, end} {
-		w.Note(n)
+	first, long, end := Record{Commit: "first"}, Record{Commit: strings.Repeat("a", 10_000)}, Record{End: &End{ExitCode: 3}}
+	for _, n := range []Record{first, long, end} {
+		w.Send(n)
 	}
 	changed := func(at int) []byte {
 		record := bytes.Clone(p.writes[0])
@@ -257,19 +257,19 @@ func TestForgedRecords(t *testing.T) {
 	pieces := len(p.writes) - 2
 	for name, test := range map[string]struct {
 		sent  [][]byte
-		want  []Note
+		want  []Record
 		shown bool // what was sent first
 	}{
-		"as they are":      {p.writes, []Note{first, long, end}, false},
-		"twice":            {append([][]byte{p.writes[0]}, p.writes...), []Note{first, long, end}, false},
-		"out of order":     {[][]byte{p.writes[pieces+1], p.writes[0]}, []Note{end}, false},
-		"one is kept":      {p.writes[1:], []Note{long, end}, false},
-		"a piece is kept":  {p.writes[2:], []Note{end}, false},
-		"another is kept":  {append([][]byte{p.writes[1]}, p.writes[3:]...), []Note{end}, false},
+		"as they are":      {p.writes, []Record{first, long, end}, false},
+		"twice":            {append([][]byte{p.writes[0]}, p.writes...), []Record{first, long, end}, false},
+		"out of order":     {[][]byte{p.writes[pieces+1], p.writes[0]}, []Record{end}, false},
+		"one is kept":      {p.writes[1:], []Record{long, end}, false},
+		"a piece is kept":  {p.writes[2:], []Record{end}, false},
+		"another is kept":  {append([][]byte{p.writes[1]}, p.writes[3:]...), []Record{end}, false},
 		"changed content":  {[][]byte{changed(headerLength + 12)}, nil, true},
 		"changed number":   {[][]byte{changed(numberAt + numberDigits - 1)}, nil, true},
 		"changed flag":     {[][]byte{changed(flagAt)}, nil, true},
-		"changed seal":     {[][]byte{changed(sealAt)}, nil, true},
+		"changed seal":     {[][]byte{changed(macAt)}, nil, true},
 		"with another key": {[][]byte{forged(p.writes[0])}, nil, true},
 	} {
 		output, got := cut(t, test.sent)
@@ -284,14 +284,14 @@ func TestForgedRecords(t *testing.T) {
 
 // forged returns a record with a seal of another key.
 func forged(record []byte) []byte {
-	seal := newSeal("another").of(record[:sealAt], record[headerLength:])
-	return append(append(bytes.Clone(record[:sealAt]), seal...), record[headerLength:]...)
+	seal := newMAC("another").of(record[:macAt], record[headerLength:])
+	return append(append(bytes.Clone(record[:macAt]), seal...), record[headerLength:]...)
 }
 
 // Without a token nothing is told: nobody would cut it out.
 func TestNoToken(t *testing.T) {
 	var p pipe
-	NewWriter(&p, "").Note(Note{Commit: "c0ffee"})
+	NewWriter(&p, "").Send(Record{Commit: "c0ffee"})
 	if len(p.writes) > 0 {
 		t.Errorf("written is %q", p.writes)
 	}
@@ -301,7 +301,7 @@ func TestNoToken(t *testing.T) {
 func TestBrokenNotes(t *testing.T) {
 	var p pipe
 	w := NewWriter(&p, token)
-	w.Note(Note{Commit: strings.Repeat("a", 2*maxNote)})
+	w.Send(Record{Commit: strings.Repeat("a", 2*maxNote)})
 	w.write(0, last, []byte("{"))
 	_, got := cut(t, p.writes)
 	for _, n := range got {
@@ -315,7 +315,7 @@ func TestBrokenNotes(t *testing.T) {
 func BenchmarkCutter(b *testing.B) {
 	chunk := []byte(strings.Repeat(strings.Repeat("0123456789 ", 7)+"\n", 420))
 	var out bytes.Buffer
-	c := NewCutter(&out, token, func(Note) {})
+	c := NewDemuxer(&out, token, func(Record) {})
 	b.SetBytes(int64(len(chunk)))
 	for b.Loop() {
 		c.Write(chunk)

@@ -22,8 +22,8 @@ type Failure struct {
 // A failedBuild is that of the first derivation that has failed.
 type failedBuild struct {
 	derivation string
-	log        *tail  // nil if there is none
-	said       string // by Nix; empty: nothing yet
+	log        *lastLines // nil if there is none
+	said       string     // by Nix; empty: nothing yet
 }
 
 // Failure returns why Nix has failed. No process may be read any more.

@@ -86,7 +86,7 @@ type process struct {
 	ending     bool // what was going on is ended with it
 }
 
-func (l *Log) newTail() *tail { return &tail{secrets: l.secrets().Lines()} }
+func (l *Log) newTail() *lastLines { return &lastLines{secrets: l.secrets().Lines()} }
 
 func (l *Log) newProcess() *process {
 	p := &process{log: l, activities: make(map[uint64]*activity)}
@@ -99,9 +99,9 @@ func (l *Log) newProcess() *process {
 // activity is one of the types below.
 type activity struct {
 	kind       int
-	derivation string // that is built
-	phase      string // of its builder
-	log        *tail  // nil while nothing of it is known
+	derivation string     // that is built
+	phase      string     // of its builder
+	log        *lastLines // nil while nothing of it is known
 	counts     schemas.Counts
 	bytes      schemas.Share
 	expected   int64 // bytes, of the copies that belong to it

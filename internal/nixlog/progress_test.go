@@ -233,7 +233,7 @@ func TestEndOfLongRecord(t *testing.T) {
 
 // The parts of a line are bounded together.
 func TestTailOfParts(t *testing.T) {
-	log := &tail{secrets: noSecrets().Lines()}
+	log := &lastLines{secrets: noSecrets().Lines()}
 	for range 3 {
 		log.add(strings.Repeat("x", maxKeptLine/2-1), true)
 	}

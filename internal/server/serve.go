@@ -108,7 +108,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
-	defer inBackground(serving, builder.Tend)()
+	defer inBackground(serving, builder.Maintain)()
 	defer tick.Every(pruneInterval, func() {
 		if err := errors.Join(logs.Prune(), records.Prune(logs.Has)); err != nil {
 			log.Warn("cannot remove old logs and records", "err", err)

@@ -198,7 +198,7 @@ func TestLinesOfPhases(t *testing.T) {
 	log.Event(schemas.PhaseEvent{Phase: schemas.Build})
 	log.Printf("three")
 	log.Respond(schemas.Exited(0), nil)
-	log.Seal()
+	log.Complete()
 	if err := log.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -230,7 +230,7 @@ func TestEndWithoutLastMessage(t *testing.T) {
 	}
 	log.Respond(schemas.Accepted(), nil)
 	log.Printf("a line\nanother")
-	log.Seal()
+	log.Complete()
 	if err := log.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -76,7 +76,7 @@ func (d *Engine) create(ctx context.Context, spec engine.Spec) (id string, err e
 	if sandboxed {
 		allowSandbox(host)
 	} else {
-		confineCalls(host, m)
+		restrictCalls(host, m)
 	}
 	if spec.Store.Name != "" {
 		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeVolume, Source: spec.Store.Name, Target: "/nix",

@@ -83,11 +83,11 @@ func seccompProfile(calls ...string) string {
 
 var defaultProfile, sandboxProfile = seccompProfile(), seccompProfile(sandboxCalls...)
 
-// confineCalls has a container be refused the system calls that the default profile of current
+// restrictCalls has a container be refused the system calls that the default profile of current
 // engines refuses, on an engine whose own default may be older: that of Docker 20.10 has sockets
 // of the machine's hypervisor (AF_VSOCK), which know no network namespace, and io_uring. An engine
 // for which somebody has chosen a profile keeps that; Podman takes none from its client.
-func confineCalls(c *containertypes.HostConfig, machine *machine) {
+func restrictCalls(c *containertypes.HostConfig, machine *machine) {
 	isDefault := func(option string) bool {
 		return option == "name=seccomp,profile=default" || option == "name=seccomp,profile=builtin"
 	}

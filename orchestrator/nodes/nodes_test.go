@@ -87,7 +87,7 @@ func TestHome(t *testing.T) {
 		second, third := w.Join(Need{Home: "a"}), w.Join(Need{Home: "a"})
 		other := w.Join(Need{Home: "b"})
 		w.want("1 - 0", second, third, other) // it does not hold up who comes later
-		time.Sleep(Patience - time.Second)
+		time.Sleep(HomeTimeout - time.Second)
 		w.want("-", third)
 		time.Sleep(time.Second)
 		synctest.Wait()

@@ -18,9 +18,9 @@ type Need struct {
 	Home string
 }
 
-// Patience is how long a job waits for a slot of the node that is its home, while others have some. A
+// HomeTimeout is how long a job waits for a slot of the node that is its home, while others have some. A
 // job with an empty store takes longer by more than that, as a rule.
-const Patience = 15 * time.Second
+const HomeTimeout = 15 * time.Second
 
 // A Queue gives jobs slots. The first that came is the first that is given one that suits it. Its
 // methods are safe for concurrent use.
@@ -220,8 +220,8 @@ func (q *Queue) suits(t *Ticket, n *Node) bool {
 // the first call on, that lasts for a time.
 func (t *Ticket) waitsForHome() bool {
 	if t.until.IsZero() {
-		t.until = time.Now().Add(Patience)
-		t.passIn(Patience)
+		t.until = time.Now().Add(HomeTimeout)
+		t.passIn(HomeTimeout)
 	}
 	return time.Now().Before(t.until)
 }

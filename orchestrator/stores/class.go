@@ -86,10 +86,10 @@ func (p *Pool) KeyOf(job Job) (key Key, ok bool, err error) {
 	if job.Flakes {
 		c.Branch = "branch " + job.Branch // also of the default branch
 	}
-	if c.Pushes, err = p.metadata.seal(job.Pushes); err != nil {
+	if c.Pushes, err = p.metadata.digest(job.Pushes); err != nil {
 		return Key{}, false, err
 	}
-	if c.Reads, err = p.metadata.seal(job.Reads); err != nil {
+	if c.Reads, err = p.metadata.digest(job.Reads); err != nil {
 		return Key{}, false, err
 	}
 	return p.key(c, job), true, nil
@@ -104,9 +104,9 @@ func set(texts []string) []string {
 	return slices.Compact(slices.Sorted(slices.Values(texts)))
 }
 
-// seal returns what stands for some texts, from which nobody without the secret of stores can tell
+// digest returns what stands for some texts, from which nobody without the secret of stores can tell
 // whether they are the ones. It is empty of none.
-func (m metadata) seal(texts []string) (string, error) {
+func (m metadata) digest(texts []string) (string, error) {
 	if texts == nil {
 		return "", nil
 	}

@@ -35,7 +35,7 @@ type Task struct {
 	Container string // its name
 	Volume    engine.Volume
 	ImageID   string
-	Work      string // as jobenv.Job.Upkeep has it
+	Work      string // as jobenv.Job.Maintenance has it
 }
 
 // A Runner runs a task, and returns the container's exit code and the last line that it prints. Its
@@ -177,12 +177,12 @@ var errTooLong = fmt.Errorf("it took longer than %s", taskTimeout)
 // check has a store be verified if it may not be sound, measured, and made smaller if it is too
 // large by itself.
 func (m maintenance) check(ctx context.Context) error {
-	size, err := m.task(ctx, jobenv.UpkeepCheck)
+	size, err := m.task(ctx, jobenv.MaintenanceCheck)
 	limit := m.pool.options.MaxBytes
 	if err != nil || size <= limit {
 		return err
 	}
-	after, err := m.task(ctx, fmt.Sprintf("%s %d", jobenv.UpkeepCollect, size-int64(collectTo*float64(limit))))
+	after, err := m.task(ctx, fmt.Sprintf("%s %d", jobenv.MaintenanceCollect, size-int64(collectTo*float64(limit))))
 	if err != nil {
 		return err
 	}

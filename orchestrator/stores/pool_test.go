@@ -309,7 +309,7 @@ func TestMaintenance(t *testing.T) {
 // shrinksTo is the maintenance of a store of 40 MB.
 func shrinksTo(after int64) func(context.Context, Task) (int, string, error) {
 	return func(_ context.Context, task Task) (int, string, error) {
-		if strings.HasPrefix(task.Work, jobenv.UpkeepCollect) {
+		if strings.HasPrefix(task.Work, jobenv.MaintenanceCollect) {
 			return 0, fmt.Sprint(after), nil
 		}
 		return 0, "40000000", nil

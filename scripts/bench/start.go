@@ -19,7 +19,7 @@ const (
 	startRounds = 10
 	firstRounds = 1   // which takes minutes
 	leaves      = 299 // and one derivation that needs them all
-	upkeepRest  = 2500 * time.Millisecond
+	maintenanceRest  = 2500 * time.Millisecond
 )
 
 // manyDerivations is a flake of small ones, a file each.
@@ -62,7 +62,7 @@ func benchStart(ctx context.Context, image string, table *strings.Builder) error
 	// A builder looks after its stores when no job has come for 2 s: not beside what is measured.
 	settled := func(more func() error) func() error {
 		return func() error {
-			time.Sleep(upkeepRest)
+			time.Sleep(maintenanceRest)
 			if err := errors.Join(s.settle(ctx), ofRoot.settle(ctx)); err != nil || more == nil {
 				return err
 			}

@@ -13,7 +13,7 @@ import (
 
 // TestBuildCommandInForms has the client send a job of each form.
 func TestBuildCommandInForms(t *testing.T) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		for _, test := range []struct {
 			line   string
 			code   int

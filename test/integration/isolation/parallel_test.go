@@ -29,7 +29,7 @@ func inParallel(t *testing.T, e *fixture.Engine) {
 	fixture.WantExit(t, fixture.Do(t, one, fixture.Command(apart)), 0)
 
 	jobs := fixture.Command(meet) // whose sender knows better
-	number := schemas.Whole(2)
+	number := schemas.Integer(2)
 	jobs.BuildOptions.MaxJobs = &number
 	fixture.WantExit(t, fixture.Do(t, one, jobs), 0)
 }

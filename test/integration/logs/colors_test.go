@@ -35,7 +35,7 @@ var escapes = regexp.MustCompile(`\x1b\[[0-9;:]*m`)
 
 // TestColors builds with colours and without, in each form: all but the colours is the same.
 func TestColors(t *testing.T) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		j := fixture.Command(nixBuild(fmt.Sprintf(colorful, ""), "--print-build-logs"))
 		build := func(colors bool) []string {
 			j.Colors = colors

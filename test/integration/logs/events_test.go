@@ -18,7 +18,7 @@ import (
 )
 
 // connectForEvents is connectIn for a client that offers the subprotocol for events.
-func connectForEvents(t *testing.T, form schemas.Form, s *fixture.Server) *fixture.Client {
+func connectForEvents(t *testing.T, form schemas.Format, s *fixture.Server) *fixture.Client {
 	t.Helper()
 	dialer := websocket.Dialer{Subprotocols: []string{schemas.EventsProtocol}}
 	conn, _, err := dialer.DialContext(t.Context(), "ws://"+s.Address+"/api/v1/build", nil)
@@ -34,7 +34,7 @@ func connectForEvents(t *testing.T, form schemas.Form, s *fixture.Server) *fixtu
 
 // tell sends a job to a server and returns all that comes back to a client of events, which
 // must be numbered without a gap and begin and end as it should.
-func tell(t *testing.T, form schemas.Form, s *fixture.Server, j fixture.Job) fixture.Story {
+func tell(t *testing.T, form schemas.Format, s *fixture.Server, j fixture.Job) fixture.Story {
 	t.Helper()
 	c := connectForEvents(t, form, s)
 	c.SendJob(j)
@@ -93,7 +93,7 @@ in [ b c ]`
 
 // TestEvents builds several derivations, of which one fails, in each form.
 func TestEvents(t *testing.T) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		j := fixture.Command(nixBuild(family))
 		j.BuildOptions.KeepGoing = true
 		told := tell(t, form, fixture.Env.Server, j)

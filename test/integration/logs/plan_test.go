@@ -22,7 +22,7 @@ func TestDiamond(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, line := range []string{"nix build --no-link", "nix-build --no-out-link"} {
-		fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+		fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 			told := tell(t, form, fixture.Env.Server, fixture.Build(fixture.Env.Git.Public+"/diamond", line))
 			checkVerdict(t, told, "exited", 0)
 			names, needs := told.Planned(t)

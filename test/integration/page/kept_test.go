@@ -124,7 +124,7 @@ func (k *kept) end(log *joblog.Log, r history.Record, response schemas.Response)
 	}
 	log.Respond(response, schemas.VerdictEvent{End: string(r.End), Reason: r.Reason, ExitCode: r.ExitCode, Seconds: r.Ended.Sub(r.Begun).Seconds(), PeakMemory: 700 << 20, CPUSeconds: 61,
 		Phases: []schemas.PhaseTime{{Phase: schemas.Create, Seconds: 0.4}, {Phase: schemas.Fetch, Seconds: 2}, {Phase: schemas.Evaluate, Seconds: 7.1}, {Phase: schemas.Build, Seconds: 32}}})
-	log.Seal()
+	log.Complete()
 	if err := log.Close(); err != nil {
 		k.t.Fatal(err)
 	}

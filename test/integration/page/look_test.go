@@ -123,7 +123,7 @@ func TestLooks(t *testing.T) {
 func seen(b *browser.Tab, what, selector, text string) {
 	b.T.Helper()
 	b.Until(inWindow(selector))
-	b.Settle()
+	b.AwaitDrawn()
 	if !browser.Eval[bool](b, inWindow(selector)) || !strings.Contains(browser.Eval[string](b, fmt.Sprintf("[...document.querySelectorAll(%q)].at(-1).textContent", selector)), text) {
 		b.T.Errorf("%s is not within sight", what)
 	}

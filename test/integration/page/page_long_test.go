@@ -74,7 +74,7 @@ func TestPageOfLongLog(t *testing.T) {
 	b.Click("#previous")
 	b.UntilText(".row.current", "line 999999 of")
 	b.Click("#wrap")
-	b.Settle()
+	b.AwaitDrawn()
 	b.UntilText("#rows", "line 999999 of")
 
 	b.Do(chromedp.Focus(chromedp.CSS("#view"))) // who has no mouse links to a line so

@@ -239,7 +239,7 @@ func TestPageFollows(t *testing.T) {
 	b.Do(chromedp.Focus(chromedp.CSS("#view")))
 	b.Press(kb.PageUp)
 	b.Until("document.getElementById('follow').getAttribute('aria-pressed') === 'false'")
-	b.Settle()
+	b.AwaitDrawn()
 	before := browser.Eval[string](b, "document.querySelector('.row .number').textContent")
 	selected := browser.Eval[string](b, "getSelection().selectAllChildren(document.querySelector('.row .line')), String(getSelection())")
 	const height = "document.getElementById('view').scrollHeight"

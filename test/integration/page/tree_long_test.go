@@ -75,5 +75,5 @@ func TestPageOfManyDerivations(t *testing.T) {
 		t.Errorf("a task took %.0f ms", longest)
 	}
 	log.Respond(schemas.Exited(1), schemas.VerdictEvent{End: string(jobend.Exited), Phases: []schemas.PhaseTime{}})
-	log.Seal()
+	log.Complete()
 }

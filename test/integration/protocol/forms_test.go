@@ -44,7 +44,7 @@ func TestFullStackJob(t *testing.T) {
 	cache, other := fixture.NewCache(t), fixture.NewCache(t)
 	j := cache.Pushing(fixture.Env.Git.WithKey(fixture.Build(fixture.Env.Git.Private+"/hello",
 		`sh -c 'echo "$NIX_CONFIG"; echo "[$0][$1]"; nix-build --no-out-link'`), fixture.GitPassword))
-	cores, maxJobs := schemas.Whole(1), schemas.Whole(2)
+	cores, maxJobs := schemas.Integer(1), schemas.Integer(2)
 	j.Arch, j.Git.Branch = fixture.System, "side"
 	j.BuildOptions.Cores, j.BuildOptions.MaxJobs, j.BuildOptions.KeepGoing = &cores, &maxJobs, true
 	j.BuildOptions.ExtraArgs = "one 'two three'"
@@ -79,7 +79,7 @@ func TestFullStackJob(t *testing.T) {
 func TestPushInEachForm(t *testing.T) {
 	t.Parallel()
 	s := fixture.OwnServer(t)
-	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		c := fixture.NewCache(t)
 		got := fixture.DoIn(t, form, s, c.Pushing(fixture.SmallJob()))
 		fixture.WantExit(t, got, 0)

@@ -65,7 +65,7 @@ func TestHundredClients(t *testing.T) {
 }
 
 func TestSecondJobOnAConnection(t *testing.T) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		c := fixture.ConnectIn(t, form, fixture.Env.Server)
 		c.SendJob(fixture.Command(`sh -c 'echo begun; sleep 1; echo done'`))
 		c.WaitFor(`"begun"`)
@@ -127,7 +127,7 @@ func TestHealthcheck(t *testing.T) {
 func TestManyLines(t *testing.T) {
 	t.Parallel()
 	s := fixture.ServerWith(t, func(*server.Settings) {})
-	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		const lines = 1_000_000
 		c := fixture.ConnectIn(t, form, s)
 		c.SendJob(fixture.Command(fmt.Sprintf("seq -f %%077.0f %d", lines)))

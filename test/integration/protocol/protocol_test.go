@@ -20,7 +20,7 @@ import (
 // TestMessages holds the message table of the protocol against a running server, a
 // row each, in both forms. Rows that need more than one message from the client come below.
 func TestMessages(t *testing.T) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		for _, row := range messageRows(t, form) {
 			t.Run(row.name, func(t *testing.T) { row.check(t, form) })
 		}
@@ -35,7 +35,7 @@ type messageRow struct {
 	closeCode int
 }
 
-func (row messageRow) check(t *testing.T, form schemas.Form) {
+func (row messageRow) check(t *testing.T, form schemas.Format) {
 	c := fixture.ConnectIn(t, form, fixture.Env.Server)
 	if row.want[0] == notJSON { // which has no form
 		c.Form = schemas.Document
@@ -68,7 +68,7 @@ func (row messageRow) check(t *testing.T, form schemas.Form) {
 // notJSON is how the answer to what is no JSON begins; its msg says where.
 const notJSON = `{"error":"Not a valid JSON","msg":"`
 
-func messageRows(t *testing.T, form schemas.Form) []messageRow {
+func messageRows(t *testing.T, form schemas.Format) []messageRow {
 	// What differs between the forms beside a job's spelling.
 	object, options, repository, noClone := "git", "buildOptions", "git.repository", "noClone"
 	if form == schemas.Stack {
@@ -162,7 +162,7 @@ func clientVanishes(t *testing.T, s *fixture.Server) {
 
 // TestNoEngine runs a builder whose engine is not there.
 func TestNoEngine(t *testing.T) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		s := fixture.ServerWith(t, func(s *server.Settings) { s.EngineHost = "unix:///nonexistent/docker.sock" })
 		begun := time.Now()
 		got := fixture.DoIn(t, form, s, fixture.Command("nix --version"))
@@ -180,7 +180,7 @@ func TestNoEngine(t *testing.T) {
 }
 
 func TestNoImage(t *testing.T) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		s := fixture.ServerWith(t, func(s *server.Settings) { s.JobImage = "127.0.0.1:1/not/there:1" })
 		got := fixture.DoIn(t, form, s, fixture.Command("nix --version"))
 		if len(got.Messages) != 2 || got.CloseCode != 1011 ||
@@ -195,7 +195,7 @@ func TestNoImage(t *testing.T) {
 // TestShutdown stops the server while a job runs: the client is told, and nothing of
 // the job is left (serverWith checks that).
 func TestShutdown(t *testing.T) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		s := fixture.ServerWith(t, func(*server.Settings) {})
 		c := fixture.ConnectIn(t, form, s)
 		c.SendJob(fixture.Command(`sh -c 'echo begun; sleep 1000'`))
@@ -223,7 +223,7 @@ func TestTerminate(t *testing.T) { fixture.OnEngines(t, terminate) }
 
 func terminate(t *testing.T, e *fixture.Engine) {
 	s := e.Server(t, func(*server.Settings) {})
-	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		c := fixture.ConnectIn(t, form, s)
 		c.SendJob(fixture.Command(`sh -c "trap 'echo told; exit 7' TERM; echo begun; while :; do sleep 0.1; done"`))
 		c.WaitFor(`"begun"`)
@@ -255,7 +255,7 @@ func orphans(t *testing.T, e *fixture.Engine) {
 func TestNoNetwork(t *testing.T) { fixture.OnEngines(t, noNetwork) }
 
 func noNetwork(t *testing.T, e *fixture.Engine) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		s := e.Server(t, func(s *server.Settings) { s.JobNetwork = "iglu-no-such-network" })
 		got := fixture.DoIn(t, form, s, fixture.Command("nix --version"))
 		want := []string{fixture.Accepted, `{"error":"The network iglu-no-such-network is not on the container engine.","msg":"` +

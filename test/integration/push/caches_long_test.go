@@ -65,7 +65,7 @@ func TestFlakeToEachCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	eachCache(t, func(t *testing.T, kind devcache.Kind) {
-		fixture.InForms(t, func(t *testing.T, form schemas.Form) {
+		fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 			c := fixture.NewMortalCache(t, kind)
 			s := fixture.OwnServer(t)
 			j := c.Pushing(fixture.Build(fixture.Env.Git.Public+"/sixty",

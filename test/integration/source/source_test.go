@@ -155,7 +155,7 @@ func TestOtherHost(t *testing.T) {
 
 // TestNixOptions sees a request's options arrive as Nix's settings.
 func TestNixOptions(t *testing.T) {
-	cores, jobs := schemas.Whole(3), schemas.Whole(2)
+	cores, jobs := schemas.Integer(3), schemas.Integer(2)
 	j := fixture.Command("nix")
 	j.BuildOptions.ExtraArgs = "config show"
 	j.BuildOptions.Cores, j.BuildOptions.MaxJobs, j.BuildOptions.KeepGoing = &cores, &jobs, true

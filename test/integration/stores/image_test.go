@@ -158,7 +158,7 @@ func imageSettings(t *testing.T, e *fixture.Engine) {
 	// Root asks with the settings of the store, too; those of others are the daemon's.
 	s := e.Server(t, func(s *server.Settings) { s.JobImage, s.JobUser = image, orchestrator.UserRoot })
 	j := fixture.Command("nix config show")
-	cores := schemas.Whole(2)
+	cores := schemas.Integer(2)
 	j.BuildOptions.Cores = &cores
 	j.BuildOptions.Substituters = []string{"http://job.invalid"}
 	got := fixture.Do(t, s, j)

@@ -59,7 +59,7 @@ func TestThirtyJobs(t *testing.T) {
 	known := make(map[int][]*lab.Node)
 	for _, v := range visits {
 		seen := known[v.repository]
-		if waited := v.placed.Sub(v.sent); len(seen) > 0 && !slices.Contains(seen, v.node) && waited < nodes.Patience {
+		if waited := v.placed.Sub(v.sent); len(seen) > 0 && !slices.Contains(seen, v.node) && waited < nodes.HomeTimeout {
 			t.Errorf("a job of a repository that was on %s is on %s, after %s", seen[0].Name, v.node.Name, waited)
 		}
 		known[v.repository] = append(seen, v.node)

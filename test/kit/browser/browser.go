@@ -179,7 +179,7 @@ func (b *Tab) Open(url string) {
 	b.T.Helper()
 	for again := true; again; {
 		b.Do(chromedp.Navigate(url))
-		b.Settle() // what the console says has come by then
+		b.AwaitDrawn() // what the console says has come by then
 		b.mu.Lock()
 		again, b.networkChanged = b.networkChanged, false
 		b.mu.Unlock()
@@ -211,9 +211,9 @@ func (b *Tab) Until(expression string) {
 	}
 }
 
-// Settle waits until what a page is about to draw is drawn: till then a click could go astray.
+// AwaitDrawn waits until what a page is about to draw is drawn: till then a click could go astray.
 // A tab behind another draws nothing.
-func (b *Tab) Settle() {
+func (b *Tab) AwaitDrawn() {
 	b.T.Helper()
 	Eval[any](b, "document.hidden ? null : new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))).then(() => null)")
 }
@@ -233,7 +233,7 @@ func (b *Tab) Look(width, height int64, scheme string) {
 			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
 		return err
 	}))
-	b.Settle()
+	b.AwaitDrawn()
 }
 
 // axe finds what people with a disability could not use; see its README.

@@ -20,7 +20,7 @@ func (w writes) Write(b []byte) (int, error) {
 // not hold up the end.
 func TestTap(t *testing.T) {
 	to := make(writes, 100)
-	tap, err := newTap(to)
+	tap, err := newTee(to)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func TestFollower(t *testing.T) {
 	const rounds = 100
 	writing, goOn := make(chan struct{}), make(chan struct{})
 	var seen atomic.Int64
-	errors, err := newTap(writerFunc(func(b []byte) {
+	errors, err := newTee(writerFunc(func(b []byte) {
 		writing <- struct{}{}
 		<-goOn
 		seen.Add(int64(len(b)))
@@ -64,7 +64,7 @@ func TestFollower(t *testing.T) {
 		t.Fatal(err)
 	}
 	var failed, got atomic.Int64
-	results, err := newTap(follower{writerFunc(func(b []byte) {
+	results, err := newTee(follower{writerFunc(func(b []byte) {
 		if n := got.Add(int64(len(b))); seen.Load() < n {
 			failed.Add(1)
 		}

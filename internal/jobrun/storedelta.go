@@ -25,9 +25,9 @@ func storePaths(outlives bool) map[string]bool {
 	return names
 }
 
-// growth returns how many bytes of the disk those paths of the store take that were not there
+// storeDelta returns how many bytes of the disk those paths of the store take that were not there
 // before. To measure all of it would take a short job much of its time.
-func growth(ctx context.Context, before map[string]bool) (bytes int64) {
+func storeDelta(ctx context.Context, before map[string]bool) (bytes int64) {
 	if before == nil {
 		return 0
 	}

@@ -13,15 +13,15 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 )
 
-// upkeep does in a store what is to be done between jobs, prints its size in bytes, and
+// maintenance does in a store what is to be done between jobs, prints its size in bytes, and
 // returns 0 if the store is sound. What it runs is the store's own, in which a job of root may
 // have put anything: nothing of that is left when the store is measured by us, and its output is
 // none of ours.
-func upkeep(ctx context.Context, job jobenv.Job, r runner) int {
+func maintenance(ctx context.Context, job jobenv.Job, r runner) int {
 	if err := clearBuildDir(); err != nil {
 		say("%v", err)
 	}
-	code := maintain(job.Upkeep, r)
+	code := maintainStore(job.Maintenance, r)
 	r.children.killAll()
 	if code != 0 {
 		return code
@@ -35,9 +35,9 @@ func upkeep(ctx context.Context, job jobenv.Job, r runner) int {
 	return 0
 }
 
-// maintain does a task of upkeep.
-func maintain(upkeep string, r runner) int {
-	task, bytes, _ := strings.Cut(upkeep, " ")
+// maintainStore does a task of maintenance.
+func maintainStore(work string, r runner) int {
+	task, bytes, _ := strings.Cut(work, " ")
 	s := openStore()
 	mark, clean := s.readMark()
 	if !clean && !s.has(filledMark) {
@@ -45,13 +45,13 @@ func maintain(upkeep string, r runner) int {
 		return exitInternal
 	}
 	switch task {
-	case jobenv.UpkeepCheck:
+	case jobenv.MaintenanceCheck:
 		if !clean {
 			if code := verify(r); code != 0 {
 				return code
 			}
 		}
-	case jobenv.UpkeepCollect:
+	case jobenv.MaintenanceCollect:
 		if err := s.removeMark(mark); err != nil {
 			say("%v", err)
 			return exitInternal
@@ -68,7 +68,7 @@ func maintain(upkeep string, r runner) int {
 			return code
 		}
 	default:
-		say("this program knows no upkeep %q", upkeep)
+		say("this program knows no maintenance %q", work)
 		return exitInternal
 	}
 	if err := s.sync(mark); err != nil {

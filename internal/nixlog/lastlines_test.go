@@ -18,12 +18,12 @@ func TestTailHidesSecrets(t *testing.T) {
 	begin := strings.Repeat("x ", (maxKeptLine-20)/2)
 	for _, test := range []struct {
 		name string
-		add  func(*tail)
+		add  func(*lastLines)
 		want int // lines
 	}{
-		{"end", func(t *tail) { t.add(begin+secret, false) }, 1},
-		{"parts", func(t *tail) { t.add("a "+secret[:100], true); t.add(secret[100:], true); t.add(" b", false) }, 1},
-		{"lines", func(t *tail) {
+		{"end", func(t *lastLines) { t.add(begin+secret, false) }, 1},
+		{"parts", func(t *lastLines) { t.add("a "+secret[:100], true); t.add(secret[100:], true); t.add(" b", false) }, 1},
+		{"lines", func(t *lastLines) {
 			for ; len(encoded) > 76; encoded = encoded[76:] {
 				t.add(encoded[:76], false)
 			}
@@ -33,7 +33,7 @@ func TestTailHidesSecrets(t *testing.T) {
 			}
 		}, keptLines},
 	} {
-		log := &tail{secrets: redact.New(secret).Lines()}
+		log := &lastLines{secrets: redact.New(secret).Lines()}
 		test.add(log)
 		if text := strings.Join(log.lines, "\n"); len(log.lines) != test.want || strings.Contains(text, "cdef") || strings.Contains(text, "NkZWY") || !strings.Contains(text, "***") {
 			t.Errorf("%s: %q", test.name, log.lines)

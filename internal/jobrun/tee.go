@@ -13,8 +13,8 @@ import (
 // pipeSize is how many bytes a pipe holds: pipe(7).
 const pipeSize = 64 << 10
 
-// A tap is a pipe for what a command prints, which goes on to a writer at once.
-type tap struct {
+// A tee is a pipe for what a command prints, which goes on to a writer at once.
+type tee struct {
 	in     *os.File // for the command
 	out    *os.File
 	raw    syscall.RawConn // of out
@@ -25,7 +25,7 @@ type tap struct {
 	buf []byte
 }
 
-func newTap(to io.Writer) (*tap, error) {
+func newTee(to io.Writer) (*tee, error) {
 	out, in, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -36,13 +36,13 @@ func newTap(to io.Writer) (*tap, error) {
 		in.Close()
 		return nil, err
 	}
-	t := &tap{in: in, out: out, raw: raw, to: to, copied: make(chan struct{}), buf: make([]byte, pipeSize)}
+	t := &tee{in: in, out: out, raw: raw, to: to, copied: make(chan struct{}), buf: make([]byte, pipeSize)}
 	go t.copy()
 	return t, nil
 }
 
 // copy passes on what comes, until the pipe is closed at either end.
-func (t *tap) copy() {
+func (t *tee) copy() {
 	defer close(t.copied)
 	for open := true; open; {
 		err := t.raw.Read(func(fd uintptr) bool {
@@ -55,7 +55,7 @@ func (t *tap) copy() {
 }
 
 // pass passes on what is in the pipe, and reports whether it was only empty.
-func (t *tap) pass(fd uintptr) (n int, empty bool) {
+func (t *tee) pass(fd uintptr) (n int, empty bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n, err := unix.Read(int(fd), t.buf)
@@ -69,13 +69,13 @@ func (t *tap) pass(fd uintptr) (n int, empty bool) {
 }
 
 // drain returns when all that was in the pipe has gone on.
-func (t *tap) drain() {
+func (t *tee) drain() {
 	t.raw.Control(func(fd uintptr) { t.pass(fd) })
 }
 
 // close returns when all that the command has printed has gone on. The command has ended, but
 // what it has left running may hold the pipe open, perhaps for ever.
-func (t *tap) close() {
+func (t *tee) close() {
 	t.in.Close()
 	t.drain()
 	t.out.Close()
@@ -85,7 +85,7 @@ func (t *tap) close() {
 // A follower writes what comes after all that was printed elsewhere before.
 type follower struct {
 	io.Writer
-	before *tap
+	before *tee
 }
 
 func (f follower) Write(b []byte) (int, error) {

@@ -13,16 +13,16 @@ const (
 	maxKeptLine = 4 << 10
 )
 
-// A tail keeps the last lines of a log. Secrets are masked before anything is cut off: of a
+// A lastLines keeps the last lines of a log. Secrets are masked before anything is cut off: of a
 // part of one, nobody could tell later what it is.
-type tail struct {
+type lastLines struct {
 	secrets *redact.Lines
 	lines   []string
 	open    bool // the last line goes on
 }
 
 // add adds a line, or a part of one that goes on with the next, and returns it without secrets.
-func (t *tail) add(part string, goesOn bool) (masked string) {
+func (t *lastLines) add(part string, goesOn bool) (masked string) {
 	clean := t.secrets.Append(nil, []byte(strings.ToValidUTF8(part, "\ufffd")), goesOn)
 	if !t.open {
 		if len(t.lines) == keptLines {

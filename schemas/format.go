@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// A Form is one of the two in which jobs and messages are written. Whoever sends a job in
+// A Format is one of the two in which jobs and messages are written. Whoever sends a job in
 // one is answered in it.
-type Form int
+type Format int
 
 const (
 	// Document is the form of the Iglu Builder's documentation, and of all that is sent
 	// before a job is understood.
-	Document Form = iota
+	Document Format = iota
 	// Stack is the form of today's Iglu stack; see stack.go.
 	Stack
 )
@@ -23,7 +23,7 @@ const (
 var (
 	documentProperties = []string{"git", "buildOptions", "nix", "colors"}
 	stackProperties    = []string{"git_config", "build_options", "cachix_config", "builder", "nix", "colors"}
-	decides            = map[Form][]string{Document: documentProperties[:2], Stack: stackProperties[:3]}
+	decides            = map[Format][]string{Document: documentProperties[:2], Stack: stackProperties[:3]}
 )
 
 // findForm tells a job's form by the names of its properties, and notes if that cannot be told.
@@ -31,7 +31,7 @@ func (r *Refusal) findForm(top map[string]json.RawMessage) {
 	document, stack := first(top, decides[Document]), first(top, decides[Stack])
 	switch {
 	case document != "" && stack != "":
-		r.brokenRule("", "the job has "+document+" of one form and "+stack+" of the other; send it in one")
+		r.valueError("", "the job has "+document+" of one form and "+stack+" of the other; send it in one")
 	case stack != "":
 		r.form = Stack
 	}
@@ -49,7 +49,7 @@ func first(top map[string]json.RawMessage, names []string) string {
 
 // named returns a text in the form's own names of properties. The rules for a Request know
 // only the document's.
-func (f Form) named(text string) string {
+func (f Format) named(text string) string {
 	if f == Stack {
 		return stackNames.Replace(text)
 	}
@@ -73,7 +73,7 @@ var stackNames = strings.NewReplacer(
 
 // Encode returns a message as one line of JSON without a line end. at is when it is sent,
 // which the document's form does not tell.
-func (f Form) Encode(r Response, at time.Time) []byte {
+func (f Format) Encode(r Response, at time.Time) []byte {
 	if f == Document {
 		return r.Encode()
 	}

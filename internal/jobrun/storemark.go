@@ -20,7 +20,7 @@ import (
 // the last who did came to an end. Nix itself does not have the kernel write a store's files to the disk, so
 // that after a loss of power the mark alone could be there. So it says in which life of the
 // machine it was made, and counts in another only if all was on the disk before. That takes
-// long at times, and is done while no job is there (upkeep.go).
+// long at times, and is done while no job is there (maintenance.go).
 
 // storeRoot is where a store that outlives jobs is mounted.
 const storeRoot = "/nix"
