@@ -47,7 +47,7 @@ func TestPageOfManyDerivations(t *testing.T) {
 			log.Event(schemas.DerivationEvent{Derivation: path(n - atOnce), State: schemas.DerivationBuilt})
 		}
 		if n%20 == 0 {
-			b.Settle() // which takes two frames
+			b.AwaitDrawn() // which takes two frames
 		}
 	}
 	b.Until(fmt.Sprintf("document.querySelector('#derivations').textContent.includes('package-%d')", built-1))
