@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	startRounds = 10
-	firstRounds = 1   // which takes minutes
-	leaves      = 299 // and one derivation that needs them all
-	maintenanceRest  = 2500 * time.Millisecond
+	startRounds     = 10
+	firstRounds     = 1   // which takes minutes
+	leaves          = 299 // and one derivation that needs them all
+	maintenanceRest = 2500 * time.Millisecond
 )
 
 // manyDerivations is a flake of small ones, a file each.
