@@ -140,7 +140,7 @@ func TestJobFromFlags(t *testing.T) {
 	}
 	output := fixture.Docker(t, "run", "--rm", "--env", "NIX_CONFIG=require-sigs = true\nsubstituters =", fixture.Env.Image, "sh", "-c",
 		command[1]+" && cat $("+command[1]+")")
-	if !strings.Contains("\n"+output, "\nHello from Iglu\n") { // what Nix warns of may come before or after it
+	if !strings.Contains("\n"+output+"\n", "\nHello from Iglu\n") { // what Nix warns of may come before or after it
 		t.Errorf("%s prints %s", command[1], output)
 	}
 }
