@@ -224,6 +224,7 @@ func (n *node) use(ctx context.Context, tick <-chan time.Time) {
 	})
 	defer tasks.Wait()
 	defer stop()
+	defer n.leave()
 	n.b.options.Observer.NodeCame(n.name)
 	n.offer()
 	replaced := n.replaced
@@ -277,7 +278,12 @@ func (n *node) answers(ctx context.Context) {
 // doubt notes that the node's engine has not answered: it gets no jobs until it does. Those that run there go
 // on, because it may have been cut off for a moment.
 func (n *node) doubt(why error) {
-	n.cluster.absent(n.address, why)
+	c := n.cluster
+	c.mu.Lock()
+	if n.inUse { // else something else may be at its address
+		c.noteAbsent(n.address, why)
+	}
+	c.mu.Unlock()
 	n.offer()
 }
 
@@ -312,6 +318,10 @@ func (n *node) lose() {
 	n.b.log.Info("a node is gone", "node", n.name, "address", n.address)
 	n.b.cancelOn(n, &engine.Failure{End: jobend.EngineGone, What: "The node " + n.name + " is gone, and the job with it.",
 		Advice: "Send the job again; it runs on another node.", Cause: errNodeLost})
+}
+
+// leave has the node be in use no longer.
+func (n *node) leave() {
 	n.cluster.mu.Lock()
 	defer n.cluster.mu.Unlock()
 	n.inUse = false

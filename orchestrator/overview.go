@@ -30,6 +30,11 @@ func (a *absence) add(s *nodes.State) {
 func (c *cluster) absent(address string, why error) (fresh bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.noteAbsent(address, why)
+}
+
+// noteAbsent is absent for who holds mu.
+func (c *cluster) noteAbsent(address string, why error) (fresh bool) {
 	a := c.away[address]
 	if a == nil {
 		a = &absence{since: time.Now()}

@@ -39,8 +39,9 @@ type run struct {
 	env   jobenv.Job
 
 	withoutStore bool // the job has the image's own store, which is gone with it
-	started      bool // a container of the job was to be started
-	isAgain      bool // the job runs once more
+	started      bool // a container of the job was to be started, in its present run
+	hasRun       bool // it has run before, on a node that was lost
+	slot         int  // how many slots it has had before the present one
 }
 
 // say adds a line of the builder's own to the job's log.
@@ -248,12 +249,12 @@ func (r *run) createInStore(ctx context.Context, a *attempt, key stores.Key) (er
 	}
 }
 
-// containerName returns the name of the job's container without a store that outlives it. That of its first
-// run may still be there.
+// containerName returns the name of the job's container without a store that outlives it. That of an earlier
+// slot may still be there.
 func (r *run) containerName() string {
 	name := "iglu-job-" + r.b.options.Stores.Instance + "-" + r.id
-	if r.isAgain {
-		name += "-again"
+	if r.slot > 0 {
+		name += fmt.Sprint("-", r.slot+1)
 	}
 	return name
 }
