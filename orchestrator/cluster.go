@@ -3,7 +3,6 @@ package orchestrator
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -21,9 +20,11 @@ type Cluster struct {
 	// IsDraining reports whether the agent at an address was asked to stop: it goes on for its jobs, and
 	// gets no more.
 	IsDraining func(ctx context.Context, address string) (bool, error)
-	// Platform is what the engines must run, such as linux/amd64: the program that jobs run in their
-	// containers is made for it.
+	// Platform is the builder's own, such as linux/amd64. Jobs that ask for none run there.
 	Platform string
+	// Program has the engine at an address put a program for a platform into containers, and returns the
+	// program's build ID.
+	Program func(ctx context.Context, address, platform string) (buildID string, err error)
 }
 
 const (
@@ -156,8 +157,9 @@ func (c *cluster) await(ctx context.Context, e engine.Engine, address string, ti
 // nodeOf returns the node that an engine is, unless it is in use already and gets jobs. One that was there
 // before has the slots that it had, of which jobs may have some still.
 func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info, address string) (*node, error) {
-	if info.Platform != c.Platform {
-		return nil, fmt.Errorf("it runs %s, and this builder's program is made for %s", info.Platform, c.Platform)
+	buildID, err := c.Program(ctx, address, info.Platform)
+	if err != nil {
+		return nil, err
 	}
 	volumes, err := e.Volumes().List(ctx)
 	if err != nil {
@@ -185,7 +187,7 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info,
 		n = &node{b: c.b, slots: before.slots, engine: e, stores: before.stores, leftovers: before.leftovers, name: before.name, after: before.tended, takes: before.takes}
 		n.stores.Use(e)
 	}
-	n.cluster, n.info, n.address, n.inUse, n.drains = c, info, address, true, drains
+	n.cluster, n.info, n.buildID, n.address, n.inUse, n.drains = c, info, buildID, address, true, drains
 	n.tended, n.replaced = make(chan struct{}), make(chan struct{})
 	for _, v := range volumes {
 		n.homes = append(n.homes, v.Labels[engine.LabelStore])
@@ -196,6 +198,19 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info,
 		close(before.replaced) // now that no job comes to it any more
 	}
 	return n, nil
+}
+
+// platformFor returns the platform that a job asks for, by whatever name, if a node has it; else the builder's
+// own, where an emulator may run its programs.
+func (c *cluster) platformFor(arch string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.byID {
+		if n.info.Platform == "linux/"+goArch(arch) {
+			return n.info.Platform
+		}
+	}
+	return c.Platform
 }
 
 // isEmpty reports whether no engine is in use.

@@ -97,12 +97,16 @@ func (b *Builder) start(ctx context.Context, request *schemas.Request, client st
 	return j
 }
 
-// needOf returns what a job needs of its node: the store of its repository, if jobs of one share it.
-func (b *Builder) needOf(request *schemas.Request) nodes.Need {
-	if b.options.Stores.Mode != stores.Repository || request.Git.NoClone {
-		return nodes.Need{}
+// needOf returns what a job needs of its node: its platform, and the store of its repository, if jobs of one
+// share it.
+func (b *Builder) needOf(request *schemas.Request) (need nodes.Need) {
+	if b.cluster != nil {
+		need.Platform = b.cluster.platformFor(request.Arch)
 	}
-	return nodes.Need{Home: request.Git.Repository}
+	if b.options.Stores.Mode == stores.Repository && !request.Git.NoClone {
+		need.Home = request.Git.Repository
+	}
+	return need
 }
 
 // withoutLog is how a job ends that has no log.
@@ -177,6 +181,7 @@ func (r *run) onNode(ctx context.Context, slots *nodes.Node, record *recorder) V
 	ctx, leave := r.b.place(ctx, r, slots)
 	defer leave()
 	record.start(r.node.name)
+	r.tracker.runsOn(r.node.machine())
 	if r.node.cluster != nil {
 		r.say("on node " + r.node.name)
 		r.tracker.event(schemas.NodeEvent{Name: r.node.name})

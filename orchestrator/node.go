@@ -3,6 +3,8 @@ package orchestrator
 import (
 	"context"
 	"errors"
+	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,7 +21,8 @@ type node struct {
 	engine    engine.Engine
 	stores    *stores.Pool
 	leftovers *leftovers
-	noImage   error // why the engine has no job image; nil if it has; guarded by the builder
+	buildID   string // of the program in its containers
+	noImage   error  // why the engine has no job image; nil if it has; guarded by the builder
 
 	cluster *cluster // nil: it is the one engine of its builder, as for what follows
 	name    string   // of its machine; no other node of the cluster has it
@@ -38,9 +41,17 @@ type node struct {
 
 // newNode returns the node that an engine is.
 func (b *Builder) newNode(e engine.Engine, slots *nodes.Node, options stores.Options) *node {
-	n := &node{b: b, slots: slots, engine: e, stores: stores.New(e, options, b.log)}
+	n := &node{b: b, slots: slots, engine: e, buildID: b.options.BuildID, stores: stores.New(e, options, b.log)}
 	n.leftovers = &leftovers{builder: b.id, isRunning: n.isRunning, seen: make(map[string]sighting)}
 	return n
+}
+
+// machine returns Go's name of the machine that the node is.
+func (n *node) machine() string {
+	if n.cluster == nil {
+		return runtime.GOARCH // the engine refuses another
+	}
+	return strings.TrimPrefix(n.info.Platform, "linux/")
 }
 
 // register has the queue's slots be those of a node.

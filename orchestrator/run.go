@@ -68,7 +68,7 @@ func (r *run) do(ctx context.Context) Verdict {
 // more to say about its end.
 func (r *run) inContainer(ctx context.Context, watchdog *watchdog) (code int, err error) {
 	r.env = jobOf(r.request, r.b.options)
-	if r.env.System, err = systemFor(r.request.Arch); err != nil {
+	if r.env.System, err = systemFor(r.request.Arch, r.node.machine()); err != nil {
 		return 0, err
 	}
 	if r.info, err = r.node.engine.Info(ctx); err != nil {
@@ -263,7 +263,7 @@ func (r *run) containerName() string {
 func (r *run) spec(name string, lease *stores.Lease) engine.Spec {
 	env := r.env
 	env.NixVersion = r.b.nix.of(r.image.ID)
-	spec := r.b.spec(name, r.info, &env)
+	spec := r.node.spec(name, r.info, &env)
 	spec.Image = r.image.ID
 	spec.Labels[engine.LabelJob] = r.id
 	if lease != nil {
@@ -277,8 +277,9 @@ func (r *run) spec(name string, lease *stores.Lease) engine.Spec {
 	return spec
 }
 
-// spec returns what all containers of the builder have, and completes what they are told.
-func (b *Builder) spec(name string, info engine.Info, env *jobenv.Job) engine.Spec {
+// spec returns what all containers of the builder have on the node, and completes what they are told.
+func (n *node) spec(name string, info engine.Info, env *jobenv.Job) engine.Spec {
+	b := n.b
 	limits := b.options.Limits
 	spec := engine.Spec{
 		Name:   name,
@@ -287,7 +288,7 @@ func (b *Builder) spec(name string, info engine.Info, env *jobenv.Job) engine.Sp
 		CPUs:   limits.CPUs.of(float64(info.CPUs), b.options.MaxJobs),
 		PIDs:   limits.PIDs,
 	}
-	env.BuildID = b.options.BuildID
+	env.BuildID = n.buildID
 	env.CPUs = strconv.Itoa(int(math.Ceil(spec.CPUs)))
 	if info.Sandboxed {
 		addStoreConfig(env, nixSandboxed)

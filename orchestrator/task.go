@@ -24,7 +24,7 @@ func (n *node) runTask(ctx context.Context, task stores.Task) (code int, last st
 		return 0, "", err
 	}
 	env := jobenv.Job{Upkeep: task.Work}
-	spec := n.b.spec(task.Container, info, &env)
+	spec := n.spec(task.Container, info, &env)
 	spec.Image, spec.Store, spec.Offline, spec.Env = task.ImageID, task.Volume, true, env.Environ()
 	c, err := n.engine.Create(ctx, spec)
 	if err != nil {
