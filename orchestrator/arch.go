@@ -2,7 +2,6 @@ package orchestrator
 
 import (
 	"fmt"
-	"runtime"
 	"strings"
 
 	"iglu.sh/builder/internal/jobenv"
@@ -18,24 +17,24 @@ var machines = map[string]string{
 }
 
 // systemFor returns Nix's name of the system that a job is for, by whatever name it has, or "" if
-// that is the engine's, which is always the builder's own; another engine is refused. Whether the engine's
-// machine runs programs of another, the program in the container finds out.
-func systemFor(arch string) (string, error) {
-	machine := goArch(arch)
+// that is the one of the engine's machine. Whether that runs programs of another, the program in the container
+// finds out.
+func systemFor(arch, machine string) (string, error) {
+	wanted := goArch(arch)
 	switch {
-	case arch == "" || machine == runtime.GOARCH:
+	case arch == "" || wanted == machine:
 		return "", nil
-	case jobenv.Systems[machine] == "":
-		return "", notRun(fmt.Sprintf("%q", arch), "")
+	case jobenv.Systems[wanted] == "":
+		return "", notRun(fmt.Sprintf("%q", arch), machine, "")
 	default:
-		return jobenv.Systems[machine], nil
+		return jobenv.Systems[wanted], nil
 	}
 }
 
-// notRun is why a job ends that is for another machine than this one.
-func notRun(system, advice string) error {
+// notRun is why a job ends that is for another machine than the engine's.
+func notRun(system, machine, advice string) error {
 	return &engine.Failure{
-		What:   fmt.Sprintf("The job is for %s, but this builder's engine runs %s.", system, nixSystem(runtime.GOARCH)),
+		What:   fmt.Sprintf("The job is for %s, but this builder's engine runs %s.", system, nixSystem(machine)),
 		Advice: advice + "Send the job to a builder for that machine, or leave out builder.arch.",
 	}
 }

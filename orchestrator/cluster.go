@@ -3,7 +3,6 @@ package orchestrator
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -21,9 +20,11 @@ type Cluster struct {
 	// IsDraining reports whether the agent at an address was asked to stop: it goes on for its jobs, and
 	// gets no more.
 	IsDraining func(ctx context.Context, address string) (bool, error)
-	// Platform is what the engines must run, such as linux/amd64: the program that jobs run in their
-	// containers is made for it.
+	// Platform is the builder's own, such as linux/amd64. Jobs that ask for none run there.
 	Platform string
+	// Program has the engine at an address put a program for a platform into containers, and returns the
+	// program's build ID.
+	Program func(ctx context.Context, address, platform string) (buildID string, err error)
 }
 
 const (
@@ -119,11 +120,9 @@ func (c *cluster) ask(ctx context.Context, address string) {
 			log.Warn("cannot use a node", "err", err)
 			return
 		}
-		n := c.await(ctx, e, address, ticker.C)
-		if n != nil {
+		if n := c.await(ctx, e, address, ticker.C); n != nil {
 			log.Info("a node is there", "node", n.name)
 			n.use(ctx, ticker.C)
-			log.Info("a node is gone", "node", n.name)
 		}
 		e.Close()
 		if ctx.Err() != nil {
@@ -155,13 +154,18 @@ func (c *cluster) await(ctx context.Context, e engine.Engine, address string, ti
 	return nil
 }
 
-// nodeOf returns the node that an engine is, unless it is in use already. One that was there before has
-// the slots that it had, of which jobs may have some still.
+// nodeOf returns the node that an engine is, unless it is in use already and gets jobs. One that was there
+// before has the slots that it had, of which jobs may have some still.
 func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info, address string) (*node, error) {
-	if info.Platform != c.Platform {
-		return nil, fmt.Errorf("it runs %s, and this builder's program is made for %s", info.Platform, c.Platform)
+	buildID, err := c.Program(ctx, address, info.Platform)
+	if err != nil {
+		return nil, err
 	}
 	volumes, err := e.Volumes().List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	drains, err := c.isDraining(ctx, address)
 	if err != nil {
 		return nil, err
 	}
@@ -169,20 +173,44 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info,
 	defer c.mu.Unlock()
 	c.present(address, info.ID)
 	before := c.byID[info.ID]
-	if before != nil && before.inUse {
+	var n *node
+	switch {
+	case before == nil:
+		n = c.b.newNode(e, &nodes.Node{Platform: info.Platform, Slots: c.b.options.MaxJobs}, c.b.options.Stores.OfNode(info.ID))
+		n.name = c.nameOf(info, address)
+	case !before.inUse:
+		n = c.b.newNode(e, before.slots, c.b.options.Stores.OfNode(info.ID))
+		n.name = c.nameOf(info, address)
+	case drains || !before.drains && c.away[before.address] == nil:
 		return nil, nil
+	default: // an agent that was started in place of another
+		n = &node{b: c.b, slots: before.slots, engine: e, stores: before.stores, leftovers: before.leftovers, name: before.name, after: before.maintained, takes: before.takes}
+		n.stores.Use(e)
 	}
-	slots := &nodes.Node{Platform: info.Platform, Slots: c.b.options.MaxJobs}
-	if before != nil {
-		slots = before.slots
-	}
-	n := c.b.newNode(e, slots, c.b.options.Stores.OfNode(info.ID))
-	n.cluster, n.name, n.info, n.address, n.inUse = c, c.nameOf(info, address), info, address, true
+	n.cluster, n.info, n.buildID, n.address, n.inUse, n.drains = c, info, buildID, address, true, drains
+	n.maintained, n.replaced = make(chan struct{}), make(chan struct{})
 	for _, v := range volumes {
 		n.homes = append(n.homes, v.Labels[engine.LabelStore])
 	}
 	c.byID[info.ID] = n
+	c.b.register(n)
+	if n.after != nil {
+		close(before.replaced) // now that no job comes to it any more
+	}
 	return n, nil
+}
+
+// platformFor returns the platform that a job asks for, by whatever name, if a node has it; else the builder's
+// own, where an emulator may run its programs.
+func (c *cluster) platformFor(arch string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.byID {
+		if n.info.Platform == "linux/"+goArch(arch) {
+			return n.info.Platform
+		}
+	}
+	return c.Platform
 }
 
 // isEmpty reports whether no engine is in use.
@@ -198,67 +226,117 @@ func (c *cluster) isEmpty() bool {
 }
 
 // use has jobs run on the node for as long as its engine gives signs of life. Then those that are there
-// are lost.
+// are lost. A node that is replaced is used until its jobs have ended.
 func (n *node) use(ctx context.Context, tick <-chan time.Time) {
-	tending, stop := context.WithCancel(ctx)
+	maintaining, stop := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
-	tasks.Go(func() { n.maintain(tending) })
+	tasks.Go(func() {
+		defer close(n.maintained)
+		if n.after != nil {
+			<-n.after
+		}
+		n.maintain(maintaining)
+	})
 	defer tasks.Wait()
 	defer stop()
-	n.b.register(n)
+	defer n.leave()
 	n.b.options.Observer.NodeCame(n.name)
-	n.drain(n.isDraining(ctx, false))
-	for missed := 0; missed < mostMissed && ctx.Err() == nil; {
+	n.offer()
+	replaced := n.replaced
+	for missed := 0; missed < mostMissed && (replaced != nil || n.hasJobs()); {
 		select {
 		case <-tick:
-		case <-ctx.Done():
-		}
-		if _, err := n.engine.Info(ctx); err != nil {
-			missed++
+		case <-replaced:
+			replaced = nil
+			stop()
 			continue
+		case <-ctx.Done():
+			return
 		}
-		missed = 0
-		if drains := n.isDraining(ctx, n.drains); drains != n.drains {
-			n.drain(drains)
+		_, err := n.engine.Info(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			missed = 0
+			n.answers(ctx)
+		default:
+			missed++
+			n.doubt(err)
+			if missed == mostMissed {
+				n.lose()
+			}
 		}
-	}
-	if ctx.Err() == nil {
-		n.lose()
 	}
 }
 
-// isDraining reports whether the node's agent was asked to stop. If the agent does not say, it is as before.
-func (n *node) isDraining(ctx context.Context, before bool) bool {
+// isDraining reports whether the agent at an address was asked to stop.
+func (c *cluster) isDraining(ctx context.Context, address string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, pingInterval)
 	defer cancel()
-	drains, err := n.cluster.IsDraining(ctx, n.address)
-	if err != nil {
-		return before
-	}
-	return drains
+	return c.IsDraining(ctx, address)
 }
 
-// drain notes whether the node's agent was asked to stop: then it gets no more jobs. Only the goroutine that
-// uses the node calls it.
-func (n *node) drain(drains bool) {
+// answers notes that the node's engine answers, and whether its agent was asked to stop. If the agent does not
+// say, it is as before.
+func (n *node) answers(ctx context.Context) {
+	drains, err := n.cluster.isDraining(ctx, n.address)
 	n.cluster.mu.Lock()
-	n.drains = drains
+	if err == nil {
+		n.drains = drains
+	}
+	delete(n.cluster.away, n.address)
 	n.cluster.mu.Unlock()
-	if drains {
-		n.b.log.Info("a node gets no more jobs: its agent was asked to stop", "node", n.name)
-		n.b.queue.Down(n.slots)
-	} else {
+	n.offer()
+}
+
+// doubt notes that the node's engine has not answered: it gets no jobs until it does. Those that run there go
+// on, because it may have been cut off for a moment.
+func (n *node) doubt(why error) {
+	c := n.cluster
+	c.mu.Lock()
+	if n.inUse { // else something else may be at its address
+		c.noteAbsent(n.address, why)
+	}
+	c.mu.Unlock()
+	n.offer()
+}
+
+// offer has the queue give the node jobs while its engine answers and its agent was not asked to stop.
+func (n *node) offer() {
+	c := n.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.byID[n.info.ID] != n || !n.inUse {
+		return // another has its slots
+	}
+	away := c.away[n.address]
+	takes := away == nil && !n.drains
+	switch {
+	case takes == n.takes:
+		return
+	case takes:
 		n.b.log.Info("a node gets jobs", "node", n.name)
 		n.b.queue.Up(n.slots, n.homes...)
+	case away != nil:
+		n.b.log.Warn("a node gets no more jobs until it answers", "node", n.name, "err", away.why)
+		n.b.queue.Down(n.slots)
+	default:
+		n.b.log.Info("a node gets no more jobs: its agent was asked to stop", "node", n.name)
+		n.b.queue.Down(n.slots)
 	}
+	n.takes = takes
 }
 
 // lose ends the jobs of a node that is gone.
 func (n *node) lose() {
-	n.b.queue.Down(n.slots)
+	n.b.log.Info("a node is gone", "node", n.name, "address", n.address)
 	n.b.cancelOn(n, &engine.Failure{End: jobend.EngineGone, What: "The node " + n.name + " is gone, and the job with it.",
 		Advice: "Send the job again; it runs on another node.", Cause: errNodeLost})
-	n.cluster.absent(n.address, &engine.Failure{What: "The container engine does not answer."})
+}
+
+// leave has the node be in use no longer.
+func (n *node) leave() {
 	n.cluster.mu.Lock()
 	defer n.cluster.mu.Unlock()
 	n.inUse = false

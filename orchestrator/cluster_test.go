@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/orchestrator/nodes"
 	"iglu.sh/builder/orchestrator/stores"
@@ -67,7 +68,8 @@ func (m *machine) drain(draining bool) {
 }
 
 // newLab returns one with machines n1, n2 and so on, of which each has its name as its address. The first
-// has another, alias; and there are two that nobody finds: other has another platform, and twin the name n1.
+// has another, alias; and there are three that nobody finds: arm has another platform, other as well, but no program
+// for it, and twin the name n1.
 func newLab(t *testing.T, machines int, change ...func(*Options)) *lab {
 	l := &lab{t: t, machines: make(map[string]*machine)}
 	for i := range machines {
@@ -77,15 +79,17 @@ func newLab(t *testing.T, machines int, change ...func(*Options)) *lab {
 		m.Fail = m.fail
 		l.machines[name] = m
 	}
+	arm := &machine{Engine: memengine.New(l.run)}
+	arm.Machine.ID, arm.Machine.Name, arm.Machine.Platform, arm.Fail = "ID-arm", "arm", "linux/arm64", arm.fail
 	other := &machine{Engine: memengine.New(l.run)}
 	other.Machine.ID, other.Machine.Platform = "ID-other", "linux/arm64"
 	twin := &machine{Engine: memengine.New(l.run)}
 	twin.Machine.ID, twin.Machine.Name, twin.Machine.Platform, twin.Fail = "ID-twin", "n1", ownPlatform, twin.fail
-	l.machines["other"], l.machines["twin"], l.machines["alias"] = other, twin, l.machines["n1"]
+	l.machines["arm"], l.machines["other"], l.machines["twin"], l.machines["alias"] = arm, other, twin, l.machines["n1"]
 	l.b, l.log, _ = builder(t, nil, append([]func(*Options){func(o *Options) {
 		o.MaxJobs, o.MaxQueued = 2, 100
 		o.Stores = stores.Options{Instance: "test", Mode: stores.Repository, MaxBytes: 1 << 40, Folder: tempDir(t), Wait: time.Minute}
-		o.Cluster = &Cluster{Platform: ownPlatform, Find: l.find, Open: l.open, IsDraining: l.isDraining}
+		o.Cluster = &Cluster{Platform: ownPlatform, Find: l.find, Open: l.open, IsDraining: l.isDraining, Program: program}
 	}}, change...)...)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -139,15 +143,30 @@ func (l *lab) isDraining(_ context.Context, address string) (bool, error) {
 	return m.draining, nil
 }
 
+// errNoProgram is why a node cannot be used.
+var errNoProgram = errors.New("it runs linux/arm64, and the agent's version is 1.2.2: start an agent of this server's version there, 1.2.3")
+
+// program returns the build ID of a platform's program.
+func program(_ context.Context, address, platform string) (string, error) {
+	if address == "other" {
+		return "", errNoProgram
+	}
+	return "for " + platform, nil
+}
+
 // start starts a job of a repository that takes a time, and returns what gets its end.
 func (l *lab) start(repository, takes string) *sent {
 	return l.startWith(l.t.Context(), repository, takes)
 }
 
 func (l *lab) startWith(ctx context.Context, repository, takes string) *sent {
-	s := &sent{done: make(chan struct{})}
 	request := commandOf(repository + " " + takes)
 	request.Git.Repository = repository
+	return l.send(ctx, request)
+}
+
+func (l *lab) send(ctx context.Context, request *schemas.Request) *sent {
+	s := &sent{done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
 		s.last = l.b.build(ctx, request, &s.log)
@@ -364,8 +383,74 @@ func TestNodesCome(t *testing.T) {
 		if err := l.b.Healthy(t.Context()); !errors.Is(err, errNoNode) {
 			t.Errorf("without a node it is %v", err)
 		}
-		if !strings.Contains(l.log.String(), "it runs linux/arm64, and this builder's program is made for linux/amd64") {
-			t.Error("nobody is told that a node has another platform")
+		if !strings.Contains(l.log.String(), errNoProgram.Error()) {
+			t.Error("nobody is told that there is no program for a node's platform")
+		}
+	})
+}
+
+// TestPlatforms has jobs for a platform run on the nodes that have it, with its program, and others on the
+// builder's own. A repository has a home on each.
+func TestPlatforms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 2)
+		l.setFound("n1", "n2", "arm")
+		time.Sleep(2 * findInterval)
+		var jobs []*sent
+		want := func(repository, arch, node, buildID, system string) {
+			t.Helper()
+			request := commandOf(fmt.Sprint(len(jobs), " 1h"))
+			request.Git.Repository, request.Arch = repository, arch
+			job := l.send(t.Context(), request)
+			jobs = append(jobs, job)
+			l.clock.mu.Lock()
+			defer l.clock.mu.Unlock()
+			env := l.env[request.BuildOptions.Command]
+			if job.node() != node || !slices.Contains(env, jobenv.BuildID+"=for "+buildID) || !slices.Contains(env, jobenv.System+"="+system) {
+				t.Errorf("%s for %q: on %s, with %q", repository, arch, job.node(), env)
+			}
+		}
+		want("a", "", "n1", ownPlatform, "")
+		want("a", "aarch64-linux", "arm", "linux/arm64", "")
+		want("a1", "linux/arm64", "arm", "linux/arm64", "")
+		want("b", "x86_64-linux", "n2", ownPlatform, "")
+		want("c", "riscv64-linux", "n1", ownPlatform, "riscv64-linux") // an emulator may be there
+		waits := l.send(t.Context(), &schemas.Request{Arch: "arm64", BuildOptions: schemas.BuildOptions{Command: "waits 1s"}})
+		if got := waits.node(); got != "-" {
+			t.Errorf("while the node of its platform is full, a job runs on %s", got)
+		}
+		for _, job := range append(jobs, waits) {
+			job.wantEnd(t, jobend.Exited)
+		}
+		if got := waits.node(); got != "arm" {
+			t.Errorf("the job that has waited runs on %s", got)
+		}
+	})
+}
+
+// TestHomeByPlatform has jobs of a repository for two platforms: those of each stay on its own node.
+func TestHomeByPlatform(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 2)
+		l.setFound("n1", "n2", "arm")
+		time.Sleep(2 * findInterval)
+		own := func() *sent {
+			job := l.start("a", "1m")
+			time.Sleep(10 * time.Second)
+			return job
+		}
+		first := own()
+		other := commandOf("arm 1m")
+		other.Git.Repository, other.Arch = "a", "arm64"
+		second := l.send(t.Context(), other)
+		first.wantEnd(t, jobend.Exited)
+		busy := l.start("b", "1m") // on n1, which has less room then
+		third := own()
+		if got := nodesOf(first, second, busy, third); got != "n1 arm n1 n1" {
+			t.Errorf("they run on %s", got)
+		}
+		for _, job := range []*sent{second, busy, third} {
+			job.wantEnd(t, jobend.Exited)
 		}
 	})
 }

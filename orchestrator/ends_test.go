@@ -161,7 +161,7 @@ func TestNoEngine(t *testing.T) {
 		bubble(t, nil, func(t *testing.T, f *fixture) {
 			f.engine.Refuse(why)
 			f.do("count 3").want(t, want)
-			if f.b.Healthy(t.Context()) == nil || f.b.local.leftovers.sweep(t.Context(), nil) == nil || f.b.Check(t.Context()) != nil {
+			if f.b.Healthy(t.Context()) == nil || f.b.local.leftovers.sweep(t.Context(), f.b.local.engine, nil) == nil || f.b.Check(t.Context()) != nil {
 				t.Error("it is healthy, or clean, or sure that the engine cannot do")
 			}
 			if _, err := f.b.local.stores.List(t.Context()); err == nil {

@@ -97,12 +97,16 @@ func (b *Builder) start(ctx context.Context, request *schemas.Request, client st
 	return j
 }
 
-// needOf returns what a job needs of its node: the store of its repository, if jobs of one share it.
-func (b *Builder) needOf(request *schemas.Request) nodes.Need {
-	if b.options.Stores.Mode != stores.Repository || request.Git.NoClone {
-		return nodes.Need{}
+// needOf returns what a job needs of its node: its platform, and the store of its repository, if jobs of one
+// share it.
+func (b *Builder) needOf(request *schemas.Request) (need nodes.Need) {
+	if b.cluster != nil {
+		need.Platform = b.cluster.platformFor(request.Arch)
 	}
-	return nodes.Need{Home: request.Git.Repository}
+	if b.options.Stores.Mode == stores.Repository && !request.Git.NoClone {
+		need.Home = request.Git.Repository
+	}
+	return need
 }
 
 // withoutLog is how a job ends that has no log.
@@ -135,20 +139,38 @@ func (r *run) toEnd(ctx context.Context, ticket *nodes.Ticket, record *recorder)
 	return last
 }
 
-// inTurn runs the job when it has a slot.
+// maxMisses is how many nodes a job may have that do not answer before it begins.
+const maxMisses = 4
+
+// inTurn runs the job when it has a slot, and waits for another if nothing of it has run for want of the node.
 func (r *run) inTurn(ctx context.Context, ticket *nodes.Ticket, record *recorder) Verdict {
-	slots, err := ticket.Wait(ctx, r.waits)
-	if err != nil {
-		return Verdict{Err: cancelled(err)}
+	for misses := 1; ; misses++ {
+		slots, err := ticket.Wait(ctx, r.waits)
+		if err != nil {
+			return Verdict{Err: cancelled(err)}
+		}
+		verdict := r.inTime(ctx, slots, ticket, record)
+		if !r.isLost(verdict) || r.started || misses == maxMisses {
+			return verdict
+		}
+		r.again(ticket, 0, "node "+r.node.name+" does not answer: the job waits for a slot again")
 	}
+}
+
+// inTime runs the job on a node of which it has a slot, and once more if that is lost.
+func (r *run) inTime(ctx context.Context, slots *nodes.Node, ticket *nodes.Ticket, record *recorder) Verdict {
 	ctx, stop := r.b.options.Deadlines.bound(ctx)
 	defer stop()
 	verdict := r.onNode(ctx, slots, record)
-	if !r.isLost(verdict) {
+	if !r.b.options.RetryLost || !r.started || r.hasRun || !r.isLost(verdict) {
 		return verdict
 	}
-	r.again(ticket)
-	if slots, err = ticket.Wait(ctx, r.waits); err != nil {
+	r.started, r.hasRun = false, true
+	// What runs on the node that is lost, which nobody can ask, ends by itself.
+	r.again(ticket, jobenv.Outlives, fmt.Sprintf("node %s is lost: the job runs once more, on another node if there is one, when what runs there has ended by itself (%s)",
+		r.node.name, jobenv.Outlives))
+	slots, err := ticket.Wait(ctx, r.waits)
+	if err != nil {
 		return Verdict{Err: cancelled(err)}
 	}
 	return r.onNode(ctx, slots, record)
@@ -159,6 +181,7 @@ func (r *run) onNode(ctx context.Context, slots *nodes.Node, record *recorder) V
 	ctx, leave := r.b.place(ctx, r, slots)
 	defer leave()
 	record.start(r.node.name)
+	r.tracker.runsOn(r.node.machine())
 	if r.node.cluster != nil {
 		r.say("on node " + r.node.name)
 		r.tracker.event(schemas.NodeEvent{Name: r.node.name})
@@ -166,24 +189,18 @@ func (r *run) onNode(ctx context.Context, slots *nodes.Node, record *recorder) V
 	return r.do(ctx)
 }
 
-// isLost reports whether a job has ended because its node is lost, and is to run again.
+// isLost reports whether a job has ended because its node is lost.
 func (r *run) isLost(verdict Verdict) bool {
-	return r.b.options.RetryLost && r.node.cluster != nil && verdict.End() == jobend.EngineGone
+	return r.node.cluster != nil && verdict.End() == jobend.EngineGone
 }
 
-// again has the job wait for a slot once more. What runs on the node that is lost, which nobody can ask,
-// ends by itself before that.
-func (r *run) again(ticket *nodes.Ticket) {
-	after := time.Duration(0)
-	when := ""
-	if r.started {
-		after = jobenv.Outlives
-		when = fmt.Sprintf(", when what runs there has ended by itself (%s)", after)
-	}
-	r.log.Info("the job's node is lost: the job runs once more", "node", r.node.name, "after", after)
-	r.say("node " + r.node.name + " is lost: the job runs once more, on another node if there is one" + when)
+// again has the job wait for a slot once more, from a time on, and says why.
+func (r *run) again(ticket *nodes.Ticket, after time.Duration, why string) {
+	r.log.Info("the job's node is lost: the job waits for another slot", "node", r.node.name, "after", after)
+	r.say(why)
 	r.tracker.again(r.node.name)
-	r.isAgain, r.withoutStore = true, false
+	r.withoutStore = false
+	r.slot++
 	ticket.Again(after)
 }
 

@@ -33,7 +33,6 @@ type sighting struct {
 
 // leftovers removes containers that nobody wants. Its methods are safe for concurrent use.
 type leftovers struct {
-	engine    engine.Engine
 	builder   string                // this builder's id
 	isRunning func(job string) bool // whether a job of this builder runs on the engine
 
@@ -41,11 +40,11 @@ type leftovers struct {
 	seen map[string]sighting // of containers that do not run, by their IDs
 }
 
-// sweep removes what is left over, and calls removed for each. It goes on after a failure.
-func (l *leftovers) sweep(ctx context.Context, removed func(id string)) error {
+// sweep removes what is left over on the engine, and calls removed for each. It goes on after a failure.
+func (l *leftovers) sweep(ctx context.Context, e engine.Engine, removed func(id string)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	found, err := l.engine.List(ctx)
+	found, err := e.List(ctx)
 	if err != nil {
 		return err
 	}
@@ -60,7 +59,7 @@ func (l *leftovers) sweep(ctx context.Context, removed func(id string)) error {
 		if !l.isLeftover(c, time.Since(now.since)) {
 			continue
 		}
-		if err := l.engine.Remove(ctx, c.ID); err != nil {
+		if err := e.Remove(ctx, c.ID); err != nil {
 			failed = errors.Join(failed, err)
 			continue
 		}
@@ -100,7 +99,7 @@ func (n *node) sweepAtTimes(ctx context.Context) {
 }
 
 func (n *node) sweep(ctx context.Context) {
-	err := n.leftovers.sweep(ctx, func(id string) { n.b.log.Info("removed a container that was left over", "container", id) })
+	err := n.leftovers.sweep(ctx, n.engine, func(id string) { n.b.log.Info("removed a container that was left over", "container", id) })
 	if err != nil && ctx.Err() == nil {
 		n.b.log.Debug("cannot remove what is left over", "err", err)
 		n.engineFailed(err)

@@ -3,6 +3,8 @@ package orchestrator
 import (
 	"context"
 	"errors"
+	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,29 +14,44 @@ import (
 	"iglu.sh/builder/orchestrator/stores"
 )
 
-// A node is an engine on which jobs run, and what the builder has and does there.
+// A node is an engine on which jobs run, reached at one address, and what the builder has and does there.
 type node struct {
 	b         *Builder
 	slots     *nodes.Node // as the queue sees it
 	engine    engine.Engine
 	stores    *stores.Pool
 	leftovers *leftovers
-	noImage   error // why the engine has no job image; nil if it has; guarded by the builder
+	buildID   string // of the program in its containers
+	noImage   error  // why the engine has no job image; nil if it has; guarded by the builder
 
-	cluster *cluster // nil: it is the one engine of its builder, as for what follows
-	name    string   // of its machine; no other node of the cluster has it
-	address string   // at which its engine is
-	info    engine.Info
-	homes   []string // the repositories whose stores it had when it came
-	inUse   bool     // guarded by the cluster
-	drains  bool     // likewise; its agent was asked to stop, so it gets no more jobs
+	cluster    *cluster // nil: it is the one engine of its builder, as for what follows
+	name       string   // of its machine; no other node of the cluster has it
+	address    string   // at which its engine is
+	info       engine.Info
+	homes      []string      // the repositories whose stores it had when it came
+	after      chan struct{} // closed when nothing looks after the node any more whose place it has taken; nil: none
+	maintained chan struct{} // the same of this one
+
+	// Guarded by the cluster.
+	inUse    bool
+	drains   bool          // its agent was asked to stop, so it gets no more jobs
+	takes    bool          // the queue gives it jobs
+	replaced chan struct{} // closed when another has taken its place: it goes on for the jobs that it has
 }
 
 // newNode returns the node that an engine is.
 func (b *Builder) newNode(e engine.Engine, slots *nodes.Node, options stores.Options) *node {
-	n := &node{b: b, slots: slots, engine: e, stores: stores.New(e, options, b.log)}
-	n.leftovers = &leftovers{engine: e, builder: b.id, isRunning: n.isRunning, seen: make(map[string]sighting)}
+	n := &node{b: b, slots: slots, engine: e, buildID: b.options.BuildID, stores: stores.New(e, options, b.log)}
+	n.leftovers = &leftovers{builder: b.id, isRunning: n.isRunning, seen: make(map[string]sighting)}
 	return n
+}
+
+// machine returns Go's name of the machine that the node is.
+func (n *node) machine() string {
+	if n.cluster == nil {
+		return runtime.GOARCH // the engine refuses another
+	}
+	return strings.TrimPrefix(n.info.Platform, "linux/")
 }
 
 // register has the queue's slots be those of a node.
@@ -68,12 +85,24 @@ func (b *Builder) place(ctx context.Context, r *run, slots *nodes.Node) (placed 
 	}
 }
 
-// isRunning reports whether a job of this builder runs on the node.
+// isRunning reports whether a job of this builder runs on the node's engine, at whichever address.
 func (n *node) isRunning(job string) bool {
 	n.b.mu.Lock()
 	defer n.b.mu.Unlock()
 	j := n.b.running[job]
-	return j != nil && j.node == n
+	return j != nil && j.node != nil && j.node.slots == n.slots
+}
+
+// hasJobs reports whether jobs run on the node, at its address.
+func (n *node) hasJobs() bool {
+	n.b.mu.Lock()
+	defer n.b.mu.Unlock()
+	for _, j := range n.b.running {
+		if j.node == n {
+			return true
+		}
+	}
+	return false
 }
 
 // named says of a failure of an engine which node's it is, where there are several.

@@ -220,9 +220,14 @@ func (b *Builder) Close() error {
 	return b.local.engine.Close()
 }
 
-// engineFailed counts a failure of the node's engine.
+// engineFailed counts a failure of the node's engine, and notes that it does not answer.
 func (n *node) engineFailed(err error) {
-	if f, ok := errors.AsType[*engine.Failure](err); ok && f.Call != "" {
-		n.b.options.Observer.EngineFailed(n.name, f.Call)
+	f, ok := errors.AsType[*engine.Failure](err)
+	if !ok || f.Call == "" {
+		return
+	}
+	n.b.options.Observer.EngineFailed(n.name, f.Call)
+	if n.cluster != nil && f.End == jobend.EngineGone {
+		n.doubt(f)
 	}
 }

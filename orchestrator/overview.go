@@ -21,10 +21,20 @@ type absence struct {
 	why   error
 }
 
+// add adds to a node's state that it is not there.
+func (a *absence) add(s *nodes.State) {
+	s.Up, s.Since, s.Problem = false, a.since.UTC(), problem(a.why)
+}
+
 // absent notes why no engine can be used at an address, and reports whether it could be used before.
 func (c *cluster) absent(address string, why error) (fresh bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.noteAbsent(address, why)
+}
+
+// noteAbsent is absent for who holds mu.
+func (c *cluster) noteAbsent(address string, why error) (fresh bool) {
 	a := c.away[address]
 	if a == nil {
 		a = &absence{since: time.Now()}
@@ -68,7 +78,11 @@ func (c *cluster) states() []nodes.State {
 	listed := make(map[string]bool) // nodes, by their IDs
 	for id, n := range c.byID {
 		if n.inUse {
-			states = append(states, n.state())
+			state := n.state()
+			if a := c.away[n.address]; a != nil {
+				a.add(&state)
+			}
+			states = append(states, state)
 			listed[id] = true
 		}
 	}
@@ -82,7 +96,7 @@ func (c *cluster) states() []nodes.State {
 			state = n.state()
 			listed[id] = true
 		}
-		state.Up, state.Since, state.Problem = false, a.since.UTC(), problem(a.why)
+		a.add(&state)
 		states = append(states, state)
 	}
 	slices.SortFunc(states, func(a, b nodes.State) int { return cmp.Compare(a.Name, b.Name) })
@@ -170,7 +184,7 @@ func (c *cluster) usable() (all []*node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, n := range c.byID {
-		if n.inUse && !n.drains {
+		if n.inUse && n.takes {
 			all = append(all, n)
 		}
 	}

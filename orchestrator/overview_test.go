@@ -51,7 +51,7 @@ func TestNodes(t *testing.T) {
 
 		l.setFound("n1", "twin", "alias", "other", "no address")
 		time.Sleep(2 * findInterval)
-		two, other := one, nodes.State{Name: "other", Problem: "it runs linux/arm64, and this builder's program is made for linux/amd64"}
+		two, other := one, nodes.State{Name: "other", Problem: errNoProgram.Error()}
 		two.Name = "n1 (twin)"
 		job := l.start("a", "10m")
 		one.Running, one.Stores, one.StoreBytes = 1, 1, 1000 // as the stores' maintenance has found

@@ -26,10 +26,11 @@ import (
 // A clock runs jobs that take the time that their command says, and notes their order.
 type clock struct {
 	mu       sync.Mutex
-	begun    []string       // commands
-	runs     map[string]int // how many of each run now
-	atOnce   []string       // those that ran twice at once
-	outlives time.Duration  // how long a container goes on without its builder
+	begun    []string            // commands
+	runs     map[string]int      // how many of each run now
+	env      map[string][]string // of the last container of each
+	atOnce   []string            // those that ran twice at once
+	outlives time.Duration       // how long a container goes on without its builder
 }
 
 func (c *clock) run(p *memengine.Process) int {
@@ -37,8 +38,9 @@ func (c *clock) run(p *memengine.Process) int {
 	c.mu.Lock()
 	c.begun = append(c.begun, command)
 	if c.runs == nil {
-		c.runs = make(map[string]int)
+		c.runs, c.env = make(map[string]int), make(map[string][]string)
 	}
+	c.env[command] = p.Spec.Env
 	if c.runs[command]++; c.runs[command] > 1 {
 		c.atOnce = append(c.atOnce, command)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/jobenv"
+	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/schemas"
 )
 
@@ -178,4 +179,46 @@ func TestRetryEnds(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestNothingHasRun has nodes not answer when a job is to begin on them: it begins on another, or when one is back.
+func TestNothingHasRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 2)
+		time.Sleep(time.Second) // no ping comes first
+		l.machines["n1"].cut(true)
+		one := l.start("a", "1m")
+		one.wantEnd(t, jobend.Exited)
+		const told = "iglu: node n1 does not answer: the job waits for a slot again\niglu: on node n2\n"
+		if !strings.Contains(one.log.String(), told) {
+			t.Errorf("its log:\n%s", one.log.String())
+		}
+
+		l.machines["n2"].cut(true)
+		two := l.start("a", "1m") // n2 is the home of a
+		l.wantLoad("without a node", 0, 1)
+		time.Sleep(10 * time.Minute)
+		l.machines["n1"].cut(false)
+		two.wantEnd(t, jobend.Exited)
+	})
+}
+
+// TestNeverBegins has jobs break their nodes' engines before they begin: that goes on for a few times only.
+func TestNeverBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 2)
+		for _, name := range []string{"n1", "n2"} {
+			m := l.machines[name]
+			m.mu.Lock()
+			m.broken = map[string]error{"Create": &engine.Failure{End: jobend.EngineGone, Call: "make the container", What: "The container engine went away.", Advice: "Send the job again."}}
+			m.mu.Unlock()
+		}
+		for _, repository := range []string{"a", ""} { // without one, it has no store that outlives it
+			one := l.start(repository, "1m")
+			one.wantEnd(t, jobend.EngineGone)
+			if n := strings.Count(one.log.String(), "waits for a slot again"); n != maxMisses-1 {
+				t.Errorf("it has waited %d times\n%s", n, one.log.String())
+			}
+		}
+	})
 }

@@ -39,8 +39,9 @@ type run struct {
 	env   jobenv.Job
 
 	withoutStore bool // the job has the image's own store, which is gone with it
-	started      bool // a container of the job was to be started
-	isAgain      bool // the job runs once more
+	started      bool // a container of the job was to be started, in its present run
+	hasRun       bool // it has run before, on a node that was lost
+	slot         int  // how many slots it has had before the present one
 }
 
 // say adds a line of the builder's own to the job's log.
@@ -67,7 +68,7 @@ func (r *run) do(ctx context.Context) Verdict {
 // more to say about its end.
 func (r *run) inContainer(ctx context.Context, watchdog *watchdog) (code int, err error) {
 	r.env = jobOf(r.request, r.b.options)
-	if r.env.System, err = systemFor(r.request.Arch); err != nil {
+	if r.env.System, err = systemFor(r.request.Arch, r.node.machine()); err != nil {
 		return 0, err
 	}
 	if r.info, err = r.node.engine.Info(ctx); err != nil {
@@ -93,7 +94,8 @@ func (r *run) inContainer(ctx context.Context, watchdog *watchdog) (code int, er
 		a = r.attempt(ctx, watchdog)
 	}
 	grown := r.tracker.storeBytes()
-	r.b.background.Go(func() { r.cleanUp(ctx, a, grown) }) // nobody waits for that but a job with the same store
+	n := r.node                                                   // a job whose node is lost has another one then
+	r.b.background.Go(func() { n.cleanUp(ctx, a, grown, r.log) }) // only a job with the same store waits for that
 	if a.ran {
 		r.tracker.begin(schemas.Done)
 	}
@@ -147,7 +149,7 @@ const maxStores = 2
 // abandon removes an attempt's container and its store. The job then has another, if it may; or none
 // that outlives it, also if something still uses the store.
 func (r *run) abandon(ctx context.Context, a *attempt, again bool) error {
-	r.remove(ctx, a.container)
+	r.node.remove(ctx, a.container, r.log)
 	err := a.lease.Discard(ctx)
 	a.lease.Release()
 	switch {
@@ -164,9 +166,9 @@ func (r *run) abandon(ctx context.Context, a *attempt, again bool) error {
 
 // cleanUp removes an attempt's container and gives its store back, which has grown by so many bytes. ctx may
 // have ended.
-func (r *run) cleanUp(ctx context.Context, a *attempt, grown int64) {
+func (n *node) cleanUp(ctx context.Context, a *attempt, grown int64, log *slog.Logger) {
 	if a.container != nil {
-		r.remove(ctx, a.container)
+		n.remove(ctx, a.container, log)
 	}
 	if a.lease != nil {
 		a.lease.Return(ctx, grown)
@@ -174,10 +176,10 @@ func (r *run) cleanUp(ctx context.Context, a *attempt, grown int64) {
 }
 
 // remove removes a container. What cannot be removed now is a leftover.
-func (r *run) remove(ctx context.Context, c engine.Container) {
+func (n *node) remove(ctx context.Context, c engine.Container, log *slog.Logger) {
 	if err := c.Remove(context.WithoutCancel(ctx)); err != nil {
-		r.log.Warn("cannot remove the container", "container", c.ID(), "err", err)
-		r.node.engineFailed(err)
+		log.Warn("cannot remove the container", "container", c.ID(), "err", err)
+		n.engineFailed(err)
 	}
 }
 
@@ -248,12 +250,12 @@ func (r *run) createInStore(ctx context.Context, a *attempt, key stores.Key) (er
 	}
 }
 
-// containerName returns the name of the job's container without a store that outlives it. That of its first
-// run may still be there.
+// containerName returns the name of the job's container without a store that outlives it. That of an earlier
+// slot may still be there.
 func (r *run) containerName() string {
 	name := "iglu-job-" + r.b.options.Stores.Instance + "-" + r.id
-	if r.isAgain {
-		name += "-again"
+	if r.slot > 0 {
+		name += fmt.Sprint("-", r.slot+1)
 	}
 	return name
 }
@@ -262,7 +264,7 @@ func (r *run) containerName() string {
 func (r *run) spec(name string, lease *stores.Lease) engine.Spec {
 	env := r.env
 	env.NixVersion = r.b.nix.of(r.image.ID)
-	spec := r.b.spec(name, r.info, &env)
+	spec := r.node.spec(name, r.info, &env)
 	spec.Image = r.image.ID
 	spec.Labels[engine.LabelJob] = r.id
 	if lease != nil {
@@ -276,8 +278,9 @@ func (r *run) spec(name string, lease *stores.Lease) engine.Spec {
 	return spec
 }
 
-// spec returns what all containers of the builder have, and completes what they are told.
-func (b *Builder) spec(name string, info engine.Info, env *jobenv.Job) engine.Spec {
+// spec returns what all containers of the builder have on the node, and completes what they are told.
+func (n *node) spec(name string, info engine.Info, env *jobenv.Job) engine.Spec {
+	b := n.b
 	limits := b.options.Limits
 	spec := engine.Spec{
 		Name:   name,
@@ -286,7 +289,7 @@ func (b *Builder) spec(name string, info engine.Info, env *jobenv.Job) engine.Sp
 		CPUs:   limits.CPUs.of(float64(info.CPUs), b.options.MaxJobs),
 		PIDs:   limits.PIDs,
 	}
-	env.BuildID = b.options.BuildID
+	env.BuildID = n.buildID
 	env.CPUs = strconv.Itoa(int(math.Ceil(spec.CPUs)))
 	if info.Sandboxed {
 		addStoreConfig(env, nixSandboxed)

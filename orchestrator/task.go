@@ -24,14 +24,14 @@ func (n *node) runTask(ctx context.Context, task stores.Task) (code int, last st
 		return 0, "", err
 	}
 	env := jobenv.Job{Maintenance: task.Work}
-	spec := n.b.spec(task.Container, info, &env)
+	spec := n.spec(task.Container, info, &env)
 	spec.Image, spec.Store, spec.Offline, spec.Env = task.ImageID, task.Volume, true, env.Environ()
 	c, err := n.engine.Create(ctx, spec)
 	if err != nil {
 		return 0, "", err
 	}
 	r := &run{b: n.b, node: n, log: n.b.log.With("store", task.Volume.Name)}
-	defer r.remove(ctx, c)
+	defer n.remove(ctx, c, r.log)
 	if err := ctx.Err(); err != nil {
 		return 0, "", context.Cause(ctx)
 	}

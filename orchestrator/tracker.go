@@ -24,9 +24,17 @@ type tracker struct {
 	stored  int64  // bytes that were added to the Nix store
 	nix     string // the version of the image's
 	notRun  string // the system that the job is for, if the container does not run it
+	machine string // Go's name of the one on which it runs
 }
 
 func newTracker() *tracker { return &tracker{begun: time.Now()} }
+
+// runsOn notes on what machine the job runs, by Go's name.
+func (t *tracker) runsOn(machine string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.machine = machine
+}
 
 // begin says that a phase begins, unless it has.
 func (t *tracker) begin(phase schemas.Phase) {
@@ -165,7 +173,7 @@ func (t *tracker) close(v Verdict) Verdict {
 	known := t.verdict
 	known.ExitCode, known.Err, known.Duration = v.ExitCode, v.Err, time.Since(t.begun)
 	if v.Err == nil && t.notRun != "" {
-		known.Err = notRun(t.notRun, howToRun)
+		known.Err = notRun(t.notRun, t.machine, howToRun)
 	}
 	if known.Phases == nil {
 		known.Phases = []schemas.PhaseTime{}

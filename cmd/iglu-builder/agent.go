@@ -112,10 +112,12 @@ func runAgent(first, second context.Context, s *server.Settings, log *slog.Logge
 		return err
 	}
 	return agent.Serve(first, second, agent.Options{
-		Listen: s.Listen,
-		Keys:   keys,
-		Socket: socket,
-		Grace:  s.ShutdownGrace,
+		Listen:  s.Listen,
+		Keys:    keys,
+		Socket:  socket,
+		Program: selfProgram,
+		Version: buildInfo().Version,
+		Grace:   s.ShutdownGrace,
 		Running: func(ctx context.Context) (bool, error) {
 			running, err := engine.AnyRunning(ctx)
 			if client.IsErrConnectionFailed(err) { // with the engine, all that could be passed on is gone

@@ -39,6 +39,8 @@ type Options struct {
 	Listen string // address to listen on
 	Keys   *Keys
 	Socket string // the engine's unix socket
+	// Program is the file of this program, and Version its version.
+	Program, Version string
 	// Running reports whether jobs run on the engine: the agent does not stop meanwhile.
 	Running func(ctx context.Context) (bool, error)
 	// Grace is how long jobs may go on for once the agent is asked to stop.
@@ -54,7 +56,7 @@ func Serve(ctx, force context.Context, o Options, log *slog.Logger) error {
 		return fmt.Errorf("listen on %s: %w", o.Listen, err)
 	}
 	log.Info("listening", "addr", listener.Addr().String(), "engine", o.Socket)
-	s := &service{socket: o.Socket, log: log, conns: make(map[*passage]struct{}), refused: refusals{log: log}}
+	s := &service{socket: o.Socket, program: o.Program, version: o.Version, log: log, conns: make(map[*passage]struct{}), refused: refusals{log: log}}
 	s.tls = o.Keys.listening(s.draining.Load)
 
 	accepted := make(chan struct{})
@@ -76,6 +78,8 @@ func Serve(ctx, force context.Context, o Options, log *slog.Logger) error {
 // A service is an agent that runs.
 type service struct {
 	socket     string
+	program    string // its file
+	version    string
 	tls        *tls.Config
 	log        *slog.Logger
 	draining   atomic.Bool
@@ -121,6 +125,12 @@ func (s *service) serve(conn net.Conn) {
 	}
 	if err != nil {
 		s.refused.add(conn.RemoteAddr(), err)
+		return
+	}
+	if client.ConnectionState().NegotiatedProtocol == protocolProgram {
+		s.handshakes.add(conn) // so that an agent that ends need not wait for it
+		defer s.handshakes.remove(conn)
+		s.sendProgram(client)
 		return
 	}
 	engine, err := net.Dial("unix", s.socket)

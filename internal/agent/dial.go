@@ -23,6 +23,11 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interv
 //
 // If the agent refuses the key, the first read says so: in TLS 1.3 a client is ready before it is verified.
 func (k *Keys) Dial(ctx context.Context, address string) (*tls.Conn, error) {
+	return k.dialFor(ctx, address, protocolServing, protocolDraining)
+}
+
+// dialFor offers protocols.
+func (k *Keys) dialFor(ctx context.Context, address string, protocols ...string) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	dialer := &net.Dialer{KeepAliveConfig: keepAlive, Control: withUserTimeout}
@@ -30,7 +35,9 @@ func (k *Keys) Dial(ctx context.Context, address string) (*tls.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := tls.Client(conn, k.dialing())
+	config := k.dialing()
+	config.NextProtos = protocols
+	client := tls.Client(conn, config)
 	if err := client.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("handshake with the agent at %s: %w", address, err)

@@ -87,6 +87,7 @@ func (k *Keys) verify(state tls.ConnectionState) error {
 const (
 	protocolServing  = "iglu-agent-serving"
 	protocolDraining = "iglu-agent-draining"
+	protocolProgram  = "iglu-agent-program" // a client that offers it alone gets the agent's program: see Keys.Program
 )
 
 // listening returns how an agent speaks TLS.
@@ -101,10 +102,14 @@ func (k *Keys) listening(isDraining func() bool) *tls.Config {
 	}
 	draining := serving.Clone()
 	serving.NextProtos, draining.NextProtos = []string{protocolServing}, []string{protocolDraining}
+	program := serving.Clone()
+	program.NextProtos = []string{protocolProgram}
 	plain := serving.Clone() // other clients, such as Docker's own
 	plain.NextProtos = nil
 	serving.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		switch {
+		case slices.Contains(hello.SupportedProtos, protocolProgram):
+			return program, nil
 		case !slices.Contains(hello.SupportedProtos, protocolServing):
 			return plain, nil
 		case isDraining():

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"iglu.sh/builder/internal/agent"
+	"iglu.sh/builder/internal/buildid"
 	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/orchestrator/docker"
 	"iglu.sh/builder/orchestrator/engine"
@@ -28,11 +30,18 @@ type fleet struct {
 	engines map[string]*docker.Engine // by their addresses
 }
 
-// openFleet returns the engines of the settings. program is what runs in their containers.
-func (s *Settings) openFleet(program string, log *slog.Logger) (*fleet, error) {
+// An ownProgram is the server's own.
+type ownProgram struct{ file, buildID, version string }
+
+// ownPlatform is what it is made for.
+const ownPlatform = runtime.GOOS + "/" + runtime.GOARCH
+
+// openFleet returns the engines of the settings. own runs in their containers. What runs on other platforms
+// comes from the agents there, and is kept in a folder until the server starts again.
+func (s *Settings) openFleet(own ownProgram, folder string, log *slog.Logger) (*fleet, error) {
 	f := &fleet{engines: make(map[string]*docker.Engine)}
 	if len(s.Nodes) == 0 {
-		e, err := s.OpenEngine(program, log)
+		e, err := s.OpenEngine(own.file, log)
 		if err != nil {
 			return nil, err
 		}
@@ -43,11 +52,14 @@ func (s *Settings) openFleet(program string, log *slog.Logger) (*fleet, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := os.RemoveAll(folder); err != nil {
+		return nil, err
+	}
 	f.cluster = &orchestrator.Cluster{
-		Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		Platform: ownPlatform,
 		Find:     func(ctx context.Context) ([]string, error) { return resolve(ctx, net.DefaultResolver, s.Nodes) },
 		Open: func(address string) (engine.Engine, error) {
-			e, err := s.openEngine("tcp://"+address, dialing(keys), program, log.With("address", address))
+			e, err := s.openEngine("tcp://"+address, dialing(keys), own.file, log.With("address", address))
 			if err != nil {
 				return nil, err
 			}
@@ -57,8 +69,34 @@ func (s *Settings) openFleet(program string, log *slog.Logger) (*fleet, error) {
 			return e, nil
 		},
 		IsDraining: keys.IsDraining,
+		Program: func(ctx context.Context, address, platform string) (buildID string, err error) {
+			used := own
+			if platform != ownPlatform {
+				if used, err = programOf(ctx, keys, address, platform, own.version, folder); err != nil {
+					return "", err
+				}
+			}
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.engines[address].UseProgram(used.file, platform)
+			return used.buildID, nil
+		},
 	}
 	return f, nil
+}
+
+// programOf returns the program of an agent on another platform than the server's. It must be of the server's
+// version, because the two talk to each other.
+func programOf(ctx context.Context, keys *agent.Keys, address, platform, version, folder string) (ownProgram, error) {
+	file, err := keys.Program(ctx, address, version, folder)
+	if other, ok := errors.AsType[*agent.VersionError](err); ok {
+		return ownProgram{}, fmt.Errorf("it runs %s, and %w: start an agent of this server's version there, %s", platform, other, version)
+	}
+	if err != nil {
+		return ownProgram{}, err
+	}
+	id, err := buildid.Of(file)
+	return ownProgram{file, id, version}, err
 }
 
 // nodeKeys returns the keys for the agents of nodes.

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"iglu.sh/builder/internal/agent"
+	"iglu.sh/builder/internal/buildid"
 )
 
 // names are what a name server knows. One that is away answers nobody.
@@ -55,10 +57,10 @@ func TestNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	silent := slog.New(slog.DiscardHandler)
-	if _, err := (&Settings{Nodes: nodes}).openFleet("", silent); err == nil || !strings.HasPrefix(err.Error(), "IGLU_NODES is set, and IGLU_AGENT_KEYS is not") {
+	if _, err := (&Settings{Nodes: nodes}).openFleet(ownProgram{}, t.TempDir(), silent); err == nil || !strings.HasPrefix(err.Error(), "IGLU_NODES is set, and IGLU_AGENT_KEYS is not") {
 		t.Errorf("without keys: %v", err)
 	}
-	f, err := (&Settings{Nodes: nodes, AgentKeys: filepath.Join(folder, "server")}).openFleet("", silent)
+	f, err := (&Settings{Nodes: nodes, AgentKeys: filepath.Join(folder, "server")}).openFleet(ownProgram{}, t.TempDir(), silent)
 	if err != nil || f.one != nil || f.cluster == nil {
 		t.Errorf("with keys: %+v, %v", f, err)
 	}
@@ -76,7 +78,7 @@ func TestDraining(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &Settings{Nodes: []string{"node-1:2376"}, AgentKeys: filepath.Join(folder, "server")}
-	f, err := s.openFleet("", slog.New(slog.DiscardHandler))
+	f, err := s.openFleet(ownProgram{}, t.TempDir(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,6 +117,63 @@ func TestDraining(t *testing.T) {
 		if _, err := f.cluster.IsDraining(t.Context(), address); err == nil {
 			t.Error("an agent that has ended answers")
 		}
+	}
+}
+
+// TestProgram asks for the programs of nodes: on the server's own platform it is the server's, and on another that of
+// the agent there, if that is of the server's version.
+func TestProgram(t *testing.T) {
+	folder := t.TempDir()
+	if err := agent.MakeKeys(folder, nil); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := agent.ReadKeys(filepath.Join(folder, "agent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	buildID, err := buildid.Of(program)
+	if err != nil || buildID == "" {
+		t.Fatalf("%q, %v", buildID, err)
+	}
+	listens, ended := make(addresses, 1), make(chan error)
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		ended <- agent.Serve(ctx, ctx, agent.Options{Listen: "127.0.0.1:0", Keys: keys, Socket: "/nonexistent", Program: program, Version: "1.2.3",
+			Running: func(context.Context) (bool, error) { return false, nil }}, slog.New(slog.NewTextHandler(listens, nil)))
+	}()
+	address := <-listens
+	programs := filepath.Join(folder, "programs")
+	for _, test := range []struct{ version, platform, buildID, err string }{
+		{"1.2.3", ownPlatform, "own", ""},
+		{"1.2.3", "linux/other", buildID, ""},
+		{"1.2.4", ownPlatform, "own", ""},
+		{"1.2.4", "linux/other", "", "it runs linux/other, and the agent's version is 1.2.3: start an agent of this server's version there, 1.2.4"},
+	} {
+		s := &Settings{Nodes: []string{address}, AgentKeys: filepath.Join(folder, "server")}
+		f, err := s.openFleet(ownProgram{"/nonexistent", "own", test.version}, programs, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if files, err := os.ReadDir(programs); err == nil {
+			t.Errorf("a server that starts leaves %d programs of its last life", len(files))
+		}
+		e, err := f.cluster.Open(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := f.cluster.Program(t.Context(), address, test.platform)
+		if got != test.buildID || (err == nil) != (test.err == "") || err != nil && err.Error() != test.err {
+			t.Errorf("%s on %s: %q, %v", test.version, test.platform, got, err)
+		}
+		e.Close()
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -70,7 +70,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	}
 	numbers := metrics.New(build, wsapi.Refusals, docker.Calls, len(s.Nodes) > 0)
 	logs.Written = numbers.LogWritten
-	engines, err := s.openFleet(program, log)
+	engines, err := s.openFleet(ownProgram{program, buildID, build.Version}, filepath.Join(folder, "programs"), log)
 	if err != nil {
 		return err
 	}

@@ -55,7 +55,7 @@ func (d *Engine) create(ctx context.Context, spec engine.Spec) (id string, err e
 	if err != nil {
 		return "", err
 	}
-	if err := m.checkPlatform(); err != nil {
+	if err := m.checkPlatform(d.program.madeFor()); err != nil {
 		return "", err
 	}
 	sandboxed, err := d.usesSandbox(m)

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -88,7 +89,7 @@ func New(options Options, log *slog.Logger) (*Engine, error) {
 		log:     log,
 	}
 	d.network = &network{client: c, instance: options.Instance, own: nameOf(options.Instance, "jobs"), name: options.Network}
-	d.program = &program{client: c, instance: options.Instance, file: options.Program, prefix: nameOf(options.Instance, "program-")}
+	d.program = &program{client: c, instance: options.Instance, file: options.Program, platform: runtime.GOOS + "/" + runtime.GOARCH, prefix: nameOf(options.Instance, "program-")}
 	return d, nil
 }
 

@@ -2,12 +2,15 @@ package docker
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -265,6 +268,24 @@ func TestOtherPlatform(t *testing.T) {
 		wantEqual(t, "left", f.left(), "")
 		f.fake.Arch = runtime.GOARCH
 		f.create(t, "one")
+	})
+}
+
+// TestUseProgram has an engine of another architecture get a program for that in place of one for this.
+func TestUseProgram(t *testing.T) {
+	t.Parallel()
+	both(t, nil, func(t *testing.T, f *fixture) {
+		f.fake.Arch = "s390x"
+		file := filepath.Join(t.TempDir(), "program")
+		if err := os.WriteFile(file, []byte("for s390x"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		f.UseProgram(file, "linux/s390x")
+		f.create(t, "one")
+		digest := sha256.Sum256([]byte("for s390x"))
+		if want := f.program.prefix + hex.EncodeToString(digest[:6]); f.program.volume != want {
+			t.Errorf("the program is in %s, want %s", f.program.volume, want)
+		}
 	})
 }
 

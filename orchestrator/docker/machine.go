@@ -3,7 +3,6 @@ package docker
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"slices"
 
 	"github.com/docker/docker/api/types"
@@ -62,11 +61,11 @@ func (m *machine) id() string {
 	return m.ID
 }
 
-// checkPlatform refuses a machine that cannot run this program.
-func (m *machine) checkPlatform() error {
-	if own := runtime.GOOS + "/" + runtime.GOARCH; m.platform != own {
+// checkPlatform refuses a machine that cannot run programs for a platform.
+func (m *machine) checkPlatform(program string) error {
+	if m.platform != program {
 		return &engine.Failure{
-			What:   fmt.Sprintf("The container engine runs %s, but this builder is made for %s.", m.platform, own),
+			What:   fmt.Sprintf("The container engine runs %s, but this builder is made for %s.", m.platform, program),
 			Advice: "Use an iglu-builder made for the engine's platform.",
 		}
 	}

@@ -29,11 +29,27 @@ import (
 type program struct {
 	client   *client.Client
 	instance string
-	file     string // the program's path
 	prefix   string // of the volume's name, which ends with what is in it: another version has another
 
-	mu     sync.Mutex
-	volume string // that is known to be filled; empty: none is
+	mu       sync.Mutex
+	file     string // the program's path
+	platform string // what it is made for
+	volume   string // that is known to be filled; empty: none is
+}
+
+// UseProgram has the engine put another file into containers than the Program of its options, made for a platform
+// such as linux/arm64.
+func (d *Engine) UseProgram(file, platform string) {
+	d.program.mu.Lock()
+	defer d.program.mu.Unlock()
+	d.program.file, d.program.platform, d.program.volume = file, platform, ""
+}
+
+// madeFor returns the platform that the program is made for.
+func (p *program) madeFor() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.platform
 }
 
 // ensure returns the name of the volume, filled. The engine is asked at each

@@ -256,7 +256,7 @@ func (w *world) check() {
 		if time.Now().Before(t.from) {
 			continue
 		}
-		home := w.homes[t.need.Home]
+		home := w.homes[t.need]
 		if t.need.Home != "" && home != nil && home.up && t.need.suits(home) && home.free() <= 0 && time.Now().Before(t.until) {
 			continue // it waits for its home
 		}

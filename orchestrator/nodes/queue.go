@@ -13,8 +13,8 @@ import (
 type Need struct {
 	// Platform is the one that its node must have; empty for any.
 	Platform string
-	// Home names what a node keeps for jobs of the same name, such as the repository whose Nix store
-	// it has; empty for nothing.
+	// Home names what a node keeps for jobs of the same name and platform, such as the repository whose
+	// Nix store it has; empty for nothing.
 	Home string
 }
 
@@ -27,7 +27,7 @@ const HomeTimeout = 15 * time.Second
 type Queue struct {
 	mu      sync.Mutex
 	nodes   []*Node
-	homes   map[string]*Node
+	homes   map[Need]*Node
 	waiting []*Ticket // in the order in which they came
 	running int
 	joined  int // jobs so far
@@ -37,7 +37,7 @@ type Queue struct {
 }
 
 // NewQueue returns a queue without nodes, in which so many jobs can wait.
-func NewQueue(room int) *Queue { return &Queue{room: room, homes: make(map[string]*Node)} }
+func NewQueue(room int) *Queue { return &Queue{room: room, homes: make(map[Need]*Node)} }
 
 // Admit lets a job in, or a client that may send one. ok is false if there are as many as the nodes have
 // slots and the queue has room for. leave makes room for another, and may be called again. Jobs on nodes
@@ -88,8 +88,10 @@ func (q *Queue) Up(n *Node, homes ...string) {
 	}
 	n.up = true
 	for _, home := range homes {
-		if q.homes[home] == nil {
-			q.setHome(home, n)
+		for _, need := range []Need{{Home: home}, {Platform: n.Platform, Home: home}} {
+			if q.homes[need] == nil {
+				q.setHome(need, n)
+			}
 		}
 	}
 	q.pass()
@@ -188,7 +190,7 @@ func (q *Queue) nodeFor(t *Ticket) *Node {
 	if time.Now().Before(t.from) {
 		return nil
 	}
-	home := q.homes[t.need.Home]
+	home := q.homes[t.need]
 	if home != nil && t.need.Home != "" && home.up && q.suits(t, home) {
 		if home.free() > 0 {
 			return home
@@ -244,7 +246,7 @@ func (q *Queue) take(t *Ticket, n *Node) {
 		t.timer.Stop()
 	}
 	if t.need.Home != "" {
-		q.setHome(t.need.Home, n)
+		q.setHome(t.need, n)
 	}
 	t.tell()
 }
@@ -253,14 +255,14 @@ func (q *Queue) take(t *Ticket, n *Node) {
 // or a node tells it when it comes up.
 const maxHomes = 10_000
 
-func (q *Queue) setHome(home string, n *Node) {
-	if _, known := q.homes[home]; !known && len(q.homes) >= maxHomes {
+func (q *Queue) setHome(of Need, n *Node) {
+	if _, known := q.homes[of]; !known && len(q.homes) >= maxHomes {
 		for other := range q.homes {
 			delete(q.homes, other)
 			break
 		}
 	}
-	q.homes[home] = n
+	q.homes[of] = n
 }
 
 // tell has the job look where it stands.

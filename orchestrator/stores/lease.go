@@ -40,7 +40,7 @@ func (p *Pool) Lease(ctx context.Context, key Key, say func(line string)) (*Leas
 // Open looks whether the store is there, and makes it if not. It can be called again.
 func (l *Lease) Open(ctx context.Context, say func(line string)) error {
 	p := l.pool
-	volume, err := p.engine.Volumes().Get(ctx, l.key.Name)
+	volume, err := p.reach().Volumes().Get(ctx, l.key.Name)
 	if l.fresh = errors.Is(err, engine.ErrNotFound); !l.fresh && err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func (l *Lease) Open(ctx context.Context, say func(line string)) error {
 	}
 	if l.fresh {
 		say("this job begins with the image's own Nix store: filling " + l.key.Name)
-		return p.engine.Volumes().Create(ctx, l.volume)
+		return p.reach().Volumes().Create(ctx, l.volume)
 	}
 	return nil
 }

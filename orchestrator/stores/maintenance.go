@@ -90,7 +90,7 @@ func (p *Pool) maintainAll(ctx context.Context, run Runner) (again bool, err err
 
 // reconcile makes the metadata that of the stores that there are, and returns it.
 func (p *Pool) reconcile(ctx context.Context) (map[string]entry, error) {
-	volumes, err := p.engine.Volumes().List(ctx)
+	volumes, err := p.reach().Volumes().List(ctx)
 	if err != nil {
 		return nil, err
 	}

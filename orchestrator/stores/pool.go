@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/docker/go-units"
@@ -76,7 +77,7 @@ type Store struct {
 
 // A Pool is the stores of an instance. Its methods are safe for concurrent use.
 type Pool struct {
-	engine   engine.Engine
+	engine   atomic.Pointer[engine.Engine]
 	options  Options
 	metadata metadata
 	log      *slog.Logger
@@ -88,23 +89,29 @@ type Pool struct {
 
 // New returns the pool of an instance's stores.
 func New(e engine.Engine, options Options, log *slog.Logger) *Pool {
-	return &Pool{
-		engine:   e,
+	p := &Pool{
 		options:  options,
 		metadata: metadata{options.Folder},
 		log:      log,
 		returned: make(chan struct{}, 1),
 		locks:    make(map[string]*lock),
 	}
+	p.Use(e)
+	return p
 }
+
+// Use has the pool reach its engine in another way from now on.
+func (p *Pool) Use(e engine.Engine) { p.engine.Store(&e) }
+
+func (p *Pool) reach() engine.Engine { return *p.engine.Load() }
 
 // List returns the stores, the one that was used last first.
 func (p *Pool) List(ctx context.Context) ([]Store, error) {
-	volumes, err := p.engine.Volumes().List(ctx)
+	volumes, err := p.reach().Volumes().List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	containers, err := p.engine.List(ctx)
+	containers, err := p.reach().List(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +150,7 @@ func (p *Pool) Remove(ctx context.Context, name string) error {
 
 // remove removes a store and what is known of it.
 func (p *Pool) remove(ctx context.Context, name string) error {
-	if err := p.engine.Volumes().Remove(ctx, name); err != nil {
+	if err := p.reach().Volumes().Remove(ctx, name); err != nil {
 		return fmt.Errorf("remove store %s: %w", name, err)
 	}
 	return p.metadata.remove(name)

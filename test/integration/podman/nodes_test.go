@@ -3,7 +3,6 @@
 package podman
 
 import (
-	"encoding/json"
 	"net"
 	"os/exec"
 	"path/filepath"
@@ -13,7 +12,6 @@ import (
 
 	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/server"
-	"iglu.sh/builder/orchestrator/nodes"
 	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/fixture"
@@ -55,7 +53,7 @@ func TestTwoNodes(t *testing.T) {
 	if status, text := s.Get(t, "GET", "/readyz"); status != 200 {
 		t.Errorf("readyz: %d, %s", status, text)
 	}
-	if before := nodesOf(t, s); len(before) != 2 || !before[0].Up || !before[1].Up || before[0].CPUs == 0 || !strings.HasPrefix(before[1].Name, before[0].Name+" (127.0.0.1:") {
+	if before := fixture.Nodes(t, s); len(before) != 2 || !before[0].Up || !before[1].Up || before[0].CPUs == 0 || !strings.HasPrefix(before[1].Name, before[0].Name+" (127.0.0.1:") {
 		t.Fatalf("before there is a job, the nodes are %+v", before)
 	}
 	const untilTold = "sh -c 'echo begun; while [ ! -e /tmp/go-on ]; do sleep 0.1; done; exit 5'"
@@ -70,13 +68,13 @@ func TestTwoNodes(t *testing.T) {
 		t.Fatalf("%d containers on one node, %d on the other", len(s.Containers()), n)
 	}
 	names := make(map[string]string) // of the jobs' nodes
-	for _, n := range nodesOf(t, s) {
+	for _, n := range fixture.Nodes(t, s) {
 		if n.Running != 1 || n.Slots != 1 {
 			t.Errorf("with a job on each, a node is %+v", n)
 		}
 	}
 	var jobs struct{ Jobs []history.Record }
-	read(t, s, "/api/v1/jobs", &jobs)
+	fixture.Read(t, s, "/api/v1/jobs", &jobs)
 	for _, job := range jobs.Jobs {
 		names[job.Node] = job.Job
 		if _, page := s.Get(t, "GET", "/jobs/"+job.Job); !strings.Contains(page, "on node <span>"+job.Node+"</span>") {
@@ -96,7 +94,7 @@ func TestTwoNodes(t *testing.T) {
 	if gone.CloseCode != 1011 {
 		t.Errorf("the client of the lost job got %+v", gone)
 	}
-	read(t, s, "/api/v1/jobs?state=failed", &jobs)
+	fixture.Read(t, s, "/api/v1/jobs?state=failed", &jobs)
 	if len(jobs.Jobs) != 1 || !strings.HasPrefix(jobs.Jobs[0].Reason, "on node "+jobs.Jobs[0].Node+" the container engine ") {
 		t.Errorf("the job that is lost is %+v", jobs.Jobs)
 	}
@@ -104,7 +102,7 @@ func TestTwoNodes(t *testing.T) {
 	fixture.WantLast(t, <-results, 5)
 	ready(1)
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("nix --version")), 0)
-	if left := nodesOf(t, s); len(left) != 2 || left[0].Up == left[1].Up || left[0].Problem+left[1].Problem != "The container engine does not answer." {
+	if left := fixture.Nodes(t, s); len(left) != 2 || left[0].Up == left[1].Up || left[0].Problem+left[1].Problem != "The container engine does not answer." {
 		t.Errorf("without the second, the nodes are %+v", left)
 	}
 	if status, text := s.Get(t, "GET", "/readyz"); status != 200 {
@@ -118,23 +116,6 @@ func TestTwoNodes(t *testing.T) {
 		return strings.Count(output, "removed store") == 1
 	}); err != nil || code != 1 || !strings.Contains(output, away) {
 		t.Errorf("removing the stores that are left: %v, %d, %s", err, code, output)
-	}
-}
-
-// nodesOf returns what a builder says of its nodes.
-func nodesOf(t *testing.T, s *fixture.Server) []nodes.State {
-	t.Helper()
-	var all struct{ Nodes []nodes.State }
-	read(t, s, "/api/v1/nodes", &all)
-	return all.Nodes
-}
-
-// read reads what a builder's API answers.
-func read(t *testing.T, s *fixture.Server, path string, into any) {
-	t.Helper()
-	status, text := s.Get(t, "GET", path)
-	if err := json.Unmarshal([]byte(text), into); err != nil || status != 200 {
-		t.Fatalf("%s: %d, %s: %v", path, status, text, err)
 	}
 }
 

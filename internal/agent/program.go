@@ -1,0 +1,144 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"iglu.sh/builder/internal/lazyregexp"
+)
+
+// An agent hands out its own program: a server for another platform has none that runs in the containers of the
+// agent's engine. On a connection of protocolProgram it sends a line, which is a sending, and then the program.
+
+const (
+	// programTimeout bounds how long the program may take to be sent.
+	programTimeout = 2 * time.Minute
+	// maxProgram is many times the size of the program in bytes, and maxLine of the line before it.
+	maxProgram = 1 << 30
+	maxLine    = 1 << 10
+)
+
+// A sending is what an agent says of its program.
+type sending struct {
+	Version string `json:"version"`
+	SHA256  string `json:"sha256"` // in hexadecimal digits
+	Size    int64  `json:"size"`   // in bytes
+}
+
+// sendingOf returns what there is to say of a program.
+func sendingOf(program io.Reader, version string) (line []byte, err error) {
+	digest := sha256.New()
+	size, err := io.Copy(digest, program)
+	if err != nil {
+		return nil, err
+	}
+	line, err = json.Marshal(sending{Version: version, SHA256: hex.EncodeToString(digest.Sum(nil)), Size: size})
+	return append(line, '\n'), err
+}
+
+// sendProgram sends the agent's program. A client that has it already breaks the connection.
+func (s *service) sendProgram(client net.Conn) {
+	client.SetDeadline(time.Now().Add(programTimeout))
+	file, err := os.Open(s.program)
+	if err == nil {
+		defer file.Close()
+		var line []byte
+		if line, err = sendingOf(file, s.version); err == nil {
+			client.Write(line)
+			_, err = file.Seek(0, io.SeekStart)
+		}
+	}
+	if err != nil {
+		s.log.Warn("cannot read the program that jobs are to have", "err", err)
+		return
+	}
+	io.Copy(client, file)
+}
+
+// A VersionError is that of Keys.Program if the agent is of another version.
+type VersionError struct{ Agent string } // the agent's version; empty: one that hands out no program
+
+func (e *VersionError) Error() string {
+	return "the agent's version is " + cmp.Or(e.Agent, "an earlier one")
+}
+
+var digestForm = lazyregexp.New(`^[0-9a-f]{64}$`)
+
+// Program returns the file in a folder that holds the program of the agent at an address, which it fetches if
+// there is none yet. The error is a VersionError if the agent is not of the version.
+func (k *Keys) Program(ctx context.Context, address, version, folder string) (file string, err error) {
+	conn, err := k.dialFor(ctx, address, protocolProgram)
+	if err != nil {
+		return "", err
+	}
+	defer conn.NetConn().Close()
+	defer context.AfterFunc(ctx, func() { conn.NetConn().Close() })()
+	if conn.ConnectionState().NegotiatedProtocol != protocolProgram {
+		return "", &VersionError{}
+	}
+	conn.SetDeadline(time.Now().Add(programTimeout))
+	line, err := readLine(conn)
+	if err != nil {
+		return "", fmt.Errorf("fetch the agent's program: %w", err)
+	}
+	var said sending
+	if err := json.Unmarshal(line, &said); err != nil || !digestForm().MatchString(said.SHA256) || said.Size > maxProgram {
+		return "", fmt.Errorf("fetch the agent's program: it is announced as %q", line)
+	}
+	if said.Version != version {
+		return "", &VersionError{said.Version}
+	}
+	file = filepath.Join(folder, said.SHA256)
+	if _, err := os.Stat(file); err == nil {
+		return file, nil
+	}
+	if err := keep(file, conn, said); err != nil {
+		return "", fmt.Errorf("fetch the agent's program: %w", err)
+	}
+	return file, nil
+}
+
+// readLine reads a line, and nothing of what follows.
+func readLine(conn *tls.Conn) (line []byte, err error) {
+	for b := make([]byte, 1); len(line) < maxLine; line = append(line, b[0]) {
+		if _, err := io.ReadFull(conn, b); err != nil {
+			return nil, err
+		}
+		if b[0] == '\n' {
+			return line, nil
+		}
+	}
+	return nil, errors.New("the line before it is too long")
+}
+
+// keep writes a program that is sent to a file, which is there as a whole or not at all.
+func keep(file string, from io.Reader, said sending) error {
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	part, err := os.CreateTemp(filepath.Dir(file), "part-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(part.Name())
+	digest := sha256.New()
+	_, err = io.CopyN(io.MultiWriter(part, digest), from, said.Size)
+	if err = errors.Join(err, part.Close()); err != nil {
+		return err
+	}
+	if hex.EncodeToString(digest.Sum(nil)) != said.SHA256 {
+		return errors.New("it is not what was announced")
+	}
+	return os.Rename(part.Name(), file)
+}

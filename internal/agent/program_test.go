@@ -1,0 +1,83 @@
+package agent
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// programAgent starts an agent with a program.
+func programAgent(t *testing.T, program []byte) (in installation, address string) {
+	t.Helper()
+	in = install(t)
+	file := filepath.Join(t.TempDir(), "iglu-builder")
+	if err := os.WriteFile(file, program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return in, startAgent(t, Options{Keys: in.agent, Socket: "/nonexistent", Program: file, Version: "1.2.3"}).address
+}
+
+// TestProgram fetches an agent's program, and asks for it once it is there.
+func TestProgram(t *testing.T) {
+	program := bytes.Repeat([]byte("a program\n"), 100_000)
+	in, address := programAgent(t, program)
+	folder := filepath.Join(t.TempDir(), "programs")
+	file, err := in.server.Program(t.Context(), address, "1.2.3", folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, program) {
+		t.Errorf("%d bytes have come (%v), want %d", len(got), err, len(program))
+	}
+	if err := os.WriteFile(file, []byte("it is not fetched again"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := in.server.Program(t.Context(), address, "1.2.3", folder); again != file || err != nil {
+		t.Errorf("the second time it is %q, %v", again, err)
+	}
+	if got, err := os.ReadFile(file); err != nil || string(got) != "it is not fetched again" {
+		t.Errorf("it was fetched again: %d bytes, %v", len(got), err)
+	}
+	var other *VersionError
+	if _, err := in.server.Program(t.Context(), address, "1.2.4", folder); !errors.As(err, &other) || other.Agent != "1.2.3" {
+		t.Errorf("for another version: %v", err)
+	}
+	if files, err := os.ReadDir(folder); err != nil || len(files) != 1 {
+		t.Errorf("%d files are left, %v", len(files), err)
+	}
+}
+
+// TestProgramOfStranger has who has no key of the server ask for an agent's program.
+func TestProgramOfStranger(t *testing.T) {
+	_, address := programAgent(t, []byte("a program"))
+	stranger := install(t).server
+	config := stranger.dialing()
+	config.NextProtos, config.VerifyConnection = []string{protocolProgram}, nil
+	conn, err := tls.Dial("tcp", address, config)
+	if err != nil {
+		return // refused
+	}
+	defer conn.Close()
+	if got, err := io.ReadAll(conn); err == nil || len(got) > 0 {
+		t.Errorf("it gets %q, %v", got, err)
+	}
+}
+
+// TestProgramIsWhole keeps nothing of a program that breaks off or is another.
+func TestProgramIsWhole(t *testing.T) {
+	said := sending{Version: "1.2.3", SHA256: strings.Repeat("0", 64), Size: 9}
+	for _, text := range []string{"a prog", "a program", "another program"} {
+		folder := t.TempDir()
+		if err := keep(filepath.Join(folder, said.SHA256), strings.NewReader(text), said); err == nil {
+			t.Errorf("%q is kept", text)
+		}
+		if files, err := os.ReadDir(folder); err != nil || len(files) != 0 {
+			t.Errorf("of %q, %d files are left, %v", text, len(files), err)
+		}
+	}
+}
