@@ -33,7 +33,7 @@ func agentCommand() *cobra.Command {
 	s.Register(all)
 	setDefault(all.Lookup("listen"), agentListen)
 	setDefault(all.Lookup("shutdown-grace"), agentGrace)
-	all.Lookup("shutdown-grace").Usage = "`time` that running jobs may go on for when the agent is asked to stop"
+	all.Lookup("shutdown-grace").Usage = "time that running jobs may continue after the agent is asked to stop"
 
 	command := &cobra.Command{
 		Use:   "agent",
@@ -166,7 +166,7 @@ or of --host.`,
 			return nil
 		},
 	}
-	command.Flags().StringSliceVar(&hosts, "host", nil, "one more `name` or address of an agent, for Docker's own clients")
+	command.Flags().StringSliceVar(&hosts, "host", nil, "one more `NAME` or address of an agent, for Docker's own clients")
 	return command
 }
 

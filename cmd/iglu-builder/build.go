@@ -84,8 +84,8 @@ shows its log, and 'iglu-builder cancel' ends it.`,
 	}
 	flags := command.Flags()
 	addClientFlags(flags, &options)
-	flags.BoolVar(&options.Wait, "wait", false, "try again for as long as the builder has no place for the job")
-	flags.BoolVar(&detach, "detach", false, "print the job's id, and leave the job to itself")
+	flags.BoolVar(&options.Wait, "wait", false, "try again while the builder has no free slot for the job")
+	flags.BoolVar(&detach, "detach", false, "print the job's id and exit; the job continues")
 	job.Register(flags)
 	completeSettings(command, flags)
 	return command

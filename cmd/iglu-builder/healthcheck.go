@@ -60,7 +60,7 @@ IGLU_LISTEN names. It uses TLS if IGLU_TLS_CERT is set, and does not verify the 
 			return nil
 		},
 	}
-	command.Flags().StringVar(&address, "url", "", "`URL` of the builder, or its host:port (default what IGLU_LISTEN says)")
+	command.Flags().StringVar(&address, "url", "", "`URL` of the builder, or its HOST:PORT (default the address in IGLU_LISTEN)")
 	return command
 }
 

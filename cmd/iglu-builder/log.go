@@ -44,6 +44,6 @@ the hash before the name in the store.`,
 	}
 	flags := command.Flags()
 	addBuilderFlags(flags)
-	flags.BoolVar(&options.Follow, "follow", false, "go on until the job, or the build of the derivation, has ended")
+	flags.BoolVar(&options.Follow, "follow", false, "continue until the job, or the build of the derivation, has ended")
 	return command
 }

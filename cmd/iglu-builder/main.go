@@ -43,8 +43,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(serveCommand(), buildCommand(), watchCommand(), cancelCommand(), logCommand(), jobCommand(), cleanupCommand(), storesCommand(), agentCommand(),
-		healthcheckCommand(), versionCommand())
+	root.AddCommand(commands()...)
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
@@ -62,6 +61,14 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		fmt.Fprintf(stderr, "%s: %v\n", command.CommandPath(), exit.err)
 	}
 	return exit.code
+}
+
+// commands returns the program's commands, without those that the library adds.
+func commands() []*cobra.Command {
+	return []*cobra.Command{
+		serveCommand(), buildCommand(), watchCommand(), cancelCommand(), logCommand(), jobCommand(), cleanupCommand(),
+		storesCommand(), agentCommand(), healthcheckCommand(), versionCommand(),
+	}
 }
 
 // exitUsage is the exit code for a command line or a setting that is wrong.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"iglu.sh/builder/internal/buildclient"
@@ -304,6 +305,25 @@ func TestCompletion(t *testing.T) {
 			t.Errorf("--%s: exit code %d, %q, want %q", setting.Flag, code, got, want)
 		}
 	}
+}
+
+// placeholder is one kind of value or several, and then perhaps words that are values.
+var placeholder = regexp.MustCompile(`^([A-Z:=]+(\|[A-Z]+)*(\|[a-z0]+)*|[a-z]+(\|[a-z]+)+)$`)
+
+// TestPlaceholders checks what --help shows for the value of each flag.
+func TestPlaceholders(t *testing.T) {
+	var check func(commands []*cobra.Command)
+	check = func(commands []*cobra.Command) {
+		for _, command := range commands {
+			command.Flags().VisitAll(func(f *pflag.Flag) {
+				if name, _ := pflag.UnquoteUsage(f); f.Value.Type() != "bool" && !placeholder.MatchString(name) {
+					t.Errorf("%s --%s %s: the placeholder is no kind of value", command.CommandPath(), f.Name, name)
+				}
+			})
+			check(command.Commands())
+		}
+	}
+	check(commands())
 }
 
 // rows returns the matches of a pattern in a file, the groups of each joined by

@@ -54,7 +54,7 @@ With --nodes it removes them on every node that has them.`,
 			return removeStores(ctx, pools, names, all, out)
 		}),
 	}
-	remove.Flags().BoolVar(&all, "all", false, "remove all of the instance")
+	remove.Flags().BoolVar(&all, "all", false, "remove all stores of the instance")
 	remove.ValidArgsFunction = completeStores(&s)
 	command.AddCommand(remove)
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)

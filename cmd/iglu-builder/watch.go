@@ -90,8 +90,8 @@ func exactlyOneJob(command *cobra.Command, args []string) error {
 // addBuilderFlags adds the flags that say which builder is meant.
 func addBuilderFlags(flags *pflag.FlagSet) {
 	flags.SortFlags = false
-	flags.String("url", buildclient.DefaultURL, "`URL` of the builder, or its host:port; without this flag, "+buildclient.EnvURL+" counts")
-	flags.String("token-file", "", "`file` with the builder's token (default what IGLU_TOKEN_FILE names)")
+	flags.String("url", buildclient.DefaultURL, "`URL` of the builder, or its HOST:PORT; without this flag, the value of "+buildclient.EnvURL)
+	flags.String("token-file", "", "`FILE` with the builder's token (default the value of IGLU_TOKEN_FILE)")
 }
 
 // addClientFlags adds those flags, and one that says how a job is shown.

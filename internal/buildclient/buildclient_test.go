@@ -280,13 +280,13 @@ func TestJobOfFlags(t *testing.T) {
 		{"tokens", []string{"--repo", "r", "--access-token-file", "github.com=" + apiKey, "--access-token-file", "a.b/c=" + gitKey, "--netrc-file", netrc}, nil,
 			`{"git":{"repository":"r","noClone":false},"buildOptions":{"command":"` + defaultCommand + `",` + noPush + `},` +
 				`"nix":{"accessTokens":{"a.b/c":"-----BEGIN\nkey","github.com":"token"},"netrc":"machine a password b"}}`, ""},
-		{"token on the command line", []string{"--repo", "r", "--access-token-file", "token"}, nil, "", "the token itself stands in the file"},
+		{"token on the command line", []string{"--repo", "r", "--access-token-file", "token"}, nil, "", "put the token into the file"},
 		{"no file of a token", []string{"--repo", "r", "--access-token-file", "a=" + folder + "/none"}, nil, "", "--access-token-file: open "},
 		{"no netrc", []string{"--repo", "r", "--netrc-file", folder + "/none"}, nil, "", "--netrc-file: open "},
-		{"nothing", nil, nil, "", "name a repository with --repo, or a command with --command"},
+		{"nothing", nil, nil, "", "give a repository with --repo, or a command with --command"},
 		{"no command", []string{"--repo", "r", "--no-clone"}, nil, "", "there is nothing to build"},
 		{"no token", []string{"--repo", "r", "--push-to", "https://c/n"}, nil, "", "put it into CACHIX_AUTH_TOKEN"},
-		{"no cache", []string{"--repo", "r", "--api-key-file", apiKey}, nil, "", "name it with --push-to"},
+		{"no cache", []string{"--repo", "r", "--api-key-file", apiKey}, nil, "", "give the cache's URL with --push-to"},
 		{"empty file", []string{"--repo", "r", "--git-key-file", empty}, nil, "", "is empty"},
 		{"no file", []string{"--repo", "r", "--git-key-file", folder + "/none"}, nil, "", "--git-key-file: open "},
 	} {

@@ -52,7 +52,8 @@ func (v *value[T]) Set(text string) error {
 
 func (v *value[T]) String() string { return v.text }
 
-func (v *value[T]) Type() string { return string(v.kind.Type) }
+// Type returns what --help shows after the flag.
+func (v *value[T]) Type() string { return v.kind.Placeholder }
 
 func (v *value[T]) Kind() Kind { return v.kind }
 
