@@ -59,7 +59,7 @@ func TestHealthcheck(t *testing.T) {
 		{"nobody", address(gone), "", nil, "no builder answers at " + gone.URL + "/readyz: dial tcp " + address(gone) + ": connect: connection refused\n"},
 		{"TLS where none is", address(plain), "cert.pem", nil, "no builder answers at https://" + address(plain) + "/readyz: "},
 		{"URL with an unknown certificate", "", "", []string{"--url", encrypted.URL}, "no builder answers at " + encrypted.URL + "/readyz: tls: failed to verify certificate"},
-		{"any port", "127.0.0.1:0", "", nil, "IGLU_LISTEN takes any free port\nhint: name the builder's address with --url; its log says which it is\n"},
+		{"any port", "127.0.0.1:0", "", nil, "IGLU_LISTEN has port 0, which means any free port\nhint: give the builder's address with --url; the builder's log says which it is\n"},
 		{"bad variable", "3000", "", nil, `IGLU_LISTEN: "3000" is not an address such as 127.0.0.1:3000 or :3000` + "\n"},
 		{"bad URL", "", "", []string{"--url", "builder"}, `--url: "builder" is not the address of a builder: give HOST:PORT`},
 		{"bad flag", "", "", []string{"--no-such-flag"}, "unknown flag: --no-such-flag\nhint: see 'iglu-builder healthcheck --help'\n"},
