@@ -46,7 +46,7 @@ func TestBuilderOfCommand(t *testing.T) {
 		{"empty flag", address, "", []string{"--url="}, `--url: ""` + notAnAddress},
 		{"no file", address, good, []string{"--token-file", "/none"}, "iglu-builder build: --token-file: open /none: no such file or directory\n"},
 		{"no file of the variable", address, "/none", nil, "iglu-builder build: IGLU_TOKEN_FILE: open /none: no such file or directory\n"},
-		{"file without a token", address, "", []string{"--token-file", words}, "--token-file: " + words + " does not hold a token: 16 to 256 letters, digits or ._~-\n"},
+		{"file without a token", address, "", []string{"--token-file", words}, "--token-file: " + words + " does not contain a token: 16 to 256 letters, digits or ._~-\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv(buildclient.EnvURL, test.url)

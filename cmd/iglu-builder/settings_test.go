@@ -185,7 +185,7 @@ func TestUnknownVariable(t *testing.T) {
 func TestNoStateDir(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	code := run(t.Context(), []string{"serve", "--listen", "127.0.0.1:0", "--state-dir", "/dev/null"}, nil, &stdout, &stderr)
-	if code != 1 || !strings.Contains(stderr.String(), "IGLU_STATE_DIR names a folder that the builder may write to") {
+	if code != 1 || !strings.Contains(stderr.String(), "set IGLU_STATE_DIR to a folder that the builder may write to") {
 		t.Errorf("exit code %d, %s", code, &stderr)
 	}
 }

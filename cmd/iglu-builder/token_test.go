@@ -10,7 +10,7 @@ import (
 
 // TestBadTokenFiles starts servers that cannot know their token.
 func TestBadTokenFiles(t *testing.T) {
-	const noToken = " does not hold a token: 16 to 256 letters, digits or ._~-\nhint: make one with: openssl rand -hex 32"
+	const noToken = " does not contain a token: 16 to 256 letters, digits or ._~-\nhint: make one with: openssl rand -hex 32"
 	for name, want := range map[string]string{
 		"/nonexistent":                                       "IGLU_TOKEN_FILE: open /nonexistent: no such file or directory",
 		fixture.TokenFile(t, ""):                             noToken,

@@ -34,8 +34,8 @@ func TestShowLog(t *testing.T) {
 		{"right", "a2", "", true, "/api/v1/jobs/a2/log?follow=1 \x1b[31mred\a\n", ""},
 		{"right", "a2", "odd+name?", false, "/api/v1/jobs/a2/derivations/odd+name%3F/log \x1b[31mred\a\n", ""},
 		{"right", "none", "", false, "", "answers 404 Not Found: There is no such job.^G"},
-		{"wrong", "a2", "", false, "", "wants another token"},
-		{"", "a2", "", false, "", "wants a token, and none was given"},
+		{"wrong", "a2", "", false, "", "needs another token"},
+		{"", "a2", "", false, "", "needs a token, and none was given"},
 	} {
 		var out bytes.Buffer
 		err := ShowLog(t.Context(), LogOptions{URL: addressOf(t, server), Token: test.token, Job: test.job, Derivation: test.derivation, Follow: test.follow, Stdout: &out})

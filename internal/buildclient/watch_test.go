@@ -102,13 +102,13 @@ func TestWatchEnds(t *testing.T) {
 			http.Error(w, "There is no such job, or none any more.", http.StatusNotFound)
 		},
 			"refuses: There is no such job, or none any more."},
-		"no token":       {func(w http.ResponseWriter) { http.Error(w, "", http.StatusUnauthorized) }, "wants another token"},
+		"no token":       {func(w http.ResponseWriter) { http.Error(w, "", http.StatusUnauthorized) }, "needs another token"},
 		"nothing more":   {func(w http.ResponseWriter) { w.WriteHeader(http.StatusNoContent) }, "has ended without a result"},
 		"without result": {func(w http.ResponseWriter) { io.WriteString(w, jobOf(0)[0]+"event: end\ndata: {}\n\n") }, "has ended without a result"},
-		"no message":     {func(w http.ResponseWriter) { io.WriteString(w, "data: {\n\n") }, "not a message of its protocol"},
-		"no number":      {func(w http.ResponseWriter) { io.WriteString(w, "id: x\n") }, "not an event of its protocol"},
+		"no message":     {func(w http.ResponseWriter) { io.WriteString(w, "data: {\n\n") }, "sent an invalid message"},
+		"no number":      {func(w http.ResponseWriter) { io.WriteString(w, "id: x\n") }, "sent an invalid event"},
 		"endless": {func(w http.ResponseWriter) { io.WriteString(w, "data: "+strings.Repeat("x", maxEvent)) },
-			"not an event of its protocol"},
+			"sent an invalid event"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, o := startAPI(t, func(w http.ResponseWriter, _ *http.Request, _ int) { test.answer(w) })
@@ -169,8 +169,8 @@ func TestDetach(t *testing.T) {
 		"busy, waits":   {true, []string{"429 " + busy, "429 " + busy, "202 " + taken}, "abc", ""},
 		"refused":       {true, []string{`400 {"error":"The job is not valid.","msg":"It has no command."}`}, "", "The job is not valid. It has no command."},
 		"too large":     {true, []string{`413 {"error":"x"}`}, "", "IGLU_MAX_REQUEST_BYTES"},
-		"older builder": {true, []string{"405 Method Not Allowed"}, "", "is not a builder that takes jobs without a connection"},
-		"no id":         {true, []string{"202 {}"}, "", "does not say which job it has taken: {}"},
+		"older builder": {true, []string{"405 Method Not Allowed"}, "", "is not a builder that accepts jobs without a connection"},
+		"no id":         {true, []string{"202 {}"}, "", "answer has no job's id: {}"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, o := startAPI(t, func(w http.ResponseWriter, r *http.Request, nth int) {

@@ -68,7 +68,7 @@ func TestOpenNodes(t *testing.T) {
 	if diff := cmp.Diff([]string{"node-1 stores/nodes/id_1", "twin (2:1) stores/nodes/id_2", "twin (3:1) stores/nodes/id_3"}, got); diff != "" {
 		t.Errorf("the nodes (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"node gone:1: no address is known by that name", "node away:1: It does not answer. (connection refused)", "node odd:1: it is no address"}, failed); diff != "" {
+	if diff := cmp.Diff([]string{"node gone:1: the name resolves to no address", "node away:1: It does not answer. (connection refused)", "node odd:1: it is no address"}, failed); diff != "" {
 		t.Errorf("the errors (-want +got):\n%s", diff)
 	}
 	if !opened["away"].closed || opened["1"].closed == opened["alias"].closed || opened["2"].closed {

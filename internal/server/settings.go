@@ -21,8 +21,7 @@ import (
 	"iglu.sh/builder/orchestrator/stores"
 )
 
-// Settings are what can be set of the server. Each is a flag and an environment variable; Table lists
-// them.
+// Settings are the settings of the server. Each is a flag and an environment variable; Table lists them.
 type Settings struct {
 	Listen          string
 	TokenFile       string
@@ -49,7 +48,7 @@ type Settings struct {
 	MaxRequestBytes int64
 	ClientTimeout   time.Duration
 	ShutdownGrace   time.Duration
-	StopTimeout     time.Duration // 0: as the engine says
+	StopTimeout     time.Duration // 0: that of the server's container
 	Drain           bool
 	PublicURL       string
 	StateDir        string
@@ -67,7 +66,7 @@ type Settings struct {
 	Nodes      []string // addresses of agents; none: there is one engine
 	RetryLost  bool
 	AgentKeys  string
-	EngineHost string // not to be set by flag: DOCKER_HOST is what every Docker client has
+	EngineHost string // not a flag: DOCKER_HOST sets it, as for every Docker client
 }
 
 // Register adds a flag for each setting, with its default.
@@ -172,8 +171,8 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"lowest level that is logged")
 }
 
-// defaultStateDir is where programs keep their state: on the machine for root, below
-// their home for others.
+// defaultStateDir returns the folder for the server's state: a folder of the system for root, and one in the
+// home folder for other users.
 func defaultStateDir() string {
 	if os.Getuid() == 0 {
 		return "/var/lib/iglu-builder"
@@ -188,23 +187,23 @@ func defaultStateDir() string {
 	return filepath.Join(home, ".local/state/iglu-builder")
 }
 
-// folder is where an instance keeps what outlives a job.
+// folder returns a folder of the instance in StateDir.
 func (s *Settings) folder(name string) string { return filepath.Join(s.StateDir, s.Instance, name) }
 
-// Stores returns how stores are kept.
+// Stores returns the options for Nix stores.
 func (s *Settings) Stores() stores.Options {
 	return stores.Options{Instance: s.Instance, Mode: s.Store, MaxBytes: s.StoreMaxBytes, Folder: s.folder("stores"), Wait: s.StoreWait}
 }
 
 const envPrefix = "IGLU_"
 
-// EnvName is the variable of the same name as a flag.
+// EnvName returns the environment variable for a flag: IGLU_MAX_JOBS for max-jobs.
 func EnvName(flag string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// stackVariables are the variables of the Iglu stack, by the flags that they count for where
-// neither the flag nor the builder's own variable is set.
+// stackVariables are the variables of the Iglu stack, by flag. They are used if neither the flag nor the
+// builder's own variable is set.
 var stackVariables = map[string]struct {
 	name string
 	read func(text string) (value string, err error)
@@ -213,8 +212,8 @@ var stackVariables = map[string]struct {
 	"log-format": {"JSON_LOGGING", parseJSONLogging},
 }
 
-// ApplyEnviron sets the flags that the command line has not set from the
-// environment. An empty variable counts as not set.
+// ApplyEnviron sets the flags that the command line has not set from the environment. An empty variable
+// counts as not set. The error has all variables with invalid values.
 func ApplyEnviron(flags *pflag.FlagSet) error {
 	var errs []error
 	flags.VisitAll(func(f *pflag.Flag) {
@@ -237,11 +236,12 @@ func ApplyEnviron(flags *pflag.FlagSet) error {
 	return errors.Join(errs...)
 }
 
+// Logger returns a logger with the configured format and level. It masks secrets in URLs.
 func (s *Settings) Logger(w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: s.LogLevel}
 	var handler slog.Handler = slog.NewTextHandler(w, options)
 	if s.LogFormat == "json" {
 		handler = slog.NewJSONHandler(w, options)
 	}
-	return slog.New(redact.New().Handler(handler)) // of no job's secrets, but of those in URLs
+	return slog.New(redact.New().Handler(handler)) // no job's secrets are known here
 }

@@ -6,9 +6,9 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// A Setting is a row of the table of settings. Flags, variables and completion are made from it, and
-// the options of the NixOS module. Tests hold the documentation, docker-compose.yml and the unit for
-// systemd against it.
+// A Setting is a row of the table of settings. Flags, environment variables, shell completion and the options
+// of the NixOS module are made from the table. Tests compare the documentation, docker-compose.yml and the
+// systemd unit with it.
 type Setting struct {
 	Flag, Env string
 	Default   string
