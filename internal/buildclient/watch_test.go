@@ -99,9 +99,9 @@ func TestWatchEnds(t *testing.T) {
 		want   string
 	}{
 		"no such job": {func(w http.ResponseWriter) {
-			http.Error(w, "There is no such job, or none any more.", http.StatusNotFound)
+			http.Error(w, "There is no such job, or it is no longer kept.", http.StatusNotFound)
 		},
-			"refuses: There is no such job, or none any more."},
+			"refuses: There is no such job, or it is no longer kept."},
 		"no token":       {func(w http.ResponseWriter) { http.Error(w, "", http.StatusUnauthorized) }, "needs another token"},
 		"nothing more":   {func(w http.ResponseWriter) { w.WriteHeader(http.StatusNoContent) }, "has ended without a result"},
 		"without result": {func(w http.ResponseWriter) { io.WriteString(w, jobOf(0)[0]+"event: end\ndata: {}\n\n") }, "has ended without a result"},
@@ -222,7 +222,7 @@ func TestWait(t *testing.T) {
 func TestCancel(t *testing.T) {
 	api, o := startAPI(t, func(w http.ResponseWriter, _ *http.Request, nth int) {
 		if nth > 1 {
-			http.Error(w, "The job does not run any more.", http.StatusConflict)
+			http.Error(w, "The job is not running any more.", http.StatusConflict)
 			return
 		}
 		w.WriteHeader(http.StatusAccepted)
@@ -230,7 +230,7 @@ func TestCancel(t *testing.T) {
 	if err := Cancel(t.Context(), o, "abc"); err != nil {
 		t.Error(err)
 	}
-	if err := Cancel(t.Context(), o, "abc"); err == nil || !strings.HasSuffix(err.Error(), "refuses: The job does not run any more.") {
+	if err := Cancel(t.Context(), o, "abc"); err == nil || !strings.HasSuffix(err.Error(), "refuses: The job is not running any more.") {
 		t.Errorf("of one that has ended: %v", err)
 	}
 	const cancel = "POST /api/v1/jobs/abc/cancel"

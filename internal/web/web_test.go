@@ -108,7 +108,7 @@ func TestReasons(t *testing.T) {
 		{history.Record{End: jobend.NoImage, Reason: "the job image is not there", Error: "The job image is not there.", Msg: "Pull it."},
 			"the job image is not there", "Pull it."},
 		{history.Record{End: jobend.Failed, Error: "Of an earlier version.", Msg: "It had no reason."}, "Of an earlier version.", "It had no reason."},
-		{history.Record{End: jobend.Interrupted}, "The builder died while the job ran. Its log ends there.", ""},
+		{history.Record{End: jobend.Interrupted}, "The builder died while the job ran. The log ends there.", ""},
 	} {
 		j := jobView{test.record}
 		if j.Headline() != test.headline || j.More() != test.more {
