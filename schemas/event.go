@@ -141,17 +141,17 @@ type Pushed struct {
 	Bytes int64 `json:"bytes"` // sent
 }
 
-// A Result is what a command yields for one of the things that it was told to build.
+// A Result is the result of one of the things that a command builds.
 type Result struct {
-	// Installable is the name of that in the command; empty if it is not known of which the paths are.
+	// Installable is its name in the command; empty if it is not known which one the paths belong to.
 	Installable string   `json:"installable,omitempty"`
 	Paths       []string `json:"paths"` // of its outputs in the store
 }
 
-// ResultsEvent says what a command that succeeded has yielded, as far as it is known, and where it is.
+// ResultsEvent has the known results of a command that succeeded, and where they are.
 type ResultsEvent struct {
 	Results []Result `json:"results"`
-	// Pushed is nil if nothing was to be pushed, and Target the address of the cache where it was.
+	// Pushed is nil if the job does not push. Target is the URL of the cache that the job pushes to.
 	Pushed *Pushed `json:"pushed,omitempty"`
 	Target string  `json:"target,omitempty"`
 	// Get is the command that gets the results from the cache; empty if not all are there.
@@ -184,9 +184,9 @@ func (e ResultsEvent) Map(change func(string) string) ResultsEvent {
 	return e
 }
 
-// VerdictEvent says how a job has ended. It stands in the job's last message.
+// VerdictEvent is the result of a job. It is in the job's last message.
 type VerdictEvent struct {
-	// End is the job's end in a word, one of package jobend's.
+	// End is the job's end, one of the words of package jobend.
 	End string `json:"end"`
 	// Reason is why the job failed, in one line; empty if it did not fail.
 	Reason string `json:"reason,omitempty"`

@@ -243,8 +243,7 @@ func isCacheURL(target string) bool {
 	return cacheName().MatchString(path[strings.LastIndex(path, "/")+1:])
 }
 
-// checkTrust holds what a job takes from caches, and which keys it trusts, against the forms in
-// which Nix reads them.
+// checkTrust checks a job's substituters and trusted keys against the formats that Nix reads.
 func (c checker) checkTrust(o *BuildOptions) {
 	for _, substituter := range o.Substituters {
 		if why := CheckSubstituter(substituter); why != "" {

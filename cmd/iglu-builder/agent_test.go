@@ -51,7 +51,7 @@ func TestAgentCommands(t *testing.T) {
 	wantFailure(t, 1, []string{"agent", "check", "--listen", address}, "iglu-builder agent check: no agent answers: ")
 }
 
-// TestAgentThatCannotStart has settings that are wrong.
+// TestAgentThatCannotStart starts agents with wrong settings.
 func TestAgentThatCannotStart(t *testing.T) {
 	keys := filepath.Join(t.TempDir(), "keys")
 	var discard bytes.Buffer
@@ -92,7 +92,7 @@ func wantFailure(t *testing.T, wantCode int, args []string, want string) {
 	}
 }
 
-// anEngine is a socket that answers as an engine on which nothing runs.
+// anEngine returns the socket of a fake engine without running containers.
 func anEngine(t *testing.T) (socket string) {
 	t.Helper()
 	folder, err := os.MkdirTemp("", "agent-") // short, for the sake of the socket's name

@@ -20,8 +20,8 @@ func TestBuildCommandUsage(t *testing.T) {
 	}
 }
 
-// TestBuilderOfCommand has the address and the token of the builder be given by flags and by
-// variables. The server answers with the token that it gets, as a reason to refuse.
+// TestBuilderOfCommand sets the builder's address and token by flags and by variables. The server refuses jobs
+// with the token that it got as the reason.
 func TestBuilderOfCommand(t *testing.T) {
 	builder := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, r.URL.Path+" "+r.Header.Get("Authorization"), http.StatusForbidden)

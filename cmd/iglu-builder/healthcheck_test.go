@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// TestHealthcheck asks servers of all kinds.
+// TestHealthcheck checks servers with different answers.
 func TestHealthcheck(t *testing.T) {
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -78,7 +78,7 @@ func TestHealthcheck(t *testing.T) {
 	}
 }
 
-// TestHealthcheckTimeout has the time be over before the builder answers.
+// TestHealthcheckTimeout checks a builder that does not answer in time.
 func TestHealthcheckTimeout(t *testing.T) {
 	ctx, cancel := context.WithDeadline(t.Context(), time.Time{})
 	defer cancel()
@@ -89,7 +89,7 @@ func TestHealthcheckTimeout(t *testing.T) {
 	}
 }
 
-// TestHealthcheckOfImage holds the healthcheck of the images against their program.
+// TestHealthcheckOfImage compares the health check of the images with their program.
 func TestHealthcheckOfImage(t *testing.T) {
 	for _, file := range []string{"../../images/Dockerfile", "../../images/release.Dockerfile"} {
 		text, err := os.ReadFile(file)

@@ -59,7 +59,7 @@ func TestParseAddress(t *testing.T) {
 	}
 }
 
-// TestUnauthorized is a builder that needs a token.
+// TestUnauthorized connects to a builder that needs a token.
 func TestUnauthorized(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }))
 	defer server.Close()
@@ -77,8 +77,8 @@ func TestUnauthorized(t *testing.T) {
 	}
 }
 
-// TestJobIsNamedOnce has a builder name the job in its first event and in the log's first line, as
-// the real one does: people read it once, before the rest of the log.
+// TestJobIsNamedOnce checks that people read the job's id once, before the log, although the first event and the
+// log's first line both have it.
 func TestJobIsNamedOnce(t *testing.T) {
 	const page = "https://builder.example.com/jobs/a2"
 	url := startBuilder(t, true, func(b *builderConn) {

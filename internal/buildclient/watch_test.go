@@ -17,7 +17,7 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// An api is a builder's HTTP API, of functions.
+// An api is a fake of a builder's HTTP API.
 type apiServer struct {
 	*httptest.Server
 	mu    sync.Mutex
@@ -50,7 +50,7 @@ func (s *apiServer) wantAsked(t *testing.T, want ...string) {
 	}
 }
 
-// event encodes a message as the builder's stream does.
+// event encodes a message like the builder's stream.
 func event(m schemas.Message) string {
 	return fmt.Sprintf("id: %d\ndata: %s\n\n", m.Seq, schemas.Document.AppendMessage(nil, &m))
 }
@@ -92,7 +92,7 @@ func TestWatch(t *testing.T) {
 	api.wantAsked(t, from+"1", from+"3", from+"3", from+"4")
 }
 
-// TestWatchEnds has a stream end in other ways.
+// TestWatchEnds checks other ends of a stream.
 func TestWatchEnds(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer func(w http.ResponseWriter)
@@ -121,7 +121,7 @@ func TestWatchEnds(t *testing.T) {
 	}
 }
 
-// TestWatchCancelled ends the watching while nothing comes.
+// TestWatchCancelled ends the watching while no message arrives.
 func TestWatchCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	done := errors.New("done")
@@ -137,12 +137,12 @@ func TestWatchCancelled(t *testing.T) {
 	}
 }
 
-// failing is an output that takes nothing.
+// failing is an output whose writes fail.
 type failing struct{}
 
 func (failing) Write([]byte) (int, error) { return 0, errors.New("the disk is full") }
 
-// TestWatchCannotShow has the log not be printed: it is not asked for again.
+// TestWatchCannotShow checks that the log is not requested again if it cannot be printed.
 func TestWatchCannotShow(t *testing.T) {
 	api, o := startAPI(t, func(w http.ResponseWriter, _ *http.Request, _ int) {
 		io.WriteString(w, strings.Join(jobOf(0)[:3], ""))
@@ -154,7 +154,7 @@ func TestWatchCannotShow(t *testing.T) {
 	api.wantAsked(t, "GET /api/v1/jobs/job/events?from=1")
 }
 
-// TestDetach sends a job to builders that take it, have no place for it, or refuse it.
+// TestDetach sends a job to builders that accept it, are busy, or refuse it.
 func TestDetach(t *testing.T) {
 	const taken = `{"id":"abc","record":"/api/v1/jobs/abc"}`
 	busy := string(schemas.Busy().Encode())
@@ -218,7 +218,7 @@ func TestWait(t *testing.T) {
 	}
 }
 
-// TestCancel cancels a job that runs, and one that does not.
+// TestCancel cancels a running job, and one that has ended.
 func TestCancel(t *testing.T) {
 	api, o := startAPI(t, func(w http.ResponseWriter, _ *http.Request, nth int) {
 		if nth > 1 {

@@ -17,7 +17,7 @@ import (
 	"iglu.sh/builder/test/kit/memengine"
 )
 
-// A closable engine notes that it was closed.
+// A closable engine records that it was closed.
 type closable struct {
 	*memengine.Engine
 	closed bool
@@ -30,7 +30,8 @@ func (c *closable) Close() error {
 
 func (c *closable) RemoveUnused(context.Context, func(kind, name string)) error { return nil }
 
-// TestOpenNodes opens nodes of which one has two addresses, two have one name, one is away, and one is not known.
+// TestOpenNodes opens nodes: one with two addresses, two with the same name, one that does not answer, and one
+// whose name is unknown.
 func TestOpenNodes(t *testing.T) {
 	var mu sync.Mutex
 	opened := make(map[string]*closable)
@@ -72,7 +73,7 @@ func TestOpenNodes(t *testing.T) {
 		t.Errorf("the errors (-want +got):\n%s", diff)
 	}
 	if !opened["away"].closed || opened["1"].closed == opened["alias"].closed || opened["2"].closed {
-		t.Error("what is of no use is not closed, or what is, is")
+		t.Error("the wrong engines are closed")
 	}
 }
 

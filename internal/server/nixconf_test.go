@@ -49,7 +49,7 @@ builders = ssh://builder x86_64-linux
 	}
 }
 
-// What is wrong with the file is told by its line, and no secret of it is.
+// Errors have the number of the line, and no secrets.
 func TestReadNixConfRefuses(t *testing.T) {
 	for text, want := range map[string]string{
 		"max-jobs=3":                                     "line 1 is not of the form NAME = VALUE",

@@ -16,7 +16,7 @@ import (
 )
 
 func TestDerivationLogs(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	h.put(t, history.Record{Job: "job", Begun: time.Now()})
 	log, err := h.logs.Create("job", redact.New())
 	if err != nil {

@@ -340,7 +340,7 @@ export class Log {
     if (text !== undefined) content.append(...this.marked(text));
     const tone = toneOf(content.textContent);
     if (tone) content.classList.add(tone);
-    if (this.isCut(line)) content.append(made("span", "more", " … the line goes on in the raw log"));
+    if (this.isCut(line)) content.append(made("span", "more", " … the raw log has the whole line"));
     row.append(number, ...this.stamp(line), content);
     return { key, row };
   }
