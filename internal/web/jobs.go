@@ -59,7 +59,7 @@ func (s *Server) serveCancel(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "The job is not running any more.", http.StatusConflict)
 		return
 	}
-	s.log.Info("job cancelled by the page", "job", job, "client", r.RemoteAddr)
+	s.log.Info("job cancelled on the page", "job", job, "client", r.RemoteAddr)
 	w.WriteHeader(http.StatusAccepted)
 }
 
