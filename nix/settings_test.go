@@ -41,7 +41,7 @@ func onNixOS(s server.Setting) server.Setting {
 		s.Default = "/var/lib/iglu-builder"
 	case "stop-timeout":
 		s.Default, s.Kind.Words = "90s", nil
-		s.Usage = "`time` after which systemd kills the server that was asked to stop"
+		s.Usage = "time between the request to stop and the kill by systemd"
 	}
 	return s
 }
@@ -138,19 +138,14 @@ func initial(s server.Setting) string {
 }
 
 var (
-	valueName = regexp.MustCompile("`([^`]*)`")
-	flagName  = regexp.MustCompile(`--([a-z-]+)`)
+	flagName  = regexp.MustCompile(`--([a-z-]+(?:=[a-z]+)?)`)
 	isDefault = regexp.MustCompile(` \(default ([^)]*)\)`)
 )
 
 // description returns what a flag's usage says, in the words of Nix and as Markdown.
 func description(s server.Setting) string {
 	text := isDefault.ReplaceAllString(s.Usage, "; by default $1")
-	text = strings.Replace(text, ", a `list` separated by commas", "", 1)
-	if s.Kind.Type == server.YesNo {
-		text = strings.Replace(text, "`yes` ", "true ", 1)
-	}
-	text = valueName.ReplaceAllString(text, "$1")
+	text = strings.Replace(text, ", separated by commas", "", 1)
 	text = flagName.ReplaceAllString(text, "`$1`")
 	return strings.ToUpper(text[:1]) + text[1:] + " (`" + s.Env + "`)."
 }

@@ -7,12 +7,11 @@ import (
 	"testing"
 )
 
-// firstUse tells a copy of this test's process that it is the copy.
+// firstUse is the environment variable that marks the second process of this test.
 const firstUse = "SCHEMAS_TEST_FIRST_USE"
 
-// jsonschema builds parts of a schema when it is first used, and several first uses
-// at once would race. So this test starts a process of its own in which they are
-// the first thing that happens; under -race it fails if they do.
+// jsonschema builds parts of a schema in its first validation, so several at once would be a data race. This
+// test starts a second process, in which they are the first validations; with -race it fails if there is one.
 func TestConcurrentFirstUse(t *testing.T) {
 	if os.Getenv(firstUse) != "" {
 		parseAtOnce(t)

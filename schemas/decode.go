@@ -13,12 +13,12 @@ import (
 	"github.com/qri-io/jsonschema"
 )
 
-// A decoder makes a Request of a job's JSON, and notes in a Refusal where that does not meet the
+// A decoder makes a Request from a job's JSON, and adds to a Refusal where the JSON does not match the
 // published schema.
 type decoder struct{ refusal *Refusal }
 
-// decodeJob makes a Request of a job's properties, which it holds against the form's schema,
-// and notes what is wrong with them.
+// decodeJob makes a Request from a job's properties. It checks them against the format's schema, and adds
+// what is wrong to the Refusal.
 func (d decoder) decodeJob(top map[string]json.RawMessage) *Request {
 	if d.refusal.form == Document {
 		var request Request
@@ -30,8 +30,8 @@ func (d decoder) decodeJob(top map[string]json.RawMessage) *Request {
 	return stack.request()
 }
 
-// decodeKnown fills into from the properties that names lists. The schemas allow any other
-// at the top: they are of no concern here, but for those that one of names was meant by.
+// decodeKnown fills into from the properties in names. The schemas allow other properties at the top. They are
+// ignored, but if a property is missing and another has a similar name, the Refusal says so.
 func (d decoder) decodeKnown(top map[string]json.RawMessage, names []string, into any, schema *jsonschema.Schema) {
 	known := make(map[string]json.RawMessage, len(names))
 	for _, name := range names {
@@ -50,12 +50,12 @@ func (d decoder) decodeKnown(top map[string]json.RawMessage, names []string, int
 	}
 }
 
-// decode fills into from the properties of an object, and notes what is wrong with
-// them. It is stricter than encoding/json, which ignores the case of names, takes null for
-// anything and lets a missing property pass: a name is the name of exactly one field's json
-// tag, a value has the field's type, and fields tagged wire:"required" are there.
+// decode fills into from the properties of an object, and adds what is wrong with them to the Refusal. It is
+// stricter than encoding/json, which ignores the case of names, accepts null for any type and accepts missing
+// properties: a name must be exactly that of a field's json tag, a value must have the field's type, and
+// fields tagged wire:"required" must be present.
 //
-// A struct with a field tagged wire:"open" takes any other property as well.
+// A struct with a field tagged wire:"open" accepts any other property as well.
 func (d decoder) decode(properties map[string]json.RawMessage, path string, into reflect.Value) {
 	var known []string
 	open := false
@@ -80,8 +80,8 @@ func (d decoder) decode(properties map[string]json.RawMessage, path string, into
 	}
 	for _, name := range slices.Sorted(maps.Keys(properties)) {
 		if !slices.Contains(known, name) {
-			// The name is the client's own and may be anything, a secret that
-			// was put in the wrong place included: only its place is told.
+			// The client has chosen the name, which may even be a misplaced secret: the
+			// message says only where it is.
 			d.refusal.schemaError(path, "has a property that the schema does not know"+didYouMean(name, known))
 		}
 	}
@@ -108,7 +108,7 @@ func (d decoder) decodeValue(raw json.RawMessage, path string, into reflect.Valu
 		d.decodeSlice(raw, path, into)
 	case reflect.Map:
 		d.decodeTexts(raw, path, into)
-	case reflect.Float64: // a number of no concern
+	case reflect.Float64: // a number that the builder does not use
 		switch c := raw[0]; {
 		case c != '-' && (c < '0' || c > '9'):
 			d.refusal.schemaError(path, errNotNumber.Error())
@@ -120,8 +120,7 @@ func (d decoder) decodeValue(raw json.RawMessage, path string, into reflect.Valu
 	}
 }
 
-// decodeOptional decodes a value of which it matters whether it is there: a boolean or a
-// whole number.
+// decodeOptional decodes a boolean or a whole number into a pointer, which is nil if there is none.
 func (d decoder) decodeOptional(raw json.RawMessage, path string, into reflect.Value) {
 	switch value := reflect.New(into.Type().Elem()); number := value.Interface().(type) {
 	case *bool:
@@ -157,7 +156,7 @@ func (d decoder) decodeSlice(raw json.RawMessage, path string, into reflect.Valu
 	}
 }
 
-// decodeTexts decodes an object whose names are the client's own, and whose values are strings.
+// decodeTexts decodes an object with any names and with strings as values.
 func (d decoder) decodeTexts(raw json.RawMessage, path string, into reflect.Value) {
 	var properties map[string]json.RawMessage
 	isText := func(value json.RawMessage) bool { return value[0] == '"' }
@@ -178,8 +177,8 @@ func dot(path, name string) string {
 	return path + "." + name
 }
 
-// The published schemas, compiled on their first use. jsonschema builds parts of a schema when
-// that is first used and would race there, so each is used once here.
+// The published schemas, compiled on their first use. jsonschema builds parts of a schema in the first
+// validation, which is a data race, so compiled validates once.
 var (
 	requestSchema      = compiled(RequestSchema)
 	stackRequestSchema = compiled(StackRequestSchema)
@@ -193,9 +192,9 @@ func compiled(text []byte) func() *jsonschema.Schema {
 	})
 }
 
-// matchSchema holds the known properties against a published schema. decode has refused
-// all that the schema refuses, in words fit for a client; this is the published contract's
-// own verdict, and it stands where the two should differ.
+// matchSchema validates the known properties against a published schema. decode has already refused
+// everything that the schema refuses, with better messages. If the two ever differ, the published schema
+// decides.
 func (d decoder) matchSchema(schema *jsonschema.Schema, known map[string]json.RawMessage) {
 	document := make(map[string]any, len(known))
 	for name, raw := range known {
@@ -210,7 +209,7 @@ func (d decoder) matchSchema(schema *jsonschema.Schema, known map[string]json.Ra
 	if len(*state.Errs) == 0 {
 		return
 	}
-	// The library's messages print the offending value: only the path is told.
+	// The library's messages contain the value: use only the path.
 	path := strings.ReplaceAll(strings.Trim((*state.Errs)[0].PropertyPath, "/"), "/", ".")
 	d.refusal.schemaError(path, "does not match the schema")
 }

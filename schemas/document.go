@@ -8,9 +8,9 @@ import (
 	"unicode/utf8"
 )
 
-// checkDocument returns what is wrong with data unless it is exactly one JSON document in
-// UTF-8 whose objects name each property once. A parser that takes the last of two equal
-// names and one that takes the first would see two different jobs.
+// checkDocument returns nil if data is exactly one JSON document in UTF-8 in which no object has two properties
+// of the same name. With such properties, one parser would use the first and another the last, and they
+// would see different jobs.
 func checkDocument(data []byte) *Refusal {
 	malformed := func(at int, why string) *Refusal {
 		return &Refusal{kind: notJSON, problems: []problem{{why: position(data, at) + ": " + why}}}
@@ -23,24 +23,24 @@ func checkDocument(data []byte) *Refusal {
 	}
 	var whole json.RawMessage
 	if err := json.Unmarshal(data, &whole); err != nil {
-		at := len(data) // where it ends too early, there is no byte that is wrong
+		at := len(data) // if the text ends too early, no byte is wrong
 		if syntax, ok := errors.AsType[*json.SyntaxError](err); ok && syntax.Error() != unexpectedEnd {
 			at = int(syntax.Offset) - 1
 		}
 		return malformed(at, err.Error())
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber() // a number is only passed over here, whatever its size
+	dec.UseNumber() // numbers are not read here, so any size is valid
 	if !hasUniqueNames(dec) {
 		return malformed(int(dec.InputOffset())-1, "the second property of this name in one object")
 	}
 	return nil
 }
 
-// unexpectedEnd is what encoding/json says of a text that ends too early.
+// unexpectedEnd is the message of encoding/json for a text that ends too early.
 const unexpectedEnd = "unexpected end of JSON input"
 
-// invalidUTF8 returns where the first byte is that is not UTF-8.
+// invalidUTF8 returns the offset of the first byte that is not UTF-8.
 func invalidUTF8(data []byte) (at int) {
 	for at < len(data) {
 		r, size := utf8.DecodeRune(data[at:])
@@ -52,8 +52,8 @@ func invalidUTF8(data []byte) (at int) {
 	return at
 }
 
-// position tells people where a byte of a text is. Both numbers begin with 1, and the column
-// is counted in characters.
+// position describes an offset in a text, for people. Both numbers begin with 1, and the column is counted in
+// characters.
 func position(data []byte, at int) string {
 	before := data[:min(at, len(data))]
 	line := bytes.Count(before, []byte("\n")) + 1
@@ -61,7 +61,8 @@ func position(data []byte, at int) string {
 	return fmt.Sprintf("line %d, column %d", line, column)
 }
 
-// hasUniqueNames reads the next value of dec, which is known to be valid JSON.
+// hasUniqueNames reads the next value of dec, which must be valid JSON, and reports whether no object in it has
+// two properties of the same name.
 func hasUniqueNames(dec *json.Decoder) bool {
 	token, err := dec.Token()
 	if err != nil {

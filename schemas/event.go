@@ -7,74 +7,74 @@ import (
 	"slices"
 )
 
-// EventsProtocol is the WebSocket subprotocol of clients that want more in their messages: a
-// number, a time, the stream of a line, and events.
+// EventsProtocol is the WebSocket subprotocol for clients of events. Their messages also have a number, a
+// time, the stream of a line, and events.
 const EventsProtocol = "iglu-events.v1"
 
-// An Event is something that happens in a job beside its output. It is one of the types
-// below, whose JSON has its name as the property "type" before all others.
+// An Event is something that happens in a job besides its output. It is one of the types below. In its JSON
+// the first property is "type", the name of the event's type.
 type Event interface{ eventType() string }
 
-// A Phase is a part of a job's life. One begins where the one before ends; those that a job
-// does not need are left out.
+// A Phase is a part of a job, from its acceptance to its end. Each begins when the one before ends. A job
+// skips the phases that it does not need.
 type Phase string
 
 // The phases of a job, in their order.
 const (
 	Wait     Phase = "wait"     // all slots are taken
-	Pull     Phase = "pull"     // the job image comes from its registry
-	Create   Phase = "create"   // the container is made and started
+	Pull     Phase = "pull"     // the job image is pulled from its registry
+	Create   Phase = "create"   // the container is created and started
 	Fetch    Phase = "fetch"    // the source is cloned
 	Evaluate Phase = "evaluate" // the command runs, and builds nothing yet
 	Build    Phase = "build"    // from the first derivation or download on
-	PushRest Phase = "push"     // the command has ended, and not all is pushed
+	PushRest Phase = "push"     // the command has ended, and some paths are not pushed yet
 	Done     Phase = "done"     // the container has ended
 )
 
-// JobEvent says which job this is. It stands in the job's first message.
+// JobEvent has the job's id. It is in the job's first message.
 type JobEvent struct {
 	ID string `json:"id"`
 	// URL is the address of the job's page; empty if the builder does not know its own.
 	URL string `json:"url,omitempty"`
 }
 
-// PhaseEvent says that a phase begins.
+// PhaseEvent reports that a phase begins.
 type PhaseEvent struct {
 	Phase Phase `json:"phase"`
 }
 
-// QueueEvent says that the job waits for a free slot, and where it stands.
+// QueueEvent reports that the job waits for a free slot, and its position.
 type QueueEvent struct {
 	Ahead int `json:"ahead"` // jobs that wait before it
 }
 
-// NodeEvent says on which of several nodes the job runs.
+// NodeEvent reports which of several nodes runs the job.
 type NodeEvent struct {
 	Name string `json:"name"`
 }
 
-// RetryEvent says that the job's node is lost, and that the job runs once more. What events have said before
-// of phases, derivations and the like was of its first run.
+// RetryEvent reports that the job's node is lost, and that the job runs once more. All phases, derivations and
+// counts in earlier events belong to the first run.
 type RetryEvent struct {
-	Node string `json:"node"` // the name of the one that is lost
+	Node string `json:"node"` // the name of the lost node
 }
 
-// PlanEvent lists derivations that are to be built and were not listed before. In the whole
-// job they have numbers in their order, from 0 on.
+// PlanEvent lists derivations that will be built and that earlier events did not list. The derivations of a
+// job are numbered in their order, from 0.
 type PlanEvent struct {
-	First       int                 `json:"first"` // the number of the first of them
+	First       int                 `json:"first"` // the number of the first one here
 	Derivations []PlannedDerivation `json:"derivations"`
 }
 
-// PlannedDerivation is one of a PlanEvent.
+// PlannedDerivation is a derivation in a PlanEvent.
 type PlannedDerivation struct {
 	// Derivation is the path of its .drv file in the store.
 	Derivation string `json:"derivation"`
-	// Needs are the numbers of those that have to be built before it, each less than its own.
+	// Needs are the numbers of the derivations that must be built before it, each less than its own.
 	Needs []int `json:"needs,omitempty"`
 }
 
-// A DerivationState is how far a derivation has come.
+// A DerivationState is the state of a derivation.
 type DerivationState string
 
 // The states of a derivation.
@@ -84,14 +84,14 @@ const (
 	DerivationFailed   DerivationState = "failed"
 )
 
-// DerivationEvent says that a derivation has come to another state or phase.
+// DerivationEvent reports a new state or phase of a derivation.
 type DerivationEvent struct {
 	// Derivation is the path of its .drv file in the store.
 	Derivation string          `json:"derivation"`
 	State      DerivationState `json:"state"`
-	// Phase is the phase of its builder, such as buildPhase; empty if not known.
+	// Phase is the phase of its build, such as buildPhase; empty if not known.
 	Phase string `json:"phase,omitempty"`
-	// Log holds the last lines of its log, 20 at most, of one that has failed.
+	// Log has the last lines of the log of a failed derivation, at most 20.
 	Log []string `json:"log,omitempty"`
 }
 
@@ -101,8 +101,8 @@ type LineEvent struct {
 	Text       string `json:"text"`
 }
 
-// Counts say how many things of a kind there are. Expected includes the others and can grow
-// and shrink while Nix plans.
+// Counts are numbers of derivations or paths by state. Expected is the total. It can grow and shrink while Nix
+// plans.
 type Counts struct {
 	Done     int64 `json:"done"`
 	Running  int64 `json:"running"`
@@ -110,23 +110,23 @@ type Counts struct {
 	Failed   int64 `json:"failed"`
 }
 
-// Share says how much of something is done.
+// Share is how much is done, and the expected total.
 type Share struct {
 	Done     int64 `json:"done"`
 	Expected int64 `json:"expected"`
 }
 
-// ProgressEvent says how far Nix has come, as a whole.
+// ProgressEvent reports the progress of the whole build.
 type ProgressEvent struct {
-	Derivations Counts `json:"derivations"` // that are built
-	Paths       Counts `json:"paths"`       // that are downloaded
+	Derivations Counts `json:"derivations"` // to build
+	Paths       Counts `json:"paths"`       // to download
 	Bytes       Share  `json:"bytes"`       // of the downloads
 }
 
-// PushEvent says how far the push has come, as a whole.
+// PushEvent reports the progress of the whole push.
 type PushEvent struct {
 	Paths Share `json:"paths"`
-	Bytes int64 `json:"bytes"` // that were sent
+	Bytes int64 `json:"bytes"` // sent
 }
 
 // PhaseTime is how long a phase has taken.
@@ -138,20 +138,20 @@ type PhaseTime struct {
 // Pushed is what a job has pushed.
 type Pushed struct {
 	Paths int64 `json:"paths"`
-	Bytes int64 `json:"bytes"` // that were sent
+	Bytes int64 `json:"bytes"` // sent
 }
 
-// A Result is what a command yields for one of the things that it was told to build.
+// A Result is the result of one of the things that a command builds.
 type Result struct {
-	// Installable is the name of that in the command; empty if it is not known of which the paths are.
+	// Installable is its name in the command; empty if it is not known which one the paths belong to.
 	Installable string   `json:"installable,omitempty"`
 	Paths       []string `json:"paths"` // of its outputs in the store
 }
 
-// ResultsEvent says what a command that succeeded has yielded, as far as it is known, and where it is.
+// ResultsEvent has the known results of a command that succeeded, and where they are.
 type ResultsEvent struct {
 	Results []Result `json:"results"`
-	// Pushed is nil if nothing was to be pushed, and Target the address of the cache where it was.
+	// Pushed is nil if the job does not push. Target is the URL of the cache that the job pushes to.
 	Pushed *Pushed `json:"pushed,omitempty"`
 	Target string  `json:"target,omitempty"`
 	// Get is the command that gets the results from the cache; empty if not all are there.
@@ -184,27 +184,26 @@ func (e ResultsEvent) Map(change func(string) string) ResultsEvent {
 	return e
 }
 
-// VerdictEvent says how a job has ended. It stands in the job's last message.
+// VerdictEvent is the result of a job. It is in the job's last message.
 type VerdictEvent struct {
-	// End is the job's end in a word, one of package jobend's.
+	// End is the job's end, one of the words of package jobend.
 	End string `json:"end"`
-	// Reason says in a line why the job failed, as a headline; empty if it did not.
+	// Reason is why the job failed, in one line; empty if it did not fail.
 	Reason string `json:"reason,omitempty"`
 	// ExitCode is the container's; nil if it has none.
 	ExitCode *int `json:"exitCode,omitempty"`
 	// Seconds is how long the job has taken.
 	Seconds float64 `json:"seconds"`
-	// PeakMemory is the most that the job has taken, in bytes, and CPUSeconds its time on
-	// processors; 0 if not known.
+	// PeakMemory is the largest memory use of the job in bytes, and CPUSeconds its CPU time; 0 if not known.
 	PeakMemory int64       `json:"peakMemory,omitempty"`
 	CPUSeconds float64     `json:"cpuSeconds,omitempty"`
 	Phases     []PhaseTime `json:"phases"`
-	// Commit is the one that was built; empty if there is none.
+	// Commit is the id of the commit that was built; empty if there is none.
 	Commit string `json:"commit,omitempty"`
-	// Image is the digest of the image that the job ran in: in its registry, or of the image
-	// itself where it comes from none. It is empty if the job did not come so far.
+	// Image is the digest of the job's image in its registry, or of the image itself if it is from no
+	// registry. It is empty if the job ended before its container was created.
 	Image string `json:"image,omitempty"`
-	// Pushed is nil if nothing was to be pushed.
+	// Pushed is nil if the job does not push.
 	Pushed *Pushed `json:"pushed,omitempty"`
 }
 
@@ -225,7 +224,7 @@ func (VerdictEvent) eventType() string    { return "verdict" }
 func AppendEvent(dst []byte, e Event) []byte {
 	dst = append(dst, `{"type":"`...)
 	dst = append(dst, e.eventType()...)
-	if line, ok := e.(LineEvent); ok { // quicker, for long logs
+	if line, ok := e.(LineEvent); ok { // faster, for long logs
 		dst = append(dst, `","derivation":"`...)
 		dst = appendEscaped(dst, []byte(line.Derivation))
 		dst = append(dst, `","text":"`...)
@@ -233,11 +232,11 @@ func AppendEvent(dst []byte, e Event) []byte {
 		return append(dst, `"}`...)
 	}
 	dst = append(dst, `",`...)
-	return append(dst, bytes.TrimPrefix(encode(e), []byte{'{'})...) // all have a property
+	return append(dst, bytes.TrimPrefix(encode(e), []byte{'{'})...) // every event has a property
 }
 
-// ParseEvent returns the event that AppendEvent has encoded, or nil if it is of a type that
-// is not known: of a later version.
+// ParseEvent returns the event that AppendEvent has encoded, or nil if its type is unknown, because it is of a
+// later version.
 func ParseEvent(data []byte) (Event, error) {
 	var named struct{ Type string }
 	if err := json.Unmarshal(data, &named); err != nil {

@@ -13,7 +13,7 @@ import (
 
 var exitCode1 = 1
 
-// events are one of each type, with all and with few of its properties, and their JSON.
+// events has events of each type, with all and with few properties, and their JSON.
 var events = []struct {
 	event Event
 	json  string
@@ -68,7 +68,7 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// A client of events gets what others get, with more behind it.
+// A client of events gets the same messages as others, with more properties at the end.
 func TestAppendMessage(t *testing.T) {
 	const stamp = `,"seq":7,"time":"2025-12-01T12:00:00.123Z"`
 	accepted, last := Accepted(), Exited(1)
@@ -94,7 +94,7 @@ func TestAppendMessage(t *testing.T) {
 			}
 			back, err := ParseMessage([]byte(want))
 			if r := back.Response; r != nil && form == Stack {
-				r.ChildExitCode = r.BuildExitCode // which that form does not tell
+				r.ChildExitCode = r.BuildExitCode // which that format does not have
 			}
 			if diff := cmp.Diff(test.message, back); diff != "" || err != nil {
 				t.Errorf("%s: %v (-want +got):\n%s", want, err, diff)
@@ -108,7 +108,7 @@ func TestAppendMessage(t *testing.T) {
 	}
 }
 
-// A message without events is read, too.
+// ParseMessage also reads messages for clients without events.
 func TestParsePlainMessage(t *testing.T) {
 	line, busy := Message{Stream: Stdout, Line: []byte("a")}, Busy()
 	for message, want := range map[string]Message{
@@ -121,8 +121,7 @@ func TestParsePlainMessage(t *testing.T) {
 	}
 }
 
-// FuzzMessageLines holds the lines of AppendMessage against a decoder, and CutOutput against
-// both.
+// FuzzMessageLines compares the lines of AppendMessage with a decoder, and CutOutput with both.
 func FuzzMessageLines(f *testing.F) {
 	for _, line := range []string{"", "plain", `"q" \`, `","jobStatus":"running","seq":1,"time":"`, "\x00\u2028", "日本", strings.Repeat("a", 300)} {
 		f.Add(line, int64(1))
@@ -161,7 +160,7 @@ func BenchmarkAppendMessage(b *testing.B) {
 	}
 }
 
-// TestProtocolVersion has the documents be of the version of events that server and client speak.
+// TestProtocolVersion checks that the documents have the version of events that server and client use.
 func TestProtocolVersion(t *testing.T) {
 	for _, name := range []string{"asyncapi.yaml", "protocol.md", "client.md"} {
 		text, err := os.ReadFile("../docs/" + name)

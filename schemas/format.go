@@ -6,27 +6,25 @@ import (
 	"time"
 )
 
-// A Format is one of the two in which jobs and messages are written. Whoever sends a job in
-// one is answered in it.
+// A Format is one of the two wire formats of jobs and messages. The answers to a job have the job's format.
 type Format int
 
 const (
-	// Document is the form of the Iglu Builder's documentation, and of all that is sent
-	// before a job is understood.
+	// Document is the format of the Iglu Builder's documentation. Everything that is sent before a job has
+	// been read has this format.
 	Document Format = iota
-	// Stack is the form of today's Iglu stack; see stack.go.
+	// Stack is the format of today's Iglu stack; see stack.go.
 	Stack
 )
 
-// The properties of a job that are known in each form. Those in decides are in no job of
-// the other form.
+// The known properties of a job in each format. The properties in decides are only in jobs of that format.
 var (
 	documentProperties = []string{"git", "buildOptions", "nix", "colors"}
 	stackProperties    = []string{"git_config", "build_options", "cachix_config", "builder", "nix", "colors"}
 	decides            = map[Format][]string{Document: documentProperties[:2], Stack: stackProperties[:3]}
 )
 
-// findForm tells a job's form by the names of its properties, and notes if that cannot be told.
+// findForm finds a job's format by the names of its properties. It adds a problem if the job has both.
 func (r *Refusal) findForm(top map[string]json.RawMessage) {
 	document, stack := first(top, decides[Document]), first(top, decides[Stack])
 	switch {
@@ -47,8 +45,8 @@ func first(top map[string]json.RawMessage, names []string) string {
 	return ""
 }
 
-// named returns a text in the form's own names of properties. The rules for a Request know
-// only the document's.
+// named returns a text with the format's names of properties. The rules for a Request use only the names of
+// the document.
 func (f Format) named(text string) string {
 	if f == Stack {
 		return stackNames.Replace(text)
@@ -71,8 +69,8 @@ var stackNames = strings.NewReplacer(
 	"signingKey", "signingkey",
 )
 
-// Encode returns a message as one line of JSON without a line end. at is when it is sent,
-// which the document's form does not tell.
+// Encode returns a message as one line of JSON without a line end. at is the time at which it is sent, which
+// only the format Stack contains.
 func (f Format) Encode(r Response, at time.Time) []byte {
 	if f == Document {
 		return r.Encode()

@@ -9,9 +9,8 @@ import (
 	"strings"
 )
 
-// This file is the table of jobs that the other tests of ParseRequest share. Every
-// text of a job holds the word canary, and a number that must not be repeated is
-// canaryNumber, so that a message that repeats a value is found out by either.
+// This file has the table of jobs for the tests of ParseRequest. Every text of a job contains the word canary, and
+// every number that must not be repeated is canaryNumber, so that a test finds messages that repeat a value.
 
 const (
 	canary       = "canary"
@@ -49,8 +48,8 @@ const validJob = `{
   }
 }`
 
-// documentedJob is the documentation's example with the comma that it lacks, and
-// without the push, which has rules of its own.
+// documentedJob is the example of the documentation, with its missing comma added, and without the push, which has
+// further rules.
 const documentedJob = `{
   "git": {
     "noClone": false,
@@ -69,13 +68,13 @@ const documentedJob = `{
 
 var allowedCommands = []string{"nix", "nix-build"}
 
-// edits are values by the dotted path of the property that they replace or add.
+// edits are values by the path, with dots, of the property that they replace or add.
 type edits map[string]any
 
 // missing as a value removes the property.
 var missing = new(int)
 
-// literal is JSON that keeps its spelling, as 2e0 does.
+// literal is JSON that keeps its spelling, such as 2e0.
 type literal = json.RawMessage
 
 // jobWith returns validJob with edits.
@@ -103,8 +102,7 @@ func jobWith(e edits) string {
 	return string(data)
 }
 
-// replaced returns validJob with one place of its text replaced, for what a
-// document that was encoded cannot hold.
+// replaced returns validJob with a part of its text replaced, for texts that an encoder cannot make.
 func replaced(from, to string) string {
 	if strings.Count(validJob, from) != 1 {
 		panic(fmt.Sprintf("%q is not in one place of the job", from))
@@ -124,8 +122,8 @@ func sorted[V any](m map[string]V) iter.Seq2[string, V] {
 	}
 }
 
-// A refusedJob is data that ParseRequest must refuse with the error and, where a
-// property is to blame, a msg that names it.
+// A refusedJob is data that ParseRequest must refuse with the error and, if a property is wrong, with its name in
+// msg.
 type refusedJob struct {
 	name     string
 	data     string
@@ -232,7 +230,7 @@ func wrongShapes() []refusedJob {
 	}
 }
 
-// wrongTypes has each property of the schema with each type that is not its own.
+// wrongTypes has each property of the schema with each wrong type.
 func wrongTypes() []refusedJob {
 	types := map[string][]string{
 		"object": {"git", "buildOptions", "buildOptions.cachix", "nix"},
@@ -284,8 +282,7 @@ func missingProperties() []refusedJob {
 	return jobs
 }
 
-// strayProperties has names that no object of the schema has, that another object
-// has, and that are a known one but for the case of a letter.
+// strayProperties has unknown names, names of another object, and known names with another case of a letter.
 func strayProperties() []refusedJob {
 	objects := map[string][]string{
 		"git": {"canary", "", "push", "command", "git", "buildOptions", "cachix", "Repository", "NOCLONE",
@@ -385,7 +382,7 @@ func controlCharacters() []refusedJob {
 		jobWith(edits{"git.gitKey": "canary\x00"}), notValidSchema, "git.gitKey"})
 }
 
-// longest is how many bytes a text may have, and a list with a space between its texts.
+// longest is the largest length in bytes of each text, and of each list with spaces between its texts.
 var longest = map[string]int{
 	"git.repository": 4 << 10, "git.branch": 4 << 10, "git.gitUsername": 4 << 10, "git.gitKey": 16 << 10,
 	"buildOptions.extraArgs": 120 << 10, "buildOptions.command": 120 << 10, "buildOptions.cachix.target": 4 << 10,
@@ -394,7 +391,7 @@ var longest = map[string]int{
 	"nix.accessTokens": 16 << 10, "nix.netrc": 16 << 10,
 }
 
-// ofLength returns a value of so many bytes that a property takes.
+// ofLength returns a valid value of a property with a number of bytes.
 func ofLength(path string, length int) any {
 	begin := map[string]string{
 		"git.repository": "https://canary.example/", "buildOptions.cachix.target": "https://canary.example/",
@@ -412,7 +409,7 @@ func ofLength(path string, length int) any {
 	return text
 }
 
-// tooLong are some texts one byte longer than they may be; TestLongest has all.
+// tooLong has some texts that are one byte too long; TestLongest has all.
 func tooLong() []refusedJob {
 	var jobs []refusedJob
 	for _, path := range []string{"git.branch", "git.gitKey", "buildOptions.cachix.apiKey", "buildOptions.cachix.signingKey",

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A Stream is where a line of a job's output comes from.
+// A Stream is the source of a line of a job's output.
 type Stream string
 
 // The streams of a job.
@@ -17,26 +17,26 @@ const (
 	Server Stream = "builder" // the server's own lines, which begin with "iglu: "
 )
 
-// A Message is one of a job's messages as a client of events gets it: a line of output, an
-// event, or the first or the last message, which say how the job is.
+// A Message is one of a job's messages for a client of events: a line of output, an event, or the first or
+// the last message, which have the job's state.
 type Message struct {
-	// Seq is 1 for the job's first message, and one more for each.
+	// Seq is the number of the message, from 1.
 	Seq int64
-	// Time is when it came about, to the millisecond.
+	// Time is the time of the message, to the millisecond.
 	Time time.Time
 
 	Stream Stream // of a line of output; empty for all other messages
 	Line   []byte // without its line end; valid UTF-8
 
-	// Event is an event's JSON; nil for none. ParseEvent reads it.
+	// Event is the JSON of an event; nil if there is none. ParseEvent reads it.
 	Event json.RawMessage
-	// Response is what a client without events gets as well; nil for a line and for what is
-	// but an event.
+	// Response is the part that a client without events gets as well; nil for a line and for a message with
+	// only an event.
 	Response *Response
 }
 
-// A MessageWriter takes a job's messages, the first and the last included. The slice is its own
-// only until WriteMessages returns.
+// A MessageWriter gets a job's messages, from the first to the last. It must not keep the slice after
+// WriteMessages has returned.
 type MessageWriter interface {
 	WriteMessages(messages []Message) error
 }
@@ -51,8 +51,8 @@ const (
 	stampTime     = "2006-01-02T15:04:05.000Z" // RFC 3339 in UTC
 )
 
-// AppendMessage appends a message as one line of JSON without a line end. Of lines it
-// allocates nothing.
+// AppendMessage appends a message as one line of JSON without a line end. For a line of output it allocates
+// nothing.
 func (f Format) AppendMessage(dst []byte, m *Message) []byte {
 	switch {
 	case m.Response != nil:
@@ -84,7 +84,7 @@ func (f Format) AppendMessage(dst []byte, m *Message) []byte {
 	return append(dst, '}')
 }
 
-// appendRunning appends the properties that are in every message of the form.
+// appendRunning appends the properties that every message of the format has.
 func (f Format) appendRunning(dst []byte, at time.Time) []byte {
 	dst = append(dst, statusRunning...)
 	if f == Stack {
@@ -94,8 +94,8 @@ func (f Format) appendRunning(dst []byte, at time.Time) []byte {
 	return dst
 }
 
-// ParseMessage returns the message that a builder has sent, in either form, with events or
-// without: then its Seq is 0.
+// ParseMessage reads a message of a builder, in either format. Seq is 0 if the message is not for a client of
+// events.
 func ParseMessage(data []byte) (Message, error) {
 	var wire struct {
 		Response
@@ -112,7 +112,7 @@ func ParseMessage(data []byte) (Message, error) {
 	case wire.Stdout != nil:
 		m.Line = []byte(*wire.Stdout)
 		if m.Stream == "" {
-			m.Stream = Stdout // not told
+			m.Stream = Stdout // the message does not say
 		}
 	case wire.Event == nil || wire.JobStatus != Running:
 		m.Response = &wire.Response

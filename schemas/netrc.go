@@ -5,11 +5,10 @@ import (
 	"strings"
 )
 
-// netrcPasswords returns the passwords in the text of a netrc file, or what is wrong with it. The
-// form is that which curl reads (lib/netrc.c of its sources), and Nix and git by it: words, of
-// which each entry begins with "machine HOST" or "default", and has "login", "password" or
-// "account" and a word after each. A word in double quotes may hold spaces, and after a backslash
-// anything. Macros ("macdef") are for ftp alone.
+// netrcPasswords returns the passwords in the text of a netrc file, or what is wrong with it. The format is
+// that of curl (lib/netrc.c of its sources), which Nix and git use. An entry begins with "machine HOST" or
+// "default". "login", "password" and "account" are each followed by a word. A word in double quotes may
+// contain spaces and, after a backslash, any character. Macros ("macdef") are only for ftp and are refused.
 func netrcPasswords(text string) ([]string, error) {
 	var passwords []string
 	inEntry := false
@@ -56,7 +55,7 @@ func netrcWords(text string) []string {
 	return words
 }
 
-// netrcWord returns the word that a line begins with, and what follows it.
+// netrcWord returns the first word of a line and the rest of the line.
 func netrcWord(line string) (word, rest string) {
 	if line[0] != '"' {
 		end := strings.IndexAny(line, " \t\r\n")
@@ -80,7 +79,7 @@ func netrcWord(line string) (word, rest string) {
 	return text.String(), ""
 }
 
-// netrcEscapes returns what a character after a backslash stands for.
+// netrcEscapes returns the meaning of a character after a backslash.
 func netrcEscapes(c byte) byte {
 	switch c {
 	case 'n':

@@ -10,8 +10,8 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
-// The oracle is another library's verdict on the published schemas, one that passes
-// the whole official suite of the draft that they name.
+// The oracle is another library that validates with the published schemas. It passes the whole official test suite
+// of the draft that they use.
 
 func oracle(t testing.TB, schema []byte) *jsonschema.Schema {
 	t.Helper()
@@ -30,12 +30,12 @@ func oracle(t testing.TB, schema []byte) *jsonschema.Schema {
 	return compiled
 }
 
-// requestOracles are those of jobs in each form.
+// requestOracles are the oracles for jobs, by format.
 func requestOracles(t testing.TB) map[Format]*jsonschema.Schema {
 	return map[Format]*jsonschema.Schema{Document: oracle(t, RequestSchema), Stack: oracle(t, StackRequestSchema)}
 }
 
-// verdict is who refused a job, if anyone.
+// verdict is what refused a job, if anything.
 type verdict string
 
 const (
@@ -45,8 +45,7 @@ const (
 	refusedByRule   verdict = "refused by a rule beyond the schema"
 )
 
-// expected returns what the published schema of a job's form alone says of data: accepted
-// leaves it open whether a rule refuses the job.
+// expected returns the verdict of the published schema alone. If it accepts the job, a rule may still refuse it.
 func expected(request map[Format]*jsonschema.Schema, data []byte) verdict {
 	document, ok := oneDocument(data)
 	switch {
@@ -59,7 +58,7 @@ func expected(request map[Format]*jsonschema.Schema, data []byte) verdict {
 	}
 }
 
-// expectedForm is the form of a job that is of one.
+// expectedForm returns the format of a job.
 func expectedForm(document any) Format {
 	job, _ := document.(map[string]any)
 	for _, name := range []string{"git_config", "build_options", "cachix_config"} {
@@ -77,12 +76,11 @@ func oneDocument(data []byte) (document any, ok bool) {
 	if err != nil || !utf8.Valid(data) {
 		return nil, false
 	}
-	// Every name of a document is followed by a colon, and of two equal names in
-	// an object a decoder keeps one.
+	// In a document a colon follows every name. A decoder keeps one of two equal names in an object.
 	return document, colons(data) == names(document)
 }
 
-// colons counts those of a JSON document that do not stand in a string.
+// colons counts the colons in a JSON document, except those in strings.
 func colons(data []byte) int {
 	n, inString := 0, false
 	for i := 0; i < len(data); i++ {
@@ -139,8 +137,7 @@ func actual(t *testing.T, data []byte) (verdict, *Refusal) {
 	}
 }
 
-// checkVerdict compares the two. A rule may be broken, and said to be, in a job
-// that does not match the schema either.
+// checkVerdict compares the two. A job that does not match the schema may also break a rule.
 func checkVerdict(t *testing.T, request map[Format]*jsonschema.Schema, data []byte) *Refusal {
 	t.Helper()
 	want := expected(request, data)
@@ -162,7 +159,7 @@ func TestOracle(t *testing.T) {
 	}
 }
 
-// allJobs are those of the tables, in both forms.
+// allJobs returns the jobs of the tables in both formats.
 func allJobs() []string {
 	var jobs []string
 	for _, form := range forms {
@@ -176,12 +173,12 @@ func allJobs() []string {
 	return jobs
 }
 
-// The table must hold jobs of every kind, or the oracle is asked nothing.
+// The table must contain jobs with every verdict, or the oracle checks nothing.
 func TestOracleIsAsked(t *testing.T) {
 	request := requestOracles(t)
 	for form, verdicts := range map[Format][]verdict{
 		Document: {accepted, refusedAsJSON, refusedBySchema},
-		Stack:    {accepted, refusedBySchema}, // what is no JSON has no form
+		Stack:    {accepted, refusedBySchema}, // data that is not JSON has no format
 	} {
 		asked := make(map[verdict]int)
 		for _, job := range refusedIn(form) {
@@ -215,8 +212,7 @@ func FuzzParseRequest(f *testing.F) {
 	})
 }
 
-// What is nested deeper than any parser likes is refused, or accepted where it is
-// of no concern, but does not end the server.
+// Very deeply nested JSON is refused, or accepted in a property that is ignored, but does not crash the server.
 func TestDeepNesting(t *testing.T) {
 	request := requestOracles(t)
 	const depth = 100_000

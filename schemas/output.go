@@ -12,13 +12,13 @@ const (
 	outputBegin  = `{"stdout":"`
 	outputMiddle = `","jobStatus":"running"`
 	outputEnd    = `","jobStatus":"running"}`
-	outputEndsAt = `","jobStatus":"running","timestamp":` // in the form Stack
+	outputEndsAt = `","jobStatus":"running","timestamp":` // in the format Stack
 )
 
-// Lines encodes lines of output that are sent at one time.
+// Lines encodes lines of output that are sent at the same time.
 type Lines struct{ end string }
 
-// Lines returns the encoder of lines that are sent at a time.
+// Lines returns an encoder for lines that are sent at the time at.
 func (f Format) Lines(at time.Time) Lines {
 	if f == Document {
 		return Lines{outputEnd}
@@ -26,17 +26,17 @@ func (f Format) Lines(at time.Time) Lines {
 	return Lines{outputEndsAt + strconv.FormatInt(at.UnixMilli(), 10) + "}"}
 }
 
-// Append appends what Encode returns of Output(line), byte for byte. It is for logs of
-// millions of lines: it allocates nothing. line must be valid UTF-8.
+// Append appends the same bytes as Encode returns for Output(line). It allocates nothing, because logs have
+// millions of lines. line must be valid UTF-8.
 func (l Lines) Append(dst, line []byte) []byte {
 	dst = append(dst, outputBegin...)
 	dst = appendEscaped(dst, line)
 	return append(dst, l.end...)
 }
 
-// CutOutput returns the line of a message that Lines or AppendMessage made, without decoding
-// it: of a million lines a client has not the time to look at what stands behind each. It
-// reports false for every message that takes decoding. What is no JSON there, it does not see.
+// CutOutput returns the line of a message that Lines or AppendMessage made, without decoding it, which is too
+// slow for a million lines. It reports false for every message that needs decoding. It does not notice
+// invalid JSON after the line.
 func CutOutput(message []byte) (line []byte, ok bool) {
 	text, begins := bytes.CutPrefix(message, []byte(outputBegin))
 	end := bytes.IndexByte(text, '"')
@@ -47,8 +47,8 @@ func CutOutput(message []byte) (line []byte, ok bool) {
 	return line, bytes.IndexByte(line, '\\') < 0
 }
 
-// escaped are the bytes that may not stand for themselves in a JSON string, and the
-// first byte of U+2028 and U+2029, which end lines in JavaScript.
+// escaped are the bytes that must be escaped in a JSON string, and the first byte of U+2028 and U+2029, which
+// end lines in JavaScript.
 var escaped = func() (table [256]bool) {
 	for b := range byte(' ') {
 		table[b] = true
@@ -57,14 +57,13 @@ var escaped = func() (table [256]bool) {
 	return table
 }()
 
-// lineSeparator is what U+2028 and U+2029 begin with in UTF-8; their last bytes are
-// 0xA8 and 0xA9.
+// lineSeparator is the beginning of U+2028 and U+2029 in UTF-8. Their last bytes are 0xA8 and 0xA9.
 const lineSeparator = "\xe2\x80"
 
 const hexDigits = "0123456789abcdef"
 
 func appendEscaped(dst, text []byte) []byte {
-	begin := 0 // of what is not copied yet
+	begin := 0 // of the text that is not copied yet
 	for i := plainLength(text); i < len(text); i += 1 + plainLength(text[i+1:]) {
 		b := text[i]
 		if b == lineSeparator[0] {
@@ -85,7 +84,7 @@ func appendEscaped(dst, text []byte) []byte {
 	return append(dst, text[begin:]...)
 }
 
-// plainLength returns how many bytes at the beginning of text may stand for themselves.
+// plainLength returns how many bytes at the beginning of text need no escape.
 func plainLength(text []byte) int {
 	last := len(text) - 8 // where the last eight bytes begin
 	for i := 0; i < len(text); {
@@ -93,7 +92,7 @@ func plainLength(text []byte) int {
 		case i <= last && arePlain(binary.LittleEndian.Uint64(text[i:])):
 			i += 8
 		case i > last && last >= 0 && arePlain(binary.LittleEndian.Uint64(text[last:])):
-			return len(text) // some of them were seen before
+			return len(text) // some of these bytes are checked twice
 		case escaped[text[i]]:
 			return i
 		default:
@@ -103,8 +102,8 @@ func plainLength(text []byte) int {
 	return len(text)
 }
 
-// arePlain reports whether each of the eight bytes of word may stand for itself; now and
-// then it says no for no reason.
+// arePlain reports whether none of the eight bytes of word needs an escape. It may return false although that
+// is so, but never true wrongly.
 func arePlain(word uint64) bool {
 	const each, highest = 0x0101010101010101, 0x8080808080808080
 	quote, backslash := word^each*'"', word^each*'\\'

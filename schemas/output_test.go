@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// FuzzLines holds the quick encoder against the plain one.
+// FuzzLines compares the fast encoder with the plain one.
 func FuzzLines(f *testing.F) {
 	for _, line := range []string{
 		"", "plain", `"quoted" \ back`, "\x00\x01\b\t\n\f\r\x1b[1m\x1f\x7f", "<&>", "\u2028 \u2029 \u2027 \u202a",
@@ -31,7 +31,7 @@ func FuzzLines(f *testing.F) {
 	})
 }
 
-// What is like a line, but is none, takes decoding.
+// CutOutput refuses messages that are similar to a line.
 func TestCutOutputOfOthers(t *testing.T) {
 	for _, message := range []string{
 		``, `{"stdout":"`, `{"stdout":"a"}`, `{"stdout":"a","jobStatus":"running"`, `"stdout":"a","jobStatus":"running"}`,

@@ -5,9 +5,9 @@ import (
 	"slices"
 )
 
-// Public returns the request without what its properties for secrets hold, and without users in the
-// http(s) URLs that it names. The hosts of access tokens stay. What its other texts hold of secrets is
-// still there: see Secrets.
+// Public returns the request without the values of its properties for secrets, and without users in its
+// http(s) URLs. The hosts of access tokens are kept. Secrets in other texts, such as the command, are not
+// removed: see Secrets.
 func (r *Request) Public() *Request {
 	public := *r
 	public.Git.GitKey = ""
@@ -28,8 +28,8 @@ func (r *Request) Public() *Request {
 	return &public
 }
 
-// withoutUser returns an address without the user of an http(s) URL. Of ssh, the user is a part of the
-// address; the password goes.
+// withoutUser returns an address without the user of an http(s) URL. In an ssh URL the user is a part of the
+// address, and only the password is removed.
 func withoutUser(address string) string {
 	u, err := url.Parse(address)
 	if err != nil || u.User == nil {

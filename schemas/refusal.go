@@ -10,22 +10,22 @@ type refusalKind int
 
 const (
 	notJSON        refusalKind = iota // not one JSON document
-	badSchema                         // the published schema is not met
-	badRule                           // a rule beyond the schema is not met
-	unknownCommand                    // the command is not one of those allowed
+	badSchema                         // the job does not match the published schema
+	badRule                           // the job breaks a rule that the schema does not have
+	unknownCommand                    // the command is not allowed
 )
 
-// A Refusal says why a message is not a job: everything that is wrong with it.
+// A Refusal has everything that is wrong with a message that is not a valid job.
 type Refusal struct {
 	kind     refusalKind
-	form     Format // in whose names of properties the problems are
+	form     Format // the problems have its names of properties
 	problems []problem
-	command  string // of unknownCommand
+	command  string // for unknownCommand
 }
 
-// A problem is one thing that is wrong with a job: which property and why, never its value.
+// A problem is one thing that is wrong with a job: the property and the reason, never the value.
 type problem struct {
-	path string // dotted; empty is the whole job
+	path string // with dots; empty: the whole job
 	why  string
 }
 
@@ -36,7 +36,7 @@ func (p problem) String() string {
 	return p.path + ": " + p.why
 }
 
-// reason tells every problem.
+// reason returns all problems as one text.
 func (r *Refusal) reason() string {
 	var reasons []string
 	for _, p := range r.problems {
@@ -45,14 +45,14 @@ func (r *Refusal) reason() string {
 	return strings.Join(reasons, "; ")
 }
 
-// isAbout reports whether something is wrong with a property or with one that it is in.
+// isAbout reports whether there is a problem with a property or with an object that contains it.
 func (r *Refusal) isAbout(path string) bool {
 	return slices.ContainsFunc(r.problems, func(p problem) bool {
 		return p.path == "" || p.path == path || strings.HasPrefix(path, p.path+".")
 	})
 }
 
-// add notes a problem. The kind is that of the first one.
+// add adds a problem. The first problem sets the kind of the refusal.
 func (r *Refusal) add(kind refusalKind, path, why string) {
 	if len(r.problems) == 0 {
 		r.kind = kind
@@ -60,21 +60,21 @@ func (r *Refusal) add(kind refusalKind, path, why string) {
 	r.problems = append(r.problems, problem{path, why})
 }
 
-// schemaError notes a property that breaks the published schema.
+// schemaError adds a property that does not match the published schema.
 func (r *Refusal) schemaError(path, why string) { r.add(badSchema, path, why) }
 
-// valueError notes a property that breaks a rule beyond the schema, unless it, or what it is
-// in, is wrong already.
+// valueError adds a property that breaks a rule that the schema does not have, unless there already is a
+// problem with it or with an object that contains it.
 func (r *Refusal) valueError(path, why string) {
 	if !r.isAbout(path) {
 		r.add(badRule, path, why)
 	}
 }
 
-// isEmpty reports whether nothing is wrong.
+// isEmpty reports whether there are no problems.
 func (r *Refusal) isEmpty() bool { return len(r.problems) == 0 }
 
-// Error returns the reason for the server's log. It holds no value of the request.
+// Error returns the reason for the server's log. It contains no value of the request.
 func (r *Refusal) Error() string {
 	switch r.kind {
 	case notJSON:
@@ -86,8 +86,8 @@ func (r *Refusal) Error() string {
 	}
 }
 
-// Kind returns the kind of the refusal in a word, of which there are few: "malformed" is no
-// JSON, "invalid" breaks the schema or a rule, "command" is for a command that is not allowed.
+// Kind returns the kind of the refusal, for metrics: "malformed" if the message is not JSON, "invalid" if it
+// breaks the schema or a rule, or "command" if the command is not allowed.
 func (r *Refusal) Kind() string {
 	switch r.kind {
 	case notJSON:
@@ -115,5 +115,5 @@ func (r *Refusal) Response() Response {
 	}
 }
 
-// exitUsage is the exit code that the documentation gives an invalid command.
+// exitUsage is the exit code of an invalid command in the documentation.
 const exitUsage = 2

@@ -6,7 +6,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// refusal returns what a client is told of a job that is refused.
+// refusal returns the answer to a refused job.
 func refusal(t *testing.T, job string) Response {
 	t.Helper()
 	_, _, err := ParseRequest([]byte(job), allowedCommands)
@@ -17,7 +17,7 @@ func refusal(t *testing.T, job string) Response {
 	return r.Response()
 }
 
-// Everything that is wrong with a job is told at once, by the names of its form.
+// A refusal has everything that is wrong with a job, with the names of its format.
 func TestRefusalTellsAll(t *testing.T) {
 	for job, want := range map[string]string{
 		`{"git":{"requiresAuth":true,"noClone":"no"},"buildOptions":{"cores":-1,"maxJobs":0,"command":7,"cachix":{"push":true}}}`: `git.noClone: must be true or false; ` +
@@ -58,7 +58,7 @@ func TestDidYouMean(t *testing.T) {
 			t.Errorf("%s:\n got %s\nwant %s", options, got, want)
 		}
 	}
-	// At the top other properties are allowed, so only what is missing shows it.
+	// Other properties are allowed at the top, so only the missing one shows the error.
 	got := refusal(t, `{"git":{"noClone":true},"buildoptions":{"command":"nix","cachix":{"push":false}}}`).Msg
 	if want := "buildOptions: is missing; the job has a property whose name is nearly that"; got != want {
 		t.Errorf("got %s, want %s", got, want)
@@ -99,7 +99,7 @@ func TestWhereJSONIsWrong(t *testing.T) {
 	}
 }
 
-// A job whose command needs a shell is refused, before something else is built than was meant.
+// A job whose command needs a shell is refused, because it would build something else.
 func TestShellOperators(t *testing.T) {
 	const instead = "; send a job for each command, or quote it if it is meant as a word"
 	for command, operator := range map[string]string{

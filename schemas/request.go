@@ -8,41 +8,41 @@ import (
 	"strings"
 )
 
-// Request is a job as a client asks for it. A Request that ParseRequest returned
-// keeps every rule of the documentation; see rules.go.
+// Request is a job that a client requests. A Request that ParseRequest has returned follows every rule of the
+// documentation; see rules.go.
 type Request struct {
 	Git          Git          `json:"git" wire:"required"`
 	BuildOptions BuildOptions `json:"buildOptions" wire:"required"`
-	// Nix is beside the document, and of both forms.
+	// Nix is not in the Iglu Builder's documentation. Both formats have it.
 	Nix Nix `json:"nix,omitzero"`
-	// Colors is likewise: whether what Nix and builders print has colours, as on a terminal.
+	// Colors is whether the output of Nix and builders has colours, as on a terminal. It is not in the
+	// documentation either, and both formats have it.
 	Colors bool `json:"colors,omitempty"`
-	// Arch is the machine that the job is for, as Nix, Go or uname name it: the system
-	// x86_64-linux, say, or amd64. Empty is any. Only the form Stack has it.
+	// Arch is the architecture that the job needs, in the spelling of Nix, Go or uname, such as
+	// x86_64-linux or amd64. Empty means any. Only the format Stack has it.
 	Arch string `json:"-"`
 }
 
-// Git says where the source comes from.
+// Git is the source of a job.
 type Git struct {
 	// Repository is an https, http, ssh or git URL, or user@host:path.
 	// ParseRequest moves a user name in an http(s) URL to GitUsername.
 	Repository string `json:"repository,omitempty"`
-	// Branch is what is built, as 'git fetch' takes it: a branch, a tag, a whole ref, or the full id
-	// of a commit. Empty is the repository's default branch.
+	// Branch is the revision to build, as an argument of 'git fetch': a branch, a tag, a whole ref, or the
+	// full id of a commit. Empty means the repository's default branch.
 	Branch      string `json:"branch,omitempty"`
 	GitUsername string `json:"gitUsername,omitempty"`
 	// GitKey is a secret: a password or token, or a private key for ssh.
 	GitKey       string `json:"gitKey,omitempty"`
 	RequiresAuth bool   `json:"requiresAuth,omitempty"`
-	// NoClone is true when the command names its source itself, as a flake
-	// reference does. It then runs in an empty folder.
+	// NoClone is true if the command contains its source, such as a flake reference. The command then
+	// runs in an empty folder.
 	NoClone bool `json:"noClone" wire:"required"`
 }
 
-// BuildOptions says what to run on the source.
+// BuildOptions are the command to run and its options.
 type BuildOptions struct {
-	// Cores and MaxJobs are Nix's settings cores and max-jobs; nil leaves Nix's
-	// own default.
+	// Cores and MaxJobs are Nix's settings cores and max-jobs; nil means Nix's default.
 	Cores             *Integer `json:"cores,omitempty"`
 	MaxJobs           *Integer `json:"maxJobs,omitempty"`
 	KeepGoing         bool     `json:"keep_going,omitempty"`
@@ -53,7 +53,7 @@ type BuildOptions struct {
 	Cachix            Cachix   `json:"cachix" wire:"required"`
 }
 
-// Cachix says where results go.
+// Cachix is the cache that the results are pushed to.
 type Cachix struct {
 	Push bool `json:"push" wire:"required"`
 	// Target is the cache's URL; its last path segment is the cache's name.
@@ -64,21 +64,20 @@ type Cachix struct {
 	SigningKey string `json:"signingKey,omitempty"`
 }
 
-// Nix holds the credentials by which Nix, and git when Nix runs it, get at what is not public on
-// other hosts than the repository's.
+// Nix has credentials for other hosts than the repository's. Nix uses them, and git if Nix runs it.
 type Nix struct {
-	// AccessTokens are secrets: tokens by the host that takes them, as Nix's setting access-tokens
-	// has them: "github.com", or "gitlab.example.com/group" for a part of one.
+	// AccessTokens are secrets: tokens by host, as in Nix's setting access-tokens: "github.com", or
+	// "gitlab.example.com/group" for a part of a host.
 	AccessTokens map[string]string `json:"accessTokens,omitempty"`
 	// Netrc is a secret: the text of a netrc file (see netrcPasswords).
 	Netrc string `json:"netrc,omitempty"`
 }
 
-// Secrets returns the request's values that nobody but its job may see. They are what its
-// properties for secrets hold, and what its command line holds in their place.
+// Secrets returns the values that only the job may see: those of the properties for secrets, and secrets in
+// the command line.
 func (r *Request) Secrets() []string {
 	cachix := r.BuildOptions.Cachix
-	_, bareKey, _ := strings.Cut(cachix.SigningKey, ":") // of one with its name in front
+	_, bareKey, _ := strings.Cut(cachix.SigningKey, ":") // of a key with its name before it
 	secrets := []string{r.Git.GitKey, cachix.APIKey, cachix.SigningKey, bareKey}
 	for _, token := range r.Nix.AccessTokens {
 		secrets = append(secrets, token, BareToken(token))
@@ -91,8 +90,8 @@ func (r *Request) Secrets() []string {
 	return secrets
 }
 
-// BareToken returns a token of Nix's access-tokens without what says of which kind it is, as
-// Nix's fetcher for GitLab wants it: "PAT:" or "OAuth2:".
+// BareToken returns a token of Nix's access-tokens without the prefix for its kind, "PAT:" or "OAuth2:", which
+// Nix's fetcher for GitLab needs.
 func BareToken(token string) string {
 	if kind, bare, ok := strings.Cut(token, ":"); ok && (kind == "PAT" || kind == "OAuth2") {
 		return bare
@@ -108,16 +107,15 @@ var (
 	errNotWhole  = errors.New("must be a whole number from 0 to 2147483647")
 )
 
-// maxNumber is the length in bytes up to which a number is read, and maxExponent
-// that of its exponent. A longer one is a whole number of this size in no sane
-// spelling, and could take for ever to work out.
+// maxNumber is the largest length of a number in bytes, and maxExponent that of its exponent. Longer ones are
+// refused, because it could take very long to compute them.
 const (
 	maxNumber   = 64
 	maxExponent = 3
 )
 
-// UnmarshalJSON refuses what is not a number, and numbers that are not whole,
-// negative, or larger than Nix's own settings hold (32 bits).
+// UnmarshalJSON returns an error if data is not a number, or if the number is not whole, is negative, or is
+// larger than Nix's settings can be (32 bits).
 func (w *Integer) UnmarshalJSON(data []byte) error {
 	text := string(data)
 	if c := text[0]; c != '-' && (c < '0' || c > '9') {
@@ -127,7 +125,7 @@ func (w *Integer) UnmarshalJSON(data []byte) error {
 	if len(text) > maxNumber || len(exponent) > maxExponent {
 		return errNotWhole
 	}
-	// Exactly: as a float64, 4.00000000000000000001 would be whole.
+	// Exact arithmetic: as a float64, 4.00000000000000000001 would be whole.
 	number, ok := new(big.Rat).SetString(text)
 	if !ok || !number.IsInt() || !number.Num().IsInt64() {
 		return errNotWhole
@@ -140,9 +138,9 @@ func (w *Integer) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// ParseRequest turns the bytes of one message into a Request and the Form that it has, in
-// which it is to be answered. Or it says why not with a *Refusal, whose Response is safe to
-// send: it names properties, never values. commands are the programs that a job may run.
+// ParseRequest reads a message. It returns the Request and its Format, in which the answers must be. Its error
+// is a *Refusal, whose Response is safe to send: it contains names of properties, never values. commands are
+// the programs that a job may run.
 func ParseRequest(data []byte, commands []string) (*Request, Format, error) {
 	request, refusal := parse(data)
 	if request != nil {
@@ -155,15 +153,15 @@ func ParseRequest(data []byte, commands []string) (*Request, Format, error) {
 	return request, refusal.form, nil
 }
 
-// ReadRequest returns the job in the bytes of a message as far as it can be understood,
-// whatever rules it breaks. ok is false if it has not the shape of one.
+// ReadRequest returns the job in a message without checking the rules. ok is false if the message does not
+// match the schema; the request then has the properties that could be read, and may be nil.
 func ReadRequest(data []byte) (request *Request, ok bool) {
 	request, refusal := parse(data)
 	return request, request != nil && refusal.isEmpty()
 }
 
-// parse returns the job in the bytes of a message, nil if there is none, and what is wrong
-// with its shape.
+// parse returns the job in a message, nil if there is none, and a Refusal with everything that does not match
+// the schema.
 func parse(data []byte) (*Request, *Refusal) {
 	if refusal := checkDocument(data); refusal != nil {
 		return nil, refusal

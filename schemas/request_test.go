@@ -31,7 +31,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// checkMessage holds a refusal's message against the table of the protocol.
+// checkMessage compares a refusal's message with the table of the protocol.
 func checkMessage(t *testing.T, job refusedJob, got Response) {
 	t.Helper()
 	want := Response{Error: job.error, Msg: got.Msg, JobStatus: Failed}
@@ -54,8 +54,8 @@ func checkMessage(t *testing.T, job refusedJob, got Response) {
 
 var whereJSONIsWrong = regexp.MustCompile(`^line \d+, column \d+: .|^the message is empty`)
 
-// checkSilence looks for values of the job in what is said of it. A command that is
-// not allowed is the one value that the protocol repeats.
+// checkSilence checks that a refusal contains no values of the job. The only exception in the protocol is a command
+// that is not allowed.
 func checkSilence(t *testing.T, job refusedJob, refusal *Refusal) {
 	t.Helper()
 	message := refusal.Response()
@@ -89,8 +89,7 @@ func TestRefusesCommandWithOpenQuote(t *testing.T) {
 	}
 }
 
-// An acceptedJob is data that ParseRequest must accept, and how the result differs
-// from validJob's.
+// An acceptedJob is data that ParseRequest must accept, and the difference between the result and that of validJob.
 type acceptedJob struct {
 	name string
 	data string
@@ -204,7 +203,7 @@ func numberJobs() []acceptedJob {
 		func(r *Request) { r.BuildOptions.Cores, r.BuildOptions.MaxJobs = nil, nil }})
 }
 
-// A command and arguments reach the container as they are written.
+// A command and its arguments reach the container unchanged.
 func commandJobs() []acceptedJob {
 	var jobs []acceptedJob
 	for _, command := range []string{
@@ -299,7 +298,7 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
-// A text of the greatest length is taken, and one of a byte more is not.
+// A text of the largest length is accepted, and one with a byte more is refused.
 func TestLongest(t *testing.T) {
 	for path, most := range longest {
 		if _, _, err := ParseRequest([]byte(jobWith(edits{path: ofLength(path, most)})), allowedCommands); err != nil {
@@ -329,7 +328,7 @@ func TestRefusalKind(t *testing.T) {
 	}
 }
 
-// A command is held against the list given, whatever is on it.
+// A command is compared with the given list, whatever it contains.
 func TestAllowedCommands(t *testing.T) {
 	job := []byte(jobWith(edits{"buildOptions.command": "make canary"}))
 	if _, _, err := ParseRequest(job, []string{"nix", "make"}); err != nil {
@@ -343,7 +342,7 @@ func TestAllowedCommands(t *testing.T) {
 	}
 }
 
-// An accepted job that is encoded and parsed again is the same job, whatever its form was.
+// An accepted job that is encoded and parsed again is the same job, in either format.
 func TestParseAgain(t *testing.T) {
 	for _, form := range forms {
 		for _, job := range acceptedIn(form) {
@@ -360,7 +359,7 @@ func TestParseAgain(t *testing.T) {
 				t.Errorf("%s: %v\n%s", job.name, err, data)
 				continue
 			}
-			second.Arch = first.Arch // which the document's form, that of Marshal, does not have
+			second.Arch = first.Arch // which the format Document, that of Marshal, does not have
 			if diff := cmp.Diff(first, second, cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("%s (-first +second):\n%s", job.name, diff)
 			}
@@ -368,7 +367,7 @@ func TestParseAgain(t *testing.T) {
 	}
 }
 
-// TestReadRequest reads jobs of both forms, also such as break a rule.
+// TestReadRequest reads jobs in both formats, including jobs that break a rule.
 func TestReadRequest(t *testing.T) {
 	for text, target := range map[string]string{
 		`{"git":{"noClone":true},"buildOptions":{"command":"no such","cachix":{"push":true,"target":"https://c/n"}}}`:             "https://c/n",

@@ -6,10 +6,10 @@ import (
 	"fmt"
 )
 
-// Status is what a Response says of its job.
+// Status is the state of a job in a Response.
 type Status string
 
-// The states of a job, as the documentation names them.
+// The states of a job, with the documentation's names.
 const (
 	Starting Status = "starting" // accepted, nothing printed yet
 	Running  Status = "running"  // a line of output
@@ -24,15 +24,14 @@ type Response struct {
 	// Stdout is one line of the job's output without its line end. It is a
 	// pointer because an empty line is a line.
 	Stdout *string `json:"stdout,omitempty"`
-	// BuildExitCode and ChildExitCode are the same number under the two names
-	// that the documentation gives it. Set both with WithExitCode.
+	// BuildExitCode and ChildExitCode are the same number: the documentation has both names. WithExitCode
+	// sets both.
 	BuildExitCode *int   `json:"buildExitCode,omitempty"`
 	ChildExitCode *int   `json:"childExitCode,omitempty"`
 	JobStatus     Status `json:"jobStatus"`
 }
 
-// Encode returns the message in the document's form, as one line of JSON without a line
-// end.
+// Encode returns the message in the format Document, as one line of JSON without a line end.
 func (r Response) Encode() []byte { return encode(r) }
 
 func encode(message any) []byte {
@@ -45,28 +44,28 @@ func encode(message any) []byte {
 	return bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})
 }
 
-// WithExitCode returns r with the exit code under both of its names.
+// WithExitCode returns r with the exit code in both properties.
 func (r Response) WithExitCode(code int) Response {
 	r.BuildExitCode, r.ChildExitCode = &code, &code
 	return r
 }
 
-// Busy answers a client that is not the only one, or a second job on a connection.
+// Busy returns the answer if the builder has no free slot, or for a second job on a connection.
 func Busy() Response {
 	return Response{Error: "A build job is already running.", JobStatus: Running}
 }
 
-// Accepted says that a job was understood and is about to run.
+// Accepted returns the first message of a valid job, which will run.
 func Accepted() Response {
 	return Response{Msg: "Start Building", JobStatus: Starting}
 }
 
-// Output carries one line of the job's output.
+// Output returns the message with one line of the job's output.
 func Output(line string) Response {
 	return Response{Stdout: &line, JobStatus: Running}
 }
 
-// Exited reports how the job's container ended: success for code 0, else failure.
+// Exited returns the last message of a job whose container has ended: success for code 0, otherwise failure.
 func Exited(code int) Response {
 	if code == 0 {
 		return Response{Msg: "Build was successfull", JobStatus: Success}.WithExitCode(0)
@@ -77,8 +76,8 @@ func Exited(code int) Response {
 	}.WithExitCode(code)
 }
 
-// Unable says that the builder itself could not run the job: what is wrong, and what to do
-// about it. Both are sentences for the client and hold no secret.
+// Unable returns the last message of a job that the builder could not run: what is wrong, and what to do. Both
+// are sentences for the client and contain no secrets.
 func Unable(what, advice string) Response {
 	return Response{Error: what, Msg: advice, JobStatus: Failed}
 }

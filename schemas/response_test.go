@@ -17,17 +17,16 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
-// sentAt is when the messages of the tests are sent.
+// sentAt is the time of the messages in the tests.
 var sentAt = time.UnixMilli(1764590400123)
 
-// responseOracle returns the oracle of the messages of a form.
+// responseOracle returns the oracle for messages in a format.
 func responseOracle(t testing.TB, form Format) *jsonschema.Schema {
 	return oracle(t, map[Format][]byte{Document: ResponseSchema, Stack: StackResponseSchema}[form])
 }
 
-// checkResponse holds a message against the published schema and the rules that it
-// cannot express: one line, and in the document's form an exit code under both names or
-// neither.
+// checkResponse checks a message against the published schema and against rules that the schema cannot express: one
+// line, and in the format Document the exit code with both names or none.
 func checkResponse(t *testing.T, form Format, schema *jsonschema.Schema, r Response) {
 	t.Helper()
 	data := form.Encode(r, sentAt)
@@ -56,8 +55,8 @@ func refused(t *testing.T, data string) Response {
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// TestMessages compares every kind of message in each form, byte for byte, with a file
-// testdata/FORM/MESSAGE.json. To write them anew: go test ./schemas -run TestMessages -update
+// TestMessages compares every kind of message in each format, byte for byte, with a file
+// testdata/FORMAT/MESSAGE.json. To write the files again: go test ./schemas -run TestMessages -update
 func TestMessages(t *testing.T) {
 	messages := map[string]Response{
 		"busy":              Busy(),
@@ -130,7 +129,7 @@ func checkGolden(t *testing.T, name string, message []byte) {
 	}
 }
 
-// checkFolder checks that a folder has those files and no others, which nothing would check.
+// checkFolder checks that a folder has only these files. No test would read others.
 func checkFolder(t *testing.T, folder string, want []string) {
 	t.Helper()
 	entries, err := os.ReadDir(folder)
@@ -147,8 +146,7 @@ func checkFolder(t *testing.T, folder string, want []string) {
 	}
 }
 
-// Every exit code that a container can have is sent, under both names in the document's
-// form, and only 0 is a success.
+// Every exit code of a container is sent, with both names in the format Document, and only 0 is a success.
 func TestExited(t *testing.T) {
 	for _, form := range forms {
 		schema := responseOracle(t, form)
@@ -166,7 +164,7 @@ func TestExited(t *testing.T) {
 	}
 }
 
-// What a line is before it is encoded, it is after it is decoded.
+// A line is the same after encoding and decoding.
 func TestOutputSurvivesJSON(t *testing.T) {
 	var lines []string
 	for r := rune(0); r < 0x400; r++ {
@@ -189,7 +187,7 @@ func TestOutputSurvivesJSON(t *testing.T) {
 	}
 }
 
-// The published schema is the documentation's: what that leaves out, it refuses.
+// The published schema is that of the documentation and refuses everything else.
 func TestResponseSchema(t *testing.T) {
 	schema := oracle(t, ResponseSchema)
 	for data, ok := range map[string]bool{
@@ -211,7 +209,7 @@ func TestResponseSchema(t *testing.T) {
 	}
 }
 
-// Today's has the time, and the exit code under one name.
+// That of today's stack has the time, and one name for the exit code.
 func TestStackResponseSchema(t *testing.T) {
 	schema := oracle(t, StackResponseSchema)
 	for data, ok := range map[string]bool{

@@ -13,16 +13,16 @@ import (
 	"iglu.sh/builder/internal/shellwords"
 )
 
-// normalize brings equal requests to one form.
+// normalize makes equivalent requests equal.
 func (r *Request) normalize() {
 	u, err := url.Parse(r.Git.Repository)
 	if err != nil {
 		return
 	}
-	// Git takes the scheme for the name of one of its programs.
+	// The scheme in small letters: git has a program named after it.
 	r.Git.Repository = u.Scheme + r.Git.Repository[len(u.Scheme):]
 
-	// A user name in an http(s) URL would end up in argv and in git's messages.
+	// A user name in an http(s) URL would be visible in arguments and in git's messages.
 	if u.User == nil || (u.Scheme != "http" && u.Scheme != "https") {
 		return
 	}
@@ -36,17 +36,16 @@ func (r *Request) normalize() {
 	r.Git.Repository = u.String()
 }
 
-// A checker holds a job against the rules that a schema cannot express, and notes in a Refusal those
-// that it breaks.
+// A checker checks a job against the rules that a schema cannot express, and adds broken rules to a Refusal.
 type checker struct{ refusal *Refusal }
 
-// rule notes a rule that is broken, by the document's names of properties.
+// rule adds a broken rule. The texts have the document's names of properties.
 func (c checker) rule(path, why string) {
 	form := c.refusal.form
 	c.refusal.valueError(form.named(path), form.named(why))
 }
 
-// check checks a job against all rules. commands are the programs that it may run.
+// check checks a job against all rules. commands are the programs that a job may run.
 func (c checker) check(job *Request, commands []string) {
 	c.checkTexts(job)
 	c.checkGit(&job.Git)
@@ -66,16 +65,16 @@ func (c checker) check(job *Request, commands []string) {
 	}
 }
 
-// shownCommand returns a job's command as a message repeats it: anything can stand in it.
+// shownCommand returns a job's command for a message, with secrets masked.
 func shownCommand(job *Request) string {
 	secrets := job.Secrets()
-	if length(secrets) > maxSecrets { // too much to look for
+	if length(secrets) > maxSecrets { // too many to mask
 		return "…"
 	}
 	return redact.New(secrets...).String(job.BuildOptions.Command)
 }
 
-// length returns how long texts are together, in bytes.
+// length returns the total length of texts in bytes.
 func length(texts []string) (n int) {
 	for _, text := range texts {
 		n += len(text)
@@ -83,7 +82,7 @@ func length(texts []string) (n int) {
 	return n
 }
 
-// checkCommand returns why a command cannot be run, or "".
+// checkCommand returns why a command is refused, or "".
 func checkCommand(command string, allowed []string) string {
 	words, err := shellwords.Split(command)
 	switch {
@@ -97,10 +96,10 @@ func checkCommand(command string, allowed []string) string {
 	return checkWords(command)
 }
 
-// assignment is how a shell's command begins that sets a variable for a program.
+// assignment matches the beginning of a shell command that sets a variable for a program.
 var assignment = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]*=`)
 
-// checkWords returns what is in a line of words that only a shell would understand, or "".
+// checkWords returns what is wrong with a command line: wrong quotes, or a part that needs a shell; or "".
 func checkWords(line string) string {
 	if _, err := shellwords.Split(line); err != nil {
 		return err.Error()
@@ -111,23 +110,22 @@ func checkWords(line string) string {
 	return ""
 }
 
-// maxText is the length in bytes of the longest text that a job may hold: each becomes
-// an environment variable, for which Linux allows 128 KiB. The lists become one together.
-// Secrets are shorter, because all their forms are looked for in the log, which takes memory
-// of up to a thousand times their length: private keys for ssh have 3 KiB, tokens 1 KiB.
+// maxText is the largest length of a text in a job, in bytes. Each becomes an environment variable, for which
+// Linux allows 128 KiB. The two lists become one variable together. Secrets must be shorter, because masking
+// them in the log needs memory of up to a thousand times their length. A private key for ssh has 3 KiB, a
+// token 1 KiB.
 const (
 	maxText   = 120 << 10
 	maxList   = maxText / 2
-	maxName   = 4 << 10 // of what is shown in lists and kept in records
+	maxName   = 4 << 10 // for texts that are shown in lists and kept in records
 	maxGitKey = 16 << 10
 	maxKey    = 8 << 10
-	// maxSecrets is more than all secrets of a job that is taken have together.
+	// maxSecrets is more than the total length of all secrets of an accepted job.
 	maxSecrets = 128 << 10
 )
 
-// checkTexts refuses what is too long, and control characters: most values become lines
-// of Nix's configuration or arguments of git, where a line end would start another
-// setting.
+// checkTexts refuses texts that are too long or have control characters. Most values become lines of Nix's
+// configuration, where a line end would begin another setting, or arguments of git.
 func (c checker) checkTexts(job *Request) {
 	git, options, cachix := &job.Git, &job.BuildOptions, &job.BuildOptions.Cachix
 	texts := []struct {
@@ -176,7 +174,7 @@ func (c checker) checkTexts(job *Request) {
 	}
 }
 
-// lineEnds removes what a command may hold of control characters.
+// lineEnds removes the control characters that a command may contain.
 var lineEnds = strings.NewReplacer("\r\n", "", "\n", "", "\t", "")
 
 func (c checker) checkGit(g *Git) {
@@ -191,11 +189,11 @@ func (c checker) checkGit(g *Git) {
 	}
 }
 
-// scpForm is git's short form of an ssh URL. Neither part can pass for an option.
+// scpForm matches git's short form of an ssh URL. Neither part can begin with -, like an option.
 var scpForm = lazyregexp.New(`^[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^:].*$`)
 
-// hostName is a name or address of a host that has no meaning to a shell, to ssh or in
-// ssh's configuration.
+// hostName matches a name or address of a host that has no special meaning for a shell, for ssh or in ssh's
+// configuration.
 var hostName = lazyregexp.New(`^[A-Za-z0-9_:][A-Za-z0-9._:-]*$`)
 
 // checkRepository returns why a repository's address cannot be used, or "".
@@ -213,13 +211,13 @@ func checkRepository(repository string) string {
 	if _, hasPassword := u.User.Password(); hasPassword {
 		return "must not hold a password; give it as gitKey"
 	}
-	if strings.ContainsAny(repository, "?#") { // logs and history show it, and some hosts take a token there
+	if strings.ContainsAny(repository, "?#") { // logs and history show the URL, and a query may contain a token
 		return "must not hold a query or fragment; give a token as gitKey"
 	}
 	return ""
 }
 
-// cacheName is what cachix and Iglu Cache take for the name of a cache.
+// cacheName matches the names of caches that cachix and Iglu Cache accept.
 var cacheName = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
 func (c checker) checkCachix(cachix *Cachix) {
@@ -245,8 +243,7 @@ func isCacheURL(target string) bool {
 	return cacheName().MatchString(path[strings.LastIndex(path, "/")+1:])
 }
 
-// checkTrust holds what a job takes from caches, and which keys it trusts, against the forms in
-// which Nix reads them.
+// checkTrust checks a job's substituters and trusted keys against the formats that Nix reads.
 func (c checker) checkTrust(o *BuildOptions) {
 	for _, substituter := range o.Substituters {
 		if why := CheckSubstituter(substituter); why != "" {
@@ -283,8 +280,7 @@ func CheckSubstituter(text string) string {
 	return ""
 }
 
-// CheckPublicKey returns why a text cannot be a public key as Nix's trusted-public-keys has them,
-// or "".
+// CheckPublicKey returns why a text cannot be a public key in Nix's trusted-public-keys, or "".
 func CheckPublicKey(text string) string {
 	name, encoded, ok := strings.Cut(text, ":")
 	key, err := base64.StdEncoding.DecodeString(encoded)
@@ -299,17 +295,17 @@ func CheckPublicKey(text string) string {
 	return ""
 }
 
-// maxTokens bounds the length in bytes of all access tokens together, with their hosts, and that of
-// a netrc.
+// maxTokens is the largest total length of all access tokens with their hosts, and maxNetrc that of a netrc,
+// in bytes.
 const maxTokens, maxNetrc = maxGitKey, maxGitKey
 
 var tokenHost = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[A-Za-z0-9._~-]+)*$`)
 
-// IsTokenHost reports whether a text can be a host, or a part of one, in Nix's access-tokens.
+// IsTokenHost reports whether a text is valid as a host, or a part of one, in Nix's access-tokens.
 func IsTokenHost(text string) bool { return tokenHost().MatchString(text) }
 
-// checkNix holds credentials against the forms in which Nix reads them. No sentence repeats a name
-// of accessTokens: somebody may have written the token there.
+// checkNix checks credentials against the formats that Nix reads. No message contains a name from accessTokens,
+// because somebody may have written the token there.
 func (c checker) checkNix(n *Nix) {
 	length := 0
 	for host, token := range n.AccessTokens {
@@ -335,5 +331,5 @@ func (c checker) checkNix(n *Nix) {
 	}
 }
 
-// isNoToken reports whether a character ends a word, or begins a comment, in nix.conf.
+// isNoToken reports whether a character ends a word or begins a comment in nix.conf.
 func isNoToken(c rune) bool { return unicode.IsSpace(c) || unicode.IsControl(c) || c == '#' }

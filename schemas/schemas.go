@@ -1,25 +1,24 @@
 // Package schemas is the wire format of the builder: what a client sends, and what the builder answers.
 //
-// ParseRequest turns the bytes of a client's message into a Request, or into a Refusal that says everything that is
-// wrong with it. A Response is one message to the client. An Event is something that happens in a
+// ParseRequest reads a client's message. It returns a Request, or a Refusal with everything that is wrong with
+// the message. A Response is one message to the client. An Event is something that happens in a
 // job besides its output, and a Message is a line, an event or a Response with a number and a time, for
-// clients that want events. RequestSchema and ResponseSchema are the published JSON Schemas of the same.
+// clients of events. RequestSchema and ResponseSchema are the published JSON Schemas.
 //
 // There are two formats: that of the Iglu Builder's documentation, and that of today's Iglu stack. A job in either
-// becomes the same Request. ParseRequest also returns the job's Form, which encodes the answers in the job's
+// becomes the same Request. ParseRequest also returns the job's Format, which encodes the answers in that
 // format.
 //
 // The package imports only the word splitter and the redactor of this module, so that server,
-// client and tests can all speak the format without knowing each other.
+// client and tests can use the format without importing each other.
 package schemas
 
 import _ "embed"
 
-// BuildPath is where a builder takes jobs, as a WebSocket.
+// BuildPath is the path of the WebSocket that accepts jobs.
 const BuildPath = "/api/v1/build"
 
-// RequestSchema is the JSON Schema of a job as a client sends it, to the letter of
-// the Iglu Builder's documentation.
+// RequestSchema is the JSON Schema of a job, exactly as in the Iglu Builder's documentation.
 //
 //go:embed request.schema.json
 var RequestSchema []byte

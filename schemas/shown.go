@@ -7,11 +7,10 @@ import (
 	"iglu.sh/builder/internal/lazyregexp"
 )
 
-// A Shown is a secret that stands in a job's command line, where all who see the job would see
-// it if it were not masked.
+// A Shown is a secret in a job's command line. If it were not masked, everyone who sees the job would see it.
 type Shown struct {
 	Secret   string
-	Property string // of a job, that is for such secrets
+	Property string // the property of a job that is meant for such secrets
 }
 
 const (
@@ -19,9 +18,8 @@ const (
 	netrcProperty        = "nix.netrc"
 )
 
-// Shown returns the secrets in the job's command and its extra arguments: Nix's setting
-// access-tokens, passwords in URLs, and tokens in their queries. They are found also inside of
-// quotes, as in a command of 'sh -c'.
+// Shown returns the secrets in the job's command and its extra arguments: tokens of Nix's setting access-tokens,
+// passwords in URLs, and tokens in queries. It finds them inside quotes too, as in 'sh -c'.
 func (r *Request) Shown() []Shown {
 	var shown []Shown
 	for _, line := range []string{r.BuildOptions.Command, r.BuildOptions.ExtraArgs} {
@@ -32,10 +30,10 @@ func (r *Request) Shown() []Shown {
 }
 
 var (
-	// tokensBegin is what comes before the words HOST=TOKEN of the setting, on a command line or in
-	// a line of settings.
+	// tokensBegin matches the text before the words HOST=TOKEN of the setting, in a command line or a line
+	// of settings.
 	tokensBegin = lazyregexp.New(`access-tokens[\s='"\\]+`)
-	// tokenWord is such a word, as far as it reaches without quotes.
+	// tokenWord matches such a word up to a quote.
 	tokenWord = lazyregexp.New(`^\s*[A-Za-z0-9][A-Za-z0-9.:/_~-]*=([^\s'"\\]+)`)
 )
 
@@ -55,14 +53,14 @@ func shownTokens(line string) []Shown {
 	return shown
 }
 
-// In URLs, for which see RFC 3986, a password that was not encoded may hold an @. Quotes end a URL
-// in a command line.
+// urlSecrets match secrets in URLs (RFC 3986). A password that is not encoded may contain an @. Quotes end a
+// URL in a command line.
 var urlSecrets = []func() *regexp.Regexp{
 	// The password.
 	lazyregexp.New(`[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s:@'"]*:([^/?#\s'"]+)@`),
-	// A token in the place of the user, which hosts of git take; no name is so long.
+	// A token as the user, which hosts of git accept. No user name is so long.
 	lazyregexp.New(`https?://([^/?#\s:@'"]{16,})@`),
-	// A token in the query, by the names that hosts of git and caches give it.
+	// A token in the query, with the names that hosts of git and caches use.
 	lazyregexp.New(`[?&](?:access_token|private_token|oauth_token|job_token|token|password)=([^&#\s'"]+)`),
 }
 

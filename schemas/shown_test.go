@@ -9,8 +9,7 @@ import (
 	"iglu.sh/builder/internal/redact"
 )
 
-// Secrets that stand in a command line are found there, and are masked like those of the
-// properties that are for them.
+// Secrets in a command line are found and masked, like those in the properties for secrets.
 func TestShown(t *testing.T) {
 	for line, want := range map[string][]Shown{
 		"nix build": nil,
@@ -48,7 +47,7 @@ func TestShown(t *testing.T) {
 	}
 }
 
-// Every secret of a job is masked, each token without what says of which kind it is too.
+// Every secret of a job is masked, and tokens also without the prefix for their kind.
 func TestSecrets(t *testing.T) {
 	r := Request{
 		Git:          Git{GitKey: "git-secret"},

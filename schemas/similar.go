@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// didYouMean names the known property that an unknown one was probably meant to be, or is "".
+// didYouMean returns a part of a sentence with the known name that is most similar to an unknown one, or "".
 func didYouMean(name string, known []string) string {
 	if nearest := Nearest(name, known); nearest != "" {
 		return "; did you mean " + nearest + "?"
@@ -13,7 +13,7 @@ func didYouMean(name string, known []string) string {
 	return ""
 }
 
-// Nearest returns the known name that an unknown one was probably meant to be, or "".
+// Nearest returns the known name that is most similar to an unknown one, or "" if none is similar.
 func Nearest(name string, known []string) (nearest string) {
 	least := maxTypos + 1
 	for _, candidate := range known {
@@ -24,7 +24,7 @@ func Nearest(name string, known []string) (nearest string) {
 	return nearest
 }
 
-// hasSimilar reports whether a job has a property that one of a name was probably meant to be.
+// hasSimilar reports whether a job has a property with a similar name.
 func hasSimilar(properties map[string]json.RawMessage, name string) bool {
 	for candidate := range properties {
 		if isSimilar(candidate, name) {
@@ -34,13 +34,13 @@ func hasSimilar(properties map[string]json.RawMessage, name string) bool {
 	return false
 }
 
-// maxTypos is how many letters a name may be off.
+// maxTypos is how many letters of similar names may differ.
 const maxTypos = 2
 
 // isSimilar reports whether two names differ only in case and underscores, or in a few letters.
 func isSimilar(a, b string) bool {
 	a, b = plainName(a), plainName(b)
-	// A short name with two other letters is another name.
+	// Short names that differ in two letters are not similar.
 	return a == b || len(a) > 2*maxTypos && len(a)-len(b) <= maxTypos && len(b)-len(a) <= maxTypos && distance(a, b) <= maxTypos
 }
 
@@ -49,8 +49,7 @@ func plainName(name string) string {
 	return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(name))
 }
 
-// distance returns how many letters must be inserted, removed or replaced to make b of a
-// (Levenshtein).
+// distance returns how many letters must be inserted, removed or replaced to change a into b (Levenshtein).
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

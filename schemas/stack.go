@@ -2,9 +2,9 @@ package schemas
 
 import "slices"
 
-// stackRequest is a job as the scheduler of today's Iglu stack sends it: rows of its
-// database, in which an empty string stands for what is not set. What has no counterpart in
-// a Request must have its type and is of no concern otherwise; docs/iglu.md lists it.
+// stackRequest is a job from the scheduler of today's Iglu stack: rows of its database, in which an empty
+// string means that a property is not set. Properties without a counterpart in a Request must have the right
+// type and are ignored otherwise; docs/iglu.md lists them.
 type stackRequest struct {
 	Git          stackGit          `json:"git_config" wire:"required"`
 	Builder      stackBuilder      `json:"builder"`
@@ -67,8 +67,7 @@ type stackCachix struct {
 	BuildOutputDir string  `json:"buildoutputdir"`
 }
 
-// request returns the job as the document has it. Its empty strings are not set, too, but
-// for those in lists.
+// request returns the job as a Request. Empty strings in lists are left out.
 func (s *stackRequest) request() *Request {
 	options := BuildOptions{
 		Cores:     s.BuildOptions.Cores,
@@ -103,9 +102,8 @@ func (s *stackRequest) request() *Request {
 	}
 }
 
-// push reports whether the job pushes. Where it does not say, it does, as with Iglu's own
-// builder; but that fails where nothing says where to, and a job of which nothing in
-// cachix_config is set is taken as one that does not push.
+// push reports whether the job pushes. If the job has no property push, it pushes, as with Iglu's own
+// builder, unless no text in cachix_config is set.
 func (s *stackCachix) push() bool {
 	if s.Push != nil {
 		return *s.Push
@@ -113,7 +111,7 @@ func (s *stackCachix) push() bool {
 	return s.Target != "" || s.APIKey != "" || s.SigningKey != ""
 }
 
-// union appends what is set and not there yet.
+// union appends the texts that are not empty and not in the set yet.
 func union(set []string, more ...string) []string {
 	for _, text := range more {
 		if text != "" && !slices.Contains(set, text) {

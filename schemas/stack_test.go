@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// The tables of jobs are in the document's form. This file has them in today's, and what
-// only that has.
+// The tables of jobs are in the format Document. This file has them in the format Stack, and jobs that only this
+// format can have.
 
 var (
 	forms     = []Format{Document, Stack}
@@ -36,7 +36,7 @@ func acceptedIn(form Format) []acceptedJob {
 	return append(jobs, stackJobs()...)
 }
 
-// stackJob sets every property of today's form, to what validJob does.
+// stackJob sets every property of the format Stack, with the values of validJob.
 const stackJob = `{
   "git_config": {
     "id": 1,
@@ -90,10 +90,10 @@ const stackJob = `{
   }
 }`
 
-// leastStackJob has only what is required.
+// leastStackJob has only the required properties.
 const leastStackJob = `{"git_config": {"noclone": true}, "build_options": {"command": "nix"}, "cachix_config": {}}`
 
-// emptyStackJob has all that can be empty so.
+// emptyStackJob has every property that can be empty, and each is empty.
 const emptyStackJob = `{
   "git_config": {"repository": "", "branch": "", "gitusername": "", "gitkey": "", "requiresauth": false, "noclone": true},
   "builder": {"name": "", "description": "", "trigger": "", "cron": "", "arch": "", "webhookurl": ""},
@@ -139,7 +139,7 @@ func stackJobs() []acceptedJob {
 	}
 }
 
-// bothForms has jobs with properties of both. They count as the document's.
+// bothForms has jobs with properties of both formats. They count as jobs of the format Document.
 func bothForms() []refusedJob {
 	with := func(job, more string) string { return strings.Replace(job, `{`, `{`+more+`, `, 1) }
 	return []refusedJob{
@@ -156,15 +156,15 @@ func bothForms() []refusedJob {
 	}
 }
 
-// todays are the names of today's form, where the case of letters is not the difference.
+// todays are the names in the format Stack that differ in more than the case of letters.
 var todays = map[string]string{"keep_going": "keep_going", "git": "git_config", "buildOptions": "build_options", "cachix": "cachix_config"}
 
-// todaysPath returns the path in today's form of a property of the document's.
+// todaysPath returns the path in the format Stack of a property of the format Document.
 func todaysPath(path string) string {
 	if path == "buildOptions.trustedPublicKeys" {
 		return "build_options.substituters.public_signing_keys"
 	}
-	if strings.HasPrefix(path, "nix") { // which both forms have
+	if strings.HasPrefix(path, "nix") { // which both formats have
 		return path
 	}
 	names := strings.Split(strings.Replace(path, "buildOptions.cachix", "cachix", 1), ".")
@@ -176,7 +176,7 @@ func todaysPath(path string) string {
 	return strings.Join(names, ".")
 }
 
-// translated returns a job of the document's form in today's, or false if it cannot be.
+// translated returns a job of the format Document in the format Stack, or false if that is not possible.
 func translated(data string) (string, bool) {
 	var job map[string]json.RawMessage
 	if _, ok := oneDocument([]byte(data)); !ok || json.Unmarshal([]byte(data), &job) != nil {
@@ -221,7 +221,7 @@ func renamed(raw json.RawMessage) json.RawMessage {
 	return encode(properties)
 }
 
-// joinSubstituters puts the keys of the document's form into today's first substituter.
+// joinSubstituters puts the keys of the format Document into the first substituter of the format Stack.
 func joinSubstituters(properties map[string]json.RawMessage) bool {
 	type substituter struct {
 		URL               string   `json:"url"`
@@ -252,7 +252,7 @@ func translatedRefusals() []refusedJob {
 	var jobs []refusedJob
 	for _, job := range refusedJobs() {
 		data, ok := translated(job.data)
-		// Each form has strays of its own, and only the document's needs push.
+		// Each format has its own unknown properties, and only Document requires push.
 		if !ok || strings.HasPrefix(job.name, "stray:") || job.name == "missing: buildOptions.cachix.push" {
 			continue
 		}
@@ -261,7 +261,7 @@ func translatedRefusals() []refusedJob {
 	return jobs
 }
 
-// stackWith returns stackJob with the value of a property, which it has or not.
+// stackWith returns stackJob with a property set to a value. The property may be new.
 func stackWith(path string, value any) string {
 	var job map[string]any
 	if err := json.Unmarshal([]byte(stackJob), &job); err != nil {
@@ -287,8 +287,8 @@ func strayInStack() []refusedJob {
 	return jobs
 }
 
-// halfCachix has jobs that do not say whether they push, and set something that only a push
-// needs: they push, and what is missing is missing.
+// halfCachix has jobs without the property push, with some of the properties that a push needs: they push, and are
+// refused because of the missing ones.
 func halfCachix() []refusedJob {
 	with := func(config string) string {
 		return strings.Replace(leastStackJob, `"cachix_config": {}`, `"cachix_config": `+config, 1)
@@ -300,7 +300,7 @@ func halfCachix() []refusedJob {
 	}
 }
 
-// wrongTypesInStack has each property that only today's form knows with other types.
+// wrongTypesInStack has each property that only the format Stack has, with wrong types.
 func wrongTypesInStack() []refusedJob {
 	kinds := map[string][]string{
 		"number": {"git_config.id", "git_config.builder_id", "builder.id", "builder.cache_id", "build_options.id", "build_options.builder_id",
@@ -347,7 +347,7 @@ func wrongSubstituters() []refusedJob {
 	return jobs
 }
 
-// In today's form, what is said of a job has today's names only.
+// A refusal of a job in the format Stack has only the names of that format.
 func TestStackNames(t *testing.T) {
 	for _, job := range refusedIn(Stack) {
 		_, _, err := ParseRequest([]byte(job.data), allowedCommands)
@@ -359,7 +359,7 @@ func TestStackNames(t *testing.T) {
 	}
 }
 
-// A number of no concern may be any number, and nothing else.
+// A property that is ignored and is a number may be any number, and nothing else.
 func TestStackNumbers(t *testing.T) {
 	for id, want := range map[string]string{
 		"0": "", "9": "", "-1": "", "0.5": "", "1e3": "", "1e999": "request refused: git_config.id: is too large a number",

@@ -21,9 +21,9 @@ import (
 )
 
 const (
-	// agentListen is where agents listen, at the port of Docker's own API with TLS.
+	// agentListen is the default address of agents: the port of Docker's API with TLS, on all addresses.
 	agentListen = ":2376"
-	// agentGrace is how long an agent goes on for running jobs: as long as a job may take.
+	// agentGrace is how long an agent that is asked to stop waits for running jobs: as long as a job may run.
 	agentGrace = "6h"
 )
 
@@ -33,23 +33,23 @@ func agentCommand() *cobra.Command {
 	s.Register(all)
 	setDefault(all.Lookup("listen"), agentListen)
 	setDefault(all.Lookup("shutdown-grace"), agentGrace)
-	all.Lookup("shutdown-grace").Usage = "`time` that running jobs may go on for when the agent is asked to stop"
+	all.Lookup("shutdown-grace").Usage = "time that running jobs may continue after the agent is asked to stop"
 
 	command := &cobra.Command{
 		Use:   "agent",
 		Short: "Let a server on another machine use this machine's container engine",
-		Long: `Agent takes connections from a builder's server and passes them on to the container engine of its
-machine: to the unix socket that DOCKER_HOST names, or Docker's own. It takes them from nobody but who
-has the server's key, over TLS 1.3. The server has to be given IGLU_AGENT_KEYS and
-DOCKER_HOST=tcp://HOST:2376. 'iglu-builder agent keys' makes the keys.
+		Long: `Agent accepts connections from a builder's server and forwards them to the container engine of its
+machine: to the unix socket in DOCKER_HOST, or to Docker's default socket. It uses TLS 1.3, and accepts only
+clients with the server's key. The server needs IGLU_AGENT_KEYS and DOCKER_HOST=tcp://HOST:2376.
+'iglu-builder agent keys' makes the keys.
 
-The server's key gives all power over the agent's machine, as the engine's socket does.
+The server's key gives full control of the agent's machine, as the engine's socket does.
 
-On SIGTERM or Ctrl-C it goes on, and accepts connections, for as long as jobs run on the engine and
-connections are in use, at most --shutdown-grace. A second signal ends it at once. Let what
-stops it wait as long: stop_grace_period in a stack file.
+On SIGTERM or Ctrl-C it continues, and accepts connections, while jobs run on the engine and
+connections are in use, for at most --shutdown-grace. A second signal ends it immediately. The program
+that stops the agent must wait as long: stop_grace_period in a stack file.
 
-The flags but --listen are environment variables as well: --agent-keys is IGLU_AGENT_KEYS.`,
+All flags except --listen are environment variables as well: --agent-keys is IGLU_AGENT_KEYS.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			if err := server.ApplyEnviron(without(command.Flags(), "listen")); err != nil {
@@ -70,7 +70,7 @@ The flags but --listen are environment variables as well: --agent-keys is IGLU_A
 	return command
 }
 
-// setDefault gives a flag another default.
+// setDefault sets the default of a flag.
 func setDefault(f *pflag.Flag, value string) {
 	if err := f.Value.Set(value); err != nil {
 		panic(err)
@@ -78,7 +78,7 @@ func setDefault(f *pflag.Flag, value string) {
 	f.DefValue = value
 }
 
-// without returns flags less one.
+// without returns the flags except one.
 func without(flags *pflag.FlagSet, name string) *pflag.FlagSet {
 	others := pflag.NewFlagSet("", pflag.ContinueOnError)
 	flags.VisitAll(func(f *pflag.Flag) {
@@ -89,7 +89,7 @@ func without(flags *pflag.FlagSet, name string) *pflag.FlagSet {
 	return others
 }
 
-// runAgent runs an agent until the first context ends, and its jobs have.
+// runAgent runs an agent until the first context has ended and no job runs on its engine.
 func runAgent(first, second context.Context, s *server.Settings, log *slog.Logger) error {
 	keys, err := readAgentKeys(s)
 	if err != nil {
@@ -101,7 +101,7 @@ func runAgent(first, second context.Context, s *server.Settings, log *slog.Logge
 	}
 	socket, isSocket := strings.CutPrefix(host, "unix://")
 	if !isSocket {
-		return fmt.Errorf("DOCKER_HOST is %s, and an agent runs beside its engine\nhint: let it name the engine's socket, as in unix:///var/run/docker.sock", host)
+		return fmt.Errorf("DOCKER_HOST is %s, but an agent runs on the machine of its engine\nhint: set DOCKER_HOST to the engine's socket, such as unix:///var/run/docker.sock", host)
 	}
 	engine, err := docker.New(docker.Options{Host: host}, log)
 	if err != nil {
@@ -120,7 +120,7 @@ func runAgent(first, second context.Context, s *server.Settings, log *slog.Logge
 		Grace:   s.ShutdownGrace,
 		Running: func(ctx context.Context) (bool, error) {
 			running, err := engine.AnyRunning(ctx)
-			if client.IsErrConnectionFailed(err) { // with the engine, all that could be passed on is gone
+			if client.IsErrConnectionFailed(err) { // without the engine, no connection can be forwarded
 				return false, nil
 			}
 			return running, err
@@ -130,7 +130,7 @@ func runAgent(first, second context.Context, s *server.Settings, log *slog.Logge
 
 func readAgentKeys(s *server.Settings) (*agent.Keys, error) {
 	if s.AgentKeys == "" {
-		return nil, errors.New("no keys: --agent-keys or IGLU_AGENT_KEYS names their folder\nhint: 'iglu-builder agent keys DIR' makes them, in DIR/agent")
+		return nil, errors.New("no keys: set --agent-keys or IGLU_AGENT_KEYS to their folder\nhint: 'iglu-builder agent keys DIR' makes them, in DIR/agent")
 	}
 	keys, err := agent.ReadKeys(s.AgentKeys)
 	if err != nil {
@@ -144,16 +144,16 @@ func agentKeysCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "keys DIR",
 		Short: "Make the keys of a server and its agents",
-		Long: `Keys makes two folders: DIR/server is for the server alone, DIR/agent for each of its agents. Each has
+		Long: `Keys makes two folders: DIR/server for the server, and DIR/agent for all its agents. Each has
 three files:
 
   key.pem   the private key of this side, a secret
-  cert.pem  its public half
-  ca.pem    the public half of the other side
+  cert.pem  the certificate of this side
+  ca.pem    the certificate of the other side
 
-Whoever has server/key.pem has all power over the machines of the agents. The two sides know each
-other by these keys, at any address and at any time. The files have the names that
-Docker's own clients expect in DOCKER_CERT_PATH; these verify the agent's name as well, which is one of
+Anyone with server/key.pem has full control of the agents' machines. Each side verifies the other
+by these keys, at any address; the certificates do not expire. The files have the names that
+Docker's own clients expect in DOCKER_CERT_PATH. These also verify the agent's host name, which must be one of
 ` + strings.Join(agent.HostNames, ", ") + `
 or of --host.`,
 		Example: "  iglu-builder agent keys keys",
@@ -168,7 +168,7 @@ or of --host.`,
 			return nil
 		},
 	}
-	command.Flags().StringSliceVar(&hosts, "host", nil, "one more `name` or address of an agent, for Docker's own clients")
+	command.Flags().StringSliceVar(&hosts, "host", nil, "one more `NAME` or address of an agent, for Docker's own clients")
 	return command
 }
 
@@ -179,9 +179,9 @@ func agentCheckCommand() *cobra.Command {
 	setDefault(all.Lookup("listen"), agentListen)
 	command := &cobra.Command{
 		Use:   "check",
-		Short: "Ask whether an agent on this machine takes connections",
-		Long: `Check exits with 0 if the agent with the same keys answers at --listen, and else with 1. It is for the
-healthcheck of a container. The engine is not asked: a new agent would not help it.`,
+		Short: "Check that an agent on this machine accepts connections",
+		Long: `Check exits with 0 if an agent with the same keys answers at --listen, otherwise with 1. It is for the
+health check of a container. It does not check the engine: a restart of the agent would not repair it.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			err := server.ApplyEnviron(without(command.Flags(), "listen"))

@@ -51,7 +51,7 @@ func TestAgentCommands(t *testing.T) {
 	wantFailure(t, 1, []string{"agent", "check", "--listen", address}, "iglu-builder agent check: no agent answers: ")
 }
 
-// TestAgentThatCannotStart has settings that are wrong.
+// TestAgentThatCannotStart starts agents with wrong settings.
 func TestAgentThatCannotStart(t *testing.T) {
 	keys := filepath.Join(t.TempDir(), "keys")
 	var discard bytes.Buffer
@@ -65,9 +65,9 @@ func TestAgentThatCannotStart(t *testing.T) {
 		code       int
 		want       string
 	}{
-		{"", socket, nil, 1, "no keys: --agent-keys or IGLU_AGENT_KEYS names their folder\nhint: 'iglu-builder agent keys DIR' makes them"},
+		{"", socket, nil, 1, "no keys: set --agent-keys or IGLU_AGENT_KEYS to their folder\nhint: 'iglu-builder agent keys DIR' makes them"},
 		{keys, socket, nil, 1, "read the agent's keys: open " + keys + "/cert.pem: no such file"},
-		{keys + "/agent", "tcp://127.0.0.1:2375", nil, 1, "DOCKER_HOST is tcp://127.0.0.1:2375, and an agent runs beside its engine\nhint: "},
+		{keys + "/agent", "tcp://127.0.0.1:2375", nil, 1, "DOCKER_HOST is tcp://127.0.0.1:2375, but an agent runs on the machine of its engine\nhint: "},
 		{keys + "/agent", "unix:///nonexistent", nil, 1, "The container engine does not answer."},
 		{keys + "/agent", socket, []string{"--listen", "2376"}, 2, "is not an address such as"},
 		{keys + "/agent", socket, []string{"--listen", "192.0.2.1:1"}, 1, "listen on 192.0.2.1:1: "},
@@ -92,7 +92,7 @@ func wantFailure(t *testing.T, wantCode int, args []string, want string) {
 	}
 }
 
-// anEngine is a socket that answers as an engine on which nothing runs.
+// anEngine returns the socket of a fake engine without running containers.
 func anEngine(t *testing.T) (socket string) {
 	t.Helper()
 	folder, err := os.MkdirTemp("", "agent-") // short, for the sake of the socket's name

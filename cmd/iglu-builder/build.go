@@ -15,7 +15,7 @@ import (
 	"iglu.sh/builder/internal/server"
 )
 
-// exitInterrupted is the exit code after Ctrl-C, as shells have it.
+// exitInterrupted is the exit code after Ctrl-C, the same as that of shells.
 const exitInterrupted = 130
 
 func buildCommand() *cobra.Command {
@@ -28,19 +28,18 @@ func buildCommand() *cobra.Command {
 		Use:   "build [flags] [JOB.json]",
 		Short: "Send a job to a builder and show its log",
 		Long: `Build sends a job to a builder, shows its log, and exits with the build's exit code. Ctrl-C
-cancels the job. It exits with 125, and a sentence on standard error, where there is no such
-code.
+cancels the job. If there is no exit code, it exits with 125 and a sentence on standard error.
 
-The job stands in a file ("-" is standard input), or is given by flags. Secrets are never
-flags, which others on the machine could read: they come from files, or from the variables
+A file ("-" is standard input) or flags describe the job. Secrets are never flags, because other
+users of the machine could read them. They are read from files, or from the variables
 IGLU_GIT_KEY, CACHIX_AUTH_TOKEN and CACHIX_SIGNING_KEY.
 
-On a terminal a line below the log says how far the job is, and a summary how it ended.
-Elsewhere standard output has the log's lines as they are, and standard error a word on the
-job every 30 s. NO_COLOR keeps colours off, those of the log included; --colors has them in
-the log also where it is not shown on a terminal.
+On a terminal, a line below the log shows the job's progress, and a summary shows its result.
+Otherwise standard output has only the log's lines, and standard error has a line about the job's
+progress every 30 s. NO_COLOR removes all colours, also from the log. --colors keeps them in
+the log even if it is not shown on a terminal.
 
-With --detach it prints the job's id instead, and the job goes on by itself: 'iglu-builder watch'
+With --detach it prints the job's id and exits, and the job continues. 'iglu-builder watch'
 shows its log, and 'iglu-builder cancel' ends it.`,
 		Example: `  iglu-builder build --repo https://github.com/iglu-sh/builder
   iglu-builder build --command 'nix build nixpkgs#hello --print-build-logs --print-out-paths'
@@ -70,7 +69,7 @@ shows its log, and 'iglu-builder cancel' ends it.`,
 			defer stop()
 			send, interrupted := buildclient.Submit, "the job was cancelled"
 			if detach {
-				send, interrupted = detachJob, "interrupted before the builder has answered"
+				send, interrupted = detachJob, "interrupted before the builder answered"
 			}
 			code, err := send(ctx, options)
 			if ctx.Err() != nil {
@@ -84,15 +83,15 @@ shows its log, and 'iglu-builder cancel' ends it.`,
 	}
 	flags := command.Flags()
 	addClientFlags(flags, &options)
-	flags.BoolVar(&options.Wait, "wait", false, "try again for as long as the builder has no place for the job")
-	flags.BoolVar(&detach, "detach", false, "print the job's id, and leave the job to itself")
+	flags.BoolVar(&options.Wait, "wait", false, "try again while the builder has no free slot for the job")
+	flags.BoolVar(&detach, "detach", false, "print the job's id and exit; the job continues")
 	job.Register(flags)
 	completeSettings(command, flags)
 	return command
 }
 
-// readBuilder returns the builder's address, and the token that it wants, as flags say or else
-// the environment. Its errors name the flag or the variable.
+// readBuilder returns the builder's address and token from flags, or from the environment if they are not
+// set. Its errors contain the name of the flag or of the variable.
 func readBuilder(flags *pflag.FlagSet) (address *url.URL, token string, err error) {
 	name, text := setting(flags, "url", buildclient.EnvURL)
 	if address, err = buildclient.ParseAddress(text); err != nil {
@@ -102,8 +101,8 @@ func readBuilder(flags *pflag.FlagSet) (address *url.URL, token string, err erro
 	return address, token, err
 }
 
-// setting returns the value of a flag or, if it is not given, of a variable that is not empty,
-// and the name of the one that counts.
+// setting returns the value of a flag or, if the flag is not set and the variable is not empty, of the
+// variable. The name is that of the flag or of the variable.
 func setting(flags *pflag.FlagSet, flag, variable string) (name, value string) {
 	if value := os.Getenv(variable); value != "" && !flags.Changed(flag) {
 		return variable, value
@@ -111,21 +110,21 @@ func setting(flags *pflag.FlagSet, flag, variable string) (name, value string) {
 	return "--" + flag, flags.Lookup(flag).Value.String()
 }
 
-// readJob returns the job as it is sent: what the file holds that the arguments name, or what
-// the flags say.
+// readJob returns the message that describes the job: the content of the file in the arguments, or a
+// message that is made from the flags.
 func readJob(args []string, flags *buildclient.JobFlags, stdin io.Reader) ([]byte, error) {
 	switch {
 	case len(args) == 0:
 		return flags.Job()
 	case flags.Given():
-		return nil, errors.New("a job is given both by a file and by flags\nhint: leave out one of them")
+		return nil, errors.New("a file and flags both describe a job\nhint: use only one of them")
 	case args[0] == "-":
 		return io.ReadAll(stdin)
 	}
 	return os.ReadFile(args[0])
 }
 
-// detachJob sends a job and prints its id, or the builder's whole answer.
+// detachJob sends a job and prints its id or, with the option JSON, the builder's whole answer.
 func detachJob(ctx context.Context, o buildclient.Options) (code int, err error) {
 	id, answer, err := buildclient.Detach(ctx, o)
 	if err != nil {

@@ -20,8 +20,8 @@ func TestBuildCommandUsage(t *testing.T) {
 	}
 }
 
-// TestBuilderOfCommand has the address and the token of the builder be given by flags and by
-// variables. The server answers with the token that it gets, as a reason to refuse.
+// TestBuilderOfCommand sets the builder's address and token by flags and by variables. The server refuses jobs
+// with the token that it got as the reason.
 func TestBuilderOfCommand(t *testing.T) {
 	builder := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, r.URL.Path+" "+r.Header.Get("Authorization"), http.StatusForbidden)
@@ -46,7 +46,7 @@ func TestBuilderOfCommand(t *testing.T) {
 		{"empty flag", address, "", []string{"--url="}, `--url: ""` + notAnAddress},
 		{"no file", address, good, []string{"--token-file", "/none"}, "iglu-builder build: --token-file: open /none: no such file or directory\n"},
 		{"no file of the variable", address, "/none", nil, "iglu-builder build: IGLU_TOKEN_FILE: open /none: no such file or directory\n"},
-		{"file without a token", address, "", []string{"--token-file", words}, "--token-file: " + words + " does not hold a token: 16 to 256 letters, digits or ._~-\n"},
+		{"file without a token", address, "", []string{"--token-file", words}, "--token-file: " + words + " does not contain a token: 16 to 256 letters, digits or ._~-\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv(buildclient.EnvURL, test.url)

@@ -14,7 +14,7 @@ import (
 	"iglu.sh/builder/orchestrator"
 )
 
-// cleanupTimeout bounds the whole of a clean-up.
+// cleanupTimeout limits a whole clean-up.
 const cleanupTimeout = 5 * time.Minute
 
 func cleanupCommand() *cobra.Command {
@@ -22,13 +22,13 @@ func cleanupCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove what a builder has left on the engine",
-		Long: `Cleanup removes every container, volume and network on the engine that carries the label
-of an instance, and nothing else; its Nix stores stay, which 'iglu-builder stores' is for.
+		Long: `Cleanup removes every container, volume and network on the engine that has the label of an
+instance, except for its Nix stores: see 'iglu-builder stores'.
 While a container of the instance is running, it removes nothing: stop the builders first.
-Containers that a dead builder leaves are removed by any builder of its instance.
+A running builder removes the containers that a dead builder of its instance has left.
 
-It prints a line for each thing that it removes. With --nodes it does so on every node, and exits
-with 1 if one cannot be reached or a container runs there.`,
+It prints a line for each container, volume and network that it removes. With --nodes it does so on every
+node, and exits with 1 if a node cannot be reached or has a running container of the instance.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(command.Context(), cleanupTimeout)
@@ -44,7 +44,7 @@ with 1 if one cannot be reached or a container runs there.`,
 	return command
 }
 
-// cleanUp cleans up on each node. It goes on after a failure.
+// cleanUp cleans up on each node. After a failure it continues with the next node.
 func cleanUp(ctx context.Context, nodes []server.Node, out io.Writer) (failed error) {
 	for _, n := range nodes {
 		err := orchestrator.Cleanup(ctx, n.Engine, func(kind, name string) {

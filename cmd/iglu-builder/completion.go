@@ -12,8 +12,8 @@ import (
 	"iglu.sh/builder/internal/server"
 )
 
-// completeSettings has a shell offer the values that the flags of a command can have: of settings as their
-// kinds say, and files for other flags that name one.
+// completeSettings makes a shell complete the values of a command's flags: the words that a setting takes,
+// and files and folders.
 func completeSettings(command *cobra.Command, flags *pflag.FlagSet) {
 	kinds := make(map[string]server.Kind)
 	for _, setting := range server.Table() {
@@ -28,12 +28,12 @@ func completeSettings(command *cobra.Command, flags *pflag.FlagSet) {
 			return
 		}
 		if err := command.RegisterFlagCompletionFunc(f.Name, complete(kind)); err != nil {
-			panic(err) // there is the flag, and it is registered once
+			panic(err) // the flag exists and is registered once
 		}
 	})
 }
 
-// complete completes a setting as its kind says.
+// complete returns a function that completes the values of a kind.
 func complete(kind server.Kind) cobra.CompletionFunc {
 	directive := cobra.ShellCompDirectiveNoFileComp
 	switch kind.Type {
@@ -45,10 +45,10 @@ func complete(kind server.Kind) cobra.CompletionFunc {
 	return cobra.FixedCompletions(kind.Words, directive)
 }
 
-// completionTimeout is how long a person waits for what a shell offers.
+// completionTimeout limits a completion that asks engines: a person waits for it.
 const completionTimeout = 2 * time.Second
 
-// completeStores has a shell offer the names of stores, of the engines that answer.
+// completeStores makes a shell complete the names of stores on all engines that answer.
 func completeStores(s *server.Settings) cobra.CompletionFunc {
 	return func(command *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
 		ctx, cancel := context.WithTimeout(command.Context(), completionTimeout)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// What a shell offers where a word is to be completed.
+// TestCompletionOfCommands checks what a shell offers to complete a word.
 func TestCompletionOfCommands(t *testing.T) {
 	for _, test := range []struct {
 		words []string

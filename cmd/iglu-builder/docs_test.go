@@ -15,7 +15,7 @@ import (
 
 const repository = "../.."
 
-// documents returns the files for people, by their names in the repository: those at its top and those in docs.
+// documents returns the names of the documents: the Markdown files at the top of the repository and in docs.
 func documents(t *testing.T) []string {
 	t.Helper()
 	var names []string
@@ -31,13 +31,13 @@ func documents(t *testing.T) []string {
 	return names
 }
 
-// A document shows blocks and spans of code as they are.
+// Blocks and spans of code in a document.
 var (
 	block = regexp.MustCompile("(?s)```.*?\n *```")
 	span  = regexp.MustCompile("`[^`\n]*`")
 )
 
-// read returns a document without its blocks of code, whose line ends it keeps.
+// read returns a document without its blocks of code. It keeps their line ends.
 func read(t *testing.T, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(repository, name))
@@ -121,7 +121,7 @@ func anchorsOf(t *testing.T, name string) []string {
 	return anchors
 }
 
-// TestIndex has docs/README.md link to every other document.
+// TestIndex checks that docs/README.md links to every other document.
 func TestIndex(t *testing.T) {
 	index := prose(t, "docs/README.md")
 	for _, name := range documents(t) {

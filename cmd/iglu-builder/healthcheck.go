@@ -26,13 +26,12 @@ import (
 )
 
 const (
-	// healthTimeout bounds the whole check. It is less than the 5 s after which the engine kills
-	// the healthcheck of its image: so the engine gets to know the reason.
+	// healthTimeout limits the whole check. It is less than the 5 s after which the engine kills the health
+	// check of the builder's image, so the engine gets the reason of a failure.
 	healthTimeout = 4 * time.Second
-	// maxReason is how many bytes of an answer are shown. The builder's own are a sentence.
+	// maxReason is how many bytes of an answer are shown. The builder's own answers are one sentence.
 	maxReason = 512
-	// exitUnhealthy is the exit code of every failure. An engine knows no other: Docker
-	// reserves 2.
+	// exitUnhealthy is the exit code of every failure. Docker defines only 0 and 1 for health checks.
 	exitUnhealthy = 1
 )
 
@@ -40,12 +39,12 @@ func healthcheckCommand() *cobra.Command {
 	var address string
 	command := &cobra.Command{
 		Use:   "healthcheck",
-		Short: "Ask a builder whether it takes jobs",
-		Long: `Healthcheck exits with 0 if the builder's /readyz answers 200. Else it exits with 1, and says
-why on standard error.
+		Short: "Check that a builder accepts jobs",
+		Long: `Healthcheck exits with 0 if the builder's /readyz answers 200. Otherwise it exits with 1, and prints
+the reason on standard error.
 
-Without --url it asks the builder in the same container or on the same machine, at the address that
-IGLU_LISTEN names. It uses TLS if IGLU_TLS_CERT is set, and does not verify the certificate then.`,
+Without --url it checks the builder in the same container or on the same machine, at the address in
+IGLU_LISTEN. It uses TLS if IGLU_TLS_CERT is set, and does not verify the certificate then.`,
 		Example: `  iglu-builder healthcheck
   iglu-builder healthcheck --url https://builder.example.com`,
 		Args: cobra.NoArgs,
@@ -60,22 +59,22 @@ IGLU_LISTEN names. It uses TLS if IGLU_TLS_CERT is set, and does not verify the 
 			return nil
 		},
 	}
-	command.Flags().StringVar(&address, "url", "", "`URL` of the builder, or its host:port (default what IGLU_LISTEN says)")
+	command.Flags().StringVar(&address, "url", "", "`URL` of the builder, or its HOST:PORT (default the address in IGLU_LISTEN)")
 	return command
 }
 
-// healthTarget returns what is asked for a builder's health, and by which client: the builder at
-// an address or, if that is empty, the one that the environment sets.
+// healthTarget returns the URL to check and an HTTP client for it. If the address is empty, it is that of the
+// builder that the environment configures.
 func healthTarget(address string) (*http.Client, *url.URL, error) {
 	transport := &http.Transport{DisableKeepAlives: true}
 	client := &http.Client{
 		Transport: transport,
-		// The builder itself answers. An answer that leads elsewhere is not its own.
+		// A redirect is not an answer of the builder.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	if address == "" {
-		// The certificate is for the name that others call the builder by. Nobody else
-		// listens where this builder does.
+		// The certificate is for the builder's public name, not for this address. No other program listens
+		// here.
 		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
 		target, err := ownTarget()
 		return client, target, err
@@ -90,7 +89,7 @@ func healthTarget(address string) (*http.Client, *url.URL, error) {
 	return client, target, nil
 }
 
-// ownTarget returns the URL by which a builder of the same environment reaches itself.
+// ownTarget returns the URL of the builder that the environment configures, on this machine.
 func ownTarget() (*url.URL, error) {
 	var s server.Settings
 	all, used := pflag.NewFlagSet("", pflag.ContinueOnError), pflag.NewFlagSet("", pflag.ContinueOnError)
@@ -110,10 +109,10 @@ func ownTarget() (*url.URL, error) {
 		return nil, err
 	}
 	if port == 0 {
-		return nil, errors.New("IGLU_LISTEN takes any free port\nhint: name the builder's address with --url; its log says which it is")
+		return nil, errors.New("IGLU_LISTEN has port 0, which means any free port\nhint: give the builder's address with --url; the builder's log says which it is")
 	}
 	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
-		host = "127.0.0.1" // one of all addresses, also where they are listened on as [::]
+		host = "127.0.0.1" // a builder on all addresses, IPv6 included, is reached by this one too
 	}
 	target := &url.URL{Scheme: "http", Host: net.JoinHostPort(host, strconv.Itoa(port)), Path: "/readyz"}
 	if s.TLSCert != "" {
@@ -122,7 +121,7 @@ func ownTarget() (*url.URL, error) {
 	return target, nil
 }
 
-// checkHealth returns nil if the target answers 200, or else why not.
+// checkHealth returns nil if the target answers 200, otherwise an error with the reason.
 func checkHealth(ctx context.Context, client *http.Client, target *url.URL) error {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
@@ -134,7 +133,7 @@ func checkHealth(ctx context.Context, client *http.Client, target *url.URL) erro
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%s does not answer within %s", target, healthTimeout)
 	}
-	if failed, ok := errors.AsType[*url.Error](err); ok { // which names the URL again
+	if failed, ok := errors.AsType[*url.Error](err); ok { // which repeats the URL
 		return fmt.Errorf("no builder answers at %s: %w", target, failed.Err)
 	}
 	if err != nil {
@@ -144,7 +143,7 @@ func checkHealth(ctx context.Context, client *http.Client, target *url.URL) erro
 	if response.StatusCode == http.StatusOK {
 		return nil
 	}
-	reason, _ := io.ReadAll(io.LimitReader(response.Body, maxReason)) // what has come is enough
+	reason, _ := io.ReadAll(io.LimitReader(response.Body, maxReason)) // a part of the answer is enough
 	return fmt.Errorf("%s answers %s: %s", target, termtext.Visible(response.Status),
 		cmp.Or(termtext.Visible(string(bytes.TrimSpace(reason))), "(nothing more)"))
 }

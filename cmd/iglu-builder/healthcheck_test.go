@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// TestHealthcheck asks servers of all kinds.
+// TestHealthcheck checks servers with different answers.
 func TestHealthcheck(t *testing.T) {
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -59,7 +59,7 @@ func TestHealthcheck(t *testing.T) {
 		{"nobody", address(gone), "", nil, "no builder answers at " + gone.URL + "/readyz: dial tcp " + address(gone) + ": connect: connection refused\n"},
 		{"TLS where none is", address(plain), "cert.pem", nil, "no builder answers at https://" + address(plain) + "/readyz: "},
 		{"URL with an unknown certificate", "", "", []string{"--url", encrypted.URL}, "no builder answers at " + encrypted.URL + "/readyz: tls: failed to verify certificate"},
-		{"any port", "127.0.0.1:0", "", nil, "IGLU_LISTEN takes any free port\nhint: name the builder's address with --url; its log says which it is\n"},
+		{"any port", "127.0.0.1:0", "", nil, "IGLU_LISTEN has port 0, which means any free port\nhint: give the builder's address with --url; the builder's log says which it is\n"},
 		{"bad variable", "3000", "", nil, `IGLU_LISTEN: "3000" is not an address such as 127.0.0.1:3000 or :3000` + "\n"},
 		{"bad URL", "", "", []string{"--url", "builder"}, `--url: "builder" is not the address of a builder: give HOST:PORT`},
 		{"bad flag", "", "", []string{"--no-such-flag"}, "unknown flag: --no-such-flag\nhint: see 'iglu-builder healthcheck --help'\n"},
@@ -78,7 +78,7 @@ func TestHealthcheck(t *testing.T) {
 	}
 }
 
-// TestHealthcheckTimeout has the time be over before the builder answers.
+// TestHealthcheckTimeout checks a builder that does not answer in time.
 func TestHealthcheckTimeout(t *testing.T) {
 	ctx, cancel := context.WithDeadline(t.Context(), time.Time{})
 	defer cancel()
@@ -89,7 +89,7 @@ func TestHealthcheckTimeout(t *testing.T) {
 	}
 }
 
-// TestHealthcheckOfImage holds the healthcheck of the images against their program.
+// TestHealthcheckOfImage compares the health check of the images with their program.
 func TestHealthcheckOfImage(t *testing.T) {
 	for _, file := range []string{"../../images/Dockerfile", "../../images/release.Dockerfile"} {
 		text, err := os.ReadFile(file)

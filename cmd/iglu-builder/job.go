@@ -9,9 +9,9 @@ import (
 func jobCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "job",
-		Short:  "Run the job that the environment describes, as a container's first process",
+		Short:  "Run the job in the environment variables, as the first process of a container",
 		Hidden: true,
-		Args:   cobra.MaximumNArgs(1), // which the program gives itself
+		Args:   cobra.MaximumNArgs(1), // the program starts itself with an argument
 		RunE: func(_ *cobra.Command, args []string) error {
 			return &exitError{code: jobrun.Main(args)}
 		},

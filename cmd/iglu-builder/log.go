@@ -12,11 +12,11 @@ func logCommand() *cobra.Command {
 	var options buildclient.LogOptions
 	command := &cobra.Command{
 		Use:   "log [flags] JOB [DERIVATION]",
-		Short: "Show the log of a job that a builder has kept, or of one of its derivations",
-		Long: `Log shows the log of a job that runs or has ended, or the own log of one of the derivations that
-the job has built: all that its builder printed, whatever the job's command has printed of it.
+		Short: "Show the kept log of a job, or of one of its derivations",
+		Long: `Log shows the log of a job that runs or has ended, or the whole log of one derivation that the
+job has built.
 JOB is the id in the first line of the job's log. DERIVATION is a name, such as hello-2.12, or
-the hash before the name in the store.`,
+the hash before the name in its store path.`,
 		Example: `  iglu-builder log 2k5q3xn7plkugqbsfzu5x36zqa
   iglu-builder log --follow 2k5q3xn7plkugqbsfzu5x36zqa
   iglu-builder log --url builder:3000 2k5q3xn7plkugqbsfzu5x36zqa hello-2.12`,
@@ -44,6 +44,6 @@ the hash before the name in the store.`,
 	}
 	flags := command.Flags()
 	addBuilderFlags(flags)
-	flags.BoolVar(&options.Follow, "follow", false, "go on until the job, or the build of the derivation, has ended")
+	flags.BoolVar(&options.Follow, "follow", false, "continue until the job, or the build of the derivation, has ended")
 	return command
 }

@@ -1,5 +1,5 @@
-// Iglu-builder builds Nix derivations in containers, for clients
-// that connect to its WebSocket. See README.md.
+// Iglu-builder is a server that runs Nix builds in containers for clients of its WebSocket, and the
+// command-line client of that server. See README.md.
 package main
 
 import (
@@ -18,17 +18,17 @@ import (
 )
 
 func main() {
-	// Git runs the program under this name, with its question.
+	// Git runs the program under this name to ask for a user or a password.
 	if filepath.Base(os.Args[0]) == jobenv.Askpass && len(os.Args) == 2 {
 		os.Exit(jobrun.Askpass(os.Args[1]))
 	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// exitError is an error with the exit code that it ends the program with.
+// exitError is an error with the exit code of the program.
 type exitError struct {
 	code int
-	err  error // nil: all has been said
+	err  error // nil: nothing is printed
 }
 
 func (e *exitError) Error() string { return fmt.Sprint(e.err) }
@@ -43,8 +43,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(serveCommand(), buildCommand(), watchCommand(), cancelCommand(), logCommand(), jobCommand(), cleanupCommand(), storesCommand(), agentCommand(),
-		healthcheckCommand(), versionCommand())
+	root.AddCommand(commands()...)
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
@@ -55,7 +54,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return 0
 	}
 	exit, ok := errors.AsType[*exitError](err)
-	if !ok { // cobra's own: the words of the command line are off
+	if !ok { // cobra's own: the command line is wrong
 		exit = &exitError{code: usageCode(command), err: fmt.Errorf("%w\nhint: see '%s --help'", err, command.CommandPath())}
 	}
 	if exit.err != nil {
@@ -64,11 +63,19 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return exit.code
 }
 
-// exitUsage is the exit code for a command line or a setting that is wrong.
+// commands returns the program's commands, without those that the library adds.
+func commands() []*cobra.Command {
+	return []*cobra.Command{
+		serveCommand(), buildCommand(), watchCommand(), cancelCommand(), logCommand(), jobCommand(), cleanupCommand(),
+		storesCommand(), agentCommand(), healthcheckCommand(), versionCommand(),
+	}
+}
+
+// exitUsage is the exit code if the command line or a setting is wrong.
 const exitUsage = 2
 
-// usageCode is exitUsage, except for commands whose exit code is that of a build, or one that an
-// engine reads.
+// usageCode returns exitUsage, except for commands whose exit code is that of a build, or is read by a
+// container engine.
 func usageCode(command *cobra.Command) int {
 	switch command.Name() {
 	case "build", "watch", "cancel", "log":

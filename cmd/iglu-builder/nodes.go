@@ -12,8 +12,8 @@ import (
 	"iglu.sh/builder/orchestrator/stores"
 )
 
-// onNodes calls work with the engines that a builder of the settings uses, those that can be reached. Its
-// error comes after those of the others.
+// onNodes calls work with the nodes of the settings that can be reached. It returns the errors of the other
+// nodes, followed by that of work.
 func onNodes(ctx context.Context, command *cobra.Command, s *server.Settings, work func(nodes []server.Node) error) error {
 	if err := server.ApplyEnviron(command.Flags()); err != nil {
 		return &exitError{exitUsage, err}
@@ -33,14 +33,14 @@ func onNodes(ctx context.Context, command *cobra.Command, s *server.Settings, wo
 	return nil
 }
 
-// A pool is the stores of a node, or of the one engine.
+// A pool has the stores of a node, or of the only engine.
 type pool struct {
 	*stores.Pool
-	node  string // empty: it is the one engine
+	node  string // empty: there is one engine
 	found []stores.Store
 }
 
-// poolsOf returns the stores of nodes. The error says of which they cannot be listed, and why.
+// poolsOf returns the stores of nodes. The error has the nodes whose stores cannot be listed, and the reasons.
 func poolsOf(ctx context.Context, nodes []server.Node) (pools []pool, failed error) {
 	for _, n := range nodes {
 		p := pool{Pool: stores.New(n.Engine, n.Stores, slog.New(slog.DiscardHandler)), node: n.Name}
@@ -54,7 +54,7 @@ func poolsOf(ctx context.Context, nodes []server.Node) (pools []pool, failed err
 	return pools, failed
 }
 
-// onNode says of an error on which of several nodes it is.
+// onNode adds the name of the node to an error, if there are several nodes.
 func onNode(name string, err error) error {
 	if name == "" || err == nil {
 		return err
@@ -62,7 +62,7 @@ func onNode(name string, err error) error {
 	return fmt.Errorf("node %s: %w", name, err)
 }
 
-// where says after a thing on which of several nodes it is.
+// where returns " on node NAME", or "" if there is one engine.
 func where(name string) string {
 	if name == "" {
 		return ""

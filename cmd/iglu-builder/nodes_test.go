@@ -26,7 +26,7 @@ func (e *nodeEngine) RemoveUnused(_ context.Context, removed func(kind, name str
 	return nil
 }
 
-// nodeWith returns a node with stores of some repositories, which are named after these.
+// nodeWith returns a node with a store for each repository, which has its name.
 func nodeWith(t *testing.T, name string, repositories ...string) server.Node {
 	t.Helper()
 	e := &nodeEngine{memengine.New(nil), "net-" + name}
@@ -39,13 +39,13 @@ func nodeWith(t *testing.T, name string, repositories ...string) server.Node {
 	return server.Node{Name: name, Engine: e, Stores: stores.Options{Instance: "test", Folder: t.TempDir()}}
 }
 
-// broken has all calls of a node fail.
+// broken returns a node whose calls all fail.
 func broken(n server.Node) server.Node {
 	n.Engine.(*nodeEngine).Fail = func(string) error { return errors.New("it is on fire") }
 	return n
 }
 
-// TestStoresOfNodes lists and removes stores on several nodes, of which one fails.
+// TestStoresOfNodes lists and removes stores on several nodes. One of them fails.
 func TestStoresOfNodes(t *testing.T) {
 	pools, err := poolsOf(t.Context(), []server.Node{nodeWith(t, "n1", "a", "b"), broken(nodeWith(t, "n2", "a")), nodeWith(t, "n3", "a")})
 	if err == nil || err.Error() != "node n2: it is on fire" {
@@ -89,7 +89,7 @@ removed store store-a
 	}
 }
 
-// TestCleanUpOfNodes cleans up on several nodes, of which one fails.
+// TestCleanUpOfNodes cleans up on several nodes. One of them fails.
 func TestCleanUpOfNodes(t *testing.T) {
 	var out bytes.Buffer
 	err := cleanUp(t.Context(), []server.Node{nodeWith(t, "n1"), broken(nodeWith(t, "n2")), nodeWith(t, "n3")}, &out)
@@ -101,7 +101,7 @@ func TestCleanUpOfNodes(t *testing.T) {
 	}
 }
 
-// TestNodesThatCannotBeReached runs the commands with nodes of which none is there.
+// TestNodesThatCannotBeReached runs the commands with nodes that do not answer.
 func TestNodesThatCannotBeReached(t *testing.T) {
 	keys := t.TempDir()
 	var stdout, stderr bytes.Buffer

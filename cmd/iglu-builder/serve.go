@@ -17,15 +17,15 @@ func serveCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the builder's server",
-		Long: `Serve takes jobs on the WebSocket endpoint /api/v1/build and runs each in a container.
+		Long: `Serve accepts jobs on the WebSocket endpoint /api/v1/build and runs each in a container.
 
-Every flag is an environment variable as well: --job-image is IGLU_JOB_IMAGE. The
-flag counts where both are set. LOG_LEVEL and JSON_LOGGING, the Iglu stack's, count
-for --log-level and --log-format where neither is. The container engine is the one that
-DOCKER_HOST and the other variables of Docker's clients name.
+Every flag is an environment variable as well: --job-image is IGLU_JOB_IMAGE. If both are
+set, the flag is used. If neither is set, LOG_LEVEL and JSON_LOGGING of the Iglu stack are used for
+--log-level and --log-format. DOCKER_HOST and the other variables of Docker's clients select the
+container engine.
 
-On SIGTERM or Ctrl-C it takes no more jobs, lets running ones go on for
---shutdown-grace, cancels them then, and exits with 0. A second signal cancels them at once.`,
+On SIGTERM or Ctrl-C it accepts no more jobs, gives running jobs the time --shutdown-grace,
+then cancels them, and exits with 0. A second signal cancels them immediately.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			if err := server.ApplyEnviron(command.Flags()); err != nil {
@@ -46,11 +46,10 @@ On SIGTERM or Ctrl-C it takes no more jobs, lets running ones go on for
 	return command
 }
 
-// selfProgram is the running program, even where its file has been replaced.
+// selfProgram is the running program, even if its file has been replaced.
 const selfProgram = "/proc/self/exe"
 
-// onSignals returns a context that ends with the first signal to stop, and one that ends
-// with the second.
+// onSignals returns a context that ends with the first signal to stop, and one that ends with the second.
 func onSignals(ctx context.Context) (first, second context.Context, stop func()) {
 	first, endFirst := context.WithCancel(ctx)
 	second, endSecond := context.WithCancel(ctx)

@@ -14,14 +14,15 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"iglu.sh/builder/internal/buildclient"
 	"iglu.sh/builder/internal/server"
 )
 
-// TestSettingsThatCannotBeRead starts a server with each: it ends with exit code 2 and
-// a sentence that names the setting.
+// TestSettingsThatCannotBeRead starts servers with invalid settings. Each exits with code 2 and a sentence with the
+// setting's name.
 func TestSettingsThatCannotBeRead(t *testing.T) {
 	tests := []struct {
 		flag, value string
@@ -69,7 +70,7 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 	wantUsage(t, []string{"no-such-command"}, "no-such-command", "hint")
 }
 
-// TestStackVariables has the variables of the Iglu stack beside the builder's own.
+// TestStackVariables sets the variables of the Iglu stack, with and without the builder's own.
 func TestStackVariables(t *testing.T) {
 	for _, test := range []struct {
 		environ string
@@ -127,7 +128,7 @@ func wantUsage(t *testing.T, args []string, want ...string) {
 	}
 }
 
-// TestFlagsBeforeEnvironment sets both.
+// TestFlagsBeforeEnvironment sets flags and variables: the flags are used.
 func TestFlagsBeforeEnvironment(t *testing.T) {
 	t.Setenv("IGLU_INSTANCE", "from-the-environment")
 	t.Setenv("IGLU_LOG_FORMAT", "json")
@@ -152,7 +153,7 @@ func TestFlagsBeforeEnvironment(t *testing.T) {
 	}
 }
 
-// TestAddressTaken has two servers listen on one address.
+// TestAddressTaken starts a server on an address that is in use.
 func TestAddressTaken(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -166,7 +167,7 @@ func TestAddressTaken(t *testing.T) {
 	}
 }
 
-// TestUnknownVariable has a variable be misspelled.
+// TestUnknownVariable sets a misspelled variable.
 func TestUnknownVariable(t *testing.T) {
 	t.Setenv("IGLU_MAXJOBS", "3")
 	t.Setenv("IGLU_LOG_FORMAT", "text")
@@ -180,11 +181,11 @@ func TestUnknownVariable(t *testing.T) {
 	}
 }
 
-// TestNoStateDir has the folder for logs be a file.
+// TestNoStateDir starts a server whose state folder is a file.
 func TestNoStateDir(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	code := run(t.Context(), []string{"serve", "--listen", "127.0.0.1:0", "--state-dir", "/dev/null"}, nil, &stdout, &stderr)
-	if code != 1 || !strings.Contains(stderr.String(), "IGLU_STATE_DIR names a folder that the builder may write to") {
+	if code != 1 || !strings.Contains(stderr.String(), "set IGLU_STATE_DIR to a folder that the builder may write to") {
 		t.Errorf("exit code %d, %s", code, &stderr)
 	}
 }
@@ -219,7 +220,7 @@ func TestDocumentedSettings(t *testing.T) {
 	}
 }
 
-// TestComposedSettings holds the list of docker-compose.yml against the settings.
+// TestComposedSettings compares the list in docker-compose.yml with the settings.
 func TestComposedSettings(t *testing.T) {
 	var want []string
 	for _, setting := range server.Table() {
@@ -233,8 +234,8 @@ func TestComposedSettings(t *testing.T) {
 	}
 }
 
-// TestNamedSettings looks at every variable that a way to run the builder names, in its comments too:
-// it is a setting, or compose's own.
+// TestNamedSettings checks the variables in the files that run the builder, also in comments: each is a setting,
+// or one of compose.
 func TestNamedSettings(t *testing.T) {
 	known := []string{"IGLU_NAME"} // which stands for all of them
 	for _, setting := range server.Table() {
@@ -258,8 +259,7 @@ func TestNamedSettings(t *testing.T) {
 	}
 }
 
-// TestUnitTimes holds the times of the unit for systemd, and what its comments say of them, against
-// the settings.
+// TestUnitTimes compares the times in the systemd unit and in its comments with the settings.
 func TestUnitTimes(t *testing.T) {
 	const unit = "../../examples/iglu-builder.service"
 	text, err := os.ReadFile(unit)
@@ -290,7 +290,7 @@ func rowOf(t *testing.T, flag string) server.Setting {
 	return table[i]
 }
 
-// TestCompletion has a shell ask for the values of each setting.
+// TestCompletion completes the values of each setting.
 func TestCompletion(t *testing.T) {
 	for _, setting := range server.Table() {
 		var stdout, stderr bytes.Buffer
@@ -306,8 +306,26 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-// rows returns the matches of a pattern in a file, the groups of each joined by
-// spaces.
+// placeholder is one kind of value or several, and then perhaps words that are values.
+var placeholder = regexp.MustCompile(`^([A-Z:=]+(\|[A-Z]+)*(\|[a-z0]+)*|[a-z]+(\|[a-z]+)+)$`)
+
+// TestPlaceholders checks what --help shows for the value of each flag.
+func TestPlaceholders(t *testing.T) {
+	var check func(commands []*cobra.Command)
+	check = func(commands []*cobra.Command) {
+		for _, command := range commands {
+			command.Flags().VisitAll(func(f *pflag.Flag) {
+				if name, _ := pflag.UnquoteUsage(f); f.Value.Type() != "bool" && !placeholder.MatchString(name) {
+					t.Errorf("%s --%s %s: the placeholder is no kind of value", command.CommandPath(), f.Name, name)
+				}
+			})
+			check(command.Commands())
+		}
+	}
+	check(commands())
+}
+
+// rows returns the matches of a pattern in a file, the groups of each joined by spaces.
 func rows(t *testing.T, name, pattern string) []string {
 	t.Helper()
 	text, err := os.ReadFile(name)

@@ -23,13 +23,13 @@ func storesCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "stores",
 		Short: "List the Nix stores that a builder keeps between jobs",
-		Long: `Stores lists the Nix stores that a builder keeps on the engine, the one that was used last
-first: whose they are, the image that they were filled from, their size, when a job had them
-last, and the job that has one now. Run it where the builder runs, with the same
---state-dir; in a container of it, for instance with docker-compose exec.
+		Long: `Stores lists the Nix stores that a builder keeps on the engine, the most recently used first,
+each with its repository, the image that it was made from, its size, the time of its last
+use, and the job that uses it now. Run it on the builder's machine with the same
+--state-dir, or in the builder's container, for example with docker-compose exec.
 
-With --nodes it lists those of every node, and says which node has a store. It exits with 1 if a
-node cannot be reached, and says why.`,
+With --nodes it lists the stores of every node, and shows the node of each. If a node cannot be
+reached, it prints the reason and exits with 1.`,
 		Args: cobra.NoArgs,
 		RunE: onStores(&s, func(_ context.Context, pools []pool, _ []string, out io.Writer) error {
 			return printStores(out, pools)
@@ -39,14 +39,14 @@ node cannot be reached, and says why.`,
 	remove := &cobra.Command{
 		Use:   "rm NAME... | --all",
 		Short: "Remove stores",
-		Long: `Rm removes stores by their names, or all that the builder keeps. The next job of their
-repository begins with the image's own store again. One that a job has stays.
-With --nodes it removes them on every node that has them.`,
+		Long: `Rm removes the stores with the given names, or all stores of the builder. The next job of their
+repository starts with the image's own store again. A store that a job is using is not removed.
+With --nodes it removes the stores on every node that has them.`,
 		Example: "  iglu-builder stores rm iglu-builder-default-store-5f0c1e3d2b4a69788796\n" +
 			"  iglu-builder stores rm --all",
 		Args: func(_ *cobra.Command, args []string) error {
 			if all == (len(args) > 0) {
-				return errors.New("name the stores, or say --all")
+				return errors.New("give the names of stores, or --all")
 			}
 			return nil
 		},
@@ -54,7 +54,7 @@ With --nodes it removes them on every node that has them.`,
 			return removeStores(ctx, pools, names, all, out)
 		}),
 	}
-	remove.Flags().BoolVar(&all, "all", false, "remove all of the instance")
+	remove.Flags().BoolVar(&all, "all", false, "remove all stores of the instance")
 	remove.ValidArgsFunction = completeStores(&s)
 	command.AddCommand(remove)
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
@@ -66,10 +66,10 @@ With --nodes it removes them on every node that has them.`,
 	return command
 }
 
-// storesTimeout bounds the whole of what is done with stores by hand.
+// storesTimeout limits a whole command.
 const storesTimeout = 5 * time.Minute
 
-// onStores returns a command's function that works on an instance's stores, on all nodes that can be reached.
+// onStores returns a command's RunE, which calls work with the stores of all nodes that can be reached.
 func onStores(s *server.Settings, work func(ctx context.Context, pools []pool, args []string, out io.Writer) error) func(*cobra.Command, []string) error {
 	return func(command *cobra.Command, args []string) error {
 		ctx, cancel := context.WithTimeout(command.Context(), storesTimeout)
@@ -84,7 +84,7 @@ func onStores(s *server.Settings, work func(ctx context.Context, pools []pool, a
 	}
 }
 
-// printStores prints a table, which says of which node each store is if there are several.
+// printStores prints a table of stores. It has a column for the node if there are several.
 func printStores(out io.Writer, pools []pool) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	node := func(text string) string {
@@ -110,7 +110,8 @@ func printStores(out io.Writer, pools []pool) error {
 	return table.Flush()
 }
 
-// removeStores removes the stores that have one of the names, or all, on each node. It goes on after a failure.
+// removeStores removes the stores with the given names, or all, on each node. After a failure it continues
+// with the next store.
 func removeStores(ctx context.Context, pools []pool, names []string, all bool, out io.Writer) error {
 	var failed error
 	known := make(map[string]bool)

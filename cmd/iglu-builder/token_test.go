@@ -8,9 +8,9 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestBadTokenFiles starts servers that cannot know their token.
+// TestBadTokenFiles starts servers whose token files are invalid.
 func TestBadTokenFiles(t *testing.T) {
-	const noToken = " does not hold a token: 16 to 256 letters, digits or ._~-\nhint: make one with: openssl rand -hex 32"
+	const noToken = " does not contain a token: 16 to 256 letters, digits or ._~-\nhint: make one with: openssl rand -hex 32"
 	for name, want := range map[string]string{
 		"/nonexistent":                                       "IGLU_TOKEN_FILE: open /nonexistent: no such file or directory",
 		fixture.TokenFile(t, ""):                             noToken,

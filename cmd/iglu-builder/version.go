@@ -10,12 +10,12 @@ import (
 	"iglu.sh/builder/internal/metrics"
 )
 
-// version is that of a release, and revision the commit that it was made from. Its build sets
-// them: -ldflags '-X main.version=1.2.3 -X main.revision=0123abc'.
+// version and revision are the version of a release and its commit. The build of a release sets them:
+// -ldflags '-X main.version=1.2.3 -X main.revision=0123abc'.
 var version, revision string
 
-// buildInfo returns which program this is: the version of its release or else of its
-// module, and the commit that it was made from, as far as the build or Go knows them.
+// buildInfo returns the version of the release, or else of the Go module, and the commit. They are empty if
+// neither the build nor Go has recorded them.
 func buildInfo() metrics.Build {
 	build := metrics.Build{Version: version, Revision: revision}
 	info, ok := debug.ReadBuildInfo()
@@ -36,7 +36,7 @@ func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this program",
-		Long:  "Version prints the version, the commit that it was made from where that is known, and the version of Go.",
+		Long:  "Version prints the version, the commit if it is known, and the version of Go.",
 		Args:  cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			build := buildInfo()

@@ -17,7 +17,7 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-// TestVersionOfBuild has what a release's build sets be what the subcommand says.
+// TestVersionOfBuild checks that the subcommand prints the values that a release's build sets.
 func TestVersionOfBuild(t *testing.T) {
 	version, revision = "1.2.3", "0123abc"
 	defer func() { version, revision = "", "" }()

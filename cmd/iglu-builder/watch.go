@@ -20,12 +20,12 @@ func watchCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "watch [flags] ID",
 		Short: "Show the log of a job that runs or has run",
-		Long: `Watch shows the log of a job from its beginning, goes on as long as the job does, and exits with
-the build's exit code. It exits with 125, and a sentence on standard error, where there is no
-such code. Ctrl-C ends the watching only: the job goes on.
+		Long: `Watch shows the log of a job from its beginning until the job ends, and exits with the build's
+exit code. If there is no exit code, it exits with 125 and a sentence on standard error.
+Ctrl-C does not cancel the job.
 
-The first line of each job's log, the builder's page and 'iglu-builder build --detach' say what
-the job's id is.`,
+The job's id is in the first line of its log and on the builder's page, and
+'iglu-builder build --detach' prints it.`,
 		Example: `  iglu-builder watch "$(iglu-builder build --detach examples/hello/job.json)"
   iglu-builder watch --url wss://builder.example.com q7kyhbv3gqxzt5mbnhf2wcd4ea`,
 		Args:              exactlyOneJob,
@@ -38,7 +38,7 @@ the job's id is.`,
 			defer stop()
 			code, err := buildclient.Watch(ctx, options, args[0])
 			if ctx.Err() != nil {
-				return &exitError{exitInterrupted, errors.New("the job goes on; 'iglu-builder cancel " + args[0] + "' ends it")}
+				return &exitError{exitInterrupted, errors.New("the job continues; 'iglu-builder cancel " + args[0] + "' ends it")}
 			}
 			if err != nil || code != 0 {
 				return &exitError{code, err}
@@ -54,9 +54,9 @@ func cancelCommand() *cobra.Command {
 	var options buildclient.Options
 	command := &cobra.Command{
 		Use:   "cancel [flags] ID",
-		Short: "Cancel a job that runs or waits",
-		Long: `Cancel has a builder end a job. It returns at once; the job ends within some seconds. It exits with
-125, and a sentence on standard error, if there is no such job or it does not run any more.`,
+		Short: "Cancel a running or waiting job",
+		Long: `Cancel asks a builder to end a job, and exits without waiting for the end, which takes some
+seconds. If the job does not exist or has ended, it exits with 125 and a sentence on standard error.`,
 		Example:           `  iglu-builder cancel q7kyhbv3gqxzt5mbnhf2wcd4ea`,
 		Args:              exactlyOneJob,
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -76,31 +76,31 @@ func cancelCommand() *cobra.Command {
 
 var jobID = lazyregexp.New(`^[a-z0-9]+$`)
 
-// exactlyOneJob reports whether the arguments are a job's id.
+// exactlyOneJob returns an error unless the only argument is a job's id.
 func exactlyOneJob(command *cobra.Command, args []string) error {
 	if err := cobra.ExactArgs(1)(command, args); err != nil {
 		return err
 	}
 	if !jobID().MatchString(args[0]) {
-		return fmt.Errorf("%q is not a job's id: that is letters and digits", args[0])
+		return fmt.Errorf("%q is not a job's id, which has only small letters and digits", args[0])
 	}
 	return nil
 }
 
-// addBuilderFlags adds the flags that say which builder is meant.
+// addBuilderFlags adds the flags with a builder's address and token.
 func addBuilderFlags(flags *pflag.FlagSet) {
 	flags.SortFlags = false
-	flags.String("url", buildclient.DefaultURL, "`URL` of the builder, or its host:port; without this flag, "+buildclient.EnvURL+" counts")
-	flags.String("token-file", "", "`file` with the builder's token (default what IGLU_TOKEN_FILE names)")
+	flags.String("url", buildclient.DefaultURL, "`URL` of the builder, or its HOST:PORT; without this flag, the value of "+buildclient.EnvURL)
+	flags.String("token-file", "", "`FILE` with the builder's token (default the value of IGLU_TOKEN_FILE)")
 }
 
-// addClientFlags adds those flags, and one that says how a job is shown.
+// addClientFlags adds those flags and --json.
 func addClientFlags(flags *pflag.FlagSet, options *buildclient.Options) {
 	addBuilderFlags(flags)
 	flags.BoolVar(&options.JSON, "json", false, "print the builder's messages as they are")
 }
 
-// readClient completes a client's options with what its flags and the environment say.
+// readClient sets a client's options from its flags and the environment.
 func readClient(command *cobra.Command, options *buildclient.Options) (err error) {
 	if options.URL, options.Token, err = readBuilder(command.Flags()); err != nil {
 		return &exitError{buildclient.ExitClient, err}
@@ -110,7 +110,7 @@ func readClient(command *cobra.Command, options *buildclient.Options) (err error
 	return nil
 }
 
-// untilInterrupted returns a context that ends when somebody presses Ctrl-C.
+// untilInterrupted returns a context that ends with Ctrl-C or SIGTERM.
 func untilInterrupted(ctx context.Context) (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 }

@@ -10,15 +10,15 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// EnvURL is the variable that holds the builder's address where the flag --url is not given.
+// EnvURL is the environment variable with the builder's address, used if the flag --url is not set.
 const EnvURL = "IGLU_URL"
 
-// webSocketSchemes are the schemes that an address may have, and what a WebSocket calls them.
+// webSocketSchemes maps the schemes that an address may have to those of WebSockets.
 var webSocketSchemes = map[string]string{"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
 // ParseAddress reads the address of a builder: a URL, or HOST:PORT, which means ws://HOST:PORT.
-// The URL that it returns has the scheme ws or wss, and the builder's own path if the address
-// has none. Its error says what is right, and holds no password.
+// The returned URL has the scheme ws or wss, and the path of the builder's WebSocket if the address has no
+// path. An error says what an address must be, and contains no password.
 func ParseAddress(text string) (*url.URL, error) {
 	hasScheme := strings.Contains(text, "://")
 	full := text
@@ -27,7 +27,7 @@ func ParseAddress(text string) (*url.URL, error) {
 	}
 	u, err := url.Parse(full)
 	if err == nil && u.User != nil || err != nil && strings.Contains(text, "@") {
-		return nil, errors.New("the address of a builder has no user name and no password: a builder takes a token")
+		return nil, errors.New("the address of a builder has no user name and no password: use a token")
 	}
 	if err != nil || webSocketSchemes[u.Scheme] == "" || u.Hostname() == "" || !isPort(u.Port(), hasScheme) {
 		return nil, fmt.Errorf("%q is not the address of a builder: give HOST:PORT, such as 127.0.0.1:3000, or a URL, such as wss://builder.example.com", text)
@@ -39,8 +39,7 @@ func ParseAddress(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// isPort reports whether an address may have a port. Only a URL may have none: its scheme has
-// one.
+// isPort reports whether a port is valid. It may be empty only in a URL, whose scheme has a default port.
 func isPort(port string, optional bool) bool {
 	if port == "" {
 		return optional

@@ -16,12 +16,12 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// This file asks the builder's HTTP API; docs/api.md is the table of it.
+// This file has the requests to the builder's HTTP API, which docs/api.md describes.
 
-// maxAnswer bounds what an answer may hold that is no log.
+// maxAnswer is the largest size of an answer that is not a log, in bytes.
 const maxAnswer = 1 << 20
 
-// httpClient has no bound for a whole answer: that of a job's messages takes as long as the job.
+// httpClient has no time limit for a whole answer: that with a job's messages takes as long as the job.
 var httpClient = &http.Client{Transport: &http.Transport{
 	Proxy:                 http.ProxyFromEnvironment,
 	ResponseHeaderTimeout: dialTimeout,
@@ -30,16 +30,16 @@ var httpClient = &http.Client{Transport: &http.Transport{
 	DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
 }}
 
-// jobsPath is where the builder's API has its jobs.
+// jobsPath is the path of the jobs in the builder's API.
 const jobsPath = "/api/v1/jobs"
 
-// api returns the address of a part of the builder's API, whose WebSocket has the address u.
+// api returns the URL of a path of the builder's API. u is the URL of the builder's WebSocket.
 func api(u *url.URL, path string) *url.URL {
 	scheme := map[string]string{"ws": "http", "wss": "https"}[u.Scheme]
 	return &url.URL{Scheme: scheme, Host: u.Host, Path: strings.TrimSuffix(u.Path, schemas.BuildPath) + path}
 }
 
-// request asks the builder's API with the token that it wants, and returns the answer.
+// request sends a request with the builder's token, and returns the answer.
 func request(ctx context.Context, method string, u *url.URL, token string, body []byte) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
@@ -58,7 +58,7 @@ func request(ctx context.Context, method string, u *url.URL, token string, body 
 	return response, nil
 }
 
-// ask asks the builder's API. An answer that is an error is returned as that, and the body closed.
+// ask sends a request. If the answer's status is an error, ask closes the body and returns an error.
 func (o Options) ask(ctx context.Context, method string, u *url.URL, body []byte) (*http.Response, error) {
 	response, err := request(ctx, method, u, o.Token, body)
 	if err != nil {
@@ -71,7 +71,7 @@ func (o Options) ask(ctx context.Context, method string, u *url.URL, body []byte
 	return nil, o.refusal(u, response)
 }
 
-// refusal returns what an answer says that is an error.
+// refusal returns the error that an answer describes.
 func (o Options) refusal(u *url.URL, response *http.Response) error {
 	text, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
 	var said schemas.Response
@@ -86,16 +86,16 @@ func (o Options) refusal(u *url.URL, response *http.Response) error {
 		return errors.New(sentences(&said))
 	case response.StatusCode == http.StatusNotFound && u.Path == api(o.URL, jobsPath).Path,
 		response.StatusCode == http.StatusMethodNotAllowed:
-		return fmt.Errorf("%s is not a builder that takes jobs without a connection: it answers %s", u, termtext.Visible(response.Status))
+		return fmt.Errorf("%s is not a builder that accepts jobs without a connection: it answers %s", u, termtext.Visible(response.Status))
 	}
 	return fmt.Errorf("%s refuses: %s", u, termtext.Visible(strings.TrimSpace(string(text))))
 }
 
-// Detach sends a job that goes on without its client, and returns its id and the whole answer.
+// Detach sends a job that continues without its client. It returns the job's id and the whole answer.
 func Detach(ctx context.Context, o Options) (id string, answer []byte, err error) {
 	job := o.Job
 	if !o.NoColor {
-		job = withColors(job) // its page shows them
+		job = withColors(job) // the job's page shows them
 	}
 	err = o.untilTaken(ctx, func() error {
 		response, err := o.ask(ctx, http.MethodPost, api(o.URL, jobsPath), job)
@@ -110,7 +110,7 @@ func Detach(ctx context.Context, o Options) (id string, answer []byte, err error
 			ID string `json:"id"`
 		}
 		if json.Unmarshal(answer, &taken) != nil || taken.ID == "" {
-			return fmt.Errorf("the builder's answer does not say which job it has taken: %s", termtext.Visible(string(answer)))
+			return fmt.Errorf("the builder's answer has no job's id: %s", termtext.Visible(string(answer)))
 		}
 		id = taken.ID
 		return nil
@@ -118,7 +118,7 @@ func Detach(ctx context.Context, o Options) (id string, answer []byte, err error
 	return termtext.Visible(id), bytes.TrimSpace(answer), err
 }
 
-// Cancel cancels a job.
+// Cancel asks the builder to cancel a job. It does not wait for the job's end.
 func Cancel(ctx context.Context, o Options, job string) error {
 	response, err := o.ask(ctx, http.MethodPost, api(o.URL, jobsPath+"/"+job+"/cancel"), nil)
 	if err != nil {

@@ -1,9 +1,9 @@
-// Package buildclient is the client of a builder: it sends a job, shows what comes back, and
-// knows the build's exit code.
+// Package buildclient is the command-line client of a builder. It sends a job, prints the job's log, and
+// returns the build's exit code.
 //
-// What it shows depends on where to: a terminal gets the log with a line below that says how
-// far the job is (screen.go), and a summary at the end; a file or a pipe gets the log's lines
-// as they are (plain.go), or the messages (json.go).
+// The output depends on its target. On a terminal it is the log with a status line below it, and a summary
+// at the end (screen.go). In a file or a pipe it is the log's lines as they are (plain.go). With the
+// option JSON it is the builder's messages (json.go).
 package buildclient
 
 import (
@@ -24,35 +24,34 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// ExitClient is the exit code when the client fails and not the build; docker run takes the
-// same.
+// ExitClient is the exit code if the client fails, not the build. It is that of docker run.
 const ExitClient = 125
 
-// progressInterval is how often a client that has no terminal says how far the job is.
+// progressInterval is how often a client without a terminal prints the job's progress.
 const progressInterval = 30 * time.Second
 
-// Options say what to send where, and how to show what comes back.
+// Options are the job to send, the builder, and how to show the job.
 type Options struct {
 	URL   *url.URL // of the builder, as ParseAddress returns it
-	Token string   // that it wants; empty: none
-	Job   []byte   // as it is sent, but that it asks for colours where they are shown
-	// Wait has a job that the builder has no place for sent again until there is one.
+	Token string   // the builder's; empty: none
+	Job   []byte   // the message to send; a request for colours is added if they are shown
+	// Wait sends the job again until the builder has a free slot for it.
 	Wait bool
 
 	Stdout, Stderr io.Writer
-	// JSON has the messages printed as they are.
+	// JSON prints the builder's messages as they are.
 	JSON bool
-	// NoColor keeps colours off a terminal, those of the log included.
+	// NoColor removes all colours on a terminal, also those of the log.
 	NoColor bool
-	// ProgressInterval is how often a client without a terminal says how far the job is; 0
-	// is every 30 s.
+	// ProgressInterval is how often a client without a terminal prints the job's progress; 0 means every
+	// 30 s.
 	ProgressInterval time.Duration
 
 	now    func() time.Time // nil: time.Now
-	replay bool             // what is shown may be of earlier: the times of messages count
+	replay bool             // the messages may be old: use their times
 }
 
-// at returns when a message happened.
+// at returns the time of a message.
 func (o Options) at(m schemas.Message) time.Time {
 	if o.replay && !m.Time.IsZero() {
 		return m.Time
@@ -60,9 +59,8 @@ func (o Options) at(m schemas.Message) time.Time {
 	return o.now()
 }
 
-// Submit sends a job and shows what comes back until the job has ended, or ctx has. It
-// returns the build's exit code, or ExitClient if there is none. Its error is what is to be
-// said about a failure and has not been shown.
+// Submit sends a job and shows it until the job or ctx has ended. It returns the build's exit code, or
+// ExitClient if there is none. Its error describes a failure that has not been shown yet.
 func Submit(ctx context.Context, o Options) (code int, err error) {
 	if o.showsColors() {
 		o.Job = withColors(o.Job)
@@ -74,13 +72,13 @@ func Submit(ctx context.Context, o Options) (code int, err error) {
 	return code, err
 }
 
-// submitOnce sends a job to a builder that may have no place for it.
+// submitOnce sends a job and shows it. Its error is errBusy if the builder has no free slot.
 func submitOnce(ctx context.Context, o Options) (code int, err error) {
 	v := newView(o)
 	defer endView(v, &code, &err)
 	var conn *websocket.Conn
 	conn, err = dial(ctx, o.URL, o.Token, func() error {
-		if conn != nil { // there is a builder, and whatever it sends is a sign of life
+		if conn != nil { // connected: any data shows that the builder is alive
 			conn.SetReadDeadline(time.Now().Add(silenceTimeout))
 		}
 		return v.flush()
@@ -111,24 +109,24 @@ func submitOnce(ctx context.Context, o Options) (code int, err error) {
 	}, v)
 }
 
-var errTooLarge = errors.New("the job is larger than the builder takes\nhint: its setting IGLU_MAX_REQUEST_BYTES bounds that")
+var errTooLarge = errors.New("the job is larger than the builder accepts\nhint: its setting IGLU_MAX_REQUEST_BYTES is the limit")
 
-// endView ends a view, and makes an error of its own the client's if that has none.
+// endView ends a view. If there is no error yet, it returns that of the view.
 func endView(v view, code *int, err *error) {
 	if endErr := v.end(); *err == nil && endErr != nil {
 		*code, *err = ExitClient, endErr
 	}
 }
 
-// show shows a job's messages up to the last. next returns the next one, which is overwritten with the
-// one after it.
+// show shows a job's messages up to the last. next returns the next message, which is valid until the next
+// call.
 func show(next func() ([]byte, error), v view) (code int, err error) {
 	for {
 		data, err := next()
 		if err != nil {
 			return ExitClient, err
 		}
-		if line, ok := schemas.CutOutput(data); ok { // quicker, for long logs
+		if line, ok := schemas.CutOutput(data); ok { // faster, for long logs
 			v.line(data, line)
 			continue
 		}
@@ -139,7 +137,7 @@ func show(next func() ([]byte, error), v view) (code int, err error) {
 		m, err := schemas.ParseMessage(data)
 		switch {
 		case err != nil:
-			return ExitClient, fmt.Errorf("the builder sent what is not a message of its protocol: %w", err)
+			return ExitClient, fmt.Errorf("the builder sent an invalid message: %w", err)
 		case m.Line != nil:
 			v.line(data, m.Line)
 			continue
@@ -157,11 +155,10 @@ func show(next func() ([]byte, error), v view) (code int, err error) {
 	}
 }
 
-// errBusy is why a job is not taken that the builder has no place for.
+// errBusy is the error if the builder has no free slot.
 var errBusy = errors.New(schemas.Busy().Error)
 
-// resultOf returns the exit code that a message tells, and why the job failed, if it is a
-// job's last one.
+// resultOf returns the exit code and the reason of a failure, if the message is the last of a job.
 func resultOf(r *schemas.Response) (code int, why error, last bool) {
 	switch {
 	case r.Error != "":
@@ -178,7 +175,7 @@ func resultOf(r *schemas.Response) (code int, why error, last bool) {
 	return 0, nil, false
 }
 
-// sentences returns what a message says, as text that is safe to print.
+// sentences returns the texts of a message, safe to print on a terminal.
 func sentences(r *schemas.Response) string {
 	text := r.Error
 	if r.Error != "" && r.Msg != "" {
@@ -187,28 +184,28 @@ func sentences(r *schemas.Response) string {
 	return termtext.Visible(text + r.Msg)
 }
 
-// isDerivationLine reports whether a message is a line of a derivation's own log. There may
-// be as many as lines of output, which have what is to be seen of them.
+// isDerivationLine reports whether a message is a line of a derivation's own log. The client does not show
+// them, because the output has them already, and there may be as many of them.
 func isDerivationLine(data []byte) bool {
 	return bytes.HasPrefix(data, []byte(`{"jobStatus":"running"`)) &&
 		bytes.Contains(data[:min(len(data), longestStamp)], []byte(`,"event":{"type":"line",`))
 }
 
-// longestStamp is more than what stands before a message's event.
+// longestStamp is more than the length of the part of a message before its event, in bytes.
 const longestStamp = 200
 
 // A view shows a job. Its methods are for one goroutine.
 type view interface {
-	// line shows a line of output, and gets its message too. Both are overwritten then.
+	// line shows a line of output; data is its message. Both are overwritten after the call.
 	line(data, text []byte)
-	// message shows any other message. An empty one is a line of a derivation's own log.
+	// message shows any other message. For a line of a derivation's own log, m is empty.
 	message(data []byte, m schemas.Message)
-	// hasShown reports whether the last message, that of a failure, needs no more words.
+	// hasShown reports whether the view has shown the reason of a failure, which the last message has.
 	hasShown(last schemas.Message) bool
-	// flush is called before the client waits for more: all that it has got is to be seen.
+	// flush is called before the client waits for more messages. It shows everything so far.
 	flush() error
-	// end shows what is left when no more comes, and frees what the view has taken. It
-	// returns why something could not be shown.
+	// end shows the rest after the last message, and releases the view's resources. It returns the error
+	// if something could not be shown.
 	end() error
 }
 
@@ -225,13 +222,13 @@ func newView(o Options) view {
 	return newPlain(o)
 }
 
-// isTerminal reports whether what is written is seen on a terminal.
+// isTerminal reports whether an output is a terminal.
 func isTerminal(out io.Writer) bool {
 	file, ok := out.(*os.File)
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 
-// printed says of an error, if it is one, that it is the output's.
+// printed adds to an error that it is one of the output. Of nil it returns nil.
 func printed(err error) error {
 	if err == nil {
 		return nil

@@ -22,7 +22,7 @@ import (
 	"iglu.sh/builder/test/kit/termtest"
 )
 
-// TestExitCodes has jobs end in all ways, shown in all ways.
+// TestExitCodes checks the exit code and the output for every end of a job, in every view.
 func TestExitCodes(t *testing.T) {
 	unpushed := schemas.Exited(75)
 	unpushed.Msg = "The build itself succeeded, but …"
@@ -73,7 +73,7 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// TestRefused is a job that never begins.
+// TestRefused submits a job that the builder refuses.
 func TestRefused(t *testing.T) {
 	url := startBuilder(t, true, func(b *builderConn) {
 		b.conn.WriteMessage(1, schemas.Busy().Encode())
@@ -87,7 +87,7 @@ func TestRefused(t *testing.T) {
 	term.Want("")
 }
 
-// TestJSON compares what is printed with what was sent.
+// TestJSON compares the printed messages with the sent ones.
 func TestJSON(t *testing.T) {
 	url := startBuilder(t, true, func(b *builderConn) {
 		b.accept()
@@ -111,7 +111,7 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-// A countingWriter closes reached when a word was written so many times.
+// A countingWriter closes reached when a word has been written a number of times.
 type countingWriter struct {
 	bytes.Buffer
 	word    string
@@ -128,7 +128,7 @@ func (w *countingWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestProgressWithoutTerminal has a client say now and then how far the job is.
+// TestProgressWithoutTerminal checks the lines about progress if the output is not a terminal.
 func TestProgressWithoutTerminal(t *testing.T) {
 	stderr := &countingWriter{word: "building 0s", times: 3, reached: make(chan struct{})}
 	url := startBuilder(t, true, func(b *builderConn) {
@@ -153,7 +153,7 @@ func TestProgressWithoutTerminal(t *testing.T) {
 	}
 }
 
-// TestNoColor looks for colours in all that reaches a terminal.
+// TestNoColor checks that NoColor writes no colours to a terminal.
 func TestNoColor(t *testing.T) {
 	painted := make(chan struct{})
 	url := startBuilder(t, true, func(b *builderConn) {
@@ -179,7 +179,7 @@ func TestNoColor(t *testing.T) {
 	}
 }
 
-// TestSummaryOfPush has a job succeed that pushes.
+// TestSummaryOfPush checks the summary of a successful job that pushes.
 func TestSummaryOfPush(t *testing.T) {
 	const result = "/nix/store/00000000000000000000000000000000-hello-2.12.1"
 	private := ed25519.NewKeyFromSeed([]byte("the signing key of all the tests"))
@@ -215,7 +215,7 @@ func TestSummaryOfPush(t *testing.T) {
 	}
 }
 
-// TestStatusFits holds status lines of all kinds of jobs against all widths.
+// TestStatusFits checks that status lines fit into terminals of every width.
 func TestStatusFits(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	big := func() int64 { return random.Int64N(1 << random.IntN(50)) }
@@ -240,7 +240,7 @@ func TestStatusFits(t *testing.T) {
 	}
 }
 
-// TestJobOfFlags holds flags against the jobs that they are.
+// TestJobOfFlags compares flags with the jobs that they describe.
 func TestJobOfFlags(t *testing.T) {
 	folder := t.TempDir()
 	file := func(name, text string) string {
@@ -280,13 +280,13 @@ func TestJobOfFlags(t *testing.T) {
 		{"tokens", []string{"--repo", "r", "--access-token-file", "github.com=" + apiKey, "--access-token-file", "a.b/c=" + gitKey, "--netrc-file", netrc}, nil,
 			`{"git":{"repository":"r","noClone":false},"buildOptions":{"command":"` + defaultCommand + `",` + noPush + `},` +
 				`"nix":{"accessTokens":{"a.b/c":"-----BEGIN\nkey","github.com":"token"},"netrc":"machine a password b"}}`, ""},
-		{"token on the command line", []string{"--repo", "r", "--access-token-file", "token"}, nil, "", "the token itself stands in the file"},
+		{"token on the command line", []string{"--repo", "r", "--access-token-file", "token"}, nil, "", "put the token into the file"},
 		{"no file of a token", []string{"--repo", "r", "--access-token-file", "a=" + folder + "/none"}, nil, "", "--access-token-file: open "},
 		{"no netrc", []string{"--repo", "r", "--netrc-file", folder + "/none"}, nil, "", "--netrc-file: open "},
-		{"nothing", nil, nil, "", "name a repository with --repo, or a command with --command"},
+		{"nothing", nil, nil, "", "give a repository with --repo, or a command with --command"},
 		{"no command", []string{"--repo", "r", "--no-clone"}, nil, "", "there is nothing to build"},
 		{"no token", []string{"--repo", "r", "--push-to", "https://c/n"}, nil, "", "put it into CACHIX_AUTH_TOKEN"},
-		{"no cache", []string{"--repo", "r", "--api-key-file", apiKey}, nil, "", "name it with --push-to"},
+		{"no cache", []string{"--repo", "r", "--api-key-file", apiKey}, nil, "", "give the cache's URL with --push-to"},
 		{"empty file", []string{"--repo", "r", "--git-key-file", empty}, nil, "", "is empty"},
 		{"no file", []string{"--repo", "r", "--git-key-file", folder + "/none"}, nil, "", "--git-key-file: open "},
 	} {

@@ -7,14 +7,14 @@ import (
 	"slices"
 )
 
-// showsColors reports whether what is shown of a job has the log's colours.
+// showsColors reports whether the output has the log's colours.
 func (o Options) showsColors() bool { return !o.JSON && !o.NoColor && o.hasScreen() }
 
 // hasScreen reports whether the output is a terminal that can do more than scroll.
 func (o Options) hasScreen() bool { return isTerminal(o.Stdout) && os.Getenv("TERM") != "dumb" }
 
-// withColors returns a job that asks for colours, if it does not say itself whether it wants any.
-// What is no job is returned as it is: the builder says what is wrong with it, and where.
+// withColors returns a job that requests colours, unless it has the property "colors" already. An invalid
+// job is returned unchanged: the builder reports what is wrong with it.
 func withColors(job []byte) []byte {
 	var properties map[string]json.RawMessage
 	if json.Unmarshal(job, &properties) != nil || len(properties) == 0 {

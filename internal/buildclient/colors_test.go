@@ -25,7 +25,7 @@ func TestWithColors(t *testing.T) {
 	}
 }
 
-// Colours are asked for where they are shown.
+// Colours are requested if they are shown.
 func TestShowsColors(t *testing.T) {
 	term := termtest.Open(t, 80, 10)
 	for _, test := range []struct {

@@ -20,18 +20,17 @@ import (
 )
 
 const (
-	// dialTimeout bounds the wait for a builder's answer to a connection,
-	// pingInterval is how often it is asked for a sign of life, and silenceTimeout
-	// after how long without one it counts as gone.
+	// dialTimeout limits the time until a builder answers a connection. Every pingInterval the client sends
+	// a ping. After silenceTimeout without any data the builder counts as disconnected.
 	dialTimeout    = 30 * time.Second
 	pingInterval   = 10 * time.Second
 	silenceTimeout = 30 * time.Second
 )
 
-// dial connects to a builder. It asks for events; a builder that does not know them sends none.
+// dial connects to a builder. It requests events, which some builders do not send.
 //
-// flush is called before the client waits for more, and not before: so a line is seen at
-// once, and a burst of them costs few writes.
+// flush is called only before the client waits for more data: so a line is shown immediately, and a burst of
+// lines needs few writes.
 func dial(ctx context.Context, u *url.URL, token string, flush func() error) (*websocket.Conn, error) {
 	dialer := websocket.Dialer{
 		Proxy:            http.ProxyFromEnvironment,
@@ -52,7 +51,7 @@ func dial(ctx context.Context, u *url.URL, token string, flush func() error) (*w
 		return nil, unauthorized(u, token)
 	}
 	if errors.Is(err, websocket.ErrBadHandshake) && response != nil {
-		return nil, turnedAway(u, response)
+		return nil, rejected(u, response)
 	}
 	if operation, ok := errors.AsType[*net.OpError](err); ok && operation.Op == "dial" {
 		return nil, noBuilder(u, err)
@@ -63,23 +62,23 @@ func dial(ctx context.Context, u *url.URL, token string, flush func() error) (*w
 	return conn, nil
 }
 
-// noBuilder says that nobody answers at an address.
+// noBuilder returns the error if no server answers at an address.
 func noBuilder(u *url.URL, err error) error {
 	return fmt.Errorf("no builder answers at %s: %w\nhint: start one with 'iglu-builder serve'", u, err)
 }
 
-// unauthorized says which token a builder has not accepted.
+// unauthorized returns the error if a builder has not accepted the token.
 func unauthorized(u *url.URL, token string) error {
-	what := "wants a token, and none was given"
+	what := "needs a token, and none was given"
 	if token != "" {
-		what = "wants another token: the one that was given is not the builder's"
+		what = "needs another token: the given one is not the builder's"
 	}
-	return fmt.Errorf("%s %s\nhint: name the file that holds the builder's token with --token-file or IGLU_TOKEN_FILE", u, what)
+	return fmt.Errorf("%s %s\nhint: set --token-file or IGLU_TOKEN_FILE to a file with the builder's token", u, what)
 }
 
-// turnedAway says what a server answers that lets no job in.
-func turnedAway(u *url.URL, response *http.Response) error {
-	if response.StatusCode == http.StatusForbidden { // for a reason, which it says
+// rejected returns the error if a server refuses the WebSocket.
+func rejected(u *url.URL, response *http.Response) error {
+	if response.StatusCode == http.StatusForbidden { // the body is the reason
 		reason, _ := io.ReadAll(response.Body) // the library has read it, or its beginning
 		return fmt.Errorf("%s refuses: %s", u, termtext.Visible(strings.TrimSpace(string(reason))))
 	}
@@ -97,14 +96,14 @@ func readMessage(conn *websocket.Conn, buf []byte) ([]byte, error) {
 	return message.Bytes(), err
 }
 
-// ping asks the builder for signs of life until the function that it returns is called.
+// ping sends pings to the builder until stop is called.
 func ping(conn *websocket.Conn) (stop func()) {
 	return tick.Every(pingInterval, func() {
 		conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(pingInterval))
 	})
 }
 
-// flushing is a connection that shows what has come before it waits for more.
+// flushing is a connection that calls flush before each read.
 type flushing struct {
 	net.Conn
 	flush func() error

@@ -14,7 +14,7 @@ import (
 func TestParseAddress(t *testing.T) {
 	const (
 		notAnAddress = ` is not the address of a builder: give HOST:PORT, such as 127.0.0.1:3000, or a URL, such as wss://builder.example.com`
-		noPassword   = "the address of a builder has no user name and no password: a builder takes a token"
+		noPassword   = "the address of a builder has no user name and no password: use a token"
 	)
 	for text, want := range map[string]string{
 		"127.0.0.1:4500":                   "ws://127.0.0.1:4500/api/v1/build",
@@ -59,15 +59,15 @@ func TestParseAddress(t *testing.T) {
 	}
 }
 
-// TestUnauthorized is a builder that wants a token.
+// TestUnauthorized connects to a builder that needs a token.
 func TestUnauthorized(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }))
 	defer server.Close()
 	u := addressOf(t, server)
-	const hint = "\nhint: name the file that holds the builder's token with --token-file or IGLU_TOKEN_FILE"
+	const hint = "\nhint: set --token-file or IGLU_TOKEN_FILE to a file with the builder's token"
 	for token, want := range map[string]string{
-		"":              u.String() + " wants a token, and none was given" + hint,
-		"another-token": u.String() + " wants another token: the one that was given is not the builder's" + hint,
+		"":              u.String() + " needs a token, and none was given" + hint,
+		"another-token": u.String() + " needs another token: the given one is not the builder's" + hint,
 	} {
 		var stdout bytes.Buffer
 		got := <-submit(t, Options{URL: u, Token: token, Stdout: &stdout})
@@ -77,8 +77,8 @@ func TestUnauthorized(t *testing.T) {
 	}
 }
 
-// TestJobIsNamedOnce has a builder name the job in its first event and in the log's first line, as
-// the real one does: people read it once, before the rest of the log.
+// TestJobIsNamedOnce checks that people read the job's id once, before the log, although the first event and the
+// log's first line both have it.
 func TestJobIsNamedOnce(t *testing.T) {
 	const page = "https://builder.example.com/jobs/a2"
 	url := startBuilder(t, true, func(b *builderConn) {

@@ -18,10 +18,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A script is what a builder says to a client once it has a job. It may take its time.
+// A script sends a builder's messages to a client after a job has arrived. It may wait in between.
 type script func(b *builderConn)
 
-// builderConn is a builder's end of a connection.
+// builderConn is the builder's side of a connection.
 type builderConn struct {
 	t      *testing.T
 	conn   *websocket.Conn
@@ -29,8 +29,7 @@ type builderConn struct {
 	seq    int64
 }
 
-// startBuilder serves a builder that follows a script, with or without events, and returns
-// its URL. The real one is tested in cmd/iglu-builder.
+// startBuilder starts a fake builder that runs a script, with or without events, and returns its URL.
 func startBuilder(t *testing.T, events bool, s script) *url.URL {
 	t.Helper()
 	upgrader := websocket.Upgrader{}
@@ -60,7 +59,7 @@ func startBuilder(t *testing.T, events bool, s script) *url.URL {
 	return addressOf(t, server)
 }
 
-// addressOf returns the URL of a server, as a client takes it.
+// addressOf returns the URL of a server for a client.
 func addressOf(t *testing.T, server *httptest.Server) *url.URL {
 	t.Helper()
 	u, err := ParseAddress(server.URL)
@@ -70,7 +69,7 @@ func addressOf(t *testing.T, server *httptest.Server) *url.URL {
 	return u
 }
 
-// send sends a message, as the real builder encodes it.
+// send sends a message in the encoding of the real builder.
 func (b *builderConn) send(m schemas.Message) {
 	b.seq++
 	m.Seq, m.Time = b.seq, time.Unix(1_700_000_000, 0)
@@ -121,7 +120,7 @@ func (b *builderConn) await(next <-chan struct{}) {
 	}
 }
 
-// step has the builder take its next step.
+// step lets the builder take its next step.
 func step(t *testing.T, next chan<- struct{}) {
 	select {
 	case next <- struct{}{}:
@@ -129,7 +128,7 @@ func step(t *testing.T, next chan<- struct{}) {
 	}
 }
 
-// untilGone waits until the client has left.
+// untilGone waits until the client has disconnected.
 func (b *builderConn) untilGone() {
 	for {
 		if _, _, err := b.conn.NextReader(); err != nil {
@@ -138,7 +137,7 @@ func (b *builderConn) untilGone() {
 	}
 }
 
-// A clock is one that the test sets.
+// A clock shows the time that the test sets.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time
@@ -158,13 +157,13 @@ func (c *clock) add(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// result is what a client has come to.
+// result is what a client has returned and printed.
 type result struct {
 	code int
 	err  error
 }
 
-// submit starts a client and returns what will get its result.
+// submit starts a client and returns a channel for its result.
 func submit(t *testing.T, o Options) <-chan result {
 	if o.Job == nil {
 		o.Job = []byte("{}")

@@ -11,13 +11,13 @@ import (
 	"iglu.sh/builder/test/kit/termtest"
 )
 
-// hostile are lines that would do something to a terminal or to the person who reads it.
+// hostile are lines that would change a terminal or deceive its user.
 var hostile = []string{
 	"\x1b]0;owned\a title", "\x1b[2J\x1b[H cleared", "\x1b]52;c;aGVsbG8=\a clipboard", "\u009b2J\u009d0;owned\u009c C1",
 	"\u202ereversed\u202c", "a\bb\x00c\x7f", "<script>alert(1)</script>", "日本語 🧊 é",
 }
 
-// hostileJob prints all of the hostile lines, and names things by them.
+// hostileJob prints all hostile lines, and uses them as names.
 func hostileJob(b *builderConn) {
 	b.accept()
 	b.lines(hostile...)
@@ -27,7 +27,7 @@ func hostileJob(b *builderConn) {
 	b.untilGone()
 }
 
-// TestHostileLogOnTerminal looks at what a log does to a terminal that does what it is told.
+// TestHostileLogOnTerminal checks that a log cannot change a terminal.
 func TestHostileLogOnTerminal(t *testing.T) {
 	term := termtest.Open(t, 120, 40)
 	<-submit(t, Options{URL: startBuilder(t, true, hostileJob), Stdout: term.TTY, now: newClock().Now})
@@ -43,7 +43,7 @@ func TestHostileLogOnTerminal(t *testing.T) {
 	}
 }
 
-// TestHostileLogInFile has every byte come through where there is no terminal.
+// TestHostileLogInFile checks that every byte is kept if the output is not a terminal.
 func TestHostileLogInFile(t *testing.T) {
 	var stdout, want, stderr bytes.Buffer
 	got := <-submit(t, Options{URL: startBuilder(t, true, hostileJob), Stdout: &stdout, Stderr: &stderr})
@@ -58,8 +58,7 @@ func TestHostileLogInFile(t *testing.T) {
 	}
 }
 
-// TestHostileLogOnDumbTerminal has a terminal that can do nothing but scroll, as it says: what
-// it is sent is plain text all the same.
+// TestHostileLogOnDumbTerminal checks that a terminal with TERM=dumb gets plain text.
 func TestHostileLogOnDumbTerminal(t *testing.T) {
 	term := termtest.Open(t, 120, 40)
 	t.Setenv("TERM", "dumb")
@@ -74,8 +73,8 @@ func TestHostileLogOnDumbTerminal(t *testing.T) {
 	}
 }
 
-// TestHostileMessages prints the messages: on a terminal what does something is escaped, in a
-// file they are what was sent.
+// TestHostileMessages prints the messages as JSON: on a terminal control characters are escaped, in a file the
+// messages are unchanged.
 func TestHostileMessages(t *testing.T) {
 	hostileLines := func(b *builderConn) {
 		b.accept()

@@ -13,8 +13,8 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// The variables that hold secrets of a job that is given by flags. The names are those that
-// the job's container and the ecosystem give them.
+// The environment variables with the secrets of a job that flags describe. Their names are those that the
+// job's container and Cachix's own client use.
 const (
 	EnvGitKey     = "IGLU_GIT_KEY"
 	EnvAPIKey     = "CACHIX_AUTH_TOKEN"
@@ -25,8 +25,8 @@ const (
 // package of a flake, shows the logs and prints the results' paths.
 const defaultCommand = "nix build --print-build-logs --print-out-paths"
 
-// JobFlags are a job as a command line gives it. Secrets are no flags: whoever is on the
-// machine can read the command lines of others.
+// JobFlags are the flags that describe a job. Secrets are not flags, because other users of the machine
+// can read command lines.
 type JobFlags struct {
 	repository, branch, gitUser string
 	noClone                     bool
@@ -45,41 +45,41 @@ type JobFlags struct {
 	flags *pflag.FlagSet
 }
 
-// Register adds the flags to a command's.
+// Register adds the job's flags to a command's flags.
 func (j *JobFlags) Register(flags *pflag.FlagSet) {
 	j.flags = pflag.NewFlagSet("", pflag.ContinueOnError)
 	f := j.flags
 	f.SortFlags = false
 	f.StringVar(&j.repository, "repo", "", "`URL` of the git repository to build")
-	f.StringVar(&j.branch, "branch", "", "`branch` or tag of it (default the repository's own)")
-	f.BoolVar(&j.noClone, "no-clone", false, "clone nothing: the command names its source; so without --repo")
-	f.StringVar(&j.gitUser, "git-user", "", "`name` that the git key belongs to (default git)")
-	f.StringVar(&j.gitKeyFile, "git-key-file", "", "`file` with the password, token or private key for the repository (default what "+EnvGitKey+" holds)")
-	f.StringVar(&j.command, "command", "", "`program` and its arguments, quoted as for a shell (default with --repo \""+defaultCommand+"\")")
-	f.StringArrayVar(&j.args, "arg", nil, "one more `argument` of the command; may be given again")
-	f.IntVar(&j.cores, "cores", 0, "`number` of CPUs that one build may use: Nix's cores")
-	f.IntVar(&j.maxJobs, "max-jobs", 0, "`number` of builds at once: Nix's max-jobs")
-	f.BoolVar(&j.keepGoing, "keep-going", false, "build what can be built after a failure")
-	f.StringArrayVar(&j.substituters, "substituter", nil, "`URL` of a cache to take results from; may be given again")
-	f.StringArrayVar(&j.trustedKeys, "trusted-public-key", nil, "public `key` of such a cache; may be given again")
-	f.StringVar(&j.pushTo, "push-to", "", "`URL` of the cache that the results go to")
-	f.StringVar(&j.apiKeyFile, "api-key-file", "", "`file` with the cache's token (default what "+EnvAPIKey+" holds)")
-	f.StringVar(&j.signingKeyFile, "signing-key-file", "", "`file` with the key that signs the results (default what "+EnvSigningKey+" holds)")
-	f.StringArrayVar(&j.accessTokenFiles, "access-token-file", nil, "`host=file` with the token that a host of flake inputs takes, as github.com=token; may be given again")
-	f.StringVar(&j.netrcFile, "netrc-file", "", "`file` in the form of netrc with users and passwords for other hosts")
-	f.BoolVar(&j.colors, "colors", false, "keep the colours of Nix and of builders also where the log is not shown on a terminal")
+	f.StringVar(&j.branch, "branch", "", "`BRANCH` or tag to build (default the repository's default branch)")
+	f.BoolVar(&j.noClone, "no-clone", false, "clone no repository: the command says what to build; this is the default without --repo")
+	f.StringVar(&j.gitUser, "git-user", "", "user `NAME` for the git key (default git)")
+	f.StringVar(&j.gitKeyFile, "git-key-file", "", "`FILE` with the password, token or private key for the repository (default the value of "+EnvGitKey+")")
+	f.StringVar(&j.command, "command", "", "`COMMAND` with its arguments, quoted as for a shell (default with --repo \""+defaultCommand+"\")")
+	f.StringArrayVar(&j.args, "arg", nil, "one more `ARGUMENT` of the command; may be repeated")
+	f.IntVar(&j.cores, "cores", 0, "`COUNT` of CPUs that one build may use: Nix's setting cores")
+	f.IntVar(&j.maxJobs, "max-jobs", 0, "`COUNT` of builds at once: Nix's setting max-jobs")
+	f.BoolVar(&j.keepGoing, "keep-going", false, "after a failure, build everything that does not depend on it")
+	f.StringArrayVar(&j.substituters, "substituter", nil, "`URL` of a cache to download results from; may be repeated")
+	f.StringArrayVar(&j.trustedKeys, "trusted-public-key", nil, "public `KEY` of such a cache; may be repeated")
+	f.StringVar(&j.pushTo, "push-to", "", "`URL` of the cache to push the results to")
+	f.StringVar(&j.apiKeyFile, "api-key-file", "", "`FILE` with the cache's token (default the value of "+EnvAPIKey+")")
+	f.StringVar(&j.signingKeyFile, "signing-key-file", "", "`FILE` with the key that signs the results (default the value of "+EnvSigningKey+")")
+	f.StringArrayVar(&j.accessTokenFiles, "access-token-file", nil, "`HOST=FILE`: host of flake inputs and file with a token for it, such as github.com=token; may be repeated")
+	f.StringVar(&j.netrcFile, "netrc-file", "", "`FILE` in the format of netrc with users and passwords for other hosts")
+	f.BoolVar(&j.colors, "colors", false, "keep the colours of Nix and of builders even if the log is not shown on a terminal")
 	flags.AddFlagSet(f)
 }
 
-// Given reports whether a flag of a job is given.
+// Given reports whether one of the job's flags is set.
 func (j *JobFlags) Given() bool {
 	given := false
 	j.flags.VisitAll(func(f *pflag.Flag) { given = given || f.Changed })
 	return given
 }
 
-// Job returns the job as it is sent. Its secrets come from the files that flags name, or from
-// the environment.
+// Job returns the JSON message that describes the job. Secrets are read from the files that flags name, or
+// from the environment.
 func (j *JobFlags) Job() ([]byte, error) {
 	request := schemas.Request{
 		Colors: j.colors,
@@ -102,7 +102,7 @@ func (j *JobFlags) Job() ([]byte, error) {
 	options := &request.BuildOptions
 	switch {
 	case options.Command == "" && request.Git.NoClone:
-		return nil, errors.New("there is nothing to build\nhint: name a repository with --repo, or a command with --command")
+		return nil, errors.New("there is nothing to build\nhint: give a repository with --repo, or a command with --command")
 	case options.Command == "":
 		options.Command = defaultCommand
 	}
@@ -124,7 +124,7 @@ func (j *JobFlags) addTokens(n *schemas.Nix) (err error) {
 	for _, word := range j.accessTokenFiles {
 		host, file, ok := strings.Cut(word, "=")
 		if !ok || host == "" || file == "" {
-			return errors.New("--access-token-file must be of the form HOST=FILE, such as github.com=token\nhint: the token itself stands in the file")
+			return errors.New("--access-token-file must be HOST=FILE, such as github.com=token\nhint: put the token into the file")
 		}
 		if n.AccessTokens == nil {
 			n.AccessTokens = make(map[string]string)
@@ -140,7 +140,7 @@ func (j *JobFlags) addTokens(n *schemas.Nix) (err error) {
 func (j *JobFlags) addPush(c *schemas.Cachix) (err error) {
 	if j.pushTo == "" {
 		if j.apiKeyFile+j.signingKeyFile != "" {
-			return errors.New("a key for a cache is of no use without the cache\nhint: name it with --push-to")
+			return errors.New("a key for a cache is given without the cache\nhint: give the cache's URL with --push-to")
 		}
 		return nil
 	}
@@ -149,17 +149,17 @@ func (j *JobFlags) addPush(c *schemas.Cachix) (err error) {
 		return err
 	}
 	if c.APIKey == "" {
-		return errors.New("the cache's token is missing\nhint: put it into " + EnvAPIKey + ", or name a file that holds it with --api-key-file")
+		return errors.New("the cache's token is missing\nhint: put it into " + EnvAPIKey + ", or into a file that --api-key-file names")
 	}
 	c.SigningKey, err = secret("signing-key-file", j.signingKeyFile, EnvSigningKey)
 	return err
 }
 
-// secret returns what a file holds, without the line end in which it ends, or else what a
-// variable does.
+// secret returns the content of a file without its last line end. Without a file, it returns the value of an
+// environment variable.
 func secret(flag, file, variable string) (string, error) {
 	if file == "" {
-		return os.Getenv(variable), nil // "" of no variable
+		return os.Getenv(variable), nil // "" if there is no variable
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -172,7 +172,7 @@ func secret(flag, file, variable string) (string, error) {
 	return value, nil
 }
 
-// integer returns the number that a flag gives, or nil if it is not given.
+// integer returns the value of a flag, or nil if the flag is not set.
 func (j *JobFlags) integer(flag string, n int) *schemas.Integer {
 	if !j.flags.Changed(flag) {
 		return nil

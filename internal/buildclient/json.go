@@ -8,10 +8,10 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// bufferSize is how much of a log is gathered before it is written.
+// bufferSize is how many bytes of a log are buffered before they are written.
 const bufferSize = 64 << 10
 
-// jsonView prints the messages, each in a line. To a file they go as they are.
+// jsonView prints each message on a line: to a file unchanged, to a terminal safely.
 type jsonView struct {
 	out      *bufio.Writer
 	terminal bool
@@ -35,7 +35,7 @@ func (v *jsonView) message(data []byte, _ schemas.Message) { v.line(data, nil) }
 func (v *jsonView) flush() error                           { return printed(v.out.Flush()) }
 func (v *jsonView) end() error                             { return printed(v.out.Flush()) }
 
-// hasShown reports whether the exit code will say how the job ended.
+// hasShown reports whether the exit code is that of the build, so that no error is needed.
 func (v *jsonView) hasShown(last schemas.Message) bool {
 	return last.Response != nil && last.Response.BuildExitCode != nil
 }

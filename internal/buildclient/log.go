@@ -16,19 +16,19 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// LogOptions say which log to show.
+// LogOptions are which log to show, and how.
 type LogOptions struct {
 	URL        *url.URL // of the builder, as ParseAddress returns it
-	Token      string   // that it wants; empty: none
+	Token      string   // the builder's; empty: none
 	Job        string   // its id
-	Derivation string   // by its name or its hash; empty: the job's log
+	Derivation string   // its name or its hash; empty: the job's log
 	Follow     bool     // until the job, or the build of the derivation, has ended
 
 	Stdout  io.Writer
-	NoColor bool // keeps colours off a terminal
+	NoColor bool // remove colours on a terminal
 }
 
-// ShowLog shows the log of a job, or of one of its derivations, as a builder has kept it.
+// ShowLog prints the log of a job, or of one of its derivations, which a builder has kept.
 func ShowLog(ctx context.Context, o LogOptions) error {
 	response, err := request(ctx, http.MethodGet, logURL(o), o.Token, nil)
 	if err != nil {
@@ -45,7 +45,7 @@ func ShowLog(ctx context.Context, o LogOptions) error {
 	return fmt.Errorf("%s answers %s: %s", o.URL, termtext.Visible(response.Status), termtext.Visible(strings.TrimSpace(string(said))))
 }
 
-// logURL returns the address of a log in the builder's API.
+// logURL returns the URL of a log in the builder's API.
 func logURL(o LogOptions) *url.URL {
 	words := []string{url.PathEscape(o.Job)}
 	if o.Derivation != "" {
@@ -58,10 +58,10 @@ func logURL(o LogOptions) *url.URL {
 	return result
 }
 
-// DefaultURL is the builder's address where none is given.
+// DefaultURL is the builder's URL if none is given.
 const DefaultURL = "ws://127.0.0.1:3000" + schemas.BuildPath
 
-// logCommand returns the command that shows a derivation's whole log, or "" if the job has no id.
+// logCommand returns the command that prints a derivation's whole log, or "" if the job's id is unknown.
 func logCommand(builder *url.URL, job, derivation string) string {
 	if job == "" {
 		return ""
@@ -74,7 +74,7 @@ func logCommand(builder *url.URL, job, derivation string) string {
 	return termtext.Visible(shellwords.Join(append(words, job, name)))
 }
 
-// showText copies lines to an output, as a terminal may get them if it is one.
+// showText copies lines to an output. For a terminal it removes unsafe control characters.
 func showText(out io.Writer, text io.Reader, noColor bool) error {
 	if !isTerminal(out) {
 		_, err := io.Copy(out, text)

@@ -34,8 +34,8 @@ func TestShowLog(t *testing.T) {
 		{"right", "a2", "", true, "/api/v1/jobs/a2/log?follow=1 \x1b[31mred\a\n", ""},
 		{"right", "a2", "odd+name?", false, "/api/v1/jobs/a2/derivations/odd+name%3F/log \x1b[31mred\a\n", ""},
 		{"right", "none", "", false, "", "answers 404 Not Found: There is no such job.^G"},
-		{"wrong", "a2", "", false, "", "wants another token"},
-		{"", "a2", "", false, "", "wants a token, and none was given"},
+		{"wrong", "a2", "", false, "", "needs another token"},
+		{"", "a2", "", false, "", "needs a token, and none was given"},
 	} {
 		var out bytes.Buffer
 		err := ShowLog(t.Context(), LogOptions{URL: addressOf(t, server), Token: test.token, Job: test.job, Derivation: test.derivation, Follow: test.follow, Stdout: &out})
@@ -43,7 +43,7 @@ func TestShowLog(t *testing.T) {
 			t.Errorf("%+v: %q, %v", test, &out, err)
 		}
 	}
-	// A terminal gets no more than colours.
+	// A terminal gets no control sequences except colours.
 	term := termtest.Open(t, 80, 24)
 	if err := ShowLog(t.Context(), LogOptions{URL: addressOf(t, server), Token: "right", Job: "a2", Stdout: term.TTY}); err != nil {
 		t.Fatal(err)
@@ -56,7 +56,7 @@ func TestShowLog(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
-// Where a derivation has failed, the client says how to get all of its log.
+// After a failed derivation, the client prints the command that shows its whole log.
 func TestWhereLogsAre(t *testing.T) {
 	const job = "2k5q3xn7plkugqbsfzu5x36zqa"
 	failed := schemas.DerivationEvent{Derivation: "/nix/store/93s9qh4dv29fnalqrgc9pg8ks6w68cnd-hello-2.12.drv", State: schemas.DerivationFailed, Log: []string{"two"}}

@@ -14,17 +14,16 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// plain prints the log's lines to one output and what the builder says beside them to
-// another, with a word now and then on how far the job is. To a file the lines go byte for
-// byte.
+// plain prints the log's lines to one output, and the builder's other messages and the job's progress to
+// another. In a file the lines are unchanged, byte for byte.
 type plain struct {
 	out      *bufio.Writer
 	terminal bool // the output is a terminal that can only scroll
 	shown    []byte
 	interval time.Duration
 	now      func() time.Time
-	at       func(schemas.Message) time.Time // when a message happened
-	stop     func()                          // ends the words on how far the job is; nil before there are any
+	at       func(schemas.Message) time.Time // the time of a message
+	stop     func()                          // ends the reports of progress; nil before the job starts
 
 	mu       sync.Mutex // guards what follows
 	errors   io.Writer
@@ -58,21 +57,21 @@ func (p *plain) message(_ []byte, m schemas.Message) {
 	defer p.mu.Unlock()
 	if m.Response != nil && m.Response.JobStatus == schemas.Starting {
 		p.progress = newProgress(p.at(m))
-		p.stop = tick.Every(p.interval, p.tell)
+		p.stop = tick.Every(p.interval, p.reportProgress)
 	}
 	if m.Event != nil && p.progress != nil {
 		p.progress.take(m.Event, p.at(m))
 	}
 	if m.Last() && p.progress != nil {
-		p.tellFailed()
+		p.reportFailed()
 	}
 	if r := m.Response; r != nil && r.Error == "" {
 		fmt.Fprintln(p.errors, termtext.Visible(r.Msg))
 	}
 }
 
-// tellFailed says where the logs are of derivations that failed.
-func (p *plain) tellFailed() {
+// reportFailed prints the commands that show the logs of failed derivations.
+func (p *plain) reportFailed() {
 	for _, failed := range p.progress.failed {
 		if all := logCommand(p.builder, p.progress.job, failed.Derivation); all != "" {
 			fmt.Fprintf(p.errors, "iglu-builder: the log of %s: %s\n", nameOf(failed.Derivation), all)
@@ -80,11 +79,11 @@ func (p *plain) tellFailed() {
 	}
 }
 
-// plainNames is how many derivations that build are named where there is no terminal.
+// plainNames is how many of the derivations that are being built a progress line has without a terminal.
 const plainNames = 3
 
-// tell says how far the job is.
-func (p *plain) tell() {
+// reportProgress prints the job's progress.
+func (p *plain) reportProgress() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	fmt.Fprintln(p.errors, "iglu-builder: "+p.progress.describe(plainNames, p.now()))

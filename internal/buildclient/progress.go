@@ -10,20 +10,20 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// maxFailed bounds how many failed derivations a summary shows, and maxBuilding of how many
-// it is known since when they build.
+// maxFailed is how many failed derivations a summary shows, and maxBuilding how many derivations that are
+// being built the client tracks.
 const (
 	maxFailed   = 5
 	maxBuilding = 1000
 )
 
-// progress is how far a job is, as its events tell.
+// progress is the state of a job, from its events.
 type progress struct {
 	begun    time.Time
-	job      string // its id; empty if the builder does not tell it
+	job      string // its id; empty if the builder does not send it
 	phase    schemas.Phase
 	ahead    int    // jobs that wait before it
-	node     string // on which it runs; empty if the builder has one engine
+	node     string // the node that runs the job; empty if the builder has one engine
 	counts   schemas.ProgressEvent
 	push     *schemas.PushEvent
 	building []building // in the order in which they began
@@ -32,16 +32,16 @@ type progress struct {
 	verdict  *schemas.VerdictEvent
 }
 
-// building is a derivation that builds now.
+// building is a derivation that is being built.
 type building struct {
 	derivation string
-	phase      string // of its builder; empty if not known
+	phase      string // of the derivation's build, such as buildPhase; empty if not known
 	since      time.Time
 }
 
 func newProgress(now time.Time) *progress { return &progress{begun: now} }
 
-// take notes an event. One that cannot be read is of a later version, and passed over.
+// take applies an event. An unknown event, of a later version, is ignored.
 func (p *progress) take(data json.RawMessage, now time.Time) {
 	event, err := schemas.ParseEvent(data)
 	if err != nil {
@@ -86,8 +86,8 @@ func (p *progress) takeDerivation(e schemas.DerivationEvent, now time.Time) {
 	}
 }
 
-// nameOf returns the name of a derivation, as people know it: of
-// /nix/store/HASH-hello-2.12.drv it is hello-2.12.
+// nameOf returns the name of a derivation without hash and extension: hello-2.12 of
+// /nix/store/HASH-hello-2.12.drv.
 func nameOf(derivation string) string {
 	_, name := nixstore.DerivationName(derivation)
 	return termtext.Visible(name)

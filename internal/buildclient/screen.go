@@ -16,40 +16,39 @@ import (
 )
 
 const (
-	// paintInterval is how often the status line is looked after.
+	// paintInterval is how often the status line is updated.
 	paintInterval = 100 * time.Millisecond
-	// defaultWidth is that of a terminal that does not tell its own.
+	// defaultWidth is the width if the terminal does not report its own, in columns.
 	defaultWidth = 80
-	// maxResults bounds how many paths of results a summary names.
+	// maxResults is how many paths of results a summary shows.
 	maxResults = 16
 )
 
 const (
-	// eraseStatus removes the status line: to its first column, and all from there on
-	// (ECMA-48, ED). The cursor is left in that column when the line is written, and
-	// terminals that wrap lines anew when they become narrower keep it there: so whatever
-	// becomes of the line lies behind the cursor.
+	// eraseStatus removes the status line: it moves the cursor to the first column and erases everything
+	// after it (ECMA-48, ED). The cursor is in that column since the line was written. If a terminal becomes
+	// narrower and wraps the line, the cursor stays at the line's beginning, so the whole line is erased.
 	eraseStatus = "\r\x1b[J"
 	statusColor = "\x1b[36m" // cyan
 )
 
-// A screen shows a job on a terminal: its log, which scrolls, and below it a line with how far
-// the job is, which is gone when the job is.
+// A screen shows a job on a terminal: its log, which scrolls, and below it a status line with the job's
+// progress, which is removed when the job ends.
 type screen struct {
 	terminal *os.File
 	color    bool
 	builder  *url.URL
 	target   push // what the job pushes to
 	now      func() time.Time
-	at       func(schemas.Message) time.Time // when a message happened
+	at       func(schemas.Message) time.Time // the time of a message
 	stop     func()
 
 	mu       sync.Mutex // guards what follows
-	text     []byte     // that is to be printed above the status line
-	status   string     // on the terminal now
+	text     []byte     // to print above the status line
+	status   string     // the line on the terminal
 	progress *progress  // nil before the job is accepted
 	results  []string   // store paths that the build has printed
-	err      error      // the first that the terminal had
+	err      error      // the first error of the terminal
 }
 
 func newScreen(terminal *os.File, o Options) *screen {
@@ -108,7 +107,7 @@ func (s *screen) message(_ []byte, m schemas.Message) {
 	}
 }
 
-// hasShown reports whether there is a summary: not of a job that was refused.
+// hasShown reports whether a summary was shown. A refused job has none.
 func (s *screen) hasShown(last schemas.Message) bool { return s.progress != nil && last.Last() }
 
 func (s *screen) flush() error {
@@ -126,7 +125,7 @@ func (s *screen) flush() error {
 	return printed(s.err)
 }
 
-// paint prints the text that waits and the status line below it, in one write.
+// paint prints the pending text and the status line below it, in one write.
 func (s *screen) paint() {
 	frame := append([]byte(eraseStatus), s.text...)
 	if s.status != "" {
@@ -138,7 +137,7 @@ func (s *screen) paint() {
 	}
 }
 
-// end prints what waits and leaves no status line.
+// end prints the pending text and removes the status line.
 func (s *screen) end() error {
 	s.stop()
 	s.mu.Lock()
@@ -159,7 +158,7 @@ func (s *screen) width() int {
 	return width
 }
 
-// colored returns text in a colour, if the terminal is to have any.
+// colored returns text in a colour, unless colours are off.
 func (s *screen) colored(color, text string) string {
 	if !s.color {
 		return text

@@ -20,7 +20,7 @@ const (
 	wide  = "/nix/store/cccccccccccccccccccccccccccccccc-日本語のとても長い名前のパッケージ.drv"
 )
 
-// downloading is how far a job is that has built two of five derivations.
+// downloading is the progress of a job that has built two of five derivations.
 var downloading = schemas.ProgressEvent{
 	Derivations: schemas.Counts{Done: 2, Running: 2, Expected: 5},
 	Paths:       schemas.Counts{Done: 3, Running: 1, Expected: 10},
@@ -31,7 +31,7 @@ func begin(derivation, phase string) schemas.DerivationEvent {
 	return schemas.DerivationEvent{Derivation: derivation, State: schemas.DerivationBuilding, Phase: phase}
 }
 
-// A command whose Nix tells no bytes, as nix-build's does not, has no part of a status for them.
+// Without a number of bytes, as with nix-build, the status has no part for them.
 func TestStatusWithoutBytes(t *testing.T) {
 	p := newProgress(time.Time{})
 	p.counts = downloading
@@ -43,7 +43,7 @@ func TestStatusWithoutBytes(t *testing.T) {
 	}
 }
 
-// A status names every derivation that builds, as far as there is room.
+// A status has as many of the derivations that are being built as fit.
 func TestStatusNames(t *testing.T) {
 	p := newProgress(time.Time{})
 	for _, name := range []string{"a-1.0", "b-1.0", "c-1.0", "d-1.0"} {

@@ -23,7 +23,7 @@ func TestSentences(t *testing.T) {
 	}
 }
 
-// The summary has what the builder tells of results, rather than what the client has seen.
+// The summary prefers the builder's results to those that the client has found in the log.
 func TestResultRows(t *testing.T) {
 	s := &screen{target: push{target: "https://cache.example.com/a"}, results: []string{"/nix/store/seen"}, progress: new(progress)}
 	s.progress.take(schemas.AppendEvent(nil, schemas.ResultsEvent{Results: []schemas.Result{{Installable: ".#a", Paths: []string{"/nix/store/a", "/nix/store/b\a"}}},

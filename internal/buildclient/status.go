@@ -15,24 +15,24 @@ import (
 const (
 	separator = " · "
 	ellipsis  = "…"
-	// leastName is how many cells of a derivation's name must be seen for it to be of use.
+	// leastName is how many cells of a derivation's name are shown at least.
 	leastName = 4
 )
 
-// describe returns what is known of a running job, in one line, with the names of so many derivations that
-// build.
+// describe returns the progress of a running job in one line, with the given number of derivations that are
+// being built.
 func (p *progress) describe(names int, now time.Time) string {
 	return strings.Join(append(p.parts(now), p.nowLong(names, now)...), separator)
 }
 
-// status returns what is known of a running job in at most width cells of a terminal: all in
-// words if there is room for it, with as many derivations that build as there is room for; else in short,
-// and then what matters most.
+// status returns the progress of a running job in at most width cells of a terminal. If there is room, it is
+// in words, with as many derivations as fit. Otherwise it is abbreviated, and less important parts are
+// left out.
 func (p *progress) status(width int, now time.Time) string {
 	long := ""
 	for names := 1; names == 1 || names <= len(p.building); names++ {
 		status := p.describe(names, now)
-		// All of them can be shorter than all but one "and 1 more".
+		// The text with all names can be shorter than that with one name less and "and 1 more".
 		if displaywidth.String(status) <= width {
 			long = status
 		} else if names < len(p.building)-1 || long == "" {
@@ -52,12 +52,12 @@ func (p *progress) status(width int, now time.Time) string {
 	}
 }
 
-// cells returns how many cells parts take before what builds now.
+// cells returns how many cells the parts need, with the separator after them.
 func cells(parts []string) int {
 	return displaywidth.String(strings.Join(parts, separator) + separator)
 }
 
-// parts are the phase and what is done of it, in words.
+// parts returns the phase and its progress, in words.
 func (p *progress) parts(now time.Time) []string {
 	parts := []string{fmt.Sprintf("%s %s", cmp.Or(phaseWords[p.phase], termtext.Visible(string(p.phase)), "running"), duration(now.Sub(p.begun)))}
 	if p.phase == schemas.Wait && p.ahead > 0 {
@@ -72,7 +72,7 @@ func (p *progress) parts(now time.Time) []string {
 	}
 	if d := p.counts.Paths; d.Expected > 0 {
 		fetched := fmt.Sprintf("%d/%d paths fetched", d.Done, d.Expected)
-		if p.counts.Bytes.Expected > 0 { // nix-build tells none
+		if p.counts.Bytes.Expected > 0 { // nix-build reports none
 			fetched += ", " + p.bytes()
 		}
 		parts = append(parts, fetched)
@@ -83,7 +83,7 @@ func (p *progress) parts(now time.Time) []string {
 	return parts
 }
 
-// shortParts are the same in few characters. The first says most.
+// shortParts returns the same in few characters, the most important part first.
 func (p *progress) shortParts(now time.Time) (parts []string) {
 	d := p.counts.Derivations
 	switch {
@@ -100,7 +100,8 @@ func (p *progress) shortParts(now time.Time) (parts []string) {
 	return parts
 }
 
-// nowLong says what builds now, since when, and how many more do than it names.
+// nowLong returns the derivations that are being built with their times, and the number of those that it
+// leaves out.
 func (p *progress) nowLong(names int, now time.Time) []string {
 	if len(p.building) == 0 {
 		return nil
@@ -120,7 +121,7 @@ func (p *progress) nowLong(names int, now time.Time) []string {
 	return []string{text}
 }
 
-// nowShort is the same without phases in so many cells, or nothing if they do not do.
+// nowShort returns the same without phases in at most width cells, or nil if there is no room.
 func (p *progress) nowShort(width int, now time.Time) []string {
 	if len(p.building) == 0 {
 		return nil
@@ -142,7 +143,7 @@ func (p *progress) nowShort(width int, now time.Time) []string {
 	return []string{text}
 }
 
-// phaseWords are what a user reads of the phases.
+// phaseWords are the texts for the phases.
 var phaseWords = map[schemas.Phase]string{
 	schemas.Wait:     "waiting for a free slot",
 	schemas.Pull:     "pulling the image",
@@ -154,7 +155,7 @@ var phaseWords = map[schemas.Phase]string{
 	schemas.Done:     "ending",
 }
 
-// bytes says how much is downloaded of how much, in one unit.
+// bytes returns the downloaded and the expected bytes, such as 12.3/45.6 MiB.
 func (p *progress) bytes() string {
 	b := p.counts.Bytes
 	unit, name := unitOf(max(b.Done, b.Expected))
@@ -177,7 +178,7 @@ func size(bytes int64) string {
 	return fmt.Sprintf("%.1f %s", float64(bytes)/unit, name)
 }
 
-// unitOf returns the unit in which a number of bytes is best read.
+// unitOf returns the largest unit that is not larger than a number of bytes.
 func unitOf(bytes int64) (unit float64, name string) {
 	switch {
 	case bytes >= 1<<30:

@@ -16,13 +16,13 @@ const (
 	labelColor   = "\x1b[2m"    // faint
 )
 
-// A push is what the client knows of a job's cache.
+// A push is the cache that a job pushes to.
 type push struct {
 	target    string // its URL; empty: nothing is pushed
-	publicKey string // NAME:BASE64, as Nix trusts it; empty if the job does not sign
+	publicKey string // NAME:BASE64, for trusted-public-keys; empty if the job does not sign
 }
 
-// pushOf returns what a job says of its cache.
+// pushOf returns a job's cache.
 func pushOf(job []byte) push {
 	request, ok := schemas.ReadRequest(job)
 	if !ok || !request.BuildOptions.Cachix.Push {
@@ -32,13 +32,13 @@ func pushOf(job []byte) push {
 	return push{target: termtext.Visible(c.Target), publicKey: cachix.TrustedKey(c.Target, c.SigningKey)}
 }
 
-// appendSummary appends what is to be known of a job that has ended.
+// appendSummary appends the summary of a job that has ended.
 func (s *screen) appendSummary(dst []byte, last *schemas.Response) []byte {
 	for _, failed := range s.progress.failed {
 		dst = s.appendFailed(dst, failed)
 	}
 	verdict := s.progress.verdict
-	if verdict == nil { // of a builder that sends none
+	if verdict == nil { // the builder does not send one
 		verdict = &schemas.VerdictEvent{Seconds: s.now().Sub(s.progress.begun).Seconds()}
 	}
 	dst = append(dst, '\n')
@@ -52,7 +52,7 @@ func (s *screen) appendSummary(dst []byte, last *schemas.Response) []byte {
 	return dst
 }
 
-// title says how the job ended.
+// title returns the line with the result of the job.
 func (s *screen) title(last *schemas.Response, verdict *schemas.VerdictEvent) string {
 	took := seconds(verdict.Seconds)
 	switch {
@@ -88,7 +88,7 @@ func (s *screen) appendFailed(dst []byte, failed schemas.DerivationEvent) []byte
 	return dst
 }
 
-// rows are what else is known, each with a label.
+// rows returns the other lines of the summary, each with a label.
 func (s *screen) rows(verdict *schemas.VerdictEvent, succeeded bool) (rows [][2]string) {
 	add := func(label, text string) {
 		if text != "" {
@@ -123,7 +123,7 @@ func (s *screen) rows(verdict *schemas.VerdictEvent, succeeded bool) (rows [][2]
 	case !succeeded || s.target.target == "":
 	case results != nil && results.Get != "":
 		add("get it", termtext.Visible(results.Get))
-	case len(s.results) > 0: // of a builder that does not tell
+	case len(s.results) > 0: // the builder does not send them
 		add("get it", cachix.GetCommand(s.target.target, s.target.publicKey, s.results))
 	default:
 		add("get it", "from the substituter "+s.target.target+s.trust())
@@ -131,7 +131,7 @@ func (s *screen) rows(verdict *schemas.VerdictEvent, succeeded bool) (rows [][2]
 	return rows
 }
 
-// trust says which key makes Nix take what comes from the cache.
+// trust returns the part of a sentence with the key that Nix needs to trust the cache.
 func (s *screen) trust() string {
 	if s.target.publicKey == "" {
 		return ""

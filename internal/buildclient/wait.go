@@ -8,15 +8,14 @@ import (
 	"time"
 )
 
-// A client that waits for a place asks again after minRetry, then after twice as long, and so on up to
-// maxRetry, each time a little earlier or later than others do.
+// A client that waits for a free slot tries again after minRetry, then after twice as long, and so on up to
+// maxRetry. Each time is randomised, so that clients do not all try at the same moment.
 const (
 	minRetry = 500 * time.Millisecond
 	maxRetry = 5 * time.Second
 )
 
-// untilTaken calls send, and calls it again while the builder has no place for the job and the client
-// is to wait.
+// untilTaken calls send. With the option Wait, it calls send again while the builder has no free slot.
 func (o Options) untilTaken(ctx context.Context, send func() error) error {
 	for pause := minRetry; ; pause = min(2*pause, maxRetry) {
 		err := send()
@@ -24,7 +23,7 @@ func (o Options) untilTaken(ctx context.Context, send func() error) error {
 			return err
 		}
 		if pause == minRetry {
-			fmt.Fprintln(o.Stderr, "iglu-builder: the builder has no place for the job; waiting for one")
+			fmt.Fprintln(o.Stderr, "iglu-builder: the builder has no free slot for the job; waiting for one")
 		}
 		select {
 		case <-time.After(pause*3/4 + rand.N(pause/2)):

@@ -13,18 +13,19 @@ import (
 )
 
 const (
-	// eventSilence is after how long without a sign of life a stream of events counts as broken. The
-	// builder gives one every 15 s.
+	// eventSilence is the time without any data after which a stream of events counts as broken. The
+	// builder sends something at least every 15 s.
 	eventSilence = 45 * time.Second
-	// maxReconnects is how often a broken stream is opened again in a row, reconnectPause apart.
+	// maxReconnects is how many times in a row a broken stream is opened again, with reconnectPause between.
 	maxReconnects  = 10
 	reconnectPause = time.Second
-	// maxEvent bounds a message. A line of a log has 1 MiB at most, each byte of which may be escaped.
+	// maxEvent is the largest size of a message in bytes. A line of a log has at most 1 MiB, and each byte
+	// may be escaped.
 	maxEvent = 16 << 20
 )
 
-// Watch shows a job that runs or has run, from its beginning, until it has ended or ctx has; the job
-// goes on without it. What it returns is as of Submit.
+// Watch shows a running or ended job from its beginning, until the job or ctx has ended. It does not cancel
+// the job. It returns the same as Submit.
 func Watch(ctx context.Context, o Options, job string) (code int, err error) {
 	o.replay = true
 	v := newView(o)
@@ -35,23 +36,23 @@ func Watch(ctx context.Context, o Options, job string) (code int, err error) {
 }
 
 // A stream is a job's messages as server-sent events (https://html.spec.whatwg.org/#server-sent-events).
-// One that breaks is opened again after the latest message.
+// A broken stream is opened again after the latest message.
 type stream struct {
 	o     Options
 	job   string
 	flush func() error // is called before the client waits for more
-	shown error        // of flush
+	shown error        // the error of flush
 
 	body   io.Closer // nil: not open
 	in     *bufio.Reader
 	silent *time.Timer // ends the request
 	line   []byte
-	id     int64 // of the event that is being read
+	id     int64 // the number of the event that is being read
 	latest int64 // the number of the latest message
-	tries  int   // how often the stream was opened since then
+	tries  int   // how often the stream was opened since the latest message
 }
 
-// errEnded is why there is no more of a job that has no last message.
+// errEnded is the error if a job has ended and has no last message.
 var errEnded = errors.New("the job has ended without a result: its builder died, or could not keep its log")
 
 // next returns the next message.
@@ -81,8 +82,8 @@ func (s *stream) next(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// open opens the stream after the latest message, if it is not open. A builder that does not answer is
-// asked again, unless it never has.
+// open opens the stream after the latest message, if it is not open. It tries again if the builder does not
+// answer but has sent messages before.
 func (s *stream) open(ctx context.Context) error {
 	u := api(s.o.URL, jobsPath+"/"+s.job+"/events")
 	u.RawQuery = "from=" + strconv.FormatInt(s.latest+1, 10)
@@ -133,10 +134,10 @@ func (s *stream) close() {
 	}
 }
 
-// errEvent is why a stream is no stream of the builder's events.
-var errEvent = errors.New("the builder sent what is not an event of its protocol")
+// errEvent is the error if a stream is not one of a builder's events.
+var errEvent = errors.New("the builder sent an invalid event")
 
-// read returns the next message of the stream. Its events each have one line of data.
+// read returns the next message of the stream. Each event has one line of data.
 func (s *stream) read() ([]byte, error) {
 	for {
 		if err := s.readLine(); err != nil {
@@ -153,7 +154,7 @@ func (s *stream) read() ([]byte, error) {
 		case "data":
 			s.latest = s.id
 			return value, nil
-		case "event": // the end, the only one that a client of lines is sent
+		case "event": // the end of the job: clients get no other named event
 			return nil, errEnded
 		}
 	}

@@ -17,7 +17,7 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// An api is a builder's HTTP API, of functions.
+// An api is a fake of a builder's HTTP API.
 type apiServer struct {
 	*httptest.Server
 	mu    sync.Mutex
@@ -50,7 +50,7 @@ func (s *apiServer) wantAsked(t *testing.T, want ...string) {
 	}
 }
 
-// event encodes a message as the builder's stream does.
+// event encodes a message like the builder's stream.
 func event(m schemas.Message) string {
 	return fmt.Sprintf("id: %d\ndata: %s\n\n", m.Seq, schemas.Document.AppendMessage(nil, &m))
 }
@@ -92,23 +92,23 @@ func TestWatch(t *testing.T) {
 	api.wantAsked(t, from+"1", from+"3", from+"3", from+"4")
 }
 
-// TestWatchEnds has a stream end in other ways.
+// TestWatchEnds checks other ends of a stream.
 func TestWatchEnds(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer func(w http.ResponseWriter)
 		want   string
 	}{
 		"no such job": {func(w http.ResponseWriter) {
-			http.Error(w, "There is no such job, or none any more.", http.StatusNotFound)
+			http.Error(w, "There is no such job, or it is no longer kept.", http.StatusNotFound)
 		},
-			"refuses: There is no such job, or none any more."},
-		"no token":       {func(w http.ResponseWriter) { http.Error(w, "", http.StatusUnauthorized) }, "wants another token"},
+			"refuses: There is no such job, or it is no longer kept."},
+		"no token":       {func(w http.ResponseWriter) { http.Error(w, "", http.StatusUnauthorized) }, "needs another token"},
 		"nothing more":   {func(w http.ResponseWriter) { w.WriteHeader(http.StatusNoContent) }, "has ended without a result"},
 		"without result": {func(w http.ResponseWriter) { io.WriteString(w, jobOf(0)[0]+"event: end\ndata: {}\n\n") }, "has ended without a result"},
-		"no message":     {func(w http.ResponseWriter) { io.WriteString(w, "data: {\n\n") }, "not a message of its protocol"},
-		"no number":      {func(w http.ResponseWriter) { io.WriteString(w, "id: x\n") }, "not an event of its protocol"},
+		"no message":     {func(w http.ResponseWriter) { io.WriteString(w, "data: {\n\n") }, "sent an invalid message"},
+		"no number":      {func(w http.ResponseWriter) { io.WriteString(w, "id: x\n") }, "sent an invalid event"},
 		"endless": {func(w http.ResponseWriter) { io.WriteString(w, "data: "+strings.Repeat("x", maxEvent)) },
-			"not an event of its protocol"},
+			"sent an invalid event"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, o := startAPI(t, func(w http.ResponseWriter, _ *http.Request, _ int) { test.answer(w) })
@@ -121,7 +121,7 @@ func TestWatchEnds(t *testing.T) {
 	}
 }
 
-// TestWatchCancelled ends the watching while nothing comes.
+// TestWatchCancelled ends the watching while no message arrives.
 func TestWatchCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	done := errors.New("done")
@@ -137,12 +137,12 @@ func TestWatchCancelled(t *testing.T) {
 	}
 }
 
-// failing is an output that takes nothing.
+// failing is an output whose writes fail.
 type failing struct{}
 
 func (failing) Write([]byte) (int, error) { return 0, errors.New("the disk is full") }
 
-// TestWatchCannotShow has the log not be printed: it is not asked for again.
+// TestWatchCannotShow checks that the log is not requested again if it cannot be printed.
 func TestWatchCannotShow(t *testing.T) {
 	api, o := startAPI(t, func(w http.ResponseWriter, _ *http.Request, _ int) {
 		io.WriteString(w, strings.Join(jobOf(0)[:3], ""))
@@ -154,7 +154,7 @@ func TestWatchCannotShow(t *testing.T) {
 	api.wantAsked(t, "GET /api/v1/jobs/job/events?from=1")
 }
 
-// TestDetach sends a job to builders that take it, have no place for it, or refuse it.
+// TestDetach sends a job to builders that accept it, are busy, or refuse it.
 func TestDetach(t *testing.T) {
 	const taken = `{"id":"abc","record":"/api/v1/jobs/abc"}`
 	busy := string(schemas.Busy().Encode())
@@ -169,8 +169,8 @@ func TestDetach(t *testing.T) {
 		"busy, waits":   {true, []string{"429 " + busy, "429 " + busy, "202 " + taken}, "abc", ""},
 		"refused":       {true, []string{`400 {"error":"The job is not valid.","msg":"It has no command."}`}, "", "The job is not valid. It has no command."},
 		"too large":     {true, []string{`413 {"error":"x"}`}, "", "IGLU_MAX_REQUEST_BYTES"},
-		"older builder": {true, []string{"405 Method Not Allowed"}, "", "is not a builder that takes jobs without a connection"},
-		"no id":         {true, []string{"202 {}"}, "", "does not say which job it has taken: {}"},
+		"older builder": {true, []string{"405 Method Not Allowed"}, "", "is not a builder that accepts jobs without a connection"},
+		"no id":         {true, []string{"202 {}"}, "", "answer has no job's id: {}"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, o := startAPI(t, func(w http.ResponseWriter, r *http.Request, nth int) {
@@ -218,11 +218,11 @@ func TestWait(t *testing.T) {
 	}
 }
 
-// TestCancel cancels a job that runs, and one that does not.
+// TestCancel cancels a running job, and one that has ended.
 func TestCancel(t *testing.T) {
 	api, o := startAPI(t, func(w http.ResponseWriter, _ *http.Request, nth int) {
 		if nth > 1 {
-			http.Error(w, "The job does not run any more.", http.StatusConflict)
+			http.Error(w, "The job is not running any more.", http.StatusConflict)
 			return
 		}
 		w.WriteHeader(http.StatusAccepted)
@@ -230,7 +230,7 @@ func TestCancel(t *testing.T) {
 	if err := Cancel(t.Context(), o, "abc"); err != nil {
 		t.Error(err)
 	}
-	if err := Cancel(t.Context(), o, "abc"); err == nil || !strings.HasSuffix(err.Error(), "refuses: The job does not run any more.") {
+	if err := Cancel(t.Context(), o, "abc"); err == nil || !strings.HasSuffix(err.Error(), "refuses: The job is not running any more.") {
 		t.Errorf("of one that has ended: %v", err)
 	}
 	const cancel = "POST /api/v1/jobs/abc/cancel"

@@ -15,10 +15,10 @@ import (
 	"iglu.sh/builder/orchestrator/stores"
 )
 
-// A Node is an engine that the builder of the settings uses, for what people do there by hand.
+// A Node is an engine that the configured builder uses, opened for a command such as cleanup.
 type Node struct {
-	// Name is that of the engine's machine, with the address behind it if others have the same; empty if the
-	// builder uses one engine.
+	// Name is the name of the engine's machine, followed by its address if another machine has the same
+	// name. It is empty if the builder uses one engine.
 	Name   string
 	Engine orchestrator.Unused
 	Stores stores.Options // how its stores are kept
@@ -26,8 +26,8 @@ type Node struct {
 	address, id string
 }
 
-// OpenNodes returns the engine of the settings, or those of all nodes that can be reached. The error says why
-// others cannot, each in a line. Who calls it closes the engines.
+// OpenNodes returns the engine of the settings, or those of all nodes that can be reached. The error has a
+// line for each node that cannot be reached, with the reason. The caller closes the engines.
 func (s *Settings) OpenNodes(ctx context.Context, log *slog.Logger) (nodes []Node, err error) {
 	if len(s.Nodes) == 0 {
 		e, err := s.OpenEngine("", log)
@@ -45,13 +45,13 @@ func (s *Settings) OpenNodes(ctx context.Context, log *slog.Logger) (nodes []Nod
 	})
 }
 
-// openNodes returns the nodes that can be reached, of names that stand for one or several.
+// openNodes returns the nodes that can be reached. A name can resolve to several nodes.
 func openNodes(ctx context.Context, r resolver, names []string, options stores.Options, open func(address string) (orchestrator.Unused, error)) (nodes []Node, failed error) {
 	var all []string
 	for _, name := range names {
 		addresses, err := resolve(ctx, r, []string{name})
 		if err == nil && len(addresses) == 0 {
-			err = errors.New("no address is known by that name")
+			err = errors.New("the name resolves to no address")
 		}
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("node %s: %w", name, err))
@@ -90,7 +90,7 @@ func openNode(ctx context.Context, address string, options stores.Options, open 
 	return Node{}, err
 }
 
-// distinct returns each engine once, with a name that no other has, and closes others.
+// distinct returns each engine once, with a unique name, and closes duplicates.
 func distinct(nodes []Node) []Node {
 	slices.SortFunc(nodes, func(a, b Node) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.address, b.address)) })
 	known := make(map[string]bool)

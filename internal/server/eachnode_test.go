@@ -17,7 +17,7 @@ import (
 	"iglu.sh/builder/test/kit/memengine"
 )
 
-// A closable engine notes that it was closed.
+// A closable engine records that it was closed.
 type closable struct {
 	*memengine.Engine
 	closed bool
@@ -30,7 +30,8 @@ func (c *closable) Close() error {
 
 func (c *closable) RemoveUnused(context.Context, func(kind, name string)) error { return nil }
 
-// TestOpenNodes opens nodes of which one has two addresses, two have one name, one is away, and one is not known.
+// TestOpenNodes opens nodes: one with two addresses, two with the same name, one that does not answer, and one
+// whose name is unknown.
 func TestOpenNodes(t *testing.T) {
 	var mu sync.Mutex
 	opened := make(map[string]*closable)
@@ -68,11 +69,11 @@ func TestOpenNodes(t *testing.T) {
 	if diff := cmp.Diff([]string{"node-1 stores/nodes/id_1", "twin (2:1) stores/nodes/id_2", "twin (3:1) stores/nodes/id_3"}, got); diff != "" {
 		t.Errorf("the nodes (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"node gone:1: no address is known by that name", "node away:1: It does not answer. (connection refused)", "node odd:1: it is no address"}, failed); diff != "" {
+	if diff := cmp.Diff([]string{"node gone:1: the name resolves to no address", "node away:1: It does not answer. (connection refused)", "node odd:1: it is no address"}, failed); diff != "" {
 		t.Errorf("the errors (-want +got):\n%s", diff)
 	}
 	if !opened["away"].closed || opened["1"].closed == opened["alias"].closed || opened["2"].closed {
-		t.Error("what is of no use is not closed, or what is, is")
+		t.Error("the wrong engines are closed")
 	}
 }
 

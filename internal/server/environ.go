@@ -8,9 +8,9 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// WarnUnknown logs a warning for each variable of environ that begins with IGLU_ and is neither
-// a setting of the server nor one of others, the variables of other commands. The warning does
-// not hold the variable's value, which may be a secret. An empty variable is one that is not set.
+// WarnUnknown logs a warning for each variable of environ that begins with IGLU_ and is neither a setting of
+// the server nor one of others, the variables of other commands. The warning does not contain the variable's
+// value, which may be a secret. An empty variable counts as not set.
 func WarnUnknown(environ, others []string, log *slog.Logger) {
 	known := append(variables(), others...)
 	environ = slices.Sorted(slices.Values(environ))
@@ -28,7 +28,7 @@ func WarnUnknown(environ, others []string, log *slog.Logger) {
 	}
 }
 
-// variables returns the names of the variables that set the server.
+// variables returns the names of the environment variables of all settings.
 func variables() (names []string) {
 	for _, setting := range Table() {
 		names = append(names, setting.Env)

@@ -13,28 +13,28 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// maxNixConf bounds the operator's lines of nix.conf, in bytes: they become one environment
+// maxNixConf is the largest size of the operator's lines of nix.conf, in bytes. They become one environment
 // variable, for which Linux allows 128 KiB.
 const maxNixConf = 96 << 10
 
-// ours are the settings of Nix that decide whether a job can harm others, or that jobs need, and
-// what sets them in place of nix.conf.
+// ours are the settings of Nix that the operator cannot set, because they keep jobs apart or jobs need them,
+// each with the reason or with what to use instead.
 var ours = map[string]string{
-	"accept-flake-config":   "IGLU_ACCEPT_FLAKE_CONFIG says that",
-	"sandbox":               "IGLU_NIX_SANDBOX says that",
-	"sandbox-fallback":      "IGLU_NIX_SANDBOX says that",
-	"allowed-users":         "IGLU_JOB_USER says who jobs run as",
-	"trusted-users":         "IGLU_JOB_USER says who jobs run as",
+	"accept-flake-config":   "use IGLU_ACCEPT_FLAKE_CONFIG",
+	"sandbox":               "use IGLU_NIX_SANDBOX",
+	"sandbox-fallback":      "use IGLU_NIX_SANDBOX",
+	"allowed-users":         "use IGLU_JOB_USER",
+	"trusted-users":         "use IGLU_JOB_USER",
 	"build-users-group":     "the builder sets it for each job",
 	"build-dir":             "the builder sets it for each job",
-	"experimental-features": "it would take flakes away; use extra-experimental-features",
+	"experimental-features": "it would disable flakes; use extra-experimental-features",
 	"json-log-path":         "the builder sets it for each job",
 	"store":                 "a job's Nix store is its container's own",
-	"tarball-ttl":           "it is 0 in each job, so that none builds what a branch was",
+	"tarball-ttl":           "it is 0 in each job, so that each builds the newest commit of a branch",
 }
 
-// readNixConf reads the operator's settings of Nix from a file, if one is named. What can be known
-// to be wrong is an error; what is a setting at all, only the job image's Nix knows, and warns.
+// readNixConf reads the operator's settings of Nix from a file, if there is one. It returns an error for
+// wrong values. It accepts unknown settings: only the job image's Nix knows which exist, and warns.
 func readNixConf(file string) (orchestrator.NixSettings, error) {
 	if file == "" {
 		return orchestrator.NixSettings{}, nil
@@ -63,8 +63,8 @@ func readBounded(name string, most int64) (string, error) {
 	return string(text), err
 }
 
-// parseNixConf reads lines of nix.conf. Its errors name lines, and hold nothing of what stands in
-// them but the names of settings.
+// parseNixConf reads lines of nix.conf. Its errors contain line numbers and names of settings, but no values,
+// which may be secret.
 func parseNixConf(text string) (orchestrator.NixSettings, error) {
 	var none, result orchestrator.NixSettings
 	settings, err := nixconf.Parse(text)
@@ -74,7 +74,7 @@ func parseNixConf(text string) (orchestrator.NixSettings, error) {
 	var lines nixconf.Lines
 	for _, setting := range settings {
 		if strings.ContainsFunc(setting.Value, unicode.IsControl) {
-			return none, fmt.Errorf("line %d: %s holds a control character", setting.Line, setting.Name)
+			return none, fmt.Errorf("line %d: %s contains a control character", setting.Line, setting.Name)
 		}
 		if why := ours[setting.Base()]; why != "" && setting.Name != "extra-experimental-features" {
 			return none, fmt.Errorf("line %d: %s cannot be set here: %s", setting.Line, setting.Name, why)
@@ -100,18 +100,18 @@ func parseNixConf(text string) (orchestrator.NixSettings, error) {
 	return result, nil
 }
 
-// trusting are the settings that decide which paths Nix takes from elsewhere.
+// trusting are the settings that decide which paths Nix accepts from other machines.
 var trusting = []string{"substituters", "trusted-substituters", "trusted-public-keys", "require-sigs", "builders"}
 
 // addTokens adds the words HOST=TOKEN of a setting.
 func addTokens(to *orchestrator.NixSettings, setting nixconf.Setting) error {
-	if to.AccessTokens == nil || setting.Name == setting.Base() { // a line without "extra-" stands for all before
+	if to.AccessTokens == nil || setting.Name == setting.Base() { // a line without "extra-" replaces all lines before it
 		to.AccessTokens = make(map[string]string)
 	}
 	for _, word := range setting.Words() {
 		host, token, ok := strings.Cut(word, "=")
 		if !ok || !schemas.IsTokenHost(host) || token == "" {
-			return fmt.Errorf("line %d: %s must hold words of the form HOST=TOKEN, such as github.com=…", setting.Line, setting.Name)
+			return fmt.Errorf("line %d: %s must be a list of HOST=TOKEN, such as github.com=…", setting.Line, setting.Name)
 		}
 		to.AccessTokens[host] = token
 	}

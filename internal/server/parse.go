@@ -20,7 +20,7 @@ import (
 	"iglu.sh/builder/orchestrator"
 )
 
-// value is a setting that parse makes from text.
+// value is a flag whose value parse reads from text.
 type value[T any] struct {
 	target *T
 	text   string
@@ -32,7 +32,7 @@ func parsed[T any](target *T, kind Kind, parse func(string) (T, error)) *value[T
 	return &value[T]{target: target, kind: kind, parse: parse}
 }
 
-// choice is a setting that is one of some words.
+// choice returns a flag whose value is one of some words.
 func choice[T ~string](target *T, words ...T) *value[T] {
 	kind := Kind{Type: Word}
 	for _, word := range words {
@@ -52,7 +52,8 @@ func (v *value[T]) Set(text string) error {
 
 func (v *value[T]) String() string { return v.text }
 
-func (v *value[T]) Type() string { return string(v.kind.Type) }
+// Type returns what --help shows after the flag.
+func (v *value[T]) Type() string { return v.kind.Placeholder }
 
 func (v *value[T]) Kind() Kind { return v.kind }
 
@@ -87,7 +88,7 @@ func parseInstance(text string) (string, error) {
 	return text, nil
 }
 
-// oneOf returns what parses a setting that is one of some words.
+// oneOf returns a parser that accepts some words.
 func oneOf[T ~string](words ...T) func(string) (T, error) {
 	return func(text string) (T, error) {
 		if !slices.Contains(words, T(text)) {
@@ -178,10 +179,10 @@ func parsePublicURL(text string) (string, error) {
 	return strings.TrimRight(text, "/"), nil
 }
 
-// maxJobs is more than a machine can run at once: each job takes a container, and a connection.
+// maxJobs is more than a machine can run at once: each job needs a container and a connection.
 const maxJobs = 256
 
-// maxQueued is more than anybody waits behind: each takes a connection, and a log.
+// maxQueued is longer than any useful queue. Each waiting job needs a connection and a log.
 const maxQueued = 1000
 
 func parseMaxQueued(text string) (int, error) {
@@ -208,7 +209,7 @@ func parseBytes(text string) (int64, error) {
 	return n, nil
 }
 
-// leastMemory is what a job's container needs before it does anything.
+// leastMemory is what a job's container needs to start, in bytes.
 const leastMemory = 64 << 20
 
 func parseMemory(text string) (orchestrator.Amount, error) {
@@ -231,13 +232,13 @@ func parseCPUs(text string) (orchestrator.Amount, error) {
 	})
 }
 
-// leastCPUs is the least that engines take, mostCPUs what no machine has.
+// leastCPUs is the minimum that engines accept. No machine has mostCPUs.
 const leastCPUs, mostCPUs = 0.01, 1e6
 
 var shareForm = lazyregexp.New(`^(100|[1-9]\d?)%$`)
 
-// parseAmount reads an amount that is a share, or what parseFixed makes of it. Whatever is
-// wrong, the sentence says what would be right.
+// parseAmount reads an amount: a percentage, or a number that parseFixed reads. Every error is the sentence,
+// which says what is valid.
 func parseAmount(text, sentence string, parseFixed func(string) (float64, error)) (a orchestrator.Amount, err error) {
 	if m := shareForm().FindStringSubmatch(text); m != nil {
 		a.Share, err = strconv.ParseFloat(m[1], 64)
@@ -251,7 +252,7 @@ func parseAmount(text, sentence string, parseFixed func(string) (float64, error)
 	return a, err
 }
 
-// leastPIDs is what it takes to fetch a source and run Nix.
+// leastPIDs is how many processes are needed to fetch a source and run Nix.
 const leastPIDs = 64
 
 func parsePIDs(text string) (int64, error) {
@@ -262,7 +263,7 @@ func parsePIDs(text string) (int64, error) {
 	return n, nil
 }
 
-// LeastLogBytes leaves room for the end of a log that is cut.
+// LeastLogBytes is the smallest --max-log-bytes. It has room for the end of a log that is cut.
 const LeastLogBytes = 256 << 10
 
 func parseLogBytes(text string) (int64, error) {
@@ -312,7 +313,7 @@ func parseUploads(text string) (int, error) {
 	return n, nil
 }
 
-// Sizes of parts in bytes: S3 takes no smaller ones, and every upload keeps one in memory.
+// Sizes of parts in bytes: S3 accepts no smaller ones, and every upload keeps one in memory.
 const (
 	leastPartSize = 5 << 20
 	maxPartSize   = 1 << 30
@@ -333,7 +334,7 @@ func parseLogFormat(text string) (string, error) {
 	return text, nil
 }
 
-// parseJSONLogging returns the log's format that JSON_LOGGING stands for.
+// parseJSONLogging returns the log's format for a value of JSON_LOGGING.
 func parseJSONLogging(text string) (string, error) {
 	switch text {
 	case "true":

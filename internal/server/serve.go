@@ -30,16 +30,16 @@ import (
 )
 
 const (
-	// headerTimeout bounds how long a client may take to send a request's header.
+	// headerTimeout limits the time in which a client sends a request's header.
 	headerTimeout = 10 * time.Second
-	// shutdownTimeout bounds the wait for plain requests when the server stops.
+	// shutdownTimeout limits the wait for plain requests when the server stops.
 	shutdownTimeout = 5 * time.Second
-	// pruneInterval is how often logs are removed that have become too old.
+	// pruneInterval is how often old logs are removed.
 	pruneInterval = time.Hour
 )
 
-// Serve runs the server until ctx ends, and after that for as long as running jobs take: at most the
-// time of grace, and only until force ends. program is what runs in the containers.
+// Serve runs the server until ctx ends. Running jobs may then continue for the time ShutdownGrace, or until
+// force ends. program is the file of the program that runs in the containers.
 func Serve(ctx, force context.Context, s Settings, program string, build metrics.Build, log *slog.Logger) error {
 	token, err := s.token()
 	if err != nil {
@@ -129,14 +129,14 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	return err
 }
 
-// jobs are a builder's, as the sessions of clients see them.
+// jobs adapts a builder to the interface of wsapi.
 type jobs struct{ *orchestrator.Builder }
 
 func (j jobs) Start(ctx context.Context, request *schemas.Request, client string) wsapi.Job {
 	return j.Builder.Start(ctx, request, client)
 }
 
-// builder returns how jobs are run.
+// builder returns the options for running jobs.
 func (s *Settings) builder(nix orchestrator.NixSettings, buildID string, observer orchestrator.Observer) orchestrator.Options {
 	return orchestrator.Options{
 		MaxJobs:      s.MaxJobs,
@@ -160,8 +160,8 @@ func (s *Settings) builder(nix orchestrator.NixSettings, buildID string, observe
 // maxStates is more than there are builders that share a folder.
 const maxStates = 100
 
-// openState opens the history in the first of the instance's folders that no other builder has: the
-// instance's own, or a folder in it named 2, 3, and so on.
+// openState opens the history in the first of the instance's folders that no other builder uses: the folder
+// of the instance, or a folder in it named 2, 3, and so on.
 func (s *Settings) openState() (folder string, records *history.History, err error) {
 	for n := 1; ; n++ {
 		folder = s.folder("")
@@ -176,17 +176,17 @@ func (s *Settings) openState() (folder string, records *history.History, err err
 }
 
 const (
-	// endTime is how long the end of running jobs takes at most, once they are cancelled: their
-	// containers get 3 s, and their clients their last message.
+	// endTime is the longest time that cancelled jobs need to end: their containers get 3 s, and their
+	// clients get their last message.
 	endTime = 5 * time.Second
-	// safetyTime is left over before the server is killed.
+	// safetyTime is the time between the end of the last job and the kill of the server.
 	safetyTime = 2 * time.Second
 	// StopMargin is how much longer than the grace of its jobs the server needs to stop.
 	StopMargin = endTime + safetyTime
 )
 
-// grace returns how long running jobs may go on for. The server's container is killed after the time
-// that the engine tells, or not at all if that is 0.
+// grace returns how long running jobs may continue. The server's container is killed after stopTimeout, or
+// never if that is 0.
 func (s *Settings) grace(stopTimeout time.Duration, log *slog.Logger) time.Duration {
 	stopTimeout = cmp.Or(s.StopTimeout, stopTimeout)
 	if stopTimeout == 0 {
@@ -194,23 +194,23 @@ func (s *Settings) grace(stopTimeout time.Duration, log *slog.Logger) time.Durat
 	}
 	most := max(0, stopTimeout-StopMargin)
 	if most < s.ShutdownGrace {
-		log.Info("running jobs get less time than IGLU_SHUTDOWN_GRACE says: the server would be killed before", "grace", most, "killed", stopTimeout)
+		log.Info("running jobs get less time than IGLU_SHUTDOWN_GRACE: the server would be killed earlier", "grace", most, "killed", stopTimeout)
 	}
 	return min(most, s.ShutdownGrace)
 }
 
-// hintAtFolder adds to an error of the state's folder what can be done.
+// hintAtFolder adds a hint to an error of the state folder.
 func hintAtFolder(err error) error {
 	if errors.Is(err, history.ErrNewer) {
 		return fmt.Errorf("%w\nhint: start that version or a later one, or give this one another folder (IGLU_STATE_DIR)", err)
 	}
 	if _, ok := errors.AsType[*fs.PathError](err); ok {
-		return fmt.Errorf("%w\nhint: IGLU_STATE_DIR names a folder that the builder may write to", err)
+		return fmt.Errorf("%w\nhint: set IGLU_STATE_DIR to a folder that the builder may write to", err)
 	}
 	return err
 }
 
-// inBackground runs work until the function that it returns is called, which waits for it.
+// inBackground runs work in a goroutine. stop ends it and waits for it.
 func inBackground(ctx context.Context, work func(ctx context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
@@ -224,7 +224,7 @@ func inBackground(ctx context.Context, work func(ctx context.Context)) (stop fun
 	}
 }
 
-// listen returns what the server is reached by, and warns if that is too much.
+// listen returns the listener of the server. It warns if others can reach it without a token.
 func listen(s Settings, log *slog.Logger) (net.Listener, error) {
 	plain, err := net.Listen("tcp", s.Listen)
 	if err != nil {
@@ -237,21 +237,21 @@ func listen(s Settings, log *slog.Logger) (net.Listener, error) {
 	}
 	if addr, ok := plain.Addr().(*net.TCPAddr); ok && !addr.IP.IsLoopback() && s.TokenFile == "" {
 		log.Warn("no token is set (IGLU_TOKEN_FILE): anyone who can reach this address can run programs on the container engine; "+
-			"behind a published port that can be a job, too, which looks like a client of the machine: publish it on 127.0.0.1 only, or set a token",
+			"through a published port a job can reach it, too, and looks like a client on this machine: publish the port on 127.0.0.1 only, or set a token",
 			"addr", addr.String())
 	}
 	return listener, nil
 }
 
-// notify tells systemd how the server is, if systemd has started it.
+// notify sends the state of the server to systemd, if systemd has started it.
 func notify(state string, log *slog.Logger) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		log.Warn("cannot notify systemd", "err", err)
 	}
 }
 
-// serveHTTP answers requests until ctx ends, and those under way a little longer. It cancels running
-// jobs then, and calls stopWatching, because the requests of watchers would not end.
+// serveHTTP answers requests until ctx ends. Then it cancels running jobs, calls stopWatching, which ends the
+// requests of watchers, and waits for open requests for at most shutdownTimeout.
 func serveHTTP(ctx context.Context, listener net.Listener, api *wsapi.Server, stopWatching func(), log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           api,

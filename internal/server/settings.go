@@ -21,8 +21,7 @@ import (
 	"iglu.sh/builder/orchestrator/stores"
 )
 
-// Settings are what can be set of the server. Each is a flag and an environment variable; Table lists
-// them.
+// Settings are the settings of the server. Each is a flag and an environment variable; Table lists them.
 type Settings struct {
 	Listen          string
 	TokenFile       string
@@ -49,7 +48,7 @@ type Settings struct {
 	MaxRequestBytes int64
 	ClientTimeout   time.Duration
 	ShutdownGrace   time.Duration
-	StopTimeout     time.Duration // 0: as the engine says
+	StopTimeout     time.Duration // 0: that of the server's container
 	Drain           bool
 	PublicURL       string
 	StateDir        string
@@ -67,7 +66,7 @@ type Settings struct {
 	Nodes      []string // addresses of agents; none: there is one engine
 	RetryLost  bool
 	AgentKeys  string
-	EngineHost string // not to be set by flag: DOCKER_HOST is what every Docker client has
+	EngineHost string // not a flag: DOCKER_HOST sets it, as for every Docker client
 }
 
 // Register adds a flag for each setting, with its default.
@@ -78,102 +77,102 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		}
 		flags.Var(target, name, usage)
 	}
-	add(parsed(&s.Listen, matching(`.*:[0-9a-z-]+`), parseAddress), "listen", "127.0.0.1:3000",
-		"`address` to listen on; port 0 takes a free one")
+	add(parsed(&s.Listen, matching("ADDRESS", `.*:[0-9a-z-]+`), parseAddress), "listen", "127.0.0.1:3000",
+		"address to listen on; with port 0, any free port")
 	add(parsed(&s.TokenFile, file, parseAny), "token-file", "",
-		"`file` with the token that clients must show (default none is asked for)")
+		"file with the token that clients must send (default no token is needed)")
 	add(parsed(&s.AllowedOrigins, list, parseOrigins), "allowed-origins", "",
-		"origins of pages that may connect beside the builder's own, a `list` separated by commas; without a token, also names by which the builder may be called")
+		"origins of pages that may connect besides the builder's own, separated by commas; without a token, also the host names that clients may use for the builder")
 	add(parsed(&s.TLSCert, file, parseAny), "tls-cert", "",
-		"`file` with the certificate for TLS and its chain (default plain HTTP)")
+		"file with the certificate for TLS and its chain (default plain HTTP)")
 	add(parsed(&s.TLSKey, file, parseAny), "tls-key", "",
-		"`file` with the certificate's key")
-	add(parsed(&s.JobImage, anyText, parseImage), "job-image", images.Default,
-		"`image` that jobs run in")
+		"file with the certificate's private key")
+	add(parsed(&s.JobImage, anyText("IMAGE"), parseImage), "job-image", images.Default,
+		"image that jobs run in")
 	add(choice(&s.Pull, images.PullMissing, images.PullAlways, images.PullNever), "pull", "missing",
-		"`when` the job image is pulled: missing (if the engine does not have it), always or never")
+		"when to pull the job image: missing (if the engine does not have it), always (before each job) or never")
 	add(choice(&s.Store, stores.Repository, stores.Shared, stores.Ephemeral), "store", "repository",
-		"`who` shares a Nix store, one job after the other: repository (the jobs of one), shared (all jobs) or ephemeral (nobody)")
+		"which jobs share a Nix store, one at a time: repository (those of one repository), shared (all) or ephemeral (none)")
 	add(parsed(&s.StoreMaxBytes, size, parseBytes), "store-max-bytes", "50GB",
-		"largest `size` of all stores together; the ones used least recently go first")
+		"largest size of all stores together; the least recently used ones are removed first")
 	add(parsed(&s.StoreWait, duration, parseDuration), "store-wait", "5m",
-		"`time` that a job waits for a Nix store that another job has; then it has one of its own")
+		"time that a job waits for a Nix store that another job is using; then it starts with the image's own store")
 	add(parsed(&s.MaxJobs, number(1, maxJobs), parseMaxJobs), "max-jobs", "1",
-		"`how many` jobs run at once; shares of the machine are divided by it")
+		"number of jobs that run at once; limits of a job in percent are divided by it")
 	add(parsed(&s.MaxQueued, number(0, maxQueued), parseMaxQueued), "max-queued", "0",
-		"`how many` jobs wait for their turn while all slots are taken; others are told that the builder is busy")
-	add(parsed(&s.JobNetwork, anyText, parseAny), "job-network", "",
-		"the engine's `network` for jobs (default a bridge of the builder's own)")
+		"number of jobs that can wait while all slots are taken; further clients get the answer that the builder is busy")
+	add(parsed(&s.JobNetwork, anyText("NAME"), parseAny), "job-network", "",
+		"the engine's network for jobs (default a bridge that the builder creates)")
 	add(parsed(&s.Limits.Memory, memory, parseMemory), "job-memory", "75%",
-		"most `memory` of a job, as a size or as a share of the engine's machine, divided by --max-jobs")
+		"memory limit of a job: a size, or a percentage of the machine's memory, which is divided by --max-jobs")
 	add(parsed(&s.Limits.CPUs, cpus, parseCPUs), "job-cpus", "100%",
-		"most `CPUs` of a job, as a number or as a share of the engine's machine, divided by --max-jobs")
+		"CPU limit of a job: a number of CPUs, or a percentage of the machine's CPUs, which is divided by --max-jobs")
 	add(parsed(&s.Limits.PIDs, number(leastPIDs, math.MaxInt32), parsePIDs), "job-pids", "4096",
-		"most `processes` and threads of a job at once")
+		"limit of a job's processes and threads")
 	add(choice(&s.JobUser, orchestrator.UserNix, orchestrator.UserRoot), "job-user", "nix",
-		"`who` a job's command runs as: nix (an unprivileged user, for whom a nix-daemon builds) or root (who can change the job's Nix store at will)")
+		"user that a job's command runs as: nix (unprivileged, with a nix-daemon that builds) or root (can change the job's Nix store at will)")
 	add(choice(&s.Sandbox, docker.SandboxAuto, docker.SandboxOn, docker.SandboxOff), "nix-sandbox", "auto",
-		"`when` Nix uses its own sandbox: auto (where the engine can and that opens no way out of the container), on or off")
+		"when Nix uses its own sandbox: auto (if the engine supports it and it opens no way out of the container), on or off")
 	add(parsed(&s.SandboxUnsafe, yesNo, parseYesNo), "nix-sandbox-unsafe", "no",
-		"`yes` lets the sandbox be on even where it opens a way out of the container")
+		"allow --nix-sandbox=on even if the sandbox opens a way out of the container")
 	add(parsed(&s.NixConfFile, file, parseAny), "nix-conf-file", "",
-		"`file` with lines of nix.conf for all jobs, access-tokens among them (default none)")
+		"file with lines of nix.conf for all jobs, including access-tokens (default none)")
 	add(parsed(&s.FlakeConfig, yesNo, parseYesNo), "accept-flake-config", "no",
-		"`yes` lets the substituters and keys count that a flake itself names (nixConfig)")
+		"accept the substituters and keys that a flake sets in its nixConfig")
 	add(parsed(&s.Deadlines.Build, duration, parseDuration), "build-timeout", "6h",
-		"`time` after which a job is cancelled")
+		"time after which a job is cancelled")
 	add(parsed(&s.Deadlines.Silence, duration.or("off"), parseDurationOrOff), "silence-timeout", "off",
-		"`time` without output after which a job is cancelled, or off")
-	add(parsed(&s.Instance, matching(instanceForm), parseInstance), "instance", "default",
-		"`name` that labels everything made on the engine; builders of one name share their Nix stores")
+		"time without output after which a job is cancelled, or off")
+	add(parsed(&s.Instance, matching("NAME", instanceForm), parseInstance), "instance", "default",
+		"name that labels everything made on the engine; builders with the same name share their Nix stores")
 	add(parsed(&s.AllowedCommands, list, parseWords), "allowed-commands", "nix,nix-build",
-		"programs that a job may run, a `list` separated by commas")
+		"programs that a job may run, separated by commas")
 	add(parsed(&s.RequestTimeout, duration, parseDuration), "request-timeout", "30s",
-		"`time` that a client has to send its job")
+		"time that a client has to send its job")
 	add(parsed(&s.MaxRequestBytes, size, parseBytes), "max-request-bytes", "1MiB",
-		"largest `size` of a job's message")
+		"largest size of a job's message")
 	add(parsed(&s.ClientTimeout, duration, parseDuration), "client-timeout", "5m",
-		"`time` after which a client that accepts nothing of its log counts as gone")
+		"time after which a client that reads nothing of its log counts as disconnected")
 	add(parsed(&s.ShutdownGrace, duration.or("0"), parseGrace), "shutdown-grace", "30s",
-		"`time` that running jobs may go on for when the server is asked to stop; less where it would be killed before")
+		"time that running jobs may continue after the server is asked to stop; shorter if the server would be killed earlier")
 	add(parsed(&s.StopTimeout, duration.or("auto"), parseAutoDuration), "stop-timeout", "auto",
-		"`time` after which the server is killed that was asked to stop; auto asks the engine for that of the server's container")
+		"time between the request to stop and the kill; auto asks the engine for the stop time-out of the server's container")
 	add(parsed(&s.Drain, yesNo, parseYesNo), "drain", "no",
-		"`yes` lets also the jobs that wait for their turn run, when the server is asked to stop, within the time of --shutdown-grace")
-	add(parsed(&s.PublicURL, matching(`https?://.+`), parsePublicURL), "public-url", "",
-		"`URL` of the server's page as people reach it; it stands in the logs of jobs (default none)")
+		"when the server is asked to stop, also run the jobs that wait for a slot, within the time of --shutdown-grace")
+	add(parsed(&s.PublicURL, matching("URL", `https?://.+`), parsePublicURL), "public-url", "",
+		"URL of the server's page as people reach it; each job's log shows the page's address (default none)")
 	add(parsed(&s.Nodes, list, parseNodes), "nodes", "",
-		"`list` of the agents' addresses on several machines, or of names that stand for several, separated by commas; --max-jobs is then for each (default one engine)")
+		"addresses of the agents on several machines, or names that resolve to several, separated by commas; --max-jobs then applies to each node (default one engine)")
 	add(parsed(&s.RetryLost, yesNo, parseYesNo), "retry-lost", "no",
-		"`yes` runs a job once more, on another of the nodes, when the one is lost on which it runs")
+		"if the node of a job is lost, run the job once more on another node")
 	add(parsed(&s.AgentKeys, folder, parseAny), "agent-keys", "",
-		"`folder` with this side's keys, where the engine is reached through an agent (default it is not)")
+		"folder with this side's keys, if the engine is reached through an agent (default none)")
 	add(parsed(&s.StateDir, folder, parseAny), "state-dir", defaultStateDir(),
-		"`folder` for what outlives a job: the logs, in a folder for each instance")
-	add(parsed(&s.KeepLogs, matching(`[0-9]+d?|[0-9]+,[0-9]+d`), parseKeep), "keep-logs", "1000,30d",
-		"`how many` logs of jobs are kept, or for how many days, or both, as in 20,7d")
+		"folder for what is kept after a job: logs and records, in a folder for each instance")
+	add(parsed(&s.KeepLogs, matching("COUNT|DAYS", `[0-9]+d?|[0-9]+,[0-9]+d`), parseKeep), "keep-logs", "1000,30d",
+		"number of logs that are kept, such as 20, or days that they are kept, such as 7d, or both: 20,7d")
 	add(parsed(&s.LogsMaxBytes, size, parseBytes), "logs-max-bytes", "10GB",
-		"largest `size` of all logs together; the oldest go first when a job has ended, the latest stays")
+		"largest size of all logs together; when a job has ended, the oldest are removed, but never the latest")
 	add(parsed(&s.MaxLogBytes, size, parseLogBytes), "max-log-bytes", "1GiB",
-		"largest `size` of a job's log; beyond it the job goes on, and only the log's end is kept")
+		"largest size of a job's log; a larger log is cut, its end is kept, and the job continues")
 	add(parsed(&s.FetchTimeout, duration, parseDuration), "fetch-timeout", "30m",
-		"`time` that all of the fetching of a source may take")
+		"time limit for fetching the whole source")
 	add(parsed(&s.GitDepth, number(1, math.MaxInt32).or("all"), parseGitDepth), "git-depth", "all",
-		"`how many` commits of a repository's history a job fetches, or all; with fewer, what is built can differ (self.revCount)")
+		"number of commits of a repository's history that a job fetches, or all; with fewer, results can differ (self.revCount)")
 	add(parsed(&s.PushUploads, number(1, maxUploads), parseUploads), "push-uploads", "8",
-		"`how many` paths a job pushes to its cache at once")
+		"number of paths that a job pushes to its cache at once")
 	add(parsed(&s.PushPartSize, size, parsePartSize), "push-part-bytes", "8MiB",
-		"`size` of the parts that paths go up in; a job takes (uploads + 4) × size of memory for them")
+		"size of the parts that paths are uploaded in; a job needs (uploads + 4) × size of memory for them")
 	add(parsed(&s.PushUpstream, yesNo, parseYesNo), "push-upstream", "no",
-		"`yes` has jobs push also what cache.nixos.org, or a key that the job trusts, has signed")
+		"also push what cache.nixos.org, or a key that the job trusts, has signed")
 	add(parsed(&s.LogFormat, Kind{Type: Word}.or("text", "json"), parseLogFormat), "log-format", "text",
-		"`format` of the server's log: text or json")
+		"format of the log")
 	add(parsed(&s.LogLevel, Kind{Type: Word}.or("debug", "info", "warn", "error"), parseLevel), "log-level", "info",
-		"least `level` that is logged: debug, info, warn or error")
+		"lowest level that is logged")
 }
 
-// defaultStateDir is where programs keep their state: on the machine for root, below
-// their home for others.
+// defaultStateDir returns the folder for the server's state: a folder of the system for root, and one in the
+// home folder for other users.
 func defaultStateDir() string {
 	if os.Getuid() == 0 {
 		return "/var/lib/iglu-builder"
@@ -188,23 +187,23 @@ func defaultStateDir() string {
 	return filepath.Join(home, ".local/state/iglu-builder")
 }
 
-// folder is where an instance keeps what outlives a job.
+// folder returns a folder of the instance in StateDir.
 func (s *Settings) folder(name string) string { return filepath.Join(s.StateDir, s.Instance, name) }
 
-// Stores returns how stores are kept.
+// Stores returns the options for Nix stores.
 func (s *Settings) Stores() stores.Options {
 	return stores.Options{Instance: s.Instance, Mode: s.Store, MaxBytes: s.StoreMaxBytes, Folder: s.folder("stores"), Wait: s.StoreWait}
 }
 
 const envPrefix = "IGLU_"
 
-// EnvName is the variable of the same name as a flag.
+// EnvName returns the environment variable for a flag: IGLU_MAX_JOBS for max-jobs.
 func EnvName(flag string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// stackVariables are the variables of the Iglu stack, by the flags that they count for where
-// neither the flag nor the builder's own variable is set.
+// stackVariables are the variables of the Iglu stack, by flag. They are used if neither the flag nor the
+// builder's own variable is set.
 var stackVariables = map[string]struct {
 	name string
 	read func(text string) (value string, err error)
@@ -213,8 +212,8 @@ var stackVariables = map[string]struct {
 	"log-format": {"JSON_LOGGING", parseJSONLogging},
 }
 
-// ApplyEnviron sets the flags that the command line has not set from the
-// environment. An empty variable counts as not set.
+// ApplyEnviron sets the flags that the command line has not set from the environment. An empty variable
+// counts as not set. The error has all variables with invalid values.
 func ApplyEnviron(flags *pflag.FlagSet) error {
 	var errs []error
 	flags.VisitAll(func(f *pflag.Flag) {
@@ -237,11 +236,12 @@ func ApplyEnviron(flags *pflag.FlagSet) error {
 	return errors.Join(errs...)
 }
 
+// Logger returns a logger with the configured format and level. It masks secrets in URLs.
 func (s *Settings) Logger(w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: s.LogLevel}
 	var handler slog.Handler = slog.NewTextHandler(w, options)
 	if s.LogFormat == "json" {
 		handler = slog.NewJSONHandler(w, options)
 	}
-	return slog.New(redact.New().Handler(handler)) // of no job's secrets, but of those in URLs
+	return slog.New(redact.New().Handler(handler)) // no job's secrets are known here
 }

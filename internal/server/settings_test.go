@@ -22,7 +22,7 @@ func TestKeepLogs(t *testing.T) {
 	}
 }
 
-// TestGrace has servers be killed soon after they were asked to stop, late, and never.
+// TestGrace checks the grace of servers that are killed early, late, or never after the request to stop.
 func TestGrace(t *testing.T) {
 	for _, test := range []struct{ wanted, set, engine, want time.Duration }{
 		{30 * time.Second, 0, 0, 30 * time.Second}, // in no container

@@ -6,13 +6,13 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// A Setting is a row of the table of settings. Flags, variables and completion are made from it, and
-// the options of the NixOS module. Tests hold the documentation, docker-compose.yml and the unit for
-// systemd against it.
+// A Setting is a row of the table of settings. Flags, environment variables, shell completion and the options
+// of the NixOS module are made from the table. Tests compare the documentation, docker-compose.yml and the
+// systemd unit with it.
 type Setting struct {
 	Flag, Env string
 	Default   string
-	Usage     string // for people; the value's name is in backquotes
+	Usage     string // a phrase for people, such as "image that jobs run in"
 	Kind      Kind
 }
 
@@ -30,7 +30,7 @@ func Table() []Setting {
 	return table
 }
 
-// A Type is what the values of a setting are, apart from words that it takes as well.
+// A Type says what the values of a setting are, except for the words that it takes as well.
 type Type string
 
 // The types.
@@ -44,34 +44,41 @@ const (
 	Folder Type = "folder"
 )
 
-// A Kind says how the values of a setting are written, for tools. What the setting takes, its parser
-// decides: it may refuse a number that is too large, or understand one more spelling.
+// A Kind says how the values of a setting are written, for tools. The setting's parser decides what is
+// valid: it may refuse a number that is too large, or accept one more spelling.
 type Kind struct {
-	Type     Type
-	Words    []string // words that it takes, whatever its type
-	Min, Max int64    // of a Number
-	// Form is a regular expression, which a Text matches as a whole; empty: any text does. It is
-	// one of RE2's and of POSIX' extended ones alike.
+	Type Type
+	// Placeholder is what --help shows for a value: kinds of values in capitals and words, as in DURATION|off.
+	Placeholder string
+	Words       []string // words that the setting takes, whatever its type
+	Min, Max    int64    // of a Number
+	// Form is a regular expression that matches the whole of a Text; empty: any text is valid. Its syntax
+	// is valid for RE2 and as a POSIX extended regular expression.
 	Form string
 }
 
-// or returns a kind that takes some words, too.
+// or returns a kind that also takes some words.
 func (k Kind) or(words ...string) Kind {
 	k.Words = append(slices.Clone(k.Words), words...)
+	for _, word := range words {
+		if k.Placeholder != "" {
+			k.Placeholder += "|"
+		}
+		k.Placeholder += word
+	}
 	return k
 }
 
 // The kinds that several settings have.
 var (
-	anyText  = Kind{Type: Text}
-	yesNo    = Kind{Type: YesNo, Words: []string{"yes", "no"}}
-	list     = Kind{Type: List}
-	file     = Kind{Type: File}
-	folder   = Kind{Type: Folder}
-	duration = Kind{Type: Text, Form: `([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+`}
-	size     = Kind{Type: Text, Form: sizeForm}
-	memory   = Kind{Type: Text, Form: sizeForm + `|` + shareOf}
-	cpus     = Kind{Type: Text, Form: `[0-9]+(\.[0-9]+)?|` + shareOf}
+	yesNo    = Kind{Type: YesNo}.or("yes", "no")
+	list     = Kind{Type: List, Placeholder: "LIST"}
+	file     = Kind{Type: File, Placeholder: "FILE"}
+	folder   = Kind{Type: Folder, Placeholder: "FOLDER"}
+	duration = matching("DURATION", `([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+`)
+	size     = matching("SIZE", sizeForm)
+	memory   = matching("SIZE|PERCENT", sizeForm+`|`+shareOf)
+	cpus     = matching("COUNT|PERCENT", `[0-9]+(\.[0-9]+)?|`+shareOf)
 )
 
 const (
@@ -79,6 +86,12 @@ const (
 	shareOf  = `[0-9]+%`
 )
 
-func number(least, most int64) Kind { return Kind{Type: Number, Min: least, Max: most} }
+func number(least, most int64) Kind {
+	return Kind{Type: Number, Placeholder: "COUNT", Min: least, Max: most}
+}
 
-func matching(form string) Kind { return Kind{Type: Text, Form: form} }
+func anyText(placeholder string) Kind { return Kind{Type: Text, Placeholder: placeholder} }
+
+func matching(placeholder, form string) Kind {
+	return Kind{Type: Text, Placeholder: placeholder, Form: form}
+}

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// fits reports whether a value is written as a kind says.
+// fits reports whether a value matches a kind.
 func (k Kind) fits(text string) bool {
 	if slices.Contains(k.Words, text) {
 		return true
@@ -28,8 +28,8 @@ func (k Kind) fits(text string) bool {
 	return false
 }
 
-// TestKinds has each setting's parser be asked for values of all kinds: what it takes is written as
-// its kind says, and the words and bounds of its kind are those of its parser.
+// TestKinds compares the kind of each setting with its parser: the parser accepts only values that match the
+// kind, and accepts the words and limits of the kind.
 func TestKinds(t *testing.T) {
 	samples := strings.Fields("0 1 3 64 4096 1.5 75% 100% 7d 20,7d 30s 5m 1h30m 1.5h 250ms 1048576 1MiB 50GB 64m 1.5GiB 8MiB 512k 10b " +
 		"all auto off on yes no default nix root missing repository text json debug :3000 127.0.0.1:3000 [::1]:0 " +
@@ -72,7 +72,7 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-// setter returns what sets a setting.
+// setter returns a function that sets a setting.
 func setter(t *testing.T, name string) func(text string) error {
 	var s Settings
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)

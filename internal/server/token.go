@@ -9,15 +9,15 @@ import (
 	"iglu.sh/builder/internal/lazyregexp"
 )
 
-// tokenForm is what a token may be: long enough not to be guessed, and of letters that every
-// header takes.
+// tokenForm matches valid tokens: long enough not to be guessed, with characters that are valid in any HTTP
+// header.
 var tokenForm = lazyregexp.New(`^[A-Za-z0-9._~-]{16,256}$`)
 
-// errNotToken is what a file holds that is no token.
-var errNotToken = errors.New("does not hold a token: 16 to 256 letters, digits or ._~-")
+// errNotToken is the error for a file without a valid token.
+var errNotToken = errors.New("does not contain a token: 16 to 256 letters, digits or ._~-")
 
-// ReadToken returns the token in a file, or "" if no file is named. Its errors begin with the
-// setting that names the file, hold the file's path, and nothing of what is in it.
+// ReadToken returns the token in a file, or "" if file is empty. Its errors begin with the name of the
+// setting and contain the file's path, but nothing of its content.
 func ReadToken(setting, file string) (string, error) {
 	if file == "" {
 		return "", nil
@@ -33,7 +33,7 @@ func ReadToken(setting, file string) (string, error) {
 	return token, nil
 }
 
-// token returns the token that clients must show, or "" if none is set.
+// token returns the token that clients must send, or "" if none is set.
 func (s *Settings) token() (string, error) {
 	token, err := ReadToken(EnvName("token-file"), s.TokenFile)
 	if errors.Is(err, errNotToken) {

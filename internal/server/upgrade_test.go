@@ -30,8 +30,8 @@ func earlier(t *testing.T) *Settings {
 	return &Settings{StateDir: folder, Instance: "upgrade", KeepLogs: joblog.Keep{Jobs: 20}, MaxLogBytes: LeastLogBytes}
 }
 
-// TestUpgrade takes over the state folder of an earlier version: records, logs and events are there, and
-// the job whose builder was killed counts as interrupted. A second start changes nothing.
+// TestUpgrade opens the state folder of an earlier version: records, logs and events are kept, and the job whose
+// builder was killed counts as interrupted. A second start changes nothing.
 func TestUpgrade(t *testing.T) {
 	s := earlier(t)
 	for range 2 {
@@ -75,7 +75,7 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// events returns the types of a job's events. It holds the lines of its messages against its log.
+// events returns the types of a job's events. It compares the lines in its messages with its log.
 func events(t *testing.T, logs *joblog.Store, job string) string {
 	t.Helper()
 	reader, err := logs.Reader(job)
@@ -118,8 +118,8 @@ func events(t *testing.T, logs *joblog.Store, job string) string {
 	return strings.Join(types, " ")
 }
 
-// TestGoingBack starts a version on a folder that a newer one has written: it ends with a sentence, and
-// changes nothing.
+// TestGoingBack starts a version on a folder that a newer one has written: it fails with an error that says so,
+// and changes nothing.
 func TestGoingBack(t *testing.T) {
 	s := earlier(t)
 	name := filepath.Join(s.StateDir, "upgrade/history.db")
@@ -153,7 +153,7 @@ func TestGoingBack(t *testing.T) {
 	}
 }
 
-// contents returns the names of the files in a folder, and what is in them.
+// contents returns the names and contents of the files in a folder.
 func contents(t *testing.T, folder string) (files []string) {
 	t.Helper()
 	err := filepath.WalkDir(folder, func(name string, entry fs.DirEntry, err error) error {

@@ -9,7 +9,7 @@ import (
 	"iglu.sh/builder/internal/joblog"
 )
 
-// serveDerivations serves which derivations the job has begun to build.
+// serveDerivations serves the list of derivations that the job has begun to build.
 func (s *Server) serveDerivations(w http.ResponseWriter, r *http.Request) {
 	log := s.reader(w, r)
 	if log == nil {
@@ -28,7 +28,7 @@ func (s *Server) serveDerivations(w http.ResponseWriter, r *http.Request) {
 	}{all})
 }
 
-// derivations returns those of a log, or answers the request. It reads all of the journal.
+// derivations returns the derivations of a log. If it fails, it answers the request. It reads the whole journal.
 func (s *Server) derivations(w http.ResponseWriter, r *http.Request, log *joblog.Reader) (all []*joblog.Derivation, ok bool) {
 	if !s.takeSearch(w, r) {
 		return nil, false
@@ -43,8 +43,8 @@ func (s *Server) derivations(w http.ResponseWriter, r *http.Request, log *joblog
 	return all, err == nil
 }
 
-// serveDerivationLog serves a derivation's own log as text: as far as it reaches now, or, with follow, until
-// its build has ended.
+// serveDerivationLog serves a derivation's own log as text: the current content or, with follow, the log until
+// the build has ended.
 func (s *Server) serveDerivationLog(w http.ResponseWriter, r *http.Request) {
 	follow, ok := number(w, r, "follow", 0, 1)
 	if !ok {
@@ -69,14 +69,14 @@ func (s *Server) serveDerivationLog(w http.ResponseWriter, r *http.Request) {
 	}
 	defer left()
 	nameText(w, r, "iglu-builder-"+r.PathValue("id")+"-"+d.Name+".log")
-	if _, err := out.Write(nil); err != nil { // the header, before there is a line
+	if _, err := out.Write(nil); err != nil { // sends the header before the first line
 		return
 	}
-	log.FollowDerivation(ctx, d, follow == 1, out) // its error is that the watcher has left
+	log.FollowDerivation(ctx, d, follow == 1, out) // an error means that the watcher has disconnected
 }
 
-// theDerivation returns the derivation that a word stands for: its hash, its name, or both as its file in the store is
-// called. Otherwise it answers the request.
+// theDerivation returns the derivation for a word: its hash, its name, or the name of its file in the store. If
+// there is none, it answers the request.
 func theDerivation(w http.ResponseWriter, all []*joblog.Derivation, word string) *joblog.Derivation {
 	var found []*joblog.Derivation
 	for _, d := range all {

@@ -16,7 +16,7 @@ import (
 )
 
 func TestDerivationLogs(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	h.put(t, history.Record{Job: "job", Begun: time.Now()})
 	log, err := h.logs.Create("job", redact.New())
 	if err != nil {
@@ -64,8 +64,8 @@ func TestDerivationLogs(t *testing.T) {
 		"job/derivations/odd+name%3F/log":         {http.StatusOK, "<of> d4-odd+name?.drv\n"},
 		"job/derivations/twin/log":                {http.StatusConflict, "2 derivations have that name. Ask for one of their hashes: b2, c3\n"},
 		"job/derivations/none/log":                {http.StatusNotFound, "The job has not begun to build such a derivation.\n"},
-		"none/derivations/none/log":               {http.StatusNotFound, "There is no such job, or none any more.\n"},
-		"none/derivations":                        {http.StatusNotFound, "There is no such job, or none any more.\n"},
+		"none/derivations/none/log":               {http.StatusNotFound, "There is no such job, or it is no longer kept.\n"},
+		"none/derivations":                        {http.StatusNotFound, "There is no such job, or it is no longer kept.\n"},
 		"job/derivations/a1/log?follow=2":         {http.StatusBadRequest, "follow is not a whole number from 0 to 1.\n"},
 	} {
 		got, text := fetch(path)

@@ -16,17 +16,16 @@ import (
 )
 
 const (
-	// heartbeat is how often a watcher hears something at least, so that nothing on the
-	// way takes the connection for dead.
+	// heartbeat is the longest time without data for a watcher. Otherwise a proxy could close the connection.
 	heartbeat = 15 * time.Second
-	// gatherTime is how long messages are gathered for a watcher who has seen all.
+	// gatherTime is how long messages are collected for a watcher that has all earlier ones.
 	gatherTime = 100 * time.Millisecond
-	// growthInterval is how often a watcher without lines is told how many there are.
+	// growthInterval is how often a watcher without lines gets the number of lines.
 	growthInterval = 100 * time.Millisecond
 )
 
-// serveEvents serves a job's messages as server-sent events, until the last is sent. Who asks
-// again after that is told that there are no more, and need not come back.
+// serveEvents serves a job's messages as server-sent events, until the last is sent. If a client requests more
+// after that, the status 204 makes it stop.
 func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
 	from, ok := number(w, r, "from", 1, math.MaxInt64)
 	if !ok {
@@ -50,12 +49,12 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	defer left()
 	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("X-Accel-Buffering", "no") // of proxies
+	w.Header().Set("X-Accel-Buffering", "no") // for proxies
 	f := &feed{out: out, log: log, withoutLines: r.URL.Query().Get("lines") == "no"}
 	f.serve(ctx, from)
 }
 
-// A feed is one watcher's stream of events.
+// A feed is the stream of events for one watcher.
 type feed struct {
 	log          *joblog.Reader
 	withoutLines bool
@@ -63,12 +62,12 @@ type feed struct {
 	mu    sync.Mutex
 	out   *watcher
 	sent  time.Time
-	lines int64 // that the watcher knows of
+	lines int64 // that the watcher has got or knows about
 	buf   []byte
 }
 
-// serve sends messages from one on. It returns when the job has ended and all is sent, or
-// when the watcher has left.
+// serve sends the messages from number from on. It returns when the job has ended and everything is sent, or
+// when the watcher has disconnected.
 func (f *feed) serve(ctx context.Context, from int64) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -88,23 +87,23 @@ func (f *feed) serve(ctx context.Context, from int64) {
 			err := f.send(messages)
 			f.gather(ctx, messages)
 			return err
-		}) // its error is that the watcher has left, or that there is no more to be had
+		}) // an error means that the watcher has disconnected or that the log ends here
 		if !hasLast && ctx.Err() == nil {
 			f.sendEnd()
 		}
 	}
 }
 
-// sendEnd tells a watcher of the end of a job that has no last message: its builder died, or its
-// log could not be kept.
+// sendEnd reports the end of a job that has no last message, because its builder died or its log could not be
+// kept.
 func (f *feed) sendEnd() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.write(append(f.appendGrowth(f.buf[:0]), "event: end\ndata: {}\n\n"...))
 }
 
-// gather has a watcher who has seen all wait for more, so that many watchers take little of
-// the machine from the job that they watch.
+// gather waits for more messages if the watcher has all earlier ones, so that many watchers need little CPU
+// time, which the job needs.
 func (f *feed) gather(ctx context.Context, messages []schemas.Message) {
 	last := &messages[len(messages)-1]
 	if state := f.log.State(); state.Ended || last.Last() || last.Seq < state.Messages {
@@ -116,7 +115,7 @@ func (f *feed) gather(ctx context.Context, messages []schemas.Message) {
 	}
 }
 
-// What the events begin with that are lines of derivations, and those that are phases.
+// The beginnings of events that are lines of derivations, and of those that are phases.
 var (
 	lineEvent  = []byte(`{"type":"line",`)
 	phaseEvent = []byte(`{"type":"phase",`)
@@ -132,7 +131,7 @@ func (f *feed) send(messages []schemas.Message) error {
 			continue
 		}
 		if messages[i].Last() {
-			f.buf = f.appendGrowth(f.buf) // it is what a watcher waits for
+			f.buf = f.appendGrowth(f.buf) // the watcher needs the number of lines now
 		}
 		if f.withoutLines && bytes.HasPrefix(messages[i].Event, phaseEvent) {
 			f.buf = f.appendPhase(f.buf, &messages[i])
@@ -146,7 +145,7 @@ func (f *feed) send(messages []schemas.Message) error {
 	return f.write(f.buf)
 }
 
-// keepInTouch sends a watcher what is due and does not come of messages.
+// keepInTouch sends heartbeats and the number of lines when they are due.
 func (f *feed) keepInTouch() error {
 	if !f.mu.TryLock() {
 		return nil // something is being sent
@@ -162,7 +161,7 @@ func (f *feed) keepInTouch() error {
 	return f.write(f.buf)
 }
 
-// appendGrowth appends how many lines the log has, to a watcher who is not sent them.
+// appendGrowth appends the number of lines of the log, for a watcher without lines.
 func (f *feed) appendGrowth(dst []byte) []byte {
 	lines := f.log.State().Lines
 	if !f.withoutLines || lines == f.lines {
@@ -172,8 +171,8 @@ func (f *feed) appendGrowth(dst []byte) []byte {
 	return fmt.Appendf(dst, "event: log\ndata: {\"lines\":%d}\n\n", lines)
 }
 
-// appendPhase appends from which line on the log is that of a phase, to a watcher who cannot tell for
-// want of lines.
+// appendPhase appends the number of the first line of a phase, for a watcher without lines, which cannot count
+// them.
 func (f *feed) appendPhase(dst []byte, m *schemas.Message) []byte {
 	event, err := schemas.ParseEvent(m.Event)
 	phase, ok := event.(schemas.PhaseEvent)

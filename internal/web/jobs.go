@@ -11,7 +11,7 @@ import (
 	"iglu.sh/builder/internal/joblog"
 )
 
-// Bounds of one answer.
+// Limits of one answer.
 const (
 	defaultRecords = 20
 	maxRecords     = 1000
@@ -48,7 +48,7 @@ func (s *Server) serveRecord(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, r, record)
 }
 
-// serveCancel ends a job. The builder's answer to whoever sent it says why it ended.
+// serveCancel ends a job. The client that sent the job gets the reason.
 func (s *Server) serveCancel(w http.ResponseWriter, r *http.Request) {
 	job := r.PathValue("id")
 	if _, err := s.records.Get(job); err != nil {
@@ -56,10 +56,10 @@ func (s *Server) serveCancel(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !s.jobs.Cancel(job) {
-		http.Error(w, "The job does not run any more.", http.StatusConflict)
+		http.Error(w, "The job is not running any more.", http.StatusConflict)
 		return
 	}
-	s.log.Info("job cancelled by the page", "job", job, "client", r.RemoteAddr)
+	s.log.Info("job cancelled on the page", "job", job, "client", r.RemoteAddr)
 	w.WriteHeader(http.StatusAccepted)
 }
 
@@ -74,19 +74,19 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, value any) {
 	w.Write(append(text, '\n'))
 }
 
-// fail answers what cannot be answered.
+// fail answers a request that has failed.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.Is(err, history.ErrNotFound), errors.Is(err, fs.ErrNotExist):
-		http.Error(w, "There is no such job, or none any more.", http.StatusNotFound)
-	case r.Context().Err() != nil: // nobody is there to be told
+		http.Error(w, "There is no such job, or it is no longer kept.", http.StatusNotFound)
+	case r.Context().Err() != nil: // the client has disconnected
 	default:
 		s.log.Error("cannot answer", "path", r.URL.Path, "err", err)
-		http.Error(w, "The builder cannot read what it has kept of its jobs. Its own log says why.", http.StatusInternalServerError)
+		http.Error(w, "The builder cannot read its records of jobs. The server's log has the reason.", http.StatusInternalServerError)
 	}
 }
 
-// reader returns a reader of the log of the job that a request is about, or answers it.
+// reader returns a reader of the log of a request's job. If it fails, it answers the request.
 func (s *Server) reader(w http.ResponseWriter, r *http.Request) *joblog.Reader {
 	reader, err := s.logs.Reader(r.PathValue("id"))
 	if err != nil {
@@ -96,7 +96,7 @@ func (s *Server) reader(w http.ResponseWriter, r *http.Request) *joblog.Reader {
 	return reader
 }
 
-// number returns a parameter that is a whole number from 0 to most, or answers the request.
+// number returns a parameter, a whole number from 0 to most. If it is invalid, it answers the request.
 func number(w http.ResponseWriter, r *http.Request, name string, initial, most int64) (n int64, ok bool) {
 	text := r.URL.Query().Get(name)
 	if text == "" {

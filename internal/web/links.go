@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// A forge is how a host of git repositories makes the addresses of its pages: what comes between a
-// repository's and a branch or a tag, and before a commit.
+// A forge has the parts of the addresses of pages on a host of git repositories: between the repository and a
+// branch or a tag, and before a commit.
 type forge struct{ branch, commit string }
 
-// forges are the hosts that are known by their names.
+// forges are the known hosts, by name.
 var forges = map[string]forge{
 	"github.com":    {"/tree/", "/commit/"},
 	"gitlab.com":    {"/-/tree/", "/-/commit/"},
@@ -33,7 +33,7 @@ func linksTo(repository, branch, commit string) (l links) {
 	base := (&url.URL{Scheme: "https", Host: host, Path: "/" + path}).String()
 	l.Repository = template.URL(base)
 	if name := strings.TrimPrefix(strings.TrimPrefix(branch, "refs/heads/"), "refs/tags/"); name != "" {
-		l.Branch = template.URL(base + f.branch + (&url.URL{Path: name}).EscapedPath()) // its slashes stay
+		l.Branch = template.URL(base + f.branch + (&url.URL{Path: name}).EscapedPath()) // keep its slashes
 	}
 	if commit != "" {
 		l.Commit = template.URL(base + f.commit + url.PathEscape(commit))
@@ -41,19 +41,19 @@ func linksTo(repository, branch, commit string) (l links) {
 	return l
 }
 
-// splitRepository returns the host of a repository, with its port if it has one, and its path there,
-// without what is not needed to tell it: a user, slashes at the ends, and ".git".
+// splitRepository returns the host of a repository, with its port if it has one, and its path there, without
+// user, slashes at the ends, and ".git".
 func splitRepository(repository string) (host, path string) {
 	if _, rest, isURL := strings.Cut(repository, "://"); isURL {
 		host, path, _ = strings.Cut(rest, "/")
-	} else if host, path, isURL = strings.Cut(repository, ":"); !isURL { // as ssh has it
+	} else if host, path, isURL = strings.Cut(repository, ":"); !isURL { // the short form for ssh
 		return "", repository
 	}
 	host = host[strings.LastIndexByte(host, '@')+1:]
 	return strings.ToLower(host), strings.TrimSuffix(strings.Trim(path, "/"), ".git")
 }
 
-// shortRepository returns a repository as people say it.
+// shortRepository returns a short form of a repository.
 func shortRepository(repository string) string {
 	host, path := splitRepository(repository)
 	return strings.Trim(host+"/"+path, "/")

@@ -13,17 +13,17 @@ import (
 	"iglu.sh/builder/internal/history"
 )
 
-// maxLooked is how many of the newest jobs are looked at to say which repositories there are.
+// maxLooked is how many of the newest jobs are searched for repositories.
 const maxLooked = 500
 
-// A filter says which jobs are wanted.
+// A filter selects jobs.
 type filter struct {
 	Repository string // empty for all
 	State      string // one of states; empty for all
-	Before     string // a job, of which the older ones are wanted; empty for all
+	Before     string // the id of a job: only older jobs; empty for all
 }
 
-// states are how jobs can be, for a filter.
+// states are the states that a filter can have.
 var states = map[string]func(history.Record) bool{
 	"waiting":   history.Record.Waits,
 	"running":   func(r history.Record) bool { return r.Runs() && !r.Waits() },
@@ -31,7 +31,7 @@ var states = map[string]func(history.Record) bool{
 	"failed":    func(r history.Record) bool { return !r.Runs() && !r.Succeeded() },
 }
 
-// filterOf returns what a request wants, or answers it.
+// filterOf returns the filter of a request. If it is invalid, it answers the request.
 func filterOf(w http.ResponseWriter, r *http.Request) (f filter, ok bool) {
 	query := r.URL.Query()
 	f = filter{Repository: query.Get("repository"), State: query.Get("state"), Before: query.Get("before")}
@@ -42,15 +42,15 @@ func filterOf(w http.ResponseWriter, r *http.Request) (f filter, ok bool) {
 	return f, true
 }
 
-// match reports whether a job is wanted.
+// match reports whether the filter selects a job.
 func (f filter) match(r history.Record) bool {
 	return (f.Repository == "" || sameRepository(f.Repository, r.Repository)) && (f.State == "" || states[f.State](r))
 }
 
-// sameRepository reports whether two addresses are of one repository, however it is reached.
+// sameRepository reports whether two addresses are of the same repository, with whatever protocol.
 func sameRepository(a, b string) bool { return shortRepository(a) == shortRepository(b) }
 
-// query returns the filter as the query of an address, for the jobs before one.
+// query returns the filter as the query of an address, for the jobs before a given job.
 func (f filter) query(before string) template.URL {
 	query := url.Values{}
 	for name, value := range map[string]string{"repository": f.Repository, "state": f.State, "before": before} {
@@ -61,21 +61,21 @@ func (f filter) query(before string) template.URL {
 	return template.URL("/?" + query.Encode())
 }
 
-// A list is what the page of all jobs shows beside them.
+// A list is what the page of all jobs shows besides the jobs.
 type list struct {
 	filter
 	States       []string
 	Repositories []repositoryView
-	// Chosen is the repository that is filtered by, if it is known.
+	// Chosen is the repository in the filter, if it is known.
 	Chosen *repositoryView
-	// Older is the address of the jobs before those that are shown; empty if there are none. Newest is that
-	// of the first of them, if others are shown.
+	// Older is the address of the page with older jobs; empty if there are none. Newest is the address of the
+	// page with the newest jobs; empty if this is it.
 	Older, Newest template.URL
-	// Empty is true if the builder knows of no job at all.
+	// Empty is true if the builder has no jobs at all.
 	Empty bool
 }
 
-// Filtered reports whether not all jobs are shown, from the newest on.
+// Filtered reports whether the page does not show all jobs from the newest on.
 func (l list) Filtered() bool { return l.filter != filter{} }
 
 func (s *Server) serveHome(w http.ResponseWriter, r *http.Request) {
@@ -91,8 +91,8 @@ func (s *Server) serveHome(w http.ResponseWriter, r *http.Request) {
 	s.render(w, r, "home", http.StatusOK, p)
 }
 
-// home returns the page of the jobs that are wanted. Those that run and wait stand before the others, in
-// the order in which they came, unless something is filtered.
+// home returns the page with the selected jobs. Without a filter, running and waiting jobs are before the
+// others, in the order in which they were sent.
 func (s *Server) home(f filter) (p page, err error) {
 	p = page{Title: "Jobs", Here: "jobs", List: list{filter: f, States: []string{"waiting", "running", "succeeded", "failed"}}}
 	looked, err := s.records.Find("", maxLooked, func(history.Record) bool { return true })
@@ -130,7 +130,7 @@ func (s *Server) home(f filter) (p page, err error) {
 	return p, nil
 }
 
-// addRunning adds the jobs that run and wait.
+// addRunning adds the running and waiting jobs.
 func (s *Server) addRunning(p *page) error {
 	records, err := s.records.Find("", maxRecords, history.Record.Runs)
 	if err != nil {
@@ -158,7 +158,7 @@ func (s *Server) addRunning(p *page) error {
 	return nil
 }
 
-// A repositoryView is what a person sees of a repository: its last jobs.
+// A repositoryView is a repository on the page: its last jobs.
 type repositoryView struct {
 	Repository string
 	Name       string
@@ -176,7 +176,7 @@ type bar struct {
 	seconds      float64
 }
 
-// The measures of a chart.
+// The sizes of a chart, in px.
 const (
 	maxBars   = 20
 	barStep   = 8 // from one bar to the next
@@ -184,10 +184,10 @@ const (
 	minBar    = 3
 )
 
-// Width is that of the chart.
+// Width returns the width of the chart.
 func (v repositoryView) Width() int { return barStep * len(v.Bars) }
 
-// Median is how long the repository's jobs take that succeed; empty if none has.
+// Median returns the median time of the repository's successful jobs; empty if there are none.
 func (v repositoryView) Median() string {
 	if len(v.durations) == 0 {
 		return ""
@@ -196,7 +196,7 @@ func (v repositoryView) Median() string {
 	return duration(time.Duration(sorted[len(sorted)/2] * float64(time.Second)))
 }
 
-// Summary says in words what the chart shows.
+// Summary describes the chart in words.
 func (v repositoryView) Summary() string {
 	good := 0
 	for _, b := range v.Bars {
@@ -207,7 +207,7 @@ func (v repositoryView) Summary() string {
 	return fmt.Sprintf("%d of the last %d jobs succeeded", good, len(v.Bars))
 }
 
-// repositoriesOf returns the repositories of some jobs, of which the newest are first, by name.
+// repositoriesOf returns the repositories of jobs, sorted by name. The jobs are sorted, the newest first.
 func repositoriesOf(records []history.Record) []repositoryView {
 	byName := make(map[string]*repositoryView)
 	for _, r := range records {
@@ -243,7 +243,7 @@ func (v *repositoryView) add(r history.Record) {
 	}
 }
 
-// layOut places the bars, the newest at the right.
+// layOut sets the positions of the bars, the newest at the right.
 func (v *repositoryView) layOut() {
 	slices.Reverse(v.Bars)
 	longest := 0.0
@@ -260,8 +260,8 @@ func (v *repositoryView) layOut() {
 	}
 }
 
-// serveBadge serves a picture of how a repository's newest job is that has told something of it: one
-// that runs or was cancelled has not. It holds no text of a job's.
+// serveBadge serves an image with the state of a repository's newest job. Running and cancelled jobs do not
+// count. The image contains no text of a job.
 func (s *Server) serveBadge(w http.ResponseWriter, r *http.Request) {
 	repository, branch := r.URL.Query().Get("repository"), r.URL.Query().Get("branch")
 	if repository == "" {
@@ -289,27 +289,27 @@ func (s *Server) serveBadge(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprint(w, text.String())
 }
 
-// A badge is a word on a ground.
+// A badge is a word on a coloured background.
 type badge struct{ Word, Tone string }
 
-// The measures of a badge, in px. A browser fits a text to the length that it is told.
+// The sizes of a badge, in px. A browser fits a text to its textLength.
 const (
 	badgeName   = 76
 	badgeLetter = 6
 	badgeMargin = 10
 )
 
-// Name is the width of the badge's left part, and Width that of all.
+// Name returns the width of the badge's left part, and Width that of the badge.
 func (b badge) Name() int  { return badgeName }
 func (b badge) Width() int { return badgeName + b.Length() + 2*badgeMargin }
 
-// Length is that of the word.
+// Length returns the width of the word.
 func (b badge) Length() int { return badgeLetter * len(b.Word) }
 
-// Text is where the word begins.
+// Text returns the horizontal position of the word.
 func (b badge) Text() int { return badgeName + badgeMargin }
 
-// Ground is the colour behind the word, on which white can be read.
+// Ground returns the colour behind the word. White text on it is readable.
 func (b badge) Ground() string {
 	return map[string]string{"good": "#17693a", "bad": "#a8232c", "none": "#53626e"}[b.Tone]
 }

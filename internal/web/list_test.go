@@ -25,9 +25,9 @@ func ended(job, repository string, minutes, seconds, code int) history.Record {
 		Ended: begun.Add(time.Duration(seconds) * time.Second), End: jobend.Exited, ExitCode: &code}
 }
 
-// TestFilters asks for jobs by repository and state, on the page and of the API.
+// TestFilters filters jobs by repository and state, on the page and in the API.
 func TestFilters(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	h.put(t, ended("a-good", "https://example.com/a.git", 9, 10, 0))
 	h.put(t, ended("b-good", "https://example.com/b", 8, 10, 0))
 	h.put(t, ended("a-bad", "git@example.com:a", 7, 10, 1)) // the same, by ssh
@@ -75,7 +75,7 @@ func TestFilters(t *testing.T) {
 
 // TestPages goes through more jobs than a page shows.
 func TestPages(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	const many = 2*defaultRecords + 5
 	for n := range many {
 		h.put(t, ended(fmt.Sprintf("job%02d", n), "https://example.com/a?b&c", many-n, 1, 0))
@@ -117,9 +117,9 @@ func TestDurations(t *testing.T) {
 	}
 }
 
-// TestBadge asks for the badge of a repository after each of its jobs.
+// TestBadge requests the badge of a repository after each of its jobs.
 func TestBadge(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	const repository = `https://example.com/a"><script>alert(1)</script>`
 	badgeOf := func(query string) string {
 		answer := h.get("/api/v1/badge?" + query)
@@ -163,9 +163,9 @@ func TestBadge(t *testing.T) {
 	}
 }
 
-// TestFirstJob shows what to do where no job has been sent.
+// TestFirstJob checks the page of a builder that has no jobs yet.
 func TestFirstJob(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	for _, test := range []struct {
 		proxy, want string
 		token       bool
@@ -184,9 +184,9 @@ func TestFirstJob(t *testing.T) {
 	}
 }
 
-// TestLinesOfPhases asks for the times of lines, and from which line on a phase is.
+// TestLinesOfPhases requests the times of lines and the first lines of phases.
 func TestLinesOfPhases(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	before := time.Now().UnixMilli()
 	log, err := h.logs.Create("a", nil)
 	if err != nil {
@@ -222,10 +222,10 @@ func TestLinesOfPhases(t *testing.T) {
 	}
 }
 
-// TestUnended has more jobs run and wait than a list has, and others have ended since: all of them stand on
-// the page, the one that came first at the top.
+// TestUnended checks a page with more running and waiting jobs than a list can have, and with ended ones: it has
+// all of them, the one that was sent first at the top.
 func TestUnended(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	now := time.Now()
 	const many = 2 * defaultRecords
 	for n := range many {

@@ -10,8 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// serveLog serves the raw text of a log: as far as it reaches now, or, with follow, until its
-// job ends.
+// serveLog serves the text of a log: the current content or, with follow, the log until the job ends.
 func (s *Server) serveLog(w http.ResponseWriter, r *http.Request) {
 	follow, ok := number(w, r, "follow", 0, 1)
 	if !ok {
@@ -24,7 +23,7 @@ func (s *Server) serveLog(w http.ResponseWriter, r *http.Request) {
 	defer log.Close()
 	nameText(w, r, "iglu-builder-"+r.PathValue("id")+".log")
 	if follow == 0 {
-		http.ServeContent(patient{w, newWatcher(w, s.options.ClientTimeout)}, r, "", time.Time{}, io.NewSectionReader(log, 0, log.State().Bytes))
+		http.ServeContent(slowAnswer{w, newWatcher(w, s.options.ClientTimeout)}, r, "", time.Time{}, io.NewSectionReader(log, 0, log.State().Bytes))
 		return
 	}
 	ctx, out, left, ok := s.watchers.watch(w, r)
@@ -32,13 +31,13 @@ func (s *Server) serveLog(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer left()
-	if _, err := out.Write(nil); err != nil { // the header, before there is a line
+	if _, err := out.Write(nil); err != nil { // sends the header before the first line
 		return
 	}
-	log.Follow(ctx, 0, out) // its error is that the watcher has left
+	log.Follow(ctx, 0, out) // an error means that the watcher has disconnected
 }
 
-// nameText says of an answer that it is text, and by which name a browser saves it, if that is wanted.
+// nameText sets the headers of a text, with the file name for browsers if the request is for a download.
 func nameText(w http.ResponseWriter, r *http.Request, name string) {
 	disposition := "inline"
 	if r.URL.Query().Get("download") != "" {
@@ -48,19 +47,19 @@ func nameText(w http.ResponseWriter, r *http.Request, name string) {
 	w.Header().Set("Content-Disposition", fmt.Sprintf("%s; filename=%q", disposition, name))
 }
 
-// Bounds of one answer.
+// Limits of one answer.
 const (
 	defaultLines = 500
 	maxLines     = 1000
 	maxFound     = 10_000
 	maxQuery     = 1000 // bytes
-	// maxSearches is how many logs are searched at once, each of which keeps a processor busy, and
-	// searchTimeout how long a search may take, and how long one may wait for another.
+	// maxSearches is how many logs are searched at once. Each search uses a whole CPU. searchTimeout is the
+	// time limit of a search, and of the wait for others.
 	maxSearches   = 2
 	searchTimeout = 10 * time.Second
 )
 
-// serveLines serves lines of a log as the page shows them: by their numbers, from 0.
+// serveLines serves lines of a log for the page, by their numbers from 0.
 func (s *Server) serveLines(w http.ResponseWriter, r *http.Request) {
 	from, ok := number(w, r, "from", 0, math.MaxInt64)
 	if !ok {
@@ -96,7 +95,7 @@ func (s *Server) serveLines(w http.ResponseWriter, r *http.Request) {
 	}{from, lines, isCut, millis(times), state.Lines, state.Ended})
 }
 
-// millis returns times in milliseconds since 1970, as JavaScript has them.
+// millis returns times in milliseconds since 1970, for JavaScript.
 func millis(times []time.Time) []int64 {
 	all := make([]int64, len(times))
 	for i, at := range times {
@@ -105,7 +104,7 @@ func millis(times []time.Time) []int64 {
 	return all
 }
 
-// serveSearch serves the numbers of the lines that hold a text.
+// serveSearch serves the numbers of the lines that contain a text.
 func (s *Server) serveSearch(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query().Get("q")
 	if query == "" || len(query) > maxQuery || !utf8.ValidString(query) {
@@ -145,7 +144,7 @@ func (s *Server) serveSearch(w http.ResponseWriter, r *http.Request) {
 	}{search.found, search.count, searched, state.Lines})
 }
 
-// takeSearch waits for the turn to search, and answers the request if that takes too long.
+// takeSearch waits until a search may begin. If that takes too long, it answers the request.
 func (s *Server) takeSearch(w http.ResponseWriter, r *http.Request) bool {
 	timeout := time.NewTimer(searchTimeout)
 	defer timeout.Stop()

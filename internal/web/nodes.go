@@ -18,10 +18,10 @@ func (s *Server) serveNodes(w http.ResponseWriter, r *http.Request) {
 	}{states})
 }
 
-// A nodeView is a node in a person's words.
+// A nodeView is a node for people, with words and marks.
 type nodeView struct{ nodes.State }
 
-// Word says how the node is.
+// Word returns the state of the node in a word.
 func (n nodeView) Word() string {
 	switch {
 	case !n.Up:
@@ -34,20 +34,20 @@ func (n nodeView) Word() string {
 	return "up"
 }
 
-// Tone is the class of the word's colour.
+// Tone returns the CSS class for the colour of the word.
 func (n nodeView) Tone() string {
 	return map[string]string{"up": "good", "problem": "odd", "draining": "odd", "down": "bad"}[n.Word()]
 }
 
-// Mark is a sign for how the node is.
+// Mark returns a symbol for the node's state.
 func (n nodeView) Mark() string {
 	return map[string]string{"up": "✓", "problem": "!", "draining": "…", "down": "✗"}[n.Word()]
 }
 
-// GiB is the node's memory.
+// GiB returns the node's memory in GiB.
 func (n nodeView) GiB() string { return fmt.Sprintf("%.1f GiB", float64(n.Memory)/(1<<30)) }
 
-// A nodesView is what a person sees of the nodes; nil: the builder has one engine.
+// A nodesView is the list of nodes on the page; nil if the builder has one engine.
 type nodesView []nodeView
 
 func (s *Server) nodes() nodesView {
@@ -62,13 +62,13 @@ func (s *Server) nodes() nodesView {
 	return view
 }
 
-// Several reports whether the builder uses nodes. There need not be one now.
+// Several reports whether the builder uses nodes. The list may be empty now.
 func (v nodesView) Several() bool { return v != nil }
 
-// Troubled reports whether something is wrong with a node.
+// Troubled reports whether a node cannot be used.
 func (v nodesView) Troubled() bool { return v.count("down")+v.count("problem") > 0 }
 
-// Summary says in a line how all of them are.
+// Summary returns a line about the state of all nodes.
 func (v nodesView) Summary() string {
 	if len(v) == 0 {
 		return "none is there"

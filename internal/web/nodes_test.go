@@ -18,7 +18,7 @@ type withNodes struct {
 
 func (w withNodes) Nodes() []nodes.State { return w.nodes }
 
-// someNodes are one of each kind.
+// someNodes are nodes in every state.
 var someNodes = []nodes.State{
 	{Name: "node-1", Up: true, Platform: "linux/amd64", CPUs: 8, Memory: 16 << 30, Slots: 3, Running: 1, Stores: 2, StoreBytes: 1 << 30},
 	{Name: "node-2", Up: true, Platform: "linux/amd64", CPUs: 4, Memory: 8 << 30, Slots: 3, Problem: "The job image <image> is gone."},
@@ -26,9 +26,9 @@ var someNodes = []nodes.State{
 	{Name: "192.0.2.9:2376", Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Problem: "It has never been there."},
 }
 
-// TestNodes shows nodes on the page of all jobs, and by the API; a builder with one engine has none.
+// TestNodes checks the nodes on the page of all jobs and in the API. A builder with one engine has none.
 func TestNodes(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	h.put(t, history.Record{Job: "a", Node: "node-<1>", Repository: "https://example.com/a", Command: "nix build", Begun: time.Now(), Started: time.Now()})
 	h.put(t, ended("b", "https://example.com/a", 1, 1, 0))
 	if page := h.get("/").Body.String(); strings.Contains(page, `id="nodes"`) {
@@ -66,9 +66,9 @@ func TestNodes(t *testing.T) {
 	}
 }
 
-// TestNodeOfJob shows where a job runs, on its page and in the list.
+// TestNodeOfJob checks the node of a job on the job's page and in the list.
 func TestNodeOfJob(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	h.put(t, ended("none", "https://example.com/a", 1, 1, 0))
 	on := ended("on", "https://example.com/a", 1, 1, 0)
 	on.Node = "node-<1>"

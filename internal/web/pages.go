@@ -15,38 +15,38 @@ import (
 //go:embed templates
 var templateFiles embed.FS
 
-// templates are parsed when a page is first asked for; jobs and clients start the same program.
+// templates are parsed at the first request, because jobs and clients start the same program.
 var templates = sync.OnceValue(func() *template.Template {
 	return template.Must(template.New("").Funcs(template.FuncMap{
 		"args": func(args ...any) []any { return args },
 	}).ParseFS(templateFiles, "templates/*.html"))
 })
 
-// page is what every page's template is given.
+// page is the data for the template of every page.
 type page struct {
 	Title   string
-	Here    string  // which of the pages that every page links to
-	State   jobView // what the icon shows; of no job, nothing
+	Here    string  // the current one of the pages in the navigation
+	State   jobView // the job whose state the icon shows; empty: none
 	SignOut bool
-	Address string    // of the builder, as the page was asked for
-	Running []jobView // and those that wait, the oldest first
-	Waiting bool      // some do
+	Address string    // of the builder, from the request
+	Running []jobView // running and waiting jobs, the oldest first
+	Waiting bool      // a job is waiting
 	Job     jobView
 	Jobs    []jobView
 	List    list
-	Nodes   nodesView // nil: they are not shown
-	// Commands are what a job may run.
+	Nodes   nodesView // nil: not shown
+	// Commands are the programs that a job may run.
 	Commands []string
-	// Next is where to go after signing in; Wrong says that it was tried in vain.
+	// Next is the page after signing in. Wrong is true after a wrong token.
 	Next  string
 	Wrong bool
-	// Text is what there is to say where there is no page.
+	// Text is the text of the page for addresses that do not exist.
 	Text string
 }
 
 func (s *Server) render(w http.ResponseWriter, r *http.Request, name string, status int, p page) {
 	p.SignOut, p.Address = s.options.Token, addressOf(r)
-	var text bytes.Buffer // first, so that an error is not half a page
+	var text bytes.Buffer // buffered, so that an error does not leave half a page
 	if err := templates().ExecuteTemplate(&text, name, p); err != nil {
 		s.fail(w, r, err)
 		return
@@ -56,7 +56,7 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, name string, sta
 	text.WriteTo(w)
 }
 
-// addressOf returns the address for the builder's clients. A proxy may have the TLS.
+// addressOf returns the builder's address for clients. A proxy may use TLS for the builder.
 func addressOf(r *http.Request) string {
 	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
 		return "wss://" + r.Host

@@ -11,31 +11,31 @@ import (
 )
 
 const (
-	// maxShown is the length in bytes at which a line is cut for the page. Nobody reads on
-	// there, and a browser that is to lay out a line of a mebibyte stands still.
+	// maxShown is the length in bytes at which a line is cut for the page. Nobody reads more of it, and the
+	// layout of a line of a mebibyte blocks a browser.
 	maxShown = 8 << 10
-	// maxRead is how many bytes are read for one answer; lines beyond are asked for again.
+	// maxRead is how many bytes are read for one answer. The page requests the other lines again.
 	maxRead = 16 << 20
 	// scanBuffer is how many bytes of a log are read at once.
 	scanBuffer = 1 << 20
 )
 
-// A text is a job's log, as far as it reaches: whole lines, each ended by a line feed.
+// A text is the current content of a job's log: whole lines, each with a line feed.
 type text interface {
 	io.ReaderAt
-	// Offset returns where a line begins that is counted from 0, in bytes.
+	// Offset returns the offset of a line in bytes. Lines are numbered from 0.
 	Offset(line int64) (int64, error)
 }
 
-// linesFrom returns up to count lines of a log from a line on, as far as size, cut where they
-// are too long. isCut has the places of those in the answer.
+// linesFrom returns up to count lines of the first size bytes of a log, from a line on. Lines that are too
+// long are cut; isCut has their indexes in lines.
 func linesFrom(log text, size, from, count int64) (lines []string, isCut []int, err error) {
 	offset, err := log.Offset(from)
 	if err != nil {
 		return nil, nil, err
 	}
 	lines = []string{}
-	var line []byte // as far as it is shown
+	var line []byte // the part that is shown
 	chunks := chunksOf(log, offset, size)
 	for read := 0; int64(len(lines)) < count && (read < maxRead || len(lines) == 0); {
 		chunk, err := chunks()
@@ -59,8 +59,8 @@ func linesFrom(log text, size, from, count int64) (lines []string, isCut []int, 
 	return lines, isCut, nil
 }
 
-// chunksOf returns a function that returns what comes next of a log, and nothing at size. A
-// chunk is good until the next.
+// chunksOf returns a function that returns the next chunk of a log, and an empty one at size. A chunk is valid
+// until the next call.
 func chunksOf(log text, offset, size int64) func() ([]byte, error) {
 	buf := make([]byte, min(scanBuffer, max(0, size-offset)))
 	return func() ([]byte, error) {
@@ -78,7 +78,7 @@ func chunksOf(log text, offset, size int64) func() ([]byte, error) {
 
 var newline = []byte{'\n'}
 
-// wholeRunes returns the greatest length up to n at which text can be cut between runes.
+// wholeRunes returns the largest length up to n at which text can be cut between runes.
 func wholeRunes(text []byte, n int) int {
 	for n > 0 && !utf8.RuneStart(text[n]) {
 		n--
@@ -86,18 +86,18 @@ func wholeRunes(text []byte, n int) int {
 	return n
 }
 
-// A search is what was found in a log.
+// A search is the state and the result of a search in a log.
 type search struct {
 	wanted []byte // in small letters
 	limit  int
-	line   int64 // that is to be looked at next
+	line   int64 // the next one to search
 	found  []int64
 	count  int64
 }
 
-// find looks for a text in the lines of a log from a line on, whatever the case of its
-// letters, without regard for control sequences. It finds the first lines that hold it, up
-// to limit, and how many there are. When ctx ends, it returns what it has found by then.
+// find searches the lines of a log for a text, from a line on. It ignores case and control sequences. It
+// returns up to limit lines that contain the text, and how many there are in all. When ctx ends, it returns
+// what it has found so far.
 func find(ctx context.Context, log text, size int64, query string, from int64, limit int) (*search, error) {
 	offset, err := log.Offset(from)
 	if err != nil {
@@ -119,7 +119,7 @@ func find(ctx context.Context, log text, size int64, query string, from int64, l
 	}
 }
 
-// add looks through whole lines.
+// add searches whole lines.
 func (s *search) add(lines []byte) {
 	for rest := bytes.ToLower(withoutSequences(lines)); len(rest) > 0; {
 		at := bytes.Index(rest, s.wanted)

@@ -82,7 +82,7 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// endsAfter is a log whose search is out of time after so many chunks.
+// endsAfter is a log whose search reaches its time limit after a number of chunks.
 type endsAfter struct {
 	memory
 	chunks int
@@ -96,7 +96,7 @@ func (e *endsAfter) ReadAt(p []byte, at int64) (int, error) {
 	return e.memory.ReadAt(p, at)
 }
 
-// A search that is out of time says how far it came, and goes on from there when it is asked to.
+// A search that reaches its time limit returns its position, and the next request continues there.
 func TestFindInPieces(t *testing.T) {
 	const lines = 100
 	log := logOf(strings.Repeat("an error"+strings.Repeat(" in a long line", 2500)+"\n", lines))

@@ -10,10 +10,10 @@ import (
 	"iglu.sh/builder/internal/jobend"
 )
 
-// A jobView is a job in a person's words.
+// A jobView is a job for people: its record, with words, marks and links.
 type jobView struct{ history.Record }
 
-// ends are the words for how a job ended, and how good that is.
+// ends are a word and a tone for each end of a job.
 var ends = map[jobend.End]struct{ word, tone string }{
 	jobend.Exited:      {"failed", "bad"},
 	jobend.Unpushed:    {"not pushed", "bad"},
@@ -30,7 +30,7 @@ var ends = map[jobend.End]struct{ word, tone string }{
 	jobend.Interrupted: {"interrupted", "odd"},
 }
 
-// Word says how the job is.
+// Word returns the state of the job in a word.
 func (j jobView) Word() string {
 	switch {
 	case j.Waits():
@@ -43,7 +43,7 @@ func (j jobView) Word() string {
 	return ends[j.End].word
 }
 
-// Tone is the class of the word's colour.
+// Tone returns the CSS class for the colour of the word.
 func (j jobView) Tone() string {
 	switch {
 	case j.Runs():
@@ -54,10 +54,10 @@ func (j jobView) Tone() string {
 	return ends[j.End].tone
 }
 
-// Failed reports whether somebody will want to know what the end of the log says.
+// Failed reports whether the job has ended and did not succeed.
 func (j jobView) Failed() bool { return !j.Runs() && !j.Succeeded() }
 
-// Mark is a sign for how the job is.
+// Mark returns a symbol for the job's state.
 func (j jobView) Mark() string {
 	switch {
 	case j.Waits():
@@ -70,7 +70,7 @@ func (j jobView) Mark() string {
 	return "✗"
 }
 
-// Icon is the name of the page's icon.
+// Icon returns the file name of the page's icon.
 func (j jobView) Icon() string {
 	if j.Job == "" {
 		return "icon.svg"
@@ -78,10 +78,10 @@ func (j jobView) Icon() string {
 	return "icon-" + j.Tone() + ".svg"
 }
 
-// maxTitle is how many characters of a command stand in a title: browsers show fewer.
+// maxTitle is how many characters of a command a title has. Browsers show fewer.
 const maxTitle = 80
 
-// Title says in few words which job it is, and how.
+// Title returns the title of the job's page: state, repository and command.
 func (j jobView) Title() string {
 	command := []rune(j.Command)
 	title := string(command[:min(maxTitle, len(command))])
@@ -91,13 +91,13 @@ func (j jobView) Title() string {
 	return j.Mark() + " " + title
 }
 
-// Source is the job's repository in short, or empty.
+// Source returns a short form of the job's repository, or "".
 func (j jobView) Source() string { return shortRepository(j.Repository) }
 
-// Links are the addresses of pages about the job's source.
+// Links returns the addresses of pages about the job's source.
 func (j jobView) Links() links { return linksTo(j.Repository, j.Branch, j.Commit) }
 
-// Headline says in a line how the job is: of one that failed, why.
+// Headline returns a line about the job's state: if the job failed, the reason.
 func (j jobView) Headline() string {
 	switch {
 	case j.Waits():
@@ -109,15 +109,15 @@ func (j jobView) Headline() string {
 	case j.Reason != "":
 		return j.Reason
 	case j.End == jobend.Interrupted:
-		return "The builder died while the job ran. Its log ends there."
+		return "The builder died while the job ran. The log ends there."
 	case j.Error == "":
-		return "Its client has gone."
+		return "The client has disconnected."
 	}
 	return j.Error // of an earlier version
 }
 
-// More says what else there is to say of a job that failed, or nothing: the client was told the reason
-// and what to do in one text.
+// More returns the rest of the message that a failed job's client got: what to do. It is empty if Headline
+// says everything.
 func (j jobView) More() string {
 	if !j.Failed() {
 		return ""
@@ -135,7 +135,7 @@ func (j jobView) More() string {
 	return strings.TrimSpace(more)
 }
 
-// Took is how long the job ran, or has been running; empty if that is not known.
+// Took returns how long the job ran, or has been running; empty if that is not known.
 func (j jobView) Took() string {
 	switch {
 	case j.Runs():
@@ -146,7 +146,7 @@ func (j jobView) Took() string {
 	return duration(j.Ended.Sub(j.Begun))
 }
 
-// duration is a time as the page writes it; assets/words.js does so, too.
+// duration returns a time in the format of the page, the same as in assets/words.js.
 func duration(d time.Duration) string {
 	switch s := int(d.Seconds()); {
 	case s < 10 && d%time.Second != 0:
@@ -160,16 +160,16 @@ func duration(d time.Duration) string {
 	}
 }
 
-// Elapsed is how many seconds the job has been running.
+// Elapsed returns how many seconds the job has been running.
 func (j jobView) Elapsed() int { return int(time.Since(j.Begun).Seconds()) }
 
-// ShortCommit is a commit as people write it.
+// ShortCommit returns the first characters of the commit.
 func (j jobView) ShortCommit() string { return j.Commit[:min(7, len(j.Commit))] }
 
-// ShortID is the beginning of the job's id.
+// ShortID returns the first characters of the job's id.
 func (j jobView) ShortID() string { return j.Job[:min(8, len(j.Job))] }
 
-// From is the host that sent the job, or empty.
+// From returns the host that sent the job, or "".
 func (j jobView) From() string {
 	host, _, err := net.SplitHostPort(j.Client)
 	if err != nil {

@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// maxWatchers is how many clients follow logs and events at once. Each takes some 200 KiB of
-// memory. They are fewer than connlimit.MaxConns, so that other clients can connect as well.
+// maxWatchers is how many clients can follow logs and events at once. Each needs some 200 KiB of memory. It is
+// less than connlimit.MaxConns, so that other clients can connect as well.
 const maxWatchers = 256
 
 // watchers limits how many clients follow logs and events, and ends all of them when the server
 // closes.
 type watchers struct {
-	slots   chan struct{} // holds an item for each
-	timeout time.Duration // how long a watcher may accept nothing
+	slots   chan struct{} // has an item for each
+	timeout time.Duration // how long a watcher may accept no data
 	closing context.Context
 	close   context.CancelFunc
 }
@@ -26,8 +26,8 @@ func newWatchers(timeout time.Duration) *watchers {
 	return all
 }
 
-// watch makes the answer to a request one that is watched for as long as the watcher likes or
-// the job runs. left must be called at its end.
+// watch prepares an answer that follows a log or events until the watcher disconnects or the job ends. The
+// caller must call left at the end. If ok is false, watch has answered the request.
 func (all *watchers) watch(w http.ResponseWriter, r *http.Request) (ctx context.Context, out *watcher, left func(), ok bool) {
 	select {
 	case all.slots <- struct{}{}:
@@ -45,15 +45,16 @@ func (all *watchers) watch(w http.ResponseWriter, r *http.Request) (ctx context.
 	}, true
 }
 
-// A watcher is an answer that goes on. What is written to it is sent at once; a client that
-// does not take it in time has gone.
+// A watcher is an answer that continues while a job runs. Everything that is written to it is sent
+// immediately. A client that does not accept it in time counts as disconnected.
 type watcher struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
 	timeout time.Duration
 }
 
-// newWatcher makes one of an answer. The connection is not used again: it keeps its last deadline.
+// newWatcher returns a watcher for an answer. Its connection cannot be used again, because it keeps the last
+// deadline.
 func newWatcher(w http.ResponseWriter, timeout time.Duration) *watcher {
 	w.Header().Set("Connection", "close")
 	return &watcher{w: w, control: http.NewResponseController(w), timeout: timeout}
@@ -73,13 +74,13 @@ func (out *watcher) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// A patient answer waits as long as a watcher's for a client that takes nothing of it.
-type patient struct {
+// A slowAnswer waits for a slow client as long as a watcher does.
+type slowAnswer struct {
 	http.ResponseWriter
 	watcher *watcher
 }
 
-func (p patient) Write(b []byte) (int, error) {
+func (p slowAnswer) Write(b []byte) (int, error) {
 	p.watcher.extendDeadline()
 	return p.ResponseWriter.Write(b)
 }

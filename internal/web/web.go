@@ -1,8 +1,8 @@
-// Package web is what a person sees of the builder in a browser, and the API below it: the
-// jobs that there were, what runs, their logs and events. It reads; the one thing that it
-// does is cancel a job. Jobs are sent by the WebSocket of wsapi, from the page as well.
+// Package web serves the builder's web page and the HTTP API that the page uses: running and ended jobs, their
+// logs and events. It only reads, except that it can cancel a job. Jobs are sent through package wsapi, from
+// the page too.
 //
-// Whoever calls a Server has seen to it that the client may see all jobs.
+// A Server does not authenticate clients: its caller must let in only clients that may see all jobs.
 package web
 
 import (
@@ -22,24 +22,24 @@ import (
 	"iglu.sh/builder/orchestrator/nodes"
 )
 
-// Records are what is kept of jobs.
+// Records are the stored records of jobs.
 type Records interface {
-	// Find returns up to limit records that match, the newest first: of all jobs, or of those that
-	// began before one. It returns history.ErrNotFound if that is not known.
+	// Find returns up to limit records that match, the newest first: of all jobs, or of those that began
+	// before a given job. It returns history.ErrNotFound if that job is unknown.
 	Find(before string, limit int, match func(history.Record) bool) ([]history.Record, error)
 	// Get returns a job's record, or history.ErrNotFound.
 	Get(job string) (history.Record, error)
 }
 
-// Logs are where the logs of jobs lie.
+// Logs are the stored logs of jobs.
 type Logs interface {
 	// Reader returns a reader of a job's log, or fs.ErrNotExist.
 	Reader(job string) (*joblog.Reader, error)
 }
 
-// Jobs are those that run, and where they can.
+// Jobs are the running jobs and the nodes for them.
 type Jobs interface {
-	// Cancel ends a job, if it runs, for the reason that somebody wanted it on the page.
+	// Cancel ends a job if it runs. The reason is that somebody cancelled it on the page.
 	Cancel(job string) (runs bool)
 	// Nodes returns the nodes of the builder; nil if it uses one engine.
 	Nodes() []nodes.State
@@ -49,10 +49,9 @@ type Jobs interface {
 type Options struct {
 	// Commands are the programs that a job may run.
 	Commands []string
-	// ClientTimeout is how long a watcher may accept nothing of what it is sent before it
-	// counts as gone.
+	// ClientTimeout is the time after which a watcher that accepts no data counts as disconnected.
 	ClientTimeout time.Duration
-	// Token is true if the builder asks for one.
+	// Token is true if clients need a token.
 	Token bool
 }
 
@@ -66,7 +65,7 @@ type Server struct {
 	mux     *http.ServeMux
 
 	watchers *watchers
-	searches chan struct{} // holds an item for each
+	searches chan struct{} // has an item for each
 }
 
 // New returns a server.
@@ -101,8 +100,8 @@ func New(records Records, logs Logs, jobs Jobs, options Options, log *slog.Logge
 	return s
 }
 
-// policy lets the page load nothing but what the builder itself serves, run no script that
-// stands in it, and be in no frame.
+// policy is the Content-Security-Policy: the page loads only files of the builder, runs no inline scripts, and
+// cannot be in a frame.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
@@ -111,20 +110,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("Content-Security-Policy", policy)
 	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Referrer-Policy", "same-origin") // with none, a browser names no origin either
+	header.Set("Referrer-Policy", "same-origin") // without a referrer, a browser sends no origin either
 	header.Set("Cross-Origin-Opener-Policy", "same-origin")
 	header.Set("Cache-Control", "no-cache")
 	s.mux.ServeHTTP(w, r)
 }
 
-// Close ends all watching, so that an http.Server need not wait for it.
+// Close ends the requests of all watchers, so that an http.Server does not wait for them.
 func (s *Server) Close() { s.watchers.close() }
 
 //go:embed assets
 var files embed.FS
 
-// assets are the files that pages refer to, with a digest of each that tells a browser
-// whether its own is still the same.
+// assets are the files that pages load, each with a digest, by which a browser knows whether its copy is
+// current.
 var assets = sync.OnceValue(func() map[string]asset {
 	all := make(map[string]asset)
 	entries, err := files.ReadDir("assets")
@@ -147,7 +146,7 @@ type asset struct {
 	tag  string
 }
 
-// assetTypes are said, not asked of the machine, whose table may differ.
+// assetTypes are the media types of assets. The table of the machine may differ.
 var assetTypes = map[string]string{
 	".css": "text/css; charset=utf-8",
 	".js":  "text/javascript; charset=utf-8",

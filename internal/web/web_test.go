@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// noJobs is a builder without a job.
+// noJobs is a builder without jobs.
 type noJobs struct{}
 
 func (noJobs) Cancel(string) bool   { return false }
@@ -30,14 +30,14 @@ func (noJobs) Nodes() []nodes.State { return nil }
 
 var _ Jobs = noJobs{}
 
-// house is a server with real stores behind it.
-type house struct {
+// fixture is a server with real stores.
+type fixture struct {
 	*Server
 	records *history.History
 	logs    *joblog.Store
 }
 
-func newHouse(t *testing.T) house {
+func newFixture(t *testing.T) fixture {
 	t.Helper()
 	folder := t.TempDir()
 	logs, err := joblog.Open(filepath.Join(folder, "logs"), joblog.Keep{Jobs: 100}, 1<<30)
@@ -53,29 +53,29 @@ func newHouse(t *testing.T) house {
 		s.Close()
 		records.Close()
 	})
-	return house{s, records, logs}
+	return fixture{s, records, logs}
 }
 
-func (h house) put(t *testing.T, r history.Record) {
+func (f fixture) put(t *testing.T, r history.Record) {
 	t.Helper()
-	if err := h.records.Put(r); err != nil {
+	if err := f.records.Put(r); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (h house) get(path string, header ...string) *httptest.ResponseRecorder {
+func (f fixture) get(path string, header ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(http.MethodGet, path, nil)
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
+	f.ServeHTTP(w, r)
 	return w
 }
 
-// TestEveryEndHasWords shows a job of every end.
+// TestEveryEndHasWords checks the page of a job for every end.
 func TestEveryEndHasWords(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	code := 1
 	for _, end := range []jobend.End{jobend.Exited, jobend.Unpushed, jobend.OutOfMemory, jobend.Killed, jobend.TimedOut, jobend.Silent,
 		jobend.Cancelled, jobend.ClientGone, jobend.Shutdown, jobend.NoImage, jobend.EngineGone, jobend.Failed, jobend.Interrupted} {
@@ -90,7 +90,7 @@ func TestEveryEndHasWords(t *testing.T) {
 	}
 }
 
-// TestReasons shows why jobs failed: in a line, and what else the client was told.
+// TestReasons checks the reason of failed jobs: the headline, and the rest of the message to the client.
 func TestReasons(t *testing.T) {
 	one, push := 1, 75
 	for _, test := range []struct {
@@ -108,7 +108,7 @@ func TestReasons(t *testing.T) {
 		{history.Record{End: jobend.NoImage, Reason: "the job image is not there", Error: "The job image is not there.", Msg: "Pull it."},
 			"the job image is not there", "Pull it."},
 		{history.Record{End: jobend.Failed, Error: "Of an earlier version.", Msg: "It had no reason."}, "Of an earlier version.", "It had no reason."},
-		{history.Record{End: jobend.Interrupted}, "The builder died while the job ran. Its log ends there.", ""},
+		{history.Record{End: jobend.Interrupted}, "The builder died while the job ran. The log ends there.", ""},
 	} {
 		j := jobView{test.record}
 		if j.Headline() != test.headline || j.More() != test.more {
@@ -117,9 +117,9 @@ func TestReasons(t *testing.T) {
 	}
 }
 
-// TestClient says who sent a job.
+// TestClient checks the sender of a job.
 func TestClient(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	for client, want := range map[string]string{
 		"192.0.2.7:4711":     ` by <span title="192.0.2.7:4711">192.0.2.7</span>`,
 		"[2001:db8::1]:4711": ` by <span title="[2001:db8::1]:4711">2001:db8::1</span>`,
@@ -134,7 +134,7 @@ func TestClient(t *testing.T) {
 
 // TestTextsAreEscaped puts HTML into everything that a page shows of a record.
 func TestTextsAreEscaped(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	const html = `"><script>alert(1)</script>`
 	h.put(t, history.Record{Job: "a", Begun: time.Now(), Ended: time.Now(), End: jobend.Failed,
 		Repository: html, Branch: html, Command: html, Commit: html, Client: html, Reason: html, Error: html, Msg: html})
@@ -146,9 +146,9 @@ func TestTextsAreEscaped(t *testing.T) {
 	}
 }
 
-// TestPolicy checks what every answer says to a browser, and that no page needs more.
+// TestPolicy checks the security headers of every answer, and that pages need nothing that they forbid.
 func TestPolicy(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	h.put(t, history.Record{Job: "a", Begun: time.Now()})
 	for _, path := range []string{"/", "/new", "/login", "/jobs/a", "/jobs/b", "/assets/page.js", "/api/v1/jobs", "/api/v1/jobs/a"} {
 		answer := h.get(path, "Accept", "text/html")
@@ -170,7 +170,7 @@ func TestPolicy(t *testing.T) {
 }
 
 func TestAssets(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	for name := range assets() {
 		first := h.get("/assets/" + name)
 		if first.Code != http.StatusOK || first.Header().Get("Content-Type") == "" {
@@ -182,9 +182,9 @@ func TestAssets(t *testing.T) {
 	}
 }
 
-// TestWatchersAreBounded has as many watchers as there may be, and one more. Close lets all go.
+// TestWatchersAreBounded opens the largest number of watchers and one more. Close ends all of them.
 func TestWatchersAreBounded(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	log, err := h.logs.Create("a", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -223,7 +223,7 @@ func TestWatchersAreBounded(t *testing.T) {
 
 // TestEndWithoutLastMessage watches a job whose builder died.
 func TestEndWithoutLastMessage(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	log, err := h.logs.Create("cut", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -253,10 +253,10 @@ func TestEndWithoutLastMessage(t *testing.T) {
 	}
 }
 
-// TestRunningJobs shows the page of all jobs while none runs, one, and more: one is shown in full, more
-// are listed before those that have ended, the oldest first.
+// TestRunningJobs checks the page of all jobs while no job, one job or more jobs are running. One is shown in
+// full; more are listed before the ended ones, the oldest first.
 func TestRunningJobs(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	h.put(t, history.Record{Job: "ended", Command: "nix build", Begun: time.Now().Add(-time.Hour), End: jobend.Exited})
 	for n, want := range [][]string{
 		{`id="idle"`, `href="/jobs/ended"`},

@@ -1,8 +1,8 @@
-// The form filled with what a job was, but for its secrets, which the builder does not keep.
+// Fills the form with an earlier job, without its secrets, which the builder does not keep.
 import { show } from "./mark.js";
 import { made } from "./words.js";
 
-// fillAgain fills the form with the job that the address names, and says which secrets are missing.
+// fillAgain fills the form with the job in the page's address, and shows which secrets are missing.
 export async function fillAgain(form) {
   const job = new URLSearchParams(location.search).get("job");
   if (!job) return;
@@ -14,13 +14,13 @@ export async function fillAgain(form) {
     const response = await fetch(`/api/v1/jobs/${encodeURIComponent(job)}`);
     if (!response.ok) throw new Error(await response.text());
     const missing = fill(form, await response.json());
-    note.replaceChildren("As in job ", link, missing.length ? `. The builder keeps no secrets: enter again the ${missing.join(", the ")}.` : ".");
+    note.replaceChildren("As in job ", link, missing.length ? `. The builder keeps no secrets. Please enter these again: ${missing.join(", ")}.` : ".");
   } catch {
-    note.replaceChildren("Nothing is known any more of job ", link, ".");
+    note.replaceChildren("The builder no longer has job ", link, ".");
   }
 }
 
-// fill fills the form with a record, and returns what somebody has to enter.
+// fill fills the form with a record, and returns the names of the missing secrets.
 function fill(form, record) {
   const { git = {}, buildOptions: options = {}, nix = {} } = record.request ??
     { git: { repository: record.repository, branch: record.branch, noClone: !record.repository }, buildOptions: { command: record.command } };
@@ -39,7 +39,7 @@ function fill(form, record) {
   if (git.requiresAuth) missing.push(["gitKey", "repository's key"]);
   if (texts.accessTokens) missing.push(["accessTokens", "access tokens"]);
   if (cachix.push) missing.push(["apiKey", "cache's API key"]);
-  form.dispatchEvent(new Event("input")); // what the form shows of it
+  form.dispatchEvent(new Event("input")); // updates the form and the preview
   if (git.requiresAuth) form.elements.gitKey.required = true;
   if (missing.length) show(form.elements[missing[0][0]]);
   return missing.map(([, words]) => words);

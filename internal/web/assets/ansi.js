@@ -1,10 +1,10 @@
-// A line of a terminal as text: its colours become styles, every other control sequence and
-// control character is dropped. Nothing of a line is ever read as HTML.
+// Shows a line of terminal output: its colours become styles, and all other control sequences and control
+// characters are removed. No part of a line is ever read as HTML.
 
 // The control sequences of terminals (ECMA-48; scan.go has the same), and control characters.
 const CONTROL = /\x1b\[([0-?]*)[ -/]*([@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[PX^_][^\x1b]*\x1b\\|\x1b[ -/]*[0-~]|[\x00-\x08\x0a-\x1f\x7f-\x9f]/g;
 
-// pieces cuts a line into pieces of text that have one style each.
+// pieces splits a line into pieces of text with one style each.
 export function pieces(line) {
   const found = [];
   let style = {}, from = 0;
@@ -20,7 +20,7 @@ export function pieces(line) {
   return found;
 }
 
-// Select Graphic Rendition: what a number switches on, and what it switches off.
+// Select Graphic Rendition: the styles that a number switches on and off.
 const ON = { 1: "bold", 2: "dim", 3: "italic", 4: "underlined", 7: "inverse", 9: "struck" };
 const OFF = { 22: ["bold", "dim"], 23: ["italic"], 24: ["underlined"], 27: ["inverse"], 29: ["struck"], 39: ["color"], 49: ["ground"] };
 
@@ -51,7 +51,7 @@ const LEVELS = [0, 95, 135, 175, 215, 255];
 const SIXTEEN = ["000000", "a81e28", "1a7340", "8a6100", "1a5fb4", "8a2a8c", "06727d", "c8d0d6",
   "5b6873", "e0525c", "3fae6d", "d9a520", "5a9bea", "c667c9", "35b3bf", "ffffff"];
 
-// toRGB returns the colour of one of the 256, or the one that it is.
+// toRGB returns the RGB values of one of the 256 colours, or of an RGB colour.
 function toRGB(color) {
   if (Array.isArray(color)) return color;
   if (color < 16) return [0, 2, 4].map((i) => parseInt(SIXTEEN[color].slice(i, i + 2), 16));
@@ -60,7 +60,7 @@ function toRGB(color) {
   return [LEVELS[Math.floor(n / 36)], LEVELS[Math.floor(n / 6) % 6], LEVELS[n % 6]];
 }
 
-// luminance and contrast are WCAG's.
+// luminance and contrast are defined by WCAG.
 function luminance(rgb) {
   const [r, g, b] = rgb.map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
@@ -73,7 +73,7 @@ function contrast(a, b) {
 
 const READABLE = 5.5;
 
-// readable returns a colour as like a given one as can be read on a ground.
+// readable returns the most similar colour that is readable on a background.
 function readable(rgb, ground) {
   const end = luminance(ground) > 0.18 ? 0 : 255;
   for (let mixed = rgb, share = 0; ; share += 0.1) {
@@ -85,12 +85,12 @@ function readable(rgb, ground) {
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const pageGround = () => dark.matches ? [20, 28, 35] : [255, 255, 255];
 
-// onTheme calls back when colours are to be worked out anew.
+// onTheme calls back when the theme changes, and colours must be computed again.
 export const onTheme = (redraw) => dark.addEventListener("change", redraw);
 
 const css = (rgb) => `rgb(${rgb.join(" ")})`;
 
-// element returns a piece of text in its style.
+// element returns an element with a piece of text in its style.
 export function element(text, style) {
   const names = Object.keys(style);
   if (names.length === 0) return document.createTextNode(text);

@@ -1,8 +1,8 @@
 // Buttons that copy a text.
 
-const SHOWN = 1500; // ms for which a button says that it has
+const SHOWN = 1500; // ms for which a button shows that it has copied
 
-// letCopy has each button with data-copy copy that text, also those that come later.
+// letCopy makes each button with data-copy copy that text, including buttons that are added later.
 export function letCopy() {
   document.addEventListener("click", async (e) => {
     const button = e.target.closest?.("button[data-copy]");
@@ -15,8 +15,8 @@ export function letCopy() {
   });
 }
 
-// copy reports whether the text could be copied. Browsers have a clipboard for pages by https and of
-// this machine alone; for others there is the old way.
+// copy reports whether the text was copied. Browsers allow the clipboard only for pages over https and pages of
+// this machine. For other pages copy uses execCommand.
 async function copy(text, button) {
   try {
     await navigator.clipboard.writeText(text);

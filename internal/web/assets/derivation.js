@@ -1,9 +1,9 @@
-// A derivation's own log, in a dialog: as far as it reaches, and on while it is built.
+// A derivation's own log, in a dialog. It is followed while the derivation is being built.
 import { element, pieces } from "./ansi.js";
 import { made } from "./words.js";
 
-const KEPT = 5000; // lines that are shown: the last
-const NEAR = 30; // px from the end at which the log is followed
+const KEPT = 5000; // the number of last lines that are shown
+const NEAR = 30; // px: nearer to the end than this, the view follows the log
 
 const byId = (id) => document.getElementById(id);
 
@@ -14,7 +14,7 @@ export class DerivationLog {
     this.text = byId("derivation-text");
     this.dialog.addEventListener("close", () => this.stop());
     this.dialog.addEventListener("click", (e) => {
-      if (e.target === this.dialog) this.dialog.close(); // beside it
+      if (e.target === this.dialog) this.dialog.close(); // a click outside of the dialog
     });
   }
 
@@ -36,7 +36,7 @@ export class DerivationLog {
       const response = await fetch(`${url}?follow=1`, { signal: mine.signal });
       if (!response.ok) throw new Error(await response.text());
       await this.read(response.body.pipeThrough(new TextDecoderStream()).getReader());
-      say(this.lines ? this.cutNote() : "It has printed nothing.");
+      say(this.lines ? this.cutNote() : "The log is empty.");
     } catch (error) {
       say(`The log cannot be read: ${error.message}`);
     }

@@ -1,4 +1,4 @@
-// One job: its log, how far it is, and how it ended.
+// One job: its log, its progress and its result.
 import { DerivationLog } from "./derivation.js";
 import { Log } from "./log.js";
 import { drawResults } from "./results.js";
@@ -8,16 +8,16 @@ import { made, PHASES, seconds, size } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const DOING = { wait: "Waiting for a free slot", pull: "Pulling the job image", create: "Starting the container", fetch: "Fetching the source", evaluate: "Evaluating", build: "Building", push: "Pushing the results", done: "Finishing" };
-const JOBS_INTERVAL = 3000; // ms between two looks for jobs of others
-const NODES_INTERVAL = 5000; // ms between two looks at the nodes
-const AGAIN = 3000; // ms until a builder that was away is asked again
+const JOBS_INTERVAL = 3000; // ms between checks for other jobs
+const NODES_INTERVAL = 5000; // ms between updates of the nodes
+const AGAIN = 3000; // ms until a builder that did not answer is asked again
 
 export function showJob(job) {
   const elapsed = 1000 * Number(job.dataset.elapsed ?? 0);
   const logs = new DerivationLog(job);
   const tree = new Tree((path, name) => logs.open(path, name));
   const state = { job, next: 1, phases: [], tree, progress: null, push: null, cancelled: false };
-  state.began = Date.now() - elapsed; // until the first message says it
+  state.began = Date.now() - elapsed; // until the first message has the time
   state.shown = performance.now() - elapsed;
   const log = new Log(job);
   const runs = "runs" in job.dataset;
@@ -28,9 +28,9 @@ export function showJob(job) {
   watch(state, log, runs);
 }
 
-// watch takes the job's events, from the first on: so a page that is loaded again shows what
-// it did. Where the connection is lost, the browser goes on after the last that it had.
-// A page that nobody sees gives its connection up: browsers allow few to one server.
+// watch reads the job's events from the first on, so that a reloaded page shows the same. If the connection is
+// lost, the browser continues after the last event. A hidden page closes its connection, because browsers
+// allow only a few to one server.
 function watch(state, log, runs) {
   const events = new EventSource(`/api/v1/jobs/${state.job.dataset.job}/events?lines=no&from=${state.next}`);
   const stop = () => {
@@ -49,9 +49,9 @@ function watch(state, log, runs) {
     if (runs) renew(state.job);
   };
   document.addEventListener("visibilitychange", pause);
-  events.addEventListener("end", () => end(now(state))); // of a job that has no last message
+  events.addEventListener("end", () => end(now(state))); // if the job has no last message
   events.addEventListener("error", async () => {
-    if (events.readyState !== EventSource.CLOSED) return; // the browser asks again by itself
+    if (events.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
     stop();
     await sleep(AGAIN);
     if (await hasEnded(state.job.dataset.job)) end(now(state));
@@ -74,7 +74,7 @@ function watch(state, log, runs) {
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-// hasEnded asks the builder whether a job has ended, as far as it can be asked.
+// hasEnded asks the builder whether a job has ended. It returns false if the builder does not answer.
 async function hasEnded(job) {
   try {
     const response = await fetch(`/api/v1/jobs/${job}`);
@@ -121,7 +121,7 @@ function take(state, event, at) {
 
 const say = (text) => byId("status").replaceChildren(made("p", "", text));
 
-// draw shows the state, once for all that has come since the last picture.
+// draw shows the state, once for all messages since the last frame.
 function draw(state) {
   state.frame ||= requestAnimationFrame(() => {
     state.frame = 0;
@@ -131,7 +131,7 @@ function draw(state) {
   });
 }
 
-// drawWord says in a word whether the job waits or runs.
+// drawWord shows whether the job is waiting or running.
 function drawWord(words) {
   [...byId("verdict").children].forEach((part, i) => { part.textContent = words[i]; });
 }
@@ -181,12 +181,12 @@ function drawFacts(verdict) {
   }));
 }
 
-// now is the builder's time, in ms: the browser's clock need not be the same.
+// now returns the builder's time in ms, because the browser's clock can differ.
 function now(state) {
   return state.began + performance.now() - state.shown;
 }
 
-// tick shows for how long the job and what builds in it have run.
+// tick shows how long the job and its derivations have been running.
 function tick(state) {
   const { job } = state;
   const timer = setInterval(() => {
@@ -196,7 +196,7 @@ function tick(state) {
   }, 1000);
 }
 
-// renew shows how the job has ended, in the builder's own words.
+// renew replaces the job's header with the builder's version after the end of the job.
 async function renew(job) {
   delete job.dataset.runs;
   byId("sure")?.close();
@@ -206,7 +206,7 @@ async function renew(job) {
   if (page.getElementById("job")) {
     const status = byId("status"), now = page.getElementById("status");
     job.querySelector(":scope > header").replaceWith(page.querySelector("#job > header"));
-    byId("status").replaceWith(status); // the same, so that it is read out what is new in it
+    byId("status").replaceWith(status); // the same element, so that screen readers read its new text
     status.className = now.className;
     status.replaceChildren(...now.childNodes);
     document.title = page.title;
@@ -223,25 +223,25 @@ async function pageAt(path) {
   return new DOMParser().parseFromString(await response.text(), "text/html");
 }
 
-// renewJobs makes the list of jobs anew, and returns whether it has.
+// renewJobs reloads the list of jobs, and returns whether it did.
 async function renewJobs() {
-  if (byId("filters")?.contains(document.activeElement)) return false; // somebody chooses
+  if (byId("filters")?.contains(document.activeElement)) return false; // the filter is being used
   byId("jobs")?.replaceWith((await pageAt(location.pathname + location.search)).getElementById("jobs"));
   showTimes();
   return true;
 }
 
-// watchNodes keeps what the page says of the builder's nodes true.
+// watchNodes updates the list of the builder's nodes.
 export function watchNodes() {
   setInterval(async () => {
     if (document.hidden) return;
-    const page = await pageAt("/").catch(() => null); // the builder is away: it is asked again
+    const page = await pageAt("/").catch(() => null); // the builder does not answer: try again later
     for (const id of page?.getElementById("nodes") ? ["nodes-sum", "nodes-rows"] : []) byId(id).replaceWith(page.getElementById(id));
     showTimes();
   }, NODES_INTERVAL);
 }
 
-// watchForJobs shows a job that somebody else sends, on the page of all jobs.
+// watchForJobs shows new jobs of other clients on the page of all jobs.
 export function watchForJobs() {
   let known;
   setInterval(async () => {
@@ -250,7 +250,7 @@ export function watchForJobs() {
       const response = await fetch("/api/v1/jobs");
       const { jobs } = await response.json();
       const [newest] = jobs;
-      if (location.search) { // a part of the list
+      if (location.search) { // the list is filtered
         const now = jobs.map(({ id, end }) => `${id} ${end}`).join();
         if (known === undefined || known !== now && await renewJobs()) known = now;
         return;
@@ -270,13 +270,13 @@ export function watchForJobs() {
         await renewJobs();
         const link = made("a", "", "Show it.");
         link.href = "/";
-        if (byId("status")) byId("status").replaceChildren("Another job has begun. ", link);
+        if (byId("status")) byId("status").replaceChildren("Another job has started. ", link);
       }
-    } catch { /* the builder is away: it is asked again */ }
+    } catch { /* the builder does not answer: try again later */ }
   }, JOBS_INTERVAL);
 }
 
-// unended returns which jobs run and which wait.
+// unended returns the running and the waiting jobs.
 async function unended() {
   const lists = await Promise.all(["running", "waiting"].map(async (state) => {
     const { jobs } = await (await fetch(`/api/v1/jobs?limit=1000&state=${state}`)).json();
@@ -285,13 +285,13 @@ async function unended() {
   return lists.flat().sort().join();
 }
 
-// listedUnended returns the same, as the page has it.
+// listedUnended returns the same from the page.
 function listedUnended() {
   const links = [...document.querySelectorAll("#running a")];
   return links.map((link) => `${link.pathname.split("/").pop()} ${link.querySelector(".word").textContent}`).sort().join();
 }
 
-// showOthers says that another job is running beside the one that is shown.
+// showOthers shows that another job is running, besides the one on the page.
 function showOthers() {
   const link = made("a", "", "Show all.");
   link.href = "/";
@@ -317,7 +317,7 @@ function letCancel(state) {
   });
 }
 
-// cancel returns why a job was not cancelled, or "".
+// cancel cancels a job. It returns why that failed, or "".
 async function cancel(job) {
   try {
     const response = await fetch(`/api/v1/jobs/${job}/cancel`, { method: "POST" });

@@ -1,5 +1,5 @@
-// The log of a job of any length. The document holds only the rows that can be seen; lines are
-// fetched when they are, and the builder itself searches.
+// The log of a job, of any length. The document has only the visible rows. Their lines are fetched when they
+// become visible, and the builder does the searching.
 import { element, onTheme, pieces } from "./ansi.js";
 import { Parts } from "./parts.js";
 import { localTime, utc } from "./times.js";
@@ -7,17 +7,17 @@ import { arrange, made, PHASES } from "./words.js";
 
 const PAGE = 500; // lines that are fetched at once
 const KEPT_PAGES = 60; // in memory
-const MOST_HEIGHT = 15e6; // in px: browsers know no higher elements
-const BEYOND = 12; // rows above and below what can be seen
-const SEARCH_DELAY = 200; // ms after a letter
+const MOST_HEIGHT = 15e6; // px: browsers do not support higher elements
+const BEYOND = 12; // rows above and below the visible ones
+const SEARCH_DELAY = 200; // ms after a key
 const SEARCH_AGAIN = 1500; // ms, in a log that grows
-const SEARCH_RETRY = 5000; // ms, of one that failed
+const SEARCH_RETRY = 5000; // ms, after a search that failed
 const MOST_MARKS = 200; // in a line
-const HELD = 10000; // ms for which what somebody wants to see stays within sight
-const NARROW = "(max-width: 40rem)"; // where lines are wrapped from the start
+const HELD = 10000; // ms for which a line that was asked for is kept in view
+const NARROW = "(max-width: 40rem)"; // on narrow screens lines are wrapped by default
 
-// What lines that say what went wrong begin with: the builder's own, git's, Nix's, and those of a
-// derivation's builder behind its name.
+// The beginnings of lines that report errors: those of the builder, of git, of Nix, and of a derivation's
+// build, after its name.
 const WARNING = /^(?:iglu: |[^\s>]+> )?warning:/i;
 const ERROR = /^(?:iglu: (?:error:|failed:|cannot |could not |nothing could )|(?:[^\s>]+> )?(?:error|fatal):)/i;
 
@@ -31,8 +31,8 @@ export class Log {
     this.rows = byId("rows");
     this.total = 0; // lines
     this.parts = new Parts();
-    this.top = 0; // the upper edge of what is seen, in px of a log that is not scaled
-    this.put = 0; // where this script has scrolled to
+    this.top = 0; // the upper edge of the view, in px of a log that is not scaled
+    this.put = 0; // the position that this script has scrolled to
     this.follows = "runs" in job.dataset || "failed" in job.dataset;
     this.wraps = matchMedia(NARROW).matches;
     this.timed = false;
@@ -54,7 +54,7 @@ export class Log {
     view.addEventListener("scroll", () => this.scrolled(), { passive: true });
     view.addEventListener("wheel", (e) => {
       if (this.ratio() <= 1 || e.ctrlKey || !e.deltaY) return;
-      e.preventDefault(); // the scroll bar alone would be too coarse
+      e.preventDefault(); // the scroll bar is too coarse
       this.follow(false);
       this.moveTo(this.top + e.deltaY * [1, this.height(), view.clientHeight][e.deltaMode]);
     }, { passive: false });
@@ -79,7 +79,7 @@ export class Log {
     this.rows.addEventListener("click", (e) => {
       const number = e.target.closest(".number");
       if (!number || !e.shiftKey || !this.chosen) return;
-      e.preventDefault(); // it would open a window
+      e.preventDefault(); // the link would open a window
       this.choose(Number(number.textContent) - 1, true);
     });
     byId("search").addEventListener("submit", (e) => {
@@ -109,7 +109,7 @@ export class Log {
     this.view.classList.toggle("timed", this.timed);
   }
 
-  // grow says how many lines there are now.
+  // grow sets the number of lines.
   grow(total) {
     if (total <= this.total) return;
     this.total = total;
@@ -122,7 +122,7 @@ export class Log {
     if (this.query) this.searchOn();
   }
 
-  // begin says that a phase begins at a line. What is seen stays where it is.
+  // begin adds a phase that begins at a line. The view does not move.
   begin(phase, line) {
     this.keepingPlace(() => this.parts.begin(phase, line));
     this.hold();
@@ -131,14 +131,14 @@ export class Log {
   // fold folds a part, or unfolds it.
   fold(part) {
     this.follow(false);
-    const before = part.row * this.height() - this.top; // of its head
+    const before = part.row * this.height() - this.top; // the head of the part
     part.folded = !part.folded;
     this.parts.lay(this.total);
     this.changed();
     this.moveTo(part.row * this.height() - before);
   }
 
-  // keepingPlace does what moves rows, and has the same line at the upper edge as before.
+  // keepingPlace calls a function that moves rows, and keeps the same line at the upper edge.
   keepingPlace(move) {
     const height = this.height(), row = Math.floor(this.top / height);
     const line = this.parts.lineAt(row), within = this.top - this.parts.rowOf(line) * height;
@@ -147,8 +147,7 @@ export class Log {
     if (!this.follows && this.top > 0) this.moveTo(this.parts.rowOf(line) * height + within);
   }
 
-  // The measures. A wrapped log is scrolled by rows, however high they are: its last one can
-  // come to the upper edge.
+  // Sizes. A wrapped log is scrolled by rows, whatever their height: its last row can be at the upper edge.
   height() {
     return this.rowHeight ||= parseFloat(getComputedStyle(this.rows).lineHeight);
   }
@@ -158,7 +157,7 @@ export class Log {
     return Math.max(0, this.wraps ? (rows - 1) * this.height() : rows * this.height() - this.view.clientHeight);
   }
 
-  // ratio is how many px of the log one px of the scroll bar stands for.
+  // ratio is the number of px of the log for one px of the scroll bar.
   ratio() {
     return Math.max(1, this.mostTop() / MOST_HEIGHT);
   }
@@ -208,14 +207,14 @@ export class Log {
     this.moveTo(e.key === "Home" ? 0 : this.top + by);
   }
 
-  // lineSeen returns the line found last, if it can be seen, or else the upper one that can.
+  // lineSeen returns the line found last if it is visible, otherwise the first visible line.
   lineSeen() {
     const line = this.found[this.current];
     return line !== undefined && this.isSeen(line) ? line : this.parts.lineAt(Math.ceil(this.top / this.height()));
   }
 
-  // isSeen reports whether a line is within the view. How high wrapped ones are is known of those
-  // that are drawn.
+  // isSeen reports whether a line is visible. The height of wrapped lines is known only for those that are
+  // drawn.
   isSeen(line) {
     if (this.wraps) {
       const box = this.drawn.get(line)?.row.getBoundingClientRect(), view = this.view.getBoundingClientRect();
@@ -237,9 +236,8 @@ export class Log {
     this.reveal();
   }
 
-  // reveal brings the log into the window, as far as it is not, and what somebody wants to see of
-  // it into the view. That holds for a while, or until the person does something else: what is above the
-  // log grows meanwhile, and so do the lines themselves when they have come.
+  // reveal scrolls the window to the log, and the log to a line. It keeps the line in view for a while, or until
+  // the user does something else, because the elements above the log and the lines can grow meanwhile.
   reveal(wanted) {
     this.held = { wanted, until: performance.now() + HELD };
     this.hold();
@@ -250,7 +248,7 @@ export class Log {
     const { wanted } = this.held;
     this.view.scrollIntoView({ block: "nearest" });
     if (wanted === undefined) return;
-    if (this.wraps) this.drawNow(); // how high lines are
+    if (this.wraps) this.drawNow(); // the heights of lines
     if (!this.isSeen(wanted)) this.moveTo(this.parts.rowOf(wanted) * this.height() - (this.wraps ? 0 : this.view.clientHeight / 3));
   }
 
@@ -261,7 +259,7 @@ export class Log {
     this.changed();
   }
 
-  // time shows when each line came, or no longer.
+  // time shows or hides the time of each line.
   time() {
     this.timed = !this.timed;
     this.showToggles();
@@ -302,7 +300,7 @@ export class Log {
     if (lines.length) this.fetchFor(lines[0], lines.at(-1) + 1);
   }
 
-  // head returns the element of a part's first row, the one that is there if there is one.
+  // head returns the element of a part's first row. It reuses an existing one.
   head(part) {
     const entry = this.drawn.get(part.phase) ?? this.makeHead(part);
     const button = entry.row.firstChild, lines = part.to - part.from;
@@ -322,7 +320,7 @@ export class Log {
     return { row };
   }
 
-  // row returns the element of a line, the one that is there if it would be the same.
+  // row returns the element of a line. It reuses an existing one if that would be the same.
   row(line) {
     const text = this.text(line);
     const current = this.found[this.current] === line, chosen = this.isChosen(line);
@@ -342,12 +340,12 @@ export class Log {
     if (text !== undefined) content.append(...this.marked(text));
     const tone = toneOf(content.textContent);
     if (tone) content.classList.add(tone);
-    if (this.isCut(line)) content.append(made("span", "more", " … the line goes on in the raw log"));
+    if (this.isCut(line)) content.append(made("span", "more", " … the raw log has the whole line"));
     row.append(number, ...this.stamp(line), content);
     return { key, row };
   }
 
-  // stamp returns the element of when a line came, if that is wanted and known.
+  // stamp returns the element with the time of a line, if times are shown and it is known.
   stamp(line) {
     if (!this.timed) return [];
     const at = this.pages.get(Math.floor(line / PAGE))?.times[line % PAGE];
@@ -356,7 +354,7 @@ export class Log {
     return [stamp];
   }
 
-  // marked returns a line's pieces, with what is looked for in marks.
+  // marked returns a line's pieces, with the matches of the search marked.
   marked(text) {
     const all = pieces(text);
     if (!this.query) return all.map(({ text, style }) => element(text, style));
@@ -367,7 +365,7 @@ export class Log {
       edges.push(at, at + wanted.length);
     }
     const nodes = [];
-    let at = 0, passed = 0; // of the line, and how many edges lie before it
+    let at = 0, passed = 0; // the position in the line, and the number of edges before it
     for (const { text, style } of all) {
       for (let from = 0; from < text.length;) {
         while (passed < edges.length && edges[passed] <= at + from) passed++;
@@ -381,7 +379,7 @@ export class Log {
     return nodes;
   }
 
-  // Lines that are here, and those to come.
+  // Fetched lines, and lines to fetch.
   text(line) {
     return this.pages.get(Math.floor(line / PAGE))?.lines[line % PAGE];
   }
@@ -398,7 +396,7 @@ export class Log {
   }
 
   async load(page) {
-    if (this.loading.size >= 4 || this.loading.has(page)) return; // drawing asks again
+    if (this.loading.size >= 4 || this.loading.has(page)) return; // draw requests it again
     this.loading.add(page);
     try {
       const has = this.pages.get(page) ?? { lines: [], cut: new Set(), times: [] };
@@ -407,7 +405,7 @@ export class Log {
       for (const i of answer.cut ?? []) has.cut.add(has.lines.length + i);
       has.lines.push(...answer.lines);
       has.times.push(...answer.times);
-      this.pages.delete(page); // the last that was used is the last
+      this.pages.delete(page); // the most recently used page is the last
       this.pages.set(page, has);
       for (const old of this.pages.keys()) {
         if (this.pages.size <= KEPT_PAGES) break;
@@ -440,7 +438,7 @@ export class Log {
     this.draw();
   }
 
-  // choose makes a line the one that the address says, or extends what it says to the line.
+  // choose puts a line into the address, or extends the lines in the address to it.
   choose(line, extend) {
     const other = extend && this.chosen ? this.chosen.from : line;
     const [first, last] = [Math.min(other, line) + 1, Math.max(other, line) + 1];
@@ -451,7 +449,7 @@ export class Log {
     return Boolean(this.chosen) && line >= this.chosen.from && line <= this.chosen.to;
   }
 
-  // show brings a line to where it can be seen, also one that is yet to come.
+  // show makes a line visible, even one that the job has not printed yet.
   show(line) {
     if (line >= this.total) {
       this.waitsFor = line;
@@ -473,7 +471,7 @@ export class Log {
     if (query) await this.searchOn(true);
   }
 
-  // searchOn looks through what of the log has not been searched.
+  // searchOn searches the part of the log that has not been searched yet.
   async searchOn(isNew) {
     if (this.searching && !isNew) return;
     const query = this.query;
@@ -493,7 +491,7 @@ export class Log {
       this.showFound();
       if (!isNew) await new Promise((resolve) => setTimeout(resolve, SEARCH_AGAIN));
     } catch {
-      if (mine !== this.searching) return; // another one has taken its place
+      if (mine !== this.searching) return; // a newer search has replaced it
       byId("found").textContent = "The search failed";
       await new Promise((resolve) => setTimeout(resolve, SEARCH_RETRY));
     } finally {
@@ -514,7 +512,7 @@ export class Log {
     this.showFound();
   }
 
-  // more fetches the lines found beyond those that are here, and returns whether it has.
+  // more fetches further matches, and returns whether it did.
   async more() {
     if (this.fetchesMore) return false;
     this.fetchesMore = true;
@@ -545,7 +543,7 @@ export class Log {
   }
 }
 
-// toneOf returns the class of a line for what it says.
+// toneOf returns the CSS class for the text of a line.
 function toneOf(text) {
   if (WARNING.test(text)) return "warning";
   if (ERROR.test(text)) return "error-line";

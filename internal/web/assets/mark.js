@@ -1,8 +1,8 @@
-// What is wrong with a job, at the fields of its form.
+// Shows what is wrong with a job at the fields of its form.
 import { made } from "./words.js";
 
-// markWrong marks the fields that a refusal's words are about, and goes to the first of them. It
-// returns whether there is one. The words name properties: "git.repository: …; buildOptions.cores: …".
+// markWrong marks the fields in a refusal's text and moves the focus to the first. It returns whether there is
+// one. The text has names of properties: "git.repository: …; buildOptions.cores: …".
 export function markWrong(form, words) {
   let first;
   for (const problem of words.split("; ")) {
@@ -17,7 +17,7 @@ export function markWrong(form, words) {
   return Boolean(first);
 }
 
-// clearMarks takes the marks away.
+// clearMarks removes the marks.
 export function clearMarks(form) {
   for (const field of form.querySelectorAll("[aria-invalid]")) clear(field);
 }
@@ -43,7 +43,7 @@ function clear(field) {
 
 const described = (field) => (field.getAttribute("aria-describedby") ?? "").split(" ").filter(Boolean);
 
-// show opens what a field is in, and goes to it.
+// show opens the section with a field, and moves the focus to the field.
 export function show(field) {
   for (let box = field.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
   field.focus();

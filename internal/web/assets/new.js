@@ -1,4 +1,4 @@
-// The form for a job, and what it says as a request.
+// The form for a job, and its request.
 import { fillAgain } from "./again.js";
 import { clearMarks, markWrong } from "./mark.js";
 import { made } from "./words.js";
@@ -25,7 +25,7 @@ export function fillForm(form) {
   fillAgain(form);
 }
 
-// request is the job that the form describes. Each secret becomes what secret makes of it.
+// request returns the job in the form. The function secret is applied to each secret.
 function request(form, secret) {
   const value = (name) => form.elements[name].disabled ? "" : form.elements[name].value.trim();
   const lines = (name) => value(name).split("\n").map((line) => line.trim()).filter(Boolean);
@@ -51,7 +51,7 @@ function request(form, secret) {
   const job = { git, buildOptions: options };
   const nix = {};
   const tokens = lines("accessTokens").map((line) => {
-    const at = line.indexOf("="); // of none, all of it is the token
+    const at = line.indexOf("="); // without one, the whole line is the token
     return [line.slice(0, Math.max(at, 0)), secret(line.slice(at + 1))];
   });
   set(nix, "accessTokens", tokens.length > 0 && Object.fromEntries(tokens));
@@ -61,7 +61,7 @@ function request(form, secret) {
   return job;
 }
 
-// submit sends the job, which goes on without this page, and opens its page.
+// submit sends the job, which does not depend on this page, and opens the job's page.
 async function submit(form) {
   byId("refusal").hidden = true;
   clearMarks(form);
@@ -73,22 +73,22 @@ async function submit(form) {
     refuse(form, answer);
     return;
   }
-  for (const name of SECRETS) form.elements[name].value = ""; // who goes back finds none
+  for (const name of SECRETS) form.elements[name].value = ""; // so that the browser's button Back does not show them
   form.dispatchEvent(new Event("input"));
   location.href = answer.page;
 }
 
-// refuse says why the job was not taken: at the fields that are wrong, or else at the top.
+// refuse shows why the job was refused: at the wrong fields or, if there are none, at the top.
 function refuse(form, last) {
   const refusal = byId("refusal");
-  refusal.textContent = [last?.error ?? "The builder cannot be reached, or asks for its token: load this page again.", last?.msg].filter(Boolean).join(" ");
+  refusal.textContent = [last?.error ?? "The builder cannot be reached or needs its token: reload this page.", last?.msg].filter(Boolean).join(" ");
   refusal.hidden = false;
   const words = last?.error?.startsWith("Invalid command") ? `command: ${last.msg}` : last?.msg ?? "";
   if (!markWrong(form, words)) refusal.scrollIntoView({ block: "nearest" });
   if (last?.jobStatus === "running") linkRunning(refusal);
 }
 
-// linkRunning links the job that a busy builder runs.
+// linkRunning adds a link to the job that a busy builder runs.
 async function linkRunning(refusal) {
   const response = await fetch("/api/v1/jobs?state=running&limit=1");
   const [job] = (await response.json()).jobs;

@@ -1,4 +1,4 @@
-// The page's script: what is on the page says which part of it has something to do.
+// The script of all pages. It starts the parts for the elements that the page has.
 import { letCopy } from "./copy.js";
 import { showJob, watchForJobs, watchNodes } from "./job.js";
 import { fillForm } from "./new.js";

@@ -1,5 +1,5 @@
-// The parts of a log, one for each phase of its job: which of them are folded, and so in which row
-// each line is. A part begins with a row of its own, its head.
+// The parts of a log, one for each phase of its job. Parts can be folded, which changes the row of each line.
+// The first row of a part is its head.
 
 export class Parts {
   constructor() {
@@ -7,14 +7,14 @@ export class Parts {
     this.lay(0);
   }
 
-  // begin takes that a phase begins at a line.
+  // begin adds a phase that begins at a line.
   begin(phase, line) {
-    if (this.all.at(-1)?.phase === phase) return; // the connection was lost between
+    if (this.all.at(-1)?.phase === phase) return; // sent again after a lost connection
     this.all.push({ phase, from: this.all.length ? line : 0, folded: false });
     this.lay(this.lines);
   }
 
-  // lay gives each part its rows, of a log of so many lines. A part without lines has none.
+  // lay computes the rows of each part for a number of lines. A part without lines has no rows.
   lay(lines) {
     this.lines = lines;
     this.laid = [];
@@ -31,27 +31,27 @@ export class Parts {
     this.rows = row;
   }
 
-  // rowOf returns the row of a line: of one that is folded, the head of its part.
+  // rowOf returns the row of a line. If its part is folded, that is the head of the part.
   rowOf(line) {
     const part = this.laid.findLast(({ from }) => from <= line);
     if (!part) return 0;
     return part.folded ? part.row : part.row + part.heads + line - part.from;
   }
 
-  // at returns what is in a row: a part's head, or a line.
+  // at returns the content of a row: a part's head, or a line.
   at(row) {
     const part = this.laid.findLast((part) => part.row <= row);
     return row < part.row + part.heads ? { part } : { line: part.from + row - part.row - part.heads };
   }
 
-  // lineAt returns the first line in a row or below it.
+  // lineAt returns the first line in or below a row.
   lineAt(row) {
     if (!this.laid.length) return 0;
     const { part, line } = this.at(Math.min(row, this.rows - 1));
     return line ?? part.from;
   }
 
-  // unfold unfolds what a line is in, and returns whether it was folded.
+  // unfold unfolds the part of a line, and returns whether it was folded.
   unfold(line) {
     const part = this.laid.findLast(({ from }) => from <= line);
     if (!part?.folded) return false;

@@ -1,7 +1,7 @@
-// What a job has yielded, and how to get it.
+// The results of a job, and how to download them.
 import { made, size } from "./words.js";
 
-// drawResults shows the event that says so.
+// drawResults shows the event with the results.
 export function drawResults({ results, pushed, target, get }) {
   const parts = [];
   if (results.length) {

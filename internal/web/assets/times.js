@@ -1,20 +1,20 @@
-// Times as people read them: the browser's own, and how long ago.
+// Times for people: in the browser's time zone, and how long ago.
 
 const two = (n) => String(n).padStart(2, "0");
-const AGAIN = 20000; // ms between two looks at the clock
+const AGAIN = 20000; // ms between updates
 
 const dayOf = (date) => `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
 
-// localTime returns the time of day, to the second.
+// localTime returns the local time of day, to the second.
 export function localTime(ms) {
   const date = new Date(ms);
   return [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
 }
 
-// utc returns a time for programs and for people elsewhere, to the second.
+// utc returns a time in UTC, to the second.
 export const utc = (ms) => `${new Date(ms).toISOString().slice(0, 19).replace("T", " ")} UTC`;
 
-// local returns a time to the minute, with its day unless that is today.
+// local returns a local time to the minute, with the date unless it is today.
 export function local(ms, now = Date.now()) {
   const date = new Date(ms), time = localTime(ms).slice(0, 5);
   return dayOf(date) === dayOf(new Date(now)) ? time : `${dayOf(date)} ${time}`;
@@ -22,7 +22,7 @@ export function local(ms, now = Date.now()) {
 
 const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60]];
 
-// ago returns how long ago a time was.
+// ago returns how long ago a time was, in words.
 export function ago(ms, now = Date.now()) {
   const seconds = Math.max(0, now - ms) / 1000;
   for (const [unit, length] of UNITS) {
@@ -32,7 +32,7 @@ export function ago(ms, now = Date.now()) {
   return "just now";
 }
 
-// showTimes has the times in the document be the browser's, and goes on to do so.
+// showTimes shows the times in the document in the browser's time zone, and keeps them current.
 export function showTimes() {
   for (const element of document.querySelectorAll("time[datetime]")) {
     const ms = Date.parse(element.dateTime);

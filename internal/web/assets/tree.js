@@ -1,30 +1,29 @@
-// The derivations of a job as a tree, those that others need below them. A derivation stands
-// once: below the first that needs it, which needs no other that does. One that has failed
-// stands at the top, with the end of its log, and among many also one that builds: the way
-// down to it could be a hundred steps.
+// The derivations of a job as a tree: below each derivation are those that it needs. A derivation is in the tree
+// once, below the first that needs it and needs no other that does. A failed one is at the top, with the end
+// of its log. If there are many, one that is being built is at the top as well, because it could be a hundred
+// levels down.
 //
-// Only what is open is in the document, and so much at once. The rest of a list is a button
-// that shows more of it.
+// The document has only the open parts of the tree, up to a limit. A button shows more of a list.
 import { element, onTheme, pieces } from "./ansi.js";
 import { arrange, made, seconds } from "./words.js";
 
-const FEW = 20; // of so many derivations all are shown, each in its place
-const MOST = 400; // that are shown at once
-const AT_TOP = 30; // of the top, before somebody wants more
-const MORE = 100; // that a button shows
+const FEW = 20; // up to this number, all derivations are shown, each in its place
+const MOST = 400; // the most that are shown at once
+const AT_TOP = 30; // at the top, before the button for more is used
+const MORE = 100; // the number that a button adds
 
 const byId = (id) => document.getElementById(id);
 
-const RANKS = { failed: 0, building: 1, waiting: 2, built: 3 }; // what comes first
+const RANKS = { failed: 0, building: 1, waiting: 2, built: 3 }; // the order
 
 class Node {
   constructor(path) {
     this.path = path;
     this.name = path.replace(/^.*\/[a-z0-9]{32}-/, "").replace(/\.drv$/, "");
     this.state = "waiting";
-    this.needs = []; // of those, the ones that stand below it
-    this.open = undefined; // as somebody has chosen
-    this.room = MORE; // for those below, likewise
+    this.needs = []; // the derivations below this one
+    this.open = undefined; // true or false if the user has opened or closed it
+    this.room = MORE; // how many of those below are shown
   }
 }
 
@@ -32,10 +31,10 @@ export class Tree {
   // open is called to show the log of a derivation, with its path and its name.
   constructor(open) {
     this.open = open;
-    this.nodes = []; // each after those that it needs
-    this.numbered = []; // likewise, as the plan has them
+    this.nodes = []; // each after the ones that it needs
+    this.numbered = []; // the same, in the order of the plan
     this.known = new Map(); // by path
-    this.top = new Node(""); // all others stand below it
+    this.top = new Node(""); // all others are below it
     this.top.room = AT_TOP;
     this.top.list = byId("derivations-list");
     this.box = byId("derivations");
@@ -46,7 +45,7 @@ export class Tree {
     });
   }
 
-  // plan takes derivations that are to be built.
+  // plan adds derivations that will be built.
   plan({ first, derivations }) {
     derivations.forEach(({ derivation, needs = [] }, i) => {
       const node = this.known.get(derivation) ?? this.add(derivation);
@@ -67,7 +66,7 @@ export class Tree {
     return node;
   }
 
-  // take takes another state of one, at a time in ms.
+  // take sets the state of a derivation, at a time in ms.
   take({ derivation, state, phase, log }, at) {
     const node = this.known.get(derivation) ?? this.add(derivation);
     const again = node.state !== "building" && state === "building";
@@ -77,7 +76,7 @@ export class Tree {
     Object.assign(node, { state, phase, log });
   }
 
-  // draw shows the tree as it is at a time. When the job has ended, nothing builds any more.
+  // draw shows the tree at a time. When the job has ended, no derivation is shown as being built.
   draw(now, ended) {
     if (!this.nodes.length) return;
     this.now = now;
@@ -96,16 +95,15 @@ export class Tree {
     this.left = MOST;
     this.fill(this.top, this.roots);
     if (focused === document.activeElement) return;
-    const goesOn = focused.isConnected && !focused.hidden && !focused.disabled; // it was moved
+    const goesOn = focused.isConnected && !focused.hidden && !focused.disabled; // the element was moved
     (goesOn ? focused : this.top.list.parentElement).focus({ preventScroll: true });
   }
 
-  // sum adds up what is below each node, finds those at the top, and returns whether one of
-  // them has failed.
+  // sum counts the nodes below each node, finds those at the top, and returns whether one of them has failed.
   sum() {
     for (const node of this.nodes) node.builds = node.state === "building";
     this.roots = [];
-    for (const node of this.nodes) { // each before those above it
+    for (const node of this.nodes) { // each node before those above it
       node.rank = node.builds ? RANKS.building : RANKS[node.state];
       if (node.above && node.builds) node.above.builds = true;
       if (!node.above || this.isUp(node)) this.roots.push(node);
@@ -113,12 +111,12 @@ export class Tree {
     return this.roots.some((node) => node.state === "failed");
   }
 
-  // isUp says of a node whether it stands at the top for what it does.
+  // isUp reports whether a node is at the top because of its state.
   isUp(node) {
     return node.state === "failed" || node.state === "building" && !this.few;
   }
 
-  // fill puts nodes into the list of the one that they stand below.
+  // fill puts nodes into the list of the node above them.
   fill(above, nodes) {
     const sorted = nodes.toSorted((a, b) => a.rank - b.rank);
     const shown = sorted.slice(0, Math.min(above.room, this.left));
@@ -129,7 +127,7 @@ export class Tree {
     arrange(above.list, items);
   }
 
-  // item returns the element of a node, with what is open below it.
+  // item returns the element of a node, with the open nodes below it.
   item(node) {
     if (!node.item) this.make(node);
     node.button.disabled = !node.began;
@@ -176,13 +174,13 @@ export class Tree {
     fold.append(node.fold);
     node.button = made("button", "name", node.name);
     node.button.type = "button";
-    node.button.title = "Its own log";
+    node.button.title = "The derivation's log";
     node.button.addEventListener("click", () => this.open(node.path, node.name));
     line.append(fold, node.button, node.word, node.took);
     node.item.append(line, node.list);
   }
 
-  // rest returns the element of those that are not shown.
+  // rest returns the button for the nodes that are not shown.
   rest(above, nodes) {
     const counts = new Map();
     for (const { state } of nodes) counts.set(state, (counts.get(state) ?? 0) + 1);
@@ -198,19 +196,19 @@ export class Tree {
       above.rest.append(button);
     }
     const [button] = above.rest.children;
-    button.disabled = this.left <= 0; // there is no room for them
+    button.disabled = this.left <= 0; // the limit of shown nodes is reached
     put(button, button.disabled ? `${text} (fold others to see them)` : text);
     return above.rest;
   }
 }
 
-// put changes an element's text and class where they are not the same already.
+// put sets an element's text and class if they differ.
 function put(element, text, name = element.className) {
   if (element.textContent !== text) element.textContent = text;
   if (element.className !== name) element.className = name;
 }
 
-// tailOf returns the last lines of the log of a derivation that has failed.
+// tailOf returns the last lines of the log of a failed derivation.
 function tailOf(node) {
   const tail = made("pre");
   for (const line of node.log) tail.append(...pieces(line).map(({ text, style }) => element(text, style)), "\n");

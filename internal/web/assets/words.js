@@ -1,4 +1,4 @@
-// Words for people, and elements to put them in.
+// Texts for people, and elements for them.
 
 export const PHASES = { pull: "Pull the image", create: "Start the container", fetch: "Fetch the source", evaluate: "Evaluate", build: "Build", push: "Push", done: "Finish" };
 
@@ -9,8 +9,8 @@ export function made(tag, name = "", text = "") {
   return element;
 }
 
-// arrange makes items all that is in an element. One that is there already stays there the
-// while: taken out and put back, it would lose the focus, a selection and a click.
+// arrange makes items the content of an element. Items that are already in it are not removed and added again,
+// because they would lose the focus, a selection or a click.
 export function arrange(element, items) {
   const wanted = new Set(items);
   for (const child of [...element.children]) if (!wanted.has(child)) child.remove();

@@ -97,7 +97,7 @@ func TestDetached(t *testing.T) {
 		!strings.HasSuffix(stderr, "The job was cancelled. Somebody cancelled it on the builder's page.\n") {
 		t.Errorf("the second job: exit code %d\n%s\n%s", code, stdout, stderr)
 	}
-	if code, _, stderr := builder.run("cancel", "", second); code != 125 || !strings.HasSuffix(stderr, "refuses: The job does not run any more.\n") {
+	if code, _, stderr := builder.run("cancel", "", second); code != 125 || !strings.HasSuffix(stderr, "refuses: The job is not running any more.\n") {
 		t.Errorf("cancelled twice: exit code %d, %s", code, stderr)
 	}
 	builder.awaitLine(third, "third")

@@ -82,7 +82,7 @@ func TestRunAgain(t *testing.T) {
 	b := browser.OpenTab(t)
 	b.Open(k.url + "/jobs/one")
 	b.Click("#run-again")
-	b.UntilText("#from", "enter again the repository's key, the access tokens, the cache's API key")
+	b.UntilText("#from", "enter these again: repository's key, access tokens, cache's API key")
 	shown := func() (got map[string]any) {
 		if err := json.Unmarshal([]byte(browser.Eval[string](b, "document.getElementById('preview').textContent")), &got); err != nil {
 			t.Fatal(err)
@@ -109,5 +109,5 @@ func TestRunAgain(t *testing.T) {
 	}
 	b.Expect("404")
 	b.Open(k.url + "/new?job=none")
-	b.UntilText("#from", "Nothing is known any more of job none.")
+	b.UntilText("#from", "The builder no longer has job none.")
 }

@@ -178,7 +178,7 @@ func listAndRemoveStores(t *testing.T, e *fixture.Engine) {
 		t.Errorf("left: %s", left)
 	}
 	for _, args := range [][]string{{"rm"}, {"rm", "--all", "name"}} {
-		if output, code := tryStores(s, args...); code != 2 || !strings.Contains(output, "name the stores, or say --all") {
+		if output, code := tryStores(s, args...); code != 2 || !strings.Contains(output, "give the names of stores, or --all") {
 			t.Errorf("%v: exit code %d: %s", args, code, output)
 		}
 	}
