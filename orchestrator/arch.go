@@ -35,7 +35,7 @@ func systemFor(arch, machine string) (string, error) {
 func notRun(system, machine, advice string) error {
 	return &engine.Failure{
 		What:   fmt.Sprintf("The job is for %s, but this builder's engine runs %s.", system, nixSystem(machine)),
-		Advice: advice + "Send the job to a builder for that machine, or leave out builder.arch.",
+		Advice: advice + "Send the job to a builder for that machine, or leave out system (builder.arch in the Iglu stack's format).",
 	}
 }
 

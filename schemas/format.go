@@ -19,7 +19,7 @@ const (
 
 // The known properties of a job in each format. The properties in decides are only in jobs of that format.
 var (
-	documentProperties = []string{"git", "buildOptions", "nix", "colors"}
+	documentProperties = []string{"git", "buildOptions", "nix", "colors", "system"}
 	stackProperties    = []string{"git_config", "build_options", "cachix_config", "builder", "nix", "colors"}
 	decides            = map[Format][]string{Document: documentProperties[:2], Stack: stackProperties[:3]}
 )

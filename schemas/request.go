@@ -18,9 +18,10 @@ type Request struct {
 	// Colors is whether the output of Nix and builders has colours, as on a terminal. It is not in the
 	// documentation either, and both formats have it.
 	Colors bool `json:"colors,omitempty"`
-	// Arch is the architecture that the job needs, in the spelling of Nix, Go or uname, such as
-	// x86_64-linux or amd64. Empty means any. Only the format Stack has it.
-	Arch string `json:"-"`
+	// Arch is the system that the job runs as, in the spelling of Nix, Go or uname, such as x86_64-linux or
+	// amd64. Empty means that of the engine's machine. It is not in the documentation; in the format Stack it is
+	// builder.arch.
+	Arch string `json:"system,omitempty"`
 }
 
 // Git is the source of a job.

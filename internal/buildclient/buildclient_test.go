@@ -265,11 +265,11 @@ func TestJobOfFlags(t *testing.T) {
 		{"command", []string{"--command", "nix build x#y", "--arg", "--option", "--arg", "a b"}, nil,
 			`{"git":{"noClone":true},"buildOptions":{"extraArgs":"--option 'a b'","command":"nix build x#y",` + noPush + `}}`, ""},
 		{"everything", []string{"--repo", "r", "--branch", "b", "--no-clone", "--git-user", "u", "--git-key-file", gitKey, "--command", "c",
-			"--cores", "0", "--max-jobs", "2", "--keep-going", "--substituter", "s1", "--substituter", "s2", "--trusted-public-key", "k",
+			"--cores", "0", "--system", "aarch64-linux", "--max-jobs", "2", "--keep-going", "--substituter", "s1", "--substituter", "s2", "--trusted-public-key", "k",
 			"--push-to", "https://c/n", "--api-key-file", apiKey, "--signing-key-file", signingKey}, nil,
 			`{"git":{"repository":"r","branch":"b","gitUsername":"u","gitKey":"-----BEGIN\nkey","requiresAuth":true,"noClone":true},` +
 				`"buildOptions":{"cores":0,"maxJobs":2,"keep_going":true,"substituters":["s1","s2"],"trustedPublicKeys":["k"],"command":"c",` +
-				`"cachix":{"push":true,"target":"https://c/n","apiKey":"token","signingKey":"c2lnbg=="}}}`, ""},
+				`"cachix":{"push":true,"target":"https://c/n","apiKey":"token","signingKey":"c2lnbg=="}},"system":"aarch64-linux"}`, ""},
 		{"environment", []string{"--repo", "r", "--push-to", "https://c/n"}, map[string]string{EnvGitKey: "g", EnvAPIKey: "a", EnvSigningKey: "s"},
 			`{"git":{"repository":"r","gitKey":"g","requiresAuth":true,"noClone":false},"buildOptions":{"command":"` + defaultCommand +
 				`","cachix":{"push":true,"target":"https://c/n","apiKey":"a","signingKey":"s"}}}`, ""},

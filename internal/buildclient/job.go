@@ -41,6 +41,7 @@ type JobFlags struct {
 	accessTokenFiles                       []string // HOST=FILE
 	netrcFile                              string
 	colors                                 bool
+	system                                 string
 
 	flags *pflag.FlagSet
 }
@@ -57,6 +58,7 @@ func (j *JobFlags) Register(flags *pflag.FlagSet) {
 	f.StringVar(&j.gitKeyFile, "git-key-file", "", "`FILE` with the password, token or private key for the repository (default the value of "+EnvGitKey+")")
 	f.StringVar(&j.command, "command", "", "`COMMAND` with its arguments, quoted as for a shell (default with --repo \""+defaultCommand+"\")")
 	f.StringArrayVar(&j.args, "arg", nil, "one more `ARGUMENT` of the command; may be repeated")
+	f.StringVar(&j.system, "system", "", "`NAME` of the system that the job runs as, such as aarch64-linux (default that of the builder)")
 	f.IntVar(&j.cores, "cores", 0, "`COUNT` of CPUs that one build may use: Nix's setting cores")
 	f.IntVar(&j.maxJobs, "max-jobs", 0, "`COUNT` of builds at once: Nix's setting max-jobs")
 	f.BoolVar(&j.keepGoing, "keep-going", false, "after a failure, build everything that does not depend on it")
@@ -82,7 +84,7 @@ func (j *JobFlags) Given() bool {
 // from the environment.
 func (j *JobFlags) Job() ([]byte, error) {
 	request := schemas.Request{
-		Colors: j.colors,
+		Colors: j.colors, Arch: j.system,
 		Git: schemas.Git{
 			Repository:  j.repository,
 			Branch:      j.branch,

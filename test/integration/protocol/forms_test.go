@@ -68,7 +68,7 @@ func TestFullStackJob(t *testing.T) {
 	j.Arch = "sparc-linux"
 	got = fixture.DoIn(t, schemas.Stack, fixture.Env.Server, j)
 	want := []string{fixture.Accepted, `{"error":"The job is for \"sparc-linux\", but this builder's engine runs ` + fixture.System +
-		`.","msg":"Send the job to a builder for that machine, or leave out builder.arch.","jobStatus":"failed"}`}
+		`.","msg":"Send the job to a builder for that machine, or leave out system (builder.arch in the Iglu stack's format).","jobStatus":"failed"}`}
 	if diff := cmp.Diff(want, got.Messages); diff != "" || got.CloseCode != 1011 || len(got.Lines) != 2 {
 		t.Errorf("close code %d, lines %q, messages (-want +got):\n%s", got.CloseCode, got.Lines, diff)
 	}
