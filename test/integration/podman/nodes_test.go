@@ -19,10 +19,10 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestTwoNodes has a builder use two engines, one of Docker and one of Podman. Two jobs run at once, one on
-// each; the agent of one goes away under its job, which is lost, and the other ends. The next runs on the node
-// that is left. Page, API, numbers and the command stores tell the nodes apart; both have the name of this
-// machine, and so the second that came has its address behind it.
+// TestTwoNodes runs a builder with two nodes, one with Docker and one with Podman, and a job on each. The agent of
+// one node is killed. Its job is lost, the other job ends normally, and the next job runs on the other node. The
+// page, the API, the metrics and the command stores distinguish the nodes. Both have the name of this machine, so
+// the builder adds the address to the name of the second.
 func TestTwoNodes(t *testing.T) {
 	t.Parallel()
 	one, two := fixture.DockerEngine(), fixture.OnPodman(t)
@@ -64,7 +64,7 @@ func TestTwoNodes(t *testing.T) {
 		c := fixture.Connect(t, s)
 		c.Send(fixture.JSONOf(t, fixture.Command(untilTold)))
 		c.WaitFor(`"begun"`)
-		go func() { results <- <-c.InBackground() }() // a client that reads nothing counts as gone
+		go func() { results <- <-c.InBackground() }() // reads on: a client that does not read is dropped
 	}
 	if n := len(onPodman()); n != 1 || len(s.Containers()) != 1 {
 		t.Fatalf("%d containers on one node, %d on the other", len(s.Containers()), n)
@@ -113,7 +113,7 @@ func TestTwoNodes(t *testing.T) {
 	fixture.WantNumbers(t, fixture.Scrape(t, s, ""), "iglu_builder_jobs_max 1")
 	away := "node " + addresses[1] + ": The container engine does not answer. ("
 	output, code := "", 0
-	if err := fixture.AwaitEngine(one.Host, time.Minute, func() bool { // which waits until nothing uses the store any more
+	if err := fixture.AwaitEngine(one.Host, time.Minute, func() bool { // waits until nothing uses the store any more
 		output, code = storesOf(s, addresses, first.Keys, "rm", "--all")
 		return strings.Count(output, "removed store") == 1
 	}); err != nil || code != 1 || !strings.Contains(output, away) {
@@ -121,7 +121,7 @@ func TestTwoNodes(t *testing.T) {
 	}
 }
 
-// nodesOf returns what a builder says of its nodes.
+// nodesOf returns the nodes of a builder from its API.
 func nodesOf(t *testing.T, s *fixture.Server) []nodes.State {
 	t.Helper()
 	var all struct{ Nodes []nodes.State }
@@ -129,7 +129,7 @@ func nodesOf(t *testing.T, s *fixture.Server) []nodes.State {
 	return all.Nodes
 }
 
-// read reads what a builder's API answers.
+// read requests a path of a builder's API and decodes the answer.
 func read(t *testing.T, s *fixture.Server, path string, into any) {
 	t.Helper()
 	status, text := s.Get(t, "GET", path)
