@@ -18,8 +18,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// fuzzCorpus returns the inputs that the fuzzing of requests has found worth keeping, and
-// some that every job's is like.
+// fuzzCorpus returns the stored corpus of the fuzz test of requests, and some normal jobs.
 func fuzzCorpus(t *testing.T) (corpus [][]byte) {
 	t.Helper()
 	names, err := filepath.Glob(fixture.RepoPath("schemas/testdata/fuzz/FuzzParseRequest/*"))
@@ -41,7 +40,7 @@ func fuzzCorpus(t *testing.T) (corpus [][]byte) {
 	return append(corpus, []byte(fixture.JSONOf(t, fixture.Command("no-such-program"))))
 }
 
-// malformed returns an input with some of its bytes changed, so that it is no JSON.
+// malformed returns an input with some bytes changed, so that it is not valid JSON.
 func malformed(random *rand.Rand, input []byte) []byte {
 	for {
 		changed := append([]byte(nil), input...)
@@ -58,8 +57,8 @@ func malformed(random *rand.Rand, input []byte) []byte {
 	}
 }
 
-// TestMalformedMessages sends 10,000 first messages that are none, while another server's
-// job runs beside it: each is refused, and neither server is the worse for it.
+// TestMalformedMessages sends 10,000 malformed first messages while a job of another server runs. Each is refused,
+// and both servers keep working.
 func TestMalformedMessages(t *testing.T) {
 	const messages = 10_000
 	beside := fixture.Connect(t, fixture.Env.Server)
@@ -85,7 +84,7 @@ func TestMalformedMessages(t *testing.T) {
 		if n%100 == 0 { // the same to the client of a running job
 			beside.Send(string(message))
 			if got := beside.Next(); got != fixture.Busy {
-				t.Fatalf("beside the job: %s", got)
+				t.Fatalf("during the job: %s", got)
 			}
 		}
 	}
@@ -95,6 +94,6 @@ func TestMalformedMessages(t *testing.T) {
 	got := beside.Finish()
 	fixture.WantLine(t, got, "done")
 	if fmt.Sprint(got.Messages) != fmt.Sprint([]string{fixture.Succeeded}) {
-		t.Errorf("the job beside ended with %v", got.Messages)
+		t.Errorf("the other server's job ended with %v", got.Messages)
 	}
 }
