@@ -87,7 +87,7 @@ func jobImage(ctx context.Context) (string, error) {
 	if pull.Run() == nil {
 		return image, nil
 	}
-	say("No registry gives it out here: a job image made from Debian's packages stands in")
+	say("The job image cannot be pulled: using one made from Debian's packages instead")
 	fallback := exec.CommandContext(ctx, "scripts/job-image")
 	fallback.Stderr = os.Stderr
 	name, err := fallback.Output()

@@ -30,9 +30,9 @@ in derivation { name = "machine"; inherit system; builder = program; }`,
 	foreign := fixture.Build(fixture.Env.Git.Public+"/"+name, "nix-build --no-out-link")
 	foreign.Arch = "aarch64-linux"
 	// Other names of the platform, and a job that does not ask for it but has a derivation for it.
-	byDocker, beside := foreign, foreign
+	byDocker, derivation := foreign, foreign
 	byDocker.Arch = "linux/arm64"
-	beside.Arch, beside.BuildOptions.Command = "", "nix-build --no-out-link --argstr system aarch64-linux"
+	derivation.Arch, derivation.BuildOptions.Command = "", "nix-build --no-out-link --argstr system aarch64-linux"
 	s := fixture.OwnServer(t)
 
 	got := fixture.DoIn(t, schemas.Stack, s, foreign)
@@ -44,7 +44,7 @@ in derivation { name = "machine"; inherit system; builder = program; }`,
 	if !fixture.EmulateARM64(t) {
 		return
 	}
-	for _, job := range []fixture.Job{foreign, byDocker, beside} {
+	for _, job := range []fixture.Job{foreign, byDocker, derivation} {
 		got := fixture.DoIn(t, schemas.Stack, s, job)
 		fixture.WantExit(t, got, 0)
 		fixture.WantLine(t, got, "built by a program for arm64")

@@ -91,10 +91,10 @@ func TestTwoNodes(t *testing.T) {
 	}
 	fixture.WantNumbers(t, fixture.Scrape(t, s, ""), "iglu_builder_jobs_max 2", "iglu_builder_jobs_running 2")
 	second.Kill()
-	gone := await.Receive(t, results, "a client is told that the node is gone")
+	lost := await.Receive(t, results, "the client of the lost job gets its result")
 	fixture.WantEnd(t, s, "engine-gone")
-	if gone.CloseCode != 1011 {
-		t.Errorf("the client of the lost job got %+v", gone)
+	if lost.CloseCode != 1011 {
+		t.Errorf("the client of the lost job got %+v", lost)
 	}
 	read(t, s, "/api/v1/jobs?state=failed", &jobs)
 	if len(jobs.Jobs) != 1 || !strings.HasPrefix(jobs.Jobs[0].Reason, "on node "+jobs.Jobs[0].Node+" the container engine ") {

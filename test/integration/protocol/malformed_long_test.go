@@ -61,9 +61,9 @@ func malformed(random *rand.Rand, input []byte) []byte {
 // and both servers keep working.
 func TestMalformedMessages(t *testing.T) {
 	const messages = 10_000
-	beside := fixture.Connect(t, fixture.Env.Server)
-	beside.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; while ! [ -e /tmp/end ]; do sleep 0.1; done; sleep 2; echo done'")))
-	beside.WaitFor(`"begun"`)
+	runningClient := fixture.Connect(t, fixture.Env.Server)
+	runningClient.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; while ! [ -e /tmp/end ]; do sleep 0.1; done; sleep 2; echo done'")))
+	runningClient.WaitFor(`"begun"`)
 	container := fixture.Env.Server.Containers()[0]
 
 	s := fixture.ServerWith(t, func(*server.Settings) {})
@@ -82,8 +82,8 @@ func TestMalformedMessages(t *testing.T) {
 		}
 		c.Conn.Close()
 		if n%100 == 0 { // the same to the client of a running job
-			beside.Send(string(message))
-			if got := beside.Next(); got != fixture.Busy {
+			runningClient.Send(string(message))
+			if got := runningClient.Next(); got != fixture.Busy {
 				t.Fatalf("during the job: %s", got)
 			}
 		}
@@ -91,7 +91,7 @@ func TestMalformedMessages(t *testing.T) {
 	fixture.WantFree(t, s)
 	fixture.WantNotMore(t, s, before)
 	fixture.Docker(t, "exec", container, "/bin/sh", "-c", "> /tmp/end")
-	got := beside.Finish()
+	got := runningClient.Finish()
 	fixture.WantLine(t, got, "done")
 	if fmt.Sprint(got.Messages) != fmt.Sprint([]string{fixture.Succeeded}) {
 		t.Errorf("the other server's job ended with %v", got.Messages)
