@@ -134,7 +134,7 @@ func slowToTheEnd(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestPings sends a ping after every line, while the server may still be sending the next one.
+// TestPings sends pings right after lines arrive, while the server may still be busy with the write of a line.
 func TestPings(t *testing.T) { fixture.OnEngines(t, pings) }
 
 func pings(t *testing.T, e *fixture.Engine) {

@@ -49,7 +49,7 @@ func main() {
 		}
 	}
 	stderr.Flush()
-	stdout.print([]byte("the end"), random) // not LF, which could follow a CR and would then not count as a line
+	stdout.print([]byte("the end"), random) // a text before the digests, because a line ending alone after a CR could be read as its LF
 	fmt.Fprintf(stdout, "digests: %x %x", stdout.digest.Sum(nil), stderr.digest.Sum(nil))
 	stdout.Flush()
 }
