@@ -15,36 +15,35 @@ demo: build
 test:
 	scripts/with-engine scripts/test
 
-# Everything, on Docker and on Podman: somewhat more than an hour. It ends with what took longest.
+# Everything, on Docker and on Podman: a bit more than an hour. It ends with a list of the slowest tests.
 test-all:
 	scripts/with-engine scripts/test all
 
-# The part of test-all that has every call of the engine go wrong, and everything die at
-# each step of a job.
+# The part of test-all that makes every call to the engine fail, and kills each process at each step of a job.
 test-faults:
 	scripts/with-engine scripts/test all -run '^TestFaults' -count=1 ./test/integration/faults
 
-# Changes the code in one place at a time and expects a unit test to fail. It takes hours for all
-# packages; for some: make mutants PACKAGES="./schemas ./internal/nar"
+# Changes the code in one place at a time and expects a unit test to fail. All packages take hours. To run some of
+# them: make mutants PACKAGES="./schemas ./internal/nar"
 mutants:
 	scripts/mutants/run $(PACKAGES)
 
-# Writes the tables in docs/benchmarks.md; takes some minutes on a machine left alone.
+# Writes the tables in docs/benchmarks.md. It takes some minutes; nothing else should run on the machine meanwhile.
 bench: build
 	IGLU_BENCH_JOB_IMAGE=$$(scripts/with-engine scripts/job-image --full) scripts/with-engine go run ./scripts/bench
 
-# The tool that makes releases: its first run compiles it, which takes minutes.
+# The tool that makes releases. Its first run compiles it, which takes minutes.
 GORELEASER = go run github.com/goreleaser/goreleaser/v2@v2.15.1
 
-# All of a release in dist, and its images on the engine. Nothing is published. What is not
-# committed goes into it as well. Without a remote GoReleaser would not look for the commit.
+# Makes all files of a release in dist, and its images on the engine. Nothing is published. The release includes
+# uncommitted changes. GoReleaser looks up the commit only if there is a remote, so this sets one.
 release-snapshot: export GIT_CONFIG_COUNT = 1
 release-snapshot: export GIT_CONFIG_KEY_0 = remote.origin.url
 release-snapshot: export GIT_CONFIG_VALUE_0 = https://github.com/iglu-sh/builder
 release-snapshot:
 	scripts/with-engine $(GORELEASER) release --snapshot --clean
 
-# For .github/workflows/release.yml: makes and publishes the release of the tag that is checked out.
+# For .github/workflows/release.yml: makes and publishes the release of the checked-out tag.
 release:
 	scripts/release-notes $(VERSION) >release-notes.md
 	$(GORELEASER) release --clean --release-notes=release-notes.md

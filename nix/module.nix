@@ -1,4 +1,4 @@
-# services.iglu-builder: the builder as a service, confined as by examples/iglu-builder.service.
+# services.iglu-builder: the builder as a service, with the same restrictions as in examples/iglu-builder.service.
 {
   config,
   lib,
@@ -11,7 +11,7 @@ let
   cfg = config.services.iglu-builder;
   table = import ./settings.nix { inherit lib; };
 
-  # What an engine of this machine brings.
+  # The service's dependencies on an engine of this machine.
   engines = {
     docker = {
       group = "docker";
@@ -26,7 +26,7 @@ let
   };
   engine = lib.optionalAttrs (cfg.engine != null) engines.${cfg.engine};
 
-  # Files of which systemd makes the service copies that its own user can read.
+  # Files that systemd copies for the service, so that its user can read them.
   files = lib.filter (name: cfg.settings.${name} != null) table.files;
   secrets = [
     "token-file"
@@ -36,7 +36,7 @@ let
     map (name: "${name}:${cfg.settings.${name}}") files
     ++ lib.optional (cfg.registryAuthFile != null) "config.json:${cfg.registryAuthFile}";
 
-  # A setting as the text that its variable has. In a unit %d is the folder of the credentials.
+  # The text of a setting in its variable. In a unit, %d is the folder of the credentials.
   textOf =
     name: value:
     if lib.elem name files then
@@ -103,7 +103,7 @@ in
     virtualisation.docker.enable = lib.mkIf (cfg.engine == "docker") true;
     virtualisation.podman.enable = lib.mkIf (cfg.engine == "podman") true;
 
-    # The client, and stores and cleanup for the administrator.
+    # The client, and the commands stores and cleanup for the administrator.
     environment.systemPackages = [ cfg.package ];
 
     systemd.services.iglu-builder = {
@@ -122,7 +122,7 @@ in
         Type = "notify";
         ExecStart = "${lib.getExe cfg.package} serve";
         Restart = "on-failure";
-        # Only the builder gets the signal to stop. It knows how long it has, and ends its jobs in time.
+        # Only the builder gets the signal to stop. It knows the time-out, and ends its jobs in time.
         KillMode = "mixed";
         TimeoutStopSec = cfg.settings.stop-timeout;
         LoadCredential = credentials;

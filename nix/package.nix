@@ -3,7 +3,7 @@
   stdenv,
   buildGoModule,
   installShellFiles,
-  version ? "dev", # what 'iglu-builder version' says
+  version ? "dev", # the output of 'iglu-builder version'
 }:
 
 buildGoModule {
@@ -11,11 +11,11 @@ buildGoModule {
   inherit version;
   src = lib.cleanSource ../.;
 
-  # Of the modules in go.sum. 'make test' checks it: go run ./scripts/vendorhash
+  # The hash of the modules in go.sum. 'make test' checks it: go run ./scripts/vendorhash
   vendorHash = "sha256-R3Ie8JeNAaYV7V5E8WiJfI7p9DENZnBUfk1dgGrFmiE=";
 
   subPackages = [ "cmd/iglu-builder" ];
-  # The program runs in containers of any image: it has no libraries.
+  # The program is static, because it runs in containers of any image.
   env.CGO_ENABLED = 0;
   ldflags = [
     "-s"

@@ -1,4 +1,4 @@
-// Package nix has the NixOS module's options made from the table of settings.
+// Package nix generates the options of the NixOS module from the table of settings.
 package nix
 
 import (
@@ -17,7 +17,7 @@ import (
 
 var update = flag.Bool("update", false, "write settings.nix")
 
-// TestSettings holds settings.nix, the options of the NixOS module, against the table of settings.
+// TestSettings compares settings.nix, the options of the NixOS module, with the table of settings.
 func TestSettings(t *testing.T) {
 	want := options(server.Table())
 	if *update {
@@ -34,7 +34,7 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// onNixOS returns a setting as it is there: the service has a folder and a time to stop.
+// onNixOS returns a setting with its default on NixOS, where the service has a state folder and a time to stop.
 func onNixOS(s server.Setting) server.Setting {
 	switch s.Flag {
 	case "state-dir":
@@ -142,7 +142,7 @@ var (
 	isDefault = regexp.MustCompile(` \(default ([^)]*)\)`)
 )
 
-// description returns what a flag's usage says, in the words of Nix and as Markdown.
+// description returns a flag's usage text as Markdown, with the names of the options in Nix.
 func description(s server.Setting) string {
 	text := isDefault.ReplaceAllString(s.Usage, "; by default $1")
 	text = strings.Replace(text, ", separated by commas", "", 1)
@@ -158,7 +158,7 @@ func nixList(texts []string) string {
 	return "[ " + strings.Join(quoted, " ") + " ]"
 }
 
-// quote returns a string of Nix.
+// quote returns a string literal of Nix.
 func quote(text string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "${", `\${`, "\n", `\n`).Replace(text) + `"`
 }

@@ -1,5 +1,5 @@
-# What it takes to work on the builder: make build, go test ./... What make test wants beside that, it
-# says itself; see docs/development.md.
+# The tools for work on the builder: make build, go test ./... 'make test' needs more and prints what is missing: see
+# docs/development.md.
 {
   mkShell,
   chromium,

@@ -1,9 +1,8 @@
-# A machine of NixOS with the module, whose builder runs a job. It needs KVM:
+# A NixOS machine with the module. Its builder runs a job. It needs KVM:
 #
 #   nix build .#checks.x86_64-linux.nixos
 #
-# The machine reaches no registry, so the job image is made of nixpkgs, with what
-# docs/job-image.md asks of one.
+# The machine cannot reach a registry, so the job image is made from nixpkgs. docs/job-image.md has the requirements.
 module:
 
 { lib, pkgs, ... }:

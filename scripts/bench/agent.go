@@ -23,7 +23,7 @@ const (
 	agentLogRounds  = 11
 )
 
-// benchAgent measures a builder whose engine is behind an agent against one that has the engine's socket.
+// benchAgent compares a builder that uses the engine through an agent with one that uses the engine's socket.
 func benchAgent(ctx context.Context, image string, table *strings.Builder) error {
 	a, err := startAgent()
 	if err != nil {
@@ -73,7 +73,7 @@ func benchAgent(ctx context.Context, image string, table *strings.Builder) error
 	table.WriteString("| medians | through an agent | with the socket | ratio | required |\n|---|---|---|---|---|\n")
 	fmt.Fprintf(table, "| `nix --version`, %d rounds | %.2f s | %.2f s | %.2f | at most 1.6 |\n", agentNoopRounds,
 		noops[ofAgent].Seconds(), noops[ofLocal].Seconds(), noops[ofAgent].Seconds()/noops[ofLocal].Seconds())
-	// Round by round, because both of one round meet the same machine.
+	// The ratio is computed for each round, because the machine is equally busy for both within a round.
 	var ratios []float64
 	for round, took := range perMillion[ofAgent][1:] {
 		ratios = append(ratios, perMillion[ofLocal][1+round].Seconds()/took.Seconds())
@@ -86,10 +86,10 @@ func benchAgent(ctx context.Context, image string, table *strings.Builder) error
 	return nil
 }
 
-// An agent is one in a process of its own, before the engine's socket.
+// An agent is an agent process that passes connections on to the engine's socket.
 type agent struct {
 	address string
-	folder  string // of the keys
+	folder  string // the folder with the keys
 	process *exec.Cmd
 }
 
@@ -113,7 +113,7 @@ func (a *agent) start() error {
 		return err
 	}
 	a.process = exec.Command(server.Program, "agent", "--listen", "127.0.0.1:0", "--agent-keys", a.keys("agent"))
-	a.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the script
+	a.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C must reach only the script
 	log, err := a.process.StderrPipe()
 	if err == nil {
 		err = a.process.Start()
@@ -129,13 +129,13 @@ func (a *agent) start() error {
 			return nil
 		}
 	}
-	return fmt.Errorf("the agent does not start: %w", a.process.Wait())
+	return fmt.Errorf("agent does not start: %w", a.process.Wait())
 }
 
-// keys returns the folder of a side's keys.
+// keys returns the folder with the keys of a side, agent or server.
 func (a *agent) keys(side string) string { return filepath.Join(a.folder, side) }
 
-// stop ends the agent at once, and removes its keys.
+// stop kills the agent and removes its keys.
 func (a *agent) stop() {
 	a.process.Process.Signal(syscall.SIGKILL)
 	a.process.Wait()

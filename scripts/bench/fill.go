@@ -12,11 +12,10 @@ import (
 
 const fillRounds = 3
 
-// fillVolume is the volume that the engine alone fills.
+// fillVolume is a volume that the engine fills without the builder.
 const fillVolume = "iglu-bench-fill"
 
-// benchFill measures what the first job of a repository waits for: its store is filled from
-// the image.
+// benchFill measures how long the first job of a repository waits for its store, which is filled from the image.
 func benchFill(ctx context.Context, image string, table *strings.Builder) error {
 	s, err := startBuilder(image)
 	if err != nil {
@@ -30,7 +29,7 @@ func benchFill(ctx context.Context, image string, table *strings.Builder) error 
 	defer repository.close()
 	removeVolume := func() error { return exec.Command("docker", "volume", "rm", "--force", fillVolume).Run() }
 	defer removeVolume()
-	// What was removed keeps the file system busy for longer than a fill takes.
+	// The removal of files keeps the file system busy for longer than a fill takes.
 	synced := func(remove func() error) func() error {
 		return func() error {
 			err := remove()

@@ -15,12 +15,12 @@ import (
 const (
 	logRounds = 5
 	logLines  = 1_000_000
-	lineBytes = 77 // without the line end
-	// bigLog is the size of the log whose way through the server is watched.
+	lineBytes = 77 // without the line ending
+	// bigLog is the size of the big log, in bytes.
 	bigLog     = 1_000_000_000
 	stallTime  = 30 * time.Second
 	stallAfter = 100_000 // lines
-	// delayLines is how many single lines are timed.
+	// delayLines is the number of single lines whose delay is measured.
 	delayLines = 200
 )
 
@@ -29,17 +29,17 @@ var (
 	million = printing(logLines)
 )
 
-// printing is a script that prints so many lines of lineBytes.
+// printing returns a script that prints a number of lines of lineBytes.
 func printing(lines int) string { return fmt.Sprintf("yes %q | head -n %d", text, lines) }
 
-// benchLog measures the way of a log from a container to a client.
+// benchLog measures the transfer of a log from a container to a client.
 func benchLog(ctx context.Context, image string, table *strings.Builder) error {
 	s, err := startBuilder(image)
 	if err != nil {
 		return err
 	}
 	defer s.stop()
-	if _, err := s.build(ctx, shell("true"), nil); err != nil { // what is made once
+	if _, err := s.build(ctx, shell("true"), nil); err != nil { // makes what exists once for all jobs
 		return err
 	}
 	idle, err := s.memory("VmRSS")
@@ -61,7 +61,7 @@ func benchLog(ctx context.Context, image string, table *strings.Builder) error {
 	return err
 }
 
-// millionLines times a million lines on their way to a client, and to docker run's.
+// millionLines measures how long a million lines take to a client of the builder, and to docker run.
 func millionLines(ctx context.Context, s *builder, image string, table *strings.Builder) error {
 	const (
 		plain   = "iglu-builder, no secrets"
@@ -93,8 +93,7 @@ func millionLines(ctx context.Context, s *builder, image string, table *strings.
 	return nil
 }
 
-// printsMillion returns what runs a job of a million lines, as a contender does. It fails if they do
-// not all come.
+// printsMillion returns a contender's function that runs a job of a million lines. It fails if not all lines arrive.
 func (b *builder) printsMillion(job schemas.Request) func(context.Context) error {
 	return func(ctx context.Context) error {
 		messages, err := b.build(ctx, job, nil)
@@ -105,7 +104,7 @@ func (b *builder) printsMillion(job schemas.Request) func(context.Context) error
 	}
 }
 
-// withSecrets gives a job ten: a key of eight lines, and two more.
+// withSecrets adds ten secrets to a job: a key of eight lines, and two others.
 func withSecrets(job schemas.Request) schemas.Request {
 	var key []string
 	for range 8 {
@@ -122,8 +121,7 @@ func secret(bytes int) string {
 	return base64.StdEncoding.EncodeToString(random)
 }
 
-// singleLines times lines that come ten a second, from before their being printed to
-// their arrival.
+// singleLines measures the delay of single lines, ten per second, from just before they are printed until they arrive.
 func singleLines(ctx context.Context, s *builder, table *strings.Builder) error {
 	script := fmt.Sprintf("i=0; while [ $i -lt %d ]; do date +%%s%%N; sleep 0.1; i=$((i+1)); done", delayLines)
 	var delays []time.Duration
@@ -136,15 +134,15 @@ func singleLines(ctx context.Context, s *builder, table *strings.Builder) error 
 		return err
 	}
 	if len(delays) != delayLines {
-		return fmt.Errorf("%d of %d lines came", len(delays), delayLines)
+		return fmt.Errorf("%d of %d lines arrived", len(delays), delayLines)
 	}
 	fmt.Fprintf(table, "| delay of a single line, ten a second | p50 %.1f ms | p99 %.1f ms |\n",
 		float64(quantile(delays, 0.5))/1e6, float64(quantile(delays, 0.99))/1e6)
 	return nil
 }
 
-// stalledClient times the writing of a big log, as the job sees it, with a client that
-// reads on and with one that stops reading for a while.
+// stalledClient measures how long a job takes to write a big log: with a client that keeps reading, and with one that
+// stops reading for a while.
 func stalledClient(ctx context.Context, s *builder, table *strings.Builder) error {
 	script := fmt.Sprintf("date +%%s%%N; yes %q | head -c %d; echo; date +%%s%%N", text, bigLog)
 	build := func(stall time.Duration) (took time.Duration, err error) {

@@ -1,6 +1,5 @@
-// Bench measures the builder against what people would use instead, side by side in one
-// run on one machine, and writes the tables in docs/benchmarks.md: all of them, or those
-// that its arguments name. 'make bench' runs it.
+// Bench compares the builder with what people would use instead, in one run on one machine, and writes the tables in
+// docs/benchmarks.md: all of them, or those given as arguments. 'make bench' runs it.
 package main
 
 import (
@@ -28,7 +27,7 @@ func main() {
 func run(ctx context.Context) error {
 	image := os.Getenv("IGLU_BENCH_JOB_IMAGE")
 	if image == "" {
-		return errors.New("IGLU_BENCH_JOB_IMAGE names no image: run 'make bench'")
+		return errors.New("IGLU_BENCH_JOB_IMAGE is not set: run 'make bench'")
 	}
 	parts := []struct {
 		name string
@@ -61,7 +60,7 @@ func run(ctx context.Context) error {
 	return nil
 }
 
-// replaceTable puts a table between its two marks in a file.
+// replaceTable replaces the table between two marks in a file.
 func replaceTable(name, mark, table string) error {
 	text, err := os.ReadFile(name)
 	if err != nil {
@@ -69,34 +68,33 @@ func replaceTable(name, mark, table string) error {
 	}
 	marks := regexp.MustCompile(`(?s)(<!-- ` + mark + ` -->\n).*?(<!-- end -->)`)
 	if !marks.Match(text) {
-		return fmt.Errorf("%s has no place for the table %q", name, mark)
+		return fmt.Errorf("%s has no marks for the table %q", name, mark)
 	}
 	return os.WriteFile(name, marks.ReplaceAll(text, []byte("${1}\n"+strings.ReplaceAll(table, "$", "$$")+"\n${2}")), 0o644)
 }
 
-// A contender is one way of doing what is measured.
+// A contender is one way to do what is measured.
 type contender struct {
 	name   string
-	before func() error // is not measured; may be nil
+	before func() error // runs before each measurement; may be nil
 	run    func(context.Context) error
 }
 
-// dockerRuns returns what runs Docker's client, as a contender does.
+// dockerRuns returns a contender's function that runs the docker command.
 func dockerRuns(arguments ...string) func(context.Context) error {
 	return func(ctx context.Context) error { return exec.CommandContext(ctx, "docker", arguments...).Run() }
 }
 
-// figures are what is measured of contenders beside their times: one figure a round, by a name.
+// figures are measurements of contenders besides their times: one figure per round, by name.
 type figures map[string][]time.Duration
 
 // add adds the figure of a round.
 func (f figures) add(name string, figure time.Duration) { f[name] = append(f[name], figure) }
 
-// median returns the median of all rounds but the first, which a race does not count.
+// median returns the median of all rounds except the first, which race does not count either.
 func (f figures) median(name string) time.Duration { return quantile(f[name][1:], 0.5) }
 
-// processor returns what does the same as run, and adds the processor time that a process takes
-// meanwhile.
+// processor returns a function that calls run and adds the processor time that a process uses meanwhile.
 func (f figures) processor(name string, pid int, run func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		before, err := processorTime(pid)

@@ -27,8 +27,8 @@ const (
 
 	printRounds = 5
 	printJobs   = 4
-	// printLines is how many lines each of them prints: enough for all to print at once for
-	// most of the time, though their containers do not start at the same moment.
+	// printLines is how many lines each of them prints. It is large enough that all print at the same time for most of
+	// the time, although their containers do not start at the same moment.
 	printLines = 2_000_000
 
 	processorRounds = 5
@@ -37,8 +37,7 @@ const (
 	stalledJobs = 8
 )
 
-// benchMany measures a builder that runs several jobs at once, and the server's own share of the
-// machine.
+// benchMany measures a builder with several jobs at a time, and the resources that the server itself uses.
 func benchMany(ctx context.Context, image string, table *strings.Builder) error {
 	table.WriteString("| medians | iglu-builder | in its place | ratio | required |\n|---|---|---|---|---|\n")
 	for _, measure := range []func(ctx context.Context, image string, table *strings.Builder) error{
@@ -51,8 +50,8 @@ func benchMany(ctx context.Context, image string, table *strings.Builder) error 
 	return nil
 }
 
-// noopsAtOnce times jobs that do nothing, several at a time. Each job may use all CPUs, as a container
-// of docker run may.
+// noopsAtOnce measures jobs that do nothing, several at a time. Each job may use all CPUs, like a container of docker
+// run.
 func noopsAtOnce(ctx context.Context, image string, table *strings.Builder) error {
 	s, err := startBuilder(image, "--store", "ephemeral", "--max-jobs", strconv.Itoa(noopClients), "--job-cpus", strconv.Itoa(runtime.NumCPU()))
 	if err != nil {
@@ -94,8 +93,8 @@ func bridge(ctx context.Context) (name string, err error) {
 	return name, nil
 }
 
-// atOnce has clients run something so many times in all, each one after the other. A client that
-// fails runs no more. atOnce returns when all clients are done.
+// atOnce runs a function a number of times in total, from several clients in parallel. A client stops after its first
+// error. atOnce returns when all clients are done.
 func atOnce(ctx context.Context, clients, times int, run func(context.Context) error) error {
 	var begun atomic.Int64
 	var working sync.WaitGroup
@@ -111,9 +110,8 @@ func atOnce(ctx context.Context, clients, times int, run func(context.Context) e
 	return errors.Join(failed...)
 }
 
-// logsAtOnce measures how many lines a second arrive at the clients of jobs that print at once, and
-// at the client of one that is alone. Each job may use all CPUs: with its usual share of them, the
-// one alone would be slower than the machine.
+// logsAtOnce measures how many lines per second arrive at the clients of jobs that print in parallel, and at the client of
+// a single job. Each job may use all CPUs: with its usual share, the single job would be slower than the machine.
 func logsAtOnce(ctx context.Context, image string, table *strings.Builder) error {
 	s, err := startBuilder(image, "--store", "ephemeral", "--max-jobs", strconv.Itoa(printJobs), "--job-cpus", strconv.Itoa(runtime.NumCPU()))
 	if err != nil {
@@ -143,25 +141,24 @@ func logsAtOnce(ctx context.Context, image string, table *strings.Builder) error
 	return nil
 }
 
-// arrivals counts the lines of jobs that arrive at their clients, from the moment when the last of
-// the jobs has begun to print to the moment when the first has all of its lines here. So neither
-// the start nor the end of a container counts, unless one job is slower than another.
+// arrivals counts the lines that arrive at the clients of jobs, from the moment when the last job begins to print until
+// the first job's lines have all arrived. This way the start and the end of containers do not count.
 type arrivals struct {
 	jobs  int
 	lines atomic.Int64 // of all jobs, added in steps
 
 	mu           sync.Mutex
 	printing     int       // jobs that have begun to print
-	begun, ended time.Time // when they all printed
+	begun, ended time.Time // the time in which all jobs printed
 	before       int64     // lines at begun
 	after        int64     // lines at ended
 }
 
-// arrivalStep is how many lines of a job are added at once: clients that share a counter for every
-// line slow each other down.
+// arrivalStep is the number of lines that a client adds to the counter at a time. Clients that update a shared counter
+// for every line slow each other down.
 const arrivalStep = 1000
 
-// printedLine begins the message of every line of a script that printing returns.
+// printedLine is the beginning of the message of each line of a script from printing.
 var printedLine = []byte(`{"stdout":"` + text[:10])
 
 // build runs one of the jobs, and counts its lines.
@@ -182,12 +179,12 @@ func (a *arrivals) build(ctx context.Context, s *builder) error {
 		}
 	})
 	if err == nil && lines != printLines {
-		err = fmt.Errorf("%d of %d lines came", lines, printLines)
+		err = fmt.Errorf("%d of %d lines arrived", lines, printLines)
 	}
 	return err
 }
 
-// begin notes that a job has begun to print.
+// begin records that a job has begun to print.
 func (a *arrivals) begin() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -196,7 +193,7 @@ func (a *arrivals) begin() {
 	}
 }
 
-// end notes that all lines of a job have arrived.
+// end records that all lines of a job have arrived.
 func (a *arrivals) end() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -209,7 +206,7 @@ func (a *arrivals) end() {
 // which all jobs printed.
 func (a *arrivals) perMillion() (time.Duration, error) {
 	if a.begun.IsZero() || a.after <= a.before {
-		return 0, fmt.Errorf("of %d jobs, one had ended before another began to print", a.jobs)
+		return 0, fmt.Errorf("%d jobs did not all print at the same time: one ended before another began", a.jobs)
 	}
 	return time.Duration(float64(a.ended.Sub(a.begun)) * 1e6 / float64(a.after-a.before)), nil
 }
@@ -244,8 +241,8 @@ func processorShare(ctx context.Context, image string, table *strings.Builder) e
 	return nil
 }
 
-// dockerdPID returns the id of the process of the engine in use. It is not known if the engine is
-// on another machine, is no dockerd, or has its pid file elsewhere than beside its socket.
+// dockerdPID returns the process id of the engine. It is unknown if the engine is on another machine, is not dockerd, or
+// has its pid file in another folder than its socket.
 func dockerdPID(ctx context.Context) (pid int, isKnown bool) {
 	host, err := exec.CommandContext(ctx, "docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}").Output()
 	socket, isLocal := strings.CutPrefix(strings.TrimSpace(string(host)), "unix://")
@@ -263,8 +260,7 @@ func dockerdPID(ctx context.Context) (pid int, isKnown bool) {
 	return pid, err == nil && string(program) == "dockerd\n"
 }
 
-// stalledClients measures the server's memory when jobs have printed big logs of which their
-// clients have read nothing.
+// stalledClients measures the server's memory after jobs have printed big logs and their clients have read nothing.
 func stalledClients(ctx context.Context, image string, table *strings.Builder) error {
 	folder, err := diskFolder((stalledJobs + 1) * bigLog)
 	if err != nil {
@@ -301,11 +297,11 @@ func stalledClients(ctx context.Context, image string, table *strings.Builder) e
 	return err
 }
 
-// tmpfsMagic is the type of a file system in memory, as statfs(2) has it.
+// tmpfsMagic is the type of a file system in memory, see statfs(2).
 const tmpfsMagic = 0x01021994
 
-// diskFolder makes a folder on a disk with room for so many bytes: in the folder for temporary
-// files, or in /var/tmp if that one is in memory or too small.
+// diskFolder makes a folder on a disk with at least room free bytes: in the folder for temporary files, or in /var/tmp if
+// that folder is in memory or too small.
 func diskFolder(room uint64) (string, error) {
 	for _, parent := range []string{os.TempDir(), "/var/tmp"} {
 		var system syscall.Statfs_t

@@ -17,8 +17,8 @@ const (
 	outputWidth  = 1000 // derivations of a level
 )
 
-// manyDerivationFiles is a derivation that needs 20,000 others, in levels: each needs ten of the one
-// below. Of each tenth level the outputs are there.
+// manyDerivationFiles is a derivation that needs 20,000 others, in levels. Each derivation needs ten of the level below.
+// The outputs of every tenth level exist.
 var manyDerivationFiles = fmt.Sprintf(`nix-instantiate --add-root /result -E '
 let
   inherit (builtins) genList elemAt concatStringsSep toString;
@@ -30,7 +30,7 @@ let
 in make "top" (level %d)'
 nix-store --realise $(nix-store -qR /result | grep -e '-d-0-.*drv$' | head -n 200) >/dev/null`, outputWidth, outputDepth-1)
 
-// benchOutputs measures how long it takes to find out what a job that pushes is about.
+// benchOutputs measures how long it takes to find the paths that a job has to push.
 func benchOutputs(ctx context.Context, image string, table *strings.Builder) error {
 	filled, err := fillStore(ctx, image, manyDerivationFiles)
 	if err != nil {
@@ -48,7 +48,7 @@ func benchOutputs(ctx context.Context, image string, table *strings.Builder) err
 	if output, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, output)
 	}
-	// In one container, so that both read what has been read before.
+	// Both run in one container, so that both read from the page cache.
 	script := fmt.Sprintf(`drv=$(readlink -f /result)
 for round in $(seq %d); do
   begun=$(date +%%s.%%N); nix-store -qR "$drv" > /tmp/paths; ended=$(date +%%s.%%N)

@@ -8,15 +8,15 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// parallelRounds is how often each is measured.
+// parallelRounds is how many times each contender is measured.
 const parallelRounds = 3
 
-// busyDerivations are eight that need nothing of each other, and each some 2 s of a processor.
+// busyDerivations are eight independent derivations. Each needs about 2 s of processor time.
 const busyDerivations = `nix-build --no-out-link -E 'map (n: derivation { name = "busy-${toString n}"; system = builtins.currentSystem; ` +
 	`builder = "/bin/sh"; args = [ "-c" "i=0; while [ $i -lt 600000 ]; do i=$((i+1)); done; echo > $out; exit" ]; }) ` +
 	`(builtins.genList (n: n) 8)'`
 
-// benchParallel measures what it brings that a job builds on all of its CPUs.
+// benchParallel measures how much faster a job is because it builds on all of its CPUs.
 func benchParallel(ctx context.Context, image string, table *strings.Builder) error {
 	s, err := startBuilder(image)
 	if err != nil {

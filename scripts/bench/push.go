@@ -26,8 +26,7 @@ const (
 	largePath  = 1 << 30
 )
 
-// smallClosure makes paths of some kB of text that refer to one another: leaves, what
-// refers to three of them each, and one that refers to all.
+// smallClosure makes paths of some kB of text: leaves, paths that each refer to three leaves, and one that refers to all.
 const smallClosure = `nix-build -o /result -E '
 let
   inherit (builtins) genList elemAt concatStringsSep toFile toString;
@@ -49,7 +48,7 @@ cat /large/* | head -c %[1]d > /1-gb
 ln -s $(nix-store --add /1-gb) /result
 rm -r /large /1-gb`, largePath)
 
-// benchPush measures the push of what a store holds already.
+// benchPush measures the push of paths that are already in the store.
 func benchPush(ctx context.Context, image string, table *strings.Builder) error {
 	fmt.Fprintf(table, "| container start included | median of %d | against nix copy | peak memory of the job |\n|---|---|---|---|\n", pushRounds)
 	for _, closure := range []struct{ name, script string }{
@@ -101,7 +100,7 @@ func pushClosure(ctx context.Context, image, name, script string, table *strings
 	return nil
 }
 
-// fillStore returns the name of an image in whose store a script has left something.
+// fillStore returns the name of an image whose store a script has filled.
 func fillStore(ctx context.Context, image, script string) (string, error) {
 	output, err := exec.CommandContext(ctx, "docker", "create", image, "bash", "-ec", script).Output()
 	if err != nil {
@@ -116,7 +115,7 @@ func fillStore(ctx context.Context, image, script string) (string, error) {
 	return name, exec.CommandContext(ctx, "docker", "commit", "--change", "CMD []", container, name).Run()
 }
 
-// A binaryCache is a strict one on this machine.
+// A binaryCache is a strict cache on this machine.
 type binaryCache struct {
 	folder     string
 	url        string
@@ -154,8 +153,7 @@ func (c *binaryCache) close() {
 	os.RemoveAll(c.folder)
 }
 
-// renew makes the cache one that has never had a path, in a folder where nothing was
-// deleted: file systems are slow in those.
+// renew empties the cache. It uses a new folder, because file systems are slow in folders with deleted files.
 func (c *binaryCache) renew() error {
 	c.rounds++
 	cache, err := devcache.New(devcache.Options{
@@ -167,15 +165,15 @@ func (c *binaryCache) renew() error {
 	return cache.AddKey("default", c.publicKey)
 }
 
-// job is one that yields the image's closure.
+// job returns a job whose result is the image's closure.
 func (c *binaryCache) job() schemas.Request {
 	job := shell("readlink -f /result")
 	job.BuildOptions.Cachix = schemas.Cachix{Push: true, Target: c.url, APIKey: c.token, SigningKey: c.signingKey}
 	return job
 }
 
-// watchMemory sends the peak memory in MiB of the program in the container of the
-// server's next job, when that has ended.
+// watchMemory sends the peak memory, in MiB, of the builder's program in the container of the server's next job, after the
+// job has ended.
 func watchMemory(s *builder) <-chan float64 {
 	peak := make(chan float64, 1)
 	go func() {

@@ -19,29 +19,28 @@ import (
 	"iglu.sh/builder/scripts/internal/server"
 )
 
-// A builder is a server in a process of its own.
+// A builder is a server in a separate process.
 type builder struct{ *server.Server }
 
 func startBuilder(image string, flags ...string) (*builder, error) {
 	return startBuilderOn("", image, flags...)
 }
 
-// startBuilderOn is startBuilder with an engine at a host, as in DOCKER_HOST.
+// startBuilderOn is startBuilder for the engine at a host in the format of DOCKER_HOST.
 func startBuilderOn(host, image string, flags ...string) (*builder, error) {
 	s, err := server.StartOn(host, append([]string{"--job-image", image, "--allowed-commands", "nix,sh", "--keep-logs", "0"}, flags...)...)
 	return &builder{s}, err
 }
 
-// stop ends the builder and removes what it keeps. What was measured counts all the same.
+// stop ends the builder and removes what it keeps. It ignores errors, because the measurement is already done.
 func (b *builder) stop() {
 	if err := b.Stop(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 	}
 }
 
-// race runs the contenders in turn, so that all meet the same machine, and returns the
-// median time of each. A first round is not counted, nor is what a job leaves to be done
-// after its end: nobody begins before that.
+// race runs the contenders in turn, so that the machine is equally busy for all, and returns the median time of each. The
+// first round does not count. Each run starts only after the cleanup of the previous one.
 func (b *builder) race(ctx context.Context, rounds int, contenders []contender) (map[string]time.Duration, error) {
 	times := make(map[string][]time.Duration)
 	for round := range rounds + 1 {
@@ -71,10 +70,10 @@ func (b *builder) race(ctx context.Context, rounds int, contenders []contender) 
 	return medians, nil
 }
 
-// settleTime is how long an engine has rest between two that are measured.
+// settleTime is the pause between two measurements.
 const settleTime = 200 * time.Millisecond
 
-// settle waits until the container of the builder's last job is gone.
+// settle waits until the container of the builder's last job is removed.
 func (b *builder) settle(ctx context.Context) error {
 	for {
 		time.Sleep(settleTime)
@@ -85,7 +84,7 @@ func (b *builder) settle(ctx context.Context) error {
 	}
 }
 
-// runs returns what runs a job of a request, as a contender does.
+// runs returns a contender's function that runs a job.
 func (b *builder) runs(request schemas.Request) func(context.Context) error {
 	return func(ctx context.Context) error {
 		_, err := b.build(ctx, request, nil)
@@ -114,14 +113,14 @@ func memoryOf(pid int, name string) (float64, error) {
 // clockTick is the unit of processor times in /proc: 1/USER_HZ, see proc_pid_stat(5).
 const clockTick = time.Second / 100
 
-// processorTime returns how much time of processors a process has taken, its calls of the kernel
-// included, from /proc. What it has started does not count.
+// processorTime returns the processor time of a process from /proc, including time in the kernel. Its child processes do
+// not count.
 func processorTime(pid int) (time.Duration, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}
-	// The second field is the program's name in parentheses, which can hold anything.
+	// The second field is the program's name in parentheses. It can contain any character.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	const user, kernel = 14 - 3, 15 - 3 // fields 14 and 15, counted from the third on
 	if len(fields) <= kernel {
@@ -145,9 +144,8 @@ func shell(script string) schemas.Request {
 	}
 }
 
-// build runs a job and gives each message of its output to output, if there is one. The
-// client does as little as it can, so that it is not what is measured: it reads the
-// server's frames itself, and looks only at the last message.
+// build runs a job and calls output, if it is not nil, with each message of output. To affect the measurement as little as
+// possible, the client reads the server's frames itself, and parses only the last message.
 func (b *builder) build(ctx context.Context, job schemas.Request, output func(message []byte)) (messages int, err error) {
 	conn, err := b.send(ctx, job)
 	if err != nil {
@@ -221,7 +219,7 @@ func (b *builder) stall(ctx context.Context, job schemas.Request) (conn *websock
 	}
 }
 
-// readHeader reads the header of a frame that is a whole message: RFC 6455, section 5.2.
+// readHeader reads the header of an unfragmented frame: RFC 6455, section 5.2.
 func readHeader(in *bufio.Reader) (opcode byte, size int, err error) {
 	var header [10]byte
 	if _, err := io.ReadFull(in, header[:2]); err != nil {

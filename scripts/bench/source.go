@@ -19,7 +19,7 @@ const (
 	sourceFiles   = 1_000
 )
 
-// benchSource measures what it costs that a job has the whole history of its source.
+// benchSource measures the cost of cloning the whole history of a repository.
 func benchSource(ctx context.Context, image string, table *strings.Builder) error {
 	root, err := os.MkdirTemp("", "iglu-bench-source-")
 	if err != nil {
@@ -68,7 +68,7 @@ func benchSource(ctx context.Context, image string, table *strings.Builder) erro
 	return nil
 }
 
-// writeHistory makes a repository each commit of which changes a file.
+// writeHistory makes a repository in which each commit changes a file.
 func writeHistory(ctx context.Context, repository string) error {
 	var history bytes.Buffer
 	for n := range sourceCommits {

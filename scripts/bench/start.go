@@ -17,12 +17,12 @@ import (
 
 const (
 	startRounds     = 10
-	firstRounds     = 1   // which takes minutes
-	leaves          = 299 // and one derivation that needs them all
+	firstRounds     = 1   // a round takes minutes
+	leaves          = 299 // derivations that one more derivation needs
 	maintenanceRest = 2500 * time.Millisecond
 )
 
-// manyDerivations is a flake of small ones, a file each.
+// manyDerivations is a flake of small derivations, each in its own file.
 const manyDerivations = `{
   outputs = _:
     let
@@ -34,7 +34,7 @@ const manyDerivations = `{
 }
 `
 
-// benchStart measures what it costs that each job has a container of its own.
+// benchStart measures the cost of a separate container for each job.
 func benchStart(ctx context.Context, image string, table *strings.Builder) error {
 	s, err := startBuilder(image)
 	if err != nil {
@@ -59,7 +59,7 @@ func benchStart(ctx context.Context, image string, table *strings.Builder) error
 
 	info := schemas.Request{Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix store info"}}
 	build := schemas.Request{Git: schemas.Git{Repository: repository.url}, BuildOptions: schemas.BuildOptions{Command: "nix build"}}
-	// A builder looks after its stores when no job has come for 2 s: not beside what is measured.
+	// The builder does maintenance when it has had no job for 2 s. That must not run during a measurement.
 	settled := func(more func() error) func() error {
 		return func() error {
 			time.Sleep(maintenanceRest)
@@ -121,7 +121,7 @@ func benchStart(ctx context.Context, image string, table *strings.Builder) error
 	return nil
 }
 
-// A workshop is a container that lives on, in which one builds by docker exec.
+// A workshop is a long-running container in which docker exec runs builds.
 type workshop struct{ image, id string }
 
 func newWorkshop(ctx context.Context, image string) (*workshop, error) {
@@ -129,7 +129,7 @@ func newWorkshop(ctx context.Context, image string) (*workshop, error) {
 	return w, w.renew(ctx)
 }
 
-// renew replaces the container by one with the image's own store.
+// renew replaces the container by a new one with the store of the image.
 func (w *workshop) renew(ctx context.Context) error {
 	w.remove()
 	output, err := exec.CommandContext(ctx, "docker", "run", "--detach", "--rm", w.image, "sleep", "infinity").Output()
@@ -147,7 +147,7 @@ func (w *workshop) exec(ctx context.Context, script string) *exec.Cmd {
 	return exec.CommandContext(ctx, "docker", "exec", w.id, "sh", "-c", script)
 }
 
-// A flake is a repository that is served on this machine.
+// A flake is a repository with a flake that is served on this machine.
 type flake struct {
 	folder  string
 	url     string
@@ -209,7 +209,7 @@ func (f *flake) change() error {
 	return f.commit()
 }
 
-// build is a script that builds the flake as a job does.
+// build returns a script that builds the flake as a job does.
 func (f *flake) build() string {
 	return "rm -rf /source && git clone --quiet --depth=1 " + f.url + " /source && cd /source && " +
 		"nix --extra-experimental-features 'nix-command flakes' build"

@@ -21,7 +21,7 @@ const (
 // watchedScript prints as a build does, in bursts.
 const watchedScript = `for i in $(seq 0 99); do seq -f "line %.0f" $((i*1000+1)) $((i*1000+1000)); sleep 0.05; done`
 
-// benchWatch measures what it costs a job that many watch it.
+// benchWatch measures how much many watchers slow down a job.
 func benchWatch(ctx context.Context, image string, table *strings.Builder) error {
 	s, err := startBuilder(image)
 	if err != nil {
@@ -38,7 +38,7 @@ func benchWatch(ctx context.Context, image string, table *strings.Builder) error
 		{watched, nil, func(ctx context.Context) error {
 			come := sync.OnceFunc(func() { audience.come(ctx, s) })
 			_, err := s.build(ctx, shell(watchedScript), func(message []byte) {
-				if line(message) == "line 1" { // the job is on record by then
+				if line(message) == "line 1" { // the job is in the history by then
 					come()
 				}
 			})
@@ -57,14 +57,14 @@ func benchWatch(ctx context.Context, image string, table *strings.Builder) error
 	return err
 }
 
-// An audience is clients that watch one job.
+// An audience is a set of clients that watch one job.
 type audience struct {
 	watching sync.WaitGroup
 	mu       sync.Mutex
 	failed   error
 }
 
-// come has them watch the job that began last.
+// come starts clients that watch the job that began last.
 func (a *audience) come(ctx context.Context, s *builder) {
 	job, err := s.newestJob(ctx)
 	a.fail(err)
@@ -79,7 +79,7 @@ func (a *audience) fail(err error) {
 	a.failed = errors.Join(a.failed, err)
 }
 
-// leave waits until all have seen the end, and returns what went wrong.
+// leave waits until all clients have received the end, and returns their errors.
 func (a *audience) leave() error {
 	a.watching.Wait()
 	return a.failed
@@ -90,12 +90,12 @@ func (b *builder) newestJob(ctx context.Context) (string, error) {
 		Jobs []struct{ ID string }
 	}
 	if err := b.getJSON(ctx, "/api/v1/jobs?limit=1", &answer); err != nil || len(answer.Jobs) == 0 {
-		return "", fmt.Errorf("no job runs: %w", err)
+		return "", fmt.Errorf("no job is running: %w", err)
 	}
 	return answer.Jobs[0].ID, nil
 }
 
-// watch gets all of a job's messages. It looks at nothing, so that it is not what is measured.
+// watch receives all of a job's messages. It does not parse them, so that it does not affect the measurement.
 func (b *builder) watch(ctx context.Context, job string) error {
 	body, err := b.get(ctx, "/api/v1/jobs/"+job+"/events")
 	if err != nil {
@@ -106,8 +106,8 @@ func (b *builder) watch(ctx context.Context, job string) error {
 	if _, err := io.Copy(&messages, body); err != nil {
 		return err
 	}
-	if messages /= 3; messages < watchLines { // an id, the data, and an empty line
-		return fmt.Errorf("a watcher has seen only %d messages", messages)
+	if messages /= 3; messages < watchLines { // a message has three lines: an id, the data, and an empty line
+		return fmt.Errorf("a watcher has received only %d messages", messages)
 	}
 	return nil
 }
@@ -122,7 +122,7 @@ func (b *builder) getJSON(ctx context.Context, path string, into any) error {
 	return json.NewDecoder(body).Decode(into)
 }
 
-// get returns the answer to a request of the API, which the caller closes.
+// get returns the answer to a request of the API. The caller closes it.
 func (b *builder) get(ctx context.Context, path string) (io.ReadCloser, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.Address+path, nil)
 	if err != nil {

@@ -14,12 +14,12 @@ import (
 	"iglu.sh/builder/test/kit/gitserver"
 )
 
-// A binaryCache is the demo's own, with keys made for it.
+// A binaryCache is the cache of the demo, with new keys.
 type binaryCache struct {
 	url        string
 	token      string // the API key
 	signingKey string
-	publicKey  string // as Nix trusts it
+	publicKey  string // in the format of Nix's setting of trusted keys
 	close      func() error
 }
 
@@ -49,7 +49,7 @@ func serveCache(folder string) (*binaryCache, error) {
 	return c, nil
 }
 
-// copyBack has Nix in a fresh container get a path from the cache, and shows it.
+// copyBack fetches a path from the cache with Nix in a new container, and shows it.
 func (c *binaryCache) copyBack(ctx context.Context, image, path string) error {
 	script := fmt.Sprintf("nix copy --from %s %s && cat %[2]s", c.url, path)
 	say("Nix in another container, with require-sigs = true: %s", script)

@@ -1,7 +1,6 @@
-// Demo shows one job from end to end on a machine where a Docker engine answers: it
-// starts a builder, a git server and a binary cache, submits examples/hello, shows the
-// log, has Nix in another container get the result from the cache, and removes all that
-// it made. 'make demo' runs it.
+// Demo shows one job from end to end. It needs a running Docker engine. It starts a builder, a git server and a binary
+// cache, submits examples/hello, shows the log, fetches the result from the cache with Nix in another container, and
+// removes everything that it made. 'make demo' runs it.
 package main
 
 import (
@@ -73,8 +72,7 @@ func run(ctx context.Context) (err error) {
 	return cache.copyBack(ctx, image, path)
 }
 
-// jobImage returns the image that jobs run in: the configured one, or where it
-// cannot be had, one made from Debian's packages.
+// jobImage returns the job image: the configured one, or one made from Debian's packages if that is not available.
 func jobImage(ctx context.Context) (string, error) {
 	image := os.Getenv("IGLU_JOB_IMAGE")
 	if image == "" {
@@ -89,7 +87,7 @@ func jobImage(ctx context.Context) (string, error) {
 	if pull.Run() == nil {
 		return image, nil
 	}
-	say("No registry gives it out here: a job image made from Debian's packages stands in")
+	say("The job image cannot be pulled: using one made from Debian's packages instead")
 	fallback := exec.CommandContext(ctx, "scripts/job-image")
 	fallback.Stderr = os.Stderr
 	name, err := fallback.Output()
@@ -99,8 +97,8 @@ func jobImage(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(name)), nil
 }
 
-// serveGit serves examples/hello as a repository over HTTP, where containers of the
-// engine reach it, and returns the URL that repositories are below.
+// serveGit serves examples/hello as a repository over HTTP at an address that containers can reach. It returns the URL
+// below which the repository is.
 func serveGit(folder string) (url string, stop func() error, err error) {
 	root := filepath.Join(folder, "repositories")
 	if err := gitserver.Publish(root, "hello", "examples/hello"); err != nil {
@@ -113,8 +111,7 @@ func serveGit(folder string) (url string, stop func() error, err error) {
 	return url, stop, err
 }
 
-// writeJob writes the example's job with the demo's own servers in it, and shows it
-// without its keys.
+// writeJob writes the example's job with the addresses of the demo's servers, and shows it without its keys.
 func writeJob(folder, repositories string, cache *binaryCache) (string, error) {
 	job, err := os.ReadFile("examples/hello/job-push.json")
 	if err != nil {
@@ -143,7 +140,7 @@ func submit(ctx context.Context, address, job string) (path string, err error) {
 	}
 	say("The build's exit code is 0")
 	if path = printedPath.FindString(log.String()); path == "" {
-		return "", errors.New("the build has printed no path")
+		return "", errors.New("the build has printed no store path")
 	}
 	return path, nil
 }

@@ -1,6 +1,5 @@
-// Screenshots makes the pictures in docs/page.md: of a real builder, on which real jobs run,
-// in a real Chromium. It needs bin/iglu-builder, an engine, and IGLU_SHOT_JOB_IMAGE, the name
-// of an image with Nix. See docs/development.md.
+// Screenshots makes the pictures in docs/page.md, with a real builder, real jobs and a real Chromium. It needs
+// bin/iglu-builder, an engine, and IGLU_SHOT_JOB_IMAGE, the name of an image with Nix. See docs/development.md.
 package main
 
 import (
@@ -39,9 +38,9 @@ const folder = "docs/images"
 // A shot is one picture.
 type shot struct {
 	name   string
-	path   string // of the page
-	ready  string // a script's expression that is true when there is something to see
-	do     string // a script's expression that is done then; empty for nothing
+	path   string // the path of the page
+	ready  string // a JavaScript expression that is true when the page can be shown
+	do     string // a JavaScript expression that is evaluated then; may be empty
 	width  int64
 	height int64
 	dark   bool
@@ -60,7 +59,7 @@ func run(ctx context.Context) (err error) {
 	defer stopGit()
 	image := os.Getenv("IGLU_SHOT_JOB_IMAGE")
 	if image == "" {
-		return errors.New("IGLU_SHOT_JOB_IMAGE does not name an image with Nix")
+		return errors.New("IGLU_SHOT_JOB_IMAGE is not set: set it to the name of an image with Nix")
 	}
 	builder, err := server.Start("--job-image", image, "--store", "ephemeral")
 	if err != nil {
@@ -75,7 +74,7 @@ func run(ctx context.Context) (err error) {
 		jobs = append(jobs, job(repositories, "hello", "nix build -L --print-out-paths"), job(repositories, "sled", build+fmt.Sprintf(" --argstr n %d", n)))
 	}
 	for _, job := range append(jobs, job(repositories, "igloo", build)) {
-		send(ctx, url, job).Run() // whatever comes of it is shown
+		send(ctx, url, job).Run() // ignores errors: the page shows the result
 	}
 	last, err := newest(url)
 	if err != nil {
@@ -109,8 +108,8 @@ func run(ctx context.Context) (err error) {
 	})
 }
 
-// Sources that show something: a derivation that fails after another, and several that take a
-// while and need each other.
+// Sources for the pictures: a derivation that fails after another has succeeded, and several slow derivations that
+// depend on each other.
 var sources = map[string]string{
 	"igloo": `let
   d = name: script: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; };
@@ -134,7 +133,7 @@ in d "village-1.0" [ (street "north" [ 1 2 3 4 ]) (street "south" [ 5 6 7 8 ]) (
 `,
 }
 
-// job is a request to build one of them with the command.
+// job returns a job that builds one of them.
 func job(repositories, name, command string) string {
 	return fmt.Sprintf(`{"colors":true,"git":{"noClone":false,"repository":%q},"buildOptions":{"maxJobs":2,"command":%q,"cachix":{"push":false}}}`,
 		repositories+"/"+name, command)
@@ -155,7 +154,7 @@ func serveGit(state string) (url string, stop func() error, err error) {
 	return gitserver.Serve(&gitserver.Server{Root: root})
 }
 
-// send returns the command that sends a job.
+// send returns a command of the client that sends a job.
 func send(ctx context.Context, url, job string) *exec.Cmd {
 	client := exec.CommandContext(ctx, server.Program, "build", "--url", strings.Replace(url, "http", "ws", 1), "-")
 	client.Stdin = strings.NewReader(job)
@@ -197,7 +196,7 @@ func shoot(ctx context.Context, url string, shots []shot) error {
 	return nil
 }
 
-// readyTimeout is how long a busy machine may take until there is something to see.
+// readyTimeout is how long a page may take to be ready. It is long enough for a busy machine.
 const readyTimeout = 4 * time.Minute
 
 func (s shot) take(ctx context.Context, url string) ([]byte, error) {
@@ -219,7 +218,7 @@ func (s shot) take(ctx context.Context, url string) ([]byte, error) {
 	for end := time.Now().Add(readyTimeout); ; time.Sleep(100 * time.Millisecond) {
 		ready, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("Boolean("+s.ready+")"))
 		if err != nil || time.Now().After(end) {
-			return nil, errors.Join(err, errors.New("there is nothing to see"))
+			return nil, errors.Join(err, errors.New("the page is not ready"))
 		}
 		if ready {
 			if s.do != "" {

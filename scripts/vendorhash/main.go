@@ -1,8 +1,8 @@
-// Vendorhash checks the vendorHash of nix/package.nix. It is the hash that nixpkgs' buildGoModule
-// holds the modules against: that of the folder that 'go mod vendor' makes, as a Nix archive.
+// Vendorhash checks the vendorHash of nix/package.nix. nixpkgs' buildGoModule compares this hash with that of the folder
+// that 'go mod vendor' makes, as a Nix archive.
 //
-//	go run ./scripts/vendorhash          fails if it is another one
-//	go run ./scripts/vendorhash -write   writes the right one
+//	go run ./scripts/vendorhash          fails if the hash is wrong
+//	go run ./scripts/vendorhash -write   writes the right hash
 package main
 
 import (
@@ -36,7 +36,7 @@ const packageFile = "nix/package.nix"
 
 var hashForm = regexp.MustCompile(`(?m)^(\s*vendorHash = )"(.*)";$`)
 
-// check returns an error if the hash in the package of a module's folder is not that of its modules.
+// check returns an error if the hash in the package is not that of the modules which the module in a folder needs.
 func check(folder string) error {
 	text, err := os.ReadFile(filepath.Join(folder, packageFile))
 	if err != nil {
@@ -71,8 +71,8 @@ func update(folder string) error {
 	return os.WriteFile(name, hashForm.ReplaceAll(text, []byte(`${1}"`+hash+`";`)), 0o644)
 }
 
-// vendorHash returns the hash of the modules that the packages and tests of a module import, in the
-// form of Subresource Integrity.
+// vendorHash returns the hash of the modules that the packages and tests of a module import, in the format of Subresource
+// Integrity.
 func vendorHash(folder string) (string, error) {
 	temp, err := os.MkdirTemp("", "vendorhash-")
 	if err != nil {

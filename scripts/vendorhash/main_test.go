@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// TestVendorHash has the version of a module change, and with it go.sum.
+// TestVendorHash changes the version of a module, which changes go.sum.
 func TestVendorHash(t *testing.T) {
 	folder := newModule(t)
 	require(t, folder, "v1.0.0")
@@ -58,8 +58,8 @@ func TestNoVendorHash(t *testing.T) {
 	}
 }
 
-// newModule returns the folder of a module that imports another, which has two versions, on a module
-// proxy that is a folder.
+// newModule returns the folder of a module that imports another one. The other has two versions, on a module proxy in a
+// folder.
 func newModule(t *testing.T) string {
 	t.Helper()
 	proxy := t.TempDir()
@@ -93,7 +93,7 @@ func newModule(t *testing.T) string {
 	return folder
 }
 
-// require has the module require a version of the other.
+// require makes the module require a version of the other.
 func require(t *testing.T, folder, version string) {
 	t.Helper()
 	write(t, filepath.Join(folder, "go.mod"), "module example.com/main\n\ngo 1.21\n\nrequire example.com/a "+version+"\n")

@@ -1,4 +1,4 @@
-// Package waits checks that no test waits for a time.
+// Package waits checks that no test sleeps for a fixed time.
 package waits
 
 import (
@@ -16,9 +16,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Tests wait for events: a time is too short on a busy machine, and too long on any other. What
-// nothing tells of is asked for again and again in test/kit, where it says why. In a bubble of
-// testing/synctest time takes none.
+// Tests wait for events, because a fixed time is too short on a busy machine and too long on others. If there is no
+// event, a function in test/kit polls, and its comment says why. In a bubble of testing/synctest, sleeping takes no
+// real time.
 func TestNoTestWaitsForATime(t *testing.T) {
 	root := filepath.Join("..", "..")
 	folders := make(map[string][]string)
@@ -85,10 +85,10 @@ func TestWaits(t *testing.T) {
 	}
 }
 
-// waiting are the functions that a test may call in a bubble only.
+// waiting are the functions that a test may call only in a bubble.
 var waiting = map[string]bool{
 	"time.Sleep": true, "time.After": true, "time.AfterFunc": true, "time.Tick": true, "time.NewTicker": true, "time.NewTimer": true,
-	"fixture.Pass": true, // and in the long suite, which has the time: see there
+	"fixture.Pass": true, // also allowed in the long suite: see fixture.Pass
 }
 
 // mayWait reports whether a file may call a function of waiting.
@@ -102,8 +102,8 @@ func mayWait(file, function string) bool {
 	return false
 }
 
-// waits returns where the tests of a package wait for a time outside of a bubble. It follows names
-// from the tests on, and ends where a bubble begins.
+// waits returns the positions at which the tests of a package sleep outside a bubble. It follows names from the tests,
+// and stops at functions that start a bubble.
 func waits(files *token.FileSet, parsed []*ast.File) (found []string) {
 	p := read(parsed)
 	bubblers := p.bubblers()
@@ -119,7 +119,7 @@ func waits(files *token.FileSet, parsed []*ast.File) (found []string) {
 			ast.Inspect(declaration, func(n ast.Node) bool {
 				switch n := n.(type) {
 				case *ast.FuncLit:
-					return !bubbles // a function of the bubble, for all that can be seen
+					return !bubbles // the function runs in the bubble, as far as the check can see
 				case *ast.SelectorExpr:
 					if name := dotted(n); waiting[name] && !mayWait(files.Position(n.Pos()).Filename, name) {
 						found = append(found, fmt.Sprintf("%s: %s", at(files, n), name))
@@ -141,8 +141,8 @@ func waits(files *token.FileSet, parsed []*ast.File) (found []string) {
 	return found
 }
 
-// declarations are those of a package, with the names that have to be mentioned for one to be of
-// use: its own, and that of a method's type. What others call needs none of its own.
+// declarations are the declarations of a package. The value has the names that must be mentioned for a declaration to be
+// used: its own name, and that of a method's type. Functions that are called from outside have none.
 type declarations map[ast.Node][]string
 
 func read(parsed []*ast.File) declarations {
@@ -189,7 +189,7 @@ func receiver(method *ast.FuncDecl) (name string) {
 	return name
 }
 
-// bubblers returns the functions that call in a bubble what they are given.
+// bubblers returns the functions that call their argument in a bubble.
 func (p declarations) bubblers() map[string]bool {
 	all := map[string]bool{"synctest.Test": true}
 	for before := 0; before < len(all); {
@@ -203,7 +203,7 @@ func (p declarations) bubblers() map[string]bool {
 	return all
 }
 
-// isLocal reports whether a name is one of a function's own.
+// isLocal reports whether a name is declared inside a function.
 func isLocal(name *ast.Ident) bool {
 	if name.Obj == nil {
 		return false

@@ -1,4 +1,5 @@
-// Package server has a script start a builder of bin/iglu-builder, and remove all of it again.
+// Package server starts a builder, bin/iglu-builder, for a script. [Start] starts it, and [Server.Stop] removes
+// everything of it.
 package server
 
 import (
@@ -15,26 +16,24 @@ import (
 	"syscall"
 )
 
-// Program is the builder's, seen from the project's folder.
+// Program is the path of the builder's program, relative to the project's folder.
 const Program = "bin/iglu-builder"
 
-// A Server is a builder in a process of its own, under a name of its own, so that two do not
-// meet on an engine.
+// A Server is a builder in a separate process. It has a unique instance name, so that several can use one engine.
 type Server struct {
-	Address  string // where it listens, as host:port
-	Instance string // the name under which the engine has what is the builder's
+	Address  string // the address that it listens on, host:port
+	Instance string // the name in the labels of its objects on the engine
 
 	process *exec.Cmd
-	state   string // its folder
+	state   string // its state folder
 }
 
 var listening = regexp.MustCompile(`msg=listening addr=(\S+)`)
 
-// Start starts a builder on a free port, with more of the flags of serve. It returns when the
-// builder listens.
+// Start starts a builder on a free port, with more flags of the command serve. It returns when the builder listens.
 func Start(flags ...string) (*Server, error) { return StartOn("", flags...) }
 
-// StartOn is Start with an engine at a host, as in DOCKER_HOST; empty is the script's own.
+// StartOn is Start for the engine at a host in the format of DOCKER_HOST. An empty host is the script's own engine.
 func StartOn(host string, flags ...string) (*Server, error) {
 	state, err := os.MkdirTemp("", "iglu-builder-")
 	if err != nil {
@@ -46,7 +45,7 @@ func StartOn(host string, flags ...string) (*Server, error) {
 	if host != "" {
 		s.process.Env = append(os.Environ(), "DOCKER_HOST="+host)
 	}
-	// Ctrl-C is for the script, which stops the server when its work is done.
+	// Ctrl-C must reach only the script, which then stops the server.
 	s.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	log, err := s.process.StderrPipe()
 	if err == nil {
@@ -64,7 +63,7 @@ func StartOn(host string, flags ...string) (*Server, error) {
 		}
 		fmt.Fprintln(&said, lines.Text())
 	}
-	return nil, fmt.Errorf("the builder does not start: %w\n%s", s.Stop(), said.String())
+	return nil, fmt.Errorf("builder does not start: %w\n%s", s.Stop(), said.String())
 }
 
 // PID returns the id of its process.

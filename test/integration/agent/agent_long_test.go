@@ -16,7 +16,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestMillionLines sends them through an agent: each arrives, once and in its turn.
+// TestMillionLines sends a million lines through an agent. Each arrives once and in order.
 func TestMillionLines(t *testing.T) { fixture.OnEngines(t, millionLines) }
 
 func millionLines(t *testing.T, e *fixture.Engine) {
@@ -34,7 +34,7 @@ func millionLines(t *testing.T, e *fixture.Engine) {
 	fixture.WantLast(t, c.Finish(), 3)
 }
 
-// TestMemory gives an agent's container 15 MiB, without swap, and four jobs that print at once.
+// TestMemory runs an agent in a container with 15 MiB of memory and no swap, while four jobs print.
 func TestMemory(t *testing.T) {
 	const jobs, lines = 4, 1_000_000
 	e := fixture.DockerEngine()

@@ -17,8 +17,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestJob runs whole jobs through an agent: every line arrives, exit codes are right, and
-// nothing is left.
+// TestJob runs whole jobs through an agent. Every line arrives, exit codes are right, and nothing is left.
 func TestJob(t *testing.T) { fixture.OnEngines(t, job) }
 
 func job(t *testing.T, e *fixture.Engine) {
@@ -35,12 +34,12 @@ func job(t *testing.T, e *fixture.Engine) {
 		want = append(want, strconv.Itoa(n+1))
 	}
 	if printed(got) != strings.Join(want, "\n") {
-		t.Errorf("%d lines came, or others", len(got.Lines))
+		t.Errorf("%d lines arrived, or wrong ones", len(got.Lines))
 	}
 	fixture.WantNoContainers(t, s)
 }
 
-// TestStop asks an agent to stop under a job. It goes on until the job has ended and is removed.
+// TestStop asks an agent to stop while a job runs. The agent stops only after the job's container is removed.
 func TestStop(t *testing.T) { fixture.OnEngines(t, stop) }
 
 func stop(t *testing.T, e *fixture.Engine) {
@@ -55,7 +54,7 @@ func stop(t *testing.T, e *fixture.Engine) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if status, text := s.Get(t, "GET", "/readyz"); status != 200 && !strings.Contains(text, "busy") { // which asks the engine
+	if status, text := s.Get(t, "GET", "/readyz"); status != 200 && !strings.Contains(text, "busy") { // readyz calls the engine
 		t.Errorf("readyz is %d, %s", status, text)
 	}
 	e.Docker(t, "exec", s.Containers()[0], "touch", "/tmp/go-on")
@@ -71,8 +70,8 @@ func stop(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestBehindProxy has the machine use a proxy for HTTP, which is not for agents. The agent is called by an
-// address that its certificate does not have.
+// TestBehindProxy sets an HTTP proxy in the environment, which must not be used for agents. The builder calls
+// the agent at an address that is not in its certificate.
 func TestBehindProxy(t *testing.T) {
 	ip := fixture.BridgeAddress(t)
 	a := fixture.StartAgent(t, fixture.DockerEngine(), ip)
@@ -84,8 +83,8 @@ func TestBehindProxy(t *testing.T) {
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("nix --version")), 0)
 }
 
-// TestDockersOwnClient uses the engine through an agent by Docker's own client. What it sends to a
-// container's standard input ends, and the output after that comes.
+// TestDockersOwnClient uses the docker command through an agent. A container gets the end of its standard
+// input, and its later output arrives.
 func TestDockersOwnClient(t *testing.T) {
 	t.Parallel()
 	a := fixture.StartAgent(t, fixture.DockerEngine(), "127.0.0.1")
@@ -94,7 +93,8 @@ func TestDockersOwnClient(t *testing.T) {
 	if output, err := run.CombinedOutput(); err != nil || string(output) != "2\nafter\n" {
 		t.Errorf("got %q, %v", output, err)
 	}
-	// Another node's key is that of an agent. With no regard to whom it calls it gets as far as the agent.
+	// A stolen key of another node is an agent's key. Even without a check of the server's certificate, the
+	// agent refuses it.
 	other := dockerThrough(a, "agent", "version")
 	for i, arg := range other.Args {
 		if arg == a.Keys+"/agent/ca.pem" {
@@ -106,8 +106,8 @@ func TestDockersOwnClient(t *testing.T) {
 	}
 }
 
-// TestJobsDoNotReachTheEngine has a job call the agent at the machine's address on the jobs' network, and
-// try to use the engine. Without an agent, by a bare proxy to the socket, it does.
+// TestJobsDoNotReachTheEngine runs a job that calls the agent at the machine's address on the jobs' network and
+// tries to use the engine. With a bare proxy to the socket instead of the agent, that works.
 func TestJobsDoNotReachTheEngine(t *testing.T) { fixture.OnEngines(t, jobsDoNotReachTheEngine) }
 
 func jobsDoNotReachTheEngine(t *testing.T, e *fixture.Engine) {
@@ -126,7 +126,7 @@ func jobsDoNotReachTheEngine(t *testing.T, e *fixture.Engine) {
 	fixture.WantLine(t, got, "agent: succeeded")
 }
 
-// bareProxy passes connections on to a socket without asking who calls. It returns its port.
+// bareProxy starts a proxy to a socket without authentication, and returns its port.
 func bareProxy(t *testing.T, socket string) (port string) {
 	t.Helper()
 	listener, err := net.Listen("tcp4", "0.0.0.0:0")

@@ -1,3 +1,3 @@
-// Package agent tests an engine that is reached through an agent: real jobs, and those who have no
-// business there.
+// Package agent tests jobs on an engine that the builder reaches through an agent, and clients that the
+// agent must refuse.
 package agent

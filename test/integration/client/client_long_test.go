@@ -11,7 +11,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestBuildCommandInForms has the client send a job of each form.
+// TestBuildCommandInForms sends a job in each wire format with the command-line client.
 func TestBuildCommandInForms(t *testing.T) {
 	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		for _, test := range []struct {

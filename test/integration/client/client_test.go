@@ -19,7 +19,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestBuildCommand runs the client as a user does.
+// TestBuildCommand runs the command-line client as a user does.
 func TestBuildCommand(t *testing.T) {
 	const url = "ws://"
 	refused := fixture.Job{}
@@ -58,8 +58,8 @@ func TestBuildCommand(t *testing.T) {
 	}
 }
 
-// TestDerivationLog has a derivation print a line, and then 60 others, and fail. The command shows the last
-// ones, but the API and the client have the first as well, of each kind of command.
+// TestDerivationLog builds a derivation that prints a line, then 60 others, and fails. The build command prints
+// only the last lines. The API and the client have the first line too, for each kind of command.
 func TestDerivationLog(t *testing.T) {
 	s := fixture.Env.Server
 	for name, command := range map[string]string{
@@ -110,7 +110,7 @@ func TestDerivationLog(t *testing.T) {
 	}
 }
 
-// TestResults has a job's record say what it has yielded, by what it was told to build, and how to get it.
+// TestResults checks a job's record: the output paths, what was built, and the command to fetch them.
 func TestResults(t *testing.T) {
 	s, cache := fixture.Env.Server, fixture.NewCache(t)
 	expr := fmt.Sprintf(`let d = name: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo %s > $out" ]; }; in { a = d "first"; b = d "second"; }`, rand.Text())
@@ -135,7 +135,7 @@ func TestResults(t *testing.T) {
 	}
 }
 
-// TestBusyBuilder has the client come second.
+// TestBusyBuilder runs the client while another client's job is running.
 func TestBusyBuilder(t *testing.T) {
 	first := fixture.Connect(t, fixture.Env.Server)
 	var stdout, stderr bytes.Buffer

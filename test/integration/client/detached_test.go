@@ -18,7 +18,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// A shell runs the program's commands for a builder.
+// A shell runs commands of iglu-builder for a server.
 type shell struct {
 	t       *testing.T
 	address string
@@ -31,7 +31,7 @@ func (s shell) run(command string, stdin string, args ...string) (code int, stdo
 	return code, out.String(), errs.String()
 }
 
-// detach sends a job that needs no client, and returns its id.
+// detach sends a detached job and returns its id.
 func (s shell) detach(line string) string {
 	s.t.Helper()
 	code, stdout, stderr := s.run("build", fixture.JSONOf(s.t, fixture.Command(line)), "--detach", "-")
@@ -57,9 +57,9 @@ func (s shell) awaitLine(job, line string) {
 	<-watched
 }
 
-// TestDetached sends three jobs that nobody waits for to a builder with one slot and room for two. The
-// first is watched from its middle, and again after its end; the second is cancelled while it waits. A
-// fourth finds no place. When the builder is stopped, each job has its verdict.
+// TestDetached sends detached jobs to a builder with one slot and a queue of two. The first is watched while it
+// runs, and again after its end. The second is cancelled in the queue. A fourth is refused, because the queue
+// is full. After the builder has stopped, each job has its verdict.
 func TestDetached(t *testing.T) {
 	folder := t.TempDir()
 	instance := "test-detached-" + strings.ToLower(rand.Text()[:10])

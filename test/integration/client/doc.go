@@ -1,3 +1,3 @@
-// Package client tests the client: iglu-builder build, on a terminal and off one.
+// Package client tests the command-line client, iglu-builder build, with and without a terminal.
 // It needs a container engine: see docs/development.md.
 package client

@@ -17,7 +17,7 @@ import (
 	"iglu.sh/builder/test/kit/termtest"
 )
 
-// TestTerminalEndsEarly ends jobs on a terminal before their time.
+// TestTerminalEndsEarly interrupts jobs that are shown on a terminal.
 func TestTerminalEndsEarly(t *testing.T) {
 	begin := func(t *testing.T, s *fixture.Server) (*termtest.Terminal, *exec.Cmd) {
 		term := termtest.Open(t, 100, 50)
@@ -51,7 +51,7 @@ func TestTerminalEndsEarly(t *testing.T) {
 	})
 }
 
-// TestExitCodeInEveryMode has the same builds shown in all ways.
+// TestExitCodeInEveryMode runs the same builds in every output mode.
 func TestExitCodeInEveryMode(t *testing.T) {
 	failing := `nix build --impure --no-link --print-out-paths --expr 'derivation { name = "broken"; system = builtins.currentSystem; builder = "/bin/sh"; ` +
 		`args = [ "-c" "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22; do echo line $i; done; exit 9" ]; }'`

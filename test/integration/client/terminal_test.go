@@ -18,21 +18,21 @@ import (
 	"iglu.sh/builder/test/kit/termtest"
 )
 
-// slowBuild is a command that builds one derivation after the other. The second ends when there
-// is a file in the container; see goOn.
+// slowBuild is a command that builds one derivation after the other. The second ends when a file exists in
+// the container: see fixture.GoOn.
 const slowBuild = `nix build --impure --no-link --print-out-paths --expr ` + slow
 
-// slow is its expression.
+// slow is the expression that slowBuild builds.
 const slow = `'let d = name: script: derivation { inherit name; ` +
 	`system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/nix/var/nix/profiles/default/bin"; args = [ "-c" script ]; }; first = d "first" "echo > $out"; ` +
 	`in d "second-one" "echo ${first}; echo the end of second; while [ ! -e /tmp/go-on ]; do sleep 0.1; done; echo > $out"'`
 
-// clientOf is the client as a process of its own, as a user runs it.
+// clientOf returns the command-line client for a server, as a separate process.
 func clientOf(s *fixture.Server, args ...string) *exec.Cmd {
 	return exec.Command(fixture.Env.Program, append([]string{"build", "--url", "ws://" + s.Address}, args...)...)
 }
 
-// statusLine is a line that says how far a job is.
+// statusLine matches a line with the progress of a job.
 var statusLine = regexp.MustCompile(`(?m)^(\d+/\d+ (built|pushed)|(running|starting|fetching the source|evaluating|building|pushing|ending) \d+s)\b.*$`)
 
 // wantClientEnd waits for a client in a terminal to end, and checks that no status line is left.
@@ -44,12 +44,11 @@ func wantClientEnd(t *testing.T, term *termtest.Terminal, client *exec.Cmd, code
 		t.Errorf("exit code %d, want %d:\n%s", got, code, term.Screen())
 	}
 	if left := statusLine.FindString(term.Screen()); left != "" {
-		t.Errorf("%q is left of a status line:\n%s", left, term.Screen())
+		t.Errorf("a part of a status line is left, %q:\n%s", left, term.Screen())
 	}
 }
 
-// TestTerminal follows a real build on terminals of different widths, which change while it
-// runs.
+// TestTerminal shows a real build on terminals of different widths. The width changes during the build.
 func TestTerminal(t *testing.T) {
 	wide := regexp.MustCompile(`(?m)^building \d+s · 1/2 built · second-one \d+s$`)
 	narrow := regexp.MustCompile(`(?m)^(building \d+s · )?1/2 built · second-\S+ \d+s$`)
@@ -98,8 +97,8 @@ func TestNoColorOfUser(t *testing.T) {
 	}
 }
 
-// TestColorsOfBuilder has a derivation's builder print colours, which a terminal gets, and a file only when they
-// are asked for.
+// TestColorsOfBuilder builds a derivation that prints colours. A terminal gets them. A file gets them only if
+// the user asks for colours.
 func TestColorsOfBuilder(t *testing.T) {
 	const line = "\x1b[2mice> \x1b[0m\x1b[36mcold\x1b[0m enough"
 	ice := fixture.Derivation("ice", `printf '\033[36mcold\033[0m enough\n'; echo > $out`)
@@ -119,8 +118,8 @@ func TestColorsOfBuilder(t *testing.T) {
 	}
 }
 
-// TestJobFromFlags clones with a key and pushes with keys, none of which is on the command
-// line, and gets the result by the command that the summary says.
+// TestJobFromFlags clones with a key and pushes with keys that are not on the command line. Then it fetches
+// the result with the command in the summary.
 func TestJobFromFlags(t *testing.T) {
 	c := fixture.NewCache(t)
 	s := fixture.ServerWith(t, func(*server.Settings) {})
@@ -140,7 +139,7 @@ func TestJobFromFlags(t *testing.T) {
 	}
 	output := fixture.Docker(t, "run", "--rm", "--env", "NIX_CONFIG=require-sigs = true\nsubstituters =", fixture.Env.Image, "sh", "-c",
 		command[1]+" && cat $("+command[1]+")")
-	if !strings.Contains("\n"+output+"\n", "\nHello from Iglu\n") { // what Nix warns of may come before or after it
+	if !strings.Contains("\n"+output+"\n", "\nHello from Iglu\n") { // warnings of Nix may be before or after it
 		t.Errorf("%s prints %s", command[1], output)
 	}
 }

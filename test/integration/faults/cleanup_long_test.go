@@ -11,8 +11,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestEngineKilled kills an engine: the job that it ran ends by itself, and when the engine
-// is back, so is the builder.
+// TestEngineKilled kills an engine during a job. The job ends without the engine, and after a restart of the
+// engine the builder works again.
 func TestEngineKilled(t *testing.T) { fixture.OnEngines(t, engineKilled) }
 
 func engineKilled(t *testing.T, shared *fixture.Engine) {
@@ -28,11 +28,11 @@ func engineKilled(t *testing.T, shared *fixture.Engine) {
 	}
 	job := fixture.WatchProcess(t, pid)
 	e.Stop(syscall.SIGKILL)
-	if job.HasEnded(0) && !e.IsPodman() { // whose end the job sees at once
-		t.Fatal("the job ended with the engine") // and there is nothing to test
+	if job.HasEnded(0) && !e.IsPodman() { // on Podman the job ends immediately
+		t.Fatal("the job ended with the engine") // so the test would show nothing
 	}
 	if !job.HasEnded(2 * time.Minute) {
-		t.Error("the job goes on")
+		t.Error("the job is still running")
 	}
 	e.Start(t)
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("tool --help")), 0)

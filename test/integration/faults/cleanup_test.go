@@ -16,8 +16,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// litter makes a container that runs, one that does not, a volume and a network, with a
-// label or without, and returns their names.
+// litter makes a running container, a stopped one, a volume and a network, and returns their names. If label
+// is empty, they have none.
 func litter(t *testing.T, e *fixture.Engine, label string) (names []string) {
 	t.Helper()
 	image := e.AttackImage(t)
@@ -36,8 +36,8 @@ func litter(t *testing.T, e *fixture.Engine, label string) (names []string) {
 	return names
 }
 
-// TestCleanup has a builder's start remove nothing, and then the command what carries its
-// instance's label, and nothing else; but while a container runs, nothing.
+// TestCleanup checks that the start of a builder removes nothing. The command cleanup then removes what has the
+// label of its instance and nothing else. While a container is running, it removes nothing.
 func TestCleanup(t *testing.T) { fixture.OnEngines(t, cleanUp) }
 
 func cleanUp(t *testing.T, e *fixture.Engine) {
@@ -62,14 +62,14 @@ func cleanUp(t *testing.T, e *fixture.Engine) {
 		t.Errorf("left: %v", left)
 	}
 	if n := strings.Count(output, "removed "); n != len(mine) {
-		t.Errorf("%d removals are told:\n%s", n, output)
+		t.Errorf("%d removals are reported:\n%s", n, output)
 	}
 	if diff := cmp.Diff(others, e.There(others)); diff != "" {
-		t.Errorf("things of others (-before +after):\n%s", diff)
+		t.Errorf("foreign objects (-before +after):\n%s", diff)
 	}
 }
 
-// TestCleanupWithoutEngine has the command find none.
+// TestCleanupWithoutEngine runs the command cleanup without an engine.
 func TestCleanupWithoutEngine(t *testing.T) {
 	output, err := cleanUpAt("unix:///nonexistent/docker.sock", "test")
 	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 || !strings.Contains(output, "engine does not answer") {
@@ -77,8 +77,8 @@ func TestCleanupWithoutEngine(t *testing.T) {
 	}
 }
 
-// cleanUpAt runs the command on an engine, which may be the machine's own, and returns what
-// it says.
+// cleanUpAt runs the command cleanup on the engine at a host and returns its output. An empty host is the
+// machine's own engine.
 func cleanUpAt(host, instance string) (string, error) {
 	cleanup := exec.Command(fixture.Env.Program, "cleanup", "--instance", instance)
 	cleanup.Env = (&fixture.Engine{Host: host}).Environ()
@@ -86,8 +86,8 @@ func cleanUpAt(host, instance string) (string, error) {
 	return string(output), err
 }
 
-// TestBuilderKilled kills a builder while its job runs: the job ends by itself, and the
-// builder's next life removes it.
+// TestBuilderKilled kills a builder while its job runs. The job ends without it, and after a restart the builder
+// removes the job's container.
 func TestBuilderKilled(t *testing.T) { fixture.OnEngines(t, builderKilled) }
 
 func builderKilled(t *testing.T, e *fixture.Engine) {
@@ -99,10 +99,10 @@ func builderKilled(t *testing.T, e *fixture.Engine) {
 	container := s.Containers()[0]
 	s.Kill()
 	if err := fixture.AwaitEngine(e.Host, time.Minute, func() bool { return e.Docker(t, "inspect", "--format", "{{.State.Status}}", container) == "exited" }); err != nil {
-		t.Errorf("the job goes on: %v", err)
+		t.Errorf("the job is still running: %v", err)
 	}
 	e.Process(t, instance, "--job-image", fixture.Env.Image)
-	if err := s.AwaitNoContainers(time.Minute); err != nil { // it has to have ended for a while
+	if err := s.AwaitNoContainers(time.Minute); err != nil { // the builder removes a container only some time after its end
 		t.Error(err)
 	}
 }

@@ -1,3 +1,4 @@
-// Package faults tests what is left when the engine, the server or a client dies, or a call of the engine fails.
+// Package faults tests the cleanup after a crash of the engine, the server or a client, and after failed
+// calls to the engine.
 // It needs a container engine: see docs/development.md.
 package faults

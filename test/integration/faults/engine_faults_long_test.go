@@ -23,21 +23,21 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// A call is one of the engine that a job makes.
+// A call is a call to the engine that a job makes.
 type call struct {
 	step
 	life
 }
 
-// A life is a job that makes calls.
+// A life is a job whose calls to the engine are tested.
 type life struct {
 	command string
-	code    int                                                // that it exits with, if it does
-	change  func(*server.Settings)                             // of the server, if any
-	during  func(*testing.T, *fixture.Server, *fixture.Client) // while it runs, if anything
+	code    int                                                // the exit code, if the job exits
+	change  func(*server.Settings)                             // changes the server's settings; may be nil
+	during  func(*testing.T, *fixture.Server, *fixture.Client) // called while the job runs; may be nil
 }
 
-// callsOf are calls of a life.
+// callsOf returns the calls of a job.
 func callsOf(l life, steps ...step) (calls []call) {
 	for _, s := range steps {
 		calls = append(calls, call{s, l})
@@ -45,7 +45,7 @@ func callsOf(l life, steps ...step) (calls []call) {
 	return calls
 }
 
-// calls are all that jobs make. What the machine is, is asked at the start.
+// calls are all calls that jobs make. The calls about the machine are made at the server's start.
 var calls = slices.Concat(
 	callsOf(life{command: job3, code: 3},
 		stepAt("ping", "(HEAD|GET) /_ping", 1),
@@ -66,12 +66,12 @@ var calls = slices.Concat(
 	callsOf(life{command: job3, code: 3, change: alwaysPull}, stepAt("pull", "POST /images/create", 1)),
 )
 
-// unpulled is the image of attack under a name that no registry answers for.
+// unpulled is a name of the image attack for which there is no registry.
 const unpulled = "127.0.0.1:9/attack:1"
 
 func alwaysPull(s *server.Settings) { s.Pull, s.JobImage = images.PullAlways, unpulled }
 
-// asRoot lets a job write down what only the program should.
+// asRoot runs jobs as root, so that a job can write files that only the builder's program should write.
 func asRoot(s *server.Settings) { s.JobUser = orchestrator.UserRoot }
 
 // cancelLingering cancels a job that has begun.
@@ -83,7 +83,7 @@ func cancelLingering(t *testing.T, s *fixture.Server, c *fixture.Client) {
 	}
 }
 
-// TestFaultsOfCalls has every call go wrong in every way.
+// TestFaultsOfCalls makes every call fail in every way.
 func TestFaultsOfCalls(t *testing.T) { fixture.OnEnginesAlone(t, faultsOfCalls) }
 
 func faultsOfCalls(t *testing.T, e *fixture.Engine) {
@@ -108,13 +108,13 @@ func faultsOfCalls(t *testing.T, e *fixture.Engine) {
 
 // newCallReport returns a report with a column for each fault of a call.
 func newCallReport(e *fixture.Engine) *report {
-	if e.IsPodman() { // where each takes half as long again
+	if e.IsPodman() { // on which each call takes 50 % longer
 		return &report{columns: []string{"reset", "500", "cut"}}
 	}
 	return &report{columns: []string{"stall", "reset", "404", "409", "500", "cut"}}
 }
 
-// want compares the report with a file's.
+// want compares the report with the one in a file.
 func (r *report) want(t *testing.T, e *fixture.Engine, file string) {
 	t.Helper()
 	name := "testdata/" + file + ".txt"
@@ -130,12 +130,12 @@ func (r *report) want(t *testing.T, e *fixture.Engine, file string) {
 	}
 }
 
-// attackVia starts a server on an engine whose jobs attack, which the test stops.
+// attackVia starts a server whose jobs run the program attack on an engine. The test stops it.
 func (w *faultFixture) attackVia(t *testing.T, f *faultyEngine, needsNetwork bool, change func(*server.Settings)) *fixture.Server {
 	t.Helper()
 	return fixture.ServerVia(t, f.host(), func(s *server.Settings) {
 		attackOnly(s)
-		if w.IsPodman() && !needsNetwork { // which Podman takes most of its time for
+		if w.IsPodman() && !needsNetwork { // making the network takes Podman most of its time
 			s.JobNetwork = "none"
 		}
 		if change != nil {
@@ -155,7 +155,7 @@ func (w *faultFixture) breakCall(t *testing.T, call call, fault string) string {
 		call.during(t, s, c)
 	}
 	got := c.Finish()
-	await.Receive(t, hit, "the call is made") // after the answer, for some
+	await.Receive(t, hit, "the call is made") // some faults are after the answer
 	end := endOf(t, s)
 	if end == "exited" {
 		fixture.WantExit(t, got, call.code)
@@ -166,7 +166,7 @@ func (w *faultFixture) breakCall(t *testing.T, call call, fault string) string {
 	return end
 }
 
-// faultyServer starts a server whose jobs attack, on an engine that goes wrong when it is told to.
+// faultyServer starts a server whose jobs run the program attack, on an engine that a test can make fail.
 func faultyServer(t *testing.T, e *fixture.Engine) (*faultyEngine, *fixture.Server) {
 	t.Helper()
 	image := e.AttackImage(t)
@@ -177,8 +177,8 @@ func faultyServer(t *testing.T, e *fixture.Engine) (*faultyEngine, *fixture.Serv
 	})
 }
 
-// TestLogCutShort has the engine keep the end of a job's log to itself: the job has succeeded
-// all the same, and its log says that something is missing.
+// TestLogCutShort uses an engine that does not send the end of a job's log. The job still succeeds, and its log
+// says that something is missing.
 func TestLogCutShort(t *testing.T) { fixture.OnEngines(t, logCutShort) }
 
 func logCutShort(t *testing.T, e *fixture.Engine) {
@@ -189,7 +189,7 @@ func logCutShort(t *testing.T, e *fixture.Engine) {
 			t.Error(err)
 			return false
 		}
-		t.Cleanup(func() { response.Body.Close() }) // the container sees no end of its builder
+		t.Cleanup(func() { response.Body.Close() }) // until then the container does not see the end of its standard input
 		header, _ := httputil.DumpResponse(response, false)
 		cutAttached(w, header, response)
 		return true
@@ -199,8 +199,8 @@ func logCutShort(t *testing.T, e *fixture.Engine) {
 	fixture.WantLine(t, got, "iglu: the end of the log may be missing: ")
 }
 
-// TestRemovedBetweenJobs has an engine refuse to remove a job's container, which holds the job's
-// secrets: it goes without a next job.
+// TestRemovedBetweenJobs uses an engine that refuses to remove a job's container, which contains the job's
+// secrets. The builder removes it later, without another job.
 func TestRemovedBetweenJobs(t *testing.T) { fixture.OnEngines(t, removedBetweenJobs) }
 
 func removedBetweenJobs(t *testing.T, e *fixture.Engine) {
@@ -212,7 +212,7 @@ func removedBetweenJobs(t *testing.T, e *fixture.Engine) {
 	fixture.WantNoContainers(t, s)
 }
 
-// spoil deals with a call badly, and reports whether it has dealt with it at all.
+// spoil answers a call with a fault. It reports false if it has not answered the call.
 func (f *faultyEngine) spoil(fault string, w http.ResponseWriter, r *http.Request) bool {
 	switch fault {
 	case "stall":
@@ -232,7 +232,7 @@ func (f *faultyEngine) spoil(fault string, w http.ResponseWriter, r *http.Reques
 	return true
 }
 
-// hangUp writes something, if anything, and resets the connection.
+// hangUp writes a text, which may be empty, and resets the connection.
 func hangUp(w http.ResponseWriter, text []byte) {
 	conn, _, err := w.(http.Hijacker).Hijack()
 	if err != nil {
@@ -245,8 +245,8 @@ func hangUp(w http.ResponseWriter, text []byte) {
 	conn.Close()
 }
 
-// cut has the engine make the call and passes on half of the answer: of a stream its
-// beginning, of what has no body the first line.
+// cut passes the call to the engine and sends a part of the answer: the beginning of a stream, half of a body, or
+// the first line of an answer without a body.
 func (f *faultyEngine) cut(w http.ResponseWriter, r *http.Request) {
 	response, err := f.pass(r)
 	if err != nil {
@@ -267,14 +267,14 @@ func (f *faultyEngine) cut(w http.ResponseWriter, r *http.Request) {
 	hangUp(w, text)
 }
 
-// pass has the engine make a call.
+// pass passes a call to the engine and returns the answer.
 func (f *faultyEngine) pass(r *http.Request) (*http.Response, error) {
 	out := r.Clone(r.Context())
 	out.URL.Scheme, out.URL.Host, out.RequestURI = "http", "docker", ""
 	return f.proxy.Transport.RoundTrip(out)
 }
 
-// cutAttached passes on a little of a container's output.
+// cutAttached sends the beginning of a container's output.
 func cutAttached(w http.ResponseWriter, header []byte, response *http.Response) {
 	conn, _, err := w.(http.Hijacker).Hijack()
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestEngineHangs freezes an engine under a job: its client is told after a minute, and when the
-// engine goes on, so does the builder.
+// TestEngineHangs freezes an engine during a job. The client gets an error after a minute, and when the engine
+// continues, the builder works again.
 func TestEngineHangs(t *testing.T) { fixture.OnEngines(t, engineHangs) }
 
 func engineHangs(t *testing.T, shared *fixture.Engine) {

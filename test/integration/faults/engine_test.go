@@ -16,7 +16,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// importTool makes an image that holds nothing but this program, as the command tool.
+// importTool makes an image that contains only this program, as the command tool.
 func importTool(t *testing.T, host, image string) {
 	t.Helper()
 	program, err := os.ReadFile(fixture.Env.Program)
@@ -26,7 +26,7 @@ func importTool(t *testing.T, host, image string) {
 	fixture.ImportProgram(t, host, image, program, "tool")
 }
 
-// serverOn starts a builder on an engine, with jobs that run the tool.
+// serverOn starts a builder on an engine. Its jobs may run the command tool.
 func serverOn(t *testing.T, host, image string) *fixture.Server {
 	t.Helper()
 	return fixture.ServerWith(t, func(s *server.Settings) {
@@ -35,7 +35,7 @@ func serverOn(t *testing.T, host, image string) *fixture.Server {
 	})
 }
 
-// TestEngineStopsAndComesBack stops the engine between jobs, and kills it under one.
+// TestEngineStopsAndComesBack stops the engine between jobs and starts it again, and then kills it during a job.
 func TestEngineStopsAndComesBack(t *testing.T) { fixture.OnEngines(t, engineStopsAndComesBack) }
 
 func engineStopsAndComesBack(t *testing.T, shared *fixture.Engine) {
@@ -48,7 +48,7 @@ func engineStopsAndComesBack(t *testing.T, shared *fixture.Engine) {
 	begun := time.Now()
 	got := fixture.Do(t, s, fixture.Command("tool --help"))
 	if took := time.Since(begun); took > 5*time.Second {
-		t.Errorf("the client was told after %s", took)
+		t.Errorf("the client got the error after %s", took)
 	}
 	if len(got.Messages) != 2 || !strings.Contains(got.Messages[1], "The container engine does not answer.") || got.CloseCode != 1011 {
 		t.Errorf("with the engine stopped: %+v", got)
@@ -72,7 +72,7 @@ func engineStopsAndComesBack(t *testing.T, shared *fixture.Engine) {
 	wantEmpty(t, e)
 }
 
-// wantEmpty checks that an engine has no container, or soon has none.
+// wantEmpty waits until an engine has no containers, and fails the test if it keeps any.
 func wantEmpty(t *testing.T, e *fixture.OwnEngine) {
 	t.Helper()
 	left := func() string { return e.Docker(t, "container", "ls", "--all", "--quiet") }
@@ -81,7 +81,7 @@ func wantEmpty(t *testing.T, e *fixture.OwnEngine) {
 	}
 }
 
-// TestPull pulls the job image from a registry, and sees why it cannot be pulled.
+// TestPull pulls the job image from a registry. If the image cannot be pulled, the client gets the reason.
 func TestPull(t *testing.T) { fixture.OnEngines(t, pull) }
 
 func pull(t *testing.T, e *fixture.Engine) {
@@ -142,8 +142,8 @@ func startRegistry(t *testing.T) string {
 	return address
 }
 
-// TestOtherPlatform runs a builder on an engine that says it is of another CPU
-// architecture: the real engine, with that one word changed on the way.
+// TestOtherPlatform runs a builder on an engine that reports another CPU architecture. It is the real engine
+// behind a proxy that changes that word.
 func TestOtherPlatform(t *testing.T) { fixture.OnEngines(t, otherPlatform) }
 
 func otherPlatform(t *testing.T, e *fixture.Engine) {

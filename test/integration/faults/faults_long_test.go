@@ -26,11 +26,10 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// The suite of faults: whatever dies, whenever it dies, the client is told what is true,
-// the next job works, and nothing stays on the engine but what is others'.
+// The suite of faults kills each part at each step of a job. Each time, the client must get a correct message,
+// the next job must work, and only foreign objects may be left on the engine.
 
-// A step is a moment in a job's life: just before a call of the engine, told by its method
-// and path. The n-th such call counts.
+// A step is a moment during a job: just before the n-th call to the engine with a method and path.
 type step struct {
 	name string
 	call *regexp.Regexp
@@ -45,15 +44,15 @@ const job3 = "attack count 3"
 
 // prints for a while and exits with 3
 
-// A faultyEngine is a real engine behind a proxy that a test can have do something at a step.
+// A faultyEngine is a real engine behind a proxy. At a step, the proxy calls a function of the test.
 type faultyEngine struct {
 	t     *testing.T
 	proxy *httputil.ReverseProxy
 	front *httptest.Server
 
 	mu   sync.Mutex
-	step step // what is waited for, if do is set
-	seen int  // calls of that step
+	step step // the step at which do is called, if do is set
+	seen int  // number of calls that match the step
 	do   func(w http.ResponseWriter, r *http.Request) (done bool)
 }
 
@@ -66,8 +65,8 @@ func startFaulty(t *testing.T, socket string) *faultyEngine {
 
 func (f *faultyEngine) host() string { return "tcp://" + f.front.Listener.Addr().String() }
 
-// at has something done at a step, once: do returns whether it has dealt with the call. hit is closed
-// when the call is made.
+// at calls do once, at a step. do reports whether it has answered the call. hit is closed when the call is
+// made.
 func (f *faultyEngine) at(s step, do func(w http.ResponseWriter, r *http.Request) (done bool)) (hit <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -97,7 +96,7 @@ func (f *faultyEngine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// faultWorld is an engine with things of others on it.
+// A faultFixture is an engine with foreign objects on it.
 type faultFixture struct {
 	*fixture.OwnEngine
 	others []string
@@ -108,7 +107,7 @@ func startFaultFixture(t *testing.T, e *fixture.Engine) *faultFixture {
 	fixture.ImportProgram(t, w.Host, "attack:1", fixture.BuildProgram(t, "attack"), "attack")
 	w.Docker(t, "volume", "create", "bystander")
 	w.Docker(t, "network", "create", "--internal", "bystander-network")
-	// Engines that are killed start it again.
+	// Engines start it again after they were killed.
 	w.Docker(t, "run", "--detach", "--restart", "always", "--network", "none", "--name", "bystander-container",
 		"--label", "sh.iglu.builder.instance=somebody-else", "attack:1", "attack", "serve")
 	w.others = w.state(t)
@@ -141,8 +140,8 @@ func (w *faultFixture) state(t *testing.T) (all []string) {
 	return all
 }
 
-// wantOthers checks that nothing is on the engine but what is others', after a server has
-// stopped and its volume has gone with it.
+// wantOthers checks that only foreign objects are on the engine, after a server has stopped and its volumes
+// were removed.
 func (w *faultFixture) wantOthers(t *testing.T) {
 	t.Helper()
 	var diff string
@@ -151,13 +150,13 @@ func (w *faultFixture) wantOthers(t *testing.T) {
 	}
 }
 
-// attackOnly has a server's jobs run the program attack.
+// attackOnly sets a server up for jobs that run the program attack.
 func attackOnly(s *server.Settings) {
 	s.JobImage, s.AllowedCommands = "attack:1", []string{"attack"}
-	s.Store = stores.Shared // that it is one more thing to go wrong
+	s.Store = stores.Shared // so that the store's calls can fail too
 }
 
-// clean removes what a server's instance keeps for its next life.
+// clean removes what a server's instance keeps for its next start.
 func (w *faultFixture) clean(t *testing.T, s *fixture.Server) {
 	t.Helper()
 	if output, err := cleanUpAt(w.Host, s.Instance); err != nil || strings.Contains(output, "container") {
@@ -166,13 +165,13 @@ func (w *faultFixture) clean(t *testing.T, s *fixture.Server) {
 	fixture.RemoveAll(w.Host, s.Instance) // its stores
 }
 
-// wantNext checks that the place is free soon, and that a job works that is sent then.
+// wantNext waits until the slot is free, and checks that a job works.
 func wantNext(t *testing.T, s *fixture.Server) {
 	t.Helper()
 	fixture.WantExit(t, fixture.DoWhenFree(t, s, fixture.Command(job3), time.Minute), 3)
 }
 
-// endOf returns how the first job ended, as the server's log has it.
+// endOf returns how the first job ended according to the server's log.
 func endOf(t *testing.T, s *fixture.Server) string {
 	t.Helper()
 	var end []string
@@ -184,7 +183,7 @@ func endOf(t *testing.T, s *fixture.Server) string {
 
 var endInLog = regexp.MustCompile(`msg="job ended" .*\bend=(\S+)`)
 
-// A report is what the suite did: a row for each step, a column for each fault.
+// A report is the result of the suite: a row for each step, a column for each fault.
 type report struct {
 	columns []string
 
@@ -221,7 +220,7 @@ func (r *report) table() string {
 	return text.String()
 }
 
-// steps of a job's life.
+// steps are the steps of a job at which the suite injects faults.
 var steps = []step{
 	stepAt("volume filled", "DELETE /containers/.*", 1),
 	stepAt("created", "POST /containers/.*/attach", 1),
@@ -232,8 +231,7 @@ var steps = []step{
 	stepAt("before removal", "DELETE /containers/.*", 2),
 }
 
-// TestFaultsOfProcesses kills the server, cuts the client's connection, and kills the
-// engine, at each step.
+// TestFaultsOfProcesses kills the server, breaks the client's connection, or kills the engine, at each step.
 func TestFaultsOfProcesses(t *testing.T) { fixture.OnEnginesAlone(t, faultsOfProcesses) }
 
 func faultsOfProcesses(t *testing.T, e *fixture.Engine) {
@@ -248,7 +246,7 @@ func faultsOfProcesses(t *testing.T, e *fixture.Engine) {
 	t.Logf("how the job ended, with a fault at each step; the next job worked each time:\n%s", r.table())
 }
 
-// reach sends a job and has something done at a step of it.
+// reach sends a job and calls do at a step of it.
 func (f *faultyEngine) reach(t *testing.T, c *fixture.Client, s step, do func()) {
 	t.Helper()
 	done := make(chan struct{})
@@ -302,7 +300,7 @@ func (w *faultFixture) killEngine(t *testing.T, at step) string {
 	return w.after(t, s, idle)
 }
 
-// wantFailure checks that a client is told something, and not that all is well.
+// wantFailure checks that a client got a message, and that it does not report success.
 func wantFailure(t *testing.T, r fixture.Result) {
 	t.Helper()
 	last := r.Messages[len(r.Messages)-1]
@@ -311,7 +309,7 @@ func wantFailure(t *testing.T, r fixture.Result) {
 	}
 }
 
-// after checks that all is well after a fault and returns how the job ended.
+// after checks the server after a fault and returns how the job ended.
 func (w *faultFixture) after(t *testing.T, s *fixture.Server, idle []string) string {
 	t.Helper()
 	end := endOf(t, s)
@@ -320,15 +318,15 @@ func (w *faultFixture) after(t *testing.T, s *fixture.Server, idle []string) str
 	return end
 }
 
-// wantNothingLeft checks that the next job works, and that then a server has the goroutines
-// that it had before the first, and none when it has stopped.
+// wantNothingLeft checks that the next job works, that the server then has the same goroutines as before the
+// first job, and that it has none after it has stopped.
 func (w *faultFixture) wantNothingLeft(t *testing.T, s *fixture.Server, idle []string) {
 	t.Helper()
 	wantNext(t, s)
 	w.endIdle(t, s, idle)
 }
 
-// endIdle stops a server that has nothing to do.
+// endIdle stops a server that has no job.
 func (w *faultFixture) endIdle(t *testing.T, s *fixture.Server, idle []string) {
 	t.Helper()
 	fixture.WantGoroutines(t, s, idle)

@@ -9,7 +9,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestEngineErrorsAreCounted has the engine fail with and without the job.
+// TestEngineErrorsAreCounted makes calls to the engine fail: one fault fails the job, another does not.
 func TestEngineErrorsAreCounted(t *testing.T) { fixture.OnEngines(t, engineErrorsAreCounted) }
 
 func engineErrorsAreCounted(t *testing.T, e *fixture.Engine) {
@@ -21,7 +21,7 @@ func engineErrorsAreCounted(t *testing.T, e *fixture.Engine) {
 	wantFailure(t, fixture.Do(t, s, fixture.Command(job3)))
 	f.at(stepAt("remove", "DELETE /containers/.*", 1), fails)
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command(job3)), 3)
-	wantNext(t, s) // and removes what the job before has left
+	wantNext(t, s) // it also removes what the previous job has left
 	fixture.WantNumbers(t, fixture.Scrape(t, s, ""), `iglu_builder_engine_errors_total{call="start the container"} 1`,
 		`iglu_builder_engine_errors_total{call="remove the container"} 1`)
 	if err := s.Stop(); err != nil {

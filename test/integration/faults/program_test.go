@@ -13,8 +13,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestOtherProgram puts another build into the volume with the builder's program: a job says so and
-// ends, whatever that build would make of what the builder tells it.
+// TestOtherProgram puts another build into the volume with the builder's program. A job reports that and ends,
+// because the other build may not understand the builder's parameters.
 func TestOtherProgram(t *testing.T) {
 	e, s := fixture.DockerEngine(), fixture.OwnServer(t)
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("nix --version")), 0)

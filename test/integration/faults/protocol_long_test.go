@@ -11,8 +11,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestInterfaceGoes has an engine fail to make the jobs' network in the way in which Podman
-// does now and then.
+// TestInterfaceGoes makes an engine fail to make the jobs' network in the way in which Podman sometimes fails.
 func TestInterfaceGoes(t *testing.T) { fixture.OnEngines(t, interfaceGoes) }
 
 func interfaceGoes(t *testing.T, e *fixture.Engine) {

@@ -12,12 +12,11 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestARM64 runs the program for arm64 in an emulator: its version, its server, which is told that
-// this machine's engine is one for arm64, and a job, where the kernel runs such programs in
-// containers.
+// TestARM64 runs the program for arm64 in an emulator: its version, its server with an engine that reports
+// arm64, and a job if the kernel runs such programs in containers.
 func TestARM64(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
-		t.Fatal("this test is written for amd64: arm64 is no other machine here")
+		t.Fatal("this test needs an amd64 machine: arm64 is no foreign platform here")
 	}
 	const version = "1.2.3-test"
 	program := filepath.Join(t.TempDir(), "iglu-builder")
@@ -39,7 +38,7 @@ func TestARM64(t *testing.T) {
 	}
 }
 
-// checkProgram checks that jobs have run this program, and not the emulator of another.
+// checkProgram checks that jobs have run this program and not a build for another platform.
 func (s *stack) checkProgram(program string) {
 	s.t.Helper()
 	for _, thing := range s.labelled(instanceLabel) {
@@ -54,5 +53,5 @@ func (s *stack) checkProgram(program string) {
 		s.must(s.run("cmp", program, copied))
 		return
 	}
-	s.t.Error("the server has put its program into no volume")
+	s.t.Error("no volume contains the server's program")
 }

@@ -4,9 +4,9 @@ package install
 
 import "testing"
 
-// TestCompose brings the stack of docker-compose.yml up as a user does who builds it, with an image
-// of this machine's Go in place of golang's. It compiles everything once more; all else is
-// TestComposeImage's as well, which make test has.
+// TestCompose starts the stack of docker-compose.yml as a user does who builds the image, with an image of this
+// machine's Go instead of the golang image. It compiles everything again, so it is in the long suite. The rest
+// is also tested by TestComposeImage.
 func TestCompose(t *testing.T) {
 	s := newStack(t)
 	s.mustCompose("build", "--build-arg", "GO_IMAGE="+s.goImage())
@@ -14,8 +14,8 @@ func TestCompose(t *testing.T) {
 	s.checkWorks(s.container())
 }
 
-// goImage returns an image that stands in for golang's. It has a label of this stack,
-// and so has each image that the classic builder makes from it and leaves behind.
+// goImage returns an image that replaces the golang image. It has a label of this stack, which the intermediate
+// images of Docker's classic builder inherit.
 func (s *stack) goImage() string {
 	s.t.Helper()
 	base := s.must(s.run("test/integration/install/testdata/golang", s.jobImage))

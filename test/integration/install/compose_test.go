@@ -31,11 +31,11 @@ import (
 const root = "../../.."
 
 const (
-	// commandTimeout bounds each command. The longest one compiles the program and all
-	// that it imports, beside other tests.
+	// commandTimeout limits each command. The longest one compiles the program and its dependencies while other
+	// tests run.
 	commandTimeout = 20 * time.Minute
-	// readyTimeout bounds the wait for the server's first answer, and jobTimeout the
-	// wait for a job's last.
+	// readyTimeout limits the wait for the server's first answer, and jobTimeout the wait for a job's last
+	// message.
 	readyTimeout = 30 * time.Second
 	jobTimeout   = 10 * time.Minute
 
@@ -45,8 +45,8 @@ const (
 	projectLabel  = "com.docker.compose.project"
 )
 
-// TestComposeImage brings the stack up with an image that is on the engine already, made as a
-// release makes it, and expects it to be healthy in time by its own healthcheck.
+// TestComposeImage starts the stack with an image that is already on the engine, built as for a release. The
+// container's healthcheck must succeed in time.
 func TestComposeImage(t *testing.T) {
 	const version = "1.2.3-test"
 	s := newStack(t)
@@ -65,7 +65,7 @@ func TestComposeImage(t *testing.T) {
 	s.checkWorks(container)
 }
 
-// checkWorks has the stack run a job, and be taken down.
+// checkWorks runs a job on the stack and takes the stack down.
 func (s *stack) checkWorks(container string) {
 	s.t.Helper()
 	s.checkHealthy()
@@ -86,7 +86,7 @@ func (s *stack) checkWorks(container string) {
 	}
 }
 
-// stack is one compose project. Its name is the builder's instance as well.
+// stack is one Compose project. Its name is also the builder's instance.
 type stack struct {
 	t        *testing.T
 	name     string
@@ -107,8 +107,8 @@ func newStack(t *testing.T) *stack {
 	return s
 }
 
-// freeAddress returns an address on which nothing listened a moment ago, with a port that the
-// kernel gives to nobody who does not ask for it.
+// freeAddress returns an address on which nothing listened a moment ago. The kernel does not assign its port
+// automatically.
 func freeAddress(t *testing.T) string {
 	for range 100 {
 		listener, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", 20_000+mathrand.N(10_000)))
@@ -121,11 +121,11 @@ func freeAddress(t *testing.T) string {
 	return ""
 }
 
-// image returns the name of the builder's image, whose tag is the stack's name.
+// image returns the name of the builder's image. The tag is the stack's name.
 func (s *stack) image() string { return imageName + ":" + s.name }
 
-// releaseImage makes the builder's image as .goreleaser.yaml does, and has the engine load it from
-// an archive.
+// releaseImage builds the builder's image as .goreleaser.yaml does, and loads it into the engine from an
+// archive.
 func (s *stack) releaseImage(version string) {
 	s.t.Helper()
 	folder := s.t.TempDir()
@@ -154,12 +154,12 @@ func (s *stack) findJobImage() string {
 		image = s.must(s.run("images/debian/build", "--name"))
 	}
 	if _, err := s.docker("image", "inspect", image); err != nil {
-		s.t.Fatalf("The job image %s is not on the engine: run the tests with 'make test', which makes it. (%v)", image, err)
+		s.t.Fatalf("The job image %s is not on the engine: run the tests with 'make test', which builds it. (%v)", image, err)
 	}
 	return image
 }
 
-// findCompose returns the command of Compose v2, or else of v1.
+// findCompose returns the command of Compose v2, or of v1 if there is no v2.
 func (s *stack) findCompose() []string {
 	commands := [][]string{{"docker", "compose"}, {"docker-compose"}}
 	for _, command := range commands {
@@ -171,7 +171,7 @@ func (s *stack) findCompose() []string {
 	return nil
 }
 
-// envFile writes the settings to where a user has .env, and returns its name.
+// envFile writes the settings to a file like a user's .env, and returns its path.
 func (s *stack) envFile() string {
 	socket, err := os.Stat(engineSocket)
 	if err != nil {
@@ -190,8 +190,8 @@ func (s *stack) envFile() string {
 	return name
 }
 
-// down removes the stack, its image, and what the builder made for itself on the engine: its
-// network and the volume with its program. It may be called twice.
+// down removes the stack, its image, and the builder's network and the volume with its program. It may be called
+// twice.
 func (s *stack) down() {
 	s.t.Helper()
 	if _, err := s.compose("down", "--volumes"); err != nil {
@@ -212,8 +212,8 @@ func (s *stack) down() {
 	}
 }
 
-// labelled returns the kind and the ID of all on the engine that has a label with this
-// stack's name, in an order in which it can be removed.
+// labelled returns the kinds and the IDs of all objects on the engine that have a label with the stack's name,
+// in an order in which they can be removed.
 func (s *stack) labelled(label string) []string {
 	s.t.Helper()
 	var things []string
@@ -253,15 +253,15 @@ func (s *stack) must(output string, err error) string {
 	return output
 }
 
-// run runs a command in the repository's root and returns what it prints. Its error
-// holds all of that and of what it prints on standard error.
+// run runs a command in the repository's root and returns its standard output. An error contains the standard
+// output and the standard error.
 func (s *stack) run(name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 	defer cancel()
 	command := exec.CommandContext(ctx, name, args...)
 	command.WaitDelay = time.Second // a child of the command may hold its output open
 	command.Dir = root
-	// The developer's own settings would count more than those of the test.
+	// Settings in the developer's environment would override those of the test.
 	command.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool {
 		return strings.HasPrefix(variable, "IGLU_") || strings.HasPrefix(variable, "COMPOSE_") ||
 			strings.HasPrefix(variable, "DOCKER_GID=")
@@ -274,7 +274,7 @@ func (s *stack) run(name string, args ...string) (string, error) {
 	return strings.TrimSpace(stdout.String()), nil
 }
 
-// checkHealthy waits until the server says that it is healthy.
+// checkHealthy waits until the server's health check succeeds.
 func (s *stack) checkHealthy() {
 	s.t.Helper()
 	if err := fixture.AwaitHealthy(s.address, readyTimeout); err != nil {
@@ -283,8 +283,8 @@ func (s *stack) checkHealthy() {
 	}
 }
 
-// awaitHealthStatus waits until the engine calls the container healthy, and checks by the engine's
-// own clock how long after the container's start that was.
+// awaitHealthStatus waits until the engine reports the container as healthy. It checks how long after the
+// container's start that was, by the engine's clock.
 func (s *stack) awaitHealthStatus(container string, within time.Duration) {
 	s.t.Helper()
 	var state struct {
@@ -306,7 +306,7 @@ func (s *stack) awaitHealthStatus(container string, within time.Duration) {
 		return state.Health.Status == "healthy"
 	})
 	if err != nil {
-		s.t.Fatalf("the engine does not call the container healthy: %v, %+v", err, state)
+		s.t.Fatalf("the engine does not report the container as healthy: %v, %+v", err, state)
 	}
 	last := state.Health.Log[len(state.Health.Log)-1]
 	if took := last.End.Sub(state.StartedAt); took > within {
@@ -316,8 +316,8 @@ func (s *stack) awaitHealthStatus(container string, within time.Duration) {
 	}
 }
 
-// checkConfined holds the server's process against what docker-compose.yml promises,
-// as the kernel sees it.
+// checkConfined checks the restrictions in docker-compose.yml on the server's process, as the kernel reports
+// them.
 func (s *stack) checkConfined(container string) {
 	s.t.Helper()
 	pid := s.mustDocker("container", "inspect", "--format", "{{.State.Pid}}", container)
@@ -338,10 +338,10 @@ func (s *stack) checkConfined(container string) {
 		s.t.Error("the container's file system can be written to")
 	}
 
-	// That the program can be run there shows that a shell could, were there one.
+	// The program can be run in the container, so a shell could be run too if there were one.
 	s.mustDocker("exec", container, "/iglu-builder", "--help")
 	if _, err := s.docker("exec", container, "/bin/sh", "-c", "true"); err == nil || !strings.Contains(err.Error(), "no such file") {
-		s.t.Errorf("the image has a shell, or none for another reason than its absence: %v", err)
+		s.t.Errorf("the image has a shell, or the attempt failed for another reason: %v", err)
 	}
 }
 
@@ -364,8 +364,8 @@ const composeJob = `{"git":{"noClone":true},"buildOptions":{"command":"nix --ver
 
 var nixVersion = regexp.MustCompile(`^nix \(Nix\) [0-9]+\.[0-9.]+$`)
 
-// checkJob runs a job and checks each message up to the connection's end. Lines of the
-// builder's own, which begin with "iglu: ", may stand between the job's.
+// checkJob runs a job and checks all messages. The builder's own lines, which begin with "iglu: ", may be
+// between the job's.
 func (s *stack) checkJob() {
 	s.t.Helper()
 	messages := s.runJob()
@@ -390,8 +390,8 @@ func (s *stack) checkJob() {
 	}
 }
 
-// checkUnreachable has a job call the builder: at the address of its container, and at those of the
-// machine on its network and on the jobs' own, where the port is published on 127.0.0.1 alone.
+// checkUnreachable runs jobs that call the builder: at the address of its container, and at the machine's addresses
+// on the builder's and the jobs' networks. The port is published only on 127.0.0.1.
 func (s *stack) checkUnreachable(container string) {
 	s.t.Helper()
 	addresses := strings.Fields(s.mustDocker("container", "inspect", "--format",
@@ -410,8 +410,7 @@ func (s *stack) checkUnreachable(container string) {
 	}
 }
 
-// runJob returns the messages that answer the job. The connection must end with the
-// close code of success.
+// runJob sends the job and returns the server's messages. The close code must be that of success.
 func (s *stack) runJob() []string {
 	s.t.Helper()
 	messages, code := s.send(composeJob)
@@ -421,7 +420,7 @@ func (s *stack) runJob() []string {
 	return messages
 }
 
-// send sends a job and returns the messages that answer it, and the close code.
+// send sends a job and returns the server's messages and the close code.
 func (s *stack) send(job string) (messages []string, code int) {
 	s.t.Helper()
 	conn, _, err := websocket.DefaultDialer.Dial("ws://"+s.address+"/api/v1/build", nil)
@@ -446,7 +445,7 @@ func (s *stack) send(job string) (messages []string, code int) {
 	}
 }
 
-// outputLine returns the line in a message that holds one and nothing else.
+// outputLine returns the line in a message. The message must contain only a line of output.
 func outputLine(t *testing.T, message string) string {
 	t.Helper()
 	var fields map[string]string
@@ -460,7 +459,7 @@ func outputLine(t *testing.T, message string) string {
 	return line
 }
 
-// kinds returns how many things of each kind carry the instance's name.
+// kinds returns the number of objects of each kind that carry the instance's name.
 func (s *stack) kinds() map[string]int {
 	kinds := map[string]int{}
 	for _, thing := range s.labelled(instanceLabel) {
@@ -470,8 +469,8 @@ func (s *stack) kinds() map[string]int {
 	return kinds
 }
 
-// checkJobLeftNothing checks that the job's container is gone, and that it was made
-// under the instance's name: otherwise its absence would say nothing.
+// checkJobLeftNothing checks that no container of the job is left. It also checks that the builder made objects
+// with the instance's name: otherwise the first check would show nothing.
 func (s *stack) checkJobLeftNothing() {
 	s.t.Helper()
 	var kinds map[string]int
@@ -479,6 +478,6 @@ func (s *stack) checkJobLeftNothing() {
 		s.t.Errorf("%d containers are left of the job: %v", kinds["container"], err)
 	}
 	if kinds["volume"] == 0 {
-		s.t.Errorf("the builder made nothing under the instance name %s", s.name)
+		s.t.Errorf("the builder made nothing with the instance name %s", s.name)
 	}
 }

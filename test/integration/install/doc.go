@@ -1,4 +1,4 @@
-// Package install tests the ways to install the builder: docker-compose.yml with the builder's
-// own image, the stack in examples/iglu-stack, the unit for systemd, and the files of a release.
+// Package install tests the ways to install the builder: docker-compose.yml with the builder's image, the
+// stack in examples/iglu-stack, the systemd unit, and the files of a release.
 // It needs a container engine: see docs/development.md.
 package install

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestReleaseNotes has a release say what the changelog says of its version, and nothing of others;
-// there is none of a version of which it says nothing.
+// TestReleaseNotes checks that the notes of a release are the changelog's section of its version and nothing
+// else. A version without a section is an error.
 func TestReleaseNotes(t *testing.T) {
 	changelog := filepath.Join(t.TempDir(), "CHANGELOG.md")
 	text := "# Changelog\n\n## Unreleased\n\n- Later.\n\n## 1.2.3 - 2026-01-31\n\n### Added\n\n- This.\n\n## 1.2.30\n\n- That.\n"

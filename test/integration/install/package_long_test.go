@@ -24,8 +24,7 @@ const (
 	jobOutput = "nix (Nix) "
 )
 
-// A machine is a Debian in a container, whose first process is systemd. It uses this machine's
-// engine.
+// A machine is a container with Debian and systemd as its first process. It uses this machine's engine.
 type machine struct {
 	*stack
 	id string
@@ -51,7 +50,7 @@ func startMachine(t *testing.T) *machine {
 	return m
 }
 
-// try runs a command on the machine and returns what it prints.
+// try runs a command on the machine and returns its output.
 func (m *machine) try(command ...string) (string, error) {
 	return m.docker(append([]string{"exec", m.id}, command...)...)
 }
@@ -61,14 +60,14 @@ func (m *machine) do(command ...string) string {
 	return m.must(m.try(command...))
 }
 
-// files returns the paths of all files of the machine but those that installing anything changes.
+// files returns the paths of all files on the machine, without those that change with any installation.
 func (m *machine) files() []string {
 	m.t.Helper()
 	return strings.Split(m.do("sh", "-c", `find / -xdev \( -path /var/lib/dpkg -o -path /var/lib/rpm -o -path /var/log -o -path /var/cache \
 		-o -path /root -o -path '/var/tmp/*' -o -path '/etc/*-' -o -path /etc/.pwd.lock -o -path /usr/lib/sysimage \) -prune -o -print`), "\n")
 }
 
-// wantLeft checks that of all that has come since before, nothing is left outside of some folders.
+// wantLeft checks that new files since before are only in some folders.
 func (m *machine) wantLeft(before []string, folders ...string) {
 	m.t.Helper()
 	for _, file := range m.files() {
@@ -79,7 +78,7 @@ func (m *machine) wantLeft(before []string, folders ...string) {
 	}
 }
 
-// start has the service run with settings of this test.
+// start starts the service with the settings of this test.
 func (m *machine) start() {
 	m.t.Helper()
 	if got := m.do("systemctl", "show", "--property=ActiveState,UnitFileState", "--value", service); got != "inactive\ndisabled" {
@@ -92,13 +91,13 @@ func (m *machine) start() {
 	m.do("systemctl", "enable", "--now", service) // it waits until the builder says that it is ready
 }
 
-// checkService checks who the service is, and that it runs a job.
+// checkService checks the user of the service, and that it runs a job.
 func (m *machine) checkService() {
 	m.t.Helper()
 	pid := m.do("systemctl", "show", "--property=MainPID", "--value", service)
 	owner := m.do("stat", "--format", "%U %A", stateDir, "/proc/"+pid)
 	if !strings.HasPrefix(owner, "iglu-builder drwx------\niglu-builder ") {
-		m.t.Errorf("who the state and the service belong to: %q", owner)
+		m.t.Errorf("the users of the state and the service: %q", owner)
 	}
 	m.do("iglu-builder", "healthcheck")
 	if got := m.do("iglu-builder", "build", "--command", "nix --version"); !strings.Contains(got, jobOutput) {
@@ -106,7 +105,7 @@ func (m *machine) checkService() {
 	}
 }
 
-// clear removes what the builder has made on the engine, as docs/install.md says.
+// clear removes what the builder has made on the engine, with the commands in docs/install.md.
 func (m *machine) clear() {
 	m.t.Helper()
 	m.do("iglu-builder", "stores", "rm", "--all", "--instance", m.name, "--state-dir", stateDir)
@@ -119,7 +118,7 @@ func (m *machine) clear() {
 	}
 }
 
-// checkRemoved checks that the service is gone.
+// checkRemoved checks that the service is removed.
 func (m *machine) checkRemoved() {
 	m.t.Helper()
 	if got := m.do("systemctl", "show", "--property=LoadState,ActiveState", "--value", service); got != "not-found\ninactive" {
@@ -127,8 +126,7 @@ func (m *machine) checkRemoved() {
 	}
 }
 
-// testDeb installs the package for Debian, has the service run a job, upgrades it, removes it and
-// purges it.
+// testDeb installs the Debian package, runs a job, and upgrades, removes and purges the package.
 func (r *release) testDeb() {
 	m := startMachine(r.t)
 	before := m.files()
@@ -156,8 +154,8 @@ func (r *release) testDeb() {
 	}
 }
 
-// testRPM does so with the package for rpm, on the same machine: it is told to take no notice that
-// the machine is Debian's.
+// testRPM does the same with the RPM package, on the same kind of machine. Flags of rpm make it ignore that the
+// machine is a Debian.
 func (r *release) testRPM() {
 	m := startMachine(r.t)
 	before := m.files()

@@ -11,16 +11,16 @@ import (
 	"testing"
 )
 
-// A release is what 'make release-snapshot' has made.
+// A release has the files that 'make release-snapshot' makes.
 type release struct {
 	*stack
 	Version, Commit string
 }
 
-// TestRelease makes a release as 'make release-snapshot' does, and looks at all that is in it.
+// TestRelease makes a release as 'make release-snapshot' does, and checks all its files.
 func TestRelease(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
-		t.Fatal("this test is written for amd64, and runs programs for arm64 in an emulator")
+		t.Fatal("this test needs an amd64 machine: it runs programs for arm64 in an emulator")
 	}
 	made := makeRelease(t)
 	for _, part := range []struct {
@@ -63,7 +63,7 @@ func makeRelease(t *testing.T) *release {
 // file returns the path of a file of the release.
 func (r *release) file(name string) string { return filepath.Join(root, "dist", name) }
 
-// named returns the absolute path of a file that is named after the release and a platform.
+// named returns the absolute path of the file whose name has the version and ends with a suffix.
 func (r *release) named(suffix string) string {
 	r.t.Helper()
 	path, err := filepath.Abs(r.file("iglu-builder_" + r.Version + "_linux_" + suffix))
@@ -75,7 +75,7 @@ func (r *release) named(suffix string) string {
 
 func (r *release) imageFor(arch string) string { return imageName + ":" + r.Version + "-" + arch }
 
-// testFiles checks that the files are there, and what their checksums say.
+// testFiles checks that the files exist, and their checksums.
 func (r *release) testFiles() {
 	checksums, err := os.ReadFile(r.file("checksums.txt"))
 	if err != nil {
@@ -97,7 +97,7 @@ func (r *release) testFiles() {
 	}
 }
 
-// testVersions checks that the programs, the packages and the lists of modules say one version.
+// testVersions checks that the programs, the packages and the lists of modules have the same version.
 func (r *release) testVersions() {
 	const program = "dist/iglu-builder_linux_"
 	says := "iglu-builder " + r.Version + " " + r.Commit + " "
@@ -109,7 +109,7 @@ func (r *release) testVersions() {
 			r.t.Errorf("the program for %s says %q, want %q", name, got, says)
 		}
 	}
-	// Packages sort what comes before a release by a tilde.
+	// In the version of a package, a tilde marks a pre-release.
 	packaged := strings.Replace(r.Version, "-", "~", 1)
 	for _, arch := range []string{"amd64", "arm64"} {
 		if got := r.must(r.run("dpkg-deb", "--show", "--showformat=${Version} ${Architecture}", r.named(arch+".deb"))); got != packaged+" "+arch {
@@ -129,7 +129,7 @@ func (r *release) testVersions() {
 	}
 }
 
-// testImages checks what the images say of themselves, and that one runs.
+// testImages checks the metadata of the images, and runs one.
 func (r *release) testImages() {
 	const format = `{{.Architecture}} {{.Config.User}} {{index .Config.Labels "org.opencontainers.image.version"}} ` +
 		`{{index .Config.Labels "org.opencontainers.image.revision"}} {{.Config.Healthcheck.Test}}`

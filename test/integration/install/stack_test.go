@@ -19,18 +19,18 @@ const (
 	igluTemplate = "examples/iglu-stack/env.example"
 )
 
-// TestIgluStack has Compose read the Iglu stack of the examples as a user fills it in. Its
-// images cannot be pulled everywhere, so it is not run.
+// TestIgluStack checks the example Iglu stack, filled in by a user, with Compose. It does not run the stack,
+// because its images cannot be pulled everywhere.
 func TestIgluStack(t *testing.T) {
 	template, err := os.ReadFile(filepath.Join(root, igluTemplate))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if config, err := igluConfig(t, string(template)); err == nil || !strings.Contains(err.Error(), "env.example is the template") {
-		t.Errorf("Compose takes the template as it is: %v\n%s", err, config)
+		t.Errorf("Compose accepts the template without values: %v\n%s", err, config)
 	}
 
-	// Each variable of the template gets a value of its own, which must be of some use.
+	// Each variable of the template gets a different value, which must be used.
 	variable := regexp.MustCompile(`(?m)^([A-Z_]+)=.*$`)
 	config, err := igluConfig(t, variable.ReplaceAllString(string(template), "$1=value-of-$1"))
 	if err != nil {
@@ -55,8 +55,8 @@ func TestIgluStack(t *testing.T) {
 	}
 }
 
-// TestAgentOfStack has Compose read the stack with the agent beside it, which only the scheduler's builders
-// are to reach. TestScheduler, in test/integration/protocol, has one of these use an agent.
+// TestAgentOfStack checks the stack together with the agent. Only the scheduler's builders may reach the agent.
+// TestScheduler in test/integration/protocol runs such a builder with an agent.
 func TestAgentOfStack(t *testing.T) {
 	config, err := igluConfig(t, "POSTGRES_PASSWORD=p\nREDIS_PASSWORD=r\nDOCKER_GID=1\n", "--file", igluAgent)
 	if err != nil {
@@ -75,7 +75,7 @@ func TestAgentOfStack(t *testing.T) {
 	}
 }
 
-// igluConfig returns what Compose makes of the stack with an environment file, and more of its flags.
+// igluConfig returns Compose's configuration of the stack, with an environment file and more flags of Compose.
 func igluConfig(t *testing.T, environment string, flags ...string) (string, error) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "env")
@@ -83,15 +83,15 @@ func igluConfig(t *testing.T, environment string, flags ...string) (string, erro
 		t.Fatal(err)
 	}
 	for _, match := range regexp.MustCompile(`(?m)^[A-Z_]+`).FindAllString(environment, -1) {
-		t.Setenv(match, "") // for the sake of its end
-		os.Unsetenv(match)  // the developer's own would count more
+		t.Setenv(match, "") // so that the test restores it
+		os.Unsetenv(match)  // the developer's value would override the file's
 	}
 	s := &stack{t: t}
 	s.command = append(append(s.findCompose(), "--env-file", name, "--file", igluStack), flags...)
 	return s.compose("config")
 }
 
-// services returns the text of each service of a stack as Compose writes it.
+// services returns the text of each service in the output of Compose.
 func services(config string) map[string]string {
 	_, all, _ := strings.Cut(config, "\nservices:\n")
 	all = regexp.MustCompile(`(?m)^\S`).Split(all, 2)[0]

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestUnit has systemd read the unit of examples, with another program in the place of the builder.
+// TestUnit checks the example unit with systemd-analyze. Another program replaces the builder.
 func TestUnit(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "examples/iglu-builder.service"))
 	if err != nil {

@@ -17,17 +17,17 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestHostCounters has a job take all inotify instances that its user can have. The kernel counts
-// them by users, for the whole machine: users of the machine have theirs all the same, unless a
-// container runs as one of them.
+// TestHostCounters runs a job that opens all inotify instances that its user may have. The kernel counts them
+// per user, for the whole machine. The machine's users still have theirs, unless a container runs with the
+// user id of one of them.
 func TestHostCounters(t *testing.T) {
 	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) {
 		program := filepath.Join(t.TempDir(), "attack")
 		if err := os.WriteFile(program, fixture.BuildProgram(t, "attack"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		// As whom somebody of the machine would be: an ordinary user, and root. The engines' tests run
-		// at the same time, on one machine.
+		// Users of the machine: an ordinary user, and root. They differ by engine, because the engines' tests run at
+		// the same time on one machine.
 		somebody := uint32(31234)
 		if e.IsPodman() {
 			somebody++
@@ -60,7 +60,7 @@ func TestHostCounters(t *testing.T) {
 			t.Fatal(err)
 		}
 		if makeOne(somebody) {
-			t.Error("a container of the same user takes none")
+			t.Error("a container with the same user id does not use up the instances")
 		}
 	})
 }

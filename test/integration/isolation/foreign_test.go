@@ -11,12 +11,11 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestForeignSystem has a job for aarch64: refused with a sentence where the engine's kernel does
-// not run its programs, and run as one where an emulator is registered. A job of this machine may
-// build for the other then, too.
+// TestForeignSystem sends jobs for aarch64. They are refused with a message if the engine's kernel cannot run
+// aarch64 programs, and run if an emulator is registered. Then a job for this machine may also build for aarch64.
 func TestForeignSystem(t *testing.T) {
 	if fixture.System != "x86_64-linux" {
-		t.Fatal("this test is written for x86_64: aarch64 is no other machine here")
+		t.Fatal("this test needs an x86_64 machine: aarch64 is no foreign platform here")
 	}
 	name := "foreign-" + strings.ToLower(rand.Text()[:10])
 	if err := fixture.Env.Git.Commit(name, "main", map[string]string{
@@ -30,10 +29,10 @@ in derivation { name = "machine"; inherit system; builder = program; }`,
 	}
 	foreign := fixture.Build(fixture.Env.Git.Public+"/"+name, "nix-build --no-out-link")
 	foreign.Arch = "aarch64-linux"
-	// Other names of it, and a job that asks for nothing but has a derivation for it.
-	byDocker, beside := foreign, foreign
+	// Other names of the platform, and a job that does not ask for it but has a derivation for it.
+	byDocker, derivation := foreign, foreign
 	byDocker.Arch = "linux/arm64"
-	beside.Arch, beside.BuildOptions.Command = "", "nix-build --no-out-link --argstr system aarch64-linux"
+	derivation.Arch, derivation.BuildOptions.Command = "", "nix-build --no-out-link --argstr system aarch64-linux"
 	s := fixture.OwnServer(t)
 
 	got := fixture.DoIn(t, schemas.Stack, s, foreign)
@@ -45,7 +44,7 @@ in derivation { name = "machine"; inherit system; builder = program; }`,
 	if !fixture.EmulateARM64(t) {
 		return
 	}
-	for _, job := range []fixture.Job{foreign, byDocker, beside} {
+	for _, job := range []fixture.Job{foreign, byDocker, derivation} {
 		got := fixture.DoIn(t, schemas.Stack, s, job)
 		fixture.WantExit(t, got, 0)
 		fixture.WantLine(t, got, "built by a program for arm64")

@@ -14,8 +14,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestForkBomb starts processes without end: the bystander does not notice, and of the job
-// nothing is left. The program may itself end for want of a thread: then the bomb is over.
+// TestForkBomb runs a fork bomb. The bystander keeps answering, and nothing of the job is left. The bomb may
+// also end early because Go cannot start a thread.
 func TestForkBomb(t *testing.T) { fixture.OnEngines(t, forkBomb) }
 
 func forkBomb(t *testing.T, e *fixture.Engine) {
@@ -38,7 +38,7 @@ func forkBomb(t *testing.T, e *fixture.Engine) {
 		}
 	}
 	if hits == 0 {
-		t.Error("the bomb did not come to its limit")
+		t.Error("the bomb did not reach its limit")
 	}
 	c.Conn.NetConn().Close()
 	if err := s.AwaitNoContainers(time.Minute); err != nil {
@@ -46,7 +46,7 @@ func forkBomb(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestBuildsOnDisk has Nix build somewhere else than in /tmp, which is memory.
+// TestBuildsOnDisk checks that Nix does not build in /tmp, which is in memory.
 func TestBuildsOnDisk(t *testing.T) {
 	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) {
 		s := e.Server(t, func(*server.Settings) {})

@@ -15,8 +15,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// A bystander is a container that is none of the builder's. It answers what it is asked
-// over HTTP.
+// A bystander is a container with an HTTP server that does not belong to the builder.
 type bystander struct {
 	t       *testing.T
 	id      string
@@ -45,14 +44,14 @@ func (b *bystander) ask() error {
 	return err
 }
 
-// TestNoWayOut has a job try to get out of its container in every way. Each attempt is made in
-// containers of weaker settings as well, where it succeeds: so it fails for the settings.
+// TestNoWayOut runs jobs that try to break out of their container in every way. Each attempt is also made in a
+// container with weaker settings, where it must succeed. This shows that the builder's settings stop it.
 func TestNoWayOut(t *testing.T) { fixture.OnEngines(t, noWayOut) }
 
 func noWayOut(t *testing.T, e *fixture.Engine) {
 	image := e.AttackImage(t)
 	s := fixture.Attacker(t, e, func(*server.Settings) {})
-	wantRefused(t, fixture.Do(t, s, fixture.Command("attack environ"))) // and there is a network now
+	wantRefused(t, fixture.Do(t, s, fixture.Command("attack environ"))) // the job has also made the network
 	network := s.OnEngine("network")[0]
 	other := "other-" + s.Instance
 	e.Docker(t, "network", "create", other)
@@ -60,14 +59,14 @@ func noWayOut(t *testing.T, e *fixture.Engine) {
 	elsewhere := startBystander(t, e, defaultNetwork(e))
 	neighbour := startBystander(t, e, other)
 	sibling := startBystander(t, e, network)
-	// What --privileged gives, as far as engines can give it that run in a container.
+	// The privileges of --privileged that an engine in a container can give.
 	weak := strings.Fields("--cap-add ALL --cap-drop SYS_RESOURCE --security-opt seccomp=unconfined " +
 		"--security-opt systempaths=unconfined --security-opt apparmor=unconfined")
-	rawSockets := []string{"--cap-add", "NET_RAW"} // which Docker gives by itself
+	rawSockets := []string{"--cap-add", "NET_RAW"} // the default on Docker
 	type attempt struct {
-		command string   // as attack each takes it
-		weaker  []string // settings of docker run
-		open    bool     // it succeeds on Podman; docs/engines.md says so
+		command string   // an argument of attack each
+		weaker  []string // flags of docker run with which it succeeds
+		open    bool     // it succeeds on Podman: see docs/engines.md
 	}
 	attempts := []attempt{
 		{"proc-sys", weak, false},
@@ -86,14 +85,14 @@ func noWayOut(t *testing.T, e *fixture.Engine) {
 		{"dial," + elsewhere.address, nil, true},
 		{"dial," + sibling.address, []string{"--network", "container:" + sibling.id}, true},
 	}
-	if !e.IsPodman() { // where it gets there at one time, and not at another
+	if !e.IsPodman() { // on Podman the attempt sometimes succeeds and sometimes not
 		attempts = append(attempts, attempt{"vsock", weak, false}, attempt{"io-uring", weak, false})
 	}
-	weaker := make(map[string][]string) // the attempts by their settings
+	weaker := make(map[string][]string) // the attempts by their weaker settings
 	job := "attack each"
 	for _, attempt := range attempts {
 		job += " " + attempt.command
-		if attempt.weaker == nil { // as the container's first process, which the kernel lets look into itself
+		if attempt.weaker == nil { // runs as the container's first process, which may read its own memory
 			name, arg, _ := strings.Cut(attempt.command, ",")
 			e.Docker(t, "run", "--rm", image, "attack", name, arg)
 			continue
@@ -123,7 +122,7 @@ func noWayOut(t *testing.T, e *fixture.Engine) {
 	if !e.IsPodman() {
 		dial := "attack dial " + neighbour.address
 		e.Docker(t, "run", "--rm", "--network", other, image, "attack", "dial", neighbour.address)
-		// While other tests make networks, Docker lets some packets through.
+		// While other tests make networks, Docker lets some packets pass.
 		for tries := 1; ; tries++ {
 			if got = fixture.Do(t, s, fixture.Command(dial)); got.CloseCode != websocket.CloseNormalClosure || tries == 3 {
 				break
@@ -134,7 +133,7 @@ func noWayOut(t *testing.T, e *fixture.Engine) {
 	e.Docker(t, "rm", "--force", sibling.id) // before the network
 }
 
-// defaultNetwork returns the name of the network of containers that ask for none.
+// defaultNetwork returns the name of the engine's default network.
 func defaultNetwork(e *fixture.Engine) string {
 	if e.IsPodman() {
 		return "podman"
@@ -149,14 +148,14 @@ func wantRefused(t *testing.T, r fixture.Result) {
 	fixture.WantLine(t, r, ": refused: ")
 }
 
-// TestMemoryHog takes memory without end, by itself and by filling /tmp.
+// TestMemoryHog allocates memory without end, and fills /tmp.
 func TestMemoryHog(t *testing.T) { fixture.OnEngines(t, memoryHog) }
 
 func memoryHog(t *testing.T, e *fixture.Engine) {
 	b := startBystander(t, e, defaultNetwork(e))
 	s := fixture.Attacker(t, e, func(s *server.Settings) { s.Limits.Memory.Fixed = 128 << 20 })
 	fixture.WantMessage(t, fixture.Do(t, s, fixture.Command("attack memory-hog")), fixture.ExitedBecause(137, fixture.OutOfMemory))
-	// Also when the job's own exit code says nothing of it.
+	// Running out of memory is also reported if the job's exit code does not show it.
 	fixture.WantMessage(t, fixture.Do(t, s, fixture.Command("attack bereaved-parent")), fixture.ExitedBecause(3, fixture.OutOfMemory))
 	fixture.WantEnd(t, s, "out-of-memory")
 	got := fixture.Do(t, s, fixture.Command("attack tmp-hog"))

@@ -14,11 +14,11 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// metadataRule is what docs/security.md has operators add to their firewall.
+// metadataRule matches the firewall rule in docs/security.md.
 const metadataRule = "iptables -I DOCKER-USER -d 169.254.0.0/16 -j REJECT"
 
-// TestMetadataRule has a job reach a service at a link-local address beyond the machine, as those are
-// at which clouds tell a machine its credentials. With the rule of the documentation it does not.
+// TestMetadataRule runs a job that reaches a service at a link-local address outside the machine, like the
+// metadata service of a cloud. With the rule in the documentation it cannot reach it.
 func TestMetadataRule(t *testing.T) {
 	const host, service = "169.254.77.1/30", "169.254.77.2"
 	text, err := os.ReadFile(fixture.RepoPath("docs/security.md"))

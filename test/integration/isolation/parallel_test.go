@@ -11,8 +11,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestInParallel has Nix build as many derivations at once as the job has CPUs, rounded up: with
-// 1.5, two that wait for each other, and with one, two that must not meet.
+// TestInParallel checks that Nix builds as many derivations in parallel as the job has CPUs, rounded up. With 1.5
+// CPUs, two derivations wait for each other. With one CPU, two derivations must not run at the same time.
 func TestInParallel(t *testing.T) { fixture.OnEngines(t, inParallel) }
 
 func inParallel(t *testing.T, e *fixture.Engine) {
@@ -28,7 +28,7 @@ func inParallel(t *testing.T, e *fixture.Engine) {
 	fixture.WantExit(t, fixture.Do(t, two, fixture.Command(meet)), 0)
 	fixture.WantExit(t, fixture.Do(t, one, fixture.Command(apart)), 0)
 
-	jobs := fixture.Command(meet) // whose sender knows better
+	jobs := fixture.Command(meet) // its sender sets the number of jobs
 	number := schemas.Integer(2)
 	jobs.BuildOptions.MaxJobs = &number
 	fixture.WantExit(t, fixture.Do(t, one, jobs), 0)

@@ -15,8 +15,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestSandboxRefused has a server not start with the sandbox on where it is not safe, or
-// does not work.
+// TestSandboxRefused checks that a server with the sandbox on does not start if the sandbox is not safe or does
+// not work.
 func TestSandboxRefused(t *testing.T) {
 	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) {
 		if e.IsPodman() {
@@ -41,8 +41,8 @@ func wantSandboxRefused(t *testing.T, e *fixture.Engine, why string, flags ...st
 	}
 }
 
-// TestRootlessPodman has a Podman that runs without root. A newer one than 4.3 says so of
-// itself; this test sees to it that every one does.
+// TestRootlessPodman uses a rootless Podman. Versions after 4.3 report that they are rootless. This test makes
+// every version report it.
 func TestRootlessPodman(t *testing.T) {
 	t.Parallel()
 	p := fixture.OwnPodman(t, fixture.Rootless)
@@ -51,7 +51,7 @@ func TestRootlessPodman(t *testing.T) {
 	}
 	e := &fixture.Engine{Name: "podman", Host: p.Host()}
 	host := e.Saying(t, "/info", `"SecurityOptions":[`, `"SecurityOptions":["name=rootless",`)
-	// A network would need a program that Debian only recommends.
+	// A network would need a program from a package that Debian does not install by default.
 	s := e.ServerVia(t, host, func(s *server.Settings) { s.JobNetwork = "none" })
 	wantContainerAsSandbox(t, s)
 	got := fixture.Do(t, s, fixture.Command(sandboxedBuild))

@@ -12,17 +12,17 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// writeKernelSetting is what a job in the job image does to the host, if it can: it writes
-// what stands there.
+// writeKernelSetting is a command that writes a kernel setting of the host back unchanged. It succeeds if the
+// job is not isolated.
 const writeKernelSetting = `sh -c 'x=$(cat /proc/sys/kernel/core_pattern); echo "$x" > /proc/sys/kernel/core_pattern && echo escaped || exit 2'`
 
-// sandboxedBuild is a build that says where it runs.
+// sandboxedBuild is a build that prints where it runs.
 const sandboxedBuild = `nix-build -E ` +
 	`'derivation { name = "where"; system = builtins.currentSystem; builder = "/bin/sh"; ` +
 	`args = ["-c" "echo in $NIX_BUILD_TOP; echo > $out"]; }'`
 
-// TestSandbox has Nix build in its own sandbox on an engine with user namespaces, by the daemon and
-// in the long suite as root, with no way out; and takes the way out that there is without them.
+// TestSandbox builds in Nix's own sandbox on an engine with user namespaces, with the Nix daemon and in the long
+// suite as root. The job cannot break out. Without user namespaces, the same attempt succeeds.
 func TestSandbox(t *testing.T) {
 	t.Parallel()
 	e := fixture.StartEngine(t, "--userns-remap", "default")
@@ -51,7 +51,7 @@ func TestSandbox(t *testing.T) {
 	}
 }
 
-// TestNoSandbox has the container be the sandbox, on engines without user namespaces.
+// TestNoSandbox checks that the container is the only sandbox on engines without user namespaces.
 func TestNoSandbox(t *testing.T) { fixture.OnEngines(t, noSandbox) }
 
 func noSandbox(t *testing.T, e *fixture.Engine) {
@@ -61,10 +61,10 @@ func noSandbox(t *testing.T, e *fixture.Engine) {
 	fixture.WantExit(t, got, 2)
 	fixture.WantLine(t, got, "Read-only file system")
 
-	if e.IsPodman() { // where it cannot be on
+	if e.IsPodman() { // on which the sandbox cannot be on
 		return
 	}
-	// What the sandbox would open: without user namespaces it must not be on.
+	// The sandbox would allow this attack. That is why it must be off without user namespaces.
 	unsafe := e.Server(t, func(s *server.Settings) {
 		s.JobUser, s.Sandbox, s.SandboxUnsafe = orchestrator.UserRoot, docker.SandboxOn, true
 	})

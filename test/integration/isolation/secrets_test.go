@@ -9,9 +9,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestSecretsStayInside runs builds that look for the job's secrets wherever a
-// process of the container can look. That no message holds one is checked with each
-// message, by client.read.
+// TestSecretsStayInside runs builds that look for the job's secrets wherever a process in the container can
+// look. fixture.Client checks that no message contains a secret.
 func TestSecretsStayInside(t *testing.T) { fixture.OnEngines(t, secretsStayInside) }
 
 func secretsStayInside(t *testing.T, e *fixture.Engine) {
@@ -22,7 +21,7 @@ func secretsStayInside(t *testing.T, e *fixture.Engine) {
 		name    string
 		command string
 		code    int
-		line    string // shows that the look was taken
+		line    string // shows that the build has looked
 	}{
 		{"environment of PID 1", `nix eval --impure --expr 'builtins.readFile "/proc/1/environ"'`, 1, "Permission denied"},
 		{"memory of PID 1", `sh -c 'for f in environ mem maps fd/0 cwd/etc root/etc; do cat /proc/1/$f; done; echo looked'`, 0, "looked"},

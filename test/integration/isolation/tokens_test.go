@@ -16,9 +16,9 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestTokensStayInside has a job with tokens, a netrc and the key of a private cache. A build of it
-// looks for them wherever its user can look, and the command where it must not find the cache's.
-// None of them is in an argument or an environment, and none outlives the job.
+// TestTokensStayInside sends a job with tokens, a netrc and the key of a private cache. A build looks for them
+// wherever its user can look, and the job's command looks for the cache's key. No secret is in an argument or an
+// environment, and none is left after the job.
 func TestTokensStayInside(t *testing.T) { fixture.OnEngines(t, tokensStayInside) }
 
 func tokensStayInside(t *testing.T, e *fixture.Engine) {
@@ -48,7 +48,7 @@ func tokensStayInside(t *testing.T, e *fixture.Engine) {
 	fixture.WantExit(t, got, 0)
 	fixture.WantLine(t, got, "the build has looked")
 
-	// The command has its tokens in files, and nowhere else. The key of the cache is not its own.
+	// The command has its tokens only in files. It does not have the key of the cache.
 	ofCommand := `sh -c 'tr "\0" "\n" < /proc/self/environ | ` + look + ` - && exit 8; ` +
 		`cat /proc/[0-9]*/cmdline | ` + look + ` - && exit 7; ` +
 		"grep -rlsa" + pattern(fixture.APIKey) + pattern(fixture.SigningKey) + places + ` && exit 6; ` +
@@ -59,7 +59,7 @@ func tokensStayInside(t *testing.T, e *fixture.Engine) {
 	fixture.WantLine(t, got, "operator.example=")
 	fixture.WantLine(t, got, "/of-git") // the netrc
 
-	// That no message holds one is checked with each message, by client.read.
+	// fixture.Client has checked that no message contains a secret.
 	fixture.WantNoContainers(t, s)
 	for _, volume := range s.OnEngine("volume") {
 		folder := strings.TrimSpace(e.Docker(t, "volume", "inspect", "--format", "{{.Mountpoint}}", volume))
@@ -68,12 +68,12 @@ func tokensStayInside(t *testing.T, e *fixture.Engine) {
 	wantNoSecrets(t, filepath.Join(s.StateDir, s.Instance))
 }
 
-// pattern is an argument of grep for a text that stands in no command line itself.
+// pattern returns a pattern of grep for a text, written so that the pattern itself does not match.
 func pattern(text string) string {
 	return " -e " + text[:len(text)-4] + "[" + text[len(text)-4:len(text)-3] + "]"
 }
 
-// wantNoSecrets checks that no file below a folder holds one.
+// wantNoSecrets checks that no file below a folder contains a secret.
 func wantNoSecrets(t *testing.T, folder string) {
 	t.Helper()
 	err := filepath.WalkDir(folder, func(name string, entry fs.DirEntry, err error) error {
@@ -94,14 +94,14 @@ func wantNoSecrets(t *testing.T, folder string) {
 	}
 }
 
-// TestShownSecrets has a command line that holds secrets of its own: they are masked wherever it is
-// shown, and a line says where they belong.
+// TestShownSecrets sends a job with secrets in its command line. They are masked wherever the command line is
+// shown, and a line of the log says how to pass secrets.
 func TestShownSecrets(t *testing.T) {
 	t.Parallel()
 	j := fixture.Command("nix eval --impure --expr 1 --option access-tokens one.example=" + fixture.AccessToken)
 	j.BuildOptions.ExtraArgs = "--option netrc-file /dev/null --option extra-access-tokens 'https://reader:" + fixture.NetrcPassword + "@two.example'"
 	s := fixture.OwnServer(t)
-	got := fixture.Do(t, s, j) // which checks each message
+	got := fixture.Do(t, s, j) // Do checks each message for secrets
 	for _, property := range []string{"nix.accessTokens", "nix.netrc"} {
 		fixture.WantLine(t, got, "iglu: warning: the command line holds a secret, which other programs of the job can read; use "+property)
 	}

@@ -13,7 +13,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestUser looks at who a job's command is.
+// TestUser checks the user of a job's command.
 func TestUser(t *testing.T) { fixture.OnEngines(t, jobUser) }
 
 func jobUser(t *testing.T, e *fixture.Engine) {
@@ -26,7 +26,7 @@ func jobUser(t *testing.T, e *fixture.Engine) {
 		fixture.WantLine(t, got, set+":\t0000000000000000")
 	}
 	fixture.WantLine(t, got, "written")
-	fixture.WantLine(t, got, "Permission denied") // to read what others print
+	fixture.WantLine(t, got, "Permission denied") // when it reads the output of other users' processes
 	fixture.WantLine(t, got, "Trusted: 0")
 
 	s = e.Server(t, func(s *server.Settings) { s.JobUser = orchestrator.UserRoot })
@@ -36,7 +36,7 @@ func jobUser(t *testing.T, e *fixture.Engine) {
 	fixture.WantLine(t, got, "Store URL: local")
 }
 
-// flakeOfUser is one whose default package is a program, with a check, a shell, and an input.
+// flakeOfUser is a flake with a program as its default package, a check, a shell and an input.
 const flakeOfUser = `{
   inputs.hello.url = "git+HELLO";
   outputs = { self, hello }: let
@@ -51,7 +51,7 @@ const flakeOfUser = `{
   };
 }`
 
-// TestCommandsOfUser runs what people run, as the job's user.
+// TestCommandsOfUser runs common Nix commands as the job's user.
 func TestCommandsOfUser(t *testing.T) { fixture.OnEngines(t, commandsOfUser) }
 
 func commandsOfUser(t *testing.T, e *fixture.Engine) {
@@ -89,7 +89,7 @@ func commandsOfUser(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestIgnoredSettings has a command give settings that only the request or the operator may.
+// TestIgnoredSettings runs a command with settings that only the request or the operator may set.
 func TestIgnoredSettings(t *testing.T) {
 	t.Parallel()
 	const settings = " --option substituters http://one.invalid --option build-dir /tmp --option trusted-public-keys one:YQ== "

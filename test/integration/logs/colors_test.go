@@ -15,8 +15,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// colorful is an expression of a derivation that fails, after one whose builder prints colours and
-// whatever else Nix drops or changes where there is no terminal. %s is what it prints besides.
+// colorful is an expression of a derivation that fails. It needs another derivation, whose builder prints
+// colours and other text that Nix removes or changes without a terminal. %s is additional text to print.
 const colorful = `let
   d = name: script: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; };
   wall = d "wall-1.0" ''
@@ -30,10 +30,10 @@ const colorful = `let
   roof = d "roof-2.0" "echo ''${wall}; printf '\\033[1mroof.c:12: \\033[31merror:\\033[0m melts\\n'; exit 1";
 in builtins.warn "thin ice" (builtins.trace "traced" roof)`
 
-// escapes are the control sequences that set colours.
+// escapes matches the control sequences that set colours.
 var escapes = regexp.MustCompile(`\x1b\[[0-9;:]*m`)
 
-// TestColors builds with colours and without, in each form: all but the colours is the same.
+// TestColors builds with and without colours in each wire format. Only the colours differ.
 func TestColors(t *testing.T) {
 	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		j := fixture.Command(nixBuild(fmt.Sprintf(colorful, ""), "--print-build-logs"))
@@ -48,11 +48,11 @@ func TestColors(t *testing.T) {
 		}
 		plain, colored := ofNix(build(false)), ofNix(build(true))
 		if text := strings.Join(plain, "\n"); strings.Contains(text, "\x1b") {
-			t.Errorf("colours that nobody asked for:\n%q", text)
+			t.Errorf("colours that were not requested:\n%q", text)
 		}
 		without := escapes.ReplaceAllString(strings.Join(colored, "\n"), "")
 		if diff := cmp.Diff(plain, strings.Split(without, "\n")); diff != "" {
-			t.Errorf("more than the colours differs (-without +with):\n%s", diff)
+			t.Errorf("not only the colours differ (-without +with):\n%s", diff)
 		}
 		for _, want := range []string{
 			"\x1b[35;1mevaluation warning:\x1b[0m thin ice",
@@ -72,7 +72,7 @@ func TestColors(t *testing.T) {
 	})
 }
 
-// TestSecretsInColors has a builder print a secret with colours around it and within it.
+// TestSecretsInColors builds a derivation that prints a secret with colours around it and inside it.
 func TestSecretsInColors(t *testing.T) {
 	key := fixture.APIKey
 	split := strings.Join(strings.Split(key, ""), `\033[31m\033[0m`)
@@ -87,15 +87,15 @@ func TestSecretsInColors(t *testing.T) {
 	j := fixture.Command(nixBuild(fmt.Sprintf(colorful, attacks), "--print-build-logs"))
 	j.BuildOptions.Cachix.APIKey = key
 	j.Colors = true
-	told := tell(t, schemas.Document, fixture.Env.Server, j)
+	story := tell(t, schemas.Document, fixture.Env.Server, j)
 	masked := 0
-	for _, line := range told.Lines {
+	for _, line := range story.Lines {
 		if strings.Contains(escapes.ReplaceAllString(line, ""), key) {
 			t.Errorf("a secret shows in %q", line)
 		}
 		masked += strings.Count(line, "***")
 	}
 	if masked != 6 {
-		t.Errorf("%d secrets are masked:\n%q", masked, told.Lines)
+		t.Errorf("%d secrets are masked:\n%q", masked, story.Lines)
 	}
 }

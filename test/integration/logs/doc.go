@@ -1,3 +1,3 @@
-// Package logs tests a job's log, its events and the numbers that are kept of it.
+// Package logs tests the log, the events, the history and the metrics of jobs.
 // It needs a container engine: see docs/development.md.
 package logs

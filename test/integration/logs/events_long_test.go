@@ -21,8 +21,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestPlainClient sends a job for a client without events and one with: the first gets the
-// very lines of the second, and of what Nix tells programs none.
+// TestPlainClient sends a job from a client without events and from one with events. Both get the same lines of
+// output, and none of Nix's machine-readable messages.
 func TestPlainClient(t *testing.T) {
 	for _, line := range []string{
 		nixBuild(family), nixBuild(family, "-L"),
@@ -30,24 +30,24 @@ func TestPlainClient(t *testing.T) {
 		`sh -c 'printf "half a "; nix-instantiate --eval -E 1; echo line; printf "\036\036TOKEN.0001\n\036"; nix --version >&2'`,
 	} {
 		plain := fixture.Do(t, fixture.Env.Server, fixture.Command(line))
-		told := tell(t, schemas.Document, fixture.Env.Server, fixture.Command(line))
-		if len(plain.Lines) == 0 || len(told.Lines) == 0 {
+		story := tell(t, schemas.Document, fixture.Env.Server, fixture.Command(line))
+		if len(plain.Lines) == 0 || len(story.Lines) == 0 {
 			t.Fatalf("%s: no lines", line)
 		}
-		plain.Lines, told.Lines = plain.Lines[1:], told.Lines[1:] // of which job it is
-		slices.Sort(plain.Lines)                                  // the order of two streams is up to chance
-		slices.Sort(told.Lines)
-		if diff := cmp.Diff(plain.Lines, told.Lines); diff != "" {
+		plain.Lines, story.Lines = plain.Lines[1:], story.Lines[1:] // the line with the job's id
+		slices.Sort(plain.Lines)                                    // the order of lines from two streams is random
+		slices.Sort(story.Lines)
+		if diff := cmp.Diff(plain.Lines, story.Lines); diff != "" {
 			t.Errorf("%s (-plain +with events):\n%s", line, diff)
 		}
-		if len(told.Lines) < 2 {
-			t.Errorf("%s: only %q", line, told.Lines)
+		if len(story.Lines) < 2 {
+			t.Errorf("%s: only %q", line, story.Lines)
 		}
 	}
 }
 
-// TestEventsAndTokens offers the subprotocol beside the token, as browsers do it, in both
-// orders, and beside a header.
+// TestEventsAndTokens requests the subprotocol together with the token: as a browser does, in both orders, and
+// with the token in a header.
 func TestEventsAndTokens(t *testing.T) {
 	s := fixture.ServerWith(t, func(s *server.Settings) { s.TokenFile = fixture.TokenFile(t, fixture.GoodToken) })
 	for _, test := range []struct {
@@ -79,45 +79,45 @@ func TestEventsAndTokens(t *testing.T) {
 	}
 }
 
-// A client of events is told of refusals as others are, also of a second job.
+// A client with events gets the same refusals as others, including that of a second job.
 func TestRefusalsOfEvents(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	c := connectForEvents(t, schemas.Document, s)
 	second := connectForEvents(t, schemas.Document, s)
 	if message, _ := second.Read(); message != fixture.Busy {
-		t.Errorf("a second client is told %s", message)
+		t.Errorf("a second client gets %s", message)
 	}
 	c.SendJob(fixture.Command("sleep 3"))
 	c.WaitForEvent(schemas.Evaluate)
 	c.Send("{}")
 	if message := c.Next(); !strings.Contains(message, `"stdout"`) && message != fixture.Busy {
-		t.Errorf("a second job is told %s", message)
+		t.Errorf("a second job gets %s", message)
 	}
 	c.Conn.Close()
 	fixture.WantFree(t, s)
 	broken := connectForEvents(t, schemas.Document, s)
 	broken.Send("{")
 	if message, _ := broken.Read(); message != `{"error":"Not a valid JSON","msg":"line 1, column 2: unexpected end of JSON input","jobStatus":"failed"}` {
-		t.Errorf("who sends no JSON is told %s", message)
+		t.Errorf("a client that sends no JSON gets %s", message)
 	}
 }
 
-// TestEndsInEvents has jobs end in other ways than by themselves.
+// TestEndsInEvents checks the verdicts of jobs that are stopped.
 func TestEndsInEvents(t *testing.T) {
-	const timeout = 10 * time.Second // in which a slow machine has the job begin as well
+	const timeout = 10 * time.Second // long enough for the job to begin on a slow machine
 	late := fixture.ServerWith(t, func(s *server.Settings) { s.Deadlines.Build = timeout })
-	told := tell(t, schemas.Document, late, fixture.Command("sleep 60"))
-	if v := told.Verdict(); v.End != "timed-out" || v.ExitCode != nil || v.Seconds < timeout.Seconds() || v.PeakMemory == 0 {
+	story := tell(t, schemas.Document, late, fixture.Command("sleep 60"))
+	if v := story.Verdict(); v.End != "timed-out" || v.ExitCode != nil || v.Seconds < timeout.Seconds() || v.PeakMemory == 0 {
 		t.Errorf("verdict %+v", v)
 	}
 	imageless := fixture.ServerWith(t, func(s *server.Settings) { s.JobImage = "localhost:1/no/such-image" })
-	told = tell(t, schemas.Document, imageless, fixture.Command("sleep 60"))
-	if v := told.Verdict(); v.End != "no-image" || v.ExitCode != nil || v.Image != "" || !slices.Equal(told.Phases(), []schemas.Phase{schemas.Pull}) {
-		t.Errorf("phases %v, verdict %+v", told.Phases(), v)
+	story = tell(t, schemas.Document, imageless, fixture.Command("sleep 60"))
+	if v := story.Verdict(); v.End != "no-image" || v.ExitCode != nil || v.Image != "" || !slices.Equal(story.Phases(), []schemas.Phase{schemas.Pull}) {
+		t.Errorf("phases %v, verdict %+v", story.Phases(), v)
 	}
 }
 
-// TestMillionEvents has a client of events read a long log: it gets every line in order.
+// TestMillionEvents reads a long log with a client with events. It gets every line in order.
 func TestMillionEvents(t *testing.T) {
 	const lines = 300_000
 	c := connectForEvents(t, schemas.Document, fixture.Env.Server)
@@ -137,15 +137,15 @@ func TestMillionEvents(t *testing.T) {
 		}
 	}
 	if seen != lines {
-		t.Errorf("%d of %d lines came", seen, lines)
+		t.Errorf("%d of %d lines arrived", seen, lines)
 	}
 }
 
-// A log that cannot be kept still ends with a message that is numbered.
+// A log that cannot be stored still ends with a numbered message.
 func TestEventsOnAFullDisk(t *testing.T) {
 	s := fixture.ServerWith(t, func(s *server.Settings) { s.StateDir, s.KeepLogs = smallDisk(t), joblog.Keep{} })
-	told := tell(t, schemas.Document, s, fixture.Command("sh -c 'seq 1000000; sleep 1000'"))
-	if v := told.Verdict(); v.End != "failed" || len(told.Lines) == 0 {
-		t.Errorf("%d lines, verdict %+v", len(told.Lines), v)
+	story := tell(t, schemas.Document, s, fixture.Command("sh -c 'seq 1000000; sleep 1000'"))
+	if v := story.Verdict(); v.End != "failed" || len(story.Lines) == 0 {
+		t.Errorf("%d lines, verdict %+v", len(story.Lines), v)
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// connectForEvents is connectIn for a client that offers the subprotocol for events.
+// connectForEvents is fixture.ConnectIn for a client that requests the subprotocol for events.
 func connectForEvents(t *testing.T, form schemas.Format, s *fixture.Server) *fixture.Client {
 	t.Helper()
 	dialer := websocket.Dialer{Subprotocols: []string{schemas.EventsProtocol}}
@@ -27,13 +27,13 @@ func connectForEvents(t *testing.T, form schemas.Format, s *fixture.Server) *fix
 	}
 	t.Cleanup(func() { conn.Close() })
 	if conn.Subprotocol() != schemas.EventsProtocol {
-		t.Fatalf("the server speaks %q", conn.Subprotocol())
+		t.Fatalf("the server's subprotocol is %q", conn.Subprotocol())
 	}
 	return &fixture.Client{T: t, Conn: conn, Form: form, Events: true}
 }
 
-// tell sends a job to a server and returns all that comes back to a client of events, which
-// must be numbered without a gap and begin and end as it should.
+// tell sends a job to a server and returns all messages for a client with events. They must be numbered without
+// a gap.
 func tell(t *testing.T, form schemas.Format, s *fixture.Server, j fixture.Job) fixture.Story {
 	t.Helper()
 	c := connectForEvents(t, form, s)
@@ -51,10 +51,10 @@ func last[E schemas.Event](s fixture.Story) (latest E) {
 	return latest
 }
 
-// checkVerdict holds a verdict against what else was told.
-func checkVerdict(t *testing.T, told fixture.Story, end string, code int) {
+// checkVerdict compares a verdict with the other events.
+func checkVerdict(t *testing.T, story fixture.Story, end string, code int) {
 	t.Helper()
-	v := told.Verdict()
+	v := story.Verdict()
 	if v.End != end || v.ExitCode == nil || *v.ExitCode != code {
 		t.Errorf("verdict %+v, want %s with %d", v, end, code)
 	}
@@ -67,15 +67,15 @@ func checkVerdict(t *testing.T, told fixture.Story, end string, code int) {
 		timed = append(timed, p.Phase)
 		sum += p.Seconds
 	}
-	if diff := cmp.Diff(told.Phases(), append(timed, schemas.Done)); diff != "" {
-		t.Errorf("the verdict has other phases than were told (-told +verdict):\n%s", diff)
+	if diff := cmp.Diff(story.Phases(), append(timed, schemas.Done)); diff != "" {
+		t.Errorf("the verdict has other phases than the events (-events +verdict):\n%s", diff)
 	}
 	if sum <= 0 || sum > v.Seconds+0.01 {
 		t.Errorf("the phases took %g s of %g", sum, v.Seconds)
 	}
 }
 
-// nixBuild is a job's command that builds an expression with a Nix that tells programs of it.
+// nixBuild returns a command that builds an expression with a Nix that reports its progress to programs.
 func nixBuild(expression string, more ...string) string {
 	return shellwords.Join(append([]string{"nix", "build", "--impure", "--no-link", "--expr", expression}, more...))
 }
@@ -91,17 +91,17 @@ const family = `let
   c = d "c" [ a ] "echo three >&2; echo > $out";
 in [ b c ]`
 
-// TestEvents builds several derivations, of which one fails, in each form.
+// TestEvents builds several derivations in each wire format. One of them fails.
 func TestEvents(t *testing.T) {
 	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		j := fixture.Command(nixBuild(family))
 		j.BuildOptions.KeepGoing = true
-		told := tell(t, form, fixture.Env.Server, j)
-		checkVerdict(t, told, "exited", 1)
-		if told.CloseCode != websocket.CloseInternalServerErr {
-			t.Errorf("close code %d", told.CloseCode)
+		story := tell(t, form, fixture.Env.Server, j)
+		checkVerdict(t, story, "exited", 1)
+		if story.CloseCode != websocket.CloseInternalServerErr {
+			t.Errorf("close code %d", story.CloseCode)
 		}
-		if diff := cmp.Diff([]schemas.Phase{schemas.Create, schemas.Evaluate, schemas.Build, schemas.Done}, told.Phases()); diff != "" {
+		if diff := cmp.Diff([]schemas.Phase{schemas.Create, schemas.Evaluate, schemas.Build, schemas.Done}, story.Phases()); diff != "" {
 			t.Errorf("phases (-want +got):\n%s", diff)
 		}
 		var tail []string
@@ -113,25 +113,25 @@ func TestEvents(t *testing.T) {
 			"b": {{State: "building"}, {State: "failed", Log: tail}},
 			"c": {{State: "building"}, {State: "built"}},
 		} {
-			if states, _ := told.States(name); cmp.Diff(want, states) != "" {
+			if states, _ := story.States(name); cmp.Diff(want, states) != "" {
 				t.Errorf("%s (-want +got):\n%s", name, cmp.Diff(want, states))
 			}
 		}
-		if _, lines := told.States("a"); !slices.Equal(lines, []string{"one", "two"}) {
+		if _, lines := story.States("a"); !slices.Equal(lines, []string{"one", "two"}) {
 			t.Errorf("a's log is %q", lines)
 		}
 		want := schemas.ProgressEvent{Derivations: schemas.Counts{Done: 2, Expected: 3, Failed: 1}}
-		if got := last[schemas.ProgressEvent](told); got != want {
+		if got := last[schemas.ProgressEvent](story); got != want {
 			t.Errorf("progress %+v, want %+v", got, want)
 		}
-		wantStreams(t, told)
+		wantStreams(t, story)
 	})
 }
 
-// wantStreams checks where lines come from.
-func wantStreams(t *testing.T, told fixture.Story) {
+// wantStreams checks the streams of lines, standard output or standard error.
+func wantStreams(t *testing.T, story fixture.Story) {
 	t.Helper()
-	for _, m := range told.Messages {
+	for _, m := range story.Messages {
 		want := m.Stream
 		switch line := string(m.Line); {
 		case strings.HasPrefix(line, "iglu: running"):
@@ -145,8 +145,8 @@ func wantStreams(t *testing.T, told fixture.Story) {
 	}
 }
 
-// TestSeveralNix has a script run several Nix processes, one after the other and at once, and
-// leave one running: that does not hold up the job's end.
+// TestSeveralNix runs a script with several Nix processes, in sequence and in parallel. One is still running at
+// the end of the script, which does not delay the job's end.
 func TestSeveralNix(t *testing.T) {
 	d := func(name, script string) string {
 		return nixBuild(fixture.Derivation(name, "PATH=/nix/var/nix/profiles/default/bin:/usr/bin:/bin; "+script))
@@ -155,17 +155,17 @@ func TestSeveralNix(t *testing.T) {
 	script := d("first", "echo > $out") + ` && { ` + d("second", "sleep 1; echo > $out") + ` & ` + d("third", "sleep 1; echo > $out") +
 		`; wait; } && { ` + d("left", "echo begun; touch /tmp/left; sleep 600") + quiet + ` while [ ! -e /tmp/left ]; do sleep 0.1; done; sleep 1; }`
 	begun := time.Now()
-	told := tell(t, schemas.Document, fixture.Env.Server, fixture.Command(shellwords.Join([]string{"sh", "-c", script})))
-	checkVerdict(t, told, "exited", 0)
+	story := tell(t, schemas.Document, fixture.Env.Server, fixture.Command(shellwords.Join([]string{"sh", "-c", script})))
+	checkVerdict(t, story, "exited", 0)
 	for name, want := range map[string]schemas.DerivationEvent{
 		"first": {State: "built"}, "second": {State: "built"}, "third": {State: "built"}, "left": {State: "failed", Log: []string{"begun"}},
 	} {
-		states, _ := told.States(name)
+		states, _ := story.States(name)
 		if len(states) != 2 || cmp.Diff(want, states[1]) != "" {
 			t.Errorf("%s: %+v, want %+v in the end", name, states, want)
 		}
 	}
-	if got := last[schemas.ProgressEvent](told).Derivations.Done; got != 3 {
+	if got := last[schemas.ProgressEvent](story).Derivations.Done; got != 3 {
 		t.Errorf("%d derivations are built, want 3", got)
 	}
 	if took := time.Since(begun); took > 5*time.Minute {
@@ -173,21 +173,20 @@ func TestSeveralNix(t *testing.T) {
 	}
 }
 
-// TestPushEvents pushes two paths of a repository, and then has another job get them from the
-// cache.
+// TestPushEvents pushes two paths of a repository, and then fetches them from the cache in another job.
 func TestPushEvents(t *testing.T) {
 	c := fixture.NewCache(t)
 	if err := fixture.Env.Git.Commit("pushed-events", "main", map[string]string{"default.nix": strings.ReplaceAll(family, "[ b c ]", "[ a c ]")}); err != nil {
 		t.Fatal(err)
 	}
 	j := c.Pushing(fixture.Build(fixture.Env.Git.Public+"/pushed-events", "nix build --no-link --print-out-paths --file default.nix"))
-	told := tell(t, schemas.Document, fixture.Env.Server, j)
-	checkVerdict(t, told, "exited", 0)
+	story := tell(t, schemas.Document, fixture.Env.Server, j)
+	checkVerdict(t, story, "exited", 0)
 	want := []schemas.Phase{schemas.Create, schemas.Fetch, schemas.Evaluate, schemas.Build, schemas.PushRest, schemas.Done}
-	if diff := cmp.Diff(want, told.Phases()); diff != "" {
+	if diff := cmp.Diff(want, story.Phases()); diff != "" {
 		t.Errorf("phases (-want +got):\n%s", diff)
 	}
-	v, push := told.Verdict(), last[schemas.PushEvent](told)
+	v, push := story.Verdict(), last[schemas.PushEvent](story)
 	if v.Pushed == nil || v.Pushed.Paths != 2 || push.Paths != (schemas.Share{Done: 2, Expected: 2}) || push.Bytes != v.Pushed.Bytes || push.Bytes == 0 {
 		t.Errorf("push %+v, verdict %+v", push, v.Pushed)
 	}
@@ -195,21 +194,21 @@ func TestPushEvents(t *testing.T) {
 		t.Errorf("commit %s, want %s", v.Commit, head)
 	}
 
-	get := fixture.Command(shellwords.Join(append([]string{"nix", "build", "--no-link"}, paths(told.Lines)...)))
+	get := fixture.Command(shellwords.Join(append([]string{"nix", "build", "--no-link"}, paths(story.Lines)...)))
 	get.BuildOptions.Substituters = []string{c.URL}
 	get.BuildOptions.TrustedPublicKeys = []string{"default:" + fixture.PublicKey(t)}
-	told = tell(t, schemas.Document, fixture.Env.Server, get)
-	checkVerdict(t, told, "exited", 0)
-	progress := last[schemas.ProgressEvent](told)
+	story = tell(t, schemas.Document, fixture.Env.Server, get)
+	checkVerdict(t, story, "exited", 0)
+	progress := last[schemas.ProgressEvent](story)
 	if progress.Paths != (schemas.Counts{Done: 2, Expected: 2}) || progress.Bytes.Done != progress.Bytes.Expected || progress.Bytes.Done == 0 {
 		t.Errorf("progress %+v", progress)
 	}
-	if !slices.Contains(told.Phases(), schemas.Build) || told.Verdict().Pushed != nil {
-		t.Errorf("phases %v, verdict %+v", told.Phases(), told.Verdict())
+	if !slices.Contains(story.Phases(), schemas.Build) || story.Verdict().Pushed != nil {
+		t.Errorf("phases %v, verdict %+v", story.Phases(), story.Verdict())
 	}
 }
 
-// paths returns those lines that are paths of the store.
+// paths returns the lines that are store paths.
 func paths(lines []string) (paths []string) {
 	for _, line := range lines {
 		if strings.HasPrefix(line, "/nix/store/") {
@@ -219,18 +218,18 @@ func paths(lines []string) (paths []string) {
 	return paths
 }
 
-// TestForgedEvents has a job try to tell the server what only the program may tell: it does
-// not find the token.
+// TestForgedEvents runs a job that tries to send the server events, which only the builder's program may. It
+// cannot, because it does not find the token.
 func TestForgedEvents(t *testing.T) {
 	script := `env | grep -c IGLU_ ; cat /proc/1/environ 2>/dev/null | wc -c; ` +
 		`printf "\036AAAAAAAAAAAAAAAAAAAAAAAAAA.0019{\"commit\":\"%040d\"}\n" 7; printf "\036"; ` +
 		`printf "\036{\"event\":{\"type\":\"phase\",\"phase\":\"push\"}}\n"; echo end`
-	told := tell(t, schemas.Document, fixture.Env.Server, fixture.Command(shellwords.Join([]string{"sh", "-c", script})))
-	checkVerdict(t, told, "exited", 0)
+	story := tell(t, schemas.Document, fixture.Env.Server, fixture.Command(shellwords.Join([]string{"sh", "-c", script})))
+	checkVerdict(t, story, "exited", 0)
 	want := []string{"0", "0", "\x1eAAAAAAAAAAAAAAAAAAAAAAAAAA.0019" + fmt.Sprintf(`{"commit":"%040d"}`, 7),
 		"\x1e\x1e" + `{"event":{"type":"phase","phase":"push"}}`, "end"}
 	var got []string
-	for _, line := range told.Lines {
+	for _, line := range story.Lines {
 		if !strings.HasPrefix(line, "iglu: ") {
 			got = append(got, line)
 		}
@@ -238,19 +237,19 @@ func TestForgedEvents(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("lines (-want +got):\n%s", diff)
 	}
-	if told.Verdict().Commit != "" || slices.Contains(told.Phases(), schemas.PushRest) {
-		t.Errorf("%v, %+v", told.Phases(), told.Verdict())
+	if story.Verdict().Commit != "" || slices.Contains(story.Phases(), schemas.PushRest) {
+		t.Errorf("%v, %+v", story.Phases(), story.Verdict())
 	}
 }
 
-// TestSecretsInEvents has a derivation print a job's secrets: they are masked in its lines,
-// in its last ones, and wherever else; see client.read.
+// TestSecretsInEvents builds a derivation that prints a job's secrets. They are masked in its lines, in its last
+// lines, and everywhere else, which fixture.Client checks.
 func TestSecretsInEvents(t *testing.T) {
 	script := fmt.Sprintf("echo key %s; echo %s; exit 1", fixture.APIKey, fixture.SigningKey)
 	j := fixture.Command(nixBuild(fixture.Derivation("leak", script)))
 	j.BuildOptions.Cachix.APIKey, j.BuildOptions.Cachix.SigningKey = fixture.APIKey, fixture.SigningKey
-	told := tell(t, schemas.Document, fixture.Env.Server, j)
-	states, lines := told.States("leak")
+	story := tell(t, schemas.Document, fixture.Env.Server, j)
+	states, lines := story.States("leak")
 	want := []string{"key ***", "***"}
 	if !slices.Equal(lines, want) || len(states) != 2 || !slices.Equal(states[1].Log, want) {
 		t.Errorf("lines %q, states %+v", lines, states)

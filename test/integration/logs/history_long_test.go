@@ -13,7 +13,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestHistoryGoesWithLogs keeps two logs, and so two records.
+// TestHistoryGoesWithLogs keeps two logs. Records without a log are removed, so it has two records.
 func TestHistoryGoesWithLogs(t *testing.T) {
 	s := fixture.ServerWith(t, func(s *server.Settings) { s.KeepLogs.Jobs = 2 })
 	for range 4 {
@@ -25,7 +25,7 @@ func TestHistoryGoesWithLogs(t *testing.T) {
 	}
 }
 
-// TestHistoryDamaged starts a builder on a file that is no history.
+// TestHistoryDamaged starts a builder with a damaged history file.
 func TestHistoryDamaged(t *testing.T) {
 	folder := t.TempDir()
 	name := filepath.Join(folder, "damaged", "history.db")

@@ -13,8 +13,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestHistorySurvives has a builder end a job, kills it in the middle of another, and asks its
-// next life for both, and for the log of the one that was lost.
+// TestHistorySurvives kills a builder during its second job. After a restart, both jobs are in the history, and
+// the log of the lost job is available.
 func TestHistorySurvives(t *testing.T) {
 	flags := []string{"--job-image", fixture.Env.Image, "--allowed-commands", "sh", "--state-dir", t.TempDir()}
 	s := fixture.StartProcessAs(t, "test-history", "", flags...)
@@ -45,7 +45,7 @@ func TestHistorySurvives(t *testing.T) {
 	}
 }
 
-// TestCancelByAPI cancels a job: its client is told who did it.
+// TestCancelByAPI cancels a job. The message to its client says who cancelled it.
 func TestCancelByAPI(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	c := fixture.Connect(t, s)

@@ -25,13 +25,13 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// flood is a job that prints more than all the buffers on the way hold.
+// flood is a job that prints more than all buffers between it and its client can hold.
 const floodLines = 300_000
 
 var flood = fixture.Command(fmt.Sprintf(`sh -c 'yes 0123456789012345678901234567890123456789 | head -n %d; echo done'`, floodLines))
 
-// TestStalledClient stops reading for longer than a client may be silent, while its job
-// prints: the job does not wait, and when the client reads on it gets every line.
+// TestStalledClient stops reading for longer than a client may be silent, while its job prints. The job does not
+// wait. When the client continues to read, it gets every line.
 func TestStalledClient(t *testing.T) { fixture.OnEngines(t, stalledClient) }
 
 func stalledClient(t *testing.T, e *fixture.Engine) {
@@ -50,7 +50,7 @@ func stalledClient(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestClientAcceptsNothing never reads: when its time is up, its job ends.
+// TestClientAcceptsNothing runs a client that never reads. After the time-out, its job is stopped.
 func TestClientAcceptsNothing(t *testing.T) { fixture.OnEngines(t, clientAcceptsNothing) }
 
 func clientAcceptsNothing(t *testing.T, e *fixture.Engine) {
@@ -58,14 +58,14 @@ func clientAcceptsNothing(t *testing.T, e *fixture.Engine) {
 	c := fixture.Connect(t, s)
 	c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'yes 0123456789012345678901234567890123456789 | head -n 1000000; sleep 1000'")))
 	if err := s.Log.Await(time.Minute, func(text string) bool { return strings.Contains(text, "job ended") }); err != nil {
-		t.Errorf("the job goes on: %v", err)
+		t.Errorf("the job is still running: %v", err)
 	}
 	c.Conn.Close()
 	fixture.WantFree(t, s)
 }
 
-// TestClientVanishes cuts a client off the network: nothing of what the server sends is
-// answered any more. It is noticed while nothing is sent to it, and while much is.
+// TestClientVanishesFromTheNetwork disconnects a client from the network, so that nothing answers the server. The
+// server notices it both while it sends nothing and while it sends a lot.
 func TestClientVanishesFromTheNetwork(t *testing.T) {
 	fixture.OnEngines(t, clientVanishesFromTheNetwork)
 }
@@ -90,8 +90,8 @@ func clientVanishesFromTheNetwork(t *testing.T, e *fixture.Engine) {
 				iptables(t, append([]string{"--insert"}, rule...)...)
 				t.Cleanup(func() { iptables(t, append([]string{"--delete"}, rule...)...) })
 			}
-			if err := s.AwaitNoContainers(45 * time.Second); err != nil { // 30 s, and the removal
-				t.Errorf("the job goes on: %v\n%s", err, s.Log.String())
+			if err := s.AwaitNoContainers(45 * time.Second); err != nil { // the time-out is 30 s, the rest is for the removal
+				t.Errorf("the job is still running: %v\n%s", err, s.Log.String())
 			}
 			fixture.WantFree(t, s)
 		})
@@ -104,8 +104,8 @@ func iptables(t *testing.T, args ...string) {
 	}
 }
 
-// TestSlowToTheEnd has a client read nothing until some time after its job has ended. All
-// that it has not read by then is in the kernel's hands, a ping included, which it answers.
+// TestSlowToTheEnd runs a client that starts to read some time after its job has ended. By then the rest of the
+// log is in the kernel's buffers, including a ping, which the client answers.
 func TestSlowToTheEnd(t *testing.T) { fixture.OnEngines(t, slowToTheEnd) }
 
 func slowToTheEnd(t *testing.T, e *fixture.Engine) {
@@ -127,15 +127,14 @@ func slowToTheEnd(t *testing.T, e *fixture.Engine) {
 	c.Send(fixture.JSONOf(t, fixture.Command(fmt.Sprintf("sh -c 'sleep 6; seq %d'", lines)))) // after a ping
 	c.WaitFor("iglu: running")
 	fixture.WantEnd(t, s, "exited")
-	fixture.Pass(30 * time.Second) // longer than a client may give no sign of life
+	fixture.Pass(30 * time.Second) // longer than a client may be silent
 	got := c.Finish()
 	if n := len(got.Lines); got.CloseCode != websocket.CloseNormalClosure || n < lines || got.Lines[n-1] != fmt.Sprint(lines) {
 		t.Errorf("%d lines, close code %d", n, got.CloseCode)
 	}
 }
 
-// TestPings has a client ask for a sign of life again and again while it is sent lines:
-// just when the server may still be busy with the line before.
+// TestPings sends pings right after lines arrive, while the server may still be busy with the write of a line.
 func TestPings(t *testing.T) { fixture.OnEngines(t, pings) }
 
 func pings(t *testing.T, e *fixture.Engine) {
@@ -156,7 +155,7 @@ func pings(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestDiskFull keeps logs on a disk of one megabyte.
+// TestDiskFull stores logs on a disk of one megabyte.
 func TestDiskFull(t *testing.T) { fixture.OnEngines(t, diskFull) }
 
 func diskFull(t *testing.T, e *fixture.Engine) {
@@ -170,8 +169,8 @@ func diskFull(t *testing.T, e *fixture.Engine) {
 	fixture.WantFree(t, s)
 }
 
-// TestNothingElseIsMasked has real builds print 100 MB: names and sizes of files, their
-// digests, their text, and binaries as base64. None of it is one of the job's secrets.
+// TestNothingElseIsMasked prints 100 MB in real builds: names and sizes of files, their digests, their text, and
+// binaries as base64. None of it is masked, because it contains no secret of the job.
 func TestNothingElseIsMasked(t *testing.T) {
 	t.Parallel()
 	s := fixture.StartProcess(t, "--job-image", fixture.Env.Image)
@@ -179,7 +178,7 @@ func TestNothingElseIsMasked(t *testing.T) {
 	for range 8 {
 		key = append(key, rand.Text()+rand.Text())
 	}
-	// One line: a job's command has no line ends.
+	// One line, because a job's command must not contain line breaks.
 	script := strings.Join([]string{
 		`PATH=/nix/var/nix/profiles/default/bin`,
 		`find / -xdev -type f -size +20k > files 2>/dev/null || true`,
@@ -230,7 +229,7 @@ func smallDisk(t *testing.T) string {
 	return folder
 }
 
-// TestCutLog lets a log grow beyond its limit.
+// TestCutLog runs a job whose log exceeds its limit.
 func TestCutLog(t *testing.T) { fixture.OnEngines(t, cutLog) }
 
 func cutLog(t *testing.T, e *fixture.Engine) {
@@ -251,7 +250,7 @@ func cutLog(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestKeptLogs looks at the files.
+// TestKeptLogs checks the files of stored logs.
 func TestKeptLogs(t *testing.T) { fixture.OnEngines(t, keptLogs) }
 
 func keptLogs(t *testing.T, e *fixture.Engine) {
@@ -272,6 +271,6 @@ func keptLogs(t *testing.T, e *fixture.Engine) {
 		kept += string(text)
 	}
 	if !strings.Contains(kept, "\njob 2\n") || !strings.Contains(kept, "\njob 3\n") {
-		t.Errorf("kept are %s", kept)
+		t.Errorf("the stored logs are %s", kept)
 	}
 }

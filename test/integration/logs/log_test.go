@@ -17,14 +17,14 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestEveryLineArrives sends random lines, in the long suite a gigabyte of them, through the
-// server and the client, both in processes of their own, and compares digests of both ends.
+// TestEveryLineArrives sends random lines through the server and the client, both in separate processes, and
+// compares digests of both ends. In the long suite it is a gigabyte.
 func TestEveryLineArrives(t *testing.T) { fixture.OnEngines(t, everyLineArrives) }
 
 func everyLineArrives(t *testing.T, e *fixture.Engine) {
 	size := fixture.Size(20_000_000, 1_000_000_000)
 	if e.IsPodman() {
-		size /= 10 // it takes longer for each
+		size /= 10 // it is slower per line
 	}
 	image := "lines-test:" + strings.ToLower(fixture.Env.Server.Instance)
 	fixture.ImportProgram(t, e.Host, image, fixture.BuildProgram(t, "lines"), "lines")
@@ -50,8 +50,8 @@ func everyLineArrives(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// digests returns the digests of the lines that the program of test/kit/cmd/lines printed,
-// and those that it says they have.
+// digests returns the digests of the received lines of the program test/kit/cmd/lines, and the digests that the
+// program reports.
 func digests(t *testing.T, printed io.Reader) (got, want string) {
 	stdout, stderr := sha256.New(), sha256.New()
 	for lines := bufio.NewReaderSize(printed, 8<<20); ; {

@@ -19,7 +19,7 @@ import (
 	"iglu.sh/builder/wsapi"
 )
 
-// TestMetrics has a server do and refuse all kinds of things, and asks for its numbers.
+// TestMetrics sends a server accepted and refused requests of all kinds, and checks its metrics.
 func TestMetrics(t *testing.T) {
 	s := fixture.ServerWith(t, func(s *server.Settings) {
 		s.TokenFile = fixture.TokenFile(t, fixture.GoodToken)
@@ -53,7 +53,7 @@ func TestMetrics(t *testing.T) {
 	}
 	fixture.WantNoContainers(t, s)
 
-	// What is refused.
+	// Refused requests.
 	send("{")
 	send("{}")
 	send(fixture.JSONOf(t, fixture.Command("make all")))
@@ -93,11 +93,11 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("without the token /metrics answers %d", status)
 	}
 	if got["process_resident_memory_bytes"] == 0 || got["go_goroutines"] == 0 {
-		t.Error("the numbers of the process or of Go are missing")
+		t.Error("the metrics of the process or of Go are missing")
 	}
 }
 
-// wantLogNumbers compares what was counted of the logs with the logs.
+// wantLogNumbers compares the metrics of the logs with the logs.
 func wantLogNumbers(t *testing.T, s *fixture.Server, got fixture.Numbers) {
 	t.Helper()
 	var bytes, lines int

@@ -14,9 +14,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestManySearches has 50 clients search a log of 200 MB that is mostly control sequences, at once. Each
-// has an answer within 20 s, the time that docs/api.md gives, and meanwhile the server says within a
-// second that it lives.
+// TestManySearches searches a log of 200 MB, mostly control sequences, from 50 clients at a time. Each gets an
+// answer within 20 s, the limit in docs/api.md, and meanwhile /livez answers within a second.
 func TestManySearches(t *testing.T) {
 	const size, clients, bound, slack = "200M", 50, 20 * time.Second, 5 * time.Second
 	s := fixture.ServerWith(t, func(*server.Settings) {})

@@ -18,8 +18,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestPageBehindDoor asks for everything without the token, and from a page of elsewhere.
-func TestPageBehindDoor(t *testing.T) {
+// TestPageNeedsToken requests every path without the token, and from a page of another origin.
+func TestPageNeedsToken(t *testing.T) {
 	s := fixture.ServerWith(t, func(s *server.Settings) { s.TokenFile = fixture.TokenFile(t, fixture.GoodToken) })
 	ask := func(method, path string, header http.Header) int {
 		request, err := http.NewRequestWithContext(t.Context(), method, "http://"+s.Address+path, nil)
@@ -70,9 +70,8 @@ func TestPageBehindDoor(t *testing.T) {
 	}
 }
 
-// TestWatchers has 50 clients watch a job that prints 100,000 lines. All see all of them in
-// order, and the server takes little memory. All but one keep a digest of what they see, so
-// that they take little of the machine themselves.
+// TestWatchers watches a job that prints 100,000 lines from 50 clients. All get all lines in order, and the server
+// needs little memory. To save CPU time, all clients but one only compute a digest of what they get.
 func TestWatchers(t *testing.T) {
 	const count, lines = 50, 100_000
 	s := fixture.StartProcess(t, "--job-image", fixture.Env.Image, "--allowed-commands", "sh")
@@ -106,7 +105,7 @@ func TestWatchers(t *testing.T) {
 		}
 		for _, digest := range digests {
 			if digest.Sum32() != whole.Sum32() {
-				t.Error("a watcher has seen something else")
+				t.Error("a watcher got other messages")
 			}
 		}
 		return took
@@ -119,7 +118,7 @@ func TestWatchers(t *testing.T) {
 	}
 }
 
-// peakMemory is the most memory that a process has had in use, in bytes.
+// peakMemory returns the peak memory of a process in bytes.
 func peakMemory(t *testing.T, pid int) int {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

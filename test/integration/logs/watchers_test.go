@@ -27,13 +27,13 @@ import (
 
 // A watcher follows a job's messages as server-sent events.
 type watcher struct {
-	next   int64 // the number of the message that is to come
-	lines  int   // of the job's own that it has seen
+	next   int64 // the number of the next message
+	lines  int   // number of lines of the job's command received
 	digest hash.Hash32
 }
 
-// watch follows a job from the message after the last that was seen, until the job has ended
-// or something is out of order.
+// watch follows a job from the next message until the job has ended. It returns an error if a message is out of
+// order.
 func (w *watcher) watch(ctx context.Context, s *fixture.Server, job string) error {
 	request, err := http.NewRequestWithContext(ctx, "GET", "http://"+s.Address+"/api/v1/jobs/"+job+"/events", nil)
 	if err != nil {
@@ -56,7 +56,7 @@ func (w *watcher) watch(ctx context.Context, s *fixture.Server, job string) erro
 	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
 		if text, ok := bytes.CutPrefix(lines.Bytes(), []byte("id: ")); ok {
 			if id, err = strconv.ParseInt(string(text), 10, 64); err != nil || id != w.next {
-				return fmt.Errorf("message %s comes where %d should: %w", text, w.next, err)
+				return fmt.Errorf("got message %s instead of %d: %w", text, w.next, err)
 			}
 			w.next++
 		} else if text, ok := bytes.CutPrefix(lines.Bytes(), []byte("data: ")); ok {
@@ -65,7 +65,7 @@ func (w *watcher) watch(ctx context.Context, s *fixture.Server, job string) erro
 			}
 		}
 	}
-	return errors.New("it ends before the job")
+	return errors.New("the stream ends before the job")
 }
 
 // take checks one message.
@@ -80,14 +80,14 @@ func (w *watcher) take(data []byte, id int64) (last bool, err error) {
 	}
 	if number, ok := bytes.CutPrefix(line, []byte("line ")); ok {
 		if string(number) != strconv.Itoa(w.lines+1) {
-			return false, fmt.Errorf("line %s comes after %d", number, w.lines)
+			return false, fmt.Errorf("got line %s after %d", number, w.lines)
 		}
 		w.lines++
 	}
 	return false, nil
 }
 
-// TestRunningLog gets the log of a job that runs: as it grows, and parts of it.
+// TestRunningLog gets the log of a running job: parts of it, and new lines as they are printed.
 func TestRunningLog(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	c := fixture.Connect(t, s)
@@ -119,12 +119,12 @@ func TestRunningLog(t *testing.T) {
 	}
 	fixture.GoOn(t, s)
 	if !lines.Scan() || lines.Text() != "second" || lines.Scan() || lines.Err() != nil {
-		t.Errorf("after the first line comes %q, %v", lines.Text(), lines.Err())
+		t.Errorf("the line after the first is %q, %v", lines.Text(), lines.Err())
 	}
 	c.Finish()
 }
 
-// TestWatchAgain loses the connection and goes on where it was, also after the end.
+// TestWatchAgain loses the connection and continues at the next message, also after the job's end.
 func TestWatchAgain(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	r := fixture.Do(t, s, fixture.Command(`sh -c 'seq -f "line %g" 5000'`))
@@ -152,14 +152,14 @@ func TestWatchAgain(t *testing.T) {
 	}
 }
 
-// TestJobsAPI asks for jobs, their records and their logs.
+// TestJobsAPI requests jobs, their records and their logs.
 func TestJobsAPI(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	j := fixture.Build(strings.Replace(fixture.Env.Git.Private, "http://", "http://git@", 1)+"/hello", "nix build -L "+fixture.GitPassword)
 	j = fixture.Env.Git.WithKey(j, fixture.GitPassword)
 	j.Git.GitUsername = ""
 	fixture.Do(t, s, j)
-	fixture.WantNoContainers(t, s) // which the next job would say that it waits for
+	fixture.WantNoContainers(t, s) // otherwise the next job's log would say that it waits
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command(`sh -c 'seq 3; exit 3'`)), 3)
 
 	var list struct {

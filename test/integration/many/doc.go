@@ -1,2 +1,3 @@
-// Package many tests several jobs at once, and several builders side by side, on a real engine.
+// Package many tests several jobs at a time, and several builders on one engine.
+// It needs a container engine: see docs/development.md.
 package many

@@ -22,17 +22,17 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// An outcome is what a client is told of its job.
+// An outcome is the result of a job for its client.
 type outcome struct {
 	last  schemas.Response
 	lines []string
-	err   error // why it was told nothing: the builder was gone, or busy
+	err   error // why there is no result: the builder has crashed, or is busy
 }
 
 var errBusy = errors.New("the builder is busy")
 
-// send sends a job as an ordinary client does. It leaves without a word after a while, if that is not 0.
-// saw is called with each line, and those before it.
+// send sends a job as an ordinary client does. If vanishes is not 0, it disconnects after that time without
+// closing the WebSocket. After each line, saw is called with all lines so far.
 func send(address string, job []byte, vanishes time.Duration, saw func(lines []string)) (o outcome) {
 	conn, _, err := websocket.DefaultDialer.Dial("ws://"+address+"/api/v1/build", nil)
 	if err != nil {
@@ -64,7 +64,7 @@ func send(address string, job []byte, vanishes time.Duration, saw func(lines []s
 	}
 }
 
-// wantCode checks that a job has ended with an exit code, or in one of some other ways.
+// wantCode checks that a job has ended with an exit code, or with a message that contains one of some texts.
 func (o outcome) wantCode(code int, or ...string) error {
 	text := o.last.Error + " " + o.last.Msg
 	if o.last.BuildExitCode != nil && *o.last.BuildExitCode == code && !strings.Contains(text, "ended from outside") {
@@ -78,33 +78,33 @@ func (o outcome) wantCode(code int, or ...string) error {
 	return fmt.Errorf("want exit code %d, got %s\n%s", code, o.last.Encode(), strings.Join(o.lines, "\n"))
 }
 
-// A life is that of a builder which is killed and started again.
+// A life is one run of a builder that is killed and started again.
 type life struct {
 	address string
-	over    chan struct{} // closed when the next has begun
+	over    chan struct{} // closed when the next run has started
 }
 
-// TestKilledBeside kills a builder beside another one of its instance that has a job: what it leaves is
-// gone in two minutes, of which most is time that its containers may need, and the other's job goes on.
+// TestKilledBeside kills a builder while another builder of its instance has a job. The other builder removes
+// what is left within two minutes, which is mostly time for the containers to end. Its own job keeps running.
 func TestKilledBeside(t *testing.T) { fixture.OnEngines(t, killedBeside) }
 
 func killedBeside(t *testing.T, e *fixture.Engine) {
 	name := instance()
 	first, doomed := start(t, e, name, fixture.Env.Image), start(t, e, name, fixture.Env.Image)
-	ended := begin(t, first, fixture.Build(repository(t), "sh -c '"+waits+"'")).InBackground() // a client that reads nothing counts as gone
+	ended := begin(t, first, fixture.Build(repository(t), "sh -c '"+waits+"'")).InBackground() // reads on: a client that does not read is dropped
 	begin(t, doomed, fixture.Build(repository(t), "sh -c 'echo begun; sleep 1000'"))
 	doomed.Kill()
 	if err := fixture.AwaitEngine(e.Host, 2*time.Minute, func() bool { return len(first.Containers()) == 1 }); err != nil {
-		t.Errorf("of the dead builder, there is: %v, %v", first.Containers(), err)
+		t.Errorf("left of the killed builder: %v, %v", first.Containers(), err)
 	}
 	goOn(t, e, first)
 	wantEnd(t, <-ended, 3)
 	stop(t, first)
 }
 
-// TestManyJobs has 16 clients send 200 jobs of 20 repositories to a builder with 8 slots. Clients
-// vanish, containers are killed, and the builder is killed and started again in between. Every verdict
-// is right, no store has two jobs at once, and nothing is left.
+// TestManyJobs sends 200 jobs of 20 repositories from 16 clients to a builder with 8 slots. Clients disconnect,
+// containers are killed, and the builder is killed and started again meanwhile. Every verdict is right, no store
+// has two jobs at a time, and nothing is left.
 func TestManyJobs(t *testing.T) {
 	e := fixture.DockerEngine()
 	name, folder := instance(), t.TempDir()
@@ -128,7 +128,7 @@ func TestManyJobs(t *testing.T) {
 				switch n % 10 {
 				case 0:
 					script, vanishes = "sleep 1000", time.Duration(1+n%7)*time.Second
-				case 1: // PID 1 can be killed by nobody in the container
+				case 1: // a process in the container cannot kill PID 1
 					script, or = "echo please kill; sleep 1000", []string{"ended from outside"}
 					killed.Add(1)
 				}
@@ -162,7 +162,7 @@ func TestManyJobs(t *testing.T) {
 	}
 	close(jobs)
 	clients.Wait()
-	t.Logf("%d clients vanished, %d were lost with the builder, %d containers were to be killed", vanished.Load(), lost.Load(), killed.Load())
+	t.Logf("%d clients disconnected, %d lost their builder, %d jobs asked to be killed", vanished.Load(), lost.Load(), killed.Load())
 	if err := s.AwaitNoContainers(2 * time.Minute); err != nil {
 		t.Error(err)
 	}
@@ -181,7 +181,7 @@ func TestManyJobs(t *testing.T) {
 	}
 }
 
-// killWhoPleads kills the container of a job that asks for it.
+// killWhoPleads kills the container of a job if its output asks for it.
 func killWhoPleads(lines []string) {
 	if lines[len(lines)-1] != "please kill" {
 		return
@@ -193,15 +193,15 @@ func killWhoPleads(lines []string) {
 	}
 }
 
-// docker runs Docker's command, which may fail.
+// docker runs the docker command, which may fail.
 func docker(args ...string) (output string, err error) {
 	text, err := exec.Command("docker", args...).Output()
 	return string(text), err
 }
 
-// TestBuildersAtRandom has five builders of one instance on one engine, each with jobs, be started and
-// stopped ten times after a random number of its jobs, by SIGTERM and SIGKILL: no job ends that was not its own
-// builder's, and nothing is left.
+// TestBuildersAtRandom runs five builders of one instance on one engine. Each is stopped by SIGTERM or SIGKILL
+// after a random number of jobs and started again, ten times. No job is lost except those of a stopped builder,
+// and nothing is left.
 func TestBuildersAtRandom(t *testing.T) {
 	e := fixture.DockerEngine()
 	name, image := instance(), imageWithAlone(t, e)
@@ -231,7 +231,7 @@ func TestBuildersAtRandom(t *testing.T) {
 							if o.err != nil {
 								lost.Add(1)
 								if !dead.Load() && !errors.Is(o.err, errBusy) {
-									t.Errorf("a job of a builder that lives is lost: %v", o.err)
+									t.Errorf("a job of a running builder is lost: %v", o.err)
 								}
 								return
 							}
@@ -267,7 +267,7 @@ func TestBuildersAtRandom(t *testing.T) {
 	builders.Wait()
 	t.Logf("%d builders were started, %d jobs have ended, %d were lost with their builder", starts.Load(), done.Load(), lost.Load())
 	if done.Load() < 50 {
-		t.Error("that is too little to show something")
+		t.Error("too few jobs for a meaningful test")
 	}
 	last := start(t, e, name, image)
 	if err := last.AwaitNoContainers(2 * time.Minute); err != nil {

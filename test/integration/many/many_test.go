@@ -26,13 +26,13 @@ func repository(t *testing.T) string {
 	return fixture.Env.Git.Public + "/" + name
 }
 
-// alone is a command that exits with 99 if another job of it has the same store, and else runs a
-// script. Its image is imageWithAlone.
+// alone returns a command that runs a script, but exits with 99 if another such job uses the same store. It
+// needs the image of imageWithAlone.
 func alone(script string) string {
 	return fmt.Sprintf(`alone %s/lock sh -c '%s'`, jobenv.StoreCache, script)
 }
 
-// imageWithAlone returns the name of a job image that has the program alone.
+// imageWithAlone returns the name of a job image with the program alone.
 func imageWithAlone(t *testing.T, e *fixture.Engine) string {
 	t.Helper()
 	return e.With(t, fixture.BuildProgram(t, "alone"), "alone")
@@ -40,7 +40,7 @@ func imageWithAlone(t *testing.T, e *fixture.Engine) string {
 
 func instance() string { return "test-many-" + strings.ToLower(rand.Text()[:10]) }
 
-// start starts a builder in a process of its own, with a state folder of its own.
+// start starts a builder in a separate process with a new state folder.
 func start(t *testing.T, e *fixture.Engine, instance, image string, flags ...string) *fixture.Server {
 	t.Helper()
 	return e.Process(t, instance, append([]string{"--job-image", image, "--allowed-commands", "sh,alone"}, flags...)...)
@@ -59,17 +59,17 @@ func hasLine(r fixture.Result, text string) bool {
 	return slices.ContainsFunc(r.Lines, func(line string) bool { return strings.Contains(line, text) })
 }
 
-// goOn lets the jobs go on that wait for it in a container: see waits.
+// goOn ends the wait of jobs that run the script waits.
 func goOn(t *testing.T, e *fixture.Engine, s *fixture.Server) {
 	t.Helper()
 	for _, id := range s.Containers() {
 		command := exec.Command("docker", "exec", id, "touch", "/tmp/go-on")
 		command.Env = e.Environ()
-		command.Run() // one that does not wait may have ended
+		command.Run() // may fail, because a job that does not wait may have ended
 	}
 }
 
-// wantEnd checks the last message of a job whose first was read before.
+// wantEnd checks the last message of a job. Its first message was read before.
 func wantEnd(t *testing.T, r fixture.Result, code int) {
 	t.Helper()
 	if len(r.Messages) != 1 || !fixture.IsExit(r.Messages[0], code) {
@@ -80,8 +80,8 @@ func wantEnd(t *testing.T, r fixture.Result, code int) {
 // waits is a script that waits until goOn is called.
 const waits = "echo begun; while [ ! -e /tmp/go-on ]; do sleep 0.1; done; exit 3"
 
-// TestSlots has as many clients send jobs as there are slots, two of them with one repository, and one
-// more, which gets none.
+// TestSlots sends as many jobs as there are slots, two of them with the same repository. One more job is
+// refused.
 func TestSlots(t *testing.T) { fixture.OnEngines(t, slots) }
 
 func slots(t *testing.T, e *fixture.Engine) {
@@ -111,7 +111,7 @@ func slots(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestStoreWait has a job wait for a store in vain: it has the image's own then.
+// TestStoreWait sends a job that waits for a store until a time-out. It then uses the store in the image.
 func TestStoreWait(t *testing.T) {
 	e := fixture.DockerEngine()
 	s := start(t, e, instance(), fixture.Env.Image, "--max-jobs", "2", "--store-wait", "2s")
@@ -125,8 +125,8 @@ func TestStoreWait(t *testing.T) {
 	wantEnd(t, first.Finish(), 3)
 }
 
-// TestSideBySide has two builders of one instance on one engine: the start and the end of one do not
-// touch the other's job, and they share a store.
+// TestSideBySide runs two builders of one instance on one engine. The start and the stop of one do not affect
+// the other's job, and they share a store.
 func TestSideBySide(t *testing.T) { fixture.OnEngines(t, sideBySide) }
 
 func sideBySide(t *testing.T, e *fixture.Engine) {
@@ -147,17 +147,17 @@ func sideBySide(t *testing.T, e *fixture.Engine) {
 	wantEnd(t, got, 0)
 	fixture.WantLine(t, got, "alone")
 
-	// The second ends with a job, while the first has one.
-	ended := begin(t, first, fixture.Build(url, "sh -c '"+waits+"'")).InBackground() // a client that reads nothing counts as gone
+	// The second builder is stopped during a job while the first has one too.
+	ended := begin(t, first, fixture.Build(url, "sh -c '"+waits+"'")).InBackground() // reads on: a client that does not read is dropped
 	begin(t, second, fixture.Build(repository(t), "sh -c 'echo begun; sleep 1000'"))
 	second.Cancel()
-	stop(t, second) // which is a second signal
+	stop(t, second) // sends a second signal
 	goOn(t, e, first)
 	wantEnd(t, <-ended, 3)
 	stop(t, first)
 }
 
-// stop stops builders that share an instance: each looks after the stores until then, in containers.
+// stop stops builders that share an instance. Until all are stopped, maintenance containers may run.
 func stop(t *testing.T, servers ...*fixture.Server) {
 	t.Helper()
 	for _, s := range servers {
@@ -169,7 +169,7 @@ func stop(t *testing.T, servers ...*fixture.Server) {
 	}
 }
 
-// cleanUp runs the command cleanup, and returns what it prints.
+// cleanUp runs the command cleanup and returns its output.
 func cleanUp(t *testing.T, e *fixture.Engine, instance string) string {
 	t.Helper()
 	command := exec.Command(fixture.Env.Program, "cleanup", "--instance", instance)
@@ -181,7 +181,7 @@ func cleanUp(t *testing.T, e *fixture.Engine, instance string) string {
 	return string(output)
 }
 
-// TestSharedState has builders of one instance share a state folder: each has its own history.
+// TestSharedState runs builders of one instance with one state folder. Each has its own history.
 func TestSharedState(t *testing.T) {
 	name, folder := instance(), t.TempDir()
 	var all []*fixture.Server
@@ -203,9 +203,8 @@ func TestSharedState(t *testing.T) {
 	stop(t, all...)
 }
 
-// TestDockerStop runs a builder in a container, and stops that as Iglu's scheduler and docker-compose
-// do, with 10 s until it is killed, while a job runs that does not end by itself: its client is told,
-// and nothing is left.
+// TestDockerStop runs a builder in a container, and stops the container during an endless job, as Iglu's
+// scheduler and docker-compose do, with 10 s until it is killed. The client gets a message, and nothing is left.
 func TestDockerStop(t *testing.T) {
 	e := fixture.DockerEngine()
 	name := instance()
@@ -230,7 +229,7 @@ func TestDockerStop(t *testing.T) {
 	}
 	got := <-told
 	if len(got.Messages) != 1 || !strings.Contains(got.Messages[0], "The builder is shutting down.") {
-		t.Errorf("its client was told %q", got.Messages)
+		t.Errorf("the client got %q", got.Messages)
 	}
 	if code := strings.TrimSpace(e.Docker(t, "inspect", "--format", "{{.State.ExitCode}}", builder)); code != "0" {
 		t.Errorf("the builder has ended with %s: %s", code, e.Docker(t, "logs", builder))

@@ -20,15 +20,15 @@ import (
 	"iglu.sh/builder/internal/server"
 )
 
-// A service is one of systemd.services.
+// A service is a value of systemd.services.
 type service struct {
 	Environment   map[string]string
 	After         []string
 	ServiceConfig map[string]any
 }
 
-// TestModule sets every option to another value than its default. What the service gets, the server
-// reads.
+// TestModule sets every option to a value other than its default, and checks that the server accepts the
+// service's environment.
 func TestModule(t *testing.T) {
 	f := newFlake(t)
 	var module strings.Builder
@@ -70,8 +70,7 @@ func TestModule(t *testing.T) {
 	verify(t, got)
 }
 
-// TestModuleDefaults: what the module says of settings that are not set is what the server does by
-// itself.
+// TestModuleDefaults checks that the module's defaults are those of the server.
 func TestModuleDefaults(t *testing.T) {
 	f := newFlake(t)
 	want := make(map[string]string)
@@ -97,12 +96,12 @@ func TestModuleDefaults(t *testing.T) {
 	var off map[string]service
 	f.module("off", "{ }")
 	if f.eval("machines.off.systemd.services", &off); len(off) > 0 {
-		t.Errorf("services of a machine that has not enabled it: %v", off)
+		t.Errorf("services of a machine without the module enabled: %v", off)
 	}
 }
 
-// TestModuleIsConfined holds the service against examples/iglu-builder.service, whose user packages make;
-// that of the module systemd makes.
+// TestModuleIsConfined compares the restrictions of the service with those in examples/iglu-builder.service. The
+// users differ: systemd makes the module's user, and packages make the other.
 func TestModuleIsConfined(t *testing.T) {
 	got := make(map[string]string)
 	for key, value := range newFlake(t).service("default").ServiceConfig {
@@ -135,7 +134,7 @@ func TestModuleIsConfined(t *testing.T) {
 	}
 }
 
-// TestModuleRefuses has what is wrong be found by the evaluation.
+// TestModuleRefuses checks that the evaluation rejects invalid settings.
 func TestModuleRefuses(t *testing.T) {
 	f := newFlake(t)
 	wrong := []struct{ setting, want string }{
@@ -157,7 +156,7 @@ func TestModuleRefuses(t *testing.T) {
 	}
 	passed, err := run(script)
 	if err != nil || strings.TrimSpace(passed) != "default" {
-		t.Errorf("these passed: %q, %v", passed, err)
+		t.Errorf("these were accepted: %q, %v", passed, err)
 	}
 	for i, w := range wrong {
 		text, err := os.ReadFile(filepath.Join(f.folder, fmt.Sprint("wrong", i, ".err")))
@@ -167,7 +166,7 @@ func TestModuleRefuses(t *testing.T) {
 	}
 }
 
-// service evaluates the builder of a machine.
+// service evaluates the builder's service of a machine.
 func (f *flake) service(machine string) service {
 	f.t.Helper()
 	var s map[string]service
@@ -175,7 +174,7 @@ func (f *flake) service(machine string) service {
 	return s["iglu-builder"]
 }
 
-// other returns a value of a setting that is not its default: in Nix, and as the server reads it.
+// other returns a value of a setting that is not its default: as Nix code, and in the server's format.
 func other(t *testing.T, s server.Setting) (value, text string) {
 	t.Helper()
 	quote := func(text string) string { return `"` + text + `"` }
@@ -225,7 +224,7 @@ func other(t *testing.T, s server.Setting) (value, text string) {
 	return value, text
 }
 
-// read has the server read a setting.
+// read parses a setting as the server does.
 func read(flag, text string) error {
 	var s server.Settings
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
@@ -233,8 +232,8 @@ func read(flag, text string) error {
 	return flags.Set(flag, text)
 }
 
-// verify has systemd read the unit that NixOS makes of a service, with another program in the place of
-// the builder.
+// verify checks with systemd-analyze the unit that NixOS makes from a service. Another program replaces the
+// builder.
 func verify(t *testing.T, s service) {
 	t.Helper()
 	var unit strings.Builder

@@ -17,8 +17,8 @@ import (
 // root is the folder of the repository.
 const root = "../../.."
 
-// box is a container of the job image for all tests, and the folder that it shares with them: in it,
-// builder is a copy of the repository.
+// box is a container of the job image that all tests share, and the folder that it shares with them. The
+// subfolder builder has a copy of the repository.
 var box struct{ container, folder string }
 
 func TestMain(m *testing.M) {
@@ -38,7 +38,7 @@ func openBox() (err error) {
 	if box.folder, err = os.MkdirTemp("", "iglu-test-flake-"); err != nil {
 		return err
 	}
-	// What git has, or would have.
+	// The files in git, and new files that git does not ignore.
 	script := `mkdir "$0/builder" && git ls-files --cached --others --exclude-standard -z |
 		xargs -0 cp --parents --no-dereference --target-directory "$0/builder"`
 	command := exec.Command("sh", "-c", script, box.folder)
@@ -86,7 +86,7 @@ func run(script string) (output string, err error) {
 	return stdout.String(), nil
 }
 
-// A flake is one as a user of the builder has it, in a folder.
+// A flake is a folder with the flake of a user of the builder.
 type flake struct {
 	t      *testing.T
 	folder string
@@ -122,7 +122,7 @@ func (f *flake) write(name, text string) {
 	}
 }
 
-// offline are the arguments with which Nix looks for nixpkgs in the stand-in.
+// offline are the arguments with which Nix uses the replacement for nixpkgs.
 const offline = " --no-write-lock-file --override-input nixpkgs path:/standin "
 
 // eval evaluates an attribute of the flake.
@@ -143,7 +143,7 @@ func eval(t *testing.T, attribute string, value any) {
 	}
 }
 
-// TestFlake has Nix check that all that the flake has can be evaluated, and is what Nix takes it for.
+// TestFlake runs nix flake check: every output can be evaluated and has the right type.
 func TestFlake(t *testing.T) {
 	if _, err := run("nix flake check --no-build --all-systems" + offline + "path:/builder"); err != nil {
 		t.Error(err)
@@ -158,8 +158,8 @@ func TestFlake(t *testing.T) {
 	}
 }
 
-// TestPackage holds the package against the repository: what is built, and of which modules. The hash
-// of these is computed by Nix itself.
+// TestPackage compares the package with the repository: the programs that are built, and the Go modules. Nix
+// computes the hash of the modules.
 func TestPackage(t *testing.T) {
 	vendor := filepath.Join(box.folder, "vendor")
 	command := exec.Command("go", "mod", "vendor", "-o", vendor)
@@ -177,7 +177,7 @@ func TestPackage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Newer versions of Nix have the derivations below a key of their own.
+	// Newer versions of Nix put the derivations below the key derivations.
 	var shown struct{ Derivations json.RawMessage }
 	if json.Unmarshal([]byte(output), &shown) == nil && shown.Derivations != nil {
 		output = string(shown.Derivations)

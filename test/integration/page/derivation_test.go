@@ -12,8 +12,8 @@ import (
 	"iglu.sh/builder/test/kit/browser"
 )
 
-// TestDerivationLog opens the log of a derivation that the job's log does not show: while it is built, and
-// when it has failed after many lines more than a job's page is told of.
+// TestDerivationLog opens the log of a derivation that the job's log does not show: during its build, and after it
+// has failed with more lines than a job's page gets.
 func TestDerivationLog(t *testing.T) {
 	k := serveKept(t)
 	r := history.Record{Job: "one", Command: "nix build"}
@@ -50,7 +50,7 @@ func TestDerivationLog(t *testing.T) {
 	}
 }
 
-// TestResults looks at what a job has yielded, and copies the command that gets it.
+// TestResults checks the results of a job, and copies the command that fetches them.
 func TestResults(t *testing.T) {
 	k := serveKept(t)
 	r := history.Record{Job: "one", Command: "nix build"}

@@ -1,3 +1,3 @@
-// Package page tests the page, in a real browser.
+// Package page tests the page in a real browser.
 // It needs a container engine: see docs/development.md.
 package page

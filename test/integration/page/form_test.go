@@ -16,7 +16,7 @@ import (
 	"iglu.sh/builder/test/kit/browser"
 )
 
-// refusalOf returns what a builder answers to a job that it refuses.
+// refusalOf returns a builder's answer to a job that it refuses.
 func refusalOf(t *testing.T, job string) schemas.Response {
 	t.Helper()
 	_, _, err := schemas.ParseRequest([]byte(job), []string{"nix"})
@@ -27,12 +27,12 @@ func refusalOf(t *testing.T, job string) schemas.Response {
 	return refusal.Response()
 }
 
-// TestFormMarks has jobs refused: the fields that are wrong say so, until they are changed.
+// TestFormMarks sends invalid jobs. The form marks the invalid fields until they are changed.
 func TestFormMarks(t *testing.T) {
 	k := serveKept(t)
 	running := k.begin(history.Record{Job: "running", Command: "nix build .#slow", Started: time.Now()})
 	b := browser.OpenTab(t)
-	b.Expect("the server responded with a status of 4") // which a browser says of by itself
+	b.Expect("the server responded with a status of 4") // the browser itself logs it
 	b.Open(k.url + "/new")
 	b.Write("[name=repository]", "ftp://example.com/a")
 
@@ -62,13 +62,13 @@ func TestFormMarks(t *testing.T) {
 	b.Until("document.querySelector('[name=repository]').disabled")
 	b.UntilText("#no-clone:not([hidden])", "not used")
 	if preview := browser.Eval[string](b, "JSON.stringify(JSON.parse(document.getElementById('preview').textContent).git)"); preview != `{"noClone":true}` {
-		t.Errorf("of a source that is not cloned, %s is sent", preview)
+		t.Errorf("for a job without a clone, %s is sent", preview)
 	}
 	b.CheckAccess()
 	k.end(running, history.Record{Job: "running", Command: "nix build"}, schemas.Exited(0))
 }
 
-// TestRunAgain fills the form with a job that was: all of it but the secrets.
+// TestRunAgain fills the form with an earlier job, without its secrets.
 func TestRunAgain(t *testing.T) {
 	k := serveKept(t)
 	const job = `{"git":{"noClone":false,"repository":"https://example.com/a","branch":"main","gitUsername":"me","requiresAuth":true},` +
@@ -93,8 +93,8 @@ func TestRunAgain(t *testing.T) {
 	if err := json.Unmarshal([]byte(job), &want); err != nil {
 		t.Fatal(err)
 	}
-	delete(want["git"].(map[string]any), "requiresAuth") // until there is a key
-	want["colors"] = true                                // of each job of the form
+	delete(want["git"].(map[string]any), "requiresAuth") // not sent without a key
+	want["colors"] = true                                // the form always sets it
 	if diff := cmp.Diff(want, shown()); diff != "" {
 		t.Errorf("the form (-want +got):\n%s", diff)
 	}

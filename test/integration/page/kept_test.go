@@ -21,18 +21,18 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// kept are jobs that a test makes up: what no engine would do as fast, or as it is wanted. The pages
-// and what serves them are the real ones.
+// kept is a server with jobs that a test makes up, because an engine would be too slow or could not produce them.
+// The pages and their HTTP server are the real ones.
 type kept struct {
 	url     string
 	t       *testing.T
 	records *history.History
 	logs    *joblog.Store
 	builder builder
-	refusal schemas.Response // of whatever the form sends
+	refusal schemas.Response // the answer to every job from the form
 }
 
-// A builder runs no job, and has nodes that a test makes up.
+// A builder runs no jobs. Its nodes are set by a test.
 type builder struct {
 	mu    sync.Mutex
 	nodes []nodes.State
@@ -52,7 +52,7 @@ func (b *builder) set(all ...nodes.State) {
 	b.nodes = all
 }
 
-// serveKept serves pages of jobs that are yet to be made up.
+// serveKept serves pages without jobs. The test adds jobs later.
 func serveKept(t *testing.T) *kept {
 	t.Helper()
 	folder := t.TempDir()
@@ -77,7 +77,7 @@ func serveKept(t *testing.T) *kept {
 	return k
 }
 
-// refuse refuses a job as a builder does.
+// refuse answers a job with the refusal, as a builder does.
 func (k *kept) refuse(w http.ResponseWriter, r *http.Request) {
 	io.Copy(io.Discard, r.Body)
 	w.Header().Set("Content-Type", "application/json")
@@ -89,7 +89,7 @@ func (k *kept) refuse(w http.ResponseWriter, r *http.Request) {
 	w.Write(k.refusal.Encode())
 }
 
-// begin makes up a job that runs, and returns its log.
+// begin adds a running job and returns its log.
 func (k *kept) begin(r history.Record) *joblog.Log {
 	k.t.Helper()
 	if r.Begun.IsZero() {
@@ -106,7 +106,7 @@ func (k *kept) begin(r history.Record) *joblog.Log {
 	return log
 }
 
-// end makes up how the job of a log ends.
+// end ends the job of a log.
 func (k *kept) end(log *joblog.Log, r history.Record, response schemas.Response) {
 	k.t.Helper()
 	if r.Begun.IsZero() {

@@ -18,8 +18,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// looks are the windows and schemes in which each page is looked at: in the first two of them in the
-// quick suite.
+// looks are the window sizes and color schemes in which each page is checked. The quick suite uses the first two.
 var looks = []struct {
 	width, height int64
 	scheme        string
@@ -29,12 +28,12 @@ var looks = []struct {
 	{1280, 720, "dark"}, {390, 844, "light"},
 }
 
-// store returns the path of a derivation.
+// store returns the store path of a derivation.
 func store(name string) string { return "/nix/store/" + strings.Repeat("0", 32) + "-" + name + ".drv" }
 
 const longLog = 3000 // lines
 
-// putLong makes up a job with a long log and some derivations, of which one has failed.
+// putLong adds a job with a long log and some derivations, one of which has failed.
 func (k *kept) putLong(job string) {
 	r := history.Record{Job: job, Repository: "https://github.com/iglu-sh/igloo.git", Branch: "main", Command: "nix build -L .#igloo --print-out-paths",
 		Commit: "f7df396f0246e9ee6e364f2010fe3b4bb559151e"}
@@ -53,7 +52,7 @@ func (k *kept) putLong(job string) {
 	k.end(l, r, schemas.Exited(1))
 }
 
-// tell makes up an event of a job, and lines.
+// tell adds an event and lines to a job's log.
 func tell(l *joblog.Log, e schemas.Event, lines ...string) {
 	if e != nil {
 		l.Event(e)
@@ -63,8 +62,8 @@ func tell(l *joblog.Log, e schemas.Event, lines ...string) {
 	}
 }
 
-// inWindow is a script's expression that is true if the last element of a selector is within the
-// window and nothing lies upon it.
+// inWindow returns a JavaScript expression that is true if the last element of a selector is inside the window and
+// not covered by another element.
 func inWindow(selector string) string {
 	return fmt.Sprintf(`((element) => {
   if (!element) return false;
@@ -73,8 +72,8 @@ func inWindow(selector string) string {
 })([...document.querySelectorAll(%q)].at(-1))`, selector)
 }
 
-// TestLooks looks at each page in windows of several sizes, light and dark: what somebody asks for of a
-// log is within sight, and axe finds nothing serious.
+// TestLooks checks each page in windows of several sizes, light and dark. The requested part of a log is visible,
+// and axe finds no serious problem.
 func TestLooks(t *testing.T) {
 	k := serveKept(t)
 	k.putLong("long")
@@ -119,17 +118,17 @@ func TestLooks(t *testing.T) {
 	k.end(running, history.Record{Job: "running", Command: "nix build"}, schemas.Exited(0))
 }
 
-// seen checks that an element with a text is in the window, and stays there.
+// seen checks that an element with a text is visible in the window and stays visible.
 func seen(b *browser.Tab, what, selector, text string) {
 	b.T.Helper()
 	b.Until(inWindow(selector))
 	b.AwaitDrawn()
 	if !browser.Eval[bool](b, inWindow(selector)) || !strings.Contains(browser.Eval[string](b, fmt.Sprintf("[...document.querySelectorAll(%q)].at(-1).textContent", selector)), text) {
-		b.T.Errorf("%s is not within sight", what)
+		b.T.Errorf("%s is not visible", what)
 	}
 }
 
-// TestReasonFirst looks at jobs that failed for six reasons: it is to be read in the first 300 px.
+// TestReasonFirst checks the pages of jobs that failed for six reasons. The reason must be in the first 300 px.
 func TestReasonFirst(t *testing.T) {
 	k := serveKept(t)
 	failures := []history.Record{
@@ -189,7 +188,7 @@ func TestLogTools(t *testing.T) {
 	b.Until(heads + " === 'Fetch the source3 lines, Build3,001 lines'")
 	b.Click(".part button")
 	b.Until("!document.getElementById('rows').textContent.includes('could not clone') && document.querySelector('.part button').ariaExpanded === 'false'")
-	b.Write("#query", "late") // which is folded away
+	b.Write("#query", "late") // the text is in the folded phase
 	b.UntilText(".row.current", "and it is late")
 	seen(b, "the line that was folded away", ".row.current", "and it is late")
 
@@ -222,6 +221,6 @@ func TestLogTools(t *testing.T) {
 		}
 	}
 	if hover := browser.Eval[string](b, "document.querySelector('.where time').title"); !strings.HasSuffix(hover, "UTC") {
-		t.Errorf("the time says %q when it is pointed at", hover)
+		t.Errorf("the tooltip of the time is %q", hover)
 	}
 }

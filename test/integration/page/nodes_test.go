@@ -12,8 +12,8 @@ import (
 	"iglu.sh/builder/test/kit/browser"
 )
 
-// TestPageNodes looks at the nodes of a builder in windows of three sizes, light and dark; while the page is
-// open one goes away, and a job is given to another.
+// TestPageNodes checks the list of nodes in windows of three sizes, light and dark. While the page is open, one
+// node is lost and another gets a job.
 func TestPageNodes(t *testing.T) {
 	k := serveKept(t)
 	one := nodes.State{Name: "node-1.example.com", Up: true, Platform: "linux/amd64", CPUs: 64, Memory: 256 << 30, Slots: 4, Running: 1}
@@ -42,12 +42,12 @@ func TestPageNodes(t *testing.T) {
 	b.Until("document.getElementById('on-node').hidden")
 	tell(log, schemas.NodeEvent{Name: two.Name})
 	b.UntilText("#on-node", "on node "+two.Name)
-	b.Click("#nodes summary") // it is closed
+	b.Click("#nodes summary") // closes it
 	one.Up, one.Since, one.Problem = false, time.Now(), "The container engine does not answer."
 	k.builder.set(gone, one, two)
 	b.UntilText("#nodes-sum", "3 nodes, 3 of 4 slots free, 2 down, 1 with a problem")
 	if open := browser.Eval[bool](b, "document.getElementById('nodes').open"); open {
-		t.Error("what was closed has opened by itself")
+		t.Error("the closed list has opened by itself")
 	}
 	k.end(log, waiting, schemas.Exited(0))
 }

@@ -17,18 +17,18 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// wheel turns the wheel over a place in the window.
+// wheel turns the mouse wheel at a position in the window.
 func wheel(x, y, delta float64) chromedp.Action[chromedp.Void] {
 	return chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
 		_, err := cdp.Call(ctx, target, input.DispatchMouseEvent, input.DispatchMouseEventParams{
-			Type: input.DispatchMouseEventTypeMouseWheel, X: x, Y: y, DeltaX: 1e-9, DeltaY: delta}) // 0 would be left out
+			Type: input.DispatchMouseEventTypeMouseWheel, X: x, Y: y, DeltaX: 1e-9, DeltaY: delta}) // not 0, which would be omitted
 		return err
 	})
 }
 
 const million = 1_000_000
 
-// TestPageOfLongLog looks at a log of a million lines.
+// TestPageOfLongLog opens a log of a million lines.
 func TestPageOfLongLog(t *testing.T) {
 	s := fixture.StartProcess(t, "--job-image", fixture.Env.Image, "--allowed-commands", "seq,sh")
 	c := fixture.Connect(t, s)
@@ -51,10 +51,10 @@ func TestPageOfLongLog(t *testing.T) {
 		t.Errorf("the first paint took %.0f ms, the first line %.0f ms", paint, first)
 	}
 
-	for range 40 { // by the wheel
+	for range 40 { // with the wheel
 		b.Do(wheel(640, 600, 2000))
 	}
-	for i := range 40 { // by the bar
+	for i := range 40 { // with the scroll bar
 		browser.Eval[any](b, fmt.Sprintf("document.getElementById('view').scrollTop = %d * 370000", i))
 	}
 	b.Do(chromedp.Focus(chromedp.CSS("#view")))
@@ -77,7 +77,7 @@ func TestPageOfLongLog(t *testing.T) {
 	b.AwaitDrawn()
 	b.UntilText("#rows", "line 999999 of")
 
-	b.Do(chromedp.Focus(chromedp.CSS("#view"))) // who has no mouse links to a line so
+	b.Do(chromedp.Focus(chromedp.CSS("#view"))) // links to a line with the keyboard
 	b.Press(kb.Enter)
 	b.UntilText(".row.chosen", "line 999999 of")
 	browser.Eval[any](b, "location.hash = ''")
@@ -93,7 +93,7 @@ func TestPageOfLongLog(t *testing.T) {
 		t.Errorf("a task took %.0f ms", longest)
 	}
 	browser.Eval[any](b, "setTimeout(() => { for (const end = performance.now() + 300; performance.now() < end;); })")
-	b.Until("Math.max(0, ...longTasks) > 200") // it would have been seen
+	b.Until("Math.max(0, ...longTasks) > 200") // shows that the page detects long tasks
 
 	b.Open("about:blank")
 	b.Open(link)

@@ -35,7 +35,7 @@ func fillIn(b *browser.Tab, fields map[string]string) *browser.Tab {
 	return b
 }
 
-// enter fills in fields of the form.
+// enter fills in some fields of the form.
 func enter(b *browser.Tab, fields map[string]string) {
 	b.T.Helper()
 	for name, text := range fields {
@@ -49,8 +49,8 @@ func enter(b *browser.Tab, fields map[string]string) {
 	}
 }
 
-// TestPage does what a person does with the page: sends examples/hello, sees its log, loads
-// its page again while another job runs, cancels that, and opens both when they have ended.
+// TestPage uses the page as a person does: it sends examples/hello, watches its log, reloads its page while another
+// job runs, cancels that job, and opens both after their end.
 func TestPage(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	home := browser.OpenTab(t)
@@ -69,7 +69,7 @@ func TestPage(t *testing.T) {
 
 	slow := sendByForm(home, s, map[string]string{"noClone": "on",
 		"command": `sh -c 'for i in $(seq 3000); do echo tick $i; sleep 0.1; done'`})
-	const ticks = `/tick \d/.test(document.getElementById("rows").textContent)` // not only the command that says so
+	const ticks = `/tick \d/.test(document.getElementById("rows").textContent)` // a printed line, not the command in the head
 	slow.Until(ticks)
 	slow.CheckAccess()
 	const last = "Math.max(...[...document.querySelectorAll('.row .number')].map((number) => number.textContent))"
@@ -79,13 +79,13 @@ func TestPage(t *testing.T) {
 	slow.Until(fmt.Sprintf("%s > %d", last, seen+5))
 	slow.UntilText("#verdict", "running")
 
-	// Whoever looks at the page of all jobs sees the same, and may end it.
+	// The job is also on the page of all jobs, where it can be cancelled.
 	other := browser.OpenTab(t)
 	other.Open("http://" + s.Address)
 	other.Until(ticks)
 	other.CheckAccess()
 	other.Click("#cancel")
-	other.CheckAccess() // of the question, too
+	other.CheckAccess() // with the question for confirmation
 	other.Click("#sure button[value=no]")
 	other.Click("#cancel")
 	other.Click("#sure-yes")
@@ -94,16 +94,16 @@ func TestPage(t *testing.T) {
 		b.UntilText("#status", "omebody cancelled it on the builder's page")
 	}
 
-	// At once: the list is made anew now and then.
+	// In one step, because the list is redrawn from time to time.
 	browser.Eval[any](other, `document.querySelector(".list a[href^='/jobs/']:has(.good)").click()`)
 	other.UntilText("#rows", "building hello")
 	other.UntilText("#verdict", "succeeded")
-	other.Expect("404") // which a browser says of by itself
+	other.Expect("404") // the browser itself logs it
 	other.Open("http://" + s.Address + "/jobs/nosuchjob")
 	other.UntilText("main", "no such page")
 }
 
-// TestPageSecrets fills in secrets: the form shows dots, and forgets them when they are sent.
+// TestPageSecrets fills in secrets. The form shows dots, and clears them after sending.
 func TestPageSecrets(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	b := browser.OpenTab(t)
@@ -129,7 +129,7 @@ func TestPageSecrets(t *testing.T) {
 	b.Until("location.pathname.startsWith('/jobs/')")
 	b.UntilText("#verdict", "succeeded")
 	if html := browser.Eval[string](b, "document.documentElement.outerHTML"); fixture.CheckSecrets(html) != nil {
-		t.Error("the key stands in the job's page")
+		t.Error("the key is in the job's page")
 	}
 	browser.Eval[any](b, "setTimeout(() => history.back()), 0")
 	b.UntilText("h1", "New job")
@@ -141,8 +141,8 @@ func TestPageSecrets(t *testing.T) {
 	}
 }
 
-// TestPageQueue sends two jobs to a builder with one slot by the form, and leaves: the page shows who waits,
-// and that has its turn when the first ends.
+// TestPageQueue sends two jobs with the form to a builder with one slot, and closes the page. The list shows the
+// waiting job, which starts when the first ends.
 func TestPageQueue(t *testing.T) {
 	s := fixture.ServerWith(t, func(s *server.Settings) { s.MaxQueued = 1 })
 	b := browser.OpenTab(t)
@@ -159,7 +159,7 @@ func TestPageQueue(t *testing.T) {
 	third := browser.OpenTab(t)
 	third.Open("http://" + s.Address + "/new")
 	enter(third, map[string]string{"noClone": "on", "command": "sh -c true"})
-	third.Expect("429") // which a browser says of by itself
+	third.Expect("429") // the browser itself logs it
 	third.Click("#submit")
 	third.UntilText("#refusal", "A build job is already running.")
 	third.UntilText("#refusal a", "go-on")
@@ -169,23 +169,23 @@ func TestPageQueue(t *testing.T) {
 	fixture.GoOn(t, s)
 	b.UntilText("#rows", "second")
 	b.UntilText("#verdict", "succeeded")
-	list.Until("!document.getElementById('running')") // it has seen that by itself
+	list.Until("!document.getElementById('running')") // the list updates without a reload
 }
 
-// TestPageRefusal has the builder refuse a job: the form says why.
+// TestPageRefusal sends a job that the builder refuses. The form shows the reason.
 func TestPageRefusal(t *testing.T) {
 	b := browser.OpenTab(t)
 	b.Open("http://" + fixture.Env.Server.Address + "/new")
 	b.Click("[name=noClone]")
 	browser.Eval[any](b, "document.querySelector('[name=command]').value = ''")
 	b.Write("[name=command]", "rm -rf /")
-	b.Expect("400") // which a browser says of by itself
+	b.Expect("400") // the browser itself logs it
 	b.Click("#submit")
 	b.UntilText("#refusal", "Invalid command: 'rm -rf /'")
 	b.CheckAccess()
 }
 
-// TestPageShowsText has a job print what a browser or a terminal would act on.
+// TestPageShowsText runs a job that prints HTML and control sequences.
 func TestPageShowsText(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	const html = `<img src=x onerror=alert(1)><script>document.title="gone"</script>&amp;`
@@ -216,20 +216,20 @@ func TestPageShowsText(t *testing.T) {
 	}
 }
 
-// drain reads until the connection ends, and looks at nothing: that takes time.
+// drain reads until the connection ends. To save time, it does not check the messages.
 func drain(c *fixture.Client) {
 	for _, _, err := c.Conn.ReadMessage(); err == nil; _, _, err = c.Conn.ReadMessage() {
 	}
 }
 
-// TestPageFollows sees a log grow, pauses, and goes on.
+// TestPageFollows follows a growing log, pauses, and continues.
 func TestPageFollows(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	c := fixture.Connect(t, s)
 	c.Send(fixture.JSONOf(t, fixture.Command(`sh -c 'for i in $(seq 1000); do seq -f "burst $i: %g" 20; sleep 0.05; done'`)))
 	c.WaitFor("burst 9: 1")
 	ended := make(chan struct{})
-	go func() { // so that it answers pings
+	go func() { // answers pings
 		defer close(ended)
 		drain(c)
 	}()
@@ -260,7 +260,7 @@ func TestPageFollows(t *testing.T) {
 func TestPageToken(t *testing.T) {
 	s := fixture.ServerWith(t, func(s *server.Settings) { s.TokenFile = fixture.TokenFile(t, fixture.GoodToken) })
 	b := browser.OpenTab(t)
-	b.Expect("401") // the answer to a wrong token, which a browser says of by itself
+	b.Expect("401") // the answer to a wrong token: the browser itself logs it
 	b.Open("http://" + s.Address + "/new")
 	b.UntilText("h1", "Sign in")
 	b.Write("[name=token]", "not-the-token-at-all"+kb.Enter)
@@ -269,7 +269,7 @@ func TestPageToken(t *testing.T) {
 	b.Write("[name=token]", fixture.GoodToken+kb.Enter)
 	b.UntilText("h1", "New job")
 	if cookies := browser.Eval[string](b, "document.cookie"); cookies != "" {
-		t.Errorf("scripts see %s", cookies)
+		t.Errorf("scripts can read the cookies %s", cookies)
 	}
 	job := sendByForm(b, s, map[string]string{"noClone": "on", "command": "sh -c 'echo signed in'"})
 	job.UntilText("#rows", "signed in")
@@ -279,6 +279,6 @@ func TestPageToken(t *testing.T) {
 	job.Open("http://" + s.Address)
 	job.UntilText("h1", "Sign in")
 	if strings.Contains(s.Log.String(), fixture.GoodToken) {
-		t.Error("the token stands in the log")
+		t.Error("the token is in the log")
 	}
 }

@@ -13,15 +13,14 @@ import (
 	"iglu.sh/builder/test/kit/browser"
 )
 
-// TestPageOfManyDerivations looks at a job with as many derivations as are ever listed, while
-// they are built. No job of a test takes so long, so its events come of the test; the page and
-// what serves it are the real ones.
+// TestPageOfManyDerivations opens a job with the maximum number of listed derivations, while they are built. A real
+// build would take too long, so the test makes the events up. The page and its HTTP server are the real ones.
 func TestPageOfManyDerivations(t *testing.T) {
 	const many, needs = 8192, 4
 	k := serveKept(t)
 	log := k.begin(history.Record{Job: "many", Command: "nix build", Begun: time.Now()})
 
-	// Each is needed by some that come later, as packages are.
+	// Each derivation is needed by some later ones, as with packages.
 	path := func(n int) string { return fmt.Sprintf("/nix/store/%032d-package-%d.drv", n, n) }
 	all := make([]schemas.PlannedDerivation, many)
 	for n := range all {
@@ -47,14 +46,14 @@ func TestPageOfManyDerivations(t *testing.T) {
 			log.Event(schemas.DerivationEvent{Derivation: path(n - atOnce), State: schemas.DerivationBuilt})
 		}
 		if n%20 == 0 {
-			b.AwaitDrawn() // which takes two frames
+			b.AwaitDrawn() // takes two frames
 		}
 	}
 	b.Until(fmt.Sprintf("document.querySelector('#derivations').textContent.includes('package-%d')", built-1))
 	b.Until("document.querySelectorAll('.how.building').length === 8")
 	longest := b.LongestTask()
 	b.CheckAccess()
-	b.LongestTask() // that was not the page's own
+	b.LongestTask() // resets: that task was the test's
 	log.Event(schemas.DerivationEvent{Derivation: path(built - 1), State: schemas.DerivationFailed, Log: []string{"\x1b[31mred\x1b[0m", "last"}})
 	b.Until(treeText + "[0].startsWith('package-5999 failed')") // on top
 	b.UntilText("#derivations pre .c1", "red")
@@ -64,7 +63,7 @@ func TestPageOfManyDerivations(t *testing.T) {
 	if n := browser.Eval[int](b, "document.querySelectorAll('*').length"); n > 1000 {
 		t.Errorf("%d elements are in the document", n)
 	}
-	for range 5 { // of what is not shown there is more, up to a bound
+	for range 5 { // shows more items, up to a limit
 		b.Click(".show")
 	}
 	b.Until("document.querySelector('.show').disabled")

@@ -17,8 +17,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// treeText returns the tree as a page shows it: a line for each derivation, indented below
-// the one that it stands under, with its state, and of other items their text.
+// treeText is a script that returns the tree on the page as text: a line for each derivation with its state,
+// indented below its parent, and the text of other items.
 const treeText = `(() => {
   const lines = (list, indent) => [...list.children].flatMap((item) => item.querySelector(".name")
     ? [indent + item.querySelector(".name").textContent + " " + item.querySelector(".how").textContent, ...lines(item.querySelector("ul"), indent + "  ")]
@@ -26,8 +26,8 @@ const treeText = `(() => {
   return lines(document.getElementById("derivations-list"), "");
 })()`
 
-// TestPageTree builds a diamond, of which one fails when the others are built, and looks at
-// the tree while it is built and when it has ended.
+// TestPageTree builds a diamond of derivations, of which the last fails. It checks the tree during the build and
+// after it.
 func TestPageTree(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	files := maps.Clone(fixture.Diamond)
@@ -49,7 +49,7 @@ func TestPageTree(t *testing.T) {
 	b.Until("document.getElementById('bar').max === 4 && document.getElementById('bar').hasAttribute('value')")
 	b.CheckAccess()
 	before := browser.Eval[string](b, "document.querySelector('.took:not(:empty)').textContent")
-	b.Until(fmt.Sprintf("document.querySelector('.took:not(:empty)').textContent !== %q", before)) // time goes on
+	b.Until(fmt.Sprintf("document.querySelector('.took:not(:empty)').textContent !== %q", before)) // the time is updated
 	fixture.GoOn(t, s)
 	b.UntilText("#verdict", "failed")
 	b.Until(treeText + ".includes('top not built')")
@@ -62,13 +62,13 @@ func TestPageTree(t *testing.T) {
 	b.UntilText(".node:has(.failed) .took", "top needs it")
 	b.CheckAccess()
 
-	// Each has its own log.
+	// Each derivation has its own log.
 	b.Click(".node:has(.failed) .name")
 	b.UntilText("#derivation[open] #derivation-text", "right begins")
 	b.Press(kb.Escape)
 	b.Until("!document.querySelector('#derivation').open")
 
-	// Whoever has a keyboard closes what is below one, and opens it again.
+	// With the keyboard, an item can be closed and opened again.
 	above := tree[base-1]
 	name := strings.Fields(above)[0]
 	button := fmt.Sprintf("[aria-label='What %s needs']", name)

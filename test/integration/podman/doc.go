@@ -1,4 +1,4 @@
-// Package podman tries the builder on Podman: a job of each kind, and one on each of two
-// nodes. In the long suite
-// the other packages run all of their tests that an engine has a part in there as well.
+// Package podman tests the builder on Podman: a job of each kind, and jobs on two nodes. In the long suite,
+// other packages also run their tests of engines on Podman.
+// It needs Podman: see docs/development.md.
 package podman

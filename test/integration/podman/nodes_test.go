@@ -17,10 +17,10 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestTwoNodes has a builder use two engines, one of Docker and one of Podman. Two jobs run at once, one on
-// each; the agent of one goes away under its job, which is lost, and the other ends. The next runs on the node
-// that is left. Page, API, numbers and the command stores tell the nodes apart; both have the name of this
-// machine, and so the second that came has its address behind it.
+// TestTwoNodes runs a builder with two nodes, one with Docker and one with Podman, and a job on each. The agent of
+// one node is killed. Its job is lost, the other job ends normally, and the next job runs on the other node. The
+// page, the API, the metrics and the command stores distinguish the nodes. Both have the name of this machine, so
+// the builder adds the address to the name of the second.
 func TestTwoNodes(t *testing.T) {
 	t.Parallel()
 	one, two := fixture.DockerEngine(), fixture.OnPodman(t)
@@ -62,7 +62,7 @@ func TestTwoNodes(t *testing.T) {
 		c := fixture.Connect(t, s)
 		c.Send(fixture.JSONOf(t, fixture.Command(untilTold)))
 		c.WaitFor(`"begun"`)
-		go func() { results <- <-c.InBackground() }() // a client that reads nothing counts as gone
+		go func() { results <- <-c.InBackground() }() // reads on: a client that does not read is dropped
 	}
 	if n := len(onPodman()); n != 1 || len(s.Containers()) != 1 {
 		t.Fatalf("%d containers on one node, %d on the other", len(s.Containers()), n)
@@ -89,10 +89,10 @@ func TestTwoNodes(t *testing.T) {
 	}
 	fixture.WantNumbers(t, fixture.Scrape(t, s, ""), "iglu_builder_jobs_max 2", "iglu_builder_jobs_running 2")
 	second.Kill()
-	gone := await.Receive(t, results, "a client is told that the node is gone")
+	lost := await.Receive(t, results, "the client of the lost job gets its result")
 	fixture.WantEnd(t, s, "engine-gone")
-	if gone.CloseCode != 1011 {
-		t.Errorf("the client of the lost job got %+v", gone)
+	if lost.CloseCode != 1011 {
+		t.Errorf("the client of the lost job got %+v", lost)
 	}
 	fixture.Read(t, s, "/api/v1/jobs?state=failed", &jobs)
 	if len(jobs.Jobs) != 1 || !strings.HasPrefix(jobs.Jobs[0].Reason, "on node "+jobs.Jobs[0].Node+" the container engine ") {
@@ -111,7 +111,7 @@ func TestTwoNodes(t *testing.T) {
 	fixture.WantNumbers(t, fixture.Scrape(t, s, ""), "iglu_builder_jobs_max 1")
 	away := "node " + addresses[1] + ": The container engine does not answer. ("
 	output, code := "", 0
-	if err := fixture.AwaitEngine(one.Host, time.Minute, func() bool { // which waits until nothing uses the store any more
+	if err := fixture.AwaitEngine(one.Host, time.Minute, func() bool { // waits until nothing uses the store any more
 		output, code = storesOf(s, addresses, first.Keys, "rm", "--all")
 		return strings.Count(output, "removed store") == 1
 	}); err != nil || code != 1 || !strings.Contains(output, away) {

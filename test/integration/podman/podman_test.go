@@ -13,8 +13,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestBuildAndPush builds from a private repository, pushes, and does so again in a warm
-// store: nothing is built and nothing goes up then.
+// TestBuildAndPush builds from a private repository and pushes. The same job again uses the kept store: nothing is
+// built and nothing is uploaded.
 func TestBuildAndPush(t *testing.T) {
 	t.Parallel()
 	e := fixture.OnPodman(t)
@@ -35,7 +35,7 @@ func TestBuildAndPush(t *testing.T) {
 	fixture.WantTotal(t, second, 0, 1, 0)
 }
 
-// TestExitCodes has a command fail, be cancelled by its client, and run out of memory.
+// TestExitCodes runs jobs that fail, are cancelled by their clients, and run out of memory.
 func TestExitCodes(t *testing.T) {
 	t.Parallel()
 	e := fixture.OnPodman(t)
@@ -49,7 +49,7 @@ func TestExitCodes(t *testing.T) {
 	fixture.WantFree(t, s)
 	fixture.WantNoContainers(t, s)
 
-	// The shell holds all that is read.
+	// The shell keeps everything that it reads in memory.
 	got := fixture.Do(t, s, fixture.Command(`sh -c 'x=$(head -c 500000000 /dev/zero | tr "\\0" x)'`))
 	if len(got.Messages) != 2 || !strings.Contains(got.Messages[1], fixture.OutOfMemory) {
 		t.Errorf("out of memory: %v", got.Messages)

@@ -13,8 +13,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestAsyncAPI holds the file against the schema of AsyncAPI 3.0, which is that of the npm
-// package @asyncapi/specs, and its examples against itself.
+// TestAsyncAPI validates docs/asyncapi.yaml with the schema of AsyncAPI 3.0, from the npm package @asyncapi/specs,
+// and the examples in the file with its own schemas.
 func TestAsyncAPI(t *testing.T) {
 	document, err := fixture.AsyncAPI()
 	if err != nil {
@@ -44,14 +44,14 @@ func TestAsyncAPI(t *testing.T) {
 	if examples < 8 {
 		t.Errorf("only %d examples", examples)
 	}
-	// The schema is one that finds mistakes.
+	// The schema finds mistakes.
 	delete(document.(map[string]any), "info")
 	if schema.Validate(document) == nil {
-		t.Error("without its title the file is valid, too")
+		t.Error("the file is also valid without its title")
 	}
 }
 
-// TestMessageKinds has each kind's schema refuse the other kinds' examples.
+// TestMessageKinds checks that the schema of each kind of message rejects the examples of the other kinds.
 func TestMessageKinds(t *testing.T) {
 	for message, kinds := range map[string][]fixture.MessageKind{
 		`{"stdout":"","jobStatus":"running"}`:                                                                                                              {{Form: schemas.Document, Events: false}},

@@ -24,10 +24,10 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// Each test here is something that once went wrong when somebody tried to make it.
+// Each test in this file is about an attack that once succeeded.
 
-// TestClientLeavesEarly goes away at each of the first calls of the engine, of which one makes the
-// container: a call that is given up goes on in the engine, and its container had no owner.
+// TestClientLeavesEarly disconnects during each of the first calls to the engine. The engine continues a cancelled
+// call, so that a container was made that nobody removed.
 func TestClientLeavesEarly(t *testing.T) {
 	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) {
 		var atCall atomic.Pointer[func()]
@@ -60,8 +60,8 @@ func TestClientLeavesEarly(t *testing.T) {
 	})
 }
 
-// TestClientTalksOn sends a message for each that it gets, to the end: the answers to them hid the last message,
-// or reset the connection on which it was.
+// TestClientTalksOn sends a message for each one that it gets. The answers to them hid the last message, or reset
+// the connection before it arrived.
 func TestClientTalksOn(t *testing.T) {
 	t.Parallel()
 	s := fixture.OwnServer(t)
@@ -72,7 +72,7 @@ func TestClientTalksOn(t *testing.T) {
 		message, code := c.Read()
 		for ; code == 0; message, code = c.Read() {
 			last = message
-			c.Conn.WriteMessage(websocket.TextMessage, []byte("{}")) // until nobody takes it
+			c.Conn.WriteMessage(websocket.TextMessage, []byte("{}")) // fails at the end
 		}
 		if !fixture.IsExit(last, 42) || code != 1011 {
 			t.Errorf("the last message is %s, the close code %d", last, code)
@@ -80,8 +80,8 @@ func TestClientTalksOn(t *testing.T) {
 	}
 }
 
-// TestClientLeavesUnread says goodbye without having read its log: the write of the log
-// to it kept the place.
+// TestClientLeavesUnread closes the connection without reading its log. The pending write of the log kept the slot
+// busy.
 func TestClientLeavesUnread(t *testing.T) {
 	t.Parallel()
 	s := fixture.OwnServer(t)
@@ -121,8 +121,8 @@ func TestShutdownWithStalledClient(t *testing.T) {
 	s.Ended <- nil // for the clean-up, which stops it again
 }
 
-// TestEngineStalls has the engine not answer a call, for as long as the job's client is there
-// or for ever. The making of a container is waited for: somebody has to remove it.
+// TestEngineStalls uses an engine that does not answer a call, either until the client leaves or for ever. The
+// builder waits for the creation of a container, because it must remove the container.
 func TestEngineStalls(t *testing.T) {
 	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) {
 		for _, call := range []string{"/create", "/attach", "/wait", "/start"} {
@@ -159,18 +159,18 @@ func engineStalls(t *testing.T, e *fixture.Engine, call string) {
 	stalls.Store(false)
 	fixture.WantFree(t, s)
 	fixture.WantNoContainers(t, s)
-	if err := s.Stop(); err != nil { // before its engine goes
+	if err := s.Stop(); err != nil { // before its engine is stopped
 		t.Error(err)
 	}
 	s.Ended <- nil // for the clean-up
 }
 
-// TestPingFlood pings while not reading: the answers timed out under the log.
+// TestPingFlood sends pings without reading. The answers timed out because of the log before them.
 func TestPingFlood(t *testing.T) {
 	c := fixture.Connect(t, fixture.Env.Server)
 	c.Send(fixture.JSONOf(t, fixture.Command("seq 300000")))
 	c.WaitFor("iglu: running")
-	for range 3000 { // which the kernel holds for as long as the server is too busy to take them
+	for range 3000 { // the kernel buffers them while the server is busy
 		if err := c.Conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(fixture.MessageTimeout)); err != nil {
 			t.Fatal(err)
 		}
@@ -183,7 +183,7 @@ func TestPingFlood(t *testing.T) {
 	}
 }
 
-// TestTooLongForAnEnvironment sends texts that no variable holds.
+// TestTooLongForAnEnvironment sends texts that are too long for an environment variable.
 func TestTooLongForAnEnvironment(t *testing.T) {
 	long := strings.Repeat("x", 130_000)
 	tests := map[string]fixture.Job{
@@ -210,7 +210,7 @@ func TestHalfARequest(t *testing.T) {
 	}
 	defer conn.Close()
 	fmt.Fprint(conn, "GET /api/v1/healthcheck HTTP/1.1\r\n")
-	if status, _ := s.Get(t, "GET", "/livez"); status != http.StatusOK { // which came after it
+	if status, _ := s.Get(t, "GET", "/livez"); status != http.StatusOK { // the server has then accepted the earlier connection too
 		t.Errorf("HTTP %d", status)
 	}
 	if err := s.Stop(); err != nil {
@@ -219,7 +219,7 @@ func TestHalfARequest(t *testing.T) {
 	s.Ended <- nil // for the clean-up
 }
 
-// TestInterruptWhileReadingInput presses Ctrl-C before there is a job.
+// TestInterruptWhileReadingInput presses Ctrl-C while the client reads the job from standard input.
 func TestInterruptWhileReadingInput(t *testing.T) {
 	client := exec.Command(fixture.Env.Program, "build", "-")
 	stdin, err := client.StdinPipe()
@@ -233,7 +233,7 @@ func TestInterruptWhileReadingInput(t *testing.T) {
 	ended := make(chan struct{})
 	go func() { defer close(ended); client.Wait() }()
 	t.Cleanup(func() { client.Process.Kill() })
-	// More than a pipe holds: somebody reads.
+	// More than the buffer of a pipe, so that the write ends only if the client reads.
 	if _, err := stdin.Write(bytes.Repeat([]byte(" "), 128<<10)); err != nil {
 		t.Fatal(err)
 	}
@@ -241,7 +241,7 @@ func TestInterruptWhileReadingInput(t *testing.T) {
 	await.Receive(t, ended, "the client ends")
 }
 
-// TestSameInstance runs two builders of one name, which each make the network at once.
+// TestSameInstance runs two builders of one instance that make the network at the same time.
 func TestSameInstance(t *testing.T) { fixture.OnEngines(t, sameInstance) }
 
 func sameInstance(t *testing.T, e *fixture.Engine) {
@@ -254,7 +254,7 @@ func sameInstance(t *testing.T, e *fixture.Engine) {
 		}
 		return []fixture.Result{clients[0].Finish(), clients[1].Finish()}
 	}
-	both() // in which one may find a network too many
+	both() // one may find a duplicate network
 	for _, r := range both() {
 		fixture.WantExit(t, r, 0)
 	}

@@ -11,11 +11,11 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestEmptyProgramVolume has somebody prune the volumes: an engine makes a missing one
-// anew, with nothing in it.
+// TestEmptyProgramVolume removes the volume with the builder's program, as docker volume prune does. The engine then
+// makes an empty one.
 func TestEmptyProgramVolume(t *testing.T) {
 	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) {
-		// No job of another program can run beside these: see fixture.OtherJobs.
+		// Jobs of other programs must not run at the same time: see fixture.OtherJobs.
 		s := e.Server(t, func(s *server.Settings) { s.AllowedCommands = []string{"nix"} })
 		fixture.WantExit(t, fixture.Do(t, s, fixture.Command("nix --version")), 0)
 		volume := s.OnEngine("volume")[0]
@@ -37,8 +37,8 @@ func TestEmptyProgramVolume(t *testing.T) {
 	})
 }
 
-// TestOddImage runs jobs in an image with variables that get in the way of ours, and
-// without the folder for temporary files.
+// TestOddImage runs jobs in an image with variables that conflict with the builder's, and without the folder for
+// temporary files.
 func TestOddImage(t *testing.T) { fixture.OnEngines(t, oddImage) }
 
 func oddImage(t *testing.T, e *fixture.Engine) {
@@ -55,7 +55,7 @@ func oddImage(t *testing.T, e *fixture.Engine) {
 	fixture.WantExit(t, got, 0)
 }
 
-// TestKeyForOneHost has a job with a key for ssh go to another host with it.
+// TestKeyForOneHost runs a job that tries to use its SSH key for another host.
 func TestKeyForOneHost(t *testing.T) {
 	g := &fixture.Env.Git
 	host, _, err := net.SplitHostPort(strings.TrimPrefix(strings.TrimSuffix(g.SSH, g.Root), "ssh://"))

@@ -1,3 +1,3 @@
-// Package protocol tests the protocol, from outside.
+// Package protocol tests the WebSocket protocol and the HTTP interface as clients see them.
 // It needs a container engine: see docs/development.md.
 package protocol

@@ -21,8 +21,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestNames calls servers by names: without a token, one answers only to those that nobody on
-// the internet can have.
+// TestNames calls servers with different host names. A server without a token answers only to names that cannot be
+// registered on the internet.
 func TestNames(t *testing.T) {
 	open := fixture.ServerWith(t, func(s *server.Settings) { s.AllowedOrigins = []string{"https://ui.example.com"} })
 	wide := fixture.ServerWith(t, func(s *server.Settings) { s.Listen = "0.0.0.0:0" })
@@ -51,7 +51,7 @@ func TestNames(t *testing.T) {
 		{open, "/", "127.0.0.1.example.com", http.StatusForbidden},
 		{open, "/metrics", "rebound.example.com", http.StatusForbidden},
 		{open, "/livez", "builder.example.com", http.StatusOK},
-		{wide, "/", "builder:3000", http.StatusOK}, // as containers call each other
+		{wide, "/", "builder:3000", http.StatusOK}, // the name of a container
 		{wide, "/api/v1/jobs", "rebound.example.com:3000", http.StatusForbidden},
 		{wide, schemas.BuildPath, "rebound.example.com:3000", http.StatusForbidden},
 		{wide, "/api/v1/healthcheck", "builder.example.com", http.StatusOK},
@@ -73,7 +73,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestTokenOfClient has the client show a token, and be told when it is another.
+// TestTokenOfClient runs the command-line client with and without a token. It reports a wrong token.
 func TestTokenOfClient(t *testing.T) {
 	s := fixture.ServerWith(t, func(s *server.Settings) { s.TokenFile = fixture.TokenFile(t, fixture.GoodToken) })
 	submit := func(args ...string) (int, string) {
@@ -94,8 +94,9 @@ func TestTokenOfClient(t *testing.T) {
 	}
 }
 
-// TestOpenDoor listens on all addresses, with a token and without.
-func TestOpenDoor(t *testing.T) {
+// TestWarningWithoutToken starts servers with and without a token. One that listens on all addresses without a token
+// logs a warning.
+func TestWarningWithoutToken(t *testing.T) {
 	const warning = "anyone who can reach this address can run programs on the container engine"
 	for _, test := range []struct {
 		listen, token string
@@ -144,9 +145,8 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
-// TestFlood opens 5,000 connections while a job runs, half of them mute, half of clients
-// that take what they are told and stay. The job, the server's memory and its health check
-// are as they were.
+// TestFlood opens 5,000 connections while a job runs. Half of them send nothing, the other half read the answer and
+// stay open. The job, the server's memory and its health check are not affected.
 func TestFlood(t *testing.T) {
 	const connections, mostMemory = 5000, 64 << 10 // KiB
 	s := fixture.StartProcess(t, "--job-image", fixture.Env.Image, "--allowed-commands", "sh")
@@ -171,10 +171,10 @@ func TestFlood(t *testing.T) {
 					continue
 				}
 				mute := n%2 == 0
-				if n%8 == 0 { // answers that nobody reads
+				if n%8 == 0 { // does not read the answers
 					conn.SetWriteDeadline(time.Now().Add(time.Second))
 					io.WriteString(conn, strings.Repeat("GET /assets/job.js HTTP/1.1\r\nHost: localhost\r\n\r\n", 500))
-				} else if n%4 == 0 { // a form that never comes
+				} else if n%4 == 0 { // never sends the form's content
 					fmt.Fprint(conn, "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\ntoken=")
 				}
 				if !mute && askAndListen(conn) {
@@ -205,10 +205,10 @@ func TestFlood(t *testing.T) {
 	} else if used, _ := strconv.Atoi(string(peak.FindSubmatch(status)[1])); used > mostMemory {
 		t.Errorf("the server took %d KiB", used)
 	} else {
-		t.Logf("%d of %d clients were told that it is busy, %d health checks, at most %d KiB", told, connections/2, checked, used)
+		t.Logf("%d of %d clients got the answer busy, %d health checks, at most %d KiB", told, connections/2, checked, used)
 	}
 	if told < connections/4 {
-		t.Errorf("only %d clients were told that the server is busy", told)
+		t.Errorf("only %d clients got the answer busy", told)
 	}
 	fixture.Docker(t, "exec", s.Containers()[0], "/bin/sh", "-c", "> /tmp/end")
 	got := <-ended
@@ -224,7 +224,7 @@ func TestFlood(t *testing.T) {
 
 var peak = regexp.MustCompile(`VmHWM:\s+(\d+) kB`)
 
-// askAndListen asks for a WebSocket and reports whether it is told that the server is busy.
+// askAndListen requests a WebSocket and reports whether the answer is that the server is busy.
 func askAndListen(conn net.Conn) bool {
 	conn.SetDeadline(time.Now().Add(time.Minute))
 	fmt.Fprint(conn, "GET /api/v1/build HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+

@@ -64,7 +64,7 @@ func TestToken(t *testing.T) {
 		t.Errorf("without the token, the health check is %d", status)
 	}
 	if strings.Contains(s.Log.String(), fixture.GoodToken) {
-		t.Error("the token stands in the log")
+		t.Error("the token is in the log")
 	}
 }
 
@@ -94,7 +94,7 @@ func writeCertificate(t *testing.T, certFile, keyFile string, serial int64) {
 	}
 }
 
-// TestTLS runs a job over TLS, and replaces the certificate under the server.
+// TestTLS runs a job over TLS, and replaces the certificate while the server runs.
 func TestTLS(t *testing.T) {
 	certFile, keyFile := filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
 	writeCertificate(t, certFile, keyFile, 1)

@@ -13,8 +13,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestAskedFirst cancels jobs, of which one does as it is told and one does not: that is
-// killed, but not before its time.
+// TestAskedFirst cancels jobs. One ends after SIGTERM. The other ignores it and is killed, but only after the grace
+// period.
 func TestAskedFirst(t *testing.T) { fixture.OnEngines(t, askedFirst) }
 
 func askedFirst(t *testing.T, e *fixture.Engine) {
@@ -32,13 +32,13 @@ func askedFirst(t *testing.T, e *fixture.Engine) {
 	}
 	obedient, _ := cancel("trap 'echo told; exit 7' TERM; echo begun; while :; do sleep 0.1; done")
 	fixture.WantLine(t, obedient, "told")
-	// The first process of the container kills what does not end within 8 s.
+	// The first process of the container kills processes that do not end within 8 s.
 	if _, took := cancel("trap '' TERM; echo begun; while :; do sleep 1; done"); took < 7*time.Second {
-		t.Errorf("it was killed after %s already", took)
+		t.Errorf("it was killed too early, after %s", took)
 	}
 }
 
-// TestClientsThatLeave says goodbye, and goes without a word.
+// TestClientsThatLeave disconnects clients with and without a close message.
 func TestClientsThatLeave(t *testing.T) { fixture.OnEngines(t, clientsThatLeave) }
 
 func clientsThatLeave(t *testing.T, e *fixture.Engine) {
@@ -60,8 +60,8 @@ func clientsThatLeave(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestEngineEnds looks for the engine's and the image's ends in the server's log; what the
-// client is told of them is tested elsewhere.
+// TestEngineEnds checks the server's log after jobs that end because of the engine or the image. The messages to
+// the client are tested elsewhere.
 func TestEngineEnds(t *testing.T) {
 	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) {
 		engine := httptest.NewServer(fixture.ProxyTo(t, e.Socket()))
@@ -74,7 +74,7 @@ func TestEngineEnds(t *testing.T) {
 	})
 }
 
-// TestDeadlines has jobs run too long, and be too silent.
+// TestDeadlines runs jobs that run too long, or that are silent for too long.
 func TestDeadlines(t *testing.T) { fixture.OnEngines(t, deadlines) }
 
 func deadlines(t *testing.T, e *fixture.Engine) {
@@ -90,15 +90,14 @@ func deadlines(t *testing.T, e *fixture.Engine) {
 	fixture.WantExit(t, fixture.Do(t, silent, fixture.Command("sh -c 'for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 1; echo $i; done'")), 0)
 }
 
-// TestKilledFromOutside ends containers behind the builder's back, in every way that an
-// engine has.
+// TestKilledFromOutside ends jobs' containers with the engine's own commands, in every way.
 func TestKilledFromOutside(t *testing.T) { fixture.OnEngines(t, killedFromOutside) }
 
 func killedFromOutside(t *testing.T, e *fixture.Engine) {
 	s := e.Server(t, func(*server.Settings) {})
 	removed := 137
 	if e.IsPodman() {
-		removed = 143 // it stops what it removes
+		removed = 143 // Podman stops a container before it removes it
 	}
 	for _, test := range []struct {
 		args []string
@@ -118,7 +117,7 @@ func killedFromOutside(t *testing.T, e *fixture.Engine) {
 			fixture.WantFree(t, s)
 		})
 	}
-	// A job that kills itself is another thing, though its exit code is the same.
+	// A job that kills itself has the same exit code, but another message.
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("sh -c 'kill -KILL $$'")), 137)
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("sh -c 'exit 143'")), 143)
 	fixture.WantEnd(t, s, "exited")

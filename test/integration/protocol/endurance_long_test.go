@@ -9,11 +9,10 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestTwoHundredJobs runs them in a row: nothing is more afterwards, on the engine
-// or in the server.
+// TestTwoHundredJobs runs 200 jobs in sequence. Nothing is leaked on the engine or in the server.
 func TestTwoHundredJobs(t *testing.T) { wantNoMore(t, fixture.Env.Server, 200) }
 
-// TestFortyJobsOnPodman is the same there, where a job takes longer.
+// TestFortyJobsOnPodman is the same on Podman, where a job takes longer.
 func TestFortyJobsOnPodman(t *testing.T) {
 	e := fixture.OnPodman(t)
 	wantNoMore(t, e.Server(t, func(*server.Settings) {}), 40)
@@ -23,7 +22,7 @@ func TestFortyJobsOnPodman(t *testing.T) {
 func wantNoMore(t *testing.T, s *fixture.Server, jobs int) {
 	t.Helper()
 	one := func() { fixture.WantExit(t, fixture.Do(t, s, fixture.Command("nix --version")), 0) }
-	one() // what is made once for all jobs is there now
+	one() // makes what exists once for all jobs
 	fixture.WantNoContainers(t, s)
 	before := fixture.CountAll(t, s)
 	for range jobs {
@@ -32,9 +31,9 @@ func wantNoMore(t *testing.T, s *fixture.Server, jobs int) {
 	fixture.WantNotMore(t, s, before)
 }
 
-// TestManyClientsInARow lets clients come and go in every way that is not a job.
+// TestManyClientsInARow connects and disconnects clients in every way without a job.
 func TestManyClientsInARow(t *testing.T) {
-	fixture.WantFree(t, fixture.Env.Server) // what is made once for all jobs is there now
+	fixture.WantFree(t, fixture.Env.Server) // makes what exists once for all jobs
 	fixture.WantNoContainers(t, fixture.Env.Server)
 	before := fixture.CountAll(t, fixture.Env.Server)
 	for n := range 100 {

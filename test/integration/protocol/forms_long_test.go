@@ -11,7 +11,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestStackRefusals has today's empty strings where something is needed.
+// TestStackRefusals sends jobs in the stack's format with empty strings in required fields.
 func TestStackRefusals(t *testing.T) {
 	change := func(object, name string, value any) string {
 		row := fixture.StackRow(fixture.Command("nix --version"))

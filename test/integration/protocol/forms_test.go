@@ -16,8 +16,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestStackJobs has jobs of today's form with the least, and with empty strings throughout:
-// they do what they say.
+// TestStackJobs runs jobs in the stack's format with only the required fields, and with empty strings in all others.
 func TestStackJobs(t *testing.T) {
 	const environment = `sh -c 'echo "$NIX_CONFIG"; echo in $PWD; ls -A'`
 	least := fixture.Object{"git_config": fixture.Object{"noclone": true}, "build_options": fixture.Object{"command": environment}, "cachix_config": fixture.Object{}}
@@ -30,7 +29,7 @@ func TestStackJobs(t *testing.T) {
 			c.Send(fixture.JSONOf(t, row))
 			got := c.Finish()
 			fixture.WantExit(t, got, 0)
-			// Which Nix the image has decides whether it is told where to tell of its work.
+			// Whether Nix gets a file for its progress messages depends on its version.
 			lines := slices.DeleteFunc(fixture.WithoutHead(t, s, got.Lines), func(line string) bool { return strings.HasPrefix(line, "json-log-path = ") })
 			if diff := cmp.Diff(want, lines); diff != "" {
 				t.Errorf("lines (-want +got):\n%s", diff)
@@ -39,7 +38,7 @@ func TestStackJobs(t *testing.T) {
 	}
 }
 
-// TestFullStackJob has a job of today's form with every property set.
+// TestFullStackJob runs a job in the stack's format with every property set.
 func TestFullStackJob(t *testing.T) {
 	cache, other := fixture.NewCache(t), fixture.NewCache(t)
 	j := cache.Pushing(fixture.Env.Git.WithKey(fixture.Build(fixture.Env.Git.Private+"/hello",
@@ -50,7 +49,7 @@ func TestFullStackJob(t *testing.T) {
 	j.BuildOptions.ExtraArgs = "one 'two three'"
 	j.BuildOptions.Substituters = []string{cache.URL, other.URL}
 	j.BuildOptions.TrustedPublicKeys = []string{"default:" + fixture.PublicKey(t), "other-1:" + fixture.PublicKey(t)}
-	// Root's environment has the settings of the store, too; those of others are the daemon's.
+	// The settings of the store are in root's environment. For other users they are settings of the daemon.
 	s := fixture.ServerWith(t, func(s *server.Settings) { s.JobUser = orchestrator.UserRoot })
 	got := fixture.DoIn(t, schemas.Stack, s, j)
 	fixture.WantExit(t, got, 0)
@@ -74,8 +73,7 @@ func TestFullStackJob(t *testing.T) {
 	}
 }
 
-// TestPushInEachForm pushes a job of each form, to a cache that takes it and to one that
-// does not.
+// TestPushInEachForm pushes in each wire format, to a cache that accepts the paths and to one that refuses them.
 func TestPushInEachForm(t *testing.T) {
 	t.Parallel()
 	s := fixture.OwnServer(t)

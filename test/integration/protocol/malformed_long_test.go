@@ -18,8 +18,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// fuzzCorpus returns the inputs that the fuzzing of requests has found worth keeping, and
-// some that every job's is like.
+// fuzzCorpus returns the stored corpus of the fuzz test of requests, and some normal jobs.
 func fuzzCorpus(t *testing.T) (corpus [][]byte) {
 	t.Helper()
 	names, err := filepath.Glob(fixture.RepoPath("schemas/testdata/fuzz/FuzzParseRequest/*"))
@@ -41,7 +40,7 @@ func fuzzCorpus(t *testing.T) (corpus [][]byte) {
 	return append(corpus, []byte(fixture.JSONOf(t, fixture.Command("no-such-program"))))
 }
 
-// malformed returns an input with some of its bytes changed, so that it is no JSON.
+// malformed returns an input with some bytes changed, so that it is not valid JSON.
 func malformed(random *rand.Rand, input []byte) []byte {
 	for {
 		changed := append([]byte(nil), input...)
@@ -58,13 +57,13 @@ func malformed(random *rand.Rand, input []byte) []byte {
 	}
 }
 
-// TestMalformedMessages sends 10,000 first messages that are none, while another server's
-// job runs beside it: each is refused, and neither server is the worse for it.
+// TestMalformedMessages sends 10,000 malformed first messages while a job of another server runs. Each is refused,
+// and both servers keep working.
 func TestMalformedMessages(t *testing.T) {
 	const messages = 10_000
-	beside := fixture.Connect(t, fixture.Env.Server)
-	beside.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; while ! [ -e /tmp/end ]; do sleep 0.1; done; sleep 2; echo done'")))
-	beside.WaitFor(`"begun"`)
+	runningClient := fixture.Connect(t, fixture.Env.Server)
+	runningClient.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; while ! [ -e /tmp/end ]; do sleep 0.1; done; sleep 2; echo done'")))
+	runningClient.WaitFor(`"begun"`)
 	container := fixture.Env.Server.Containers()[0]
 
 	s := fixture.ServerWith(t, func(*server.Settings) {})
@@ -83,18 +82,18 @@ func TestMalformedMessages(t *testing.T) {
 		}
 		c.Conn.Close()
 		if n%100 == 0 { // the same to the client of a running job
-			beside.Send(string(message))
-			if got := beside.Next(); got != fixture.Busy {
-				t.Fatalf("beside the job: %s", got)
+			runningClient.Send(string(message))
+			if got := runningClient.Next(); got != fixture.Busy {
+				t.Fatalf("during the job: %s", got)
 			}
 		}
 	}
 	fixture.WantFree(t, s)
 	fixture.WantNotMore(t, s, before)
 	fixture.Docker(t, "exec", container, "/bin/sh", "-c", "> /tmp/end")
-	got := beside.Finish()
+	got := runningClient.Finish()
 	fixture.WantLine(t, got, "done")
 	if fmt.Sprint(got.Messages) != fmt.Sprint([]string{fixture.Succeeded}) {
-		t.Errorf("the job beside ended with %v", got.Messages)
+		t.Errorf("the other server's job ended with %v", got.Messages)
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestHundredClients connects a hundred clients at once: one gets in.
+// TestHundredClients connects a hundred clients at the same time. One is accepted.
 func TestHundredClients(t *testing.T) {
 	const clients = 100
 	var (
@@ -35,7 +35,7 @@ func TestHundredClients(t *testing.T) {
 				return
 			}
 			c := &fixture.Client{T: t, Conn: conn}
-			// Whoever got in is told nothing until it sends a job.
+			// The accepted client gets no message until it sends a job.
 			conn.SetReadDeadline(time.Now().Add(15 * time.Second))
 			_, data, err := conn.ReadMessage()
 			switch {
@@ -56,7 +56,7 @@ func TestHundredClients(t *testing.T) {
 	close(start)
 	all.Wait()
 	if len(admitted) != 1 {
-		t.Errorf("%d of %d clients got in", len(admitted), clients)
+		t.Errorf("%d of %d clients were accepted", len(admitted), clients)
 	}
 	for _, c := range admitted {
 		c.Conn.Close()
@@ -123,7 +123,7 @@ func TestHealthcheck(t *testing.T) {
 	}
 }
 
-// TestManyLines has a job print a million lines: each arrives as one message.
+// TestManyLines runs a job that prints a million lines. Each arrives as one message.
 func TestManyLines(t *testing.T) {
 	t.Parallel()
 	s := fixture.ServerWith(t, func(*server.Settings) {})
@@ -137,7 +137,7 @@ func TestManyLines(t *testing.T) {
 			if n%1000 == 1 {
 				c.Conn.SetReadDeadline(time.Now().Add(fixture.MessageTimeout))
 			}
-			// Not with read: the schema's oracle takes longer than the job.
+			// Client.Read is not used, because its validation takes longer than the job.
 			_, r, err := c.Conn.NextReader()
 			if err != nil {
 				t.Fatalf("line %d: %v", n, err)
@@ -157,7 +157,7 @@ func TestManyLines(t *testing.T) {
 			}
 		}
 		if got := c.Finish(); len(got.Lines) != 0 || len(got.Messages) != 1 || got.Messages[0] != fixture.Succeeded {
-			t.Errorf("after the lines came %+v", got)
+			t.Errorf("got after the lines: %+v", got)
 		}
 	})
 }

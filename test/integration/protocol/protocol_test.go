@@ -17,8 +17,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestMessages holds the message table of the protocol against a running server, a
-// row each, in both forms. Rows that need more than one message from the client come below.
+// TestMessages checks each row of the protocol's table of messages on a running server, in both wire formats. Rows
+// that need several messages from the client have their own tests below.
 func TestMessages(t *testing.T) {
 	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		for _, row := range messageRows(t, form) {
@@ -31,13 +31,13 @@ type messageRow struct {
 	name      string
 	kind      int
 	send      string
-	want      []string // as the document has them
+	want      []string // in the document's format
 	closeCode int
 }
 
 func (row messageRow) check(t *testing.T, form schemas.Format) {
 	c := fixture.ConnectIn(t, form, fixture.Env.Server)
-	if row.want[0] == notJSON { // which has no form
+	if row.want[0] == notJSON { // it is in neither format
 		c.Form = schemas.Document
 	}
 	if err := c.Conn.WriteMessage(row.kind, []byte(row.send)); err != nil {
@@ -46,14 +46,14 @@ func (row messageRow) check(t *testing.T, form schemas.Format) {
 	var got []string
 	message, code := c.Read()
 	for ; code == 0; message, code = c.Read() {
-		if !strings.HasPrefix(message, `{"stdout":"iglu: job `) && !strings.HasPrefix(message, `{"stdout":"iglu: Nix `) { // withoutHead checks those
+		if !strings.HasPrefix(message, `{"stdout":"iglu: job `) && !strings.HasPrefix(message, `{"stdout":"iglu: Nix `) { // WithoutHead checks those
 			got = append(got, message)
 		}
 	}
 	if row.want[0] == notJSON && len(got) == 1 && strings.HasPrefix(got[0], notJSON) {
 		got = row.want
 	}
-	if row.name == "standard error" { // between two streams there is no order
+	if row.name == "standard error" { // lines of two streams have no order
 		slices.Sort(got)
 		slices.Sort(row.want)
 	}
@@ -65,11 +65,11 @@ func (row messageRow) check(t *testing.T, form schemas.Format) {
 	}
 }
 
-// notJSON is how the answer to what is no JSON begins; its msg says where.
+// notJSON is the beginning of the answer to a message that is not JSON. Its msg has the position of the error.
 const notJSON = `{"error":"Not a valid JSON","msg":"`
 
 func messageRows(t *testing.T, form schemas.Format) []messageRow {
-	// What differs between the forms beside a job's spelling.
+	// Differences between the formats, apart from the names in a job.
 	object, options, repository, noClone := "git", "buildOptions", "git.repository", "noClone"
 	if form == schemas.Stack {
 		object, options, repository, noClone = "git_config", "build_options", "git_config.repository", "noclone"
@@ -113,7 +113,7 @@ func messageRows(t *testing.T, form schemas.Format) []messageRow {
 	}
 }
 
-// What the last message says of two failures.
+// The reasons of two failures in the last message.
 const (
 	exited42  = "the command ended with exit code 42. The end of its log may say more."
 	noProgram = "no-such-program is not in the job image; its PATH is /root/.nix-profile/bin:/nix/var/nix/profiles/default/bin:" +
@@ -126,13 +126,13 @@ func TestSecondClient(t *testing.T) {
 	if got := second.Finish(); len(got.Messages) != 1 || got.Messages[0] != fixture.Busy || got.CloseCode != 1011 {
 		t.Errorf("a second client got %+v", got)
 	}
-	// The refused client left no trace: the first is still the one.
+	// The refused client has no effect: the first client still has the slot.
 	first.Send(`{"git":{"noClone":true},"buildOptions":{"command":"nix --version","cachix":{"push":false}}}`)
 	fixture.WantExit(t, first.Finish(), 0)
 }
 
-// TestClientVanishes ends a client's connection without a word in the middle of a
-// build. Its container goes, and another client gets in.
+// TestClientVanishes breaks a client's connection in the middle of a build, without a close message. Its container is
+// removed, and another client is accepted.
 func TestClientVanishes(t *testing.T) {
 	t.Run("alone", func(t *testing.T) { clientVanishes(t, fixture.Env.Server) })
 	t.Run("on engines", func(t *testing.T) {
@@ -150,7 +150,7 @@ func clientVanishes(t *testing.T, s *fixture.Server) {
 			t.Fatalf("%d containers while a job runs", n)
 		}
 		c.Conn.NetConn().Close()
-		if s == fixture.Env.Server { // beside no others: the container is gone in time, too
+		if s == fixture.Env.Server { // no other tests run, so the container must be removed in time too
 			if err := fixture.AwaitEngine(s.Host, 5*time.Second, func() bool { return len(s.Containers()) == 0 }); err != nil {
 				t.Errorf("its container: %v", err)
 			}
@@ -160,7 +160,7 @@ func clientVanishes(t *testing.T, s *fixture.Server) {
 	}
 }
 
-// TestNoEngine runs a builder whose engine is not there.
+// TestNoEngine runs a builder without an engine.
 func TestNoEngine(t *testing.T) {
 	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		s := fixture.ServerWith(t, func(s *server.Settings) { s.EngineHost = "unix:///nonexistent/docker.sock" })
@@ -171,7 +171,7 @@ func TestNoEngine(t *testing.T) {
 			t.Errorf("close code %d, messages (-want +got):\n%s", got.CloseCode, diff)
 		}
 		if took := time.Since(begun); took > 5*time.Second {
-			t.Errorf("it took %s to say so", took)
+			t.Errorf("the answer took %s", took)
 		}
 		if status, body := s.Get(t, "GET", "/api/v1/healthcheck"); status != 503 || !strings.HasSuffix(body, ".\n") {
 			t.Errorf("health check: %d %q", status, body)
@@ -192,8 +192,8 @@ func TestNoImage(t *testing.T) {
 	})
 }
 
-// TestShutdown stops the server while a job runs: the client is told, and nothing of
-// the job is left (serverWith checks that).
+// TestShutdown stops the server while a job runs. The client gets a message, and nothing of the job is left, which
+// ServerWith checks.
 func TestShutdown(t *testing.T) {
 	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
 		s := fixture.ServerWith(t, func(*server.Settings) {})
@@ -238,7 +238,7 @@ func terminate(t *testing.T, e *fixture.Engine) {
 	})
 }
 
-// TestOrphans lets a job leave children behind in numbers: none stays a zombie.
+// TestOrphans runs a job that leaves many orphaned processes. None becomes a zombie.
 func TestOrphans(t *testing.T) { fixture.OnEngines(t, orphans) }
 
 func orphans(t *testing.T, e *fixture.Engine) {
@@ -251,7 +251,7 @@ func orphans(t *testing.T, e *fixture.Engine) {
 	fixture.WantLine(t, got, "zombies 0")
 }
 
-// TestNoNetwork names a network that is not there.
+// TestNoNetwork runs a builder with a jobs' network that does not exist.
 func TestNoNetwork(t *testing.T) { fixture.OnEngines(t, noNetwork) }
 
 func noNetwork(t *testing.T, e *fixture.Engine) {

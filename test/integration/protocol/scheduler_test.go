@@ -19,9 +19,8 @@ import (
 	"iglu.sh/builder/test/kit/scheduler"
 )
 
-// startAsScheduler starts a builder's container as the scheduler does, with nothing mounted
-// and one variable, on a network like iglu-nw, and returns its host. All else stands in the
-// image, as docs/iglu.md says.
+// startAsScheduler starts a builder's container as the scheduler does, without mounts and with one variable, on a
+// network like iglu-nw, and returns its host. All other settings are in the image, as docs/iglu.md describes.
 func startAsScheduler(t *testing.T) (host string) {
 	t.Helper()
 	name := "iglu-test-stack-" + strings.ToLower(rand.Text()[:10])
@@ -40,7 +39,7 @@ func startAsScheduler(t *testing.T) (host string) {
 			t.Error(err)
 		}
 		if !strings.Contains(log, "level=DEBUG") {
-			t.Errorf("LOG_LEVEL is of no effect: %s", log)
+			t.Errorf("LOG_LEVEL has no effect: %s", log)
 		}
 		fixture.Docker(t, "rm", container)
 		s := fixture.Server{Instance: name}
@@ -54,8 +53,7 @@ func startAsScheduler(t *testing.T) (host string) {
 	return fixture.Docker(t, "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container)
 }
 
-// importBuilder makes an image of the builder, as images/Dockerfile does of a static program, with keys for
-// an agent.
+// importBuilder makes an image with the builder, as images/Dockerfile does, and with keys for an agent.
 func importBuilder(t *testing.T, image, keys string, changes ...string) {
 	t.Helper()
 	program, err := os.ReadFile(fixture.Env.Program)
@@ -87,8 +85,8 @@ func importBuilder(t *testing.T, image, keys string, changes ...string) {
 	}
 }
 
-// TestScheduler has the scheduler start a builder and run jobs on it: one that pushes, one
-// that fails, and one that is none.
+// TestScheduler starts a builder and runs jobs on it as the scheduler does: one that pushes, one that fails, and one
+// that is invalid.
 func TestScheduler(t *testing.T) {
 	host := startAsScheduler(t)
 	cache := fixture.NewCache(t)

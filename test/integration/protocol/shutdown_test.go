@@ -17,7 +17,7 @@ import (
 
 const notTaken = `{"error":"The builder is shutting down.","msg":"Connect again when it is back.","jobStatus":"failed"}`
 
-// stopped waits for a server's process to end by itself, with exit code 0.
+// wantStopped waits until a server's process ends, and checks that its exit code is 0.
 func wantStopped(t *testing.T, s *fixture.Server) {
 	t.Helper()
 	if err := <-s.Ended; err != nil {
@@ -26,10 +26,10 @@ func wantStopped(t *testing.T, s *fixture.Server) {
 	s.Ended <- nil // for the clean-up
 }
 
-// takesNoMore reports whether a server has logged that it takes no more jobs.
+// takesNoMore reports whether a server has logged that it accepts no more jobs.
 func takesNoMore(log string) bool { return strings.Contains(log, "taking no more jobs") }
 
-// TestGrace asks a server to stop while its job runs: the job may end, no other is taken.
+// TestGrace asks a server to stop while its job runs. The job may end, and no other job is accepted.
 func TestGrace(t *testing.T) { fixture.OnEngines(t, grace) }
 
 func grace(t *testing.T, e *fixture.Engine) {
@@ -62,8 +62,7 @@ func grace(t *testing.T, e *fixture.Engine) {
 	wantStopped(t, s)
 }
 
-// TestGraceIsOver has a job take longer than it is given, and a second signal take what it
-// is given.
+// TestGraceIsOver cancels a job at a shutdown in two ways: after the grace period, and by a second signal.
 func TestGraceIsOver(t *testing.T) { fixture.OnEngines(t, graceIsOver) }
 
 func graceIsOver(t *testing.T, e *fixture.Engine) {
@@ -85,7 +84,7 @@ func graceIsOver(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestNotify has a server tell systemd how it is.
+// TestNotify checks the messages that a server sends to systemd about its state.
 func TestNotify(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "notify")
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
@@ -105,11 +104,11 @@ func TestNotify(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", name)
 	s := fixture.StartProcess(t, "--job-image", fixture.Env.Image)
 	if got := told(); got != "READY=1" {
-		t.Errorf("told %q first", got)
+		t.Errorf("first message: %q", got)
 	}
 	s.Cancel()
 	if got := told(); got != "STOPPING=1" {
-		t.Errorf("told %q then", got)
+		t.Errorf("second message: %q", got)
 	}
 	wantStopped(t, s)
 }

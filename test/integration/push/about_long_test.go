@@ -13,9 +13,9 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestAboutOften has a job whose command is hundreds of commands of Nix, beside busy processes:
-// each is of one path that an earlier job has built, and ends as soon as it can. None is missed.
-// Four run at a time, or the test would take half an hour.
+// TestAboutOften runs a job with hundreds of short Nix commands, while other processes keep the machine busy. Each
+// command uses one path that an earlier job has built. All of these paths are pushed. Four commands run at a time;
+// otherwise the test would take half an hour.
 func TestAboutOften(t *testing.T) {
 	t.Parallel()
 	const runs = 500
@@ -52,8 +52,8 @@ exit $code'`, form.command))))
 	}
 }
 
-// TestAboutAfterOutage has the cache die while a job pushes, and not come back in time. The next job
-// of the same command pushes all, and builds nothing.
+// TestAboutAfterOutage stops the cache while a job pushes, for longer than the job waits. The next job with the same
+// command pushes everything and builds nothing.
 func TestAboutAfterOutage(t *testing.T) {
 	t.Parallel()
 	s := fixture.ServerWith(t, func(s *server.Settings) { s.Store = stores.Shared })
@@ -64,7 +64,7 @@ func TestAboutAfterOutage(t *testing.T) {
 	fixture.WantUnpushed(t, fixture.Do(t, s, job), "")
 
 	c.ReturnAfter(0)
-	next := fixture.Do(t, s, job) // which waits for the cache
+	next := fixture.Do(t, s, job) // waits for the cache
 	fixture.WantExit(t, next, 0)
 	wantNothingBuilt(t, next)
 	fixture.WantNames(t, c.BinaryCache, []string{"needed", "top"})

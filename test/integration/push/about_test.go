@@ -16,7 +16,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// aboutFlake has packages that need a tool to be built, of which nothing is left in them.
+// aboutFlake has packages that need a tool only for their build. The packages do not refer to it.
 const aboutFlake = `{
   outputs = { self }: let
     d = name: script: more: derivation ({
@@ -48,7 +48,7 @@ var commitAbout = sync.OnceValue(func() error {
 	})
 })
 
-// publishAbout publishes aboutFlake, and returns a job of a command in it.
+// publishAbout publishes aboutFlake, and returns a function that makes a job with a command in it.
 func publishAbout(t *testing.T) func(command string) fixture.Job {
 	t.Helper()
 	if err := commitAbout(); err != nil {
@@ -57,13 +57,13 @@ func publishAbout(t *testing.T) func(command string) fixture.Job {
 	return func(command string) fixture.Job { return fixture.Build(fixture.Env.Git.Public+"/about", command) }
 }
 
-// aboutServer returns a server whose jobs find what others have built.
+// aboutServer returns a server whose jobs share a store.
 func aboutServer(t *testing.T, e *fixture.Engine) *fixture.Server {
 	return e.Server(t, func(s *server.Settings) { s.Store = stores.Shared })
 }
 
-// TestAbout has a job build and not push, and then others push and not build. Each leaves in the
-// cache all that its command is about.
+// TestAbout runs a job that builds without pushing, and then jobs that push without building. Each pushes
+// everything that its command refers to.
 func TestAbout(t *testing.T) { fixture.OnEngines(t, about) }
 
 func about(all *testing.T, e *fixture.Engine) {
@@ -113,7 +113,7 @@ nix eval --raw .#default; echo; nix eval --raw .#default.drvPath; echo'`))
 	wantCopied(t, caches...)
 }
 
-// wantNothingBuilt checks that a job has found all that it needs.
+// wantNothingBuilt checks that a job has built nothing.
 func wantNothingBuilt(t *testing.T, r fixture.Result) {
 	t.Helper()
 	if slices.ContainsFunc(r.Lines, func(line string) bool { return strings.HasPrefix(line, "building '") }) {
@@ -121,7 +121,7 @@ func wantNothingBuilt(t *testing.T, r fixture.Result) {
 	}
 }
 
-// wantCopied has Nix copy all that each of some caches has into an empty store, signatures required.
+// wantCopied copies all paths of each cache into an empty store with Nix. Signatures are required.
 func wantCopied(t *testing.T, caches ...*fixture.BinaryCache) {
 	t.Helper()
 	script := "set -e\n"
@@ -133,7 +133,7 @@ func wantCopied(t *testing.T, caches ...*fixture.BinaryCache) {
 		fixture.Env.Image, "bash", "-c", script)
 }
 
-// TestAboutNothing has a command that is about nothing in the store.
+// TestAboutNothing runs a command that refers to nothing in the store.
 func TestAboutNothing(t *testing.T) {
 	c := fixture.NewCache(t)
 	got := fixture.Do(t, fixture.Env.Server, c.Pushing(fixture.Command("nix eval --expr 1")))
@@ -141,7 +141,7 @@ func TestAboutNothing(t *testing.T) {
 	fixture.WantLine(t, got, "iglu: push: this command yielded nothing to push")
 }
 
-// TestAboutDerivation has a result that refers to a derivation, which Nix copies with it.
+// TestAboutDerivation builds a result that refers to a derivation. Nix copies the derivation with it.
 func TestAboutDerivation(t *testing.T) {
 	c := fixture.NewCache(t)
 	got := fixture.Do(t, fixture.Env.Server, c.Pushing(fixture.Command(`nix-build --no-out-link -E 'let d = name: script: derivation { inherit name; `+
@@ -151,8 +151,8 @@ func TestAboutDerivation(t *testing.T) {
 	wantCopied(t, c)
 }
 
-// TestAboutContentAddressed has a derivation whose output the cache cannot name. The daemon of the
-// job image has to know the feature.
+// TestAboutContentAddressed builds a content-addressed derivation, whose output path is not known before the build.
+// The daemon of the job image must support that feature.
 func TestAboutContentAddressed(t *testing.T) { fixture.OnEngines(t, aboutContentAddressed) }
 
 func aboutContentAddressed(t *testing.T, e *fixture.Engine) {
@@ -167,12 +167,12 @@ rm /etc/nix/nix.conf
 	fixture.WantNames(t, c, []string{"floating"})
 	fixture.WantLine(t, got, "iglu: warning: 1 path of content-addressed derivations: ")
 
-	// Nix does not even make the derivation where the daemon does not know the feature.
+	// If the daemon does not support the feature, Nix does not even make the derivation.
 	fixture.WantExit(t, fixture.Do(t, fixture.Env.Server, fixture.NewCache(t).Pushing(job)), 1)
 }
 
-// TestAboutAfterFailure has jobs build what does not get into the cache. The next job of the same
-// derivation pushes it, and builds nothing.
+// TestAboutAfterFailure runs jobs whose results are not pushed, because of a failure. The next job with the same
+// derivation pushes it and builds nothing.
 func TestAboutAfterFailure(t *testing.T) { fixture.OnEngines(t, aboutAfterFailure) }
 
 func aboutAfterFailure(t *testing.T, e *fixture.Engine) {
@@ -215,7 +215,7 @@ func aboutAfterFailure(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestAboutAsRoot has a command of root, whose Nix would not ask a daemon by itself.
+// TestAboutAsRoot runs a command as root, whose Nix does not use a daemon by default.
 func TestAboutAsRoot(t *testing.T) { fixture.OnEngines(t, aboutAsRoot) }
 
 func aboutAsRoot(t *testing.T, e *fixture.Engine) {

@@ -21,8 +21,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestNixReadsTheCache pushes paths that refer to one another, with all that a path
-// can hold. A container's Nix gets them, signature required, and finds them whole.
+// TestNixReadsTheCache pushes paths with references and with every kind of file. Nix in a container fetches them with
+// required signatures, and verifies them.
 func TestNixReadsTheCache(t *testing.T) {
 	url := fixture.StartCache(t, t.TempDir())
 	_, private, err := ed25519.GenerateKey(nil)
@@ -64,7 +64,7 @@ func TestNixReadsTheCache(t *testing.T) {
 	}
 	for _, p := range paths {
 		if want := p.StorePath + " " + p.NarHash.String(); !strings.Contains(got, want) {
-			t.Errorf("%q is not in what Nix says:\n%s", want, got)
+			t.Errorf("%q is not in the output of Nix:\n%s", want, got)
 		}
 	}
 	_, private, _ = ed25519.GenerateKey(nil)
@@ -74,7 +74,7 @@ func TestNixReadsTheCache(t *testing.T) {
 	}
 }
 
-// everyKindOfFile makes a folder of what a store path can hold, more than one part.
+// everyKindOfFile makes a folder with every kind of file of a store path. It is larger than one part of an upload.
 func everyKindOfFile(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
@@ -91,8 +91,7 @@ func everyKindOfFile(t *testing.T) string {
 	return root
 }
 
-// nixGets has Nix in a fresh container get a path, and returns what it says of the
-// path's closure.
+// nixGets fetches a path with Nix in a new container, and returns Nix's description of its closure.
 func nixGets(t *testing.T, url, trusted string, p cachix.Path) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

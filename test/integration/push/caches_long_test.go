@@ -16,8 +16,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// sixtyFlake is a flake of 60 derivations: a chain that begins with all that a path can hold,
-// 300 MB among it, and one of several outputs.
+// sixtyFlake is a flake of 60 derivations: a chain that begins with a path of every kind of file, 300 MB in total, and
+// one derivation with several outputs.
 const sixtyFlake = `{
   outputs = { self }: {
     packages.SYSTEM.default = let
@@ -46,19 +46,18 @@ const sixtyFlake = `{
 }
 `
 
-// sixtyPaths is how many paths sixtyFlake yields: two more outputs than derivations.
+// sixtyPaths is the number of output paths of sixtyFlake: two more than derivations.
 const sixtyPaths = 62
 
 var publishSixty = sync.OnceValue(func() error {
 	return fixture.Env.Git.Commit("sixty", "main", map[string]string{"flake.nix": strings.ReplaceAll(sixtyFlake, "SYSTEM", fixture.System)})
 })
 
-// hashesOf prints each path of a closure with the hash that the store has of it.
+// hashesOf is a command that prints each path of a closure with its hash in the store.
 const hashesOf = `for p in $(nix-store -qR "$1"); do echo "$p $(nix-store -q --hash "$p")"; done`
 
-// TestFlakeToEachCache pushes sixtyFlake to each kind of cache in each form of the
-// protocol, twice. The second time nothing goes up. Nix copies it back into an empty store,
-// signatures required, with the hashes that it had where it was built.
+// TestFlakeToEachCache pushes sixtyFlake twice to each kind of cache in each wire format. The second time, nothing is
+// uploaded. Nix copies it into an empty store with required signatures. The hashes are those of the build's store.
 func TestFlakeToEachCache(t *testing.T) {
 	t.Parallel()
 	if err := publishSixty(); err != nil {
@@ -82,14 +81,14 @@ func TestFlakeToEachCache(t *testing.T) {
 			fixture.WantExit(t, second, 0)
 			fixture.WantTotal(t, second, 0, sixtyPaths, 0)
 			if n := c.Sent.Load(); n != 0 {
-				t.Errorf("%d bytes went up again", n)
+				t.Errorf("%d bytes were uploaded again", n)
 			}
 		})
 	})
 }
 
-// wantSameHashes has Nix copy what a job has built from the cache into an empty store,
-// signatures required, and compares all hashes.
+// wantSameHashes copies a job's results from the cache into an empty store, with required signatures, and compares
+// all hashes.
 func wantSameHashes(t *testing.T, c *fixture.MortalCache, r fixture.Result) {
 	t.Helper()
 	last := slices.IndexFunc(r.Lines, func(line string) bool {
@@ -121,13 +120,12 @@ nix-store --verify --check-contents >&2
 	slices.Sort(want)
 	slices.Sort(got)
 	if len(want) != sixtyPaths || !slices.Equal(got, want) {
-		t.Errorf("%d paths came back as they were, want %d; copied:\n%s\nbuilt:\n%s", len(got), sixtyPaths,
+		t.Errorf("%d paths are the same after the copy, want %d; copied:\n%s\nbuilt:\n%s", len(got), sixtyPaths,
 			strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 
-// TestCacheAway has the cache die and come back after a while, at each point of a job:
-// that costs time, and no path.
+// TestCacheAway stops the cache for a while, at each point of a job. The job takes longer, but pushes every path.
 func TestCacheAway(t *testing.T) {
 	t.Parallel()
 	kinds := devcache.Kinds()
@@ -136,7 +134,7 @@ func TestCacheAway(t *testing.T) {
 			name string
 			test func(*testing.T, *fixture.MortalCache, time.Duration)
 		}{{"amid an upload", awayAmidUpload}, {"during the build", awayDuringBuild}, {"after the build", awayAfterBuild}, {"before the build", awayBeforeBuild}} {
-			kind := kinds[(i+k)%len(kinds)] // each at each point and for each time
+			kind := kinds[(i+k)%len(kinds)] // every kind gets every point and every time
 			t.Run(fmt.Sprintf("%s, %s, %s", point.name, away, kind), func(t *testing.T) {
 				t.Parallel()
 				point.test(t, fixture.NewMortalCache(t, kind), away)
@@ -145,7 +143,7 @@ func TestCacheAway(t *testing.T) {
 	}
 }
 
-// wantSurvived checks a job that went on while its cache was away.
+// wantSurvived checks a job that continued while its cache was stopped.
 func wantSurvived(t *testing.T, c *fixture.MortalCache, r fixture.Result, names ...string) {
 	t.Helper()
 	fixture.WantExit(t, r, 0)
@@ -177,8 +175,8 @@ func awayBeforeBuild(t *testing.T, c *fixture.MortalCache, away time.Duration) {
 	wantPushed(t, c, client.Finish(), fixture.BothNames...)
 }
 
-// awayDuringBuild has the cache die when the first path is in it, and come back while the
-// build still goes on; the second path is built in between, the third after it.
+// awayDuringBuild stops the cache when it has the first path, and starts it again during the build. The second path
+// is built while it is stopped, and the third later.
 func awayDuringBuild(t *testing.T, c *fixture.MortalCache, away time.Duration) {
 	s := fixture.OwnServer(t)
 	client := fixture.Connect(t, s)
@@ -203,7 +201,7 @@ func awayDuringBuild(t *testing.T, c *fixture.MortalCache, away time.Duration) {
 	wantPushed(t, c, client.Finish(), "first", "second", "third")
 }
 
-// wantPushed checks the end of a job whose first messages the test has read.
+// wantPushed checks the end of a job. The test has already read its first messages.
 func wantPushed(t *testing.T, c *fixture.MortalCache, rest fixture.Result, names ...string) {
 	t.Helper()
 	rest.Messages = append([]string{fixture.Accepted}, rest.Messages...)
@@ -212,12 +210,11 @@ func wantPushed(t *testing.T, c *fixture.MortalCache, rest fixture.Result, names
 	fixture.WantNames(t, c.BinaryCache, names)
 }
 
-// TestCacheAwayForGood has the cache die amid an upload and not come back: the job
-// ends within 90 s of its build's end, with a push that is not complete, and within 90 s where
-// it was dead before.
+// TestCacheAwayForGood stops the cache for ever, during an upload or before the build. The job ends within 90 s, with an
+// incomplete push in the first case.
 func TestCacheAwayForGood(t *testing.T) {
 	t.Parallel()
-	const bound, slow = 90 * time.Second, time.Minute // for a machine that has much else to do
+	const bound, slow = 90 * time.Second, time.Minute // slow is added for a busy machine
 	t.Run("after the build", func(t *testing.T) {
 		t.Parallel()
 		c := fixture.NewMortalCache(t, devcache.Standalone)
@@ -229,7 +226,7 @@ func TestCacheAwayForGood(t *testing.T) {
 				t.Errorf("the job ended %s after the cache, want %s", took, bound)
 			}
 		default:
-			t.Error("the job has not come to its push")
+			t.Error("the job has not begun its push")
 		}
 		fixture.WantUnpushed(t, got, "2 of 2 paths could not be pushed: first: start the upload of first to "+c.URL+": the cache cannot be reached")
 	})

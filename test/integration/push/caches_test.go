@@ -9,8 +9,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// eachCache runs a test with each kind of cache: a strict one, and each that behaves as an
-// Iglu Cache does.
+// eachCache runs a test with each kind of cache: the strict one, and those that behave as Iglu Cache does.
 func eachCache(t *testing.T, test func(t *testing.T, kind devcache.Kind)) {
 	for _, kind := range devcache.Kinds() {
 		t.Run(kind.String(), func(t *testing.T) {
@@ -20,7 +19,7 @@ func eachCache(t *testing.T, test func(t *testing.T, kind devcache.Kind)) {
 	}
 }
 
-// TestPushToEachCache pushes to each kind of cache; once more, nothing goes up.
+// TestPushToEachCache pushes twice to each kind of cache. The second time, nothing is uploaded.
 func TestPushToEachCache(t *testing.T) {
 	t.Parallel()
 	eachCache(t, func(t *testing.T, kind devcache.Kind) {
@@ -35,7 +34,7 @@ func TestPushToEachCache(t *testing.T) {
 		fixture.WantExit(t, second, 0)
 		fixture.WantTotal(t, second, 0, 2, 0)
 		if n := c.Sent.Load(); n != 0 {
-			t.Errorf("%d bytes went up again", n)
+			t.Errorf("%d bytes were uploaded again", n)
 		}
 	})
 }

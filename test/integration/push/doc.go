@@ -1,3 +1,3 @@
-// Package push tests pushes to caches, which real Nix reads.
+// Package push tests pushes to binary caches. Real Nix reads the pushed paths.
 // It needs a container engine: see docs/development.md.
 package push

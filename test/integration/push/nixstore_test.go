@@ -17,14 +17,14 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// conn is both directions of a connection.
+// conn is a connection made of two pipes, one for each direction.
 type conn struct {
 	io.Reader
 	io.Writer
 }
 
-// realStore runs a script in a container of the job image, which then is a daemon, and
-// returns a connection to that and what the script has printed to its standard error.
+// realStore runs a script and then a Nix daemon in a container of the job image. It returns a connection to the
+// daemon, and the script's standard error.
 func realStore(t *testing.T, script string) (*nixstore.Store, string) {
 	t.Helper()
 	command := exec.Command("docker", "run", "--rm", "--interactive", fixture.Env.Image, "bash", "-ec", script+"\nexec nix-daemon --stdio")
@@ -56,7 +56,7 @@ func realStore(t *testing.T, script string) (*nixstore.Store, string) {
 	return store, said()
 }
 
-// TestStore asks a real daemon, and compares with what Nix itself prints.
+// TestStore queries a real daemon, and compares the answers with the output of Nix.
 func TestStore(t *testing.T) {
 	store, said := realStore(t, `
 d() { echo "derivation { name = \"$1\"; system = builtins.currentSystem; builder = \"/bin/sh\"; args = [ \"-c\" \"echo $2 > \$out\" ]; }"; }
@@ -111,10 +111,10 @@ done`)
 		t.Errorf("%d paths in %s", n, said)
 	}
 	if _, err := store.Info("/nix/store/00000000000000000000000000000000-none"); !errors.Is(err, nixstore.ErrNoPath) {
-		t.Errorf("a path that is not there: %v", err)
+		t.Errorf("a missing path: %v", err)
 	}
 	if _, err := store.Info("/etc/passwd"); !errors.Is(err, nixstore.ErrNoPath) {
-		t.Errorf("no path of a store: %v", err)
+		t.Errorf("not a store path: %v", err)
 	}
 	if _, err := store.Paths(); err != nil {
 		t.Errorf("after that: %v", err)

@@ -15,10 +15,9 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestPrivateCache has a job push to a cache that only who has its API key may read. Another job that
-// pushes to it, in a store of its own, takes what is there, without being told more; one that only
-// reads takes it with a netrc. Without either it is built again, as it is where the cache does not
-// take what Nix can show it.
+// TestPrivateCache runs a job that pushes to a private cache, which requires its API key for reading. Another job with
+// its own store that pushes to the cache also reads from it. A job that only reads needs a netrc. Without either, the
+// path is built again. It is also built again if the cache does not accept the credentials that Nix can send.
 func TestPrivateCache(t *testing.T) { fixture.OnEngines(t, privateCache) }
 
 func privateCache(t *testing.T, e *fixture.Engine) {
@@ -51,7 +50,7 @@ func privateCache(t *testing.T, e *fixture.Engine) {
 	reads.Nix = schemas.Nix{Netrc: "machine " + host + " login any password " + fixture.APIKey}
 	wantBuilt(t, reads, false)
 
-	// Nobody reads a private cache of Iglu Cache, whatever he shows.
+	// A private cache of Iglu Cache cannot be read, even with credentials.
 	iglu := fixture.PrivateCache(t, devcache.Standalone)
 	got := fixture.Do(t, s, iglu.Pushing(job))
 	fixture.WantExit(t, got, 0)

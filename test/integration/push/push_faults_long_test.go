@@ -15,9 +15,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestPushFaults has the cache fail at each step of a push. Either the client gets
-// over it, or the job says that the build succeeded and its push did not; then nothing
-// is announced of what failed.
+// TestPushFaults makes the cache fail at each step of a push. Either the push is retried and succeeds, or the job
+// reports that the build succeeded and the push failed. In that case the failed path is not announced.
 func TestPushFaults(t *testing.T) { fixture.OnEngines(t, pushFaults) }
 
 func pushFaults(t *testing.T, e *fixture.Engine) {
@@ -25,7 +24,7 @@ func pushFaults(t *testing.T, e *fixture.Engine) {
 	tests := []struct {
 		name  string
 		fault devcache.Fault
-		why   string // nothing: the push succeeds
+		why   string // the reason in the message; empty if the push succeeds
 	}{
 		{"401", devcache.On("POST", fixture.UploadBegin, devcache.Answer(401, "")), "the cache does not accept the API key (HTTP 401)"},
 		{"403", devcache.On("POST", fixture.UploadBegin, devcache.Answer(403, "")), "the cache does not accept the API key (HTTP 403)"},
@@ -47,7 +46,7 @@ func pushFaults(t *testing.T, e *fixture.Engine) {
 	}
 	for _, test := range tests {
 		if e.IsPodman() && !strings.HasPrefix(test.name, "500") {
-			continue // an engine has no part in what a cache answers
+			continue // the engine makes no difference here
 		}
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -74,7 +73,7 @@ func pushFaults(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestClientLeavesPush has the client leave while a push hangs: the place is free soon.
+// TestClientLeavesPush disconnects the client while a push hangs. The slot is released soon.
 func TestClientLeavesPush(t *testing.T) { fixture.OnEngines(t, clientLeavesPush) }
 
 func clientLeavesPush(t *testing.T, e *fixture.Engine) {

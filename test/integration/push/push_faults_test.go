@@ -13,8 +13,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestPreflight has caches refuse a job, or jobs not fit a cache. It ends before
-// anything is built, with a line that says what to do.
+// TestPreflight runs jobs that a cache refuses, or whose settings do not fit the cache. They end before the build, with
+// a line that says what to do.
 func TestPreflight(t *testing.T) { fixture.OnEngines(t, preflight) }
 
 func preflight(t *testing.T, e *fixture.Engine) {
@@ -70,7 +70,7 @@ func preflight(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestWarnings has a cache not say enough: the job goes on.
+// TestWarnings uses a cache whose answers are incomplete. The job logs warnings and continues.
 func TestWarnings(t *testing.T) { fixture.OnEngines(t, warnings) }
 
 func warnings(t *testing.T, e *fixture.Engine) {
@@ -97,8 +97,8 @@ func warnings(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestHalfPushed has the cache refuse one path of several: the others stay, but for
-// those that refer to it, so that what the cache announces is whole.
+// TestHalfPushed uses a cache that refuses one of several paths. The others are pushed, except those that refer to it,
+// so that every path in the cache has its references.
 func TestHalfPushed(t *testing.T) { fixture.OnEngines(t, halfPushed) }
 
 func halfPushed(t *testing.T, e *fixture.Engine) {
@@ -112,14 +112,14 @@ func halfPushed(t *testing.T, e *fixture.Engine) {
 	fixture.WantNames(t, c, []string{"beside", "first"})
 }
 
-// refuseNamed refuses to announce the path of a name.
+// refuseNamed returns a fault that refuses to announce the path with a name.
 func refuseNamed(name string) devcache.Fault {
 	return devcache.WhereBody(func(body string) bool { return strings.Contains(body, `"cStoreSuffix":"`+name+`"`) },
 		devcache.Answer(400, `not that one`))
 }
 
-// TestFailedBuildPushes has one of three builds fail: what was finished is pushed, and the
-// exit code is the build's.
+// TestFailedBuildPushes runs three builds, one of which fails. The finished ones are pushed, and the exit code is that
+// of the build.
 func TestFailedBuildPushes(t *testing.T) { fixture.OnEngines(t, failedBuildPushes) }
 
 func failedBuildPushes(t *testing.T, e *fixture.Engine) {
@@ -143,8 +143,7 @@ func failedBuildPushes(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestExitCode75 has a command itself end with the code that stands for a push that
-// is not complete.
+// TestExitCode75 runs a command that itself exits with 75, the code for an incomplete push.
 func TestExitCode75(t *testing.T) { fixture.OnEngines(t, exitCode75) }
 
 func exitCode75(t *testing.T, e *fixture.Engine) {

@@ -11,14 +11,14 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestUpstream has a path in the store that an upstream cache has signed: it is not
-// pushed, unless the builder is set to do so, or the upstream is the cache itself.
+// TestUpstream runs jobs with a path in the store that an upstream cache has signed. The path is not pushed, unless a
+// setting of the builder says so or the upstream is the target cache itself.
 func TestUpstream(t *testing.T) { fixture.OnEngines(t, upstream) }
 
 func upstream(t *testing.T, e *fixture.Engine) {
 	const expression = `let d = name: script: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; };` +
 		` in d "top" "echo ${d "libc" "echo > $out"} > $out"`
-	// The path that is signed refers to nothing; the other refers to it.
+	// The signed path has no references. The other refers to it.
 	const script = `top=$(nix-build --no-out-link -E '` + expression + `')
 libc=$(nix-store -q --references "$top")
 export NIX_CONFIG="extra-experimental-features = nix-command"

@@ -17,8 +17,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// closureNix is a package of 60 paths that refer to one another: a chain, with all
-// that paths can hold at its end.
+// closureNix is a package of 60 paths. Each refers to the next, and the last has every kind of file.
 const closureNix = `
 let
   d = name: script: derivation {
@@ -50,10 +49,10 @@ in
 d "last" "mkdir $out; ln -s ${kinds}/bin/run $out/run; echo ${last} > $out/refers"
 `
 
-// largeFile is how many bytes one of its files has.
+// largeFile is the size of one of its files, in bytes.
 var largeFile = strconv.Itoa(fixture.Size(20_000_000, 200_000_000))
 
-// closureOf is how many paths the closure of closureNix has.
+// closureOf is the number of paths in the closure of closureNix.
 const closureOf = 60
 
 var publishClosure = sync.OnceValue(func() error {
@@ -69,9 +68,8 @@ func closureRepository(t *testing.T) string {
 	return fixture.Env.Git.Public + "/closure"
 }
 
-// TestPush pushes a closure. Nix in a fresh container gets it, signatures required; the
-// same job once more has nothing to push, and everything when the cache has lost it,
-// also from a store in which all is built already.
+// TestPush pushes a closure. Nix in a new container fetches it with required signatures. The same job again pushes
+// nothing. After the cache has lost the paths, it pushes everything again, also from a store with all results.
 func TestPush(t *testing.T) { fixture.OnEngines(t, pushClosure) }
 
 func pushClosure(t *testing.T, e *fixture.Engine) {
@@ -90,7 +88,7 @@ func pushClosure(t *testing.T, e *fixture.Engine) {
 	second := fixture.Do(t, s, j)
 	fixture.WantExit(t, second, 0)
 	fixture.WantTotal(t, second, 0, closureOf, 0)
-	if e.IsPodman() { // what follows costs much, and asks nothing more of an engine
+	if e.IsPodman() { // the rest is slow and does not depend on the engine
 		return
 	}
 
@@ -105,8 +103,8 @@ func pushClosure(t *testing.T, e *fixture.Engine) {
 	wantNixReads(t, e, c.URL, third)
 }
 
-// wantNixReads has Nix in a fresh container, with an empty store, get the result of
-// the closure's build from a cache, signatures required.
+// wantNixReads fetches the result of a job from a cache with Nix in a new container, with an empty store and required
+// signatures.
 func wantNixReads(t *testing.T, e *fixture.Engine, url string, r fixture.Result) {
 	t.Helper()
 	i := slices.IndexFunc(r.Lines, func(line string) bool { return strings.HasPrefix(line, "/nix/store/") })
@@ -130,7 +128,7 @@ nix-store -qR "$1" | wc -l
 	}
 }
 
-// warmServer returns a server whose jobs find in their store what a script has left there.
+// warmServer returns a server whose jobs have a store that a script has filled.
 func warmServer(t *testing.T, e *fixture.Engine, script string, change func(*server.Settings)) *fixture.Server {
 	t.Helper()
 	name := "iglu-test-warm:" + strings.ToLower(rand.Text())
@@ -145,8 +143,7 @@ func warmServer(t *testing.T, e *fixture.Engine, script string, change func(*ser
 	})
 }
 
-// TestPushWhileBuilding has a build that does not end before its first path is in the
-// cache.
+// TestPushWhileBuilding runs a build that ends only after its first path is in the cache.
 func TestPushWhileBuilding(t *testing.T) { fixture.OnEngines(t, pushWhileBuilding) }
 
 func pushWhileBuilding(t *testing.T, e *fixture.Engine) {
@@ -168,8 +165,8 @@ func pushWhileBuilding(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// checkInspection looks for secrets in what the engine tells of a container, but for the
-// variables by which the job gets them.
+// checkInspection looks for secrets in the engine's description of a container, except in the variables with which the
+// job gets them.
 func checkInspection(t *testing.T, e *fixture.Engine, container string) {
 	t.Helper()
 	text := e.Docker(t, "inspect", container)
@@ -185,7 +182,7 @@ func checkInspection(t *testing.T, e *fixture.Engine, container string) {
 	}
 }
 
-// TestPrinted has commands print what they have only added to the store.
+// TestPrinted runs commands that print paths which they have added to the store without building them.
 func TestPrinted(t *testing.T) { fixture.OnEngines(t, printed) }
 
 func printed(t *testing.T, e *fixture.Engine) {
@@ -203,7 +200,7 @@ func printed(t *testing.T, e *fixture.Engine) {
 		{"much", fmt.Sprintf("seq %d; nix-store --add /etc/nix; seq %d", much, much), 1},
 	} {
 		if e.IsPodman() && test.name == "much" {
-			continue // that much is printed there by other tests
+			continue // other tests print as much on that engine
 		}
 		t.Run(test.name, func(t *testing.T) {
 			c := fixture.NewCache(t)

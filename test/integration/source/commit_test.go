@@ -18,15 +18,15 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// named is a package that is named by the history of its source.
+// named is a package whose name contains values from the history of its source.
 const named = `{
   outputs = { self }: {
     packages.SYSTEM.default = derivation { name = "rev-${toString (self.revCount or 0)}"; system = "SYSTEM"; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; };
   };
 }`
 
-// publishHistory makes a repository of two commits on main, the first of which is the tag v1, another
-// branch, and a pull request.
+// publishHistory makes a repository with two commits on main, a tag v1 on the first, another branch, and a pull
+// request.
 var publishHistory = sync.OnceValue(func() error {
 	g := &fixture.Env.Git
 	git := func(args ...string) error { return fixture.GitIn("history", args...) }
@@ -61,10 +61,10 @@ func idOf(t *testing.T, repository, revision string) string {
 	return strings.TrimSpace(string(id))
 }
 
-// look is a command that prints what was checked out.
+// look is a command that prints the checked-out commit.
 const look = `sh -c 'echo "text $(cat text) at $(git symbolic-ref --quiet HEAD || echo none)"'`
 
-// TestCommits names a commit in every way.
+// TestCommits specifies the commit of a job in every way.
 func TestCommits(t *testing.T) { fixture.OnEngines(t, commits) }
 
 func commits(t *testing.T, e *fixture.Engine) {
@@ -101,14 +101,14 @@ func commits(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestNoSuchCommit names what is not there.
+// TestNoSuchCommit sends jobs for commits and branches that do not exist.
 func TestNoSuchCommit(t *testing.T) { fixture.OnEngines(t, noSuchCommit) }
 
 func noSuchCommit(t *testing.T, e *fixture.Engine) {
 	repository := history(t)
 	s := e.Server(t, func(*server.Settings) {})
 	g := &fixture.Env.Git
-	trunk, empty := "trunk-"+e.Name, "empty-"+e.Name // each engine's test makes its own
+	trunk, empty := "trunk-"+e.Name, "empty-"+e.Name // different for each engine's test
 	if err := errors.Join(
 		g.Commit(trunk, "trunk", map[string]string{"text": "trunk"}),
 		fixture.GitIn(trunk, "checkout", "--quiet", "--detach", "trunk"),
@@ -137,8 +137,8 @@ func noSuchCommit(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestHistory holds what a job's Nix and git say of a clone against what they say of one that was
-// made by hand, with a branch of its own for each of the repository's.
+// TestHistory compares the output of Nix and git in a job's clone with that in a clone made by hand, with a local
+// branch for each branch of the repository.
 func TestHistory(t *testing.T) { fixture.OnEngines(t, historyIsWhole) }
 
 func historyIsWhole(t *testing.T, e *fixture.Engine) {
@@ -179,7 +179,7 @@ func servers(t *testing.T, e *fixture.Engine) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// It asks for a password, and sends everything elsewhere.
+	// This server requires a password and redirects everything.
 	moved, err := g.Serve(fixture.Moved{To: g.PrivateServer(), From: "/moved"})
 	if err != nil {
 		t.Fatal(err)
@@ -204,7 +204,7 @@ func servers(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestQuoting has a command with every kind of quoting: Nix gets what a shell would give it.
+// TestQuoting runs a command with every kind of quoting. Nix gets the same arguments as from a shell.
 func TestQuoting(t *testing.T) { fixture.OnEngines(t, quoting) }
 
 func quoting(t *testing.T, e *fixture.Engine) {
@@ -235,14 +235,13 @@ func quoting(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestMovedBranch has a branch move between two jobs that share a store: the second one builds what
-// it is now.
+// TestMovedBranch moves a branch between two jobs that share a store. The second job builds the new commit.
 func TestMovedBranch(t *testing.T) { fixture.OnEngines(t, movedBranch) }
 
 func movedBranch(t *testing.T, e *fixture.Engine) {
 	g := &fixture.Env.Git
 	s := e.Server(t, func(*server.Settings) {})
-	moves, follows := "moves-"+e.Name, "follows-"+e.Name // each engine's test makes its own
+	moves, follows := "moves-"+e.Name, "follows-"+e.Name // different for each engine's test
 	if err := errors.Join(
 		g.Commit(moves, "main", map[string]string{"flake.nix": "{ outputs = _: { }; }", "text": "as it was"}),
 		g.Commit(follows, "main", map[string]string{"flake.nix": `{

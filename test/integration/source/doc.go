@@ -1,3 +1,3 @@
-// Package source tests sources: real git servers over http, https and ssh.
+// Package source tests jobs that clone repositories from real git servers over HTTP, HTTPS and SSH.
 // It needs a container engine: see docs/development.md.
 package source

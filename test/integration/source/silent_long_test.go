@@ -10,7 +10,7 @@ import (
 	"iglu.sh/builder/test/kit/gitserver"
 )
 
-// TestSilentServers has servers take a connection and say nothing: each job ends by itself.
+// TestSilentServers clones from servers that accept a connection and send nothing. Each job ends after a time-out.
 func TestSilentServers(t *testing.T) {
 	listener, err := gitserver.Listen()
 	if err != nil {
@@ -44,7 +44,7 @@ func TestSilentServers(t *testing.T) {
 	}{
 		"git":       {"git://" + address + "/silent", 128, []string{silence, "iglu: could not clone"}},
 		"http":      {"http://" + address + "/silent", 128, []string{silence, "iglu: could not clone"}},
-		"ssh":       {"ssh://git@" + address + "/silent", 128, []string{"timed out", "iglu: could not clone"}}, // ssh itself has waited
+		"ssh":       {"ssh://git@" + address + "/silent", 128, []string{"timed out", "iglu: could not clone"}}, // the time-out of ssh
 		"submodule": {g.Public + "/silent-submodule", 0, []string{silence, "iglu: warning: the submodule silent could not be fetched", "built"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -62,7 +62,7 @@ func TestSilentServers(t *testing.T) {
 				fixture.WantLine(t, got, line)
 			}
 			if test.code != 0 && strings.Contains(strings.Join(got.Lines, ""), "137") {
-				t.Error("it looks as if something else had killed it")
+				t.Error("the message says that the job was killed from outside")
 			}
 		})
 	}

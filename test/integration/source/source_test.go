@@ -60,8 +60,7 @@ func sources(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestFailures holds what goes wrong with a source or a build against what the
-// client is told: an exit code, and a line that explains it.
+// TestFailures checks the exit code and the explaining line that the client gets when a clone or a build fails.
 func TestFailures(t *testing.T) { fixture.OnEngines(t, failures) }
 
 func failures(t *testing.T, e *fixture.Engine) {
@@ -85,7 +84,7 @@ func failures(t *testing.T, e *fixture.Engine) {
 		name         string
 		job          fixture.Job
 		code         int
-		reason, line string // or parts of them
+		reason, line string // texts that they must contain
 	}{
 		{"wrong password", g.WithKey(fixture.Build(g.Private+"/hello", "nix build"), "not-the-password"), 128, "Authentication failed", ""},
 		{"no password", fixture.Build(g.Private+"/hello", "nix build"), 128, "could not read Username", ""},
@@ -139,8 +138,8 @@ func TestSubmodulesAndInputs(t *testing.T) {
 	fixture.WantLine(t, got, fixture.Hello)
 }
 
-// TestOtherHost has a flake ask another host than the repository's, which wants
-// credentials too: it is not given the key.
+// TestOtherHost builds a flake with an input on another host than the repository's, which asks for credentials too.
+// That host does not get the key.
 func TestOtherHost(t *testing.T) {
 	g := &fixture.Env.Git
 	other, err := g.Serve(fixture.PasswordThief{})
@@ -153,7 +152,7 @@ func TestOtherHost(t *testing.T) {
 	fixture.WantLine(t, got, "another host than the repository's")
 }
 
-// TestNixOptions sees a request's options arrive as Nix's settings.
+// TestNixOptions checks that a request's options become settings of Nix.
 func TestNixOptions(t *testing.T) {
 	cores, jobs := schemas.Integer(3), schemas.Integer(2)
 	j := fixture.Command("nix")
@@ -161,7 +160,7 @@ func TestNixOptions(t *testing.T) {
 	j.BuildOptions.Cores, j.BuildOptions.MaxJobs, j.BuildOptions.KeepGoing = &cores, &jobs, true
 	j.BuildOptions.Substituters = []string{"https://one.example.com", "https://two.example.com"}
 	j.BuildOptions.TrustedPublicKeys = []string{"one:" + fixture.PublicKey(t), "two:" + fixture.PublicKey(t)}
-	// Those of the store are the daemon's, unless jobs are root; see TestForeignKey.
+	// Settings of the store are set for the daemon, unless jobs run as root: see TestForeignKey.
 	arrive := []string{"cores = 3", "max-jobs = 2", "keep-going = true", "flakes"}
 	got := fixture.Do(t, fixture.Env.Server, j)
 	fixture.WantExit(t, got, 0)
@@ -174,8 +173,8 @@ func TestNixOptions(t *testing.T) {
 	}
 }
 
-// TestNixVersionIsAskedOnce has a job find out the version of the image's Nix, and the next
-// be told.
+// TestNixVersionIsAskedOnce checks that the first job finds out the version of the image's Nix, and that the next one
+// gets it as a parameter.
 func TestNixVersionIsAskedOnce(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	told := func() string {
@@ -186,10 +185,10 @@ func TestNixVersionIsAskedOnce(t *testing.T) {
 		return fixture.Docker(t, "inspect", "--format", "{{range .Config.Env}}{{println .}}{{end}}", s.Containers()[0])
 	}
 	if first := told(); !strings.Contains(first, "IGLU_NIX_VERSION=\n") {
-		t.Errorf("the first job is told a version:\n%s", first)
+		t.Errorf("the first job gets a version:\n%s", first)
 	}
 	fixture.WantNoContainers(t, s)
 	if second := told(); !regexp.MustCompile(`(?m)^IGLU_NIX_VERSION=\d+\.\d+`).MatchString(second) {
-		t.Errorf("the second job is told no version:\n%s", second)
+		t.Errorf("the second job gets no version:\n%s", second)
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"iglu.sh/builder/test/kit/gitserver"
 )
 
-// addSubmodule has a repository have one, at a commit of the repository hello.
+// addSubmodule adds a submodule to a repository, at a commit of the repository hello.
 func addSubmodule(t *testing.T, repository, path string) error {
 	t.Helper()
 	commit := fixture.Head(t, fixture.Build("/hello", ""))
@@ -24,7 +24,8 @@ func addSubmodule(t *testing.T, repository, path string) error {
 		fixture.GitIn(repository, "commit", "--quiet", "--message=submodule"))
 }
 
-// TestSubmodules has submodules that can be had, and others that cannot: the build goes on.
+// TestSubmodules clones repositories with submodules that are available and others that are not. The build continues
+// in both cases.
 func TestSubmodules(t *testing.T) { fixture.OnEngines(t, submodules) }
 
 func submodules(t *testing.T, e *fixture.Engine) {
@@ -76,13 +77,12 @@ func submodules(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestSubmodulesAreWhole holds the source that a flake sees, submodules included, against that of a
-// clone by hand.
+// TestSubmodulesAreWhole compares the source of a flake, including submodules, with that in a clone made by hand.
 func TestSubmodulesAreWhole(t *testing.T) { fixture.OnEngines(t, submodulesAreWhole) }
 
 func submodulesAreWhole(t *testing.T, e *fixture.Engine) {
 	g := &fixture.Env.Git
-	whole := "whole-" + e.Name // each engine's test makes its own
+	whole := "whole-" + e.Name // different for each engine's test
 	if err := errors.Join(
 		g.Commit(whole, "main", map[string]string{
 			".gitmodules": "[submodule \"inner\"]\n\tpath = inner\n\turl = ../hello\n",
@@ -99,8 +99,8 @@ func submodulesAreWhole(t *testing.T, e *fixture.Engine) {
 	fixture.WantLine(t, got, want[strings.LastIndex(want, "source /nix/store/"):])
 }
 
-// TestLargeFiles has a repository with a file of Git LFS: without git-lfs in the job image a line
-// says so, with it the file is fetched, with the job's credentials.
+// TestLargeFiles clones a repository with a file in Git LFS. If the job image has git-lfs, the file is fetched with the
+// job's credentials. Otherwise a line reports that git-lfs is missing.
 func TestLargeFiles(t *testing.T) { fixture.OnEngines(t, largeFiles) }
 
 func largeFiles(t *testing.T, e *fixture.Engine) {

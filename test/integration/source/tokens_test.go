@@ -18,8 +18,8 @@ import (
 	"iglu.sh/builder/test/kit/gitserver"
 )
 
-// A forge is a host of private git repositories as GitLab is one: its API takes a bearer token,
-// and git the same as a password. Beside it are archives that take a user and a password.
+// A forge is a host of private git repositories like GitLab. Its API accepts a bearer token, and git accepts the same
+// token as a password. It also has archives that require a user and a password.
 type forge struct {
 	t     *testing.T
 	git   gitserver.Server
@@ -78,11 +78,10 @@ func (f *forge) archive(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// TestTokens has flakes whose inputs are private, on another host than their own repository: by a
-// bearer token, by the same as git's password, by a netrc, and by a token of the operator. Without
-// any the host gives nothing.
+// TestTokens builds flakes with private inputs on another host than their repository. The credentials are a bearer
+// token, the same token as git's password, a netrc, or a token of the operator. Without credentials, the fetch fails.
 func TestTokens(t *testing.T) {
-	host := fixture.ServeTLS(t, newForge(t)) // one for all: it has the port of https
+	host := fixture.ServeTLS(t, newForge(t)) // shared by all, because it needs port 443
 	fixture.OnEngines(t, func(t *testing.T, e *fixture.Engine) { tokens(t, e, host) })
 }
 

@@ -1,3 +1,3 @@
-// Package stores tests the Nix stores that outlive jobs.
+// Package stores tests Nix stores that are kept between jobs.
 // It needs a container engine: see docs/development.md.
 package stores

@@ -12,10 +12,10 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestFlakeConfig has a flake name a substituter and its key, which has a false output. They do not
-// count, and the log says so, unless the operator accepts what flakes say; then they do, and what
-// came by them is in no store of jobs whose flake does not trust it: not of another branch, and not
-// of the next commit.
+// TestFlakeConfig builds a flake that sets a substituter and its key. The substituter has a false output. By default the
+// builder ignores these settings and logs that. If the operator accepts settings of flakes, they are used. The false
+// output is then in no store of jobs whose flake does not trust the substituter: not that of another branch, and not
+// that of the next commit.
 func TestFlakeConfig(t *testing.T) { fixture.OnEngines(t, flakeConfig) }
 
 func flakeConfig(t *testing.T, e *fixture.Engine) {
@@ -61,7 +61,7 @@ func flakeConfig(t *testing.T, e *fixture.Engine) {
 	fixture.WantLine(t, got, "earlier jobs in it have trusted "+key)
 }
 
-// pathIn returns the path that a job has printed.
+// pathIn returns the store path that a job has printed.
 func pathIn(r fixture.Result) string {
 	for _, line := range r.Lines {
 		if path, ok := strings.CutPrefix(line, "path "); ok {

@@ -10,8 +10,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestDamagedStore has jobs of root break what every job needs. The next begins with a fresh
-// store.
+// TestDamagedStore runs jobs as root that destroy what every job needs. The next job gets a new store.
 func TestDamagedStore(t *testing.T) { fixture.OnEngines(t, damagedStores) }
 
 func damagedStores(t *testing.T, e *fixture.Engine) {

@@ -14,9 +14,9 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// This file is about the job image: what nixos/nix is like, and what its properties do.
+// The tests in this file are about the job image: its properties, which must be those of nixos/nix, and their effects.
 
-// look prints what is not as in nixos/nix.
+// look is a script that prints differences from nixos/nix.
 const look = `
 fault() { echo "not like nixos/nix: $*"; }
 in_store() { case $(readlink -f "$1") in /nix/store/*) ;; *) fault "$1 is not in the store" ;; esac; }
@@ -43,12 +43,12 @@ done
 echo looked
 `
 
-// TestImageIsLikeNixosNix holds for nixos/nix and for what stands in for it: docs/job-image.md.
+// TestImageIsLikeNixosNix checks the job image, which is nixos/nix or a replacement: see docs/job-image.md.
 func TestImageIsLikeNixosNix(t *testing.T) {
 	if err := fixture.Env.Git.Commit("look", "main", map[string]string{"look.sh": look}); err != nil {
 		t.Fatal(err)
 	}
-	// For root the accounts of the image stay as they are.
+	// The job runs as root, because then the accounts of the image are not changed.
 	s := fixture.ServerWith(t, func(s *server.Settings) { s.JobUser = orchestrator.UserRoot })
 	got := fixture.Do(t, s, fixture.Build(fixture.Env.Git.Public+"/look", "sh look.sh"))
 	fixture.WantExit(t, got, 0)
@@ -78,8 +78,8 @@ func toolRepository(t *testing.T) string {
 	return fixture.Env.Git.Public + "/" + name
 }
 
-// TestProfileAndGarbage has jobs collect garbage, and one of root install something into the
-// image's profile. The next job of the store has all tools, and what was installed.
+// TestProfileAndGarbage runs jobs that collect garbage, and a job as root that installs a program into the image's
+// profile. The next job with the store has all tools and the installed program.
 func TestProfileAndGarbage(t *testing.T) { fixture.OnEngines(t, profileAndGarbage) }
 
 func profileAndGarbage(t *testing.T, e *fixture.Engine) {
@@ -101,15 +101,15 @@ func profileAndGarbage(t *testing.T, e *fixture.Engine) {
 					fixture.WantLine(t, got, "I am the tool")
 				}
 				if n > 0 && hasLine(got, fillingStore) {
-					t.Errorf("%s: the store of the job before is gone: %v", line, got.Lines)
+					t.Errorf("%s: the job does not have the store of the previous job: %v", line, got.Lines)
 				}
 			}
 		})
 	}
 }
 
-// TestKilledCommand has a command end with the code of one that was killed. Its store is not
-// verified for it.
+// TestKilledCommand runs a command that exits with the code of a killed program. Its store is not verified because of
+// that.
 func TestKilledCommand(t *testing.T) { fixture.OnEngines(t, killedCommand) }
 
 func killedCommand(t *testing.T, e *fixture.Engine) {
@@ -124,12 +124,12 @@ func killedCommand(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestStoreVariables runs a job that pushes in an image whose variables send Nix elsewhere.
+// TestStoreVariables pushes from a job in an image whose variables set other folders for Nix.
 func TestStoreVariables(t *testing.T) { fixture.OnEngines(t, storeVariables) }
 
 func storeVariables(t *testing.T, e *fixture.Engine) {
 	image := "variables-test:" + strings.ToLower(fixture.Env.Server.Instance)
-	// One each: Podman takes the others of an instruction for a part of the first's value.
+	// One instruction per variable: Podman reads further variables as a part of the first value.
 	e.ChangeImage(t, fixture.Env.Image, image, "ENV NIX_REMOTE=daemon", "ENV NIX_STORE_DIR=/no/store", "ENV NIX_STATE_DIR=/no/state",
 		"ENV NIX_LOG_DIR=/no/log", "ENV NIX_DAEMON_SOCKET_PATH=/no/socket", "ENV NIX_CACHE_HOME=/no/cache", "ENV NIX_CONF_DIR=/etc/nix")
 	s := e.Server(t, func(s *server.Settings) { s.JobImage = image })
@@ -145,7 +145,7 @@ func storeVariables(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestImageSettings asks for the settings in an image that has its own nix.conf.
+// TestImageSettings checks Nix's settings in an image that has its own nix.conf.
 func TestImageSettings(t *testing.T) { fixture.OnEngines(t, imageSettings) }
 
 func imageSettings(t *testing.T, e *fixture.Engine) {
@@ -155,7 +155,7 @@ func imageSettings(t *testing.T, e *fixture.Engine) {
 	e.Docker(t, "run", "--name", container, fixture.Env.Image, "/bin/sh", "-c", `conf=$(cat /etc/nix/nix.conf) && rm /etc/nix/nix.conf &&
 		printf '%s\n' "$conf" "max-jobs = 7" "cores = 3" "connect-timeout = 11" "extra-substituters = http://image.invalid" > /etc/nix/nix.conf`)
 	e.Commit(t, container, image)
-	// Root asks with the settings of the store, too; those of others are the daemon's.
+	// Root also has the settings of the store. For other users they are settings of the daemon.
 	s := e.Server(t, func(s *server.Settings) { s.JobImage, s.JobUser = image, orchestrator.UserRoot })
 	j := fixture.Command("nix config show")
 	cores := schemas.Integer(2)

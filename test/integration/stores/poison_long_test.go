@@ -16,8 +16,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestFalseTrust has a job add to the certificates that the next one trusts, and say where hosts
-// are.
+// TestFalseTrust runs a job that tries to change the trusted certificates and the addresses of hosts for the next job.
 func TestFalseTrust(t *testing.T) { fixture.OnEngines(t, falseTrust) }
 
 func falseTrust(t *testing.T, e *fixture.Engine) {
@@ -29,8 +28,7 @@ func falseTrust(t *testing.T, e *fixture.Engine) {
 	})
 }
 
-// TestUselessStore has a job remove what every job needs. The next one begins with another
-// store.
+// TestUselessStore runs a job that removes what every job needs. The next job gets another store.
 func TestUselessStore(t *testing.T) { fixture.OnEngines(t, uselessStore) }
 
 func uselessStore(t *testing.T, e *fixture.Engine) {
@@ -48,8 +46,8 @@ func uselessStore(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestFalseSize has a job put another program in the place of the one that was once asked for a
-// store's size. It is believed by whoever asks it, and upkeep does not.
+// TestFalseSize runs a job that replaces the program that once measured a store. The new program reports a false size.
+// The builder's maintenance does not use it.
 func TestFalseSize(t *testing.T) { fixture.OnEngines(t, falseSize) }
 
 func falseSize(t *testing.T, e *fixture.Engine) {
@@ -61,20 +59,19 @@ func falseSize(t *testing.T, e *fixture.Engine) {
 		wantAttack(t, fixture.Do(t, s, fixture.Build(url, attack)), isRoot)
 		said := e.Docker(t, "run", "--rm", "--volume", storeVolumes(t, s)[0]+":/nix", fixture.Env.Image, "sh", "-c", "nix-store --version")
 		if strings.Contains(said, size) != isRoot {
-			t.Errorf("the store's own program says %s", said)
+			t.Errorf("the program in the store reports %s", said)
 		}
 		if err := fixture.AwaitState(t, s, `"measured":true`); err != nil {
 			t.Fatalf("the store is not measured: %v", err)
 		}
 		entry := regexp.MustCompile(`"bytes":(-?\d+)`).FindStringSubmatch(fixture.StoresState(t, s))
 		if bytes, err := strconv.ParseInt(entry[1], 10, 64); err != nil || bytes < 50_000_000 || bytes > 1_000_000_000 {
-			t.Errorf("upkeep says %s, %v", entry[1], err)
+			t.Errorf("the maintenance reports %s, %v", entry[1], err)
 		}
 	})
 }
 
-// TestStubbornJob has a job ignore that it is asked to end. Its container ends all the same when its
-// builder is gone.
+// TestStubbornJob runs a job that ignores SIGTERM. Its container still ends after its builder is killed.
 func TestStubbornJob(t *testing.T) { fixture.OnEngines(t, stubbornJob) }
 
 func stubbornJob(t *testing.T, e *fixture.Engine) {
@@ -106,12 +103,11 @@ func wantContainerEnd(t *testing.T, e *fixture.Engine, container string, latest 
 	select {
 	case <-ended:
 	case err := <-failed:
-		t.Errorf("the container runs on: %v", err)
+		t.Errorf("the container is still running: %v", err)
 	}
 }
 
-// TestPrivateCaches has jobs with a key, whose caches of what was fetched and evaluated are nobody
-// else's.
+// TestPrivateCaches runs jobs with a key. Other jobs do not get their caches of fetched and evaluated sources.
 func TestPrivateCaches(t *testing.T) { fixture.OnEngines(t, privateCaches) }
 
 func privateCaches(t *testing.T, e *fixture.Engine) {
@@ -129,5 +125,5 @@ func privateCaches(t *testing.T, e *fixture.Engine) {
 			t.Errorf("the caches of another job: %q", got.Lines)
 		}
 	}
-	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(private, metadata)), 128) // which cannot be cloned
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(private, metadata)), 128) // without the key, the clone fails
 }

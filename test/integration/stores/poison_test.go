@@ -19,12 +19,11 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// This file is attacks on what a job leaves to the next of its repository. Each is made by
-// a job of root as well (IGLU_JOB_USER) in 'make test-all', where it succeeds: so it fails because
-// jobs are not root.
+// The tests in this file attack the store that a job leaves to the next job of its repository. In 'make test-all', each
+// attack is also made by a job that runs as root (IGLU_JOB_USER), and succeeds. This shows that it otherwise fails
+// because jobs do not run as root.
 
-// eachUser runs a test with a builder whose jobs are not root, and in the long suite with one whose
-// jobs are.
+// eachUser runs a test with a builder whose jobs do not run as root, and in the long suite also with one whose jobs do.
 func eachUser(t *testing.T, e *fixture.Engine, test func(t *testing.T, s *fixture.Server, isRoot bool)) {
 	users := []orchestrator.JobUser{orchestrator.UserNix, orchestrator.UserRoot}
 	for _, user := range users[:fixture.Size(1, 2)] {
@@ -35,7 +34,7 @@ func eachUser(t *testing.T, e *fixture.Engine, test func(t *testing.T, s *fixtur
 	}
 }
 
-// wantAttack checks that root could do something, and that others could not.
+// wantAttack checks that an attack succeeded if the job runs as root, and failed otherwise.
 func wantAttack(t *testing.T, r fixture.Result, isRoot bool) {
 	t.Helper()
 	if isRoot {
@@ -46,8 +45,7 @@ func wantAttack(t *testing.T, r fixture.Result, isRoot bool) {
 	}
 }
 
-// TestFalsePrograms has a job put another program in the place of the git that the next one runs,
-// which would be given that one's credentials.
+// TestFalsePrograms runs a job that replaces git for the next job. The false git would get the next job's credentials.
 func TestFalsePrograms(t *testing.T) { fixture.OnEngines(t, falsePrograms) }
 
 func falsePrograms(t *testing.T, e *fixture.Engine) {
@@ -66,8 +64,8 @@ func falsePrograms(t *testing.T, e *fixture.Engine) {
 	})
 }
 
-// TestFalseOutput has a job change what an earlier one has built, and register its new hash: what
-// the next one pushes is not what its derivation yields.
+// TestFalseOutput runs a job that changes the output of an earlier job and registers its new hash. The next job would
+// push an output that its derivation did not build.
 func TestFalseOutput(t *testing.T) { fixture.OnEngines(t, falseOutput) }
 
 func falseOutput(t *testing.T, e *fixture.Engine) {
@@ -80,7 +78,7 @@ func falseOutput(t *testing.T, e *fixture.Engine) {
 		fixture.WantExit(t, next, 0)
 		fixture.WantLine(t, next, map[bool]string{true: "false", false: "honest"}[isRoot])
 
-		// Likewise a path that nobody has built.
+		// The same with a path that no job has built.
 		register := `sh -c 'printf "/nix/store/00000000000000000000000000000000-x\n\n0\n" | nix-store --register-validity --hash-given || exit 1'`
 		got := fixture.Do(t, s, fixture.Build(url, register))
 		if !isRoot {
@@ -89,8 +87,8 @@ func falseOutput(t *testing.T, e *fixture.Engine) {
 	})
 }
 
-// TestForeignKey has a job trust a cache of its sender's, which has a false output for an honest
-// derivation. The next job of the repository does not trust it, and builds.
+// TestForeignKey runs a job that trusts a cache of an attacker, which has a false output of a valid derivation. The next
+// job of the repository does not trust the cache, and builds the derivation itself.
 func TestForeignKey(t *testing.T) { fixture.OnEngines(t, foreignKey) }
 
 func foreignKey(t *testing.T, e *fixture.Engine) {
@@ -104,16 +102,15 @@ func foreignKey(t *testing.T, e *fixture.Engine) {
 	attack.BuildOptions.Substituters, attack.BuildOptions.TrustedPublicKeys = []string{cache}, []string{key}
 	fixture.WantLine(t, fixture.Do(t, s, attack), "false")
 	fixture.WantLine(t, fixture.Do(t, s, look), "honest")
-	fixture.WantLine(t, fixture.Do(t, s, attack), "false") // whose store is another
+	fixture.WantLine(t, fixture.Do(t, s, attack), "false") // this job has another store
 
-	// Where all jobs trust each other, they do.
+	// With a shared store, all jobs trust each other, and the next job gets the false output.
 	s = storeServer(t, e, func(s *server.Settings) { s.Store = stores.Shared })
 	fixture.WantLine(t, fixture.Do(t, s, attack), "false")
 	fixture.WantLine(t, fixture.Do(t, s, look), "false")
 }
 
-// falseCache serves a cache with a file that says so in the place of a path, and returns its
-// address and its key.
+// falseCache serves a cache in which a path is a file with the text "false", and returns its URL and its key.
 func falseCache(t *testing.T, path string) (url, key string) {
 	t.Helper()
 	url = fixture.StartCache(t, t.TempDir())
@@ -138,7 +135,7 @@ func falseCache(t *testing.T, path string) (url, key string) {
 	return url, "default:" + signing.Public()
 }
 
-// pathOf returns a store path with the content of a file.
+// pathOf returns the metadata of a store path with the content of a file.
 func pathOf(t *testing.T, file, path string) cachix.Path {
 	t.Helper()
 	p := fixture.CachePath(t, file, "any")

@@ -20,11 +20,11 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// size returns what a server's stores take of the disk, in bytes.
+// storesSizeOnDisk returns the size of a server's stores on the disk, in bytes.
 func storesSizeOnDisk(t *testing.T, s *fixture.Server) (bytes int64) {
 	t.Helper()
 	for _, volume := range storeVolumes(t, s) {
-		// It fails where something goes meanwhile, and prints the sum all the same.
+		// du fails if files are removed meanwhile, but still prints the sum.
 		output, failed := exec.Command("du", "-s", "--block-size=1", volumeFolder(t, s, volume)).Output()
 		sum, _, _ := strings.Cut(string(output), "\t")
 		n, err := strconv.ParseInt(sum, 10, 64)
@@ -36,15 +36,15 @@ func storesSizeOnDisk(t *testing.T, s *fixture.Server) (bytes int64) {
 	return bytes
 }
 
-// TestStoresWithinLimit has ten repositories of 300 MB each build where there is room for
-// 1 GB: the last two stay warm.
+// TestStoresWithinLimit builds several repositories of 300 MB each with a limit of 1 GB for all stores. The stores of
+// the last two are kept.
 func TestStoresWithinLimit(t *testing.T) { fixture.OnEngines(t, storesWithinLimit) }
 
 func storesWithinLimit(t *testing.T, e *fixture.Engine) {
 	const limit = 1_000_000_000
 	repositories := 10
 	if e.IsPodman() {
-		repositories = 4 // enough for the first to go
+		repositories = 4 // enough to have the first removed
 	}
 	s := storeServer(t, e, func(s *server.Settings) { s.StoreMaxBytes = limit })
 	var urls []string
@@ -54,7 +54,7 @@ func storesWithinLimit(t *testing.T, e *fixture.Engine) {
 		fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, "nix-build")), 0)
 		// The client learns of a job's end a moment before its store is released, which is when others
 		// are removed to make room.
-		const most = 3 // for which there is room
+		const most = 3 // the limit has room for three
 		err := fixture.AwaitEngine(e.Host, time.Minute, func() bool { return len(storeVolumes(t, s)) <= most })
 		if size := storesSizeOnDisk(t, s); err != nil || size > limit {
 			t.Fatalf("after %d of %d repositories, their stores take %d bytes: %v", len(urls), repositories, size, err)
@@ -62,14 +62,14 @@ func storesWithinLimit(t *testing.T, e *fixture.Engine) {
 	}
 	for _, url := range urls[repositories-2:] {
 		if got := fixture.Do(t, s, fixture.Build(url, "nix-build")); hasLine(got, "built anew") || hasLine(got, fillingStore) {
-			t.Errorf("one of the two most recent is cold: %v", got.Lines)
+			t.Errorf("the store of one of the last two was not kept: %v", got.Lines)
 		}
 	}
 	fixture.WantLine(t, fixture.Do(t, s, fixture.Build(urls[0], "nix-build")), fillingStore)
 }
 
-// TestStoreOfSomebodyElse has somebody use a store that is to make room: jobs run all the same,
-// and it goes when it can.
+// TestStoreOfSomebodyElse uses a store in another container when it should be removed to make room. Jobs still run, and
+// the store is removed after it is released.
 func TestStoreOfSomebodyElse(t *testing.T) { fixture.OnEngines(t, storeOfSomebodyElse) }
 
 func storeOfSomebodyElse(t *testing.T, e *fixture.Engine) {
@@ -80,15 +80,15 @@ func storeOfSomebodyElse(t *testing.T, e *fixture.Engine) {
 	holder := strings.TrimSpace(e.Docker(t, "create", "--network", "none", "--volume", used+":/held", fixture.Env.Image, "true"))
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(b, "nix-build")), 0)
 	if !slices.Contains(storeVolumes(t, s), used) {
-		t.Error("the engine removes what is in use")
+		t.Error("the engine has removed a volume that is in use")
 	}
 	e.Docker(t, "rm", holder)
 	if err := fixture.AwaitEngine(e.Host, 3*time.Minute, func() bool { return !slices.Contains(storeVolumes(t, s), used) }); err != nil {
-		t.Errorf("the store stays: %v", storeVolumes(t, s))
+		t.Errorf("the store is not removed: %v", storeVolumes(t, s))
 	}
 }
 
-// TestStoreAlone has one store grow beyond the limit: its garbage goes while no job is there.
+// TestStoreAlone lets a single store exceed the limit. Its garbage is collected while no job is running.
 func TestStoreAlone(t *testing.T) { fixture.OnEngines(t, storeAlone) }
 
 func storeAlone(t *testing.T, e *fixture.Engine) {
@@ -110,11 +110,11 @@ func storeAlone(t *testing.T, e *fixture.Engine) {
 	got := fixture.Do(t, s, fixture.Build(url, "nix-store --verify --check-contents"))
 	fixture.WantExit(t, got, 0)
 	if hasLine(got, fillingStore) {
-		t.Errorf("the store went as a whole: %v", got.Lines)
+		t.Errorf("the whole store was removed: %v", got.Lines)
 	}
 }
 
-// TestSharedStore has all jobs share one store, and none of them keep one.
+// TestSharedStore runs jobs that share one store, and jobs whose store is not kept.
 func TestSharedStore(t *testing.T) { fixture.OnEngines(t, sharedStore) }
 
 func sharedStore(t *testing.T, e *fixture.Engine) {
@@ -131,7 +131,7 @@ func sharedStore(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestStoresCommand lists stores and removes them; then the disk is as before.
+// TestStoresCommand lists stores and removes them. Nothing of them is left on the disk.
 func TestStoresCommand(t *testing.T) { fixture.OnEngines(t, listAndRemoveStores) }
 
 func listAndRemoveStores(t *testing.T, e *fixture.Engine) {
@@ -147,19 +147,19 @@ func listAndRemoveStores(t *testing.T, e *fixture.Engine) {
 	}
 	folders := []string{volumeFolder(t, s, storeVolumes(t, s)[0]), volumeFolder(t, s, storeVolumes(t, s)[1])}
 
-	// One that a job has stays.
+	// A store that a job uses is not removed.
 	c := fixture.Connect(t, s)
 	c.Send(fixture.JSONOf(t, fixture.Build(a, "sh -c 'echo begun; while [ ! -e /nix/go-on ]; do sleep 0.1; done'")))
 	c.WaitFor(`"begun"`)
-	ended := c.InBackground() // so that it answers pings
+	ended := c.InBackground() // answers pings
 	if output, code := tryStores(s, "rm", "--all"); code != 1 || !regexp.MustCompile("in use|being used").MatchString(output) {
 		t.Errorf("exit code %d: %s", code, output)
 	}
 	if n := len(storeVolumes(t, s)); n != 1 {
-		t.Errorf("%d stores, of which a job has one", n)
+		t.Errorf("%d stores are left, want only the one that a job uses", n)
 	}
 	if running := runStores(t, s).Lines[1]; !regexp.MustCompile(`\s[a-z0-9]{26}$`).MatchString(running) {
-		t.Errorf("the job that has it is not told: %q", running)
+		t.Errorf("the job that uses the store is not listed: %q", running)
 	}
 	if err := os.WriteFile(filepath.Join(volumeFolder(t, s, storeVolumes(t, s)[0]), "go-on"), nil, 0o644); err != nil {
 		t.Fatal(err)

@@ -27,7 +27,7 @@ func storeServer(t *testing.T, e *fixture.Engine, change func(*server.Settings))
 	})
 }
 
-// repository publishes one with a derivation, and returns its URL.
+// repository publishes a repository with a derivation, and returns its URL.
 func repository(t *testing.T, script string) string {
 	t.Helper()
 	name := "store-" + strings.ToLower(rand.Text()[:10])
@@ -37,13 +37,13 @@ func repository(t *testing.T, script string) string {
 	return fixture.Env.Git.Public + "/" + name
 }
 
-// volumes returns the stores that a server has on the engine.
+// storeVolumes returns the volumes of a server's stores on the engine.
 func storeVolumes(t *testing.T, s *fixture.Server) []string {
 	t.Helper()
 	return slices.DeleteFunc(s.OnEngine("volume"), func(name string) bool { return !strings.Contains(name, "-store-") })
 }
 
-// folder returns where a volume lies on this machine.
+// volumeFolder returns the folder of a volume on this machine.
 func volumeFolder(t *testing.T, s *fixture.Server, volume string) string {
 	t.Helper()
 	return strings.TrimSpace(fixture.Docker(t, "--host", s.Host, "volume", "inspect", "--format", "{{.Mountpoint}}", volume))
@@ -59,7 +59,7 @@ func hasLine(r fixture.Result, text string) bool {
 	return slices.ContainsFunc(r.Lines, func(line string) bool { return strings.Contains(line, text) })
 }
 
-// TestWarmStore builds one thing twice, and then another of the same repository.
+// TestWarmStore builds a derivation twice, and then another one of the same repository, in a kept store.
 func TestWarmStore(t *testing.T) { fixture.OnEngines(t, warmStore) }
 
 func warmStore(t *testing.T, e *fixture.Engine) {
@@ -74,28 +74,27 @@ func warmStore(t *testing.T, e *fixture.Engine) {
 	second := fixture.Do(t, s, fixture.Build(url, line))
 	fixture.WantExit(t, second, 0)
 	if hasLine(second, "it is built now") || hasLine(second, fillingStore) {
-		t.Errorf("the second job begins anew: %v", second.Lines)
+		t.Errorf("the second job has a new store: %v", second.Lines)
 	}
 	if first.Lines[len(first.Lines)-1] != second.Lines[len(second.Lines)-1] {
 		t.Errorf("two results: %v and %v", first.Lines, second.Lines)
 	}
 
-	// What Nix has evaluated and fetched is there, too.
+	// Nix's caches of evaluations and fetched sources are kept too.
 	cache := "sh -c 'echo $XDG_CACHE_HOME && mkdir -p $XDG_CACHE_HOME && date >> $XDG_CACHE_HOME/seen && wc -l < $XDG_CACHE_HOME/seen'"
 	fixture.Do(t, s, fixture.Build(url, cache))
 	fixture.WantLine(t, fixture.Do(t, s, fixture.Build(url, cache)), "2")
 
-	// After a restart as well.
+	// The store is also kept after a restart.
 	instance, state := s.Instance, s.StateDir
 	s.End(t)
 	again := storeServer(t, e, func(s *server.Settings) { s.Instance, s.StateDir = instance, state })
 	if third := fixture.Do(t, again, fixture.Build(url, line)); hasLine(third, "it is built now") {
-		t.Errorf("after a restart, the job begins anew: %v", third.Lines)
+		t.Errorf("after a restart, the job has a new store: %v", third.Lines)
 	}
 }
 
-// TestStoresApart has a job of one repository look for what another built, and leave
-// something behind for it.
+// TestStoresApart runs a job that looks for outputs of another repository's jobs, and leaves files for them.
 func TestStoresApart(t *testing.T) { fixture.OnEngines(t, storesApart) }
 
 func storesApart(t *testing.T, e *fixture.Engine) {
@@ -108,14 +107,13 @@ func storesApart(t *testing.T, e *fixture.Engine) {
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(b, "sh -c 'cat "+path+"; grep -rs \"the secret of A\" /nix /source /root /tmp'")), 1)
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(a, "sh -c 'cat "+path+" && ! ls -d /nix/b-was-here /nix/var/b-was-here "+path+"-b'")), 0)
 
-	// Without a repository there is nothing to share, and with the engine's own devices
-	// there is no way to the other volume.
+	// A job without a repository shares no store, and cannot reach the other volume through the engine's devices.
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("sh -c 'cat "+path+"'")), 1)
 	if n := len(storeVolumes(t, s)); n != 2 {
 		t.Errorf("%d stores for two repositories", n)
 	}
 
-	// Not even where a builder has the same state: another instance has other stores.
+	// Another instance has other stores, even with the same state folder.
 	other := storeServer(t, e, func(s *server.Settings) { s.JobUser = orchestrator.UserRoot })
 	fixture.WantExit(t, fixture.Do(t, other, fixture.Build(a, "sh -c 'cat "+path+"'")), 1)
 	runStores(t, other, "rm", "--all")
@@ -124,7 +122,7 @@ func storesApart(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestStoreOfNewImage changes the job image: its jobs get its own store.
+// TestStoreOfNewImage changes the job image. Jobs of the new image get a new store.
 func TestStoreOfNewImage(t *testing.T) { fixture.OnEngines(t, storeOfNewImage) }
 
 func storeOfNewImage(t *testing.T, e *fixture.Engine) {
@@ -152,8 +150,8 @@ func storeOfNewImage(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestStoreOfKilledJob kills jobs: one that is building, one that has damaged its store, and
-// one whose builder is killed with it. The next finds a sound store.
+// TestStoreOfKilledJob kills jobs: one during a build, one that has damaged its store, and one together with its builder.
+// The next job always gets a clean store.
 func TestStoreOfKilledJob(t *testing.T) { fixture.OnEngines(t, storeOfKilledJob) }
 
 func storeOfKilledJob(t *testing.T, e *fixture.Engine) {
@@ -177,7 +175,7 @@ func storeOfKilledJob(t *testing.T, e *fixture.Engine) {
 	fixture.WantExit(t, got, 0)
 	fixture.WantLine(t, got, verifyingStore)
 	if hasLine(got, damagedStore) || hasLine(got, fillingStore) {
-		t.Errorf("a sound store went: %v", got.Lines)
+		t.Errorf("a clean store was removed: %v", got.Lines)
 	}
 	if got := fixture.Do(t, s, verify); hasLine(got, verifyingStore) {
 		t.Errorf("it is verified again: %v", got.Lines)
@@ -197,22 +195,22 @@ func storeOfKilledJob(t *testing.T, e *fixture.Engine) {
 	next.Host = e.Host
 	got = fixture.Do(t, next, verify)
 	fixture.WantExit(t, got, 0)
-	if hasLine(got, verifyingStore) { // the killed builder's job has ended gently
+	if hasLine(got, verifyingStore) { // the killed builder's job has ended normally
 		t.Errorf("it is verified again: %v", got.Lines)
 	}
 
-	// Without a job that waits for it, it is done between jobs.
+	// If no job waits for the store, it is verified between jobs.
 	s = next
 	kill("true")
 	if err := fixture.AwaitState(t, s, `"measured":true`); err != nil {
-		t.Errorf("the store stays as it is: %v, %s", err, fixture.StoresState(t, s))
+		t.Errorf("the store was not verified: %v, %s", err, fixture.StoresState(t, s))
 	}
 	if got := fixture.Do(t, s, verify); hasLine(got, verifyingStore) {
 		t.Errorf("it is verified again: %v", got.Lines)
 	}
 }
 
-// runStores runs that command for a server's stores, and returns what it prints.
+// runStores runs the command stores for a server's stores, and returns its output.
 func runStores(t *testing.T, s *fixture.Server, args ...string) fixture.Result {
 	t.Helper()
 	output, code := tryStores(s, args...)

@@ -13,8 +13,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestUpgrade starts a builder where one of an earlier version was, with its state folder and the store
-// that its jobs wrote as root: jobs and logs are there, and the store is removed, with a line.
+// TestUpgrade starts a builder with the state folder and the store of an earlier version, whose jobs wrote as root. The
+// jobs and the logs are kept. The store is removed, and a line of the log says so.
 func TestUpgrade(t *testing.T) {
 	const (
 		earlier = "../../../internal/server/testdata/state-b827d66/upgrade"
@@ -49,7 +49,7 @@ func TestUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// A store of this version stays.
+	// A store of this version is kept.
 	url := repository(t, "echo > $out")
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, "nix-build")), 0)
 	stays := storeVolumes(t, s)
@@ -60,6 +60,6 @@ func TestUpgrade(t *testing.T) {
 	s.End(t)
 	again := storeServer(t, fixture.DockerEngine(), func(s *server.Settings) { s.Instance, s.StateDir = instance, state })
 	if r := fixture.Do(t, again, fixture.Build(url, "nix-build")); hasLine(r, fillingStore) {
-		t.Errorf("after a restart, the job begins anew: %v", r.Lines)
+		t.Errorf("after a restart, the job has a new store: %v", r.Lines)
 	}
 }

@@ -40,14 +40,14 @@ func TestEngineKilled(t *testing.T) {
 	s.wantUntouched(bystanders)
 }
 
-// TestCutOff cuts a node off for a while. The others go on, and nothing is left when it is back.
+// TestCutOff disconnects a node for a while. The other nodes continue, and nothing is left when it is connected again.
 func TestCutOff(t *testing.T) {
 	s := deploy(t, map[string]string{"IGLU_MAX_JOBS": "1"})
 	bystanders := s.bystanders()
 	node := s.lab.Nodes[2]
 	t.Cleanup(func() { node.Heal() })
 
-	// So short that no line is lost.
+	// Short: no line is lost.
 	jobs := s.oneOnEach()
 	s.cut(node, 8*time.Second)
 	for _, j := range jobs {
@@ -55,7 +55,7 @@ func TestCutOff(t *testing.T) {
 		j.wantAllLines()
 	}
 
-	// So long that the node counts as gone.
+	// Long: the node counts as lost.
 	jobs = s.oneOnEach()
 	met := s.met(node)
 	s.cut(node, 25*time.Second)
@@ -68,19 +68,19 @@ func TestCutOff(t *testing.T) {
 	s.wantNoJobs(node)
 	s.wantJobOnEach()
 
-	// For good.
+	// The node is not connected again before its job has ended.
 	jobs, met = s.oneOnEach(), s.met(node)
 	begun := time.Now()
 	if err := node.Cut(); err != nil {
 		t.Fatal(err)
 	}
 	jobs[2].wantLost()
-	t.Logf("the client is told %s after the cut", time.Since(begun).Round(time.Second))
+	t.Logf("the client gets the message %s after the cut", time.Since(begun).Round(time.Second))
 	jobs[1].goOn()
 	jobs[1].wantAllLines()
 	s.awaitLost(node, met)
 	fixture.WantExit(t, fixture.Do(t, s.Server, fixture.Command("nix --version")), 0)
-	s.awaitEnded(node) // by itself: nobody reaches the node
+	s.awaitEnded(node) // without the server, which cannot reach the node
 	if err := node.Heal(); err != nil {
 		t.Fatal(err)
 	}
@@ -92,14 +92,14 @@ func TestCutOff(t *testing.T) {
 	s.wantUntouched(bystanders)
 }
 
-// TestAgentUpdated has Swarm replace all agents while each node has a job. No job notices.
+// TestAgentUpdated replaces all agents with Swarm while each node has a job. The jobs are not affected.
 func TestAgentUpdated(t *testing.T) {
 	s := deploy(t, map[string]string{"IGLU_MAX_JOBS": "1"})
 	jobs := s.oneOnEach()
 	s.on(0, "service", "update", "--detach", "--force", s.name+"_agent")
 	for left := jobs; len(left) > 0; {
 		asked := -1
-		s.await(func() bool { // one after the other, in an order of Swarm's own
+		s.await(func() bool { // one after the other, in an order that Swarm chooses
 			for i, j := range left {
 				if s.agentDrains(j.node) {
 					asked = i
@@ -111,7 +111,7 @@ func TestAgentUpdated(t *testing.T) {
 		left = append(left[:asked:asked], left[asked+1:]...)
 		j.goOn()
 		j.wantAllLines()
-		s.wantNoJobs(j.node) // it is removed through the agent that stops
+		s.wantNoJobs(j.node) // it is removed through the agent that is stopping
 	}
 	s.await(func() bool {
 		return s.on(0, "service", "inspect", "--format", "{{.UpdateStatus.State}}", s.name+"_agent") == "completed"
@@ -122,7 +122,7 @@ func TestAgentUpdated(t *testing.T) {
 	s.wantJobOnEach()
 }
 
-// cut cuts a node off for a while: how long is what is tested, so that time passes.
+// cut disconnects a node for a time. The length of that time is tested, so real time has to pass.
 func (s *stack) cut(n *lab.Node, while time.Duration) {
 	s.t.Helper()
 	if err := n.Cut(); err != nil {
@@ -134,7 +134,7 @@ func (s *stack) cut(n *lab.Node, while time.Duration) {
 	}
 }
 
-// awaitEnded waits until no job's container runs on a node.
+// awaitEnded waits until no container of a job runs on a node.
 func (s *stack) awaitEnded(n *lab.Node) {
 	s.t.Helper()
 	if err := fixture.AwaitEngine(n.Host(), 2*time.Minute, func() bool {
@@ -144,8 +144,8 @@ func (s *stack) awaitEnded(n *lab.Node) {
 	}
 }
 
-// agentDrains reports whether the agent of a node has been asked to stop and waits for a job. It is asked
-// again and again: Swarm has it told when it pleases.
+// agentDrains reports whether the agent of a node was asked to stop and waits for a job. Tests poll it, because Swarm
+// stops an agent at some unknown time.
 func (s *stack) agentDrains(n *lab.Node) bool {
 	for _, id := range s.containers(n, "agent") {
 		logs := exec.Command("docker", "--host", n.Host(), "logs", id)
@@ -156,8 +156,8 @@ func (s *stack) agentDrains(n *lab.Node) bool {
 	return false
 }
 
-// bystanders makes a container and a volume on each node that look much like a builder's, and are another's.
-// It returns what they are then.
+// bystanders makes a container and a volume on each node that look like a builder's but are not. It returns their
+// states.
 func (s *stack) bystanders() (states []string) {
 	s.t.Helper()
 	for i, n := range s.lab.Nodes {
@@ -180,7 +180,7 @@ func (s *stack) bystander(i int) string {
 		s.on(i, "volume", "inspect", "--format", "{{.CreatedAt}}", name)
 }
 
-// wantUntouched checks that bystanders are what they were.
+// wantUntouched checks that the states of the bystanders are the same as before.
 func (s *stack) wantUntouched(before []string) {
 	s.t.Helper()
 	for i, n := range s.lab.Nodes {

@@ -14,19 +14,19 @@ import (
 	"iglu.sh/builder/test/kit/lab"
 )
 
-// counts is a script that counts aloud until goOn is called.
+// counts is a script that prints numbers until goOn is called.
 const counts = "echo begun; n=0; while [ ! -e /tmp/go-on ]; do n=$((n+1)); echo $n; sleep 0.05; done; echo last $n; exit 3"
 
-// A job is one that has begun.
+// A job is a job that has begun.
 type job struct {
 	*fixture.Client
 	s      *stack
 	node   *lab.Node
-	placed time.Time             // when its client knew which that is
-	end    <-chan fixture.Result // of a job that counts
+	placed time.Time             // when its client learned the node
+	end    <-chan fixture.Result // the result of a job that counts
 }
 
-// count sends a job that counts, waits until it has begun, and has its client read on.
+// count sends a job that counts, waits until it has begun, and reads its messages in the background.
 func (s *stack) count() *job { s.t.Helper(); return s.countOn(s.Server) }
 
 // countOn is count for one of several servers.
@@ -37,8 +37,8 @@ func (s *stack) countOn(server *fixture.Server) *job {
 	return j
 }
 
-// begin sends a job, and waits until it has printed "begun". Its client must read on soon, or it counts as
-// gone.
+// begin sends a job, and waits until it has printed "begun". The caller must continue to read soon, because the server
+// drops a client that does not read.
 func (s *stack) begin(server *fixture.Server, request fixture.Job) *job {
 	s.t.Helper()
 	j := &job{Client: fixture.Connect(s.t, server), s: s}
@@ -47,7 +47,7 @@ func (s *stack) begin(server *fixture.Server, request fixture.Job) *job {
 	return j
 }
 
-// awaitBegun reads until the job has printed "begun", and notes on which node it is.
+// awaitBegun reads until the job has printed "begun", and sets its node.
 func (j *job) awaitBegun() {
 	j.s.t.Helper()
 	for message := ""; !strings.Contains(message, `"begun"`); {
@@ -74,7 +74,7 @@ func (s *stack) build(url, command string) *job {
 	return s.begin(s.Server, fixture.Build(url, command))
 }
 
-// repository makes a repository, and returns its URL where jobs reach it.
+// repository makes a repository, and returns its URL for jobs.
 func (s *stack) repository() string {
 	s.t.Helper()
 	name := "swarm-" + strings.ToLower(rand.Text()[:10])
@@ -84,8 +84,8 @@ func (s *stack) repository() string {
 	return env.url + "/" + name
 }
 
-// oneOnEach has a job on each node, which counts, where no others run. The first is on n1, where the manager is,
-// and the server until a test moves it.
+// oneOnEach starts a job that counts on each node. No other jobs may run. The first is on n1, the node of the manager
+// and, until a test moves it, of the server.
 func (s *stack) oneOnEach() []*job {
 	s.t.Helper()
 	jobs := make([]*job, len(s.lab.Nodes))
@@ -95,13 +95,13 @@ func (s *stack) oneOnEach() []*job {
 	}
 	for i, j := range jobs {
 		if j == nil {
-			s.t.Fatalf("%s has no job, and another node two", s.lab.Nodes[i].Name)
+			s.t.Fatalf("%s has no job, and another node has two", s.lab.Nodes[i].Name)
 		}
 	}
 	return jobs
 }
 
-// wantJobOnEach checks that each node takes a job, and that it ends as it should.
+// wantJobOnEach checks that each node accepts a job, and that it succeeds.
 func (s *stack) wantJobOnEach() {
 	s.t.Helper()
 	for _, j := range s.oneOnEach() {
@@ -110,10 +110,10 @@ func (s *stack) wantJobOnEach() {
 	}
 }
 
-// goOn lets the node's jobs end that count.
+// goOn ends the jobs on the node that count.
 func (j *job) goOn() {
 	for _, id := range j.s.jobsOn(j.node) {
-		j.node.Docker("exec", id, "touch", "/tmp/go-on") // one that does not wait may have ended
+		j.node.Docker("exec", id, "touch", "/tmp/go-on") // may fail, because a job that does not wait may have ended
 	}
 }
 
@@ -133,8 +133,7 @@ func (j *job) wantLost() {
 	fixture.WantEnd(j.s.t, j.s.Server, "engine-gone")
 }
 
-// wantAllLines waits for the end of a job that counts, and checks that each of its lines has come, once and in
-// its turn.
+// wantAllLines waits for the end of a job that counts, and checks that each of its lines has arrived, once and in order.
 func (j *job) wantAllLines() {
 	j.s.t.Helper()
 	got := j.result()
@@ -147,9 +146,9 @@ func (j *job) wantAllLines() {
 		case line == fmt.Sprint("last ", n):
 			return
 		case !strings.HasPrefix(line, "iglu: "):
-			j.s.t.Errorf("after line %d comes %q", n, line)
+			j.s.t.Errorf("got after line %d: %q", n, line)
 			return
 		}
 	}
-	j.s.t.Errorf("%d lines have come, and not the last", n)
+	j.s.t.Errorf("%d lines have arrived, but not the last", n)
 }

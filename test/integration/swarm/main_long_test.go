@@ -28,19 +28,19 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// env is what the tests share: a swarm of three nodes, whose engines have the images that the stack needs,
-// and which has the stack's secrets.
+// env is shared by all tests: a swarm of three nodes with the stack's secrets. The nodes' engines have the images that
+// the stack needs.
 var env struct {
 	once  sync.Once
 	err   error
 	lab   *lab.Lab
-	image string // the builder's, by its ID
-	keys  string // the folder that 'iglu-builder agent keys' has made
+	image string // the ID of the builder's image
+	keys  string // the folder with the keys of 'iglu-builder agent keys'
 	git   *http.Server
-	url   string // of the git server, where jobs reach it
+	url   string // the URL of the git server for jobs
 }
 
-// theLab returns the lab, which the first test makes.
+// theLab returns the lab. The first call makes it.
 func theLab(t *testing.T) *lab.Lab {
 	t.Helper()
 	if env.once.Do(func() { env.err = makeLab() }); env.err != nil {
@@ -62,7 +62,7 @@ func makeLab() (err error) {
 	if err := env.lab.Load(env.image, fixture.Env.Image); err != nil {
 		return err
 	}
-	exec.Command("docker", "image", "rm", env.image).Run() // another run may use it
+	exec.Command("docker", "image", "rm", env.image).Run() // ignores errors: another run may use it
 	listener, err := env.lab.Listen()
 	if err != nil {
 		return err
@@ -73,7 +73,7 @@ func makeLab() (err error) {
 	return makeSecrets()
 }
 
-// makeImage makes the builder's image as a release makes it.
+// makeImage builds the builder's image as for a release.
 func makeImage() error {
 	folder, err := os.MkdirTemp("", "iglu-swarm-image-")
 	if err != nil {
@@ -95,7 +95,7 @@ func makeImage() error {
 	return err
 }
 
-// makeSecrets makes the stack's secrets as docs/several-machines.md says.
+// makeSecrets makes the stack's secrets as described in docs/several-machines.md.
 func makeSecrets() error {
 	env.keys = filepath.Join(fixture.Env.StateDir, "keys")
 	if err := exec.Command(fixture.Env.Program, "agent", "keys", env.keys).Run(); err != nil {

@@ -14,19 +14,19 @@ import (
 	"iglu.sh/builder/test/kit/lab"
 )
 
-// A visit is a job that has been on a node.
+// A visit is a job that has run on a node.
 type visit struct {
 	repository int
 	node       *lab.Node
 	sent       time.Time
-	placed     time.Time // when its client knows where it is
-	began, end int64     // of its command, in nanoseconds, by the machine's clock
+	placed     time.Time // when its client learned the node
+	began, end int64     // the start and the end of its command in nanoseconds, by the machine's clock
 }
 
-// TestThirtyJobs has 30 jobs of six repositories come to three nodes with two slots each. No more than six run
-// at once, and the jobs of a repository are on the node of its first, but for those that have waited for it.
+// TestThirtyJobs sends 30 jobs of six repositories to three nodes with two slots each. At most six run at a time. The
+// jobs of a repository run on the node of its first job, except those that have waited too long for that node.
 func TestThirtyJobs(t *testing.T) {
-	s := deploy(t, nil) // which has two slots a node
+	s := deploy(t, nil) // two slots per node
 	var urls []string
 	for range 6 {
 		urls = append(urls, s.repository())
@@ -46,14 +46,14 @@ func TestThirtyJobs(t *testing.T) {
 		}
 		clients.Wait()
 	}
-	round(6) // which give each repository its node
+	round(6) // assigns each repository to a node
 	round(24)
 	if t.Failed() || len(visits) != 30 {
 		t.Fatalf("%d jobs have ended", len(visits))
 	}
-	t.Logf("at most %d jobs ran at once", atOnce(visits))
+	t.Logf("at most %d jobs ran at a time", atOnce(visits))
 	if n := atOnce(visits); n > 6 || n < 4 {
-		t.Errorf("%d jobs ran at once", n)
+		t.Errorf("%d jobs ran at the same time", n)
 	}
 	slices.SortFunc(visits, func(a, b visit) int { return a.placed.Compare(b.placed) })
 	known := make(map[int][]*lab.Node)
@@ -94,7 +94,7 @@ func cutPrefixInt(line, prefix string) (int64, bool) {
 	return n, err == nil
 }
 
-// atOnce returns how many commands ran at once, at most.
+// atOnce returns the largest number of commands that ran at the same time.
 func atOnce(visits []visit) (most int) {
 	for _, v := range visits {
 		n := 0

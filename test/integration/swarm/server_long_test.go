@@ -9,8 +9,8 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestServerRestarted has Swarm replace the server, first on its node and then on another: clients of its
-// jobs are told, and the next server finds the nodes and what they have.
+// TestServerRestarted replaces the server with Swarm, first on its node and then on another. Clients of its jobs get a
+// message, and the next server finds the nodes and their stores.
 func TestServerRestarted(t *testing.T) {
 	s := deploy(t, map[string]string{"IGLU_SHUTDOWN_GRACE": "1s"})
 	bystanders := s.bystanders()
@@ -43,7 +43,7 @@ func TestServerRestarted(t *testing.T) {
 	}
 	fixture.WantLast(t, again.Finish(), 3)
 
-	// As by a loss of power: nobody is told by the server, and Swarm starts another.
+	// A kill, like a loss of power: the server sends no messages, and Swarm starts another server.
 	lost := s.count()
 	s.on(2, "kill", s.containers(s.lab.Nodes[2], "server")[0])
 	s.follow()
@@ -52,12 +52,12 @@ func TestServerRestarted(t *testing.T) {
 	s.wantUntouched(bystanders)
 }
 
-// TestTwoServers has two servers by mistake: each one's jobs end as they should, and neither removes what is
-// the other's.
+// TestTwoServers runs two servers by mistake. The jobs of both end normally, and neither server removes the other's
+// containers.
 func TestTwoServers(t *testing.T) {
 	s := deploy(t, nil)
 	s.on(0, "service", "update", "--detach", "--constraint-rm", onFirst, "--replicas", "2", s.name+"_server")
-	one := s.Server // which goes on: the first node suits the service still
+	one := s.Server // keeps running, because the first node still meets the constraint
 	s.follow()
 	two := s.Server
 	if one.Host == two.Host {

@@ -22,27 +22,24 @@ import (
 	"iglu.sh/builder/test/kit/lab"
 )
 
-// convergeTimeout bounds what Swarm does when it pleases: the start of a service's containers, on a machine
-// that is busy.
+// convergeTimeout limits the wait for actions of Swarm, such as the start of a service's containers on a busy machine.
 const convergeTimeout = 3 * time.Minute
 
-// A stack is the one of examples/swarm, on the lab's nodes. Its server is on the first node, until a test
-// moves it.
+// A stack is the stack of examples/swarm on the lab's nodes. Its server is on the first node, until a test moves it.
 type stack struct {
-	*fixture.Server // the latest that follow has found
+	*fixture.Server // the latest server that follow has found
 	t               *testing.T
 	lab             *lab.Lab
 	name            string
 	seen            map[string]bool // containers of servers that were found
 }
 
-// onFirst is the constraint that has the server be on the first node.
+// onFirst is the constraint that places the server on the first node.
 const onFirst = "node.hostname == n1"
 
 type object = map[string]any
 
-// deploy has Swarm deploy the stack, with more settings of the server, and waits until the server has all
-// nodes.
+// deploy deploys the stack with more settings of the server, and waits until the server has all nodes.
 func deploy(t *testing.T, settings map[string]string) *stack {
 	t.Helper()
 	s := newStack(t)
@@ -58,8 +55,8 @@ func deploy(t *testing.T, settings map[string]string) *stack {
 	return s
 }
 
-// newStack returns a stack that is not deployed yet. It is removed with the test, which fails if a container of
-// a job is left anywhere.
+// newStack returns a stack that is not deployed yet. It is removed when the test ends. The test fails if a container of
+// a job is left on any node.
 func newStack(t *testing.T) *stack {
 	t.Helper()
 	s := &stack{t: t, lab: theLab(t), name: "iglu-" + strings.ToLower(rand.Text()[:8]), seen: make(map[string]bool)}
@@ -67,8 +64,8 @@ func newStack(t *testing.T) *stack {
 	return s
 }
 
-// deploy has Swarm deploy a file of examples/swarm, with what the lab demands of its services: the nodes reach
-// no registry and have no IPVS, which Swarm needs to publish a port on every node.
+// deploy deploys a file of examples/swarm with the changes that the lab needs: its nodes cannot reach a registry, and
+// have no IPVS, which Swarm needs to publish a port on every node.
 func (s *stack) deploy(file string, services object) {
 	s.t.Helper()
 	override := filepath.Join(s.t.TempDir(), "lab.yml")
@@ -80,8 +77,8 @@ func (s *stack) deploy(file string, services object) {
 		"--compose-file", override, s.name)
 }
 
-// settings returns what the tests demand of a server, and some more. Its clients are told of a lost node, which a
-// second run would hide.
+// settings returns the tests' settings of a server, with more added. Lost jobs are not run again, because that would
+// hide the message about a lost node.
 func (s *stack) settings(more map[string]string) map[string]string {
 	settings := map[string]string{"IGLU_INSTANCE": s.name, "IGLU_JOB_IMAGE": fixture.Env.Image, "IGLU_ALLOWED_COMMANDS": "nix,sh,attack",
 		"IGLU_RETRY_LOST": "no"}
@@ -89,7 +86,7 @@ func (s *stack) settings(more map[string]string) map[string]string {
 	return settings
 }
 
-// on runs Docker's client on a node, which has to succeed.
+// on runs the docker command on a node, and fails the test if the command fails.
 func (s *stack) on(node int, args ...string) string {
 	s.t.Helper()
 	output, err := s.lab.Nodes[node].Docker(args...)
@@ -99,14 +96,13 @@ func (s *stack) on(node int, args ...string) string {
 	return output
 }
 
-// containers returns the IDs of the containers of a service of the stack on a node, which run or are about to.
+// containers returns the IDs of a service's containers on a node that are running or starting.
 func (s *stack) containers(n *lab.Node, service string) []string {
 	output, _ := n.Docker("ps", "--quiet", "--no-trunc", "--filter", "label=com.docker.swarm.service.name="+s.name+"_"+service)
 	return strings.Fields(output)
 }
 
-// follow waits until there is a server that was not there before, and until that has all nodes. It is the
-// stack's from then on.
+// follow waits for a new server that has all nodes, and makes it the stack's server.
 func (s *stack) follow() {
 	s.t.Helper()
 	s.await(func() bool {
@@ -148,10 +144,10 @@ func (s *stack) serverIn(n *lab.Node, id string) *fixture.Server {
 	return server
 }
 
-// met returns how often the server has found a node.
+// met returns how many times the server has found a node.
 func (s *stack) met(n *lab.Node) int { return count(s.Log.String(), "a node is there", n) }
 
-// awaitMet waits until the server has found a node so many times, and awaitLost until it has lost it as often.
+// awaitMet waits until the server has found a node a number of times. awaitLost does the same for losing it.
 func (s *stack) awaitMet(n *lab.Node, times int) {
 	s.t.Helper()
 	s.awaitCount("a node is there", n, times)
@@ -164,16 +160,16 @@ func (s *stack) awaitLost(n *lab.Node, times int) {
 func (s *stack) awaitCount(message string, n *lab.Node, times int) {
 	s.t.Helper()
 	if err := s.Log.Await(convergeTimeout, func(text string) bool { return count(text, message, n) >= times }); err != nil {
-		s.t.Fatalf("of %s the server does not say %d times that %s: %v\n%s", n.Name, times, message, err, s.state())
+		s.t.Fatalf("node %s: the server has not logged %d times %q: %v\n%s", n.Name, times, message, err, s.state())
 	}
 }
 
-// count returns how many lines of a log say something of a node.
+// count returns how many lines of a log have a message about a node.
 func count(log, message string, n *lab.Node) int {
 	return len(regexp.MustCompile(`msg="`+message+`" .*node=`+n.Name+`\b`).FindAllString(log, -1))
 }
 
-// await waits for what Swarm does.
+// await waits until a condition on the swarm holds.
 func (s *stack) await(holds func() bool, what string) {
 	s.t.Helper()
 	if err := s.lab.Await(convergeTimeout, holds); err != nil {
@@ -181,14 +177,14 @@ func (s *stack) await(holds func() bool, what string) {
 	}
 }
 
-// state returns what Swarm says of the stack.
+// state returns Swarm's description of the stack.
 func (s *stack) state() string {
 	output, err := s.lab.Nodes[0].Docker("stack", "ps", "--no-trunc", "--format", "{{.Name}} {{.Node}} {{.DesiredState}} {{.CurrentState}} {{.Error}}", s.name)
 	return fmt.Sprint(output, "\n", err)
 }
 
-// remove removes the stack, and what its server has left for its next life. A job's container must not be
-// left, and jobs that a failed test has left are ended.
+// remove removes the stack, and what its server keeps for its next start. It fails the test if a container of a job is
+// left, and ends jobs that a failed test has left.
 func (s *stack) remove() {
 	if s.t.Failed() {
 		s.t.Log(s.state())
@@ -218,8 +214,8 @@ func (s *stack) remove() {
 	}, "the stack's network is not removed")
 }
 
-// wantNoJobs checks that a node has no container of a job, or has none once the lifeline's time is up and the
-// server has looked.
+// wantNoJobs waits until a node has no containers of jobs: at most until the lifeline has timed out and the server has
+// cleaned up.
 func (s *stack) wantNoJobs(n *lab.Node) {
 	s.t.Helper()
 	if s.t.Failed() {
@@ -239,7 +235,7 @@ func (s *stack) jobsOn(n *lab.Node) []string {
 	return found
 }
 
-// forward returns an address of the loopback at which the server of a node answers.
+// forward returns a loopback address that is forwarded to the server on a node.
 func (s *stack) forward(n *lab.Node) (address string) {
 	s.t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -250,7 +246,7 @@ func (s *stack) forward(n *lab.Node) (address string) {
 	return listener.Addr().String()
 }
 
-// serve passes connections on to where dial leads, until the test ends.
+// serve forwards connections to those that dial opens, until the test ends.
 func (s *stack) serve(listener net.Listener, dial func() (net.Conn, error)) {
 	var passing sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
@@ -270,7 +266,7 @@ func (s *stack) serve(listener net.Listener, dial func() (net.Conn, error)) {
 	})
 }
 
-// pass passes a connection on until one of its ends closes it or ctx ends.
+// pass forwards a connection until either side closes it or ctx ends.
 func pass(ctx context.Context, client net.Conn, dial func() (net.Conn, error)) {
 	defer client.Close()
 	server, err := dial()

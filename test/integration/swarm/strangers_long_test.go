@@ -15,8 +15,8 @@ import (
 	"iglu.sh/builder/test/kit/lab"
 )
 
-// TestStrangers has one who is on the stack's own network, where agents listen, ask an agent for its engine's
-// version: without a key, and with that of another node's agent. The server's key opens it.
+// TestStrangers requests an engine's version from an agent, as an attacker on the stack's network: without a key, and
+// with the key of another node's agent. Only the server's key works.
 func TestStrangers(t *testing.T) {
 	s := deploy(t, nil)
 	agent := s.addressOf(s.lab.Nodes[2], "agent", s.name+"_agents") + ":2376"
@@ -41,7 +41,7 @@ func TestStrangers(t *testing.T) {
 			t.Errorf("%s: got %q, %v", name, got, err)
 		}
 		if !test.opens && !strings.Contains(err.Error(), "tls: ") {
-			t.Errorf("%s: not refused for want of a key: %v", name, err)
+			t.Errorf("%s: refused for another reason than the key: %v", name, err)
 		}
 	}
 }
@@ -56,9 +56,8 @@ func keyOf(t *testing.T, side string) []tls.Certificate {
 	return []tls.Certificate{certificate}
 }
 
-// TestJobsDoNotReachAgents has a job on each node call the agents: at their addresses on the stack's network,
-// and at what Docker gives them on each node for the way out. A bare proxy to an engine, at the nodes' way
-// out, shows that the job would succeed.
+// TestJobsDoNotReachAgents runs a job on each node that calls the agents: at their addresses on the stack's network, and
+// at those on the bridge of each node. With a bare proxy to an engine, at the nodes' gateway, the job succeeds.
 func TestJobsDoNotReachAgents(t *testing.T) {
 	program := fixture.BuildProgram(t, "attack")
 	image := strings.ToLower("iglu-test-attack:" + t.Name())
@@ -90,7 +89,7 @@ func TestJobsDoNotReachAgents(t *testing.T) {
 func (s *stack) addressOf(n *lab.Node, service, network string) string {
 	s.t.Helper()
 	id := s.containers(n, service)[0]
-	// Of the bridge, only the network itself knows who is on it.
+	// Only docker network inspect lists the containers on the bridge.
 	text, err := n.Docker("network", "inspect", "--format",
 		"{{range $id, $c := .Containers}}{{$id}} {{$c.Name}} {{$c.IPv4Address}}\n{{end}}", network)
 	if err != nil {
@@ -111,8 +110,7 @@ func (s *stack) addressOf(n *lab.Node, service, network string) string {
 	return ""
 }
 
-// bareProxy passes connections from the lab on to a node's engine, without asking who calls. It returns its
-// address.
+// bareProxy starts a proxy from the lab to a node's engine without authentication, and returns its address.
 func (s *stack) bareProxy(n *lab.Node) string {
 	s.t.Helper()
 	listener, err := s.lab.Listen()

@@ -11,8 +11,8 @@ import (
 	"iglu.sh/builder/test/kit/lab"
 )
 
-// TestStack has three jobs run on three nodes at once. A million lines come from one of them. Swarm gives a
-// secret to the nodes of the services that have it: the server's key is no agent's.
+// TestStack runs three jobs on three nodes at the same time. One of them prints a million lines. The agents do not get
+// the server's key, because Swarm passes a secret only to the services that use it.
 func TestStack(t *testing.T) {
 	s := deploy(t, map[string]string{"IGLU_MAX_JOBS": "1"})
 	secrets := func(service string) string {
@@ -39,7 +39,7 @@ func TestStack(t *testing.T) {
 	second.wantAllLines()
 }
 
-// TestEachNode has a builder on each node, which uses the node's own engine.
+// TestEachNode runs a builder on each node that uses the node's own engine.
 func TestEachNode(t *testing.T) {
 	s := newStack(t)
 	s.deploy("each-node.yml", object{"builder": object{"image": env.image, "environment": s.settings(nil)}})
@@ -53,7 +53,7 @@ func TestEachNode(t *testing.T) {
 	}
 }
 
-// isHealthy reports whether the node's engine calls the container of a service healthy.
+// isHealthy reports whether the container of a service is healthy according to the node's engine.
 func (s *stack) isHealthy(n *lab.Node, service string) bool {
 	output, err := n.Docker("ps", "--quiet", "--filter", "health=healthy", "--filter", "label=com.docker.swarm.service.name="+s.name+"_"+service)
 	return err == nil && output != ""

@@ -1,5 +1,5 @@
-// Package await is how tests wait: for an event, and for a while at most, after which they fail
-// and say what has not come.
+// Package await has helpers with which tests wait for events: for a value from a channel, or for text in
+// a log. A wait that times out fails with a message that says what did not happen.
 package await
 
 import (
@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// limit is how long Receive waits for what must happen.
+// limit is how long Receive waits.
 const limit = 2 * time.Minute
 
-// Receive returns what comes from a channel. The test fails where nothing does: what, it says,
-// has not happened.
+// Receive returns the next value from a channel. If there is none within two minutes, the test fails with
+// what, a description of the event.
 func Receive[T any](t testing.TB, from <-chan T, what string) (got T) {
 	t.Helper()
 	deadline := time.NewTimer(limit)
@@ -22,16 +22,16 @@ func Receive[T any](t testing.TB, from <-chan T, what string) (got T) {
 	select {
 	case got = <-from:
 	case <-deadline.C:
-		t.Fatalf("not within %s: %s", limit, what)
+		t.Fatalf("did not happen within %s: %s", limit, what)
 	}
 	return got
 }
 
-// A Log is what a program has written. It tells when there is more.
+// A Log collects the output of a program. A test can wait for text in it.
 type Log struct {
 	mu   sync.Mutex
 	buf  bytes.Buffer
-	more chan struct{} // closed by the next write; nil while nobody waits
+	more chan struct{} // closed by the next write; nil if nobody waits
 }
 
 func (l *Log) Write(p []byte) (int, error) {
@@ -49,7 +49,7 @@ func (l *Log) String() string {
 	return text
 }
 
-// now returns the log so far, and what is closed when there is more.
+// now returns the log so far, and a channel that the next write closes.
 func (l *Log) now() (string, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

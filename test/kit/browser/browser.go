@@ -1,4 +1,4 @@
-// Package browser drives a real Chromium, as a person would.
+// Package browser controls a real Chromium for tests of the page.
 package browser
 
 import (
@@ -16,24 +16,23 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// A Tab is one of a real Chromium. What its console complains of fails the test.
+// A Tab is a tab of a Chromium. Errors and warnings on its console fail the test.
 type Tab struct {
 	T   *testing.T
 	ctx context.Context
 
 	mu             sync.Mutex
-	complaints     []string // of the console
+	complaints     []string // errors and warnings of the console
 	expected       string
-	networkChanged bool // and so something of a page was not loaded
+	networkChanged bool // parts of the page were not loaded because the network changed
 }
 
-// tabTimeout bounds what a test waits for in a browser.
+// tabTimeout limits each wait in a browser.
 const tabTimeout = 30 * time.Second
 
 const pageText = `location + "\n" + document.body.innerText`
 
-// watched notes how a page does: tasks that hold up its browser, and when its log's first
-// line is there.
+// watched is a script that records the page's long tasks, and the time at which its log shows the first line.
 const watched = `
 window.longTasks = [];
 new PerformanceObserver((list) => longTasks.push(...list.getEntries().map((e) => e.duration))).observe({ type: "longtask", buffered: true });
@@ -43,7 +42,7 @@ const awaitLine = () => {
 };
 requestAnimationFrame(awaitLine);`
 
-// shared is the browser of all tabs, which the first one starts: that takes a second.
+// shared is the browser of all tabs. The first tab starts it, because that takes a second.
 var shared struct {
 	start sync.Once
 	ctx   context.Context
@@ -59,7 +58,7 @@ func start() {
 	shared.stop = func() { cancel(); stopAllocator() }
 }
 
-// Close ends the browser, if one was started, when the tests have ended.
+// Close ends the browser if one was started. It is called after all tests.
 func Close() error {
 	if shared.ctx == nil {
 		return nil
@@ -69,8 +68,7 @@ func Close() error {
 	return err
 }
 
-// OpenTab opens a tab that shares nothing with others: no cookie and no storage. It is closed
-// with the test.
+// OpenTab opens a tab that shares no cookies and no storage with others. It is closed when the test ends.
 func OpenTab(t *testing.T) *Tab {
 	t.Helper()
 	if shared.start.Do(start); shared.err != nil {
@@ -89,7 +87,7 @@ func OpenTab(t *testing.T) *Tab {
 func newTab(t *testing.T, ctx context.Context) *Tab {
 	t.Helper()
 	b := &Tab{T: t, ctx: ctx}
-	// The first time, a context with an end of its own would end the tab with it.
+	// The first call must not have a context with a deadline: the tab would end with that context.
 	if err := chromedp.Do(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -117,15 +115,15 @@ func newTab(t *testing.T, ctx context.Context) *Tab {
 	return b
 }
 
-// Expect says that a complaint of the console that holds a text is none.
+// Expect makes the tab ignore errors and warnings that contain a text.
 func (b *Tab) Expect(text string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.expected = text
 }
 
-// networkChanged is what a browser says of all that it loads while the machine gets or loses a network,
-// which other tests' containers have it do.
+// networkChanged is the browser's error for a request during which a network of the machine appears or
+// disappears. Containers of other tests cause that.
 const networkChanged = "ERR_NETWORK_CHANGED"
 
 func (b *Tab) hear(m chromedp.ConsoleMessage) {
@@ -142,7 +140,7 @@ func (b *Tab) hear(m chromedp.ConsoleMessage) {
 	}
 }
 
-// act does something in a tab and returns what comes of it.
+// act runs an action in a tab and returns its result.
 func act[T any](b *Tab, action chromedp.Action[T]) T {
 	b.T.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, tabTimeout)
@@ -154,7 +152,7 @@ func act[T any](b *Tab, action chromedp.Action[T]) T {
 	return result
 }
 
-// Do does some things in the tab.
+// Do runs actions in the tab.
 func (b *Tab) Do(actions ...chromedp.Action[chromedp.Void]) {
 	b.T.Helper()
 	for _, action := range actions {
@@ -174,29 +172,28 @@ func (b *Tab) Write(selector, text string) {
 // Press presses a key.
 func (b *Tab) Press(key string) { b.T.Helper(); b.Do(chromedp.KeyEvent(key)) }
 
-// Open goes to a page, again if the machine's networks change meanwhile.
+// Open opens a page, and opens it again if the machine's networks change meanwhile.
 func (b *Tab) Open(url string) {
 	b.T.Helper()
 	for again := true; again; {
 		b.Do(chromedp.Navigate(url))
-		b.AwaitDrawn() // what the console says has come by then
+		b.AwaitDrawn() // messages of the console have arrived by then
 		b.mu.Lock()
 		again, b.networkChanged = b.networkChanged, false
 		b.mu.Unlock()
 	}
 }
 
-// Eval returns what a script's expression amounts to.
+// Eval returns the value of a JavaScript expression.
 func Eval[T any](b *Tab, expression string) T {
 	b.T.Helper()
 	return act(b, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
 }
 
-// Until waits for a script's expression to be true.
+// Until waits until a JavaScript expression is true.
 func (b *Tab) Until(expression string) {
 	b.T.Helper()
-	// It asks again and again, because a page that goes elsewhere meanwhile forgets what it
-	// was asked.
+	// It polls, because a script that waits would be lost if the page navigates meanwhile.
 	ctx, cancel := context.WithTimeout(b.ctx, tabTimeout)
 	defer cancel()
 	for {
@@ -205,27 +202,27 @@ func (b *Tab) Until(expression string) {
 		case err == nil && is:
 			return
 		case ctx.Err() != nil:
-			b.T.Fatalf("never %s (%v); the page is %.3000s", expression, err, Eval[string](b, pageText))
+			b.T.Fatalf("not true in time: %s (%v); the page is %.3000s", expression, err, Eval[string](b, pageText))
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 }
 
-// AwaitDrawn waits until what a page is about to draw is drawn: till then a click could go astray.
-// A tab behind another draws nothing.
+// AwaitDrawn waits until the page has drawn its pending changes. Before that, a click could miss its element.
+// It does not wait in a hidden tab, which draws nothing.
 func (b *Tab) AwaitDrawn() {
 	b.T.Helper()
 	Eval[any](b, "document.hidden ? null : new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))).then(() => null)")
 }
 
-// UntilText waits for an element to hold text.
+// UntilText waits until an element contains text.
 func (b *Tab) UntilText(selector, text string) {
 	b.T.Helper()
 	b.Until(fmt.Sprintf("(document.querySelector(%q)?.textContent ?? '').includes(%q)", selector, text))
 }
 
-// Look sets how wide the window is and whether the person likes it dark, and waits for the
-// page to follow.
+// Look sets the size of the window and the preferred color scheme (light or dark), and waits until the page
+// is drawn.
 func (b *Tab) Look(width, height int64, scheme string) {
 	b.T.Helper()
 	b.Do(chromedp.EmulateViewport(width, height), chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
@@ -236,13 +233,13 @@ func (b *Tab) Look(width, height int64, scheme string) {
 	b.AwaitDrawn()
 }
 
-// axe finds what people with a disability could not use; see its README.
+// axe finds accessibility problems; see its README.
 //
 //go:embed axe/axe.min.js
 var axe string
 
-// CheckAccess has axe look at the page, light and dark, wide and narrow, and checks that
-// nothing is beside the window.
+// CheckAccess checks the page with axe, light and dark, wide and narrow, and checks that nothing is outside
+// the window.
 func (b *Tab) CheckAccess() {
 	b.T.Helper()
 	for _, scheme := range []string{"light", "dark"} {
@@ -254,7 +251,7 @@ func (b *Tab) CheckAccess() {
 	b.Look(1280, 900, "light")
 }
 
-// CheckLook is CheckAccess of the page as it looks now.
+// CheckLook is CheckAccess for the current size and color scheme only.
 func (b *Tab) CheckLook() {
 	b.T.Helper()
 	look := Eval[string](b, "innerWidth + ' px, ' + (matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light')")
@@ -270,30 +267,30 @@ func (b *Tab) CheckLook() {
 	}
 }
 
-// LongestTask returns for how long the page was held up at most since it was last asked, in ms.
+// LongestTask returns the duration of the page's longest task since the last call, in ms.
 func (b *Tab) LongestTask() float64 {
 	b.T.Helper()
-	return Eval[float64](b, `new Promise((done) => setTimeout(done, 100)) // till the browser has told of the last
+	return Eval[float64](b, `new Promise((done) => setTimeout(done, 100)) // until the last one is reported
 		.then(() => Math.max(0, ...longTasks.splice(0)))`)
 }
 
-// pace is how long an empty page takes for a known piece of work, in ms: the median of some
-// goes, after others that let a browser that has just begun be done with itself.
+// pace is a script that measures how long an empty page takes for a fixed piece of work, in ms: the median
+// of the last 9 runs. The runs before them let a new browser warm up.
 const pace = `Array.from({ length: 24 }, () => {
 	const box = document.createElement("div");
 	const begun = performance.now();
 	box.innerHTML = "<p>some <b>words</b></p>".repeat(3000);
 	document.body.append(box);
-	box.offsetHeight; // has it laid out
+	box.offsetHeight; // forces the layout
 	box.remove();
 	return performance.now() - begun;
 }).slice(-9).sort((a, b) => a - b)[4]`
 
-// usualPace is what that comes to where bounds in milliseconds are meant as they stand.
+// usualPace is the result of pace on the machine for which the tests' limits in milliseconds are written.
 const usualPace = 40
 
-// Slower returns how many times as long as usual the browser takes, at least 1: machines
-// differ, and others keep them busy. The tab is to be empty.
+// Slower returns the factor by which the browser is slower than usual, at least 1. Tests multiply their limits
+// by it, because machines differ and may be busy. The tab must be empty.
 func (b *Tab) Slower() float64 {
 	b.T.Helper()
 	return max(1, Eval[float64](b, pace)/usualPace)

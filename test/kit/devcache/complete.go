@@ -24,7 +24,7 @@ import (
 	"iglu.sh/builder/test/kit/narcheck"
 )
 
-// completion is what announces a path.
+// completion is the request that completes an upload and announces its path.
 type completion struct {
 	Parts []struct {
 		Number int    `json:"partNumber"`
@@ -43,8 +43,8 @@ type completion struct {
 	} `json:"narInfoCreate"`
 }
 
-// complete checks an upload and announces its path, or says what is wrong with it and
-// leaves the upload as it is.
+// complete checks an upload and announces its path. If a check fails, it returns the error and keeps the
+// upload unchanged.
 func (s *Server) complete(c *cache, w http.ResponseWriter, r *http.Request) error {
 	var request completion
 	if err := decode(r, &request); err != nil {
@@ -74,15 +74,15 @@ func (s *Server) complete(c *cache, w http.ResponseWriter, r *http.Request) erro
 	return answer(w, map[string]string{})
 }
 
-// Forms of what stands in a narinfo. A name has at most 211 characters, and a hash is
-// a SHA-256: 52 characters in Nix's base32.
+// Patterns of values in a narinfo. A name has at most 211 characters. A hash is a SHA-256: 52 characters in
+// Nix's base32.
 var (
 	baseName = regexp.MustCompile(`^[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,211}$`)
 	narHash  = regexp.MustCompile(`^sha256:[0-9a-df-np-sv-z]{52}$`)
 	fileHash = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
 
-// narInfo makes the narinfo that is asked for, or says what is wrong with it.
+// narInfo makes the narinfo of a request, or returns an error that says what is wrong with the request.
 func (c *cache) narInfo(request completion) (*narinfo.NarInfo, error) {
 	n := request.NarInfo
 	switch {
@@ -132,7 +132,7 @@ func (c *cache) narInfo(request completion) (*narinfo.NarInfo, error) {
 	return info, c.sign(info, *n.Signature)
 }
 
-// sign adds a signature, if it is by one of the cache's keys.
+// sign adds a signature if one of the cache's keys made it.
 func (c *cache) sign(info *narinfo.NarInfo, text string) error {
 	raw, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
@@ -149,7 +149,7 @@ func (c *cache) sign(info *narinfo.NarInfo, text string) error {
 	return bad("cSig is by none of the cache's %d keys, or not over what is announced", len(keys))
 }
 
-// checkParts compares the parts that are listed with those that have come.
+// checkParts compares the parts listed in a request with the parts received.
 func (u *upload) checkParts(request completion, minPart int64) error {
 	if len(request.Parts) == 0 || len(request.Parts) != len(u.parts) {
 		return bad("%d parts are listed, and %d were sent", len(request.Parts), len(u.parts))
@@ -169,15 +169,14 @@ func (u *upload) checkParts(request completion, minPart int64) error {
 	return nil
 }
 
-// check reads an upload's parts once and compares them with what is announced: the
-// compressed file, and the archive in it.
+// check reads an upload's parts once and compares the compressed file and the archive in it with the narinfo.
 func (u *upload) check(info *narinfo.NarInfo, unpackers *sync.Pool) error {
 	parts := &partReader{u: u}
 	defer parts.close()
 	sum, size := sha256.New(), counter(0)
 	file := io.TeeReader(parts, io.MultiWriter(sum, &size))
 	wrong := checkArchive(file, info, unpackers)
-	// The file is read to its end, so that what is wrong with it is said first.
+	// The file is read to its end, because its errors are reported before those of the archive.
 	if _, err := io.Copy(io.Discard, file); err != nil {
 		return err
 	}
@@ -213,28 +212,28 @@ func (r *partReader) Read(b []byte) (int, error) {
 	}
 }
 
-func (r *partReader) close() { r.file.Close() } // which is no file at first: an error
+func (r *partReader) close() { r.file.Close() } // before the first part there is no file, and the error is ignored
 
-// An unpacker is what it takes to unpack a file, kept from one to the next.
+// An unpacker has the buffers for unpacking a file. They are reused.
 type unpacker struct {
-	file    *bufio.Reader // since the decoder asks for a few bytes at a time
+	file    *bufio.Reader // because the decoder reads a few bytes at a time
 	decoder *zstd.Decoder
 }
 
 func newUnpacker() any {
 	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
 	if err != nil {
-		panic(err) // as options that are wrong deserve
+		panic(err) // only wrong options fail
 	}
 	return &unpacker{bufio.NewReaderSize(nil, copyBuffer), decoder}
 }
 
-// checkArchive unpacks an archive, no further than its announced size and a byte.
+// checkArchive unpacks an archive and checks it. It stops one byte after the announced size.
 func checkArchive(file io.Reader, info *narinfo.NarInfo, unpackers *sync.Pool) error {
 	u := unpackers.Get().(*unpacker)
 	defer unpackers.Put(u)
 	u.file.Reset(file)
-	defer u.file.Reset(nil) // or it would keep the upload
+	defer u.file.Reset(nil) // otherwise it would keep the upload in memory
 	if err := u.decoder.Reset(u.file); err != nil {
 		return err
 	}
@@ -246,8 +245,8 @@ func checkArchive(file io.Reader, info *narinfo.NarInfo, unpackers *sync.Pool) e
 	return compare("the archive", int64(size), sum.Sum(nil), info.NarSize, info.NarHash)
 }
 
-// announce makes the first part the archive, with the others behind it, and then lets
-// Nix know of it.
+// announce joins the parts to the archive's file, and then writes the narinfo, which makes the path
+// visible to Nix.
 func (c *cache) announce(u *upload, info *narinfo.NarInfo, storeHash string) error {
 	if err := u.join(); err != nil {
 		return err

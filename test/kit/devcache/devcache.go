@@ -1,17 +1,18 @@
-// Package devcache is a cachix-compatible binary cache for development and tests. It
-// keeps its paths in a folder, serves them to Nix, and is strict: it takes only what
-// is right in every respect that can be checked, and says what is not. It shares no
-// code with the client of the protocol, so that each is a check of the other. It can also
-// behave as one of the two servers of Iglu Cache does: see Kind.
+// Package devcache is a cachix-compatible binary cache for development and tests. [New] returns an
+// http.Handler that keeps its paths in a folder and serves them to Nix.
 //
-// Below its folder lie, for each cache NAME:
+// The cache is strict: it rejects every upload in which a check finds an error, and says what is wrong.
+// It shares no code with the client of the protocol, so that each tests the other. It can also behave as
+// one of the two servers of Iglu Cache: see [Kind]. Tests make it fail with a [Fault].
 //
-//	NAME/keys                  the public signing keys, one in a line
-//	NAME/narinfo/HASH.narinfo  what Nix reads; a path is announced when it is there
+// Its folder contains for each cache NAME:
+//
+//	NAME/keys                  the public signing keys, one per line
+//	NAME/narinfo/HASH.narinfo  the metadata of a path for Nix; the path is announced when this file exists
 //	NAME/nar/FILEHASH.nar.zst  the compressed archives; of Iglu Cache nar/HASH
 //	NAME/uploads/              files that are being written, and parts of uploads
 //
-// An upload that has not been completed does not outlive the process.
+// An upload that has not been completed is lost when the process ends.
 package devcache
 
 import (
@@ -31,42 +32,41 @@ import (
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 )
 
-// Options say what a Server serves.
+// Options are the settings of a Server.
 type Options struct {
-	Folder  string   // keeps everything; made if there is none
+	Folder  string   // the folder of all files; created if missing
 	Token   string   // the API key of all its caches
-	Names   []string // of its caches
-	Private bool     // reading takes the API key too
-	// MinPart is the least size of a part but the last, in bytes: 5 MiB by default,
-	// that of S3.
+	Names   []string // the names of its caches
+	Private bool     // reading requires the API key too
+	// MinPart is the minimum size of a part in bytes. It does not apply to the last part. The default is
+	// that of S3, 5 MiB.
 	MinPart int64
-	// Kind is whose behaviour the server has. In Iglu Cache nobody can read a cache that is
-	// Private, and MinPart is of no effect.
+	// Kind is the server whose behaviour is imitated. In Iglu Cache nobody can read a Private cache, and
+	// MinPart has no effect.
 	Kind Kind
-	// Root is what the addresses of uploads begin with in Iglu Cache, its
-	// CACHE_ROOT_DOMAIN; by default, the host that a client asks for.
+	// Root is the beginning of the upload addresses in Iglu Cache, its CACHE_ROOT_DOMAIN. The default is the
+	// host in the client's request.
 	Root string
 }
 
-// defaultMinPart is the least that S3 takes for a part that is not the last.
+// defaultMinPart is the minimum of S3 for a part that is not the last, in bytes.
 const defaultMinPart = 5 << 20
 
-// A Server is an http.Handler that is a cache.
+// A Server is an http.Handler that serves caches.
 type Server struct {
 	options Options
 	routes  *http.ServeMux
 
 	caches  map[string]*cache            // by name
-	handler atomic.Pointer[http.Handler] // the routes, behind faults if there are any
+	handler atomic.Pointer[http.Handler] // the routes, wrapped in faults if any are set
 
 	unpackers sync.Pool // of *unpacker
 }
 
-// cacheName is what can be a cache's name: a segment of a path in a folder and in an
-// address.
+// cacheName matches a valid name of a cache: one segment of a file path and of a URL.
 var cacheName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]*$`)
 
-// New returns a cache on a folder, with all that an earlier one has left there.
+// New returns a cache on a folder. It serves everything that an earlier cache left in the folder.
 func New(options Options) (*Server, error) {
 	if options.Token == "" {
 		return nil, errors.New("a cache needs an API key")
@@ -78,7 +78,7 @@ func New(options Options) (*Server, error) {
 	s.unpackers.New = newUnpacker
 	for _, name := range options.Names {
 		if !cacheName.MatchString(name) || name == "api" || name == "upload" {
-			return nil, fmt.Errorf("%q cannot be the name of a cache", name)
+			return nil, fmt.Errorf("invalid name of a cache: %q", name)
 		}
 		c, err := newCache(name, filepath.Join(options.Folder, name))
 		if err != nil {
@@ -103,7 +103,7 @@ const (
 	keyFile       = "keys"
 )
 
-// strictRoutes lists what a strict cache answers. Everything else is 404.
+// strictRoutes returns the routes of a strict cache. Other requests get 404.
 func (s *Server) strictRoutes() map[string]handler {
 	return map[string]handler{
 		"GET /api/v1/cache/{name}":                               s.withKey(s.lookUp),
@@ -138,15 +138,14 @@ func (s *Server) route() {
 	}
 }
 
-// A handler serves one kind of request about a cache. Where it returns an error it has
-// not answered.
+// A handler serves one kind of request to a cache. If it returns an error, it has sent no answer.
 type handler func(c *cache, w http.ResponseWriter, r *http.Request) error
 
-// A refusal is an error with a sentence for the client and its status.
+// A refusal is an error with a message for the client and an HTTP status.
 type refusal struct {
 	status int
 	text   string
-	field  string // of the JSON that it is sent in; with none, it is sent as it is
+	field  string // the JSON field of the message; if empty, the message is sent as plain text
 }
 
 func (r *refusal) Error() string { return r.text }
@@ -155,10 +154,10 @@ func refuse(status int, format string, args ...any) error {
 	return &refusal{status, fmt.Sprintf(format, args...), "error"}
 }
 
-// bad refuses what is wrong with a request.
+// bad returns a refusal of a request that is invalid.
 func bad(format string, args ...any) error { return refuse(http.StatusBadRequest, format, args...) }
 
-// respond answers with an error. One that is not a refusal is the server's own.
+// respond sends an error. An error that is not a refusal is sent as 500.
 func respond(w http.ResponseWriter, err error) {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok {
@@ -177,15 +176,15 @@ func respond(w http.ResponseWriter, err error) {
 func answer(w http.ResponseWriter, value any) error {
 	w.Header().Set("Content-Type", "application/json")
 	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false) // which no cache does
+	encoder.SetEscapeHTML(false) // as caches do not
 	encoder.Encode(value)
 	return nil
 }
 
-// maxBody bounds the bytes of a request's JSON: the longest is one of 32,768 hashes.
+// maxBody limits the JSON of a request, in bytes: the longest has 32,768 hashes.
 const maxBody = 4 << 20
 
-// decode reads a request's JSON, which may hold nothing that we do not know.
+// decode reads the JSON of a request. Unknown fields are errors.
 func decode(r *http.Request, value any) error {
 	if kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); kind != "application/json" {
 		return bad("the Content-Type is %q and not application/json", kind)
@@ -193,7 +192,7 @@ func decode(r *http.Request, value any) error {
 	decoder := json.NewDecoder(io.LimitReader(r.Body, maxBody))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(value); err != nil {
-		return bad("the request's JSON is not what belongs here: %v", err)
+		return bad("the request's JSON is invalid: %v", err)
 	}
 	if _, err := decoder.Token(); err != io.EOF {
 		return bad("something follows the request's JSON")
@@ -201,12 +200,12 @@ func decode(r *http.Request, value any) error {
 	return nil
 }
 
-// withKey asks for the API key.
+// withKey requires the API key.
 func (s *Server) withKey(next handler) handler {
 	return func(c *cache, w http.ResponseWriter, r *http.Request) error {
 		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		if !ok {
-			return refuse(http.StatusUnauthorized, "this takes an API key: Authorization: Bearer KEY")
+			return refuse(http.StatusUnauthorized, "an API key is required: Authorization: Bearer KEY")
 		}
 		if !s.isToken(token) {
 			return refuse(http.StatusForbidden, "the API key is not for the cache %s", c.name)
@@ -215,8 +214,8 @@ func (s *Server) withKey(next handler) handler {
 	}
 }
 
-// withReader asks for the API key where reading takes one: as a bearer token, or as
-// the password that Nix finds in a netrc file.
+// withReader requires the API key if the cache is private: as a bearer token, or as the password that Nix
+// takes from a netrc file.
 func (s *Server) withReader(next handler) handler {
 	return func(c *cache, w http.ResponseWriter, r *http.Request) error {
 		_, password, _ := r.BasicAuth()
@@ -238,13 +237,12 @@ type cache struct {
 	name   string
 	folder string
 
-	mu      sync.Mutex            // held for what follows
-	keys    []signature.PublicKey // those in the file of keys
-	uploads map[string]*upload    // by id: those that are neither completed nor aborted
+	mu      sync.Mutex            // guards the fields below
+	keys    []signature.PublicKey // the keys in the file of keys
+	uploads map[string]*upload    // by id, without completed and aborted ones
 }
 
-// newCache returns the cache in a folder, without the uploads that were under way when
-// an earlier process ended.
+// newCache returns the cache in a folder. Unfinished uploads of an earlier process are removed.
 func newCache(name, folder string) (*cache, error) {
 	c := &cache{name: name, folder: folder, uploads: map[string]*upload{}}
 	if err := os.RemoveAll(filepath.Join(folder, uploadFolder)); err != nil {
@@ -279,7 +277,7 @@ func (s *Server) Uploads() int {
 	return n
 }
 
-// lookUp says what the cache is, once it has a public key.
+// lookUp returns the description of the cache. It is an error if the cache has no public key yet.
 func (s *Server) lookUp(c *cache, w http.ResponseWriter, r *http.Request) error {
 	keys := c.publicKeys()
 	if len(keys) == 0 {
@@ -296,13 +294,13 @@ func (s *Server) lookUp(c *cache, w http.ResponseWriter, r *http.Request) error 
 	})
 }
 
-// maxHashes is how many hashes the protocol takes in one call.
+// maxHashes is the number of hashes that the protocol allows in one call.
 const maxHashes = 32768
 
 // storeHash is the hash in a store path: 20 bytes in Nix's base32.
 var storeHash = regexp.MustCompile(`^[0-9a-df-np-sv-z]{32}$`)
 
-// missing answers the hashes that have not been announced.
+// missing returns those of the given hashes that have not been announced.
 func (s *Server) missing(c *cache, w http.ResponseWriter, r *http.Request) error {
 	var hashes []string
 	if err := decode(r, &hashes); err != nil {
@@ -331,7 +329,7 @@ func (c *cache) narInfoFile(hash string) string {
 	return filepath.Join(c.folder, narInfoFolder, hash+".narinfo")
 }
 
-// read serves what lies at the top of a binary cache.
+// read serves the files at the top of a binary cache: nix-cache-info and the narinfos.
 func (s *Server) read(c *cache, w http.ResponseWriter, r *http.Request) error {
 	file := r.PathValue("file")
 	if file == "nix-cache-info" {
@@ -346,7 +344,7 @@ func (s *Server) read(c *cache, w http.ResponseWriter, r *http.Request) error {
 	return serveFile(w, r, c.narInfoFile(hash), "text/x-nix-narinfo")
 }
 
-// narFile is the name of a compressed archive: its SHA-256 in Nix's base32.
+// narFile matches the name of a compressed archive: its SHA-256 in Nix's base32.
 var narFile = regexp.MustCompile(`^[0-9a-df-np-sv-z]{52}\.nar\.zst$`)
 
 func (s *Server) readNar(c *cache, w http.ResponseWriter, r *http.Request) error {

@@ -29,13 +29,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	token    = "a-token"
-	testPart = 1000 // the least size of a part here, in bytes
+	testPart = 1000 // the minimum size of a part in these tests, in bytes
 	hash     = "0123456789abcdfghijklmnpqrsvwxyz"
 	other    = "00000000000000000000000000000000"
 )
 
-// A world is a cache that a test talks to by hand.
-type world struct {
+// A fixture is a cache to which a test sends requests directly.
+type fixture struct {
 	t       *testing.T
 	url     string
 	folder  string
@@ -43,9 +43,9 @@ type world struct {
 	cache   *Server
 }
 
-func newWorld(t *testing.T) *world {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	w := &world{t: t, folder: t.TempDir()}
+	w := &fixture{t: t, folder: t.TempDir()}
 	_, w.private, _ = ed25519.GenerateKey(nil)
 	w.start()
 	if err := w.cache.AddKey("default", "somebody:"+base64.StdEncoding.EncodeToString(w.private[32:])); err != nil {
@@ -54,8 +54,8 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// start starts a cache on the folder, as after a restart.
-func (w *world) start() {
+// start starts a cache on the fixture's folder. A second call is a restart.
+func (w *fixture) start() {
 	w.t.Helper()
 	var err error
 	w.cache, err = New(Options{Folder: w.folder, Token: token, Names: []string{"default"}, MinPart: testPart})
@@ -68,7 +68,7 @@ func (w *world) start() {
 }
 
 // do sends a request with the API key and returns the answer's status and body.
-func (w *world) do(method, address string, body []byte, header ...string) (int, []byte, http.Header) {
+func (w *fixture) do(method, address string, body []byte, header ...string) (int, []byte, http.Header) {
 	w.t.Helper()
 	if strings.HasPrefix(address, "/") {
 		address = w.url + address
@@ -102,7 +102,7 @@ func (w *world) do(method, address string, body []byte, header ...string) (int, 
 	return response.StatusCode, text, response.Header
 }
 
-// archive is that of one file, in the format of Nix.
+// archive returns a Nix archive of one file.
 func archive(content string) []byte {
 	var b bytes.Buffer
 	for _, text := range []string{"nix-archive-1", "(", "type", "regular", "contents", content, ")"} {
@@ -119,10 +119,10 @@ func compress(archive []byte) []byte {
 	return encoder.EncodeAll(archive, nil)
 }
 
-// A push is what a client is about to send: right, until a test changes it.
+// A push has the requests that a client is about to send. They are valid unless a test changes them.
 type push struct {
 	parts    [][]byte
-	numbers  []int                         // of the parts, as they are completed
+	numbers  []int                         // of the parts in the completion
 	announce map[string]any                // narInfoCreate
 	request  func(complete map[string]any) // changes the completion
 	sign     func(announce map[string]any) // signs what is announced
@@ -131,7 +131,7 @@ type push struct {
 	completing string // the address to complete it at, once its parts are sent
 }
 
-func (w *world) newPush() *push {
+func (w *fixture) newPush() *push {
 	content := strings.Builder{}
 	for i := range 1200 {
 		sum := sha256.Sum256([]byte{byte(i), byte(i >> 8)})
@@ -145,8 +145,8 @@ func (w *world) newPush() *push {
 	return p
 }
 
-// pushOf is a push of a file in one part.
-func (w *world) pushOf(nar, file []byte) *push {
+// pushOf returns a push of a file in one part.
+func (w *fixture) pushOf(nar, file []byte) *push {
 	narSum, fileSum := sha256.Sum256(nar), sha256.Sum256(file)
 	p := &push{parts: [][]byte{file}, numbers: []int{1}, announce: map[string]any{
 		"cStoreHash": hash, "cStoreSuffix": "name-1.0",
@@ -168,8 +168,8 @@ func (w *world) pushOf(nar, file []byte) *push {
 
 const begin = "/api/v1/cache/default/multipart-nar"
 
-// run pushes, and returns the first answer that is not 200, or the last.
-func (w *world) run(p *push) (int, string) {
+// run sends the push and returns the first answer that is not 200, or the last answer.
+func (w *fixture) run(p *push) (int, string) {
 	w.t.Helper()
 	status, body, _ := w.do("POST", begin+"?compression=zst", nil)
 	var ids struct{ NarID, UploadID string }
@@ -205,7 +205,7 @@ func (w *world) run(p *push) (int, string) {
 	return status, string(body)
 }
 
-func (w *world) sendPart(p *push, address string, part []byte) (eTag string, status int, text string) {
+func (w *fixture) sendPart(p *push, address string, part []byte) (eTag string, status int, text string) {
 	w.t.Helper()
 	sum := md5.Sum(part)
 	contentMD5 := base64.StdEncoding.EncodeToString(sum[:])
@@ -223,8 +223,8 @@ func (w *world) sendPart(p *push, address string, part []byte) (eTag string, sta
 	return h.Get("ETag"), status, string(body)
 }
 
-// announced says whether Nix is told of the path.
-func (w *world) announced() bool {
+// announced reports whether Nix can see the path.
+func (w *fixture) announced() bool {
 	w.t.Helper()
 	status, _, _ := w.do("GET", "/default/"+hash+".narinfo", nil, "Authorization", "")
 	_, err := os.Stat(filepath.Join(w.folder, "default/narinfo", hash+".narinfo"))
@@ -235,14 +235,14 @@ func (w *world) announced() bool {
 }
 
 func TestPush(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	p := w.newPush()
 	p.announce["cDeriver"] = other + "-name-1.0.drv"
 	if status, text := w.run(p); status != 200 {
 		t.Fatalf("%d %s", status, text)
 	}
 	w.checkLeft()
-	w.start() // what follows comes from the folder
+	w.start() // a restart, so that the answers below are read from the folder
 	if !w.announced() {
 		t.Fatal("the path is not announced")
 	}
@@ -277,8 +277,8 @@ Sig: default:%[7]s
 	}
 }
 
-// checkLeft checks that nothing is left of any upload.
-func (w *world) checkLeft() {
+// checkLeft checks that no upload has left anything.
+func (w *fixture) checkLeft() {
 	w.t.Helper()
 	entries, err := os.ReadDir(filepath.Join(w.folder, "default/uploads"))
 	if n := w.cache.Uploads(); n != 0 || len(entries) > 0 || err != nil {
@@ -286,47 +286,46 @@ func (w *world) checkLeft() {
 	}
 }
 
-// Whatever is wrong with a push is refused in a sentence that says what, and nothing is
-// announced.
+// An invalid push is refused with a message that says what is wrong, and nothing is announced.
 func TestStrict(t *testing.T) {
 	good := archive("content")
 	badArchive := append(bytes.Clone(good[:len(good)-8]), "!\x00\x00\x00\x00\x00\x00\x00"...)
-	set := func(name string, value any) func(*world, *push) {
-		return func(_ *world, p *push) { p.announce[name] = value }
+	set := func(name string, value any) func(*fixture, *push) {
+		return func(_ *fixture, p *push) { p.announce[name] = value }
 	}
-	header := func(i int, value string) func(*world, *push) {
-		return func(_ *world, p *push) {
+	header := func(i int, value string) func(*fixture, *push) {
+		return func(_ *fixture, p *push) {
 			p.put = func(address string, h []string) (string, []string) {
 				h[i] = value
 				return address, h
 			}
 		}
 	}
-	address := func(change func(string) string) func(*world, *push) {
-		return func(_ *world, p *push) {
+	address := func(change func(string) string) func(*fixture, *push) {
+		return func(_ *fixture, p *push) {
 			p.put = func(address string, h []string) (string, []string) { return change(address), h }
 		}
 	}
 	for name, test := range map[string]struct {
-		change func(*world, *push)
+		change func(*fixture, *push)
 		want   string
 	}{
-		"first part missing": {func(_ *world, p *push) { p.numbers = []int{2, 3} }, "2 parts are listed, and 3"},
-		"last part missing":  {func(_ *world, p *push) { p.numbers = []int{1, 2} }, "2 parts are listed, and 3"},
-		"parts in disorder":  {func(_ *world, p *push) { p.numbers = []int{2, 1, 3} }, "part 2 is listed where part 1"},
-		"part twice":         {func(_ *world, p *push) { p.numbers = []int{1, 1, 3} }, "part 1 is listed where part 2"},
-		"part of no number":  {func(_ *world, p *push) { p.numbers = []int{1, 2, 4} }, "part 4 is listed where part 3"},
-		"no parts":           {func(_ *world, p *push) { p.numbers = nil }, "0 parts"},
-		"small part": {func(_ *world, p *push) {
+		"first part missing": {func(_ *fixture, p *push) { p.numbers = []int{2, 3} }, "2 parts are listed, and 3"},
+		"last part missing":  {func(_ *fixture, p *push) { p.numbers = []int{1, 2} }, "2 parts are listed, and 3"},
+		"parts in disorder":  {func(_ *fixture, p *push) { p.numbers = []int{2, 1, 3} }, "part 2 is listed where part 1"},
+		"part twice":         {func(_ *fixture, p *push) { p.numbers = []int{1, 1, 3} }, "part 1 is listed where part 2"},
+		"part of no number":  {func(_ *fixture, p *push) { p.numbers = []int{1, 2, 4} }, "part 4 is listed where part 3"},
+		"no parts":           {func(_ *fixture, p *push) { p.numbers = nil }, "0 parts"},
+		"small part": {func(_ *fixture, p *push) {
 			p.parts[0], p.parts[1] = p.parts[0][:10], append(p.parts[0][10:], p.parts[1]...)
 		}, "part 1 has 10 bytes"},
-		"parts swapped": {func(_ *world, p *push) { p.parts[0], p.parts[1] = p.parts[1], p.parts[0] }, "the file has the SHA-256"},
-		"byte more":     {func(_ *world, p *push) { p.parts[2] = append(p.parts[2], 0) }, "the file has"},
-		"wrong eTag": {func(_ *world, p *push) {
+		"parts swapped": {func(_ *fixture, p *push) { p.parts[0], p.parts[1] = p.parts[1], p.parts[0] }, "the file has the SHA-256"},
+		"byte more":     {func(_ *fixture, p *push) { p.parts[2] = append(p.parts[2], 0) }, "the file has"},
+		"wrong eTag": {func(_ *fixture, p *push) {
 			p.request = func(c map[string]any) { c["parts"].([]map[string]any)[1]["eTag"] = `"x"` }
 		}, "eTag of part 2"},
 		"field unknown":       {set("cNothing", 1), "unknown field"},
-		"nothing announced":   {func(_ *world, p *push) { p.request = func(c map[string]any) { delete(c, "narInfoCreate") } }, "narInfoCreate is missing"},
+		"nothing announced":   {func(_ *fixture, p *push) { p.request = func(c map[string]any) { delete(c, "narInfoCreate") } }, "narInfoCreate is missing"},
 		"file hash":           {set("cFileHash", strings.Repeat("0", 64)), "the file has the SHA-256"},
 		"file hash as base32": {set("cFileHash", strings.Repeat("0", 52)), "cFileHash is not"},
 		"file size":           {set("cFileSize", 5), "the file has"},
@@ -344,24 +343,24 @@ func TestStrict(t *testing.T) {
 		"full deriver":        {set("cDeriver", "/nix/store/"+hash+"-name.drv"), "cDeriver is neither"},
 		"deriver of no .drv":  {set("cDeriver", hash+"-name"), "cDeriver is neither"},
 		"no deriver":          {set("cDeriver", ""), "cDeriver is neither"},
-		"no signature":        {func(_ *world, p *push) { p.sign = nil }, "cSig is missing"},
-		"signature of base64": {func(_ *world, p *push) { p.sign = func(a map[string]any) { a["cSig"] = "!" } }, "cSig is not base64"},
-		"signature with name": {func(_ *world, p *push) {
+		"no signature":        {func(_ *fixture, p *push) { p.sign = nil }, "cSig is missing"},
+		"signature of base64": {func(_ *fixture, p *push) { p.sign = func(a map[string]any) { a["cSig"] = "!" } }, "cSig is not base64"},
+		"signature with name": {func(_ *fixture, p *push) {
 			sign := p.sign
 			p.sign = func(a map[string]any) { sign(a); a["cSig"] = "default:" + a["cSig"].(string) }
 		}, "cSig is not base64"},
-		"signature of another key": {func(w *world, _ *push) { _, w.private, _ = ed25519.GenerateKey(nil) }, "none of the cache's 1 keys"},
-		"signature of another name": {func(_ *world, p *push) {
+		"signature of another key": {func(w *fixture, _ *push) { _, w.private, _ = ed25519.GenerateKey(nil) }, "none of the cache's 1 keys"},
+		"signature of another name": {func(_ *fixture, p *push) {
 			sign := p.sign
 			p.sign = func(a map[string]any) { sign(a); a["cStoreSuffix"] = "name-1.1" }
 		}, "none of the cache's 1 keys"},
-		"no archive":              {func(w *world, p *push) { *p = *w.pushOf([]byte("text"), compress([]byte("text"))) }, "not a Nix archive"},
-		"archive that is not one": {func(w *world, p *push) { *p = *w.pushOf(badArchive, compress(badArchive)) }, "not a Nix archive"},
-		"not compressed":          {func(w *world, p *push) { *p = *w.pushOf(good, good) }, "what the file holds"},
+		"no archive":              {func(w *fixture, p *push) { *p = *w.pushOf([]byte("text"), compress([]byte("text"))) }, "not a Nix archive"},
+		"archive that is not one": {func(w *fixture, p *push) { *p = *w.pushOf(badArchive, compress(badArchive)) }, "not a Nix archive"},
+		"not compressed":          {func(w *fixture, p *push) { *p = *w.pushOf(good, good) }, "what the file holds"},
 		"part's type":             {header(1, "text/plain"), "Content-Type of a part"},
 		"part's MD5":              {header(3, "AAAAAAAAAAAAAAAAAAAAAA=="), "Content-MD5 of part 1"},
 		"part without MD5":        {header(3, ""), "Content-MD5 of part 1"},
-		"part with the key": {func(_ *world, p *push) {
+		"part with the key": {func(_ *fixture, p *push) {
 			p.put = func(address string, h []string) (string, []string) {
 				return address, append(h, "Authorization", "Bearer "+token)
 			}
@@ -371,7 +370,7 @@ func TestStrict(t *testing.T) {
 		"other address":   {address(func(a string) string { return strings.Replace(a, "/1?", "/2?", 1) }), "not the address"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newFixture(t)
 			p := w.newPush()
 			test.change(w, p)
 			status, text := w.run(p)
@@ -379,15 +378,15 @@ func TestStrict(t *testing.T) {
 				t.Errorf("%d %s, want a refusal with %q", status, text, test.want)
 			}
 			if w.announced() {
-				t.Error("it has been announced")
+				t.Error("the path was announced")
 			}
 		})
 	}
 }
 
-// What a part holds is checked against the MD5 under which it was announced.
+// The content of a part is checked against the MD5 in its announcement.
 func TestPartThatIsDamaged(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	p := w.newPush()
 	p.put = func(address string, h []string) (string, []string) {
 		p.parts[0][0] ^= 1 // after its MD5 was taken
@@ -399,7 +398,7 @@ func TestPartThatIsDamaged(t *testing.T) {
 }
 
 func TestRequestsThatAreRefused(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	tooMany := `["` + hash + `"` + strings.Repeat(`,"`+hash+`"`, maxHashes) + `]`
 	for _, test := range []struct {
 		method, path, body string
@@ -438,13 +437,13 @@ func TestRequestsThatAreRefused(t *testing.T) {
 }
 
 func TestKeys(t *testing.T) {
-	w := &world{t: t, folder: t.TempDir()}
+	w := &fixture{t: t, folder: t.TempDir()}
 	w.start()
 	if status, text, _ := w.do("GET", "/api/v1/cache/default", nil); status != 400 {
 		t.Errorf("without a key: %d %s, want 400", status, text)
 	}
 	const key = "tLAEn+EeaBUJYqEpTd2yeerr7Ic6+0vWe+aXL/vYUpE="
-	for _, text := range []string{key, "name:" + key} { // which is the same key
+	for _, text := range []string{key, "name:" + key} { // both are the same key
 		if status, text, _ := w.do("POST", "/api/v1/cache/default/key", []byte(`{"publicKey":"`+text+`"}`)); status != 200 {
 			t.Errorf("%d %s", status, text)
 		}
@@ -456,8 +455,8 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// begin begins an upload and returns the addresses of calls about it.
-func (w *world) begin() (about func(action, more string) string) {
+// begin begins an upload and returns the URLs of its calls.
+func (w *fixture) begin() (about func(action, more string) string) {
 	w.t.Helper()
 	_, body, _ := w.do("POST", begin+"?compression=zst", nil)
 	var ids struct{ NarID, UploadID string }
@@ -469,18 +468,18 @@ func (w *world) begin() (about func(action, more string) string) {
 	}
 }
 
-func (w *world) wantStatus(want int, address string) {
+func (w *fixture) wantStatus(want int, address string) {
 	w.t.Helper()
 	if status, text, _ := w.do("POST", address, nil); status != want {
 		w.t.Errorf("%s: %d %s, want %d", address, status, text, want)
 	}
 }
 
-// An abort leaves nothing of an upload.
+// An abort removes everything of an upload.
 func TestAbort(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	about := w.begin()
-	for _, content := range []string{"x", "x", "y"} { // sent again, and in place of that
+	for _, content := range []string{"x", "x", "y"} { // the same part again, and then a replacement
 		if _, status, text := w.sendPart(&push{}, about("", "&partNumber=1"), []byte(content)); status != 200 {
 			t.Errorf("a part: %d %s", status, text)
 		}
@@ -494,9 +493,9 @@ func TestAbort(t *testing.T) {
 	w.checkLeft()
 }
 
-// Nothing is left of an upload after a restart either.
+// A restart removes everything of an upload.
 func TestUploadEndsWithItsProcess(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	about := w.begin()
 	if _, status, text := w.sendPart(&push{}, about("", "&partNumber=1"), []byte("x")); status != 200 {
 		t.Errorf("a part: %d %s", status, text)
@@ -506,10 +505,9 @@ func TestUploadEndsWithItsProcess(t *testing.T) {
 	w.wantStatus(404, about("/abort", ""))
 }
 
-// A part that is still on its way when its upload is aborted is refused, and leaves
-// nothing.
+// A part that is being received when its upload is aborted is refused, and nothing of it is left.
 func TestPartOnItsWay(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	about := w.begin()
 	p := &push{put: func(address string, h []string) (string, []string) {
 		content, send := io.Pipe()
@@ -528,7 +526,7 @@ func TestPartOnItsWay(t *testing.T) {
 			answer <- response.StatusCode
 		}()
 		io.WriteString(send, "a")
-		for tries := 0; tries < 1000; tries++ { // until the cache is reading it, of which it tells nobody
+		for tries := 0; tries < 1000; tries++ { // polls until the cache reads the part: there is no event for that
 			if entries, _ := os.ReadDir(filepath.Join(w.folder, "default/uploads")); len(entries) == 1 {
 				break
 			}
@@ -539,7 +537,7 @@ func TestPartOnItsWay(t *testing.T) {
 		io.WriteString(send, "b")
 		send.Close()
 		if status := <-answer; status != 404 {
-			t.Errorf("the part on its way: %d, want 404", status)
+			t.Errorf("the part being received: %d, want 404", status)
 		}
 		return address, h
 	}}
@@ -548,11 +546,10 @@ func TestPartOnItsWay(t *testing.T) {
 	}
 }
 
-// Of those who complete or abort an upload at once, one does, and the others are told
-// that there is none.
+// If several clients complete or abort an upload at the same time, one succeeds, and the others get 404.
 func TestEndsAtOnce(t *testing.T) {
 	for _, other := range []string{"complete", "abort"} {
-		w := newWorld(t)
+		w := newFixture(t)
 		p := w.newPush()
 		about := w.begin()
 		var parts []map[string]any
@@ -587,9 +584,9 @@ func TestEndsAtOnce(t *testing.T) {
 	}
 }
 
-// What a completion is refused for can be put right.
+// After a completion is refused, a client can correct the mistake and complete the upload.
 func TestCompleteAfterRefusal(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	p := w.newPush()
 	var refused int
 	p.request = func(complete map[string]any) {
@@ -608,10 +605,10 @@ func TestCompleteAfterRefusal(t *testing.T) {
 	w.checkLeft()
 }
 
-// A part that cannot be read is the cache's own failure, whichever it is.
+// If a part's file cannot be read, the answer is 500, for any part.
 func TestPartThatIsGone(t *testing.T) {
 	for i := range 3 {
-		w := newWorld(t)
+		w := newFixture(t)
 		p := w.newPush()
 		p.request = func(map[string]any) {
 			files, _ := filepath.Glob(filepath.Join(w.folder, "default/uploads/*"))
@@ -646,7 +643,7 @@ func TestPrivate(t *testing.T) {
 	}
 	server := httptest.NewServer(cache)
 	defer server.Close()
-	w := &world{t: t, url: server.URL}
+	w := &fixture{t: t, url: server.URL}
 	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte("anybody:"+token))
 	for authorization, want := range map[string]int{"": 401, "Bearer x": 401, "Bearer " + token: 200, basic: 200} {
 		if status, _, _ := w.do("GET", "/default/nix-cache-info", nil, "Authorization", authorization); status != want {

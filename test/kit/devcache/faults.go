@@ -11,12 +11,12 @@ import (
 	"sync/atomic"
 )
 
-// A Fault is a way for a cache to misbehave: it stands in front of the rest and
-// answers in its place, or spoils its answer.
+// A Fault is a way for a cache to fail. It wraps the cache's handler, and answers instead of it or changes
+// its answer.
 type Fault func(next http.Handler) http.Handler
 
-// Misbehave puts faults in front of the cache, in place of those from before. With
-// none, the cache behaves.
+// Misbehave sets the faults of the cache and removes earlier ones. Without faults, the cache works
+// normally.
 func (s *Server) Misbehave(faults ...Fault) {
 	var handler http.Handler = s.routes
 	for _, fault := range faults {
@@ -25,8 +25,8 @@ func (s *Server) Misbehave(faults ...Fault) {
 	s.handler.Store(&handler)
 }
 
-// On limits a fault to requests with a method and a path: a pattern as of path.Match,
-// such as /api/v1/cache/*/multipart-nar/*/complete.
+// On limits a fault to requests with a method and a path. The pattern is one of path.Match, such as
+// /api/v1/cache/*/multipart-nar/*/complete.
 func On(method, pattern string, fault Fault) Fault {
 	return func(next http.Handler) http.Handler {
 		faulty := fault(next)
@@ -40,7 +40,7 @@ func On(method, pattern string, fault Fault) Fault {
 	}
 }
 
-// WhereBody limits a fault to requests with a body of which holds is true.
+// WhereBody limits a fault to requests for whose body holds returns true.
 func WhereBody(holds func(body string) bool, fault Fault) Fault {
 	return func(next http.Handler) http.Handler {
 		faulty := fault(next)
@@ -88,17 +88,17 @@ func Answer(status int, text string, headers ...string) Fault {
 	}
 }
 
-// Hang never answers. It lets go when the client does.
+// Hang never answers. It returns when the client disconnects.
 func Hang() Fault {
 	return func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			io.Copy(io.Discard, r.Body) // or nobody sees that the client is gone
+			io.Copy(io.Discard, r.Body) // otherwise the server does not notice that the client has disconnected
 			<-r.Context().Done()
 		})
 	}
 }
 
-// Tell calls a function when a request comes, before it meets a fault.
+// Tell calls a function at each request, before the fault.
 func Tell(told func(), fault Fault) Fault {
 	return func(next http.Handler) http.Handler {
 		faulty := fault(next)
@@ -119,7 +119,7 @@ func BreakOff(n int64) Fault {
 	}
 }
 
-// LoseAnswer does what is asked and closes the connection in place of an answer.
+// LoseAnswer serves the request, but closes the connection instead of sending the answer.
 func LoseAnswer() Fault {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -129,9 +129,9 @@ func LoseAnswer() Fault {
 	}
 }
 
-// DatabaseGone is how Iglu Cache goes when its database does: it says of the next requests,
-// answers of them, that there is no such cache, and then it dies. died is called at that
-// point, and nothing is answered from then on.
+// DatabaseGone behaves as Iglu Cache does when it loses its database. It answers the next requests, as many
+// as answers says, that the cache does not exist. Then it crashes: died is called, and no further request
+// is answered.
 func DatabaseGone(answers int64, died func()) Fault {
 	return func(http.Handler) http.Handler {
 		var count atomic.Int64
@@ -149,7 +149,7 @@ func DatabaseGone(answers int64, died func()) Fault {
 	}
 }
 
-// WithoutHeader leaves a header out of an answer.
+// WithoutHeader removes a header from an answer.
 func WithoutHeader(name string) Fault {
 	return Edit(func(header http.Header, body []byte) []byte {
 		header.Del(name)
@@ -164,8 +164,7 @@ func Replace(old, replacement string) Fault {
 	})
 }
 
-// ReplaceField replaces the value of a field in a narinfo, or leaves the field out
-// where the value is empty.
+// ReplaceField replaces the value of a field in a narinfo. If the value is empty, it removes the field.
 func ReplaceField(name, value string) Fault {
 	return Edit(func(_ http.Header, body []byte) []byte {
 		var lines strings.Builder
@@ -182,7 +181,7 @@ func ReplaceField(name, value string) Fault {
 	})
 }
 
-// Edit changes an answer before it is sent. Its body has to fit in memory.
+// Edit changes an answer before it is sent. The whole body is kept in memory.
 func Edit(edit func(header http.Header, body []byte) []byte) Fault {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -197,8 +196,7 @@ func Edit(edit func(header http.Header, body []byte) []byte) Fault {
 	}
 }
 
-// A recorder keeps an answer. (That of net/http/httptest would add a flag to the
-// program.)
+// A recorder keeps an answer. (httptest.ResponseRecorder is not used: its package adds a flag to the program.)
 type recorder struct {
 	header http.Header
 	status int

@@ -16,26 +16,25 @@ import (
 	"strings"
 )
 
-// A Kind is whose behaviour a Server has.
+// A Kind is the server whose behaviour a Server imitates.
 type Kind string
 
-// The kinds of cache. The last two are Iglu Cache: the server of its own repository
-// (2025-12-01), and that of the Iglu monorepo (2025-12-14). They behave as those were seen
-// to behave, also where that is wrong:
+// The kinds of cache. The last two are Iglu Cache: the server in its own repository (2025-12-01), and the
+// server in the Iglu monorepo (2025-12-14). Their behaviour was observed and is imitated with its mistakes:
 //
-//   - both say "permission": "Read" of the cache named default to a key that may write, and
-//     "" of others; isPublic is a boolean of one and a string of the other; the keys have
-//     "<empty>" among them;
-//   - the monorepo compares the store hashes that a client asks for with NAR hashes, so that
-//     it lacks whatever it is asked for;
-//   - the monorepo does not keep the archive of a path that another of its caches has: there
-//     is a narinfo then, and no NAR;
-//   - an upload is known by its files alone, and those are deleted at the start. An upload
-//     that spans a restart ends with 400 "Part file does not exist";
-//   - the monorepo adds the keys that a client registers, the other replaces its key;
-//   - the address of an upload holds the API key;
-//   - neither checks a signature, an MD5 or the size of a part, and parts are joined in the
-//     order in which the completion lists them;
+//   - both answer "permission": "Read" for the cache named default even if the key may write, and "" for
+//     other caches; isPublic is a boolean in one and a string in the other; the list of keys contains
+//     "<empty>";
+//   - the monorepo compares the store hashes in a request with NAR hashes, so that it reports every path
+//     as missing;
+//   - the monorepo does not keep the archive of a path that another of its caches has: it then has a
+//     narinfo without a NAR;
+//   - the state of an upload is only its files, and those are deleted at the start. An upload that spans a
+//     restart ends with 400 "Part file does not exist";
+//   - the monorepo adds the keys that a client registers; the other server replaces its key;
+//   - the address of an upload contains the API key;
+//   - neither checks a signature, an MD5 or the size of a part; parts are joined in the order of the
+//     completion's list;
 //   - without a signature, the narinfo has Sig: NAME:null;
 //   - abort never answers, an unknown route answers 200, and so does HEAD of a narinfo.
 const (
@@ -47,7 +46,7 @@ const (
 // Kinds returns all kinds of cache.
 func Kinds() []Kind { return []Kind{Strict, Standalone, Monorepo} }
 
-// String returns the kind's name, as a flag has it.
+// String returns the kind's name, as used in flags.
 func (k Kind) String() string {
 	if k == Strict {
 		return "strict"
@@ -62,10 +61,10 @@ func ParseKind(text string) (Kind, error) {
 			return kind, nil
 		}
 	}
-	return Strict, fmt.Errorf("%q is no kind of cache: strict, standalone or monorepo", text)
+	return Strict, fmt.Errorf("unknown kind of cache %q: use strict, standalone or monorepo", text)
 }
 
-// igluRoutes lists what Iglu Cache answers. Everything else is 200.
+// igluRoutes returns the routes of Iglu Cache. Other requests get 200.
 func (s *Server) igluRoutes() map[string]handler {
 	return map[string]handler{
 		"GET /api/v1/cache/{name}":                               s.igluKey(s.igluLookUp),
@@ -81,14 +80,14 @@ func (s *Server) igluRoutes() map[string]handler {
 	}
 }
 
-// message is an error of Iglu Cache's, of the form that its check of keys answers.
+// message returns an error in the JSON format of Iglu Cache's check of API keys.
 func message(status int, text string) error { return &refusal{status, text, "message"} }
 
-// errNoCache is what Iglu Cache answers where its database does not know a cache, and
-// where it does not reach its database.
+// errNoCache is the answer of Iglu Cache if its database has no such cache, or if it cannot reach its
+// database.
 var errNoCache = message(http.StatusNotFound, "Cache Not Found")
 
-// igluKey asks for the API key, in the header or, of an upload, in the query.
+// igluKey requires the API key: in the header, or for an upload in the query.
 func (s *Server) igluKey(next handler) handler {
 	return func(c *cache, w http.ResponseWriter, r *http.Request) error {
 		_, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
@@ -102,7 +101,7 @@ func (s *Server) igluKey(next handler) handler {
 	}
 }
 
-// igluToken returns the API key in the address of an upload, in which nothing is escaped.
+// igluToken returns the API key in the address of an upload. The address has no escapes.
 func igluToken(r *http.Request) string {
 	_, token, _ := strings.Cut(r.URL.RawQuery, "&token=")
 	if i := strings.LastIndex(token, "&part="); i >= 0 {
@@ -138,7 +137,7 @@ func (s *Server) igluLookUp(c *cache, w http.ResponseWriter, r *http.Request) er
 	return answer(w, description)
 }
 
-// root is the server's address, as it goes into what the server answers.
+// root returns the server's URL for use in its answers.
 func (s *Server) root(r *http.Request) string {
 	if s.options.Root != "" {
 		return s.options.Root
@@ -164,8 +163,8 @@ func (s *Server) igluRegister(c *cache, w http.ResponseWriter, r *http.Request) 
 	return answer(w, map[string]string{"message": "Public key added successfully"})
 }
 
-// igluMissing answers the hashes that the cache lacks: of store paths, or, as the monorepo
-// takes them, of NARs.
+// igluMissing returns those of the given hashes that the cache does not have. They are hashes of store paths,
+// but the monorepo takes them as hashes of NARs.
 func (s *Server) igluMissing(c *cache, w http.ResponseWriter, r *http.Request) error {
 	var hashes []string
 	if json.NewDecoder(r.Body).Decode(&hashes) != nil {
@@ -208,7 +207,7 @@ func (c *cache) narHashes() (map[string]bool, error) {
 	return hashes, err
 }
 
-// igluBegin keeps nothing of an upload: its id tells the compression.
+// igluBegin starts an upload. It keeps no state, because the id contains the compression.
 func (s *Server) igluBegin(c *cache, w http.ResponseWriter, r *http.Request) error {
 	id := "0" + uuid()[1:]
 	if r.URL.Query().Get("compression") == "zst" {
@@ -229,7 +228,7 @@ func (s *Server) igluPartURL(c *cache, w http.ResponseWriter, r *http.Request) e
 		s.root(r), c.name, r.PathValue("nar"), request.ContentMD5, token, r.URL.Query().Get("partNumber"))})
 }
 
-// igluFile is the file of an upload's part, or with part "" that of the whole.
+// igluFile returns the file of an upload's part, or of the whole upload if part is "".
 func (c *cache) igluFile(r *http.Request, part string) (string, error) {
 	id := r.PathValue("nar")
 	if !narID.MatchString(id) || id[0] != '0' && id[0] != '1' {
@@ -238,10 +237,10 @@ func (c *cache) igluFile(r *http.Request, part string) (string, error) {
 	return filepath.Join(c.folder, uploadFolder, id+".nar."+filepath.Base(part)), nil
 }
 
-// igluETag is that of the answer to each part, "OK".
+// igluETag is the ETag of the answer to every part. The answer's body is "OK".
 const igluETag = `W/"2-nOO9QiTIwXgNtWtBJezz8kv3SLc"`
 
-// igluPut takes the bytes of a part, whatever they are.
+// igluPut receives a part. It does not check the bytes.
 func (s *Server) igluPut(c *cache, w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
 	if query.Get("md5") == "" || query.Get("part") == "" || r.Header.Get("Content-Type") != "application/octet-stream" {
@@ -264,8 +263,8 @@ func (s *Server) igluPut(c *cache, w http.ResponseWriter, r *http.Request) error
 	return err
 }
 
-// igluCompletion is what Iglu Cache reads of what announces a path: the rest it takes as it
-// comes, and what is missing as not there.
+// igluCompletion has the fields of a completion that Iglu Cache reads. It ignores other fields and accepts
+// missing ones.
 type igluCompletion struct {
 	Parts []struct {
 		Number int    `json:"partNumber"`
@@ -298,7 +297,7 @@ func (s *Server) igluComplete(c *cache, w http.ResponseWriter, r *http.Request) 
 	case n.Deriver == "" || n.FileHash == "" || n.FileSize == 0 || n.NarHash == "" || n.NarSize == 0 ||
 		n.References == nil || n.StoreHash == "" || n.StoreSuffix == "":
 		return bad("Invalid narInfoCreate object")
-	case !storeHash.MatchString(n.StoreHash): // which becomes a file's name here
+	case !storeHash.MatchString(n.StoreHash): // the hash becomes the name of a file
 		return bad("Invalid narInfoCreate object")
 	}
 	whole, err := c.igluJoin(r, request)
@@ -325,8 +324,8 @@ func (s *Server) igluComplete(c *cache, w http.ResponseWriter, r *http.Request) 
 	return s.igluAnnounce(c, n.StoreHash, whole, text)
 }
 
-// igluJoin makes one file of an upload's parts, in the order in which they are listed. What
-// it has joined is gone, also where another is missing.
+// igluJoin joins an upload's parts to one file, in the order of the list. It deletes each part that it has
+// joined, even if a later part is missing.
 func (c *cache) igluJoin(r *http.Request, request igluCompletion) (string, error) {
 	whole, err := c.igluFile(r, "whole")
 	if err != nil {
@@ -373,9 +372,8 @@ func fileSum(name string) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-// igluAnnounce keeps an archive and its narinfo. Of two announcements of a path, the
-// monorepo keeps showing the first. It keeps no archive of a path that another of its
-// caches has.
+// igluAnnounce stores an archive and its narinfo. If a path is announced twice, the monorepo keeps the first
+// narinfo. It does not keep the archive of a path that another of its caches has.
 func (s *Server) igluAnnounce(c *cache, hash, file, narInfo string) error {
 	if s.options.Kind == Monorepo && s.hasElsewhere(c, hash) {
 		if err := os.Remove(file); err != nil {
@@ -441,7 +439,7 @@ func (s *Server) igluReadNar(c *cache, w http.ResponseWriter, r *http.Request) e
 	return serveFile(w, r, name, "application/octet-stream")
 }
 
-// answerOK is what Iglu Cache answers to whatever it does not know.
+// answerOK is the answer of Iglu Cache to an unknown request.
 func answerOK(w http.ResponseWriter) error {
 	_, err := io.WriteString(w, "OK")
 	return err

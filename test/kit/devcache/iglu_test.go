@@ -14,20 +14,20 @@ import (
 	"time"
 )
 
-// A service is a cache of a kind that a test talks to by hand, with two caches.
+// A service is a server of a kind with two caches, for tests that send requests to it directly.
 type service struct {
-	*world
+	*fixture
 	kind Kind
 }
 
 func newService(t *testing.T, kind Kind) *service {
-	s := &service{&world{t: t, folder: t.TempDir()}, kind}
+	s := &service{&fixture{t: t, folder: t.TempDir()}, kind}
 	_, s.private, _ = ed25519.GenerateKey(nil)
 	s.restart()
 	return s
 }
 
-// restart starts the cache on its folder, as after its death.
+// restart starts the cache again on its folder, as after a crash.
 func (s *service) restart() {
 	s.t.Helper()
 	var err error
@@ -49,7 +49,7 @@ func (s *service) register(key ed25519.PublicKey) string {
 	return text
 }
 
-// send sends the parts of an upload in one cache and returns what completes it there.
+// send sends the parts of an upload to one cache and returns the request that completes the upload.
 func (s *service) send(name string, p *push) (complete func(numbers ...int) (int, string)) {
 	s.t.Helper()
 	base := "/api/v1/cache/" + name + "/multipart-nar"
@@ -95,8 +95,7 @@ func eachIglu(t *testing.T, test func(t *testing.T, s *service)) {
 	}
 }
 
-// What each says of itself, in the types in which it says so; and what registering a second
-// key does.
+// The description of each kind of cache, with its JSON types, and the effect of registering a second key.
 func TestIgluLookUp(t *testing.T) {
 	eachIglu(t, func(t *testing.T, s *service) {
 		if status, text, _ := s.do("GET", "/api/v1/cache/default", nil); status != 400 || !bytes.HasPrefix(text, []byte("There is no public signing key for this cache")) {
@@ -123,7 +122,7 @@ func TestIgluLookUp(t *testing.T) {
 	})
 }
 
-// Who may not, and what is not there.
+// Requests without permission, and requests for what does not exist.
 func TestIgluRefuses(t *testing.T) {
 	eachIglu(t, func(t *testing.T, s *service) {
 		s.want(403, `{"message":"Forbidden"}`, "GET", "/api/v1/cache/default")
@@ -137,7 +136,7 @@ func TestIgluRefuses(t *testing.T) {
 	})
 }
 
-// A path that is right comes back, and the list of hashes knows of it or not.
+// A valid path can be downloaded. Whether it counts as missing depends on the kind of cache.
 func TestIgluPush(t *testing.T) {
 	eachIglu(t, func(t *testing.T, s *service) {
 		p := s.newPush()
@@ -150,7 +149,7 @@ func TestIgluPush(t *testing.T) {
 		s.want(200, "References: \nDeriver: unknown-deriver\nSig: default:"+p.announce["cSig"].(string)+"\n", "GET", "/default/"+hash+".narinfo")
 		_, file, _ := s.do("GET", "/default/nar/"+hash, nil, "Authorization", "")
 		if !bytes.Equal(file, bytes.Join(p.parts, nil)) {
-			t.Error("the archive is another")
+			t.Error("the archive differs")
 		}
 		missing := map[Kind]string{Standalone: "[]", Monorepo: `["` + hash + `"]`}[s.kind]
 		if _, text, _ := s.do("POST", "/api/v1/cache/default/narinfo", []byte(`["`+hash+`"]`)); strings.TrimSpace(string(text)) != missing {
@@ -162,8 +161,8 @@ func TestIgluPush(t *testing.T) {
 	})
 }
 
-// Neither a signature nor the size of a part is looked at, and the file's SHA-256 is, of the
-// parts in the order in which they are listed.
+// The signature and the size of a part are not checked. The file's SHA-256 is checked, with the parts in the
+// order of the list.
 func TestIgluChecksLittle(t *testing.T) {
 	eachIglu(t, func(t *testing.T, s *service) {
 		p := s.newPush()
@@ -184,12 +183,12 @@ func TestIgluChecksLittle(t *testing.T) {
 		if status, text := s.send("default", p)(1, 2, 3); status != 200 {
 			t.Fatalf("%d %s", status, text)
 		}
-		shown := map[Kind]string{Standalone: "nonsense", Monorepo: "null"}[s.kind] // of two rows, the first
+		shown := map[Kind]string{Standalone: "nonsense", Monorepo: "null"}[s.kind] // the monorepo returns the first of two rows
 		s.want(200, "\nSig: default:"+shown+"\n", "GET", "/default/"+hash+".narinfo")
 	})
 }
 
-// The parts of an upload do not survive a restart, and its number does.
+// The parts of an upload are lost at a restart, but its id stays valid.
 func TestIgluRestart(t *testing.T) {
 	eachIglu(t, func(t *testing.T, s *service) {
 		p := s.newPush()
@@ -206,7 +205,7 @@ func TestIgluRestart(t *testing.T) {
 	})
 }
 
-// Of a path that one of its caches has, the monorepo's keeps a narinfo without a NAR.
+// The monorepo's server keeps a narinfo without a NAR if another of its caches has the path.
 func TestIgluSecondCache(t *testing.T) {
 	eachIglu(t, func(t *testing.T, s *service) {
 		for _, name := range []string{"default", "second"} {
@@ -233,7 +232,7 @@ func TestIgluAbort(t *testing.T) {
 	})
 }
 
-// A cache that loses its database does not know its caches for a moment, and dies.
+// A server that loses its database first answers that its caches do not exist, and then crashes.
 func TestDatabaseGone(t *testing.T) {
 	eachIglu(t, func(t *testing.T, s *service) {
 		var died atomic.Int64
@@ -249,7 +248,7 @@ func TestDatabaseGone(t *testing.T) {
 		}
 		http.DefaultClient.CloseIdleConnections()
 		if n := died.Load(); n != 1 {
-			t.Errorf("it died %d times", n)
+			t.Errorf("it crashed %d times", n)
 		}
 	})
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 )
 
-// register adds a public signing key to the cache's.
+// register adds a public signing key to the cache.
 func (s *Server) register(c *cache, w http.ResponseWriter, r *http.Request) error {
 	var request struct {
 		PublicKey string `json:"publicKey"`
@@ -27,8 +27,8 @@ func (s *Server) register(c *cache, w http.ResponseWriter, r *http.Request) erro
 	return answer(w, map[string]string{})
 }
 
-// AddKey adds a public signing key to those of the cache of a name: base64, with or
-// without a 'NAME:' in front. A key that is there already is no error.
+// AddKey adds a public signing key to the cache with a name. The key is base64, with or without 'NAME:'
+// before it. It is not an error if the cache already has the key.
 func (s *Server) AddKey(name, key string) error {
 	c, err := s.cache(name)
 	if err != nil {
@@ -63,7 +63,7 @@ func (c *cache) addKey(text string) error {
 	return err
 }
 
-// dropKeys forgets all keys.
+// dropKeys removes all keys.
 func (c *cache) dropKeys() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -71,7 +71,7 @@ func (c *cache) dropKeys() error {
 	return os.WriteFile(filepath.Join(c.folder, keyFile), nil, 0o644)
 }
 
-// readKeys reads the keys that an earlier process has left.
+// readKeys reads the keys that an earlier process stored.
 func (c *cache) readKeys() error {
 	text, err := os.ReadFile(filepath.Join(c.folder, keyFile))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -87,9 +87,9 @@ func (c *cache) readKeys() error {
 	return nil
 }
 
-// publicKeys returns the cache's keys, each under the cache's name: what Nix trusts.
+// publicKeys returns the cache's keys with the cache's name, as Nix's setting of trusted keys needs them.
 func (c *cache) publicKeys() []signature.PublicKey {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.keys // to which others are added, and which is never changed
+	return c.keys // the slice may be appended to, but its elements do not change
 }

@@ -16,30 +16,30 @@ import (
 	"sync"
 )
 
-// An upload is one that has been neither completed nor aborted. It is kept in memory,
-// but for the bytes of its parts, and does not outlive the process.
+// An upload is one that is neither completed nor aborted. Its parts are in files and the rest is in memory,
+// so that it is lost when the process ends.
 type upload struct {
 	narID  string
-	secret string // of the addresses of its parts
+	secret string // in the addresses of its parts
 
-	mu       sync.Mutex      // held for what follows, and for as long as it is completed
-	md5s     map[int]string  // by the numbers of parts: what each is to have, in base64
-	parts    map[int]part    // by their numbers: those that have come whole
-	arriving map[string]bool // the files of parts that are on their way
+	mu       sync.Mutex      // guards the fields below; held during the whole completion
+	md5s     map[int]string  // the expected MD5 of each part in base64, by number
+	parts    map[int]part    // the parts received completely, by number
+	arriving map[string]bool // the files of parts that are being received
 	over     bool            // it has been completed or aborted
 }
 
-// A part is one that has come whole.
+// A part is a part of an upload that was received completely.
 type part struct {
-	file string // of its own, which nothing writes any more
+	file string // the name of its file, which does not change any more
 	size int64  // in bytes
 	eTag string
 }
 
 const (
-	// maxPart is the highest number of a part: that of S3.
+	// maxPart is the highest number of a part, as in S3.
 	maxPart = 10000
-	// maxPartSize bounds the bytes of one part: that of S3.
+	// maxPartSize is the maximum size of a part in bytes, as in S3.
 	maxPartSize = 5 << 30
 )
 
@@ -59,17 +59,17 @@ func (s *Server) begin(c *cache, w http.ResponseWriter, r *http.Request) error {
 // uuid returns a random UUID (RFC 9562, version 4).
 func uuid() string {
 	var b [16]byte
-	rand.Read(b[:]) // which never fails
+	rand.Read(b[:]) // never fails
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// uploadID is not a word, so that whoever puts it into an address has to escape it.
+// uploadID contains characters that a client must escape in a URL.
 func (u *upload) uploadID() string { return "up+load/" + u.narID + "=" }
 
 var narID = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
-// open finds the upload of an id.
+// open finds the upload with an id.
 func (c *cache) open(id string) (*upload, error) {
 	if !narID.MatchString(id) {
 		return nil, bad("%.80q is not the id of an upload", id)
@@ -84,7 +84,7 @@ func (c *cache) open(id string) (*upload, error) {
 
 func noUpload(id string) error { return refuse(http.StatusNotFound, "there is no upload %s", id) }
 
-// opened finds the upload that a request names by both its ids.
+// opened finds the upload of a request, which contains both ids of the upload.
 func (c *cache) opened(r *http.Request) (*upload, error) {
 	u, err := c.open(r.PathValue("nar"))
 	if err == nil && r.URL.Query().Get("uploadId") != u.uploadID() {
@@ -93,8 +93,7 @@ func (c *cache) opened(r *http.Request) (*upload, error) {
 	return u, err
 }
 
-// lock waits for whatever else is done with an upload, and refuses one that is over.
-// Where it returns nil, u.mu is held.
+// lock locks an upload. It returns an error if the upload is over; otherwise u.mu is held.
 func (u *upload) lock() error {
 	u.mu.Lock()
 	if u.over {
@@ -112,7 +111,7 @@ func partNumber(text string) (int, error) {
 	return number, nil
 }
 
-// partURL gives the address for one part.
+// partURL returns the address to which a client sends one part.
 func (s *Server) partURL(c *cache, w http.ResponseWriter, r *http.Request) error {
 	u, err := c.opened(r)
 	if err != nil {
@@ -140,14 +139,14 @@ func (s *Server) partURL(c *cache, w http.ResponseWriter, r *http.Request) error
 		r.Host, c.name, u.narID, number, u.query(request.ContentMD5))})
 }
 
-// query is the query of a part's address. It holds base64 as it is, as Iglu Cache's
-// does, so that whoever escapes it or reads its '+' as a space is found out.
+// query returns the query of a part's address. It contains base64 without escapes, as in Iglu Cache, so
+// that tests find clients that escape it or read its '+' as a space.
 func (u *upload) query(contentMD5 string) string {
 	return "md5=" + contentMD5 + "&key=" + u.secret + "+/=="
 }
 
-// putPart takes the bytes of a part. Its address is all that it asks for; as an object
-// store does, it refuses a second way to show a key.
+// putPart receives a part. The address is the only credential: like an object store, it rejects a request that
+// also has a header with a key.
 func (s *Server) putPart(c *cache, w http.ResponseWriter, r *http.Request) error {
 	u, err := c.open(r.PathValue("nar"))
 	if err != nil {
@@ -189,7 +188,7 @@ func (s *Server) putPart(c *cache, w http.ResponseWriter, r *http.Request) error
 	return nil
 }
 
-// expect makes the file of a part that is on its way.
+// expect creates the file for a part that is about to be received.
 func (c *cache) expect(u *upload) (*os.File, error) {
 	if err := u.lock(); err != nil {
 		return nil, err
@@ -202,7 +201,7 @@ func (c *cache) expect(u *upload) (*os.File, error) {
 	return file, err
 }
 
-// create makes a file of a name of its own among the uploads.
+// create creates a file with a unique name in the folder of the uploads.
 func (c *cache) create() (*os.File, error) {
 	return os.OpenFile(filepath.Join(c.folder, uploadFolder, rand.Text()), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 }
@@ -221,24 +220,24 @@ func receive(file *os.File, r *http.Request, number int, contentMD5 string) (par
 	return part{file: file.Name(), size: size, eTag: eTag(came)}, errors.Join(err, file.Close())
 }
 
-// copyBuffer is how many bytes of a file are read or written at once: with 32 kB, that
-// of io.Copy, a large one takes the system longer.
+// copyBuffer is the number of bytes that are read or written at a time. The 32 kB of io.Copy are slower for
+// large files.
 const copyBuffer = 256 << 10
 
-// copyAll is io.Copy with a larger buffer, or with a smaller one for a few bytes. It
-// does not have the kernel copy from file to file, which takes that longer still.
+// copyAll is io.Copy with a buffer of at most copyBuffer bytes. It does not let the kernel copy from file
+// to file, which is even slower.
 func copyAll(w io.Writer, r io.Reader, size int64) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{w}, r, make([]byte, max(1, min(size, copyBuffer))))
 }
 
-// eTag is how S3 names a part, in quotes.
+// eTag returns the ETag of a part as in S3: its MD5 in quotes.
 func eTag(md5 []byte) string { return `"` + hex.EncodeToString(md5) + `"` }
 
-// add gives an upload the part that has come, in place of one of that number that came
-// before; or throws the part away, where something is wrong with it.
+// add adds a received part to an upload and replaces an earlier part with that number. If wrong is not nil,
+// it removes the part instead.
 func (u *upload) add(number int, p part, wrong error) error {
 	if err := u.lock(); err != nil {
-		return err // and its file is gone with the upload
+		return err // the file was removed with the upload
 	}
 	defer u.mu.Unlock()
 	delete(u.arriving, p.file)
@@ -253,7 +252,7 @@ func (u *upload) add(number int, p part, wrong error) error {
 	return nil
 }
 
-// abort throws an upload away.
+// abort removes an upload.
 func (s *Server) abort(c *cache, w http.ResponseWriter, r *http.Request) error {
 	u, err := c.opened(r)
 	if err != nil {
@@ -269,8 +268,8 @@ func (s *Server) abort(c *cache, w http.ResponseWriter, r *http.Request) error {
 	return answer(w, map[string]string{})
 }
 
-// end forgets an upload, whose lock is held, and removes the files that it still has. A
-// part that is on its way finds that the upload is over.
+// end removes an upload and its files. Its lock must be held. A part that is being received finds that the
+// upload is over.
 func (c *cache) end(u *upload) error {
 	u.over = true
 	c.mu.Lock()

@@ -15,7 +15,7 @@ import (
 	"sync"
 )
 
-// What recorded answers have in the place of what is different each time.
+// Placeholders in recorded answers for values that differ each time.
 const (
 	ImageRef      = "registry.invalid/iglu/recorded:1"
 	ContainerID   = "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0"
@@ -35,23 +35,23 @@ const (
 //go:embed testdata/*.txt
 var recordings embed.FS
 
-// An answer is what an engine says to a call.
+// An answer is an engine's answer to a call.
 type answer struct {
 	status int
 	header http.Header
 	body   []byte
-	later  func() []byte // the body, when it is known: the head is sent before
-	taken  func(*conn)   // is given the connection before the head is sent
-	stream func(*conn)   // has the connection when the head is sent
+	later  func() []byte // waits for the body and returns it; the head is sent before
+	taken  func(*conn)   // called with the connection before the head is sent
+	stream func(*conn)   // called with the connection after the head is sent
 }
 
-// answers are those of one engine, by their names in its recording.
+// answers are the answers of one engine by their names in its recording.
 type answers map[string]answer
 
-// recorded holds what was read of recordings.
+// recorded caches the recordings that were read.
 var recorded sync.Map
 
-// answersOf returns what was recorded of an engine.
+// answersOf returns the recorded answers of an engine.
 func answersOf(engine string) (answers, error) {
 	if all, ok := recorded.Load(engine); ok {
 		return all.(answers), nil
@@ -99,7 +99,7 @@ func parseAnswer(text string) (a answer, err error) {
 	return a, err
 }
 
-// with returns the answer with other words in its body: old, new, old, new.
+// with returns the answer with words in its body replaced. The words are in pairs: old, new, old, new.
 func (a answer) with(words ...string) answer {
 	a.body = []byte(strings.NewReplacer(words...).Replace(string(a.body)))
 	return a
@@ -114,8 +114,8 @@ func (a answer) edited(edit func(object map[string]any)) answer {
 	return a
 }
 
-// listed returns the answer with a list in its body that has so many elements, each one like the
-// one that was recorded, and changed.
+// listed returns the answer with a list of n elements in its body. Each is a copy of the recorded element,
+// changed by edit.
 func (a answer) listed(n int, edit func(i int, element map[string]any)) answer {
 	var recorded []json.RawMessage
 	must(json.Unmarshal(a.body, &recorded))
@@ -134,7 +134,7 @@ func elements(recorded json.RawMessage, n int, edit func(i int, element map[stri
 	return all
 }
 
-// must ends the test whose recording is not what it should be.
+// must panics if a recording is not valid.
 func must(err error) {
 	if err != nil {
 		panic("fakeengine: " + err.Error())

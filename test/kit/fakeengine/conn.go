@@ -10,13 +10,13 @@ import (
 	"syscall"
 )
 
-// A conn is one end of a connection in memory. It ends as one of the operating system does:
-// errors have the same types and the same words.
+// A conn is one end of a connection in memory. Its errors have the same types and texts as those of the
+// operating system.
 type conn struct {
 	net.Conn
 	wasReset *atomic.Bool // of both ends
 	isClosed atomic.Bool  // this end
-	limit    int          // if it is not 0, this end closes when so many bytes have been written
+	limit    int          // if not 0, this end closes after so many bytes were written
 }
 
 func newConns() (client, server *conn) {
@@ -48,7 +48,7 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// reset closes both ends, of which each sees that.
+// reset closes both ends. Both get the error of a reset.
 func (c *conn) reset() {
 	c.wasReset.Store(true)
 	c.Conn.Close()
@@ -69,7 +69,7 @@ func (c *conn) failure(op string, err error) error {
 	return &net.OpError{Op: op, Net: "unix", Err: err}
 }
 
-// Dial connects to the engine; it is for client.WithDialContext.
+// Dial connects to the engine. It is an argument for client.WithDialContext.
 func (e *Engine) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	e.mu.Lock()
 	down := e.down
@@ -86,7 +86,7 @@ func (e *Engine) Dial(ctx context.Context, network, addr string) (net.Conn, erro
 	}
 }
 
-// A listener hands the engine's ends of connections to its HTTP server.
+// A listener passes the engine's ends of connections to its HTTP server.
 type listener struct{ *Engine }
 
 func (l listener) Accept() (net.Conn, error) {

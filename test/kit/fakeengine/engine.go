@@ -1,10 +1,10 @@
-// Package fakeengine is a container engine for tests of what its callers do when it goes wrong. It
-// speaks the HTTP API in the words of a real engine, which testdata holds, and keeps no more state
-// than that it can say in the end what would be left on the engine. Its containers run a function of
-// the test. Connections are in memory, so that it works within testing/synctest.
+// Package fakeengine is a fake container engine for tests of how the builder handles faults of an engine.
 //
-// A call that it does not know ends the test: what a real engine says to it has to be recorded
-// first, with recordengine.
+// [Start] returns an [Engine] that serves the HTTP API with the recorded answers of a real engine, from
+// testdata. Its containers run a function of the test. [Engine.Break] makes a call fail, and [Engine.Left]
+// returns what is left on the engine. Connections are in memory, so that it works with testing/synctest.
+//
+// A call that is not recorded fails the test. Record the answer of a real engine first, with recordengine.
 package fakeengine
 
 import (
@@ -23,14 +23,14 @@ import (
 	"github.com/docker/docker/api/types/mount"
 )
 
-// An Engine is one that runs until its test ends. Fields are set before it is used.
+// An Engine is a fake engine that runs until its test ends. Set its fields before the first call.
 type Engine struct {
-	Run             func(*Process) int // what containers do, to their exit code
-	Arch            string             // of its machine
-	SecurityOptions []string           // in place of those that were recorded, if not nil
-	Missing         bool               // the image is not there until it is pulled
-	APIVersion      string             // the latest that it speaks, in place of the one that was recorded, if not empty
-	KeepOutput      bool               // the output of a container does not end with it
+	Run             func(*Process) int // the program of all containers; returns the exit code
+	Arch            string             // the architecture of its machine
+	SecurityOptions []string           // replace the recorded options if not nil
+	Missing         bool               // the image does not exist until it is pulled
+	APIVersion      string             // the latest supported version; replaces the recorded one if not empty
+	KeepOutput      bool               // the output of a container stays open after its end
 
 	test    testing.TB
 	answers answers
@@ -39,19 +39,19 @@ type Engine struct {
 	running sync.WaitGroup // processes, and calls that are being answered
 
 	mu         sync.Mutex
-	hangs      chan struct{} // closed when the engine goes on; nil if it does not hang
+	hangs      chan struct{} // closed when the engine answers again; nil if it does not hang
 	paths      []string
-	down       error // why no connection is accepted; nil if they are
+	down       error // the error of new connections; nil if they are accepted
 	conns      []*conn
 	broken     []*breakage
 	released   chan struct{}
 	containers []*container
 	volumes    map[string]*volume
 	networks   []*network
-	made       int // containers and networks, for their IDs
+	made       int // number of containers and networks made, for their IDs
 }
 
-// A container is as the client wants it, and what has become of it.
+// A container has the settings from the client and the current state.
 type container struct {
 	containertypes.Config
 	HostConfig containertypes.HostConfig
@@ -78,7 +78,7 @@ type network struct {
 	created time.Time
 }
 
-// Start starts an engine with the recorded answers of one, on which there is nothing but the image.
+// Start starts an engine with the answers of a recording. Nothing but the image is on it.
 func Start(t testing.TB, recording string) *Engine {
 	t.Helper()
 	recorded, err := answersOf(recording)
@@ -134,7 +134,7 @@ func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	do().send(w, r)
 }
 
-// reached waits while the engine hangs, and reports whether somebody waits for an answer then.
+// reached waits while the engine hangs, and reports whether the client still waits for an answer.
 func (e *Engine) reached(r *http.Request) bool {
 	e.mu.Lock()
 	e.paths = append(e.paths, r.URL.Path)
@@ -158,7 +158,7 @@ func (e *Engine) Paths() []string {
 	return slices.Clone(e.paths)
 }
 
-// Left returns what is on the engine: a line for each thing.
+// Left returns everything that is on the engine, one line per object.
 func (e *Engine) Left() (left []string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -175,14 +175,14 @@ func (e *Engine) Left() (left []string) {
 	return left
 }
 
-// MakeVolume makes a volume that was there before the test.
+// MakeVolume makes a volume that exists before the builder starts.
 func (e *Engine) MakeVolume(name string, labels map[string]string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.volumes[name] = &volume{name, labels, make(map[string][]byte)}
 }
 
-// MakeNetwork makes a network that was there before the test.
+// MakeNetwork makes a network that exists before the builder starts.
 func (e *Engine) MakeNetwork(name string, labels map[string]string) (id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -191,7 +191,7 @@ func (e *Engine) MakeNetwork(name string, labels map[string]string) (id string) 
 	return id
 }
 
-// MakeContainer makes a container, which has not started, that was there before the test.
+// MakeContainer makes a container that exists before the builder starts. It is not running.
 func (e *Engine) MakeContainer(name string, labels map[string]string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -200,7 +200,7 @@ func (e *Engine) MakeContainer(name string, labels map[string]string) {
 	e.containers = append(e.containers, c)
 }
 
-// Hold has a container of somebody else use a volume.
+// Hold makes a foreign container use a volume.
 func (e *Engine) Hold(volume string) {
 	e.MakeContainer("holder-of-"+volume, nil)
 	e.mu.Lock()
@@ -208,7 +208,7 @@ func (e *Engine) Hold(volume string) {
 	e.containers[len(e.containers)-1].HostConfig.Mounts = []mount.Mount{{Type: mount.TypeVolume, Source: volume, Target: "/held"}}
 }
 
-// Containers returns how the containers that are there are set up.
+// Containers returns the settings of all containers on the engine.
 func (e *Engine) Containers() (all []containertypes.CreateRequest) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -218,7 +218,7 @@ func (e *Engine) Containers() (all []containertypes.CreateRequest) {
 	return all
 }
 
-// image returns the ID of the image that was recorded.
+// image returns the ID of the recorded image.
 func (e *Engine) image() string {
 	var image struct{ ID string }
 	must(json.Unmarshal(e.answers["image-inspect"].body, &image))

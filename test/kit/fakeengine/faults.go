@@ -10,19 +10,19 @@ import (
 	"time"
 )
 
-// A Fault is a way in which a call goes wrong.
+// A Fault is a way in which a call fails.
 type Fault string
 
-// The faults. A number is another one: the engine answers with that HTTP status and an error,
-// and does nothing.
+// The faults. A number is a fault too: the engine answers with that HTTP status and an error, and does
+// nothing.
 const (
 	Slow    Fault = "slow"    // answered after slowness
 	Stall   Fault = "stall"   // not answered until Release
-	Gone    Fault = "gone"    // the engine is killed, and so are its containers; no connection is accepted until Return
+	Gone    Fault = "gone"    // the engine and its containers are killed; no connection is accepted until Return
 	Reset   Fault = "reset"   // the connection is reset, and nothing is done
 	Lost    Fault = "lost"    // done, but the connection is reset before the answer
 	Cut     Fault = "cut"     // done, but the answer ends in the middle
-	Garbage Fault = "garbage" // done, but the answer is none of an engine
+	Garbage Fault = "garbage" // done, but the answer is not one of an engine
 )
 
 // slowness is how long a slow call takes.
@@ -40,7 +40,7 @@ func CallAt(name, kind string, nth int) Call {
 	return Call{name, regexp.MustCompile("^(" + kind + ")$"), nth}
 }
 
-// breakage is a call that is to go wrong.
+// breakage is a fault that is planned for a call.
 type breakage struct {
 	Call
 	spoil func(w http.ResponseWriter, r *http.Request, a func() answer)
@@ -48,12 +48,12 @@ type breakage struct {
 	hit   bool
 }
 
-// Break has a call go wrong, counted from now on. It returns whether that has happened.
+// Break makes a call fail, counted from now on. hit reports whether that has happened.
 func (e *Engine) Break(call Call, fault Fault) (hit func() bool) {
 	return e.breakWith(call, func(w http.ResponseWriter, r *http.Request, a func() answer) { e.spoil(fault, w, r, a) })
 }
 
-// At has something done just before a call, which then goes on.
+// At calls a function just before a call. The call then continues normally.
 func (e *Engine) At(call Call, do func()) (hit func() bool) {
 	return e.breakWith(call, func(w http.ResponseWriter, r *http.Request, a func() answer) {
 		do()
@@ -61,7 +61,7 @@ func (e *Engine) At(call Call, do func()) (hit func() bool) {
 	})
 }
 
-// Answer has a call answered with a status and a JSON text, and nothing done.
+// Answer makes the engine answer a call with a status and a JSON text, and do nothing.
 func (e *Engine) Answer(call Call, status int, body string) (hit func() bool) {
 	return e.breakWith(call, func(w http.ResponseWriter, r *http.Request, _ func() answer) {
 		answer{status: status, header: http.Header{"Content-Type": {"application/json"}}, body: []byte(body)}.send(w, r)
@@ -80,7 +80,7 @@ func (e *Engine) breakWith(call Call, spoil func(w http.ResponseWriter, r *http.
 	}
 }
 
-// due returns what is to go wrong with a call, or nil.
+// due returns the fault that is planned for a call, or nil.
 func (e *Engine) due(call string) *breakage {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -124,8 +124,7 @@ func (e *Engine) spoil(fault Fault, w http.ResponseWriter, r *http.Request, a fu
 	}
 }
 
-// die ends the engine and its containers, as when both are killed. Until Return, nobody is
-// connected to it.
+// die ends the engine and its containers as if both were killed. Until Return, nobody can connect.
 func (e *Engine) die() {
 	e.mu.Lock()
 	e.down = syscall.ECONNREFUSED
@@ -138,7 +137,7 @@ func (e *Engine) die() {
 	e.Kill()
 }
 
-// Refuse has the engine accept no connection from now on, for a reason.
+// Refuse makes all new connections fail with an error.
 func (e *Engine) Refuse(why syscall.Errno) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -149,14 +148,14 @@ func (e *Engine) Refuse(why syscall.Errno) {
 	e.conns = nil
 }
 
-// Hang has the engine answer nothing from now on, though it accepts connections.
+// Hang makes the engine accept connections but answer no calls.
 func (e *Engine) Hang() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.hangs = make(chan struct{})
 }
 
-// Return has the engine accept connections and answer again.
+// Return makes the engine accept connections and answer calls again.
 func (e *Engine) Return() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -176,7 +175,7 @@ func hijacked(w http.ResponseWriter) *conn {
 	return c.(*conn)
 }
 
-// send sends an answer as engines do.
+// send sends an answer in the way engines do.
 func (a answer) send(w http.ResponseWriter, r *http.Request) {
 	if a.stream != nil {
 		c := hijacked(w)
@@ -201,7 +200,7 @@ func (a answer) send(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// spoilt returns an answer whose body is none of an engine.
+// spoilt returns an answer whose body is not one of an engine.
 func (a answer) spoilt() answer {
 	const text = "<html>an answer of something in between</html>"
 	if then := a.stream; then != nil {
@@ -214,12 +213,12 @@ func (a answer) spoilt() answer {
 	return answer{status: http.StatusOK, header: http.Header{"Content-Type": {"text/html"}}, body: []byte(text)}
 }
 
-// cutAt is how many bytes come through of a stream that is cut: the head of a frame, and some of
-// what is in it.
+// cutAt is how many bytes of a stream are sent before it is cut: the header of a frame and a part of its
+// content.
 const cutAt = 8 + 5
 
-// cut sends half of an answer, and ends the connection: of a stream the head, of output also the
-// beginning of a frame, of what has no body the first line.
+// cut sends a part of an answer and closes the connection. The part is the head of a stream and the
+// beginning of its first frame, half of a body, or the first line of an answer without a body.
 func (a answer) cut(w http.ResponseWriter, r *http.Request) {
 	var head bytes.Buffer
 	fmt.Fprintf(&head, "HTTP/1.1 %d %s\r\n", a.status, http.StatusText(a.status))
@@ -228,7 +227,7 @@ func (a answer) cut(w http.ResponseWriter, r *http.Request) {
 	defer c.Close()
 	switch {
 	case a.stream != nil:
-		c.limit = cutAt // beside the head, which is not counted
+		c.limit = cutAt // the head does not count
 		a.taken(c)
 		fmt.Fprintf(c.Conn, "%sConnection: Upgrade\r\n\r\n", &head)
 		a.stream(c)

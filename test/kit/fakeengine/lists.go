@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// selects reports whether a call's filters let something through.
+// selects reports whether an object matches a call's filters.
 func (r request) selects(name string, labels map[string]string) bool {
 	var filters map[string]map[string]bool
 	if text := r.FormValue("filters"); text != "" {
@@ -49,14 +49,14 @@ func (e *Engine) createVolume(r request) answer {
 	must(json.Unmarshal(r.body, &v))
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.volumes[v.Name] == nil { // else engines return the one that is there
+	if e.volumes[v.Name] == nil { // otherwise engines return the existing one
 		v.files = make(map[string][]byte)
 		e.volumes[v.Name] = &v
 	}
 	return e.answers["volume-create"].edited(e.volumes[v.Name].edit)
 }
 
-// edit makes a recorded volume this one.
+// edit sets the fields of a recorded volume to those of this one.
 func (v *volume) edit(recorded map[string]any) {
 	recorded["Name"], recorded["Labels"] = v.Name, v.Labels
 	recorded["Mountpoint"] = strings.ReplaceAll(recorded["Mountpoint"].(string), VolumeName, v.Name)
@@ -136,7 +136,7 @@ func (e *Engine) listNetworks(r request) answer {
 	return e.answers["network-list"].listed(len(found), func(i int, n map[string]any) { found[i].edit(n) })
 }
 
-// networkAt returns where a network is in the list, or -1. e.mu is held.
+// networkAt returns the index of a network in the list, or -1. e.mu must be held.
 func (e *Engine) networkAt(name string) int {
 	return slices.IndexFunc(e.networks, func(n *network) bool { return n.id == name || n.Name == name })
 }

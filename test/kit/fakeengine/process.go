@@ -10,12 +10,12 @@ import (
 	"github.com/docker/docker/pkg/stdcopy"
 )
 
-// A Process is what runs in a container.
+// A Process is the program in a container.
 type Process struct {
 	Env            []string
 	Stdout, Stderr io.Writer
-	Terminated     <-chan struct{} // closed when it is told to end
-	Killed         <-chan struct{} // closed when it is killed: it returns, and what it returns does not count
+	Terminated     <-chan struct{} // closed when it gets SIGTERM
+	Killed         <-chan struct{} // closed when it is killed: it must return, and its exit code is ignored
 	Lifeline       <-chan struct{} // closed when its standard input has ended
 
 	engine    *Engine
@@ -32,21 +32,21 @@ func (p *Process) Getenv(name string) string {
 	return ""
 }
 
-// Leave leaves a file in the container.
+// Leave writes a file that stays in the container.
 func (p *Process) Leave(name, text string) {
 	p.engine.mu.Lock()
 	defer p.engine.mu.Unlock()
 	p.container.files[name] = []byte(text)
 }
 
-// RunOutOfMemory has the kernel kill something in the container for want of memory.
+// RunOutOfMemory makes the engine report that the container ran out of memory.
 func (p *Process) RunOutOfMemory() {
 	p.engine.mu.Lock()
 	defer p.engine.mu.Unlock()
 	p.container.outOfMemory = true
 }
 
-// killedCode is the exit code of what was killed.
+// killedCode is the exit code after SIGKILL.
 const killedCode = 137
 
 // A run is one run of a container.
@@ -64,10 +64,10 @@ func newRun() *run {
 	return r
 }
 
-// attachment is one of a client to a container.
+// attachment is a client's connection to the output of a container.
 type attachment struct{ conn *conn }
 
-// Write writes output. Nobody minds that a client is gone.
+// Write writes output. It ignores errors, because the client may have disconnected.
 func (a *attachment) Write(p []byte) (int, error) {
 	if a.conn != nil {
 		a.conn.Write(p)
@@ -75,7 +75,7 @@ func (a *attachment) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// begin runs a container. e.mu is held.
+// begin runs a container. e.mu must be held.
 func (e *Engine) begin(c *container) {
 	c.state = "running"
 	r, to := c.run, &attachment{c.attached}
@@ -101,20 +101,20 @@ func (e *Engine) begin(c *container) {
 	})
 }
 
-// attach has a connection get the output of a container that has not started.
+// attach connects a client to the output of a container that has not started.
 func (e *Engine) attach(c *container, to *conn) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c.attached = to
 }
 
-// readInput has a connection be a container's standard input.
+// readInput reads a container's standard input from a connection.
 func readInput(c *container, from *conn) {
 	io.Copy(io.Discard, from)
 	c.run.cutLifeline()
 }
 
-// stop ends a container as engines do: it asks, waits for the grace, and kills.
+// stop stops a container as engines do: it asks the program to end, waits for the grace period, and kills it.
 func (e *Engine) stop(c *container, grace time.Duration) {
 	c.run.terminate()
 	late := time.NewTimer(grace)
@@ -127,7 +127,7 @@ func (e *Engine) stop(c *container, grace time.Duration) {
 	}
 }
 
-// Kill kills whatever runs, as somebody would with the engine's own command.
+// Kill kills all running containers, as docker kill does.
 func (e *Engine) Kill() {
 	for _, c := range e.runningContainers() {
 		c.run.kill()
@@ -135,14 +135,14 @@ func (e *Engine) Kill() {
 	}
 }
 
-// Stop stops whatever runs, as somebody would with the engine's own command.
+// Stop stops all running containers, as docker stop does.
 func (e *Engine) Stop() {
 	for _, c := range e.runningContainers() {
 		e.stop(c, stopGrace)
 	}
 }
 
-// stopGrace is that of Docker's client.
+// stopGrace is the default grace period of docker stop.
 const stopGrace = 10 * time.Second
 
 func (e *Engine) runningContainers() (running []*container) {
@@ -156,14 +156,14 @@ func (e *Engine) runningContainers() (running []*container) {
 	return running
 }
 
-// file returns a file of a container or of a volume that it mounts. e.mu is held.
+// file returns a file of a container or of a volume that it mounts. e.mu must be held.
 func (e *Engine) file(c *container, name string) (text []byte, ok bool) {
 	files, name := e.filesAt(c, name)
 	text, ok = files[name]
 	return text, ok
 }
 
-// filesAt returns where a container's file is. e.mu is held.
+// filesAt returns the files among which a container's file is, and its name in them. e.mu must be held.
 func (e *Engine) filesAt(c *container, name string) (files map[string][]byte, within string) {
 	for _, m := range c.HostConfig.Mounts {
 		if name == m.Target || strings.HasPrefix(name, m.Target+"/") {

@@ -21,14 +21,14 @@ import (
 	containertypes "github.com/docker/docker/api/types/container"
 )
 
-// A request is a call with what its path names, and its body.
+// A request is a call with the name in its path and its body.
 type request struct {
 	*http.Request
 	of   string
 	body []byte
 }
 
-// A route is a kind of call and what is done at it.
+// A route is a kind of call and its handler.
 type route struct {
 	path *regexp.Regexp
 	do   func(*Engine, request) answer
@@ -86,7 +86,7 @@ func (e *Engine) info(request) answer {
 	return e.answers["info"].edited(func(info map[string]any) { info["SecurityOptions"] = e.SecurityOptions })
 }
 
-// hasImage reports whether the image is there that a client names. There is but one.
+// hasImage reports whether an image exists on the engine. There is only one.
 func (e *Engine) hasImage(name string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -117,7 +117,7 @@ func (e *Engine) pull(r request) answer {
 	return pulled
 }
 
-// newID returns the ID of something new. e.mu is held.
+// newID returns the ID for a new object. e.mu must be held.
 func (e *Engine) newID() string {
 	e.made++
 	return fmt.Sprintf("%064x", 0xc0<<32+e.made)
@@ -143,7 +143,7 @@ func (e *Engine) create(r request) answer {
 	}
 	c.id = e.newID()
 	for _, m := range c.HostConfig.Mounts {
-		if e.volumes[m.Source] == nil { // engines make what is missing
+		if e.volumes[m.Source] == nil { // engines make missing volumes
 			e.volumes[m.Source] = &volume{m.Source, nil, make(map[string][]byte)}
 		}
 	}
@@ -151,8 +151,8 @@ func (e *Engine) create(r request) answer {
 	return e.answers["create"].with(ContainerID, c.id)
 }
 
-// onContainer returns what is done at a call on a container, or what is answered if there is none
-// of that name.
+// onContainer returns the handler of a call on a container. If no container has the name, it answers with
+// the recording named missing.
 func onContainer(missing string, do func(*Engine, *container, request) answer) func(*Engine, request) answer {
 	return func(e *Engine, r request) answer {
 		e.mu.Lock()
@@ -172,7 +172,7 @@ func (e *Engine) inspect(c *container, _ request) answer {
 	defer e.mu.Unlock()
 	recorded := "inspect-" + c.state
 	if c.outOfMemory && c.state == "exited" {
-		recorded = "inspect-out-of-memory" // which Podman does not notice
+		recorded = "inspect-out-of-memory" // Podman does not report it
 	}
 	return e.answers[recorded].with(ContainerID, c.id, ContainerName, c.name).edited(func(found map[string]any) {
 		found["State"].(map[string]any)["ExitCode"] = c.code
@@ -195,7 +195,7 @@ func (e *Engine) wait(c *container, r request) answer {
 	waited.later = func() []byte {
 		ended := c.run.ended
 		if next {
-			ended = nil // it does not start again
+			ended = nil // it is not started again
 		}
 		select {
 		case <-ended:
@@ -237,7 +237,7 @@ func (e *Engine) remove(c *container, r request) answer {
 	return e.answers["remove"]
 }
 
-// stat has an answer say of which file it is.
+// stat adds the header with a file's metadata to an answer.
 func (a answer) stat(name string, size int) answer {
 	const header = "X-Docker-Container-Path-Stat"
 	text := must2(base64.StdEncoding.DecodeString(a.header.Get(header)))

@@ -1,5 +1,6 @@
-// Package gitserver serves git repositories over HTTP with git's own server
-// program, for the demo and the tests.
+// Package gitserver serves git repositories over HTTP with git's http-backend program, for the demo and
+// the tests. [Publish] makes a repository, and [Serve] starts a [Server] at an address that containers can
+// reach.
 package gitserver
 
 import (
@@ -15,8 +16,8 @@ import (
 	"strings"
 )
 
-// Server is an http.Handler that serves every repository below Root for reading.
-// With a Password, it asks for User and Password (Basic authentication).
+// Server is an http.Handler that serves every repository below Root for reading. If Password is set, it
+// requires User and Password (Basic authentication).
 type Server struct {
 	Root     string
 	User     string
@@ -27,12 +28,12 @@ type Server struct {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !s.authorized(r) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="git"`)
-		http.Error(w, "the repositories here need a user and a password", http.StatusUnauthorized)
+		http.Error(w, "these repositories require a user and a password", http.StatusUnauthorized)
 		return
 	}
 	execPath, err := exec.Command("git", "--exec-path").Output()
 	if err != nil {
-		http.Error(w, "git is not installed here", http.StatusInternalServerError)
+		http.Error(w, "git is not installed", http.StatusInternalServerError)
 		return
 	}
 	backend := &cgi.Handler{
@@ -52,11 +53,11 @@ func (s *Server) authorized(r *http.Request) bool {
 	return subtle.ConstantTimeCompare([]byte(user+":"+password), []byte(s.User+":"+s.Password)) == 1
 }
 
-// Listen returns a listener on a free port of the address at which containers of the
-// machine's own Docker engine reach the machine: that of the engine's default bridge.
+// Listen returns a listener on a free port that containers of the machine's Docker engine can reach. Its
+// address is that of the engine's default bridge.
 func Listen() (net.Listener, error) { return ListenAt("0") }
 
-// ListenAt is Listen for a port that is not chosen freely.
+// ListenAt is Listen for a given port.
 func ListenAt(port string) (net.Listener, error) {
 	name, err := exec.Command("docker", "network", "inspect", "bridge",
 		"--format", `{{index .Options "com.docker.network.bridge.name"}}`).Output()
@@ -79,20 +80,18 @@ func ListenAt(port string) (net.Listener, error) {
 	return nil, fmt.Errorf("the engine's bridge %s has no address", bridge.Name)
 }
 
-// Serve serves a handler at an address that Listen chooses, until the function that it
-// returns is called, and returns its URL without a path.
+// Serve serves a handler at an address of Listen and returns its URL without a path. Call stop to end it.
 func Serve(handler http.Handler) (url string, stop func() error, err error) {
 	listener, err := Listen()
 	if err != nil {
-		return "", nil, fmt.Errorf("serve where containers reach it: %w", err)
+		return "", nil, fmt.Errorf("listen at an address for containers: %w", err)
 	}
 	server := &http.Server{Handler: handler}
 	go server.Serve(listener)
 	return "http://" + listener.Addr().String(), server.Close, nil
 }
 
-// Publish makes a repository named name below root whose one commit, on the branch
-// main, holds the files of folder.
+// Publish makes a repository below root. Its branch main has one commit with the files of folder.
 func Publish(root, name, folder string) error {
 	repository := filepath.Join(root, name)
 	if err := os.CopyFS(repository, os.DirFS(folder)); err != nil {
@@ -110,8 +109,7 @@ func Publish(root, name, folder string) error {
 	return nil
 }
 
-// Git runs git in a repository as somebody who exists on no machine, without the
-// machine's own configuration.
+// Git runs git in a repository with a fixed author and without the machine's configuration.
 func Git(repository string, args ...string) error {
 	command := exec.Command("git", append([]string{"-C", repository, "-c", "commit.gpgsign=false"}, args...)...)
 	command.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null",

@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// An LFS is a server of Git LFS beside a git server: its batch API (docs/api/batch.md of Git LFS),
-// for downloads with "basic" transfers. It asks for the same credentials.
+// An LFS adds a Git LFS server to a git server: the batch API (docs/api/batch.md of Git LFS) for downloads
+// with "basic" transfers. It requires the same credentials.
 type LFS struct {
 	*Server
-	Objects map[string]string // contents by their ids, SHA-256 in hexadecimal
+	Objects map[string]string // contents by id, a SHA-256 in hexadecimal
 }
 
 // ServeHTTP serves a request of Git LFS or of git.

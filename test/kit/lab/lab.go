@@ -1,10 +1,10 @@
-// Package lab makes several machines of one, each with a container engine of its own: what a Docker Swarm of
-// three nodes looks like, for tests. A node is a set of namespaces (network, mounts, processes, host name) in
-// which dockerd runs with its own defaults; a bridge in one more network namespace joins them. Nothing of the
-// machine's own network or engine is touched. It needs root, iproute2 and util-linux.
+// Package lab simulates several machines on one, each with its own container engine, for tests of a Docker
+// Swarm. [New] makes a [Lab] of n nodes. A [Node] is a set of namespaces (network, mounts, processes, host
+// name) in which dockerd runs with its defaults. A bridge in another network namespace connects the nodes.
+// The machine's own network and engine are not changed. It needs root, iproute2 and util-linux.
 //
-// All of it ends with the process that has made it: each set of namespaces has a first process that ends when
-// its standard input does, and the kernel ends all others with it.
+// A lab ends when the process that made it ends: each set of namespaces has a first process that ends when
+// its standard input is closed, and the kernel then kills the others.
 package lab
 
 import (
@@ -26,20 +26,20 @@ import (
 )
 
 const (
-	// hubIP is the address of the bridge, and the nodes' way out: what listens there, nodes and jobs reach.
+	// hubIP is the address of the bridge, the nodes' gateway. Nodes and jobs can reach servers on it.
 	hubIP = "10.99.0.254"
-	// startTimeout bounds the start of an engine, and of a namespace's first process.
+	// startTimeout limits the start of an engine, and of a namespace's first process.
 	startTimeout = time.Minute
 )
 
-// A Lab is some nodes, which a bridge joins.
+// A Lab is a set of nodes that a bridge connects.
 type Lab struct {
 	Nodes  []*Node
 	folder string
 	hub    *space
 }
 
-// A Node is a machine with an engine. Its name, n1 and so on, is its host name.
+// A Node is a simulated machine with an engine. Its name (n1, n2, …) is its host name.
 type Node struct {
 	Name string
 	IP   string
@@ -50,7 +50,7 @@ type Node struct {
 	engine *exec.Cmd
 }
 
-// New makes a lab of n nodes, whose engines run. If it fails, nothing is left.
+// New makes a lab of n nodes with running engines. If it fails, it removes everything that it made.
 func New(n int) (l *Lab, err error) {
 	if err := removeDead(); err != nil {
 		return nil, err
@@ -83,7 +83,7 @@ func (l *Lab) addNode(i int) (err error) {
 	n := &Node{Name: fmt.Sprint("n", i), IP: fmt.Sprint("10.99.0.", i), lab: l}
 	n.folder = filepath.Join(l.folder, n.Name)
 	l.Nodes = append(l.Nodes, n)
-	// The engine finds its own files where engines have them, and none of another's.
+	// The engine has its files at the usual paths, and does not see those of other engines.
 	script := "hostname " + n.Name
 	for folder, path := range map[string]string{"run": "/run", "lib": "/var/lib/docker", "etc": "/etc/docker"} {
 		if err := errors.Join(os.MkdirAll(filepath.Join(n.folder, folder), 0o711), os.MkdirAll(path, 0o711)); err != nil {
@@ -104,7 +104,7 @@ func (l *Lab) addNode(i int) (err error) {
 	return n.Start()
 }
 
-// Swarm joins the nodes to a swarm. The first manages it.
+// Swarm joins the nodes to a swarm. The first node is the manager.
 func (l *Lab) Swarm() error {
 	manager := l.Nodes[0]
 	if _, err := manager.Docker("swarm", "init", "--advertise-addr", manager.IP, "--default-addr-pool", "10.98.0.0/16"); err != nil {
@@ -119,7 +119,7 @@ func (l *Lab) Swarm() error {
 	return err
 }
 
-// Load copies images of the machine's own engine to all nodes: no registry is in reach there.
+// Load copies images from the machine's engine to all nodes, because the nodes cannot reach a registry.
 func (l *Lab) Load(images ...string) error {
 	archive := filepath.Join(l.folder, "images.tar")
 	defer os.Remove(archive)
@@ -134,7 +134,7 @@ func (l *Lab) Load(images ...string) error {
 	return nil
 }
 
-// Remove ends all that runs in the lab, and removes it.
+// Remove ends everything that runs in the lab, and removes it.
 func (l *Lab) Remove() error {
 	for _, n := range l.Nodes {
 		n.space.end()
@@ -146,7 +146,7 @@ func (l *Lab) Remove() error {
 	return errors.Join(l.removeCgroups(), os.RemoveAll(l.folder))
 }
 
-// removeDead removes the files of labs whose maker was killed.
+// removeDead removes the files of labs whose process was killed.
 func removeDead() (err error) {
 	folders, _ := filepath.Glob(filepath.Join(os.TempDir(), "iglu-lab-*-*"))
 	for _, folder := range folders {
@@ -158,7 +158,7 @@ func removeDead() (err error) {
 	return err
 }
 
-// removeCgroups removes what the engines have made for containers, in either version of the kernel's tree.
+// removeCgroups removes the cgroups that the engines have made for containers, of version 1 or 2.
 func (l *Lab) removeCgroups() (err error) {
 	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
 		roots, _ := filepath.Glob(pattern + filepath.Base(l.folder) + "-*")
@@ -172,7 +172,7 @@ func (l *Lab) removeCgroups() (err error) {
 			})
 			slices.Reverse(folders) // the inner ones first
 			for _, folder := range folders {
-				// Nothing tells when the kernel is done with the processes that were in there.
+				// There is no event for the end of the processes in a cgroup.
 				err = errors.Join(err, poll(func() error { return ignore(unix.Rmdir(folder), unix.ENOENT) }))
 			}
 		}
@@ -187,25 +187,25 @@ func ignore(err, known error) error {
 	return err
 }
 
-// Dial connects to an address of the lab, such as a node's.
+// Dial connects to an address in the lab, such as that of a node.
 func (l *Lab) Dial(ctx context.Context, address string) (conn net.Conn, err error) {
 	inErr := l.hub.do(func() { conn, err = new(net.Dialer).DialContext(ctx, "tcp", address) })
 	return conn, errors.Join(inErr, err)
 }
 
-// Listen listens on a free port at which nodes and their containers reach the lab's maker.
+// Listen listens in the lab on a free port that nodes and their containers can reach.
 func (l *Lab) Listen() (listener net.Listener, err error) {
 	inErr := l.hub.do(func() { listener, err = net.Listen("tcp", hubIP+":0") })
 	return listener, errors.Join(inErr, err)
 }
 
-// DialFrom connects to an address as a program in a container of the node does, by the container's network.
+// DialFrom connects to an address from the network of a container of the node.
 func (n *Node) DialFrom(ctx context.Context, container, address string) (conn net.Conn, err error) {
 	pid, err := n.Docker("inspect", "--format", "{{.State.Pid}}", container)
 	if err != nil {
 		return nil, err
 	}
-	// The number is that of the node's own processes, of which its /proc knows.
+	// The process id is that of the node's PID namespace, so it is looked up in the node's /proc.
 	namespace := fmt.Sprintf("/proc/%d/root/proc/%s/ns/net", n.space.first.Process.Pid, pid)
 	inErr := inNetwork(namespace, func() { conn, err = new(net.Dialer).DialContext(ctx, "tcp", address) })
 	return conn, errors.Join(inErr, err)
@@ -213,10 +213,10 @@ func (n *Node) DialFrom(ctx context.Context, container, address string) (conn ne
 
 func (l *Lab) inHub(script string) error { return run(l.hub.in("sh", "-ec", script)) }
 
-// Host returns where the node's engine listens, as in DOCKER_HOST.
+// Host returns the address of the node's engine in the format of DOCKER_HOST.
 func (n *Node) Host() string { return "unix://" + filepath.Join(n.folder, "run/docker.sock") }
 
-// Docker runs Docker's own client on the node's engine, and returns what it prints.
+// Docker runs the docker command on the node's engine and returns its output.
 func (n *Node) Docker(args ...string) (string, error) {
 	command := exec.Command("docker", append([]string{"--host", n.Host()}, args...)...)
 	output, err := command.Output()
@@ -226,7 +226,7 @@ func (n *Node) Docker(args ...string) (string, error) {
 	return strings.TrimSpace(string(output)), err
 }
 
-// Start starts the node's engine, also one that was killed, and waits until it answers.
+// Start starts the node's engine, for the first time or after Kill, and waits until it answers.
 func (n *Node) Start() error {
 	log, err := os.OpenFile(filepath.Join(n.folder, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -240,41 +240,41 @@ func (n *Node) Start() error {
 	}
 	if err := poll(func() error { _, err := n.Docker("version"); return err }); err != nil {
 		text, _ := os.ReadFile(log.Name())
-		return fmt.Errorf("the engine of %s does not start: %w\n%s", n.Name, err, text)
+		return fmt.Errorf("engine of %s does not start: %w\n%s", n.Name, err, text)
 	}
 	return nil
 }
 
-// Kill ends the engine with SIGKILL. Its containers go on.
+// Kill ends the engine with SIGKILL. Its containers keep running.
 func (n *Node) Kill() error {
 	err := run(n.space.in("sh", "-ec", "kill -9 $(cat /run/docker.pid)"))
 	n.engine.Wait()
 	return err
 }
 
-// Cut cuts the node off from all others. Nobody is told.
+// Cut disconnects the node from all others. Open connections are not closed.
 func (n *Node) Cut() error { return n.lab.inHub("ip link set " + n.Name + " down") }
 
-// Heal ends what Cut has begun.
+// Heal connects the node again after Cut.
 func (n *Node) Heal() error { return n.lab.inHub("ip link set " + n.Name + " up") }
 
-// A space is a set of namespaces, which live for as long as its first process.
+// A space is a set of namespaces. It exists as long as its first process.
 type space struct {
 	first *exec.Cmd
 	alive io.Closer
-	kinds []string // as nsenter wants them
+	kinds []string // as flags of nsenter
 }
 
-// machineKinds are the namespaces that make a machine of a network.
+// machineKinds are the namespaces that a machine has in addition to the network.
 var machineKinds = []string{"--mount", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child"}
 
-// newSpace makes a network namespace, or those of a whole machine, in which a script has run.
+// newSpace makes a network namespace, or the namespaces of a whole machine, and runs a script in it.
 func newSpace(isMachine bool, script string) (*space, error) {
 	args := []string{"--net"}
 	if isMachine {
 		args = append(args, machineKinds...)
 	}
-	// A shell takes leave of processes whose parents have ended, as the first of a machine must.
+	// The first process is a shell, because it must reap processes whose parents have ended.
 	args = append(args, "sh", "-ec", script+"; exec 3<&0; cat <&3 >/dev/null & echo made; wait $!")
 	s := &space{first: exec.Command("unshare", args...), kinds: []string{"--net"}}
 	stdin, err := s.first.StdinPipe()
@@ -313,12 +313,13 @@ func (s *space) do(f func()) error {
 	return inNetwork(fmt.Sprintf("/proc/%d/ns/net", s.first.Process.Pid), f)
 }
 
-// inNetwork calls f on a thread in a network namespace. What f opens stays there; the thread ends with it.
+// inNetwork calls f on a thread in a network namespace. Sockets that f opens stay in that namespace. The thread
+// ends after the call.
 func inNetwork(name string, f func()) (err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and never unlock it: so the thread ends
+		runtime.LockOSThread() // without unlocking it, so that the thread ends
 		var namespace *os.File
 		if namespace, err = os.Open(name); err != nil {
 			return
@@ -332,7 +333,7 @@ func inNetwork(name string, f func()) (err error) {
 	return err
 }
 
-// end ends all processes of the namespaces, and with them the namespaces.
+// end ends all processes in the namespaces, and so the namespaces.
 func (s *space) end() {
 	if s != nil {
 		s.alive.Close()
@@ -347,18 +348,18 @@ func run(command *exec.Cmd) error {
 	return nil
 }
 
-// Await waits until a condition on Swarm holds, at most for the timeout. It asks again and again: no engine
-// sends events of what the others do for a service.
+// Await waits until a condition on the swarm holds, or returns an error after the timeout. It polls, because
+// an engine sends no events about a service's tasks on other nodes.
 func (l *Lab) Await(timeout time.Duration, holds func() bool) error {
 	return pollFor(timeout, func() error {
 		if !holds() {
-			return fmt.Errorf("still not so after %s", timeout)
+			return fmt.Errorf("the condition does not hold after %s", timeout)
 		}
 		return nil
 	})
 }
 
-// poll calls what nothing tells of until it succeeds: the start of an engine, or the end of a cgroup.
+// poll calls a function until it succeeds. It is for conditions without an event to wait for.
 func poll(f func() error) error { return pollFor(startTimeout, f) }
 
 func pollFor(timeout time.Duration, f func() error) error {

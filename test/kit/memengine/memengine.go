@@ -1,4 +1,5 @@
-// Package memengine is a container engine in memory, for tests: its containers are functions.
+// Package memengine is a container engine in memory for tests. It implements engine.Engine, and its
+// containers run a function of the test.
 package memengine
 
 import (
@@ -13,17 +14,17 @@ import (
 
 // An Engine is an engine.Engine. Any number of builders can use one.
 type Engine struct {
-	Run     func(p *Process) int    // what containers run; it returns their exit code
-	Machine engine.Info             // what Info returns
-	Fail    func(call string) error // the error of a call, by the name of its method; may be nil
+	Run     func(p *Process) int    // the program of all containers; returns the exit code
+	Machine engine.Info             // the result of Info
+	Fail    func(call string) error // returns the error of a call, given the name of its method; may be nil
 
 	mu         sync.Mutex
-	made       int // how many containers
+	made       int // number of containers made
 	containers map[string]*container
 	volumes    map[string]engine.Volume
 }
 
-// New returns an engine with nothing on it.
+// New returns an empty engine.
 func New(run func(p *Process) int) *Engine {
 	return &Engine{Run: run, Machine: engine.Info{CPUs: 8, Memory: 8 << 30}, containers: make(map[string]*container), volumes: make(map[string]engine.Volume)}
 }
@@ -35,7 +36,7 @@ func (e *Engine) fail(call string) error {
 	return nil
 }
 
-// locked does what a call is to do, unless it fails.
+// locked calls do with the lock held, unless Fail returns an error for the call.
 func (e *Engine) locked(call string, do func()) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -102,7 +103,7 @@ type container struct {
 	terminated, killed, lifeline, ended *signal
 }
 
-// kill ends the container. c.engine.mu is held.
+// kill ends the container. c.engine.mu must be held.
 func (c *container) kill() {
 	if c.state == engine.Created {
 		return

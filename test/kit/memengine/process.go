@@ -8,12 +8,12 @@ import (
 	"iglu.sh/builder/orchestrator/engine"
 )
 
-// A Process is what runs in a container. What it prints has come to the builder when Write returns.
+// A Process is the program in a container. When a Write of its output returns, the builder has received it.
 type Process struct {
 	Spec           engine.Spec
 	Stdout, Stderr io.Writer
 	Terminated     <-chan struct{} // closed when the container is asked to end
-	Killed         <-chan struct{} // closed when it is killed: what Run returns then does not count
+	Killed         <-chan struct{} // closed when it is killed: the exit code is then ignored
 	Lifeline       <-chan struct{} // closed when its standard input has ended
 }
 
@@ -38,7 +38,7 @@ type printer struct {
 	ofStderr bool
 }
 
-// A chunk is what was printed at once.
+// A chunk is the data of one Write.
 type chunk struct {
 	data     []byte
 	ofStderr bool
@@ -55,7 +55,7 @@ func (p printer) Write(data []byte) (int, error) {
 	return len(data), nil
 }
 
-// A signal is closed once.
+// A signal is a channel that may be closed several times.
 type signal struct {
 	once sync.Once
 	c    chan struct{}

@@ -1,5 +1,6 @@
-// Package memnet is a network in memory, for tests in a bubble of testing/synctest: what
-// waits there for an answer waits for no system, so that the bubble's clock goes on.
+// Package memnet is a network in memory for tests with testing/synctest. Real sockets stop the clock of a
+// synctest bubble, because a goroutine that waits for the system does not count as blocked. A [Network]'s
+// connections do not.
 package memnet
 
 import (
@@ -15,11 +16,10 @@ import (
 // A Network connects clients and servers. The zero Network has no hosts.
 type Network struct {
 	mu    sync.Mutex
-	hosts map[string]*listener // by address; nil where nothing listens any more
+	hosts map[string]*listener // by address; nil if nothing listens any more
 }
 
-// Serve has a handler answer at an address, HOST:PORT, until the function that it returns is
-// called: that breaks all connections off and leaves a host that refuses new ones.
+// Serve serves a handler at an address, HOST:PORT. Call kill to break all connections and refuse new ones.
 func (n *Network) Serve(address string, handler http.Handler) (kill func()) {
 	l := &listener{address: address, conns: make(chan net.Conn), closed: make(chan struct{})}
 	n.mu.Lock()
@@ -43,22 +43,22 @@ func (n *Network) Serve(address string, handler http.Handler) (kill func()) {
 	}
 }
 
-// Forget makes the host of an address one whose name does not exist.
+// Forget removes the host of an address, so that its name does not resolve.
 func (n *Network) Forget(address string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.hosts, address)
 }
 
-// Stall makes the host of an address one that takes no connections and refuses none.
+// Stall makes the host of an address neither accept nor refuse connections.
 func (n *Network) Stall(address string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.hosts[address] = &listener{address: address, conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
-// Dial connects to the server at an address. Where there has never been one, the host does
-// not exist; where there is none any more, the connection is refused.
+// Dial connects to the server at an address. If there was never one, the error says that the host does not
+// exist. If it was killed, the connection is refused.
 func (n *Network) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	n.mu.Lock()
 	l, known := n.hosts[address]
@@ -82,7 +82,7 @@ func (n *Network) Dial(ctx context.Context, network, address string) (net.Conn, 
 	}
 }
 
-// A listener takes the server's ends of connections.
+// A listener accepts the server's ends of connections.
 type listener struct {
 	address string
 	conns   chan net.Conn

@@ -1,6 +1,6 @@
-// Package narcheck reads Nix archives (NAR) as strictly as Nix does, and stricter than
-// go-nix's package nar, whose reader takes names such as "..", names that come twice and
-// padding that is not zero. It checks what package nar writes, and what caches are sent.
+// Package narcheck checks Nix archives (NAR) as strictly as Nix does. [Check] reads one archive. It is
+// stricter than the reader of go-nix's package nar, which accepts names such as "..", duplicate names and
+// padding that is not zero. Tests check the archives that the builder writes and uploads with it.
 package narcheck
 
 import (
@@ -16,9 +16,8 @@ import (
 // magic is the first string of every archive.
 const magic = "nix-archive-1"
 
-// Bounds of what an archive may hold, all in bytes but maxDepth: those of Linux for
-// names and paths (NAME_MAX, PATH_MAX), and as many folders in one another as fit in
-// a path.
+// Limits of an archive's content, in bytes except maxDepth: those of Linux for names and paths (NAME_MAX,
+// PATH_MAX), and as many nested folders as fit in a path.
 const (
 	maxName   = 255
 	maxTarget = 4095
@@ -26,9 +25,8 @@ const (
 	maxWord   = len(magic) // the longest word of the format itself
 )
 
-// Check reads one archive from r to its end and returns what is wrong with it: nil
-// only for an archive that Nix would unpack, with nothing after it. An error of r
-// comes back wrapped.
+// Check reads one archive from r to its end and returns an error that says what is wrong with it. It
+// returns nil only for an archive that Nix would unpack, with nothing after it. An error of r is wrapped.
 func Check(r io.Reader) error {
 	c := &checker{r: bufio.NewReader(r)}
 	err := c.words(magic)
@@ -39,7 +37,7 @@ func Check(r io.Reader) error {
 		return fmt.Errorf("not a Nix archive: %w", err)
 	}
 	if _, err := c.r.ReadByte(); err == nil {
-		return errors.New("not a Nix archive: something follows its end")
+		return errors.New("not a Nix archive: it has data after its end")
 	} else if err != io.EOF {
 		return err
 	}
@@ -64,7 +62,7 @@ func (c *checker) text(longest int) (string, error) {
 	return string(text), unexpected(field.Close()) // which reads the padding
 }
 
-// unexpected says that an archive ends too early.
+// unexpected turns io.EOF into io.ErrUnexpectedEOF: the archive ends too early.
 func unexpected(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
@@ -72,7 +70,7 @@ func unexpected(err error) error {
 	return err
 }
 
-// words reads strings that have to be there.
+// words reads strings and compares them with those that the format requires.
 func (c *checker) words(want ...string) error {
 	for _, word := range want {
 		got, err := c.text(maxWord)
@@ -150,10 +148,10 @@ func (c *checker) symlink() error {
 	return c.words(")")
 }
 
-// directory reads entries, whose names have to ascend.
+// directory reads the entries of a folder. Their names must be in ascending order.
 func (c *checker) directory(depth int) error {
 	if depth == maxDepth {
-		return fmt.Errorf("more than %d folders in one another", maxDepth)
+		return fmt.Errorf("more than %d nested folders", maxDepth)
 	}
 	last := ""
 	for {
@@ -173,8 +171,7 @@ func (c *checker) directory(depth int) error {
 	}
 }
 
-// entry reads one entry of a folder, after the one with the name last, and returns
-// its name.
+// entry reads one entry of a folder and returns its name. last is the name of the entry before it.
 func (c *checker) entry(last string, depth int) (string, error) {
 	if err := c.words("(", "name"); err != nil {
 		return "", err

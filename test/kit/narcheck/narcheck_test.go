@@ -21,7 +21,7 @@ func archive(texts ...string) string {
 	return b.String()
 }
 
-// entries is a folder of empty folders.
+// entries returns a folder that contains empty folders.
 func entries(names ...string) string {
 	texts := []string{magic, "(", "type", "directory"}
 	for _, name := range names {
@@ -30,7 +30,7 @@ func entries(names ...string) string {
 	return archive(append(texts, ")")...)
 }
 
-// whole is an archive of everything that one can hold.
+// whole is an archive with every kind of content.
 var whole = archive(magic, "(", "type", "directory",
 	"entry", "(", "name", "..two", "node", "(", "type", "regular", "contents", "", ")", ")",
 	"entry", "(", "name", "a", "node", "(", "type", "regular", "executable", "", "contents", "twelve bytes", ")", ")",
@@ -45,7 +45,7 @@ func TestCheckTakes(t *testing.T) {
 	}
 }
 
-// An archive that ends anywhere before its end is none.
+// An archive that is cut off at any byte is an error.
 func TestCheckTruncated(t *testing.T) {
 	for n := range whole {
 		if err := Check(strings.NewReader(whole[:n])); !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -112,7 +112,7 @@ func FuzzCheck(f *testing.F) {
 		if Check(bytes.NewReader(text)) != nil {
 			return
 		}
-		// What we take, go-nix takes.
+		// go-nix accepts everything that Check accepts.
 		r, err := gonix.NewReader(bytes.NewReader(text))
 		for err == nil {
 			_, err = r.Next()

@@ -1,4 +1,4 @@
-// Package scheduler is a client that behaves as Iglu's scheduler does.
+// Package scheduler is a test client that behaves as Iglu's scheduler does. [Run] sends one job.
 package scheduler
 
 import (
@@ -16,16 +16,16 @@ import (
 const (
 	// pollInterval is how long the scheduler waits between two of its health checks.
 	pollInterval = 2 * time.Second
-	// messageTimeout bounds the wait for the next message.
+	// messageTimeout limits the wait for the next message.
 	messageTimeout = 2 * time.Minute
 )
 
-// Port is the port at which the scheduler looks for a builder.
+// Port is the port of a builder to which the scheduler connects.
 const Port = "3000"
 
-// Run behaves as Iglu's scheduler does with the host of a builder that it has just
-// started: it polls until the builder is healthy, up to 5 times, opens the WebSocket, sends
-// the job in one text frame and hands on every message. The close code says success or not.
+// Run sends a job to a builder as Iglu's scheduler does. It polls up to 5 times until the builder is healthy,
+// opens the WebSocket, sends the job in one text frame, and returns every message. The close code says
+// whether the job succeeded.
 func Run(ctx context.Context, host, job string) (messages []map[string]any, closeCode int, err error) {
 	address := net.JoinHostPort(host, Port)
 	for attempt := 1; !answersHealthy(ctx, address); attempt++ {

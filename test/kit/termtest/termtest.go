@@ -1,5 +1,5 @@
-// Package termtest is a terminal for tests: a real pseudo-terminal whose other end renders
-// what is written to it, so that a test sees what a person would.
+// Package termtest is a terminal for tests. [Open] returns a [Terminal], a real pseudo-terminal with an
+// emulator that renders the output, so that a test can check the screen.
 package termtest
 
 import (
@@ -23,14 +23,14 @@ import (
 // A Terminal is a terminal of a test. Its methods are safe for concurrent use.
 type Terminal struct {
 	t *testing.T
-	// TTY is the end that programs write to.
+	// TTY is the end that programs use.
 	TTY *os.File
 
 	pty     *os.File
-	done    chan struct{} // closed when all is rendered
-	drained chan struct{} // closed when the emulator answers nobody any more
+	done    chan struct{} // closed when all output is rendered
+	drained chan struct{} // closed when the emulator sends no more answers
 
-	raw await.Log // all that was written
+	raw await.Log // all output
 
 	mu       sync.Mutex
 	emulator *vt.Emulator
@@ -38,8 +38,7 @@ type Terminal struct {
 	bells    int
 }
 
-// Open opens a terminal of so many columns and lines for a test, which must not be parallel to
-// others.
+// Open opens a terminal with a number of columns and lines. The test must not run in parallel with others.
 func Open(t *testing.T, width, height int) *Terminal {
 	t.Helper()
 	t.Setenv("TERM", "xterm-256color")
@@ -55,7 +54,7 @@ func Open(t *testing.T, width, height int) *Terminal {
 	term.Resize(width, height)
 	go func() {
 		defer close(term.drained)
-		io.Copy(io.Discard, term.emulator) // what it answers to those who ask it
+		io.Copy(io.Discard, term.emulator) // discards its answers to queries
 	}()
 	go func() {
 		defer close(term.done)
@@ -64,7 +63,7 @@ func Open(t *testing.T, width, height int) *Terminal {
 			term.mu.Lock()
 			term.emulator.Write(buf[:n])
 			term.mu.Unlock()
-			term.raw.Write(buf[:n]) // which those wait for who want to see it
+			term.raw.Write(buf[:n]) // after rendering, because Want waits for it
 			if err != nil {
 				return
 			}
@@ -82,13 +81,13 @@ func (t *Terminal) close() {
 	t.emulator.Close()
 }
 
-// Finish waits until all that was written is rendered. Nothing may be written any more.
+// Finish waits until all output is rendered. Nothing may be written afterwards.
 func (t *Terminal) Finish() {
 	t.TTY.Close()
 	<-t.done
 }
 
-// Resize gives the terminal another size. A program of whose session it is gets SIGWINCH.
+// Resize changes the size of the terminal. The program that Start started gets SIGWINCH.
 func (t *Terminal) Resize(width, height int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -98,7 +97,7 @@ func (t *Terminal) Resize(width, height int) {
 	t.emulator.Resize(width, height)
 }
 
-// Screen returns what is to be seen, without the space at the ends of lines and below.
+// Screen returns the visible text without trailing spaces and empty lines.
 func (t *Terminal) Screen() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -109,13 +108,12 @@ func (t *Terminal) Screen() string {
 	return strings.TrimRight(strings.Join(lines, "\n"), "\n")
 }
 
-// Bytes returns all that was written.
+// Bytes returns all output so far.
 func (t *Terminal) Bytes() string {
 	return t.raw.String()
 }
 
-// Want waits until the screen shows something. An empty line before it and those behind it do
-// not count.
+// Want waits until the screen shows a text. One empty line before it and empty lines after it do not count.
 func (t *Terminal) Want(screen string) {
 	t.t.Helper()
 	screen = strings.TrimRight(strings.TrimPrefix(screen, "\n"), "\n")
@@ -124,14 +122,14 @@ func (t *Terminal) Want(screen string) {
 	}
 }
 
-// Title returns the title that the terminal was given.
+// Title returns the title that the output has set.
 func (t *Terminal) Title() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.title
 }
 
-// Bells returns how often the terminal rang.
+// Bells returns how often the bell rang.
 func (t *Terminal) Bells() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -146,7 +144,7 @@ func (t *Terminal) Start(program *exec.Cmd) {
 	if err := program.Start(); err != nil {
 		t.t.Fatal(err)
 	}
-	t.t.Cleanup(func() { program.Process.Kill() }) // of a test that has failed
+	t.t.Cleanup(func() { program.Process.Kill() }) // in case the test fails
 }
 
 // Type presses keys.
@@ -157,7 +155,7 @@ func (t *Terminal) Type(keys string) {
 	}
 }
 
-// WantMatch waits until the screen matches something.
+// WantMatch waits until the screen matches a pattern.
 func (t *Terminal) WantMatch(timeout time.Duration, pattern *regexp.Regexp) {
 	t.t.Helper()
 	if err := t.raw.Await(timeout, func(string) bool { return pattern.MatchString(t.Screen()) }); err != nil {

@@ -1,8 +1,8 @@
-// Alone executes a command while it has the lock of a file, or exits with 99 if another process has it:
+// Alone runs a command while it holds a lock on a file. It exits with 99 if another process holds the lock:
 //
 //	alone FILE COMMAND [ARGUMENT...]
 //
-// The kernel takes the lock away when the command and its children have ended, however they did.
+// The kernel releases the lock when the command and its children have ended, even if they were killed.
 package main
 
 import (
@@ -12,7 +12,7 @@ import (
 	"syscall"
 )
 
-// exitTaken is the exit code where another process has the lock.
+// exitTaken is the exit code if another process holds the lock.
 const exitTaken = 99
 
 func main() {
@@ -34,5 +34,5 @@ func run(file string, command []string) error {
 	if err != nil {
 		return err
 	}
-	return syscall.Exec(program, command, os.Environ()) // which keeps the file open
+	return syscall.Exec(program, command, os.Environ()) // the file stays open
 }

@@ -1,5 +1,5 @@
-// Attack is what tests run in a job's container to get out of it. Each attempt is a
-// subcommand, which exits with 0 if it succeeds and else says why it did not.
+// Attack tries to break out of a job's container, for tests of the isolation. Each attempt is a subcommand.
+// It exits with 0 if the attempt succeeds. Otherwise it prints the reason and exits with 1.
 package main
 
 import (
@@ -23,7 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attempts of getting somewhere. Those that take an argument get it from the test.
+// attempts are the attempts by name. Some need an argument from the test.
 var attempts = map[string]func(arg string) error{
 	"proc-sys":   func(string) error { return rewrite("/proc/sys/kernel/core_pattern") },
 	"mount":      func(string) error { return unix.Mount("attack", "/tmp", "tmpfs", 0, "") },
@@ -112,18 +112,18 @@ func main() {
 	fmt.Printf("%s: succeeded\n", name)
 }
 
-// each makes attempts, each in a process of its own: "mount", or with an argument "dial,ADDRESS".
+// each makes several attempts, each in its own process: "mount", or with an argument "dial,ADDRESS".
 func each(attempts []string) {
 	for _, attempt := range attempts {
 		name, arg, _ := strings.Cut(attempt, ",")
 		one := exec.Command("/proc/self/exe", name, arg)
 		one.Stdout, one.Stderr = os.Stdout, os.Stderr
-		one.Run() // it says how it went
+		one.Run() // it prints its result
 	}
 	os.Exit(0)
 }
 
-// rewrite writes what stands in a file into it, or nothing where that cannot be read.
+// rewrite opens a file for writing and writes its own content back. It writes nothing if the file cannot be read.
 func rewrite(name string) error {
 	text, _ := os.ReadFile(name)
 	f, err := os.OpenFile(name, os.O_WRONLY, 0)
@@ -140,12 +140,12 @@ func rewrite(name string) error {
 func readAll(name string) error {
 	text, err := os.ReadFile(name)
 	if err == nil && len(text) == 0 {
-		err = fmt.Errorf("nothing in it")
+		err = fmt.Errorf("the file is empty")
 	}
 	return err
 }
 
-// openDevice opens the kernel's log as a device.
+// openDevice makes a device file for the kernel's log and opens it.
 func openDevice(string) error {
 	const name, major, minor = "/attack-kmsg", 1, 11
 	if err := unix.Mknod(name, unix.S_IFCHR|0o600, int(unix.Mkdev(major, minor))); err != nil {
@@ -169,7 +169,7 @@ func dialEngine(string) error {
 	return err
 }
 
-// dial asks a bystander, which serve is.
+// dial sends a request to a bystander: see serve.
 func dial(address string) error {
 	client := http.Client{Timeout: 2 * time.Second}
 	response, err := client.Get("http://" + address)
@@ -181,11 +181,11 @@ func dial(address string) error {
 	return err
 }
 
-// dialTimeout is how long an attempt waits for a connection where nobody refuses one.
+// dialTimeout is how long an attempt waits for a connection that is neither accepted nor refused.
 const dialTimeout = 5 * time.Second
 
-// useAgent asks the engine for its version at an address, or at a port of the machine, where an agent listens,
-// in all ways that one who has no key can try.
+// useAgent tries to get the engine's version from an agent at an address, or at a port of the machine, in
+// every way that is possible without a key.
 func useAgent(address string) error {
 	if !strings.Contains(address, ":") {
 		machine, err := gateway()
@@ -222,7 +222,7 @@ func useAgent(address string) error {
 		if strings.Contains(string(got), "ApiVersion") {
 			return nil
 		}
-		if conn == nil { // it was not even reached: nothing is shown by that
+		if conn == nil { // the agent was not reached, so the attempt proves nothing
 			return fmt.Errorf("%s: %w", way.name, err)
 		}
 		fmt.Printf("agent: %s: refused by the agent (%q, %v)\n", way.name, got, err)
@@ -230,7 +230,7 @@ func useAgent(address string) error {
 	return errors.New("the agent")
 }
 
-// gateway returns the address that the machine has on the container's network.
+// gateway returns the machine's address on the container's network.
 func gateway() (string, error) {
 	text, err := os.ReadFile("/proc/net/route")
 	for line := range strings.Lines(string(text)) {
@@ -253,7 +253,7 @@ func selfSigned() (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{cert}, PrivateKey: private}, err
 }
 
-// serve is the bystander: it answers until it is stopped.
+// serve runs an HTTP server that is not part of the attack, the bystander, until it is killed.
 func serve() {
 	fmt.Println(http.ListenAndServe(":8080", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, "bystander")
@@ -270,7 +270,7 @@ func count(code int) {
 	os.Exit(code)
 }
 
-// forkBomb starts itself for as long as it can, as each of those does.
+// forkBomb starts itself until that fails. Each child does the same.
 func forkBomb() {
 	for {
 		if err := exec.Command("/proc/self/exe", "fork-bomb").Start(); err != nil {
@@ -280,8 +280,8 @@ func forkBomb() {
 	}
 }
 
-// countTasks returns the number of the container's processes with their threads. Its cgroup,
-// of version 2 or 1, has it at one moment; /proc has some twice that come and go meanwhile.
+// countTasks returns the number of the container's processes and threads. It reads the cgroup, of version 2
+// or 1, because a count of /proc is wrong while processes start and end.
 func countTasks() (n int) {
 	for _, name := range []string{"/sys/fs/cgroup/pids.current", "/sys/fs/cgroup/pids/pids.current"} {
 		if text, err := os.ReadFile(name); err == nil {
@@ -291,10 +291,10 @@ func countTasks() (n int) {
 	return n
 }
 
-// taken is memory that is not given back.
+// taken keeps memory from being freed.
 var taken [][]byte
 
-// memoryHog takes memory until it is killed.
+// memoryHog allocates memory until it is killed.
 func memoryHog() {
 	for {
 		piece := make([]byte, 16<<20)
@@ -305,7 +305,7 @@ func memoryHog() {
 	}
 }
 
-// bereavedParent has a child that is killed for its memory, and exits with 3.
+// bereavedParent starts a child that is killed because it runs out of memory, and exits with 3.
 func bereavedParent() {
 	fmt.Println("the child ended:", exec.Command("/proc/self/exe", "memory-hog").Run())
 	os.Exit(3)
@@ -322,7 +322,7 @@ func tmpHog() {
 	os.Exit(4)
 }
 
-// inotifyHog takes all inotify instances that its user can have, and keeps them.
+// inotifyHog opens all inotify instances that its user may have, and keeps them.
 func inotifyHog() {
 	for taken, told := 0, false; ; {
 		if _, err := unix.InotifyInit1(unix.IN_CLOEXEC); err == nil {
@@ -333,6 +333,6 @@ func inotifyHog() {
 			fmt.Println("inotify-hog: took", taken)
 			told = true
 		}
-		time.Sleep(10 * time.Millisecond) // and what others give back
+		time.Sleep(10 * time.Millisecond) // also takes instances that others close
 	}
 }

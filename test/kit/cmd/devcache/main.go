@@ -1,6 +1,6 @@
-// Devcache serves the protocol of cachix-compatible caches, and Nix, from a folder: a
-// binary cache for development and tests. It is strict: it accepts only what is correct in
-// every respect that can be checked. With --kind it behaves as Iglu Cache does.
+// Devcache is a cachix-compatible binary cache for development and tests. It keeps its paths in a folder.
+// It is strict: it rejects every upload in which a check finds an error. With --kind it behaves as Iglu
+// Cache does.
 package main
 
 import (
@@ -21,13 +21,13 @@ import (
 	"iglu.sh/builder/test/kit/devcache"
 )
 
-// tokenEnv is the variable that holds the API key if no file is named.
+// tokenEnv is the environment variable with the API key, for use without --token-file.
 const tokenEnv = "IGLU_CACHE_TOKEN"
 
 const (
-	// headerTimeout bounds how long a client may take to send a request's header.
+	// headerTimeout limits how long a client may take to send a request's header.
 	headerTimeout = 10 * time.Second
-	// shutdownTimeout bounds the wait for open requests when the cache stops.
+	// shutdownTimeout limits the wait for open requests when the cache stops.
 	shutdownTimeout = 5 * time.Second
 )
 
@@ -46,10 +46,10 @@ func run(ctx context.Context, args []string) error {
 	listen := flags.String("listen", "127.0.0.1:3001", "`address` to listen on; port 0 takes a free one")
 	folder := flags.String("folder", "cache", "`folder` that keeps everything; created if missing")
 	names := flags.StringSlice("name", []string{"default"}, "`name` of a cache; repeat for several")
-	tokenFile := flags.String("token-file", "", "`file` with the API key (default $"+tokenEnv+")")
-	private := flags.Bool("private", false, "ask for the API key to read as well")
+	tokenFile := flags.String("token-file", "", "`file` with the API key (default: the variable "+tokenEnv+")")
+	private := flags.Bool("private", false, "require the API key for reading too")
 	kindName := flags.String("kind", devcache.Strict.String(), "`kind` of cache: strict, or Iglu Cache's standalone or monorepo server")
-	root := flags.String("root", "", "`URL` that the addresses of uploads begin with (kinds standalone and monorepo; default: the host that a client asks for)")
+	root := flags.String("root", "", "`URL` at the beginning of upload addresses (kinds standalone and monorepo; default: the host in the request)")
 	if err := flags.Parse(args); errors.Is(err, pflag.ErrHelp) {
 		return nil
 	} else if err != nil {
@@ -89,7 +89,7 @@ func readToken(name string) (string, error) {
 		token = strings.TrimSpace(string(text))
 	}
 	if token == "" {
-		return "", errors.New("there is no API key\nhint: name a file with --token-file, or set " + tokenEnv)
+		return "", errors.New("no API key is set\nhint: use --token-file FILE, or set " + tokenEnv)
 	}
 	return token, nil
 }

@@ -1,7 +1,7 @@
-// Lines prints about as many bytes of random lines as its argument says, of every
-// length up to 2 MiB and with every kind of ending, to standard output and, with \x01
-// at their beginning, to standard error. Its last line on standard output is "digests:"
-// and the SHA-256 of each output's lines as a log should have them.
+// Lines prints random lines to standard output and standard error, in total about as many bytes as its
+// argument says. The lines have all lengths up to 2 MiB and all kinds of line ending. Those on standard error
+// begin with \x01. The last line on standard output is "digests:" and, for each output, the SHA-256 of its
+// lines as a log should contain them.
 package main
 
 import (
@@ -15,9 +15,9 @@ import (
 	"unicode/utf8"
 )
 
-const maxLine = 1 << 20 // where a log splits a line
+const maxLine = 1 << 20 // in bytes: a log splits longer lines
 
-// An output is written to in lines, which it counts into a digest.
+// An output writes lines to a file and computes their digest.
 type output struct {
 	*bufio.Writer
 	digest  hash.Hash
@@ -43,13 +43,13 @@ func main() {
 			stdout.print(line, random)
 		}
 		printed += len(line) + 1
-		if random.IntN(50) == 0 { // so that lines come in pieces
+		if random.IntN(50) == 0 { // so that a reader gets lines in pieces
 			stdout.Flush()
 			stderr.Flush()
 		}
 	}
 	stderr.Flush()
-	stdout.print([]byte("the end"), random) // an LF after a CR would be lost in it
+	stdout.print([]byte("the end"), random) // a text before the digests, because a line ending alone after a CR could be read as its LF
 	fmt.Fprintf(stdout, "digests: %x %x", stdout.digest.Sum(nil), stderr.digest.Sum(nil))
 	stdout.Flush()
 }
@@ -57,7 +57,7 @@ func main() {
 func (o *output) print(line []byte, random *rand.Rand) {
 	ending := []string{"\n", "\n", "\n", "\r\n", "\r"}[random.IntN(5)]
 	if o.afterCR && len(line) == 0 && ending[0] == '\n' {
-		ending = "\r" // an LF here would belong to the CR before
+		ending = "\r" // an LF would be part of the CR before it
 	}
 	o.afterCR = ending == "\r"
 	o.Write(line)
@@ -80,7 +80,7 @@ func (o *output) count(line []byte) {
 	o.digest.Write([]byte{'\n'})
 }
 
-// pieces are what lines are made of; none begins with \x01 or holds a line end.
+// pieces are the parts of random lines. None begins with \x01 or contains a line ending.
 var pieces = []string{"a", "line of a log ", "\x1b[1;32mgreen\x1b[0m", "日本語", "🧊", "é", "\x00", "\"\\/", "<&>", "\u2028", "\xff", "\t"}
 
 func randomLine(random *rand.Rand) []byte {

@@ -1,4 +1,4 @@
-// Machine is a builder of a derivation: it says for which machine it was made, and makes the output.
+// Machine is the builder of a derivation. It prints the architecture that it was compiled for, and makes the output.
 package main
 
 import (

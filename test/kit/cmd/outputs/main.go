@@ -1,6 +1,5 @@
-// Outputs finds out what there is in the Nix store of what a derivation and all that it needs
-// yields, as a job that pushes does, and prints how many paths that are, how many seconds it took, and
-// the most memory that the program had, in MiB.
+// Outputs finds the outputs of a derivation and of all its dependencies in the Nix store, as a job that
+// pushes does. It prints the number of paths, the time in seconds, and its peak memory in MiB.
 package main
 
 import (
@@ -22,7 +21,7 @@ func main() {
 	}
 }
 
-// conn is both directions of a connection.
+// conn is a connection made of two pipes, one for each direction.
 type conn struct{ from, to *os.File }
 
 func (c conn) Read(b []byte) (int, error)  { return c.from.Read(b) }

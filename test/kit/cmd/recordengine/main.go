@@ -2,11 +2,11 @@
 //
 //	recordengine -socket /var/run/docker.sock -image HOST:PORT/iglu/recorded:1 [WORD=OTHER...] > docker.txt
 //
-// Each WORD is written down as OTHER: what would tell too much of the machine.
+// In the recording, each WORD is replaced with OTHER, so that names of the machine do not appear in it.
 //
-// The image has to be in a registry that the engine can pull from, and not on the engine. It
-// holds the program of cmd/iglu-builder/testdata/attack as /bin/attack. Everything that is made
-// on the engine is removed again, the image too.
+// The image must be in a registry from which the engine can pull, and must not be on the engine yet. It
+// contains the program of test/kit/cmd/attack as /bin/attack. At the end, everything that was made on the
+// engine is removed, including the image.
 package main
 
 import (
@@ -52,10 +52,10 @@ func main() {
 	}
 }
 
-// A recorder makes calls and writes their answers down.
+// A recorder makes calls and records the answers.
 type recorder struct {
 	socket  string
-	renamed []string // what is not written down as it is, and what is in its place
+	renamed []string // words and their replacements in the recording, in pairs
 	text    bytes.Buffer
 }
 
@@ -102,7 +102,7 @@ func (r *recorder) volumesAndNetworks() {
 	r.call("network-remove-missing", "DELETE", version+"/networks/"+fakeengine.MissingName, "")
 }
 
-// containers records the life of a container, and removes the volume at its end.
+// containers records the calls of a container from its creation to its removal, and removes the volume.
 func (r *recorder) containers(image string) {
 	mine := "?all=1&filters=" + url.QueryEscape(`{"label":{"`+label+`=recorded":true}}`)
 	create := func(name, image, command, more string) []byte {
@@ -124,7 +124,7 @@ func (r *recorder) containers(image string) {
 	r.call("archive-put", "PUT", this+"/archive?path=/iglu", programArchive())
 	r.call("archive-head", "HEAD", this+archive, "")
 	answer, _ := r.ask("GET", this+archive, "")
-	r.write("archive-get", answer, nil) // without the archive, whose bytes are not text
+	r.write("archive-get", answer, nil) // without the body: an archive is not text
 	r.call("volume-in-use", "DELETE", version+"/volumes/"+fakeengine.VolumeName, "")
 
 	attached := r.hijack("attach", this+stream)
@@ -172,8 +172,7 @@ func programArchive() string {
 	return archive.String()
 }
 
-// call makes a call and writes its answer down under a name, if it has one. It returns the
-// body.
+// call makes a call and records its answer under a name, unless the name is empty. It returns the body.
 func (r *recorder) call(name, method, target, body string) []byte {
 	answer, content := r.ask(method, target, body)
 	r.write(name, answer, content)
@@ -200,8 +199,8 @@ func (r *recorder) ask(method, target, body string) (answer *http.Response, cont
 	return answer, content
 }
 
-// hijack makes a call that is answered by a stream, and records the head of the answer, or all
-// of it if there is no stream. The caller closes the connection.
+// hijack makes a call whose answer is a stream, and records the head of the answer. If the engine answers
+// without a stream, it records the whole answer. The caller closes the connection.
 func (r *recorder) hijack(name, target string) net.Conn {
 	conn, err := net.Dial("unix", r.socket)
 	if err != nil {
@@ -222,7 +221,7 @@ func (r *recorder) hijack(name, target string) net.Conn {
 	return conn
 }
 
-// rename has the ID in an answer written down as a placeholder from now on.
+// rename replaces the ID in an answer with a placeholder in everything that is recorded from now on.
 func (r *recorder) rename(answer []byte, placeholder string) {
 	var created struct{ ID string }
 	if json.Unmarshal(answer, &created) != nil || created.ID == "" {
@@ -241,7 +240,7 @@ func (r *recorder) replaced(text string) string {
 	return text
 }
 
-// write writes an answer down under a name, if it has one.
+// write records an answer under a name, unless the name is empty.
 func (r *recorder) write(name string, answer *http.Response, body []byte) {
 	if name == "" {
 		return

@@ -1,6 +1,6 @@
-# A stand-in for what the builder's flake uses of nixpkgs, which cannot be had where the tests run. It
-# is written from nixpkgs' manual and stricter: what it does not know, it refuses, such as an option
-# without a description, an argument or an attribute of another name, a definition of the wrong type.
+# A replacement for the parts of nixpkgs that the builder's flake uses, because nixpkgs is not available where the
+# tests run. It is written from nixpkgs' manual, and is stricter: it rejects everything that it does not know, such as
+# an option without a description, an unknown argument or attribute, or a definition of the wrong type.
 {
   outputs =
     { self }:

@@ -1,4 +1,4 @@
-# What stands in for nixpkgs' lib.
+# The replacement for nixpkgs' lib.
 let
   inherit (builtins)
     all
@@ -24,7 +24,7 @@ let
     toString
     ;
 
-  # Only what is called with what it wants counts as called.
+  # Checks an argument: a wrong type is an error.
   want =
     what: check: value:
     if check value then value else throw "lib.${what}: not with ${builtins.typeOf value}";

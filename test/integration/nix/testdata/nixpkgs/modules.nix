@@ -1,11 +1,11 @@
-# What stands in for nixpkgs' lib.evalModules.
+# The replacement for nixpkgs' lib.evalModules.
 let
   inherit (builtins) all attrNames concatLists concatMap elem filter foldl' isAttrs isFunction isPath map mapAttrs removeAttrs toJSON;
 
   isOption = v: isAttrs v && v._type or null == "option";
   min = foldl' (a: b: if a < b then a else b) 1500;
 
-  # The definitions that count of those that may be conditional, or have a priority.
+  # Selects the definitions that apply, by their conditions and priorities.
   definitions =
     values:
     let
@@ -22,7 +22,7 @@ let
     in
     map (d: d.value) (filter (d: d.priority == highest) all');
 
-  # Conditions of a set become those of what is in it: they may depend on other options.
+  # Conditions of a set are moved to its attributes, because they may depend on other options.
   pushDown =
     v:
     if v._type or null == "if" || v._type or null == "override" then
@@ -30,7 +30,7 @@ let
     else
       v;
 
-  # A tree of options with the definitions of it.
+  # A tree of options with their definitions.
   evaluate =
     where: option: values:
     if isOption option then define where option (definitions values) else descend where option (map pushDown values);
@@ -60,7 +60,7 @@ let
         name: option: evaluate "${where}.${name}" option (concatMap (set: if set ? ${name} then [ set.${name} ] else [ ]) sets)
       ) options;
 
-  # Conditions and priorities of a set's attributes count as those of the set do.
+  # Conditions and priorities of a set's attributes have the same effect as those of the set.
   resolveAttrs =
     set:
     foldl' (
@@ -71,7 +71,7 @@ let
       if found == [ ] then result else result // { ${name} = builtins.head found; }
     ) { } (attrNames set);
 
-  # Defaults are checked as definitions are.
+  # Defaults are checked like definitions.
   checked =
     where: option:
     if isOption option then

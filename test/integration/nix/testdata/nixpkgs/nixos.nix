@@ -1,4 +1,4 @@
-# What stands in for NixOS: the options that the builder's module and test define.
+# The replacement for NixOS: the options that the builder's module and test define.
 { lib }:
 
 let
@@ -49,7 +49,7 @@ rec {
       };
       failed = lib.filter (a: !a.assertion) evaluated.config.assertions;
     in
-    # All of it counts, also what nobody asks for.
+    # Everything is evaluated, including values that are not used.
     if failed == [ ] then builtins.deepSeq evaluated.config evaluated else throw "Failed assertions: ${lib.concatMapStringsSep "; " (a: a.message) failed}";
 
   # A NixOS test: its result is a derivation, with the evaluated machines.

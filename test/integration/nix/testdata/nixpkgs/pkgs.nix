@@ -1,4 +1,4 @@
-# What stands in for the packages of nixpkgs. Its derivations are not there to be built.
+# The replacement for the packages of nixpkgs. Its derivations cannot be built.
 { lib, nixos, system }:
 
 let
@@ -62,7 +62,7 @@ let
       {
         name = "${pname}-${version}";
         inherit src subPackages ldflags nativeBuildInputs postInstall;
-        # As the real one does: a derivation whose output has this hash.
+        # Like the real one: a derivation whose output has this hash.
         goModules = derivation {
           inherit system src;
           name = "${pname}-${version}-go-modules";

@@ -1,5 +1,5 @@
-# What stands in for nixpkgs' lib.types: a type has its name, whether a value is of it, and how several
-# definitions become one.
+# The replacement for nixpkgs' lib.types. A type has a name, a check of a value, and a function that merges several
+# definitions.
 { isDerivation }:
 
 let
@@ -86,7 +86,7 @@ rec {
         if all e.check found then e.merge "${where}.${name}" found else throw "${where}.${name} is not of the type ${e.name}: ${toJSON found}"
       ) (names values)
     );
-  # Like nixpkgs', but options only.
+  # Like nixpkgs', but only with options.
   submodule =
     { options }:
     type "submodule" isAttrs (

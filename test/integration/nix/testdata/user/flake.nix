@@ -1,4 +1,4 @@
-# A flake as a user of the builder writes one, with a machine for each file in modules.
+# A flake of a user of the builder, with a machine for each file in modules.
 {
   inputs.nixpkgs.url = "path:/standin";
   inputs.builder.url = "path:/builder";
