@@ -69,7 +69,7 @@ func New(build Build, refusals, calls []string, byNode bool) *Metrics {
 		return prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, Buckets: buckets}
 	}
 	made.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info",
-		Help: "Which program this is; always 1."}, []string{"version", "revision", "goversion"}).
+		Help: "The version of this program; always 1."}, []string{"version", "revision", "goversion"}).
 		WithLabelValues(build.Version, build.Revision, build.GoVersion).Set(1)
 	callLabels := []string{"call"}
 	if byNode {
@@ -80,17 +80,17 @@ func New(build Build, refusals, calls []string, byNode bool) *Metrics {
 		calls:    calls,
 		byNode:   byNode,
 		jobs: made.NewCounterVec(counter("jobs_total",
-			"Jobs that have ended, by how, and whether all that was asked for was done, or the build or the builder failed."), []string{"end", "result"}),
+			"Jobs that have ended, by the kind of end and by the result."), []string{"end", "result"}),
 		jobSeconds: made.NewHistogramVec(histogram("job_duration_seconds",
 			"Time from a job's acceptance to its end.", jobBuckets), []string{"result"}),
 		phases: made.NewHistogramVec(histogram("phase_duration_seconds",
-			"Time that a phase of a job took.", phaseBuckets), []string{"phase"}),
+			"Time that a phase of a job took, by phase.", phaseBuckets), []string{"phase"}),
 		logBytes:    made.NewCounter(counter("log_bytes_total", "Bytes written to the logs of jobs.")),
 		logLines:    made.NewCounter(counter("log_lines_total", "Lines written to the logs of jobs.")),
 		pushBytes:   made.NewCounter(counter("push_bytes_total", "Bytes that jobs sent to their caches.")),
 		pushPaths:   made.NewCounter(counter("push_paths_total", "Store paths that jobs pushed to their caches.")),
-		refused:     made.NewCounterVec(counter("refused_connections_total", "Clients whose job was not taken, by why."), []string{"reason"}),
-		engineError: made.NewCounterVec(counter("engine_errors_total", "Calls of the container engine that failed, by what they were to do."), callLabels),
+		refused:     made.NewCounterVec(counter("refused_connections_total", "Clients whose job was refused, by reason."), []string{"reason"}),
+		engineError: made.NewCounterVec(counter("engine_errors_total", "Failed calls of the container engine, by call."), callLabels),
 	}
 	m.fill(refusals)
 	return m

@@ -56,7 +56,7 @@ func ofNodes() *Metrics {
 // TestNodes has what is a node's own by node.
 func TestNodes(t *testing.T) {
 	const want = `
-# HELP iglu_builder_engine_errors_total Calls of the container engine that failed, by what they were to do.
+# HELP iglu_builder_engine_errors_total Failed calls of the container engine, by call.
 # TYPE iglu_builder_engine_errors_total counter
 iglu_builder_engine_errors_total{call="pull the job image",node="node-1"} 0
 iglu_builder_engine_errors_total{call="start the container",node="node-1"} 0
@@ -109,7 +109,7 @@ func TestLint(t *testing.T) {
 
 func TestValues(t *testing.T) {
 	const want = `
-# HELP iglu_builder_build_info Which program this is; always 1.
+# HELP iglu_builder_build_info The version of this program; always 1.
 # TYPE iglu_builder_build_info gauge
 iglu_builder_build_info{goversion="go1.26",revision="abc",version="1.2.3"} 1
 # HELP iglu_builder_jobs_max Jobs that can run at once.
@@ -133,11 +133,11 @@ iglu_builder_push_bytes_total 1.048576e+06
 # HELP iglu_builder_push_paths_total Store paths that jobs pushed to their caches.
 # TYPE iglu_builder_push_paths_total counter
 iglu_builder_push_paths_total 4
-# HELP iglu_builder_refused_connections_total Clients whose job was not taken, by why.
+# HELP iglu_builder_refused_connections_total Clients whose job was refused, by reason.
 # TYPE iglu_builder_refused_connections_total counter
 iglu_builder_refused_connections_total{reason="busy"} 1
 iglu_builder_refused_connections_total{reason="malformed"} 0
-# HELP iglu_builder_engine_errors_total Calls of the container engine that failed, by what they were to do.
+# HELP iglu_builder_engine_errors_total Failed calls of the container engine, by call.
 # TYPE iglu_builder_engine_errors_total counter
 iglu_builder_engine_errors_total{call="pull the job image"} 0
 iglu_builder_engine_errors_total{call="start the container"} 1
