@@ -84,7 +84,7 @@ func (s *Source) Ensure(ctx context.Context, say func(line string)) (Image, erro
 		if missing || ctx.Err() != nil {
 			return Image{}, &PullError{Ref: s.ref, Err: err}
 		}
-		say(fmt.Sprintf("cannot pull %s: %v; going on with the copy that is here", s.ref, err))
+		say(fmt.Sprintf("cannot pull %s: %v; using the copy on the engine", s.ref, err))
 		return found, nil
 	}
 	return s.inspect(ctx)

@@ -238,7 +238,7 @@ func TestPolicies(t *testing.T) {
 			if failed != (test.err != "") || failed && pull.Err.Error() != test.err || r.pulls != test.pulls {
 				t.Errorf("got %v after %d pulls", err, r.pulls)
 			}
-			goesOn := slices.Contains(lines, "cannot pull image: the registry is on fire; going on with the copy that is here")
+			goesOn := slices.Contains(lines, "cannot pull image: the registry is on fire; using the copy on the engine")
 			if goesOn != (test.policy == PullAlways && test.there) {
 				t.Errorf("lines: %q", lines)
 			}

@@ -160,7 +160,7 @@ func (f *fixture) outcome(end finished) string {
 		fmt.Fprintf(&text, "\n\tcounted: %s", strings.Join(failed, ", "))
 	}
 	for line := range strings.Lines(end.lines) {
-		if strings.Contains(line, "the end of the log") || strings.Contains(line, "going on with the copy") {
+		if strings.Contains(line, "the end of the log") || strings.Contains(line, "using the copy on the engine") {
 			fmt.Fprintf(&text, "\n\t%s", strings.TrimSpace(line))
 		}
 	}

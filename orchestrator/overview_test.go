@@ -101,7 +101,7 @@ func TestNodesReady(t *testing.T) {
 		want("the other can be used again", "")
 		l.machines["n2"].cut(true)
 		l.setFound("no address")
-		want("none is there", "No node is there. Start one, or set IGLU_NODES to where they are.")
+		want("none is there", "The cluster has no node. Start one, or set IGLU_NODES to the addresses of the nodes.")
 		if states := l.b.Nodes(); states == nil || len(states) > 0 {
 			t.Errorf("without a node they are %+v", states)
 		}

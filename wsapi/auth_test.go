@@ -222,7 +222,7 @@ func TestClientsThatAreJobs(t *testing.T) {
 		o.Auth.IsOfJobs = func(addr netip.Addr) bool { return addr.IsLoopback() }
 	})
 	for _, path := range []string{"/api/v1/build", "/livez", "/metrics", "/"} {
-		if status, body := f.ask("GET", path); status != 403 || !strings.Contains(body, "from the network that its jobs are on") {
+		if status, body := f.ask("GET", path); status != 403 || !strings.Contains(body, "from the network of its jobs") {
 			t.Errorf("%s: %d, %s", path, status, body)
 		}
 	}

@@ -294,7 +294,7 @@ func TestHealth(t *testing.T) {
 			}
 		}
 		check("GET", "/api/v1/healthcheck", 200, "Everyting seems healthy!")
-		check("GET", "/readyz", 200, "The builder takes jobs.\n")
+		check("GET", "/readyz", 200, "The builder accepts jobs.\n")
 		check("GET", "/livez", 200, "The builder is running.\n")
 		for _, path := range []string{"/api/v1/healthcheck", "/readyz", "/livez", schemas.BuildPath} {
 			check("HEAD", path, 405, "")

@@ -39,7 +39,7 @@ func (s *Server) serveSubmit(w http.ResponseWriter, r *http.Request) {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.options.MaxRequestBytes))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		s.refuseSubmit(w, r, http.StatusRequestEntityTooLarge, refusedLarge,
-			schemas.Unable("The job is larger than the builder takes.", "Its setting IGLU_MAX_REQUEST_BYTES bounds that."))
+			schemas.Unable("The job is larger than the builder accepts.", "Its setting IGLU_MAX_REQUEST_BYTES is the limit."))
 		return
 	}
 	if err != nil { // the client has disconnected, or does not send the rest

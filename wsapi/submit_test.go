@@ -47,7 +47,7 @@ func TestSubmit(t *testing.T) {
 
 // TestSubmitRefused posts what is not taken.
 func TestSubmitRefused(t *testing.T) {
-	const tooLarge = `{"error":"The job is larger than the builder takes.","msg":"Its setting IGLU_MAX_REQUEST_BYTES bounds that.","jobStatus":"failed"}`
+	const tooLarge = `{"error":"The job is larger than the builder accepts.","msg":"Its setting IGLU_MAX_REQUEST_BYTES is the limit.","jobStatus":"failed"}`
 	for name, test := range map[string]struct {
 		job    string
 		status int

@@ -142,7 +142,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // Drain makes the server refuse new jobs: it answers clients that it is shutting down.
 func (s *Server) Drain() {
 	s.drain()
-	s.log.Info("taking no more jobs")
+	s.log.Info("accepting no more jobs")
 }
 
 // Cancel cancels the jobs of all sessions. Each session ends when its job has ended.
@@ -244,7 +244,7 @@ func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "The builder cannot run jobs: "+err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	io.WriteString(w, "The builder takes jobs.\n")
+	io.WriteString(w, "The builder accepts jobs.\n")
 }
 
 // serveMetrics answers with the builder's metrics. They show what other clients do, so they need the same token.

@@ -111,7 +111,7 @@ func submitOnce(ctx context.Context, o Options) (code int, err error) {
 	}, v)
 }
 
-var errTooLarge = errors.New("the job is larger than the builder takes\nhint: its setting IGLU_MAX_REQUEST_BYTES bounds that")
+var errTooLarge = errors.New("the job is larger than the builder accepts\nhint: its setting IGLU_MAX_REQUEST_BYTES is the limit")
 
 // endView ends a view, and makes an error of its own the client's if that has none.
 func endView(v view, code *int, err *error) {

@@ -122,10 +122,10 @@ func (d *Engine) ping(ctx context.Context) error {
 		d.negotiate(pong)
 		return nil
 	case strings.Contains(err.Error(), "permission denied"):
-		return &engine.Failure{Cause: err, Call: callPing, End: jobend.EngineGone, What: "The builder may not talk to the container engine.",
+		return &engine.Failure{Cause: err, Call: callPing, End: jobend.EngineGone, What: "The builder has no permission to use the container engine.",
 			Advice: "Run it as a user of the group that the engine's socket belongs to (with docker-compose, set DOCKER_GID to that group's number)."}
 	case strings.Contains(err.Error(), "tls: "):
-		return &engine.Failure{Cause: err, Call: callPing, End: jobend.EngineGone, What: "The builder and the agent of the container engine do not know each other.",
+		return &engine.Failure{Cause: err, Call: callPing, End: jobend.EngineGone, What: "The builder and the agent of the container engine do not trust each other's keys.",
 			Advice: "Give both the keys that one run of 'iglu-builder agent keys' has made (IGLU_AGENT_KEYS)."}
 	default:
 		return &engine.Failure{Cause: err, Call: callPing, End: jobend.EngineGone, What: "The container engine does not answer.",
@@ -238,7 +238,7 @@ func callFailure(what string, err error) error {
 	}
 	if isLost(err) {
 		return &engine.Failure{Cause: err, Call: what, End: jobend.EngineGone,
-			What:   fmt.Sprintf("The container engine went away when it was to %s.", what),
+			What:   fmt.Sprintf("The container engine stopped answering when it was asked to %s.", what),
 			Advice: "Send the job again when it is back."}
 	}
 	return &engine.Failure{Cause: err, Call: what,

@@ -58,7 +58,7 @@ func TestForeignAgent(t *testing.T) {
 	}
 	defer d.Close()
 	_, err = d.Info(t.Context())
-	wantTold(t, err, "engine-gone: The builder and the agent of the container engine do not know each other. "+
+	wantTold(t, err, "engine-gone: The builder and the agent of the container engine do not trust each other's keys. "+
 		"Give both the keys that one run of 'iglu-builder agent keys' has made (IGLU_AGENT_KEYS). [answer]")
 }
 
@@ -78,7 +78,7 @@ func TestDialWithoutDockersTLS(t *testing.T) {
 // pings it first.
 func TestNoEngine(t *testing.T) {
 	t.Parallel()
-	const notAllowed = "engine-gone: The builder may not talk to the container engine. Run it as a user of the group that the engine's socket belongs to " +
+	const notAllowed = "engine-gone: The builder has no permission to use the container engine. Run it as a user of the group that the engine's socket belongs to " +
 		"(with docker-compose, set DOCKER_GID to that group's number). [answer]"
 	calls := map[string]func(context.Context, *fixture) error{
 		"Info":           func(ctx context.Context, f *fixture) error { _, err := f.Info(ctx); return err },

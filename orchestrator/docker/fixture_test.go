@@ -248,7 +248,7 @@ func failedTo(call, why string) string {
 
 // wentAway is what told returns of a call whose connection was lost.
 func wentAway(call string) string {
-	return fmt.Sprintf("engine-gone: The container engine went away when it was to %s. Send the job again when it is back. [%s]", call, call)
+	return fmt.Sprintf("engine-gone: The container engine stopped answering when it was asked to %s. Send the job again when it is back. [%s]", call, call)
 }
 
 const (

@@ -59,7 +59,7 @@ func (l *Lease) Open(ctx context.Context, say func(line string)) error {
 		return err
 	}
 	if l.fresh {
-		say("this job begins with the image's own Nix store: filling " + l.key.Name)
+		say("creating this job's Nix store from the image: " + l.key.Name)
 		return p.engine.Volumes().Create(ctx, l.volume)
 	}
 	return nil

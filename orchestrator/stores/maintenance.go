@@ -59,7 +59,7 @@ func (p *Pool) Maintain(ctx context.Context, run Runner) {
 		case <-timer.C:
 			again, err := p.maintainAll(ctx, run)
 			if err != nil && ctx.Err() == nil {
-				p.log.Warn("cannot look after the stores", "err", err)
+				p.log.Warn("cannot maintain the stores", "err", err)
 			}
 			if waiting = again; again {
 				timer.Reset(idleTime)

@@ -79,7 +79,7 @@ func (g *Guard) CheckNetwork(w http.ResponseWriter, r *http.Request) (reason str
 	if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !g.options.IsOfJobs(from.Addr()) {
 		return ""
 	}
-	http.Error(w, "The builder takes no clients from the network that its jobs are on.", http.StatusForbidden)
+	http.Error(w, "The builder accepts no clients from the network of its jobs.", http.StatusForbidden)
 	return RefusedNetwork
 }
 

@@ -275,7 +275,7 @@ func TestCheckNetwork(t *testing.T) {
 			request, w := newRequest("GET", "/", nil, ""), httptest.NewRecorder()
 			request.RemoteAddr = test.from
 			reason := New(Options{IsOfJobs: test.isOfJobs}, nil).CheckNetwork(w, request)
-			checkRejected(t, reason, w, test.want, 403, "The builder takes no clients from the network that its jobs are on.")
+			checkRejected(t, reason, w, test.want, 403, "The builder accepts no clients from the network of its jobs.")
 		})
 	}
 }

@@ -27,7 +27,7 @@ func wantStopped(t *testing.T, s *fixture.Server) {
 }
 
 // takesNoMore reports whether a server has logged that it takes no more jobs.
-func takesNoMore(log string) bool { return strings.Contains(log, "taking no more jobs") }
+func takesNoMore(log string) bool { return strings.Contains(log, "accepting no more jobs") }
 
 // TestGrace asks a server to stop while its job runs: the job may end, no other is taken.
 func TestGrace(t *testing.T) { fixture.OnEngines(t, grace) }
