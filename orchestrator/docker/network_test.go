@@ -280,7 +280,7 @@ func TestNetworkFails(t *testing.T) {
 		}, usedUp, 1},
 		{"last look", func(e *fakeengine.Engine) { e.Break(callAt(list, 3), "500") }, failedTo(callNetwork, says), 1},
 		{"not there", func(e *fakeengine.Engine) { e.Answer(callAt(list, 3), 200, "[]") },
-			failedTo(callNetwork, "the network is not there although it has just been made"), 1},
+			failedTo(callNetwork, "the network does not exist although it has just been created"), 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			bubble(t, fakeengine.Podman, nil, func(t *testing.T, f *fixture) {
