@@ -9,7 +9,7 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// A classed tells which stores jobs have.
+// A classed fixture returns which stores jobs have.
 type classed struct {
 	pool    *stores.Pool
 	options Options
@@ -135,7 +135,7 @@ func TestClassOfOperator(t *testing.T) {
 	}
 }
 
-// TestSameClass has what does not count for who is trusted be different.
+// TestSameClass changes settings that do not affect which keys are trusted: the store is the same.
 func TestSameClass(t *testing.T) {
 	d := classedAs(stores.Repository, t.TempDir())
 	own := d.store(t, pushing(), UserNix)

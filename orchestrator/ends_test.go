@@ -42,7 +42,7 @@ func outOfTime(build, silence time.Duration) func(*options) {
 	return func(o *options) { o.Deadlines = Deadlines{Build: build, Silence: silence} }
 }
 
-// TestEnds has jobs end in every way that is not a call gone wrong.
+// TestEnds runs jobs that end in every way except by a failed call of the engine.
 func TestEnds(t *testing.T) {
 	const killed = "Something went wrong while building. Builder exited with error code %d " +
 		"The job's container was ended from outside, not by the builder. The administrator of the container engine may know why."
@@ -129,7 +129,7 @@ func TestNotSilent(t *testing.T) {
 	})
 }
 
-// TestOutputThatDoesNotEnd has a container end whose output the engine keeps open.
+// TestOutputThatDoesNotEnd runs a container whose output the engine keeps open after the container's end.
 func TestOutputThatDoesNotEnd(t *testing.T) {
 	for code, want := range map[int]string{
 		3: "exited 3 after 10s: Something went wrong while building. Builder exited with error code 3",
@@ -176,7 +176,7 @@ func TestNoEngine(t *testing.T) {
 	}
 }
 
-// TestImage has the image be pulled, and not be there.
+// TestImage uses an image that is pulled, and one that is missing.
 func TestImage(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, f *fixture) {
 		f.engine.Missing = true
@@ -223,7 +223,7 @@ func TestOtherPlatform(t *testing.T) {
 	})
 }
 
-// TestAPIVersion has engines speak older versions of the API, and one that is too old.
+// TestAPIVersion uses engines with older versions of the API, and one that is too old.
 func TestAPIVersion(t *testing.T) {
 	for version, want := range map[string]string{"1.41": "/v1.41/", "1.44": "/v1.44/", "9.99": "/v1.51/"} {
 		bubble(t, nil, func(t *testing.T, f *fixture) {
@@ -238,7 +238,7 @@ func TestAPIVersion(t *testing.T) {
 	}
 }
 
-// TestNetwork has the jobs' network be missing, be one of two, and be hard to make.
+// TestNetwork uses engines on which the jobs' network is missing, exists twice, and is hard to create.
 func TestNetwork(t *testing.T) {
 	own := func(o *options) { o.engine.Network = "own" }
 	bubble(t, own, func(t *testing.T, f *fixture) {
@@ -344,7 +344,7 @@ func TestConfinement(t *testing.T) {
 	}
 }
 
-// TestFixedLimits has limits be no shares, of which one is more than there is.
+// TestFixedLimits sets fixed limits. One is more than the machine has.
 func TestFixedLimits(t *testing.T) {
 	limits := func(o *options) {
 		o.Limits = Limits{Memory: Amount{Fixed: 1 << 30}, CPUs: Amount{Fixed: 64}, PIDs: 100}

@@ -20,20 +20,20 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// A brokenCall is a call of the engine that goes wrong, and the job that makes it.
+// A brokenCall is a call of the engine that fails, and the job that makes it.
 type brokenCall struct {
 	fakeengine.Call
 	life
 }
 
-// A life is a job that makes calls.
+// A life is a job, with the calls that it makes.
 type life struct {
 	command string
 	change  func(*options) // of the builder, if any
 	cancels bool           // somebody cancels it when it runs
 }
 
-// callsOf are calls of a life.
+// callsOf returns the calls of a life.
 func callsOf(l life, calls ...fakeengine.Call) (all []brokenCall) {
 	for _, c := range calls {
 		all = append(all, brokenCall{c, l})
@@ -80,7 +80,7 @@ var brokenCalls = slices.Concat(
 	callsOf(life{command: "count 3", change: func(o *options) { o.engine.Network = "bridge" }}, callAt("inspect network", "GET /networks/bridge", 1)),
 )
 
-// faults are the ways in which every call goes wrong.
+// faults are the ways in which each call fails.
 var faults = []fakeengine.Fault{fakeengine.Slow, fakeengine.Stall, fakeengine.Gone, fakeengine.Reset, fakeengine.Lost, fakeengine.Cut,
 	fakeengine.Garbage, "404", "409", "500", cancel}
 
@@ -148,7 +148,7 @@ func (call brokenCall) breaks(t *testing.T, recording string, fault fakeengine.F
 	return outcome
 }
 
-// outcome returns what has come of a job, for a report.
+// outcome returns the result of a job, for a report.
 func (f *fixture) outcome(end finished) string {
 	var text strings.Builder
 	fmt.Fprint(&text, end)

@@ -230,7 +230,7 @@ func runCommand(p *fakeengine.Process) int {
 	panic("the test sends a command that there is not: " + command)
 }
 
-// linger returns 0 when a time has come, or how a job ends that is ended before.
+// linger returns 0 at a certain time, or the end of the job if it is ended before.
 func linger(p *fakeengine.Process, until <-chan time.Time) int {
 	select {
 	case <-until:
@@ -285,7 +285,7 @@ type finished struct {
 	took     time.Duration
 }
 
-// A job is one that is under way.
+// A job is a running job.
 type job struct {
 	lines  chan string // each write of lines
 	ended  chan schemas.Message
@@ -365,7 +365,7 @@ func (f *fixture) do(command string) finished {
 // two things came first.
 const brief = 2 * time.Second
 
-// String returns all that a client is told of an end, and how long it took to come.
+// String returns all that a client reads about an end, and how long the end took.
 func (e finished) String() string {
 	text := e.event.End
 	if e.event.ExitCode != nil {

@@ -115,7 +115,7 @@ func (e *crowdedEngine) maintain(p *memengine.Process) int {
 	return 143
 }
 
-// A tended builder is one that looks after what it has.
+// A tended builder is a builder whose Maintain runs.
 type tended struct {
 	*Builder
 	stop    func()

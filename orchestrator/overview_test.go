@@ -77,7 +77,7 @@ func TestNodes(t *testing.T) {
 	})
 }
 
-// TestNodesReady has a builder be ready while a job could run on any of its nodes, and say else why not on each.
+// TestNodesReady checks that a builder is ready while a job could run on any node. Otherwise it gives the reason of each node.
 func TestNodesReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2)
@@ -108,7 +108,7 @@ func TestNodesReady(t *testing.T) {
 	})
 }
 
-// TestImageIsTriedAgain has a builder that is not ready for want of the image get it without a job.
+// TestImageIsTriedAgain checks that a builder whose image is missing pulls it without a job, and is then ready.
 func TestImageIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 1)

@@ -238,7 +238,7 @@ func TestSubmitWithoutLog(t *testing.T) {
 	}
 }
 
-// TestDrainQueue has jobs that wait run, too, for as long as there is time.
+// TestDrainQueue checks that waiting jobs run during a drain, as long as there is time.
 func TestDrainQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _, _ := builder(t, new(clock).run, func(o *Options) { o.MaxQueued, o.DrainQueue = 4, true })
@@ -272,7 +272,7 @@ func TestDrainQueue(t *testing.T) {
 	})
 }
 
-// TestDrain has one job end in time, and one not; two wait. Each has its verdict.
+// TestDrain drains a builder while one job ends in time, one does not, and two wait. It checks each verdict.
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _, _ := builder(t, new(clock).run, func(o *Options) { o.MaxJobs, o.MaxQueued = 2, 4 })

@@ -87,7 +87,7 @@ func TestRetry(t *testing.T) {
 	})
 }
 
-// TestRetryOnce has a job lose both of its nodes.
+// TestRetryOnce runs a job that loses both of its nodes.
 func TestRetryOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newRetryLab(t, 3)
@@ -102,7 +102,7 @@ func TestRetryOnce(t *testing.T) {
 	})
 }
 
-// TestRetryOfNothing has a node be lost before a container of the job has started there: nothing is waited for.
+// TestRetryOfNothing loses a node before the job's container has started there: the job does not wait.
 func TestRetryOfNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newRetryLab(t, 2)
@@ -116,7 +116,7 @@ func TestRetryOfNothing(t *testing.T) {
 	})
 }
 
-// TestRetryAlone has the one node be lost, and come back: the job runs there again.
+// TestRetryAlone loses the only node, which returns: the job runs there again.
 func TestRetryAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, store := range []string{"a", ""} { // without a repository, it has none that outlives it
@@ -151,7 +151,7 @@ func TestRetryRemoves(t *testing.T) {
 	})
 }
 
-// TestRetryEnds has something end a lost job before it runs again.
+// TestRetryEnds ends a lost job before it runs again.
 func TestRetryEnds(t *testing.T) {
 	for want, what := range map[jobend.End]func(l *lab, leave context.CancelCauseFunc){
 		jobend.TimedOut:   func(l *lab, _ context.CancelCauseFunc) { time.Sleep(time.Minute) },

@@ -125,7 +125,7 @@ func TestPlainClient(t *testing.T) {
 	}
 }
 
-// TestRefusalsOfEvents has clients of events be told of refusals as others are.
+// TestRefusalsOfEvents checks that clients of events get the same refusals as others.
 func TestRefusalsOfEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newHeldBuilder()
@@ -147,7 +147,7 @@ func TestRefusalsOfEvents(t *testing.T) {
 	})
 }
 
-// TestEventsToNobody has a job write messages to a client that has left: it is told so.
+// TestEventsToNobody runs a job that writes messages to a client that has disconnected: the write fails.
 func TestEventsToNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failed := make(chan error, 1)

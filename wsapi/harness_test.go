@@ -31,7 +31,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// What clients are told. Each is in the document's form; see inForm.
+// The messages that clients get, in the format of the document; see inForm.
 const (
 	accepted     = `{"msg":"Start Building","jobStatus":"starting"}`
 	busy         = `{"error":"A build job is already running.","jobStatus":"running"}`
@@ -41,7 +41,7 @@ const (
 	cancelledFor = `{"error":"The job was cancelled.","msg":"%s","jobStatus":"failed"}` // see heldBuilder
 )
 
-// notJSON is what a client is told whose message is no JSON, and where.
+// notJSON is the answer to a message that is not JSON; it says where the error is.
 func notJSON(where string) string {
 	return fmt.Sprintf(`{"error":"Not a valid JSON","msg":%q,"jobStatus":"failed"}`, where)
 }
@@ -68,7 +68,7 @@ func (b *fakeBuilder) Start(ctx context.Context, request *schemas.Request, clien
 	return &fakeJob{ctx: ctx, build: func(ctx context.Context, out io.Writer) schemas.Message { return b.build(ctx, request, out) }}
 }
 
-// Submit starts a job with the id "submitted", or one that has ended at once if it fails.
+// Submit starts a job with the id "submitted", or returns a refusal.
 func (b *fakeBuilder) Submit(request *schemas.Request, client string) (id string, refusal *schemas.Response) {
 	release, ok := b.Acquire()
 	if !ok {
@@ -219,7 +219,7 @@ func serveTLS(t *testing.T, builder Builder, change ...func(*Options)) *fixture 
 	return f
 }
 
-// certificate returns one that nobody trusts.
+// certificate returns a certificate that nobody trusts.
 func certificate(t *testing.T) tls.Certificate {
 	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
@@ -288,7 +288,7 @@ func (f *fixture) noteRefusal(reason string) {
 	f.refused = append(f.refused, reason)
 }
 
-// wantRefused checks the reasons that the server has told so far.
+// wantRefused checks the reasons that the server has reported so far.
 func (f *fixture) wantRefused(want ...string) {
 	f.t.Helper()
 	f.mu.Lock()

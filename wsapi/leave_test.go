@@ -14,7 +14,7 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// A leaving is a way in which a client goes, and what its job ends with.
+// A leaving is a way in which a client disconnects, and how its job then ends.
 type leaving struct {
 	leave func(c *client)
 	end   jobend.End
@@ -195,7 +195,7 @@ func TestNoWriteAfterTheEnd(t *testing.T) {
 	})
 }
 
-// TestNoBuildForNobody has a client be gone before it can be told that its job is accepted.
+// TestNoBuildForNobody checks that no job is started if its client disconnects before it is accepted.
 func TestNoBuildForNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, &fakeBuilder{build: func(context.Context, *schemas.Request, io.Writer) schemas.Message {

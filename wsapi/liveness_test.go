@@ -358,7 +358,7 @@ func TestClientDoesNotClose(t *testing.T) {
 	}
 }
 
-// TestPings has a client ask for a sign of life again and again while it is sent lines.
+// TestPings uses a client that sends many pings while it gets lines.
 func TestPings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newHeldBuilder()

@@ -182,7 +182,7 @@ func (p *memPipe) write(from []byte) (n int, err error) {
 	}
 }
 
-// A deadline wakes those who wait for a pipe.
+// A deadline wakes the goroutines that wait for a pipe.
 type deadline struct {
 	at    time.Time // zero: none
 	timer *time.Timer

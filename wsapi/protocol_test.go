@@ -98,7 +98,7 @@ func TestStackRefusals(t *testing.T) {
 	})
 }
 
-// TestOutput has jobs print, and end.
+// TestOutput runs jobs that print, and end.
 func TestOutput(t *testing.T) {
 	unable := schemas.Unable("The container engine does not answer.", "Start it.")
 	eachForm(t, func(t *testing.T, form schemas.Format) {

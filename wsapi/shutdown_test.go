@@ -25,7 +25,7 @@ func inBackgroundOf(wait func()) <-chan struct{} {
 	return done
 }
 
-// TestClose ends the running job, whose client is told, and those of clients that have none.
+// TestClose ends the running job, and the connections of clients without a job. Each client gets a message.
 func TestClose(t *testing.T) {
 	forms(t, func(t *testing.T, form schemas.Format) {
 		b := newHeldBuilder()
@@ -102,7 +102,7 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// TestDrainWithoutJob has a client not have sent its job: it is told at once.
+// TestDrainWithoutJob drains a server while a client has not sent its job: the client gets a message immediately.
 func TestDrainWithoutJob(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, &fakeBuilder{})

@@ -18,7 +18,7 @@ func (f *fixture) post(job string, header http.Header) (response *http.Response,
 	return f.do(newRequest(f.t, http.MethodPost, SubmitPath, header, job))
 }
 
-// TestSubmit posts a job, which goes on when its sender has gone.
+// TestSubmit posts a job, which continues when its client has disconnected.
 func TestSubmit(t *testing.T) {
 	forms(t, func(t *testing.T, form schemas.Format) {
 		b := newHeldBuilder()

@@ -60,7 +60,7 @@ func BenchmarkSingleLines(b *testing.B) {
 	}
 }
 
-// BenchmarkReaders is what a line costs a reader of a million.
+// BenchmarkReaders measures the time for each line that a reader of a million lines needs.
 func BenchmarkReaders(b *testing.B) {
 	store, err := Open(b.TempDir(), Keep{}, 1<<40)
 	if err != nil {

@@ -149,7 +149,7 @@ func TestFollowDerivation(t *testing.T) {
 	}
 }
 
-// Of derivations that print too much, the log says where it is cut.
+// The log of a derivation that prints too much has a line that says where it is cut.
 func TestDerivationLogIsCut(t *testing.T) {
 	log, r, _ := derivationsLog(t, 200_000)
 	log.Event(schemas.DerivationEvent{Derivation: hello, State: schemas.DerivationBuilding})

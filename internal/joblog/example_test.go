@@ -45,7 +45,7 @@ func Example() {
 	// 6: Build was successfull
 }
 
-// writeLog is the job's side. The output of a program arrives in chunks, which the log cuts into lines.
+// writeLog writes the log of a job. The output of a program arrives in chunks, which the log splits into lines.
 func writeLog(store *joblog.Store) error {
 	log, err := store.Create("job-1", redact.New("s3cret-api-key"))
 	if err != nil {

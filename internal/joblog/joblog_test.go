@@ -128,7 +128,7 @@ func TestFollowers(t *testing.T) {
 	}
 }
 
-// lineByLine hands each write over as it comes.
+// lineByLine sends each write to a channel.
 type lineByLine chan string
 
 func (c lineByLine) Write(p []byte) (int, error) {
@@ -136,7 +136,7 @@ func (c lineByLine) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A line is with its reader as soon as it has ended, though nothing comes after it.
+// A reader gets a line as soon as the line has ended, even if no other line follows.
 func TestEachLineAtOnce(t *testing.T) {
 	l := newLog(t)
 	got := make(lineByLine)
@@ -243,12 +243,12 @@ func TestCancelWhileWaiting(t *testing.T) {
 	}
 }
 
-// writerFunc is an io.Writer made of a function.
+// writerFunc is a function that implements io.Writer.
 type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// A follower ends with its ctx also while there is still much to write.
+// A follower returns when its ctx ends, even if there are many more lines to write.
 func TestCancelWhileBehind(t *testing.T) {
 	l := newLog(t)
 	text := strings.Repeat(strings.Repeat("x", 99)+"\n", 20*followBuffer/100)
@@ -280,7 +280,7 @@ func TestFailingReader(t *testing.T) {
 	}
 }
 
-// A log whose file is closed underneath says so to the writer, and its readers end.
+// If a log's file is closed, the writer and the readers get an error.
 func TestClosedFile(t *testing.T) {
 	l := newLog(t)
 	result := follow(context.Background(), l, newReader())

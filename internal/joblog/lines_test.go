@@ -44,7 +44,7 @@ func limitedLog(t testing.TB, maxBytes int64) *Log {
 	return l
 }
 
-// write writes chunks to s and fails the test if that fails.
+// write writes chunks to s, and fails the test if a write fails.
 func write(t testing.TB, s *Stream, chunks ...string) {
 	t.Helper()
 	for _, chunk := range chunks {
@@ -54,7 +54,7 @@ func write(t testing.TB, s *Stream, chunks ...string) {
 	}
 }
 
-// sealed seals l and returns its lines.
+// sealed completes l and returns its lines.
 func sealed(t testing.TB, l *Log) []string {
 	t.Helper()
 	l.Complete()
@@ -208,7 +208,7 @@ func TestLines(t *testing.T) {
 	}
 }
 
-// mixture has every kind of end and of rune beside each other.
+// mixture has every combination of line ends and runes.
 const mixture = "a\r\n\r\r\nb\n\n\ré枝😀\xff\xe6\x9e\r\x9d\xf0\x9f\n\x00\x1b[0m\rlast 😀"
 
 func TestEveryCut(t *testing.T) {
@@ -350,7 +350,7 @@ func chunks(data, cuts []byte) []string {
 	return chunks
 }
 
-// Chunks that two streams write by turns become the lines of each.
+// Two streams that write chunks in turn do not mix their lines.
 func TestStreamsDoNotMix(t *testing.T) {
 	l := newLog(t)
 	out, err := l.Stream(schemas.Stdout), l.Stream(schemas.Stdout)

@@ -224,7 +224,7 @@ func checkText(t *testing.T, r *Reader, messages []string) {
 	}
 }
 
-// A single message comes at once, an event too.
+// A reader gets a single message immediately, and also a single event.
 func TestEachMessageAtOnce(t *testing.T) {
 	l := newLog(t)
 	got := make(chan int64, 10)
@@ -319,7 +319,7 @@ func TestJournalOfAKilledServer(t *testing.T) {
 	}
 }
 
-// A file that is no journal ends a reader with an error, and does not have it read for ever.
+// If the file is not a journal, a reader returns an error, and does not read without an end.
 func FuzzJournal(f *testing.F) {
 	f.Add([]byte{eventRecord | sameTime, 2, '{', '}', stdoutLines | oneLine, 2})
 	f.Add([]byte{responseRecord, 2, 2, '{', '}', stderrLines, 1, 3})
@@ -453,7 +453,7 @@ func TestNoReader(t *testing.T) {
 	}
 }
 
-// A reader that is there when its log is removed reads on.
+// A reader can read on after its log was removed.
 func TestReaderOfARemovedLog(t *testing.T) {
 	store, err := Open(t.TempDir(), Keep{Jobs: 0}, 1<<40)
 	if err != nil {

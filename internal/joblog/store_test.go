@@ -15,7 +15,7 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// end writes a log of a job and closes it, as old as it is to be.
+// end writes the log of a job, closes it and sets its age.
 func end(t *testing.T, s *Store, job string, age time.Duration) {
 	t.Helper()
 	l, err := s.Create(job, nil)
@@ -129,7 +129,7 @@ func TestKeepBytes(t *testing.T) {
 	}
 }
 
-// A log that is being written is not one of those that are counted, and not removed.
+// A log that is being written does not count as one of the kept logs, and is not removed.
 func TestCurrentLogStays(t *testing.T) {
 	folder := t.TempDir()
 	s, err := Open(folder, Keep{Jobs: 0}, 1<<30)
@@ -236,7 +236,7 @@ func checkCut(t *testing.T, lines int, got string) {
 	}
 }
 
-// A line that alone is longer than what is kept of the end loses its beginning.
+// If the last line alone is longer than the kept end of the log, its beginning is removed.
 func TestCutLongLine(t *testing.T) {
 	l := limitedLog(t, 256<<10)
 	write(t, l.Stream(schemas.Stdout), strings.Repeat("x\n", 200<<10), strings.Repeat("日本", 100<<10)+"end\n")
@@ -250,7 +250,7 @@ func TestCutLongLine(t *testing.T) {
 	}
 }
 
-// TestFollowFromALine starts readers everywhere, marks and their neighbours included.
+// TestFollowFromALine starts readers at many lines, including the lines at the marks and next to them.
 func TestFollowFromALine(t *testing.T) {
 	const lines = 40_000 // 2.6 MB, some marks
 	l := newLog(t)

@@ -21,7 +21,7 @@ var (
 	calls    = []string{"pull the job image", "start the container"}
 )
 
-// used returns metrics every one of which has counted something.
+// used returns metrics that all have counted something.
 func used() *Metrics {
 	m := New(Build{Version: "1.2.3", Revision: "abc", GoVersion: "go1.26"}, refusals, calls, false)
 	m.Stores(func() (int, int64) { return 2, 5 << 30 })
@@ -53,7 +53,7 @@ func ofNodes() *Metrics {
 	return m
 }
 
-// TestNodes has what is a node's own by node.
+// TestNodes checks the metrics that have a label for the node.
 func TestNodes(t *testing.T) {
 	const want = `
 # HELP iglu_builder_engine_errors_total Failed calls of the container engine, by call.
@@ -251,7 +251,7 @@ func TestDashboard(t *testing.T) {
 	}
 }
 
-// TestDocumentation holds the table of docs/metrics.md against the metrics.
+// TestDocumentation compares the table of docs/metrics.md with the metrics.
 func TestDocumentation(t *testing.T) {
 	text, err := os.ReadFile("../../docs/metrics.md")
 	if err != nil {

@@ -84,10 +84,10 @@ func TestCreateFails(t *testing.T) {
 	}{
 		{"machine", callAt("GET /info", 1), "500", failedTo(machine, says), 0},
 		{"network", callAt("GET /networks", 1), "500", failedTo("provide the jobs' network", says), 0},
-		{"network", callAt("POST /networks/create", 1), fakeengine.Gone, wentAway("provide the jobs' network"), 0},
+		{"network", callAt("POST /networks/create", 1), fakeengine.Gone, stoppedAnswering("provide the jobs' network"), 0},
 		{"program", callAt("POST /volumes/create", 1), "500", failedTo("take the builder's program", "create volume: "+says), 0},
 		{"container", callAt("POST /containers/create", 4), "500", failedTo(call, says), 0},
-		{"container", callAt("POST /containers/create", 4), fakeengine.Reset, wentAway(call), 0},
+		{"container", callAt("POST /containers/create", 4), fakeengine.Reset, stoppedAnswering(call), 0},
 		{"container", callAt("POST /containers/create", 4), fakeengine.Stall,
 			failedTo(call, `Post "http://%2Frun%2Fdocker.sock/v1.41/containers/create?name=one": context deadline exceeded`), 2 * time.Minute},
 	} {
@@ -120,7 +120,7 @@ func TestCreateFails(t *testing.T) {
 	})
 }
 
-// TestCreateOutlivesItsContext has the client go away before the container is made.
+// TestCreateOutlivesItsContext cancels the context before the container is created.
 func TestCreateOutlivesItsContext(t *testing.T) {
 	t.Parallel()
 	bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
@@ -133,7 +133,7 @@ func TestCreateOutlivesItsContext(t *testing.T) {
 	})
 }
 
-// TestExit has containers end by themselves. Podman does not notice what the kernel has killed.
+// TestExit runs containers that end by themselves. Podman does not notice that the kernel has killed a process.
 func TestExit(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -220,7 +220,7 @@ func TestUnsureExit(t *testing.T) {
 	}
 }
 
-// TestLostExit waits for a container until the context ends, and until the engine dies.
+// TestLostExit waits for a container until the context ends, and until the engine is killed.
 func TestLostExit(t *testing.T) {
 	t.Parallel()
 	both(t, nil, func(t *testing.T, f *fixture) {
@@ -233,11 +233,11 @@ func TestLostExit(t *testing.T) {
 		}
 		f.fake.Refuse(syscall.ECONNREFUSED)
 		_, err := c.Wait(t.Context())
-		wantTold(t, err, wentAway("wait for the container"))
+		wantTold(t, err, stoppedAnswering("wait for the container"))
 		if err := s.Copy(io.Discard, io.Discard); !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("the output ends with %v", err)
 		}
-		wantTold(t, c.Remove(t.Context()), wentAway("remove the container"))
+		wantTold(t, c.Remove(t.Context()), stoppedAnswering("remove the container"))
 		f.fake.Return()
 	})
 }
@@ -284,11 +284,11 @@ func TestStartFails(t *testing.T) {
 	}{
 		{"attach refused", fakeengine.Docker, "attach", "404", failedTo(attach, "unable to upgrade to tcp, received 404"), 0},
 		{"attach refused", fakeengine.Podman, "attach", "500", failedTo(attach, "unable to upgrade to tcp, received 500"), 0},
-		{"attach lost", fakeengine.Docker, "attach", fakeengine.Lost, wentAway(attach), 0},
+		{"attach lost", fakeengine.Docker, "attach", fakeengine.Lost, stoppedAnswering(attach), 0},
 		{"attach stalled", fakeengine.Docker, "attach", fakeengine.Stall, failedTo(attach, "context deadline exceeded"), late},
 		{"attach too slow", fakeengine.Docker, "attach", fakeengine.Slow, failedTo(attach, "context deadline exceeded"), late},
 		{"start refused", fakeengine.Docker, "start", "404", failedTo(start, says), 0},
-		{"start lost", fakeengine.Docker, "start", fakeengine.Reset, wentAway(start), 0},
+		{"start lost", fakeengine.Docker, "start", fakeengine.Reset, stoppedAnswering(start), 0},
 		{"start stalled", fakeengine.Docker, "start", fakeengine.Stall,
 			failedTo(start, `Post "http://%2Frun%2Fdocker.sock/v1.41/containers/ID/start": context deadline exceeded`), late},
 		{"wait stalled", fakeengine.Docker, "wait", fakeengine.Stall,
@@ -369,7 +369,7 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// TestStopFails has the engine fail to stop a container. Stop returns after 30 s at most.
+// TestStopFails uses an engine that cannot stop a container. Stop returns after at most 30 s.
 func TestStopFails(t *testing.T) {
 	t.Parallel()
 	const call = "stop the container"
@@ -378,7 +378,7 @@ func TestStopFails(t *testing.T) {
 		took time.Duration
 	}{
 		"500":            {failedTo(call, says), 0},
-		fakeengine.Reset: {wentAway(call), 0},
+		fakeengine.Reset: {stoppedAnswering(call), 0},
 		fakeengine.Stall: {failedTo(call, `Post "http://%2Frun%2Fdocker.sock/v1.41/containers/ID/stop?t=3": context deadline exceeded`), 30 * time.Second},
 	} {
 		bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
@@ -428,7 +428,7 @@ func TestRemove(t *testing.T) {
 		},
 			failedTo(call, "Error response from daemon: removal of container one is already in progress"), 30 * time.Second, true},
 		{"failing", func(f *fixture) { f.fake.Break(callAt("DELETE /containers/.*", 1), "500") }, failedTo(call, says), 0, true},
-		{"lost", func(f *fixture) { f.fake.Break(callAt("DELETE /containers/.*", 1), fakeengine.Lost) }, wentAway(call), 0, false},
+		{"lost", func(f *fixture) { f.fake.Break(callAt("DELETE /containers/.*", 1), fakeengine.Lost) }, stoppedAnswering(call), 0, false},
 		{"stalled", func(f *fixture) { f.fake.Break(callAt("DELETE /containers/.*", 1), fakeengine.Stall) },
 			failedTo(call, `Delete "http://%2Frun%2Fdocker.sock/v1.41/containers/ID?force=1&v=1": context deadline exceeded`), 30 * time.Second, true},
 	} {
@@ -499,7 +499,7 @@ func TestClosedStream(t *testing.T) {
 	})
 }
 
-// TestBrokenStream has a writer of the output fail, and an output that is none of an engine.
+// TestBrokenStream uses a writer that fails, and an output that is not in the engine's format.
 func TestBrokenStream(t *testing.T) {
 	t.Parallel()
 	line := func(p *fakeengine.Process) int { fmt.Fprintln(p.Stdout, "line"); return 0 }
@@ -525,7 +525,7 @@ func TestLostStream(t *testing.T) {
 	t.Parallel()
 	reset := iotest.ErrReader(&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)})
 	s := stream{types.HijackedResponse{Reader: bufio.NewReader(reset)}}
-	wantTold(t, s.Copy(io.Discard, io.Discard), wentAway("pass on the container's output"))
+	wantTold(t, s.Copy(io.Discard, io.Discard), stoppedAnswering("pass on the container's output"))
 }
 
 type failingWriter struct{ err error }
@@ -627,7 +627,7 @@ func TestList(t *testing.T) {
 		took time.Duration
 	}{
 		"500":           {failedTo("list containers", says), 0},
-		fakeengine.Gone: {wentAway("list containers"), 0},
+		fakeengine.Gone: {stoppedAnswering("list containers"), 0},
 		fakeengine.Stall: {failedTo("list containers", `Get "http://%2Frun%2Fdocker.sock/v1.41/containers/json?all=1&filters=`+
 			`%7B%22label%22%3A%7B%22sh.iglu.builder.instance%3Dtest%22%3Atrue%7D%7D": context deadline exceeded`), 2 * time.Minute},
 	} {

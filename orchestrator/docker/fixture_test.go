@@ -241,13 +241,13 @@ func wantTold(t *testing.T, err error, want string) {
 	}
 }
 
-// failedTo is what told returns of a call that failed for a reason.
+// failedTo returns the result of told for a call that failed for a reason.
 func failedTo(call, why string) string {
 	return fmt.Sprintf("The container engine failed to %s: %s. If a setting of the builder is not the cause, its log and the engine's say more. [%s]", call, why, call)
 }
 
-// wentAway is what told returns of a call whose connection was lost.
-func wentAway(call string) string {
+// stoppedAnswering returns the result of told for a call whose connection was lost.
+func stoppedAnswering(call string) string {
 	return fmt.Sprintf("engine-gone: The container engine stopped answering when it was asked to %s. Send the job again when it is back. [%s]", call, call)
 }
 

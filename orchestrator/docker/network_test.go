@@ -54,13 +54,13 @@ func (f *fixture) jobsNetwork(t *testing.T) string {
 	return ""
 }
 
-// latestNetwork returns what the container that was made last is connected to.
+// latestNetwork returns the network of the container that was created last.
 func (f *fixture) latestNetwork() string {
 	all := f.fake.Containers()
 	return string(all[len(all)-1].HostConfig.NetworkMode)
 }
 
-// TestNetworkMadeOnce makes two containers; the network is made for the first.
+// TestNetworkMadeOnce creates two containers. The network is created for the first.
 func TestNetworkMadeOnce(t *testing.T) {
 	t.Parallel()
 	both(t, nil, func(t *testing.T, f *fixture) {
@@ -79,7 +79,7 @@ func TestNetworkMadeOnce(t *testing.T) {
 	})
 }
 
-// TestNetworkLock looks at the container that is the lock while the network is made.
+// TestNetworkLock looks at the container that is the lock while the network is created.
 func TestNetworkLock(t *testing.T) {
 	t.Parallel()
 	both(t, nil, func(t *testing.T, f *fixture) {
@@ -245,7 +245,7 @@ func TestNetworkMadeMeanwhile(t *testing.T) {
 	})
 }
 
-// TestNetworkFails has the calls fail that make the network.
+// TestNetworkFails lets the calls fail that create the network.
 func TestNetworkFails(t *testing.T) {
 	t.Parallel()
 	const (
@@ -297,14 +297,14 @@ func TestNetworkFails(t *testing.T) {
 	}
 }
 
-// answers has the first calls of a kind fail with an answer.
+// answers makes the first calls of a kind fail with an answer.
 func answers(e *fakeengine.Engine, kind string, times int, answer string) {
 	for n := range times {
 		e.Answer(callAt(kind, n+1), 500, answer)
 	}
 }
 
-// TestNetworkThatIsSet connects jobs to a network that the builder has not made.
+// TestNetworkThatIsSet connects jobs to a network that the builder has not created.
 func TestNetworkThatIsSet(t *testing.T) {
 	t.Parallel()
 	both(t, func(o *Options) { o.Network = "own" }, func(t *testing.T, f *fixture) {
@@ -327,7 +327,7 @@ func TestNetworkThatIsSet(t *testing.T) {
 	})
 }
 
-// TestOffline makes a container that gets no network: none is looked for, or made.
+// TestOffline creates a container without a network: no network is searched or created.
 func TestOffline(t *testing.T) {
 	t.Parallel()
 	for _, network := range []string{"", "own"} {
@@ -376,7 +376,7 @@ func TestAddressesStay(t *testing.T) {
 	t.Parallel()
 	for network, call := range map[string]string{"": "GET /networks", "own": "GET /networks/own"} {
 		for fault, want := range map[fakeengine.Fault]string{
-			"500": failedTo(callNetwork, says), fakeengine.Gone: wentAway(callNetwork),
+			"500": failedTo(callNetwork, says), fakeengine.Gone: stoppedAnswering(callNetwork),
 			fakeengine.Reset: "", // the question is repeated on another connection
 			fakeengine.Stall: failedTo(callNetwork, "context deadline exceeded"),
 		} {

@@ -226,11 +226,11 @@ func TestProgramFails(t *testing.T) {
 	}{
 		{"create volume", callAt("POST /volumes/create", 1), "500", failedTo(callProgram, "create volume: "+says)},
 		{"lock", callAt("POST /containers/create", 2), "500", failedTo(callProgram, says)},
-		{"lock", callAt("POST /containers/create", 2), fakeengine.Reset, wentAway(callProgram)},
+		{"lock", callAt("POST /containers/create", 2), fakeengine.Reset, stoppedAnswering(callProgram)},
 		{"create container", callAt("POST /containers/create", 3), "500", failedTo(callProgram, "create the container that fills the volume: "+says)},
-		{"create container", callAt("POST /containers/create", 3), fakeengine.Reset, wentAway(callProgram)},
+		{"create container", callAt("POST /containers/create", 3), fakeengine.Reset, stoppedAnswering(callProgram)},
 		{"copy", callAt("PUT /containers/.*/archive", 1), "500", failedTo(callProgram, "copy the program into the volume: "+says)},
-		{"copy", callAt("PUT /containers/.*/archive", 1), fakeengine.Reset, wentAway(callProgram)},
+		{"copy", callAt("PUT /containers/.*/archive", 1), fakeengine.Reset, stoppedAnswering(callProgram)},
 		{"copy", callAt("PUT /containers/.*/archive", 1), "404", failedTo(callProgram, "copy the program into the volume: "+says)},
 	} {
 		t.Run(test.name+"/"+string(test.fault), func(t *testing.T) {
@@ -263,7 +263,7 @@ func TestProgramUnsure(t *testing.T) {
 	})
 }
 
-// TestProgramFile has the builder's own program be missing, unreadable, and replaced by a newer one.
+// TestProgramFile uses a program file that is missing, unreadable, and replaced by a newer one.
 func TestProgramFile(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()

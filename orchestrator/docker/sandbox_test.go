@@ -61,7 +61,7 @@ func TestSandbox(t *testing.T) {
 	}
 }
 
-// TestSeccomp has the profiles: the default one, and one with the calls of Nix's sandbox beside.
+// TestSeccomp checks the default profile, and the one that also allows the calls of Nix's sandbox.
 func TestSeccomp(t *testing.T) {
 	t.Parallel()
 	parse := func(text string) (profile seccomp.Seccomp) {

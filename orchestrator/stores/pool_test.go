@@ -77,7 +77,7 @@ func (f *fixture) use(repository string, grown int64) {
 	time.Sleep(time.Minute)
 }
 
-// list returns the repositories that have a store, the one that was used last first.
+// list returns the repositories that have a store, the most recently used first.
 func (f *fixture) list() string {
 	f.t.Helper()
 	all, err := f.List(f.t.Context())
@@ -130,7 +130,7 @@ func TestLease(t *testing.T) {
 	})
 }
 
-// TestLeaseInTurn has many jobs want one store: one at a time has it, in the order in which they came.
+// TestLeaseInTurn leases one store to many jobs: they get it one at a time, in the order in which they asked.
 func TestLeaseInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
@@ -236,7 +236,7 @@ func TestDiscard(t *testing.T) {
 	})
 }
 
-// A maintained fixture has its stores be maintained by a test.
+// A maintained fixture has stores that a test maintains.
 func maintained(t *testing.T, task func(ctx context.Context, task Task) (int, string, error)) (f *fixture, tasks func() []string, stop func()) {
 	f = newFixture(t)
 	var mu sync.Mutex
@@ -263,7 +263,7 @@ func maintained(t *testing.T, task func(ctx context.Context, task Task) (int, st
 	}
 }
 
-// TestMaintenance has a store be measured, found damaged, and made smaller.
+// TestMaintenance measures stores, finds damaged ones, and makes them smaller.
 func TestMaintenance(t *testing.T) {
 	answers := func(code int, last string, err error) func(context.Context, Task) (int, string, error) {
 		return func(context.Context, Task) (int, string, error) { return code, last, err }

@@ -127,7 +127,7 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// TestNoToken has no token be set: none is needed, and none is wrong.
+// TestNoToken sets no token: requests need none, and any token is accepted.
 func TestNoToken(t *testing.T) {
 	for name, header := range map[string]http.Header{"none": nil, "some": {"Authorization": {"Bearer x"}}} {
 		t.Run(name, func(t *testing.T) {

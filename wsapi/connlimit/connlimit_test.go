@@ -134,7 +134,7 @@ func TestIdleTimeout(t *testing.T) {
 	})
 }
 
-// TestRelease has a released connection be idle for long: it is not closed, and takes no room.
+// TestRelease keeps a released connection idle for long: it is not closed, and does not count.
 func TestRelease(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		l := Listen(make(pipeListener), 1)
@@ -170,7 +170,7 @@ func TestRelease(t *testing.T) {
 	})
 }
 
-// TestAcceptFails has the inner listener fail.
+// TestAcceptFails uses an inner listener that fails.
 func TestAcceptFails(t *testing.T) {
 	l := Listen(make(pipeListener), 1)
 	l.Close()
@@ -179,7 +179,7 @@ func TestAcceptFails(t *testing.T) {
 	}
 }
 
-// TestMaxConns has as many connections be open as may be, and one more.
+// TestMaxConns opens as many connections as the limit allows, and one more.
 func TestMaxConns(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		l := Listen(nil, MaxConns)
@@ -198,7 +198,7 @@ func TestMaxConns(t *testing.T) {
 	})
 }
 
-// TestLongestIdle has connections be idle for some time each.
+// TestLongestIdle keeps connections idle for different times.
 func TestLongestIdle(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		l := &Listener{}
