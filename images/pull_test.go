@@ -19,8 +19,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// slowEngine is an engine that gets its one image by pulling it. A real one, with a real
-// registry, is tested in cmd/iglu-builder; this one can be slow.
+// slowEngine is an engine with one image, which it must pull. A test controls how fast the pull is. A real engine with a
+// real registry is tested in cmd/iglu-builder.
 type slowEngine struct {
 	there bool
 	pulls int

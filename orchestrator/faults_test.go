@@ -95,9 +95,9 @@ func faultsOf(recording string) []fakeengine.Fault {
 	return faults
 }
 
-// TestFaultsOfCalls has every call of a job go wrong in every way. What comes of it is in the golden
-// files: how the job ended, what its client is told, what is left on the engine then, which calls
-// are counted as failed. The next job works each time, and leaves nothing.
+// TestFaultsOfCalls lets every call of a job fail in every way. The golden files have the results: how the job ended, the
+// message for its client, what is left on the engine, and which calls are counted as failed. Each time, the next job
+// works, and leaves nothing on the engine.
 func TestFaultsOfCalls(t *testing.T) {
 	for _, recording := range recordings {
 		t.Run(recording, func(t *testing.T) {

@@ -15,8 +15,8 @@ import (
 	"iglu.sh/builder/test/kit/memengine"
 )
 
-// TestLeftovers has containers of others be there in each state: those that nobody can want any more
-// are removed in time, and no others.
+// TestLeftovers uses containers of other builders in each state: only those that no builder can use any more are removed,
+// after the right time.
 func TestLeftovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _, _ := builder(t, func(p *memengine.Process) int {

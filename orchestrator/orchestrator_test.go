@@ -90,8 +90,8 @@ func secretRequest() *schemas.Request {
 	}
 }
 
-// TestNoWayOutForSecrets has an engine and a container tell them wherever they can: in the output, in
-// records, in errors, in the server's log.
+// TestNoWayOutForSecrets lets an engine and a container print secrets wherever they can: in the output, in records, in
+// errors and in the server's log.
 func TestNoWayOutForSecrets(t *testing.T) {
 	const tell = "secret-git-1 secret-git-2 secret-api secret-signing https://user:some-password@host/ told"
 	for _, wait := range []error{
@@ -225,8 +225,8 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-// TestFirstLine has the log begin with the job's id, and its page where the builder knows its own
-// address. A client of events gets both in the first message.
+// TestFirstLine checks that the log begins with the job's id, and its page if the builder knows its own address. A client
+// of events gets both in the first message.
 func TestFirstLine(t *testing.T) {
 	for _, url := range []string{"", "https://builder.example.com"} {
 		b, _, _ := builder(t, func(p *memengine.Process) int { return ends(p, jobwire.End{}) }, func(o *Options) { o.PublicURL = url })

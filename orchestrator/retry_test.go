@@ -12,8 +12,8 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// newRetryLab returns a lab whose builder runs lost jobs once more. A container of a lost node goes on for as
-// long as one can without its builder.
+// newRetryLab returns a lab whose builder runs lost jobs once more. A container of a lost node continues for as long as a
+// container can run without its builder.
 func newRetryLab(t *testing.T, machines int, change ...func(*Options)) *lab {
 	t.Cleanup(func() { time.Sleep(jobenv.Outlives) }) // until they have ended
 	l := newLab(t, machines, append(change, func(o *Options) { o.RetryLost = true })...)
@@ -37,8 +37,8 @@ func (l *lab) lose(name string) {
 	time.Sleep((mostMissed + 1) * pingInterval)
 }
 
-// TestRetry has a node be lost under a job, which runs once more on another when its first container has
-// ended. Its client is told, and nothing of the first run is in the verdict.
+// TestRetry loses the node of a job. The job runs once more on another node when its first container has ended. Its client
+// gets a message about that, and the verdict contains nothing of the first run.
 func TestRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newRetryLab(t, 2)
@@ -134,8 +134,8 @@ func TestRetryAlone(t *testing.T) {
 	})
 }
 
-// TestRetryRemoves has a lost node be back while the job's container still runs there: it is removed, though the
-// job has not ended.
+// TestRetryRemoves loses a node, which returns while the job's container still runs there: the container is removed,
+// although the job has not ended.
 func TestRetryRemoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newRetryLab(t, 2)

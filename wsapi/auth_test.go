@@ -19,8 +19,8 @@ const goodToken = "0123456789-token.of_the~tests"
 
 func withToken(o *Options) { o.Auth.Token = goodToken }
 
-// TestHosts addresses servers by names: without a token, only the health checks answer to one that
-// somebody on the internet can own.
+// TestHosts addresses servers by name. Without a token, only the health checks answer requests for a name that somebody on
+// the internet can own.
 func TestHosts(t *testing.T) {
 	for _, test := range []struct {
 		path string

@@ -90,8 +90,8 @@ func TestManyEvents(t *testing.T) {
 	})
 }
 
-// TestEventsWithoutLog has jobs whose log is broken, so that nobody numbers their last
-// message: it is numbered all the same, and comes after a first one.
+// TestEventsWithoutLog runs jobs whose log is broken, so that their last message has no number. The session numbers it, and
+// sends a first message before it.
 func TestEventsWithoutLog(t *testing.T) {
 	for name, logged := range map[string]int{"from the start": 0, "later": 4} {
 		bubble(t, name, func(t *testing.T) {

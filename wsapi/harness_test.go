@@ -437,8 +437,7 @@ func (s story) check(t *testing.T, code int, messages ...string) {
 	}
 }
 
-// bubble runs a part of a test with a clock of its own, which stands still while anything
-// happens and is put forward when all wait.
+// bubble runs a part of a test in a bubble of testing/synctest. Its clock advances only when all goroutines wait.
 func bubble(t *testing.T, name string, test func(t *testing.T)) {
 	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
 }
@@ -487,8 +486,7 @@ func line(text string) string { return string(schemas.Output(text).Encode()) }
 // exited is the last message of a job that has ended with a code.
 func exited(code int) string { return string(schemas.Exited(code).Encode()) }
 
-// wantFree checks that a server on a network in memory, which has nothing else to do, takes a
-// client's job.
+// wantFree checks that a server on a network in memory, without other clients, accepts a client's job.
 func wantFree(t *testing.T, f *fixture) {
 	t.Helper()
 	synctest.Wait()

@@ -18,8 +18,8 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// TestRefusedMessages holds the message table of the protocol against the server, in both
-// forms: what it says to a first message that is no job.
+// TestRefusedMessages compares the server's answers to malformed first messages with the message table of the protocol, in
+// both formats.
 func TestRefusedMessages(t *testing.T) {
 	eachForm(t, func(t *testing.T, form schemas.Format) {
 		for _, row := range refusedMessages(form) {
@@ -200,8 +200,8 @@ func TestHundredClients(t *testing.T) {
 	})
 }
 
-// TestSlotIsFreeFirst has a client that has read its last message connect again, whatever that
-// message was: the server sends it only when the slot is free.
+// TestSlotIsFreeFirst connects again after the client has read its last message, for each kind of last message: the server
+// sends it only when the slot is free.
 func TestSlotIsFreeFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, printing("", 3))

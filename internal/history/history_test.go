@@ -226,8 +226,8 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-// TestNewer has a newer version of the builder, and of the database, have written the file: it is
-// refused, and stays as it is.
+// TestNewer opens files of a newer version of the builder and of the database: Open refuses them, and does not change
+// them.
 func TestNewer(t *testing.T) {
 	name := file(t)
 	h := open(t, name)

@@ -11,8 +11,8 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// One job writes a log, and any number of readers follow it: here one that has read everything when the
-// log is sealed, and one that asks later for what the job's clients get, as messages.
+// One job writes a log, and any number of readers follow it. Here, one reader follows the lines until the log is
+// complete, and another one reads the messages afterwards.
 func Example() {
 	folder, err := os.MkdirTemp("", "joblog-example-")
 	if err != nil {

@@ -76,8 +76,8 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// Logs are bounded by what they take together, with their journals and those that are being written, and the
-// latest is kept in any case.
+// The limit Keep.Bytes is for all logs together, including journals and logs that are being written. The latest log is
+// always kept.
 func TestKeepBytes(t *testing.T) {
 	const size = 10_000
 	for limit, want := range map[int64][]string{
@@ -171,8 +171,8 @@ func TestOpenRemovesWhatAnEarlierLifeLeft(t *testing.T) {
 	}
 }
 
-// TestCut writes logs of many sizes around the limit: what is kept is a beginning and
-// an end of whole lines, never more than the limit, and nothing is missing below it.
+// TestCut writes logs of many sizes around the limit. A log that is too large keeps whole lines of its beginning and its
+// end, and is never larger than the limit. A smaller log is complete.
 func TestCut(t *testing.T) {
 	const limit = 256 << 10
 	for _, lines := range []int{10, 2900, 2983, 2984, 2985, 2990, 3000, 3800, 4500, 20000, 50000} {
@@ -211,8 +211,7 @@ func cutLog(t *testing.T, limit int64, lines, chunk int) []byte {
 	return got.Bytes()
 }
 
-// checkCut checks that a log is its lines from the first on, then perhaps a notice, a
-// gap and another, then the rest up to the last.
+// checkCut checks that a log has its first lines, then two notices if lines are missing, and then its last lines.
 func checkCut(t *testing.T, lines int, got string) {
 	t.Helper()
 	next, notices, left := 0, 0, 0

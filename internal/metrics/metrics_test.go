@@ -37,8 +37,8 @@ func used() *Metrics {
 	return m
 }
 
-// ofNodes returns metrics of a builder with nodes: one with a job, one that is away, and an address at which
-// none was found.
+// ofNodes returns metrics of a builder with nodes: one with a job, one that does not answer, and an address at which no
+// node was found.
 func ofNodes() *Metrics {
 	m := New(Build{}, refusals, calls, true)
 	m.Nodes(func() []nodes.State {
@@ -93,8 +93,7 @@ iglu_builder_node_up{node="node-2"} 0
 	}
 }
 
-// TestLint holds the names, units and help texts against Prometheus' conventions, as
-// promtool check metrics does.
+// TestLint checks that names, units and help texts follow Prometheus' conventions, as promtool check metrics does.
 func TestLint(t *testing.T) {
 	for _, m := range []*Metrics{used(), ofNodes()} {
 		problems, err := testutil.GatherAndLint(m.registry)
@@ -157,8 +156,8 @@ iglu_builder_store_volumes 2
 	}
 }
 
-// TestEndsAreThereFromTheStart looks for a series of each end, so that Prometheus sees the
-// first job that ends so.
+// TestEndsAreThereFromTheStart checks that the series of each end exists from the start, so that Prometheus does not miss
+// the first job with that end.
 func TestEndsAreThereFromTheStart(t *testing.T) {
 	m := New(Build{}, refusals, calls, false)
 	if got, want := testutil.CollectAndCount(m.jobs), len(jobend.All)+1; got != want {
@@ -189,8 +188,7 @@ func TestEndsAreThereFromTheStart(t *testing.T) {
 	}
 }
 
-// names returns the names of all metrics, as their type has them: of a histogram those of its
-// series.
+// names returns the names of all metrics. For a histogram, these are the names of its series.
 func names(t *testing.T) (series, families []string) {
 	t.Helper()
 	m := used()
@@ -213,8 +211,8 @@ func names(t *testing.T) (series, families []string) {
 
 var metricName = regexp.MustCompile(`\b(iglu_builder|process|go)_[a-z_]+\b`)
 
-// TestDashboard looks for each metric that the dashboard draws, and for each of the builder's
-// own in the dashboard.
+// TestDashboard checks that each metric in the dashboard exists, and that each of the builder's own metrics is in the
+// dashboard.
 func TestDashboard(t *testing.T) {
 	text, err := os.ReadFile("../../examples/grafana-dashboard.json")
 	if err != nil {

@@ -67,8 +67,7 @@ func TestNameTaken(t *testing.T) {
 	})
 }
 
-// TestCreateFails has calls of Create fail. The next Create asks the engine for its machine again, and
-// works.
+// TestCreateFails lets the calls of Create fail. The next Create asks the engine for its machine again, and succeeds.
 func TestCreateFails(t *testing.T) {
 	t.Parallel()
 	const (
@@ -186,8 +185,8 @@ func TestExit(t *testing.T) {
 	}
 }
 
-// TestUnsureExit has an engine notice the end of a container and fail to say which, as Podman
-// does at times: it is asked once more.
+// TestUnsureExit uses an engine that notices the end of a container but cannot read the exit code, as Podman sometimes
+// does: it is asked once more.
 func TestUnsureExit(t *testing.T) {
 	t.Parallel()
 	const unsure, sure = `{"StatusCode":0,"Error":{"Message":"invalid character"}}`, `{"StatusCode":3}`
@@ -269,8 +268,8 @@ func TestUnknownEnd(t *testing.T) {
 	}
 }
 
-// TestStartFails has a call of Start fail. Start returns after 45 s at most, and the next Create asks
-// the engine for its machine again.
+// TestStartFails lets a call of Start fail. Start returns after at most 45 s, and the next Create asks the engine for its
+// machine again.
 func TestStartFails(t *testing.T) {
 	t.Parallel()
 	const attach, start = "attach to the container", "start the container"
@@ -519,8 +518,7 @@ func TestBrokenStream(t *testing.T) {
 	})
 }
 
-// TestLostStream has the connection to the engine be reset in the middle of an output: the job ends as one
-// whose engine is gone.
+// TestLostStream resets the connection to the engine in the middle of an output: the job ends with jobend.EngineGone.
 func TestLostStream(t *testing.T) {
 	t.Parallel()
 	reset := iotest.ErrReader(&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)})

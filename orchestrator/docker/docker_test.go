@@ -74,8 +74,8 @@ func TestDialWithoutDockersTLS(t *testing.T) {
 	d.Close()
 }
 
-// TestNoEngine has no engine, one that refuses the builder, and one that hangs, for each call that
-// pings it first.
+// TestNoEngine calls each method that pings the engine first: without an engine, with one that refuses the builder, and
+// with one that does not answer.
 func TestNoEngine(t *testing.T) {
 	t.Parallel()
 	const notAllowed = "engine-gone: The builder has no permission to use the container engine. Run it as a user of the group that the engine's socket belongs to " +

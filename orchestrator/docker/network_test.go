@@ -129,8 +129,8 @@ func TestNetworkOfTwoBuilders(t *testing.T) {
 	})
 }
 
-// TestStaleNetworkLock has the lock of a builder that has died. It is broken after 20 s, unless the
-// context ends earlier.
+// TestStaleNetworkLock creates the lock of a builder that was killed. It is broken after 20 s, unless the context ends
+// earlier.
 func TestStaleNetworkLock(t *testing.T) {
 	t.Parallel()
 	both(t, nil, func(t *testing.T, f *fixture) {
@@ -167,7 +167,7 @@ func TestStaleNetworkLock(t *testing.T) {
 	})
 }
 
-// TestTwinNetworks has three networks of the name, made by builders of an older version. Only the
+// TestTwinNetworks uses an engine with three networks of the name, created by builders of an older version. Only the
 // oldest is kept.
 func TestTwinNetworks(t *testing.T) {
 	t.Parallel()
@@ -343,8 +343,8 @@ func TestOffline(t *testing.T) {
 	}
 }
 
-// TestIsOfJobs has addresses of jobs and of others, on the networks of the recorded engines, and on
-// one with two subnets.
+// TestIsOfJobs checks addresses of jobs and other addresses, for the networks of the recorded engines, and for a network
+// with two subnets.
 func TestIsOfJobs(t *testing.T) {
 	t.Parallel()
 	check := func(t *testing.T, f *fixture, want map[string]bool) {
@@ -370,8 +370,7 @@ func TestIsOfJobs(t *testing.T) {
 	})
 }
 
-// TestAddressesStay has the engine fail to say which network is there, while a job goes on: its address
-// is one of jobs still.
+// TestAddressesStay lets the engine fail to list its networks while a job runs: IsOfJobs still knows the job's address.
 func TestAddressesStay(t *testing.T) {
 	t.Parallel()
 	for network, call := range map[string]string{"": "GET /networks", "own": "GET /networks/own"} {

@@ -119,8 +119,8 @@ func TestProgramFiller(t *testing.T) {
 	})
 }
 
-// TestProgramLock has two builders of an instance fill the volume at once. The program is not written
-// once a container is there that mounts it and may run.
+// TestProgramLock lets two builders of an instance fill the volume at once. The program is not written any more after a
+// container exists that mounts it and may run.
 func TestProgramLock(t *testing.T) {
 	t.Parallel()
 	both(t, nil, func(t *testing.T, f *fixture) {
@@ -153,8 +153,8 @@ func TestProgramLock(t *testing.T) {
 	})
 }
 
-// TestStaleProgramLock has the lock of a builder that has died while it filled the volume. It is broken
-// after 20 s, unless the context ends earlier.
+// TestStaleProgramLock creates the lock of a builder that was killed while it filled the volume. It is broken after 20 s,
+// unless the context ends earlier.
 func TestStaleProgramLock(t *testing.T) {
 	t.Parallel()
 	both(t, nil, func(t *testing.T, f *fixture) {
@@ -214,8 +214,8 @@ func TestProgramFound(t *testing.T) {
 	}
 }
 
-// TestProgramFails has the calls fail that provide the program. No container is left, and the next
-// Create fills the volume.
+// TestProgramFails lets the calls fail that provide the program. No container is left, and the next Create fills the
+// volume.
 func TestProgramFails(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -248,8 +248,7 @@ func TestProgramFails(t *testing.T) {
 	}
 }
 
-// TestProgramUnsure has the engine fail to inspect the volume that was filled. The next Create looks
-// into it again.
+// TestProgramUnsure lets the engine fail to inspect the volume that was filled. The next Create inspects it again.
 func TestProgramUnsure(t *testing.T) {
 	t.Parallel()
 	both(t, nil, func(t *testing.T, f *fixture) {

@@ -11,8 +11,8 @@ import (
 	"iglu.sh/builder/test/kit/fakeengine"
 )
 
-// TestSandbox has every setting of Nix's own sandbox on engines where it works, where it does not,
-// and where it is not safe.
+// TestSandbox uses every setting of Nix's own sandbox on engines where the sandbox works, where it does not work, and
+// where it is not safe.
 func TestSandbox(t *testing.T) {
 	t.Parallel()
 	const (

@@ -109,8 +109,8 @@ func TestVolumesFail(t *testing.T) {
 	}
 }
 
-// TestRemoveUnused has volumes and networks of the instance and of others, some of them in use. It
-// goes on after each failure.
+// TestRemoveUnused calls RemoveUnused with volumes and networks of the instance and of others, some of them in use.
+// RemoveUnused continues after each failure.
 func TestRemoveUnused(t *testing.T) {
 	t.Parallel()
 	const (

@@ -199,8 +199,8 @@ func TestOriginOverTLS(t *testing.T) {
 	}
 }
 
-// TestOriginWithoutHost has a page without an origin of its own connect by HTTP/1.0, which need
-// not send a Host: both are empty, but that does not make them the same.
+// TestOriginWithoutHost connects from a page without an origin by HTTP/1.0, without a Host. Both are empty, but they do
+// not count as equal.
 func TestOriginWithoutHost(t *testing.T) {
 	if New(Options{}, nil).isAllowedOrigin(requestFrom("null", "")) {
 		t.Error("the origin null is the server's own")
@@ -216,8 +216,8 @@ func TestTokenBeforeOrigin(t *testing.T) {
 	}
 }
 
-// TestKnownHost addresses servers by names: without a token, one answers only to those that
-// nobody on the internet can own.
+// TestKnownHost addresses servers by name. A server without a token answers only requests for names that nobody on the
+// internet can own.
 func TestKnownHost(t *testing.T) {
 	for _, test := range []struct {
 		host string

@@ -17,8 +17,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// bubble runs a test in which no time passes that is waited for. One that does not end within a minute
-// of that fails.
+// bubble runs a test in a bubble of testing/synctest, so waiting takes no time. The test fails if it does not end within
+// a minute of the bubble's time.
 func bubble(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -63,8 +63,8 @@ func accept(t *testing.T, l *Listener) (client net.Conn, accepted <-chan *Conn) 
 	return client, admitted
 }
 
-// TestFull has one connection be open, which is all that may be, and do something. The next
-// connection waits until the first is idle for too long, and then the first is closed.
+// TestFull opens one connection, which is the limit, and uses it. The next connection waits until the first has been idle
+// for too long, and then the first is closed.
 func TestFull(t *testing.T) {
 	read := func(c *Conn) { c.Read(make([]byte, 1)) }
 	for name, test := range map[string]struct {
