@@ -19,7 +19,7 @@ import (
 
 const (
 	// stopGrace is how long a container may take to end after SIGTERM. goneGrace is for jobs whose client
-	// is gone, which nobody watches any more, and for a builder that shuts down.
+	// has disconnected, and for a builder that shuts down.
 	stopGrace = 10 * time.Second
 	goneGrace = 3 * time.Second
 	// drainTimeout is how long follow waits for the rest of the output after the container has ended. Only
