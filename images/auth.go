@@ -8,11 +8,11 @@ import (
 	"github.com/docker/docker/api/types/registry"
 )
 
-// dockerHub is the name that Docker's configuration has for the registry docker.io.
+// dockerHub is the name of the registry docker.io in Docker's configuration.
 const dockerHub = "https://index.docker.io/v1/"
 
-// registryAuth returns what Docker's own configuration (DOCKER_CONFIG, or .docker in the home
-// folder) and its credential helpers have for an image's registry, as the engine takes it.
+// registryAuth returns the credentials for an image's registry, in the format of the engine's API. They are
+// from Docker's configuration (DOCKER_CONFIG, or .docker in the home folder) and its credential helpers.
 func registryAuth(ref string) (string, error) {
 	name, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
@@ -28,7 +28,7 @@ func registryAuth(ref string) (string, error) {
 	}
 	found, err := file.GetAuthConfig(host)
 	if err != nil {
-		return "", fmt.Errorf("ask for the credentials for %s: %w", host, err)
+		return "", fmt.Errorf("get the credentials for %s: %w", host, err)
 	}
 	return registry.EncodeAuthConfig(registry.AuthConfig(found))
 }

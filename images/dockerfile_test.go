@@ -8,8 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestDockerfiles has the builder's image be the same whether it is made of the source or for a
-// release, but for where the files come from.
+// TestDockerfiles checks that the builder's image is the same if it is built from the source and for a
+// release, except for the origin of the files.
 func TestDockerfiles(t *testing.T) {
 	var images []string
 	for _, name := range []string{"Dockerfile", "release.Dockerfile"} {

@@ -1,7 +1,10 @@
-// Package images brings the image that jobs run in onto the engine.
+// Package images pulls the image that jobs run in.
 //
-// Beside it lie the Dockerfile of the builder's own image and, in debian, the
-// recipe of a job image for machines that reach no registry.
+// A Source is one image on one engine. Source.Ensure returns the image, and pulls it first if the Policy says
+// so. Jobs that wait for the image at the same time share one pull.
+//
+// The same folder has the Dockerfiles of the builder's own image. The folder debian has a script that builds a
+// job image for machines that cannot reach a registry.
 package images
 
 import (
@@ -18,12 +21,12 @@ import (
 	"github.com/docker/docker/client"
 )
 
-// Default is the image that jobs run in unless another is configured: the official
-// one of the Nix project, at a fixed version.
+// Default is the image that jobs run in if no other is configured: the official image of the Nix project, with
+// a fixed version.
 const Default = "nixos/nix:2.34.8"
 
-// Engine is what this package needs of a container engine. *client.Client of
-// github.com/docker/docker is one.
+// Engine has the calls of a container engine that this package uses. *client.Client of
+// github.com/docker/docker implements it.
 type Engine interface {
 	ImageInspect(ctx context.Context, image string, opts ...client.ImageInspectOption) (image.InspectResponse, error)
 	ImagePull(ctx context.Context, ref string, options image.PullOptions) (io.ReadCloser, error)
@@ -35,36 +38,37 @@ type Policy string
 // The policies.
 const (
 	PullMissing Policy = "missing" // if the engine does not have it
-	PullAlways  Policy = "always"  // whenever it is asked for
+	PullAlways  Policy = "always"  // before each job
 	PullNever   Policy = "never"
 )
 
-// An Image is one that the engine has.
+// An Image is an image that the engine has.
 type Image struct {
-	ID       string // that the engine knows it by
-	Digest   string // of what was pulled; the ID of an image that was not
+	ID       string // the engine's ID of the image
+	Digest   string // the digest in its registry; the ID if the image was not pulled
 	Platform string // such as linux/amd64
 	Size     int64  // unpacked, in bytes
 }
 
-// A Source brings one image onto an engine. Its methods are safe for concurrent use.
+// A Source provides one image on an engine. Its methods are safe for concurrent use.
 type Source struct {
 	engine Engine
 	ref    string
 	policy Policy
 
 	mu      sync.Mutex
-	current *pull // the one that is under way, or nil
-	failed  error // why the last one failed that came to its end; nil if it did not
+	current *pull // the pull in progress, or nil
+	failed  error // the error of the last pull that was not cancelled, or nil
 }
 
-// NewSource returns the source of the image that ref names.
+// NewSource returns the source of the image with the name ref.
 func NewSource(engine Engine, ref string, policy Policy) *Source {
 	return &Source{engine: engine, ref: ref, policy: policy}
 }
 
-// Ensure returns the image, and pulls it first if the policy says so. All who wait for it at
-// one time wait for one pull. say gets a line for each step of that, at most one a second.
+// Ensure returns the image, and pulls it first if the policy says so. Concurrent calls share one pull. say gets
+// lines about the progress of the pull, at most one a second. If the pull fails but the engine has the image,
+// Ensure returns that. The error is a *PullError if the engine has no image and cannot pull it.
 func (s *Source) Ensure(ctx context.Context, say func(line string)) (Image, error) {
 	found, err := s.inspect(ctx)
 	missing := errdefs.IsNotFound(err)
@@ -80,7 +84,7 @@ func (s *Source) Ensure(ctx context.Context, say func(line string)) (Image, erro
 		if missing || ctx.Err() != nil {
 			return Image{}, &PullError{Ref: s.ref, Err: err}
 		}
-		say(fmt.Sprintf("cannot pull %s: %v; going on with the copy that is here", s.ref, err))
+		say(fmt.Sprintf("cannot pull %s: %v; using the copy on the engine", s.ref, err))
 		return found, nil
 	}
 	return s.inspect(ctx)
@@ -88,8 +92,8 @@ func (s *Source) Ensure(ctx context.Context, say func(line string)) (Image, erro
 
 var errNeverPulled = errors.New("it is never pulled (IGLU_PULL)")
 
-// Check returns why the image cannot be had, as far as that is known without a pull: it is missing, and is
-// never pulled or could not be pulled the last time.
+// Check returns an error if the image is not available, as far as that is known without a pull: it is missing,
+// and the policy is PullNever or the last pull failed.
 func (s *Source) Check(ctx context.Context) error {
 	_, err := s.inspect(ctx)
 	if !errdefs.IsNotFound(err) {
@@ -107,8 +111,8 @@ func (s *Source) Check(ctx context.Context) error {
 	return &PullError{Ref: s.ref, Err: failed}
 }
 
-// inspectTimeout bounds the question whether the engine has the image, which it answers at once
-// if it answers at all.
+// inspectTimeout is how long the engine may take to say whether it has the image. Engines answer that
+// immediately if they work.
 const inspectTimeout = 2 * time.Minute
 
 func (s *Source) inspect(ctx context.Context) (Image, error) {
@@ -125,10 +129,10 @@ func (s *Source) inspect(ctx context.Context) (Image, error) {
 	return img, nil
 }
 
-// A PullError says that an image is not on the engine and cannot be pulled.
+// A PullError is the error for an image that is not on the engine and cannot be pulled.
 type PullError struct {
 	Ref string
-	Err error // the registry's or the engine's word
+	Err error // the error of the registry or the engine
 }
 
 func (e *PullError) Error() string { return fmt.Sprintf("pull image %s: %v", e.Ref, e.Err) }

@@ -13,8 +13,8 @@ import (
 	"github.com/docker/go-units"
 )
 
-// A pull is one that is under way, for all who wait for it. It has a goroutine of its own,
-// which ends with the last of them.
+// A pull is a pull in progress, shared by all that wait for it. It has its own goroutine. When nobody waits for
+// the pull any more, it is cancelled.
 type pull struct {
 	cancel  context.CancelFunc
 	done    chan struct{} // closed when it has ended
@@ -22,10 +22,10 @@ type pull struct {
 	waiting []*waiter     // guarded by the source's lock
 }
 
-// waiter is one who waits for a pull.
+// waiter is a call of Source.pull that waits for a pull.
 type waiter struct{ lines chan string }
 
-// pull pulls the image, or waits for the pull that is under way.
+// pull pulls the image, or waits for the pull in progress.
 func (s *Source) pull(ctx context.Context, say func(string)) error {
 	p, w := s.join(ctx)
 	defer s.leave(p, w)
@@ -44,7 +44,7 @@ func (s *Source) pull(ctx context.Context, say func(string)) error {
 	}
 }
 
-// waitingLines is how many lines a waiter may be behind before it misses some.
+// waitingLines is how many unread lines a waiter may have. Further lines are dropped.
 const waitingLines = 16
 
 func (s *Source) join(ctx context.Context) (*pull, *waiter) {
@@ -56,10 +56,10 @@ func (s *Source) join(ctx context.Context) (*pull, *waiter) {
 		s.current = p
 		go func() {
 			defer close(p.done)
-			p.err = s.pullNow(pulling, func(line string) { s.tell(p, line) })
+			p.err = s.pullNow(pulling, func(line string) { s.broadcast(p, line) })
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			if pulling.Err() == nil { // it was not given up
+			if pulling.Err() == nil { // it was not cancelled
 				s.failed = p.err
 			}
 			s.forget(p)
@@ -71,7 +71,7 @@ func (s *Source) join(ctx context.Context) (*pull, *waiter) {
 	return s.current, w
 }
 
-// leave has one wait no more. A pull that nobody waits for ends.
+// leave removes a waiter. It cancels the pull if that was the last waiter.
 func (s *Source) leave(p *pull, w *waiter) {
 	s.mu.Lock()
 	p.waiting = slices.DeleteFunc(p.waiting, func(other *waiter) bool { return other == w })
@@ -86,14 +86,15 @@ func (s *Source) leave(p *pull, w *waiter) {
 	}
 }
 
-// forget sees to it that nobody joins a pull any more. s.mu is held.
+// forget makes later calls start a new pull instead of waiting for p. s.mu is held.
 func (s *Source) forget(p *pull) {
 	if s.current == p {
 		s.current = nil
 	}
 }
 
-func (s *Source) tell(p *pull, line string) {
+// broadcast sends a line to all that wait for a pull.
+func (s *Source) broadcast(p *pull, line string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, w := range p.waiting {
@@ -117,8 +118,7 @@ func (s *Source) pullNow(ctx context.Context, say func(line string)) error {
 	return readPull(body, say)
 }
 
-// step is one message of a pull's progress. The engine's own type for it lies in a package
-// for terminals.
+// step is one message of a pull's progress. The engine's own type for it is in a package for terminals.
 type step struct {
 	ID       string `json:"id"` // of a layer
 	Status   string `json:"status"`
@@ -129,8 +129,8 @@ type step struct {
 	} `json:"progressDetail"`
 }
 
-// readPull reads the progress of a pull, a sequence of JSON objects, to its end. An
-// error of the pull comes as one of them, after the call itself has succeeded.
+// readPull reads the progress of a pull to its end. It is a sequence of JSON objects. An error of the pull is one
+// of these objects; the call itself has succeeded before.
 func readPull(body io.Reader, say func(line string)) error {
 	progress := newProgress(say)
 	for dec := json.NewDecoder(body); ; {
@@ -149,16 +149,16 @@ func readPull(body io.Reader, say func(line string)) error {
 	}
 }
 
-// progressInterval is the least time between two lines on a pull.
+// progressInterval is the shortest time between two lines about a pull.
 const progressInterval = time.Second
 
-// progress makes lines for people of a pull's many messages.
+// progress turns a pull's many messages into a few lines for people.
 type progress struct {
-	say    func(line string)
-	begun  time.Time
-	told   time.Time
-	layers map[string]layer
-	result string // the engine's last word on the image as a whole
+	say      func(line string)
+	begun    time.Time
+	reported time.Time // when the last line was written
+	layers   map[string]layer
+	result   string // the last status of the image as a whole
 }
 
 // layer is how much of a layer has been downloaded, in bytes.
@@ -169,7 +169,7 @@ type layer struct {
 
 func newProgress(say func(line string)) *progress {
 	now := time.Now()
-	return &progress{say: say, begun: now, told: now, layers: make(map[string]layer)}
+	return &progress{say: say, begun: now, reported: now, layers: make(map[string]layer)}
 }
 
 func (p *progress) add(s step) {
@@ -184,13 +184,13 @@ func (p *progress) add(s step) {
 		l := p.layers[s.ID]
 		p.layers[s.ID] = layer{l.total, l.total, true}
 	}
-	if time.Since(p.told) >= progressInterval {
-		p.told = time.Now()
+	if time.Since(p.reported) >= progressInterval {
+		p.reported = time.Now()
 		p.say(p.line())
 	}
 }
 
-// sum returns that of all layers.
+// sum returns the sum of all layers.
 func (p *progress) sum() layer {
 	sum := layer{complete: true}
 	for _, l := range p.layers {

@@ -19,8 +19,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// slowEngine is an engine that gets its one image by pulling it. A real one, with a real
-// registry, is tested in cmd/iglu-builder; this one can be slow.
+// slowEngine is an engine with one image, which it must pull. A test controls how fast the pull is. A real engine with a
+// real registry is tested in cmd/iglu-builder.
 type slowEngine struct {
 	there bool
 	pulls int
@@ -76,7 +76,7 @@ func layers(ctx context.Context, message func(format string, args ...any)) error
 	return nil
 }
 
-// TestProgress has lines on a pull come once a second, with bytes and percent.
+// TestProgress checks that a pull writes one line a second, with bytes and percent.
 func TestProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var lines []string
@@ -105,7 +105,7 @@ func TestProgress(t *testing.T) {
 	})
 }
 
-// TestOnePull has three wait for one pull; one of them leaves, and another comes late.
+// TestOnePull starts three calls that wait for one pull. One is cancelled, and another starts late.
 func TestOnePull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &slowEngine{send: layers}
@@ -141,7 +141,7 @@ func TestOnePull(t *testing.T) {
 	})
 }
 
-// TestPullGivenUp has all who wait leave: the pull ends with them, and the next begins anew.
+// TestPullGivenUp cancels all calls that wait: the pull is cancelled, and the next call starts a new one.
 func TestPullGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var given error
@@ -209,7 +209,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestPolicies has a pull fail under each policy, with and without a copy on the engine.
+// TestPolicies lets a pull fail with each policy, with and without a copy on the engine.
 func TestPolicies(t *testing.T) {
 	broken := func(_ context.Context, message func(string, ...any)) error {
 		message(`{"status":"Pulling"}`)
@@ -238,7 +238,7 @@ func TestPolicies(t *testing.T) {
 			if failed != (test.err != "") || failed && pull.Err.Error() != test.err || r.pulls != test.pulls {
 				t.Errorf("got %v after %d pulls", err, r.pulls)
 			}
-			goesOn := slices.Contains(lines, "cannot pull image: the registry is on fire; going on with the copy that is here")
+			goesOn := slices.Contains(lines, "cannot pull image: the registry is on fire; using the copy on the engine")
 			if goesOn != (test.policy == PullAlways && test.there) {
 				t.Errorf("lines: %q", lines)
 			}
@@ -246,7 +246,7 @@ func TestPolicies(t *testing.T) {
 	}
 }
 
-// TestBrokenProgress reads what no engine should send.
+// TestBrokenProgress reads invalid progress messages.
 func TestBrokenProgress(t *testing.T) {
 	for _, text := range []string{"{", "not JSON", `{"status":1}`, strings.Repeat("[", 100_000)} {
 		if err := readPull(bytes.NewReader([]byte(text)), func(string) {}); err == nil {
@@ -255,7 +255,7 @@ func TestBrokenProgress(t *testing.T) {
 	}
 }
 
-// stalledEngine answers nothing.
+// stalledEngine never answers.
 type stalledEngine struct{ Engine }
 
 func (stalledEngine) ImageInspect(ctx context.Context, _ string, _ ...client.ImageInspectOption) (image.InspectResponse, error) {
@@ -263,7 +263,7 @@ func (stalledEngine) ImageInspect(ctx context.Context, _ string, _ ...client.Ima
 	return image.InspectResponse{}, ctx.Err()
 }
 
-// TestStalledEngine has an engine not say whether it has the image.
+// TestStalledEngine uses an engine that does not answer whether it has the image.
 func TestStalledEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()

@@ -27,8 +27,8 @@ func TestGoArch(t *testing.T) {
 	}
 }
 
-// TestArch has jobs for this machine, by any of its names, and for others: those end
-// before the engine hears of them.
+// TestArch sends jobs for this machine, by any name of its architecture, and jobs for other machines. The latter end
+// without a call of the engine.
 func TestArch(t *testing.T) {
 	for arch, own := range map[string]bool{
 		"": true, runtime.GOARCH: true, nixSystem(runtime.GOARCH): true, "linux/" + runtime.GOARCH: true,

@@ -9,7 +9,7 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// A classed tells which stores jobs have.
+// A classed fixture returns which stores jobs have.
 type classed struct {
 	pool    *stores.Pool
 	options Options
@@ -45,8 +45,8 @@ func pushing() *schemas.Request {
 	}
 }
 
-// TestNobodyElsesStore has others try to come to the store of a job with keys: by other spellings
-// of its repository, from a branch and from a fork, with other keys and without.
+// TestNobodyElsesStore checks that other jobs do not get the store of a job with keys: with other spellings of its
+// repository, from a branch and from a fork, with other keys and without keys.
 func TestNobodyElsesStore(t *testing.T) {
 	d := classedAs(stores.Repository, t.TempDir())
 	own := d.store(t, pushing(), UserNix)
@@ -106,8 +106,8 @@ func TestNobodyElsesStore(t *testing.T) {
 	}
 }
 
-// TestClassOfOperator has the operator's settings be part of what jobs trust: what is trusted no more
-// is in no store that is used.
+// TestClassOfOperator checks that the store depends on the operator's settings: after a setting has changed, jobs get
+// other stores, without paths that are not trusted any more.
 func TestClassOfOperator(t *testing.T) {
 	folder := t.TempDir()
 	seen := make(map[string]string)
@@ -135,7 +135,7 @@ func TestClassOfOperator(t *testing.T) {
 	}
 }
 
-// TestSameClass has what does not count for who is trusted be different.
+// TestSameClass changes settings that do not affect which keys are trusted: the store is the same.
 func TestSameClass(t *testing.T) {
 	d := classedAs(stores.Repository, t.TempDir())
 	own := d.store(t, pushing(), UserNix)

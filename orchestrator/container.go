@@ -15,21 +15,21 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// This file is one container of a job from its start to its end.
+// This file runs one container of a job, from its start to its end.
 
 const (
-	// stopGrace is how long a container may take to end after SIGTERM, and goneGrace
-	// when there is no client any more that would see what it says last, or no time.
+	// stopGrace is how long a container may take to end after SIGTERM. goneGrace is for jobs whose client
+	// has disconnected, and for a builder that shuts down.
 	stopGrace = 10 * time.Second
 	goneGrace = 3 * time.Second
-	// drainTimeout bounds the wait for the end of a container's output after the
-	// container itself has ended. Only what the engine still holds can be left.
+	// drainTimeout is how long follow waits for the rest of the output after the container has ended. Only
+	// data that the engine still holds can be missing then.
 	drainTimeout = 10 * time.Second
 )
 
-// follow starts a container and sees it to its end: its output goes to the job's log, its records to
-// the tracker. It returns the exit code, and what the program in the container says of its end, if
-// anything. When that has come, nobody waits until the engine has noticed.
+// follow starts a container and waits for its end. It writes the output to the job's log, and passes the records
+// to the tracker. It returns the exit code, and the End record of the program in the container, or nil. When it
+// gets that record, it does not wait until the engine reports the end.
 func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog) (code int, end *jobwire.End, err error) {
 	stream, err := c.Start(ctx)
 	if err != nil {
@@ -43,7 +43,7 @@ func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog
 	defer stopWaiting()
 	var exit engine.Exit
 	select {
-	case <-out.told:
+	case <-out.ended:
 		return out.end.ExitCode, out.end, r.whyEnded(out.end)
 	case how := <-exited:
 		if how.err != nil {
@@ -55,7 +55,7 @@ func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog
 		return 0, nil, err
 	case <-ctx.Done():
 		cause := context.Cause(ctx)
-		if !isSilent(cause) { // an engine that is would not hear of it, and has nothing to say
+		if !isSilent(cause) { // a silent engine cannot stop the container, and sends no output
 			r.stop(ctx, c, cause)
 			out.finish(drainTimeout)
 		}
@@ -72,12 +72,13 @@ func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog
 	return exit.Code, nil, nil
 }
 
-// sendHeartbeat writes the heartbeat of a container until stop is called. Whether it arrives, the container sees.
+// sendHeartbeat writes the heartbeat of a container until stop is called. It ignores errors: the container
+// notices if the heartbeat does not arrive.
 func sendHeartbeat(stream engine.Stream) (stop func()) {
 	return tick.Every(jobenv.Heartbeat, func() { stream.Write([]byte{'\n'}) })
 }
 
-// An ending is how a container ended, as the engine says.
+// An ending is how a container ended, as reported by the engine.
 type ending struct {
 	engine.Exit
 	err error
@@ -99,14 +100,14 @@ func await(ctx context.Context, c engine.Container) (ended <-chan ending, stop f
 	}
 }
 
-// whyEnded returns nil if a job has ended by itself, and else the failure that says why.
+// whyEnded returns nil if the job has ended by itself, and otherwise the failure that ended it.
 func (r *run) whyEnded(end *jobwire.End) error {
 	switch {
 	case end.OutOfMemory:
 		return r.outOfMemory()
 	case end.LifelineLost:
 		return errLost
-	case end.Terminated && isSignal(end.ExitCode): // else its command has ended in its own way
+	case end.Terminated && isSignal(end.ExitCode): // otherwise the command has chosen its exit code itself
 		return errKilled
 	case end.Unpushed != "":
 		return &engine.Failure{End: jobend.Unpushed,
@@ -116,7 +117,7 @@ func (r *run) whyEnded(end *jobwire.End) error {
 	return nil
 }
 
-// whyExited does the same for a container whose program has not said how the job ended.
+// whyExited is whyEnded for a container whose program has sent no End record.
 func (r *run) whyExited(exit engine.Exit) error {
 	switch {
 	case exit.OutOfMemory:
@@ -129,20 +130,20 @@ func (r *run) whyExited(exit engine.Exit) error {
 	return nil
 }
 
-// isSignal reports whether an exit code is that of what an engine ends.
+// isSignal reports whether an exit code is that of a program that an engine has ended.
 func isSignal(code int) bool { return code == engine.ExitKilled || code == engine.ExitTerminated }
 
 var (
 	errLost = &engine.Failure{End: jobend.EngineGone, What: "The container engine lost the connection to the job's container.",
 		Advice: "Send the job again."}
 	errKilled = &engine.Failure{End: jobend.Killed, What: "The job's container was ended from outside, not by the builder.",
-		Advice: "Whoever looks after the container engine may know why."}
+		Advice: "The administrator of the container engine may know why."}
 )
 
-// isSilent reports whether a job ends because its engine gives no sign of life.
+// isSilent reports whether a job ends because its engine does not answer any more.
 func isSilent(cause error) bool { return errors.Is(cause, errHangs) || errors.Is(cause, errNodeLost) }
 
-// stop ends a container, gently first. ctx may have ended.
+// stop ends a container with SIGTERM, and with SIGKILL after a time. ctx may have ended.
 func (r *run) stop(ctx context.Context, c engine.Container, cause error) {
 	grace := stopGrace
 	switch end, _ := errors.AsType[jobend.End](cause); end {
@@ -155,7 +156,7 @@ func (r *run) stop(ctx context.Context, c engine.Container, cause error) {
 	}
 }
 
-// A logError is one of the job's log, in which its output is kept.
+// A logError is an error of the job's log, to which its output is written.
 type logError struct{ cause error }
 
 func (e *logError) Error() string { return e.cause.Error() }
@@ -165,19 +166,19 @@ func (e *logError) Unwrap() error { return e.cause }
 type output struct {
 	stream engine.Stream
 	cuts   []io.Closer
-	failed chan error    // gets why the reading ended, if it did before its time
+	failed chan error    // gets the error that ended the reading too early
 	done   chan struct{} // closed when nothing more is read
-	told   chan struct{} // closed when both outputs have ended with a record
+	ended  chan struct{} // closed when both outputs have ended with a record
 
 	mu        sync.Mutex
 	end       *jobwire.End // the last record of standard output
-	stderrEnd bool         // that of standard error has come
+	stderrEnd bool         // the last record of standard error was read
 }
 
 // drain begins to read a container's output.
 func (r *run) drain(stream engine.Stream, watchdog *watchdog) *output {
-	o := &output{stream: stream, failed: make(chan error, 1), done: make(chan struct{}), told: make(chan struct{})}
-	// Only what is printed is noticed: a job may tell much that its user does not see.
+	o := &output{stream: stream, failed: make(chan error, 1), done: make(chan struct{}), ended: make(chan struct{})}
+	// The watchdog notices only what the job prints, not its records, which its user does not see.
 	stdout, stderr := r.lines.Stream(schemas.Stdout), r.lines.Stream(schemas.Stderr)
 	cutOut := jobwire.NewDemuxer(watchdog.over(logWriter{stdout}), r.env.EventsToken, func(n jobwire.Record) {
 		r.tracker.take(n)
@@ -188,14 +189,14 @@ func (r *run) drain(stream engine.Stream, watchdog *watchdog) *output {
 	go func() {
 		defer close(o.done)
 		if err := stream.Copy(cutOut, cutErr); err != nil {
-			stream.Close() // an engine whose output nobody reads cannot end the container
+			stream.Close() // an engine cannot end a container whose output nobody reads
 			o.failed <- err
 		}
 	}()
 	return o
 }
 
-// logWriter tells the errors of a job's log from others.
+// logWriter marks the errors of a job's log as such.
 type logWriter struct{ to io.Writer }
 
 func (w logWriter) Write(p []byte) (int, error) {
@@ -206,7 +207,7 @@ func (w logWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// take takes the last record of an output.
+// take stores the last record of an output.
 func (o *output) take(end *jobwire.End, ofStderr bool) {
 	if end == nil {
 		return
@@ -220,18 +221,18 @@ func (o *output) take(end *jobwire.End, ofStderr bool) {
 		o.end = end
 	}
 	if isFirst && o.end != nil && o.stderrEnd {
-		close(o.told)
+		close(o.ended)
 	}
 }
 
-// lastRecord returns what the program has said of its end, or nil.
+// lastRecord returns the program's End record, or nil.
 func (o *output) lastRecord() *jobwire.End {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.end
 }
 
-// finish waits until all is read, at most for the time-out, and reports whether it was.
+// finish waits until all output is read, but not longer than timeout. It reports whether all was read.
 func (o *output) finish(timeout time.Duration) bool {
 	select {
 	case <-o.done:
@@ -241,8 +242,7 @@ func (o *output) finish(timeout time.Duration) bool {
 	}
 }
 
-// close ends the reading. Nothing is written to the log after it has returned. The error is that of
-// the log.
+// close ends the reading. Nothing is written to the log after it has returned. It returns the errors of the log.
 func (o *output) close() error {
 	o.stream.Close()
 	<-o.done

@@ -10,13 +10,13 @@ import (
 	"iglu.sh/builder/orchestrator/engine"
 )
 
-// Deadlines are how long a job may take. 0 is no limit.
+// Deadlines limit how long a job may take. 0 means no limit.
 type Deadlines struct {
-	Build   time.Duration // from its acceptance to its end
-	Silence time.Duration // without a byte of output
+	Build   time.Duration // from when it gets a slot to its end
+	Silence time.Duration // the longest time without a byte of output
 }
 
-// bound returns a context that ends when a deadline has passed.
+// bound returns a context that ends when the deadline Build has passed.
 func (d Deadlines) bound(ctx context.Context) (context.Context, context.CancelFunc) {
 	if d.Build == 0 {
 		return context.WithCancel(ctx)
@@ -28,14 +28,14 @@ func (d Deadlines) bound(ctx context.Context) (context.Context, context.CancelFu
 	})
 }
 
-// A watchdog ends a job that prints nothing for too long, from its first output on: what an engine
-// does before that may take longer.
+// A watchdog ends a job that prints nothing for too long. It begins with the first output, because the engine may
+// need longer before that.
 type watchdog struct {
 	silence time.Duration
 	timer   *time.Timer // nil: silence has no limit
 }
 
-// watch returns a watchdog that calls cancel.
+// watch returns a watchdog that calls cancel when the job was silent for too long.
 func (d Deadlines) watch(cancel context.CancelCauseFunc) *watchdog {
 	w := &watchdog{silence: d.Silence}
 	if d.Silence > 0 {
@@ -51,21 +51,21 @@ func (d Deadlines) watch(cancel context.CancelCauseFunc) *watchdog {
 	return w
 }
 
-// stop ends the watch.
+// stop stops the watchdog.
 func (w *watchdog) stop() {
 	if w.timer != nil {
 		w.timer.Stop()
 	}
 }
 
-// notice notes that something was printed.
+// notice restarts the time, because the job has printed something.
 func (w *watchdog) notice() {
 	if w.timer != nil {
 		w.timer.Reset(w.silence)
 	}
 }
 
-// over returns a writer that passes on to to what the watchdog notices.
+// over returns a writer that passes writes on to another writer, and reports them to the watchdog.
 func (w *watchdog) over(to io.Writer) io.Writer { return watchedWriter{w, to} }
 
 type watchedWriter struct {

@@ -42,10 +42,10 @@ func outOfTime(build, silence time.Duration) func(*options) {
 	return func(o *options) { o.Deadlines = Deadlines{Build: build, Silence: silence} }
 }
 
-// TestEnds has jobs end in every way that is not a call gone wrong.
+// TestEnds runs jobs that end in every way except by a failed call of the engine.
 func TestEnds(t *testing.T) {
 	const killed = "Something went wrong while building. Builder exited with error code %d " +
-		"The job's container was ended from outside, not by the builder. Whoever looks after the container engine may know why."
+		"The job's container was ended from outside, not by the builder. The administrator of the container engine may know why."
 	failed := func(code int) string {
 		return fmt.Sprintf("exited %d: Something went wrong while building. Builder exited with error code %d", code, code)
 	}
@@ -75,13 +75,13 @@ func TestEnds(t *testing.T) {
 		{"goodbye", "stubborn", nil, func(_ *fixture, j *job) { j.cancel(jobend.Cancelled) },
 			"cancelled after 3s: The job was cancelled. Its client closed the connection."},
 		{"gone", "stubborn", nil, func(_ *fixture, j *job) { j.cancel(jobend.ClientGone) },
-			"client-gone after 3s: The job was cancelled. Its client went away without a word."},
+			"client-gone after 3s: The job was cancelled. The connection to its client was lost."},
 		{"shutdown", "stubborn", nil, func(_ *fixture, j *job) { j.cancel(jobend.Shutdown) },
 			"shutdown after 3s: The job was cancelled. The builder is shutting down. Send the job again when it is back."},
 		{"page", "linger", nil, func(f *fixture, _ *job) { f.b.Cancel(f.records.latest()) },
 			"cancelled: The job was cancelled. Somebody cancelled it on the builder's page."},
 		{"other reason", "linger", nil, func(_ *fixture, j *job) { j.cancel(errors.New("some")) },
-			"failed: The job was cancelled. The builder's own log says why."},
+			"failed: The job was cancelled. The builder's log says why."},
 		{"unpushed", "push", nil, nil, "unpushed 75: Something went wrong while building. Builder exited with error code 75 " +
 			"The build itself succeeded, but 1 of 2 paths was not pushed. The job's log says more. Send the job again to push the rest."},
 		{"exit code of unpushed", "count 75", nil, nil, failed(75)},
@@ -129,7 +129,7 @@ func TestNotSilent(t *testing.T) {
 	})
 }
 
-// TestOutputThatDoesNotEnd has a container end whose output the engine keeps open.
+// TestOutputThatDoesNotEnd runs a container whose output the engine keeps open after the container's end.
 func TestOutputThatDoesNotEnd(t *testing.T) {
 	for code, want := range map[int]string{
 		3: "exited 3 after 10s: Something went wrong while building. Builder exited with error code 3",
@@ -155,7 +155,7 @@ func TestNoEngine(t *testing.T) {
 	for why, want := range map[syscall.Errno]string{
 		syscall.ECONNREFUSED: "engine-gone: The container engine does not answer. Start it, or set DOCKER_HOST to where it listens.",
 		syscall.ENOENT:       "engine-gone: The container engine does not answer. Start it, or set DOCKER_HOST to where it listens.",
-		syscall.EACCES: "engine-gone: The builder may not talk to the container engine. Run it as a user of the group that the engine's socket belongs to " +
+		syscall.EACCES: "engine-gone: The builder has no permission to use the container engine. Run it as a user of the group that the engine's socket belongs to " +
 			"(with docker-compose, set DOCKER_GID to that group's number).",
 	} {
 		bubble(t, nil, func(t *testing.T, f *fixture) {
@@ -176,7 +176,7 @@ func TestNoEngine(t *testing.T) {
 	}
 }
 
-// TestImage has the image be pulled, and not be there.
+// TestImage uses an image that is pulled, and one that is missing.
 func TestImage(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, f *fixture) {
 		f.engine.Missing = true
@@ -223,7 +223,7 @@ func TestOtherPlatform(t *testing.T) {
 	})
 }
 
-// TestAPIVersion has engines speak older versions of the API, and one that is too old.
+// TestAPIVersion uses engines with older versions of the API, and one that is too old.
 func TestAPIVersion(t *testing.T) {
 	for version, want := range map[string]string{"1.41": "/v1.41/", "1.44": "/v1.44/", "9.99": "/v1.51/"} {
 		bubble(t, nil, func(t *testing.T, f *fixture) {
@@ -238,7 +238,7 @@ func TestAPIVersion(t *testing.T) {
 	}
 }
 
-// TestNetwork has the jobs' network be missing, be one of two, and be hard to make.
+// TestNetwork uses engines on which the jobs' network is missing, exists twice, and is hard to create.
 func TestNetwork(t *testing.T) {
 	own := func(o *options) { o.engine.Network = "own" }
 	bubble(t, own, func(t *testing.T, f *fixture) {
@@ -344,7 +344,7 @@ func TestConfinement(t *testing.T) {
 	}
 }
 
-// TestFixedLimits has limits be no shares, of which one is more than there is.
+// TestFixedLimits sets fixed limits. One is more than the machine has.
 func TestFixedLimits(t *testing.T) {
 	limits := func(o *options) {
 		o.Limits = Limits{Memory: Amount{Fixed: 1 << 30}, CPUs: Amount{Fixed: 64}, PIDs: 100}

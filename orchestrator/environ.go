@@ -16,32 +16,32 @@ import (
 
 // Push says how jobs push to caches.
 type Push struct {
-	Uploads  int // how many paths go up at once
-	PartSize int // of the parts that they go up in, in bytes
-	// Upstream is true when paths are pushed that cache.nixos.org, or a key that the
-	// request trusts, has signed.
+	Uploads  int // how many paths are uploaded at once
+	PartSize int // the size of the parts of an upload, in bytes
+	// Upstream is true if paths are pushed although they are signed by cache.nixos.org or by a key that
+	// the request trusts.
 	Upstream bool
 }
 
 // upstreamKey is the public key of cache.nixos.org, which Nix trusts by default.
 const upstreamKey = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 
-// NixSettings are what an operator sets of Nix for all jobs.
+// NixSettings are the operator's settings of Nix for all jobs.
 type NixSettings struct {
-	// Lines are of nix.conf, for the Nix of all in a job's container. They hold no secrets.
+	// Lines are lines of nix.conf for every program in a job's container. They contain no secrets.
 	Lines string
-	// AccessTokens are secrets: Nix's setting of that name, by host. Each job gets them.
+	// AccessTokens is Nix's setting access-tokens, by host. The tokens are secrets. Each job gets them.
 	AccessTokens map[string]string
-	// PublicKeys are those of the lines that Nix trusts.
+	// PublicKeys are the public keys in Lines.
 	PublicKeys []string
-	// Trust are those of the lines that decide which paths Nix takes from elsewhere.
+	// Trust are the settings in Lines that decide which paths Nix accepts from other machines.
 	Trust []string
-	// AcceptFlakeConfig is true when what the flake in a job's source says of substituters and
-	// keys counts.
+	// AcceptFlakeConfig is true if Nix accepts the substituters and keys that the flake in a job's source
+	// sets.
 	AcceptFlakeConfig bool
 }
 
-// jobOf returns what the container of a request is told.
+// jobOf returns the parameters of a request's container.
 func jobOf(r *schemas.Request, o Options) jobenv.Job {
 	user, push := o.JobUser, o.Push
 	job := jobenv.Job{
@@ -57,7 +57,7 @@ func jobOf(r *schemas.Request, o Options) jobenv.Job {
 		NixConf:      o.Nix.Lines,
 		Netrc:        r.Nix.Netrc,
 	}
-	// A job's own token for a host counts.
+	// A job's own token for a host replaces the operator's.
 	tokens := make(map[string]string)
 	maps.Copy(tokens, o.Nix.AccessTokens)
 	maps.Copy(tokens, r.Nix.AccessTokens)
@@ -71,7 +71,7 @@ func jobOf(r *schemas.Request, o Options) jobenv.Job {
 	if r.Colors {
 		job.Colors = "true"
 	}
-	if user == UserNix || r.BuildOptions.Cachix.Push { // else there is no daemon
+	if user == UserNix || r.BuildOptions.Cachix.Push { // otherwise there is no daemon
 		job.DaemonConfig = job.NixConfig + storeConfig(&r.BuildOptions) + daemonTrust
 	}
 	if user == UserRoot {
@@ -93,12 +93,7 @@ func jobOf(r *schemas.Request, o Options) jobenv.Job {
 	return job
 }
 
-// storeOf returns what of a request decides which store its job has. A job's user cannot write into
-// its store, but has a say in what the daemon puts there: what is signed by a key that the request
-// trusts is taken for what a derivation yields. So jobs share a store only if they trust the same
-// keys; and those that push, whose outputs others will trust, only if they push to the same cache with
-// the same key; and those that have tokens for other hosts, whose store has what is fetched with them,
-// only if they have the same.
+// storeOf returns the parts of a request that decide which store its job has. See package stores for the reasons.
 func storeOf(r *schemas.Request, o Options, image engine.Image) stores.Job {
 	job := stores.Job{
 		Image:    image,
@@ -123,7 +118,7 @@ func storeOf(r *schemas.Request, o Options, image engine.Image) stores.Job {
 	switch cachix := r.BuildOptions.Cachix; {
 	case !cachix.Push:
 	case cachix.SigningKey != "":
-		// A private cache is also taken from, by its own key: another is another trust.
+		// Jobs also trust a private cache's own key, so jobs of another cache have another store.
 		job.Pushes = []string{"signing key", cachix.SigningKey, cachix.Target}
 	default:
 		job.Pushes = []string{"API key", cachix.APIKey, cachix.Target}
@@ -131,7 +126,7 @@ func storeOf(r *schemas.Request, o Options, image engine.Image) stores.Job {
 	return job
 }
 
-// secretsOf returns what nobody but the job of a request may see.
+// secretsOf returns the texts that only the job of a request may see.
 func secretsOf(r *schemas.Request, o Options) []string {
 	secrets := r.Secrets()
 	for _, token := range o.Nix.AccessTokens {
@@ -140,8 +135,8 @@ func secretsOf(r *schemas.Request, o Options) []string {
 	return secrets
 }
 
-// shownProperties returns the properties that are for secrets which stand in a request's command
-// line, each once.
+// shownProperties returns the properties that should hold the secrets which a request has in its command line.
+// Each property occurs once.
 func shownProperties(r *schemas.Request) []string {
 	var properties []string
 	for _, shown := range r.Shown() {
@@ -150,21 +145,21 @@ func shownProperties(r *schemas.Request) []string {
 	return slices.Compact(slices.Sorted(slices.Values(properties)))
 }
 
-// A JobUser is who a job's own programs run as.
+// A JobUser is the user that runs a job's own programs.
 type JobUser string
 
 // The users of jobs.
 const (
-	UserNix  JobUser = jobenv.UserNix  // an unprivileged one, for whom a nix-daemon builds
-	UserRoot JobUser = jobenv.UserRoot // root, who can do anything in the container, and to its store
+	UserNix  JobUser = jobenv.UserNix  // an unprivileged user, for whom a nix-daemon builds
+	UserRoot JobUser = jobenv.UserRoot // root, who can do anything in the container, also with its store
 )
 
-// nixConfig returns those of a request's options, as lines of nix.conf, that Nix's commands tell
-// the daemon whoever asks. No value holds a line end: schemas.ParseRequest refuses them.
+// nixConfig returns the options of a request that any user may set, as lines of nix.conf: Nix's commands send
+// them to the daemon. No value contains a line end: schemas.ParseRequest refuses them.
 func nixConfig(o *schemas.BuildOptions) string {
 	var conf nixconf.Lines
 	conf.Set("extra-experimental-features", "nix-command flakes")
-	conf.Set("tarball-ttl", 0) // a store that outlives jobs must not build what a branch was
+	conf.Set("tarball-ttl", 0) // a store that is kept between jobs must not use an old state of a branch
 	if o.Cores != nil {
 		conf.Set("cores", *o.Cores)
 	}
@@ -177,8 +172,8 @@ func nixConfig(o *schemas.BuildOptions) string {
 	return conf.String()
 }
 
-// storeConfig returns likewise those that are settings of the store: a daemon takes them from
-// nobody but root.
+// storeConfig returns the options that are settings of the store, as lines of nix.conf: a daemon accepts them only
+// from root.
 func storeConfig(o *schemas.BuildOptions) string {
 	var conf nixconf.Lines
 	conf.Set("build-dir", jobenv.BuildDir)
@@ -187,7 +182,7 @@ func storeConfig(o *schemas.BuildOptions) string {
 	return conf.String()
 }
 
-// addStoreConfig adds lines to those that are settings of the store.
+// addStoreConfig adds lines to the settings of the store.
 func addStoreConfig(job *jobenv.Job, lines string) {
 	if job.DaemonConfig != "" {
 		job.DaemonConfig += lines
@@ -197,11 +192,10 @@ func addStoreConfig(job *jobenv.Job, lines string) {
 	}
 }
 
-// daemonTrust has the daemon trust root alone and build as others, whatever the image says.
+// daemonTrust makes the daemon trust only root and build as the build users, whatever the image's settings are.
 const daemonTrust = "trusted-users = root\nallowed-users = *\nbuild-users-group = nixbld\n"
 
-// Settings of Nix. Without a fallback, a build that should be in the sandbox and cannot be
-// fails.
+// Settings of Nix. Without the fallback, a build fails if it should be in the sandbox and cannot be.
 const (
 	nixSandboxed   = "sandbox = true\nsandbox-fallback = false\n"
 	nixUnsandboxed = "sandbox = false\n"

@@ -20,20 +20,20 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// A brokenCall is a call of the engine that goes wrong, and the job that makes it.
+// A brokenCall is a call of the engine that fails, and the job that makes it.
 type brokenCall struct {
 	fakeengine.Call
 	life
 }
 
-// A life is a job that makes calls.
+// A life is a job, with the calls that it makes.
 type life struct {
 	command string
 	change  func(*options) // of the builder, if any
 	cancels bool           // somebody cancels it when it runs
 }
 
-// callsOf are calls of a life.
+// callsOf returns the calls of a life.
 func callsOf(l life, calls ...fakeengine.Call) (all []brokenCall) {
 	for _, c := range calls {
 		all = append(all, brokenCall{c, l})
@@ -80,7 +80,7 @@ var brokenCalls = slices.Concat(
 	callsOf(life{command: "count 3", change: func(o *options) { o.engine.Network = "bridge" }}, callAt("inspect network", "GET /networks/bridge", 1)),
 )
 
-// faults are the ways in which every call goes wrong.
+// faults are the ways in which each call fails.
 var faults = []fakeengine.Fault{fakeengine.Slow, fakeengine.Stall, fakeengine.Gone, fakeengine.Reset, fakeengine.Lost, fakeengine.Cut,
 	fakeengine.Garbage, "404", "409", "500", cancel}
 
@@ -95,9 +95,9 @@ func faultsOf(recording string) []fakeengine.Fault {
 	return faults
 }
 
-// TestFaultsOfCalls has every call of a job go wrong in every way. What comes of it is in the golden
-// files: how the job ended, what its client is told, what is left on the engine then, which calls
-// are counted as failed. The next job works each time, and leaves nothing.
+// TestFaultsOfCalls lets every call of a job fail in every way. The golden files have the results: how the job ended, the
+// message for its client, what is left on the engine, and which calls are counted as failed. Each time, the next job
+// works, and leaves nothing on the engine.
 func TestFaultsOfCalls(t *testing.T) {
 	for _, recording := range recordings {
 		t.Run(recording, func(t *testing.T) {
@@ -148,7 +148,7 @@ func (call brokenCall) breaks(t *testing.T, recording string, fault fakeengine.F
 	return outcome
 }
 
-// outcome returns what has come of a job, for a report.
+// outcome returns the result of a job, for a report.
 func (f *fixture) outcome(end finished) string {
 	var text strings.Builder
 	fmt.Fprint(&text, end)
@@ -160,7 +160,7 @@ func (f *fixture) outcome(end finished) string {
 		fmt.Fprintf(&text, "\n\tcounted: %s", strings.Join(failed, ", "))
 	}
 	for line := range strings.Lines(end.lines) {
-		if strings.Contains(line, "the end of the log") || strings.Contains(line, "going on with the copy") {
+		if strings.Contains(line, "the end of the log") || strings.Contains(line, "using the copy on the engine") {
 			fmt.Fprintf(&text, "\n\t%s", strings.TrimSpace(line))
 		}
 	}

@@ -28,8 +28,8 @@ import (
 	"iglu.sh/builder/test/kit/fakeengine"
 )
 
-// A fixture is a Builder on an engine that a test can have go wrong; see package fakeengine. It is
-// made within a bubble of testing/synctest: no time passes that is waited for.
+// A fixture is a Builder on an engine whose calls a test can make fail; see package fakeengine. It is created in a bubble
+// of testing/synctest, so waiting takes no time.
 type fixture struct {
 	t        *testing.T
 	engine   *fakeengine.Engine
@@ -41,8 +41,7 @@ type fixture struct {
 	records  *keptRecords
 }
 
-// newFixture returns one on an engine whose answers were recorded. The containers run the commands
-// of runCommand.
+// newFixture returns a fixture on an engine with recorded answers. The containers run the commands of runCommand.
 func newFixture(t *testing.T, recording string, change func(*options)) *fixture {
 	t.Helper()
 	folder := tempDir(t)
@@ -88,8 +87,8 @@ type options struct {
 // buildTimeout is longer than all bounds of calls.
 const buildTimeout = 10 * time.Minute
 
-// tempDir returns a folder for a test, in memory where there is one: jobs wait for the disk to have
-// written what they have to know after a loss of power.
+// tempDir returns a folder for a test, in memory if possible: jobs wait until records are written to the disk, and that
+// is slow.
 func tempDir(t *testing.T) string {
 	t.Helper()
 	folder, err := os.MkdirTemp("/dev/shm", "iglu-test-")
@@ -230,7 +229,7 @@ func runCommand(p *fakeengine.Process) int {
 	panic("the test sends a command that there is not: " + command)
 }
 
-// linger returns 0 when a time has come, or how a job ends that is ended before.
+// linger returns 0 at a certain time, or the end of the job if it is ended before.
 func linger(p *fakeengine.Process, until <-chan time.Time) int {
 	select {
 	case <-until:
@@ -248,8 +247,8 @@ func linger(p *fakeengine.Process, until <-chan time.Time) int {
 	return jobenv.ExitLifelineLost
 }
 
-// end tells how a job has ended, and returns its exit code as long after that as it takes until an
-// engine says so.
+// end writes the record that says how a job has ended. It returns the exit code later, as an engine reports the end of a
+// container with a delay.
 func end(p *fakeengine.Process, how jobwire.End) int {
 	for _, output := range []io.Writer{p.Stdout, p.Stderr} {
 		jobwire.NewWriter(output, p.Getenv(jobenv.EventsToken)).Send(jobwire.Record{End: &how})
@@ -285,7 +284,7 @@ type finished struct {
 	took     time.Duration
 }
 
-// A job is one that is under way.
+// A job is a running job.
 type job struct {
 	lines  chan string // each write of lines
 	ended  chan schemas.Message
@@ -361,11 +360,10 @@ func (f *fixture) do(command string) finished {
 	return end
 }
 
-// brief is the time from which on a report tells how long an end took: less depends on which of
-// two things came first.
+// brief is the shortest time that a report contains. A shorter time depends on which of two events was first.
 const brief = 2 * time.Second
 
-// String returns all that a client is told of an end, and how long it took to come.
+// String returns all that a client reads about an end, and how long the end took.
 func (e finished) String() string {
 	text := e.event.End
 	if e.event.ExitCode != nil {

@@ -19,25 +19,25 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// A Job is one that has begun.
+// A Job is a job that the builder has accepted. It may still wait for a slot.
 type Job struct {
 	id     string
 	reader *joblog.Reader // nil: it has no log
 	cancel context.CancelCauseFunc
 	ended  chan struct{}
-	node   *node                   // on which it runs; nil while it waits; guarded by the builder, as is lose
-	lose   context.CancelCauseFunc // ends what runs there
-	last   schemas.Message         // once it has ended
+	node   *node                   // where it runs; nil while it waits; guarded by the builder's mu, as is lose
+	lose   context.CancelCauseFunc // ends the run on node, because node is lost
+	last   schemas.Message         // the last message; set when it has ended
 }
 
-// Start starts a job that a client at an address has sent. It ends when ctx does. Its caller has a place;
-// see Acquire. Wait must be called.
+// Start starts a job. client is the address of the client that has sent it. The job is cancelled when ctx ends.
+// The caller must have called Acquire, and must call Wait.
 func (b *Builder) Start(ctx context.Context, request *schemas.Request, client string) *Job {
 	return b.start(ctx, request, client, func() {})
 }
 
-// Submit starts a job that nobody need wait for, and returns its id; or the answer to whoever sent it:
-// that all places are taken, or why the job has ended at once.
+// Submit starts a job that does not depend on a connection, and returns its id. Otherwise it returns the answer to
+// the client: the builder is busy, or the reason why the job could not be started.
 func (b *Builder) Submit(request *schemas.Request, client string) (id string, refusal *schemas.Response) {
 	release, ok := b.Acquire()
 	if !ok {
@@ -48,11 +48,11 @@ func (b *Builder) Submit(request *schemas.Request, client string) (id string, re
 	if job.reader == nil {
 		return "", job.Wait().Response
 	}
-	job.reader.Close() // others follow it
+	job.reader.Close() // this one is not used: nobody calls Follow
 	return job.id, nil
 }
 
-// start starts a job, and calls release when it needs its place no longer.
+// start starts a job, and calls release when it no longer needs its slot or its place in the queue.
 func (b *Builder) start(ctx context.Context, request *schemas.Request, client string, release func()) *Job {
 	ctx, cancel := context.WithCancelCause(ctx)
 	j := &Job{id: strings.ToLower(rand.Text()), cancel: cancel, ended: make(chan struct{})}
@@ -97,7 +97,7 @@ func (b *Builder) start(ctx context.Context, request *schemas.Request, client st
 	return j
 }
 
-// needOf returns what a job needs of its node: its platform, and the store of its repository, if jobs of one
+// needOf returns what a job needs on its node: its platform, and the store of its repository, if its jobs
 // share it.
 func (b *Builder) needOf(request *schemas.Request) (need nodes.Need) {
 	if b.cluster != nil {
@@ -109,7 +109,7 @@ func (b *Builder) needOf(request *schemas.Request) (need nodes.Need) {
 	return need
 }
 
-// withoutLog is how a job ends that has no log.
+// withoutLog ends a job whose log cannot be created, and returns its last message.
 func (r *run) withoutLog(err error) schemas.Message {
 	verdict := r.tracker.close(Verdict{Err: logFailure(err)})
 	r.b.ended(verdict, r.log)
@@ -117,7 +117,7 @@ func (r *run) withoutLog(err error) schemas.Message {
 	return schemas.Message{Time: time.Now(), Response: &response, Event: schemas.AppendEvent(nil, verdict.Event())}
 }
 
-// toEnd runs the job when it has a slot, and keeps its log and its record.
+// toEnd waits for a slot, runs the job, and completes its log and its record. It returns the last message.
 func (r *run) toEnd(ctx context.Context, ticket *nodes.Ticket, record *recorder) schemas.Message {
 	b := r.b
 	page := b.pageOf(r.id)
@@ -130,10 +130,10 @@ func (r *run) toEnd(ctx context.Context, ticket *nodes.Ticket, record *recorder)
 	r.release()
 	if verdict.Reason() != "" {
 		verdict.lastLine = r.lines.LastLine()
-		r.say("failed: " + verdict.explanation()) // some clients show lines, and lose a last message
+		r.say("failed: " + verdict.explanation()) // some clients show lines, but not the last message
 	}
 	b.ended(verdict, r.log)
-	record.end(verdict, r.lines.Lines()) // before somebody is told, who may ask for it
+	record.end(verdict, r.lines.Lines()) // before the last message: its reader may request the record
 	last := r.lines.Respond(verdict.Response(), verdict.Event())
 	r.lines.Complete()
 	return last
@@ -142,7 +142,7 @@ func (r *run) toEnd(ctx context.Context, ticket *nodes.Ticket, record *recorder)
 // maxMisses is how many nodes a job may have that do not answer before it begins.
 const maxMisses = 4
 
-// inTurn runs the job when it has a slot, and waits for another if nothing of it has run for want of the node.
+// inTurn runs the job when it has a slot, and again on another node if its node fails before anything has run.
 func (r *run) inTurn(ctx context.Context, ticket *nodes.Ticket, record *recorder) Verdict {
 	for misses := 1; ; misses++ {
 		slots, err := ticket.Wait(ctx, r.waits)
@@ -176,7 +176,7 @@ func (r *run) inTime(ctx context.Context, slots *nodes.Node, ticket *nodes.Ticke
 	return r.onNode(ctx, slots, record)
 }
 
-// onNode runs the job on a node of which it has a slot.
+// onNode runs the job on a node where it has a slot.
 func (r *run) onNode(ctx context.Context, slots *nodes.Node, record *recorder) Verdict {
 	ctx, leave := r.b.place(ctx, r, slots)
 	defer leave()
@@ -194,7 +194,7 @@ func (r *run) isLost(verdict Verdict) bool {
 	return r.node.cluster != nil && verdict.End() == jobend.EngineGone
 }
 
-// again has the job wait for a slot once more, from a time on, and says why.
+// again makes the job wait for a slot once more, not before after has passed, and says why.
 func (r *run) again(ticket *nodes.Ticket, after time.Duration, why string) {
 	r.log.Info("the job's node is lost: the job waits for another slot", "node", r.node.name, "after", after)
 	r.say(why)
@@ -204,7 +204,7 @@ func (r *run) again(ticket *nodes.Ticket, after time.Duration, why string) {
 	ticket.Again(after)
 }
 
-// waits says how many jobs in the line are before the job.
+// waits reports how many jobs in the queue are before the job.
 func (r *run) waits(ahead int) {
 	r.tracker.waits(ahead)
 	switch ahead {
@@ -225,25 +225,24 @@ func (b *Builder) pageOf(job string) string {
 	return b.options.PublicURL + "/jobs/" + job
 }
 
-// ended tells all but the client of a verdict.
+// ended reports a verdict to the log and the metrics.
 func (b *Builder) ended(verdict Verdict, log *slog.Logger) {
 	verdict.log(log)
 	b.options.Observer.JobEnded(verdict.Event())
 }
 
-// logFailure says that a job ends because its log cannot be kept.
+// logFailure returns the failure of a job that ends because its log cannot be written.
 func logFailure(err error) error {
 	return &engine.Failure{Cause: err, What: "The builder cannot keep the job's log.",
 		Advice: "Make room on the disk of its folder for logs (IGLU_STATE_DIR), and send the job again."}
 }
 
-// ID returns the job's id, which is unique.
+// ID returns the job's unique id.
 func (j *Job) ID() string { return j.id }
 
-// Follow writes the job's lines to out as they appear, in writes of one or more whole lines, each
-// ended by a line feed; or all of its messages, if out is a schemas.MessageWriter. It returns nil when
-// the job has ended and all is written, and else why not: out has failed, or ctx has ended. A slow
-// out does not slow the job down.
+// Follow writes the job's lines to out as they appear. Each write has one or more whole lines, each with a line feed.
+// If out is a schemas.MessageWriter, Follow writes all messages instead. It returns nil when the job has ended and
+// everything is written, and otherwise an error: out has failed, or ctx has ended. A slow out does not delay the job.
 func (j *Job) Follow(ctx context.Context, out io.Writer) error {
 	if j.reader == nil {
 		return nil
@@ -254,11 +253,11 @@ func (j *Job) Follow(ctx context.Context, out io.Writer) error {
 	return j.reader.Follow(ctx, 0, out)
 }
 
-// Cancel ends the job, for a cause that is a jobend.End or an engine.Failure.
+// Cancel ends the job. The cause is a jobend.End or an engine.Failure.
 func (j *Job) Cancel(cause error) { j.cancel(cause) }
 
-// Wait returns the job's last message when the job has ended. Nobody may follow it any more. The
-// message has no number if the job has no log in which it could stand.
+// Wait waits until the job has ended, and returns its last message. Follow must not be called any more. The message
+// has the number 0 if the job has no log.
 func (j *Job) Wait() schemas.Message {
 	<-j.ended
 	if j.reader != nil {
@@ -267,8 +266,8 @@ func (j *Job) Wait() schemas.Message {
 	return j.last
 }
 
-// Cancel ends a job, if it runs, because somebody wanted it on the builder's page. Its client
-// is told so.
+// Cancel cancels a job for a user of the builder's page. The job's client gets a message that says so. Cancel
+// reports whether the job had not ended.
 func (b *Builder) Cancel(job string) (runs bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -11,36 +11,37 @@ import (
 	"iglu.sh/builder/orchestrator/engine"
 )
 
-// A builder that dies leaves its containers. Those that run end by themselves, because their standard
-// input has (jobenv.Heartbeat). The builders of its instance that live remove them then. What
-// could be another builder's that lives is left alone: a container that runs, and one that has ended,
-// or is about to start, for as long as its builder may need for what comes next. How long it has been
-// so, each builder sees for itself, because the clocks of machines differ.
+// A builder that is killed leaves its containers on the engine. Running ones end by themselves, because they get no
+// heartbeat any more (jobenv.Heartbeat). The other builders of the instance then remove them.
+//
+// A builder must not remove a container that another running builder still uses. So it removes no running container.
+// It removes a container that has ended, or has not started, only after the time that its own builder may need to
+// remove or start it. Each builder measures this time itself, because the clocks of machines differ.
 
 const (
 	sweepInterval = 10 * time.Second
-	// endedTime is how long a container has ended that nobody wants any more, and createdTime how
-	// long one has not started. Builders take milliseconds for what comes next, as a rule.
+	// A container is a leftover if it ended endedTime ago, or was created createdTime ago and has not
+	// started. Builders normally take milliseconds to remove or start a container.
 	endedTime   = 15 * time.Second
 	createdTime = time.Minute
 )
 
-// A sighting is since when a container has been in a state.
+// A sighting is the state of a container, and when this builder first saw it in that state.
 type sighting struct {
 	state engine.State
 	since time.Time
 }
 
-// leftovers removes containers that nobody wants. Its methods are safe for concurrent use.
+// leftovers removes containers that no builder uses. Its methods are safe for concurrent use.
 type leftovers struct {
 	builder   string                // this builder's id
 	isRunning func(job string) bool // whether a job of this builder runs on the engine
 
 	mu   sync.Mutex
-	seen map[string]sighting // of containers that do not run, by their IDs
+	seen map[string]sighting // of containers, by their IDs
 }
 
-// sweep removes what is left over on the engine, and calls removed for each. It goes on after a failure.
+// sweep removes leftover containers from an engine, and calls removed for each. It continues after a failure.
 func (l *leftovers) sweep(ctx context.Context, e engine.Engine, removed func(id string)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -69,11 +70,11 @@ func (l *leftovers) sweep(ctx context.Context, e engine.Engine, removed func(id 
 	return failed
 }
 
-// isLeftover reports whether nobody wants a container that has been in its state for so long.
+// isLeftover reports whether no builder uses a container that has been in its state for that time.
 func (l *leftovers) isLeftover(c engine.Listed, time time.Duration) bool {
 	job := c.Labels[engine.LabelJob]
 	if c.Labels[engine.LabelBuilder] == l.builder && job != "" && !l.isRunning(job) {
-		return true // it could not be removed
+		return true // this builder could not remove it at the job's end
 	}
 	switch c.State {
 	case engine.Ended:
@@ -84,7 +85,7 @@ func (l *leftovers) isLeftover(c engine.Listed, time time.Duration) bool {
 	return false
 }
 
-// sweepAtTimes removes leftovers until ctx ends.
+// sweepAtTimes removes leftovers regularly until ctx ends.
 func (n *node) sweepAtTimes(ctx context.Context) {
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
@@ -99,37 +100,37 @@ func (n *node) sweepAtTimes(ctx context.Context) {
 }
 
 func (n *node) sweep(ctx context.Context) {
-	err := n.leftovers.sweep(ctx, n.engine, func(id string) { n.b.log.Info("removed a container that was left over", "container", id) })
+	err := n.leftovers.sweep(ctx, n.engine, func(id string) { n.b.log.Info("removed a leftover container", "container", id) })
 	if err != nil && ctx.Err() == nil {
-		n.b.log.Debug("cannot remove what is left over", "err", err)
+		n.b.log.Debug("cannot remove leftover containers", "err", err)
 		n.engineFailed(err)
 	}
 }
 
-// Unused is an engine that can remove what containers use, once they do not.
+// Unused is an engine that can remove unused networks and volumes.
 type Unused interface {
 	engine.Engine
-	// RemoveUnused removes what is no container and no store, and calls removed for each. What a
-	// container uses stays, which is an error.
+	// RemoveUnused removes everything of the instance except containers and stores, and calls removed for
+	// each thing. It returns an error for a thing that a container uses.
 	RemoveUnused(ctx context.Context, removed func(kind, name string)) error
 }
 
-// Cleanup removes from an engine what the builders of its instance have left there, but for the
-// stores, and calls removed for each thing. While a container runs, it removes nothing.
+// Cleanup removes everything from an engine that the builders of its instance have left there, except the stores.
+// It calls removed for each thing. It returns an error and removes nothing if a container of the instance runs.
 func Cleanup(ctx context.Context, e Unused, removed func(kind, name string)) error {
 	found, err := e.List(ctx)
 	if err != nil {
 		return err
 	}
-	var living []string
+	var running []string
 	for _, c := range found {
 		if c.State == engine.Running {
-			living = append(living, c.Name)
+			running = append(running, c.Name)
 		}
 	}
-	if len(living) > 0 {
-		return fmt.Errorf("containers of jobs are running: %s\nhint: stop their builder first; containers of a builder that has died end within a minute",
-			strings.Join(living, ", "))
+	if len(running) > 0 {
+		return fmt.Errorf("containers of jobs are running: %s\nhint: stop their builder first; containers of a builder that was killed end within a minute",
+			strings.Join(running, ", "))
 	}
 	var failed error
 	for _, c := range found {

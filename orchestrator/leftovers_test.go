@@ -15,8 +15,8 @@ import (
 	"iglu.sh/builder/test/kit/memengine"
 )
 
-// TestLeftovers has containers of others be there in each state: those that nobody can want any more
-// are removed in time, and no others.
+// TestLeftovers uses containers of other builders in each state: only those that no builder can use any more are removed,
+// after the right time.
 func TestLeftovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _, _ := builder(t, func(p *memengine.Process) int {
@@ -110,7 +110,7 @@ func TestSweepAtTimes(t *testing.T) {
 	})
 }
 
-// TestFailedRemoval has an engine fail to remove a job's container: the next sweep removes it.
+// TestFailedRemoval uses an engine that fails to remove a job's container: the next sweep removes it.
 func TestFailedRemoval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _, _ := builder(t, func(p *memengine.Process) int { return ends(p, jobwire.End{ExitCode: 3}) })
@@ -146,7 +146,7 @@ func (u unused) RemoveUnused(_ context.Context, removed func(kind, name string))
 	return u.err
 }
 
-// TestCleanup has cleanup be called while a container runs, and when none does.
+// TestCleanup calls Cleanup while a container runs, and when none runs.
 func TestCleanup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := memengine.New(func(p *memengine.Process) int { <-p.Terminated; return 0 })

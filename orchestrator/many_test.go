@@ -20,9 +20,9 @@ import (
 	"iglu.sh/builder/test/kit/memengine"
 )
 
-// TestMany has 16 clients send 200 jobs of 20 repositories to two builders of one instance, with eight
-// slots each, of which one is started anew in between. Clients vanish, and containers are killed.
-// Every verdict is right, no store has two jobs at once, and nothing is left.
+// TestMany sends 200 jobs of 20 repositories from 16 clients to two builders of one instance, with eight slots each. One
+// of the builders is restarted meanwhile. Clients disconnect, and containers are killed. Every verdict is right, no two
+// jobs use a store at once, and nothing is left on the engine.
 func TestMany(t *testing.T) {
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -115,7 +115,7 @@ func (e *crowdedEngine) maintain(p *memengine.Process) int {
 	return 143
 }
 
-// A tended builder is one that looks after what it has.
+// A tended builder is a builder whose Maintain runs.
 type tended struct {
 	*Builder
 	stop    func()

@@ -2,19 +2,19 @@ package orchestrator
 
 import "iglu.sh/builder/schemas"
 
-// An Observer is told of jobs and of the engine, for the numbers that are kept of them. Its
-// methods return at once.
+// An Observer counts events of jobs and of the engine, for the metrics. Its methods must return immediately.
 type Observer interface {
-	// JobEnded is told how a job ended, before the job's client is.
+	// JobEnded is called when a job has ended, before its client gets the last message.
 	JobEnded(verdict schemas.VerdictEvent)
-	// NodeCame is told the name of a node that takes jobs now; of one engine it is not told.
+	// NodeCame is called with the name of a node of the cluster when it can run jobs. It is not called
+	// without a cluster.
 	NodeCame(node string)
-	// EngineFailed is told what a node's engine was to do and did not, in one of few sentences. The node is
-	// "" if there is one engine. What failed because the job was cancelled is no failure.
+	// EngineFailed is called when a call of a node's engine fails. call is a Call of engine.Failure. The node
+	// is "" without a cluster. It is not called if the call failed because the job was cancelled.
 	EngineFailed(node, call string)
 }
 
-// nobody is the Observer where none is given.
+// nobody is the Observer if none is set.
 type nobody struct{}
 
 func (nobody) JobEnded(schemas.VerdictEvent) {}

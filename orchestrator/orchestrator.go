@@ -1,8 +1,12 @@
-// Package orchestrator runs jobs: one container each, from a Request to a Verdict.
+// Package orchestrator runs jobs, each in a container of its own.
 //
-// A Builder takes requests and returns Jobs, each with an id, a log to follow, and an end to wait for
-// (job.go). How a job's container is made and seen to its end, on any engine, is in run.go and
-// container.go. What dead builders leave on the engine is removed by those that live (leftovers.go).
+// A Builder accepts requests and returns a Job for each. A Job has an id, a log that can be followed, and a last
+// message to wait for (job.go). A job waits for a slot, and then runs on the one engine, or on a node of a cluster
+// (cluster.go). The files run.go and container.go create the job's container and follow it to its end. A tracker
+// collects what is known about the job while it runs (tracker.go), and the Verdict says how it ended (verdict.go).
+//
+// A builder that was killed leaves containers on the engine. The other builders of its instance remove them
+// (leftovers.go).
 package orchestrator
 
 import (
@@ -24,35 +28,34 @@ import (
 
 // Options say how jobs are run.
 type Options struct {
-	// MaxJobs is how many run at once; 0 is one. MaxQueued is how many wait for their turn beside
-	// them.
+	// MaxJobs is how many jobs run at once; 0 means one. MaxQueued is how many further jobs may wait.
 	MaxJobs, MaxQueued int
-	// Stores say what outlives a job of its Nix store.
+	// Stores say which Nix stores are kept between jobs.
 	Stores stores.Options
-	// JobUser is who jobs run as; empty is UserNix.
+	// JobUser is the user that runs jobs; empty means UserNix.
 	JobUser JobUser
-	// FetchTimeout bounds all that git does for a job's source.
+	// FetchTimeout is how long git may take to fetch a job's source.
 	FetchTimeout time.Duration
 	// GitDepth is how many commits of a repository's history a job fetches; 0 for all.
 	GitDepth int
 	// Push says how jobs push to caches.
 	Push Push
-	// Nix is what the operator sets of Nix for all jobs.
+	// Nix are the operator's settings of Nix for all jobs.
 	Nix NixSettings
-	// Limits bound what each job takes, and Deadlines how long.
+	// Limits are the most that each job may use, and Deadlines the longest that it may take.
 	Limits    Limits
 	Deadlines Deadlines
 	// PublicURL is the address of the builder's page, without a slash at its end; empty: not known.
 	PublicURL string
-	// Cluster says where jobs run; nil: on the engine that the builder is made with.
+	// Cluster has the nodes on which jobs run; nil: they run on the engine that New gets.
 	Cluster *Cluster
-	// DrainQueue has Drain run the jobs that wait, too.
+	// DrainQueue makes Drain run the waiting jobs, too.
 	DrainQueue bool
-	// RetryLost has a job whose node of the cluster is lost run once more.
+	// RetryLost makes a job run once more if its node of the cluster is lost.
 	RetryLost bool
-	// BuildID is that of the program that the engine puts into containers; see internal/buildid.
+	// BuildID is the build ID of the program that the engine puts into containers; see internal/buildid.
 	BuildID string
-	// Observer counts; nil is nobody.
+	// Observer counts events for the metrics. It may be nil.
 	Observer Observer
 }
 
@@ -64,22 +67,22 @@ type Builder struct {
 	logs    *joblog.Store
 	records Records
 	log     *slog.Logger
-	local   *node    // the one engine; nil: it uses a cluster
-	cluster *cluster // nil: it uses one engine
+	local   *node    // the one engine; nil with a cluster
+	cluster *cluster // nil with one engine
 
 	queue      *nodes.Queue
-	background sync.WaitGroup // for jobs, and what is done after their end is known
+	background sync.WaitGroup // for jobs, and for the cleanup after their end
 
 	nix nixVersions
 
 	mu      sync.Mutex
 	nodes   map[*nodes.Node]*node
-	running map[string]*Job // by their ids; also those that wait for a slot
-	changed *sync.Cond      // on mu: a job has left running
+	running map[string]*Job // by id; includes jobs that wait for a slot
+	changed *sync.Cond      // uses mu; signals that a job was removed from running
 }
 
-// New returns a builder on an engine, which need not be running yet; or on the cluster that the options
-// name, if e is nil. The logs of jobs are kept in logs, and what else outlives them in records.
+// New returns a builder that runs jobs on an engine, which need not be running yet. If e is nil, it runs them on the
+// cluster of the options. The logs of jobs are written to logs, and their records to records.
 func New(e engine.Engine, options Options, logs *joblog.Store, records Records, log *slog.Logger) *Builder {
 	if options.Observer == nil {
 		options.Observer = nobody{}
@@ -105,8 +108,8 @@ func New(e engine.Engine, options Options, logs *joblog.Store, records Records, 
 	return b
 }
 
-// Acquire takes a place for a job, in a slot or in the line of those that wait for one. ok is false if
-// all are taken. release gives it back, and may be called more than once.
+// Acquire acquires a slot for a job, or a place in the queue for one. ok is false if the queue is full. release gives
+// the slot or place back, and may be called more than once.
 func (b *Builder) Acquire() (release func(), ok bool) { return b.queue.Admit() }
 
 // Load returns how many jobs have a slot, and how many wait for one.
@@ -115,8 +118,8 @@ func (b *Builder) Load() (running, waiting int) { return b.queue.Load() }
 // Slots returns how many jobs can have a slot at once.
 func (b *Builder) Slots() int { return b.queue.Slots() }
 
-// Drain ends the jobs that wait for a slot, now and later, if they are not to run as well, and returns when
-// all others have ended. When ctx ends, it cancels them.
+// Drain waits until all jobs have ended. It cancels the jobs that wait for a slot, unless DrainQueue is set. When ctx
+// ends, it cancels all jobs.
 func (b *Builder) Drain(ctx context.Context) {
 	if !b.options.DrainQueue {
 		b.queue.Close()
@@ -141,10 +144,10 @@ func (b *Builder) cancelAll(cause error) {
 	}
 }
 
-// errNoNode is why no job can run on a cluster.
-var errNoNode = &engine.Failure{End: jobend.EngineGone, What: "No node is there.", Advice: "Start one, or set IGLU_NODES to where they are."}
+// errNoNode is the error of a cluster without nodes.
+var errNoNode = &engine.Failure{End: jobend.EngineGone, What: "The cluster has no node.", Advice: "Start one, or set IGLU_NODES to the addresses of the nodes."}
 
-// Healthy returns nil while the engine answers, or any of the cluster.
+// Healthy returns nil while the engine answers, or the engine of any node of the cluster.
 func (b *Builder) Healthy(ctx context.Context) error {
 	if b.local == nil {
 		if b.cluster.isEmpty() {
@@ -156,7 +159,7 @@ func (b *Builder) Healthy(ctx context.Context) error {
 	return err
 }
 
-// Ready returns nil while a job could run, and else says why not in sentences for people.
+// Ready returns nil while a job could run. Otherwise the error says why not, in sentences for people.
 func (b *Builder) Ready(ctx context.Context) error {
 	if b.cluster != nil {
 		return b.cluster.ready(ctx)
@@ -168,11 +171,11 @@ func (b *Builder) Ready(ctx context.Context) error {
 	return sentence(err)
 }
 
-// checkTimeout bounds the questions at the start, which a busy Podman takes seconds to answer.
+// checkTimeout is how long Check may take. A busy Podman needs seconds to answer.
 const checkTimeout = 15 * time.Second
 
-// Check returns why jobs can never run as the builder is set up, or nil as far as the engine
-// can be asked.
+// Check returns an error if no job can ever run with the builder's settings. It returns nil if the engine does not
+// answer, and with a cluster.
 func (b *Builder) Check(ctx context.Context) error {
 	if b.local == nil {
 		return nil
@@ -181,13 +184,13 @@ func (b *Builder) Check(ctx context.Context) error {
 	defer cancel()
 	_, err := b.local.engine.Info(ctx)
 	if f, ok := errors.AsType[*engine.Failure](err); ok && f.Call == "" {
-		return err // it is not the engine that fails
+		return err // not a failure of the engine
 	}
 	return nil
 }
 
-// Maintain brings the job image onto the engine, so that the first job need not wait for it, looks
-// after the stores, and removes what dead builders leave, until ctx ends; on each node of a cluster.
+// Maintain does the builder's background work until ctx ends. On the engine, or on each node of a cluster, it pulls the
+// job image, so that the first job need not wait for it; maintains the stores; and removes leftover containers.
 func (b *Builder) Maintain(ctx context.Context) {
 	if b.local != nil {
 		b.local.maintain(ctx)
@@ -196,7 +199,7 @@ func (b *Builder) Maintain(ctx context.Context) {
 	b.cluster.follow(ctx)
 }
 
-// StoresSize returns how many Nix stores outlive jobs, and how many bytes they take together.
+// StoresSize returns how many Nix stores are kept between jobs, and how many bytes they take together.
 func (b *Builder) StoresSize() (stores int, bytes int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -207,8 +210,8 @@ func (b *Builder) StoresSize() (stores int, bytes int64) {
 	return stores, bytes
 }
 
-// Close cancels the jobs that still run, waits until what is left of the last is removed, and frees the
-// connection to the engine. No job may be started any more.
+// Close cancels the jobs that still run, waits until their containers are removed, and closes the connection to the
+// engine. No job may be started any more.
 func (b *Builder) Close() error {
 	now, cancel := context.WithCancel(context.Background())
 	cancel()

@@ -71,7 +71,7 @@ func (b *Builder) build(ctx context.Context, request *schemas.Request, out io.Wr
 	return j.Wait()
 }
 
-// ends tells how a job has ended, and returns its exit code.
+// ends reports how a job has ended, and returns its exit code.
 func ends(p *memengine.Process, how jobwire.End) int {
 	for _, output := range []io.Writer{p.Stdout, p.Stderr} {
 		jobwire.NewWriter(output, p.Getenv(jobenv.EventsToken)).Send(jobwire.Record{End: &how})
@@ -79,7 +79,7 @@ func ends(p *memengine.Process, how jobwire.End) int {
 	return how.ExitCode
 }
 
-// secretRequest is a request whose secrets are told apart at sight.
+// secretRequest is a request with secrets that are easy to distinguish.
 func secretRequest() *schemas.Request {
 	return &schemas.Request{
 		Git: schemas.Git{GitKey: "-----BEGIN KEY-----\nsecret-git-1\nsecret-git-2\n-----END KEY-----"},
@@ -90,8 +90,8 @@ func secretRequest() *schemas.Request {
 	}
 }
 
-// TestNoWayOutForSecrets has an engine and a container tell them wherever they can: in the output, in
-// records, in errors, in the server's log.
+// TestNoWayOutForSecrets lets an engine and a container print secrets wherever they can: in the output, in records, in
+// errors and in the server's log.
 func TestNoWayOutForSecrets(t *testing.T) {
 	const tell = "secret-git-1 secret-git-2 secret-api secret-signing https://user:some-password@host/ told"
 	for _, wait := range []error{
@@ -152,7 +152,7 @@ func TestNoWayOutForSecrets(t *testing.T) {
 	}
 }
 
-// TestFailingReader has the reader of the log fail: the job ends.
+// TestFailingReader uses a reader of the log that fails: the job ends.
 func TestFailingReader(t *testing.T) {
 	gone := errors.New("gone")
 	b, _, _ := builder(t, func(p *memengine.Process) int {
@@ -188,7 +188,7 @@ func TestSilence(t *testing.T) {
 	}
 }
 
-// TestTail has a task of upkeep print without end.
+// TestTail runs a task of the maintenance that prints without end.
 func TestTail(t *testing.T) {
 	var out lastBytes
 	for range 1000 {
@@ -204,7 +204,7 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// TestSlowReader has the reader of the log stand still until the job has ended.
+// TestSlowReader uses a reader of the log that reads nothing until the job has ended.
 func TestSlowReader(t *testing.T) {
 	ended := make(chan struct{})
 	b, _, _ := builder(t, func(p *memengine.Process) int {
@@ -225,8 +225,8 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-// TestFirstLine has the log begin with the job's id, and its page where the builder knows its own
-// address. A client of events gets both in the first message.
+// TestFirstLine checks that the log begins with the job's id, and its page if the builder knows its own address. A client
+// of events gets both in the first message.
 func TestFirstLine(t *testing.T) {
 	for _, url := range []string{"", "https://builder.example.com"} {
 		b, _, _ := builder(t, func(p *memengine.Process) int { return ends(p, jobwire.End{}) }, func(o *Options) { o.PublicURL = url })

@@ -77,7 +77,7 @@ func TestNodes(t *testing.T) {
 	})
 }
 
-// TestNodesReady has a builder be ready while a job could run on any of its nodes, and say else why not on each.
+// TestNodesReady checks that a builder is ready while a job could run on any node. Otherwise it gives the reason of each node.
 func TestNodesReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2)
@@ -101,14 +101,14 @@ func TestNodesReady(t *testing.T) {
 		want("the other can be used again", "")
 		l.machines["n2"].cut(true)
 		l.setFound("no address")
-		want("none is there", "No node is there. Start one, or set IGLU_NODES to where they are.")
+		want("none is there", "The cluster has no node. Start one, or set IGLU_NODES to the addresses of the nodes.")
 		if states := l.b.Nodes(); states == nil || len(states) > 0 {
 			t.Errorf("without a node they are %+v", states)
 		}
 	})
 }
 
-// TestImageIsTriedAgain has a builder that is not ready for want of the image get it without a job.
+// TestImageIsTriedAgain checks that a builder whose image is missing pulls it without a job, and is then ready.
 func TestImageIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 1)

@@ -82,8 +82,8 @@ func endOf(t *testing.T, last schemas.Message) (end string, waited bool) {
 	return verdict.End, len(verdict.Phases) > 0 && verdict.Phases[0].Phase == schemas.Wait
 }
 
-// TestQueue has 50 clients on two slots with room for 48: all are served in the order in which they
-// came, and told their places. Two who give up leave nothing on the engine, and have a record.
+// TestQueue sends jobs from 50 clients to two slots, with a queue of 48. All run in the order in which they were sent, and
+// get their positions. Two clients cancel: their jobs leave nothing on the engine, and have a record.
 func TestQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := new(clock)
@@ -166,8 +166,8 @@ func record(t *testing.T, b *Builder, n int) history.Record {
 	return history.Record{}
 }
 
-// TestSubmit has jobs that nobody waits for: one runs to its end, one is cancelled while it runs, one
-// while it waits, and there is no place for a fourth until the first has ended.
+// TestSubmit submits detached jobs: one runs to its end, one is cancelled while it runs, one while it waits, and a fourth
+// is refused until the first has ended.
 func TestSubmit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := new(clock)
@@ -204,8 +204,7 @@ func TestSubmit(t *testing.T) {
 	})
 }
 
-// TestSubmitFollowed follows a job that was submitted: whoever has its last message finds its place
-// free.
+// TestSubmitFollowed follows a job that was submitted: its slot is free when its last message is written.
 func TestSubmitFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _, _ := builder(t, new(clock).run)
@@ -226,8 +225,7 @@ func TestSubmitFollowed(t *testing.T) {
 	})
 }
 
-// TestSubmitWithoutLog has a job's log not be made: the job is refused with the reason, and takes no
-// place.
+// TestSubmitWithoutLog submits a job whose log cannot be created: the job is refused with the reason, and uses no slot.
 func TestSubmitWithoutLog(t *testing.T) {
 	b, _, folder := builder(t, nil) // nothing runs
 	if err := os.RemoveAll(folder); err != nil {
@@ -240,7 +238,7 @@ func TestSubmitWithoutLog(t *testing.T) {
 	}
 }
 
-// TestDrainQueue has jobs that wait run, too, for as long as there is time.
+// TestDrainQueue checks that waiting jobs run during a drain, as long as there is time.
 func TestDrainQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _, _ := builder(t, new(clock).run, func(o *Options) { o.MaxQueued, o.DrainQueue = 4, true })
@@ -274,7 +272,7 @@ func TestDrainQueue(t *testing.T) {
 	})
 }
 
-// TestDrain has one job end in time, and one not; two wait. Each has its verdict.
+// TestDrain drains a builder while one job ends in time, one does not, and two wait. It checks each verdict.
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _, _ := builder(t, new(clock).run, func(o *Options) { o.MaxJobs, o.MaxQueued = 2, 4 })
@@ -307,8 +305,8 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// TestQueueAtRandom has 300 jobs of ten repositories come at random times. None waits while a slot is
-// free, and none that has a slot waits for a store that nobody uses.
+// TestQueueAtRandom sends 300 jobs of ten repositories at random times. No job waits while a slot is free, and no job with
+// a slot waits for a store that nobody uses.
 func TestQueueAtRandom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const slots = 4

@@ -10,16 +10,16 @@ import (
 	"iglu.sh/builder/orchestrator/engine"
 )
 
-// failure returns why the job did not end by itself, in sentences for its client.
+// failure returns the reason why the job did not end by itself, in sentences for its client.
 func (v Verdict) failure() *engine.Failure {
 	if f, ok := errors.AsType[*engine.Failure](v.Err); ok {
 		return f
 	}
-	return &engine.Failure{What: "The builder could not run the job to its end.", Advice: "Its own log says why."}
+	return &engine.Failure{What: "The builder could not run the job to its end.", Advice: "The builder's log says why."}
 }
 
-// Reason says in a line, without a period, why the job failed; nothing if it did not. It is a headline:
-// what matters comes first.
+// Reason says in one line, without a period at its end, why the job failed. It is a headline: the most important words
+// are at its beginning. Reason returns "" if the job did not fail.
 func (v Verdict) Reason() string {
 	switch {
 	case v.Err != nil:
@@ -53,7 +53,7 @@ func (v Verdict) reasonOfFailure() string {
 	return lowerFirst(strings.TrimSuffix(f.What, "."))
 }
 
-// wasCancelled is what a client is told of a job that was ended before its time; the advice says why.
+// wasCancelled is the failure of a job that was cancelled. The advice next to it says why.
 const wasCancelled = "The job was cancelled."
 
 // explanation says why the job failed, and what to do, in sentences.
@@ -69,7 +69,7 @@ func (v Verdict) explanation() string {
 	return strings.TrimSpace(strings.TrimSuffix(v.Reason(), ".") + ". " + advice)
 }
 
-// lowerFirst returns a sentence as it goes on within another.
+// lowerFirst returns a text with its first letter in lower case, for use within a sentence.
 func lowerFirst(text string) string {
 	if text == "" {
 		return ""

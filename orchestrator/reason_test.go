@@ -56,7 +56,7 @@ func TestReasons(t *testing.T) {
 	}
 }
 
-// What a job has yielded is an event before its end, and in its record, without secrets.
+// A job's results are in an event before its end, and in its record, without secrets.
 func TestResults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, "docker-20.10.24", nil)

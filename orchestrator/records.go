@@ -10,15 +10,15 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// Records are what is kept of jobs beyond their end.
+// Records stores the records of jobs.
 type Records interface {
-	// Put keeps a record, in place of the one that the job has, if any.
+	// Put stores a record. It replaces the job's previous record, if there is one.
 	Put(history.Record) error
-	// Prune removes the records of ended jobs but for those that keep wants.
+	// Prune removes the records of ended jobs for which keep returns false.
 	Prune(keep func(job string) bool) error
 }
 
-// A recorder keeps one job's record. That it cannot is no reason to end a job.
+// A recorder writes one job's record. If that fails, it logs a warning, and the job continues.
 type recorder struct {
 	records  Records
 	redactor *redact.Redactor
@@ -26,7 +26,7 @@ type recorder struct {
 	record   history.Record
 }
 
-// newRecorder returns what keeps the record of a job that a client has sent, and keeps none yet.
+// newRecorder returns the recorder of a job. It does not store the record yet.
 func (b *Builder) newRecorder(job, client string, request *schemas.Request, redactor *redact.Redactor, log *slog.Logger) *recorder {
 	r := &recorder{records: b.records, redactor: redactor, log: log}
 	r.record = history.Record{
@@ -43,7 +43,7 @@ func (b *Builder) newRecorder(job, client string, request *schemas.Request, reda
 	return r
 }
 
-// begin keeps that the job has a slot, or waits for one.
+// begin records that the job has a slot, or waits for one.
 func (r *recorder) begin(hasSlot bool) {
 	if hasSlot {
 		r.record.Started = r.record.Begun
@@ -53,7 +53,7 @@ func (r *recorder) begin(hasSlot bool) {
 	r.put()
 }
 
-// start keeps when the job got its slot, and of which node; "" of the one engine.
+// start records when the job got its slot, and on which node. node is "" without a cluster.
 func (r *recorder) start(node string) {
 	started := r.record.Started
 	if started.IsZero() {
@@ -67,7 +67,7 @@ func (r *recorder) start(node string) {
 	}
 }
 
-// public returns a request as JSON, without secrets, or nothing where there is no saying that it is.
+// public returns a request as JSON without secrets, or nil if that fails.
 func (r *recorder) public(request *schemas.Request) json.RawMessage {
 	text, err := json.Marshal(request.Public())
 	var value any
@@ -75,16 +75,16 @@ func (r *recorder) public(request *schemas.Request) json.RawMessage {
 		err = json.Unmarshal(text, &value)
 	}
 	if err == nil {
-		text, err = json.Marshal(r.masked(value)) // as JSON, a secret would be escaped
+		text, err = json.Marshal(r.masked(value)) // masked before it is JSON, where a secret would be escaped
 	}
 	if err != nil {
-		r.log.Warn("cannot keep the job's request in its record", "err", err)
+		r.log.Warn("cannot store the job's request in its record", "err", err)
 		return nil
 	}
 	return text
 }
 
-// masked returns a JSON value with the secrets masked that stand in its texts.
+// masked returns a JSON value with the secrets in its strings masked.
 func (r *recorder) masked(value any) any {
 	switch value := value.(type) {
 	case string:
@@ -101,20 +101,20 @@ func (r *recorder) masked(value any) any {
 	return value
 }
 
-// logAs writes to the server's log what the job is.
+// logAs writes a message about the job to the server's log.
 func (r *recorder) logAs(message string) {
 	var args []any
-	for _, about := range []struct{ key, value string }{
+	for _, field := range []struct{ key, value string }{
 		{"repository", r.record.Repository}, {"branch", r.record.Branch}, {"command", r.record.Command}, {"client", r.record.Client}, {"node", r.record.Node},
 	} {
-		if about.value != "" {
-			args = append(args, about.key, about.value)
+		if field.value != "" {
+			args = append(args, field.key, field.value)
 		}
 	}
 	r.log.Info(message, args...)
 }
 
-// end keeps how the job has ended, and how many lines its log has.
+// end records how the job has ended, and how many lines its log has.
 func (r *recorder) end(verdict Verdict, lines int64) {
 	response, event := verdict.Response(), verdict.Event()
 	for _, text := range []*string{&event.Reason, &event.Commit, &event.Image} {
@@ -133,11 +133,11 @@ func (r *recorder) end(verdict Verdict, lines int64) {
 
 func (r *recorder) put() {
 	if err := r.records.Put(r.record); err != nil {
-		r.log.Warn("cannot keep a record of the job", "err", err)
+		r.log.Warn("cannot store the job's record", "err", err)
 	}
 }
 
-// prune removes the records of jobs whose logs are gone.
+// prune removes the records of jobs without a log.
 func (b *Builder) prune(log *slog.Logger) {
 	if err := b.records.Prune(b.logs.Has); err != nil {
 		log.Warn("cannot remove records of old jobs", "err", err)

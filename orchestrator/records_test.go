@@ -14,8 +14,8 @@ import (
 	"iglu.sh/builder/test/kit/memengine"
 )
 
-// TestRecord looks at a job's record while it runs, cancels it, and looks again. A request
-// and an engine that tell secrets everywhere leave none in it.
+// TestRecord checks a job's record while the job runs, and after it was cancelled. The request and the engine's answers
+// contain secrets everywhere; the record contains none.
 func TestRecord(t *testing.T) {
 	var b *Builder
 	var records *history.History

@@ -13,8 +13,8 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// newRetryLab returns a lab whose builder runs lost jobs once more. A container of a lost node goes on for as
-// long as one can without its builder.
+// newRetryLab returns a lab whose builder runs lost jobs once more. A container of a lost node continues for as long as a
+// container can run without its builder.
 func newRetryLab(t *testing.T, machines int, change ...func(*Options)) *lab {
 	t.Cleanup(func() { time.Sleep(jobenv.Outlives) }) // until they have ended
 	l := newLab(t, machines, append(change, func(o *Options) { o.RetryLost = true })...)
@@ -38,8 +38,8 @@ func (l *lab) lose(name string) {
 	time.Sleep((mostMissed + 1) * pingInterval)
 }
 
-// TestRetry has a node be lost under a job, which runs once more on another when its first container has
-// ended. Its client is told, and nothing of the first run is in the verdict.
+// TestRetry loses the node of a job. The job runs once more on another node when its first container has ended. Its client
+// gets a message about that, and the verdict contains nothing of the first run.
 func TestRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newRetryLab(t, 2)
@@ -88,7 +88,7 @@ func TestRetry(t *testing.T) {
 	})
 }
 
-// TestRetryOnce has a job lose both of its nodes.
+// TestRetryOnce runs a job that loses both of its nodes.
 func TestRetryOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newRetryLab(t, 3)
@@ -103,7 +103,7 @@ func TestRetryOnce(t *testing.T) {
 	})
 }
 
-// TestRetryOfNothing has a node be lost before a container of the job has started there: nothing is waited for.
+// TestRetryOfNothing loses a node before the job's container has started there: the job does not wait.
 func TestRetryOfNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newRetryLab(t, 2)
@@ -117,7 +117,7 @@ func TestRetryOfNothing(t *testing.T) {
 	})
 }
 
-// TestRetryAlone has the one node be lost, and come back: the job runs there again.
+// TestRetryAlone loses the only node, which returns: the job runs there again.
 func TestRetryAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, store := range []string{"a", ""} { // without a repository, it has none that outlives it
@@ -135,8 +135,8 @@ func TestRetryAlone(t *testing.T) {
 	})
 }
 
-// TestRetryRemoves has a lost node be back while the job's container still runs there: it is removed, though the
-// job has not ended.
+// TestRetryRemoves loses a node, which returns while the job's container still runs there: the container is removed,
+// although the job has not ended.
 func TestRetryRemoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newRetryLab(t, 2)
@@ -152,7 +152,7 @@ func TestRetryRemoves(t *testing.T) {
 	})
 }
 
-// TestRetryEnds has something end a lost job before it runs again.
+// TestRetryEnds ends a lost job before it runs again.
 func TestRetryEnds(t *testing.T) {
 	for want, what := range map[jobend.End]func(l *lab, leave context.CancelCauseFunc){
 		jobend.TimedOut:   func(l *lab, _ context.CancelCauseFunc) { time.Sleep(time.Minute) },

@@ -7,8 +7,7 @@ import (
 	"testing/synctest"
 )
 
-// The server's log has a line of a job's start, which says what it is, and one of its end, which says what came
-// of it.
+// The server's log has a line for a job's start, which describes the job, and one for its end, which has its result.
 func TestServerLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, "docker-20.10.24", nil)

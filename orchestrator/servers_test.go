@@ -31,9 +31,9 @@ func (v *view) Info(ctx context.Context) (engine.Info, error) {
 	return v.Engine.Info(ctx)
 }
 
-// TestTwoServers has two servers of one instance use the same two nodes, by mistake, with 30 jobs of four
-// repositories each. One node is cut off from either at times, which has its jobs there run once more.
-// Each job ends by itself, no store has two jobs at once, and nothing is left.
+// TestTwoServers lets two servers of one instance use the same two nodes, by mistake, with 30 jobs of four repositories
+// each. Sometimes a server loses the connection to one node, and its jobs there run once more. Each job ends by itself, no
+// two jobs use a store at once, and nothing is left on the engines.
 func TestTwoServers(t *testing.T) {
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {

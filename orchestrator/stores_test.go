@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	fillingStore  = "iglu: this job begins with the image's own Nix store: filling "
+	fillingStore  = "iglu: creating this job's Nix store from the image: "
 	unusableStore = "iglu: the store is removed, and the job begins again with a fresh one"
 	ownStore      = "iglu: the job begins again with the image's own Nix store, which is gone with it"
 	takenStore    = "iglu: other jobs have had this job's Nix store for 5m0s: this job begins with the image's own, which is gone with it"
@@ -50,9 +50,8 @@ func TestUnusableStore(t *testing.T) {
 	})
 }
 
-// TestStoreOfAnotherBuilder has a container of another builder use the store: the job waits until it is
-// gone, which a dead builder's is when it has ended for a while, or does without when it has waited
-// long enough.
+// TestStoreOfAnotherBuilder starts a container of another builder that uses the store. The job waits until that container
+// is removed, as a leftover if its builder was killed. If that takes too long, the job runs without the store.
 func TestStoreOfAnotherBuilder(t *testing.T) {
 	for _, test := range []struct {
 		name  string
@@ -89,8 +88,8 @@ func TestStoreOfAnotherBuilder(t *testing.T) {
 	}
 }
 
-// other runs a container of another builder with the store, which nobody removes. The function that it
-// returns kills it.
+// other runs a container of another builder that uses the store, and that nobody removes. It returns a function that kills
+// the container.
 func (f *fixture) other() (kill func()) {
 	f.t.Helper()
 	there := f.engine.Left()
@@ -124,8 +123,8 @@ var unusableCalls = []fakeengine.Call{
 	callAt("create again", "POST /containers/create", 2),
 }
 
-// TestFaultsOfUnusable has every call go wrong that a job makes when it finds its store unfit: never
-// does the job's command run in that store.
+// TestFaultsOfUnusable lets every call fail that a job makes when its store is unusable: the job's command never runs in
+// that store.
 func TestFaultsOfUnusable(t *testing.T) {
 	report := newReport(faults[:len(faults)-1])
 	t.Run("all", func(t *testing.T) {

@@ -11,11 +11,11 @@ import (
 	"iglu.sh/builder/orchestrator/stores"
 )
 
-// maxLast bounds in bytes what is kept of what a task prints: what runs there is the store's own, in
-// which a job may have put anything.
+// maxLast is how many bytes of a task's output are kept. The output needs a limit, because the task runs programs of
+// the store, in which a job may have put anything.
 const maxLast = 4 << 10
 
-// runTask runs a task of the stores' maintenance. It is a stores.Runner.
+// runTask runs a task of the stores' maintenance in a container. It is a stores.Runner.
 func (n *node) runTask(ctx context.Context, task stores.Task) (code int, last string, err error) {
 	ctx, stopWatching := n.watch(ctx)
 	defer stopWatching()
@@ -41,7 +41,7 @@ func (n *node) runTask(ctx context.Context, task stores.Task) (code int, last st
 	return code, lines[len(lines)-1], err
 }
 
-// followTask starts a container and waits for its end. Its output goes to out.
+// followTask starts a container, writes its output to out, and waits for its end.
 func (r *run) followTask(ctx context.Context, c engine.Container, out io.Writer) (code int, err error) {
 	stream, err := c.Start(ctx)
 	if err != nil {
@@ -72,7 +72,7 @@ func (r *run) followTask(ctx context.Context, c engine.Container, out io.Writer)
 	}
 }
 
-// A lastBytes keeps the last of what is written to it.
+// lastBytes keeps the last maxLast bytes that are written to it.
 type lastBytes []byte
 
 func (t *lastBytes) Write(p []byte) (int, error) {

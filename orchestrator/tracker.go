@@ -11,15 +11,15 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// A tracker gathers what comes to be known of a job while it runs. It tells the job's log of
-// events, and the Verdict of the rest.
+// A tracker collects what becomes known about a job while it runs. It writes events to the job's log, and stores the
+// rest in the Verdict.
 type tracker struct {
-	lines *joblog.Log // gets the events; nil: nobody does
+	lines *joblog.Log // gets the events; may be nil
 	begun time.Time
 
 	mu      sync.Mutex
-	phase   schemas.Phase // the present one
-	since   time.Time     // when that began
+	phase   schemas.Phase // the current phase
+	since   time.Time     // when phase began
 	verdict Verdict
 	stored  int64  // bytes that were added to the Nix store
 	nix     string // the version of the image's
@@ -48,7 +48,7 @@ func (t *tracker) begin(phase schemas.Phase) {
 	t.event(schemas.PhaseEvent{Phase: phase})
 }
 
-// waits notes that the job waits for a slot, and how many jobs are before it.
+// waits records that the job waits for a slot. ahead is how many jobs are before it in the queue.
 func (t *tracker) waits(ahead int) {
 	t.begin(schemas.Wait)
 	t.mu.Lock()
@@ -56,7 +56,7 @@ func (t *tracker) waits(ahead int) {
 	t.event(schemas.QueueEvent{Ahead: ahead})
 }
 
-// again notes that the job runs once more, because its node is lost: what is known was of its first run.
+// again resets the tracker, because the job runs once more after its node was lost.
 func (t *tracker) again(node string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -72,14 +72,14 @@ func (t *tracker) endPhase() {
 	}
 }
 
-// event tells the log. Its error comes again where output is written.
+// event writes an event to the log. It ignores the error, which the log returns again when output is written.
 func (t *tracker) event(e schemas.Event) {
 	if t.lines != nil {
 		t.lines.Event(e)
 	}
 }
 
-// pulling returns say, which now also begins the phase Pull.
+// pulling returns a function that begins the phase Pull and calls say.
 func (t *tracker) pulling(say func(string)) func(string) {
 	return func(line string) {
 		t.begin(schemas.Pull)
@@ -87,7 +87,7 @@ func (t *tracker) pulling(say func(string)) func(string) {
 	}
 }
 
-// creates says that a container is made of an image.
+// creates records that the job's container is created from an image.
 func (t *tracker) creates(image string) {
 	t.mu.Lock()
 	t.verdict.Image = image
@@ -95,16 +95,16 @@ func (t *tracker) creates(image string) {
 	t.begin(schemas.Create)
 }
 
-// insidePhases are those that the program in the container tells of.
+// insidePhases are the phases that the program in the container reports.
 var insidePhases = map[schemas.Phase]bool{schemas.Fetch: true, schemas.Evaluate: true, schemas.Build: true, schemas.PushRest: true}
 
-// commitForm is that of a commit's id, of SHA-1 or SHA-256.
+// commitForm matches the id of a commit, which is a SHA-1 or SHA-256 digest.
 var commitForm = lazyregexp.New(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 
-// nixForm is that of a version of Nix.
+// nixForm matches a version of Nix.
 var nixForm = lazyregexp.New(`^\d+\.\d+[!-~]{0,40}$`)
 
-// take takes what the program in the container tells.
+// take stores what the program in the container reports.
 func (t *tracker) take(n jobwire.Record) {
 	if n.Event != nil {
 		t.takeEvent(n.Event)
@@ -133,7 +133,7 @@ func (t *tracker) take(n jobwire.Record) {
 func (t *tracker) takeEvent(data []byte) {
 	e, err := schemas.ParseEvent(data)
 	if err != nil {
-		return // from a program of another version
+		return // the program has another version
 	}
 	switch e := e.(type) {
 	case schemas.PhaseEvent:
@@ -150,21 +150,21 @@ func (t *tracker) takeEvent(data []byte) {
 	}
 }
 
-// nixVersion returns the version of the image's Nix, or "" if that is not known.
+// nixVersion returns the version of the image's Nix, or "" if it is not known.
 func (t *tracker) nixVersion() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.nix
 }
 
-// storeBytes returns how many bytes the job has added to its Nix store, as far as it told.
+// storeBytes returns how many bytes the job has added to its Nix store, according to its last report.
 func (t *tracker) storeBytes() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.stored
 }
 
-// close returns a verdict with all that is known.
+// close returns a verdict with everything that is known about the job.
 func (t *tracker) close(v Verdict) Verdict {
 	t.mu.Lock()
 	defer t.mu.Unlock()

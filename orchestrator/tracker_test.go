@@ -35,7 +35,7 @@ func (m *messages) WriteMessages(batch []schemas.Message) error {
 	return nil
 }
 
-// told returns the messages' events as JSON, and all other messages by their words.
+// told returns the messages' events as JSON, and all other messages as text.
 func (m *messages) told() (told []string) {
 	for _, message := range m.all {
 		switch {
@@ -50,7 +50,7 @@ func (m *messages) told() (told []string) {
 	return told
 }
 
-// A pullingEngine is one that pulls the image for each job.
+// A pullingEngine pulls the image for each job.
 type pullingEngine struct{ engine.Engine }
 
 func (e pullingEngine) Image(ctx context.Context, progress func(line string)) (engine.Image, error) {
@@ -59,7 +59,7 @@ func (e pullingEngine) Image(ctx context.Context, progress func(line string)) (e
 	return e.Engine.Image(ctx, progress)
 }
 
-// TestMessages has a program in a container tell what it may and what it may not.
+// TestMessages runs a program in a container that reports events, including ones that it must not report.
 func TestMessages(t *testing.T) {
 	commit := strings.Repeat("c0ffee00", 5)
 	b, log, _ := builder(t, func(p *memengine.Process) int {
@@ -130,7 +130,7 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// A job that does not come to run has a verdict, too, without what it did not come to.
+// A job that never runs has a verdict, too, without the values that only a run has.
 func TestVerdictOfNothing(t *testing.T) {
 	b, _, folder := builder(t, nil)
 	b.local.engine.(*memengine.Engine).Fail = func(string) error {

@@ -11,26 +11,26 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// A Verdict is how a job ended, and what there is to say of it then. The last message, the
-// log and the metrics all say what it says.
+// A Verdict says how a job ended, with all that is known about it. The last message, the server's log and the metrics
+// are made from it.
 type Verdict struct {
 	ExitCode int   // of the container; 0 if it has none and Err is set
 	Err      error // why the job did not end by itself; nil if it did
 
 	Duration time.Duration
-	Phases   []schemas.PhaseTime // that it had, in their order
-	Usage    jobwire.Usage       // what all its processes took; 0 where it is not known
-	Commit   string              // that was built; empty if none was fetched
-	Image    string              // the digest of the image; empty if it did not come so far
-	Pushed   *schemas.Pushed     // nil if nothing was to be pushed
-	// Results are what the job has yielded; nil if that is not known.
+	Phases   []schemas.PhaseTime // the job's phases, in their order
+	Usage    jobwire.Usage       // of all its processes together; 0 where it is not known
+	Commit   string              // the commit that was built; empty if none was fetched
+	Image    string              // the digest of the image; empty if no container was created
+	Pushed   *schemas.Pushed     // nil if the job does not push
+	// Results are the results of the job; nil if they are not known.
 	Results *schemas.ResultsEvent
 
-	reason, advice string // what the program in the container has said of a failure; see Reason
-	lastLine       string // that the job has printed
+	reason, advice string // why the job failed, from the program in the container; see Reason
+	lastLine       string // the last line that the job has printed
 }
 
-// End returns how the job ended, in a word.
+// End returns how the job ended, in one word.
 func (v Verdict) End() jobend.End {
 	if v.Err == nil {
 		return jobend.Exited
@@ -41,7 +41,7 @@ func (v Verdict) End() jobend.End {
 	return jobend.Failed
 }
 
-// Event returns what tells a client of events.
+// Event returns the verdict as an event.
 func (v Verdict) Event() schemas.VerdictEvent {
 	e := schemas.VerdictEvent{
 		End:        string(v.End()),
@@ -60,7 +60,7 @@ func (v Verdict) Event() schemas.VerdictEvent {
 	return e
 }
 
-// seconds returns a duration for a message, to the millisecond.
+// seconds returns a duration in seconds, rounded down to milliseconds.
 func seconds(d time.Duration) float64 { return float64(d.Milliseconds()) / 1e3 }
 
 // log writes the verdict to the server's log.
@@ -81,7 +81,7 @@ func (v Verdict) log(log *slog.Logger) {
 	log.Info("job ended", args...)
 }
 
-// Response returns the message that tells a client.
+// Response returns the verdict as the last message for the client.
 func (v Verdict) Response() schemas.Response {
 	if v.Err == nil {
 		response := schemas.Exited(v.ExitCode)
@@ -99,8 +99,7 @@ func (v Verdict) Response() schemas.Response {
 	return response
 }
 
-// cancelled returns the failure of a job that was ended before its time, from the cause
-// with which its context ended.
+// cancelled returns the failure of a job whose context was cancelled with a cause.
 func cancelled(cause error) *engine.Failure {
 	if f, ok := errors.AsType[*engine.Failure](cause); ok {
 		return f
@@ -111,11 +110,11 @@ func cancelled(cause error) *engine.Failure {
 	case jobend.Cancelled:
 		f.Advice = "Its client closed the connection."
 	case jobend.ClientGone:
-		f.Advice = "Its client went away without a word."
+		f.Advice = "The connection to its client was lost."
 	case jobend.Shutdown:
 		f.Advice = "The builder is shutting down. Send the job again when it is back."
 	default:
-		f.Advice = "The builder's own log says why."
+		f.Advice = "The builder's log says why."
 	}
 	return f
 }

@@ -19,8 +19,8 @@ const goodToken = "0123456789-token.of_the~tests"
 
 func withToken(o *Options) { o.Auth.Token = goodToken }
 
-// TestHosts addresses servers by names: without a token, only the health checks answer to one that
-// somebody on the internet can own.
+// TestHosts addresses servers by name. Without a token, only the health checks answer requests for a name that somebody on
+// the internet can own.
 func TestHosts(t *testing.T) {
 	for _, test := range []struct {
 		path string
@@ -222,7 +222,7 @@ func TestClientsThatAreJobs(t *testing.T) {
 		o.Auth.IsOfJobs = func(addr netip.Addr) bool { return addr.IsLoopback() }
 	})
 	for _, path := range []string{"/api/v1/build", "/livez", "/metrics", "/"} {
-		if status, body := f.ask("GET", path); status != 403 || !strings.Contains(body, "from the network that its jobs are on") {
+		if status, body := f.ask("GET", path); status != 403 || !strings.Contains(body, "from the network of its jobs") {
 			t.Errorf("%s: %d, %s", path, status, body)
 		}
 	}

@@ -9,14 +9,13 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// This file is what a client of events gets (schemas.EventsProtocol): the job's numbered
-// messages.
+// This file sends a job's numbered messages to a client of events (schemas.EventsProtocol).
 
-// runWithEvents runs a job while the client gets its messages, and returns the last.
+// runWithEvents runs a job, sends its messages to the client, and returns the last one.
 func (s *session) runWithEvents(ctx context.Context, request *schemas.Request) schemas.Response {
 	w := &messageWriter{lineWriter: newLineWriter(s.out)}
 	last := s.follow(ctx, request, w)
-	if last.Seq == 0 { // the job's log is broken, or there was none
+	if last.Seq == 0 { // the job's log is broken, or it has none
 		w.addAccepted()
 		last.Seq = w.seq + 1
 	}
@@ -24,11 +23,11 @@ func (s *session) runWithEvents(ctx context.Context, request *schemas.Request) s
 	return *last.Response
 }
 
-// messageWriter sends each message that is written to it, except the job's last: the session
-// sends that one when the place is free again. It is for one goroutine.
+// messageWriter sends each message that is written to it, except the job's last: the session sends that one
+// when the slot is free again. It is for one goroutine.
 type messageWriter struct {
 	*lineWriter
-	seq int64 // of the latest
+	seq int64 // the number of the latest message
 }
 
 var _ schemas.MessageWriter = (*messageWriter)(nil)
@@ -50,7 +49,7 @@ func (w *messageWriter) WriteMessages(messages []schemas.Message) error {
 	return w.flush()
 }
 
-// addAccepted sends the first message, if it has not been.
+// addAccepted sends the first message, if it was not sent before.
 func (w *messageWriter) addAccepted() {
 	if w.seq == 0 {
 		accepted := schemas.Accepted()

@@ -90,8 +90,8 @@ func TestManyEvents(t *testing.T) {
 	})
 }
 
-// TestEventsWithoutLog has jobs whose log is broken, so that nobody numbers their last
-// message: it is numbered all the same, and comes after a first one.
+// TestEventsWithoutLog runs jobs whose log is broken, so that their last message has no number. The session numbers it, and
+// sends a first message before it.
 func TestEventsWithoutLog(t *testing.T) {
 	for name, logged := range map[string]int{"from the start": 0, "later": 4} {
 		bubble(t, name, func(t *testing.T) {
@@ -125,7 +125,7 @@ func TestPlainClient(t *testing.T) {
 	}
 }
 
-// TestRefusalsOfEvents has clients of events be told of refusals as others are.
+// TestRefusalsOfEvents checks that clients of events get the same refusals as others.
 func TestRefusalsOfEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newHeldBuilder()
@@ -147,7 +147,7 @@ func TestRefusalsOfEvents(t *testing.T) {
 	})
 }
 
-// TestEventsToNobody has a job write messages to a client that has left: it is told so.
+// TestEventsToNobody runs a job that writes messages to a client that has disconnected: the write fails.
 func TestEventsToNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failed := make(chan error, 1)

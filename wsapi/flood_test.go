@@ -19,8 +19,8 @@ import (
 // fewConns are enough for tests of what happens when there are too many.
 const fewConns = 16
 
-// open makes a connection on which something is sent, and nothing read. The answer may have so
-// many bytes until it is.
+// open opens a connection, sends something, and reads nothing. The server may write a limited number of bytes until the
+// client reads.
 func (f *fixture) open(send string, buffer int) net.Conn {
 	f.t.Helper()
 	conn, err := f.limiter.Listener.(*memListener).dial(f.t.Context(), buffer)
@@ -99,8 +99,8 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// TestAllAnswered has the server answer all connections that may be open, so that none of them is
-// idle: the next client waits until one of them is closed.
+// TestAllAnswered opens as many connections as the limit allows, and the server answers a request on each, so that none is
+// idle. The next client waits until one of them is closed.
 func TestAllAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answer := make(chan struct{})
@@ -132,8 +132,8 @@ func TestAllAnswered(t *testing.T) {
 	})
 }
 
-// TestTurns has so many clients not take what they are told as are told it at once: the next one
-// waits for its turn, and may leave while it does.
+// TestTurns connects maxAnswers clients that do not read their answers: the next client waits for its turn, and may
+// disconnect while it waits.
 func TestTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, &fakeBuilder{})
@@ -174,8 +174,8 @@ func TestTurns(t *testing.T) {
 	})
 }
 
-// TestTurnEnds has as many clients as are told something at once have been told it, and not
-// close: they are in nobody's way.
+// TestTurnEnds connects maxAnswers clients that have their answers, but do not close their connections: they do not delay
+// other clients.
 func TestTurnEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, &fakeBuilder{})
@@ -201,8 +201,8 @@ func (f *fixture) refusedSoFar() []string {
 const webSocketRequest = "GET " + schemas.BuildPath + " HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 	"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 
-// TestSlotHolderDoesNotCount has a client with the slot connect over TLS: its connection does not
-// count against the limit.
+// TestSlotHolderDoesNotCount connects a client over TLS, which gets the slot: its connection does not count against the
+// limit.
 func TestSlotHolderDoesNotCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newHeldBuilder()

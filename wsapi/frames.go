@@ -8,13 +8,12 @@ import (
 const (
 	// finalFrame marks a frame that is a whole message: RFC 6455, section 5.2.
 	finalFrame = 0x80
-	// longestHeader is the length in bytes of the header of a frame that is not
-	// masked, as a server's frames are.
+	// longestHeader is the largest header of an unmasked frame, in bytes. A server's frames are unmasked.
 	longestHeader = 10
 )
 
-// A framer makes frames. It leaves room for a header as long as the last one was: mostly the
-// next is, and then its payload need not be moved. The zero framer is ready.
+// A framer makes frames. It reserves room for a header as long as the previous one. If the next header has the
+// same length, as most have, the payload need not be moved. The zero framer is ready for use.
 type framer struct{ header int }
 
 // append appends a frame whose payload add appends.
@@ -37,7 +36,7 @@ func appendFrame(dst []byte, opcode byte, add func(dst []byte) []byte) []byte {
 	return new(framer).append(dst, opcode, add)
 }
 
-// appendHeader appends the header of a frame with so many bytes of payload.
+// appendHeader appends the header of a frame. size is the length of its payload in bytes.
 func appendHeader(dst []byte, opcode byte, size int) []byte {
 	dst = append(dst, finalFrame|opcode)
 	switch {

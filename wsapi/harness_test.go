@@ -31,7 +31,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// What clients are told. Each is in the document's form; see inForm.
+// The messages that clients get, in the format of the document; see inForm.
 const (
 	accepted     = `{"msg":"Start Building","jobStatus":"starting"}`
 	busy         = `{"error":"A build job is already running.","jobStatus":"running"}`
@@ -41,7 +41,7 @@ const (
 	cancelledFor = `{"error":"The job was cancelled.","msg":"%s","jobStatus":"failed"}` // see heldBuilder
 )
 
-// notJSON is what a client is told whose message is no JSON, and where.
+// notJSON is the answer to a message that is not JSON; it says where the error is.
 func notJSON(where string) string {
 	return fmt.Sprintf(`{"error":"Not a valid JSON","msg":%q,"jobStatus":"failed"}`, where)
 }
@@ -68,7 +68,7 @@ func (b *fakeBuilder) Start(ctx context.Context, request *schemas.Request, clien
 	return &fakeJob{ctx: ctx, build: func(ctx context.Context, out io.Writer) schemas.Message { return b.build(ctx, request, out) }}
 }
 
-// Submit starts a job with the id "submitted", or one that has ended at once if it fails.
+// Submit starts a job with the id "submitted", or returns a refusal.
 func (b *fakeBuilder) Submit(request *schemas.Request, client string) (id string, refusal *schemas.Response) {
 	release, ok := b.Acquire()
 	if !ok {
@@ -219,7 +219,7 @@ func serveTLS(t *testing.T, builder Builder, change ...func(*Options)) *fixture 
 	return f
 }
 
-// certificate returns one that nobody trusts.
+// certificate returns a certificate that nobody trusts.
 func certificate(t *testing.T) tls.Certificate {
 	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
@@ -288,7 +288,7 @@ func (f *fixture) noteRefusal(reason string) {
 	f.refused = append(f.refused, reason)
 }
 
-// wantRefused checks the reasons that the server has told so far.
+// wantRefused checks the reasons that the server has reported so far.
 func (f *fixture) wantRefused(want ...string) {
 	f.t.Helper()
 	f.mu.Lock()
@@ -437,8 +437,7 @@ func (s story) check(t *testing.T, code int, messages ...string) {
 	}
 }
 
-// bubble runs a part of a test with a clock of its own, which stands still while anything
-// happens and is put forward when all wait.
+// bubble runs a part of a test in a bubble of testing/synctest. Its clock advances only when all goroutines wait.
 func bubble(t *testing.T, name string, test func(t *testing.T)) {
 	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
 }
@@ -487,8 +486,7 @@ func line(text string) string { return string(schemas.Output(text).Encode()) }
 // exited is the last message of a job that has ended with a code.
 func exited(code int) string { return string(schemas.Exited(code).Encode()) }
 
-// wantFree checks that a server on a network in memory, which has nothing else to do, takes a
-// client's job.
+// wantFree checks that a server on a network in memory, without other clients, accepts a client's job.
 func wantFree(t *testing.T, f *fixture) {
 	t.Helper()
 	synctest.Wait()

@@ -14,7 +14,7 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// A leaving is a way in which a client goes, and what its job ends with.
+// A leaving is a way in which a client disconnects, and how its job then ends.
 type leaving struct {
 	leave func(c *client)
 	end   jobend.End
@@ -33,8 +33,8 @@ func (c *client) sendClose(code int) {
 	c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Time{})
 }
 
-// TestClientLeaves has clients leave whose job runs. It is told at once who ended it, and the
-// slot is free as soon as it has ended.
+// TestClientLeaves disconnects clients whose job runs. The job is cancelled immediately with the right cause, and the slot
+// is free as soon as the job has ended.
 func TestClientLeaves(t *testing.T) {
 	for name, leaving := range leavings {
 		bubble(t, name, func(t *testing.T) {
@@ -56,8 +56,8 @@ func TestClientLeaves(t *testing.T) {
 	}
 }
 
-// TestClientLeavesUnread has clients leave that have not read what fills all buffers: the write
-// to them, which waits, ends at once, too.
+// TestClientLeavesUnread disconnects clients that have not read, so that all buffers are full: the write to them, which
+// waits, ends immediately, too.
 func TestClientLeavesUnread(t *testing.T) {
 	for name, leaving := range leavings {
 		if name == "protocol violated" {
@@ -128,8 +128,7 @@ func TestClientLeavesAtOnce(t *testing.T) {
 	})
 }
 
-// TestClientTalksOn sends messages to the end and beyond: no answer to one comes after the last
-// message, or hides it.
+// TestClientTalksOn sends messages until after the last message: no answer follows the last message or replaces it.
 func TestClientTalksOn(t *testing.T) {
 	for name, serve := range map[string]func(*testing.T, Builder, ...func(*Options)) *fixture{"memory": serve, "TCP": serveTCP} {
 		test := func(t *testing.T) {
@@ -169,8 +168,8 @@ func TestClientTalksOn(t *testing.T) {
 	}
 }
 
-// TestNoWriteAfterTheEnd has a client send what would be answered when all has been said, and
-// stay for longer than it is asked for a sign of life: nothing is sent to it any more.
+// TestNoWriteAfterTheEnd uses a client that sends messages and pings after the last message, and stays connected for longer
+// than watchInterval: nothing is sent to it any more.
 func TestNoWriteAfterTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, printing("", 0))
@@ -195,7 +194,7 @@ func TestNoWriteAfterTheEnd(t *testing.T) {
 	})
 }
 
-// TestNoBuildForNobody has a client be gone before it can be told that its job is accepted.
+// TestNoBuildForNobody checks that no job is started if its client disconnects before it is accepted.
 func TestNoBuildForNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, &fakeBuilder{build: func(context.Context, *schemas.Request, io.Writer) schemas.Message {
@@ -218,8 +217,7 @@ func TestNoBuildForNobody(t *testing.T) {
 	})
 }
 
-// TestHandshakeNotTaken has a client not take the answer to its handshake: it does not keep the
-// slot.
+// TestHandshakeNotTaken uses a client that does not read the answer to its handshake: it does not keep the slot.
 func TestHandshakeNotTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, &fakeBuilder{})

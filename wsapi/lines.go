@@ -11,18 +11,16 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// flushSize is how many bytes of frames are gathered at most before they are written, and one
-// message.
+// flushSize is how many bytes of frames are gathered before they are written. The last frame may exceed it.
 const flushSize = 256 << 10
 
-// lineWriter sends each line that is written to it as a message. It is for one
-// goroutine.
+// lineWriter sends each line that is written to it as a message. It is for one goroutine.
 type lineWriter struct {
 	out    *sender
 	framer framer
 	frames []byte
 	line   []byte
-	lines  schemas.Lines // of the frames that are gathered
+	lines  schemas.Lines // encodes the lines of the frames that are gathered
 	add    func([]byte) []byte
 }
 

@@ -8,25 +8,27 @@ import (
 )
 
 const (
-	// watchInterval is how often a client is asked for a sign of life while its job
-	// runs, and silenceTimeout after how long without one it counts as gone.
+	// watchInterval is how often a client gets a ping while its job runs. A client that sends nothing for
+	// silenceTimeout, not even the answers, counts as disconnected.
 	watchInterval  = 5 * time.Second
 	silenceTimeout = 25 * time.Second
-	// answerTimeout is how long a client's machine may take to acknowledge what it
-	// is sent, again and again.
+	// answerTimeout is how long a client's machine may acknowledge nothing while the kernel sends
+	// data to it repeatedly.
 	answerTimeout = 15 * time.Second
 )
 
-// heard notes a sign of life from the client.
+// heard extends the read deadline, because the client has sent something.
 func (s *session) heard() {
 	if !s.closing.Load() {
 		s.conn.SetReadDeadline(time.Now().Add(silenceTimeout))
 	}
 }
 
-// watch looks after the client, and at whether the server closes, until the function that it
-// returns is called. A client that gives no sign of life has vanished. One that does not take
-// what it is sent cannot see a ping either; it is there as long as its machine answers.
+// watch checks whether the client is still connected, and sets the close deadline when the server closes. It
+// does so until stop is called.
+//
+// A client that does not answer pings is disconnected. A client that does not read cannot receive a ping: it
+// counts as connected as long as its machine acknowledges data.
 func (s *session) watch() (stop func()) {
 	deadlineSet := make(chan struct{})
 	stopWaiting := context.AfterFunc(s.server.closing, func() {
@@ -40,7 +42,7 @@ func (s *session) watch() (stop func()) {
 		} else {
 			unanswered = 0
 		}
-		// Once can be chance: the kernel may just have tried.
+		// One time is not enough: the kernel may have sent the data only just now.
 		if unanswered > 1 {
 			s.conn.Close()
 		} else if !s.out.sendPing() {
@@ -55,20 +57,19 @@ func (s *session) watch() (stop func()) {
 	}
 }
 
-// isUnanswered reports whether the kernel has sent to the client's machine again
-// without an answer, and for how long there was none. The machine of a client that
-// merely does not read answers.
+// isUnanswered reports whether the client's machine has not answered for answerTimeout although the kernel has
+// sent data repeatedly. If only the client does not read, its machine still answers.
 func (s *session) isUnanswered() bool {
 	state, ok := s.server.tcpInfo(s.conn.NetConn())
 	return ok && state.tries > 0 && state.silence > answerTimeout
 }
 
-// takenInterval is how often the kernel is asked whether a client has taken its last message.
+// takenInterval is how often awaitTaken asks the kernel.
 const takenInterval = 50 * time.Millisecond
 
-// awaitTaken waits until the client's machine has all that was written, as long as it takes
-// any of it. What the kernel still has when a connection is closed is lost if the client
-// sends something.
+// awaitTaken waits until the client's machine has acknowledged everything that was written. It returns earlier
+// if there is no progress for the client timeout. If a connection is closed and the client then sends
+// something, the data that the kernel still holds is lost.
 func (s *session) awaitTaken() {
 	var taken uint64
 	for since := time.Now(); time.Since(since) < s.server.options.ClientTimeout && !s.out.isPastCloseDeadline(); {
@@ -83,10 +84,10 @@ func (s *session) awaitTaken() {
 	}
 }
 
-// tcpState is what the kernel knows of a connection.
+// tcpState is the kernel's state of a TCP connection.
 type tcpState struct {
-	silence time.Duration // since the last answer of the other side
-	tries   int           // how often it was tried again since
-	taken   uint64        // bytes that the other side's machine has acknowledged
-	waiting bool          // whether there are more
+	silence time.Duration // the time since the other side's last acknowledgement
+	tries   int           // the number of retransmissions and probes since then
+	taken   uint64        // the number of bytes that the other side's machine has acknowledged
+	waiting bool          // whether there are bytes that it has not acknowledged
 }

@@ -57,9 +57,8 @@ func TestNoJobInTime(t *testing.T) {
 	}
 }
 
-// TestDeafClient has a client that sends no job ping without end and read nothing, so that answers to
-// it cannot be written: the slot is free when the time for a job is up, and its connection soon
-// after.
+// TestDeafClient uses a client that sends no job, but pings without end. It reads nothing, so answers to it cannot be
+// written. The slot is free after the request timeout, and the connection is closed soon after.
 func TestDeafClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, &fakeBuilder{})
@@ -82,8 +81,7 @@ func TestDeafClient(t *testing.T) {
 	})
 }
 
-// TestIdleClient has a job say nothing for an hour. Its client answers pings, and that is
-// enough.
+// TestIdleClient runs a job that prints nothing for an hour. Its client stays connected, because it answers pings.
 func TestIdleClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newHeldBuilder()
@@ -110,8 +108,8 @@ func TestIdleClient(t *testing.T) {
 	})
 }
 
-// TestSilentClient has a client neither answer pings nor send anything, or stop doing so: its
-// job ends 25 s after the last sign of it.
+// TestSilentClient uses clients that never send anything, not even answers to pings, or stop doing so: the job ends 25 s
+// after the last data from the client.
 func TestSilentClient(t *testing.T) {
 	for name, test := range map[string]struct {
 		send func(c *client)
@@ -170,8 +168,8 @@ func flooding(wrote chan<- error) *fakeBuilder {
 	}}
 }
 
-// TestStalledClient stops reading while its job prints, for longer than it may be silent but
-// not for longer than it may take nothing: when it reads on, it gets every line.
+// TestStalledClient uses a client that stops reading while its job prints, for longer than silenceTimeout, but not for
+// longer than the client timeout. When it reads on, it gets every line.
 func TestStalledClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wrote := make(chan error, 1)
@@ -252,8 +250,7 @@ func TestClientAcceptsNothing(t *testing.T) {
 	})
 }
 
-// TestUnanswered has a client's machine not answer what the kernel sends to it, as far as the
-// kernel says.
+// TestUnanswered uses a kernel state which says that the client's machine does not answer.
 func TestUnanswered(t *testing.T) {
 	silent := tcpState{tries: 1, silence: answerTimeout + 1}
 	for name, test := range map[string]struct {
@@ -294,8 +291,8 @@ func TestUnanswered(t *testing.T) {
 	}
 }
 
-// TestSlowToTheEnd has a client take what it is sent only some time after its job has ended.
-// What the kernel still has is not given up as long as the client takes any of it.
+// TestSlowToTheEnd uses a client that reads only some time after its job has ended. The server does not close the
+// connection as long as the client makes progress with the data that the kernel still has.
 func TestSlowToTheEnd(t *testing.T) {
 	for name, test := range map[string]struct {
 		taken func(seconds int) uint64 // by the client, until some time after the job's end
@@ -327,8 +324,8 @@ func TestSlowToTheEnd(t *testing.T) {
 	}
 }
 
-// TestClientDoesNotClose has clients read all, talk on and close nothing: the server waits no
-// longer than it must, and no shorter, whether they had a job or not.
+// TestClientDoesNotClose uses clients, with and without a job, that read everything, send more, and do not close their
+// connection: the server waits for exactly closeTimeout.
 func TestClientDoesNotClose(t *testing.T) {
 	for name, send := range map[string]string{"job": job(), "refused": "{}", "too large": strings.Repeat(" ", 10_000), "silent": ""} {
 		bubble(t, name, func(t *testing.T) {
@@ -358,7 +355,7 @@ func TestClientDoesNotClose(t *testing.T) {
 	}
 }
 
-// TestPings has a client ask for a sign of life again and again while it is sent lines.
+// TestPings uses a client that sends many pings while it gets lines.
 func TestPings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newHeldBuilder()
@@ -385,8 +382,7 @@ func TestPings(t *testing.T) {
 	})
 }
 
-// TestPingFlood pings while not reading. No answer is in the way of the log, and the latest
-// ping is answered after it.
+// TestPingFlood sends pings and does not read. The answers do not delay the log, and the latest ping is answered after it.
 func TestPingFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wrote := make(chan error, 1)

@@ -13,8 +13,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// fuzzCorpus returns the inputs that the fuzzing of requests has found worth keeping, and a
-// job.
+// fuzzCorpus returns the stored inputs of the fuzz test of requests, and a job.
 func fuzzCorpus(t *testing.T) (corpus [][]byte) {
 	t.Helper()
 	names, err := filepath.Glob("../schemas/testdata/fuzz/FuzzParseRequest/*")
@@ -53,8 +52,8 @@ func malformed(random *rand.Rand, input []byte) []byte {
 	}
 }
 
-// TestMalformedMessages sends first messages that are none, and the same to a server whose job
-// runs: each is refused, the job goes on, and nothing of them is left (the bubble checks that).
+// TestMalformedMessages sends malformed messages, as the first message and while a job runs: each is refused, the job
+// continues, and no goroutine is left (the bubble checks that).
 func TestMalformedMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newHeldBuilder()

@@ -12,8 +12,8 @@ import (
 	"iglu.sh/builder/wsapi/connlimit"
 )
 
-// A network in memory, for tests in a synctest bubble: there, what waits for a socket does not
-// count as waiting, so that time would stand still.
+// A network in memory, for tests in a synctest bubble. In a bubble, a goroutine that waits for a socket does not count as
+// waiting, so the clock would not advance.
 
 // socketBuffer is how many bytes a memConn takes that its other end has not read.
 const socketBuffer = 64 << 10
@@ -43,8 +43,7 @@ func (l *memListener) Accept() (net.Conn, error) {
 func (l *memListener) Close() error   { l.close(); return nil }
 func (l *memListener) Addr() net.Addr { return memAddr{} }
 
-// dial connects to the listener. The server may write so many bytes that the client has not
-// read.
+// dial connects to the listener. The server may write a limited number of bytes that the client has not read.
 func (l *memListener) dial(ctx context.Context, buffer int) (net.Conn, error) {
 	toServer, toClient := newMemPipe(socketBuffer), newMemPipe(buffer)
 	select {
@@ -62,8 +61,7 @@ type memAddr struct{}
 func (memAddr) Network() string { return "mem" }
 func (memAddr) String() string  { return "mem:1" }
 
-// A memConn is one end of a connection. As a socket's, each of its two directions has a buffer
-// and can be closed alone.
+// A memConn is one end of a connection. Like with a socket, each direction has a buffer and can be closed separately.
 type memConn struct{ in, out *memPipe }
 
 var _ net.Conn = (*memConn)(nil)
@@ -182,7 +180,7 @@ func (p *memPipe) write(from []byte) (n int, err error) {
 	}
 }
 
-// A deadline wakes those who wait for a pipe.
+// A deadline wakes the goroutines that wait for a pipe.
 type deadline struct {
 	at    time.Time // zero: none
 	timer *time.Timer

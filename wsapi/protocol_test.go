@@ -18,8 +18,8 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// TestRefusedMessages holds the message table of the protocol against the server, in both
-// forms: what it says to a first message that is no job.
+// TestRefusedMessages compares the server's answers to malformed first messages with the message table of the protocol, in
+// both formats.
 func TestRefusedMessages(t *testing.T) {
 	eachForm(t, func(t *testing.T, form schemas.Format) {
 		for _, row := range refusedMessages(form) {
@@ -98,7 +98,7 @@ func TestStackRefusals(t *testing.T) {
 	})
 }
 
-// TestOutput has jobs print, and end.
+// TestOutput runs jobs that print, and end.
 func TestOutput(t *testing.T) {
 	unable := schemas.Unable("The container engine does not answer.", "Start it.")
 	eachForm(t, func(t *testing.T, form schemas.Format) {
@@ -200,8 +200,8 @@ func TestHundredClients(t *testing.T) {
 	})
 }
 
-// TestSlotIsFreeFirst has a client that has read its last message connect again, whatever that
-// message was: the server sends it only when the slot is free.
+// TestSlotIsFreeFirst connects again after the client has read its last message, for each kind of last message: the server
+// sends it only when the slot is free.
 func TestSlotIsFreeFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, printing("", 3))
@@ -294,7 +294,7 @@ func TestHealth(t *testing.T) {
 			}
 		}
 		check("GET", "/api/v1/healthcheck", 200, "Everyting seems healthy!")
-		check("GET", "/readyz", 200, "The builder takes jobs.\n")
+		check("GET", "/readyz", 200, "The builder accepts jobs.\n")
 		check("GET", "/livez", 200, "The builder is running.\n")
 		for _, path := range []string{"/api/v1/healthcheck", "/readyz", "/livez", schemas.BuildPath} {
 			check("HEAD", path, 405, "")

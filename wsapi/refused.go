@@ -2,14 +2,13 @@ package wsapi
 
 import "iglu.sh/builder/wsapi/auth"
 
-// Refusals are the reasons for which a client's job is not taken, in a word each. Options.Refused
-// is called with them. Three are those of package auth, and the last three those of
-// schemas.Refusal.
+// Refusals are the reasons for which a client's job is refused, one word each. Options.Refused is called with
+// them. Three are from package auth, and the last three are the kinds of schemas.Refusal.
 var Refusals = []string{refusedBusy, refusedDraining, auth.RefusedToken, auth.RefusedOrigin, auth.RefusedNetwork, refusedSilent, refusedLarge,
 	"malformed", "invalid", "command"}
 
 const (
-	refusedBusy     = "busy"      // other clients have all places
+	refusedBusy     = "busy"      // other jobs have all slots, and the queue is full
 	refusedDraining = "draining"  // the builder is shutting down
 	refusedSilent   = "no-job"    // the client has sent no job in time
 	refusedLarge    = "too-large" // the job exceeds MaxRequestBytes

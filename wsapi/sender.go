@@ -14,41 +14,39 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// The library reads from a connection; all writing is done here. Its own writer takes a
-// system call for every message, which a log of a million lines cannot afford, and its
-// answers to pings would share the connection's deadline with a write that waits for a
-// slow client.
+// The library only reads from a connection; this file does all writing. There are two reasons. The library's
+// writer needs a system call for every message, which is too slow for a log of a million lines. And its answers
+// to pings would change the connection's deadline during a write to a slow client.
 
-// tlsPiece is how many bytes are written at once over TLS, where a write that has reached
-// its deadline cannot be continued. A slow client is there as long as it accepts so much
-// in the time that it has.
+// tlsPiece is how many bytes are written at once over TLS, where a write cannot be continued after its deadline.
+// A client counts as connected as long as it accepts this many bytes within the client timeout.
 const tlsPiece = 4 << 10
 
 const (
-	// closingTimeout is how long a client may take to accept the rest of its log when
-	// the server closes.
+	// closingTimeout is how long a client may take to accept the rest of its log when the server closes.
 	closingTimeout = 5 * time.Second
-	// behindTimeout is how long one write may take then without the client counting as
-	// behind, and behindInterval how often that is looked at.
+	// A client is behind if a write to it takes longer than behindTimeout when the server closes. The
+	// server checks that every behindInterval.
 	behindTimeout  = time.Second
 	behindInterval = 20 * time.Millisecond
-	// endingTimeout is how long its job may take to end then, and has more to say.
+	// endingTimeout is additional time for a client that is not behind: its job needs time to end, and
+	// prints more lines.
 	endingTimeout = 15 * time.Second
 )
 
-// A sender writes frames to one client's connection, one write at a time, and gives up when a
-// deadline passes. All goroutines of a session use it.
+// A sender writes frames to one client's connection, one write at a time. It stops when a deadline passes. All
+// goroutines of a session use it.
 type sender struct {
 	conn    net.Conn
 	timeout time.Duration  // how long the client may accept nothing
-	form    schemas.Format // of the messages: that of the job, once there is one
+	form    schemas.Format // the format of the messages; set from the job when it is received
 
 	writing sync.Mutex
-	ping    atomic.Pointer[string] // the client's latest, not answered yet
-	ending  atomic.Bool            // the client is told, or has been, that this is the end
+	ping    atomic.Pointer[string] // the client's latest ping, not answered yet
+	ending  atomic.Bool            // the last frames are being written, or were written
 
 	closeDeadline atomic.Int64 // when the last write must end, in Unix nanoseconds; 0: not set yet
-	jobDeadline   time.Time    // when the client must have sent its job; zero when it has
+	jobDeadline   time.Time    // when the client must have sent its job; zero after it has sent it
 }
 
 // send sends one message.
@@ -64,7 +62,7 @@ func (s *sender) messageFrame(dst []byte, m *schemas.Message) []byte {
 	return appendFrame(dst, websocket.TextMessage, func(dst []byte) []byte { return s.form.AppendMessage(dst, m) })
 }
 
-// write writes frames as fast as the client takes them.
+// write writes frames as fast as the client accepts them.
 func (s *sender) write(frames []byte) error {
 	s.writing.Lock()
 	defer s.unlock()
@@ -78,7 +76,7 @@ func (s *sender) writeLocked(frames []byte) error {
 	}
 	for len(frames) > 0 {
 		s.conn.SetWriteDeadline(time.Now().Add(s.timeout))
-		deadline, isBounded := s.writeDeadline() // only now: see setCloseDeadline
+		deadline, isBounded := s.writeDeadline() // after SetWriteDeadline: see setCloseDeadline
 		if isBounded {
 			s.conn.SetWriteDeadline(deadline)
 		}
@@ -87,7 +85,7 @@ func (s *sender) writeLocked(frames []byte) error {
 		if err != nil && (n == 0 || isBounded || !errors.Is(err, os.ErrDeadlineExceeded)) {
 			return err
 		}
-		// It has accepted something in that time: it is slow, but there.
+		// The client has accepted something before the deadline: it is slow, but connected.
 	}
 	return nil
 }
@@ -98,7 +96,7 @@ func (s *sender) unlock() {
 	s.answerPing()
 }
 
-// sendUnlessEnding sends one message, but nothing after the last one.
+// sendUnlessEnding sends one message, unless the last one was sent.
 func (s *sender) sendUnlessEnding(response schemas.Response) error {
 	s.writing.Lock()
 	defer s.unlock()
@@ -108,14 +106,14 @@ func (s *sender) sendUnlessEnding(response schemas.Response) error {
 	return s.writeLocked(s.textFrame(response))
 }
 
-// writeLast writes the frames that end the connection.
+// writeLast writes the last frames of the connection.
 func (s *sender) writeLast(frames []byte) error {
 	s.ending.Store(true)
 	return s.write(frames)
 }
 
-// sendPing asks the client for a sign of life, unless another write waits for a slow
-// client, which could not see the ping before that, or was the last.
+// sendPing sends a ping to the client. It sends none if another write is in progress, because a slow client
+// could not receive the ping before that, or if the last message was sent.
 func (s *sender) sendPing() (sent bool) {
 	if !s.writing.TryLock() {
 		return false
@@ -128,16 +126,17 @@ func (s *sender) sendPing() (sent bool) {
 	return true
 }
 
-// receivePing answers a ping of the client, now or after the write under way. It is the
-// library's handler of pings, and returns no error.
+// receivePing answers a ping of the client, now or after the write in progress. It is the library's handler of
+// pings, and returns no error.
 func (s *sender) receivePing(data string) error {
 	s.ping.Store(&data)
 	s.answerPing()
 	return nil
 }
 
-// answerPing answers the client's latest ping, if that is still to be done. Who reads
-// must not wait for a write to a slow client: whoever writes then answers after it.
+// answerPing answers the client's latest ping, if it is not answered yet. The goroutine that reads must not wait
+// for a write to a slow client. So if a write is in progress, the goroutine that writes answers the ping
+// afterwards.
 func (s *sender) answerPing() {
 	for s.ping.Load() != nil && s.writing.TryLock() {
 		if data := s.ping.Swap(nil); data != nil && !s.ending.Load() {
@@ -147,7 +146,7 @@ func (s *sender) answerPing() {
 	}
 }
 
-// writeDeadline returns the deadline of all that is written now, if there is one.
+// writeDeadline returns the deadline of all writes together, if there is one.
 func (s *sender) writeDeadline() (deadline time.Time, isBounded bool) {
 	if deadline := s.closeDeadline.Load(); deadline != 0 {
 		return time.Unix(0, deadline), true
@@ -155,10 +154,9 @@ func (s *sender) writeDeadline() (deadline time.Time, isBounded bool) {
 	return s.jobDeadline, !s.jobDeadline.IsZero()
 }
 
-// setCloseDeadline sets the time by which all writes together must end, the write under way
-// included. Later calls change it only if timeout is 0. It stores the close deadline first and
-// sets the connection's deadline then. A write sets the connection's deadline first and loads
-// the close deadline then. So neither can miss the other.
+// setCloseDeadline sets the time by which all writes must end, including the write in progress. Later calls
+// change it only if timeout is 0. It stores the close deadline first, and then sets the connection's deadline. A
+// write sets the connection's deadline first, and then loads the close deadline. So neither can miss the other.
 func (s *sender) setCloseDeadline(timeout time.Duration) {
 	deadline := time.Now().Add(timeout)
 	if s.closeDeadline.CompareAndSwap(0, deadline.UnixNano()) || timeout == 0 {
@@ -167,9 +165,8 @@ func (s *sender) setCloseDeadline(timeout time.Duration) {
 	}
 }
 
-// setShutdownDeadline sets the close deadline when the server closes. A client is behind if a
-// write to it waits for all of behindTimeout. Such a client gets no extra time for what its job
-// prints at its end.
+// setShutdownDeadline sets the close deadline when the server closes. A client is behind if a write to it takes
+// longer than behindTimeout. Such a client gets no additional time for what its job prints at its end.
 func (s *sender) setShutdownDeadline() {
 	timeout := closingTimeout
 	for range behindTimeout / behindInterval {

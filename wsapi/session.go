@@ -15,53 +15,51 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// closeTimeout bounds the wait for a client's answer to the closing of the connection.
-// Without the wait, what the client still sends would reset the connection, and the
-// last message could be lost on its way.
+// closeTimeout is how long the server waits for the client to close its side of the connection. Without the
+// wait, data that the client still sends would reset the connection, and the last message could be lost.
 const closeTimeout = 2 * time.Second
 
-// A session serves one client's connection: it receives a job, runs it and ends. The goroutine
-// of the HTTP request serves it; while a job runs, a second one reads from the connection, a
-// third looks after it, and the first sends the log.
+// A session serves one client's connection: it receives a job, runs it and closes the connection. The goroutine
+// of the HTTP request serves it. While a job runs, this goroutine sends the log, a second one reads from the
+// connection, and a third one checks whether the client is still connected.
 type session struct {
 	server *Server
 	conn   *websocket.Conn
 	out    *sender // writes to conn
 	log    *slog.Logger
-	last   *schemas.Message // of the job, for a client of events; nil before it
+	last   *schemas.Message // the job's last message, for a client of events; nil before the job's end
 
-	answered     func() // lets the next client have its turn
-	stopWatching func() // ends what looks after a client that has a job
+	answered     func() // ends the turn of this client: see Server.takeTurn
+	stopWatching func() // ends watch
 
-	reading chan struct{} // closed when the goroutine that reads has ended; nil without it
+	reading chan struct{} // closed when the goroutine that reads has ended; nil if there is none
 	broken  bool          // the library cannot read from the connection any more
-	closing atomic.Bool   // the client has all that it was sent, and is to close its side
+	closing atomic.Bool   // everything is sent, and the client is expected to close its side
 }
 
-// newSession returns the session of a client that has just connected.
-// The session calls answered when the client has its last message, if nobody has before.
+// newSession returns the session of a client that has just connected. The session calls answered after the last
+// message.
 func newSession(server *Server, conn *websocket.Conn, log *slog.Logger, answered func()) *session {
 	out := &sender{conn: conn.NetConn(), timeout: server.options.ClientTimeout}
-	// The library would write answers itself; see sender.go.
+	// Otherwise the library would write answers itself; see sender.go.
 	conn.SetPingHandler(out.receivePing)
 	conn.SetCloseHandler(func(int, string) error { return nil })
 	return &session{server: server, conn: conn, out: out, log: log, answered: answered, stopWatching: func() {}}
 }
 
-// serve receives one job from the client and runs it. The caller has acquired a place. serve
-// releases it when the job has ended, before it sends the last message: a client that has
-// read its last message finds the place free.
+// serve receives one job from the client and runs it. The caller has acquired a slot. serve releases it when the
+// job has ended, before it sends the last message: the slot is free when the client gets its last message.
 func (s *session) serve(release func()) {
-	defer func() { s.stopWatching() }() // which work sets
+	defer func() { s.stopWatching() }() // a closure, because work sets it
 	response, code := s.work()
 	release()
 	s.end(response, code)
 }
 
-// shuttingDown is what a client is told whose job is not taken any more.
+// shuttingDown is the answer to a client whose job is refused because the builder is shutting down.
 var shuttingDown = schemas.Unable("The builder is shutting down.", "Connect again when it is back.")
 
-// nothing stands for no last message: the close code says all, or nobody is there.
+// nothing means that there is no last message: the close code is enough, or the client is disconnected.
 var nothing schemas.Response
 
 // work returns the last message for the client and the close code after it.
@@ -72,7 +70,7 @@ func (s *session) work() (schemas.Response, int) {
 		return s.notReceived(err)
 	}
 	request, form, err := schemas.ParseRequest(data, s.server.options.Commands)
-	s.out.form = form // nobody else sends before the job is accepted
+	s.out.form = form // no other goroutine sends before the job is accepted
 	if refusal, ok := errors.AsType[*schemas.Refusal](err); ok {
 		s.log.Info("client refused", "reason", refusal.Kind(), "err", refusal)
 		s.server.refused(refusal.Kind())
@@ -99,7 +97,7 @@ func (s *session) work() (schemas.Response, int) {
 	return response, websocket.CloseInternalServerErr
 }
 
-// run runs a job while the client gets its lines, and returns the last message.
+// run runs a job, sends its lines to the client, and returns the last message.
 func (s *session) run(ctx context.Context, request *schemas.Request) schemas.Response {
 	if err := s.out.send(schemas.Accepted()); err != nil {
 		return nothing
@@ -107,13 +105,13 @@ func (s *session) run(ctx context.Context, request *schemas.Request) schemas.Res
 	return *s.follow(ctx, request, newLineWriter(s.out)).Response
 }
 
-// follow runs a job while out gets its lines or messages, and returns the last message. When the
-// client leaves, or cannot be written to, the job is cancelled.
+// follow runs a job, writes its lines or messages to out, and returns the last message. It cancels the job when
+// the client disconnects, or out fails.
 func (s *session) follow(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	job := s.server.builder.Start(ctx, request, s.conn.RemoteAddr().String())
-	// It ends with the job's log, not with ctx: the last lines count, too.
+	// It ends with the job's log, not with ctx: the client gets the last lines, too.
 	if err := job.Follow(context.WithoutCancel(ctx), out); err != nil {
 		cancel(err)
 	}
@@ -122,16 +120,16 @@ func (s *session) follow(ctx context.Context, request *schemas.Request, out io.W
 
 var errTooLarge = errors.New("the message is too large")
 
-// receive returns the client's first message. One that is no text is returned as
-// no bytes, which is no job either.
+// receive returns the client's first message. It returns no bytes for a message that is not text; they are
+// refused like any other malformed job.
 func (s *session) receive() ([]byte, error) {
 	deadline := time.Now().Add(s.server.options.RequestTimeout)
-	// It is a write deadline, too: for answers to the pings of a client that reads nothing.
+	// Also as a write deadline, for answers to the pings of a client that reads nothing.
 	s.out.jobDeadline = deadline
 	defer func() { s.out.jobDeadline = time.Time{} }()
 	s.conn.SetReadDeadline(deadline)
 	defer s.conn.SetReadDeadline(time.Time{})
-	// A server that takes no more jobs does not wait for that deadline.
+	// A server that accepts no more jobs does not wait for that deadline.
 	shortened := make(chan struct{})
 	stop := context.AfterFunc(s.server.draining, func() {
 		defer close(shortened)
@@ -146,7 +144,7 @@ func (s *session) receive() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The library's own limit would close the connection before the place is free again.
+	// The library's own limit would close the connection before the slot is free again.
 	limit := s.server.options.MaxRequestBytes
 	data, err := io.ReadAll(io.LimitReader(message, limit+1))
 	switch {
@@ -160,7 +158,7 @@ func (s *session) receive() ([]byte, error) {
 	return data, nil
 }
 
-// notReceived says what a client is told that has sent no job.
+// notReceived returns the last message and the close code for a client that has sent no job.
 func (s *session) notReceived(err error) (schemas.Response, int) {
 	network, ok := errors.AsType[net.Error](err)
 	switch timedOut := ok && network.Timeout(); {
@@ -173,34 +171,34 @@ func (s *session) notReceived(err error) (schemas.Response, int) {
 	case timedOut:
 		s.refused(refusedSilent)
 		return s.server.noJobInTime(), websocket.ClosePolicyViolation
-	default: // it has left
+	default: // the client has disconnected
 		return nothing, websocket.CloseNormalClosure
 	}
 }
 
-// noJobInTime is what a client is told that does not send its job.
+// noJobInTime is the answer to a client that does not send its job in time.
 func (s *Server) noJobInTime() schemas.Response {
 	return schemas.Unable("No job was received within "+s.options.RequestTimeout.String()+".", "Connect again and send it at once.")
 }
 
-// refused says and counts why a client has no job.
+// refused logs and counts the reason for which a client's job is refused.
 func (s *session) refused(reason string) {
 	s.log.Info("client refused", "reason", reason)
 	s.server.refused(reason)
 }
 
-// readOn answers whatever else the client sends, until the connection ends or the client
-// gives no sign of life in time: anything it sends, an answer to a ping included. It returns
-// which of both it was that ended the job: a goodbye or not.
+// readOn reads what the client sends while its job runs, and answers each further job with busy. It returns when
+// the connection ends, or the client sends nothing for silenceTimeout, not even an answer to a ping. The result
+// is jobend.Cancelled if the client has closed the connection properly, and otherwise jobend.ClientGone.
 func (s *session) readOn() jobend.End {
 	s.conn.SetPongHandler(func(string) error { s.heard(); return nil })
 	for {
 		s.heard()
 		_, _, err := s.conn.NextReader()
 		if websocket.IsUnexpectedCloseError(err, websocket.CloseAbnormalClosure) {
-			return jobend.Cancelled // the library's word for no goodbye is the one excepted
+			return jobend.Cancelled // the library returns CloseAbnormalClosure if no close frame came
 		}
-		// Otherwise it has sent a second job.
+		// Without an error, the client has sent a second job.
 		if err != nil || s.out.sendUnlessEnding(schemas.Busy()) != nil {
 			return jobend.ClientGone
 		}
@@ -217,13 +215,13 @@ func (s *session) end(response schemas.Response, code int) {
 		frames = s.out.textFrame(response)
 	}
 	frames = append(frames, controlFrame(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""))...)
-	if s.reading == nil { // who has had no job need not be waited for
+	if s.reading == nil { // no wait for a client that has had no job
 		s.out.setCloseDeadline(closeTimeout)
 	}
 	err := s.out.writeLast(frames)
 	s.answered()
 	if err == nil {
-		if s.reading != nil { // who had no job has but this one message to take
+		if s.reading != nil { // a client without a job gets only this one message
 			s.awaitTaken()
 		}
 		s.awaitClose()
@@ -238,7 +236,7 @@ func (s *session) close() {
 	}
 }
 
-// awaitClose reads until the client has closed its side, too.
+// awaitClose reads until the client has closed its side of the connection.
 func (s *session) awaitClose() {
 	s.closing.Store(true)
 	s.conn.SetReadDeadline(time.Now().Add(closeTimeout))

@@ -25,7 +25,7 @@ func inBackgroundOf(wait func()) <-chan struct{} {
 	return done
 }
 
-// TestClose ends the running job, whose client is told, and those of clients that have none.
+// TestClose ends the running job, and the connections of clients without a job. Each client gets a message.
 func TestClose(t *testing.T) {
 	forms(t, func(t *testing.T, form schemas.Format) {
 		b := newHeldBuilder()
@@ -102,7 +102,7 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// TestDrainWithoutJob has a client not have sent its job: it is told at once.
+// TestDrainWithoutJob drains a server while a client has not sent its job: the client gets a message immediately.
 func TestDrainWithoutJob(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, &fakeBuilder{})
@@ -117,8 +117,8 @@ func TestDrainWithoutJob(t *testing.T) {
 	})
 }
 
-// TestCloseWithStalledClient closes while a write waits for a client that does not read. It
-// counts as behind, and its job's last words are not waited for.
+// TestCloseWithStalledClient closes the server while a write waits for a client that does not read. The client counts as
+// behind, so the server does not wait for the last lines of its job.
 func TestCloseWithStalledClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wrote := make(chan error, 1)
@@ -137,8 +137,7 @@ func TestCloseWithStalledClient(t *testing.T) {
 	})
 }
 
-// TestLeavesWhileClosing has a client leave that a closing server still writes to: that ends the
-// write.
+// TestLeavesWhileClosing disconnects a client to which a closing server still writes: that ends the write.
 func TestLeavesWhileClosing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wrote := make(chan error, 1)
@@ -160,8 +159,8 @@ func TestLeavesWhileClosing(t *testing.T) {
 	})
 }
 
-// TestCloseWithSlowEnd has a job take its time to end when the server closes, and then have much
-// to say to a client that was not behind until then.
+// TestCloseWithSlowEnd closes the server while a job needs some time to end, and then prints much. Its client was not
+// behind before.
 func TestCloseWithSlowEnd(t *testing.T) {
 	for name, reads := range map[string]bool{"reads": true, "stalls": false} {
 		bubble(t, name, func(t *testing.T) {
@@ -203,8 +202,8 @@ func TestCloseWithSlowEnd(t *testing.T) {
 	}
 }
 
-// TestCloseAtTheEnd closes while the kernel still has what a client was sent at its job's end:
-// it is not waited for longer than for a job.
+// TestCloseAtTheEnd closes the server while the kernel still has the last data for a client: the server does not wait
+// longer for that than for a job.
 func TestCloseAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, printing("", 0))

@@ -10,22 +10,22 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// SubmitPath is where a job is posted that needs no connection.
+// SubmitPath is the path to which a detached job is posted.
 const SubmitPath = "/api/v1/jobs"
 
-// Submitted answers a job that was posted and taken: where to find it. The addresses are paths on the
-// server.
+// Submitted is the answer to a job that was posted and accepted. It says where to find the job. The addresses
+// are paths on the server.
 type Submitted struct {
 	ID     string `json:"id"`
-	Record string `json:"record"` // what is known of the job
+	Record string `json:"record"` // the job's record
 	Events string `json:"events"` // its messages, as they appear
-	Page   string `json:"page"`   // for people
+	Page   string `json:"page"`   // its page, for people
 }
 
-// busyRetry is after how many seconds a client may ask again that finds all places taken.
+// busyRetry is after how many seconds a client should try again if the builder is busy.
 const busyRetry = "5"
 
-// serveSubmit takes a job that lives by itself, and answers where to find it.
+// serveSubmit starts a job that does not depend on a connection, and answers where to find it.
 func (s *Server) serveSubmit(w http.ResponseWriter, r *http.Request) {
 	if reason := s.auth.Check(w, r); reason != "" {
 		s.refused(reason)
@@ -39,10 +39,10 @@ func (s *Server) serveSubmit(w http.ResponseWriter, r *http.Request) {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.options.MaxRequestBytes))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		s.refuseSubmit(w, r, http.StatusRequestEntityTooLarge, refusedLarge,
-			schemas.Unable("The job is larger than the builder takes.", "Its setting IGLU_MAX_REQUEST_BYTES bounds that."))
+			schemas.Unable("The job is larger than the builder accepts.", "Its setting IGLU_MAX_REQUEST_BYTES is the limit."))
 		return
 	}
-	if err != nil { // it has left, or does not send on
+	if err != nil { // the client has disconnected, or does not send the rest
 		s.refuseSubmit(w, r, http.StatusRequestTimeout, refusedSilent, s.noJobInTime())
 		return
 	}
@@ -66,7 +66,7 @@ func (s *Server) serveSubmit(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// refuseSubmit answers a job that is not taken, and counts it.
+// refuseSubmit answers a job that is refused, and logs and counts the reason.
 func (s *Server) refuseSubmit(w http.ResponseWriter, r *http.Request, status int, reason string, answer schemas.Response) {
 	s.log.Info("client refused", "client", r.RemoteAddr, "reason", reason)
 	s.refused(reason)

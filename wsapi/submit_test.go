@@ -18,7 +18,7 @@ func (f *fixture) post(job string, header http.Header) (response *http.Response,
 	return f.do(newRequest(f.t, http.MethodPost, SubmitPath, header, job))
 }
 
-// TestSubmit posts a job, which goes on when its sender has gone.
+// TestSubmit posts a job, which continues when its client has disconnected.
 func TestSubmit(t *testing.T) {
 	forms(t, func(t *testing.T, form schemas.Format) {
 		b := newHeldBuilder()
@@ -47,7 +47,7 @@ func TestSubmit(t *testing.T) {
 
 // TestSubmitRefused posts what is not taken.
 func TestSubmitRefused(t *testing.T) {
-	const tooLarge = `{"error":"The job is larger than the builder takes.","msg":"Its setting IGLU_MAX_REQUEST_BYTES bounds that.","jobStatus":"failed"}`
+	const tooLarge = `{"error":"The job is larger than the builder accepts.","msg":"Its setting IGLU_MAX_REQUEST_BYTES is the limit.","jobStatus":"failed"}`
 	for name, test := range map[string]struct {
 		job    string
 		status int

@@ -16,8 +16,7 @@ import (
 	"iglu.sh/builder/wsapi/connlimit"
 )
 
-// tcpPair returns both ends of a connection on the loopback address, of which the server's has
-// been accepted.
+// tcpPair returns both ends of a connection on the loopback address.
 func tcpPair(t *testing.T) (server, client *net.TCPConn) {
 	t.Helper()
 	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -50,8 +49,8 @@ func control(t *testing.T, conn *net.TCPConn, do func(fd int) error) {
 	}
 }
 
-// cutOff has a connection's end get no packet any more, so that it acknowledges none: the
-// machine has vanished. It takes no rights, which a filter on the socket does with some kernels.
+// cutOff prevents one end of a connection from receiving packets, so that it acknowledges none, as if its machine had
+// disappeared. Unlike a filter on the socket with some kernels, it needs no privileges.
 func cutOff(t *testing.T, conn *net.TCPConn) {
 	t.Helper()
 	const hops = 255 // more than a packet is sent with
@@ -105,8 +104,7 @@ func TestTCPInfoOfVanished(t *testing.T) {
 	}
 }
 
-// TestTCPInfoOfStalled writes to a client that does not read: its machine answers, and takes
-// what it has room for.
+// TestTCPInfoOfStalled writes to a client that does not read: its machine answers, and accepts what fits into its buffers.
 func TestTCPInfoOfStalled(t *testing.T) {
 	server, client := tcpPair(t)
 	if state, ok := tcpInfo(server); !ok || state.waiting || state.tries != 0 {
@@ -167,9 +165,8 @@ func TestTCPInfoOfNone(t *testing.T) {
 	}
 }
 
-// TestKernelKeepsTheEnd has a client read nothing until its job has ended and
-// the server has found, again and again, that the kernel still has some of what was written: it
-// gets all of it, though it talks on.
+// TestKernelKeepsTheEnd uses a client that reads nothing until its job has ended and the server has found several times
+// that the kernel still has some data. The client gets all of it, although it sends more.
 func TestKernelKeepsTheEnd(t *testing.T) {
 	for name, overTLS := range map[string]bool{"plain": false, "TLS": true} {
 		t.Run(name, func(t *testing.T) {
@@ -207,8 +204,8 @@ func TestKernelKeepsTheEnd(t *testing.T) {
 	}
 }
 
-// TestHalfClosed has a client close its side while its job runs, and another reset the
-// connection: both have left.
+// TestHalfClosed uses a client that closes its side while its job runs, and another one that resets the connection: both
+// count as disconnected.
 func TestHalfClosed(t *testing.T) {
 	for name, leave := range map[string]func(*net.TCPConn) error{
 		"half-closed": (*net.TCPConn).CloseWrite,

@@ -4,6 +4,6 @@ package wsapi
 
 import "net"
 
-// tcpInfo is not to be had here: a client whose machine vanished while it was sent
-// something is noticed when the time for a client is up.
+// tcpInfo is not available on this system. If a client's machine disappears during a write, the server notices
+// it after Options.ClientTimeout.
 func tcpInfo(net.Conn) (tcpState, bool) { return tcpState{}, false }

@@ -8,15 +8,15 @@ import (
 	"iglu.sh/builder/wsapi/connlimit"
 )
 
-// This file is what keeps clients from delaying each other: how many are answered at once, and
-// when their connections count as idle (connlimit).
+// This file prevents clients from delaying each other. It limits how many are answered at once, and reports when
+// their connections are idle (see package connlimit).
 
-// maxAnswers is how many clients that ask for a WebSocket are answered at once. Others wait.
+// maxAnswers is how many requests for a WebSocket are answered at once. Others wait.
 const maxAnswers = 64
 
-// takeTurn waits until a request may be answered. The caller calls answered when the client has
-// its answer: the next client then has its turn. answered may be called more than once. ok is
-// false if the client leaves before its turn.
+// takeTurn waits until a request may be answered. The caller must call answered when the client has its answer,
+// so that the next client is answered. answered may be called more than once. ok is false if the client
+// disconnects before its turn.
 func (s *Server) takeTurn(r *http.Request) (answered func(), ok bool) {
 	select {
 	case s.answering <- struct{}{}:
@@ -38,7 +38,7 @@ func idleInBody(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// An idleBody is a request's body whose connection is idle while it is read.
+// An idleBody is a request's body. Its connection counts as idle while the body is read.
 type idleBody struct {
 	io.ReadCloser
 	conn *connlimit.Conn

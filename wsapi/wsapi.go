@@ -1,10 +1,12 @@
-// Package wsapi is the builder's HTTP side: the WebSocket endpoint that receives a job and sends
-// its log, and the health checks. It serves the page and the metrics as well, which others
-// write. A job can also be posted, and then needs no connection (submit.go). Package auth decides which requests it serves, and package connlimit limits how many
-// connections are open.
+// Package wsapi is the builder's HTTP server. Its main part is the WebSocket endpoint, which receives a job and
+// sends its log. A job can also be posted; it then does not depend on a connection (submit.go). The package has
+// the health checks, and passes requests for the page and the metrics on to other handlers.
 //
-// A client that connects gets a place for a job. Its connection is a session (session.go). When all
-// places are taken, it gets the answer that the builder is busy, and its connection is closed.
+// A client that connects gets a slot for a job, or a place in the queue for one. Its connection is a session
+// (session.go). If the queue is full, the client gets the answer that the builder is busy, and its connection is
+// closed.
+//
+// Package auth decides which requests are served. Package connlimit limits how many connections are open.
 package wsapi
 
 import (
@@ -24,31 +26,31 @@ import (
 	"iglu.sh/builder/wsapi/connlimit"
 )
 
-// Builder is what runs the jobs.
+// Builder runs the jobs.
 type Builder interface {
-	// Acquire takes a place for a job. ok is false if all are taken. release gives the place back,
-	// and may be called more than once.
+	// Acquire acquires a slot for a job, or a place in the queue for one. ok is false if the queue is
+	// full. release gives the slot or place back, and may be called more than once.
 	Acquire() (release func(), ok bool)
-	// Start starts a job that a client at an address has sent. It ends when ctx does. Its caller has a
-	// place.
+	// Start starts a job. client is the address of the client that has sent it. The job is cancelled when
+	// ctx ends. The caller must have called Acquire.
 	Start(ctx context.Context, request *schemas.Request, client string) Job
-	// Submit starts a job that nobody need wait for, and returns its id; or the answer to whoever
-	// sent it: that all places are taken, or why the job has ended at once.
+	// Submit starts a job that does not depend on a connection, and returns its id. Otherwise it returns
+	// the answer to the client: the builder is busy, or the reason why the job could not be started.
 	Submit(request *schemas.Request, client string) (id string, refusal *schemas.Response)
 	// Healthy returns nil while the container engine answers.
 	Healthy(ctx context.Context) error
-	// Ready returns nil while a job could run, and else says why not in sentences for people.
+	// Ready returns nil while a job could run. Otherwise the error says why not, in sentences for people.
 	Ready(ctx context.Context) error
 }
 
-// A Job is one that a Builder has started.
+// A Job is a job that a Builder has started.
 type Job interface {
-	// Follow writes the job's lines to out as they appear, in writes of whole lines, each ended
-	// by a line feed; or all of its messages, if out is a schemas.MessageWriter. It returns when
-	// the job has ended and all is written, or out fails, or ctx ends.
+	// Follow writes the job's lines to out as they appear. Each write has whole lines, each with a line
+	// feed. If out is a schemas.MessageWriter, Follow writes all messages instead. It returns when the job
+	// has ended and everything is written, or out fails, or ctx ends.
 	Follow(ctx context.Context, out io.Writer) error
-	// Wait returns the last message for the job's client when the job has ended. Its number is 0
-	// if the builder could not count it. Wait is called once, after Follow.
+	// Wait waits until the job has ended, and returns the last message for its client. The message has the
+	// number 0 if the job's log could not count it. Wait is called once, after Follow.
 	Wait() schemas.Message
 }
 
@@ -58,19 +60,17 @@ type Options struct {
 	Commands []string
 	// RequestTimeout is how long a client may take to send its job.
 	RequestTimeout time.Duration
-	// MaxRequestBytes bounds the size of a job.
+	// MaxRequestBytes is the largest size of a job in bytes.
 	MaxRequestBytes int64
 	// Auth are the settings of the checks that a request must pass.
 	Auth auth.Options
-	// ClientTimeout is how long a client may accept nothing of what it is sent
-	// before it counts as gone.
+	// ClientTimeout is how long a client may accept no data before it counts as disconnected.
 	ClientTimeout time.Duration
 	// Metrics serves the builder's metrics. It may be nil: then there are none.
 	Metrics http.Handler
-	// Refused is called each time that a client's job is not taken, with one of Refusals. It
-	// may be nil.
+	// Refused is called each time that a client's job is refused, with one of Refusals. It may be nil.
 	Refused func(reason string)
-	// Page serves every path that is not the Server's own, to clients that have the token.
+	// Page serves every path that the Server does not serve itself, to clients that have the token.
 	Page http.Handler
 }
 
@@ -82,12 +82,12 @@ type Server struct {
 	auth     *auth.Guard
 	mux      *http.ServeMux
 	upgrader websocket.Upgrader
-	tcpInfo  func(net.Conn) (tcpState, bool) // asks the kernel; false where it does not say
+	tcpInfo  func(net.Conn) (tcpState, bool) // asks the kernel; false if the state is not available
 
 	answering chan struct{} // holds an item for each client that is being answered
 	sessions  sync.WaitGroup
 
-	draining context.Context // ends when no job is taken any more
+	draining context.Context // ends when the server accepts no more jobs
 	drain    context.CancelFunc
 	closing  context.Context // ends when the server closes
 	close    context.CancelCauseFunc
@@ -97,7 +97,7 @@ type Server struct {
 // request for a WebSocket.
 const handshakeTimeout = 10 * time.Second
 
-// NewServer returns a server for jobs that builder runs.
+// NewServer returns a server that runs jobs with builder.
 func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 	s := &Server{
 		builder: builder,
@@ -139,18 +139,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
-// Drain makes the server take no more jobs: it answers clients that it is shutting down.
+// Drain makes the server refuse new jobs: it answers clients that it is shutting down.
 func (s *Server) Drain() {
 	s.drain()
-	s.log.Info("taking no more jobs")
+	s.log.Info("accepting no more jobs")
 }
 
-// Cancel cancels the jobs of all sessions, which end when the jobs have.
+// Cancel cancels the jobs of all sessions. Each session ends when its job has ended.
 func (s *Server) Cancel() { s.close(jobend.Shutdown) }
 
-// Close ends every session, those of running jobs included, and sends each client its last
-// message. It returns when all sessions have ended. http.Server.Shutdown does not do that: it
-// does not know hijacked connections. No request may be served any more.
+// Close cancels the jobs of all sessions, sends each client its last message, and returns when all sessions have
+// ended. http.Server.Shutdown does not do that, because it does not know hijacked connections. The caller must
+// make sure that no new request is served.
 func (s *Server) Close() {
 	s.Cancel()
 	s.sessions.Wait()
@@ -172,10 +172,10 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer answered()
-	release, refusal := s.acquirePlace() // before the handshake, which takes time: the first client gets the place
+	release, refusal := s.acquire() // before the handshake, which takes time: the first client gets the slot
 	defer release()
 	conn, err := s.upgrader.Upgrade(w, r, nil)
-	if err != nil { // which Upgrade has answered
+	if err != nil { // Upgrade has answered the request
 		return
 	}
 	session := newSession(s, conn, s.log.With("client", r.RemoteAddr), answered)
@@ -189,9 +189,9 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 	session.serve(release)
 }
 
-// acquirePlace acquires a place for a job and returns nothing, or returns the answer to a client that
-// does not get one. release gives the place back. It may be called more than once.
-func (s *Server) acquirePlace() (release func(), refusal schemas.Response) {
+// acquire acquires a slot for a job, or a place in the queue for one. The refusal is nothing, or the answer to a
+// client that gets no slot and no place. release may be called more than once.
+func (s *Server) acquire() (release func(), refusal schemas.Response) {
 	if s.draining.Err() != nil {
 		s.refused(refusedDraining)
 		return func() {}, shuttingDown
@@ -204,7 +204,7 @@ func (s *Server) acquirePlace() (release func(), refusal schemas.Response) {
 	return release, nothing
 }
 
-// healthy is what Iglu's clients expect to read, as they expect it spelled.
+// healthy is the text that Iglu's clients expect, with this spelling.
 const healthy = "Everyting seems healthy!"
 
 func (s *Server) serveHealthcheck(w http.ResponseWriter, r *http.Request) {
@@ -213,7 +213,7 @@ func (s *Server) serveHealthcheck(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// isHealthy reports whether the container engine answers, and answers the request if not.
+// isHealthy reports whether the container engine answers. If it does not, isHealthy answers the request.
 func (s *Server) isHealthy(w http.ResponseWriter, r *http.Request) bool {
 	err := s.builder.Healthy(r.Context())
 	if err != nil {
@@ -223,14 +223,14 @@ func (s *Server) isHealthy(w http.ResponseWriter, r *http.Request) bool {
 	return err == nil
 }
 
-// serveLive answers as long as the server does.
+// serveLive answers as long as the server runs.
 func (s *Server) serveLive(w http.ResponseWriter, r *http.Request) {
 	if allow(w, r) {
 		io.WriteString(w, "The builder is running.\n")
 	}
 }
 
-// serveReady answers whether a job would be taken and could run, now or when a running one has ended.
+// serveReady answers whether a job would be accepted and could run, now or when a running job has ended.
 func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
 	if !allow(w, r) {
 		return
@@ -244,11 +244,10 @@ func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "The builder cannot run jobs: "+err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	io.WriteString(w, "The builder takes jobs.\n")
+	io.WriteString(w, "The builder accepts jobs.\n")
 }
 
-// serveMetrics answers with the builder's metrics. They show what other clients do, so they
-// need the same token.
+// serveMetrics answers with the builder's metrics. They show what other clients do, so they need the same token.
 func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case s.options.Metrics == nil:
@@ -258,7 +257,7 @@ func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// allow reports whether a request is a GET, and answers it if not.
+// allow reports whether a request is a GET. If it is not, allow answers the request.
 func allow(w http.ResponseWriter, r *http.Request) bool {
 	if r.Method == http.MethodGet {
 		return true

@@ -1,8 +1,8 @@
-// Package history keeps a record of each job beyond its end and the builder's: what it was
-// asked to do, and how it ended. It is an embedded database, one file, of as many records as
-// there are logs of jobs.
+// Package history stores a record of each job: what the job was asked to do, and how it ended. Records
+// survive a restart of the builder. They are in one file, an embedded database. The builder keeps a record
+// for as long as it keeps the job's log.
 //
-// A record holds no secret: whoever writes one has taken them out of its texts.
+// The caller must mask the secrets in a record before it stores the record.
 package history
 
 import (
@@ -24,23 +24,22 @@ import (
 )
 
 const (
-	// maxText is the length in bytes at which a text of a record is cut. A command may be
-	// as long as a job's message, and is only to be recognized here.
+	// maxText is the length in bytes at which a text of a record is cut. A command may be as long as a
+	// job's message, but people only need to recognize it.
 	maxText = 2 << 10
-	// maxRequest is the length in bytes beyond which a record is without its job's request.
+	// maxRequest is the largest size of a job's request in its record, in bytes. A larger one is left out.
 	maxRequest = 16 << 10
-	// lockTimeout is how long another process that has the file open is waited for: one
-	// that is being replaced by this.
+	// lockTimeout is how long Open waits for another process that has the file open, such as the builder
+	// that this one replaces.
 	lockTimeout = time.Second
 )
 
-// format is the number of the form in which a builder keeps what outlives it: records, logs and what it
-// knows of stores. A version that those before it could not read has a higher one. Files without one
-// are of the first.
+// format is the number of the format of a builder's files: records, logs and store metadata. It is increased
+// by each version whose files earlier versions cannot read. Files without a number have format 1.
 const format = 1
 
-// Records lie by when their jobs began, so that the newest are the last; ids says where. meta has the
-// format.
+// The bucket records holds the records, sorted by the time at which their jobs began. The bucket ids maps the
+// id of a job to the key of its record. The bucket meta holds the format.
 var (
 	recordsBucket = []byte("records")
 	idsBucket     = []byte("ids")
@@ -54,17 +53,18 @@ var ErrInUse = errors.New("another process has it open")
 // ErrNewer is returned for a file that a newer version of the builder has written.
 var ErrNewer = errors.New("a newer version of the builder has written it")
 
-// ErrNotFound is returned for a job of which there is no record.
+// ErrNotFound is returned for a job without a record.
 var ErrNotFound = errors.New("there is no record of the job")
 
 // A History is an open file of records. Its methods are safe for concurrent use.
 type History struct{ db *bbolt.DB }
 
-// Open opens the history in a file, which is made if it is missing. Jobs that have a record
-// but no end have lost their builder, and are said to be interrupted.
+// Open opens the history in a file, which it creates if it is missing. A record without an end is from a
+// builder that was killed: Open marks its job as interrupted. The error is ErrInUse, ErrNewer, or that of the
+// file or its content.
 func Open(name string) (*History, error) {
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder of the history: %w", err)
+		return nil, fmt.Errorf("create the folder of the history: %w", err)
 	}
 	h := new(History)
 	err := guard(func() (err error) {
@@ -94,11 +94,11 @@ func Open(name string) (*History, error) {
 		return nil, fmt.Errorf("open the history %s: %w", name, err)
 	}
 	return nil, fmt.Errorf("the history %s is damaged: %w"+
-		"\nhint: move the file away; the history begins anew, and the logs stay", name, err)
+		"\nhint: move the file away; the history starts empty, and the logs are kept", name, err)
 }
 
-// guard returns also what goes wrong where a damaged file is read. The database reads it as
-// memory: it panics, or the memory is not there.
+// guard calls read and turns a panic into an error. The database maps the file into memory: for a damaged
+// file it panics, or causes a memory fault.
 func guard(read func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -109,7 +109,7 @@ func guard(read func() error) (err error) {
 	return read()
 }
 
-// checkFormat returns ErrNewer if the file is of a format that is not known. It changes nothing then.
+// checkFormat returns ErrNewer if the file has an unknown format. It then changes nothing.
 func (h *History) checkFormat() error {
 	return h.db.Update(func(tx *bbolt.Tx) error {
 		meta, err := tx.CreateBucketIfNotExists(metaBucket)
@@ -128,8 +128,8 @@ func (h *History) checkFormat() error {
 	})
 }
 
-// interrupt ends the records of jobs that nobody runs any more. It reads all records, so that
-// a damaged file is found now and not by a job.
+// interrupt marks the jobs whose record has no end as interrupted. It reads all records, so that a damaged
+// file is noticed now and not when a job needs it.
 func (h *History) interrupt() error {
 	return h.db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{recordsBucket, idsBucket} {
@@ -159,11 +159,11 @@ func (h *History) interrupt() error {
 // Close closes the file.
 func (h *History) Close() error { return h.db.Close() }
 
-// Put keeps a record, in place of the one that the job has, if any.
+// Put stores a record. It replaces the job's previous record, if there is one.
 func (h *History) Put(r Record) error {
 	err := h.db.Update(func(tx *bbolt.Tx) error { return put(tx, r.bounded()) })
 	if err != nil {
-		return fmt.Errorf("keep a job's record: %w", err)
+		return fmt.Errorf("store a job's record: %w", err)
 	}
 	return nil
 }
@@ -201,8 +201,9 @@ func (h *History) Newest(limit int) (records []Record, err error) {
 	return h.Find("", limit, func(Record) bool { return true })
 }
 
-// Find returns up to limit records that match, the newest first: of all jobs, or of those that began
-// before one. It returns ErrNotFound if there is no record of that.
+// Find returns up to limit records that match, the newest first. before is the id of a job: Find then returns
+// only jobs that began before it, or ErrNotFound if it has no record. If before is empty, Find searches all
+// jobs.
 func (h *History) Find(before string, limit int, match func(Record) bool) (records []Record, err error) {
 	err = h.db.View(func(tx *bbolt.Tx) error {
 		cursor := tx.Bucket(recordsBucket).Cursor()
@@ -229,12 +230,12 @@ func (h *History) Find(before string, limit int, match func(Record) bool) (recor
 	return records, err
 }
 
-// Prune removes the records of jobs that have ended, but for those that keep wants.
+// Prune removes the records of ended jobs for which keep returns false.
 func (h *History) Prune(keep func(job string) bool) error {
 	err := h.db.Update(func(tx *bbolt.Tx) error {
 		var gone []Record
 		err := tx.Bucket(idsBucket).ForEach(func(job, key []byte) error {
-			if keep(string(job)) { // as most are: their records need not be read
+			if keep(string(job)) { // true for most: their records need not be read
 				return nil
 			}
 			var r Record

@@ -149,7 +149,7 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-// A text is cut after 2 KiB at most, between characters.
+// A text is cut after at most 2 KiB, between two characters.
 func TestLongTextsAreCut(t *testing.T) {
 	h := open(t, file(t))
 	x := func(n int) string { return strings.Repeat("x", n) }
@@ -209,7 +209,7 @@ func TestOutcome(t *testing.T) {
 	}
 }
 
-// What the file system refuses is said, and takes nothing for a damaged file.
+// An error of the file system is returned, and is not reported as a damaged file.
 func TestOpenErrors(t *testing.T) {
 	plain := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(plain, nil, 0o600); err != nil {
@@ -226,8 +226,8 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-// TestNewer has a newer version of the builder, and of the database, have written the file: it is
-// refused, and stays as it is.
+// TestNewer opens files of a newer version of the builder and of the database: Open refuses them, and does not change
+// them.
 func TestNewer(t *testing.T) {
 	name := file(t)
 	h := open(t, name)
@@ -270,7 +270,7 @@ func TestNewer(t *testing.T) {
 	refused("a newer version of the builder has written it")
 }
 
-// TestFormats opens files without a format, with this one and with one that is no number.
+// TestFormats opens files without a format, with the current one, and with one that is not a number.
 func TestFormats(t *testing.T) {
 	name := file(t)
 	for _, change := range []func(tx *bbolt.Tx) error{
@@ -304,7 +304,7 @@ func TestFormats(t *testing.T) {
 	}
 }
 
-// After its end, a history says so in each call.
+// Each call of a closed history returns an error that says so.
 func TestClosed(t *testing.T) {
 	h := open(t, file(t))
 	keep(t, h, Record{Job: "a", Begun: noon, End: jobend.Exited})
@@ -320,7 +320,7 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-// TestDamaged opens what is no database, or not all of one: an error says what to do.
+// TestDamaged opens files that are not a database or incomplete: the error says what to do.
 func TestDamaged(t *testing.T) {
 	whole := file(t)
 	h, err := Open(whole)
@@ -360,7 +360,7 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// A history that another process has open is waited for, and not for ever.
+// Open waits for a history that another process has open, but not without a limit.
 func TestOpenTwice(t *testing.T) {
 	name := file(t)
 	first := open(t, name)

@@ -9,49 +9,49 @@ import (
 	"iglu.sh/builder/internal/jobend"
 )
 
-// A Record is what is kept of one job. It is what the API answers, too.
+// A Record is what the builder stores about one job. The API returns it in the same format.
 type Record struct {
 	Job        string `json:"id"`
 	Repository string `json:"repository,omitempty"` // without a user's name or key
 	Branch     string `json:"branch,omitempty"`
 	Command    string `json:"command"`
-	Client     string `json:"client,omitempty"` // the address that it was sent from
-	// Node is on which of several nodes it runs, or has run last; empty while it waits, and if there is one
-	// engine.
+	Client     string `json:"client,omitempty"` // the address of the client that sent it
+	// Node is the node of the cluster on which the job runs or has run last. It is empty while the job
+	// waits, and without a cluster.
 	Node string `json:"node,omitempty"`
-	// Begun is when the job was accepted, Started when it got a slot, and Ended when its last
-	// message was made. Started is zero while it waits, and if it never got one; Ended is zero
-	// while it waits or runs, and where its builder died.
+	// Begun is when the job was accepted, Started when it got a slot, and Ended when its last message was
+	// written. Started is zero if it has not got a slot. Ended is zero if it has not ended, or its builder
+	// was killed.
 	Begun   time.Time `json:"begun"`
 	Started time.Time `json:"started,omitzero"`
 	Ended   time.Time `json:"ended,omitzero"`
 	// End is how the job ended; empty while it runs.
 	End jobend.End `json:"end,omitempty"`
-	// ExitCode is nil where the job has none.
+	// ExitCode is nil if the job has none.
 	ExitCode *int `json:"exitCode,omitempty"`
-	// Reason says in a line why the job failed, as a headline; empty where it did not.
+	// Reason says in one line why the job failed. It is empty if the job did not fail.
 	Reason string `json:"reason,omitempty"`
-	// Error and Msg are what the client was told of its end.
+	// Error and Msg are those of the last message to the client.
 	Error  string `json:"error,omitempty"`
 	Msg    string `json:"msg,omitempty"`
 	Commit string `json:"commit,omitempty"`
-	Lines  int64  `json:"lines"` // of the log
-	// Request is what the job was asked to do, in the form of the documentation and without secrets; nil
-	// if it is longer than maxRequest, and of jobs of earlier versions.
+	Lines  int64  `json:"lines"` // how many lines the log has
+	// Request is the job's request without secrets, in the format of the documentation. It is nil if it is
+	// longer than maxRequest, and for jobs of earlier versions.
 	Request json.RawMessage `json:"request,omitempty"`
-	// Results is the event that says what the job has yielded, as docs/protocol.md describes it.
+	// Results is the event with the results of the job, as docs/protocol.md describes it.
 	Results json.RawMessage `json:"results,omitempty"`
 	// Verdict is the event with which the job ended, as docs/protocol.md describes it.
 	Verdict json.RawMessage `json:"verdict,omitempty"`
 }
 
-// Runs reports whether the job has not ended. It may wait for a slot still.
+// Runs reports whether the job has not ended. This includes a job that waits for a slot.
 func (r Record) Runs() bool { return r.End == "" }
 
 // Waits reports whether the job waits for a slot.
 func (r Record) Waits() bool { return r.Runs() && r.Started.IsZero() }
 
-// Succeeded reports whether the job did what it was asked to.
+// Succeeded reports whether the job ended by itself with exit code 0.
 func (r Record) Succeeded() bool {
 	return r.ExitCode != nil && *r.ExitCode == 0 && r.End == jobend.Exited
 }
@@ -78,8 +78,7 @@ func short(text string) string {
 	return text[:end] + "…"
 }
 
-// WithoutUser returns a repository's address without the user's name, and the key, that may
-// stand before its host.
+// WithoutUser returns a repository's address without the user name and the key that may precede its host.
 func WithoutUser(repository string) string {
 	scheme, rest, isURL := strings.Cut(repository, "://")
 	if !isURL {

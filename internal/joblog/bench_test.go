@@ -11,8 +11,8 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// BenchmarkStream is what the server does with each byte of a job's output up to the
-// file, in chunks as they come from the engine, with ten secrets.
+// BenchmarkStream measures all work for each byte of a job's output until it is in the file, in chunks of the size that
+// the engine sends, with ten secrets.
 func BenchmarkStream(b *testing.B) {
 	store, err := Open(b.TempDir(), Keep{}, 1<<40)
 	if err != nil {
@@ -39,8 +39,7 @@ func BenchmarkStream(b *testing.B) {
 	}
 }
 
-// BenchmarkSingleLines is what a line costs that comes alone, its record in the journal
-// included.
+// BenchmarkSingleLines measures the work for a line that is written alone, including its record in the journal.
 func BenchmarkSingleLines(b *testing.B) {
 	store, err := Open(b.TempDir(), Keep{}, 1<<40)
 	if err != nil {
@@ -60,7 +59,7 @@ func BenchmarkSingleLines(b *testing.B) {
 	}
 }
 
-// BenchmarkReaders is what a line costs a reader of a million.
+// BenchmarkReaders measures the time for each line that a reader of a million lines needs.
 func BenchmarkReaders(b *testing.B) {
 	store, err := Open(b.TempDir(), Keep{}, 1<<40)
 	if err != nil {

@@ -8,21 +8,21 @@ import (
 )
 
 const (
-	// keptTail is how many bytes are kept of the end of a log that is cut.
+	// keptTail is how many bytes are kept from the end of a log that is cut.
 	keptTail = 64 << 10
-	// cutReserve is what a log keeps free below its limit: for its end, and for
-	// the two lines that say that something is missing.
+	// cutReserve is how many bytes a log keeps free below its limit: for its end, and for the two lines
+	// that report what is missing.
 	cutReserve = keptTail + 512
 )
 
-// cut keeps the end of a log that has reached its limit, while the job goes on.
+// cut keeps the last lines of a log that has reached its limit, while the job continues.
 type cut struct {
-	tail    []byte  // whole lines, the last of the log
-	pieces  []piece // that they are
-	leftOut int64   // bytes between the file and tail
+	tail    []byte  // the last whole lines of the log
+	pieces  []piece // what tail consists of
+	leftOut int64   // bytes between the end of the file and tail
 }
 
-// beginCut writes what fits of the lines, and says that the log is cut there. index.mu is held.
+// beginCut writes the lines that fit, and a line that says that the log is cut there. index.mu is held.
 func (l *Log) beginCut(lines []byte, p piece) {
 	fits := bytes.LastIndexByte(lines[:max(0, l.limit-l.index.size)], '\n') + 1
 	notice := fmt.Sprintf("iglu: the log is cut here, at its limit of %d bytes; the job goes on, and the log's last lines follow when it ends\n",
@@ -33,7 +33,7 @@ func (l *Log) beginCut(lines []byte, p piece) {
 	l.cut.add(lines[fits:], piece{p.stream, p.at, len(lines) - fits})
 }
 
-// endCut writes what is kept of the end of a log that is cut. index.mu is held.
+// endCut writes the last lines of a log that is cut. index.mu is held.
 func (l *Log) endCut() {
 	if l.cut == nil || l.index.failed != nil {
 		return
@@ -43,8 +43,7 @@ func (l *Log) endCut() {
 	l.cut = nil
 }
 
-// add takes further lines. Twice what is kept is in memory at the most, and the
-// longest chunk of lines.
+// add adds lines. At most twice keptTail and the longest chunk of lines are in memory.
 func (c *cut) add(lines []byte, p piece) {
 	c.tail = append(c.tail, lines...)
 	c.pieces = append(c.pieces, p)
@@ -53,8 +52,8 @@ func (c *cut) add(lines []byte, p piece) {
 	}
 }
 
-// trim forgets what is not kept: whole lines, or the beginning of a line that alone is
-// longer.
+// trim shortens tail to keptTail bytes. It removes whole lines, or the beginning of a line that is longer
+// than keptTail.
 func (c *cut) trim() {
 	over := len(c.tail) - keptTail
 	if over <= 0 {
@@ -74,7 +73,7 @@ func (c *cut) trim() {
 	c.pieces[0].size -= over
 }
 
-// end returns the last lines of the log.
+// end returns the last lines of the log, after a line that says how many bytes are missing.
 func (c *cut) end() ([]byte, []piece) {
 	c.trim()
 	if c.leftOut == 0 {

@@ -13,31 +13,29 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// The journal holds the lines of each derivation's own log as events among the others. This file
-// finds them again.
+// The journal holds the lines of each derivation's log as events. This file reads them.
 
-// A Derivation is one that the job has begun to build.
+// A Derivation is a derivation that the job has begun to build.
 type Derivation struct {
-	// Path is that of its .drv file in the store, Hash is what tells it from others in there, and Name
-	// is what people know it by.
+	// Path is the path of its .drv file in the store. Hash and Name are the two parts of that file's name.
 	Path string `json:"derivation"`
 	Hash string `json:"hash"`
 	Name string `json:"name"`
 
 	State schemas.DerivationState `json:"state"`
-	Phase string                  `json:"phase,omitempty"` // of its builder
+	Phase string                  `json:"phase,omitempty"` // the latest phase of its build, such as installPhase
 	Begun time.Time               `json:"begun"`
 	Ended time.Time               `json:"ended,omitzero"`
-	Lines int64                   `json:"lines"` // of its log
+	Lines int64                   `json:"lines"` // how many lines its log has
 
-	from place // where its log can begin
+	from position // its log does not begin before this
 }
 
-// Derivations returns those of the job so far, in the order in which they began.
+// Derivations returns the derivations that the job has begun so far, in the order in which they began.
 func (r *Reader) Derivations(ctx context.Context) ([]*Derivation, error) {
 	var all []*Derivation
 	byPath := make(map[string]*Derivation)
-	of := func(drv string, at place, begun int64) *Derivation {
+	of := func(drv string, at position, begun int64) *Derivation {
 		d := byPath[drv]
 		if d == nil {
 			hash, name := nixstore.DerivationName(drv)
@@ -47,7 +45,7 @@ func (r *Reader) Derivations(ctx context.Context) ([]*Derivation, error) {
 		}
 		return d
 	}
-	err := r.eachEvent(ctx, place{}, false, func(at place, rec *record) error {
+	err := r.eachEvent(ctx, position{}, false, func(at position, rec *record) error {
 		if drv, ok := lineOf(rec.data); ok {
 			if d := byPath[string(drv)]; d != nil { // allocates nothing
 				d.Lines++
@@ -70,13 +68,13 @@ func (r *Reader) Derivations(ctx context.Context) ([]*Derivation, error) {
 	return all, err
 }
 
-// FollowDerivation writes the log of a derivation to w, line by line, each with a line end: as far as it
-// is there or, with follow, until the derivation, or the job, has ended.
+// FollowDerivation writes the log of a derivation to w, in whole lines. Without follow, it writes the lines
+// that exist and returns. With follow, it returns when the derivation or the job has ended.
 func (r *Reader) FollowDerivation(ctx context.Context, d *Derivation, follow bool, w io.Writer) error {
 	begin := lineBegin(d.Path)
 	ended := false
 	var out []byte
-	return r.eachEvent(ctx, d.from, follow, func(_ place, rec *record) error {
+	return r.eachEvent(ctx, d.from, follow, func(_ position, rec *record) error {
 		if bytes.HasPrefix(rec.data, begin) {
 			var line schemas.LineEvent
 			if err := json.Unmarshal(rec.data, &line); err != nil {
@@ -104,13 +102,13 @@ func (r *Reader) FollowDerivation(ctx context.Context, d *Derivation, follow boo
 // errEnough ends the reading of a journal.
 var errEnough = errors.New("enough")
 
-// eachEvent gives visit the events from a place on, and calls pause when it has given some, and all that
-// there are. Without follow it returns then.
-func (r *Reader) eachEvent(ctx context.Context, from place, follow bool, visit func(place, *record) error, pause func() error) error {
+// eachEvent calls visit for each event from a position on, and calls pause after each batch of them. Without
+// follow, it returns when there are no more events.
+func (r *Reader) eachEvent(ctx context.Context, from position, follow bool, visit func(position, *record) error, pause func() error) error {
 	if size, _, _ := r.index.state(ofJournal); size <= from.offset && !follow {
 		return nil
 	}
-	err := r.records(ctx, from, func(at place, rec *record) error {
+	err := r.records(ctx, from, func(at position, rec *record) error {
 		if rec.kind != eventRecord {
 			return nil
 		}
@@ -135,12 +133,12 @@ var (
 	derivationEventBegin = []byte(`{"type":"derivation",`)
 )
 
-// lineBegin returns what the events begin with that are lines of a derivation.
+// lineBegin returns the beginning of each event that is a line of the derivation.
 func lineBegin(drv string) []byte {
 	return bytes.TrimSuffix(schemas.AppendEvent(nil, schemas.LineEvent{Derivation: drv}), []byte(`"}`))
 }
 
-// lineOf returns the derivation that an event is a line of.
+// lineOf returns the derivation whose line an event is. ok is false if the event is not a line.
 func lineOf(event []byte) (drv []byte, ok bool) {
 	rest, ok := bytes.CutPrefix(event, lineEventBegin)
 	if !ok {
@@ -150,7 +148,7 @@ func lineOf(event []byte) (drv []byte, ok bool) {
 	return drv, ok
 }
 
-// derivationEvent returns the state of a derivation that an event tells.
+// derivationEvent returns an event as a DerivationEvent. ok is false if it is another event.
 func derivationEvent(event []byte) (e schemas.DerivationEvent, ok bool) {
 	if !bytes.HasPrefix(event, derivationEventBegin) {
 		return e, false

@@ -51,8 +51,7 @@ func logOf(t *testing.T, r *Reader, d *Derivation) string {
 	return out.String()
 }
 
-// Lines of derivations that are built side by side are found again, of a job that runs and of one that
-// has ended.
+// The lines of derivations that are built at the same time are found again, while the job runs and after its end.
 func TestDerivations(t *testing.T) {
 	log, r, s := derivationsLog(t, 1<<30)
 	if all, err := r.Derivations(t.Context()); err != nil || len(all) != 0 {
@@ -106,8 +105,8 @@ func TestDerivations(t *testing.T) {
 	check(t, ended)
 }
 
-// Who follows the log of a derivation gets each line as it comes, and is done when the derivation is, also
-// while the job goes on.
+// FollowDerivation returns each line as soon as it is written, and returns when the derivation has ended, even if the
+// job continues.
 func TestFollowDerivation(t *testing.T) {
 	log, r, _ := derivationsLog(t, 1<<30)
 	log.Respond(schemas.Accepted(), nil)
@@ -149,7 +148,7 @@ func TestFollowDerivation(t *testing.T) {
 	}
 }
 
-// Of derivations that print too much, the log says where it is cut.
+// The log of a derivation that prints too much has a line that says where it is cut.
 func TestDerivationLogIsCut(t *testing.T) {
 	log, r, _ := derivationsLog(t, 200_000)
 	log.Event(schemas.DerivationEvent{Derivation: hello, State: schemas.DerivationBuilding})

@@ -10,10 +10,11 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// Event appends an event, which loses its secrets. Beyond the log's limit it is left out,
-// and the lines of derivations before all others. Its error is the first that a file had.
+// Event appends an event, in which it masks the secrets. It leaves the event out if the journal has reached
+// its limit. The limit for lines of derivations is lower than that for other events. Event returns the first
+// error of the log's files.
 func (l *Log) Event(e schemas.Event) error {
-	l.events.Lock() // redaction takes time that lines need not wait for
+	l.events.Lock() // not index.mu: lines need not wait for the redaction
 	defer l.events.Unlock()
 	line, minor := e.(schemas.LineEvent)
 	isKept, err := l.keep(schemas.AppendEvent(nil, l.redacted(e)), minor)
@@ -28,11 +29,11 @@ func (l *Log) Event(e schemas.Event) error {
 	return err
 }
 
-// maxCutLogs bounds of how many derivations it is said that their logs are cut.
+// maxCutLogs is the largest number of derivations for which a line says that their log is cut.
 const maxCutLogs = 1000
 
-// keep appends an event, unless there is no room for it, which the lines of derivations, minor ones, leave
-// to others. Its error is the first that a file had.
+// keep appends an event if the journal has room for it. A minor event, which is a line of a derivation, may
+// use only a part of the room. keep returns the first error of the log's files.
 func (l *Log) keep(event []byte, minor bool) (isKept bool, err error) {
 	x := l.index
 	x.mu.Lock()
@@ -46,16 +47,14 @@ func (l *Log) keep(event []byte, minor bool) (isKept bool, err error) {
 	return true, x.failed
 }
 
-// responseMessage is a message that is no line and more than an event, as the journal keeps
-// it.
+// responseMessage is the job's first or last message, in the journal's format.
 type responseMessage struct {
 	Response schemas.Response
 	Event    json.RawMessage `json:",omitempty"`
 }
 
-// Respond appends the job's first or last message, of which e may be nil. It returns the
-// message as readers get it, but for its number where a file has failed. Only Seal may
-// follow the last.
+// Respond appends the job's first or last message. e may be nil. It returns the message that readers get; its
+// number is 0 if a file has failed. After the last message, only Complete and Close may be called.
 func (l *Log) Respond(response schemas.Response, e schemas.Event) schemas.Message {
 	response.Error, response.Msg = l.redactor.String(response.Error), l.redactor.String(response.Msg)
 	message := schemas.Message{Time: time.Now(), Response: &response}
@@ -81,7 +80,7 @@ func (l *Log) Respond(response schemas.Response, e schemas.Event) schemas.Messag
 	return message
 }
 
-// redacted returns an event without secrets.
+// redacted returns an event with its secrets masked.
 func (l *Log) redacted(e schemas.Event) schemas.Event {
 	clean := func(text string) string { return l.redactor.String(strings.ToValidUTF8(text, "\ufffd")) }
 	switch e := e.(type) {
@@ -106,20 +105,19 @@ func (l *Log) redacted(e schemas.Event) schemas.Event {
 	case schemas.VerdictEvent:
 		e.Reason, e.Commit, e.Image = clean(e.Reason), clean(e.Commit), clean(e.Image)
 		return e
-	default: // numbers and names of our own
+	default: // has no text from the job
 		return e
 	}
 }
 
-// derivationStreams redact the logs of derivations, each for itself, because a secret may
-// lie across two lines of one.
+// derivationStreams redact the logs of derivations, each with its own state, because a secret may extend
+// over two lines of one log.
 type derivationStreams struct {
 	known map[string]*redact.Lines
 	order []string // the oldest first
 }
 
-// maxDerivationStreams is of how many derivations the state is kept, which is more than
-// are built at once.
+// maxDerivationStreams is for how many derivations the state is kept. Fewer are built at once.
 const maxDerivationStreams = 256
 
 func (s *derivationStreams) of(derivation string, redactor *redact.Redactor) *redact.Lines {

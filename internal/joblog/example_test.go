@@ -11,8 +11,8 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// One job writes a log, and any number of readers follow it: here one that has read everything when the
-// log is sealed, and one that asks later for what the job's clients get, as messages.
+// One job writes a log, and any number of readers follow it. Here, one reader follows the lines until the log is
+// complete, and another one reads the messages afterwards.
 func Example() {
 	folder, err := os.MkdirTemp("", "joblog-example-")
 	if err != nil {
@@ -45,7 +45,7 @@ func Example() {
 	// 6: Build was successfull
 }
 
-// writeLog is the job's side. The output of a program arrives in chunks, which the log cuts into lines.
+// writeLog writes the log of a job. The output of a program arrives in chunks, which the log splits into lines.
 func writeLog(store *joblog.Store) error {
 	log, err := store.Create("job-1", redact.New("s3cret-api-key"))
 	if err != nil {

@@ -26,7 +26,7 @@ func newStore(t *testing.T, keep Keep) *Store {
 	return s
 }
 
-// made makes the log of a job, of a line for each text, and ends it.
+// made creates the log of a job with the given lines, and completes it.
 func made(t *testing.T, s *Store, job string, lines ...string) {
 	t.Helper()
 	l, err := s.Create(job, nil)
@@ -73,7 +73,7 @@ func TestStoreCounts(t *testing.T) {
 	}
 }
 
-// A job whose journal cannot be made has no log either.
+// A job whose journal cannot be created has no log either.
 func TestCreateWithoutJournal(t *testing.T) {
 	s := newStore(t, Keep{})
 	if err := os.Mkdir(filepath.Join(s.folder, "job.events"), 0o700); err != nil {
@@ -132,7 +132,7 @@ func TestReaderErrors(t *testing.T) {
 	}
 }
 
-// Of 16 ended jobs, those that were read last, it is known where their lines are.
+// The indexes of the last 16 ended jobs that were read are kept in memory.
 func TestIndexed(t *testing.T) {
 	s := newStore(t, Keep{Jobs: 100})
 	indexes := map[int]*index{}
@@ -166,7 +166,7 @@ func TestIndexed(t *testing.T) {
 	}
 }
 
-// ReadAt reads whole lines only, also where the file has more, and Follow from any line.
+// ReadAt reads only whole lines, even if the file has more. Follow reads from any line.
 func TestReaderText(t *testing.T) {
 	s := newStore(t, Keep{Jobs: 1})
 	made(t, s, "job", "one", "two")
@@ -204,7 +204,7 @@ func TestReaderText(t *testing.T) {
 	}
 }
 
-// A file that loses what was written to it ends its readers with an error.
+// If a log's file is truncated, its readers return an error.
 func TestTruncatedFiles(t *testing.T) {
 	for file, want := range map[string]string{"job.log": "read a job's log: ", "job.events": "read a job's journal: "} {
 		s := newStore(t, Keep{Jobs: 1})
@@ -228,7 +228,7 @@ func TestTruncatedFiles(t *testing.T) {
 	}
 }
 
-// A journal that cannot be written is an error of its log.
+// If the journal cannot be written, the log returns the error.
 func TestClosedJournal(t *testing.T) {
 	l := newLog(t)
 	if err := l.index.journal.file.Close(); err != nil {
@@ -249,7 +249,7 @@ func TestClosedJournal(t *testing.T) {
 	}
 }
 
-// A reader gets at most 1024 messages at once, and its error ends it wherever it comes.
+// A reader gets at most 1024 messages at once. If it returns an error, it gets no more.
 func TestBatches(t *testing.T) {
 	l := newLog(t)
 	l.Respond(schemas.Accepted(), nil)
@@ -290,7 +290,7 @@ func TestBatches(t *testing.T) {
 	}
 }
 
-// Nothing is added to a log that is sealed.
+// Nothing is added to a complete log.
 func TestSealed(t *testing.T) {
 	l := newLog(t)
 	l.Respond(schemas.Accepted(), nil)

@@ -13,24 +13,23 @@ import (
 )
 
 const (
-	// gatherDelay is how long a reader that has caught up waits for more lines
-	// before it takes the first, so that a burst of lines costs few writes. It
-	// is far below what a person notices.
+	// gatherDelay is how long a reader that has read everything waits for more lines before it reads the
+	// first new one, so that a burst of lines needs few writes. A person does not notice this delay.
 	gatherDelay = 2 * time.Millisecond
-	// markDistance is how far the places lie apart, in bytes, at which a log knows
-	// its line number, so that a reader from the middle reads little in vain.
+	// markDistance is the distance between two marks in bytes. A reader that starts in the middle of the
+	// log reads at most this much before its first line.
 	markDistance = 1 << 20
 )
 
-// An index is what the writer of a log tells its readers: how far the log's files reach,
-// where lines and messages begin in them, and whether more will follow.
+// An index is what the writer of a log shares with its readers: the sizes of the log's files, where lines and
+// messages begin in them, and whether more will follow.
 type index struct {
 	mu      sync.Mutex
 	journal journal
-	size    int64         // bytes of the log; its file is whole lines up to here
-	lines   int64         // of the log
+	size    int64         // bytes of the log, which are whole lines
+	lines   int64         // how many lines the log has
 	marks   []mark        // in ascending order
-	sealed  bool          // nothing will be appended any more
+	sealed  bool          // nothing more will be appended
 	failed  error         // the first write that failed
 	changed chan struct{} // closed, and replaced, when size, sealed or failed changes
 }
@@ -40,33 +39,33 @@ type mark struct{ line, offset int64 }
 
 func newIndex() *index { return &index{changed: make(chan struct{})} }
 
-// flush writes out what the journal has gathered, if it is time or now. mu is held.
+// flush writes the journal's pending records, if there are enough of them or now is true. mu is held.
 func (x *index) flush(now bool) {
 	if err := x.journal.flush(now); err != nil {
 		x.fail("write a job's journal", err)
 	}
 }
 
-// fail notes that a write has failed, and what it was for. mu is held.
+// fail records that a write has failed. what says what was written. mu is held.
 func (x *index) fail(what string, err error) {
 	x.failed = fmt.Errorf("%s: %w", what, err)
 	x.wake()
 }
 
-// wake has readers look again. mu is held.
+// wake wakes the readers that wait. mu is held.
 func (x *index) wake() {
 	close(x.changed)
 	x.changed = make(chan struct{})
 }
 
-// An extent is how far one of a log's files reaches, in bytes. index.mu is held.
+// An extent returns the size of one of a log's files in bytes. index.mu is held.
 type extent func(*index) int64
 
 func ofLog(x *index) int64     { return x.size }
 func ofJournal(x *index) int64 { return x.journal.size() }
 
-// state returns how far a file reaches now, what is closed when it changes, and why
-// it will not: io.EOF for a sealed log, or the error of its file.
+// state returns the size of a file, a channel that is closed when the size changes, and why it will not
+// change: io.EOF for a sealed log, or the error of its file.
 func (x *index) state(of extent) (size int64, changed <-chan struct{}, end error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -88,8 +87,7 @@ func (x *index) before(line int64) mark {
 	return x.marks[i-1]
 }
 
-// wait returns how far a file reaches when there is something beyond offset, or why
-// there will be nothing.
+// wait waits until a file is longer than offset, and returns its size; or the reason why it will not grow.
 func (x *index) wait(ctx context.Context, of extent, offset int64) (size int64, err error) {
 	for caughtUp := false; ; caughtUp = true {
 		if ctx.Err() != nil {
@@ -113,8 +111,8 @@ func (x *index) wait(ctx context.Context, of extent, offset int64) (size int64, 
 	}
 }
 
-// readJournal reads what is in the file or yet to be written there, as much as there is of
-// one of them.
+// readJournal reads from the journal's file, or from the records that are not written yet. It may return
+// fewer bytes than there are.
 func (x *index) readJournal(file io.ReaderAt, buf []byte, offset int64) (int, error) {
 	x.mu.Lock()
 	written := x.journal.written
@@ -127,8 +125,8 @@ func (x *index) readJournal(file io.ReaderAt, buf []byte, offset int64) (int, er
 	return file.ReadAt(buf[:min(int64(len(buf)), written-offset)], offset)
 }
 
-// readLines finds the marks of a log, and its end: a server that was killed may have left
-// the beginning of a line behind it.
+// readLines finds the marks of a log, and its end: a server that was killed may have written an incomplete
+// last line, which does not count.
 func (x *index) readLines(file io.Reader) error {
 	x.marks = []mark{{}}
 	for buf, offset := make([]byte, markDistance), int64(0); ; {
@@ -149,8 +147,8 @@ func (x *index) readLines(file io.Reader) error {
 	}
 }
 
-// readRecords finds the marks of a journal. Of a server that was killed, the last records
-// may be missing: then one more stands for the lines that the log has beyond them.
+// readRecords finds the marks of a journal. If the server was killed, the last records may be missing. Then
+// readRecords adds one record for the lines of the log that have none.
 func (x *index) readRecords(file io.ReaderAt) error {
 	j := &x.journal
 	for buf := make([]byte, flushSize); ; {

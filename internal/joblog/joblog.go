@@ -4,12 +4,12 @@
 // A Store is the folder with the logs, and decides how long they are kept. Store.Create starts a Log, the
 // writer's side. Store.Reader returns a Reader, while the job runs or after it has ended.
 //
-// A job's output arrives as chunks of bytes. A Stream cuts it into lines: valid UTF-8, secrets masked, each with one
-// line feed in the file. Reader.Follow writes the lines in the order in which they were appended, until the log
-// is sealed.
+// A job's output arrives as chunks of bytes. A Stream splits it into lines: it makes them valid UTF-8, masks
+// secrets, and ends each with one line feed. Reader.Follow writes the lines in the order in which they were
+// appended, until the log is complete.
 //
-// With the log there is a journal, in a second file: when each line was written and from which stream, and the
-// job's events. Reader.FollowMessages returns the lines and the events together, as numbered messages.
+// Each log has a journal, in a second file. It holds the time and the stream of each line, and the job's
+// events. Reader.FollowMessages returns the lines and the events together, as numbered messages.
 package joblog
 
 import (
@@ -27,21 +27,21 @@ import (
 // A Log is the writer's side of one job's log. Its methods are safe for concurrent use.
 type Log struct {
 	file     *os.File
-	limit    int64 // size in bytes from which on the log is cut
+	limit    int64 // the size in bytes at which the log is cut
 	redactor *redact.Redactor
-	closed   func() // tells the store
-	written  func(bytes, lines int64)
+	closed   func()                   // called when the log is closed
+	written  func(bytes, lines int64) // called for what is written to the file
 
 	events  sync.Mutex // held while an event is redacted and appended
 	streams derivationStreams
-	cutLogs map[string]bool // derivations whose logs are said to be cut
+	cutLogs map[string]bool // derivations with a line that says that their log is cut
 
-	index *index // what readers know; its mu is held while something is appended
-	cut   *cut   // what is kept of a log beyond its limit; nil below it. index.mu is held
+	index *index // shared with the readers; its mu is held while something is appended
+	cut   *cut   // the last lines of a log that has reached its limit, else nil; guarded by index.mu
 }
 
-// logIn returns the log that is kept in an empty file of at most maxBytes, and its journal
-// in another.
+// logIn returns a log that writes to two empty files: its lines to one, its journal to the other. Each takes
+// at most maxBytes.
 func logIn(file, journalFile *os.File, maxBytes int64, redactor *redact.Redactor) *Log {
 	x := newIndex()
 	x.journal.file, x.journal.limit = journalFile, maxBytes
@@ -55,14 +55,14 @@ func logIn(file, journalFile *os.File, maxBytes int64, redactor *redact.Redactor
 	}
 }
 
-// Printf appends lines of the builder's own.
+// Printf appends lines of the builder, not of the job.
 func (l *Log) Printf(format string, args ...any) error {
 	stream := l.Stream(schemas.Server)
 	fmt.Fprintf(stream, format, args...)
 	return stream.Close()
 }
 
-// append adds whole lines of a stream to the log. Its error is the first that a file had.
+// append adds whole lines of a stream to the log. It returns the first error of the log's files.
 func (l *Log) append(lines []byte, stream schemas.Stream) error {
 	x := l.index
 	x.mu.Lock()
@@ -80,15 +80,15 @@ func (l *Log) append(lines []byte, stream schemas.Stream) error {
 	return x.failed
 }
 
-// piece is what the journal tells of some whole lines.
+// piece describes some whole lines for the journal.
 type piece struct {
 	stream schemas.Stream
 	at     int64 // in milliseconds since 1970
 	size   int   // in bytes
 }
 
-// write adds whole lines to the file, and the pieces that they are to the journal.
-// index.mu is held.
+// write adds whole lines to the file, and the pieces that the lines consist of to the journal. index.mu is
+// held.
 func (l *Log) write(lines []byte, pieces ...piece) {
 	x := l.index
 	if _, err := l.file.WriteAt(lines, x.size); err != nil {
@@ -112,7 +112,7 @@ func (l *Log) write(lines []byte, pieces ...piece) {
 
 var newline = []byte{'\n'}
 
-// Complete says that the log is complete: readers that reach its end are done.
+// Complete marks the log as complete: readers that reach its end return.
 func (l *Log) Complete() {
 	x := l.index
 	x.mu.Lock()
@@ -135,7 +135,7 @@ func (l *Log) Lines() int64 {
 	return l.index.lines
 }
 
-// Close ends the log's use of its files. A Reader has files of its own.
+// Close closes the log's files. A Reader is not affected: it opens the files itself.
 func (l *Log) Close() error {
 	err := errors.Join(l.file.Close(), l.index.journal.file.Close())
 	l.closed()

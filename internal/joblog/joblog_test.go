@@ -18,8 +18,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// receive returns the next value of c. If none comes, go test ends the test and shows where it
-// waits; what says for what.
+// receive returns the next value of c. If there is none, go test ends the test after its time-out, and shows where it
+// waits. what describes the value.
 func receive[T any](t *testing.T, c <-chan T, what string) T {
 	t.Helper()
 	value, open := <-c
@@ -70,8 +70,7 @@ func closed(t *testing.T, s *Stream) {
 	}
 }
 
-// numbered returns lines of many lengths, empty ones and one longer than what a
-// reader takes at once among them.
+// numbered returns lines of many lengths. Some are empty, and one is longer than what a reader reads at once.
 func numbered(count int) string {
 	var text strings.Builder
 	for i := range count {
@@ -84,8 +83,7 @@ func numbered(count int) string {
 	return text.String()
 }
 
-// Followers that come before the first line, between lines and after the last all
-// get every line.
+// Followers that start before the first line, between lines and after the last line all get every line.
 func TestFollowers(t *testing.T) {
 	const chunk, join = 1000, 20 // a follower joins every 20 chunks of 1000 bytes
 	text := numbered(3000)
@@ -128,7 +126,7 @@ func TestFollowers(t *testing.T) {
 	}
 }
 
-// lineByLine hands each write over as it comes.
+// lineByLine sends each write to a channel.
 type lineByLine chan string
 
 func (c lineByLine) Write(p []byte) (int, error) {
@@ -136,7 +134,7 @@ func (c lineByLine) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A line is with its reader as soon as it has ended, though nothing comes after it.
+// A reader gets a line as soon as the line has ended, even if no other line follows.
 func TestEachLineAtOnce(t *testing.T) {
 	l := newLog(t)
 	got := make(lineByLine)
@@ -169,8 +167,7 @@ func TestEachLineAtOnce(t *testing.T) {
 	}
 }
 
-// A reader that takes nothing holds up neither the job nor another reader, and gets
-// every line when it reads on.
+// A reader that does not read delays neither the job nor another reader. It gets every line when it reads on.
 func TestSlowReader(t *testing.T) {
 	l := newLog(t)
 	slow, fast := make(lineByLine), newReader()
@@ -243,12 +240,12 @@ func TestCancelWhileWaiting(t *testing.T) {
 	}
 }
 
-// writerFunc is an io.Writer made of a function.
+// writerFunc is a function that implements io.Writer.
 type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// A follower ends with its ctx also while there is still much to write.
+// A follower returns when its ctx ends, even if there are many more lines to write.
 func TestCancelWhileBehind(t *testing.T) {
 	l := newLog(t)
 	text := strings.Repeat(strings.Repeat("x", 99)+"\n", 20*followBuffer/100)
@@ -280,7 +277,7 @@ func TestFailingReader(t *testing.T) {
 	}
 }
 
-// A log whose file is closed underneath says so to the writer, and its readers end.
+// If a log's file is closed, the writer and the readers get an error.
 func TestClosedFile(t *testing.T) {
 	l := newLog(t)
 	result := follow(context.Background(), l, newReader())
@@ -306,8 +303,7 @@ func TestClosedFile(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// fullLog returns a log of the line "first" whose file takes no more, but can still
-// be read, as on a disk that is full.
+// fullLog returns a log with the line "first". Its file can be read, but not written, like on a full disk.
 func fullLog(t *testing.T) *Log {
 	t.Helper()
 	l := newLog(t)
@@ -321,8 +317,7 @@ func fullLog(t *testing.T) *Log {
 	return l
 }
 
-// A reader of a log that could not be written to its end gets what there is, and is
-// told that it is not all.
+// If a log could not be written completely, a reader gets what was written, and then an error.
 func TestFullDisk(t *testing.T) {
 	l := fullLog(t)
 	r := newReader()

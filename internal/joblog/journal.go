@@ -9,47 +9,48 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// A journal tells, in the order of a job's messages, what the log does not hold: when lines
-// came and from which stream, and everything that is not a line. It is a file of records:
-// one for each chunk of lines, which says how many of the log's lines it stands for, and one
-// for each other message. Numbers of messages and of lines follow from the order.
+// A journal holds what the log does not: the time and the stream of each line, and all messages that are not
+// lines. It is a file of records in the order of the job's messages: one record for each chunk of lines, which
+// holds the number of the lines, and one for each other message. The numbers of messages and of lines follow
+// from the order.
 //
-// A record begins with a byte: its kind, perhaps with flags. Then comes, unless flagged as
-// not there, the time since the record before in milliseconds, as a varint (it can be
-// negative: clocks are set); then the number of lines, unless flagged as one, or the length
-// of the JSON and the JSON itself. A record takes one to three bytes for a chunk of lines.
+// A record has up to three parts:
+//   - A byte: the record's kind and its flags.
+//   - The time since the previous record in milliseconds, as a varint. It is negative if the clock was set
+//     back. With the flag sameTime, it is missing.
+//   - The number of lines, which is missing with the flag oneLine; or the length of the JSON and the JSON.
 //
-// Records are gathered and written in bursts, so that a line costs no second system call.
-// Readers get the rest through the index.
+// The record of a chunk of lines mostly takes one to three bytes.
+//
+// Records are gathered and written in batches, so that a line does not need a second system call. Readers get
+// the pending records through the index.
 type journal struct {
 	file    *os.File
-	limit   int64 // in bytes, of what is not lines
+	limit   int64 // of others, in bytes
 	written int64 // bytes in the file
 	pending []byte
-	flushed time.Time // when that was last written
-	marks   []place   // in ascending order
-	end     place
-	others  int64 // bytes of what is not lines
+	flushed time.Time  // when pending was last written
+	marks   []position // in ascending order
+	end     position
+	others  int64 // bytes of the records that are not lines
 }
 
-// place is a record's beginning, and what the records before it amount to.
-type place struct {
+// position is where a record begins, and the totals of the records before it.
+type position struct {
 	offset   int64 // in the journal
 	messages int64
 	lines    int64
-	at       int64 // the time of the last, in milliseconds since 1970
+	at       int64 // the time of the previous record, in milliseconds since 1970
 }
 
 const (
-	// flushSize is how many bytes of records are gathered, and flushInterval for how
-	// long at most while there is something to append: so much of the times and events
-	// of the end is lost if the server is killed.
+	// flushSize is how many bytes of records are gathered before they are written. Records are also
+	// written with the next record after flushInterval. What is not written is lost if the server is killed.
 	flushSize     = 32 << 10
 	flushInterval = time.Second
-	// journalMarkDistance is markDistance of the journal.
+	// journalMarkDistance is the distance between two marks of the journal in bytes.
 	journalMarkDistance = 64 << 10
-	// minorShare is the part of the journal's limit that the lines of derivations
-	// leave to the rest.
+	// The last 1/minorShare of the journal's limit is reserved for events that are not lines of derivations.
 	minorShare = 8
 )
 
@@ -62,8 +63,8 @@ const (
 	responseRecord
 
 	kindMask = 0x07
-	sameTime = 0x08 // as the record before
-	oneLine  = 0x10
+	sameTime = 0x08 // the time is that of the previous record
+	oneLine  = 0x10 // the record is for one line
 )
 
 var kindOfStream = map[schemas.Stream]byte{schemas.Stdout: stdoutLines, schemas.Stderr: stderrLines, schemas.Server: serverLines}
@@ -112,8 +113,8 @@ func (j *journal) begin(kind byte, at int64) {
 	j.end.at = at
 }
 
-// hasRoom reports whether an event of so many bytes may be added. The lines of derivations,
-// which can be many, leave some to others.
+// hasRoom reports whether an event of that many bytes may be added. Minor events may not use all of the limit;
+// see minorShare.
 func (j *journal) hasRoom(bytes int, minor bool) bool {
 	limit := j.limit
 	if minor {
@@ -122,7 +123,7 @@ func (j *journal) hasRoom(bytes int, minor bool) bool {
 	return j.others+int64(bytes) <= limit
 }
 
-// flush writes the pending records, if they are enough or now.
+// flush writes the pending records, if there are enough of them or now is true.
 func (j *journal) flush(now bool) error {
 	if len(j.pending) == 0 || !now && len(j.pending) < flushSize && time.Since(j.flushed) < flushInterval {
 		return nil
@@ -136,27 +137,27 @@ func (j *journal) flush(now bool) error {
 }
 
 // before returns the last mark at or before a message.
-func (j *journal) before(seq int64) place {
+func (j *journal) before(seq int64) position {
 	i := sort.Search(len(j.marks), func(i int) bool { return j.marks[i].messages >= seq })
 	if i == 0 {
-		return place{}
+		return position{}
 	}
 	return j.marks[i-1]
 }
 
-// A record is one of a journal, as it is read.
+// A record is a record of a journal, parsed.
 type record struct {
 	kind  byte
 	at    int64
-	count int64  // of the messages that it stands for
+	count int64  // how many messages the record is for
 	data  []byte // JSON
 }
 
-// isLines reports whether the record stands for lines.
+// isLines reports whether the record is for lines.
 func (r *record) isLines() bool { return r.kind <= serverLines }
 
-// parseRecord returns the first record of buf, which comes after one of a time, and its
-// length: 0 if it is not all there, and less if it is none.
+// parseRecord returns the first record of buf and its length. after is the time of the previous record. The
+// length is 0 if the record is incomplete, and negative if it is invalid.
 func parseRecord(buf []byte, after int64) (r record, length int) {
 	if len(buf) == 0 {
 		return r, 0
@@ -196,12 +197,12 @@ func parseRecord(buf []byte, after int64) (r record, length int) {
 	return r, length + int(number)
 }
 
-// maxRecord bounds in bytes the JSON of one record. A line of a derivation's log is the
-// longest: it has at most maxLine bytes, and JSON takes up to six for one.
+// maxRecord is the largest size of the JSON of one record, in bytes. A line of a derivation's log is the
+// longest: it has at most maxLine bytes, and JSON needs up to six bytes for one.
 const maxRecord = 8 * maxLine
 
-// next returns the place after a record.
-func (p place) next(r *record, length int) place {
+// next returns the position after a record.
+func (p position) next(r *record, length int) position {
 	p.offset += int64(length)
 	p.messages += r.count
 	p.at = r.at

@@ -53,7 +53,7 @@ func TestParseRecord(t *testing.T) {
 	}
 }
 
-// The lines of derivations leave an eighth of the room to other events.
+// An eighth of the journal's limit is reserved for events that are not lines of derivations.
 func TestRoomOfEvents(t *testing.T) {
 	j := journal{limit: 800, others: 600}
 	for _, test := range []struct {
@@ -111,7 +111,7 @@ func TestJournalIsWritten(t *testing.T) {
 	})
 }
 
-// A reader that has caught up waits a little, for what comes at one time costs one write.
+// A reader that has read everything waits a little, so that a burst of lines is one write.
 func TestBurstIsOneWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLog(t)
@@ -143,7 +143,7 @@ func TestBurstIsOneWrite(t *testing.T) {
 	})
 }
 
-// Of derivations, the state of 256 logs is kept: the oldest is forgotten.
+// The state of the logs of 256 derivations is kept. Then the oldest is removed.
 func TestDerivationStreams(t *testing.T) {
 	var s derivationStreams
 	names := make([]string, 257)

@@ -7,28 +7,28 @@ import (
 )
 
 const (
-	// lastLineWithin is how far from the end of a log its last line is looked for, in bytes.
+	// lastLineWithin is how many bytes at the end of a log are searched for its last line.
 	lastLineWithin = 16 << 10
-	// maxLastLine is how many bytes of it are of interest.
+	// maxLastLine is the largest length of the last line in bytes. A longer line is shortened.
 	maxLastLine = 400
 )
 
-// ownLine is what lines of the builder's own begin with.
+// ownLine is the prefix of the builder's own lines.
 var ownLine = []byte("iglu: ")
 
 // hint is what Nix prints after an error in its arguments.
 var hint = regexp.MustCompile(`^Try '.* --help' for more information\.$`)
 
-// LastLine returns the last line that holds something and that the job has printed, not the builder, and
-// that is no hint of Nix's; its beginning, if it is long. It is empty if there is none near the end of the log, or none can be
-// read.
+// LastLine returns the last line that the job has printed, without empty lines, lines of the builder and
+// Nix's hint about --help. A long line is shortened. LastLine returns "" if there is no such line near the end
+// of the log, or the log cannot be read.
 func (l *Log) LastLine() string {
 	text, whole := l.end()
 	for len(text) > 0 {
 		begin := bytes.LastIndexByte(bytes.TrimSuffix(text, newline), '\n') + 1
 		line := bytes.TrimSpace(text[begin:])
 		if begin == 0 && !whole {
-			return "" // it may begin before
+			return "" // the line may begin before text
 		}
 		if len(line) > 0 && !bytes.HasPrefix(line, ownLine) && !hint.Match(line) {
 			return strings.ToValidUTF8(string(line[:min(len(line), maxLastLine)]), "")
@@ -38,7 +38,7 @@ func (l *Log) LastLine() string {
 	return ""
 }
 
-// end returns the end of the log so far, and whether it begins where a line does.
+// end returns the end of the log so far, and whether it begins with a whole line.
 func (l *Log) end() (text []byte, whole bool) {
 	x := l.index
 	x.mu.Lock()

@@ -8,31 +8,30 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// maxLine is the length in bytes at which a line is split, at a rune's border. It
-// bounds what a stream and a reader hold in memory.
+// maxLine is the length in bytes at which a line is split, between two runes. It limits the memory of a
+// stream and of a reader.
 const maxLine = 1 << 20
 
-// A Stream turns chunks of one of a job's outputs into lines of its log. It is an
-// io.WriteCloser for one goroutine; each output has a Stream of its own, so that
-// their lines never mix.
+// A Stream turns the chunks of one of a job's outputs into lines of its log. It is an io.WriteCloser for one
+// goroutine. Each output has its own Stream, so that lines never mix.
 type Stream struct {
 	log     *Log
 	name    schemas.Stream
 	redact  *redact.Lines
 	partial []byte // the line that has not ended yet, at most longest bytes
-	afterCR bool   // the last line ended in CR: an LF right after it is part of that
-	longest int    // maxLine, but in tests
+	afterCR bool   // the last line ended in CR: an LF right after it belongs to that line end
+	longest int    // maxLine, except in tests
 	valid   []byte // scratch: a line made valid UTF-8
-	out     []byte // lines of the present chunk
+	out     []byte // lines of the current chunk
 }
 
-// Stream returns a new stream whose lines go to l under its name.
+// Stream returns a new stream that appends its lines to l. name says which output the lines are from.
 func (l *Log) Stream(name schemas.Stream) *Stream {
 	return &Stream{log: l, name: name, redact: l.redactor.Lines(), longest: maxLine}
 }
 
-// Write takes the next chunk. Lines end in LF, CRLF or a lone CR; how the bytes are
-// cut into chunks makes no difference to them. Its error is that of the log's file.
+// Write appends the lines of the next chunk. Lines end in LF, CRLF or a single CR. They do not depend on how
+// the bytes are divided into chunks. Write returns the first error of the log's files.
 func (s *Stream) Write(chunk []byte) (int, error) {
 	rest := chunk
 	if s.afterCR && len(rest) > 0 {
@@ -52,13 +51,13 @@ func (s *Stream) Write(chunk []byte) (int, error) {
 	return len(chunk), s.flush()
 }
 
-// takeLine takes a line that text begins with, or all of it, and returns the rest.
+// takeLine adds the first line of text, or all of text if no line ends in it, and returns the rest.
 func (s *Stream) takeLine(text []byte) (rest []byte) {
 	line, ending := text, 0
 	if end := bytes.IndexAny(text, "\r\n"); end >= 0 {
 		line, ending = text[:end], 1
 		if rest := text[end+1:]; text[end] == '\r' {
-			// An LF right after it is part of the same ending.
+			// An LF right after CR is part of the same line end.
 			ending += len(rest) - len(bytes.TrimPrefix(rest, newline))
 			s.afterCR = len(rest) == 0
 		}
@@ -67,8 +66,8 @@ func (s *Stream) takeLine(text []byte) (rest []byte) {
 	return text[len(line)+ending:]
 }
 
-// wholeLines returns the lines that text begins with, if they are in order as they are. Most
-// are, of a job that prints much.
+// wholeLines returns the whole lines of text, if they need no change: they are valid UTF-8, not too long, and
+// end in LF. It returns nil otherwise. Most output needs no change.
 func (s *Stream) wholeLines(text []byte) []byte {
 	lines := text[:bytes.LastIndexByte(text, '\n')+1]
 	if len(lines) > s.longest || bytes.IndexByte(lines, '\r') >= 0 || !utf8.Valid(lines) {
@@ -77,7 +76,7 @@ func (s *Stream) wholeLines(text []byte) []byte {
 	return lines
 }
 
-// Close appends a last line that nothing has ended.
+// Close appends a last line without a line end.
 func (s *Stream) Close() error {
 	if len(s.partial) > 0 {
 		s.add(nil, true)
@@ -85,8 +84,8 @@ func (s *Stream) Close() error {
 	return s.flush()
 }
 
-// add takes the next part of the present line, and ends the line if that was the last.
-// Wherever the line grows too long, it is split.
+// add adds the next part of the current line. If it is the last part, add ends the line. It splits a line
+// that becomes too long.
 func (s *Stream) add(part []byte, last bool) {
 	if last && len(s.partial) == 0 && len(part) <= s.longest {
 		s.endLine(part, false) // a whole line, as most are
@@ -107,8 +106,7 @@ func (s *Stream) add(part []byte, last bool) {
 	}
 }
 
-// runeBorder returns the length of line without a rune at its end that has begun
-// but may not be complete.
+// runeBorder returns the length of line without an incomplete rune at its end.
 func runeBorder(line []byte) int {
 	for back := 1; back < utf8.UTFMax && back <= len(line); back++ {
 		if i := len(line) - back; utf8.RuneStart(line[i]) {
@@ -131,7 +129,7 @@ func runeStart(text []byte) int {
 	return len(text)
 }
 
-// endLine puts a line out. split says that what follows is more of the same line.
+// endLine adds a line to out. split is true if the next line is the rest of the same line.
 func (s *Stream) endLine(line []byte, split bool) {
 	if !utf8.Valid(line) {
 		s.valid = appendValid(s.valid[:0], line)

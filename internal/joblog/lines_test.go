@@ -44,7 +44,7 @@ func limitedLog(t testing.TB, maxBytes int64) *Log {
 	return l
 }
 
-// write writes chunks to s and fails the test if that fails.
+// write writes chunks to s, and fails the test if a write fails.
 func write(t testing.TB, s *Stream, chunks ...string) {
 	t.Helper()
 	for _, chunk := range chunks {
@@ -54,7 +54,7 @@ func write(t testing.TB, s *Stream, chunks ...string) {
 	}
 }
 
-// sealed seals l and returns its lines.
+// sealed completes l and returns its lines.
 func sealed(t testing.TB, l *Log) []string {
 	t.Helper()
 	l.Complete()
@@ -95,9 +95,8 @@ func linesOf(t testing.TB, longest int, chunks ...string) []string {
 	return sealed(t, l)
 }
 
-// checkLines holds got against what the lines of data are by the documentation. It
-// leaves one thing open, as that does: which border of a rune near the limit a line
-// that is too long is split at.
+// checkLines compares got with the lines of data according to the documentation. The documentation does not say between
+// which two runes near the limit a long line is split, so checkLines accepts any.
 func checkLines(data string, longest int, got []string) error {
 	for i, line := range rawLines(data) {
 		for len(line) > longest {
@@ -208,7 +207,7 @@ func TestLines(t *testing.T) {
 	}
 }
 
-// mixture has every kind of end and of rune beside each other.
+// mixture has every combination of line ends and runes.
 const mixture = "a\r\n\r\r\nb\n\n\ré枝😀\xff\xe6\x9e\r\x9d\xf0\x9f\n\x00\x1b[0m\rlast 😀"
 
 func TestEveryCut(t *testing.T) {
@@ -281,8 +280,7 @@ func TestLongLines(t *testing.T) {
 	}
 }
 
-// Wherever a rune or half a rune lies across the limit, it stays in one piece, in
-// one write and in many.
+// A rune, or a part of a rune, that extends over the limit is not split, in one write and in many.
 func TestLongLineIsSplitBetweenRunes(t *testing.T) {
 	for _, piece := range []string{"é", "枝", "😀", "\xf0\x9f\x98", "\xff", "\xe6a"} {
 		for before := 1; before <= len(piece); before++ {
@@ -311,9 +309,8 @@ func shortened(lines []string) []string {
 
 func equal(a, b []string) bool { return strings.Join(a, "\n") == strings.Join(b, "\n") }
 
-// FuzzLines cuts data into chunks whose lengths are the bytes of cuts, over and
-// over. Where long is set, a line precedes it that reaches the limit after the
-// first bytes of data, fewer than 256.
+// FuzzLines divides data into chunks whose lengths are the bytes of cuts, repeatedly. If long is set, the beginning of a
+// line precedes data: the line reaches the limit within the first 255 bytes of data.
 func FuzzLines(f *testing.F) {
 	for i, tt := range lineTests {
 		f.Add([]byte(tt.data), []byte{byte(i % 4), 1}, false, byte(0))
@@ -350,7 +347,7 @@ func chunks(data, cuts []byte) []string {
 	return chunks
 }
 
-// Chunks that two streams write by turns become the lines of each.
+// Two streams that write chunks in turn do not mix their lines.
 func TestStreamsDoNotMix(t *testing.T) {
 	l := newLog(t)
 	out, err := l.Stream(schemas.Stdout), l.Stream(schemas.Stdout)

@@ -11,36 +11,35 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// maxBatch is how many messages a reader is given at once.
+// maxBatch is how many messages a reader gets at once.
 const maxBatch = 1024
 
-// FollowMessages gives take the job's messages from one on, which is counted from 1, as soon
-// as they are there, until the log is sealed and all are given, or ctx ends, or take or a
-// file fails. It returns nil only in the first case. What take is given is its own only
-// until it returns.
+// FollowMessages calls take with the job's messages, from message seq on, as soon as they exist. The first
+// message has number 1. FollowMessages returns nil when the log is complete and take has got all messages. It
+// returns an error if ctx ends, or take or a file fails. The messages are valid only until take returns.
 func (r *Reader) FollowMessages(ctx context.Context, seq int64, take func([]schemas.Message) error) error {
 	return r.followMessages(ctx, r.file, seq, take)
 }
 
-// FollowEvents is FollowMessages without lines of output, which it does not read.
+// FollowEvents is FollowMessages without the lines of output. It does not read the log.
 func (r *Reader) FollowEvents(ctx context.Context, seq int64, take func([]schemas.Message) error) error {
 	return r.followMessages(ctx, nil, seq, take)
 }
 
-// followMessages leaves lines out where there is no log.
+// followMessages leaves out lines if log is nil.
 func (r *Reader) followMessages(ctx context.Context, log io.ReaderAt, seq int64, take func([]schemas.Message) error) error {
 	x := r.index
 	f := follower{index: x, file: log, from: seq, take: take}
 	x.mu.Lock()
 	at := x.journal.before(seq)
 	x.mu.Unlock()
-	return r.records(ctx, at, func(at place, rec *record) error { return f.give(ctx, at, rec) }, func(bool) error { return f.flush() })
+	return r.records(ctx, at, func(at position, rec *record) error { return f.give(ctx, at, rec) }, func(bool) error { return f.flush() })
 }
 
-// records gives visit the records of the journal from a place on, until the log is sealed and all are
-// given, or ctx ends, or visit, pause or the file fails. What a record holds is overwritten when visit
-// has returned. pause is called whenever some have been given, and told whether there are more already.
-func (r *Reader) records(ctx context.Context, at place, visit func(place, *record) error, pause func(more bool) error) error {
+// records calls visit for each record of the journal from a position on. It returns when the log is complete
+// and visit has got all records, or ctx ends, or visit, pause or the file fails. A record is valid only until
+// visit returns. records calls pause after each batch; more is true if further records exist already.
+func (r *Reader) records(ctx context.Context, at position, visit func(position, *record) error, pause func(more bool) error) error {
 	x := r.index
 	for buf := make([]byte, flushSize); ; {
 		size, err := x.wait(ctx, ofJournal, at.offset)
@@ -59,9 +58,9 @@ func (r *Reader) records(ctx context.Context, at place, visit func(place, *recor
 	}
 }
 
-// readRecords gives visit the records of the journal from a place on that are whole within a buffer, and
-// before size. It returns the place after them, and the buffer, or a larger one if that held none.
-func (r *Reader) readRecords(buf []byte, at place, size int64, visit func(place, *record) error) (place, []byte, error) {
+// readRecords reads one buffer of the journal, from a position up to size, and calls visit for each whole
+// record. It returns the position after them, and the buffer; a larger buffer if no record fits.
+func (r *Reader) readRecords(buf []byte, at position, size int64, visit func(position, *record) error) (position, []byte, error) {
 	n, err := r.index.readJournal(r.journal, buf[:min(int64(len(buf)), size-at.offset)], at.offset)
 	if err != nil {
 		return at, buf, fmt.Errorf("read a job's journal: %w", err)
@@ -87,22 +86,22 @@ func (r *Reader) readRecords(buf []byte, at place, size int64, visit func(place,
 	return at, buf, nil
 }
 
-// A follower gives a reader its messages.
+// A follower reads messages and passes them to take.
 type follower struct {
 	index *index
 	file  io.ReaderAt // the log's
-	from  int64       // the first message that is wanted
+	from  int64       // the number of the first message that is wanted
 	take  func([]schemas.Message) error
 	batch []schemas.Message
 
-	line   int64 // that comes next in buf
+	line   int64 // the number of the first line in rest
 	offset int64 // of buf's end in the log
 	buf    []byte
-	rest   []byte // of buf, not given yet
+	rest   []byte // the part of buf that is not used yet
 }
 
-// give adds what a record at a place stands for.
-func (f *follower) give(ctx context.Context, at place, r *record) error {
+// give adds the messages of a record at a position.
+func (f *follower) give(ctx context.Context, at position, r *record) error {
 	if at.messages+r.count < f.from {
 		return nil
 	}
@@ -129,7 +128,7 @@ func (f *follower) give(ctx context.Context, at place, r *record) error {
 	return f.add(message)
 }
 
-// giveLines adds lines of the log, of which message is the first but for its text.
+// giveLines adds count lines of the log, from line on. message is the message of the first, without its text.
 func (f *follower) giveLines(ctx context.Context, line, count int64, message schemas.Message) error {
 	if f.buf == nil || f.line != line {
 		if err := f.seek(line); err != nil {
@@ -150,7 +149,7 @@ func (f *follower) giveLines(ctx context.Context, line, count int64, message sch
 	return nil
 }
 
-// seek goes to a line of the log.
+// seek moves to a line of the log.
 func (f *follower) seek(line int64) error {
 	if err := f.flush(); err != nil {
 		return err
@@ -165,7 +164,7 @@ func (f *follower) seek(line int64) error {
 	return nil
 }
 
-// nextLine returns the next line, which is there: the journal says so.
+// nextLine returns the next line. It exists, because the journal has a record for it.
 func (f *follower) nextLine(ctx context.Context) ([]byte, error) {
 	for {
 		if end := bytes.IndexByte(f.rest, '\n'); end >= 0 {
@@ -183,9 +182,9 @@ func (f *follower) nextLine(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// fill reads more of the log, behind what is left of it.
+// fill reads more of the log into buf, after what is left in rest.
 func (f *follower) fill() error {
-	if err := f.flush(); err != nil { // whose lines lie in the buffer
+	if err := f.flush(); err != nil { // the batch's lines are in buf
 		return err
 	}
 	if len(f.rest) == len(f.buf) {

@@ -55,8 +55,8 @@ func expected(all []schemas.Message) (want []string) {
 	return want
 }
 
-// talk appends a random mix of lines of each stream, short and long, and of events, between
-// a first and a last message, and returns the messages that they are.
+// talk appends a first message, a random mix of short and long lines of each stream and of events, and a last message. It
+// returns these messages.
 func talk(t *testing.T, l *Log, random *rand.Rand, steps int) []string {
 	t.Helper()
 	streams := map[schemas.Stream]*Stream{}
@@ -123,8 +123,8 @@ func someEvent(random *rand.Rand) schemas.Event {
 	return nil
 }
 
-// TestFollowMessages has readers follow a log while it is written, and others read it from
-// many places when it is sealed, closed, and known from its files only.
+// TestFollowMessages follows a log while it is written, and reads it from many positions after it is complete, after it
+// is closed, and only from its files.
 func TestFollowMessages(t *testing.T) {
 	folder := t.TempDir()
 	store, err := Open(folder, Keep{Jobs: 10}, 1<<40)
@@ -224,7 +224,7 @@ func checkText(t *testing.T, r *Reader, messages []string) {
 	}
 }
 
-// A single message comes at once, an event too.
+// A reader gets a single message immediately, and also a single event.
 func TestEachMessageAtOnce(t *testing.T) {
 	l := newLog(t)
 	got := make(chan int64, 10)
@@ -256,8 +256,8 @@ func TestEachMessageAtOnce(t *testing.T) {
 	}
 }
 
-// Of a server that was killed, a log lacks the end of its journal, of its last line, or the
-// whole journal. What there is is read.
+// If a server was killed, the end of a log's journal, the end of its last line, or the whole journal may be missing. The
+// rest is read.
 func TestJournalOfAKilledServer(t *testing.T) {
 	folder := t.TempDir()
 	store, err := Open(folder, Keep{Jobs: 10}, 1<<40)
@@ -319,7 +319,7 @@ func TestJournalOfAKilledServer(t *testing.T) {
 	}
 }
 
-// A file that is no journal ends a reader with an error, and does not have it read for ever.
+// If the file is not a journal, a reader returns an error, and does not read without an end.
 func FuzzJournal(f *testing.F) {
 	f.Add([]byte{eventRecord | sameTime, 2, '{', '}', stdoutLines | oneLine, 2})
 	f.Add([]byte{responseRecord, 2, 2, '{', '}', stderrLines, 1, 3})
@@ -347,8 +347,8 @@ func FuzzJournal(f *testing.F) {
 	})
 }
 
-// The journal of a log that is cut tells the streams of what is left, and its events stop at
-// the limit, those of derivations' lines before.
+// The journal of a log that is cut has the streams of the remaining lines. Its events stop at the limit, and lines of
+// derivations stop before that.
 func TestCutJournal(t *testing.T) {
 	const limit = 256 << 10
 	l := limitedLog(t, limit)
@@ -453,7 +453,7 @@ func TestNoReader(t *testing.T) {
 	}
 }
 
-// A reader that is there when its log is removed reads on.
+// A reader can read on after its log was removed.
 func TestReaderOfARemovedLog(t *testing.T) {
 	store, err := Open(t.TempDir(), Keep{Jobs: 0}, 1<<40)
 	if err != nil {
@@ -478,8 +478,7 @@ func TestReaderOfARemovedLog(t *testing.T) {
 	wantMessages(t, "reader", want, got, err)
 }
 
-// TestFollowEvents reads a job's messages without its lines, and with the numbers that they
-// have among them.
+// TestFollowEvents reads a job's messages without its lines. Their numbers also count the lines.
 func TestFollowEvents(t *testing.T) {
 	store, err := Open(t.TempDir(), Keep{Jobs: 1}, 1<<30)
 	if err != nil {

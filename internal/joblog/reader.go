@@ -14,9 +14,8 @@ import (
 	"iglu.sh/builder/internal/lazyregexp"
 )
 
-// A Reader reads the log of a job that runs or has ended. It has files of its own, so that
-// it may go on when the log is closed, and even when it is removed. Its methods are safe for
-// concurrent use.
+// A Reader reads the log of a job that runs or has ended. It opens the log's files itself, so that it can read
+// on when the log is closed, and even when it is removed. Its methods are safe for concurrent use.
 type Reader struct {
 	index   *index
 	file    io.ReaderAt
@@ -24,21 +23,21 @@ type Reader struct {
 	close   func() error
 }
 
-// followBuffer is how many bytes a reader takes at once. A longer line makes its reader's
-// buffer grow to the line's length, which maxLine bounds.
+// followBuffer is how many bytes a reader reads at once. For a longer line, the buffer grows to the line's
+// length, which is at most maxLine.
 const followBuffer = 128 << 10
 
-// jobName is what a job can be called: it becomes a part of names of files.
+// jobName matches the ids of jobs that can be part of a file name.
 var jobName = lazyregexp.New(`^[A-Za-z0-9_-]{1,100}$`)
 
-// Reader returns a reader of a job's log, which its caller must close. Of a job that has none,
-// or none any more, the error is fs.ErrNotExist.
+// Reader returns a reader of a job's log. The caller must close it. If the job has no log, or its log was
+// removed, the error is fs.ErrNotExist.
 func (s *Store) Reader(job string) (*Reader, error) {
 	if !jobName().MatchString(job) {
 		return nil, fmt.Errorf("the log of job %q: %w", job, fs.ErrNotExist)
 	}
 	s.mu.Lock()
-	x := s.current[job] // before the files are opened: it may be closed meanwhile
+	x := s.current[job] // before the files are opened: the log may be closed meanwhile
 	s.mu.Unlock()
 	file, err := os.Open(filepath.Join(s.folder, job+extension))
 	if err != nil {
@@ -49,7 +48,7 @@ func (s *Store) Reader(job string) (*Reader, error) {
 	switch {
 	case err == nil:
 		r.journal, r.close = journal, func() error { return errors.Join(file.Close(), journal.Close()) }
-	case !errors.Is(err, fs.ErrNotExist): // logs of earlier versions have none
+	case !errors.Is(err, fs.ErrNotExist): // logs of earlier versions have no journal
 		file.Close()
 		return nil, fmt.Errorf("open a job's journal: %w", err)
 	}
@@ -62,12 +61,12 @@ func (s *Store) Reader(job string) (*Reader, error) {
 	return r, nil
 }
 
-// Close ends the reader's use of its files.
+// Close closes the reader's files.
 func (r *Reader) Close() error { return r.close() }
 
-// Follow writes the log to w from a line on, which is counted from 0, whole lines at a
-// time and as soon as they are there, until the log is sealed and all of it is written,
-// or ctx ends, or w or the log's file fails. It returns nil only in the first case.
+// Follow writes the log to w, from a line on, in whole lines and as soon as they exist. The first line has
+// number 0. Follow returns nil when the log is complete and all of it is written. It returns an error if ctx
+// ends, or w or the log's file fails.
 func (r *Reader) Follow(ctx context.Context, line int64, w io.Writer) error {
 	at := r.index.before(line)
 	skip, offset := line-at.line, at.offset
@@ -101,15 +100,15 @@ func (r *Reader) Follow(ctx context.Context, line int64, w io.Writer) error {
 	}
 }
 
-// A State is how far a job's log has come.
+// A State is the progress of a job's log.
 type State struct {
-	Bytes    int64 // of the log: whole lines
+	Bytes    int64 // the log's size; it consists of whole lines
 	Lines    int64
-	Messages int64 // the number of the latest
-	Ended    bool  // nothing will be appended any more
+	Messages int64 // the number of the latest message
+	Ended    bool  // nothing more will be appended
 }
 
-// State returns how far the log has come.
+// State returns the progress of the log.
 func (r *Reader) State() State {
 	x := r.index
 	x.mu.Lock()
@@ -117,7 +116,7 @@ func (r *Reader) State() State {
 	return State{Bytes: x.size, Lines: x.lines, Messages: x.journal.end.messages, Ended: x.sealed || x.failed != nil}
 }
 
-// ReadAt reads the log's text, of which State.Bytes are there. It is an io.ReaderAt.
+// ReadAt reads the log's text, which has State.Bytes bytes. It implements io.ReaderAt.
 func (r *Reader) ReadAt(p []byte, offset int64) (int, error) {
 	size := r.State().Bytes
 	if offset >= size {
@@ -133,8 +132,8 @@ func (r *Reader) ReadAt(p []byte, offset int64) (int, error) {
 	return n, err
 }
 
-// Offset returns where a line begins, counted from 0, in bytes; of a line that is not there
-// yet, where the log ends.
+// Offset returns where a line begins in the log, in bytes. The first line has number 0. For a line that does
+// not exist yet, it returns the end of the log.
 func (r *Reader) Offset(line int64) (int64, error) {
 	at := r.index.before(line)
 	size := r.State().Bytes
@@ -164,11 +163,10 @@ type indexed struct {
 	index *index
 }
 
-// maxIndexed is of how many ended jobs the index is kept.
+// maxIndexed is for how many ended jobs the index is kept in memory.
 const maxIndexed = 16
 
-// index returns the index of an ended job's log, which it reads from the log's files if it is not
-// known.
+// index returns the index of an ended job's log. If it is not in memory, index builds it from the log's files.
 func (s *Store) index(job string, file io.Reader, journal io.ReaderAt) (*index, error) {
 	s.mu.Lock()
 	i := slices.IndexFunc(s.read, func(k indexed) bool { return k.job == job })

@@ -17,49 +17,49 @@ import (
 
 // Keep says how long logs of ended jobs are kept.
 type Keep struct {
-	Jobs int           // how many of them; 0: none
-	Age  time.Duration // since they ended; 0: however long
-	// Bytes bounds all logs together, with their journals and those of jobs that run; 0: no bound. The
-	// latest is kept in any case.
+	Jobs int           // the largest number of them; 0: none is kept
+	Age  time.Duration // the longest time since they ended; 0: no limit
+	// Bytes is the largest size of all logs and journals together, including those of running jobs; 0: no
+	// limit. The log of the job that ended last is kept even if it is larger.
 	Bytes int64
 }
 
-// A Store is the folder in which the logs of jobs lie, each with its journal beside it. No two
-// stores may share one.
+// A Store is the folder that holds the logs of jobs and their journals. Two stores must not use the same
+// folder.
 type Store struct {
 	folder   string
 	keep     Keep
 	maxBytes int64
 
-	// Written is told of what is added to logs, for the numbers that are kept of it; nil
-	// is nobody. It is set before the first log is made, and returns at once.
+	// Written is called for all that is written to logs, for the metrics. It must return immediately. It
+	// may be nil, and must be set before the first log is created.
 	Written func(bytes, lines int64)
 
 	mu      sync.Mutex
-	current map[string]*index // of logs that are written now, by their jobs
-	read    []indexed         // those of ended jobs that were read, the latest last
+	current map[string]*index // the indexes of logs that are being written, by job
+	read    []indexed         // the indexes of ended jobs that were read, the latest last
 }
 
-// The extensions of a log's file and of its journal's. Their name is the job's id.
+// The extensions of the files of a log and its journal. Their base name is the job's id.
 const (
 	extension        = ".log"
 	journalExtension = ".events"
 )
 
-// Open returns the store in a folder, which is made if it is missing. A log takes at
-// most maxBytes. Logs of an earlier run that are not to be kept are removed.
+// Open returns the store in a folder. It creates the folder if it is missing, and removes old logs as Prune
+// does. A log, and its journal, take at most maxBytes each.
 func Open(folder string, keep Keep, maxBytes int64) (*Store, error) {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder of the jobs' logs: %w", err)
+		return nil, fmt.Errorf("create the folder of the jobs' logs: %w", err)
 	}
 	s := &Store{folder: folder, keep: keep, maxBytes: maxBytes, current: make(map[string]*index)}
 	return s, s.Prune()
 }
 
-// Create starts the log of a job, whose id must be a file name. What is appended loses
-// the secrets that redactor knows.
+// Create creates the log of a job, whose id must be valid as a file name. redactor masks the secrets in what
+// is appended.
 func (s *Store) Create(job string, redactor *redact.Redactor) (*Log, error) {
-	s.mu.Lock() // so that a reader finds no files that nobody seems to write
+	s.mu.Lock() // so that a reader does not find files without an index in s.current
 	defer s.mu.Unlock()
 	file, err := s.create(job + extension)
 	if err != nil {
@@ -79,7 +79,7 @@ func (s *Store) Create(job string, redactor *redact.Redactor) (*Log, error) {
 		s.mu.Lock()
 		delete(s.current, job)
 		s.mu.Unlock()
-		s.Prune() // what cannot be removed now is tried again
+		s.Prune() // what cannot be removed now is removed by a later Prune
 	}
 	s.current[job] = log.index
 	return log, nil
@@ -89,14 +89,14 @@ func (s *Store) create(name string) (*os.File, error) {
 	return os.OpenFile(filepath.Join(s.folder, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-// Has reports whether a job has a log that is kept.
+// Has reports whether the store has a log of the job.
 func (s *Store) Has(job string) bool {
 	_, err := os.Stat(filepath.Join(s.folder, job+extension))
 	return err == nil
 }
 
-// Prune removes the logs that are not kept any longer. A store does it itself when it is opened
-// and when a job ends; logs also age in between.
+// Prune removes the logs that Keep no longer covers. The store calls it when it is opened and when a job ends.
+// Call it also from time to time, because logs become too old in between.
 func (s *Store) Prune() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,7 +111,7 @@ func (s *Store) Prune() error {
 		total += log.Size() + s.sizeOf(job+journalExtension)
 		tooMuch := s.keep.Bytes > 0 && total > s.keep.Bytes && i > 0
 		if i >= s.keep.Jobs || tooMuch || (s.keep.Age > 0 && time.Since(log.ModTime()) > s.keep.Age) {
-			// The log last: without it, nobody would look for the journal.
+			// The log last: a journal without a log is never removed.
 			errs = append(errs, s.remove(job+journalExtension), s.remove(log.Name()))
 		}
 	}
@@ -128,7 +128,7 @@ func (s *Store) currentBytes() (bytes int64) {
 	return bytes
 }
 
-// sizeOf returns the size of a file in bytes, or 0 if it is not there.
+// sizeOf returns the size of a file in bytes, or 0 if the file does not exist.
 func (s *Store) sizeOf(name string) int64 {
 	info, err := os.Stat(filepath.Join(s.folder, name))
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// end writes a log of a job and closes it, as old as it is to be.
+// end writes the log of a job, closes it and sets its age.
 func end(t *testing.T, s *Store, job string, age time.Duration) {
 	t.Helper()
 	l, err := s.Create(job, nil)
@@ -76,8 +76,8 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// Logs are bounded by what they take together, with their journals and those that are being written, and the
-// latest is kept in any case.
+// The limit Keep.Bytes is for all logs together, including journals and logs that are being written. The latest log is
+// always kept.
 func TestKeepBytes(t *testing.T) {
 	const size = 10_000
 	for limit, want := range map[int64][]string{
@@ -129,7 +129,7 @@ func TestKeepBytes(t *testing.T) {
 	}
 }
 
-// A log that is being written is not one of those that are counted, and not removed.
+// A log that is being written does not count as one of the kept logs, and is not removed.
 func TestCurrentLogStays(t *testing.T) {
 	folder := t.TempDir()
 	s, err := Open(folder, Keep{Jobs: 0}, 1<<30)
@@ -171,8 +171,8 @@ func TestOpenRemovesWhatAnEarlierLifeLeft(t *testing.T) {
 	}
 }
 
-// TestCut writes logs of many sizes around the limit: what is kept is a beginning and
-// an end of whole lines, never more than the limit, and nothing is missing below it.
+// TestCut writes logs of many sizes around the limit. A log that is too large keeps whole lines of its beginning and its
+// end, and is never larger than the limit. A smaller log is complete.
 func TestCut(t *testing.T) {
 	const limit = 256 << 10
 	for _, lines := range []int{10, 2900, 2983, 2984, 2985, 2990, 3000, 3800, 4500, 20000, 50000} {
@@ -211,8 +211,7 @@ func cutLog(t *testing.T, limit int64, lines, chunk int) []byte {
 	return got.Bytes()
 }
 
-// checkCut checks that a log is its lines from the first on, then perhaps a notice, a
-// gap and another, then the rest up to the last.
+// checkCut checks that a log has its first lines, then two notices if lines are missing, and then its last lines.
 func checkCut(t *testing.T, lines int, got string) {
 	t.Helper()
 	next, notices, left := 0, 0, 0
@@ -236,7 +235,7 @@ func checkCut(t *testing.T, lines int, got string) {
 	}
 }
 
-// A line that alone is longer than what is kept of the end loses its beginning.
+// If the last line alone is longer than the kept end of the log, its beginning is removed.
 func TestCutLongLine(t *testing.T) {
 	l := limitedLog(t, 256<<10)
 	write(t, l.Stream(schemas.Stdout), strings.Repeat("x\n", 200<<10), strings.Repeat("日本", 100<<10)+"end\n")
@@ -250,7 +249,7 @@ func TestCutLongLine(t *testing.T) {
 	}
 }
 
-// TestFollowFromALine starts readers everywhere, marks and their neighbours included.
+// TestFollowFromALine starts readers at many lines, including the lines at the marks and next to them.
 func TestFollowFromALine(t *testing.T) {
 	const lines = 40_000 // 2.6 MB, some marks
 	l := newLog(t)

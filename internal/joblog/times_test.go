@@ -9,8 +9,8 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// TestTimes asks for the times of lines that come a second apart, with events between them, and where
-// the events stand among the lines.
+// TestTimes writes a line each second, with events between them. It checks the times of the lines, and how many lines
+// precede each event.
 func TestTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLog(t)

@@ -1,10 +1,9 @@
-// Package metrics keeps the builder's numbers for Prometheus. docs/metrics.md is the table
-// of them, examples/grafana-dashboard.json draws them.
+// Package metrics has the builder's metrics for Prometheus. docs/metrics.md lists them, and
+// examples/grafana-dashboard.json shows them as graphs.
 //
-// The rooms that count know nothing of Prometheus: they call the methods of Metrics through
-// interfaces and functions of their own. Every label has a bounded set of values. Those that
-// are known are there from the start, as 0: of a series that begins with its first event,
-// Prometheus would not see the event.
+// The packages that count do not depend on Prometheus: they call the methods of Metrics through their own
+// interfaces and functions. Every label has a bounded set of values. The series of all known values exist
+// from the start, with the value 0: if a series began with its first event, Prometheus would miss that event.
 package metrics
 
 import (
@@ -19,10 +18,10 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// namespace is what the names of the builder's own metrics begin with.
+// namespace is the prefix of the names of the builder's own metrics.
 const namespace = "iglu_builder"
 
-// Metrics are the numbers of one builder. Its methods are safe for concurrent use.
+// Metrics are the metrics of one builder. Its methods are safe for concurrent use.
 type Metrics struct {
 	registry *prometheus.Registry
 
@@ -39,12 +38,12 @@ type Metrics struct {
 	byNode      bool
 }
 
-// Build says which program counts.
+// Build identifies the program, for the metric build_info.
 type Build struct{ Version, Revision, GoVersion string }
 
-// Buckets of histograms, in seconds. A build takes anything between a moment, where all is
-// in a cache, and a working day; 6 h is where IGLU_BUILD_TIMEOUT ends it by default. A phase
-// may be shorter than a job, and a bucket for each step would cost more than it tells.
+// Buckets of histograms, in seconds. A build takes from less than a second, if everything is in a cache, to
+// hours; IGLU_BUILD_TIMEOUT is 6 h by default. Phases may be shorter than jobs. They have fewer buckets,
+// because each bucket is one more series for each phase.
 var (
 	jobBuckets   = []float64{1, 2, 5, 10, 30, 60, 120, 300, 600, 1200, 3600, 7200, 14400, 21600}
 	phaseBuckets = []float64{0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 21600}
@@ -53,8 +52,9 @@ var (
 // timedPhases are the phases of a job that take time.
 var timedPhases = []schemas.Phase{schemas.Wait, schemas.Pull, schemas.Create, schemas.Fetch, schemas.Evaluate, schemas.Build, schemas.PushRest}
 
-// New returns the numbers of a builder that has just started, and may refuse clients for each of the
-// reasons, and whose engine may fail at each of the calls; or its nodes' engines, which are told apart then.
+// New returns the metrics of a builder that has just started. refusals are the reasons for which it can refuse
+// a client, and calls are the calls of the engine that can fail. With byNode, it counts failed calls for each
+// node of a cluster.
 func New(build Build, refusals, calls []string, byNode bool) *Metrics {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
@@ -69,7 +69,7 @@ func New(build Build, refusals, calls []string, byNode bool) *Metrics {
 		return prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, Buckets: buckets}
 	}
 	made.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info",
-		Help: "Which program this is; always 1."}, []string{"version", "revision", "goversion"}).
+		Help: "The version of this program; always 1."}, []string{"version", "revision", "goversion"}).
 		WithLabelValues(build.Version, build.Revision, build.GoVersion).Set(1)
 	callLabels := []string{"call"}
 	if byNode {
@@ -80,25 +80,25 @@ func New(build Build, refusals, calls []string, byNode bool) *Metrics {
 		calls:    calls,
 		byNode:   byNode,
 		jobs: made.NewCounterVec(counter("jobs_total",
-			"Jobs that have ended, by how, and whether all that was asked for was done, or the build or the builder failed."), []string{"end", "result"}),
+			"Jobs that have ended, by the kind of end and by the result."), []string{"end", "result"}),
 		jobSeconds: made.NewHistogramVec(histogram("job_duration_seconds",
 			"Time from a job's acceptance to its end.", jobBuckets), []string{"result"}),
 		phases: made.NewHistogramVec(histogram("phase_duration_seconds",
-			"Time that a phase of a job took.", phaseBuckets), []string{"phase"}),
+			"Time that a phase of a job took, by phase.", phaseBuckets), []string{"phase"}),
 		logBytes:    made.NewCounter(counter("log_bytes_total", "Bytes written to the logs of jobs.")),
 		logLines:    made.NewCounter(counter("log_lines_total", "Lines written to the logs of jobs.")),
 		pushBytes:   made.NewCounter(counter("push_bytes_total", "Bytes that jobs sent to their caches.")),
 		pushPaths:   made.NewCounter(counter("push_paths_total", "Store paths that jobs pushed to their caches.")),
-		refused:     made.NewCounterVec(counter("refused_connections_total", "Clients whose job was not taken, by why."), []string{"reason"}),
-		engineError: made.NewCounterVec(counter("engine_errors_total", "Calls of the container engine that failed, by what they were to do."), callLabels),
+		refused:     made.NewCounterVec(counter("refused_connections_total", "Clients whose job was refused, by reason."), []string{"reason"}),
+		engineError: made.NewCounterVec(counter("engine_errors_total", "Failed calls of the container engine, by call."), callLabels),
 	}
 	m.fill(refusals)
 	return m
 }
 
-// fill makes the series that there can be.
+// fill creates the series of all known values.
 func (m *Metrics) fill(refusals []string) {
-	if !m.byNode { // else they are there when a node is
+	if !m.byNode { // else NodeCame is called for each node
 		m.NodeCame("")
 	}
 	m.jobs.WithLabelValues(string(jobend.Exited), string(jobend.Success))
@@ -116,12 +116,12 @@ func (m *Metrics) fill(refusals []string) {
 	}
 }
 
-// Handler serves the numbers.
+// Handler serves the metrics.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
-// JobEnded counts how a job has ended, and what it has taken and done.
+// JobEnded counts a job that has ended, its times, and what it pushed.
 func (m *Metrics) JobEnded(v schemas.VerdictEvent) {
 	code := 1
 	if v.ExitCode != nil {
@@ -139,24 +139,24 @@ func (m *Metrics) JobEnded(v schemas.VerdictEvent) {
 	}
 }
 
-// LogWritten counts what was added to a job's log.
+// LogWritten counts what was written to a job's log.
 func (m *Metrics) LogWritten(bytes, lines int64) {
 	m.logBytes.Add(float64(bytes))
 	m.logLines.Add(float64(lines))
 }
 
-// Refused counts a client whose job was not taken, by why.
+// Refused counts a client whose job was refused, by the reason.
 func (m *Metrics) Refused(reason string) { m.refused.WithLabelValues(reason).Inc() }
 
-// NodeCame makes the series that there can be of a node.
+// NodeCame creates the series of a node.
 func (m *Metrics) NodeCame(node string) {
 	for _, call := range m.calls {
 		m.engineErrors(node, call)
 	}
 }
 
-// EngineFailed counts a call of a node's engine that failed, by what it was to do. node is "" if there is one
-// engine.
+// EngineFailed counts a failed call of a node's engine. call is one of the calls that New got. node is ""
+// without a cluster.
 func (m *Metrics) EngineFailed(node, call string) { m.engineErrors(node, call).Inc() }
 
 func (m *Metrics) engineErrors(node, call string) prometheus.Counter {
@@ -166,9 +166,8 @@ func (m *Metrics) engineErrors(node, call string) prometheus.Counter {
 	return m.engineError.WithLabelValues(call)
 }
 
-// Jobs has the jobs counted that run, and those that wait for their turn, as read returns them when
-// somebody asks for the numbers, and how many slots returns that can run at once. Without a call the numbers
-// are not there.
+// Jobs adds the metrics of running and waiting jobs. read returns their numbers, and slots returns how many
+// jobs can run at once. Both are called whenever the metrics are requested.
 func (m *Metrics) Jobs(read func() (running, waiting int), slots func() int) {
 	m.gauge("jobs_max", "Jobs that can run at once.", func() float64 { return float64(slots()) })
 	m.gauge("jobs_running", "Jobs that are running.", func() float64 {
@@ -181,9 +180,8 @@ func (m *Metrics) Jobs(read func() (running, waiting int), slots func() int) {
 	})
 }
 
-// Stores has the volumes that keep Nix stores between jobs counted: how many there are, and
-// how many bytes they take, as read returns them when somebody asks for the numbers. It must
-// not take long. Without a call the numbers are not there.
+// Stores adds the metrics of the volumes that keep Nix stores between jobs. read returns how many there are, and
+// how many bytes they take. It is called whenever the metrics are requested, and must return quickly.
 func (m *Metrics) Stores(read func() (volumes int, bytes int64)) {
 	m.gauge("store_volumes", "Volumes that keep a Nix store between jobs.", func() float64 {
 		volumes, _ := read()
@@ -195,7 +193,7 @@ func (m *Metrics) Stores(read func() (volumes int, bytes int64)) {
 	})
 }
 
-// gauge adds a number that value returns when somebody asks for it.
+// gauge adds a metric. value is called whenever the metrics are requested.
 func (m *Metrics) gauge(name, help string, value func() float64) {
 	promauto.With(m.registry).NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, value)
 }

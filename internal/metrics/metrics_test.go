@@ -21,7 +21,7 @@ var (
 	calls    = []string{"pull the job image", "start the container"}
 )
 
-// used returns metrics every one of which has counted something.
+// used returns metrics that all have counted something.
 func used() *Metrics {
 	m := New(Build{Version: "1.2.3", Revision: "abc", GoVersion: "go1.26"}, refusals, calls, false)
 	m.Stores(func() (int, int64) { return 2, 5 << 30 })
@@ -37,8 +37,8 @@ func used() *Metrics {
 	return m
 }
 
-// ofNodes returns metrics of a builder with nodes: one with a job, one that is away, and an address at which
-// none was found.
+// ofNodes returns metrics of a builder with nodes: one with a job, one that does not answer, and an address at which no
+// node was found.
 func ofNodes() *Metrics {
 	m := New(Build{}, refusals, calls, true)
 	m.Nodes(func() []nodes.State {
@@ -53,10 +53,10 @@ func ofNodes() *Metrics {
 	return m
 }
 
-// TestNodes has what is a node's own by node.
+// TestNodes checks the metrics that have a label for the node.
 func TestNodes(t *testing.T) {
 	const want = `
-# HELP iglu_builder_engine_errors_total Calls of the container engine that failed, by what they were to do.
+# HELP iglu_builder_engine_errors_total Failed calls of the container engine, by call.
 # TYPE iglu_builder_engine_errors_total counter
 iglu_builder_engine_errors_total{call="pull the job image",node="node-1"} 0
 iglu_builder_engine_errors_total{call="start the container",node="node-1"} 0
@@ -93,8 +93,7 @@ iglu_builder_node_up{node="node-2"} 0
 	}
 }
 
-// TestLint holds the names, units and help texts against Prometheus' conventions, as
-// promtool check metrics does.
+// TestLint checks that names, units and help texts follow Prometheus' conventions, as promtool check metrics does.
 func TestLint(t *testing.T) {
 	for _, m := range []*Metrics{used(), ofNodes()} {
 		problems, err := testutil.GatherAndLint(m.registry)
@@ -109,7 +108,7 @@ func TestLint(t *testing.T) {
 
 func TestValues(t *testing.T) {
 	const want = `
-# HELP iglu_builder_build_info Which program this is; always 1.
+# HELP iglu_builder_build_info The version of this program; always 1.
 # TYPE iglu_builder_build_info gauge
 iglu_builder_build_info{goversion="go1.26",revision="abc",version="1.2.3"} 1
 # HELP iglu_builder_jobs_max Jobs that can run at once.
@@ -133,11 +132,11 @@ iglu_builder_push_bytes_total 1.048576e+06
 # HELP iglu_builder_push_paths_total Store paths that jobs pushed to their caches.
 # TYPE iglu_builder_push_paths_total counter
 iglu_builder_push_paths_total 4
-# HELP iglu_builder_refused_connections_total Clients whose job was not taken, by why.
+# HELP iglu_builder_refused_connections_total Clients whose job was refused, by reason.
 # TYPE iglu_builder_refused_connections_total counter
 iglu_builder_refused_connections_total{reason="busy"} 1
 iglu_builder_refused_connections_total{reason="malformed"} 0
-# HELP iglu_builder_engine_errors_total Calls of the container engine that failed, by what they were to do.
+# HELP iglu_builder_engine_errors_total Failed calls of the container engine, by call.
 # TYPE iglu_builder_engine_errors_total counter
 iglu_builder_engine_errors_total{call="pull the job image"} 0
 iglu_builder_engine_errors_total{call="start the container"} 1
@@ -157,8 +156,8 @@ iglu_builder_store_volumes 2
 	}
 }
 
-// TestEndsAreThereFromTheStart looks for a series of each end, so that Prometheus sees the
-// first job that ends so.
+// TestEndsAreThereFromTheStart checks that the series of each end exists from the start, so that Prometheus does not miss
+// the first job with that end.
 func TestEndsAreThereFromTheStart(t *testing.T) {
 	m := New(Build{}, refusals, calls, false)
 	if got, want := testutil.CollectAndCount(m.jobs), len(jobend.All)+1; got != want {
@@ -189,8 +188,7 @@ func TestEndsAreThereFromTheStart(t *testing.T) {
 	}
 }
 
-// names returns the names of all metrics, as their type has them: of a histogram those of its
-// series.
+// names returns the names of all metrics. For a histogram, these are the names of its series.
 func names(t *testing.T) (series, families []string) {
 	t.Helper()
 	m := used()
@@ -213,8 +211,8 @@ func names(t *testing.T) (series, families []string) {
 
 var metricName = regexp.MustCompile(`\b(iglu_builder|process|go)_[a-z_]+\b`)
 
-// TestDashboard looks for each metric that the dashboard draws, and for each of the builder's
-// own in the dashboard.
+// TestDashboard checks that each metric in the dashboard exists, and that each of the builder's own metrics is in the
+// dashboard.
 func TestDashboard(t *testing.T) {
 	text, err := os.ReadFile("../../examples/grafana-dashboard.json")
 	if err != nil {
@@ -251,7 +249,7 @@ func TestDashboard(t *testing.T) {
 	}
 }
 
-// TestDocumentation holds the table of docs/metrics.md against the metrics.
+// TestDocumentation compares the table of docs/metrics.md with the metrics.
 func TestDocumentation(t *testing.T) {
 	text, err := os.ReadFile("../../docs/metrics.md")
 	if err != nil {

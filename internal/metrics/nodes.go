@@ -6,7 +6,7 @@ import (
 	"iglu.sh/builder/orchestrator/nodes"
 )
 
-// A nodeNumber is a number that each node has.
+// A nodeNumber is a metric of each node.
 type nodeNumber struct {
 	desc  *prometheus.Desc
 	value func(nodes.State) float64
@@ -34,11 +34,11 @@ var nodeNumbers = []nodeNumber{
 	newNodeNumber("store_bytes", "Bytes that these volumes take.", func(s nodes.State) float64 { return float64(s.StoreBytes) }),
 }
 
-// Nodes has each node counted that read returns when somebody asks for the numbers; of a builder with one
-// engine there is none.
+// Nodes adds the metrics of the nodes of a cluster. read returns the nodes. It is called whenever the metrics
+// are requested.
 func (m *Metrics) Nodes(read func() []nodes.State) { m.registry.MustRegister(nodeCollector{read}) }
 
-// A nodeCollector is a prometheus.Collector of the numbers of nodes.
+// A nodeCollector is a prometheus.Collector of the metrics of nodes.
 type nodeCollector struct{ read func() []nodes.State }
 
 func (c nodeCollector) Describe(descs chan<- *prometheus.Desc) {

@@ -23,15 +23,15 @@ import (
 )
 
 const (
-	// startTimeout bounds the start of a container. It is shorter than the time after which
-	// another builder takes a container that has not started for one that nobody wants.
+	// startTimeout is how long the start of a container may take. It is shorter than the time after which
+	// another builder removes a container that has not started.
 	startTimeout = 45 * time.Second
-	// removeTimeout bounds the removal of a container, the stop included.
+	// removeTimeout is how long the removal of a container may take, including its stop.
 	removeTimeout = 30 * time.Second
-	// removeInterval is how often that is tried while somebody else removes it, too.
+	// removeInterval is how often the removal is tried again while another removal is in progress.
 	removeInterval = 100 * time.Millisecond
-	// stopTimeout is how long a container may take to end that somebody else stops. Podman
-	// would kill it at once.
+	// stopTimeout is how long a container may take to end if somebody else stops it. Without it, Podman would
+	// kill the container immediately.
 	stopTimeout = 10 * time.Second
 )
 
@@ -44,7 +44,7 @@ func (d *Engine) Create(ctx context.Context, spec engine.Spec) (engine.Container
 		return nil, err
 	}
 	if err != nil {
-		d.forget() // the image may be gone, or the network
+		d.forget() // the image or the network may be missing
 		return nil, callFailure("make the container", err)
 	}
 	return &container{engine: d, id: id}, nil
@@ -89,12 +89,12 @@ func (d *Engine) create(ctx context.Context, spec engine.Spec) (id string, err e
 	return created.ID, err
 }
 
-// lock returns what keeps builders of the instance from making a thing at the same time.
+// lock returns the lock for creating a thing, so that only one builder of the instance creates it at a time.
 func (d *Engine) lock(what, imageID string) nameLock {
 	return nameLock{engine: d, name: "iglu-" + what + "-" + d.options.Instance, image: imageID}
 }
 
-// configOf returns what a container runs.
+// configOf returns the configuration of a container: its image, program and environment.
 func configOf(spec engine.Spec, labels map[string]string) *containertypes.Config {
 	grace := int(stopTimeout / time.Second)
 	return &containertypes.Config{
@@ -108,26 +108,26 @@ func configOf(spec engine.Spec, labels map[string]string) *containertypes.Config
 		StopTimeout: &grace,
 		Labels:      labels,
 		Healthcheck: &containertypes.HealthConfig{Test: []string{"NONE"}},
-		// The lifeline ends with our connection; see jobenv.Heartbeat.
+		// Standard input ends with the builder's connection; see jobenv.Heartbeat.
 		OpenStdin: true, StdinOnce: true,
 	}
 }
 
-// labelled returns labels and the instance's.
+// labelled returns labels with the label of the instance added.
 func (d *Engine) labelled(labels map[string]string) map[string]string {
 	all := map[string]string{engine.LabelInstance: d.options.Instance}
 	maps.Copy(all, labels)
 	return all
 }
 
-// isNameTaken reports whether there is a container of the name that one was to get. Podman says it
-// with another status.
+// isNameTaken reports whether a container was not created because its name is in use. Podman answers that with another
+// status than Docker.
 func isNameTaken(err error) bool {
 	return err != nil && (errdefs.IsConflict(err) || strings.Contains(err.Error(), "already in use"))
 }
 
-// mine selects what carries the instance's label. With a second label, Podman would select
-// volumes that carry either.
+// mine is a filter for things with the instance's label. It has only one label: with two, Podman would return volumes
+// that have either of them.
 func (d *Engine) mine() filters.Args {
 	return filters.NewArgs(filters.Arg("label", engine.LabelInstance+"="+d.options.Instance))
 }
@@ -154,7 +154,7 @@ func (d *Engine) List(ctx context.Context) ([]engine.Listed, error) {
 	return all, nil
 }
 
-// AnyRunning reports whether a container of a builder runs on the engine, of whatever instance.
+// AnyRunning reports whether a container of any builder runs on the engine, whatever its instance.
 func (d *Engine) AnyRunning(ctx context.Context) (bool, error) {
 	if err := d.ping(ctx); err != nil {
 		return false, err
@@ -188,7 +188,7 @@ func (d *Engine) Remove(ctx context.Context, id string) error {
 		case !errdefs.IsConflict(err):
 			return callFailure("remove the container", err)
 		}
-		// A removal is under way; but it can fail.
+		// Another removal is in progress. It can fail, so this is tried again.
 		select {
 		case <-time.After(removeInterval):
 		case <-ctx.Done():
@@ -197,41 +197,41 @@ func (d *Engine) Remove(ctx context.Context, id string) error {
 	}
 }
 
-// A container is an engine.Container.
+// A container implements engine.Container.
 type container struct {
 	engine *Engine
 	id     string
-	ended  <-chan exit // gets how it ended, once it has started
-	stop   func()      // ends the wait for that
+	ended  <-chan exit // gets how the container ended; nil before the start
+	stop   func()      // ends the wait for the container's end; nil before the start
 }
 
 func (c *container) ID() string { return c.id }
 
-// Start implements engine.Container. The order is what makes no byte and no exit code get lost:
-// attach and wait are both in place before start.
+// Start implements engine.Container. It attaches to the container and begins to wait for its end before it starts it: so
+// no byte and no exit code is lost.
 func (c *container) Start(ctx context.Context) (engine.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	output, err := c.attach(ctx)
 	if err != nil {
-		c.engine.forget() // for Podman, this is a part of the start
+		c.engine.forget() // for Podman, attaching is a part of the start
 		return nil, callFailure("attach to the container", err)
 	}
 	waiting, stopWaiting := context.WithCancel(context.WithoutCancel(ctx))
 	keepWaiting := context.AfterFunc(ctx, stopWaiting)
 	c.ended, c.stop = c.awaitNextExit(waiting), stopWaiting
-	keepWaiting() // what follows may take as long as the job does
+	keepWaiting() // the wait must not end with the time-out of the start
 	if err := c.engine.client.ContainerStart(ctx, c.id, containertypes.StartOptions{}); err != nil {
 		output.Close()
 		stopWaiting()
-		c.engine.forget() // it may be the program that is gone from its volume
+		c.engine.forget() // the program may be missing from its volume
 		return nil, callFailure("start the container", err)
 	}
 	return stream{output}, nil
 }
 
-// attach connects to the container's input and output. The engine's client waits for the answer
-// to that for ever; this, until ctx ends.
+// attach connects to the container's input and output. It returns when ctx ends, although the engine's client would wait
+// for the answer without a limit.
 func (c *container) attach(ctx context.Context) (types.HijackedResponse, error) {
 	var output types.HijackedResponse
 	attached := make(chan error, 1)
@@ -266,8 +266,8 @@ func (c *container) Wait(ctx context.Context) (engine.Exit, error) {
 	}
 }
 
-// ranOutOfMemory reports whether the container has ended for want of memory, as far as the engine
-// can be asked.
+// ranOutOfMemory reports whether the container has ended because memory ran out. It returns false if the engine does not
+// answer.
 func (c *container) ranOutOfMemory(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -295,14 +295,14 @@ func (c *container) Remove(ctx context.Context) error {
 	return c.engine.Remove(ctx, c.id)
 }
 
-// exit is how a container ended.
+// exit says how a container ended.
 type exit struct {
 	code int
 	err  error
 }
 
-// awaitNextExit sends how the container ends, which is about to start. It returns when
-// the engine has begun to watch.
+// awaitNextExit returns a channel that gets how the container ends. The container starts later: awaitNextExit returns when
+// the engine has begun to wait for its end.
 func (c *container) awaitNextExit(ctx context.Context) <-chan exit {
 	client := c.engine.client
 	exited, lost := client.ContainerWait(ctx, c.id, containertypes.WaitConditionNextExit)
@@ -310,7 +310,7 @@ func (c *container) awaitNextExit(ctx context.Context) <-chan exit {
 	go func() {
 		end, isSure := exitOf(exited, lost)
 		if !isSure {
-			// Podman at times fails to read what it has just written.
+			// Podman sometimes fails to read the exit code that it has just written.
 			end, _ = exitOf(client.ContainerWait(ctx, c.id, containertypes.WaitConditionNotRunning))
 		}
 		ended <- end
@@ -318,10 +318,10 @@ func (c *container) awaitNextExit(ctx context.Context) <-chan exit {
 	return ended
 }
 
-// exitOf waits for the answer of a wait. It is not sure when the engine has noticed an end,
-// but cannot say which.
+// exitOf waits for the engine's answer to a wait. isSure is false if the container has ended, but the engine could not
+// read its exit code.
 func exitOf(exited <-chan containertypes.WaitResponse, lost <-chan error) (end exit, isSure bool) {
-	// The client's own goroutine ends only when somebody takes what it found.
+	// The client's goroutine ends only when its result is received.
 	select {
 	case status := <-exited:
 		if status.Error != nil {
@@ -333,16 +333,16 @@ func exitOf(exited <-chan containertypes.WaitResponse, lost <-chan error) (end e
 	}
 }
 
-// A stream is an engine.Stream.
+// A stream implements engine.Stream.
 type stream struct{ attached types.HijackedResponse }
 
-// Write implements io.Writer. An engine that takes nothing does not hold up the writer for long.
+// Write implements io.Writer. It has a deadline, so that an engine that accepts nothing does not block the caller.
 func (s stream) Write(p []byte) (int, error) {
 	s.attached.Conn.SetWriteDeadline(time.Now().Add(jobenv.Heartbeat))
 	return s.attached.Conn.Write(p)
 }
 
-// Copy implements engine.Stream. Cancelling a context would not end it: only Close does.
+// Copy implements engine.Stream. Only Close ends it early, not the end of a context.
 func (s stream) Copy(stdout, stderr io.Writer) error {
 	var written error // the first error of a writer, which is not the engine's
 	_, err := stdcopy.StdCopy(&noting{stdout, &written}, &noting{stderr, &written}, s.attached.Reader)
@@ -355,7 +355,7 @@ func (s stream) Copy(stdout, stderr io.Writer) error {
 	return callFailure("pass on the container's output", err)
 }
 
-// A noting writer notes the error of the one behind it.
+// A noting writer stores the error of the writer that it wraps.
 type noting struct {
 	io.Writer
 	err *error

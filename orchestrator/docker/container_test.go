@@ -67,8 +67,7 @@ func TestNameTaken(t *testing.T) {
 	})
 }
 
-// TestCreateFails has calls of Create fail. The next Create asks the engine for its machine again, and
-// works.
+// TestCreateFails lets the calls of Create fail. The next Create asks the engine for its machine again, and succeeds.
 func TestCreateFails(t *testing.T) {
 	t.Parallel()
 	const (
@@ -84,10 +83,10 @@ func TestCreateFails(t *testing.T) {
 	}{
 		{"machine", callAt("GET /info", 1), "500", failedTo(machine, says), 0},
 		{"network", callAt("GET /networks", 1), "500", failedTo("provide the jobs' network", says), 0},
-		{"network", callAt("POST /networks/create", 1), fakeengine.Gone, wentAway("provide the jobs' network"), 0},
+		{"network", callAt("POST /networks/create", 1), fakeengine.Gone, stoppedAnswering("provide the jobs' network"), 0},
 		{"program", callAt("POST /volumes/create", 1), "500", failedTo("take the builder's program", "create volume: "+says), 0},
 		{"container", callAt("POST /containers/create", 4), "500", failedTo(call, says), 0},
-		{"container", callAt("POST /containers/create", 4), fakeengine.Reset, wentAway(call), 0},
+		{"container", callAt("POST /containers/create", 4), fakeengine.Reset, stoppedAnswering(call), 0},
 		{"container", callAt("POST /containers/create", 4), fakeengine.Stall,
 			failedTo(call, `Post "http://%2Frun%2Fdocker.sock/v1.41/containers/create?name=one": context deadline exceeded`), 2 * time.Minute},
 	} {
@@ -120,7 +119,7 @@ func TestCreateFails(t *testing.T) {
 	})
 }
 
-// TestCreateOutlivesItsContext has the client go away before the container is made.
+// TestCreateOutlivesItsContext cancels the context before the container is created.
 func TestCreateOutlivesItsContext(t *testing.T) {
 	t.Parallel()
 	bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
@@ -133,7 +132,7 @@ func TestCreateOutlivesItsContext(t *testing.T) {
 	})
 }
 
-// TestExit has containers end by themselves. Podman does not notice what the kernel has killed.
+// TestExit runs containers that end by themselves. Podman does not notice that the kernel has killed a process.
 func TestExit(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -186,8 +185,8 @@ func TestExit(t *testing.T) {
 	}
 }
 
-// TestUnsureExit has an engine notice the end of a container and fail to say which, as Podman
-// does at times: it is asked once more.
+// TestUnsureExit uses an engine that notices the end of a container but cannot read the exit code, as Podman sometimes
+// does: it is asked once more.
 func TestUnsureExit(t *testing.T) {
 	t.Parallel()
 	const unsure, sure = `{"StatusCode":0,"Error":{"Message":"invalid character"}}`, `{"StatusCode":3}`
@@ -220,7 +219,7 @@ func TestUnsureExit(t *testing.T) {
 	}
 }
 
-// TestLostExit waits for a container until the context ends, and until the engine dies.
+// TestLostExit waits for a container until the context ends, and until the engine is killed.
 func TestLostExit(t *testing.T) {
 	t.Parallel()
 	both(t, nil, func(t *testing.T, f *fixture) {
@@ -233,11 +232,11 @@ func TestLostExit(t *testing.T) {
 		}
 		f.fake.Refuse(syscall.ECONNREFUSED)
 		_, err := c.Wait(t.Context())
-		wantTold(t, err, wentAway("wait for the container"))
+		wantTold(t, err, stoppedAnswering("wait for the container"))
 		if err := s.Copy(io.Discard, io.Discard); !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("the output ends with %v", err)
 		}
-		wantTold(t, c.Remove(t.Context()), wentAway("remove the container"))
+		wantTold(t, c.Remove(t.Context()), stoppedAnswering("remove the container"))
 		f.fake.Return()
 	})
 }
@@ -269,8 +268,8 @@ func TestUnknownEnd(t *testing.T) {
 	}
 }
 
-// TestStartFails has a call of Start fail. Start returns after 45 s at most, and the next Create asks
-// the engine for its machine again.
+// TestStartFails lets a call of Start fail. Start returns after at most 45 s, and the next Create asks the engine for its
+// machine again.
 func TestStartFails(t *testing.T) {
 	t.Parallel()
 	const attach, start = "attach to the container", "start the container"
@@ -284,11 +283,11 @@ func TestStartFails(t *testing.T) {
 	}{
 		{"attach refused", fakeengine.Docker, "attach", "404", failedTo(attach, "unable to upgrade to tcp, received 404"), 0},
 		{"attach refused", fakeengine.Podman, "attach", "500", failedTo(attach, "unable to upgrade to tcp, received 500"), 0},
-		{"attach lost", fakeengine.Docker, "attach", fakeengine.Lost, wentAway(attach), 0},
+		{"attach lost", fakeengine.Docker, "attach", fakeengine.Lost, stoppedAnswering(attach), 0},
 		{"attach stalled", fakeengine.Docker, "attach", fakeengine.Stall, failedTo(attach, "context deadline exceeded"), late},
 		{"attach too slow", fakeengine.Docker, "attach", fakeengine.Slow, failedTo(attach, "context deadline exceeded"), late},
 		{"start refused", fakeengine.Docker, "start", "404", failedTo(start, says), 0},
-		{"start lost", fakeengine.Docker, "start", fakeengine.Reset, wentAway(start), 0},
+		{"start lost", fakeengine.Docker, "start", fakeengine.Reset, stoppedAnswering(start), 0},
 		{"start stalled", fakeengine.Docker, "start", fakeengine.Stall,
 			failedTo(start, `Post "http://%2Frun%2Fdocker.sock/v1.41/containers/ID/start": context deadline exceeded`), late},
 		{"wait stalled", fakeengine.Docker, "wait", fakeengine.Stall,
@@ -369,7 +368,7 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// TestStopFails has the engine fail to stop a container. Stop returns after 30 s at most.
+// TestStopFails uses an engine that cannot stop a container. Stop returns after at most 30 s.
 func TestStopFails(t *testing.T) {
 	t.Parallel()
 	const call = "stop the container"
@@ -378,7 +377,7 @@ func TestStopFails(t *testing.T) {
 		took time.Duration
 	}{
 		"500":            {failedTo(call, says), 0},
-		fakeengine.Reset: {wentAway(call), 0},
+		fakeengine.Reset: {stoppedAnswering(call), 0},
 		fakeengine.Stall: {failedTo(call, `Post "http://%2Frun%2Fdocker.sock/v1.41/containers/ID/stop?t=3": context deadline exceeded`), 30 * time.Second},
 	} {
 		bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
@@ -428,7 +427,7 @@ func TestRemove(t *testing.T) {
 		},
 			failedTo(call, "Error response from daemon: removal of container one is already in progress"), 30 * time.Second, true},
 		{"failing", func(f *fixture) { f.fake.Break(callAt("DELETE /containers/.*", 1), "500") }, failedTo(call, says), 0, true},
-		{"lost", func(f *fixture) { f.fake.Break(callAt("DELETE /containers/.*", 1), fakeengine.Lost) }, wentAway(call), 0, false},
+		{"lost", func(f *fixture) { f.fake.Break(callAt("DELETE /containers/.*", 1), fakeengine.Lost) }, stoppedAnswering(call), 0, false},
 		{"stalled", func(f *fixture) { f.fake.Break(callAt("DELETE /containers/.*", 1), fakeengine.Stall) },
 			failedTo(call, `Delete "http://%2Frun%2Fdocker.sock/v1.41/containers/ID?force=1&v=1": context deadline exceeded`), 30 * time.Second, true},
 	} {
@@ -499,7 +498,7 @@ func TestClosedStream(t *testing.T) {
 	})
 }
 
-// TestBrokenStream has a writer of the output fail, and an output that is none of an engine.
+// TestBrokenStream uses a writer that fails, and an output that is not in the engine's format.
 func TestBrokenStream(t *testing.T) {
 	t.Parallel()
 	line := func(p *fakeengine.Process) int { fmt.Fprintln(p.Stdout, "line"); return 0 }
@@ -519,13 +518,12 @@ func TestBrokenStream(t *testing.T) {
 	})
 }
 
-// TestLostStream has the connection to the engine be reset in the middle of an output: the job ends as one
-// whose engine is gone.
+// TestLostStream resets the connection to the engine in the middle of an output: the job ends with jobend.EngineGone.
 func TestLostStream(t *testing.T) {
 	t.Parallel()
 	reset := iotest.ErrReader(&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)})
 	s := stream{types.HijackedResponse{Reader: bufio.NewReader(reset)}}
-	wantTold(t, s.Copy(io.Discard, io.Discard), wentAway("pass on the container's output"))
+	wantTold(t, s.Copy(io.Discard, io.Discard), stoppedAnswering("pass on the container's output"))
 }
 
 type failingWriter struct{ err error }
@@ -627,7 +625,7 @@ func TestList(t *testing.T) {
 		took time.Duration
 	}{
 		"500":           {failedTo("list containers", says), 0},
-		fakeengine.Gone: {wentAway("list containers"), 0},
+		fakeengine.Gone: {stoppedAnswering("list containers"), 0},
 		fakeengine.Stall: {failedTo("list containers", `Get "http://%2Frun%2Fdocker.sock/v1.41/containers/json?all=1&filters=`+
 			`%7B%22label%22%3A%7B%22sh.iglu.builder.instance%3Dtest%22%3Atrue%7D%7D": context deadline exceeded`), 2 * time.Minute},
 	} {

@@ -1,6 +1,6 @@
-// Package docker is an engine that speaks Docker's API: Docker, and Podman. It makes containers
-// that a job cannot leave (hostconfig.go, sandbox.go), puts the builder's program (program.go) and
-// a network (network.go) at their side, and sees each from its start to its removal (container.go).
+// Package docker implements engine.Engine for engines with Docker's API: Docker and Podman. It creates containers that a
+// job cannot leave (hostconfig.go, sandbox.go), with the builder's program (program.go) and a network (network.go), and
+// runs each until its removal (container.go).
 package docker
 
 import (
@@ -27,39 +27,39 @@ import (
 )
 
 const (
-	// pingTimeout bounds the question whether the engine answers at all.
+	// pingTimeout is how long the engine may take to answer a ping.
 	pingTimeout = 3 * time.Second
-	// callTimeout bounds the calls that make a container. They take milliseconds; on an
-	// engine whose disk is busy, seconds.
+	// callTimeout is how long most other calls may take. They take milliseconds, or seconds if the engine's
+	// disk is busy.
 	callTimeout = 2 * time.Minute
 )
 
 // Options say how an engine is used.
 type Options struct {
-	// Host is where the engine listens, as in DOCKER_HOST; empty for what that says.
+	// Host is where the engine listens, in the format of DOCKER_HOST; empty means the value of DOCKER_HOST.
 	Host string
-	// Instance is the name that labels everything on the engine.
+	// Instance is the name of the instance, which labels everything on the engine.
 	Instance string
 	// Image is the image that jobs run in, and Pull says when it is pulled.
 	Image string
 	Pull  images.Policy
-	// Network is the name of the engine's network that jobs are connected to;
-	// empty for a bridge of the instance's own.
+	// Network is the name of the engine's network that jobs are connected to; empty means a bridge network
+	// that the builder creates for the instance.
 	Network string
-	// Program is the path of the statically linked Linux program that runs inside
-	// the containers: this program itself.
+	// Program is the path of the statically linked Linux program that runs inside the containers. It is this
+	// program itself.
 	Program string
-	// Sandbox says when Nix is to use its own, and SandboxUnsafe that it may also where
-	// that opens a way out of the container.
+	// Sandbox says when Nix uses its own sandbox. SandboxUnsafe allows this also on engines where the sandbox
+	// lets a job leave the container.
 	Sandbox       Sandbox
 	SandboxUnsafe bool
 
-	// Dial connects to the engine, through an agent; nil is the network's own. With it, no proxy is
-	// used, and Docker's variables for TLS do not count.
+	// Dial connects to the engine through an agent; nil means a direct connection. With Dial, no proxy and
+	// none of Docker's variables for TLS are used.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
-// An Engine is an engine.Engine. The engine that it speaks to need not be running yet.
+// An Engine implements engine.Engine. The container engine need not be running yet.
 type Engine struct {
 	client  *client.Client
 	options Options
@@ -69,14 +69,14 @@ type Engine struct {
 	program *program
 
 	mu         sync.Mutex
-	negotiated bool     // which version of the API is spoken
-	machine    *machine // what the engine's machine is; nil: not known
+	negotiated bool     // the version of the API is negotiated
+	machine    *machine // nil: not known yet
 }
 
 var _ engine.Engine = (*Engine)(nil)
 
-// New returns the Docker engine that its options, or DOCKER_HOST and the other variables of
-// Docker's clients, name.
+// New returns an engine for the address in the options, or in DOCKER_HOST and the other variables of Docker's clients. It
+// does not connect to the engine.
 func New(options Options, log *slog.Logger) (*Engine, error) {
 	c, err := newClient(options)
 	if err != nil {
@@ -104,16 +104,16 @@ func newClient(options Options) (*client.Client, error) {
 		how = append(how, client.WithHost(options.Host))
 	}
 	c, err := client.NewClientWithOpts(append(how, client.WithAPIVersionNegotiation())...)
-	if err == nil && options.Dial != nil { // after the host, which sets them
+	if err == nil && options.Dial != nil { // after the host, whose option sets these fields
 		transport.DialContext, transport.Proxy = options.Dial, nil
 	}
 	return c, err
 }
 
-// Close frees the connection to the engine.
+// Close closes the connection to the engine.
 func (d *Engine) Close() error { return d.client.Close() }
 
-// ping asks whether the engine answers, and returns a failure that says what to do if not.
+// ping checks that the engine answers. If it does not, the error is an engine.Failure that says what to do.
 func (d *Engine) ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
@@ -123,10 +123,10 @@ func (d *Engine) ping(ctx context.Context) error {
 		d.negotiate(pong)
 		return nil
 	case strings.Contains(err.Error(), "permission denied"):
-		return &engine.Failure{Cause: err, Call: callPing, End: jobend.EngineGone, What: "The builder may not talk to the container engine.",
+		return &engine.Failure{Cause: err, Call: callPing, End: jobend.EngineGone, What: "The builder has no permission to use the container engine.",
 			Advice: "Run it as a user of the group that the engine's socket belongs to (with docker-compose, set DOCKER_GID to that group's number)."}
 	case strings.Contains(err.Error(), "tls: "):
-		return &engine.Failure{Cause: err, Call: callPing, End: jobend.EngineGone, What: "The builder and the agent of the container engine do not know each other.",
+		return &engine.Failure{Cause: err, Call: callPing, End: jobend.EngineGone, What: "The builder and the agent of the container engine do not trust each other's keys.",
 			Advice: "Give both the keys that one run of 'iglu-builder agent keys' has made (IGLU_AGENT_KEYS)."}
 	default:
 		return &engine.Failure{Cause: err, Call: callPing, End: jobend.EngineGone, What: "The container engine does not answer.",
@@ -134,13 +134,12 @@ func (d *Engine) ping(ctx context.Context) error {
 	}
 }
 
-// negotiate has the engine's client use the version of the API that the engine speaks. The client
-// does that by itself at its first call, but several of its methods look at the version before that,
-// and without its lock: so the first use of it is a ping.
+// negotiate sets the version of the API that the engine supports. The client would do that itself at its first call. But
+// several of its methods read the version before that, and without a lock: so the first call is always a ping.
 func (d *Engine) negotiate(pong types.Ping) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.negotiated && pong.APIVersion != "" { // else it is something else that answers
+	if !d.negotiated && pong.APIVersion != "" { // otherwise the answer is not from an engine
 		d.client.NegotiateAPIVersionPing(pong)
 		d.negotiated = true
 	}
@@ -159,11 +158,11 @@ func (d *Engine) Info(ctx context.Context) (engine.Info, error) {
 	return engine.Info{ID: m.id(), Name: m.Name, Platform: m.platform, CPUs: m.NCPU, Memory: m.MemTotal, Sandboxed: sandboxed}, err
 }
 
-// readyTimeout bounds each question of Ready but the ping.
+// readyTimeout is how long the calls of Ready after the ping may take.
 const readyTimeout = 5 * time.Second
 
-// Ready implements engine.Engine: the image may be missing as long as no pull of it has failed, and the
-// network if it is the builder's own.
+// Ready implements engine.Engine. It accepts that the image is missing if no pull of it has failed, and that the network
+// is missing if the builder creates it.
 func (d *Engine) Ready(ctx context.Context) error {
 	if _, err := d.Info(ctx); err != nil {
 		return err
@@ -176,7 +175,7 @@ func (d *Engine) Ready(ctx context.Context) error {
 	if d.options.Network == "" {
 		return nil
 	}
-	_, err := d.network.ensure(ctx, nameLock{}) // which only looks: it is not to be made
+	_, err := d.network.ensure(ctx, nameLock{}) // needs no lock: it does not create a network that is set
 	return callFailure("provide the jobs' network", err)
 }
 
@@ -203,14 +202,15 @@ func (d *Engine) imageFailure(err error) error {
 	return callFailure("look for the job image", err)
 }
 
-// IsOfJobs reports whether an address is one that a job can have, as far as that is known: of the
-// network that jobs are connected to.
+// IsOfJobs reports whether a job can have an address: whether it belongs to the network that jobs are connected to. It
+// returns false as long as that network is not known.
 func (d *Engine) IsOfJobs(addr netip.Addr) bool { return d.network.contains(addr) }
 
 // nameOf returns the name of a volume or a network of an instance.
 func nameOf(instance, what string) string { return "iglu-builder-" + instance + "-" + what }
 
-// forget has everything about the engine looked up anew: something may be gone that was there.
+// forget discards what is known about the engine, because something may be missing that existed before. It is looked up
+// again when it is needed.
 func (d *Engine) forget() {
 	d.program.forget()
 	d.mu.Lock()
@@ -225,21 +225,20 @@ const (
 	callNetwork = "provide the jobs' network"
 )
 
-// Calls are what the engine is to do and can fail at, in the words of engine.Failure.Call.
+// Calls are the values of engine.Failure.Call: the calls of the engine that can fail.
 var Calls = []string{callPing, callPull, callStore, "attach to the container", "describe its machine", "list containers", "list volumes",
 	"look for the job image", "make the container", "pass on the container's output", "provide the jobs' network", "remove a volume",
 	"remove the container", "start the container", "stop the container", "take the builder's program", "wait for the container"}
 
-// callFailure turns an error of the engine into one with a sentence for the
-// client; nil stays nil, and an error that has a sentence keeps it. what is one of few
-// constants: it is counted by.
+// callFailure turns an error of the engine into an engine.Failure with sentences for the client. It returns nil and an
+// engine.Failure unchanged. what must be one of Calls, because it is a metric's label.
 func callFailure(what string, err error) error {
 	if _, ok := errors.AsType[*engine.Failure](err); err == nil || ok {
 		return err
 	}
 	if isLost(err) {
 		return &engine.Failure{Cause: err, Call: what, End: jobend.EngineGone,
-			What:   fmt.Sprintf("The container engine went away when it was to %s.", what),
+			What:   fmt.Sprintf("The container engine stopped answering when it was asked to %s.", what),
 			Advice: "Send the job again when it is back."}
 	}
 	return &engine.Failure{Cause: err, Call: what,
@@ -247,8 +246,8 @@ func callFailure(what string, err error) error {
 		Advice: "If a setting of the builder is not the cause, its log and the engine's say more."}
 }
 
-// isLost reports whether an error is the end of a connection to the engine. Of some errors
-// the engine's client keeps but the text.
+// isLost reports whether an error is the end of a connection to the engine. The engine's client keeps only the text of
+// some errors.
 func isLost(err error) bool {
 	return client.IsErrConnectionFailed(err) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
 		strings.HasSuffix(err.Error(), io.EOF.Error())

@@ -26,7 +26,7 @@ import (
 	"iglu.sh/builder/test/kit/fakeengine"
 )
 
-// TestHost has the engine's address come from the options, or from the environment.
+// TestHost takes the engine's address from the options, or from the environment.
 func TestHost(t *testing.T) {
 	for _, test := range []struct{ option, environ, want string }{
 		{"", "unix:///from/environ", "/from/environ:80"},
@@ -61,11 +61,11 @@ func TestForeignAgent(t *testing.T) {
 	}
 	defer d.Close()
 	_, err = d.Info(t.Context())
-	wantTold(t, err, "engine-gone: The builder and the agent of the container engine do not know each other. "+
+	wantTold(t, err, "engine-gone: The builder and the agent of the container engine do not trust each other's keys. "+
 		"Give both the keys that one run of 'iglu-builder agent keys' has made (IGLU_AGENT_KEYS). [answer]")
 }
 
-// TestDialWithoutDockersTLS has Docker's variables for TLS be set, which do not count where an agent's dial does that.
+// TestDialWithoutDockersTLS sets Docker's variables for TLS. They are ignored if Dial is set.
 func TestDialWithoutDockersTLS(t *testing.T) {
 	t.Setenv(client.EnvOverrideCertPath, "/nonexistent")
 	d, err := New(Options{Host: "tcp://agent.invalid:2376", Dial: func(context.Context, string, string) (net.Conn, error) {
@@ -77,11 +77,11 @@ func TestDialWithoutDockersTLS(t *testing.T) {
 	d.Close()
 }
 
-// TestNoEngine has no engine, one that refuses the builder, and one that hangs, for each call that
-// pings it first.
+// TestNoEngine calls each method that pings the engine first: without an engine, with one that refuses the builder, and
+// with one that does not answer.
 func TestNoEngine(t *testing.T) {
 	t.Parallel()
-	const notAllowed = "engine-gone: The builder may not talk to the container engine. Run it as a user of the group that the engine's socket belongs to " +
+	const notAllowed = "engine-gone: The builder has no permission to use the container engine. Run it as a user of the group that the engine's socket belongs to " +
 		"(with docker-compose, set DOCKER_GID to that group's number). [answer]"
 	calls := map[string]func(context.Context, *fixture) error{
 		"Info":           func(ctx context.Context, f *fixture) error { _, err := f.Info(ctx); return err },
@@ -134,7 +134,7 @@ func TestInfo(t *testing.T) {
 	})
 }
 
-// TestInfoFails has the questions for the machine fail. The next Info asks again.
+// TestInfoFails lets the calls that describe the machine fail. The next Info calls them again.
 func TestInfoFails(t *testing.T) {
 	t.Parallel()
 	const call = "describe its machine"
@@ -147,8 +147,8 @@ func TestInfoFails(t *testing.T) {
 	}{
 		{"GET /info", "500", failedTo(call, says), 0},
 		{"GET /version", "500", failedTo(call, says), 0},
-		{"GET /info", fakeengine.Gone, wentAway(call), 0},
-		{"GET /version", fakeengine.Cut, wentAway(call), 0},
+		{"GET /info", fakeengine.Gone, stoppedAnswering(call), 0},
+		{"GET /version", fakeengine.Cut, stoppedAnswering(call), 0},
 		{"GET /info", fakeengine.Stall, failedTo(call, fmt.Sprintf(late, "info")), 2 * time.Minute},
 		{"GET /version", fakeengine.Stall, failedTo(call, fmt.Sprintf(late, "version")), 2 * time.Minute},
 	} {
@@ -189,7 +189,7 @@ func TestVersion(t *testing.T) {
 	})
 }
 
-// TestImage has an image that is there, one that is pulled, and one that cannot be pulled.
+// TestImage uses an image that exists, one that is pulled, and one that cannot be pulled.
 func TestImage(t *testing.T) {
 	t.Parallel()
 	const (
@@ -220,7 +220,7 @@ func TestImage(t *testing.T) {
 			fmt.Sprintf(missing, other, "initializing source docker://other.invalid/nothing:2: reading manifest 1 in other.invalid/nothing: manifest unknown: manifest unknown"), "pulling " + other},
 		{"failing", fakeengine.Docker, fakeengine.ImageRef, images.PullMissing, false, "500",
 			failedTo("look for the job image", "inspect image "+fakeengine.ImageRef+": "+says), ""},
-		{"gone", fakeengine.Docker, fakeengine.ImageRef, images.PullMissing, false, fakeengine.Gone, wentAway("look for the job image"), ""},
+		{"gone", fakeengine.Docker, fakeengine.ImageRef, images.PullMissing, false, fakeengine.Gone, stoppedAnswering("look for the job image"), ""},
 	} {
 		t.Run(test.name+"/"+test.recording, func(t *testing.T) {
 			bubble(t, test.recording, func(o *Options) { o.Image, o.Pull = test.ref, test.pull }, func(t *testing.T, f *fixture) {
@@ -244,7 +244,7 @@ func TestImage(t *testing.T) {
 	}
 }
 
-// recordedImage is the image of which the answers were recorded.
+// recordedImage is the image in the recorded answers.
 func recordedImage(recording string) engine.Image {
 	image := engine.Image{
 		ID: "sha256:32ed134f893ba5bf30b6122192120ccf1e232463c1db558686a67f4b3e3035b3", Ref: fakeengine.ImageRef,
@@ -289,7 +289,7 @@ func TestUseProgram(t *testing.T) {
 	})
 }
 
-// TestCallFailure has the errors of calls, and what a client is told of them.
+// TestCallFailure checks the errors of calls, and the messages that clients get for them.
 func TestCallFailure(t *testing.T) {
 	t.Parallel()
 	own := &engine.Failure{End: jobend.NoImage, What: "What.", Advice: "Advice.", Call: "pull"}
@@ -300,10 +300,10 @@ func TestCallFailure(t *testing.T) {
 		"none":                {nil, ""},
 		"of its own":          {own, "no-image: What. Advice. [pull]"},
 		"around its own":      {fmt.Errorf("around: %w", own), "around: What. Advice."},
-		"reset":               {&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, wentAway("sing")},
-		"broken pipe":         {&net.OpError{Op: "write", Err: os.NewSyscallError("write", syscall.EPIPE)}, wentAway("sing")},
-		"ended":               {&url.Error{Op: "Get", URL: "http://host", Err: io.EOF}, wentAway("sing")},
-		"ended in a body":     {errors.New("error during connect: unexpected EOF"), wentAway("sing")},
+		"reset":               {&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, stoppedAnswering("sing")},
+		"broken pipe":         {&net.OpError{Op: "write", Err: os.NewSyscallError("write", syscall.EPIPE)}, stoppedAnswering("sing")},
+		"ended":               {&url.Error{Op: "Get", URL: "http://host", Err: io.EOF}, stoppedAnswering("sing")},
+		"ended in a body":     {errors.New("error during connect: unexpected EOF"), stoppedAnswering("sing")},
 		"an end in its midst": {errors.New("EOF of what?"), failedTo("sing", "EOF of what?")},
 		"other":               {errors.New("no voice"), failedTo("sing", "no voice")},
 		"too late":            {context.DeadlineExceeded, failedTo("sing", "context deadline exceeded")},

@@ -25,8 +25,8 @@ import (
 	"iglu.sh/builder/test/kit/fakeengine"
 )
 
-// TestMain keeps the settings of the person who runs the tests away from them: another engine, and
-// the credentials for registries.
+// TestMain removes the settings of the person who runs the tests: the address of an engine, and credentials for
+// registries.
 func TestMain(m *testing.M) {
 	for _, name := range []string{client.EnvOverrideHost, client.EnvOverrideAPIVersion, client.EnvOverrideCertPath, client.EnvTLSVerify} {
 		os.Unsetenv(name)
@@ -35,9 +35,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// A fixture is an Engine of the instance "test" on an engine with recorded answers, which a test can
-// have go wrong; see package fakeengine. It is made within a bubble of testing/synctest: no time
-// passes that is waited for.
+// A fixture is an Engine of the instance "test" for an engine with recorded answers. A test can make the calls of that
+// engine fail; see package fakeengine. A fixture is created in a bubble of testing/synctest, so waiting takes no time.
 type fixture struct {
 	*Engine
 	fake   *fakeengine.Engine
@@ -214,8 +213,8 @@ func plain(text string) string {
 	return programs.ReplaceAllString(ids.ReplaceAllString(text, "ID"), "PROGRAM")
 }
 
-// told returns what an error says: how the job ends, what its client reads, and in brackets what the
-// engine was to do.
+// told returns the content of an error: how the job ends, the message for its client, and in brackets the call of the
+// engine that failed.
 func told(err error) string {
 	failure, ok := err.(*engine.Failure)
 	switch {
@@ -241,14 +240,14 @@ func wantTold(t *testing.T, err error, want string) {
 	}
 }
 
-// failedTo is what told returns of a call that failed for a reason.
+// failedTo returns the result of told for a call that failed for a reason.
 func failedTo(call, why string) string {
 	return fmt.Sprintf("The container engine failed to %s: %s. If a setting of the builder is not the cause, its log and the engine's say more. [%s]", call, why, call)
 }
 
-// wentAway is what told returns of a call whose connection was lost.
-func wentAway(call string) string {
-	return fmt.Sprintf("engine-gone: The container engine went away when it was to %s. Send the job again when it is back. [%s]", call, call)
+// stoppedAnswering returns the result of told for a call whose connection was lost.
+func stoppedAnswering(call string) string {
+	return fmt.Sprintf("engine-gone: The container engine stopped answering when it was asked to %s. Send the job again when it is back. [%s]", call, call)
 }
 
 const (

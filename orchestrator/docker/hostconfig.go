@@ -10,30 +10,29 @@ import (
 	"iglu.sh/builder/orchestrator/engine"
 )
 
-// This file is what keeps a job in its container; docs/security.md says what each measure
-// stops, and what none of them does.
+// This file has the settings that prevent a job from leaving its container. docs/security.md says what each setting
+// prevents, and what none of them prevents.
 
-// capabilities are what Nix needs to build as root with its build users; every other one
-// is dropped. Without DAC_OVERRIDE it does not fail but hang: its builder cannot open its
-// own terminal.
+// capabilities are the capabilities that Nix needs to build as root with its build users. All others are dropped. Without
+// DAC_OVERRIDE, Nix does not fail but hangs: its builder cannot open its own terminal.
 var capabilities = []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"}
 
 const (
-	// cpuWeight is half of an ordinary container's: where a job and others want the
-	// same CPU, the others get more of it.
+	// cpuWeight is half the weight of an ordinary container: if a job and another container want the same CPU,
+	// the other container gets more of it.
 	cpuWeight = 512
-	// oomScore makes a job the first to go when the machine as a whole runs out of
-	// memory: an ordinary process has 0, 1000 is the most.
+	// oomScore makes the kernel kill jobs first when the machine runs out of memory. An ordinary process has
+	// 0; the maximum is 1000.
 	oomScore = 500
-	// tmpShare is how much of a job's memory /tmp may fill.
+	// tmpShare is the share of a job's memory that files in /tmp may use.
 	tmpShare = 0.5
 )
 
-// hostConfig returns the settings of a container: its network, the volume with its program, and
-// nothing else of the machine.
+// hostConfig returns the settings of a container. The container gets a network and the volume with its program, and
+// nothing else from the machine.
 func hostConfig(spec engine.Spec, networkID, program string) *containertypes.HostConfig {
 	return &containertypes.HostConfig{
-		LogConfig:   containertypes.LogConfig{Type: "none"}, // the log is ours
+		LogConfig:   containertypes.LogConfig{Type: "none"}, // the builder writes the log
 		NetworkMode: containertypes.NetworkMode(networkID),
 		Mounts: []mount.Mount{{
 			Type: mount.TypeVolume, Source: program, Target: jobenv.Mount, ReadOnly: true,
@@ -44,11 +43,11 @@ func hostConfig(spec engine.Spec, networkID, program string) *containertypes.Hos
 		CapDrop:     []string{"ALL"},
 		CapAdd:      capabilities,
 		SecurityOpt: []string{"no-new-privileges"},
-		Init:        new(bool), // an engine's own init would be PID 1, with the secrets to be read in it
+		Init:        new(bool), // an engine's init would be PID 1, and the job could read the secrets in its environment
 		OomScoreAdj: oomScore,
 		Resources: containertypes.Resources{
 			Memory:     spec.Memory,
-			MemorySwap: spec.Memory, // of both together: no swap
+			MemorySwap: spec.Memory, // memory and swap together: no swap
 			NanoCPUs:   int64(spec.CPUs * 1e9),
 			CPUShares:  cpuWeight,
 			PidsLimit:  &spec.PIDs,

@@ -84,7 +84,7 @@ func confined(network, program string) *containertypes.HostConfig {
 	}
 }
 
-// allowed is what Nix's own sandbox needs beside.
+// allowed are the additional settings that Nix's own sandbox needs.
 func allowed(c *containertypes.HostConfig) {
 	c.SecurityOpt = append(c.SecurityOpt, "seccomp="+sandboxProfile, "apparmor=unconfined")
 	c.MaskedPaths, c.ReadonlyPaths = []string{}, []string{}

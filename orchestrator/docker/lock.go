@@ -9,8 +9,8 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 )
 
-// A nameLock keeps builders of an instance from doing something at the same time: who does it has a
-// container of a name, which is never started. The engine gives a name only once.
+// A nameLock is a lock for all builders of an instance. The builder that holds it has a container with a certain name,
+// which it never starts. The engine refuses a second container with that name.
 type nameLock struct {
 	engine *Engine
 	name   string
@@ -18,15 +18,15 @@ type nameLock struct {
 }
 
 const (
-	// lockInterval is how often a builder tries to take a lock that another one has.
+	// lockInterval is how often a builder tries to acquire a lock that another one holds.
 	lockInterval = 500 * time.Millisecond
-	// lockTimeout is after how long the other builder counts as dead. What is done with a lock
-	// takes less than a second.
+	// lockTimeout is after how long a lock is broken, because the other builder was probably killed. Builders
+	// hold a lock for less than a second.
 	lockTimeout = 20 * time.Second
 )
 
-// take takes the lock, until unlock is called. It waits while another builder has it.
-func (l nameLock) take(ctx context.Context) (unlock func(), err error) {
+// acquire acquires the lock until unlock is called. It waits while another builder holds the lock.
+func (l nameLock) acquire(ctx context.Context) (unlock func(), err error) {
 	for begun := time.Now(); ; {
 		unlock, err := l.try(ctx)
 		if !isNameTaken(err) {
@@ -51,5 +51,5 @@ func (l nameLock) try(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	return func() { l.engine.Remove(ctx, created.ID) }, nil // what stays is removed as a leftover
+	return func() { l.engine.Remove(ctx, created.ID) }, nil // if that fails, it is removed later as a leftover
 }

@@ -11,14 +11,14 @@ import (
 	"iglu.sh/builder/orchestrator/engine"
 )
 
-// A machine is what the engine says of itself and of where it runs.
+// A machine describes the engine and its machine.
 type machine struct {
 	system.Info
-	platform string // OS/ARCH, as Go names them
+	platform string // OS/ARCH, with Go's names
 	isPodman bool
 }
 
-// describe returns what the engine says of its machine, asked once: for either answer
+// describe returns the description of the engine's machine. It asks the engine only once: for each of the two calls,
 // Podman asks the machine's package manager, which can take a second.
 func (d *Engine) describe(ctx context.Context) (*machine, error) {
 	d.mu.Lock()
@@ -53,7 +53,7 @@ func (d *Engine) describe(ctx context.Context) (*machine, error) {
 	return m, nil
 }
 
-// id returns what tells the engine from others. Podman makes a new ID up whenever it is asked.
+// id returns a unique ID of the engine. Podman has none: it returns a new ID for each call, so its name is used.
 func (m *machine) id() string {
 	if m.isPodman {
 		return m.Name

@@ -21,22 +21,22 @@ import (
 // noNetwork is the engine's name for no network at all.
 const noNetwork = "none"
 
-// A network is the one that jobs are connected to.
+// A network is the network that jobs are connected to.
 type network struct {
 	client   *client.Client
 	instance string
-	own      string // the name of the instance's own
-	name     string // of the one that is set; empty: it is the instance's own
+	own      string // the name of the instance's own network
+	name     string // the name of the network that is set; empty: the instance's own network is used
 
 	subnets atomic.Pointer[[]netip.Prefix] // nil: not known yet
 }
 
-// ensure returns the name or ID of the network for jobs, and makes it if it is the instance's own and
-// not there. Containers on it do not reach each other. lock keeps other builders away; see makeOne.
+// ensure returns the name or ID of the network for jobs. It creates the instance's own network if that is used and does
+// not exist. Containers on that network cannot reach each other. For lock, see makeOne.
 func (n *network) ensure(ctx context.Context, lock nameLock) (string, error) {
 	switch n.name {
 	case "":
-	case noNetwork: // which Podman does not know as a network
+	case noNetwork: // Podman has no network of that name to inspect
 		return n.name, nil
 	default:
 		found, err := n.client.NetworkInspect(ctx, n.name, networktypes.InspectOptions{})
@@ -53,7 +53,7 @@ func (n *network) ensure(ctx context.Context, lock nameLock) (string, error) {
 	if err != nil || len(found) == 1 {
 		return n.use(found), err
 	}
-	unlock, err := lock.take(ctx)
+	unlock, err := lock.acquire(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -61,9 +61,8 @@ func (n *network) ensure(ctx context.Context, lock nameLock) (string, error) {
 	return n.makeOne(ctx)
 }
 
-// makeOne makes the network if it is not there, or removes those that are there too often. Docker lets
-// two networks have one name, and can then use neither. So builders make it one at a time: who does has
-// a container of a name that the engine gives only once.
+// makeOne creates the network if it does not exist, and removes duplicates. Docker allows two networks of the same name,
+// but can then use neither. So only one builder at a time may create the network: the caller holds the lock.
 func (n *network) makeOne(ctx context.Context) (id string, err error) {
 	found, err := n.find(ctx)
 	if err != nil {
@@ -90,16 +89,17 @@ func (n *network) makeOne(ctx context.Context) (id string, err error) {
 		return "", hintAtPools(err)
 	}
 	if found, err = n.find(ctx); err == nil && len(found) == 0 {
-		err = errors.New("the network is not there although it has just been made")
+		err = errors.New("the network does not exist although it has just been created")
 	}
 	return n.use(found), err
 }
 
-// poolsUsedUp are parts of what engines say when all the addresses that they have for networks are in
-// networks: Docker up to 25 and from 26 on, and Podman. By default Docker has enough for 30.
+// poolsUsedUp are parts of the errors of engines that have no addresses left for a new network: Docker up to 25, Docker
+// from 26 on, and Podman. By default, Docker has addresses for 30 networks.
 var poolsUsedUp = []string{"non-overlapping IPv4 address pool", "all predefined address pools have been fully subnetted", "could not find free subnet"}
 
-// hintAtPools returns an error of the engine, or in its place what to do if it has no addresses left.
+// hintAtPools returns an error of the engine. If the engine has no addresses left, it returns a failure that says what to
+// do instead.
 func hintAtPools(err error) error {
 	if !slices.ContainsFunc(poolsUsedUp, func(text string) bool { return strings.Contains(err.Error(), text) }) {
 		return err
@@ -109,14 +109,14 @@ func hintAtPools(err error) error {
 			"or set IGLU_JOB_NETWORK to a network that is there."}
 }
 
-// Podman looks at every network interface of its machine to find a free network, and fails
-// with interfaceGone if one goes meanwhile, as that of any container does.
+// Podman looks at every network interface of its machine to find a free subnet. It fails with interfaceGone if an
+// interface is removed meanwhile, which happens whenever a container ends.
 const (
 	interfaceGone = "no such network interface"
 	networkTries  = 5
 )
 
-// find returns the networks of the name of the instance's own, the oldest first.
+// find returns all networks with the name of the instance's own network, the oldest first.
 func (n *network) find(ctx context.Context) ([]networktypes.Summary, error) {
 	found, err := n.client.NetworkList(ctx, networktypes.ListOptions{Filters: filters.NewArgs(
 		filters.Arg("name", "^"+regexp.QuoteMeta(n.own)+"$"),
@@ -126,7 +126,7 @@ func (n *network) find(ctx context.Context) ([]networktypes.Summary, error) {
 	return found, err
 }
 
-// use returns the ID of the first of some networks, and notes its addresses.
+// use returns the ID of the first network, and stores its subnets. It returns "" if there is no network.
 func (n *network) use(found []networktypes.Summary) (id string) {
 	if len(found) == 0 {
 		return ""
@@ -135,7 +135,7 @@ func (n *network) use(found []networktypes.Summary) (id string) {
 	return found[0].ID
 }
 
-// noteSubnets notes which addresses jobs have.
+// noteSubnets stores the subnets of the addresses that jobs have.
 func (n *network) noteSubnets(ipam networktypes.IPAM) {
 	var subnets []netip.Prefix
 	for _, config := range ipam.Config {
@@ -146,8 +146,7 @@ func (n *network) noteSubnets(ipam networktypes.IPAM) {
 	n.subnets.Store(&subnets)
 }
 
-// contains reports whether an address is of the network. Until there has been a job, that need not be
-// known.
+// contains reports whether an address belongs to the network. It returns false if the network was not used yet.
 func (n *network) contains(addr netip.Addr) bool {
 	subnets := n.subnets.Load()
 	return subnets != nil && slices.ContainsFunc(*subnets, func(p netip.Prefix) bool { return p.Contains(addr.Unmap()) })

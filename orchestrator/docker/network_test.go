@@ -54,13 +54,13 @@ func (f *fixture) jobsNetwork(t *testing.T) string {
 	return ""
 }
 
-// latestNetwork returns what the container that was made last is connected to.
+// latestNetwork returns the network of the container that was created last.
 func (f *fixture) latestNetwork() string {
 	all := f.fake.Containers()
 	return string(all[len(all)-1].HostConfig.NetworkMode)
 }
 
-// TestNetworkMadeOnce makes two containers; the network is made for the first.
+// TestNetworkMadeOnce creates two containers. The network is created for the first.
 func TestNetworkMadeOnce(t *testing.T) {
 	t.Parallel()
 	both(t, nil, func(t *testing.T, f *fixture) {
@@ -79,7 +79,7 @@ func TestNetworkMadeOnce(t *testing.T) {
 	})
 }
 
-// TestNetworkLock looks at the container that is the lock while the network is made.
+// TestNetworkLock looks at the container that is the lock while the network is created.
 func TestNetworkLock(t *testing.T) {
 	t.Parallel()
 	both(t, nil, func(t *testing.T, f *fixture) {
@@ -129,8 +129,8 @@ func TestNetworkOfTwoBuilders(t *testing.T) {
 	})
 }
 
-// TestStaleNetworkLock has the lock of a builder that has died. It is broken after 20 s, unless the
-// context ends earlier.
+// TestStaleNetworkLock creates the lock of a builder that was killed. It is broken after 20 s, unless the context ends
+// earlier.
 func TestStaleNetworkLock(t *testing.T) {
 	t.Parallel()
 	both(t, nil, func(t *testing.T, f *fixture) {
@@ -167,7 +167,7 @@ func TestStaleNetworkLock(t *testing.T) {
 	})
 }
 
-// TestTwinNetworks has three networks of the name, made by builders of an older version. Only the
+// TestTwinNetworks uses an engine with three networks of the name, created by builders of an older version. Only the
 // oldest is kept.
 func TestTwinNetworks(t *testing.T) {
 	t.Parallel()
@@ -245,7 +245,7 @@ func TestNetworkMadeMeanwhile(t *testing.T) {
 	})
 }
 
-// TestNetworkFails has the calls fail that make the network.
+// TestNetworkFails lets the calls fail that create the network.
 func TestNetworkFails(t *testing.T) {
 	t.Parallel()
 	const (
@@ -280,7 +280,7 @@ func TestNetworkFails(t *testing.T) {
 		}, usedUp, 1},
 		{"last look", func(e *fakeengine.Engine) { e.Break(callAt(list, 3), "500") }, failedTo(callNetwork, says), 1},
 		{"not there", func(e *fakeengine.Engine) { e.Answer(callAt(list, 3), 200, "[]") },
-			failedTo(callNetwork, "the network is not there although it has just been made"), 1},
+			failedTo(callNetwork, "the network does not exist although it has just been created"), 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			bubble(t, fakeengine.Podman, nil, func(t *testing.T, f *fixture) {
@@ -297,14 +297,14 @@ func TestNetworkFails(t *testing.T) {
 	}
 }
 
-// answers has the first calls of a kind fail with an answer.
+// answers makes the first calls of a kind fail with an answer.
 func answers(e *fakeengine.Engine, kind string, times int, answer string) {
 	for n := range times {
 		e.Answer(callAt(kind, n+1), 500, answer)
 	}
 }
 
-// TestNetworkThatIsSet connects jobs to a network that the builder has not made.
+// TestNetworkThatIsSet connects jobs to a network that the builder has not created.
 func TestNetworkThatIsSet(t *testing.T) {
 	t.Parallel()
 	both(t, func(o *Options) { o.Network = "own" }, func(t *testing.T, f *fixture) {
@@ -327,7 +327,7 @@ func TestNetworkThatIsSet(t *testing.T) {
 	})
 }
 
-// TestOffline makes a container that gets no network: none is looked for, or made.
+// TestOffline creates a container without a network: no network is searched or created.
 func TestOffline(t *testing.T) {
 	t.Parallel()
 	for _, network := range []string{"", "own"} {
@@ -343,8 +343,8 @@ func TestOffline(t *testing.T) {
 	}
 }
 
-// TestIsOfJobs has addresses of jobs and of others, on the networks of the recorded engines, and on
-// one with two subnets.
+// TestIsOfJobs checks addresses of jobs and other addresses, for the networks of the recorded engines, and for a network
+// with two subnets.
 func TestIsOfJobs(t *testing.T) {
 	t.Parallel()
 	check := func(t *testing.T, f *fixture, want map[string]bool) {
@@ -370,13 +370,12 @@ func TestIsOfJobs(t *testing.T) {
 	})
 }
 
-// TestAddressesStay has the engine fail to say which network is there, while a job goes on: its address
-// is one of jobs still.
+// TestAddressesStay lets the engine fail to list its networks while a job runs: IsOfJobs still knows the job's address.
 func TestAddressesStay(t *testing.T) {
 	t.Parallel()
 	for network, call := range map[string]string{"": "GET /networks", "own": "GET /networks/own"} {
 		for fault, want := range map[fakeengine.Fault]string{
-			"500": failedTo(callNetwork, says), fakeengine.Gone: wentAway(callNetwork),
+			"500": failedTo(callNetwork, says), fakeengine.Gone: stoppedAnswering(callNetwork),
 			fakeengine.Reset: "", // the question is repeated on another connection
 			fakeengine.Stall: failedTo(callNetwork, "context deadline exceeded"),
 		} {

@@ -23,9 +23,9 @@ import (
 	"iglu.sh/builder/orchestrator/engine"
 )
 
-// A program is the volume that holds the builder's own program for the containers.
-// It is filled once through the engine's API and mounted read-only: no path of the
-// engine's machine is needed, and a job pays nothing for it.
+// A program is the volume that holds the builder's own program for the containers. The program is copied into it once,
+// through the engine's API, and the volume is mounted read-only. So no path of the engine's machine is needed, and jobs
+// do not wait for a copy.
 type program struct {
 	client   *client.Client
 	instance string
@@ -52,8 +52,8 @@ func (p *program) madeFor() string {
 	return p.platform
 }
 
-// ensure returns the name of the volume, filled. The engine is asked at each
-// job, because a volume that no container uses can be pruned at any time.
+// ensure returns the name of the volume, and creates and fills it if necessary. It asks the engine for each job, because
+// a volume that no container uses can be removed at any time.
 func (p *program) ensure(ctx context.Context, lock nameLock, remove func(ctx context.Context, id string) error) (string, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -74,7 +74,7 @@ func (p *program) ensure(ctx context.Context, lock nameLock, remove func(ctx con
 		return "", fmt.Errorf("read the builder's own program: %w", err)
 	}
 	volume := p.prefix + hex.EncodeToString(digest.Sum(nil)[:6])
-	unlock, err := lock.take(ctx) // no other builder's job may begin while the program is written
+	unlock, err := lock.acquire(ctx) // no other builder's job may begin while the program is written
 	if err != nil {
 		return "", err
 	}
@@ -86,15 +86,15 @@ func (p *program) ensure(ctx context.Context, lock nameLock, remove func(ctx con
 	return volume, nil
 }
 
-// forget has the volume be looked into anew.
+// forget makes the next call of ensure check the volume's content again.
 func (p *program) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.volume = ""
 }
 
-// fill makes the volume and copies the program into it, through a container that
-// mounts it and is never started.
+// fill creates the volume and copies the program into it. For the copy, it creates a container that mounts the volume and
+// is never started.
 func (p *program) fill(ctx context.Context, name string, content io.Reader, size int64, imageID string, remove func(ctx context.Context, id string) error) error {
 	labels := map[string]string{engine.LabelInstance: p.instance}
 	if _, err := p.client.VolumeCreate(ctx, volume.CreateOptions{Name: name, Labels: labels}); err != nil {
@@ -109,11 +109,11 @@ func (p *program) fill(ctx context.Context, name string, content io.Reader, size
 	if err != nil {
 		return fmt.Errorf("create the container that fills the volume: %w", err)
 	}
-	defer remove(ctx, created.ID) // what stays is removed as what a dead builder leaves is
+	defer remove(ctx, created.ID) // if that fails, it is removed later as a leftover
 
-	// An earlier run may have filled it, or have ended in the middle of that.
-	there, err := p.client.ContainerStatPath(ctx, created.ID, path.Join(jobenv.Mount, jobenv.Program))
-	if err == nil && there.Size == size {
+	// An earlier run may have copied the program, completely or in part.
+	found, err := p.client.ContainerStatPath(ctx, created.ID, path.Join(jobenv.Mount, jobenv.Program))
+	if err == nil && found.Size == size {
 		return nil
 	}
 	archive, err := programArchive(content, size)
@@ -126,8 +126,7 @@ func (p *program) fill(ctx context.Context, name string, content io.Reader, size
 	return nil
 }
 
-// programArchive is what the volume holds: the program last, so that where it is
-// whole, everything is.
+// programArchive returns the volume's content as an archive. The program is last: if it is complete, everything is.
 func programArchive(content io.Reader, size int64) (io.Reader, error) {
 	var begin, end bytes.Buffer
 	w := tar.NewWriter(&begin)
@@ -136,11 +135,11 @@ func programArchive(content io.Reader, size int64) (io.Reader, error) {
 	if err := errors.Join(w.WriteHeader(link), w.WriteHeader(file)); err != nil {
 		return nil, err
 	}
-	// The program is passed through as it is: in memory it would stay for long.
+	// The program is not read into memory, which the process would keep for long.
 	end.Write(make([]byte, (tarBlock-size%tarBlock)%tarBlock+2*tarBlock))
 	return io.MultiReader(&begin, content, &end), nil
 }
 
-// tarBlock is the size in bytes of the blocks of an archive, of which each file fills
-// whole ones and two empty ones are the end: POSIX, pax, ustar Interchange Format.
+// tarBlock is the size of the blocks of an archive in bytes. Each file fills whole blocks, and two empty blocks end the
+// archive: POSIX, pax, ustar Interchange Format.
 const tarBlock = 512

@@ -119,8 +119,8 @@ func TestProgramFiller(t *testing.T) {
 	})
 }
 
-// TestProgramLock has two builders of an instance fill the volume at once. The program is not written
-// once a container is there that mounts it and may run.
+// TestProgramLock lets two builders of an instance fill the volume at once. The program is not written any more after a
+// container exists that mounts it and may run.
 func TestProgramLock(t *testing.T) {
 	t.Parallel()
 	both(t, nil, func(t *testing.T, f *fixture) {
@@ -153,8 +153,8 @@ func TestProgramLock(t *testing.T) {
 	})
 }
 
-// TestStaleProgramLock has the lock of a builder that has died while it filled the volume. It is broken
-// after 20 s, unless the context ends earlier.
+// TestStaleProgramLock creates the lock of a builder that was killed while it filled the volume. It is broken after 20 s,
+// unless the context ends earlier.
 func TestStaleProgramLock(t *testing.T) {
 	t.Parallel()
 	both(t, nil, func(t *testing.T, f *fixture) {
@@ -214,8 +214,8 @@ func TestProgramFound(t *testing.T) {
 	}
 }
 
-// TestProgramFails has the calls fail that provide the program. No container is left, and the next
-// Create fills the volume.
+// TestProgramFails lets the calls fail that provide the program. No container is left, and the next Create fills the
+// volume.
 func TestProgramFails(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -226,11 +226,11 @@ func TestProgramFails(t *testing.T) {
 	}{
 		{"create volume", callAt("POST /volumes/create", 1), "500", failedTo(callProgram, "create volume: "+says)},
 		{"lock", callAt("POST /containers/create", 2), "500", failedTo(callProgram, says)},
-		{"lock", callAt("POST /containers/create", 2), fakeengine.Reset, wentAway(callProgram)},
+		{"lock", callAt("POST /containers/create", 2), fakeengine.Reset, stoppedAnswering(callProgram)},
 		{"create container", callAt("POST /containers/create", 3), "500", failedTo(callProgram, "create the container that fills the volume: "+says)},
-		{"create container", callAt("POST /containers/create", 3), fakeengine.Reset, wentAway(callProgram)},
+		{"create container", callAt("POST /containers/create", 3), fakeengine.Reset, stoppedAnswering(callProgram)},
 		{"copy", callAt("PUT /containers/.*/archive", 1), "500", failedTo(callProgram, "copy the program into the volume: "+says)},
-		{"copy", callAt("PUT /containers/.*/archive", 1), fakeengine.Reset, wentAway(callProgram)},
+		{"copy", callAt("PUT /containers/.*/archive", 1), fakeengine.Reset, stoppedAnswering(callProgram)},
 		{"copy", callAt("PUT /containers/.*/archive", 1), "404", failedTo(callProgram, "copy the program into the volume: "+says)},
 	} {
 		t.Run(test.name+"/"+string(test.fault), func(t *testing.T) {
@@ -248,8 +248,7 @@ func TestProgramFails(t *testing.T) {
 	}
 }
 
-// TestProgramUnsure has the engine fail to inspect the volume that was filled. The next Create looks
-// into it again.
+// TestProgramUnsure lets the engine fail to inspect the volume that was filled. The next Create inspects it again.
 func TestProgramUnsure(t *testing.T) {
 	t.Parallel()
 	both(t, nil, func(t *testing.T, f *fixture) {
@@ -263,7 +262,7 @@ func TestProgramUnsure(t *testing.T) {
 	})
 }
 
-// TestProgramFile has the builder's own program be missing, unreadable, and replaced by a newer one.
+// TestProgramFile uses a program file that is missing, unreadable, and replaced by a newer one.
 func TestProgramFile(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()

@@ -7,7 +7,7 @@ import (
 	"iglu.sh/builder/images"
 )
 
-// The engine is ready as long as a job's container could be made, and says why not.
+// TestReady checks that the engine is ready while a job's container could be created, and else says why not.
 func TestReady(t *testing.T) {
 	t.Parallel()
 	const notPulled = "The job image missing:1 is not on the engine and cannot be pulled: "

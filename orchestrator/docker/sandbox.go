@@ -11,32 +11,31 @@ import (
 	"iglu.sh/builder/orchestrator/engine"
 )
 
-// This file lets Nix use its own sandbox inside a job's container, where that is safe.
+// This file allows Nix to use its own sandbox inside a job's container, where that is safe.
 //
-// The sandbox mounts a /proc of its own, which the kernel allows only to a process that sees
-// all of the one it has. So the container's /proc cannot be masked, and then root in it can
-// write the settings of the host's kernel, unless that root is nobody on the host: on an
-// engine with user namespaces. And the engine has to take a seccomp profile from its client,
-// which Podman does not.
+// The sandbox mounts its own /proc. The kernel allows that only to a process whose current /proc has no masked paths. But
+// if the container's /proc is not masked, root in the container can change settings of the host's kernel. This is safe
+// only if root in the container is an unprivileged user on the host: on an engine with user namespaces. The engine must
+// also accept a seccomp profile from its client, which Podman does not.
 
-// A Sandbox says when Nix is to use its own.
+// A Sandbox says when Nix uses its own sandbox.
 type Sandbox string
 
 // The settings of the sandbox.
 const (
 	SandboxAuto Sandbox = "auto" // where it works and is safe
-	SandboxOn   Sandbox = "on"   // always; where it is not safe, the job is refused
+	SandboxOn   Sandbox = "on"   // always; jobs fail where it is not safe
 	SandboxOff  Sandbox = "off"
 )
 
-// hasUserNamespaces reports whether root in a container is nobody on the engine's machine.
+// hasUserNamespaces reports whether root in a container is an unprivileged user on the engine's machine.
 func hasUserNamespaces(machine *machine) bool {
 	return slices.ContainsFunc(machine.SecurityOptions, func(option string) bool {
 		return option == "name=userns" || option == "name=rootless"
 	})
 }
 
-// usesSandbox reports whether Nix is to use its sandbox on a machine.
+// usesSandbox reports whether Nix uses its sandbox on a machine.
 func (d *Engine) usesSandbox(machine *machine) (bool, error) {
 	switch {
 	case d.options.Sandbox == SandboxOff:
@@ -66,7 +65,7 @@ func (d *Engine) usesSandbox(machine *machine) (bool, error) {
 // refuses without CAP_SYS_ADMIN.
 var sandboxCalls = []string{"chroot", "clone", "mount", "pivot_root", "setdomainname", "sethostname", "umount2", "unshare"}
 
-// seccompProfile returns the default profile of current engines and some more calls.
+// seccompProfile returns the default seccomp profile of current engines, which also allows the given system calls.
 func seccompProfile(calls ...string) string {
 	profile := seccomp.DefaultProfile()
 	if len(calls) > 0 {
@@ -83,10 +82,10 @@ func seccompProfile(calls ...string) string {
 
 var defaultProfile, sandboxProfile = seccompProfile(), seccompProfile(sandboxCalls...)
 
-// restrictCalls has a container be refused the system calls that the default profile of current
-// engines refuses, on an engine whose own default may be older: that of Docker 20.10 has sockets
-// of the machine's hypervisor (AF_VSOCK), which know no network namespace, and io_uring. An engine
-// for which somebody has chosen a profile keeps that; Podman takes none from its client.
+// restrictCalls sets the default seccomp profile of current engines for a container, because the engine's own default may
+// be older and allow more: that of Docker 20.10 allows io_uring, and sockets to the machine's hypervisor (AF_VSOCK), which
+// are not separated by network namespaces. If the engine is configured with another profile, that is used. Podman accepts
+// no profile from its client.
 func restrictCalls(c *containertypes.HostConfig, machine *machine) {
 	isDefault := func(option string) bool {
 		return option == "name=seccomp,profile=default" || option == "name=seccomp,profile=builtin"
@@ -96,7 +95,7 @@ func restrictCalls(c *containertypes.HostConfig, machine *machine) {
 	}
 }
 
-// allowSandbox widens a container's settings by what Nix's sandbox needs, and no more.
+// allowSandbox changes a container's settings to allow what Nix's sandbox needs, and nothing else.
 func allowSandbox(c *containertypes.HostConfig) {
 	// AppArmor's profile for containers refuses every mount.
 	c.SecurityOpt = append(c.SecurityOpt, "seccomp="+sandboxProfile, "apparmor=unconfined")

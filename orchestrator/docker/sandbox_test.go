@@ -11,8 +11,8 @@ import (
 	"iglu.sh/builder/test/kit/fakeengine"
 )
 
-// TestSandbox has every setting of Nix's own sandbox on engines where it works, where it does not,
-// and where it is not safe.
+// TestSandbox uses every setting of Nix's own sandbox on engines where the sandbox works, where it does not work, and
+// where it is not safe.
 func TestSandbox(t *testing.T) {
 	t.Parallel()
 	const (
@@ -61,7 +61,7 @@ func TestSandbox(t *testing.T) {
 	}
 }
 
-// TestSeccomp has the profiles: the default one, and one with the calls of Nix's sandbox beside.
+// TestSeccomp checks the default profile, and the one that also allows the calls of Nix's sandbox.
 func TestSeccomp(t *testing.T) {
 	t.Parallel()
 	parse := func(text string) (profile seccomp.Seccomp) {

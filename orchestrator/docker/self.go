@@ -9,23 +9,23 @@ import (
 )
 
 const (
-	// defaultStopTimeout is how long engines wait before they kill a container that was asked to
-	// end, if it does not say how long itself: docker stop, --time.
+	// defaultStopTimeout is how long engines wait by default before they kill a container that was asked to
+	// end: docker stop, --time.
 	defaultStopTimeout = 10 * time.Second
-	// askTimeout bounds the question for it.
+	// askTimeout is how long the engine may take to answer StopTimeout.
 	askTimeout = time.Second
 )
 
-// mounts is where the kernel lists what is mounted: proc(5).
+// mounts is the kernel's list of mounts: proc(5).
 const mounts = "/proc/self/mountinfo"
 
-// selfForm finds the ID of the container in whose file system a process is: engines mount files of
-// theirs there, as /etc/hostname, from a folder of the container's ID.
+// selfForm finds the ID of the container in which a process runs. Engines mount files such as /etc/hostname into a
+// container, from a folder with the container's ID.
 var selfForm = lazyregexp.New(`/(?:containers|overlay-containers)/([0-9a-f]{64})/\S* /etc/(?:hostname|hosts|resolv\.conf) `)
 
-// StopTimeout returns after how long the engine kills the container that this program runs in, once
-// that was asked to end; 0 if it is in none. Of a container that the engine does not know, it is the
-// engines' default.
+// StopTimeout returns how long the engine waits before it kills this program's own container, after it has asked it to
+// end. It returns 0 if the program does not run in a container, and the engines' default if the engine does not know the
+// container.
 func (d *Engine) StopTimeout() time.Duration {
 	text, _ := os.ReadFile(mounts)
 	id := containerIn(string(text))
@@ -38,7 +38,7 @@ func (d *Engine) StopTimeout() time.Duration {
 	if err != nil || found.Config == nil || found.Config.StopTimeout == nil {
 		return defaultStopTimeout
 	}
-	return max(0, time.Duration(*found.Config.StopTimeout)*time.Second) // less is never
+	return max(0, time.Duration(*found.Config.StopTimeout)*time.Second) // negative: the engine never kills it
 }
 
 // containerIn returns the ID of a container from the list of its mounts, or "".

@@ -15,10 +15,10 @@ import (
 // Volumes implements engine.Engine.
 func (d *Engine) Volumes() engine.Volumes { return volumes{d} }
 
-// callStore is what the engine is to do that looks for a store, or makes one.
+// callStore is the call of an engine that looks for a store, or creates one.
 const callStore = "provide the job's store"
 
-// volumes are engine.Volumes: those of the instance that are labelled as stores.
+// volumes implements engine.Volumes for the instance's volumes that are labelled as stores.
 type volumes struct{ engine *Engine }
 
 func (v volumes) List(ctx context.Context) ([]engine.Volume, error) {
@@ -83,8 +83,8 @@ func (v volumes) all(ctx context.Context) ([]*volumetypes.Volume, error) {
 	return found.Volumes, nil
 }
 
-// RemoveUnused removes the instance's networks and its volumes that are no stores, and calls removed
-// for each. One that a container uses is an error. It goes on after a failure.
+// RemoveUnused removes the instance's networks, and its volumes that are not stores. It calls removed for each. It returns
+// an error for each that a container uses. It continues after a failure.
 func (d *Engine) RemoveUnused(ctx context.Context, removed func(kind, name string)) error {
 	volumes := volumes{d}
 	all, err := volumes.all(ctx)
@@ -110,7 +110,7 @@ func (d *Engine) RemoveUnused(ctx context.Context, removed func(kind, name strin
 	return failed
 }
 
-// report calls removed, or returns why nothing was.
+// report calls removed if err is nil, and otherwise returns err with a description.
 func report(removed func(kind, name string), kind, name string, err error) error {
 	if err != nil {
 		return fmt.Errorf("remove %s %s: %w", kind, name, err)

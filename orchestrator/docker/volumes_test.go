@@ -58,7 +58,7 @@ func TestVolumes(t *testing.T) {
 	})
 }
 
-// TestVolumesFail has the calls on volumes fail.
+// TestVolumesFail lets the calls on volumes fail.
 func TestVolumesFail(t *testing.T) {
 	t.Parallel()
 	const (
@@ -94,7 +94,7 @@ func TestVolumesFail(t *testing.T) {
 			took time.Duration
 		}{
 			"500":            {failedTo(test.call, says), 0},
-			fakeengine.Gone:  {wentAway(test.call), 0},
+			fakeengine.Gone:  {stoppedAnswering(test.call), 0},
 			fakeengine.Stall: {failedTo(test.call, test.url+": context deadline exceeded"), 2 * time.Minute},
 		} {
 			t.Run(test.kind+"/"+string(fault), func(t *testing.T) {
@@ -109,8 +109,8 @@ func TestVolumesFail(t *testing.T) {
 	}
 }
 
-// TestRemoveUnused has volumes and networks of the instance and of others, some of them in use. It
-// goes on after each failure.
+// TestRemoveUnused calls RemoveUnused with volumes and networks of the instance and of others, some of them in use.
+// RemoveUnused continues after each failure.
 func TestRemoveUnused(t *testing.T) {
 	t.Parallel()
 	const (

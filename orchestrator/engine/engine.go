@@ -1,6 +1,6 @@
-// Package engine is the seam between a job's life and the engine that runs its container:
-// the types that cross it, and no code that runs. Package orchestrator/docker is the engine
-// that builders use. An engine in memory, for tests, is the second.
+// Package engine has the interface between package orchestrator and the container engine that runs a job's
+// container. It has only types, constants and errors. Package orchestrator/docker implements the interface for Docker
+// and Podman. Tests also use an engine in memory.
 package engine
 
 import (
@@ -12,136 +12,134 @@ import (
 	"iglu.sh/builder/internal/jobend"
 )
 
-// An Engine runs containers. Everything that it makes carries its builder's instance name, and
-// it sees nothing else. Its methods are safe for concurrent use.
+// An Engine runs containers. It labels everything that it creates with the name of the builder's instance, and uses
+// only containers, volumes and networks with that label. Its methods are safe for concurrent use.
 type Engine interface {
-	// Info describes the engine's machine. It is also the question whether the engine answers,
-	// and fails within seconds if it does not.
+	// Info describes the engine's machine. It fails within seconds if the engine does not answer.
 	Info(ctx context.Context) (Info, error)
-	// Ready returns why no job's container could be made now, or nil as far as can be told without making
-	// one or pulling an image. It fails within seconds if the engine does not answer.
+	// Ready returns an error if no job's container could be created now. It neither creates a container nor
+	// pulls an image. It fails within seconds if the engine does not answer.
 	Ready(ctx context.Context) error
-	// Image provides the job image. progress gets a line for each step of a pull.
+	// Image returns the job image, and pulls it if necessary. progress gets a line for each step of a pull.
 	Image(ctx context.Context, progress func(line string)) (Image, error)
-	// Create makes a container that has not started. The error is ErrInUse if the engine has a
-	// container of that name. It does not end with ctx: the engine would go on, and make a
-	// container that nobody knows.
+	// Create creates a container and does not start it. The error is ErrInUse if the engine has a container
+	// of that name. Create does not return when ctx ends: the engine would still create the container, and
+	// nobody would know it.
 	Create(ctx context.Context, spec Spec) (Container, error)
-	// List returns the containers of the instance, which any of its builders may have made.
+	// List returns the containers of the instance, including those of other builders.
 	List(ctx context.Context) ([]Listed, error)
-	// Remove removes a container that List has returned. One that is gone is no error.
+	// Remove removes a container that List has returned. It returns nil if the container does not exist.
 	Remove(ctx context.Context, id string) error
-	// Volumes are the instance's volumes that keep Nix stores.
+	// Volumes returns the interface to the instance's volumes that keep Nix stores.
 	Volumes() Volumes
-	// Close frees the connection to the engine.
+	// Close closes the connection to the engine.
 	Close() error
 }
 
-// A Container is one that Create has made. Its methods are called in the order in which they stand
-// here.
+// A Container is a container that Create has created. Call its methods in the order of this list.
 type Container interface {
 	ID() string
-	// Start starts the container. No byte of its output and no exit code gets lost.
+	// Start starts the container. No byte of its output is lost, and neither is its exit code.
 	Start(ctx context.Context) (Stream, error)
 	// Wait waits for the container's end.
 	Wait(ctx context.Context) (Exit, error)
-	// Stop asks the container to end, and kills it after the time of grace.
+	// Stop asks the container to end, and kills it after the time grace.
 	Stop(ctx context.Context, grace time.Duration) error
-	// Remove removes the container, whether it runs or not, and its anonymous volumes.
+	// Remove removes the container, even if it runs, and its anonymous volumes.
 	Remove(ctx context.Context) error
 }
 
-// A Stream is a running container's standard input and outputs. What is written to it is the
-// container's heartbeat: see jobenv.Heartbeat.
+// A Stream is a running container's standard input and outputs. Only the container's heartbeat is written to its
+// standard input: see jobenv.Heartbeat.
 type Stream interface {
 	io.Writer
-	// Copy writes the outputs as they come. It returns when both have ended, a writer fails,
-	// or the stream is closed. The error of a writer is returned as it is.
+	// Copy writes the outputs to two writers as they arrive. It returns when both outputs have ended, a writer
+	// fails, or the stream is closed. It returns the error of a writer unchanged.
 	Copy(stdout, stderr io.Writer) error
-	// Close ends the stream, and with it the container's standard input.
+	// Close closes the stream, and with it the container's standard input.
 	Close() error
 }
 
-// Volumes are what keeps Nix stores between containers.
+// Volumes manages the volumes that keep Nix stores between containers.
 type Volumes interface {
 	List(ctx context.Context) ([]Volume, error)
 	// Get returns a volume, or ErrNotFound.
 	Get(ctx context.Context, name string) (Volume, error)
 	Create(ctx context.Context, v Volume) error
-	// Remove removes a volume. One that is gone is no error. The error is ErrInUse if a
-	// container uses it.
+	// Remove removes a volume. It returns nil if the volume does not exist, and ErrInUse if a container
+	// uses it.
 	Remove(ctx context.Context, name string) error
 }
 
-// What an engine refuses.
+// Errors of an engine.
 var (
 	ErrInUse    = errors.New("it is in use")
 	ErrNotFound = errors.New("it is not on the engine")
 )
 
-// Info is what an engine says of its machine.
+// Info describes an engine and its machine.
 type Info struct {
-	ID       string // the engine's own, which no other has
+	ID       string // the engine's unique ID
 	Name     string // the machine's host name
-	Platform string // what its programs are for, such as linux/amd64
+	Platform string // the machine's operating system and architecture, such as linux/amd64
 	CPUs     int
 	Memory   int64 // in bytes
-	// Sandboxed is true if Nix can use its own sandbox in a container, and is to.
+	// Sandboxed is true if Nix uses its own sandbox in the containers.
 	Sandboxed bool
 }
 
-// An Image is one that the engine has.
+// An Image is an image that the engine has.
 type Image struct {
-	ID       string // the engine's name for it
-	Ref      string // the name that it was asked for by
-	Digest   string // of what was pulled; the ID of an image that was not
+	ID       string // the engine's ID of the image
+	Ref      string // the configured name
+	Digest   string // the digest in its registry; the ID if the image was not pulled
 	Platform string // such as linux/amd64
 	Size     int64  // unpacked, in bytes
 }
 
-// A Spec is a container that is to be made.
+// A Spec describes a container to create.
 type Spec struct {
 	Name    string            // unique on the engine
-	Labels  map[string]string // beside the instance's
+	Labels  map[string]string // in addition to the instance's label
 	Image   string            // the image's ID
 	Env     []string
-	Store   Volume  // mounted at /nix; the zero Volume is none
+	Store   Volume  // mounted at /nix; the zero Volume means none
 	Memory  int64   // in bytes
 	CPUs    float64 // processors
 	PIDs    int64   // processes and threads at once
-	Offline bool    // it gets no network
+	Offline bool    // the container gets no network
 }
 
-// A Volume keeps a Nix store.
+// A Volume is a volume that keeps a Nix store.
 type Volume struct {
 	Name   string
-	Labels map[string]string // beside the instance's
+	Labels map[string]string // in addition to the instance's label
 }
 
-// An Exit is how a container ended.
+// An Exit says how a container ended.
 type Exit struct {
 	Code        int
-	OutOfMemory bool // the kernel killed the container's first process for want of memory
+	OutOfMemory bool // the kernel killed the container's first process because memory ran out
 }
 
-// Exit codes of a container whose first process was ended by a signal, as shells have them: SIGKILL and
-// SIGTERM. It is what an engine ends containers with.
+// Exit codes of a container whose first process was ended by SIGKILL or SIGTERM, as in shells. Engines end containers
+// with these signals.
 const (
 	ExitKilled     = 128 + 9
 	ExitTerminated = 128 + 15
 )
 
-// A State is what a container is doing.
+// A State is the state of a container.
 type State string
 
 // The states of a container.
 const (
 	Created State = "created" // it has not started
-	Running State = "running" // or about to end
+	Running State = "running" // includes every state that is not one of the others
 	Ended   State = "ended"
 )
 
-// A Listed container is one of the instance, as the engine lists it.
+// A Listed is an entry in the engine's list of the instance's containers.
 type Listed struct {
 	ID     string
 	Name   string
@@ -149,22 +147,22 @@ type Listed struct {
 	Labels map[string]string
 }
 
-// Labels of what builders make on an engine.
+// Labels of everything that builders create on an engine.
 const (
-	LabelInstance = "sh.iglu.builder.instance" // the builder's instance name; on all
+	LabelInstance = "sh.iglu.builder.instance" // the name of the builder's instance; on everything
 	LabelJob      = "sh.iglu.builder.job"      // the job's id; on containers of jobs
-	LabelBuilder  = "sh.iglu.builder.id"       // of the builder that made it; on containers
+	LabelBuilder  = "sh.iglu.builder.id"       // the id of the builder that created it; on containers
 	LabelStore    = "sh.iglu.builder.store"    // the repository; on volumes that keep a Nix store
 )
 
-// A Failure is an error with two sentences for the job's client: what is wrong, and what to do.
-// The cause is for the server's log.
+// A Failure is an error with two sentences for the job's client: what is wrong, and what to do. The cause is for the
+// server's log.
 type Failure struct {
 	End    jobend.End // how the job ends because of it; empty: jobend.Failed
 	What   string
 	Advice string
 	Cause  error
-	Call   string // what the engine was to do and did not, one of few texts; empty: it is not the engine's
+	Call   string // the engine's call that failed, from a fixed list; empty: the engine has not failed
 }
 
 func (f *Failure) Error() string {

@@ -16,40 +16,43 @@ import (
 	"iglu.sh/builder/orchestrator/engine"
 )
 
-// This file says which jobs share a Nix store. A job's user cannot write into its store, but has
-// a say in what the daemon puts there: what is signed by a key that the request trusts is taken
-// for what a derivation yields. So jobs share a store only if they trust the same keys; and those
-// that push, whose outputs others will trust, only if they push to the same cache with the same key;
-// and those that have tokens for other hosts, whose store has what is fetched with them, only if they
-// have the same.
+// This file decides which jobs share a Nix store.
+//
+// A job's user cannot write into its store, but can decide which paths the daemon puts there: the daemon accepts a path
+// as the output of a derivation if the path is signed by a key that the request trusts. So:
+//   - Jobs share a store only if they trust the same keys.
+//   - Jobs that push share a store only if they push to the same cache with the same key, because others will trust
+//     what they push.
+//   - Jobs that have tokens for other hosts share a store only if they have the same tokens, because the store
+//     contains what was fetched with them.
 
-// A Job is what of a job decides which store it has.
+// A Job has the properties of a job that decide which store it has.
 type Job struct {
 	Image      engine.Image
 	Repository string   // empty: none is cloned
-	User       string   // who the job runs as
-	Keys       []string // public keys that it trusts beside those of the image
-	Unsigned   []string // substituters that may be asked to do without signatures
-	Operator   []string // what the operator has all jobs trust
-	// Flakes is true when what the job's flake says of whom it trusts counts; then Branch decides,
-	// too.
+	User       string   // the user that runs the job
+	Keys       []string // public keys that it trusts, in addition to those of the image
+	Unsigned   []string // substituters whose paths may need no signature
+	Operator   []string // the operator's settings of what all jobs trust
+	// Flakes is true if the settings of the job's flake can change what it trusts. Then the store also
+	// depends on Branch.
 	Flakes bool
 	Branch string
-	// Pushes is what only jobs with the same right to push know; nil: the job does not push. Reads is
-	// what only jobs know that may read as much from other hosts; nil: it has no such right.
+	// Pushes are texts that only jobs with the same right to push know; nil: the job does not push. Reads
+	// are texts that only jobs with the same tokens for other hosts know; nil: the job has no tokens.
 	Pushes []string
 	Reads  []string
 }
 
-// A Key names the store that a job has.
+// A Key identifies the store that a job has.
 type Key struct {
-	Name       string // of its volume
-	Repository string // empty: all jobs share it
-	User       string // who its jobs run as
+	Name       string // the name of the store's volume
+	Repository string // empty: all jobs share the store
+	User       string // the user that runs the store's jobs
 	Image      engine.Image
 }
 
-// class is what jobs have in common that share a store.
+// class has the properties that are the same for all jobs that share a store.
 type class struct {
 	Repository string
 	ImageID    string
@@ -57,13 +60,13 @@ type class struct {
 	User       string
 	Keys       []string `json:",omitempty"`
 	Unsigned   []string `json:",omitempty"`
-	Operator   []string `json:",omitempty"` // what the operator has all jobs trust
-	Branch     string   `json:",omitempty"` // where flakes count: stores of one are for jobs that trust as much
-	Pushes     string   `json:",omitempty"` // an HMAC; empty: they do not push
-	Reads      string   `json:",omitempty"` // likewise; empty: they have no tokens for other hosts
+	Operator   []string `json:",omitempty"` // the operator's settings of what all jobs trust
+	Branch     string   `json:",omitempty"` // set only if settings of flakes are accepted
+	Pushes     string   `json:",omitempty"` // an HMAC of Job.Pushes; empty: the jobs do not push
+	Reads      string   `json:",omitempty"` // an HMAC of Job.Reads; empty: the jobs have no tokens for other hosts
 }
 
-// id returns a name for a class.
+// id returns a short identifier of the class, for the name of the volume.
 func (c class) id() string {
 	text, err := json.Marshal(c)
 	if err != nil {
@@ -73,18 +76,18 @@ func (c class) id() string {
 	return hex.EncodeToString(digest[:10])
 }
 
-// KeyOf returns which store a job has; ok is false if its store is to be gone with it.
+// KeyOf returns the key of a job's store. ok is false if the job's store is not kept after the job.
 func (p *Pool) KeyOf(job Job) (key Key, ok bool, err error) {
 	c := class{ImageID: job.Image.ID, Platform: job.Image.Platform, User: job.User, Operator: job.Operator}
 	switch {
-	case p.options.Mode == Shared: // all its jobs trust each other
+	case p.options.Mode == Shared: // all jobs of the builder trust each other
 		return p.key(c, job), true, nil
 	case p.options.Mode != Repository || job.Repository == "":
 		return Key{}, false, nil
 	}
 	c.Repository, c.Keys, c.Unsigned = job.Repository, set(job.Keys), set(job.Unsigned)
 	if job.Flakes {
-		c.Branch = "branch " + job.Branch // also of the default branch
+		c.Branch = "branch " + job.Branch // not empty for the default branch
 	}
 	if c.Pushes, err = p.metadata.digest(job.Pushes); err != nil {
 		return Key{}, false, err
@@ -99,13 +102,13 @@ func (p *Pool) key(c class, job Job) Key {
 	return Key{Name: volumeName(p.options.Instance, c.id()), Repository: c.Repository, User: c.User, Image: job.Image}
 }
 
-// set returns some texts sorted, each once.
+// set returns the texts sorted and without duplicates.
 func set(texts []string) []string {
 	return slices.Compact(slices.Sorted(slices.Values(texts)))
 }
 
-// digest returns what stands for some texts, from which nobody without the secret of stores can tell
-// whether they are the ones. It is empty of none.
+// digest returns an HMAC of the texts, or "" if texts is nil. Without the secret of stores, nobody can check whether
+// it belongs to given texts.
 func (m metadata) digest(texts []string) (string, error) {
 	if texts == nil {
 		return "", nil
@@ -124,19 +127,20 @@ func (m metadata) digest(texts []string) (string, error) {
 }
 
 const (
-	// secretFile is the file in the folder of the metadata with the secret of its builders. When
-	// it is lost, jobs that push begin with new stores.
+	// secretFile is the file with the secret, in the folder of the metadata. If it is lost, jobs that push
+	// get new stores.
 	secretFile   = "secret"
 	secretLength = 32 // bytes
 )
 
-// secret returns the secret by which stores of jobs that push are named, and makes it first.
+// secret returns the secret for the names of the stores of jobs that push or have tokens. It creates the secret if it
+// does not exist.
 func (m metadata) secret() ([]byte, error) {
 	name := filepath.Join(m.folder, secretFile)
 	secret, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := m.makeSecret(name); err != nil {
-			return nil, fmt.Errorf("make the secret of stores: %w", err)
+			return nil, fmt.Errorf("create the secret of stores: %w", err)
 		}
 		secret, err = os.ReadFile(name)
 	}
@@ -149,7 +153,7 @@ func (m metadata) secret() ([]byte, error) {
 	return secret, nil
 }
 
-// makeSecret makes it, unless another builder does so at the same time.
+// makeSecret creates the secret, unless another builder creates it at the same time.
 func (m metadata) makeSecret(name string) error {
 	if err := os.MkdirAll(m.folder, 0o700); err != nil {
 		return err

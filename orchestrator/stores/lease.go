@@ -12,7 +12,7 @@ import (
 	"iglu.sh/builder/orchestrator/engine"
 )
 
-// A Lease is a job's use of a store. No other job of this builder has the store meanwhile.
+// A Lease is a job's exclusive use of a store within this builder.
 type Lease struct {
 	pool   *Pool
 	key    Key
@@ -22,11 +22,11 @@ type Lease struct {
 	unlock func()
 }
 
-// ErrTaken is why a job does not get its store: others had it for longer than the job waits.
+// ErrTaken is the error for a job that has waited too long for its store, because other jobs use it.
 var ErrTaken = errors.New("other jobs have the store")
 
-// Lease gives a job the store of a key. It waits while another job of this builder has it, but not
-// longer than ctx lasts: then the error is the context's cause.
+// Lease gives a job the store of a key. It waits while another job of this builder has the store. If ctx ends, it
+// returns the context's cause.
 func (p *Pool) Lease(ctx context.Context, key Key, say func(line string)) (*Lease, error) {
 	unlock, err := p.lock(ctx, key.Name, func() {
 		say("another job has this job's Nix store: waiting for it")
@@ -37,7 +37,7 @@ func (p *Pool) Lease(ctx context.Context, key Key, say func(line string)) (*Leas
 	return &Lease{pool: p, key: key, unlock: unlock}, nil
 }
 
-// Open looks whether the store is there, and makes it if not. It can be called again.
+// Open checks whether the store exists, and creates it if not. It can be called again.
 func (l *Lease) Open(ctx context.Context, say func(line string)) error {
 	p := l.pool
 	volume, err := p.reach().Volumes().Get(ctx, l.key.Name)
@@ -47,7 +47,7 @@ func (l *Lease) Open(ctx context.Context, say func(line string)) error {
 	l.volume = engine.Volume{Name: l.key.Name, Labels: l.key.labels()}
 	l.entry = entry{Repository: l.key.Repository, Image: l.key.Image.Ref, ImageID: l.key.Image.ID, Bytes: l.key.Image.Size}
 	if !l.fresh {
-		if known := p.entryOf(volume); known.ImageID != "" { // else somebody else has made it, of a backup for instance
+		if known := p.entryOf(volume); known.ImageID != "" { // otherwise somebody else has created it, for instance from a backup
 			l.entry = known
 		}
 	}
@@ -59,20 +59,20 @@ func (l *Lease) Open(ctx context.Context, say func(line string)) error {
 		return err
 	}
 	if l.fresh {
-		say("this job begins with the image's own Nix store: filling " + l.key.Name)
+		say("creating this job's Nix store from the image: " + l.key.Name)
 		return p.reach().Volumes().Create(ctx, l.volume)
 	}
 	return nil
 }
 
-// Container returns the name of the container that may use the store: one at a time, whichever
-// builder made it.
+// Container returns the name of the container that may use the store. All builders use the same name, so only one
+// container can use the store at a time.
 func (l *Lease) Container() string { return containerName(l.pool.options.Instance, l.key.Name) }
 
 // Volume returns the store's volume.
 func (l *Lease) Volume() engine.Volume { return l.volume }
 
-// State returns the value of jobenv.Job.Store: what is known of the store.
+// State returns the value for jobenv.Job.Store: whether the store is fresh or used.
 func (l *Lease) State() string {
 	if l.fresh {
 		return jobenv.StoreFresh
@@ -80,13 +80,13 @@ func (l *Lease) State() string {
 	return jobenv.StoreUsed
 }
 
-// Fresh reports whether the store was filled for this job.
+// Fresh reports whether the store was created for this job.
 func (l *Lease) Fresh() bool { return l.fresh }
 
-// Discard removes the store, which no container may use. It can be opened again.
+// Discard removes the store. No container may use it. Open can be called again.
 func (l *Lease) Discard(ctx context.Context) error { return l.pool.remove(ctx, l.key.Name) }
 
-// Return gives the store back, which has grown by so many bytes. ctx may have ended.
+// Return gives the store back. grown is how many bytes the job has added. ctx may have ended.
 func (l *Lease) Return(ctx context.Context, grown int64) {
 	p := l.pool
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), returnTimeout)
@@ -107,10 +107,10 @@ func (l *Lease) Return(ctx context.Context, grown int64) {
 	}
 }
 
-// Release gives a store back that no job has used.
+// Release gives the store back if the job has not used it.
 func (l *Lease) Release() { l.unlock() }
 
-// returnTimeout bounds the making of room after a job.
+// returnTimeout is how long it may take to remove old stores after a job.
 const returnTimeout = 2 * time.Minute
 
 // containerName returns the name of the containers that use a store.
@@ -118,10 +118,10 @@ func containerName(instance, volume string) string {
 	return fmt.Sprintf("iglu-store-%s-%s", instance, strings.TrimPrefix(volume, volumeName(instance, "")))
 }
 
-// volumeName returns the name of the volume that keeps the store of an id.
+// volumeName returns the name of the volume of the store with an id.
 func volumeName(instance, id string) string { return "iglu-builder-" + instance + "-store-" + id }
 
-// labels returns those of the store's volume.
+// labels returns the labels of the store's volume.
 func (k Key) labels() map[string]string {
 	return map[string]string{
 		engine.LabelStore: cmp.Or(k.Repository, allJobs),

@@ -5,19 +5,19 @@ import (
 	"time"
 )
 
-// A lock keeps those of one builder apart who want the same store. Jobs get it in the order in which
-// they came. Maintenance gives way to them.
+// A lock is the lock of a store within one builder. Jobs get it in the order in which they asked for it. Maintenance
+// is interrupted if a job wants the store.
 type lock struct {
-	held      chan struct{} // holds an item while somebody has the store
-	waiting   int           // how many jobs wait for it
-	interrupt func()        // ends the maintenance that has it; nil: none has it
+	held      chan struct{} // holds an item while the store is locked
+	waiting   int           // how many jobs wait for the lock
+	interrupt func()        // ends the maintenance that has the lock; nil if none has it
 }
 
-// longWait is after how long the log of a job that waits says so.
+// longWait is after how long a line in the log of a job says that it waits.
 const longWait = time.Second
 
-// lock waits until nobody of this builder has a store, and keeps all others away until unlock is
-// called. It calls waits if that takes long. The error is that of ctx.
+// lock locks a store until unlock is called. It waits while another job has the lock, and calls waits if that takes
+// long. It returns the cause of ctx if ctx ends.
 func (p *Pool) lock(ctx context.Context, name string, waits func()) (unlock func(), err error) {
 	p.mu.Lock()
 	l := p.lockOf(name)
@@ -42,7 +42,7 @@ func (p *Pool) lock(ctx context.Context, name string, waits func()) (unlock func
 	}
 }
 
-// tryLock is lock for those who do not wait. interrupt is called when a job wants the store.
+// tryLock locks a store if nobody has the lock or waits for it. interrupt is called when a job wants the store.
 func (p *Pool) tryLock(name string, interrupt func()) (unlock func(), ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -50,7 +50,7 @@ func (p *Pool) tryLock(name string, interrupt func()) (unlock func(), ok bool) {
 	if l.waiting > 0 || len(l.held) > 0 {
 		return nil, false
 	}
-	l.held <- struct{}{} // there is room: all who fill it do so with p.mu or count as waiting
+	l.held <- struct{}{} // does not block: only tryLock, with p.mu held, and waiting jobs send to it
 	l.interrupt = interrupt
 	return func() {
 		p.change(name, func() {
@@ -70,7 +70,7 @@ func (p *Pool) lockOf(name string) *lock {
 	return l
 }
 
-// change changes a store's lock, and forgets it when nobody uses it any more.
+// change calls do to change a store's lock, and removes the lock when nobody uses it any more.
 func (p *Pool) change(name string, do func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

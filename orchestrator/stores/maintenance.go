@@ -14,35 +14,35 @@ import (
 	"iglu.sh/builder/orchestrator/engine"
 )
 
-// Maintenance has stores be verified, measured, and made smaller or removed when no job has had them
-// for a while. It takes a store like a job, and gives way to a job that wants the same one.
+// Maintenance verifies and measures stores that no job has used for a while, and makes them smaller or removes them. It
+// locks a store like a job does, and stops when a job wants the same store.
 
 const (
-	// idleTime is how long no job has had a store before its maintenance begins.
+	// idleTime is how long a store must be unused before its maintenance begins.
 	idleTime = 2 * time.Second
-	// taskTimeout is how long one task in a store may take, after which the store is removed: what
-	// runs there is the store's own, in which a job may have put anything.
+	// taskTimeout is how long one task in a store may take. After that, the store is removed. The time needs a
+	// limit, because the task runs programs of the store, in which a job may have put anything.
 	taskTimeout = 30 * time.Minute
-	// maxStoreSize is more than a store takes of any disk, in bytes: 1 PiB.
+	// maxStoreSize is the largest plausible size of a store in bytes: 1 PiB.
 	maxStoreSize = 1 << 50
-	// collectTo is the share of the limit that a store is brought down to that is alone
-	// and larger than the limit.
+	// collectTo is a share of the limit. If one store alone is larger than the limit, its garbage is collected
+	// until it has this size.
 	collectTo = 0.8
 )
 
-// A Task is work in a store, in a container of the builder's own.
+// A Task is maintenance work in a store. It runs in its own container.
 type Task struct {
 	Container string // its name
 	Volume    engine.Volume
 	ImageID   string
-	Work      string // as jobenv.Job.Maintenance has it
+	Work      string // the value for jobenv.Job.Maintenance
 }
 
-// A Runner runs a task, and returns the container's exit code and the last line that it prints. Its
-// error is engine.ErrInUse if another builder's container has the store.
+// A Runner runs a task, and returns the container's exit code and the last line that it prints. The error is
+// engine.ErrInUse if another builder's container uses the store.
 type Runner func(ctx context.Context, task Task) (code int, last string, err error)
 
-// Maintain looks after the stores until ctx ends.
+// Maintain maintains the stores until ctx ends.
 func (p *Pool) Maintain(ctx context.Context, run Runner) {
 	timer := time.NewTimer(idleTime)
 	defer timer.Stop()
@@ -59,7 +59,7 @@ func (p *Pool) Maintain(ctx context.Context, run Runner) {
 		case <-timer.C:
 			again, err := p.maintainAll(ctx, run)
 			if err != nil && ctx.Err() == nil {
-				p.log.Warn("cannot look after the stores", "err", err)
+				p.log.Warn("cannot maintain the stores", "err", err)
 			}
 			if waiting = again; again {
 				timer.Reset(idleTime)
@@ -68,8 +68,8 @@ func (p *Pool) Maintain(ctx context.Context, run Runner) {
 	}
 }
 
-// maintainAll maintains every store that has not been since its last job, and reports whether one
-// was used too recently. It goes on after a failure: the image of a store may be gone.
+// maintainAll maintains every store that was not maintained since its last job. It reports whether a store was used too
+// recently for that. It continues after a failure, because only the image of one store may be missing.
 func (p *Pool) maintainAll(ctx context.Context, run Runner) (again bool, err error) {
 	entries, err := p.reconcile(ctx)
 	if err != nil {
@@ -88,7 +88,7 @@ func (p *Pool) maintainAll(ctx context.Context, run Runner) (again bool, err err
 	return again, errors.Join(failed, p.makeRoom(ctx, "", entry{}))
 }
 
-// reconcile makes the metadata that of the stores that there are, and returns it.
+// reconcile makes the metadata match the existing stores, and returns it.
 func (p *Pool) reconcile(ctx context.Context) (map[string]entry, error) {
 	volumes, err := p.reach().Volumes().List(ctx)
 	if err != nil {
@@ -98,7 +98,7 @@ func (p *Pool) reconcile(ctx context.Context) (map[string]entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	there := make(map[string]entry)
+	entries := make(map[string]entry)
 	for _, v := range volumes {
 		e, isKnown := known[v.Name]
 		delete(known, v.Name)
@@ -106,31 +106,31 @@ func (p *Pool) reconcile(ctx context.Context) (map[string]entry, error) {
 			p.removeOutdated(ctx, v)
 			continue
 		}
-		if !isKnown { // another builder's, or this one has lost its folder
+		if !isKnown { // another builder has created it, or this builder has lost its metadata
 			e = p.entryOf(v)
 			e.Used = time.Now()
 			if err := p.metadata.write(v.Name, e); err != nil {
 				return nil, err
 			}
 		}
-		there[v.Name] = e
+		entries[v.Name] = e
 	}
 	for name := range known {
 		if err := p.metadata.remove(name); err != nil {
 			return nil, err
 		}
 	}
-	return there, nil
+	return entries, nil
 }
 
-// isOutdated reports whether a store does not say who its jobs ran as. Those of versions before that
-// did were root, who can leave anything in a store, and named it so that no job gets it any more.
+// isOutdated reports whether a store has no label for the user of its jobs. Such a store is from a version without that
+// label. Its jobs ran as root, who can leave anything in a store. No job uses it any more.
 func isOutdated(v engine.Volume) bool {
-	_, says := v.Labels[labelUser]
-	return !says
+	_, hasUser := v.Labels[labelUser]
+	return !hasUser
 }
 
-// removeOutdated removes the store of an earlier version. One that is in use stays until the next time.
+// removeOutdated removes a store of an earlier version. A store that is in use is kept until the next time.
 func (p *Pool) removeOutdated(ctx context.Context, v engine.Volume) {
 	log := p.log.With("store", v.Name, "repository", v.Labels[engine.LabelStore])
 	unlock, ok := p.tryLock(v.Name, nil)
@@ -145,7 +145,7 @@ func (p *Pool) removeOutdated(ctx context.Context, v engine.Volume) {
 	log.Info("removed a store of an earlier version: it does not say whether its jobs were root")
 }
 
-// maintain maintains a store, unless somebody has it or wants it.
+// maintain maintains a store, unless its lock is taken or a job waits for it.
 func (p *Pool) maintain(ctx context.Context, name string, e entry, run Runner) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -157,12 +157,12 @@ func (p *Pool) maintain(ctx context.Context, name string, e entry, run Runner) e
 	m := maintenance{pool: p, name: name, entry: e, run: run, log: p.log.With("store", name)}
 	err := m.check(ctx)
 	if ctx.Err() != nil || errors.Is(err, engine.ErrInUse) {
-		return nil // the job that has it now, or wants it, ends with its maintenance
+		return nil // the store is maintained after the job that has it or wants it
 	}
 	return err
 }
 
-// A maintenance is that of one store.
+// A maintenance is the maintenance of one store.
 type maintenance struct {
 	pool  *Pool
 	name  string
@@ -171,11 +171,11 @@ type maintenance struct {
 	log   *slog.Logger
 }
 
-// errTooLong is why a task in a store was ended.
+// errTooLong is the cause for ending a task after taskTimeout.
 var errTooLong = fmt.Errorf("it took longer than %s", taskTimeout)
 
-// check has a store be verified if it may not be sound, measured, and made smaller if it is too
-// large by itself.
+// check verifies a store if it may be damaged, and measures it. If the store alone is larger than the limit, check makes
+// it smaller, or removes it.
 func (m maintenance) check(ctx context.Context) error {
 	size, err := m.task(ctx, jobenv.MaintenanceCheck)
 	limit := m.pool.options.MaxBytes
@@ -194,8 +194,8 @@ func (m maintenance) check(ctx context.Context) error {
 	return m.pool.remove(ctx, m.name)
 }
 
-// task runs a task, which ends with the store's size, and returns that. A store that is damaged, or
-// takes too long, is removed.
+// task runs a task and returns the store's size, which the task prints last. It removes the store if the store is damaged
+// or the task takes too long.
 func (m maintenance) task(ctx context.Context, work string) (size int64, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, taskTimeout, errTooLong)
 	defer cancel()
@@ -220,11 +220,11 @@ func (m maintenance) task(ctx context.Context, work string) (size int64, err err
 	return 0, errors.Join(err, m.pool.remove(context.WithoutCancel(ctx), m.name))
 }
 
-// measured keeps how large the store is.
+// measured writes the store's size to the metadata.
 func (m maintenance) measured(bytes string) (size int64, err error) {
 	size, err = strconv.ParseInt(bytes, 10, 64)
 	if err == nil && (size < 0 || size > maxStoreSize) {
-		err = fmt.Errorf("%d bytes cannot be", size)
+		err = fmt.Errorf("a size of %d bytes is impossible", size)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("measure store %s: %w", m.name, err)

@@ -11,25 +11,25 @@ import (
 	"time"
 )
 
-// An entry is what a builder knows of a store and the engine does not.
+// An entry is the metadata of one store that the engine cannot keep.
 type entry struct {
-	Repository string    `json:"repository"` // empty: that of all jobs
+	Repository string    `json:"repository"` // empty: all jobs share the store
 	Image      string    `json:"image"`      // name
 	ImageID    string    `json:"imageID"`
-	Used       time.Time `json:"used"`     // when a job had it last
-	Bytes      int64     `json:"bytes"`    // its size, or a guess
-	Measured   bool      `json:"measured"` // the store was maintained since
+	Used       time.Time `json:"used"`     // when a job used it last
+	Bytes      int64     `json:"bytes"`    // its size, or an estimate
+	Measured   bool      `json:"measured"` // the store was maintained after its last job
 }
 
-// Metadata is the folder where builders keep what they know of their stores, a file each. Several
-// builders may share it. What is lost of it is found out anew.
+// Metadata is the folder with the metadata of stores, one file for each. Several builders may share it. If a file is
+// lost, its content is determined again.
 type metadata struct{ folder string }
 
 const entryExtension = ".json"
 
 func (m metadata) file(store string) string { return filepath.Join(m.folder, store+entryExtension) }
 
-// read returns the entry of a store. What cannot be read is as good as none.
+// read returns the entry of a store. ok is false if there is none, or it cannot be read.
 func (m metadata) read(store string) (e entry, ok bool) {
 	text, err := os.ReadFile(m.file(store))
 	return e, err == nil && json.Unmarshal(text, &e) == nil
@@ -42,7 +42,7 @@ func (m metadata) write(store string, e entry) error {
 		panic("stores: an entry always encodes: " + err.Error())
 	}
 	if err := m.replace(store, text); err != nil {
-		return fmt.Errorf("keep what is known of a store: %w", err)
+		return fmt.Errorf("write the metadata of a store: %w", err)
 	}
 	return nil
 }
@@ -70,7 +70,7 @@ func (m metadata) remove(store string) error {
 	return nil
 }
 
-// size returns how many entries there are, and how many bytes they say together.
+// size returns the number of entries, and the sum of their sizes in bytes.
 func (m metadata) size() (stores int, bytes int64) {
 	entries, _ := m.all()
 	for _, e := range entries {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// The secret of stores is made once, and is nobody else's.
+// The secret of stores is created once, and only its owner can read it.
 func TestSecretOfStores(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "stores")
 	first, err := metadata{folder}.secret()

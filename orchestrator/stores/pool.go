@@ -1,10 +1,12 @@
-// Package stores is the pool of Nix stores that outlive jobs: volumes of the engine, each mounted at
-// /nix for one job after the other. It says which store a job has (class.go), lends it to one at a
-// time (lease.go), and keeps all of them sound and below a limit (maintenance.go).
+// Package stores manages the Nix stores that are kept between jobs. A store is a volume of the engine, which is mounted
+// at /nix in the containers of its jobs, one after the other.
 //
-// Two builders of an instance share its stores. What keeps them apart is the engine: a store is used
-// by a container of its name, and the engine refuses a second one; see Lease.Container. Whether a
-// store is sound, the store itself says; see internal/jobrun.
+// A Pool decides which store a job has (class.go) and leases it to one job at a time (lease.go). Its maintenance verifies
+// the stores, and keeps their total size below a limit (maintenance.go).
+//
+// Several builders of an instance share its stores. The engine prevents two of them from using a store at once: the
+// container that uses a store has a name made from the store's name, and the engine refuses a second container with that
+// name; see Lease.Container. A store itself records whether it is clean; see internal/jobrun.
 package stores
 
 import (
@@ -30,52 +32,52 @@ type Mode string
 
 // The modes.
 const (
-	Ephemeral  Mode = "ephemeral"  // none: each has its own, gone with it
-	Repository Mode = "repository" // those of one repository; others have their own
-	Shared     Mode = "shared"     // all
+	Ephemeral  Mode = "ephemeral"  // none: each job has its own store, which is removed after it
+	Repository Mode = "repository" // the jobs of one repository; a job without a repository has its own store
+	Shared     Mode = "shared"     // all jobs
 )
 
 // Options say how stores are kept.
 type Options struct {
-	// Instance is the name of the builders that share the stores.
+	// Instance is the name of the instance whose builders share the stores.
 	Instance string
 	Mode     Mode
-	// MaxBytes is how large all of them may be together.
+	// MaxBytes is the largest size of all stores together.
 	MaxBytes int64
-	// Folder is where the builder keeps what it knows of them.
+	// Folder is the folder for the stores' metadata.
 	Folder string
-	// Wait is how long a job waits for a store that another job has.
+	// Wait is how long a job waits for a store that another job uses.
 	Wait time.Duration
 }
 
 var notInFolder = lazyregexp.New(`[^A-Za-z0-9.-]`)
 
-// OfNode returns how the stores of one of several nodes are kept, whose engine has an ID.
+// OfNode returns the options for a node of a cluster. id is the ID of its engine.
 func (o Options) OfNode(id string) Options {
 	o.Folder = filepath.Join(o.Folder, "nodes", notInFolder().ReplaceAllString(id, "_"))
 	return o
 }
 
-// Labels of stores beside those of package engine. People and the engine's own garbage collection
-// can see from them what a volume is.
+// Labels of stores, in addition to those of package engine. They show people, and the engine's garbage collection, what a
+// volume is.
 const (
-	labelImage   = "sh.iglu.builder.image" // the image that the store was filled from
+	labelImage   = "sh.iglu.builder.image" // the image that the store was created from
 	labelImageID = "sh.iglu.builder.image-id"
-	labelUser    = "sh.iglu.builder.user" // who its jobs run as; see isOutdated
-	allJobs      = "(all jobs)"           // the value of engine.LabelStore where no repository has the store
+	labelUser    = "sh.iglu.builder.user" // the user that runs the store's jobs; see isOutdated
+	allJobs      = "(all jobs)"           // the value of engine.LabelStore of a store that all jobs share
 )
 
-// A Store is a Nix store that outlives jobs.
+// A Store is a Nix store that is kept between jobs.
 type Store struct {
-	Name       string    // of its volume on the engine
+	Name       string    // the name of its volume on the engine
 	Repository string    // empty: all jobs share it
-	Image      string    // name of the image that it was filled from
-	Bytes      int64     // its size; 0 if that is not known
-	Used       time.Time // when a job had it last; zero if that is not known
-	Job        string    // the id of the job that has it; empty if none does
+	Image      string    // the name of the image that it was created from
+	Bytes      int64     // its size; 0 if it is not known
+	Used       time.Time // when a job used it last; zero if that is not known
+	Job        string    // the id of the job that uses it; empty if none does
 }
 
-// A Pool is the stores of an instance. Its methods are safe for concurrent use.
+// A Pool manages the stores of an instance. Its methods are safe for concurrent use.
 type Pool struct {
 	engine   atomic.Pointer[engine.Engine]
 	options  Options
@@ -84,7 +86,7 @@ type Pool struct {
 	returned chan struct{} // gets an item when a job has given a store back
 
 	mu    sync.Mutex
-	locks map[string]*lock // of stores that somebody of this builder has or waits for, by name
+	locks map[string]*lock // the locks that are held or waited for, by the name of the store
 }
 
 // New returns the pool of an instance's stores.
@@ -105,7 +107,7 @@ func (p *Pool) Use(e engine.Engine) { p.engine.Store(&e) }
 
 func (p *Pool) reach() engine.Engine { return *p.engine.Load() }
 
-// List returns the stores, the one that was used last first.
+// List returns the stores, the most recently used first.
 func (p *Pool) List(ctx context.Context) ([]Store, error) {
 	volumes, err := p.reach().Volumes().List(ctx)
 	if err != nil {
@@ -133,12 +135,13 @@ func (p *Pool) List(ctx context.Context) ([]Store, error) {
 func (p *Pool) Size() (stores int, bytes int64) { return p.metadata.size() }
 
 const (
-	// releaseTime is how long Remove waits for a container to be gone whose job has ended.
+	// releaseTime is how long Remove waits until the container of a job that has ended is removed.
 	releaseTime     = 3 * time.Second
 	releaseInterval = 100 * time.Millisecond
 )
 
-// Remove removes the store of a name, if it is there. One that is in use stays, which is an error.
+// Remove removes the store with a name. It returns nil if the store does not exist, and engine.ErrInUse if a container
+// uses it.
 func (p *Pool) Remove(ctx context.Context, name string) error {
 	err := p.remove(ctx, name)
 	for until := time.Now().Add(releaseTime); errors.Is(err, engine.ErrInUse) && time.Now().Before(until) && ctx.Err() == nil; {
@@ -148,7 +151,7 @@ func (p *Pool) Remove(ctx context.Context, name string) error {
 	return err
 }
 
-// remove removes a store and what is known of it.
+// remove removes a store and its metadata.
 func (p *Pool) remove(ctx context.Context, name string) error {
 	if err := p.reach().Volumes().Remove(ctx, name); err != nil {
 		return fmt.Errorf("remove store %s: %w", name, err)
@@ -156,8 +159,9 @@ func (p *Pool) remove(ctx context.Context, name string) error {
 	return p.metadata.remove(name)
 }
 
-// makeRoom removes the stores that were used least recently, until the others and the one to keep
-// are not too large together. One that is in use is passed over.
+// makeRoom removes the least recently used stores until the rest is not larger than the limit. It does not remove the
+// store keep, whose entry is of, or stores that are in use. If keep is empty, it does not remove the most recently used
+// store.
 func (p *Pool) makeRoom(ctx context.Context, keep string, of entry) error {
 	entries, err := p.metadata.all()
 	if err != nil {
@@ -200,8 +204,7 @@ func (p *Pool) makeRoom(ctx context.Context, keep string, of entry) error {
 	return nil
 }
 
-// entryOf returns what is known of the store in a volume: what the builder has kept, or else
-// what the volume's labels say.
+// entryOf returns the metadata of the store in a volume. If there is none, it uses the volume's labels.
 func (p *Pool) entryOf(v engine.Volume) entry {
 	if e, ok := p.metadata.read(v.Name); ok {
 		return e

@@ -77,7 +77,7 @@ func (f *fixture) use(repository string, grown int64) {
 	time.Sleep(time.Minute)
 }
 
-// list returns the repositories that have a store, the one that was used last first.
+// list returns the repositories that have a store, the most recently used first.
 func (f *fixture) list() string {
 	f.t.Helper()
 	all, err := f.List(f.t.Context())
@@ -130,7 +130,7 @@ func TestLease(t *testing.T) {
 	})
 }
 
-// TestLeaseInTurn has many jobs want one store: one at a time has it, in the order in which they came.
+// TestLeaseInTurn leases one store to many jobs: they get it one at a time, in the order in which they asked.
 func TestLeaseInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
@@ -160,8 +160,8 @@ func TestLeaseInTurn(t *testing.T) {
 	})
 }
 
-// TestMakeRoom has more repositories than there is room for stores: the one that was used least
-// recently is removed, unless somebody uses it.
+// TestMakeRoom uses stores of more repositories than the limit allows: the least recently used store is removed, unless it
+// is in use.
 func TestMakeRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
@@ -236,7 +236,7 @@ func TestDiscard(t *testing.T) {
 	})
 }
 
-// A maintained fixture has its stores be maintained by a test.
+// A maintained fixture has stores that a test maintains.
 func maintained(t *testing.T, task func(ctx context.Context, task Task) (int, string, error)) (f *fixture, tasks func() []string, stop func()) {
 	f = newFixture(t)
 	var mu sync.Mutex
@@ -263,7 +263,7 @@ func maintained(t *testing.T, task func(ctx context.Context, task Task) (int, st
 	}
 }
 
-// TestMaintenance has a store be measured, found damaged, and made smaller.
+// TestMaintenance measures stores, finds damaged ones, and makes them smaller.
 func TestMaintenance(t *testing.T) {
 	answers := func(code int, last string, err error) func(context.Context, Task) (int, string, error) {
 		return func(context.Context, Task) (int, string, error) { return code, last, err }
@@ -350,8 +350,8 @@ func TestMaintenanceGivesWay(t *testing.T) {
 	})
 }
 
-// TestLostFolder has a builder lose its folder: it finds the stores by their labels, and measures each
-// once. What another builder's metadata says of stores that are gone is forgotten.
+// TestLostFolder removes the folder of a builder: the builder finds the stores by their labels, and measures each once.
+// Metadata of stores that do not exist any more is removed.
 func TestLostFolder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
@@ -377,8 +377,8 @@ func TestLostFolder(t *testing.T) {
 	})
 }
 
-// TestOutdatedStores has stores of a version whose jobs were root, one of them in use by a container: no
-// job gets one, and maintenance removes them, with a line for each.
+// TestOutdatedStores uses stores of a version whose jobs were root. A container uses one of them. No job gets one, and
+// maintenance removes them, with a line for each.
 func TestOutdatedStores(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder
@@ -430,8 +430,8 @@ func TestOutdatedStores(t *testing.T) {
 	})
 }
 
-// TestKeyOf has jobs differ in one thing each: only those that trust the same, and may read as much,
-// share a store.
+// TestKeyOf compares jobs that differ in one property: only jobs that trust the same keys, and have the same tokens, share
+// a store.
 func TestKeyOf(t *testing.T) {
 	base := Job{Image: image, Repository: "a", User: "nix", Keys: []string{"k1", "k2"}, Unsigned: []string{"u"}, Operator: []string{"o"}}
 	for name, test := range map[string]struct {
@@ -491,8 +491,8 @@ func TestModes(t *testing.T) {
 	}
 }
 
-// TestSecretOfPool has two pools with folders of their own name the stores of jobs that push: nobody
-// without the secret can tell from a name what the key is.
+// TestSecretOfPool compares the names that two pools with separate folders give to the store of a job that pushes: without
+// the secret, nobody can check a key with the name.
 func TestSecretOfPool(t *testing.T) {
 	job := Job{Image: image, Repository: "a", Pushes: []string{"key"}}
 	one, other := newFixture(t), newFixture(t)
@@ -515,8 +515,8 @@ func TestSecretOfPool(t *testing.T) {
 	}
 }
 
-// TestRoomForTwo has stores fill the room to the last byte, and one more than that: as few as possible
-// are removed, also where one is held by somebody else, or cannot be removed.
+// TestRoomForTwo uses stores that have exactly the largest size, and one byte more: as few as possible are removed, also
+// if one is in use, or cannot be removed.
 func TestRoomForTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
@@ -544,8 +544,8 @@ func TestRoomForTwo(t *testing.T) {
 	})
 }
 
-// TestSharedStore has the store of all jobs be listed without a repository, also by a builder that has
-// lost its folder.
+// TestSharedStore checks that the store of all jobs is listed without a repository, also by a builder that has lost its
+// folder.
 func TestSharedStore(t *testing.T) {
 	f := newFixture(t)
 	f.options.Mode = Shared

@@ -1,9 +1,10 @@
 // Package auth decides which HTTP requests the builder serves.
 //
-// A Guard makes four checks: the request shows the builder's token (this file) or the cookie
-// that a browser gets for it (login.go); it does not come from a page of another origin; where
-// no token is set, it addresses the server by a name that nobody else can own (both
-// origin.go); and it does not come from a network that jobs are on.
+// A Guard makes four checks:
+//   - The request has the builder's token (this file), or the cookie that a browser gets for it (login.go).
+//   - It does not come from a page of another origin (origin.go).
+//   - If no token is set, its Host is a name that nobody else can own (origin.go).
+//   - It does not come from a network that jobs are connected to (this file).
 package auth
 
 import (
@@ -18,11 +19,11 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// The reasons for which a Guard rejects a request, as one label value each.
+// The reasons for which a Guard rejects a request, as values of a metric's label.
 const (
 	RefusedToken   = "unauthorized" // the token is missing or wrong
 	RefusedOrigin  = "origin"       // the request comes from a page of another origin
-	RefusedNetwork = "from-a-job"   // the request comes from a network that jobs are on
+	RefusedNetwork = "from-a-job"   // the request comes from a network that jobs are connected to
 )
 
 // Bearer is the scheme of a token in an Authorization header (RFC 6750), and a WebSocket
@@ -69,8 +70,8 @@ func (g *Guard) Check(w http.ResponseWriter, r *http.Request) (reason string) {
 // CheckNetwork answers a request that comes from an address that a job can have (403), and
 // returns RefusedNetwork. It leaves every other request alone and returns "".
 //
-// A client that uses a published port of the builder's container has the address of that
-// network's gateway, whoever it is: such clients cannot be told apart here.
+// Clients that use a published port of the builder's container may all have the address of that network's
+// gateway. CheckNetwork cannot distinguish them.
 func (g *Guard) CheckNetwork(w http.ResponseWriter, r *http.Request) (reason string) {
 	if g.options.IsOfJobs == nil {
 		return ""
@@ -78,7 +79,7 @@ func (g *Guard) CheckNetwork(w http.ResponseWriter, r *http.Request) (reason str
 	if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !g.options.IsOfJobs(from.Addr()) {
 		return ""
 	}
-	http.Error(w, "The builder takes no clients from the network that its jobs are on.", http.StatusForbidden)
+	http.Error(w, "The builder accepts no clients from the network of its jobs.", http.StatusForbidden)
 	return RefusedNetwork
 }
 
@@ -101,8 +102,8 @@ func (g *Guard) hasToken(r *http.Request) bool {
 	return strings.EqualFold(scheme, Bearer) && g.isToken(token)
 }
 
-// isToken compares digests, not texts: they have one length, and a digest that is right in
-// part says nothing about the token. So the time that it takes gives nothing away.
+// isToken compares digests, not texts, so that the time that it takes reveals nothing about the token: all digests
+// have the same length, and a digest that is partly right says nothing about the token.
 func (g *Guard) isToken(text string) bool {
 	got, want := sha256.Sum256([]byte(text)), sha256.Sum256([]byte(g.options.Token))
 	return subtle.ConstantTimeCompare(got[:], want[:]) == 1

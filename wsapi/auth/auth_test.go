@@ -127,7 +127,7 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// TestNoToken has no token be set: none is needed, and none is wrong.
+// TestNoToken sets no token: requests need none, and any token is accepted.
 func TestNoToken(t *testing.T) {
 	for name, header := range map[string]http.Header{"none": nil, "some": {"Authorization": {"Bearer x"}}} {
 		t.Run(name, func(t *testing.T) {
@@ -199,8 +199,8 @@ func TestOriginOverTLS(t *testing.T) {
 	}
 }
 
-// TestOriginWithoutHost has a page without an origin of its own connect by HTTP/1.0, which need
-// not send a Host: both are empty, but that does not make them the same.
+// TestOriginWithoutHost connects from a page without an origin by HTTP/1.0, without a Host. Both are empty, but they do
+// not count as equal.
 func TestOriginWithoutHost(t *testing.T) {
 	if New(Options{}, nil).isAllowedOrigin(requestFrom("null", "")) {
 		t.Error("the origin null is the server's own")
@@ -216,8 +216,8 @@ func TestTokenBeforeOrigin(t *testing.T) {
 	}
 }
 
-// TestKnownHost addresses servers by names: without a token, one answers only to those that
-// nobody on the internet can own.
+// TestKnownHost addresses servers by name. A server without a token answers only requests for names that nobody on the
+// internet can own.
 func TestKnownHost(t *testing.T) {
 	for _, test := range []struct {
 		host string
@@ -275,7 +275,7 @@ func TestCheckNetwork(t *testing.T) {
 			request, w := newRequest("GET", "/", nil, ""), httptest.NewRecorder()
 			request.RemoteAddr = test.from
 			reason := New(Options{IsOfJobs: test.isOfJobs}, nil).CheckNetwork(w, request)
-			checkRejected(t, reason, w, test.want, 403, "The builder takes no clients from the network that its jobs are on.")
+			checkRejected(t, reason, w, test.want, 403, "The builder accepts no clients from the network of its jobs.")
 		})
 	}
 }

@@ -107,7 +107,7 @@ func TestLoginOrigin(t *testing.T) {
 	}
 }
 
-// TestLoginNext has a browser be redirected after the login, to a path of this server.
+// TestLoginNext checks that a browser is redirected after the login, to a path on this server.
 func TestLoginNext(t *testing.T) {
 	for next, want := range map[string]string{
 		"/":                         "/",

@@ -20,8 +20,8 @@ func (g *Guard) KnownHost(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		isOwn := func(origin string) bool { return isOf(origin, r.Host) }
 		if !isLocalName(r.Host) && !slices.ContainsFunc(g.options.AllowedOrigins, isOwn) {
-			http.Error(w, "This builder asks for no token, and so answers only to addresses and to names without a dot:"+
-				" set IGLU_TOKEN_FILE, or name this origin in IGLU_ALLOWED_ORIGINS.", http.StatusForbidden)
+			http.Error(w, "This builder has no token, so it accepts only requests for an address or for a name without a dot:"+
+				" set IGLU_TOKEN_FILE, or add this origin to IGLU_ALLOWED_ORIGINS.", http.StatusForbidden)
 			return
 		}
 		next(w, r)

@@ -1,16 +1,14 @@
 // Package connlimit limits how many connections a server has open at once. A flood of clients
 // can then neither use up the server's memory nor keep other clients out.
 //
-// A Listener that is full closes the connection that is idle for the longest time, and accepts
-// the next one in its place. A connection is idle while the server waits for its client: for a
-// request, or to take what is written to it. If no connection is idle for longer than
-// IdleTimeout, new clients wait in the kernel, which takes none of the server's memory. A full
-// Listener that closed every new connection at once would hit clients that were about to send
-// their request.
+// A Listener that is full closes the connection that has been idle for the longest time, and then accepts the next
+// one. A connection is idle while the server waits for its client: for a request, or until the client accepts what
+// is written to it. If no connection has been idle for longer than IdleTimeout, new clients wait in the kernel,
+// where they need no memory of the server. A full Listener does not simply close new connections, because their
+// clients may be about to send a request.
 //
-// A Listener sees only bytes, so the server's handlers tell it when they answer a request. Use
-// WithConn as the ConnContext of the http.Server; a handler finds its request's connection
-// with Of.
+// A Listener sees only bytes, so the server's handlers must report when they answer a request: see Conn.Answering.
+// Use WithConn as the ConnContext of the http.Server; a handler finds its request's connection with Of.
 package connlimit
 
 import (
@@ -23,8 +21,8 @@ import (
 )
 
 const (
-	// MaxConns is the builder's limit of connections. Each takes some 20 KiB of memory. The
-	// connection of a running job does not count: see Conn.Release.
+	// MaxConns is the builder's limit of connections. Each takes about 20 KiB of memory. The connection of
+	// a running job does not count: see Conn.Release.
 	MaxConns = 512
 	// IdleTimeout is how long a connection may be idle before a full Listener may close it.
 	IdleTimeout = 500 * time.Millisecond
@@ -45,8 +43,8 @@ type Listener struct {
 // listener, if there is one, must wrap the Listener, not the other way round.
 func Listen(inner net.Listener, max int) *Listener { return &Listener{Listener: inner, max: max} }
 
-// Accept waits for the next connection, and then until the limit has room for it. The
-// connection is a *Conn. Accept returns an error only if the inner listener does.
+// Accept waits for the next connection, and then until the limit allows it. The connection is a *Conn. Accept
+// returns an error only if the inner listener does.
 func (l *Listener) Accept() (net.Conn, error) {
 	inner, err := l.Listener.Accept()
 	if err != nil {
@@ -102,14 +100,13 @@ type Conn struct {
 	listener *Listener
 
 	// Guarded by listener.mu.
-	reading   time.Time // when the read under way began; zero: there is none
-	writing   time.Time // when the write under way began; zero: there is none
-	answering bool      // the server answers one of its requests
+	reading   time.Time // when the read in progress began; zero: there is none
+	writing   time.Time // when the write in progress began; zero: there is none
+	answering bool      // the server is answering a request of the connection
 }
 
-// idleSince returns since when the server waits for the client, or zero if it does not. A read
-// does not count while a request is answered: net/http reads then, too, to notice that the
-// client closes the connection.
+// idleSince returns the time since which the server waits for the client, or zero if it does not. A read does not
+// count while a request is answered: net/http also reads then, to notice that the client closes the connection.
 func (c *Conn) idleSince() time.Time {
 	if c.writing.IsZero() && !c.answering {
 		return c.reading
@@ -117,16 +114,15 @@ func (c *Conn) idleSince() time.Time {
 	return c.writing
 }
 
-// Answering notes whether the server answers a request of the connection. It is false again
-// while a handler waits for the rest of a request.
+// Answering reports to the Listener whether the server is answering a request of the connection. A handler that
+// waits for the rest of a request calls it with false.
 func (c *Conn) Answering(isAnswering bool) {
 	if c != nil {
 		c.set(func() { c.answering = isAnswering })
 	}
 }
 
-// Release removes an open connection from the limit: it does not count any more, and the
-// Listener does not close it.
+// Release excludes a connection from the limit: it no longer counts, and the Listener does not close it.
 func (c *Conn) Release() {
 	if c == nil {
 		return
@@ -139,14 +135,14 @@ func (c *Conn) Release() {
 // NetConn returns the connection that c wraps.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
 
-// Read reads from the connection, which is idle meanwhile.
+// Read reads from the connection. The connection is idle during the read.
 func (c *Conn) Read(p []byte) (int, error) {
 	c.set(func() { c.reading = time.Now() })
 	defer c.set(func() { c.reading = time.Time{} })
 	return c.Conn.Read(p)
 }
 
-// Write writes to the connection, which is idle meanwhile.
+// Write writes to the connection. The connection is idle during the write.
 func (c *Conn) Write(p []byte) (int, error) {
 	c.set(func() { c.writing = time.Now() })
 	defer c.set(func() { c.writing = time.Time{} })

@@ -17,8 +17,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// bubble runs a test in which no time passes that is waited for. One that does not end within a minute
-// of that fails.
+// bubble runs a test in a bubble of testing/synctest, so waiting takes no time. The test fails if it does not end within
+// a minute of the bubble's time.
 func bubble(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -63,8 +63,8 @@ func accept(t *testing.T, l *Listener) (client net.Conn, accepted <-chan *Conn) 
 	return client, admitted
 }
 
-// TestFull has one connection be open, which is all that may be, and do something. The next
-// connection waits until the first is idle for too long, and then the first is closed.
+// TestFull opens one connection, which is the limit, and uses it. The next connection waits until the first has been idle
+// for too long, and then the first is closed.
 func TestFull(t *testing.T) {
 	read := func(c *Conn) { c.Read(make([]byte, 1)) }
 	for name, test := range map[string]struct {
@@ -134,7 +134,7 @@ func TestIdleTimeout(t *testing.T) {
 	})
 }
 
-// TestRelease has a released connection be idle for long: it is not closed, and takes no room.
+// TestRelease keeps a released connection idle for long: it is not closed, and does not count.
 func TestRelease(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		l := Listen(make(pipeListener), 1)
@@ -170,7 +170,7 @@ func TestRelease(t *testing.T) {
 	})
 }
 
-// TestAcceptFails has the inner listener fail.
+// TestAcceptFails uses an inner listener that fails.
 func TestAcceptFails(t *testing.T) {
 	l := Listen(make(pipeListener), 1)
 	l.Close()
@@ -179,7 +179,7 @@ func TestAcceptFails(t *testing.T) {
 	}
 }
 
-// TestMaxConns has as many connections be open as may be, and one more.
+// TestMaxConns opens as many connections as the limit allows, and one more.
 func TestMaxConns(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		l := Listen(nil, MaxConns)
@@ -198,7 +198,7 @@ func TestMaxConns(t *testing.T) {
 	})
 }
 
-// TestLongestIdle has connections be idle for some time each.
+// TestLongestIdle keeps connections idle for different times.
 func TestLongestIdle(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		l := &Listener{}

@@ -64,7 +64,7 @@ func engineStopsAndComesBack(t *testing.T, shared *fixture.Engine) {
 	c.WaitFor("msg=listening")
 	e.Stop(syscall.SIGKILL)
 	got = c.Finish()
-	if len(got.Messages) != 1 || !strings.Contains(got.Messages[0], "The container engine went away") || got.CloseCode != 1011 {
+	if len(got.Messages) != 1 || !strings.Contains(got.Messages[0], "The container engine stopped answering") || got.CloseCode != 1011 {
 		t.Errorf("with the engine killed: %+v", got)
 	}
 	e.Start(t)

@@ -26,7 +26,7 @@ func TestJobsAreNoClients(t *testing.T) {
 	got := fixture.Do(t, s, fixture.Command(call))
 	fixture.WantExit(t, got, 0)
 	fixture.WantLine(t, got, "HTTP/1.0 403 Forbidden")
-	fixture.WantLine(t, got, "The builder takes no clients from the network that its jobs are on.")
+	fixture.WantLine(t, got, "The builder accepts no clients from the network of its jobs.")
 	if status, body := s.Get(t, "GET", "/livez"); status != 200 || !strings.Contains(body, "running") {
 		t.Errorf("another client got %d, %s", status, body)
 	}

@@ -26,8 +26,8 @@ func wantStopped(t *testing.T, s *fixture.Server) {
 	s.Ended <- nil // for the clean-up
 }
 
-// takesNoMore reports whether a server has logged that it accepts no more jobs.
-func takesNoMore(log string) bool { return strings.Contains(log, "taking no more jobs") }
+// takesNoMore reports whether a server has logged that it takes no more jobs.
+func takesNoMore(log string) bool { return strings.Contains(log, "accepting no more jobs") }
 
 // TestGrace asks a server to stop while its job runs. The job may end, and no other job is accepted.
 func TestGrace(t *testing.T) { fixture.OnEngines(t, grace) }

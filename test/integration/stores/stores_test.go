@@ -50,7 +50,7 @@ func volumeFolder(t *testing.T, s *fixture.Server, volume string) string {
 }
 
 const (
-	fillingStore   = "iglu: this job begins with the image's own Nix store: filling "
+	fillingStore   = "iglu: creating this job's Nix store from the image: "
 	verifyingStore = "iglu: the last job in this store did not end by itself, or the machine did not: verifying the store"
 	damagedStore   = "iglu: the job cannot begin with this store: it is damaged"
 )
