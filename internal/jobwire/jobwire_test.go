@@ -30,8 +30,8 @@ type failing struct{}
 
 func (failing) Write([]byte) (int, error) { return 0, errBroken }
 
-// records are of every kind, and of every length around that of one frame.
-func records() []Record {
+// allRecords returns records of every kind, and of every length around that of one frame.
+func allRecords() []Record {
 	all := []Record{
 		{Commit: "c0ffee"},
 		{Usage: &Usage{PeakMemory: 1 << 40, CPUSeconds: 1.5}},
@@ -67,7 +67,7 @@ func cut(t testing.TB, chunks [][]byte) (output []byte, got []Record) {
 func TestRecords(t *testing.T) {
 	var p pipe
 	w := NewWriter(&p, token)
-	for _, n := range records() {
+	for _, n := range allRecords() {
 		w.Send(n)
 	}
 	for _, write := range p.writes {
@@ -76,7 +76,7 @@ func TestRecords(t *testing.T) {
 		}
 	}
 	output, got := cut(t, p.writes)
-	if diff := cmp.Diff(records(), got); diff != "" || len(output) > 0 {
+	if diff := cmp.Diff(allRecords(), got); diff != "" || len(output) > 0 {
 		t.Errorf("output %q, records (-want +got):\n%s", output, diff)
 	}
 }
@@ -170,7 +170,7 @@ func FuzzDemuxer(f *testing.F) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		var records pipe
 		w := NewWriter(&records, token)
-		all := records()
+		all := allRecords()
 		for _, n := range all {
 			w.Send(n)
 		}
