@@ -19,10 +19,10 @@ import (
 
 // A builder runs a job's command.
 type builder struct {
-	job     jobenv.Job
-	runner  runner
-	teller  reporter
-	version func() string // of the image's Nix
+	job      jobenv.Job
+	runner   runner
+	reporter reporter
+	version  func() string // of the image's Nix
 }
 
 // secrets returns what masks those of the job.
@@ -57,7 +57,7 @@ func (b *builder) buildOnly(out *output) int {
 	code := b.build(stdout.in)
 	stdout.close()
 	if code == 0 {
-		b.tellResults(out.printed(), nil, false)
+		b.reportResults(out.printed(), nil, false)
 	}
 	return code
 }
@@ -76,19 +76,19 @@ func (b *builder) build(stdout *os.File) int {
 		if isOlder(version, testedNix) {
 			say("this Nix is older than %s, the oldest with which this builder is tested: use a newer job image where something fails", testedNix)
 		}
-		b.teller.Send(jobwire.Record{Nix: version})
+		b.reporter.Send(jobwire.Record{Nix: version})
 	}
-	b.teller.phase(schemas.Evaluate)
+	b.reporter.phase(schemas.Evaluate)
 	say("running %s", shellwords.Show(argv))
 	why.set("", "") // whatever was in the way, the job has come so far
-	if tellsPrograms(version, argv[0]) {
-		return b.runHeard(r, argv, stdout)
+	if hasJSONLog(version, argv[0]) {
+		return b.runWithLog(r, argv, stdout)
 	}
-	return b.runRead(r, argv, stdout)
+	return b.runReadingOutput(r, argv, stdout)
 }
 
-// runHeard runs a command and hears what its Nix processes tell programs.
-func (b *builder) runHeard(r runner, argv []string, stdout *os.File) int {
+// runWithLog runs a command and hears what its Nix processes tell programs.
+func (b *builder) runWithLog(r runner, argv []string, stdout *os.File) int {
 	colors, err := b.newColorer()
 	if err != nil {
 		sayWhy("", "cannot read what the build prints: %v", err)
@@ -129,13 +129,13 @@ func nameOf(derivation string) string {
 	return name
 }
 
-// runRead runs a command and reads what it says to people, which goes on as it is. Both
+// runReadingOutput runs a command and reads what it says to people, which goes on as it is. Both
 // outputs take the same way, so that the results that Nix prints last come last.
-func (b *builder) runRead(r runner, argv []string, stdout *os.File) int {
-	log := nixlog.New(b.teller.Event, nixstore.Files{}, sync.OnceValue(b.secrets))
+func (b *builder) runReadingOutput(r runner, argv []string, stdout *os.File) int {
+	log := nixlog.New(b.reporter.Event, nixstore.Files{}, sync.OnceValue(b.secrets))
 	defer log.Close()
 	lines := log.Lines()
-	code := runTapped(r, argv, stdout, io.MultiWriter(os.Stderr, lines))
+	code := runThroughPipes(r, argv, stdout, io.MultiWriter(os.Stderr, lines))
 	lines.End(code == 0)
 	b.warnOfIgnored(log)
 	blame(log.Failure(), code)
@@ -169,8 +169,8 @@ func (b *builder) warnOfIgnored(log *nixlog.Log) {
 // ofTrust are the settings that trustOfFlake reads.
 var ofTrust = map[string]bool{"substituters": true, "trusted-substituters": true, "trusted-public-keys": true}
 
-// runTapped runs a command whose outputs go to writers.
-func runTapped(r runner, argv []string, stdout, stderr io.Writer) int {
+// runThroughPipes runs a command whose outputs go to writers.
+func runThroughPipes(r runner, argv []string, stdout, stderr io.Writer) int {
 	said, err := newTee(stderr)
 	if err != nil {
 		sayWhy("", "cannot read what the build prints: %v", err)

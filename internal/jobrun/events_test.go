@@ -45,7 +45,7 @@ func TestUsage(t *testing.T) {
 func TestPushMeter(t *testing.T) {
 	const token = "token"
 	var written bytes.Buffer
-	m := &pushMeter{teller: reporter{jobwire.NewWriter(&written, token)}}
+	m := &pushMeter{reporter: reporter{jobwire.NewWriter(&written, token)}}
 	begun := time.Now()
 	for n := range 1000 {
 		m.set(n, 999, int64(n)*10)
@@ -78,13 +78,13 @@ func TestTellsPrograms(t *testing.T) {
 		"":                                      false,
 		"/nix/var/nix/profiles/default/bin/nix": false,
 	} {
-		if got := tellsPrograms(versionIn(version), "nix"); got != want {
+		if got := hasJSONLog(versionIn(version), "nix"); got != want {
 			t.Errorf("%q: %v", version, got)
 		}
-		if tellsPrograms(versionIn(version), "/bin/nix-build") {
+		if hasJSONLog(versionIn(version), "/bin/nix-build") {
 			t.Errorf("%q: nix-build does", version)
 		}
-		if got := tellsPrograms(versionIn(version), "nix-fast-build"); got != want {
+		if got := hasJSONLog(versionIn(version), "nix-fast-build"); got != want {
 			t.Errorf("%q: a program that runs nix: %v", version, got)
 		}
 	}

@@ -41,7 +41,7 @@ func maintainStore(work string, r runner) int {
 	s := openStore()
 	mark, clean := s.readMark()
 	if !clean && !s.has(filledMark) {
-		say("the store was not filled to the end")
+		say("the creation of the store was interrupted")
 		return exitInternal
 	}
 	switch task {

@@ -45,7 +45,7 @@ func (b *builder) listenToNix(colors *colorer) (*nixListener, error) {
 		socket.Close()
 		return nil, err
 	}
-	n := &nixListener{log: nixlog.New(b.teller.Event, nixstore.Files{}, sync.OnceValue(b.secrets)), socket: socket, accepted: make(chan struct{}), colors: colors, conns: make(map[*net.UnixConn]bool)}
+	n := &nixListener{log: nixlog.New(b.reporter.Event, nixstore.Files{}, sync.OnceValue(b.secrets)), socket: socket, accepted: make(chan struct{}), colors: colors, conns: make(map[*net.UnixConn]bool)}
 	if colors != nil {
 		n.log.OnShown(colors.show)
 	}
@@ -68,10 +68,10 @@ func (n *nixListener) accept() {
 		n.mu.Lock()
 		n.conns[conn] = true
 		n.mu.Unlock()
-		n.colors.listens()
+		n.colors.logOpened()
 		n.readers.Go(func() {
-			n.log.Read(n.colors.hearing(conn))
-			n.colors.stops()
+			n.log.Read(n.colors.logReader(conn))
+			n.colors.logClosed()
 			n.mu.Lock()
 			delete(n.conns, conn)
 			n.mu.Unlock()
@@ -118,9 +118,9 @@ func (n *nixListener) setting(environ []string) []string {
 	return withSettings(environ, "json-log-path = "+jobenv.NixLog+"\n")
 }
 
-// tellsPrograms says of a program and the image's version of Nix whether it knows the setting
+// hasJSONLog says of a program and the image's version of Nix whether it knows the setting
 // json-log-path. The older commands ignore it, and an older 'nix' warns about it.
-func tellsPrograms(version, program string) bool {
+func hasJSONLog(version, program string) bool {
 	return version != "" && !isOlder(version, "2.30") && !olderCommands[filepath.Base(program)]
 }
 

@@ -109,12 +109,12 @@ func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *ou
 	}
 	code := b.build(stdout.in)
 	stdout.close()
-	b.teller.phase(schemas.PushRest)
+	b.reporter.phase(schemas.PushRest)
 	printed := out.end()
 	unpushed := pusher.Finish(ctx, push.Command{About: relay.paths(), Printed: printed})
 	pushed := meter.end()
 	if code == 0 {
-		b.tellResults(printed, pushed, unpushed == "")
+		b.reportResults(printed, pushed, unpushed == "")
 	}
 	if code != 0 || unpushed == "" {
 		return failed(code)
