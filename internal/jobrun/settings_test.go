@@ -56,8 +56,8 @@ func TestCacheEntry(t *testing.T) {
 		{"https://cache.example.com:8443/default", "key", "machine other.example password x", "machine cache.example.com password key\n", ""},
 		{"https://cache.example.com/default", "key", "machine a\n machine CACHE.example.com login b password c", "", ""},
 		{"https://cache.example.com/default", "key", "default login a password b", "machine cache.example.com password key\n", ""},
-		{"https://cache.example.com/default", "a key", "", "", "the API key holds a character that a netrc cannot hold"},
-		{"https://cache.example.com/default", "key\nmachine other.example password x", "", "", "the API key holds a character that a netrc cannot hold"},
+		{"https://cache.example.com/default", "a key", "", "", "the API key has a character that a netrc file cannot have"},
+		{"https://cache.example.com/default", "key\nmachine other.example password x", "", "", "the API key has a character that a netrc file cannot have"},
 	} {
 		got, err := cacheEntry(test.cache, test.key, test.netrc)
 		if got != test.want || (err == nil) != (test.err == "") || err != nil && err.Error() != test.err {
