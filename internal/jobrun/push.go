@@ -110,7 +110,7 @@ func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *ou
 	stdout.close()
 	b.reporter.phase(schemas.PushRest)
 	printed := out.end()
-	unpushed := pusher.Finish(ctx, push.Command{About: relay.paths(), Printed: printed})
+	unpushed := pusher.Finish(ctx, push.Command{Used: relay.paths(), Printed: printed})
 	pushed := meter.end()
 	if code == 0 {
 		b.reportResults(printed, pushed, unpushed == "")

@@ -57,17 +57,17 @@ var storePath = lazyregexp.New(`^/nix/store/[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-.
 // IsPath reports whether a text has the syntax of a store path.
 func IsPath(text string) bool { return len(text) <= MaxPath && storePath().MatchString(text) }
 
-// Info is what a store knows of one of its paths.
+// Info is a store's metadata of a path.
 type Info struct {
 	Path       string
 	NarHash    [32]byte // SHA-256 of its archive
-	NarSize    int64    // of its archive, in bytes
-	References []string // store paths, its own among them if it refers to itself
-	Deriver    string   // the store path of its .drv, or nothing
-	Signatures []string // KEY-NAME:BASE64 each
-	BuiltHere  bool     // by this store, rather than copied or added to it
-	// ContentAddress says how the path follows from its contents, or is empty where it follows from
-	// how it is built.
+	NarSize    int64    // size of its archive, in bytes
+	References []string // store paths; they include the path itself if it refers to itself
+	Deriver    string   // the store path of its .drv, or ""
+	Signatures []string // in the format KEY-NAME:BASE64
+	BuiltHere  bool     // false: it was copied or added to the store
+	// ContentAddress says how the path is computed from its content. It is empty if the path is computed
+	// from its derivation.
 	ContentAddress string
 }
 

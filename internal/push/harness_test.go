@@ -147,7 +147,7 @@ func (f *fixture) watch() *job {
 }
 
 func (j *job) finish(about ...string) string {
-	return j.finishAll(Command{About: about})
+	return j.finishAll(Command{Used: about})
 }
 
 func (j *job) finishAll(c Command) string {

@@ -399,7 +399,7 @@ func TestLeftOut(t *testing.T) {
 
 // A command is about the outputs of derivations and of what these need, and about paths; not about
 // what was only added to the store, unless it prints it. What refers to a derivation goes up with it.
-func TestAbout(t *testing.T) {
+func TestUsed(t *testing.T) {
 	inBubble(t, devcache.Strict, func(t *testing.T, f *fixture) {
 		drv := f.store.add("top.drv")
 		f.store.outputs[drv] = nixstore.Outputs{Paths: []string{f.store.add("top"), f.store.add("needed", f.store.add("input.drv", f.store.add("input-source")))}}
@@ -411,7 +411,7 @@ func TestAbout(t *testing.T) {
 		none := "/nix/store/" + strings.Repeat("0", 32) + "-no-such-path"
 
 		j := f.watch()
-		if unpushed := j.finishAll(Command{About: []string{drv, source, copied, none}, Printed: []string{printed, none}}); unpushed != "" {
+		if unpushed := j.finishAll(Command{Used: []string{drv, source, copied, none}, Printed: []string{printed, none}}); unpushed != "" {
 			t.Error(unpushed)
 		}
 		f.wantNames("copied", "input-source", "input.drv", "needed", "of-printed", "top")
