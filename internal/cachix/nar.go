@@ -15,7 +15,7 @@ import (
 var magics = map[string]string{
 	"zstd":  "\x28\xb5\x2f\xfd",
 	"xz":    "\xfd7zXZ\x00",
-	"bzip2": "BZh", // what no Compression stands for
+	"bzip2": "BZh", // also the default, without a Compression
 	"none":  "\x0d\x00\x00\x00\x00\x00\x00\x00nix-archive-1",
 }
 

@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// New returns a function that returns the compiled expression. That function panics if the expression is invalid. New is
-// for package-level variables.
+// New returns a function that returns the compiled expression. That function panics if the expression is invalid.
+// New is for package-level variables.
 func New(expr string) func() *regexp.Regexp {
 	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
 }

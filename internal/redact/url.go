@@ -52,8 +52,9 @@ func (u *urlState) resume(text []byte) int {
 	return i
 }
 
-// findKey looks for a key in the authority (RFC 3986, section 3.2) that starts or continues at text[i:], and returns its
-// end. A user's name ends at the first colon, but a key that was not encoded properly may contain any number of '@'.
+// findKey looks for a key in the authority (RFC 3986, section 3.2) that starts or continues at text[i:], and
+// returns its end. A user's name ends at the first colon, but a key that was not encoded properly may contain any
+// number of '@'.
 func (u *urlState) findKey(spans []span, text []byte, i int, isCut bool) ([]span, int) {
 	end := i
 	for end < len(text) && !endsAuthority[text[end]] {

@@ -49,10 +49,10 @@ func Operator(line string) string {
 	return ""
 }
 
-// A word is one of a line.
+// A word is a word of a line.
 type word struct {
 	text string
-	bare string // what the word begins with that is not quoted
+	bare string // the unquoted beginning of the word
 	open bool   // the last character is not quoted
 }
 

@@ -109,8 +109,8 @@ func appendVisible(dst []byte, r rune) []byte {
 // Visible returns a text with its control characters in a visible form.
 func Visible(text string) string { return string(AppendLine(nil, []byte(text), false)) }
 
-// AppendJSON appends a JSON text to dst. Control characters in its strings are escaped, so that a program reads the same
-// text.
+// AppendJSON appends a JSON text to dst. Control characters in its strings are escaped, so that a program reads the
+// same text.
 func AppendJSON(dst, text []byte) []byte {
 	for len(text) > 0 {
 		r, size := utf8.DecodeRune(text)
