@@ -7,10 +7,10 @@ import (
 	"errors"
 )
 
-// Verify reads back what the cache says of a path, and that its archive is there, and
-// returns how that differs from what was pushed: an error of the kind NotAsPushed, or of
-// those of Cache. A zero Pushed stands for a path that somebody else has pushed: its file is
-// not compared. With no key, no signature is asked for.
+// Verify reads the narinfo of a path from the cache, and checks that its archive exists. If anything differs
+// from the pushed path, it returns an error of the kind NotAsPushed. Its other errors are of the kinds of
+// Cache. With a zero Pushed, for a path that someone else has pushed, the compressed file is not compared.
+// With a nil key, no signature is required.
 func (c *Client) Verify(ctx context.Context, p Path, pushed Pushed, key *SigningKey) error {
 	return c.retrier.retry(ctx, func() error { return c.reader.verify(ctx, p, pushed, publicOf(key)) })
 }

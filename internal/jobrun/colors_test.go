@@ -25,7 +25,7 @@ func colorerTo(t *testing.T) (*colorer, writes) {
 	return c, to
 }
 
-// printed returns all that has gone on.
+// printed returns everything that was passed on.
 func (w writes) printed() string {
 	var all strings.Builder
 	for len(w) > 0 {
@@ -34,7 +34,7 @@ func (w writes) printed() string {
 	return all.String()
 }
 
-// What Nix tells may come before its lines are read, and after, and of lines that it has not printed.
+// Nix can log a line before the printed line is read, or after that, or without having printed it.
 func TestColorer(t *testing.T) {
 	const line, colored = "a> cold wall\n", "\x1b[2ma> \x1b[0m\x1b[36mcold\x1b[0m wall"
 	want := colored + "\n"
@@ -54,7 +54,7 @@ func TestColorer(t *testing.T) {
 	}
 }
 
-// Lines that Nix does not tell of stay as they are and where they are, also half of one.
+// Lines that are not in the log are passed on unchanged and in order, also half a line.
 func TestColorerOrder(t *testing.T) {
 	c, to := colorerTo(t)
 	c.logOpened()
@@ -82,7 +82,7 @@ func TestColorerOrder(t *testing.T) {
 	}
 }
 
-// Whatever does not come, all that is printed goes on soon.
+// Everything that is printed is passed on soon, even if the log is missing.
 func TestColorerWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		to := make(writes, 100)
@@ -117,7 +117,7 @@ func TestColorerWaits(t *testing.T) {
 	})
 }
 
-// BenchmarkColorer gives lines of a builder their colours, with all that is read of Nix's records.
+// BenchmarkColorer measures adding colours to lines of a builder, including reading the log.
 func BenchmarkColorer(b *testing.B) {
 	const drv = "/nix/store/583i0ywxjmbw3g9bzq59bpzy5hc4h6dh-wall-1.0.drv"
 	for _, colors := range []bool{false, true} {

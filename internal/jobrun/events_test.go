@@ -10,7 +10,7 @@ import (
 	"iglu.sh/builder/internal/jobwire"
 )
 
-// TestUsage reads control groups of both versions, and none.
+// TestUsage reads control groups of both versions, and the usage without one.
 func TestUsage(t *testing.T) {
 	for name, test := range map[string]struct {
 		files map[string]string
@@ -41,7 +41,7 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// TestPushMeter has a push go on quickly: it is told now and then, and what it comes to.
+// TestPushMeter changes the progress quickly: it is reported at intervals, and at the end.
 func TestPushMeter(t *testing.T) {
 	const token = "token"
 	var written bytes.Buffer

@@ -8,7 +8,7 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 )
 
-// A job's own token for a host counts, whatever the image has for it.
+// A job's own token for a host replaces the image's.
 func TestTokenSettings(t *testing.T) {
 	got := tokenSettings("a.example=job b.example=job", "# of the image\naccess-tokens = a.example=image c.example=image\n")
 	if want := "access-tokens = a.example=job b.example=job c.example=image\n"; got != want {
@@ -16,7 +16,7 @@ func TestTokenSettings(t *testing.T) {
 	}
 }
 
-// What the image has stays as it is, and is in the job's folder as well.
+// The image's files are not changed, and are in the job's folder as well.
 func TestWriteConf(t *testing.T) {
 	image, job := t.TempDir(), filepath.Join(t.TempDir(), "conf")
 	for name, text := range map[string]string{"nix.conf": "cores = 1\n", "machines": "somewhere\n"} {
@@ -50,7 +50,7 @@ func TestWithSettings(t *testing.T) {
 	}
 }
 
-// The key of a cache is shown to its host alone, and only where the job's netrc says nothing of it.
+// The key of a cache is sent to its host only, and only if the job's netrc has no entry for the host.
 func TestCacheEntry(t *testing.T) {
 	for _, test := range []struct{ cache, key, netrc, want, err string }{
 		{"https://cache.example.com:8443/default", "key", "machine other.example password x", "machine cache.example.com password key\n", ""},
