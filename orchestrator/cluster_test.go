@@ -229,6 +229,7 @@ func TestCluster(t *testing.T) {
 		for _, j := range jobs {
 			j.wantEnd(t, jobend.Exited)
 			time.Sleep(nodes.HomeTimeout + time.Second)
+			synctest.Wait() // others may end at this very instant
 			if running, waiting := l.b.Load(); running > 6 || waiting > 0 && running < 6 {
 				t.Errorf("%d jobs run and %d wait", running, waiting)
 			}

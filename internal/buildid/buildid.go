@@ -1,4 +1,4 @@
-// Package buildid tells one build of a program from another.
+// Package buildid reads the build ID of a program, which identifies a build of it.
 package buildid
 
 import (
@@ -7,9 +7,8 @@ import (
 	"fmt"
 )
 
-// Of returns the ID of the build that a program's file is, or "" if its linker has left none there.
-// It is GNU's build ID, which Go's linker makes of the program's content. To read it takes far less
-// than to read the file.
+// Of returns the build ID of a program's file, or "" if the file has none. It is GNU's build ID, which Go's
+// linker computes from the program's content. Reading it is much faster than reading the whole file.
 func Of(file string) (string, error) {
 	program, err := elf.Open(file)
 	if err != nil {
@@ -27,5 +26,5 @@ func Of(file string) (string, error) {
 	return hex.EncodeToString(note[min(noteHeader, len(note)):]), nil
 }
 
-// noteHeader is what comes in a note before its content: three lengths, and the name "GNU": elf(5).
+// noteHeader is the length of a note's header in bytes: three numbers, and the name "GNU" (elf(5)).
 const noteHeader = 16

@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// An aborter takes uploads back that have failed, in the background.
+// An aborter aborts failed uploads, in the background.
 type aborter struct {
 	transport *transport
-	aborting  chan struct{}  // holds a value for each abort under way
-	aborts    sync.WaitGroup // those
-	unsent    sync.WaitGroup // those that have not been sent
+	aborting  chan struct{}  // has a value for each running abort
+	aborts    sync.WaitGroup // the running aborts
+	unsent    sync.WaitGroup // those whose requests have not been sent yet
 	ctx       context.Context
 	cancel    context.CancelFunc
 }
@@ -24,11 +24,11 @@ func newAborter(transport *transport) *aborter {
 	return a
 }
 
-// takeBack aborts an upload, and waits for nothing. Of uploads that a server does not answer
-// to it only has options.Uploads to think about; the others are left to it, since caches
-// throw away in time what was not completed.
+// takeBack starts to abort an upload, and does not wait. If a server does not answer, at most
+// options.Uploads aborts run at the same time. Other uploads are not aborted then: caches delete incomplete
+// uploads after a while.
 func (a *aborter) takeBack(u *upload) {
-	if u.narID == "" { // nothing has begun
+	if u.narID == "" { // the upload has not begun
 		return
 	}
 	select {
@@ -44,7 +44,7 @@ func (a *aborter) takeBack(u *upload) {
 		ctx, cancel := context.WithTimeout(a.ctx, a.transport.options.AbortTimeout)
 		defer cancel()
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { sent() }})
-		// Nobody can do anything about an abort that fails.
+		// The error is ignored, because nothing can be done about it.
 		_ = a.transport.once(ctx, call{doing: "abort an upload to", method: http.MethodPost, url: u.url("/abort", "")})
 	})
 }
@@ -52,7 +52,7 @@ func (a *aborter) takeBack(u *upload) {
 // abortGrace is how long close waits until the aborts of uploads have been sent.
 const abortGrace = 500 * time.Millisecond
 
-// close waits until all aborts have been sent, and ends them.
+// close waits until the requests of all aborts have been sent, and then cancels the aborts.
 func (a *aborter) close() {
 	timer := time.AfterFunc(abortGrace, a.cancel)
 	a.unsent.Wait()

@@ -6,7 +6,7 @@ import (
 	"net/http"
 )
 
-// completion is what makes a cache announce a path.
+// A completion is the request to complete an upload. The cache then announces the path.
 type completion struct {
 	Parts   []part  `json:"parts"`
 	NarInfo narInfo `json:"narInfoCreate"`
@@ -24,10 +24,10 @@ type narInfo struct {
 	Signature   *string  `json:"cSig"`        // base64, without the key's name
 }
 
-// unknownDeriver is how Nix writes that it does not know a path's .drv.
+// unknownDeriver is Nix's value for a deriver that is not known.
 const unknownDeriver = "unknown-deriver"
 
-// announcement returns what the cache is to say of the path.
+// announcement returns the path's metadata, which the cache will publish.
 func (u *upload) announcement(key *SigningKey) narInfo {
 	sum := u.fileHash()
 	info := narInfo{
@@ -50,14 +50,13 @@ func (u *upload) announcement(key *SigningKey) narInfo {
 	return info
 }
 
-// pushed returns what came of an upload that was announced.
+// pushed returns the result of an upload that was announced.
 func (u *upload) pushed() Pushed {
 	return Pushed{FileHash: u.fileHash(), FileSize: u.size, Parts: len(u.sent), signature: u.signature}
 }
 
-// announce completes the upload. Where the answer to a completion was lost, the next
-// attempt is refused, since there is nothing to complete any more: what counts is
-// then what the cache says of the path.
+// announce completes the upload. If the answer to a completion was lost, the next attempt is refused,
+// because the upload is complete already. Then the cache's narinfo of the path decides.
 func (u *upload) announce(key *SigningKey) error {
 	err := u.by.retrier.do(u.ctx, call{doing: "complete the upload of " + u.path.Name() + " to", method: http.MethodPost,
 		url: u.url("/complete", ""), body: completion{Parts: u.sent, NarInfo: u.announcement(key)}})

@@ -21,7 +21,7 @@ import (
 // A bubble is a cache of a kind and a client with the default times, in a bubble of
 // testing/synctest: whatever is waited for takes no time.
 type bubble struct {
-	*world
+	*fixture
 	kind    devcache.Kind
 	network memnet.Network
 	kill    func() // ends the cache that runs
@@ -38,7 +38,7 @@ const bubbleHost = "cache:80"
 func inBubble(t *testing.T, kind devcache.Kind, options Options, test func(t *testing.T, b *bubble)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		b := &bubble{kind: kind, begun: time.Now(), world: &world{t: t, folder: t.TempDir(), key: newKey(t), url: "http://cache"}}
+		b := &bubble{kind: kind, begun: time.Now(), fixture: &fixture{t: t, folder: t.TempDir(), key: newKey(t), url: "http://cache"}}
 		b.start()
 		options.Dial, options.Notice = b.network.Dial, b.notice
 		b.Client = newClient(t, "http://cache/default", options)
@@ -232,7 +232,7 @@ func TestAwayForGood(t *testing.T) {
 	})
 }
 
-// A host of a name that does not exist is final at once, unless it has answered before.
+// A host name that does not exist is a permanent error, unless the host has answered before.
 func TestNameThatIsGone(t *testing.T) {
 	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
 		other := newClient(t, "http://no-such-host/default", Options{Dial: b.network.Dial, Notice: b.notice})
@@ -438,7 +438,7 @@ func TestLostUpload(t *testing.T) {
 	}
 }
 
-// What is refused for another reason is not sent again.
+// A part that is refused for another reason is not sent again.
 func TestRefusedIsNotLost(t *testing.T) {
 	inEachKind(t, func(t *testing.T, b *bubble) {
 		var begun atomic.Int64
@@ -449,7 +449,7 @@ func TestRefusedIsNotLost(t *testing.T) {
 	})
 }
 
-// An abort that is not answered holds nobody up: neither the next push nor the end.
+// An abort that is not answered delays neither the next push nor the end.
 func TestAbortWithoutAnswer(t *testing.T) {
 	inEachKind(t, func(t *testing.T, b *bubble) {
 		var aborted atomic.Int64
@@ -471,7 +471,7 @@ func TestAbortWithoutAnswer(t *testing.T) {
 	})
 }
 
-// An abort that cannot even be sent holds the end up for half a second.
+// An abort that cannot even be sent delays the end by half a second.
 func TestAbortThatIsNotSent(t *testing.T) {
 	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
 		b.transport.http.CloseIdleConnections()

@@ -7,12 +7,12 @@
 //	Locate   finds out where the cache can be read
 //	Missing  asks which paths it does not have; Has checks a single path
 //	Push     sends a path's archive, compressed and in parts, and announces the path
-//	Verify   reads back what the cache says of the path, and whether its archive is there
+//	Verify   reads back the cache's metadata of the path, and checks that its archive exists
 //
-// All methods but Close are safe for concurrent use. Push waits for its turn, so the
+// All methods but Close are safe for concurrent use. The number of uploads at the same time is limited, so the
 // memory of a client is limited for any number of paths (Options.Memory).
 //
-// If a cache is away, for example because it restarts, calls are repeated: see Options.RetryFor. An Error has a
+// If a cache is down, for example because it restarts, calls are repeated: see Options.RetryFor. An Error has a
 // Kind, for errors.Is. No error has the API key, a signing key or the address of an upload in it.
 package cachix
 
@@ -29,49 +29,49 @@ import (
 	"unicode"
 )
 
-// Options are what can be set of a client. Zero means the default.
+// Options are the options of a client. A zero value means the default.
 type Options struct {
-	// Uploads is how many paths are pushed at once, 8 by default: a small path is four
-	// calls one after the other, so that time goes by in waiting for the cache.
+	// Uploads is how many paths are pushed at the same time, 8 by default. A small path needs four
+	// calls in sequence, and most of that time is waiting for the cache.
 	Uploads int
-	// Parts is how many parts of paths are in memory at once, being filled or sent, in
-	// all uploads together: 12 by default. One for each upload, and a few more that let
-	// a single large path go out in parts side by side.
+	// Parts is how many parts are in memory at the same time, being filled or sent, for all uploads
+	// together: 12 by default. That is one for each upload, and a few more, so that several parts of
+	// a single large path can be sent at the same time.
 	Parts int
-	// PartSize is the size of all parts of a path but its last, in bytes: 8 MiB by
-	// default and never less than 5 MiB, the least that S3 takes. The official client's
-	// 32 MiB would quadruple the memory and what a broken connection costs; with 8 MiB
-	// a path is at most 80 GB compressed, since S3 takes 10,000 parts.
+	// PartSize is the size of all parts of a path but its last, in bytes: 8 MiB by default, and at
+	// least 5 MiB, which S3 requires. The official client has 32 MiB, with which memory, and the data
+	// lost with a broken connection, would be four times as much. With 8 MiB the compressed archive of a
+	// path is at most 80 GB, because S3 accepts 10,000 parts.
 	PartSize int
-	// CallTimeout bounds one attempt at a call, 30 s by default.
+	// CallTimeout is the time limit for one attempt at a call, 30 s by default.
 	CallTimeout time.Duration
-	// PartTimeout bounds one attempt at sending a part, 5 min by default: 28 kB/s.
+	// PartTimeout is the time limit for one attempt to send a part, 5 min by default: 28 kB/s.
 	PartTimeout time.Duration
-	// AbortTimeout bounds the one call that takes an upload back, 5 s by default. Nothing
-	// waits for its answer.
+	// AbortTimeout is the time limit for the call that aborts an upload, 5 s by default. Other calls do
+	// not wait for it.
 	AbortTimeout time.Duration
-	// Attempts is how often each call is tried where trying again may help and the server
-	// answers other calls, 5 by default: for 7 s at the longest with the default Backoff,
-	// where the server answers at once and does not ask for more.
+	// Attempts is how often a call is tried if another attempt may succeed and the server answers other
+	// calls, 5 by default. With the default Backoff, all attempts take at most 7 s, if the server answers
+	// immediately and does not ask for a longer pause.
 	Attempts int
-	// Backoff is the wait before the second attempt, 500 ms by default. It doubles
-	// with each, up to 5 s.
+	// Backoff is the pause before the second attempt, 500 ms by default. It doubles with each attempt,
+	// up to 5 s.
 	Backoff time.Duration
-	// RetryFor is how long calls are tried again to a server that is away, 90 s by default:
-	// one that takes no connections or breaks them off, answers 502, 503 or 504, or 404 to
-	// what it has answered before. That is counted from when it went away, or from Renew.
+	// RetryFor is how long calls to a server that is down are repeated, 90 s by default. A server is down
+	// if it accepts no connections or closes them, or answers 502, 503 or 504, or answers 404 to a call
+	// that succeeded before. The time begins with the outage, or with Renew.
 	RetryFor time.Duration
-	// Notice, unless nil, is told in a line when calls begin to fail and are tried again,
-	// and when a server that was away is back. It must not call the client.
+	// Notice, unless nil, is called with a line when calls begin to fail and are repeated, and when a
+	// server is up again. It must not call the client.
 	Notice func(line string)
-	// Dial, unless nil, connects in place of the network.
+	// Dial, unless nil, makes the connections.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// minPartSize is the least that S3 takes for a part that is not the last.
+// minPartSize is the smallest size that S3 accepts for a part that is not the last.
 const minPartSize = 5 << 20
 
-// withDefaults returns the options with a value for each.
+// withDefaults returns the options with defaults for the zero values.
 func (o Options) withDefaults() Options {
 	return Options{
 		Uploads:      positive(o.Uploads, 8),
@@ -95,17 +95,17 @@ func positive[T int | time.Duration](value, initial T) T {
 	return initial
 }
 
-// A Client is a client of one cache. It asks about the cache itself, and has its parts do the rest.
+// A Client is a client of one cache.
 type Client struct {
-	transport *transport // makes one attempt at a call
-	retrier   *retrier   // makes it again
-	reader    *reader    // reads what the cache has
+	transport *transport // makes single attempts at calls
+	retrier   *retrier   // repeats calls
+	reader    *reader    // reads from the cache
 	uploader  *uploader  // pushes paths
 	pin       *pin
 }
 
-// New returns a client of the cache at target, http(s)://HOST/NAME, that shows token
-// as its API key. Its errors hold neither.
+// New returns a client of the cache at target, http(s)://HOST/NAME, with token as the API key. Its errors
+// contain neither.
 func New(target, token string, options Options) (*Client, error) {
 	at, err := parseTarget(target)
 	if err != nil {
@@ -127,8 +127,8 @@ func New(target, token string, options Options) (*Client, error) {
 	}, nil
 }
 
-// parseTarget reads http(s)://HOST/NAME. Its errors do not repeat the target, since
-// somebody may have written a password into it.
+// parseTarget parses http(s)://HOST/NAME. Its errors do not contain the target, which may include a
+// password.
 func parseTarget(target string) (*url.URL, error) {
 	at, err := url.Parse(strings.TrimRight(target, "/"))
 	switch {
@@ -142,33 +142,34 @@ func parseTarget(target string) (*url.URL, error) {
 	return at, nil
 }
 
-// Uploads returns how many paths are pushed at once.
+// Uploads returns how many paths are pushed at the same time.
 func (c *Client) Uploads() int { return c.transport.options.Uploads }
 
-// Close closes the connections, as soon as what takes uploads back has been sent: there are
-// caches that never answer that. No other method may be called after it, or at the same time.
+// Close closes the connections, after the requests to abort uploads have been sent. It does not wait for
+// their answers, because some caches never answer them. No other method may be called after Close or at the
+// same time.
 func (c *Client) Close() {
 	c.uploader.aborter.close()
 	c.transport.http.CloseIdleConnections()
 }
 
-// Renew gives a cache that is away the whole of Options.RetryFor again, from now on.
+// Renew starts the time of Options.RetryFor again, for a cache that is down.
 func (c *Client) Renew() { c.transport.hosts.renew() }
 
-// Cache is what a cache says of itself. Caches differ in the types and in which properties
-// there are: what is of another type counts as not there.
+// Cache has the properties of a cache, as the cache reports them. Caches differ in which properties they
+// report and in the types. A property of an unexpected type counts as missing.
 type Cache struct {
 	Name       string
 	URI        string
 	PublicKeys []string
-	// Private is true of a cache that says that not everybody may read it.
+	// Private is true if reading the cache needs an API key.
 	Private bool
-	// Permission is said to be what the API key may do: Read, Write or Admin. Iglu Cache
-	// says Read, or nothing, of every key: only a call that writes tells.
+	// Permission is what the API key may do: Read, Write or Admin. Iglu Cache reports Read, or nothing,
+	// for every key: only a call that writes shows whether the key may write.
 	Permission string
 }
 
-// UnmarshalJSON reads what a cache says of itself.
+// UnmarshalJSON parses a cache's description of itself.
 func (cache *Cache) UnmarshalJSON(text []byte) error {
 	var properties map[string]json.RawMessage
 	if err := json.Unmarshal(text, &properties); err != nil {
@@ -180,11 +181,11 @@ func (cache *Cache) UnmarshalJSON(text []byte) error {
 		}
 		return text
 	}
-	isPublic := strings.Trim(string(properties["isPublic"]), `"`) // a string in some
+	isPublic := strings.Trim(string(properties["isPublic"]), `"`) // some caches send a string
 	*cache = Cache{Private: isPublic == "false", Name: str(properties["name"]), URI: str(properties["uri"]), Permission: str(properties["permission"])}
 	var keys []json.RawMessage
 	if json.Unmarshal(properties["publicSigningKeys"], &keys) == nil && keys != nil {
-		cache.PublicKeys = []string{} // said to be none
+		cache.PublicKeys = []string{} // the cache reports that it has none
 	}
 	for _, key := range keys {
 		cache.PublicKeys = append(cache.PublicKeys, str(key))
@@ -192,11 +193,11 @@ func (cache *Cache) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// described reports whether the JSON was that of a cache.
+// described reports whether the JSON described a cache.
 func (cache Cache) described() bool { return cache.Name != "" || cache.PublicKeys != nil }
 
-// Keys returns the base64 of the cache's public signing keys that are such keys:
-// some caches publish other text in their place.
+// Keys returns the cache's public signing keys in base64. It omits invalid ones: some caches publish other
+// text instead of a key.
 func (cache Cache) Keys() []string {
 	var keys []string
 	for _, text := range cache.PublicKeys {
@@ -207,8 +208,8 @@ func (cache Cache) Keys() []string {
 	return keys
 }
 
-// NamedKeys returns the cache's public signing keys that are such keys as NAME:BASE64, which is how
-// Nix trusts them: by the cache's name where they have none.
+// NamedKeys returns the same keys in the format NAME:BASE64, which Nix needs. A key without a name gets the
+// cache's name.
 func (cache Cache) NamedKeys() []string {
 	var keys []string
 	for _, text := range cache.PublicKeys {
@@ -223,9 +224,9 @@ func (cache Cache) NamedKeys() []string {
 	return keys
 }
 
-// Cache looks the cache up: whether it is there and takes the API key. Its errors are of the
-// kinds KeyRefused, NoCache, NoSigningKey, Unreachable, TimedOut, Busy, Failing, Refused and
-// NotCachix.
+// Cache returns the properties of the cache, after checking that it exists and accepts the API key. Its
+// errors are of the kinds KeyRefused, NoCache, NoSigningKey, Unreachable, TimedOut, Busy, Failing, Refused
+// and NotCachix.
 func (c *Client) Cache(ctx context.Context) (Cache, error) {
 	var cache Cache
 	err := c.retrier.do(ctx, c.transport.lookUp(&cache))
@@ -237,23 +238,23 @@ func (c *Client) Cache(ctx context.Context) (Cache, error) {
 			failure.Kind = NoSigningKey
 		}
 	}
-	if err == nil && !cache.described() { // JSON, but of something else
+	if err == nil && !cache.described() { // other JSON
 		err = &Error{Kind: NotCachix, Doing: "look up the cache", Cache: c.transport.shown, Status: http.StatusOK}
 	}
 	return cache, err
 }
 
-// Register adds a public signing key to the cache's.
+// Register adds the public half of a signing key to the cache's keys.
 func (c *Client) Register(ctx context.Context, key *SigningKey) error {
 	return c.retrier.do(ctx, call{doing: "register a signing key with", method: http.MethodPost, url: c.transport.api + "/key",
 		body: map[string]string{"publicKey": key.Public()}})
 }
 
-// maxHashes is how many hashes the protocol takes in one call.
+// maxHashes is how many hashes the protocol allows in one call.
 const maxHashes = 32768
 
-// Missing returns those of the hashes (Path.Hash) that the cache says it lacks. There are
-// caches that say so of all hashes: Has finds out about one path.
+// Missing returns those of the hashes (Path.Hash) that the cache says it lacks. Some caches say so for all
+// hashes; Has checks a single path reliably.
 func (c *Client) Missing(ctx context.Context, hashes []string) ([]string, error) {
 	var missing []string
 	for len(hashes) > 0 {
@@ -275,7 +276,7 @@ func (c *Client) missing(ctx context.Context, hashes []string) ([]string, error)
 	if err != nil {
 		return nil, err
 	}
-	if answer == nil { // JSON's null, which must not count as "nothing"
+	if answer == nil { // JSON's null does not mean that nothing is missing
 		return nil, &Error{Kind: NotCachix, Doing: doing, Cache: c.transport.shown, Detail: "it answers null"}
 	}
 	asked := make(map[string]bool, len(hashes))

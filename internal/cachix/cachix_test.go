@@ -20,7 +20,7 @@ import (
 )
 
 func TestCache(t *testing.T) {
-	w := emptyWorld(t, quick())
+	w := emptyFixture(t, quick())
 	if _, err := w.Cache(t.Context()); !errors.Is(told.keep(err), NoSigningKey) {
 		t.Errorf("without a key: error %v, want %v", err, NoSigningKey)
 	}
@@ -64,7 +64,7 @@ func TestCacheFaults(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			options := quick()
 			options.CallTimeout = 100 * time.Millisecond
-			w := newWorld(t, options)
+			w := newFixture(t, options)
 			w.cache.Misbehave(devcache.On("GET", aboutCache, f.fault))
 			w.Client = newClient(t, w.url+"/default", options) // which the cache has not answered before
 			start := time.Now()
@@ -84,7 +84,7 @@ func TestCacheFaults(t *testing.T) {
 }
 
 func TestWrongKeyAndName(t *testing.T) {
-	w := newWorld(t, quick())
+	w := newFixture(t, quick())
 	if _, err := newClient(t, w.url+"/other", quick()).Cache(t.Context()); !errors.Is(told.keep(err), NoCache) {
 		t.Errorf("error %v, want %v", err, NoCache)
 	}
@@ -136,7 +136,7 @@ func TestNewRefuses(t *testing.T) {
 
 // The API key goes to the host of the cache, and to no other that it is read from.
 func TestKeyStaysWithItsHost(t *testing.T) {
-	w := newWorld(t, quick())
+	w := newFixture(t, quick())
 	s := small(t)
 	pushed, err := w.push(t.Context(), s)
 	if err != nil {
@@ -175,7 +175,7 @@ func TestPrivate(t *testing.T) {
 	}
 	server := httptest.NewServer(secretsOf(cache))
 	t.Cleanup(server.Close)
-	w := &world{t: t, key: newKey(t), Client: newClient(t, server.URL+"/default", quick())}
+	w := &fixture{t: t, key: newKey(t), Client: newClient(t, server.URL+"/default", quick())}
 	if err := w.Register(t.Context(), w.key); err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestPrivate(t *testing.T) {
 	}
 }
 
-// A private cache of Iglu Cache's tells nobody of its paths.
+// A private cache of Iglu Cache's cannot be read.
 func TestPrivateOfIglu(t *testing.T) {
 	for _, kind := range []devcache.Kind{devcache.Standalone, devcache.Monorepo} {
 		cache, err := devcache.New(devcache.Options{Folder: t.TempDir(), Token: token, Names: []string{"default"}, Private: true, Kind: kind})
@@ -213,7 +213,7 @@ func TestPrivateOfIglu(t *testing.T) {
 		}
 		server := httptest.NewServer(secretsOf(cache))
 		t.Cleanup(server.Close)
-		w := &world{t: t, key: newKey(t), Client: newClient(t, server.URL+"/default", quick())}
+		w := &fixture{t: t, key: newKey(t), Client: newClient(t, server.URL+"/default", quick())}
 		if err := w.Register(t.Context(), w.key); err != nil {
 			t.Fatal(err)
 		}
@@ -238,7 +238,7 @@ func TestNamedKeys(t *testing.T) {
 
 // More hashes than one call takes are asked for in several.
 func TestMissingInChunks(t *testing.T) {
-	w := newWorld(t, quick())
+	w := newFixture(t, quick())
 	s := small(t)
 	if _, err := w.push(t.Context(), s); err != nil {
 		t.Fatal(err)
@@ -260,7 +260,7 @@ func TestMissingInChunks(t *testing.T) {
 }
 
 func TestMissingAnswers(t *testing.T) {
-	w := newWorld(t, quick())
+	w := newFixture(t, quick())
 	for _, answer := range []string{"OK", "", "null", "{}", `["` + strings.Repeat("0", 32) + `"]`, `[1]`} {
 		w.cache.Misbehave(devcache.On("POST", "/api/v1/cache/*/narinfo", devcache.Answer(200, answer)))
 		if _, err := w.Missing(t.Context(), []string{small(t).Hash()}); !errors.Is(told.keep(err), NotCachix) {

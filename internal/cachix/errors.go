@@ -14,11 +14,11 @@ import (
 	"iglu.sh/builder/internal/lazyregexp"
 )
 
-// A Kind is what has gone wrong, in a sentence for whoever set the cache up:
+// A Kind is a kind of error, as a sentence for the person who configured the cache. It is used as in
 // errors.Is(err, cachix.KeyRefused).
 type Kind string
 
-// The kinds of error that the methods of a Client return.
+// The kinds of errors that the methods of a Client return.
 const (
 	KeyRefused   Kind = "the cache does not accept the API key"
 	NoCache      Kind = "there is no such cache"
@@ -35,22 +35,22 @@ const (
 
 func (k Kind) Error() string { return string(k) }
 
-// An Error is what went wrong between us and a cache. It holds neither the API key
-// nor the address of an upload nor a signing key, and neither does what it wraps.
+// An Error is an error in a call to a cache. Neither it nor the errors that it wraps contain the API key,
+// the address of an upload or a signing key.
 type Error struct {
 	Kind   Kind
-	Doing  string // what the call was for, such as "look up the cache"
+	Doing  string // the purpose of the call, such as "look up the cache"
 	Cache  string // the cache's address
-	Status int    // of HTTP; 0 where there was no answer or it was not the point
-	Detail string // more about it, or nothing; the server's own words are among it
-	Cause  error  // of the network, or nil
+	Status int    // the HTTP status; 0 if there was no answer, or if the status was right
+	Detail string // details, such as the server's message; may be empty
+	Cause  error  // the error of the network, or nil
 
-	host       string        // which the call went to
-	lookUp     bool          // the call was to ask what the cache is
-	again      bool          // trying once more may help
-	away       bool          // that is so because the host may be away for a while
-	after      time.Duration // how long the server asks to wait before that
-	stayedAway bool          // the host was away for as long as is waited for one
+	host       string        // to which the call was made
+	lookUp     bool          // the call asked for the cache's properties
+	again      bool          // another attempt may succeed
+	away       bool          // the reason is that the host may be down for a while
+	after      time.Duration // the pause that the server asks for
+	stayedAway bool          // the host was down for the whole of Options.RetryFor
 }
 
 func (e *Error) Error() string {
@@ -70,16 +70,16 @@ func (e *Error) Error() string {
 // Is makes errors.Is(err, kind) true for the error's kind.
 func (e *Error) Is(target error) bool { return target == error(e.Kind) }
 
-// Unwrap returns what the network said.
+// Unwrap returns the error of the network, or nil.
 func (e *Error) Unwrap() error { return e.Cause }
 
-// failed makes the error of a call that got no whole answer. err is the HTTP client's, and
-// request is nil where there was none to send.
+// failed returns the error for a call without a complete answer. err is the HTTP client's error. request is
+// nil if no request could be made.
 func (t *transport) failed(ctx context.Context, doing string, request *http.Request, err error) error {
-	if ctx.Err() != nil { // ours, not the attempt's
+	if ctx.Err() != nil { // the caller's context, not that of the attempt
 		return fmt.Errorf("%s: %w", doing, context.Cause(ctx))
 	}
-	// It holds the address, which can be a secret.
+	// A url.Error contains the address, which can be a secret.
 	if wrapper, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapper.Err
 	}
@@ -91,14 +91,14 @@ func (t *transport) failed(ctx context.Context, doing string, request *http.Requ
 	if errors.Is(err, context.DeadlineExceeded) {
 		failure.Kind, failure.Cause = TimedOut, nil
 	}
-	// The name of a container is gone for as long as that does not run.
+	// The name of a container cannot be resolved while the container is not running.
 	if lookup, ok := errors.AsType[*net.DNSError](err); ok && lookup.IsNotFound && !t.hosts.has(failure.host) {
 		failure.again = false
 	}
 	return failure
 }
 
-// answered makes the error of an answer that is not the one wanted.
+// answered returns the error for an unexpected answer.
 func (t *transport) answered(doing string, response *http.Response, body []byte) *Error {
 	failure := &Error{Kind: Refused, Doing: doing, Cache: t.shown, Status: response.StatusCode, Detail: t.excerpt(body),
 		host: response.Request.URL.Host}
@@ -120,9 +120,8 @@ func (t *transport) answered(doing string, response *http.Response, body []byte)
 	return failure
 }
 
-// redirection says where an answer sends us, without the path and the query, which
-// can hold secrets. A redirection is not followed: the API key stays with the host
-// that it was given for.
+// redirection returns the target of a redirect, without path and query, which can contain secrets. Redirects
+// are not followed, so that the API key is sent only to the host for which it was given.
 func redirection(response *http.Response) string {
 	to, err := response.Location()
 	if err != nil {
@@ -134,11 +133,10 @@ func redirection(response *http.Response) string {
 // maxExcerpt is how many characters of a server's answer an error repeats.
 const maxExcerpt = 200
 
-// queries are the parts of addresses in a text that can hold secrets.
+// queries matches the parts of addresses that can contain secrets.
 var queries = lazyregexp.New(`\?\S+|//[^/\s@]+@`)
 
-// excerpt returns the beginning of what a server says, on one line, without what
-// must not be repeated.
+// excerpt returns the beginning of a server's message, on one line and without secrets.
 func (t *transport) excerpt(body []byte) string {
 	text := t.secrets.Replace(string(body))
 	text = queries().ReplaceAllString(text, "?…")
@@ -155,7 +153,7 @@ func (t *transport) excerpt(body []byte) string {
 	return string(runes)
 }
 
-// secretReplacer replaces the token in the forms in which it comes in a text.
+// secretReplacer masks the token in all forms in which a text may contain it.
 func secretReplacer(token string) *strings.Replacer {
 	if token == "" {
 		return strings.NewReplacer()

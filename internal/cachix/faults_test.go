@@ -85,7 +85,7 @@ func TestPushFaults(t *testing.T) {
 }
 
 func testPushFault(t *testing.T, fault devcache.Fault, want error) {
-	w := newWorld(t, quick())
+	w := newFixture(t, quick())
 	w.cache.Misbehave(fault)
 	s := large(t)
 	start := time.Now()
@@ -133,7 +133,7 @@ func TestNotCachix(t *testing.T) {
 
 // Where a cache says that it has completed an upload and has not, reading back tells.
 func TestCompleteThatDoesNothing(t *testing.T) {
-	w := newWorld(t, quick())
+	w := newFixture(t, quick())
 	w.cache.Misbehave(devcache.On("POST", aboutEnd, devcache.Answer(200, "OK")))
 	s := small(t)
 	pushed, err := w.push(t.Context(), s)
@@ -146,7 +146,7 @@ func TestCompleteThatDoesNothing(t *testing.T) {
 }
 
 // A cache that does not answer: each call ends with its timeout, and an abort that is
-// not answered holds nobody up.
+// not answered delays nothing.
 func TestHang(t *testing.T) {
 	options := quick()
 	options.CallTimeout, options.PartTimeout, options.AbortTimeout = 50*time.Millisecond, 50*time.Millisecond, 100*time.Millisecond
@@ -157,7 +157,7 @@ func TestHang(t *testing.T) {
 		"complete": devcache.On("POST", aboutEnd, devcache.Hang()),
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, options)
+			w := newFixture(t, options)
 			w.cache.Misbehave(fault, devcache.On("POST", aboutAbort, devcache.Hang()))
 			s := large(t)
 			start := time.Now()
@@ -197,7 +197,7 @@ func TestCancel(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
 			options.Notice = func(string) { cancel(gone) } // before it waits
-			w := newWorld(t, options)
+			w := newFixture(t, options)
 			w.cache.Misbehave(fault(func() { cancel(gone) }), devcache.On("POST", aboutAbort, devcache.Hang()))
 			start := time.Now()
 			if _, err := w.push(ctx, large(t)); !errors.Is(err, gone) {
@@ -223,7 +223,7 @@ func TestEndlessArchive(t *testing.T) {
 			}
 		}
 	}
-	w := newWorld(t, quick())
+	w := newFixture(t, quick())
 	s := small(t)
 	for _, compressible := range []bool{true, false} {
 		s.nar = endless(compressible)
@@ -264,7 +264,7 @@ func TestPause(t *testing.T) {
 
 // A part goes to the host that the cache names, and the API key does not.
 func TestUploadOnAnotherHost(t *testing.T) {
-	w := newWorld(t, quick())
+	w := newFixture(t, quick())
 	var parts, keys atomic.Int64
 	store := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		parts.Add(1)
@@ -291,7 +291,7 @@ func TestUploadOnAnotherHost(t *testing.T) {
 func TestAbortsAreBounded(t *testing.T) {
 	options := quick()
 	options.Uploads, options.AbortTimeout = 2, 100*time.Millisecond
-	w := newWorld(t, options)
+	w := newFixture(t, options)
 	var now, most atomic.Int64
 	counting := func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -317,7 +317,7 @@ func TestAbortsAreBounded(t *testing.T) {
 
 // Each thing that a narinfo can have wrong is found.
 func TestVerifyFindsWhatDiffers(t *testing.T) {
-	w := newWorld(t, quick())
+	w := newFixture(t, quick())
 	s := tree(t, "name-1", storePathOf("lib-1"), storePathOf("lib-2"))
 	pushed, err := w.push(t.Context(), s)
 	if err != nil {

@@ -8,28 +8,28 @@ import (
 )
 
 const (
-	// frameSize is how much of an archive is compressed at once, in bytes. What it costs to
-	// forget what came before is less than a hundredth.
+	// frameSize is how many bytes of an archive are compressed as one frame. Compressing frames
+	// independently makes the result less than 1 % larger.
 	frameSize = 1 << 20
-	// maxCompressors bounds how many frames are compressed side by side, in all uploads
-	// together: a cache takes no more than that, and the build wants the machine too.
+	// maxCompressors is how many frames are compressed at the same time, for all uploads together. More
+	// would be faster than a cache receives, and the build needs the CPUs, too.
 	maxCompressors = 4
-	// encoderMemory is what the encoder takes at most for each of them, in bytes: its
-	// history of two windows, its tables and its blocks. TestEncoderMemory measures it.
+	// encoderMemory is how much memory the encoder uses at most for each of them, in bytes: its history of
+	// two windows, its tables and its blocks. TestEncoderMemory measures it.
 	encoderMemory = 4 << 20
-	// frameMemory is what a frame takes at most, in bytes: itself, and what it becomes.
+	// frameMemory is how much memory a frame uses at most, in bytes: for its content and the result.
 	frameMemory = 2*frameSize + 64<<10
 )
 
-// compressors returns how many frames are compressed side by side.
+// compressors returns how many frames are compressed at the same time.
 func compressors() int { return min(runtime.GOMAXPROCS(0), maxCompressors) }
 
 // A compressor compresses for all uploads of a client.
 type compressor struct {
 	encoder *zstd.Encoder
-	turns   chan struct{} // holds a value for each frame that is being compressed
-	spare   chan struct{} // holds a value for each frame in memory beyond one an upload
-	frames  chan *frame   // to use again
+	turns   chan struct{} // has a value for each frame that is being compressed
+	spare   chan struct{} // has a value for each frame in memory in addition to one for each upload
+	frames  chan *frame   // free frames
 }
 
 func newCompressor(uploads int) *compressor {
@@ -47,8 +47,8 @@ func newCompressor(uploads int) *compressor {
 		frames: make(chan *frame, uploads+n)}
 }
 
-// frame is a piece of an archive: RFC 8878, section 3. Frames that follow each other are
-// decompressed as what was in them, one after the other.
+// A frame is a piece of an archive that is compressed independently: RFC 8878, section 3. Decompressing
+// several frames in sequence returns their contents in sequence.
 type frame struct {
 	content, compressed []byte
 	done                chan struct{} // closed when it is compressed
@@ -64,7 +64,7 @@ func (c *compressor) newFrame() *frame {
 	}
 }
 
-// recycle keeps a frame to be used again, if there are not as many as there can be uploads.
+// recycle keeps a frame for later use, unless enough are kept.
 func (c *compressor) recycle(f *frame) {
 	select {
 	case c.frames <- f:
@@ -72,22 +72,21 @@ func (c *compressor) recycle(f *frame) {
 	}
 }
 
-// A compression is an archive on its way through a compressor. It is an io.Writer for one
-// goroutine.
+// A compression compresses an archive. It is an io.Writer, and not safe for concurrent use.
 type compression struct {
 	*compressor
 	to      io.Writer
 	filling *frame
-	pending []*frame // under way, in the archive's order
-	spares  int      // how many of the frames are beyond the one that every upload has
-	failed  error    // why nothing is passed on any more
+	pending []*frame // frames that are being compressed, in the archive's order
+	spares  int      // how many frames it has in addition to the one that each upload has
+	failed  error    // the error after which nothing is passed on
 }
 
 func (c *compressor) compress(to io.Writer) *compression {
 	return &compression{compressor: c, to: to, filling: c.newFrame()}
 }
 
-// Write takes more of the archive. Its error is that of where the compressed archive goes.
+// Write compresses the next bytes of the archive. Its error is that of the writer of the result.
 func (c *compression) Write(b []byte) (int, error) {
 	for rest := b; len(rest) > 0; {
 		if len(c.filling.content) == frameSize {
@@ -102,7 +101,7 @@ func (c *compression) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// add adds to a frame. Most paths are small, and so is what is taken for them.
+// add adds bytes to a frame. The frame's memory grows with them, because most paths are small.
 func (f *frame) add(b []byte) {
 	if need := len(f.content) + len(b); need > cap(f.content) {
 		f.content = append(make([]byte, 0, min(max(2*cap(f.content), need), frameSize)), f.content...)
@@ -110,8 +109,8 @@ func (f *frame) add(b []byte) {
 	f.content = append(f.content, b...)
 }
 
-// next has the full frame compressed and begins another: one that is to spare, or the first
-// that has been compressed.
+// next starts to compress the full frame, and gets an empty one: a spare one, or else the first one that is
+// compressed.
 func (c *compression) next() error {
 	c.start()
 	select {
@@ -127,7 +126,7 @@ func (c *compression) next() error {
 	return c.failed
 }
 
-// start has the frame that was filled compressed.
+// start starts to compress the present frame.
 func (c *compression) start() {
 	f := c.filling
 	c.pending = append(c.pending, f)
@@ -142,7 +141,7 @@ func (c *compression) start() {
 	}()
 }
 
-// take waits for the first frame that is under way and passes it on.
+// take waits until the first pending frame is compressed, and passes it on.
 func (c *compression) take() *frame {
 	f := c.pending[0]
 	c.pending = c.pending[1:]
@@ -153,8 +152,7 @@ func (c *compression) take() *frame {
 	return f
 }
 
-// finish ends the archive, or with an error what is under way of it, and returns the first
-// error.
+// finish compresses and passes on the rest, or drops it if err is not nil. It returns the first error.
 func (c *compression) finish(err error) error {
 	if c.failed == nil {
 		c.failed = err

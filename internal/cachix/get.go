@@ -7,8 +7,9 @@ import (
 	"iglu.sh/builder/internal/shellwords"
 )
 
-// TrustedKey returns the key by which Nix trusts what a signing key has signed for the cache at an address:
-// NAME:BASE64. It is empty if there is no such key, and the cache signs.
+// TrustedKey returns the public key, in the format NAME:BASE64, with which Nix trusts the paths that were
+// signed with signingKey for the cache at target. It returns "" if there is no signing key: then the cache
+// signs.
 func TrustedKey(target, signingKey string) string {
 	u, err := url.Parse(target)
 	if err != nil {
@@ -21,8 +22,8 @@ func TrustedKey(target, signingKey string) string {
 	return path.Base(u.Path) + ":" + key.Public()
 }
 
-// GetCommand returns the command that gets store paths from the cache at an address, for somebody who does
-// not trust it yet. trustedKey may be empty.
+// GetCommand returns a command that downloads store paths from the cache at target, for a user whose Nix does
+// not trust that cache yet. trustedKey may be empty.
 func GetCommand(target, trustedKey string, paths []string) string {
 	words := append([]string{"nix-store", "--realise"}, paths...)
 	words = append(words, "--option", "extra-substituters", target)

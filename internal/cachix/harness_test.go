@@ -90,8 +90,8 @@ func (l *ledger) search() error {
 	return nil
 }
 
-// A world is a cache with a client of it.
-type world struct {
+// A fixture is a cache with a client.
+type fixture struct {
 	t      *testing.T
 	cache  *devcache.Server
 	folder string
@@ -110,20 +110,20 @@ func quick() Options {
 // so that a few bytes are many parts.
 const testPart = 64 << 10
 
-// newWorld starts a cache that knows the client's key.
-func newWorld(t *testing.T, options Options) *world {
+// newFixture starts a cache that knows the client's key.
+func newFixture(t *testing.T, options Options) *fixture {
 	t.Helper()
-	w := emptyWorld(t, options)
+	w := emptyFixture(t, options)
 	if err := w.Register(t.Context(), w.key); err != nil {
 		t.Fatal(err)
 	}
 	return w
 }
 
-// emptyWorld starts a cache that knows no key.
-func emptyWorld(t *testing.T, options Options) *world {
+// emptyFixture starts a cache that knows no key.
+func emptyFixture(t *testing.T, options Options) *fixture {
 	t.Helper()
-	w := &world{t: t, folder: t.TempDir(), key: newKey(t)}
+	w := &fixture{t: t, folder: t.TempDir(), key: newKey(t)}
 	var err error
 	if w.cache, err = devcache.New(devcache.Options{Folder: w.folder, Token: token, Names: []string{"default"}, MinPart: testPart}); err != nil {
 		t.Fatal(err)
@@ -176,20 +176,20 @@ func newKey(t *testing.T) *SigningKey {
 }
 
 // push pushes a path and keeps the error.
-func (w *world) push(ctx context.Context, s sample) (Pushed, error) {
+func (w *fixture) push(ctx context.Context, s sample) (Pushed, error) {
 	pushed, err := w.Push(ctx, s.Path, s.nar, w.key)
 	return pushed, told.keep(err)
 }
 
 // announced says whether the cache shows a path to Nix.
-func (w *world) announced(p Path) bool {
+func (w *fixture) announced(p Path) bool {
 	w.t.Helper()
 	_, err := os.Stat(w.folder + "/default/narinfo/" + p.Hash() + ".narinfo")
 	return err == nil
 }
 
 // uploads returns how many uploads and files of them are left in the cache.
-func (w *world) uploads() int {
+func (w *fixture) uploads() int {
 	w.t.Helper()
 	entries, err := os.ReadDir(w.folder + "/default/uploads")
 	if err != nil {
@@ -199,7 +199,7 @@ func (w *world) uploads() int {
 }
 
 // get reads from the cache as Nix does.
-func (w *world) get(path string) []byte {
+func (w *fixture) get(path string) []byte {
 	w.t.Helper()
 	response, err := http.Get(w.url + "/default/" + path)
 	if err != nil {
@@ -215,7 +215,7 @@ func (w *world) get(path string) []byte {
 }
 
 // archive returns what the cache has of a path, unpacked.
-func (w *world) archive(p Path) []byte {
+func (w *fixture) archive(p Path) []byte {
 	w.t.Helper()
 	fields, err := parseNarInfo(string(w.get(p.Hash() + ".narinfo")))
 	if err != nil {

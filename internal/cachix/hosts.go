@@ -6,26 +6,25 @@ import (
 	"time"
 )
 
-// A host is what is known of one that calls go to: that of the cache, or one that parts are
-// sent to.
+// A host has the state of a host: that of the cache, or one to which parts are sent.
 type host struct {
-	answers int64     // how many calls it has answered as wanted
-	away    time.Time // since when it has been away; zero: it is not
-	outages int       // how often it was
+	answers int64     // how many calls have succeeded
+	away    time.Time // since when it has been down; zero: it is up
+	outages int       // how often it was down
 }
 
-// hosts keep what is known of the hosts of a client, and decide for how long one that fails is tried
-// again. Their methods are safe for concurrent use.
+// hosts has the state of a client's hosts, and decides how long calls to a failing host are repeated. Its
+// methods are safe for concurrent use.
 type hosts struct {
 	options Options
 
 	mu      sync.Mutex
 	byName  map[string]*host
-	renewed time.Time // until then nothing counts against a host
+	renewed time.Time // outages before this time are ignored
 	noticed time.Time // when the last notice was given
 }
 
-// get returns a host. mu is held.
+// get returns the state of a host. mu is held.
 func (h *hosts) get(name string) *host {
 	if h.byName[name] == nil {
 		if h.byName == nil {
@@ -36,21 +35,21 @@ func (h *hosts) get(name string) *host {
 	return h.byName[name]
 }
 
-// has reports whether a host has answered a call as wanted.
+// has reports whether a call to a host has succeeded.
 func (h *hosts) has(name string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.get(name).answers > 0
 }
 
-// outages returns how often a host has been away.
+// outages returns how often a host was down.
 func (h *hosts) outages(name string) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.get(name).outages
 }
 
-// answered notes that a host has answered a call as wanted.
+// answered notes that a call to a host has succeeded.
 func (h *hosts) answered(name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -63,24 +62,24 @@ func (h *hosts) answered(name string) {
 	from.away = time.Time{}
 }
 
-// renew is Client.Renew.
+// renew implements Client.Renew.
 func (h *hosts) renew() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.renewed = time.Now()
 }
 
-// tries are the attempts at one call that have failed.
+// tries has the failed attempts at a call.
 type tries struct {
-	failed  int   // how many, but those that the host was away for
-	answers int64 // of the host, at the last failure
+	failed  int   // how many, without those while the host was down
+	answers int64 // the host's answers at the last failure
 }
 
-// next reports whether to make another attempt after one, begun at a time, has failed, and
-// after which pause.
+// next reports whether to make another attempt after a failed one, which began at begun, and after which
+// pause.
 //
-// A host that answers nothing in between is away: that is bounded by time, in all calls
-// together. All other failures are counted.
+// A host that has answered no call between two failures is down. Such failures are limited by time, for all
+// calls together. Other failures are limited in number.
 func (h *hosts) next(t *tries, failure *Error, begun time.Time, pause time.Duration) (time.Duration, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -100,7 +99,8 @@ func (h *hosts) next(t *tries, failure *Error, begun time.Time, pause time.Durat
 	}
 	now := time.Now()
 	if at.away.IsZero() {
-		// It has been away since it began not to answer; but a part takes long to send.
+		// The host has been down since the attempt began. But sending a part takes long, so it is at most
+		// CallTimeout ago.
 		at.away = later(begun, now.Add(-h.options.CallTimeout))
 		at.outages++
 		h.notice("%v; trying again for up to %s", failure, h.options.RetryFor)
@@ -120,11 +120,11 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// noticeInterval is how long nothing is said of another failure, unless a host goes away: of
-// many calls that fail now and then, one is enough.
+// noticeInterval is the shortest time between two notices of failures, unless a host goes down. It avoids a
+// notice for each of many occasional failures.
 const noticeInterval = 10 * time.Second
 
-// notice tells who waits. mu is held.
+// notice calls Options.Notice. mu is held.
 func (h *hosts) notice(format string, args ...any) {
 	h.noticed = time.Now()
 	if h.options.Notice != nil {
@@ -132,7 +132,7 @@ func (h *hosts) notice(format string, args ...any) {
 	}
 }
 
-// say is notice for who does not hold mu.
+// say is notice for callers that do not hold mu.
 func (h *hosts) say(format string, args ...any) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -9,18 +9,17 @@ import (
 	"strings"
 )
 
-// A SigningKey signs what is pushed. Nothing that prints it shows the secret.
+// A SigningKey signs paths. Printing it never shows the secret.
 type SigningKey struct{ private ed25519.PrivateKey }
 
-// Errors of ParseSigningKey, in words for whoever set the key.
+// Errors of ParseSigningKey, for the person who configured the key.
 var (
 	errKeyForm = errors.New("the signing key is not the base64 of 64 bytes, as 'cachix generate-keypair' writes it")
 	errKeyHalf = errors.New("the signing key's second half is not the public key of its first half")
 )
 
-// ParseSigningKey reads the base64 of 64 bytes, an Ed25519 seed and its public key,
-// with or without the 'NAME:' that Nix puts in front. White space around it does not
-// count. Its errors hold nothing of the text.
+// ParseSigningKey parses the base64 of 64 bytes: an Ed25519 seed and its public key. It accepts the 'NAME:'
+// that Nix writes before it, and white space around it. Its errors contain no part of the text.
 func ParseSigningKey(text string) (*SigningKey, error) {
 	text = strings.TrimSpace(text)
 	if _, encoded, named := strings.Cut(text, ":"); named {
@@ -37,8 +36,7 @@ func ParseSigningKey(text string) (*SigningKey, error) {
 	return &SigningKey{private}, nil
 }
 
-// Public returns the base64 of the public half, as it stands after 'NAME:' in what
-// Nix trusts.
+// Public returns the base64 of the public half, as in Nix's trusted-public-keys after 'NAME:'.
 func (k *SigningKey) Public() string {
 	return base64.StdEncoding.EncodeToString(k.public())
 }
@@ -52,12 +50,12 @@ func (k *SigningKey) Sign(fingerprint string) string {
 	return base64.StdEncoding.EncodeToString(ed25519.Sign(k.private, []byte(fingerprint)))
 }
 
-// String, GoString and LogValue name the key by its public half.
+// String, GoString and LogValue show the public half only.
 func (k *SigningKey) String() string       { return "signing key of " + k.Public() }
 func (k *SigningKey) GoString() string     { return k.String() }
 func (k *SigningKey) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
-// publicOf returns the public half of a key, or nothing of none.
+// publicOf returns the public half of a key as a list, which is empty if key is nil.
 func publicOf(key *SigningKey) []ed25519.PublicKey {
 	if key == nil {
 		return nil
@@ -65,8 +63,7 @@ func publicOf(key *SigningKey) []ed25519.PublicKey {
 	return []ed25519.PublicKey{key.public()}
 }
 
-// publicKey returns the base64 of a public key that is written with or without
-// 'NAME:' in front, and whether it is one.
+// publicKey returns the base64 of a public key, which may have 'NAME:' before it, and whether it is valid.
 func publicKey(text string) (string, bool) {
 	if _, encoded, named := strings.Cut(text, ":"); named {
 		text = encoded

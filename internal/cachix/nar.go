@@ -11,11 +11,11 @@ import (
 	"strings"
 )
 
-// magics are the first bytes of a compressed archive, by the Compression of its narinfo.
+// magics has the first bytes of a compressed archive, by the Compression in its narinfo.
 var magics = map[string]string{
 	"zstd":  "\x28\xb5\x2f\xfd",
 	"xz":    "\xfd7zXZ\x00",
-	"bzip2": "BZh", // what no Compression stands for
+	"bzip2": "BZh", // also the default, without a Compression
 	"none":  "\x0d\x00\x00\x00\x00\x00\x00\x00nix-archive-1",
 }
 
@@ -23,16 +23,14 @@ const (
 	// narBegin is how many bytes of an archive are asked for: no fewer than the longest of
 	// the magics has.
 	narBegin = 32
-	// narDrain is how many bytes more are read of an answer, so that its connection can be
-	// used again.
+	// narDrain is how many more bytes of an answer are read, so that its connection can be used again.
 	narDrain = 64 << 10
-	// maxRedirects is how often an archive may be said to be elsewhere, as object stores do.
+	// maxRedirects is how many redirects are followed. Caches redirect to object stores.
 	maxRedirects = 5
 )
 
-// checkNar checks that the archive that a narinfo names is there: it asks for its beginning.
-// That is a GET, and the beginning is looked at, because there are caches that answer 200 to
-// every HEAD, and to every address that they do not know.
+// checkNar checks that the archive of a narinfo exists. It requests its beginning by GET, and checks these
+// bytes, because some caches answer 200 to every HEAD, and to every address that does not exist.
 func (r *reader) checkNar(ctx context.Context, p Path, fields narInfoFields) error {
 	at, err := url.Parse(r.at + "/")
 	if err == nil {
@@ -53,8 +51,8 @@ func (r *reader) checkNar(ctx context.Context, p Path, fields narInfoFields) err
 	return &Error{Kind: NotAsPushed, Doing: r.verifying(p), Cache: r.transport.shown, Detail: "its NAR is always elsewhere"}
 }
 
-// narAt looks for an archive at an address, or returns where it is said to be. attempt is
-// part of ctx.
+// narAt looks for an archive at an address. If the answer is a redirect, it returns the target. attempt is
+// derived from ctx.
 func (r *reader) narAt(ctx, attempt context.Context, p Path, fields narInfoFields, at *url.URL) (elsewhere *url.URL, err error) {
 	request, err := http.NewRequestWithContext(attempt, http.MethodGet, at.String(), nil)
 	if err != nil {
@@ -81,7 +79,7 @@ func (r *reader) narAt(ctx, attempt context.Context, p Path, fields narInfoField
 		}
 		return elsewhere, nil
 	default:
-		failure := r.transport.answered(r.verifying(p), response, nil) // an object store's words hold secrets
+		failure := r.transport.answered(r.verifying(p), response, nil) // an object store's message can contain secrets
 		if failure.Kind == KeyRefused && !r.transport.isOurs(at) {
 			failure.Kind = Refused // it was not asked with the API key
 		}
@@ -99,8 +97,8 @@ func (r *reader) narAt(ctx, attempt context.Context, p Path, fields narInfoField
 	return nil, nil
 }
 
-// narSize returns how many bytes all of an archive has, of which an answer has the first, or
-// -1 where that is not said.
+// narSize returns the size of an archive in bytes, from an answer with its first bytes, or -1 if the answer
+// does not have it.
 func narSize(response *http.Response) int64 {
 	if response.StatusCode == http.StatusOK {
 		return response.ContentLength
@@ -113,7 +111,7 @@ func narSize(response *http.Response) int64 {
 	return size
 }
 
-// checkBegin returns what is wrong with the beginning or the size of an archive.
+// checkBegin returns what is wrong with the beginning or the size of an archive, or "".
 func (f narInfoFields) checkBegin(begin []byte, size int64) string {
 	if want, err := f.one("FileSize"); err == nil && size >= 0 && want != strconv.FormatInt(size, 10) {
 		return fmt.Sprintf("its NAR has %d bytes, and %.20s in the narinfo", size, want)

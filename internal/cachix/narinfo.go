@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// narInfoFields are the fields of a narinfo, each with its values in order. Fields
-// that we do not know are there too: Nix takes no notice of them either.
+// narInfoFields has the fields of a narinfo, each with its values in order. Unknown fields are included, and
+// ignored, as Nix does.
 type narInfoFields map[string][]string
 
-// parseNarInfo reads lines of 'Key: value'.
+// parseNarInfo parses lines of the form 'Key: value'.
 func parseNarInfo(text string) (narInfoFields, error) {
 	fields := narInfoFields{}
 	for line := range strings.Lines(text) {
@@ -30,7 +30,7 @@ func parseNarInfo(text string) (narInfoFields, error) {
 	return fields, nil
 }
 
-// one returns the value of a field that has to stand there once.
+// one returns the value of a field that must occur exactly once.
 func (f narInfoFields) one(name string) (string, error) {
 	if values := f[name]; len(values) == 1 {
 		return values[0], nil
@@ -38,7 +38,7 @@ func (f narInfoFields) one(name string) (string, error) {
 	return "", fmt.Errorf("%s stands there %d times", name, len(f[name]))
 }
 
-// compare returns the first thing in which a narinfo differs from what was pushed.
+// compare returns an error that says in what a narinfo differs from the pushed path first.
 func (f narInfoFields) compare(p Path, pushed Pushed, keys []ed25519.PublicKey) error {
 	if err := f.equal("StorePath", p.StorePath); err != nil {
 		return err
@@ -103,9 +103,9 @@ func (f narInfoFields) compareReferences(p Path) error {
 	return nil
 }
 
-// checkSignature looks for one signature, under whatever name, that is of one of the keys, or
-// that is the one that was made with one of them a moment ago: to verify that would take
-// longer than all else that is compared.
+// checkSignature looks for a signature by one of the keys, under any name. made is the signature that was
+// made for the path just now: it is only compared, because verifying it would take longer than all other
+// comparisons.
 func (f narInfoFields) checkSignature(p Path, made string, keys []ed25519.PublicKey) error {
 	if len(keys) == 0 {
 		return nil

@@ -2,19 +2,19 @@ package cachix
 
 import "context"
 
-// A partPool holds the parts of paths that are in memory, of which there are never more than it has
-// room for. Its methods are safe for concurrent use.
+// A partPool limits how many parts are in memory, and reuses their memory. Its methods are safe for
+// concurrent use.
 type partPool struct {
 	size  int           // of a part, in bytes
-	taken chan struct{} // holds a value for each part in memory
-	free  chan []byte   // parts to fill again
+	taken chan struct{} // has a value for each part in use
+	free  chan []byte   // the memory of parts that are not in use
 }
 
 func newPartPool(parts, size int) *partPool {
 	return &partPool{size: size, taken: make(chan struct{}, parts), free: make(chan []byte, parts)}
 }
 
-// acquire returns an empty part, as soon as there is room for one in memory.
+// acquire returns an empty part. It waits if too many are in use.
 func (p *partPool) acquire(ctx context.Context) ([]byte, error) {
 	select {
 	case p.taken <- struct{}{}:
@@ -29,8 +29,8 @@ func (p *partPool) acquire(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// release gives a part's memory to the next.
+// release returns a part to the pool.
 func (p *partPool) release(buffer []byte) {
-	p.free <- buffer // there is room for as many as there are parts
+	p.free <- buffer // does not block: it has room for all parts
 	<-p.taken
 }

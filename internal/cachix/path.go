@@ -15,18 +15,17 @@ import (
 )
 
 const (
-	// StoreDir is where Nix keeps its paths, with the slash after it.
+	// StoreDir is the folder of Nix's store, with a slash at its end.
 	StoreDir = "/nix/store/"
-	// HashLen is how many characters of a path's base name are its hash: 20 bytes in
-	// Nix's base32.
+	// HashLen is the length of the hash at the beginning of a path's base name: 20 bytes in Nix's base32.
 	HashLen = 32
 )
 
 // A Hash is a SHA-256.
 type Hash [sha256.Size]byte
 
-// ParseHash reads the forms in which Nix prints a SHA-256: sha256:NIX-BASE32,
-// sha256:HEX and, in JSON, sha256-BASE64.
+// ParseHash parses a SHA-256 in the formats that Nix prints: sha256:NIX-BASE32, sha256:HEX and, in JSON,
+// sha256-BASE64.
 func ParseHash(text string) (Hash, error) {
 	var raw []byte
 	var err error
@@ -49,28 +48,27 @@ func ParseHash(text string) (Hash, error) {
 // String returns sha256:NIX-BASE32.
 func (h Hash) String() string { return "sha256:" + nixbase32.EncodeToString(h[:]) }
 
-// A Path is what the store knows of one of its paths.
+// A Path is the metadata of a store path.
 type Path struct {
 	StorePath  string   // /nix/store/HASH-NAME
 	NarHash    Hash     // of its archive
-	NarSize    int64    // of its archive, in bytes
-	References []string // store paths, its own among them if it refers to itself, in any order
-	Deriver    string   // the store path of its .drv, or nothing
+	NarSize    int64    // size of its archive, in bytes
+	References []string // store paths in any order; they include the path itself if it refers to itself
+	Deriver    string   // the store path of its .drv, or ""
 }
 
-// Hash returns the 32 characters that caches know the path by.
+// Hash returns the 32 characters by which caches identify the path.
 func (p Path) Hash() string { return p.base()[:min(HashLen, len(p.base()))] }
 
-// Name returns what follows the hash.
+// Name returns the part of the base name after the hash.
 func (p Path) Name() string { return p.base()[min(HashLen+1, len(p.base())):] }
 
 func (p Path) base() string { return strings.TrimPrefix(p.StorePath, StoreDir) }
 
-// storePath is what Nix takes as a path of its store: a hash in its base32, and a
-// name of at most 211 characters.
+// storePath matches a store path: a hash in Nix's base32, and a name of at most 211 characters.
 var storePath = lazyregexp.New(`^/nix/store/[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,211}$`)
 
-// check returns what makes a path one that cannot be pushed.
+// check returns an error if the path cannot be pushed.
 func (p Path) check() error {
 	paths := append([]string{p.StorePath}, p.References...)
 	if p.Deriver != "" {
@@ -87,13 +85,13 @@ func (p Path) check() error {
 	return nil
 }
 
-// references returns the references sorted, each once.
+// references returns the references, sorted and without duplicates.
 func (p Path) references() []string {
 	return slices.Compact(slices.Sorted(slices.Values(p.References)))
 }
 
-// Fingerprint returns what a signature of the path signs, as Nix composes it
-// (ValidPathInfo::fingerprint in its sources):
+// Fingerprint returns the text that a signature of the path signs (ValidPathInfo::fingerprint in Nix's
+// sources):
 // 1;STORE-PATH;NAR-HASH;NAR-SIZE;REFERENCE,REFERENCE,…
 func (p Path) Fingerprint() string {
 	return strings.Join([]string{

@@ -10,29 +10,29 @@ import (
 	"sync"
 )
 
-// A pin is where a cache's host was found when it was first looked for. Who can write the files
-// by which names are resolved later, as root in a job can, does not lead the client elsewhere.
+// A pin has the addresses of a cache's host from the first time that its name was resolved. A program that
+// changes the files for resolving names later, which root in a job can do, cannot redirect the client.
 type pin struct {
 	host string
-	// moves says that another address may be used when none of these answers any more: it has
-	// to show the host's certificate.
+	// moves is true if another address may be used when none of these answers any more: the host has a
+	// certificate, which is checked.
 	moves bool
 
 	mu        sync.Mutex
 	addresses []netip.Addr
 }
 
-// Pin looks up the cache's host and loads the roots of trust of this machine, so that neither is
-// read from a file after it has returned. What fails fails again when the cache is called.
+// Pin resolves the name of the cache's host, and loads this machine's root certificates. After it has returned,
+// neither is read from a file. If it fails, calls to the cache fail as well.
 func (c *Client) Pin(ctx context.Context) error {
-	_, err := x509.SystemCertPool()      // which is kept
-	if c.transport.options.Dial != nil { // a network of its own, which knows its names
+	_, err := x509.SystemCertPool()      // x509 keeps the result
+	if c.transport.options.Dial != nil { // it resolves names itself
 		return err
 	}
 	return errors.Join(err, c.pin.lookUp(ctx))
 }
 
-// lookUp pins the host to where it is found now.
+// lookUp pins the host to its present addresses.
 func (p *pin) lookUp(ctx context.Context) (err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -49,10 +49,10 @@ func (p *pin) known(host string) []netip.Addr {
 	return p.addresses
 }
 
-// dialer is what connects without a pin.
+// A dialer makes connections, like net.Dialer.DialContext.
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
-// over returns a dialer that heeds the pin.
+// over returns a dialer that uses the pinned addresses.
 func (p *pin) over(dial dialer) dialer {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		host, port, err := net.SplitHostPort(address)
@@ -78,8 +78,8 @@ func (p *pin) over(dial dialer) dialer {
 	}
 }
 
-// InTheOpen reports whether what goes to the cache can be read and changed on its way: its
-// address is http://, and not that of this machine or of a private network.
+// InTheOpen reports whether others can read and change the data that is sent to the cache: its address is
+// http://, and is neither this machine nor in a private network.
 func (c *Client) InTheOpen() bool {
 	if c.transport.home.Scheme != "http" {
 		return false

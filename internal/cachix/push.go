@@ -8,43 +8,42 @@ import (
 	"time"
 )
 
-// Pushed is what came of the push of a path.
+// Pushed is the result of the push of a path.
 type Pushed struct {
 	FileHash Hash          // of the compressed archive
-	FileSize int64         // of the compressed archive, in bytes
-	Parts    int           // that it went up in
-	Took     time.Duration // without the wait for a turn
+	FileSize int64         // size of the compressed archive, in bytes
+	Parts    int           // how many parts were uploaded
+	Took     time.Duration // without the wait for other uploads
 
-	signature string // that it was announced with, or nothing
+	signature string // with which it was announced, or ""
 }
 
-// Memory returns how many bytes a client with these options takes at most for what is
-// being pushed, however many paths and however large: 137 MiB with the defaults on a machine
-// of four CPUs or more, of which small paths touch only a little.
+// Memory returns the most memory that a client with these options uses for uploads, in bytes. It does not
+// depend on the number and size of the paths. With the defaults, it is 137 MiB on a machine with four CPUs or
+// more; small paths use only a little of it.
 func (o Options) Memory() int64 {
 	o = o.withDefaults()
 	n := compressors()
 	return int64(o.Parts)*int64(o.PartSize) + int64(o.Uploads+n)*frameMemory + int64(n)*encoderMemory
 }
 
-// Push sends a path and has the cache announce it, signed with key; with no key, the
-// cache has to sign it. nar writes the path's archive to w (nar.Dump is one) and has
-// to stop when w fails. Where the archive is not that of p, nothing is announced.
+// Push uploads a path, and makes the cache announce it with a signature by key. If key is nil, the cache must
+// sign the path. nar writes the path's archive to w (as nar.Dump does), and must return when w fails. If the
+// archive is not that of p, the path is not announced.
 //
-// An upload that the cache has lost, as when it has restarted, is begun anew once: nar is
-// called again. What it has begun and does not finish it takes back, without waiting for
-// that. It returns as soon as ctx ends and nar has returned; its errors are of all kinds, or
-// nar's, or that of ctx.
+// If the cache has lost an upload, for example by a restart, Push starts it again once, and calls nar again. It
+// aborts an upload that fails, without waiting for the answer. It returns as soon as ctx ends and nar has
+// returned. Its errors are of all kinds, or the error of nar or of ctx.
 func (c *Client) Push(ctx context.Context, p Path, nar func(w io.Writer) error, key *SigningKey) (Pushed, error) {
 	return c.uploader.push(ctx, p, nar, key)
 }
 
-// An uploader pushes paths, and bounds how many are under way and how much memory they take.
+// An uploader pushes paths. It limits the number of uploads at the same time, and their memory.
 type uploader struct {
 	transport  *transport
 	retrier    *retrier
-	reader     *reader       // of what the cache says of a path
-	turns      chan struct{} // holds a value for each upload under way
+	reader     *reader       // for reading back
+	turns      chan struct{} // has a value for each running upload
 	parts      *partPool
 	compressor *compressor
 	aborter    *aborter
@@ -63,7 +62,7 @@ func newUploader(transport *transport, retrier *retrier, reader *reader) *upload
 	}
 }
 
-// push is Client.Push.
+// push implements Client.Push.
 func (up *uploader) push(ctx context.Context, p Path, nar func(w io.Writer) error, key *SigningKey) (Pushed, error) {
 	if err := p.check(); err != nil {
 		return Pushed{}, fmt.Errorf("push: %w", err)
@@ -88,7 +87,7 @@ func (up *uploader) push(ctx context.Context, p Path, nar func(w io.Writer) erro
 	return pushed, nil
 }
 
-// upload sends a path, and takes back what has been sent of one that fails.
+// upload uploads a path, and aborts the upload if it fails.
 func (up *uploader) upload(ctx context.Context, p Path, nar func(w io.Writer) error, key *SigningKey) (*upload, error) {
 	u := up.newUpload(ctx, p)
 	err := u.push(nar, key)
@@ -99,7 +98,7 @@ func (up *uploader) upload(ctx context.Context, p Path, nar func(w io.Writer) er
 	return u, err
 }
 
-// newUpload returns an upload that has not begun.
+// newUpload returns an upload that has not begun yet.
 func (up *uploader) newUpload(ctx context.Context, p Path) *upload {
 	u := &upload{by: up, path: p, file: sha256.New()}
 	u.ctx, u.cancel = context.WithCancelCause(ctx)

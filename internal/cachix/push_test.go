@@ -52,7 +52,7 @@ func tree(t *testing.T, name string, references ...string) sample {
 // What was pushed is read back to the byte, and its narinfo says what go-nix reads in
 // it and can verify.
 func TestPush(t *testing.T) {
-	w := newWorld(t, quick())
+	w := newFixture(t, quick())
 	s := tree(t, "every+thing-1.0_?=x", storePathOf("z-lib"), storePathOf("a-lib"), storePathOf("z-lib"), storePathOf("every+thing-1.0_?=x"))
 	s.Deriver = storePathOf("every+thing-1.0_?=x.drv")
 	for _, s := range []sample{s, small(t), large(t)} {
@@ -76,7 +76,7 @@ func TestPush(t *testing.T) {
 }
 
 // checkNarInfo has go-nix read a narinfo and verify its signature.
-func (w *world) checkNarInfo(p Path, pushed Pushed) {
+func (w *fixture) checkNarInfo(p Path, pushed Pushed) {
 	w.t.Helper()
 	info, err := narinfo.Parse(bytes.NewReader(w.get(p.Hash() + ".narinfo")))
 	if err != nil {
@@ -106,7 +106,7 @@ func (w *world) checkNarInfo(p Path, pushed Pushed) {
 // Whatever the size of the archive and of the pieces it comes in, it is read back as
 // it was: at the limits of parts too.
 func TestPushProperty(t *testing.T) {
-	w := newWorld(t, quick())
+	w := newFixture(t, quick())
 	r := rand.New(rand.NewPCG(1, 2))
 	sizes := []int64{0, 1, 7, 8, 9, 65535, 65536, 65537}
 	for _, parts := range []int64{1, 2, 3} {
@@ -153,7 +153,7 @@ func (p inPieces) Write(b []byte) (n int, err error) {
 
 // A file that fills a part to the byte is one part.
 func TestFullPart(t *testing.T) {
-	u := newWorld(t, quick()).uploader.newUpload(t.Context(), small(t).Path)
+	u := newFixture(t, quick()).uploader.newUpload(t.Context(), small(t).Path)
 	if _, err := u.Write(make([]byte, testPart)); err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestFullPart(t *testing.T) {
 // Many small paths, eight at once, then none is missing.
 func TestManyPaths(t *testing.T) {
 	const count = 300 // 'make bench' pushes 2,000
-	w := newWorld(t, Options{})
+	w := newFixture(t, Options{})
 	samples := make([]sample, count)
 	var hashes []string
 	for i := range samples {
@@ -220,9 +220,9 @@ func serveForever(folder string) {
 }
 
 // startCache runs a cache in a process of its own and returns a client of it.
-func startCache(t *testing.T, options Options) *world {
+func startCache(t *testing.T, options Options) *fixture {
 	t.Helper()
-	w := &world{t: t, folder: t.TempDir(), key: newKey(t)}
+	w := &fixture{t: t, folder: t.TempDir(), key: newKey(t)}
 	command := exec.Command("/proc/self/exe")
 	command.Env = append(os.Environ(), cacheFolderEnv+"="+w.folder)
 	command.Stderr = os.Stderr
@@ -264,7 +264,7 @@ func spent() int64 {
 func TestMemory(t *testing.T) {
 	const (
 		// overhead is for what the HTTP client and the garbage collector have on their
-		// hands beside what is being pushed.
+		// hands in addition to the pushed data.
 		overhead = 12 << 20
 	)
 	options := quick()
@@ -327,7 +327,7 @@ func TestPartsAreBounded(t *testing.T) {
 	blocks := int64(2+compressors()) * frameSize
 	options := quick()
 	options.Parts = 3
-	w := newWorld(t, options)
+	w := newFixture(t, options)
 	w.cache.Misbehave(devcache.On("PUT", sentPart, devcache.Hang()))
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
@@ -428,7 +428,7 @@ func TestFrames(t *testing.T) {
 }
 
 // When the compressed archive cannot be passed on, nothing more is, and the first error is
-// the one that is told.
+// the one that is returned.
 func TestFramesFail(t *testing.T) {
 	c := newCompressor(1)
 	full := errors.New("full")
@@ -452,7 +452,7 @@ func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 // An archive that is not what the store has on record is not announced.
 func TestWrongArchive(t *testing.T) {
-	w := newWorld(t, quick())
+	w := newFixture(t, quick())
 	for _, s := range []sample{small(t), large(t)} {
 		longer, other, failing := s, s, s
 		longer.NarSize++
@@ -480,7 +480,7 @@ func TestWrongArchive(t *testing.T) {
 }
 
 func TestPathsThatAreNone(t *testing.T) {
-	w := newWorld(t, quick())
+	w := newFixture(t, quick())
 	good := small(t)
 	for name, change := range map[string]func(*Path){
 		"elsewhere":  func(p *Path) { p.StorePath = strings.Replace(p.StorePath, "/nix/store", "/var/store", 1) },
@@ -509,7 +509,7 @@ func TestPathsThatAreNone(t *testing.T) {
 func TestCancelWhileWaiting(t *testing.T) {
 	options := quick()
 	options.Uploads = 1
-	w := newWorld(t, options)
+	w := newFixture(t, options)
 	s := small(t)
 	inside, out := make(chan bool), make(chan bool)
 	var group sync.WaitGroup

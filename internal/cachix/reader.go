@@ -9,15 +9,15 @@ import (
 	"strings"
 )
 
-// A reader reads a cache as Nix does: where it can be read, what it says of a path, and whether the
-// path's archive is there.
+// A reader reads a cache as Nix does. It finds out where the cache can be read, and reads the narinfo of a path
+// and the beginning of its archive.
 type reader struct {
 	transport *transport
 	retrier   *retrier
-	at        string // where narinfos are; see locate
+	at        string // the address of the narinfos; see locate
 }
 
-// verifying is what is done, for errors.
+// verifying returns the purpose of a call, for errors.
 func (r *reader) verifying(p Path) string { return "read back " + p.Name() + " from" }
 
 // verify makes one attempt at Client.Verify.
@@ -36,12 +36,12 @@ func (r *reader) verify(ctx context.Context, p Path, pushed Pushed, keys []ed255
 	return r.checkNar(ctx, p, fields)
 }
 
-// narInfo gets what the cache says of a path.
+// narInfo returns the narinfo of a path.
 func (r *reader) narInfo(ctx context.Context, p Path) (string, error) {
 	return r.get(ctx, r.verifying(p), r.at+"/"+p.Hash()+".narinfo")
 }
 
-// locate is Client.Locate.
+// locate implements Client.Locate.
 func (r *reader) locate(ctx context.Context, cache Cache) bool {
 	const doing = "look for the contents of"
 	places := []string{r.at}
@@ -59,7 +59,7 @@ func (r *reader) locate(ctx context.Context, cache Cache) bool {
 		var err error
 		if i == 0 {
 			err = r.retrier.retry(ctx, look)
-		} else { // what a cache says of itself may lead anywhere
+		} else { // the address in a cache's answer can be any
 			err = look()
 		}
 		if err == nil {
@@ -70,8 +70,7 @@ func (r *reader) locate(ctx context.Context, cache Cache) bool {
 	return false
 }
 
-// showsPaths reports whether the cache tells of its paths to who has the API key: of a private one,
-// Iglu Cache tells nobody.
+// showsPaths reports whether the cache can be read with the API key. A private cache of Iglu Cache cannot.
 func (r *reader) showsPaths(ctx context.Context) bool {
 	_, err := r.get(ctx, "look for the contents of", r.at+"/"+unlikely+".narinfo")
 	failure, ok := errors.AsType[*Error](err)
@@ -81,12 +80,12 @@ func (r *reader) showsPaths(ctx context.Context) bool {
 // unlikely is the hash of a path that no cache has.
 var unlikely = strings.Repeat("0", 32)
 
-// readableByNix is Client.ReadableByNix.
+// readableByNix implements Client.ReadableByNix.
 func (r *reader) readableByNix(ctx context.Context) string {
 	attempt, cancel := context.WithTimeout(ctx, r.transport.options.CallTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(attempt, http.MethodGet, r.at+"/"+unlikely+".narinfo", nil)
-	if err != nil || !r.transport.isOurs(request.URL) || request.URL.RawQuery != "" { // which would be options for Nix
+	if err != nil || !r.transport.isOurs(request.URL) || request.URL.RawQuery != "" { // Nix would read a query as options
 		return ""
 	}
 	request.SetBasicAuth("", r.transport.token)
@@ -96,8 +95,8 @@ func (r *reader) readableByNix(ctx context.Context) string {
 	return r.at
 }
 
-// get returns what there is to read at an address. It is a GET also where only the
-// answer's status is of interest: there are caches that answer 200 to every HEAD.
+// get returns the content at an address. It uses GET even if only the status matters, because some caches answer
+// 200 to every HEAD.
 func (r *reader) get(ctx context.Context, doing, address string) (string, error) {
 	attempt, cancel := context.WithTimeout(ctx, r.transport.options.CallTimeout)
 	defer cancel()
@@ -122,8 +121,8 @@ func (r *reader) get(ctx context.Context, doing, address string) (string, error)
 	return "", r.transport.answered(doing, response, text)
 }
 
-// notThere makes the error of what a cache does not have. Behind a cache of its own, it may
-// have it later.
+// notThere returns the error for something that a cache does not have. Another attempt may succeed, because an
+// HTTP cache in front of it can answer from an earlier request.
 func (r *reader) notThere(doing string, request *http.Request, detail string) *Error {
 	return &Error{Kind: NotAsPushed, Doing: doing, Cache: r.transport.shown, Status: http.StatusNotFound, Detail: detail,
 		host: request.URL.Host, again: true}

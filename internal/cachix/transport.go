@@ -11,20 +11,19 @@ import (
 	"strings"
 )
 
-// A transport makes single attempts at calls of one cache, and turns what goes wrong into errors that
-// hold no secret.
+// A transport makes single attempts at calls to a cache. Its errors contain no secrets.
 type transport struct {
 	options Options
 	token   string
 	secrets *strings.Replacer
 	home    *url.URL // the cache's address
-	shown   string   // likewise, as errors show it
+	shown   string   // the same, for errors
 	api     string   // …/api/v1/cache/NAME
 	http    *http.Client
 	hosts   *hosts
 }
 
-// newTransport returns a transport to the cache at an address that parseTarget has read.
+// newTransport returns a transport to the cache at an address that parseTarget has returned.
 func newTransport(at *url.URL, token string, options Options, pin *pin) *transport {
 	host, name := at.String(), ""
 	if i := strings.LastIndexByte(host, '/'); i >= 0 {
@@ -42,8 +41,8 @@ func newTransport(at *url.URL, token string, options Options, pin *pin) *transpo
 	}
 }
 
-// newHTTPClient returns a client that keeps as many connections as we use at once,
-// and follows no redirection.
+// newHTTPClient returns a client that keeps as many connections open as are used at the same time, and follows no
+// redirects.
 func newHTTPClient(options Options, pin *pin) *http.Client {
 	connections := options.Uploads + options.Parts
 	transport := http.DefaultTransport.(*http.Transport).Clone()
@@ -59,17 +58,17 @@ func newHTTPClient(options Options, pin *pin) *http.Client {
 	}
 }
 
-// A call is one request of the protocol with its answer.
+// A call is a request of the protocol with its answer.
 type call struct {
 	doing  string // for errors: "start the upload of NAME to"
 	method string
 	url    string
-	body   any  // becomes JSON; nil for none
-	answer any  // gets the answer's JSON; nil if there is none to read
-	lookUp bool // it asks what the cache is
+	body   any  // sent as JSON; nil: no body
+	answer any  // the answer's JSON is decoded into it; nil: the answer has none
+	lookUp bool // it asks for the cache's properties
 }
 
-// lookUp returns the call that asks what the cache is.
+// lookUp returns the call that asks for the cache's properties.
 func (t *transport) lookUp(cache *Cache) call {
 	return call{doing: "look up the cache", method: http.MethodGet, url: t.api, answer: cache, lookUp: true}
 }
@@ -114,18 +113,18 @@ func (t *transport) once(ctx context.Context, call call) error {
 	return nil
 }
 
-// authorize adds the API key, and who is asking.
+// authorize adds the API key and the user agent.
 func (t *transport) authorize(request *http.Request) {
 	if t.token != "" {
 		request.Header.Set("Authorization", "Bearer "+t.token)
 	}
 }
 
-// maxAnswer bounds how many bytes of an answer are read. The longest is the list of
-// the hashes that a cache lacks, 35 bytes each.
+// maxAnswer is how many bytes of an answer are read. The longest answer is the list of the hashes that a cache
+// lacks, with 35 bytes for each.
 const maxAnswer = 2 * maxHashes * (HashLen + 3)
 
-// exchange sends a request and reads the answer, whatever its status.
+// exchange sends a request and reads the answer, with any status.
 func (t *transport) exchange(request *http.Request) (*http.Response, []byte, error) {
 	request.Header.Set("User-Agent", userAgent)
 	response, err := t.http.Do(request)
@@ -137,11 +136,11 @@ func (t *transport) exchange(request *http.Request) (*http.Response, []byte, err
 	return response, text, err
 }
 
-// userAgent names us in a server's log.
+// userAgent identifies this program in a server's log.
 const userAgent = "iglu-builder"
 
-// isOurs reports whether the API key may go to an address: one on the host that it was
-// given for, or below it, as NAME.cachix.org is below cachix.org.
+// isOurs reports whether the API key may be sent to an address: it must be on the host for which the key was given,
+// or on a subdomain, such as NAME.cachix.org for cachix.org.
 func (t *transport) isOurs(at *url.URL) bool {
 	return at.Scheme == t.home.Scheme && (at.Host == t.home.Host || strings.HasSuffix(at.Host, "."+t.home.Host))
 }

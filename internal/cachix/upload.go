@@ -17,27 +17,27 @@ import (
 	"sync"
 )
 
-// An upload is a path on its way. It is the writer of the compressed archive, which
-// it cuts into parts that are sent while the next is filled.
+// An upload is the upload of a path. It is a writer for the compressed archive, which it splits into parts. A part
+// is sent while the next one is filled.
 type upload struct {
-	by     *uploader // which has what all uploads share
+	by     *uploader // has what all uploads share
 	path   Path
-	ctx    context.Context // ends with the first part that cannot be sent
+	ctx    context.Context // cancelled after the first part that cannot be sent
 	cancel context.CancelCauseFunc
 
-	narID, uploadID string // nothing until the first part is there
-	outages         int    // of the cache, before that
+	narID, uploadID string // empty until the first part is filled
+	outages         int    // the outages of the cache before that
 	buffer          []byte // the part that is being filled
 	file            hash.Hash
 	size            int64
-	signature       string // that it is announced with
+	signature       string // with which it is announced
 
 	sending sync.WaitGroup
-	sent    []part // by number; each part's goroutine writes its own
+	sent    []part // by number; each part's goroutine writes one element
 	mu      sync.Mutex
 }
 
-// part is one that the cache has taken.
+// A part is a part that the cache has accepted.
 type part struct {
 	Number int    `json:"partNumber"` // from 1
 	ETag   string `json:"eTag"`
@@ -46,7 +46,7 @@ type part struct {
 // push sends the archive and announces the path.
 func (u *upload) push(nar func(w io.Writer) error, key *SigningKey) error {
 	if err := u.compress(nar); err != nil {
-		// Why a part was not taken is the cause of whatever came of it.
+		// If a part failed, its error is the cause of all others.
 		if u.ctx.Err() != nil {
 			return context.Cause(u.ctx)
 		}
@@ -58,12 +58,11 @@ func (u *upload) push(nar func(w io.Writer) error, key *SigningKey) error {
 	return u.announce(key)
 }
 
-// partsLost is how Iglu Cache says that it has thrown the parts of an upload away, as it does
-// when it starts.
+// partsLost is the error of Iglu Cache if it has deleted the parts of an upload, which it does when it starts.
 const partsLost = "Part file does not exist"
 
-// isLost reports whether an upload has failed because the cache does not have it any more,
-// or not all of it: it says so, or it was away since the upload began.
+// isLost reports whether an upload has failed because the cache has lost it, or parts of it: the cache says so, or it
+// was down since the upload began.
 func (u *upload) isLost(err error) bool {
 	failure, ok := errors.AsType[*Error](err)
 	return ok && u.narID != "" && failure.Kind == Refused &&
@@ -71,7 +70,7 @@ func (u *upload) isLost(err error) bool {
 			u.by.transport.hosts.outages(u.by.transport.home.Host) != u.outages)
 }
 
-// A meter takes an archive's hash and size as it goes by.
+// A meter computes the hash and size of an archive that is written to it.
 type meter struct {
 	hash hash.Hash
 	size int64
@@ -82,7 +81,7 @@ func (m *meter) Write(b []byte) (int, error) {
 	return m.hash.Write(b)
 }
 
-// compress runs the archive through its checks and the compression into parts.
+// compress checks and compresses the archive, and splits it into parts.
 func (u *upload) compress(nar func(w io.Writer) error) error {
 	compression := u.by.compressor.compress(u)
 	archive := &meter{hash: sha256.New()}
@@ -93,7 +92,7 @@ func (u *upload) compress(nar func(w io.Writer) error) error {
 	return u.compare(archive)
 }
 
-// compare checks the archive against what the store has on record.
+// compare compares the archive's hash and size with the store's metadata.
 func (u *upload) compare(archive *meter) error {
 	wrong := &Error{Kind: WrongNar, Doing: "push " + u.path.Name() + " to", Cache: u.by.transport.shown}
 	if archive.size != u.path.NarSize {
@@ -107,7 +106,7 @@ func (u *upload) compare(archive *meter) error {
 	return nil
 }
 
-// close ends what is still under way and gives the buffer back.
+// close ends what is still running, and returns the buffer to the pool.
 func (u *upload) close() {
 	u.cancel(context.Canceled)
 	u.sending.Wait()
@@ -119,8 +118,8 @@ func (u *upload) close() {
 
 func (u *upload) fileHash() Hash { return Hash(u.file.Sum(nil)) }
 
-// Write takes more of the compressed archive. A part is sent when it is full and
-// there is more, so that the last one is never empty.
+// Write adds bytes of the compressed archive. A full part is sent only when more bytes follow, so that the last part is
+// never empty.
 func (u *upload) Write(b []byte) (int, error) {
 	u.file.Write(b)
 	u.size += int64(len(b))
@@ -146,7 +145,7 @@ func (u *upload) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// finish sends the last part and waits until all are there.
+// finish sends the last part, and waits until the cache has all parts.
 func (u *upload) finish() error {
 	if err := u.flush(); err != nil {
 		return err
@@ -158,7 +157,7 @@ func (u *upload) finish() error {
 	return nil
 }
 
-// flush sends the part that has been filled, in the background.
+// flush starts to send the filled part, in the background.
 func (u *upload) flush() error {
 	if u.narID == "" {
 		if err := u.begin(); err != nil {
@@ -185,7 +184,7 @@ func (u *upload) flush() error {
 	return nil
 }
 
-// begin asks the cache for an upload.
+// begin starts the upload at the cache.
 func (u *upload) begin() error {
 	var answer struct {
 		NarID    string `json:"narId"`
@@ -211,8 +210,8 @@ func (u *upload) url(action, query string) string {
 		"?uploadId=" + url.QueryEscape(u.uploadID) + query
 }
 
-// send sends one part and returns the ETag under which the cache has it. Each attempt
-// asks for an address of its own, since one can expire.
+// send sends a part, and returns the cache's ETag for it. Each attempt asks for a new address, because an address can
+// expire.
 func (u *upload) send(number int, content []byte) (eTag string, err error) {
 	sum := md5.Sum(content)
 	contentMD5 := base64.StdEncoding.EncodeToString(sum[:])
@@ -232,8 +231,8 @@ func (u *upload) send(number int, content []byte) (eTag string, err error) {
 	return eTag, err
 }
 
-// put sends a part's bytes to the address that the cache has given for it, which is
-// a secret: it can hold the API key or stand for it.
+// put sends a part to the address that the cache has returned for it. The address is a secret: it can contain a key, or
+// be enough to write.
 func (u *upload) put(doing, address, contentMD5 string, content []byte) (eTag string, err error) {
 	t := u.by.transport
 	notCachix := func(detail string) error {
@@ -241,7 +240,7 @@ func (u *upload) put(doing, address, contentMD5 string, content []byte) (eTag st
 	}
 	ctx, cancel := context.WithTimeout(u.ctx, t.options.PartTimeout)
 	defer cancel()
-	// The query stays as it is: it can hold base64 that nobody has escaped.
+	// The query must not be changed: it can contain base64 without escapes.
 	request, err := http.NewRequestWithContext(ctx, http.MethodPut, address, bytes.NewReader(content))
 	if err != nil || request.URL.Host == "" || request.URL.Scheme != "http" && request.URL.Scheme != "https" {
 		return "", notCachix("it gives no address to send a part to")
@@ -253,7 +252,7 @@ func (u *upload) put(doing, address, contentMD5 string, content []byte) (eTag st
 		return "", t.failed(u.ctx, doing, request, err)
 	}
 	if response.StatusCode/100 != 2 {
-		// Without its words: an object store repeats there what it was asked, signed.
+		// Without its message: in it, an object store repeats the signed request.
 		failure := t.answered(doing, response, nil)
 		if failure.Kind == KeyRefused {
 			failure.Kind = Refused // it was not asked with the API key

@@ -7,16 +7,16 @@ import (
 	"errors"
 )
 
-// Verify reads back what the cache says of a path, and that its archive is there, and
-// returns how that differs from what was pushed: an error of the kind NotAsPushed, or of
-// those of Cache. A zero Pushed stands for a path that somebody else has pushed: its file is
-// not compared. With no key, no signature is asked for.
+// Verify reads the narinfo of a path from the cache, and checks that its archive exists. If anything differs
+// from the pushed path, it returns an error of the kind NotAsPushed. Its other errors are of the kinds of
+// Cache. With a zero Pushed, for a path that someone else has pushed, the compressed file is not compared.
+// With a nil key, no signature is required.
 func (c *Client) Verify(ctx context.Context, p Path, pushed Pushed, key *SigningKey) error {
 	return c.retrier.retry(ctx, func() error { return c.reader.verify(ctx, p, pushed, publicOf(key)) })
 }
 
-// Has reports whether the cache has a path, as Verify finds out, signed by one of some public
-// keys, base64 each. With no keys, no signature is asked for.
+// Has reports whether the cache has a path, by the checks of Verify, with a signature by one of the public keys, which
+// are given in base64. Without keys, no signature is required.
 func (c *Client) Has(ctx context.Context, p Path, keys ...string) (bool, error) {
 	signers := publicOf(nil)
 	for _, text := range keys {
@@ -36,11 +36,10 @@ func (c *Client) Has(ctx context.Context, p Path, keys ...string) (bool, error) 
 	return has, err
 }
 
-// Locate finds out where the cache can be read, for Verify: where it is pushed to, or
-// where it says that it is. Without that, or where a private cache does not let itself be read, it
-// reports false.
+// Locate finds out where the cache can be read, which is needed for Verify: at the address to which paths are pushed,
+// or at the address in the cache's properties. It returns false if the cache cannot be read at either.
 func (c *Client) Locate(ctx context.Context, cache Cache) bool { return c.reader.locate(ctx, cache) }
 
-// ReadableByNix returns where Nix can read the cache if it shows the API key as the password of a
-// netrc, which is the only way that it knows, or "". It can be asked after Locate.
+// ReadableByNix returns the address at which Nix can read the cache with the API key as a password in a netrc file,
+// which is the only way that Nix supports. It returns "" if Nix cannot. Locate must be called first.
 func (c *Client) ReadableByNix(ctx context.Context) string { return c.reader.readableByNix(ctx) }

@@ -1,45 +1,45 @@
-// Package jobend names the ways in which a job ends. The server's log, its metrics, its
-// history and its events use the names; in the other messages a client is told in sentences.
+// Package jobend defines the names of the ways in which a job can end. The server's log, metrics,
+// history and events use these names. The other messages to clients use sentences.
 package jobend
 
-// An End is how a job ended. It is an error as well, so that whoever ends a job can make it
-// the cause with which the job's context ends.
+// An End is how a job ended. It is also an error, so that it can be the cause with which the job's
+// context is cancelled.
 type End string
 
 // The ends of a job.
 const (
 	Exited      End = "exited"        // by itself, with an exit code
 	Unpushed    End = "unpushed"      // likewise, but what it built could not be pushed
-	OutOfMemory End = "out-of-memory" // a process of it was killed for taking too much
-	Killed      End = "killed"        // its container was ended by somebody else
+	OutOfMemory End = "out-of-memory" // one of its processes was killed because it used too much memory
+	Killed      End = "killed"        // its container was stopped by someone else
 	TimedOut    End = "timed-out"     // it ran too long
 	Silent      End = "silent"        // it printed nothing for too long
-	Cancelled   End = "cancelled"     // its client said goodbye, or somebody cancelled it on the page
-	ClientGone  End = "client-gone"   // its client went away without a word
+	Cancelled   End = "cancelled"     // its client closed the connection properly, or someone cancelled it on the page
+	ClientGone  End = "client-gone"   // the connection to its client was lost
 	Shutdown    End = "shutdown"      // the builder shuts down
-	NoImage     End = "no-image"      // its image is not there and cannot be pulled
-	EngineGone  End = "engine-gone"   // the engine does not answer, or went away
-	Interrupted End = "interrupted"   // its builder died; only the history says so, when it is back
-	Failed      End = "failed"        // the builder or the engine could not do their part
+	NoImage     End = "no-image"      // its image is not present and cannot be pulled
+	EngineGone  End = "engine-gone"   // the engine does not answer, or stopped
+	Interrupted End = "interrupted"   // its builder crashed; used only in the history, after a restart
+	Failed      End = "failed"        // another error of the builder or of the engine
 )
 
-// All are the ends that a running builder tells of.
+// All are the ends that a running builder can report.
 var All = []End{Exited, Unpushed, OutOfMemory, Killed, TimedOut, Silent, Cancelled, ClientGone, Shutdown, NoImage, EngineGone, Failed}
 
-// A Result says whether a job did what it was asked to and, if not, whose doing that was.
+// A Result says whether a job succeeded and, if not, whose fault that was.
 type Result string
 
 // The results of jobs.
 const (
-	Success      Result = "success" // the build ended with exit code 0, and all is pushed that was to be
-	BuildFailed  Result = "failure" // the build, its source, its cache or its client is why not
-	BuilderError Result = "error"   // the builder or its engine is
+	Success      Result = "success" // the build ended with exit code 0, and everything requested is pushed
+	BuildFailed  Result = "failure" // caused by the build, its source, its cache or its client
+	BuilderError Result = "error"   // caused by the builder or its engine
 )
 
-// Results are all of them.
+// Results are all values of Result.
 var Results = []Result{Success, BuildFailed, BuilderError}
 
-// Result returns that of a job with an end, and an exit code if it exited.
+// Result returns the result of a job with this end. exitCode is used only for Exited.
 func (e End) Result(exitCode int) Result {
 	switch e {
 	case Exited:

@@ -1,7 +1,6 @@
-// Package jobenv is the interface between the builder and the program inside a
-// job's container: the container's environment. The orchestrator writes a Job with
-// Environ, internal/jobrun reads it back with Parse, and docs/job-environment.md is
-// the same table for people.
+// Package jobenv is the interface between the builder and the program in a job's container:
+// environment variables, exit codes and the lifeline. The orchestrator writes a Job with Environ,
+// and internal/jobrun reads it with Parse. docs/job-environment.md documents the variables.
 package jobenv
 
 import (
@@ -45,14 +44,14 @@ const (
 	NixConfig    = "NIX_CONFIG"
 )
 
-// Who a job's own programs run as: the values of JobUser. UserNix is an unprivileged user, for
-// whom a nix-daemon that is root builds; UserRoot is root.
+// The values of JobUser: the user that runs a job's own programs. UserNix is an unprivileged user,
+// for whom a nix-daemon run by root builds; UserRoot is root.
 const (
 	UserNix  = "nix"
 	UserRoot = "root"
 )
 
-// Systems are the Linux machines on which Nix builds, by Go's names of them, as Nix names them.
+// Systems maps the GOARCH of a Linux machine to Nix's name of that system, for those on which Nix builds.
 var Systems = map[string]string{
 	"amd64":   "x86_64-linux",
 	"386":     "i686-linux",
@@ -61,90 +60,90 @@ var Systems = map[string]string{
 	"riscv64": "riscv64-linux",
 }
 
-// Mount is the folder of the container that holds the builder's own program,
-// read-only, and Program and Askpass are what lies in it: the program, and a link
-// to it under the name by which it answers git's questions for credentials.
+// Mount is the read-only folder of the container that has the builder's own program. Program and
+// Askpass are the files in it: the program, and a link to it. Git runs the link to ask for credentials.
 const (
 	Mount   = "/iglu"
 	Program = "iglu-builder"
 	Askpass = "iglu-askpass"
 )
 
-// Exit codes of the container beside those of its programs, as BSD's sysexits.h names them.
+// Exit codes of the container, in addition to those of its programs. The names in the comments are
+// those of BSD's sysexits.h.
 const (
 	ExitUnpushed      = 75 // EX_TEMPFAIL: the build succeeded, but not its push
-	ExitUnusableStore = 70 // EX_SOFTWARE: the store of earlier jobs is unfit, and nothing of the job has run
-	ExitLifelineLost  = 74 // EX_IOERR: the builder, or the connection to it, is gone
+	ExitUnusableStore = 70 // EX_SOFTWARE: the store of earlier jobs cannot be used, and nothing of the job has run
+	ExitLifelineLost  = 74 // EX_IOERR: the connection to the builder is lost
 )
 
-// BuildDir is the folder of the container in which Nix builds: on the engine's disk, not in
-// /tmp, which is memory. It is where Nix builds by itself since 2.30.
+// BuildDir is the folder of the container in which Nix builds. It is on the engine's disk, while /tmp
+// is in memory. It is Nix's default since 2.30.
 const BuildDir = "/nix/var/nix/builds"
 
-// StoreCache is the folder of the container in which Nix caches what it has evaluated and
-// fetched, where the store outlives the job: it lies on the same volume.
+// StoreCache is the folder in which Nix caches what it has evaluated and fetched, if the store is
+// kept after the job. It is on the store's volume.
 const StoreCache = "/nix/var/iglu-cache"
 
-// What is known of a store that outlives its job: the values of Store.
+// The values of Store, for a store that is kept after the job.
 const (
-	StoreFresh = "fresh" // it has been filled from the image for this job
-	StoreUsed  = "used"  // earlier jobs have had it
+	StoreFresh = "fresh" // it was created from the image for this job
+	StoreUsed  = "used"  // earlier jobs have used it
 )
 
-// What can be done with a store between jobs: the values of Maintenance. Collect is followed by
-// a space and the bytes that are to be freed. The container prints the store's size in
-// bytes as its last line, and its exit code is 0 if the store is sound.
+// The values of Maintenance: what is done with a store between jobs. MaintenanceCollect is followed
+// by a space and the number of bytes to free. The container prints the store's size in bytes as its
+// last line, and its exit code is 0 if the store is clean.
 const (
-	MaintenanceCheck   = "check" // that it is sound, if that is not known
+	MaintenanceCheck   = "check" // verifies the store, unless it is known to be clean
 	MaintenanceCollect = "collect"
 )
 
-// NixLog is a socket of the container to which Nix tells what it does, for programs.
+// NixLog is a socket of the container. Nix writes its log to it in a format for programs.
 const NixLog = "/iglu-nix"
 
-// A container's standard input is its lifeline. The builder writes a byte into it every
-// Heartbeat. When it ends, or nothing has come for Silence, the builder or its engine is gone,
-// and the job ends by itself.
+// A container's standard input is its lifeline. The builder writes a byte into it once in each
+// Heartbeat. When it is closed, or no byte has arrived for the time of Silence, the builder or its
+// engine has failed, and the job ends by itself.
 const (
 	Heartbeat = 5 * time.Second
 	Silence   = 30 * time.Second
-	// Outlives is how long a container runs at most that hears nothing of its builder any more.
+	// Outlives is the longest time that a container runs after it has lost its builder.
 	Outlives = time.Minute
 )
 
-// Job is what a container is told of its job.
+// Job has the parameters of a job, for its container.
 type Job struct {
 	Repository   string // empty only with NoClone
 	NoClone      string // "true": the repository is not cloned
-	Branch       string // a branch, or what else 'git fetch' takes; empty: the repository's default branch
+	Branch       string // a branch, or another ref that 'git fetch' accepts; empty: the repository's default branch
 	GitDepth     string // how many commits of the history are fetched; empty: all
-	FetchTimeout string // bounds all that git does for the source; as time.ParseDuration takes it
-	CPUs         string // how many the job has, rounded up; empty: not known
-	System       string // that the job is for, as Nix names it; empty: the container's own
+	FetchTimeout string // the time limit for fetching the source, in the format of time.ParseDuration
+	CPUs         string // how many the job may use, rounded up; empty: not known
+	System       string // the system to build for, in Nix's spelling; empty: the container's own
 	NixConf      string // lines of nix.conf for all of the container's Nix, after those of the image
-	AccessTokens string // secret: HOST=TOKEN, separated by spaces, as Nix's setting access-tokens has them
+	AccessTokens string // secret: HOST=TOKEN, separated by spaces, as in Nix's setting access-tokens
 	Netrc        string // secret: the text of a netrc file
-	FlakeConfig  string // "true": what the source's flake says of substituters and keys counts
-	StoreOfAll   string // "true": the store is for all jobs, whatever they trust
+	FlakeConfig  string // "true": the substituters and keys in the source's flake are used
+	StoreOfAll   string // "true": the store is for all jobs, whatever caches and keys they trust
 	Colors       string // "true": what Nix prints on standard error keeps its colours
 	GitUsername  string
 	GitKey       string // secret
 	Command      string // split into words by internal/shellwords
 	ExtraArgs    string // likewise, and appended
 	CacheTarget  string // empty: nothing to push
-	PushUploads  string // how many paths go up at once
-	PushPartSize string // of the parts that they go up in, in bytes
-	UpstreamKeys string // what one of these has signed is not pushed; separated by spaces
-	Maintenance  string // what is to be done with the store, in place of a build; empty: nothing
-	NixVersion   string // of the image's, if an earlier job has found that out; empty: not known
+	PushUploads  string // how many paths are uploaded at the same time
+	PushPartSize string // size of the parts of an upload, in bytes
+	UpstreamKeys string // public keys, separated by spaces: paths that one of them has signed are not pushed
+	Maintenance  string // a task of maintenance that is run instead of a build; empty: none
+	NixVersion   string // of the image's Nix, if an earlier job has found it; empty: not known
 	JobUser      string // UserNix or UserRoot
 	DaemonConfig string // lines of nix.conf for the nix-daemon of UserNix
-	Store        string // StoreFresh or StoreUsed where the store outlives the job; else empty
+	Store        string // StoreFresh or StoreUsed if the store is kept after the job; else empty
 	BuildID      string // of the program that the builder expects in the container; see internal/buildid
-	EventsToken  string // secret: what is told in the job's name begins with it; see internal/jobwire
+	EventsToken  string // secret: the key of the records that the program sends; see internal/jobwire
 	CacheToken   string // secret
 	SigningKey   string // secret
-	NixConfig    string // lines of nix.conf; Nix reads it by itself
+	NixConfig    string // lines of nix.conf; Nix itself reads this variable
 }
 
 type field struct {
@@ -152,7 +151,7 @@ type field struct {
 	value *string
 }
 
-// fields pairs each name with the field it stands for.
+// fields pairs the name of each variable with its field.
 func (j *Job) fields() []field {
 	return []field{
 		{Repository, &j.Repository},
@@ -189,8 +188,8 @@ func (j *Job) fields() []field {
 	}
 }
 
-// Environ returns the job as NAME=value strings. What is not set is there, too, and
-// empty: a job image may have a variable of that name.
+// Environ returns the job as NAME=value strings. A field that is not set becomes an empty variable,
+// because a job image may have a variable of that name.
 func (j Job) Environ() []string {
 	var environ []string
 	for _, f := range j.fields() {
@@ -199,8 +198,8 @@ func (j Job) Environ() []string {
 	return environ
 }
 
-// Parse splits a container's environment into the job and the rest, which is what
-// the job's children may see: nothing of the job but Nix's own configuration.
+// Parse splits a container's environment into the job and the rest. The rest is the environment of
+// the job's child processes: of the job it has only NIX_CONFIG.
 func Parse(environ []string) (job Job, rest []string) {
 	fields := job.fields()
 	for _, entry := range environ {

@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// values are what a field can hold, the most awkward first.
+// values are values of a field, the most difficult first.
 var values = []string{
 	"a = b=c\n\"d\" 'e' $F \\g\t枝\xff\n",
 	"-----BEGIN OPENSSH PRIVATE KEY-----\nkey\n-----END OPENSSH PRIVATE KEY-----\n",
@@ -20,8 +20,7 @@ var values = []string{
 	"plain",
 }
 
-// eachField calls do with the name of each field of Job and a Job in which only that
-// has the value.
+// eachField calls do for each field of Job, with its name and a Job in which only this field is set.
 func eachField(value string, do func(name string, job Job)) {
 	fields := reflect.TypeFor[Job]()
 	for i := range fields.NumField() {
@@ -81,7 +80,7 @@ func TestRoundTripAmongOthers(t *testing.T) {
 	}
 }
 
-// Nothing of a job but Nix's configuration is in what its children see.
+// The environment of a job's child processes has nothing of the job except NIX_CONFIG.
 func TestSecretsStayOut(t *testing.T) {
 	job := fullJob()
 	_, rest := Parse(job.Environ())
@@ -90,7 +89,7 @@ func TestSecretsStayOut(t *testing.T) {
 			t.Errorf("%q is in the rest: %q", secret, rest)
 		}
 	}
-	// One that is given twice must not be half taken out.
+	// If a variable is given twice, both must be removed.
 	_, rest = Parse([]string{"IGLU_GIT_KEY=first", "IGLU_GIT_KEY=second", "IGLU_GIT_KEY", "CACHIX_AUTH_TOKEN="})
 	if len(rest) > 0 {
 		t.Errorf("rest is %q, want none", rest)
@@ -98,7 +97,7 @@ func TestSecretsStayOut(t *testing.T) {
 }
 
 func TestEmptyJob(t *testing.T) {
-	// A job image may have variables of these names: they are set, to nothing.
+	// A job image may have variables of these names: they are set to the empty string.
 	for _, variable := range (Job{}).Environ() {
 		if !strings.HasSuffix(variable, "=") {
 			t.Errorf("%q is set", variable)
@@ -110,7 +109,7 @@ func TestEmptyJob(t *testing.T) {
 	}
 }
 
-// Each field is in the table, under a name of its own, and in no other.
+// Each field is in the table once, under a name of its own.
 func TestTable(t *testing.T) {
 	var names []string
 	eachField("x", func(field string, job Job) {

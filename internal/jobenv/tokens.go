@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// JoinTokens returns tokens by their hosts as Nix's setting access-tokens has them: HOST=TOKEN,
-// separated by spaces, and in order.
+// JoinTokens returns the tokens as a value of Nix's setting access-tokens: HOST=TOKEN, separated by
+// spaces and sorted. The keys of the map are hosts.
 func JoinTokens(byHost map[string]string) string {
 	var words []string
 	for _, host := range slices.Sorted(maps.Keys(byHost)) {
@@ -16,8 +16,7 @@ func JoinTokens(byHost map[string]string) string {
 	return strings.Join(words, " ")
 }
 
-// SplitTokens returns the tokens that JoinTokens has joined, by their hosts. Of two for one host, the
-// last counts.
+// SplitTokens is the inverse of JoinTokens. If a host has two tokens, the last one is returned.
 func SplitTokens(text string) map[string]string {
 	byHost := make(map[string]string)
 	for pair := range strings.FieldsSeq(text) {

@@ -14,10 +14,9 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 )
 
-// The kernel shows the environment that a process was started with for as long as it lives,
-// whatever the process does to it. So PID 1 executes its program twice: the first time it has
-// the environment that the engine wrote, and hands that over to the second time in a sealed
-// memory file. The second time it has no environment, and closes the file.
+// The kernel keeps showing the environment that a process was started with, whatever the process does
+// to it. So PID 1 executes its program twice. The first time, it copies the environment into a sealed
+// memory file. The second time, it has no environment: it reads the file and closes it.
 
 // handOver executes the program again, with the environment in a memory file. It returns only
 // if that fails. The process keeps its id.
@@ -34,7 +33,7 @@ func handOver() error {
 	if _, err := unix.FcntlInt(file.Fd(), unix.F_ADD_SEALS, seals); err != nil {
 		return fmt.Errorf("seal a file in memory: %w", err)
 	}
-	runtime.LockOSThread() // what it inherits is this thread's
+	runtime.LockOSThread() // capabilities belong to a thread
 	if err := dropInheritable(); err != nil {
 		return err
 	}
@@ -43,8 +42,8 @@ func handOver() error {
 	return fmt.Errorf("execute the program again: %w", err)
 }
 
-// dropInheritable takes away the capabilities that a program of another user could get back
-// by a file's. Engines before Docker 20.10.14 set them (CVE-2022-24769).
+// dropInheritable removes the inheritable capabilities: a program of another user could regain them
+// by executing a file that has them. Engines before Docker 20.10.14 set them (CVE-2022-24769).
 func dropInheritable() error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
@@ -58,8 +57,8 @@ func dropInheritable() error {
 	return nil
 }
 
-// takeOver reads the job that handOver has left in a file, and sets the rest of the
-// environment again.
+// takeOver reads the job from the file that handOver has written, and sets the rest of the
+// environment again. descriptor is the number of the file.
 func takeOver(descriptor string) (job jobenv.Job, rest []string, err error) {
 	fd, err := strconv.Atoi(descriptor)
 	if err != nil {
@@ -83,6 +82,6 @@ func takeOver(descriptor string) (job jobenv.Job, rest []string, err error) {
 	return job, rest, nil
 }
 
-// maxEnvironment is more than the kernel takes as the environment of a program, in bytes:
-// a quarter of the stack, which is 8 MiB as a rule, and three quarters of that at most.
+// maxEnvironment is more than the kernel accepts as the environment of a program, in bytes. The
+// kernel's limit is a quarter of the stack's limit (usually 8 MiB), and at most 6 MiB.
 const maxEnvironment = 8 << 20

@@ -19,18 +19,18 @@ import (
 
 // A builder runs a job's command.
 type builder struct {
-	job     jobenv.Job
-	runner  runner
-	teller  reporter
-	version func() string // of the image's Nix
+	job      jobenv.Job
+	runner   runner
+	reporter reporter
+	version  func() string // returns the version of the image's Nix, or ""
 }
 
-// secrets returns what masks those of the job.
+// secrets returns a Redactor for the job's secrets.
 func (b *builder) secrets() *redact.Redactor {
 	return redact.New(secretsOf(b.job)...)
 }
 
-// secretsOf returns those of a job.
+// secretsOf returns the secrets of a job.
 func secretsOf(job jobenv.Job) []string {
 	request := schemas.Request{
 		Git: schemas.Git{GitKey: job.GitKey},
@@ -47,7 +47,7 @@ func secretsOf(job jobenv.Job) []string {
 // buildOnly runs the command and pushes nothing.
 func (b *builder) buildOnly(out *output) int {
 	if argv, err := commandLine(b.job); err != nil || len(argv) == 0 || !isNix(argv[0]) {
-		return b.build(os.Stdout) // at once, however much it prints
+		return b.build(os.Stdout) // the output needs no reading
 	}
 	stdout, err := newTee(out)
 	if err != nil {
@@ -57,7 +57,7 @@ func (b *builder) buildOnly(out *output) int {
 	code := b.build(stdout.in)
 	stdout.close()
 	if code == 0 {
-		b.tellResults(out.printed(), nil, false)
+		b.reportResults(out.printed(), nil, false)
 	}
 	return code
 }
@@ -76,19 +76,19 @@ func (b *builder) build(stdout *os.File) int {
 		if isOlder(version, testedNix) {
 			say("this Nix is older than %s, the oldest with which this builder is tested: use a newer job image where something fails", testedNix)
 		}
-		b.teller.Send(jobwire.Record{Nix: version})
+		b.reporter.Send(jobwire.Record{Nix: version})
 	}
-	b.teller.phase(schemas.Evaluate)
+	b.reporter.phase(schemas.Evaluate)
 	say("running %s", shellwords.Show(argv))
-	why.set("", "") // whatever was in the way, the job has come so far
-	if tellsPrograms(version, argv[0]) {
-		return b.runHeard(r, argv, stdout)
+	why.set("", "") // earlier failures did not end the job
+	if hasJSONLog(version, argv[0]) {
+		return b.runWithLog(r, argv, stdout)
 	}
-	return b.runRead(r, argv, stdout)
+	return b.runReadingOutput(r, argv, stdout)
 }
 
-// runHeard runs a command and hears what its Nix processes tell programs.
-func (b *builder) runHeard(r runner, argv []string, stdout *os.File) int {
+// runWithLog runs a command, and reads the log for programs that its Nix processes write.
+func (b *builder) runWithLog(r runner, argv []string, stdout *os.File) int {
 	colors, err := b.newColorer()
 	if err != nil {
 		sayWhy("", "cannot read what the build prints: %v", err)
@@ -96,7 +96,7 @@ func (b *builder) runHeard(r runner, argv []string, stdout *os.File) int {
 	}
 	nix, err := b.listenToNix(colors)
 	if err != nil {
-		say("the job goes on without what Nix tells of its progress: %v", err)
+		say("Nix's progress is not shown: %v", err)
 		return r.run(argv, sourceDir, stdout, os.Stderr)
 	}
 	r.environ = nix.setting(r.environ)
@@ -104,12 +104,12 @@ func (b *builder) runHeard(r runner, argv []string, stdout *os.File) int {
 	nix.close()
 	colors.close()
 	b.warnOfIgnored(nix.log)
-	blame(nix.log.Failure(), code)
+	explain(nix.log.Failure(), code)
 	return code
 }
 
-// blame says why the command has failed, as far as Nix has said so.
-func blame(f nixlog.Failure, code int) {
+// explain sets the reason why the command has failed, if Nix has said it.
+func explain(f nixlog.Failure, code int) {
 	switch {
 	case code == 0:
 	case f.Derivation != "" && f.Text == "":
@@ -121,7 +121,7 @@ func blame(f nixlog.Failure, code int) {
 	}
 }
 
-// seeLog is where more stands about a derivation that has failed.
+// seeLog is the advice if a derivation has failed.
 const seeLog = "The job's page has its own log, whatever the command prints of it."
 
 func nameOf(derivation string) string {
@@ -129,21 +129,22 @@ func nameOf(derivation string) string {
 	return name
 }
 
-// runRead runs a command and reads what it says to people, which goes on as it is. Both
-// outputs take the same way, so that the results that Nix prints last come last.
-func (b *builder) runRead(r runner, argv []string, stdout *os.File) int {
-	log := nixlog.New(b.teller.Event, nixstore.Files{}, sync.OnceValue(b.secrets))
+// runReadingOutput runs a command, and reads what it prints on standard error, which is passed on
+// unchanged. Both outputs are passed on in their order, so that the results that Nix prints at the end
+// remain at the end.
+func (b *builder) runReadingOutput(r runner, argv []string, stdout *os.File) int {
+	log := nixlog.New(b.reporter.Event, nixstore.Files{}, sync.OnceValue(b.secrets))
 	defer log.Close()
 	lines := log.Lines()
-	code := runTapped(r, argv, stdout, io.MultiWriter(os.Stderr, lines))
+	code := runThroughPipes(r, argv, stdout, io.MultiWriter(os.Stderr, lines))
 	lines.End(code == 0)
 	b.warnOfIgnored(log)
-	blame(log.Failure(), code)
+	explain(log.Failure(), code)
 	return code
 }
 
-// warnOfIgnored says what to do about settings of Nix's that the command, or its flake, has given in
-// vain. It says so in standard error, where Nix does.
+// warnOfIgnored prints what to do about settings that Nix has ignored, of the command or of its flake. It
+// prints that on standard error, as Nix prints its warning.
 func (b *builder) warnOfIgnored(log *nixlog.Log) {
 	warn := func(format string, args ...any) { fmt.Fprintf(os.Stderr, sayFormat("warning: "+format), args...) }
 	for _, setting := range log.Restricted() {
@@ -157,7 +158,7 @@ func (b *builder) warnOfIgnored(log *nixlog.Log) {
 		warn("Nix ignored the setting %s, because the command's user is not trusted: %s", setting, advice)
 	}
 	settings := log.Untrusted()
-	if b.job.FlakeConfig != "" { // these count, though Nix does not know that they do
+	if b.job.FlakeConfig != "" { // trustOfFlake has applied these, although Nix warns that it ignored them
 		settings = slices.DeleteFunc(settings, func(name string) bool { return ofTrust[strings.TrimPrefix(name, "extra-")] })
 	}
 	if len(settings) > 0 {
@@ -166,22 +167,22 @@ func (b *builder) warnOfIgnored(log *nixlog.Log) {
 	}
 }
 
-// ofTrust are the settings that trustOfFlake reads.
+// ofTrust has the settings that trustOfFlake reads.
 var ofTrust = map[string]bool{"substituters": true, "trusted-substituters": true, "trusted-public-keys": true}
 
-// runTapped runs a command whose outputs go to writers.
-func runTapped(r runner, argv []string, stdout, stderr io.Writer) int {
-	said, err := newTee(stderr)
+// runThroughPipes runs a command with its outputs passed on to writers.
+func runThroughPipes(r runner, argv []string, stdout, stderr io.Writer) int {
+	errorOutput, err := newTee(stderr)
 	if err != nil {
 		sayWhy("", "cannot read what the build prints: %v", err)
 		return exitInternal
 	}
-	defer said.close()
-	results, err := newTee(follower{stdout, said})
+	defer errorOutput.close()
+	results, err := newTee(follower{stdout, errorOutput})
 	if err != nil {
 		sayWhy("", "cannot read what the build prints: %v", err)
 		return exitInternal
 	}
 	defer results.close()
-	return r.run(argv, sourceDir, results.in, said.in)
+	return r.run(argv, sourceDir, results.in, errorOutput.in)
 }

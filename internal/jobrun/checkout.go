@@ -13,16 +13,16 @@ const (
 	tagPrefix    = "refs/tags/"
 )
 
-// fullID is a commit's id, by SHA-1 or by SHA-256; shortID can be the beginning of one.
+// fullID matches a commit's id (SHA-1 or SHA-256), and shortID what may be the beginning of one.
 var (
 	fullID  = lazyregexp.New(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 	shortID = lazyregexp.New(`^[0-9a-f]{4,63}$`)
 )
 
-// checkOut has sourceDir hold what a ref names, in the words of 'git fetch': a branch, a tag,
-// a whole ref or a commit's id; of a branch and a tag of one name, the branch. Without one it
-// is the default branch, which the clone has checked out. It returns the commit, or says
-// what is wrong and returns an exit code.
+// checkOut checks out a ref in sourceDir: a branch, a tag, a full ref such as refs/heads/main, or a
+// commit's id. If a branch and a tag have the same name, it is the branch. An empty ref is the default
+// branch, which the clone has checked out. It returns the commit, or says what is wrong and returns an
+// exit code.
 func (g git) checkOut(ref string) (commit string, code int) {
 	if ref == "" {
 		if commit = g.commit("HEAD"); commit == "" {
@@ -54,7 +54,7 @@ func (g git) checkOut(ref string) (commit string, code int) {
 	return commit, code
 }
 
-// candidates returns the whole refs that a ref can stand for, the first first.
+// candidates returns the full refs that a ref can mean, in the order of preference.
 func candidates(ref string) []string {
 	if strings.HasPrefix(ref, "refs/") {
 		return []string{ref}
@@ -62,7 +62,7 @@ func candidates(ref string) []string {
 	return []string{branchPrefix + ref, tagPrefix + ref, "refs/" + ref}
 }
 
-// find returns what the clone has by the name of ref: a whole ref, a commit's id, or nothing.
+// find looks for ref in the clone. It returns a full ref, a commit's id, or "".
 func (g git) find(ref string) string {
 	if fullID().MatchString(ref) && g.commit(ref) != "" {
 		return ref
@@ -75,7 +75,7 @@ func (g git) find(ref string) string {
 	return ""
 }
 
-// fetchRef fetches what ref names and the clone has not, and returns it as find does.
+// fetchRef fetches a ref that the clone does not have, and returns it as find does.
 func (g git) fetchRef(ref string) (name string, code int) {
 	refs, code := g.refs()
 	if code != 0 {
@@ -115,10 +115,10 @@ func (g git) noDefault() int {
 	return exitGit
 }
 
-// maxNamed is how many branches are named where another is missing.
+// maxNamed is how many branches a message lists if a branch is missing.
 const maxNamed = 10
 
-// theseAreThere names the branches among some refs.
+// theseAreThere lists the branches among refs, for a message.
 func theseAreThere(refs []string) string {
 	var branches []string
 	for _, ref := range refs {

@@ -19,28 +19,28 @@ import (
 // the 10 s that engines give a container by default.
 const killDelay = 8 * time.Second
 
-// children starts programs and waits for them. As PID 1 it inherits every orphan of
-// the container, so it alone calls wait, for any child: os/exec would fight over
-// the exit codes. It passes SIGTERM and SIGINT on to the programs that run.
+// children starts programs and waits for them. PID 1 inherits every orphan of the container, so this
+// is the only place that calls wait, and it waits for any child: os/exec would compete for the exit
+// codes. It passes SIGTERM and SIGINT on to the running programs.
 type children struct {
 	signals chan os.Signal
 	done    chan struct{} // closed when the goroutine that watches signals has ended
-	stop    func()        // tells the rest of the job that it is to end
+	stop    func()        // called when the job is asked to end
 
 	mu          sync.Mutex
-	running     map[int]child // the process groups of programs
-	terminating bool          // the job was asked to end: nothing more is started
-	ended       bool          // likewise, because it has ended
-	none        chan struct{} // closed when no process is left; nil: nobody waits for that
+	running     map[int]child // by process group
+	terminating bool          // the job was asked to end: no more programs are started
+	ended       bool          // the job has ended: no more programs are started
+	none        chan struct{} // closed when no process is left; nil: killAll does not wait
 }
 
-// A child is a program that runs.
+// A child is a running program.
 type child struct {
-	exited  chan<- int // gets its exit code
-	remains bool       // when the job is asked to end
+	exited  chan<- int // receives its exit code
+	remains bool       // it keeps running when the job is asked to end
 }
 
-// newChildren returns one that calls stop when the job is asked to end.
+// newChildren returns a children that calls stop when the job is asked to end.
 func newChildren(stop func()) *children {
 	c := &children{signals: make(chan os.Signal, 16), done: make(chan struct{}), stop: stop, running: make(map[int]child)}
 	signal.Notify(c.signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT)
@@ -89,7 +89,7 @@ func (c *children) reap() {
 	}
 }
 
-// exitCode is a status as a shell tells it.
+// exitCode returns a status as a shell would report it.
 func exitCode(status unix.WaitStatus) int {
 	if status.Signaled() {
 		return 128 + int(status.Signal())
@@ -97,7 +97,7 @@ func exitCode(status unix.WaitStatus) int {
 	return status.ExitStatus()
 }
 
-// terminate asks the programs that run to end, and sees to it that they do.
+// terminate sends SIGTERM to the running programs, and SIGKILL after killDelay.
 func (c *children) terminate() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -111,14 +111,14 @@ func (c *children) terminate() {
 	})
 }
 
-// signalAll sends a signal to the programs that run now for the job.
+// signalAll sends a signal to the job's running programs, but not to those that remain.
 func (c *children) signalAll(s unix.Signal) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.signal(s)
 }
 
-// signal sends a signal to the programs that are to end with the job.
+// signal does the same. c.mu is held.
 func (c *children) signal(s unix.Signal) {
 	for group, child := range c.running {
 		if !child.remains {
@@ -127,14 +127,14 @@ func (c *children) signal(s unix.Signal) {
 	}
 }
 
-// killAll ends every other process of the container, and returns when none is left.
+// killAll kills every other process of the container, and returns when none is left.
 func (c *children) killAll() {
 	none := make(chan struct{})
 	c.mu.Lock()
 	c.ended, c.none = true, none
 	c.mu.Unlock()
 	unix.Kill(-1, unix.SIGKILL)
-	c.reap() // there may be none already
+	c.reap() // there may be no process, and so no SIGCHLD
 	<-none
 }
 
@@ -158,8 +158,7 @@ func (r runner) with(more ...string) runner {
 	return r
 }
 
-// run starts a program found through PATH in a process group of its own, with the
-// outputs given, and returns its exit code when it has ended.
+// run finds a program in PATH, runs it in a process group of its own, and returns its exit code.
 func (r runner) run(argv []string, dir string, stdout, stderr *os.File) int {
 	program, err := exec.LookPath(argv[0])
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
@@ -188,7 +187,7 @@ func (r runner) run(argv []string, dir string, stdout, stderr *os.File) int {
 // output runs a program and returns what it prints, without line ends.
 func (r runner) output(argv ...string) (string, int) { return r.outputOf(argv, os.Stderr) }
 
-// outputOf does the same. What the program says of its errors goes to stderr.
+// outputOf does the same, with another standard error.
 func (r runner) outputOf(argv []string, stderr *os.File) (string, int) {
 	from, to, err := os.Pipe()
 	if err != nil {
@@ -206,7 +205,7 @@ func (r runner) outputOf(argv []string, stderr *os.File) (string, int) {
 	return <-printed, code
 }
 
-// A process is a program that is to be started.
+// A process has the parameters of a program to start.
 type process struct {
 	program string // its path
 	argv    []string
@@ -214,16 +213,16 @@ type process struct {
 	environ []string
 	user    *user      // nil: root
 	files   []*os.File // its descriptors from 0 on
-	remains bool       // when the job is asked to end
+	remains bool       // it keeps running when the job is asked to end
 }
 
-// start starts a program in a process group of its own and returns what gets its exit code.
+// start starts a program in a process group of its own. The returned channel receives its exit code.
 func (c *children) start(p process) (<-chan int, error) {
 	attributes := &unix.SysProcAttr{Setpgid: true}
 	if p.user != nil && !p.user.isRoot() {
 		attributes.Credential = &syscall.Credential{Uid: p.user.uid, Gid: p.user.gid}
 	}
-	// The lock keeps reap from seeing the child end before it is known.
+	// With the lock, reap cannot find the ended child before it is in c.running.
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	exited := make(chan int, 1)

@@ -12,40 +12,40 @@ import (
 )
 
 const (
-	// colorWait is how long a line waits at least for its colours, and at most twice as long where all
-	// that Nix has told is taken. Nix tells of a line right after it has printed it, but may be held
-	// up in between.
+	// colorWait is the shortest time that a line waits for its colours; the longest is twice that, if
+	// everything in Nix's log has been read. Nix logs a line right after it has printed it, but may be
+	// delayed in between.
 	colorWait = 200 * time.Millisecond
-	// maxColorWait is likewise for how long where more is told than is taken at once.
+	// maxColorWait is the longest time that a line waits if there is more in Nix's log to read.
 	maxColorWait = 5 * time.Second
-	// maxUncolored is how many bytes wait at most.
+	// maxUncolored is how many bytes may wait for their colours.
 	maxUncolored = 256 << 10
 )
 
-// A colorer gives what Nix prints for people its colours back. Nix leaves them out, because it has no
-// terminal, but not of what it tells programs right after. So each line waits until Nix has told
-// of it, and goes on with the colours of that. All but the colours is as Nix has printed it: a line that
-// nothing is told of goes on as it is.
+// A colorer adds the colours to the text that Nix prints. Nix prints it without colours, because its
+// output is no terminal, but right after that writes the same text with colours to its log for
+// programs. So each line waits until it appears in that log, and is then passed on with its colours.
+// Only colours are added. A line that does not appear in the log is passed on without colours.
 type colorer struct {
-	to   io.Writer
-	said *tee // which writes to the colorer
+	to     io.Writer
+	stderr *tee // writes to the colorer
 
 	mu      sync.Mutex
-	waits   []byte // for its colours
-	within  bool   // waits begins within a line
-	written int64  // bytes to the colorer,
-	due     int64  // and up to which of them the timer lets go of them
+	pending []byte // text that waits for its colours
+	within  bool   // pending begins within a line
+	written int64  // how many bytes were written to the colorer
+	due     int64  // how many of those bytes the timer passes on
 	timer   *time.Timer
 	since   time.Time // when due was set
-	busy    int       // processes of Nix of which more is told than is taken
-	gone    sync.Cond // something that has waited
+	busy    int       // how many logs are being processed, not waited for
+	passing sync.Cond // signals that pending has become shorter
 	line    []byte    // scratch
-	heard   int       // how many processes of Nix tell something
-	ended   bool      // some have told something, and now none does
+	logs    int       // how many processes of Nix have their log open
+	ended   bool      // there were logs, and all are closed
 }
 
-// newColorer returns one for standard error, or nil if the job wants no colours. A nil colorer runs a command
-// as it is.
+// newColorer returns a colorer for standard error, or nil if the job wants no colours. A nil colorer can be
+// used, and adds no colours.
 func (b *builder) newColorer() (*colorer, error) {
 	if b.job.Colors == "" {
 		return nil, nil
@@ -55,52 +55,53 @@ func (b *builder) newColorer() (*colorer, error) {
 
 func newColorer(to io.Writer) (c *colorer, err error) {
 	c = &colorer{to: to}
-	c.gone.L = &c.mu
-	c.said, err = newTee(c)
+	c.passing.L = &c.mu
+	c.stderr, err = newTee(c)
 	return c, err
 }
 
-// run runs a command. What it prints on standard output comes after what it has printed on standard error
-// before, so that the results that Nix prints last come last.
+// run runs a command. It keeps the order of its two outputs, so that the results that Nix prints at the end
+// remain at the end.
 func (c *colorer) run(r runner, argv []string, stdout *os.File) int {
 	if c == nil {
 		return r.run(argv, sourceDir, stdout, os.Stderr)
 	}
-	defer c.said.close()
-	results, err := newTee(follower{settled{stdout, c}, c.said})
+	defer c.stderr.close()
+	results, err := newTee(follower{afterColors{stdout, c}, c.stderr})
 	if err != nil {
 		sayWhy("", "cannot read what the build prints: %v", err)
 		return exitInternal
 	}
 	defer results.close()
-	return r.run(argv, sourceDir, results.in, c.said.in)
+	return r.run(argv, sourceDir, results.in, c.stderr.in)
 }
 
-// Write takes what is printed. It never fails: if nothing can be passed on, the builder is gone.
+// Write processes what the command prints on standard error. It never returns an error: writing fails only
+// if the builder has disconnected.
 func (c *colorer) Write(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.waits = append(c.waits, b...)
+	c.pending = append(c.pending, b...)
 	c.written += int64(len(b))
 	switch {
 	case c.ended:
-		c.pass(len(c.waits))
-	case len(c.waits) > maxUncolored:
-		c.pass(len(c.waits) - maxUncolored/2)
+		c.pass(len(c.pending))
+	case len(c.pending) > maxUncolored:
+		c.pass(len(c.pending) - maxUncolored/2)
 	}
-	if len(c.waits) > 0 && c.timer == nil {
-		c.await()
+	if len(c.pending) > 0 && c.timer == nil {
+		c.startTimer()
 	}
 	return len(b), nil
 }
 
-// await sets the timer for what waits now. c.mu is held.
-func (c *colorer) await() {
+// startTimer starts the timer for what is pending now. c.mu is held.
+func (c *colorer) startTimer() {
 	c.due, c.since = c.written, time.Now()
 	c.timer = time.AfterFunc(colorWait, c.overdue)
 }
 
-// overdue passes on what has waited for long enough.
+// overdue passes on what has waited long enough.
 func (c *colorer) overdue() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -110,31 +111,31 @@ func (c *colorer) overdue() {
 	}
 	c.timer = nil
 	c.pass(int(c.due - c.passed()))
-	if len(c.waits) > 0 {
-		c.await()
+	if len(c.pending) > 0 {
+		c.startTimer()
 	}
 }
 
-// pass passes on the first n bytes that wait. c.mu is held.
+// pass passes on the first n pending bytes. c.mu is held.
 func (c *colorer) pass(n int) {
 	if n > 0 {
-		c.to.Write(c.waits[:n])
-		c.within = c.waits[n-1] != '\n'
+		c.to.Write(c.pending[:n])
+		c.within = c.pending[n-1] != '\n'
 		c.drop(n)
 	}
 }
 
-// drop forgets the first n bytes that wait. c.mu is held.
+// drop removes the first n pending bytes. c.mu is held.
 func (c *colorer) drop(n int) {
-	c.waits = c.waits[n:]
-	c.gone.Broadcast()
+	c.pending = c.pending[n:]
+	c.passing.Broadcast()
 }
 
-// show takes what Nix tells: lines that it may have printed, with their colours.
+// show processes text of Nix's log: lines with colours that Nix may have printed without.
 func (c *colorer) show(text string) {
 	for line := range strings.SplitSeq(text, "\n") {
 		if !c.color(line) {
-			c.said.drain() // it may be printed and not written yet
+			c.stderr.drain() // Nix may have printed it, but it is still in the pipe
 			if !c.color(line) {
 				return
 			}
@@ -142,25 +143,25 @@ func (c *colorer) show(text string) {
 	}
 }
 
-// color passes on the first line that waits and is the given one without colours, with them, after all
-// that came before it. It reports whether there is one.
+// color looks for the first pending line with the same text as the given one. It passes on everything before
+// that line, and then the line with its colours. It reports whether there is such a line.
 func (c *colorer) color(colored string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	begin := 0
 	if c.within {
-		begin = bytes.IndexByte(c.waits, '\n') + 1
+		begin = bytes.IndexByte(c.pending, '\n') + 1
 		if begin == 0 {
 			return false
 		}
 	}
 	for {
-		length := bytes.IndexByte(c.waits[begin:], '\n')
+		length := bytes.IndexByte(c.pending[begin:], '\n')
 		if length < 0 {
 			return false
 		}
 		end := begin + length
-		line, ok := termtext.AppendColored(c.line[:0], c.waits[begin:end], colored)
+		line, ok := termtext.AppendColored(c.line[:0], c.pending[begin:end], colored)
 		c.line = append(line, '\n')
 		if ok {
 			c.pass(begin)
@@ -172,66 +173,66 @@ func (c *colorer) color(colored string) bool {
 	}
 }
 
-// listens says that a process of Nix begins to tell something, and stops that one has ended that. When all
-// have, nothing waits any more. Without a colorer they do nothing.
-func (c *colorer) listens() { c.listen(1) }
-func (c *colorer) stops()   { c.listen(-1) }
+// logOpened is called when a process of Nix opens its log, and logClosed when the log has ended. When all logs
+// have ended, nothing waits any more.
+func (c *colorer) logOpened() { c.addLogs(1) }
+func (c *colorer) logClosed() { c.addLogs(-1) }
 
-func (c *colorer) listen(more int) {
+func (c *colorer) addLogs(more int) {
 	if c == nil {
 		return
 	}
-	c.said.drain()
+	c.stderr.drain()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.heard += more
+	c.logs += more
 	c.busy += more
-	c.ended = c.heard == 0
+	c.ended = c.logs == 0
 	if c.ended {
-		c.pass(len(c.waits))
+		c.pass(len(c.pending))
 	}
 }
 
-// hearing returns what reads a process of Nix for a colorer, which then knows whether all that is told is
-// taken. Without one it is r itself.
-func (c *colorer) hearing(r io.Reader) io.Reader {
+// logReader returns a reader for the log r of a process of Nix. By it, the colorer knows whether there is more
+// to read.
+func (c *colorer) logReader(r io.Reader) io.Reader {
 	if c == nil {
 		return r
 	}
-	return heard{r, c}
+	return logReader{r, c}
 }
 
-// A heard is read when all that was read before is taken.
-type heard struct {
+// A logReader reads a log. While it waits in Read, everything that it read before has been processed.
+type logReader struct {
 	io.Reader
-	by *colorer
+	c *colorer
 }
 
-func (h heard) Read(b []byte) (int, error) {
-	h.by.isBusy(-1)
-	defer h.by.isBusy(1)
-	return h.Reader.Read(b)
+func (l logReader) Read(b []byte) (int, error) {
+	l.c.addBusy(-1)
+	defer l.c.addBusy(1)
+	return l.Reader.Read(b)
 }
 
-func (c *colorer) isBusy(more int) {
+func (c *colorer) addBusy(more int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.busy += more
 }
 
-// settle returns when nothing of what is written so far waits.
-func (c *colorer) settle() {
+// flush returns when everything written so far has been passed on.
+func (c *colorer) flush() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for so := c.written; c.passed() < so; {
-		c.gone.Wait()
+		c.passing.Wait()
 	}
 }
 
-// passed returns how many bytes have gone on, without colours. c.mu is held.
-func (c *colorer) passed() int64 { return c.written - int64(len(c.waits)) }
+// passed returns how many bytes have been passed on, not counting colours. c.mu is held.
+func (c *colorer) passed() int64 { return c.written - int64(len(c.pending)) }
 
-// close passes on what waits. The command has ended, and all that Nix has told is taken.
+// close passes on what is pending. The command has ended, and all logs are read.
 func (c *colorer) close() {
 	if c == nil {
 		return
@@ -241,16 +242,16 @@ func (c *colorer) close() {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
-	c.pass(len(c.waits))
+	c.pass(len(c.pending))
 }
 
-// A settled writes what comes after all that waits for its colours.
-type settled struct {
+// An afterColors writes after everything that waits for its colours.
+type afterColors struct {
 	io.Writer
 	before *colorer
 }
 
-func (s settled) Write(b []byte) (int, error) {
-	s.before.settle()
-	return s.Writer.Write(b)
+func (a afterColors) Write(b []byte) (int, error) {
+	a.before.flush()
+	return a.Writer.Write(b)
 }

@@ -21,11 +21,11 @@ func colorerTo(t *testing.T) (*colorer, writes) {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.close)
-	t.Cleanup(c.said.close)
+	t.Cleanup(c.stderr.close)
 	return c, to
 }
 
-// printed returns all that has gone on.
+// printed returns everything that was passed on.
 func (w writes) printed() string {
 	var all strings.Builder
 	for len(w) > 0 {
@@ -34,15 +34,15 @@ func (w writes) printed() string {
 	return all.String()
 }
 
-// What Nix tells may come before its lines are read, and after, and of lines that it has not printed.
+// Nix can log a line before the printed line is read, or after that, or without having printed it.
 func TestColorer(t *testing.T) {
 	const line, colored = "a> cold wall\n", "\x1b[2ma> \x1b[0m\x1b[36mcold\x1b[0m wall"
 	want := colored + "\n"
 	for _, early := range []bool{true, false} {
 		c, to := colorerTo(t)
-		c.listens()
+		c.logOpened()
 		if early { // in the pipe
-			c.said.in.WriteString(line)
+			c.stderr.in.WriteString(line)
 		} else {
 			c.Write([]byte(line))
 		}
@@ -54,16 +54,16 @@ func TestColorer(t *testing.T) {
 	}
 }
 
-// Lines that Nix does not tell of stay as they are and where they are, also half of one.
+// Lines that are not in the log are passed on unchanged and in order, also half a line.
 func TestColorerOrder(t *testing.T) {
 	c, to := colorerTo(t)
-	c.listens()
+	c.logOpened()
 	c.Write([]byte("from git\nerror: no\n       wall\r\nrest\nhalf a"))
 	c.show("\x1b[31;1merror:\x1b[0m no\n       \x1b[1mwall\x1b[0m")
 	if got, want := to.printed(), "from git\n\x1b[31;1merror:\x1b[0m no\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	c.stops() // when no Nix is left, nothing waits
+	c.logClosed() // when no Nix is left, nothing waits
 	if got, want := to.printed(), "       wall\r\nrest\nhalf a"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
@@ -71,9 +71,9 @@ func TestColorerOrder(t *testing.T) {
 	if got, want := to.printed(), " line\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	c.listens()
+	c.logOpened()
 	c.Write([]byte("half of"))
-	c.pass(len(c.waits))
+	c.pass(len(c.pending))
 	c.Write([]byte(" it\nred\n"))
 	c.show("\x1b[31m it") // is no line
 	c.show("\x1b[31mred")
@@ -82,14 +82,14 @@ func TestColorerOrder(t *testing.T) {
 	}
 }
 
-// Whatever does not come, all that is printed goes on soon.
+// Everything that is printed is passed on soon, even if the log is missing.
 func TestColorerWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		to := make(writes, 100)
 		c := &colorer{to: to}
-		c.gone.L = &c.mu
+		c.passing.L = &c.mu
 		c.Write([]byte("first\n"))
-		(settled{to, c}).Write([]byte("result\n"))
+		(afterColors{to, c}).Write([]byte("result\n"))
 		if got, want := to.printed(), "first\nresult\n"; got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
@@ -97,7 +97,7 @@ func TestColorerWaits(t *testing.T) {
 		if got := to.printed(); len(got) < maxUncolored/2 {
 			t.Errorf("%d bytes have gone on", len(got))
 		}
-		c.settle()
+		c.flush()
 		if got := to.printed(); !strings.HasSuffix(got, "x\ny") {
 			t.Errorf("%d bytes have gone on", len(got))
 		}
@@ -110,14 +110,14 @@ func TestColorerWaits(t *testing.T) {
 			t.Errorf("%q, want %q", got, want)
 		}
 		c.Write([]byte("blue\n"))
-		c.settle() // but not for ever
+		c.flush() // but not for ever
 		if got, want := to.printed(), "blue\n"; got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
 	})
 }
 
-// BenchmarkColorer gives lines of a builder their colours, with all that is read of Nix's records.
+// BenchmarkColorer measures adding colours to lines of a builder, including reading the log.
 func BenchmarkColorer(b *testing.B) {
 	const drv = "/nix/store/583i0ywxjmbw3g9bzq59bpzy5hc4h6dh-wall-1.0.drv"
 	for _, colors := range []bool{false, true} {
@@ -128,7 +128,7 @@ func BenchmarkColorer(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer c.close()
-			defer c.said.close()
+			defer c.stderr.close()
 			if colors {
 				log.OnShown(c.show)
 			}

@@ -21,25 +21,24 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// askpassSocket names the variable that tells the askpass program where to ask.
+// askpassSocket is the variable with the path of the socket at which the askpass program asks.
 const askpassSocket = "IGLU_ASKPASS_SOCKET"
 
-// defaultUser is whom git asks as when the job names no user.
+// defaultUser is the user with which git logs in if the job gives none.
 const defaultUser = "git"
 
-// credentials hands the job's key to git without ever writing it down. A private
-// key stays in this process: ssh has it sign through an agent's socket. A password
-// or token is given to git's askpass program. Either is for the repository's host only,
-// so that a flake input elsewhere cannot ask for it; but the job's access tokens are given to
-// git for the hosts that they are for, as Nix gives them. Both sockets lie in a folder that
-// only the job's user may enter; the users that builds run as are others. So does the file by
-// which Nix has the access tokens.
+// credentials gives the job's key to git without writing it to a file. A private key stays in this
+// process: ssh uses it through the socket of an ssh agent. A password or token is given to git's askpass
+// program. The key is only for the repository's host, so that a flake input on another host cannot get
+// it. The job's access tokens are given to git for their own hosts, as Nix does. Both sockets, and the
+// file with the access tokens for Nix, are in a folder that only the job's user may enter. Builds run as
+// other users.
 type credentials struct {
 	owner     *user
 	user, key string
-	origin    *url.URL // where the key belongs; nil: nowhere
+	origin    *url.URL // the repository, for whose host the key is; nil: there is none
 	keyring   agent.Agent
-	tokens    string            // for Nix, as its setting access-tokens
+	tokens    string            // for Nix, in the format of its setting access-tokens
 	byHost    map[string]string // those for whole hosts
 
 	dir       string
@@ -47,11 +46,11 @@ type credentials struct {
 	serving   sync.WaitGroup
 }
 
-// checkKey is what to do about a key that does not fit.
+// checkKey is the advice if the key is not of the right kind.
 const checkKey = "Check git.gitKey and git.repository."
 
-// newCredentials starts to answer for the job's key. Where that cannot be, it says
-// why and returns an exit code.
+// newCredentials starts to answer requests for the job's key. If it fails, it says why and returns an
+// exit code.
 func newCredentials(job jobenv.Job, owner *user) (*credentials, int) {
 	c := &credentials{owner: owner, user: job.GitUsername, key: job.GitKey, origin: repositoryURL(job.Repository),
 		tokens: job.AccessTokens, byHost: tokensByHost(job.AccessTokens)}
@@ -83,8 +82,8 @@ func newCredentials(job jobenv.Job, owner *user) (*credentials, int) {
 	return c, 0
 }
 
-// tokensByHost returns the access tokens for whole hosts, in lower case: which part of a host it
-// asks for, git does not say.
+// tokensByHost returns the access tokens that are for whole hosts, by the host in lower case. It omits
+// tokens for a part of a host: git asks for a host only.
 func tokensByHost(tokens string) map[string]string {
 	byHost := make(map[string]string)
 	for host, token := range jobenv.SplitTokens(tokens) {
@@ -98,7 +97,7 @@ func tokensByHost(tokens string) map[string]string {
 // scpForm is git's short form of an ssh URL.
 var scpForm = lazyregexp.New(`^([^@/:]+)@([^:/]+):(.*)$`)
 
-// repositoryURL returns a repository's URL, git's short form made long, or nil.
+// repositoryURL returns a repository's URL, also for git's short form, or nil.
 func repositoryURL(repository string) *url.URL {
 	if m := scpForm().FindStringSubmatch(repository); m != nil {
 		return &url.URL{Scheme: "ssh", User: url.User(m[1]), Host: m[2], Path: m[3]}
@@ -111,14 +110,14 @@ func repositoryURL(repository string) *url.URL {
 }
 
 func (c *credentials) loadKey() error {
-	// What went through a form may have lost its last line end or gained others.
+	// A key that was copied through an HTML form can have other line ends, or lack the last one.
 	pem := strings.TrimSpace(strings.ReplaceAll(c.key, "\r\n", "\n")) + "\n"
 	key, err := ssh.ParseRawPrivateKey([]byte(pem))
 	if _, ok := err.(*ssh.PassphraseMissingError); ok {
 		return fmt.Errorf("gitKey is protected by a passphrase; give a key without one")
 	}
 	if err != nil {
-		// The cause could quote the key.
+		// The text of err could contain parts of the key.
 		return fmt.Errorf("gitKey looks like a private key but cannot be read as one")
 	}
 	c.keyring = agent.NewKeyring()
@@ -192,15 +191,15 @@ func (c *credentials) close() {
 	os.RemoveAll(c.dir)
 }
 
-// plainUser is a name that can stand in ssh's configuration as it is.
+// plainUser matches a name that needs no quotes in ssh's configuration.
 var plainUser = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9._@+-]*$`)
 
-// sshConfig has ssh ask the agent for the repository's host, and for no other.
+// sshConfig returns a configuration with which ssh uses the agent for the repository's host only.
 func (c *credentials) sshConfig() string {
 	var config strings.Builder
 	if c.keyring != nil {
 		fmt.Fprintf(&config, "Host %s\n  IdentityAgent %s\n", c.origin.Hostname(), c.path("agent"))
-		if plainUser().MatchString(c.user) { // for URLs that name none
+		if plainUser().MatchString(c.user) { // for URLs without a user
 			fmt.Fprintf(&config, "  User %s\n", c.user)
 		}
 	}
@@ -209,8 +208,8 @@ func (c *credentials) sshConfig() string {
 	return config.String()
 }
 
-// environ returns what git, and Nix when it runs git, need beside their own
-// environment: where to ask, and that there is nobody at a terminal.
+// environ returns the variables that git needs, also when Nix runs it: where to ask for credentials, and
+// that there is no terminal.
 func (c *credentials) environ() []string {
 	environ := []string{"GIT_TERMINAL_PROMPT=0", "GIT_SSH_COMMAND=ssh -F " + c.path("ssh_config")}
 	if c.answersGit() {
@@ -223,8 +222,8 @@ func (c *credentials) environ() []string {
 	return environ
 }
 
-// settings returns what has Nix read the access tokens, which stand neither in its environment nor
-// in its arguments.
+// settings returns the line of nix.conf with which Nix reads the access tokens from a file. So they are
+// neither in its environment nor in its arguments.
 func (c *credentials) settings() string {
 	if c.tokens == "" {
 		return ""
@@ -232,15 +231,15 @@ func (c *credentials) settings() string {
 	return "include " + c.path("nix.conf") + "\n"
 }
 
-// insteadOfSSH has git ask the repository's host over http where a submodule or an input names it
-// for ssh: with a password or a token, ssh would only be refused. These settings come after those
-// that the job image has in its environment.
+// insteadOfSSH returns variables with which git uses http for the repository's host if a submodule or an
+// input has an ssh URL: ssh does not accept a password or a token. They are added to the settings for git
+// in the job image's environment.
 func (c *credentials) insteadOfSSH() []string {
 	if c.origin == nil {
 		return nil
 	}
 	key := fmt.Sprintf("url.%s://%s/.insteadOf", c.origin.Scheme, c.origin.Host)
-	n, _ := strconv.Atoi(os.Getenv("GIT_CONFIG_COUNT")) // there is none as a rule
+	n, _ := strconv.Atoi(os.Getenv("GIT_CONFIG_COUNT")) // usually not set
 	var environ []string
 	for _, form := range []string{"git@%s:", "ssh://git@%s/", "ssh://%s/"} {
 		environ = append(environ, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", n, key),
@@ -250,16 +249,16 @@ func (c *credentials) insteadOfSSH() []string {
 	return append(environ, fmt.Sprintf("GIT_CONFIG_COUNT=%d", n))
 }
 
-// maxQuestion bounds what an asking program may send, in bytes.
+// maxQuestion is the length of the longest question that is read, in bytes.
 const maxQuestion = 64 << 10
 
-// answer answers one question of git's, such as "Password for 'https://git@host': ".
+// answer answers one question from git, such as "Password for 'https://git@host': ".
 func (c *credentials) answer(conn net.Conn) {
 	question, err := bufio.NewReader(io.LimitReader(conn, maxQuestion)).ReadString('\n')
 	if err != nil {
 		return
 	}
-	// Up to the last quote: a user name in the URL may hold one, and another host behind it.
+	// Up to the last quote: a user name in the URL may contain a quote, followed by another host.
 	first, last := strings.Index(question, "'"), strings.LastIndex(question, "'")
 	if first == last {
 		return
@@ -278,7 +277,7 @@ func (c *credentials) answer(conn net.Conn) {
 		say("git asks for credentials of another host than the repository's; it gets none")
 		return
 	}
-	// Git knows the user when it asks for the password, and only then.
+	// When git asks for the password, the URL has the user. Otherwise it asks for the user.
 	if asked.User == nil {
 		fmt.Fprintln(conn, user)
 	} else {
@@ -291,23 +290,23 @@ func (c *credentials) isOrigin(host *url.URL) bool {
 	return c.origin != nil && host.Scheme == c.origin.Scheme && strings.EqualFold(host.Host, c.origin.Host)
 }
 
-// loginFor returns what git is to log in with at a host.
+// loginFor returns the user and the password or token with which git logs in at a host.
 func (c *credentials) loginFor(host *url.URL) (user, key string, ok bool) {
 	if c.isOrigin(host) && c.key != "" && c.keyring == nil {
 		return c.user, c.key, true
 	}
 	token, ok := c.byHost[strings.ToLower(host.Host)]
-	if !ok || host.Scheme != "https" { // Nix shows them to nobody else
+	if !ok || host.Scheme != "https" { // Nix, too, sends tokens by https only
 		return "", "", false
 	}
-	if strings.HasPrefix(token, "OAuth2:") { // by which GitLab tells it from a password
+	if strings.HasPrefix(token, "OAuth2:") { // GitLab recognizes an OAuth token by the user "oauth2"
 		return "oauth2", schemas.BareToken(token), true
 	}
 	return defaultUser, schemas.BareToken(token), true
 }
 
-// Askpass is the program that git runs to ask a question: it prints the job's
-// answer and returns 0, or returns 1 where there is none.
+// Askpass is the program that git runs to ask a question. It prints the answer and returns 0, or returns
+// 1 if there is no answer.
 func Askpass(question string) int {
 	conn, err := net.Dial("unix", os.Getenv(askpassSocket))
 	if err != nil {

@@ -15,25 +15,25 @@ import (
 const (
 	// daemonSocket is where Nix's commands look for its daemon.
 	daemonSocket = "/nix/var/nix/daemon-socket/socket"
-	// relayedSocket is where the daemon listens while a relay listens there. Everybody may connect
-	// to it as well: a command that does so only hides from its own job what it is about.
+	// relayedSocket is the daemon's socket while a relay listens at daemonSocket. Every user may connect
+	// to it, too. A command that does so only hides its store paths from its own job's push.
 	relayedSocket = "/nix/var/nix/daemon-socket/relayed"
 )
 
-// daemonCache is the folder in which the daemon caches what it has asked substituters, where
-// the store outlives the job. It is root's, unlike jobenv.StoreCache.
+// daemonCache is the folder in which the daemon caches the answers of substituters, if the store is kept
+// after the job. It belongs to root, unlike jobenv.StoreCache.
 const daemonCache = "/nix/var/nix/iglu-daemon-cache"
 
-// A daemon is Nix's, of one job.
+// A daemon is the nix-daemon of one job.
 type daemon struct {
 	job      jobenv.Job
 	root     runner
-	settings string // lines of nix.conf for it alone
-	trusts   trust  // beside whom its settings name
+	settings string // lines of nix.conf for the daemon only
+	trusts   trust  // in addition to what its settings trust
 }
 
-// newDaemon returns a job's daemon, which is not started, and what runs the job's programs so that
-// their Nix has the settings that are for all of the container's. ofSystems are some of these.
+// newDaemon returns a job's daemon, which is not started yet. It also returns a runner for the job's
+// programs, with the settings that all of the container's Nix have. ofSystems are some of these settings.
 func newDaemon(job jobenv.Job, root, r runner, ofSystems string, pusher *push.Pusher) (daemon, runner, error) {
 	cache, ofCache := readPrivate(job, pusher)
 	netrc, err := placeNetrc(job.Netrc, ofCache, r.user)
@@ -50,9 +50,9 @@ func newDaemon(job jobenv.Job, root, r runner, ofSystems string, pusher *push.Pu
 	return daemon{job, root, netrc.daemonSettings(), cache}, r, nil
 }
 
-// start starts the daemon, in a store that is for jobs that trust as much, and in which no process
-// is about anything. Whom the job trusts more comes out late. The error is an errUnusable if the job
-// can begin with another store.
+// start starts the daemon, if the job may use the store: see agree. more is what the source's flake
+// trusts, which is known only after the source is fetched. The error is an errUnusable if the job can
+// begin with another store.
 func (d daemon) start(more trust) error {
 	t := d.trusts.and(more)
 	if d.job.Store != "" && d.job.StoreOfAll == "" {
@@ -73,10 +73,10 @@ func (d daemon) start(more trust) error {
 	return nil
 }
 
-// startNixDaemon starts Nix's daemon for as long as the container lives. It may be called at
-// once: connections wait for it in the queue of the socket, which is handed to it as systemd
-// does (sd_listen_fds(3)). An image without Nix has none. settings are lines of nix.conf for it
-// alone.
+// startNixDaemon starts Nix's daemon, which runs until the container ends. Programs can connect as soon
+// as this returns: their connections wait in the queue of the socket, which the daemon gets as from
+// systemd (sd_listen_fds(3)). If the image has no nix-daemon, nothing is started. settings are lines of
+// nix.conf for the daemon only.
 func startNixDaemon(job jobenv.Job, settings string, environ []string, children *children) error {
 	program, err := exec.LookPath("nix-daemon")
 	if err != nil {
@@ -106,15 +106,15 @@ func startNixDaemon(job jobenv.Job, settings string, environ []string, children 
 	if job.Store != "" {
 		environ = append(environ, cacheHome+"="+daemonCache)
 	}
-	// It wants to read its own process id in LISTEN_PID.
+	// LISTEN_PID must be the process id of the daemon itself.
 	argv := []string{"sh", "-c", `LISTEN_PID=$$ exec "$0" --quiet`, program}
 	_, err = children.start(process{program: "/bin/sh", argv: argv, dir: "/", environ: environ,
 		files: []*os.File{null, os.Stderr, os.Stderr, socket}, remains: true})
 	return err
 }
 
-// listenLocally listens at a path, to which everybody may connect. An earlier job's socket may be
-// there; this one stays when the listener is closed.
+// listenLocally listens at a path, to which every user may connect. It replaces the socket of an earlier
+// job. The socket's file remains when the listener is closed.
 func listenLocally(path string) (*net.UnixListener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err

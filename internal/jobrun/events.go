@@ -15,13 +15,13 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// A reporter tells the builder what is not output.
+// A reporter sends records to the builder.
 type reporter struct{ *jobwire.Writer }
 
 func (t reporter) phase(p schemas.Phase) { t.Event(schemas.PhaseEvent{Phase: p}) }
 
-// usage tells what the job has taken so far, all its processes together, and what it has
-// added to the store.
+// usage reports what all processes of the job have used so far, and by how many bytes the store has
+// grown.
 func (t reporter) usage(growth int64) {
 	taken := usageOf(cgroups)
 	taken.StoreBytes = growth
@@ -31,9 +31,9 @@ func (t reporter) usage(growth int64) {
 // cgroups is where a container sees its own control group.
 const cgroups = "/sys/fs/cgroup"
 
-// usageOf reads what a control group has taken, in either version of the kernel's interface
-// (cgroup-v2.rst and cgroup-v1/ in its documentation). What neither tells is that of the
-// processes that have ended: the memory of the largest, and the time of all.
+// usageOf reads the usage of a control group, in either version of the kernel's interface
+// (cgroup-v2.rst and cgroup-v1/ in its documentation). Values that neither has are replaced by those
+// of the processes that have ended: the memory of the largest, and the CPU time of all.
 func usageOf(root string) *jobwire.Usage {
 	processes := endedProcesses()
 	cpu := cmp.Or(
@@ -49,9 +49,9 @@ func usageOf(root string) *jobwire.Usage {
 	}
 }
 
-// numberIn returns the number that stands in a file behind a name, or 0.
+// numberIn returns the number that follows a name in a file, or 0.
 func numberIn(file, name string) (number int64) {
-	text, _ := os.ReadFile(file) // not there: not told
+	text, _ := os.ReadFile(file) // not every kernel has it
 	for line := range strings.Lines(string(text)) {
 		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name); ok && number == 0 {
 			number, _ = strconv.ParseInt(strings.TrimSpace(value), 10, 64)
@@ -65,20 +65,20 @@ func endedProcesses() (taken unix.Rusage) {
 	return taken
 }
 
-// pushInterval is how often progress of a push is told at most.
+// pushInterval is the shortest time between two reports of a push's progress.
 const pushInterval = 100 * time.Millisecond
 
-// A pushMeter tells how far a push has come, now and then, and what it comes to.
+// A pushMeter reports the progress of a push, and its result.
 type pushMeter struct {
-	teller reporter
+	reporter reporter
 
 	mu    sync.Mutex
 	now   schemas.PushEvent
-	told  schemas.PushEvent
-	timer *time.Timer // runs while there is something to tell
+	sent  schemas.PushEvent
+	timer *time.Timer // not nil while there is something to report
 }
 
-// set takes how far the push has come.
+// set records the progress of the push, and reports it within pushInterval.
 func (m *pushMeter) set(done, expected int, bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -87,28 +87,29 @@ func (m *pushMeter) set(done, expected int, bytes int64) {
 		m.timer = time.AfterFunc(pushInterval, func() {
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			m.tell()
+			m.report()
 		})
 	}
 }
 
-func (m *pushMeter) tell() {
+// report sends the progress if it has changed. m.mu is held.
+func (m *pushMeter) report() {
 	m.timer = nil
-	if m.now != m.told {
-		m.told = m.now
-		m.teller.Event(m.now)
+	if m.now != m.sent {
+		m.sent = m.now
+		m.reporter.Event(m.now)
 	}
 }
 
-// end tells the last of it, and returns what the push comes to. It is over.
+// end reports and returns the result of the push, which has ended.
 func (m *pushMeter) end() *schemas.Pushed {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.timer != nil {
 		m.timer.Stop()
 	}
-	m.tell()
+	m.report()
 	pushed := &schemas.Pushed{Paths: m.now.Paths.Done, Bytes: m.now.Bytes}
-	m.teller.Send(jobwire.Record{Pushed: pushed})
+	m.reporter.Send(jobwire.Record{Pushed: pushed})
 	return pushed
 }

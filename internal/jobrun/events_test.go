@@ -10,7 +10,7 @@ import (
 	"iglu.sh/builder/internal/jobwire"
 )
 
-// TestUsage reads control groups of both versions, and none.
+// TestUsage reads control groups of both versions, and the usage without one.
 func TestUsage(t *testing.T) {
 	for name, test := range map[string]struct {
 		files map[string]string
@@ -41,11 +41,11 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// TestPushMeter has a push go on quickly: it is told now and then, and what it comes to.
+// TestPushMeter changes the progress quickly: it is reported at intervals, and at the end.
 func TestPushMeter(t *testing.T) {
 	const token = "token"
 	var written bytes.Buffer
-	m := &pushMeter{teller: reporter{jobwire.NewWriter(&written, token)}}
+	m := &pushMeter{reporter: reporter{jobwire.NewWriter(&written, token)}}
 	begun := time.Now()
 	for n := range 1000 {
 		m.set(n, 999, int64(n)*10)
@@ -78,13 +78,13 @@ func TestTellsPrograms(t *testing.T) {
 		"":                                      false,
 		"/nix/var/nix/profiles/default/bin/nix": false,
 	} {
-		if got := tellsPrograms(versionIn(version), "nix"); got != want {
+		if got := hasJSONLog(versionIn(version), "nix"); got != want {
 			t.Errorf("%q: %v", version, got)
 		}
-		if tellsPrograms(versionIn(version), "/bin/nix-build") {
+		if hasJSONLog(versionIn(version), "/bin/nix-build") {
 			t.Errorf("%q: nix-build does", version)
 		}
-		if got := tellsPrograms(versionIn(version), "nix-fast-build"); got != want {
+		if got := hasJSONLog(versionIn(version), "nix-fast-build"); got != want {
 			t.Errorf("%q: a program that runs nix: %v", version, got)
 		}
 	}

@@ -13,24 +13,25 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// Transports that git may use. "ext" runs any command and is in neither. A build
-// may take inputs from paths of its own container, a clone may not.
+// The transports that git may use. Neither list has "ext", which runs any command. A build may fetch
+// inputs from files of its container; the clone may not.
 const (
 	cloneProtocols = "GIT_ALLOW_PROTOCOL=git:http:https:ssh"
 	buildProtocols = "GIT_ALLOW_PROTOCOL=file:git:http:https:ssh"
 )
 
-// checkSource is what to do about a source that cannot be had.
+// checkSource is the advice if the source cannot be fetched.
 const checkSource = "Check git.repository and git.gitKey, and that the job's container can reach the host."
 
-// fetch puts the source into sourceDir and says which commit it is.
+// fetch fetches the source into sourceDir and reports its commit. If it fails, it says why and returns
+// an exit code that is not 0.
 func fetch(job jobenv.Job, r runner, t reporter) int {
 	if err := errors.Join(os.MkdirAll(sourceDir, 0o755), r.user.own(sourceDir)); err != nil {
 		sayWhy("", "cannot make a folder for the source: %v", err)
 		return exitInternal
 	}
 	if there, err := os.ReadDir(sourceDir); err != nil || len(there) > 0 {
-		sayWhy("Use another job image (IGLU_JOB_IMAGE).", "the job image has something in %s, where the source is to go", sourceDir)
+		sayWhy("Use another job image (IGLU_JOB_IMAGE).", "%s of the job image is not empty; the source is fetched into this folder", sourceDir)
 		return exitInternal
 	}
 	if job.NoClone == "true" {
@@ -67,8 +68,8 @@ func fetch(job jobenv.Job, r runner, t reporter) int {
 	return 0
 }
 
-// repositoryAs names the user in an ssh URL that names none: without one, ssh would
-// ask as the container's user.
+// repositoryAs adds a user to an ssh URL without one. Otherwise ssh would log in with the name of the
+// container's user.
 func repositoryAs(repository, user string) string {
 	u, err := url.Parse(repository)
 	if err != nil || u.Scheme != "ssh" || u.User != nil {

@@ -14,28 +14,28 @@ import (
 const (
 	// fetchSilence is how long git may wait for a server that sends nothing.
 	fetchSilence = 2 * time.Minute
-	// fetchStep is how often it is looked what git does.
+	// fetchStep is the interval between two looks at git's progress.
 	fetchStep = 10 * time.Second
-	// leastReceived is how many bytes come in a step at least unless the server is silent: other
-	// machines of the network say something now and then.
+	// leastReceived is how many bytes must arrive in a step, or else the server counts as silent. It
+	// is not 1, because other machines of the network send a packet now and then.
 	leastReceived = 4 << 10
-	// leastCPU is how much processor time a step takes at least while git is at work without the
-	// server, as when it unpacks what has come.
+	// leastCPU is how much CPU time a step must use, or else git counts as idle. Git works without
+	// the server when it unpacks what it has received, for example.
 	leastCPU = fetchStep / 50
 )
 
-// A fetchWatch ends git when nothing comes for too long, whatever the transport, and when all that
-// git does for a source takes too long.
+// A fetchWatch kills git if the server is silent for too long, with any transport, or if fetching the
+// whole source takes too long.
 type fetchWatch struct {
 	now      func() effort
-	kill     func() // ends the git that runs
+	kill     func() // kills the running git
 	deadline time.Time
 	timeout  time.Duration
-	passed   atomic.Bool // the deadline has, and the log says so
+	passed   atomic.Bool // the deadline has passed, and the log says so
 	reason   atomic.Pointer[string]
 }
 
-// effort is what a container has done since its start.
+// effort is what a container has received and used since its start.
 type effort struct {
 	received int64 // over the network, in bytes
 	cpu      time.Duration
@@ -45,10 +45,10 @@ func watchFetch(timeout time.Duration, kill func()) *fetchWatch {
 	return &fetchWatch{now: containersEffort, kill: kill, timeout: timeout, deadline: time.Now().Add(timeout)}
 }
 
-// over reports whether there is no time left.
+// over reports whether the deadline has passed.
 func (w *fetchWatch) over() bool { return w.passed.Load() }
 
-// say says why git is ended.
+// say says why git is killed.
 func (w *fetchWatch) say(format string, args ...any) {
 	say(format, args...)
 	reason := fmt.Sprintf(format, args...)
@@ -63,8 +63,8 @@ func (w *fetchWatch) said() string {
 	return ""
 }
 
-// begin watches a git that runs, until the function that it returns is called. That reports whether
-// git was killed.
+// begin watches a running git until the returned function is called, which reports whether git was
+// killed.
 func (w *fetchWatch) begin() (end func() (killed bool)) {
 	last, silent, killed := w.now(), time.Duration(0), false
 	stop := tick.Every(fetchStep, func() {
@@ -113,10 +113,10 @@ func receivedBytes(dev string) (sum int64) {
 	return sum
 }
 
-// usedCPU returns the processor time of all processes of a container, as the kernel counts it with
-// cgroups of version 2, or of version 1: Documentation/admin-guide/cgroup-v2.rst and
-// cgroup-v1/cpuacct.rst of Linux. Where neither file can be read, it counts the time that passes: git
-// then never looks idle, and only the deadline ends it.
+// usedCPU returns the CPU time of all processes of a container, as the kernel counts it with cgroups of
+// version 2 or 1: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/cpuacct.rst of Linux. If neither
+// file can be read, it returns the time since the start. Then git never looks idle, and only the deadline
+// ends it.
 func usedCPU(cgroup string) time.Duration {
 	if text, err := os.ReadFile(cgroup + "/cpu.stat"); err == nil {
 		for line := range strings.Lines(string(text)) {

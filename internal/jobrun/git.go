@@ -12,12 +12,12 @@ import (
 type git struct {
 	runner
 	repository string // as the job names it
-	depth      string // of the history that is fetched, in commits; empty: all of it
+	depth      string // how many commits of the history are fetched; empty: all
 	watch      *fetchWatch
 	said       *gitOutput
 }
 
-// exitGit is git's exit code where it has said what is wrong.
+// exitGit is git's exit code after a fatal error.
 const exitGit = 128
 
 func (g git) run(args ...string) int {
@@ -26,7 +26,7 @@ func (g git) run(args ...string) int {
 	})
 }
 
-// because returns why the latest git has failed, as far as it was said.
+// because returns why the latest git has failed: its error message, or else its exit code.
 func (g git) because(code int) string {
 	return cmp.Or(g.said.why(), fmt.Sprintf("git exited with %d", code))
 }
@@ -46,7 +46,7 @@ func (g git) output(args ...string) (text string, code int) {
 	return text, code
 }
 
-// watched runs a git unless there is no time left, and returns its exit code.
+// watched runs git unless the deadline has passed, and returns its exit code.
 func (g git) watched(run func() int) int {
 	if g.watch.over() {
 		return exitGit
@@ -60,7 +60,7 @@ func (g git) watched(run func() int) int {
 	return code
 }
 
-// shallow returns the option that bounds the history, if it is bounded.
+// shallow returns the option that limits the history, if it is limited.
 func (g git) shallow() []string {
 	if g.depth == "" {
 		return nil
@@ -68,13 +68,13 @@ func (g git) shallow() []string {
 	return []string{"--depth=" + g.depth}
 }
 
-// ownBranches has each branch of the repository be one of the clone, too: builtins.fetchGit finds
-// no others by their names.
+// ownBranches makes each branch of the repository a branch of the clone: builtins.fetchGit finds no
+// remote branches by name.
 const ownBranches = "+refs/heads/*:refs/heads/*"
 
-// clone fetches the repository's branches and tags with their history, and checks the default
-// branch out unless another is wanted. With a bounded history it fetches that branch alone.
-// The repository comes after "--", so that one that begins with a dash is none of the options.
+// clone fetches the repository's branches and tags with their history. It checks out the default branch
+// if ref is empty. With a limited history it fetches only one branch. The repository follows "--", so
+// that git does not read one that begins with a dash as an option.
 func (g git) clone(repository, ref string) int {
 	args := append([]string{"-c", "advice.detachedHead=false", "clone"}, g.shallow()...)
 	if g.depth == "" {
@@ -87,11 +87,11 @@ func (g git) clone(repository, ref string) int {
 	if code := g.run(append(args, "--", repository, sourceDir)...); code != 0 || g.depth != "" {
 		return code
 	}
-	// Later it would be in the way: git does not fetch into a branch that is checked out.
+	// With this setting a later fetch would fail: git does not fetch into a branch that is checked out.
 	return g.in("config", "--unset", "remote.origin.fetch", "^"+regexp.QuoteMeta(ownBranches)+"$")
 }
 
-// commit returns the commit that a ref or an id is in the clone, or nothing.
+// commit returns the id of the commit that a revision means in the clone, or "".
 func (g git) commit(revision string) string {
 	commit, code := g.output("rev-parse", "--quiet", "--verify", revision+"^{commit}")
 	if code != 0 {
@@ -100,7 +100,7 @@ func (g git) commit(revision string) string {
 	return commit
 }
 
-// refs returns the refs of the repository, in order.
+// refs returns the refs of the repository, sorted, or an exit code.
 func (g git) refs() ([]string, int) {
 	list, code := g.output("ls-remote", "--refs", "origin")
 	var refs []string

@@ -7,43 +7,44 @@ import (
 	"strings"
 )
 
-// maxGitLine is how many bytes are kept of a line of git's.
+// maxGitLine is how many bytes are kept of a line that git prints.
 const maxGitLine = 1 << 10
 
-// A gitOutput is all that git prints, which goes to one writer, that of the job's own lines: so the log
-// has them in one order, whatever the engine makes of two outputs. It knows git's last word.
+// A gitOutput writes both outputs of git to the output that has this program's own lines. Otherwise the
+// log could have them in another order, because the engine reads two outputs independently. It keeps
+// git's error message.
 type gitOutput struct {
 	to      io.Writer
-	line    []byte // the beginning of the line that is not ended
-	partial bool   // there is one
-	last    string // what git, or who has ended it, has said of its failure; empty: nothing
-	fatal   bool   // it has said a fatal error, and what follows is advice
+	line    []byte // the beginning of a line without its end
+	partial bool   // the last line has no end yet
+	last    string // why git failed, as git or its fetchWatch said; empty: not known
+	fatal   bool   // git has printed a fatal error; what follows is advice
 }
 
-// of runs something that prints to a file, and returns its exit code.
+// of calls run with a file that run may print to, and returns the exit code that run returns.
 func (o *gitOutput) of(run func(to *os.File) int) int {
 	o.last, o.fatal = "", false
-	tap, err := newTee(o)
+	pipe, err := newTee(o)
 	if err != nil {
 		sayWhy("", "cannot read what git prints: %v", err)
 		return exitInternal
 	}
-	code := run(tap.in)
-	tap.close()
+	code := run(pipe.in)
+	pipe.close()
 	if o.partial {
-		o.Write(newline) // the next line is not git's
+		o.Write(newline) // the next line is not from git
 	}
 	return code
 }
 
-// Write takes what git prints.
+// Write processes what git prints.
 func (o *gitOutput) Write(b []byte) (int, error) {
 	for rest := b; len(rest) > 0; {
 		part, after, ended := bytes.Cut(rest, newline)
 		o.line = append(o.line, part[:min(len(part), maxGitLine-len(o.line))]...)
 		o.partial = !ended
 		if ended {
-			o.take(string(o.line))
+			o.note(string(o.line))
 			o.line = o.line[:0]
 		}
 		rest = after
@@ -51,9 +52,9 @@ func (o *gitOutput) Write(b []byte) (int, error) {
 	return o.to.Write(b)
 }
 
-// take notes a line that says why git fails: its first fatal one, or what comes before that if that says
-// more.
-func (o *gitOutput) take(line string) {
+// note keeps the line that says why git fails: the first fatal error, or the line before it if the fatal
+// error is vague.
+func (o *gitOutput) note(line string) {
 	line = strings.TrimSpace(line)
 	text, isFatal := strings.CutPrefix(line, "fatal: ")
 	if line == "" || o.fatal {
@@ -64,10 +65,11 @@ func (o *gitOutput) take(line string) {
 	}
 }
 
-// isVague reports whether git says no more than that something has ended that has said why.
+// isVague reports whether a fatal error says only that a connection or a program has ended. The line
+// before it then has the reason.
 func isVague(fatal string) bool {
 	return strings.HasPrefix(fatal, "Could not read from remote repository") || strings.HasPrefix(fatal, "the remote end hung up")
 }
 
-// why returns what was said of the latest failure, or "".
+// why returns the reason of the latest failure, or "".
 func (o *gitOutput) why() string { return o.last }

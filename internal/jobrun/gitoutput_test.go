@@ -13,7 +13,7 @@ import (
 	"iglu.sh/builder/internal/redact"
 )
 
-// What git prints goes on as it is, before what comes next, and what says why it failed is known.
+// The output of git is passed on unchanged and in order, and the reason of a failure is kept.
 func TestGitOutput(t *testing.T) {
 	for _, test := range []struct{ printed, why string }{
 		{"", ""},
@@ -45,7 +45,7 @@ func TestGitOutput(t *testing.T) {
 	}
 }
 
-// The reason of a failure is one line without secrets, also where it is cut.
+// The reason of a failure is one line without secrets, even if it is cut.
 func TestFailureOfJob(t *testing.T) {
 	secrets := redact.New("hunter2hunter2")
 	var f failure

@@ -1,25 +1,22 @@
-// Package jobrun is what runs inside a job's container, as its PID 1: it fetches
-// the source, runs the command in it, pushes what that yields, and exits with the
-// command's exit code.
+// Package jobrun is the program that runs in a job's container, as its PID 1. It fetches the source,
+// runs the command in it, pushes the results, and exits with the command's exit code.
 //
-// Everything it is told stands in the container's environment (internal/jobenv),
-// secrets included. So before anything else it makes itself unreadable to the other
-// processes of the container, and executes itself again without an environment (boot.go).
-// From then on the secrets are in its memory and nowhere else. What it starts gets the rest of
-// the environment: git can ask it for credentials (credentials.go), Nix and the build get none.
+// It gets its parameters, secrets included, in the container's environment (internal/jobenv). So it
+// first makes its memory unreadable to the other processes of the container, and executes itself
+// again without an environment (boot.go). After that the secrets are in its memory only. The programs
+// that it starts get the rest of the environment. Git can ask it for credentials (credentials.go);
+// Nix and the build get none.
 //
-// The program itself is root. What it starts for the job is not: git and the command run as an
-// unprivileged user (user.go), and Nix's store belongs to a nix-daemon (daemon.go), which the
-// program starts before the source is fetched, and which lasts as long as the container. With
-// jobenv.UserRoot all are root, and there is no daemon.
+// The program itself runs as root. Git and the job's command run as an unprivileged user (user.go).
+// Nix's store belongs to a nix-daemon (daemon.go), which runs from before the source is fetched until
+// the container ends. With jobenv.UserRoot everything runs as root, without a daemon.
 //
-// One goroutine goes through the job's steps (run). Beside it, one waits for all processes
-// (children.go), one watches the lifeline (lifeline.go), and for the time of the command some
-// read what it prints and what Nix tells (tee.go, nixlog.go), and push (internal/push).
+// One goroutine executes the job's steps (run). Another waits for all processes (children.go), and
+// another watches the lifeline (lifeline.go). While the command runs, others read its output and
+// Nix's log (tee.go, nixlog.go), and push (internal/push).
 //
-// Whatever it has to say is a line of the job's log that begins with "iglu: ". What it has to
-// tell beside the log, Nix's progress among it, goes to the builder as internal/jobwire has
-// it.
+// The program's own lines in the job's log begin with "iglu: ". It reports everything else, such as
+// Nix's progress, to the builder in the protocol of internal/jobwire.
 package jobrun
 
 import (
@@ -39,12 +36,11 @@ import (
 	"iglu.sh/builder/internal/redact"
 )
 
-// Exit codes of a job beside those of the programs it runs: 126 and 127 are what a
-// shell answers for a command that cannot be run or found, the others are named in
-// BSD's sysexits.h.
+// Exit codes of a job, in addition to those of the programs that it runs. 126 and 127 are a shell's
+// for a command that cannot be run or is not found. The others are from BSD's sysexits.h.
 const (
 	exitUnavailable = 69 // the cache cannot be reached
-	exitInternal    = 70 // the container is not what a job needs
+	exitInternal    = 70 // an error of the container or of this program
 	exitConfig      = 78 // the job contradicts itself, or the cache refuses it
 	exitCannotRun   = 126
 	exitNotFound    = 127
@@ -55,14 +51,14 @@ const (
 const sourceDir = "/source"
 
 // Main runs the job of this container and returns its exit code. The engine starts the program
-// without arguments; what handOver starts it with is the argument.
+// without arguments. Only handOver starts it with an argument: the descriptor of the job's file.
 func Main(args []string) int {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		say("cannot protect the job's secrets: %v", err)
 		return exitInternal
 	}
-	// Only PID 1 has the environment that the engine wrote, and only as PID 1 do
-	// orphans come to us. A debugging shell on the host must not get that far.
+	// Only PID 1 has the environment that the engine wrote, and only PID 1 inherits orphans. So
+	// running this program elsewhere, as in a debugging shell, is an error.
 	if os.Getpid() != 1 {
 		say("the job command runs only as the first process of a job's container")
 		return exitInternal
@@ -73,7 +69,7 @@ func Main(args []string) int {
 	}
 	job, rest, err := takeOver(args[0])
 	if err != nil {
-		say("cannot read what is to be done: %v", err)
+		say("cannot read the job's parameters: %v", err)
 		return exitInternal
 	}
 	if err := checkBuild(job.BuildID, "/proc/self/exe"); err != nil {
@@ -86,7 +82,7 @@ func Main(args []string) int {
 	defer cancel()
 	children := newChildren(cancel)
 	defer children.close()
-	go endWithBuilder(children) // which lasts as long as the process
+	go endWithBuilder(children) // until the process exits
 	t := reporter{jobwire.NewWriter(os.Stdout, job.EventsToken)}
 	root := runner{children: children, user: rootUser(), environ: rest}
 	var end jobwire.End
@@ -99,11 +95,11 @@ func Main(args []string) int {
 		}
 		end = runInStore(ctx, job, root, t)
 	}
-	return tellEnd(end, job, children, t)
+	return reportEnd(end, job, children, t)
 }
 
-// checkBuild checks that the builder which has written the environment is the same build as this
-// program, so that both mean the same by all that they tell each other.
+// checkBuild returns an error unless this program and the builder that started the container are the
+// same build. Otherwise the two could understand a message differently.
 func checkBuild(builders, program string) error {
 	own, err := buildid.Of(program)
 	if err != nil || own == builders {
@@ -113,7 +109,7 @@ func checkBuild(builders, program string) error {
 		"run 'iglu-builder cleanup' while no job is running, and send the job again", cmp.Or(own, "unknown"), cmp.Or(builders, "unknown"))
 }
 
-// runInStore runs the job, and puts its store in order for the next.
+// runInStore runs the job, and then prepares its store for the next job.
 func runInStore(ctx context.Context, job jobenv.Job, root runner, t reporter) jobwire.End {
 	before := storePaths(job.Store != "")
 	taken, err := takeStore(&job, root)
@@ -126,7 +122,7 @@ func runInStore(ctx context.Context, job jobenv.Job, root runner, t reporter) jo
 		return cannotBegin(job, err)
 	}
 	end := run(ctx, job, root, r, t)
-	root.children.killAll() // nothing of the job goes on in a store that is at rest
+	root.children.killAll() // before the store is marked as clean
 	clearBuildDir()
 	t.usage(storeDelta(ctx, before))
 	if job.Store != "" {
@@ -137,8 +133,8 @@ func runInStore(ctx context.Context, job jobenv.Job, root runner, t reporter) jo
 	return end
 }
 
-// cannotBegin says why the job ends before its command has run, and lets the builder have it begin
-// again with another store, if that is why.
+// cannotBegin says why the job ends before its command has run. If the store is the reason, the
+// returned End makes the builder start the job again with another store.
 func cannotBegin(job jobenv.Job, err error) jobwire.End {
 	if unusable, ok := errors.AsType[errUnusable](err); ok && job.Store == jobenv.StoreUsed {
 		say("the job cannot begin with this store: %v", unusable)
@@ -148,11 +144,11 @@ func cannotBegin(job jobenv.Job, err error) jobwire.End {
 	return failed(exitInternal)
 }
 
-// failed is how a job ends of which there is no more to say than an exit code.
+// failed returns the End of a job of which only the exit code is known.
 func failed(code int) jobwire.End { return jobwire.End{ExitCode: code} }
 
-// tellEnd tells the builder how the job has ended, and returns the exit code.
-func tellEnd(end jobwire.End, job jobenv.Job, children *children, t reporter) int {
+// reportEnd reports to the builder how the job has ended, and returns the exit code.
+func reportEnd(end jobwire.End, job jobenv.Job, children *children, t reporter) int {
 	secrets := redact.New(secretsOf(job)...)
 	if lifelineLost.Load() {
 		end = jobwire.End{ExitCode: jobenv.ExitLifelineLost, LifelineLost: true}
@@ -167,7 +163,7 @@ func tellEnd(end jobwire.End, job jobenv.Job, children *children, t reporter) in
 	return end.ExitCode
 }
 
-// run goes through the job's steps. It ends at the first that fails.
+// run executes the job's steps. It stops at the first that fails.
 func run(ctx context.Context, job jobenv.Job, root, r runner, t reporter) jobwire.End {
 	ofOthers := readConfOfImage() + "\n" + job.NixConf
 	ofSystems, err := systemSettings(job, foreignSystems(r.children), ofOthers)
@@ -179,7 +175,7 @@ func run(ctx context.Context, job jobenv.Job, root, r runner, t reporter) jobwir
 	r = r.with(jobenv.NixConfig + "=" + job.NixConfig + inParallel(job, ofOthers))
 	version := askVersion(job.NixVersion, r)
 	out := &output{w: os.Stdout}
-	meter := &pushMeter{teller: t}
+	meter := &pushMeter{reporter: t}
 	pusher, code := preparePush(ctx, job, out, meter)
 	if code != 0 {
 		return failed(code)
@@ -195,7 +191,7 @@ func run(ctx context.Context, job jobenv.Job, root, r runner, t reporter) jobwir
 	r = r.with(credentials.environ()...)
 	r.environ = withSettings(r.environ, credentials.settings())
 	d, r, err := newDaemon(job, root, r, ofSystems, pusher)
-	if err == nil && job.FlakeConfig == "" { // else it has to wait for the source
+	if err == nil && job.FlakeConfig == "" { // else it is started after the source is fetched
 		err = d.start(trust{})
 	}
 	if err != nil {
@@ -209,15 +205,15 @@ func run(ctx context.Context, job jobenv.Job, root, r runner, t reporter) jobwir
 			return cannotBegin(job, err)
 		}
 	}
-	b := &builder{job: job, runner: r, teller: t, version: version}
+	b := &builder{job: job, runner: r, reporter: t, version: version}
 	if pusher == nil {
 		return failed(b.buildOnly(out))
 	}
 	return b.buildAndPush(ctx, pusher, out, meter)
 }
 
-// with returns an environment with more variables. They count, whatever the job image
-// says: of two of one name, programs differ in which they take.
+// with returns an environment with more variables. They replace variables of the same names, because
+// programs differ in which of two they use.
 func with(environ []string, more ...string) []string {
 	name := func(entry string) string { return entry[:strings.IndexByte(entry+"=", '=')] }
 	kept := slices.DeleteFunc(slices.Clone(environ), func(entry string) bool {
@@ -234,7 +230,7 @@ func without(environ []string, names ...string) []string {
 	})
 }
 
-// say writes a line of the job's own to its log.
+// say writes a line of this program to the job's log.
 func say(format string, args ...any) { fmt.Printf(sayFormat(format), args...) }
 
 func sayFormat(format string) string { return "iglu: " + format + "\n" }

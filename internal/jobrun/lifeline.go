@@ -9,10 +9,9 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 )
 
-// watchLifeline returns when nobody waits for the job any more: the lifeline has ended, or
-// nothing has come through it for the time of silence, and up to half of that longer. It
-// counts in steps, so that a container that was frozen for a while gets to read what has
-// come meanwhile.
+// watchLifeline returns when the builder is lost: the lifeline was closed, or no byte has arrived for
+// the time of silence, and up to half of that longer. It counts in steps, so that a container that was
+// frozen for a while can read the bytes that have arrived meanwhile.
 func watchLifeline(lifeline io.Reader, silence time.Duration) {
 	beats := make(chan struct{})
 	go func() { // ends with the lifeline, or with the process
@@ -40,21 +39,20 @@ func watchLifeline(lifeline io.Reader, silence time.Duration) {
 	}
 }
 
-// A job whose builder is gone ends within jobenv.Outlives: this does not compile if it does not.
+// A job that has lost its builder ends within jobenv.Outlives. Otherwise this does not compile.
 const _ = uint64(jobenv.Outlives - jobenv.Silence*3/2 - killDelay - time.Second)
 
-// lifelineLost says that the job ends because nobody waits for it.
+// lifelineLost is true if the job ends because its builder is lost.
 var lifelineLost atomic.Bool
 
-// endWithBuilder ends the job when its builder is gone: gently, and then in any case,
-// whatever it is at.
+// endWithBuilder ends the job when its builder is lost: by SIGTERM, and later by exiting.
 func endWithBuilder(children *children) {
 	watchLifeline(os.Stdin, jobenv.Silence)
 	lifelineLost.Store(true)
-	// Nobody may read what the job prints any more: nothing here waits for that.
+	// Writing to the log may block for ever, because nobody reads it. So this must not wait for a write.
 	time.AfterFunc(killDelay+time.Second, func() {
 		os.Exit(jobenv.ExitLifelineLost)
 	})
 	children.terminate()
-	say("the builder is gone, and so the job ends")
+	say("the job ends, because it has lost its builder")
 }

@@ -13,10 +13,9 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 )
 
-// maintenance does in a store what is to be done between jobs, prints its size in bytes, and
-// returns 0 if the store is sound. What it runs is the store's own, in which a job of root may
-// have put anything: nothing of that is left when the store is measured by us, and its output is
-// none of ours.
+// maintenance runs a task in a store between jobs, prints the store's size in bytes, and returns 0 if the
+// store is clean. The task runs programs of the store, which a job that ran as root may have replaced. So
+// their processes are killed before the store is measured, and their output is not mixed with the size.
 func maintenance(ctx context.Context, job jobenv.Job, r runner) int {
 	if err := clearBuildDir(); err != nil {
 		say("%v", err)
@@ -35,13 +34,13 @@ func maintenance(ctx context.Context, job jobenv.Job, r runner) int {
 	return 0
 }
 
-// maintainStore does a task of maintenance.
+// maintainStore runs a task of maintenance, and returns an exit code.
 func maintainStore(work string, r runner) int {
 	task, bytes, _ := strings.Cut(work, " ")
 	s := openStore()
 	mark, clean := s.readMark()
 	if !clean && !s.has(filledMark) {
-		say("the store was not filled to the end")
+		say("the creation of the store was interrupted")
 		return exitInternal
 	}
 	switch task {
@@ -57,10 +56,10 @@ func maintainStore(work string, r runner) int {
 			return exitInternal
 		}
 		code := collect(bytes, r)
-		if !clean { // the next job will see to that
+		if !clean { // the next job will verify the store
 			return code
 		}
-		if err := s.writeMark(mark); err != nil { // it has ended by itself, whatever came of it
+		if err := s.writeMark(mark); err != nil { // the task has ended properly, even if it failed
 			say("%v", err)
 			return exitInternal
 		}
@@ -78,8 +77,8 @@ func maintainStore(work string, r runner) int {
 	return 0
 }
 
-// collect has Nix remove garbage of so many bytes, and returns its exit code. What it does not know
-// as garbage is removed first: what is left is measured.
+// collect makes Nix remove garbage of so many bytes, and returns its exit code. It also removes Nix's
+// caches, which are not garbage to Nix.
 func collect(bytes string, r runner) int {
 	if err := errors.Join(os.RemoveAll(jobenv.StoreCache), os.RemoveAll(daemonCache)); err != nil {
 		say("cannot remove Nix's caches: %v", err)
@@ -90,8 +89,8 @@ func collect(bytes string, r runner) int {
 // blockSize is the unit of a file's number of blocks, in bytes: stat(2).
 const blockSize = 512
 
-// diskUsage returns how many bytes of the disk the files below a folder take. One with
-// several names counts once.
+// diskUsage returns how many bytes of the disk the files below a folder use. A file with several hard links
+// counts once.
 func diskUsage(ctx context.Context, root string) (bytes int64, err error) {
 	type file struct{ device, inode uint64 }
 	seen := make(map[file]bool)
@@ -104,7 +103,7 @@ func diskUsage(ctx context.Context, root string) (bytes int64, err error) {
 			info, err = entry.Info()
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil // it has gone meanwhile
+			return nil // it was removed meanwhile
 		}
 		if err != nil {
 			return err

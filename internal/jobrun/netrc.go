@@ -15,22 +15,22 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// A netrc says which user and password go to which host. Nix reads the file that its setting
-// netrc-file names, and so does its daemon; git, and curl, read .netrc in the home of their user.
-// Those of a job lie in a folder in memory that belongs to root: the job's user can read what is
-// for its programs, the users of builds nothing.
+// A netrc file has users and passwords for hosts. Nix and its daemon read the file of the setting
+// netrc-file; git and curl read .netrc in the user's home. The files of a job are in a folder in memory
+// that belongs to root. The job's user can read the files for its programs; the users of builds can read
+// none.
 
-// secretsFolder is where folders for secrets are made: in memory, and gone with the container.
+// secretsFolder is the folder for secrets. It is in memory, and is removed with the container.
 const secretsFolder = "/tmp"
 
-// A netrcFiles are the files of a job's netrc. The zero value is of a job that has none.
+// netrcFiles has the names of a job's netrc files. The zero value is for a job that has none.
 type netrcFiles struct {
-	ofUser   string // for the Nix of the job's user; empty: the image's
-	ofDaemon string // likewise for the daemon
+	ofUser   string // for the Nix of the job's user; empty: it reads the image's
+	ofDaemon string // for the daemon; empty: it reads the image's
 }
 
-// placeNetrc has Nix and git find a netrc beside what the image has. ofCache is an entry that only
-// the daemon is to know.
+// placeNetrc writes files with which Nix and git use a netrc in addition to the image's. ofCache is an entry
+// for the daemon only.
 func placeNetrc(netrc, ofCache string, u *user) (n netrcFiles, err error) {
 	if netrc == "" && ofCache == "" {
 		return n, nil
@@ -47,7 +47,7 @@ func placeNetrc(netrc, ofCache string, u *user) (n netrcFiles, err error) {
 	if err != nil {
 		return n, err
 	}
-	// The first entry for a host counts, and "default" stands for all.
+	// The first entry for a host is used, and "default" matches every host. So the image's comes last.
 	n.ofDaemon = filepath.Join(folder, "of-daemon")
 	if err := os.WriteFile(n.ofDaemon, []byte(ofCache+netrc+"\n"+text), 0o600); err != nil || netrc == "" {
 		return n, err
@@ -63,12 +63,12 @@ func placeNetrc(netrc, ofCache string, u *user) (n netrcFiles, err error) {
 	return n, replaceWithLink(home, ofGit)
 }
 
-// writeNetrc writes a file that the user can read: a netrc, and what another file has that it can
-// read as well.
-func (u *user) writeNetrc(name, netrc, beside string) error {
+// writeNetrc writes a file that the user can read. It has a netrc, and then the content of another file if
+// the user may read that.
+func (u *user) writeNetrc(name, netrc, other string) error {
 	text := netrc + "\n"
-	if u.mayRead(beside) {
-		more, err := os.ReadFile(beside)
+	if u.mayRead(other) {
+		more, err := os.ReadFile(other)
 		if err != nil {
 			return err
 		}
@@ -77,10 +77,10 @@ func (u *user) writeNetrc(name, netrc, beside string) error {
 	return errors.Join(os.WriteFile(name, []byte(text), 0o640), os.Lchown(name, 0, int(u.gid)))
 }
 
-// settings returns what has the Nix of the job's user find its netrc.
+// settings returns the setting with which the Nix of the job's user finds its netrc.
 func (n netrcFiles) settings() string { return netrcSetting(n.ofUser) }
 
-// daemonSettings returns likewise what is for Nix's daemon alone.
+// daemonSettings returns the same for Nix's daemon.
 func (n netrcFiles) daemonSettings() string { return netrcSetting(n.ofDaemon) }
 
 func netrcSetting(file string) string {
@@ -91,13 +91,13 @@ func netrcSetting(file string) string {
 	return lines.String()
 }
 
-// netrcOfImage returns the file that Nix reads in the job image.
+// netrcOfImage returns the name of the netrc file that Nix reads in the job image.
 func netrcOfImage() string {
 	file, _ := nixconf.Get(readConfOfImage(), "netrc-file")
 	return cmp.Or(file, filepath.Join(confOfImage(), "netrc"))
 }
 
-// readIfThere returns what a file holds, and nothing of one that is not there.
+// readIfThere returns the content of a file, or "" if it does not exist.
 func readIfThere(name string) (string, error) {
 	text, err := os.ReadFile(name)
 	if errors.Is(err, os.ErrNotExist) {
@@ -106,7 +106,7 @@ func readIfThere(name string) (string, error) {
 	return string(text), err
 }
 
-// mayRead reports whether there is a file that the user may read, as far as its permissions say.
+// mayRead reports whether a file exists and its permissions let the user read it.
 func (u *user) mayRead(name string) bool {
 	var stat unix.Stat_t
 	if unix.Stat(name, &stat) != nil || stat.Mode&unix.S_IFMT != unix.S_IFREG {
@@ -115,7 +115,7 @@ func (u *user) mayRead(name string) bool {
 	return u.isRoot() || stat.Mode&0o004 != 0 || stat.Uid == u.uid && stat.Mode&0o400 != 0
 }
 
-// replaceWithLink puts a link in the place of whatever has a name.
+// replaceWithLink replaces the file of a name, if there is one, by a link.
 func replaceWithLink(name, to string) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
@@ -126,16 +126,16 @@ func replaceWithLink(name, to string) error {
 	return os.Symlink(to, name)
 }
 
-// cacheEntry returns the entry of a netrc that shows the key of a cache to it, in the way of
-// cachix.org: as a password without a user. There is none if the job's own netrc has one.
+// cacheEntry returns the netrc entry with the key of a cache: as for cachix.org, a password without a user.
+// It returns "" if the job's own netrc has an entry for that host.
 func cacheEntry(cache, key, netrc string) (string, error) {
 	u, err := url.Parse(cache)
 	if err != nil || schemas.NetrcHas(netrc, u.Hostname()) {
 		return "", err
 	}
-	// Curl reads words in quotes since 7.84 only; such a key has never been seen.
+	// Curl supports quoted words only since 7.84. No known key needs quotes.
 	if strings.ContainsAny(key, " \t\r\n\"\\#") {
-		return "", fmt.Errorf("the API key holds a character that a netrc cannot hold")
+		return "", fmt.Errorf("the API key has a character that a netrc file cannot have")
 	}
 	return "machine " + u.Hostname() + " password " + key + "\n", nil
 }

@@ -18,24 +18,25 @@ import (
 	"iglu.sh/builder/internal/nixstore"
 )
 
-// nixDrain bounds the wait for the end of what Nix tells when the command has ended. Only
-// what it has left running can still be there.
+// nixDrain is how long the logs of Nix processes are read after the command has ended. Only processes
+// that the command has left running can still write.
 const nixDrain = time.Second
 
-// A nixListener hears what the job's Nix processes tell for programs, each on a connection of
-// its own. Their logs for people stay as they are.
+// A nixListener reads the logs for programs that the job's Nix processes write, each on a connection of its
+// own. What they print for people does not change.
 type nixListener struct {
 	log      *nixlog.Log
 	socket   *net.UnixListener
-	accepted chan struct{} // closed when no more connections are taken
+	accepted chan struct{} // closed when no more connections are accepted
 	readers  sync.WaitGroup
-	colors   *colorer // nil: none are wanted
+	colors   *colorer // nil: the job wants no colours
 
 	mu    sync.Mutex
 	conns map[*net.UnixConn]bool
 }
 
-// listenToNix begins to listen, also for colours. Only root and the job's user can connect: no build.
+// listenToNix starts to listen. Only root and the job's user can connect, so no build can. colors may be
+// nil.
 func (b *builder) listenToNix(colors *colorer) (*nixListener, error) {
 	socket, err := net.ListenUnix("unix", &net.UnixAddr{Name: jobenv.NixLog, Net: "unix"})
 	if err != nil {
@@ -45,7 +46,7 @@ func (b *builder) listenToNix(colors *colorer) (*nixListener, error) {
 		socket.Close()
 		return nil, err
 	}
-	n := &nixListener{log: nixlog.New(b.teller.Event, nixstore.Files{}, sync.OnceValue(b.secrets)), socket: socket, accepted: make(chan struct{}), colors: colors, conns: make(map[*net.UnixConn]bool)}
+	n := &nixListener{log: nixlog.New(b.reporter.Event, nixstore.Files{}, sync.OnceValue(b.secrets)), socket: socket, accepted: make(chan struct{}), colors: colors, conns: make(map[*net.UnixConn]bool)}
 	if colors != nil {
 		n.log.OnShown(colors.show)
 	}
@@ -53,7 +54,7 @@ func (b *builder) listenToNix(colors *colorer) (*nixListener, error) {
 	return n, nil
 }
 
-// accept takes connections until it comes upon this process's own.
+// accept accepts connections until one is from this process: see close.
 func (n *nixListener) accept() {
 	defer close(n.accepted)
 	for {
@@ -68,10 +69,10 @@ func (n *nixListener) accept() {
 		n.mu.Lock()
 		n.conns[conn] = true
 		n.mu.Unlock()
-		n.colors.listens()
+		n.colors.logOpened()
 		n.readers.Go(func() {
-			n.log.Read(n.colors.hearing(conn))
-			n.colors.stops()
+			n.log.Read(n.colors.logReader(conn))
+			n.colors.logClosed()
 			n.mu.Lock()
 			delete(n.conns, conn)
 			n.mu.Unlock()
@@ -94,8 +95,8 @@ func peerOf(conn *net.UnixConn) (pid int) {
 	return pid
 }
 
-// close ends the listening when the command has ended. All that it has told is read by then:
-// connections come in their order, and ours is the last.
+// close stops listening after the command has ended. First everything that the command's processes have
+// written is read. Connections are accepted in their order, so close makes one, which is the last.
 func (n *nixListener) close() {
 	if last, err := net.Dial("unix", jobenv.NixLog); err == nil {
 		defer last.Close()
@@ -113,22 +114,23 @@ func (n *nixListener) close() {
 	n.log.Close()
 }
 
-// setting returns what has Nix tell. The daemon that the push asks need not.
+// setting returns an environment in which Nix writes its log to the listener. The daemon, which the push
+// uses, does not need it.
 func (n *nixListener) setting(environ []string) []string {
 	return withSettings(environ, "json-log-path = "+jobenv.NixLog+"\n")
 }
 
-// tellsPrograms says of a program and the image's version of Nix whether it knows the setting
-// json-log-path. The older commands ignore it, and an older 'nix' warns about it.
-func tellsPrograms(version, program string) bool {
+// hasJSONLog reports whether a program of this version of Nix supports the setting json-log-path. The old
+// commands ignore it, and an older 'nix' warns about it.
+func hasJSONLog(version, program string) bool {
 	return version != "" && !isOlder(version, "2.30") && !olderCommands[filepath.Base(program)]
 }
 
-// testedNix is the oldest Nix with which the builder is tested. docs/job-image.md says what
-// older ones were seen to do.
+// testedNix is the oldest Nix with which the builder is tested. docs/job-image.md describes what does not
+// work with older ones.
 const testedNix = "2.34"
 
-// isOlder compares the first two numbers of two versions of Nix.
+// isOlder compares two versions of Nix by their first two numbers.
 func isOlder(version, than string) bool {
 	var major, minor, thanMajor, thanMinor int
 	fmt.Sscanf(version, "%d.%d", &major, &minor)
@@ -136,16 +138,16 @@ func isOlder(version, than string) bool {
 	return major < thanMajor || major == thanMajor && minor < thanMinor
 }
 
-// olderCommands are Nix's own beside 'nix'. Others that are named like them run 'nix'.
+// olderCommands are Nix's commands other than 'nix'. Programs of other projects with such names run 'nix'.
 var olderCommands = map[string]bool{
 	"nix-build": true, "nix-channel": true, "nix-collect-garbage": true, "nix-copy-closure": true, "nix-env": true, "nix-hash": true,
 	"nix-instantiate": true, "nix-prefetch-url": true, "nix-shell": true, "nix-store": true,
 }
 
-// nixVersion is how Nix names its version, and the end of its folder's name in a store.
+// nixVersion matches the version in the output of 'nix --version' and in the name of Nix's store path.
 var nixVersion = lazyregexp.New(`(?:^nix \(Nix\) |-nix-)(\d+\.\d+[^/\s]*)`)
 
-// versionIn returns the version that a text names, or "".
+// versionIn returns the version of Nix in a text, or "".
 func versionIn(text string) string {
 	if match := nixVersion().FindStringSubmatch(text); match != nil {
 		return match[1]
@@ -153,9 +155,9 @@ func versionIn(text string) string {
 	return ""
 }
 
-// askVersion begins to find out which Nix the image has, and returns what waits for the
-// answer. The path of the program mostly tells it, or an earlier job did; else the program
-// does, which takes it longer than the beginning of a job should wait.
+// askVersion starts to find out the version of the image's Nix, and returns a function that waits for the
+// answer. The version is usually in the program's path, or known from an earlier job. Otherwise the
+// program is run in the background, because that takes a while.
 func askVersion(known string, r runner) (version func() string) {
 	program, err := exec.LookPath("nix")
 	if err != nil {

@@ -9,26 +9,26 @@ import (
 	"iglu.sh/builder/internal/nixstore"
 )
 
-// An output is a job's standard output while its build and its push both write there. What
-// the push has to say waits for the end of a line that the build has begun. It collects
-// the store paths that the build prints, each alone in a line.
+// An output is a job's standard output, to which both the build and the push write. A message of the push
+// waits for the end of a line that the build has begun. An output also collects the store paths that the
+// build prints, each on a line of its own.
 type output struct {
 	w io.Writer
 
-	mu    sync.Mutex
-	line  []byte // the beginning of the line that is not ended
-	waits []byte // lines that wait for its end
-	paths []string
+	mu      sync.Mutex
+	line    []byte // the beginning of a line without its end
+	pending []byte // lines that wait for that end
+	paths   []string
 }
 
-// Write takes what the build prints.
+// Write writes what the build prints.
 func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	n, err := o.w.Write(b)
 	for rest := b; len(rest) > 0; {
 		part, after, ended := bytes.Cut(rest, newline)
-		if len(o.line) <= nixstore.MaxPath { // or it is none of a path
+		if len(o.line) <= nixstore.MaxPath { // a longer line is no path
 			o.line = append(o.line, part[:min(len(part), nixstore.MaxPath+1)]...)
 		}
 		if ended {
@@ -36,9 +36,9 @@ func (o *output) Write(b []byte) (int, error) {
 		}
 		rest = after
 	}
-	if len(o.line) == 0 && len(o.waits) > 0 {
-		o.w.Write(o.waits)
-		o.waits = nil
+	if len(o.line) == 0 && len(o.pending) > 0 {
+		o.w.Write(o.pending)
+		o.pending = nil
 	}
 	return n, err
 }
@@ -49,7 +49,7 @@ var (
 )
 
 func (o *output) endLine() {
-	if bytes.HasPrefix(o.line, storePrefix) { // of most lines nothing is allocated
+	if bytes.HasPrefix(o.line, storePrefix) { // avoids allocations for most lines
 		if path := string(bytes.TrimSuffix(o.line, []byte{'\r'})); nixstore.IsPath(path) {
 			o.paths = append(o.paths, path)
 		}
@@ -57,19 +57,19 @@ func (o *output) endLine() {
 	o.line = o.line[:0]
 }
 
-// say writes a line of the job's own.
+// say writes a message of this program.
 func (o *output) say(format string, args ...any) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	line := fmt.Appendf(nil, sayFormat(format), args...)
 	if len(o.line) > 0 {
-		o.waits = append(o.waits, line...)
+		o.pending = append(o.pending, line...)
 		return
 	}
 	o.w.Write(line)
 }
 
-// printed returns the paths that the build has printed, when it has ended.
+// printed returns the paths that the build has printed. The build has ended.
 func (o *output) printed() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -79,7 +79,7 @@ func (o *output) printed() []string {
 	return o.paths
 }
 
-// end ends the last line, if the build has not, and returns the paths that it printed.
+// end writes the end of the build's last line, if it has none, and returns the paths that the build printed.
 func (o *output) end() []string {
 	if len(o.line) > 0 {
 		o.Write(newline)

@@ -10,7 +10,7 @@ import (
 
 const path1, path2 = "/nix/store/00000000000000000000000000000000-a", "/nix/store/11111111111111111111111111111111-b.0+_?=-"
 
-// TestOutput has a build and a push write by turns, the build in every cut.
+// TestOutput lets a build and a push write alternately, with the output of the build split at every byte.
 func TestOutput(t *testing.T) {
 	long := strings.Repeat("/nix/store/", 100)
 	printed := path1 + "\n" + " " + path1 + "\n" + path1 + "/bin\n" + path2 + "\r\n" + long + path1 + "\n\n" + long + "\n" + path2
@@ -41,7 +41,7 @@ func TestOutput(t *testing.T) {
 	}
 }
 
-// Lines that are no paths cost nothing, however many there are.
+// Lines that are no paths cause no allocations.
 func TestOutputAllocatesNothing(t *testing.T) {
 	o := &output{w: io.Discard}
 	text := []byte(strings.Repeat("a line that a command prints\n", 1000))

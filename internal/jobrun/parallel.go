@@ -5,9 +5,9 @@ import (
 	"iglu.sh/builder/internal/nixconf"
 )
 
-// inParallel returns the settings, as lines of nix.conf, by which Nix builds on all CPUs of the job:
-// as many derivations at once, each of which may use as many. By itself it builds one at a time, and
-// takes the machine's CPUs for its own. What the job and other lines of settings say counts instead.
+// inParallel returns lines of nix.conf with which Nix uses all CPUs of the job: it builds as many
+// derivations at once, and each may use as many CPUs. By default, Nix builds one derivation at a time, and
+// uses all CPUs of the machine for it. Settings of the job, or in others, are not changed.
 func inParallel(job jobenv.Job, others string) string {
 	if job.CPUs == "" {
 		return ""

@@ -10,22 +10,22 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 )
 
-// rootUser returns who is root.
+// rootUser returns the user root.
 func rootUser() *user { return &user{name: "root", home: os.Getenv("HOME")} }
 
-// prepare makes the container fit for a job, and returns what runs the job's own programs.
+// prepare prepares the container for a job, and returns the runner for the job's own programs.
 func prepare(job jobenv.Job, root runner) (runner, error) {
 	if err := makeTempDir(); err != nil {
 		return runner{}, err
 	}
-	// Not every Nix makes it.
+	// Not every Nix makes the folder.
 	if err := errors.Join(clearBuildDir(), os.MkdirAll(jobenv.BuildDir, 0o755)); err != nil {
 		return runner{}, errUnusable{fmt.Sprintf("Nix has no folder to build in: %v", err)}
 	}
 	r := root
 	if readsInPrivate(job) {
-		// What was fetched with a key is not for who comes next, and what Nix has made of it is
-		// looked up by names that anybody can write down: it ends with the container.
+		// Later jobs must not read what this job fetches with a key. Nix's cache is searched by names
+		// that anyone can write, so for this job it is in the container, and is removed with it.
 		r.environ = without(r.environ, cacheHome)
 	}
 	if job.JobUser == jobenv.UserRoot {
@@ -56,17 +56,17 @@ func prepare(job jobenv.Job, root runner) (runner, error) {
 	return r, errors.Join(allowWriting(os.Stdout), allowWriting(os.Stderr))
 }
 
-// readsInPrivate reports whether a job has been given the right to read what not everybody may.
+// readsInPrivate reports whether a job has credentials to read private sources.
 func readsInPrivate(job jobenv.Job) bool {
 	return job.GitKey != "" || job.AccessTokens != "" || job.Netrc != ""
 }
 
-// hasDaemon reports whether a job's Nix asks a daemon. That of root needs one only to have known
-// what the command is about.
+// hasDaemon reports whether a job's Nix uses a daemon. A job that runs as root needs one only for the
+// relay, which finds the store paths that the command uses.
 func hasDaemon(job jobenv.Job) bool { return job.JobUser != jobenv.UserRoot || job.CacheTarget != "" }
 
-// clearBuildDir removes what builds have left, as of a job that was killed. It lies in the store; and
-// where Nix has fetched something with a netrc, that is a part of it.
+// clearBuildDir removes the files that builds have left, for example if a job was killed. They are in the
+// store's volume, and can include a netrc with which Nix has fetched something.
 func clearBuildDir() error { return os.RemoveAll(jobenv.BuildDir) }
 
 // makeTempDir makes the folder for temporary files. Not every image has one.
@@ -80,17 +80,17 @@ func makeTempDir() error {
 	return os.Chmod(os.TempDir(), 0o777|os.ModeSticky)
 }
 
-// allowThrough lets everybody get to what is in a folder and has other permissions of its own.
+// allowThrough lets every user enter a folder. The files in it keep their own permissions.
 func allowThrough(folder string) error {
 	info, err := os.Stat(folder)
 	if err != nil {
-		return nil // then nothing is in it
+		return nil // it does not exist
 	}
 	return os.Chmod(folder, info.Mode().Perm()|0o011)
 }
 
-// allowWriting lets programs of the job's user open a pipe that they have as their output by
-// its name, as "/dev/stdout". They cannot read from it what others print.
+// allowWriting lets programs of the job's user open their output by a name such as "/dev/stdout", if it
+// is a pipe. They still cannot read from the pipe what others print.
 func allowWriting(pipe *os.File) error {
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(pipe.Fd()), &stat); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFIFO {

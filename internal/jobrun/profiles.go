@@ -10,12 +10,12 @@ import (
 // profiles are the folders in which the job image has profiles of Nix.
 var profiles = []string{"/nix/var/nix/profiles", "/nix/var/nix/profiles/per-user/root"}
 
-// generation is the name of one of a profile's generations.
+// generation matches the name of a generation of a profile.
 var generation = lazyregexp.New(`^(.+)-\d+-link$`)
 
-// mendProfiles makes the links of profiles to their present generations what Nix itself
-// makes: relative. In nixos/nix they are absolute, and then 'nix-collect-garbage -d' does not
-// know which generation is in use, and removes all of them, Nix and git with them.
+// mendProfiles makes the links from profiles to their present generations relative, as Nix itself does. In
+// nixos/nix they are absolute. Then 'nix-collect-garbage -d' does not recognize the generation in use, and
+// removes all generations, and so Nix and git.
 func mendProfiles(folders []string) {
 	for _, folder := range folders {
 		entries, _ := os.ReadDir(folder) // not every image has one

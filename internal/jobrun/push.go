@@ -16,9 +16,8 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// preparePush returns what pushes the job's results and speaks through out, or nil where
-// there is nothing to push. Where that could not be done, it says why and returns an exit
-// code.
+// preparePush returns the Pusher for the job's results, or nil if nothing is to be pushed. The Pusher
+// writes its messages to out. If a push is not possible, it says why and returns an exit code.
 func preparePush(ctx context.Context, job jobenv.Job, out *output, meter *pushMeter) (*push.Pusher, int) {
 	if job.CacheTarget == "" {
 		return nil, 0
@@ -59,9 +58,9 @@ func preparePush(ctx context.Context, job jobenv.Job, out *output, meter *pushMe
 	return nil, exitConfig
 }
 
-// readPrivate returns what has Nix's daemon take from a private cache what is there already: that it
-// trusts it, and the entry of a netrc that shows it the API key. A job of root is not given that:
-// its programs could read it.
+// readPrivate returns what Nix's daemon needs to download from the private cache to which the job pushes:
+// the trust in it, and a netrc entry with the API key. A job that runs as root does not get that, because
+// its programs could read the key.
 func readPrivate(job jobenv.Job, pusher *push.Pusher) (t trust, netrc string) {
 	if pusher == nil || job.JobUser == jobenv.UserRoot {
 		return trust{}, ""
@@ -78,7 +77,7 @@ func readPrivate(job jobenv.Job, pusher *push.Pusher) (t trust, netrc string) {
 	return newTrust([]string{cache.URL}, cache.Keys), netrc
 }
 
-// buildAndPush runs the job's command and pushes what it is about.
+// buildAndPush runs the job's command and pushes the store paths that it uses.
 func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *output, meter *pushMeter) jobwire.End {
 	relay, err := startRelay(daemonSocket, relayedSocket, nixstore.Files{})
 	if err != nil {
@@ -109,12 +108,12 @@ func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *ou
 	}
 	code := b.build(stdout.in)
 	stdout.close()
-	b.teller.phase(schemas.PushRest)
+	b.reporter.phase(schemas.PushRest)
 	printed := out.end()
-	unpushed := pusher.Finish(ctx, push.Command{About: relay.paths(), Printed: printed})
+	unpushed := pusher.Finish(ctx, push.Command{Used: relay.paths(), Printed: printed})
 	pushed := meter.end()
 	if code == 0 {
-		b.tellResults(printed, pushed, unpushed == "")
+		b.reportResults(printed, pushed, unpushed == "")
 	}
 	if code != 0 || unpushed == "" {
 		return failed(code)
@@ -122,5 +121,5 @@ func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *ou
 	return jobwire.End{ExitCode: jobenv.ExitUnpushed, Unpushed: unpushed[:min(len(unpushed), maxUnpushed)]}
 }
 
-// maxUnpushed bounds in bytes what the builder is told of what could not be pushed.
+// maxUnpushed is the length in bytes at which the report of what could not be pushed is cut.
 const maxUnpushed = 16 << 10

@@ -17,35 +17,35 @@ import (
 	"iglu.sh/builder/internal/nixstore"
 )
 
-// A relay stands between Nix's commands and their daemon, and finds out which store paths the
-// commands are about: those that the daemon keeps from the garbage collector for them. The daemon
-// writes these into a file for each connection, which it removes when the connection has ended. So
-// the relay reads the files when a command has ended its connection, and tells the daemon after
-// that. It does not read what is said.
+// A relay is a proxy between Nix's commands and their daemon. It finds out which store paths the commands
+// use: those that the daemon protects from the garbage collector for them. The daemon has a file with
+// these paths for each connection, and removes it when the connection has ended. So when a command closes
+// its connection, the relay reads the files before it closes the connection to the daemon. It does not
+// read the data of the connections.
 type relay struct {
 	listener *net.UnixListener
 	socket   string // the daemon's
 	store    nixstore.Files
 
-	mu    sync.Mutex
-	about map[string]bool // store paths
+	mu   sync.Mutex
+	used map[string]bool // store paths
 }
 
-// startRelay listens at a socket, where Nix's commands look for the daemon that listens at another.
+// startRelay listens at the socket to which Nix's commands connect. daemon is the socket of the daemon.
 func startRelay(listenAt, daemon string, store nixstore.Files) (*relay, error) {
 	listener, err := listenLocally(listenAt)
 	if err != nil {
 		return nil, err
 	}
-	r := &relay{listener: listener, socket: daemon, store: store, about: make(map[string]bool)}
+	r := &relay{listener: listener, socket: daemon, store: store, used: make(map[string]bool)}
 	go r.serve()
 	return r, nil
 }
 
-// close takes no more connections. Those that there are last.
+// close accepts no more connections. Existing ones remain open.
 func (r *relay) close() { r.listener.Close() }
 
-// acceptPause is how long a relay waits for files to be closed.
+// acceptPause is how long a relay waits before it accepts again, if too many files are open.
 const acceptPause = 50 * time.Millisecond
 
 func (r *relay) serve() {
@@ -54,7 +54,7 @@ func (r *relay) serve() {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil { // too many files are open
+		if err != nil {
 			time.Sleep(acceptPause)
 			continue
 		}
@@ -62,9 +62,9 @@ func (r *relay) serve() {
 	}
 }
 
-// pass passes a connection on.
+// pass connects to the daemon for a client, and copies the data of the two connections.
 func (r *relay) pass(client *net.UnixConn) {
-	defer client.Close() // from which its command sees that there is no daemon, if there is none
+	defer client.Close() // without a daemon, the command gets a closed connection
 	daemon, err := dialLike(client, r.socket)
 	if err != nil {
 		return
@@ -78,23 +78,23 @@ func (r *relay) pass(client *net.UnixConn) {
 	r.look()
 }
 
-// look keeps what the commands that run now are about.
+// look notes the store paths that the running commands use.
 func (r *relay) look() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.store.TempRoots(func(path string) { r.about[path] = true })
+	r.store.TempRoots(func(path string) { r.used[path] = true })
 }
 
-// paths returns what the commands up to now were about, in any order.
+// paths returns the store paths that commands have used so far, in any order.
 func (r *relay) paths() []string {
 	r.look()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Collect(maps.Keys(r.about))
+	return slices.Collect(maps.Keys(r.used))
 }
 
-// dialLike connects to a socket as the user at the other end of a connection: a daemon asks the
-// kernel whom it serves.
+// dialLike connects to a socket as the user of the client: the daemon asks the kernel which user has
+// connected.
 func dialLike(client *net.UnixConn, socket string) (*net.UnixConn, error) {
 	who, err := peer(client)
 	if err != nil {
@@ -127,8 +127,8 @@ func peer(conn *net.UnixConn) (who *unix.Ucred, err error) {
 	return who, errors.Join(controlErr, err)
 }
 
-// actAs does something as another user. Only the effective ids of one thread change, so that the
-// other user cannot send it signals.
+// actAs calls do as another user. Only the effective ids of one thread change, so that the other user
+// cannot send signals to this process.
 func actAs(who *unix.Ucred, do func() error) error {
 	runtime.LockOSThread()
 	gid, uid := unix.Getegid(), unix.Geteuid()
@@ -140,7 +140,7 @@ func actAs(who *unix.Ucred, do func() error) error {
 		err = do()
 	}
 	if restored := errors.Join(setThreadID(unix.SYS_SETRESUID, uid), setThreadID(unix.SYS_SETRESGID, gid)); restored != nil {
-		return restored // the thread stays locked, and ends with its goroutine
+		return restored // the thread remains locked, so it ends with its goroutine
 	}
 	runtime.UnlockOSThread()
 	return err

@@ -16,8 +16,8 @@ import (
 	"iglu.sh/builder/internal/nixstore"
 )
 
-// tempRootsOf is a daemon that does for each connection what Nix's does: what it reads is a store
-// path, which it keeps in a file until the connection ends. It answers with the path.
+// tempRootsOf is a daemon with temporary roots like Nix's: for each connection, it reads a store path, keeps
+// it in a file until the connection ends, and answers with the path.
 func tempRootsOf(t *testing.T, listener *net.UnixListener, folder string) {
 	for n := 0; ; n++ {
 		conn, err := listener.AcceptUnix()
@@ -71,7 +71,7 @@ func testRelay(t *testing.T, daemon bool) (*relay, string) {
 	return r, folder + "/socket"
 }
 
-// However short a connection is, what it was about is known.
+// The paths of a connection are known, however short it is.
 func TestRelay(t *testing.T) {
 	const clients, times = 8, 50
 	r, socket := testRelay(t, true)
@@ -100,7 +100,7 @@ func TestRelay(t *testing.T) {
 	}
 }
 
-// A connection that has not ended counts as well.
+// The paths of an open connection are known, too.
 func TestRelayOpen(t *testing.T) {
 	r, socket := testRelay(t, true)
 	conn, err := net.Dial("unix", socket)
@@ -130,7 +130,7 @@ func TestRelayWithoutDaemon(t *testing.T) {
 	}
 }
 
-// The daemon sees the user of the command, and the thread is what it was again.
+// The daemon sees the user of the command. After that, the thread has its own user again.
 func TestDialLike(t *testing.T) {
 	own := os.Geteuid()
 	other, group := own, os.Getegid()

@@ -16,15 +16,15 @@ import (
 )
 
 const (
-	// maxResults bounds how many paths are told of what a job yields.
+	// maxResults is how many paths of a job's results are reported.
 	maxResults = 256
-	// maxInstallable bounds in bytes what is told of how the command names one: an expression can be long.
+	// maxInstallable is the length in bytes at which a reported installable is cut: an expression can be long.
 	maxInstallable = 500
 )
 
-// tellResults tells what a command that succeeded has yielded, and how to get it if all of it is in the
+// reportResults reports the results of a command that succeeded, and how to download them if all are in the
 // cache. pushed is nil if nothing was to be pushed.
-func (b *builder) tellResults(printed []string, pushed *schemas.Pushed, isComplete bool) {
+func (b *builder) reportResults(printed []string, pushed *schemas.Pushed, isComplete bool) {
 	argv, err := commandLine(b.job)
 	if err != nil {
 		return
@@ -37,7 +37,7 @@ func (b *builder) tellResults(printed []string, pushed *schemas.Pushed, isComple
 		e.Get = cachix.GetCommand(e.Target, cachix.TrustedKey(e.Target, b.job.SigningKey), paths)
 	}
 	if len(e.Results) > 0 || pushed != nil {
-		b.teller.Event(e)
+		b.reporter.Event(e)
 	}
 }
 
@@ -54,8 +54,8 @@ func commandLine(job jobenv.Job) ([]string, error) {
 // isNix reports whether a program is one of Nix's.
 func isNix(program string) bool { return strings.HasPrefix(filepath.Base(program), "nix") }
 
-// resultsOf returns the store paths that a command has linked to in a folder or, if there are no such
-// links, printed, by the installables that they are of as far as that is known.
+// resultsOf returns the results of a command: the store paths of the links that it made in dir or, if there
+// are no such links, the paths that it printed. Each has its installable, if that is known.
 func resultsOf(argv, printed []string, dir string) []schemas.Result {
 	names, link := installables(argv)
 	groups := linked(dir, link)
@@ -78,8 +78,8 @@ func resultsOf(argv, printed []string, dir string) []schemas.Result {
 	return results
 }
 
-// grouped returns the paths that were printed for so many installables, in their order. Each has one at
-// least: if there are as many paths, they have one each.
+// grouped returns the printed paths, one group an installable if there are as many paths as installables,
+// else in one group. Both are in the same order, and each installable has at least one path.
 func grouped(printed []string, installables int) (groups [][]string) {
 	if len(printed) == 0 {
 		return nil
@@ -93,8 +93,9 @@ func grouped(printed []string, installables int) (groups [][]string) {
 	return groups
 }
 
-// linked returns where the links lead that a command has made, by the numbers in their names: of Nix's link
-// "result", they are result, result-man, result-1 and result-1-man, or result-2 for the second of nix-build.
+// linked returns the targets of the links that a command has made, grouped by the numbers in their names.
+// For the link "result" the names are result, result-man, result-1 and result-1-man; nix-build calls the
+// second result-2.
 func linked(dir, link string) (groups [][]string) {
 	if link == "" {
 		return nil
@@ -125,8 +126,8 @@ func linked(dir, link string) (groups [][]string) {
 	return groups
 }
 
-// installables returns what a command builds, as it is named there, and the name of the link that it makes
-// to it. Of a command that is not understood there are none.
+// installables returns the installables of a command, as written there, and the name of the link that the
+// command makes. It returns none if it does not understand the command.
 func installables(argv []string) (names []string, link string) {
 	if len(argv) == 0 {
 		return nil, ""
@@ -168,8 +169,9 @@ func installables(argv []string) (names []string, link string) {
 	return words[1:], link
 }
 
-// valuesOf says how many values follow an option of 'nix build' and nix-build, and switches are those that
-// take none: https://nix.dev/manual/nix/latest/command-ref/new-cli/nix3-build.html, .../nix-build.html.
+// valuesOf has the options of 'nix build' and nix-build that have values, and how many. switches has the
+// options without values: https://nix.dev/manual/nix/latest/command-ref/new-cli/nix3-build.html,
+// .../nix-build.html.
 var valuesOf = map[string]int{
 	"-o": 1, "--out-link": 1, "--profile": 1, "--expr": 1, "-E": 1, "-f": 1, "--file": 1, "-A": 1, "--attr": 1,
 	"-I": 1, "--include": 1, "--arg": 2, "--argstr": 2, "--option": 2, "--override-input": 2, "--override-flake": 2,

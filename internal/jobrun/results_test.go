@@ -67,7 +67,7 @@ func TestResults(t *testing.T) {
 	}
 }
 
-// However much a command yields, what is told of it is bounded.
+// The number of reported results is limited.
 func TestResultsBounded(t *testing.T) {
 	var printed []string
 	for range maxResults + 5 {

@@ -10,18 +10,18 @@ import (
 	"iglu.sh/builder/internal/nixconf"
 )
 
-// What a program of the job tells Nix by NIX_CONFIG it also tells the daemon, which takes little of
-// it from a user and warns of the rest. So what the daemon and all programs are to know stands in
-// a nix.conf, which lies in a folder of the container's own: that of the image may be in the store.
-// What only the daemon, or only the job's user, may know has places of its own.
+// Nix sends the settings in NIX_CONFIG to the daemon, too, which accepts only few of them from a user and
+// warns about the others. So the settings for the daemon and all programs are in a nix.conf. It is in a
+// folder of its own, because the image's folder may be in the store. Settings for the daemon only, or for
+// the job's user only, are elsewhere.
 
-// confVariable names the folder of Nix's settings: nix.conf(5).
+// confVariable is the variable with the folder of Nix's settings: nix.conf(5).
 const confVariable = "NIX_CONF_DIR"
 
-// confOfJob is that of a job for which there is something to set.
+// confOfJob is the folder for the settings of a job.
 const confOfJob = "/etc/iglu-nix"
 
-// confOfImage returns that of the job image.
+// confOfImage returns the folder of the job image.
 func confOfImage() string { return cmp.Or(os.Getenv(confVariable), "/etc/nix") }
 
 // readConfOfImage returns the settings of the job image, or nothing if it has none.
@@ -30,8 +30,8 @@ func readConfOfImage() string {
 	return string(text)
 }
 
-// writeConf makes a folder for a job's settings: lines come after what the image has, and what else
-// lies in the image's folder is there, too.
+// writeConf makes the folder for a job's settings. Its nix.conf has the image's settings and then the given
+// lines. It has the other files of the image's folder as well.
 func writeConf(folder, image, lines string) error {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err
@@ -59,8 +59,8 @@ func withSettings(environ []string, lines string) []string {
 	return with(environ, jobenv.NixConfig+"="+strings.TrimSuffix(config, "\n")+"\n"+lines)
 }
 
-// tokenSettings returns what has Nix show tokens to the hosts that they are for, and to other hosts
-// those that the image has. A line that adds would not replace the image's.
+// tokenSettings returns the setting with the job's tokens and with the image's tokens for other hosts. It
+// is not an "extra-" setting, because that would not replace the image's tokens.
 func tokenSettings(tokens, confOfImage string) string {
 	ofImage, _ := nixconf.Get(confOfImage, "access-tokens")
 	var lines nixconf.Lines

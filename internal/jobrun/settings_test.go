@@ -8,7 +8,7 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 )
 
-// A job's own token for a host counts, whatever the image has for it.
+// A job's own token for a host replaces the image's.
 func TestTokenSettings(t *testing.T) {
 	got := tokenSettings("a.example=job b.example=job", "# of the image\naccess-tokens = a.example=image c.example=image\n")
 	if want := "access-tokens = a.example=job b.example=job c.example=image\n"; got != want {
@@ -16,7 +16,7 @@ func TestTokenSettings(t *testing.T) {
 	}
 }
 
-// What the image has stays as it is, and is in the job's folder as well.
+// The image's files are not changed, and are in the job's folder as well.
 func TestWriteConf(t *testing.T) {
 	image, job := t.TempDir(), filepath.Join(t.TempDir(), "conf")
 	for name, text := range map[string]string{"nix.conf": "cores = 1\n", "machines": "somewhere\n"} {
@@ -50,14 +50,14 @@ func TestWithSettings(t *testing.T) {
 	}
 }
 
-// The key of a cache is shown to its host alone, and only where the job's netrc says nothing of it.
+// The key of a cache is sent to its host only, and only if the job's netrc has no entry for the host.
 func TestCacheEntry(t *testing.T) {
 	for _, test := range []struct{ cache, key, netrc, want, err string }{
 		{"https://cache.example.com:8443/default", "key", "machine other.example password x", "machine cache.example.com password key\n", ""},
 		{"https://cache.example.com/default", "key", "machine a\n machine CACHE.example.com login b password c", "", ""},
 		{"https://cache.example.com/default", "key", "default login a password b", "machine cache.example.com password key\n", ""},
-		{"https://cache.example.com/default", "a key", "", "", "the API key holds a character that a netrc cannot hold"},
-		{"https://cache.example.com/default", "key\nmachine other.example password x", "", "", "the API key holds a character that a netrc cannot hold"},
+		{"https://cache.example.com/default", "a key", "", "", "the API key has a character that a netrc file cannot have"},
+		{"https://cache.example.com/default", "key\nmachine other.example password x", "", "", "the API key has a character that a netrc file cannot have"},
 	} {
 		got, err := cacheEntry(test.cache, test.key, test.netrc)
 		if got != test.want || (err == nil) != (test.err == "") || err != nil && err.Error() != test.err {

@@ -15,40 +15,43 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 )
 
-// A store that outlives jobs carries two marks. One says that it was filled from an image, all of it;
-// the first job there makes it. The other is there while nobody writes into the store, and says that
-// the last who did came to an end. Nix itself does not have the kernel write a store's files to the disk, so
-// that after a loss of power the mark alone could be there. So it says in which life of the
-// machine it was made, and counts in another only if all was on the disk before. That takes
-// long at times, and is done while no job is there (maintenance.go).
+// A store that is kept after its job has two marks, which are files.
+//
+// The first mark says that the store was created completely from an image. The first job makes it.
+//
+// The second mark says that the store is clean: nothing writes into it, and the last job or task that
+// did has ended properly. Nix does not sync the files of a store to the disk, so after a power failure
+// the mark could be on the disk without the files. So the mark has the boot id of the machine. After a
+// reboot it is valid only if the store was synced before the mark was made. Syncing can take long, so
+// it is done between jobs (maintenance.go).
 
-// storeRoot is where a store that outlives jobs is mounted.
+// storeRoot is where a store that is kept after the job is mounted.
 const storeRoot = "/nix"
 
 const (
 	filledMark = ".iglu-filled"                    // in storeRoot
-	cleanMark  = ".iglu-clean"                     // likewise
-	database   = "var/nix/db/db.sqlite"            // of Nix; likewise
-	bootID     = "/proc/sys/kernel/random/boot_id" // another each time the machine starts
-	// maxMark is more than a mark is long, in bytes.
+	cleanMark  = ".iglu-clean"                     // in storeRoot
+	database   = "var/nix/db/db.sqlite"            // Nix's database, in storeRoot
+	bootID     = "/proc/sys/kernel/random/boot_id" // changes each time the machine starts
+	// maxMark is more than the length of a mark, in bytes.
 	maxMark = 4 << 10
 )
 
-// A storeMark is what stands in a store's mark.
+// A storeMark is the content of the mark of a clean store.
 type storeMark struct {
-	Boot     string `json:"boot"`               // the life of the machine in which it was made
-	Synced   bool   `json:"synced,omitempty"`   // all was on the disk before
+	Boot     string `json:"boot"`               // the boot id of the machine when the mark was made
+	Synced   bool   `json:"synced,omitempty"`   // the store was synced before
 	Database bool   `json:"database,omitempty"` // Nix has, or has had, a database
 }
 
 // A store is a folder like storeRoot.
 type store struct {
 	root string
-	boot string // the present life of the machine; empty if that is not known
+	boot string // the present boot id; empty if that is not known
 }
 
 func openStore() store {
-	boot, _ := os.ReadFile(bootID) // without it, no mark counts that is not synced
+	boot, _ := os.ReadFile(bootID) // without it, only a synced mark is valid
 	return store{storeRoot, strings.TrimSpace(string(boot))}
 }
 
@@ -70,24 +73,23 @@ func (s store) readMark() (mark storeMark, clean bool) {
 	return mark, mark.Synced || mark.Boot != "" && mark.Boot == s.boot
 }
 
-// removeMark takes the mark away, before something is written into the store.
+// removeMark removes the mark of a clean store, before something is written into the store.
 func (s store) removeMark(mark storeMark) error {
 	if err := os.RemoveAll(filepath.Join(s.root, cleanMark)); err != nil {
 		return err
 	}
-	if !mark.Synced { // in another life of the machine it does not count anyway
+	if !mark.Synced { // after a reboot the mark is not valid anyway
 		return nil
 	}
 	return syncFolder(s.root)
 }
 
-// writeMark says that nobody writes into the store any more. It had the mark was before.
+// writeMark marks the store as clean. was is its earlier mark.
 func (s store) writeMark(was storeMark) error {
 	return s.write(storeMark{Boot: s.boot, Database: was.Database})
 }
 
-// sync has all of the store be on the disk, and says so in the mark that was there or was taken
-// away.
+// sync syncs the store to the disk, and then writes a mark that says so. was is its earlier mark.
 func (s store) sync(was storeMark) error {
 	folder, err := os.Open(s.root)
 	if err != nil {
@@ -127,9 +129,9 @@ type errUnusable struct{ why string }
 
 func (e errUnusable) Error() string { return e.why }
 
-// takeStore makes a store that outlives the job this job's, and returns the mark that it had. The
-// error is an errUnusable if the job can begin with another store. Whether earlier jobs have had the
-// store, it says itself: between the builder's look at it and now, another builder's job may have.
+// takeStore checks a store that is kept after the job, removes its mark, and returns the mark. The error
+// is an errUnusable if the job can begin with another store. It corrects job.Store by the store's own
+// marks: since the builder has looked, the job of another builder may have used the store.
 func takeStore(job *jobenv.Job, r runner) (storeMark, error) {
 	if job.Store == "" {
 		return storeMark{}, nil
@@ -140,7 +142,7 @@ func takeStore(job *jobenv.Job, r runner) (storeMark, error) {
 	case filled:
 		job.Store = jobenv.StoreUsed
 	case job.Store == jobenv.StoreUsed:
-		return mark, errUnusable{"it was not filled to the end"}
+		return mark, errUnusable{"its creation was interrupted"}
 	default:
 		return mark, s.writeFilled()
 	}
@@ -151,7 +153,7 @@ func takeStore(job *jobenv.Job, r runner) (storeMark, error) {
 		return mark, err
 	}
 	if !clean {
-		say("the last job in this store did not end by itself, or the machine did not: verifying the store")
+		say("the last job in this store was interrupted, or the machine was: verifying the store")
 		if code := verify(r); code != 0 {
 			return mark, errUnusable{"it is damaged"}
 		}
@@ -159,7 +161,7 @@ func takeStore(job *jobenv.Job, r runner) (storeMark, error) {
 	return mark, errors.Join(s.writeFilled(), s.removeMark(mark))
 }
 
-// writeFilled says that the store was filled to the end.
+// writeFilled marks the store as created completely.
 func (s store) writeFilled() error {
 	if s.has(filledMark) {
 		return nil
@@ -167,7 +169,7 @@ func (s store) writeFilled() error {
 	return replaceFile(filepath.Join(s.root, filledMark), nil, 0o644)
 }
 
-// check returns an error if what every job needs is gone from the store.
+// check returns an error if the store lacks something that every job needs.
 func (s store) check(mark storeMark) error {
 	for _, program := range []string{"git", "nix"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -175,13 +177,13 @@ func (s store) check(mark storeMark) error {
 		}
 	}
 	if mark.Database && !s.has(database) {
-		return errUnusable{"Nix's database is gone from it"}
+		return errUnusable{"it has no database of Nix any more"}
 	}
 	return nil
 }
 
-// checkTools returns an error if a program that every job needs does not run any more. Only a
-// job that was root can have done that.
+// checkTools returns an error if a program that every job needs does not run any more. Only a job that
+// runs as root can have damaged it.
 func checkTools(job jobenv.Job, r runner) error {
 	if job.JobUser != jobenv.UserRoot {
 		return nil
@@ -194,7 +196,7 @@ func checkTools(job jobenv.Job, r runner) error {
 	return nil
 }
 
-// verify has Nix compare all files of the store with what it knows of them, and returns its exit
+// verify makes Nix compare all files of the store with the hashes in its database, and returns its exit
 // code.
 func verify(r runner) int {
 	return r.with("NIX_REMOTE=").run([]string{"nix-store", "--verify", "--check-contents"}, "/", os.Stderr, os.Stderr)

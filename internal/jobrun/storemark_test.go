@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMarkOfAStore lets jobs, upkeep and the end of a machine's life come to a store, and reads
-// whether it counts as clean.
+// TestMarkOfAStore runs jobs and maintenance in a store and reboots its machine, and checks whether the store
+// counts as clean.
 func TestMarkOfAStore(t *testing.T) {
 	const boot, other = "this-life", "another-life"
 	jobEnds := func(s store) error { return s.writeMark(storeMark{}) }
@@ -51,14 +51,14 @@ func TestMarkOfAStore(t *testing.T) {
 	}
 }
 
-// linkedMark makes a link to another store's mark in the place of a store's own.
+// linkedMark replaces a store's mark by a link to that of another store.
 func linkedMark(s store) error {
 	other := filepath.Join(s.root, "other")
 	return errors.Join(os.Mkdir(other, 0o700), store{other, s.boot}.writeMark(storeMark{}),
 		os.Symlink(filepath.Join(other, cleanMark), filepath.Join(s.root, cleanMark)))
 }
 
-// TestLostDatabase takes Nix's database out of a store that had one.
+// TestLostDatabase removes Nix's database from a store that had one.
 func TestLostDatabase(t *testing.T) {
 	s := store{t.TempDir(), "this-life"}
 	file := filepath.Join(s.root, database)
@@ -88,10 +88,10 @@ func TestLostDatabase(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	wants("Nix's database is gone from it")
+	wants("it has no database of Nix any more")
 	if err := s.writeMark(mark); err != nil { // by the job that has lost it
 		t.Fatal(err)
 	}
 	mark, _ = s.readMark()
-	wants("Nix's database is gone from it")
+	wants("it has no database of Nix any more")
 }

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// submodules fetches them, if there are any. One that cannot be had is a warning in the log: the
-// build fails by itself if it needs it.
+// submodules fetches the submodules. One that cannot be fetched is a warning in the log: if the build
+// needs it, the build fails.
 func (g git) submodules() {
 	update := append([]string{"submodule", "update", "--init", "--recursive"}, g.shallow()...)
 	paths := g.submodulePaths()
@@ -17,34 +17,34 @@ func (g git) submodules() {
 		return
 	}
 	for _, path := range paths {
-		// Not every server gives out a single commit: what was shallow is fetched whole. What was
-		// fetched and not checked out, because another failed, git would take to be as it should.
+		// Not every server sends a single commit, so this fetches the whole history. --force is for a
+		// submodule that was fetched but not checked out, because another failed: without it, git does
+		// not check it out.
 		if g.in("submodule", "update", "--init", "--recursive", "--force", "--", path) != 0 {
 			say("warning: the submodule %s could not be fetched; the build goes on without it", path)
 		}
 	}
 }
 
-// submodulePaths returns where in the source submodules belong.
+// submodulePaths returns the paths of the submodules in the source.
 func (g git) submodulePaths() []string {
 	if _, err := os.Lstat(filepath.Join(sourceDir, ".gitmodules")); err != nil {
-		return nil // then git knows of none, whatever the tree says
+		return nil // without this file git knows no submodules, whatever the tree has
 	}
 	list, _ := g.output("ls-files", "--stage", "-z")
 	var paths []string
 	for entry := range strings.SplitSeq(list, "\x00") { // MODE ID STAGE, a tab, PATH: git-ls-files(1)
-		if about, path, ok := strings.Cut(entry, "\t"); ok && strings.HasPrefix(about, "160000 ") {
+		if stage, path, ok := strings.Cut(entry, "\t"); ok && strings.HasPrefix(stage, "160000 ") {
 			paths = append(paths, path)
 		}
 	}
 	return paths
 }
 
-// lfsPointer is the beginning of what stands for a file of Git LFS (its docs/spec.md).
+// lfsPointer is the beginning of a pointer, which replaces a file of Git LFS in git (its docs/spec.md).
 const lfsPointer = "version https://git-lfs.github.com/spec/v1"
 
-// largeFiles fetches what Git LFS keeps elsewhere, where the image has it, and else says what is
-// missing.
+// largeFiles fetches the files of Git LFS, if the image has git-lfs. Otherwise it says what is missing.
 func (g git) largeFiles() {
 	attributes := []string{"grep", "--quiet", "--cached", "-e", "filter=lfs", "--", ":(glob)**/.gitattributes"}
 	if g.in(attributes...) != 0 {

@@ -15,16 +15,16 @@ import (
 	"iglu.sh/builder/internal/nixconf"
 )
 
-// The kernel of the engine's machine may run programs of other machines, by an emulator that is
-// registered with it (binfmt_misc). Whether it does is seen by running the smallest one.
+// The kernel of the engine's machine may run programs for other systems by an emulator (binfmt_misc). To
+// find out, this program runs a minimal program for each system.
 
-// A system is a kind of machine on which Nix builds.
+// A system is a kind of machine for which Nix builds.
 type system struct {
-	goArch  string // as Go names it
-	class   byte   // of its ELF files: 1 for 32 bits, 2 for 64
-	machine uint16 // likewise: e_machine of elf(5)
-	flags   uint32 // likewise: e_flags
-	exit    []byte // instructions that end a process with 0, by Linux's call exit
+	goArch  string // its GOARCH
+	class   byte   // EI_CLASS of its ELF files: 1 for 32 bits, 2 for 64
+	machine uint16 // e_machine of its ELF files: elf(5)
+	flags   uint32 // e_flags of its ELF files
+	exit    []byte // instructions that make Linux's system call exit with 0
 }
 
 var systems = []system{
@@ -48,10 +48,10 @@ func words(instructions ...uint32) []byte {
 	return code
 }
 
-// loadAt is where in memory a program of ours begins, and pageSize how it is aligned, in bytes.
+// loadAt is the address at which these programs are loaded, and pageSize their alignment in bytes.
 const loadAt, pageSize = 0x10000, 0x1000
 
-// program returns an ELF file that ends with 0 at once: elf(5).
+// program returns an ELF file that exits with 0 immediately: elf(5).
 func (s system) program() []byte {
 	ident := [16]byte{0x7f, 'E', 'L', 'F', s.class, 1, 1}
 	const executable, version, loaded, readAndExecute = 2, 1, 1, 5
@@ -78,8 +78,8 @@ func (s system) program() []byte {
 	return file.Bytes()
 }
 
-// runs reports whether the container runs programs of a system. Nothing else may be started
-// meanwhile: a program that is open for writing anywhere cannot be run.
+// runs reports whether the container can run programs for a system. No other program may be started
+// meanwhile: it would inherit the file open for writing, and such a file cannot be executed.
 func (s system) runs(c *children) bool {
 	file, err := os.CreateTemp("", "iglu-*")
 	if err != nil {
@@ -99,11 +99,11 @@ func (s system) runs(c *children) bool {
 	return <-exited == 0
 }
 
-// runTimeout bounds the run of one of these programs, which an emulator may take a while to begin.
+// runTimeout is how long one of these programs may run. An emulator can take a while to start.
 const runTimeout = 10 * time.Second
 
-// foreignSystems returns those that the container runs beside its own and those that Nix takes for
-// its own.
+// foreignSystems returns the systems, other than its own, whose programs the container can run. It omits
+// those that Nix supports by default.
 func foreignSystems(c *children) []string {
 	var names []string
 	for _, s := range systems {
@@ -114,12 +114,12 @@ func foreignSystems(c *children) []string {
 	return names
 }
 
-// ownSystem returns Nix's name of the system that this program is for.
+// ownSystem returns Nix's name of this program's own system.
 func ownSystem() string { return jobenv.Systems[runtime.GOARCH] }
 
-// systemSettings returns what has Nix build for the systems that the container runs beside its own,
-// and the job's own by itself. A job whose system it does not run, and none that other lines of
-// settings send builds to, is an error.
+// systemSettings returns settings with which Nix builds for all systems that the container can run, and by
+// default for the job's system. It returns an error if the container cannot run programs for the job's
+// system and the other settings have no remote builders.
 func systemSettings(job jobenv.Job, foreign []string, others string) (string, error) {
 	var lines nixconf.Lines
 	if job.System != "" && job.System != ownSystem() {
@@ -131,7 +131,7 @@ func systemSettings(job jobenv.Job, foreign []string, others string) (string, er
 		lines.Set("system", job.System)
 		foreign = append(slices.Clone(foreign), ownSystem())
 	}
-	// The setting is called extra-platforms, and added to.
+	// The name of the setting is extra-platforms. The prefix adds to its value.
 	lines.SetList("extra-extra-platforms", foreign)
 	return lines.String(), nil
 }

@@ -8,7 +8,7 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 )
 
-// The program for the machine that the test runs on does run there.
+// The program for the system on which the test runs can be run.
 func TestSystemRuns(t *testing.T) {
 	c := newChildren(func() {})
 	defer c.close()

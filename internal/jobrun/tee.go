@@ -13,7 +13,7 @@ import (
 // pipeSize is how many bytes a pipe holds: pipe(7).
 const pipeSize = 64 << 10
 
-// A tee is a pipe for what a command prints, which goes on to a writer at once.
+// A tee is a pipe for the output of a command. It passes the output on to a writer immediately.
 type tee struct {
 	in     *os.File // for the command
 	out    *os.File
@@ -41,20 +41,20 @@ func newTee(to io.Writer) (*tee, error) {
 	return t, nil
 }
 
-// copy passes on what comes, until the pipe is closed at either end.
+// copy passes on the output, until the pipe is closed at either end.
 func (t *tee) copy() {
 	defer close(t.copied)
 	for open := true; open; {
 		err := t.raw.Read(func(fd uintptr) bool {
 			n, empty := t.pass(fd)
 			open = n > 0 || empty
-			return !empty // else it is called again when there is more
+			return !empty // false: it is called again when there is more
 		})
 		open = open && err == nil
 	}
 }
 
-// pass passes on what is in the pipe, and reports whether it was only empty.
+// pass passes on what is in the pipe. empty is true if the pipe was empty, but not closed.
 func (t *tee) pass(fd uintptr) (n int, empty bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -63,18 +63,18 @@ func (t *tee) pass(fd uintptr) (n int, empty bool) {
 		n, err = unix.Read(int(fd), t.buf)
 	}
 	if n > 0 {
-		t.to.Write(t.buf[:n]) // which fails when the builder is gone, and the job ends
+		t.to.Write(t.buf[:n]) // fails only if the builder has disconnected, and then the job ends
 	}
 	return n, err == unix.EAGAIN
 }
 
-// drain returns when all that was in the pipe has gone on.
+// drain returns when everything that was in the pipe has been passed on.
 func (t *tee) drain() {
 	t.raw.Control(func(fd uintptr) { t.pass(fd) })
 }
 
-// close returns when all that the command has printed has gone on. The command has ended, but
-// what it has left running may hold the pipe open, perhaps for ever.
+// close returns when everything that the command has printed has been passed on. The command has ended.
+// It does not wait for the end of the pipe: processes that the command left running can keep it open.
 func (t *tee) close() {
 	t.in.Close()
 	t.drain()
@@ -82,7 +82,7 @@ func (t *tee) close() {
 	<-t.copied
 }
 
-// A follower writes what comes after all that was printed elsewhere before.
+// A follower writes after everything that was printed to another tee before.
 type follower struct {
 	io.Writer
 	before *tee

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// writes is a writer whose writes are received.
+// writes is a channel that receives each write.
 type writes chan []byte
 
 func (w writes) Write(b []byte) (int, error) {
@@ -16,8 +16,8 @@ func (w writes) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// What is printed goes on at once, also half a line, and what a command has left running does
-// not hold up the end.
+// Output is passed on immediately, also half a line. Processes that a command has left running do not delay the
+// end.
 func TestTap(t *testing.T) {
 	to := make(writes, 100)
 	tap, err := newTee(to)
@@ -49,8 +49,7 @@ func TestTap(t *testing.T) {
 	}
 }
 
-// What is printed on standard error before a result comes before it, however slowly it is
-// written.
+// Text that is printed on standard error before a result is written before it, however slow that is.
 func TestFollower(t *testing.T) {
 	const rounds = 100
 	writing, goOn := make(chan struct{}), make(chan struct{})

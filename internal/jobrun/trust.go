@@ -18,33 +18,33 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// What a job's daemon takes from elsewhere is in its store when the job has ended. Whom the request
-// and the operator trust says which store a job has (package orchestrator). Whom it trusts beside
-// them comes out in the container: the private cache that it pushes to, and what its flake names
-// (nixConfig) where the operator accepts that. So a store carries a file that says whom jobs in it
-// have trusted so, and is for jobs alone that trust them all.
+// What a job's daemon downloads from caches remains in the store. So only jobs that trust the same caches
+// and keys may share a store. The package orchestrator chooses the store by what the request and the operator
+// trust. What else a job trusts is known only in the container: the private cache to which it pushes, and
+// the nixConfig of its flake, if the operator accepts that. So a store has a file that lists what earlier
+// jobs have trusted in that way, and only jobs that trust all of it may use the store.
 
 // trustFile is that file, in storeRoot.
 const trustFile = ".iglu-trust"
 
-// A trust is whom a job trusts.
+// A trust is a list of the caches and keys that a job trusts.
 type trust struct {
 	substituters []string
 	keys         []string // NAME:BASE64
 }
 
-// newTrust returns a trust in those of some substituters and keys that have the form of ones.
+// newTrust returns a trust in those of the substituters and keys that are valid.
 func newTrust(substituters, keys []string) trust {
-	return trust{formed(substituters, schemas.CheckSubstituter), formed(keys, schemas.CheckPublicKey)}
+	return trust{valid(substituters, schemas.CheckSubstituter), valid(keys, schemas.CheckPublicKey)}
 }
 
-// formed returns some words in order, each once, without those that check finds something wrong with.
-func formed(words []string, check func(string) string) []string {
+// valid returns the words that check accepts, sorted and without duplicates.
+func valid(words []string, check func(string) string) []string {
 	words = slices.DeleteFunc(slices.Clone(words), func(word string) bool { return check(word) != "" })
 	return slices.Compact(slices.Sorted(slices.Values(words)))
 }
 
-// and returns a trust in all that either trusts.
+// and returns the union of two trusts.
 func (t trust) and(other trust) trust {
 	return newTrust(slices.Concat(t.substituters, other.substituters), slices.Concat(t.keys, other.keys))
 }
@@ -57,8 +57,8 @@ func (t trust) settings() string {
 	return lines.String()
 }
 
-// words returns what of it decides with which jobs a store is shared: keys, and substituters that
-// may be asked to do without signatures, as by "?trusted=1".
+// words returns the part of a trust that decides with which jobs a store is shared: the keys, and the
+// substituters whose URL may switch off the check of signatures, as by "?trusted=1".
 func (t trust) words() []string {
 	unsigned := slices.DeleteFunc(slices.Clone(t.substituters), func(text string) bool {
 		u, err := url.Parse(text)
@@ -67,8 +67,8 @@ func (t trust) words() []string {
 	return slices.Concat(t.keys, unsigned)
 }
 
-// agree returns an errUnusable if the store holds what was trusted by more than a job trusts, and
-// notes whom the job does.
+// agree returns an errUnusable if earlier jobs in the store trusted more than this job does. Otherwise it
+// writes down what this job trusts.
 func (s store) agree(trusted []string) error {
 	name := filepath.Join(s.root, trustFile)
 	var before []string
@@ -77,7 +77,7 @@ func (s store) agree(trusted []string) error {
 		err = json.Unmarshal(text, &before)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return errUnusable{fmt.Sprintf("it is not known whom jobs in it have trusted: %v", err)}
+		return errUnusable{fmt.Sprintf("it is not known which caches earlier jobs in it trusted: %v", err)}
 	}
 	for _, word := range before {
 		if !slices.Contains(trusted, word) {
@@ -93,30 +93,31 @@ func (s store) agree(trusted []string) error {
 	if err := replaceFile(name, text, 0o644); err != nil {
 		return err
 	}
-	// Before anything of theirs: it must not outlive this file when the power goes.
+	// The file must be on the disk before anything from these caches is: a power failure must not leave
+	// that without this file.
 	return errors.Join(syncFolder(name), syncFolder(s.root))
 }
 
 const (
 	flakeFile = sourceDir + "/flake.nix"
-	// flakeTimeout bounds the reading of a flake's settings, which are constants as a rule, and
-	// maxFlakeConfig what they print, in bytes.
+	// flakeTimeout is how long reading a flake's settings may take. They are usually constants.
+	// maxFlakeConfig is their greatest length, in bytes of JSON.
 	flakeTimeout   = 30 * time.Second
 	maxFlakeConfig = 64 << 10
 )
 
-// nobody is who reads a flake's settings: not the job's user, whose tokens lie in files. Nothing of
-// the container is his.
+// nobody is the user that reads a flake's settings. It owns nothing in the container. The job's user could
+// read the files with the job's tokens.
 var nobody = &user{uid: 65534, gid: 65534, name: "nobody", home: "/var/empty"}
 
-// trustOfFlake returns whom the flake in the source trusts, and says so. A source without a flake
-// trusts nobody.
+// trustOfFlake returns what the flake in the source trusts, and writes that to the log. If the source has no
+// flake, it returns an empty trust.
 func trustOfFlake(r runner) trust {
 	if _, err := os.Stat(flakeFile); errors.Is(err, fs.ErrNotExist) {
 		return trust{}
 	}
-	// Nix wants it to be constants; it is evaluated as one that may read nothing else and fetch
-	// nothing.
+	// Nix requires these settings to be constants. So the evaluation may neither read other files nor
+	// fetch anything.
 	r.user = nobody
 	r = r.with("HOME="+nobody.home, "USER="+nobody.name, "NIX_REMOTE=", "NIX_CONFIG=extra-experimental-features = nix-command")
 	r.environ = without(r.environ, cacheHome, "NIX_PATH")
@@ -135,7 +136,7 @@ func trustOfFlake(r runner) trust {
 	return t
 }
 
-// parseFlakeConfig reads a flake's nixConfig as JSON: the settings of Nix by their names.
+// parseFlakeConfig reads a flake's nixConfig, which is given as JSON.
 func parseFlakeConfig(text string) (trust, error) {
 	var settings map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(text), &settings); err != nil {
@@ -153,7 +154,7 @@ func parseFlakeConfig(text string) (trust, error) {
 	return newTrust(substituters, keys), nil
 }
 
-// wordsOf returns the words of a setting, which is a string or a list of strings.
+// wordsOf returns the words of a setting, whose value is a string or a list of strings.
 func wordsOf(value json.RawMessage) []string {
 	var words []string
 	if json.Unmarshal(value, &words) == nil {

@@ -29,7 +29,7 @@ func TestParseFlakeConfig(t *testing.T) {
 	}
 }
 
-// A store is for jobs that trust all that earlier ones in it did.
+// A store is for jobs that trust everything that earlier jobs in it trusted.
 func TestAgree(t *testing.T) {
 	s := store{root: t.TempDir()}
 	for _, step := range []struct {

@@ -14,16 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A user is who the job's own programs run as: git, and the command.
+// A user is the user that runs the job's own programs: git, and the command.
 type user struct {
 	uid, gid uint32
 	name     string
 	home     string
 }
 
-// The user of jobs that are not root's, and Nix's build users, as nixos/nix has them. Some of what
-// the kernel counts by users, such as inotify instances, it counts for the whole machine: so the
-// user's id is one that a machine gives to nobody, next to those of the build users.
+// The unprivileged user of jobs, and Nix's build users as in nixos/nix. Some limits for a user, such as the
+// number of inotify instances, apply to the whole machine. So the user has an id that machines normally do
+// not use, next to the ids of the build users.
 const (
 	jobUID, jobGID = 30100, 30100
 	jobName        = "iglu"
@@ -34,8 +34,8 @@ const (
 	buildUsers = 32
 )
 
-// makeUser makes the unprivileged user, with a home, and Nix's build users, where the image
-// lacks them. etc is the folder of the container's accounts, homes that of its homes.
+// makeUser makes the unprivileged user with a home, and Nix's build users if the image has none. etc is the
+// folder of passwd and group, and homes the folder of the homes.
 func makeUser(etc, homes string) (*user, error) {
 	passwd, err := readAccounts(filepath.Join(etc, "passwd"))
 	if err != nil {
@@ -79,12 +79,12 @@ func addBuildUsers(passwd, group *accounts) {
 	group.add(buildGroup, "x", gid, strings.Join(members, ","))
 }
 
-// makeFolder makes a folder that is the user's alone. One that is there becomes that.
+// makeFolder makes a folder that only the user may enter, or changes an existing folder so.
 func (u *user) makeFolder(name string) error {
 	if err := os.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	// By a descriptor: of a link in its place nothing is changed.
+	// By a descriptor, so that a link in place of the folder is not followed.
 	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", name, err)
@@ -96,7 +96,7 @@ func (u *user) makeFolder(name string) error {
 	return nil
 }
 
-// own gives a file to the user. Root has it already.
+// own makes the user the owner of a file that root has made.
 func (u *user) own(name string) error {
 	if u.isRoot() {
 		return nil
@@ -151,8 +151,8 @@ func (a *accounts) removeID(id int) {
 	a.entries = slices.DeleteFunc(a.entries, func(e []string) bool { return hasID(e, id) })
 }
 
-// write replaces the file. Where that is a link, as in nixos/nix, the link is replaced and
-// what it leads to stays as it is.
+// write replaces the file. If that is a link, as in nixos/nix, the link is replaced and its target is not
+// changed.
 func (a *accounts) write() error {
 	var text bytes.Buffer
 	for _, entry := range a.entries {
@@ -164,7 +164,7 @@ func (a *accounts) write() error {
 	return replaceFile(a.file, text.Bytes(), 0o644)
 }
 
-// replaceFile puts a file in the place of whatever has its name.
+// replaceFile writes a file atomically, and replaces a file or link of the same name.
 func replaceFile(name string, text []byte, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
@@ -184,7 +184,7 @@ func replaceFile(name string, text []byte, mode os.FileMode) error {
 	return err
 }
 
-// checkOwner returns an error if the user of jobs owns what must not be theirs.
+// checkOwner returns an error if the user of jobs owns one of these files.
 func checkOwner(uid uint32, names ...string) error {
 	for _, name := range names {
 		var stat unix.Stat_t

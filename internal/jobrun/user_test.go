@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// made makes the user, and returns who has the home then. Only root can give it away; to anybody else
-// that is refused, and nothing else.
+// made makes the user, and returns the owner of the home. Only root can change the owner; for other users,
+// only that is refused.
 func made(t *testing.T, etc, homes string) (u *user, owner uint32) {
 	t.Helper()
 	u, err := makeUser(etc, homes)
@@ -72,7 +72,7 @@ func TestMakeUserWithoutAccounts(t *testing.T) {
 	}
 }
 
-// TestLinksAreReplaced has the accounts be links into a store, as in nixos/nix.
+// TestLinksAreReplaced uses accounts that are links into a store, as in nixos/nix.
 func TestLinksAreReplaced(t *testing.T) {
 	etc, store := t.TempDir(), t.TempDir()
 	for _, name := range []string{"passwd", "group"} {
@@ -92,7 +92,7 @@ func TestLinksAreReplaced(t *testing.T) {
 	}
 }
 
-// TestFolderInPlaceOfALink does not give away what a link leads to.
+// TestFolderInPlaceOfALink checks that the owner of a link's target is not changed.
 func TestFolderInPlaceOfALink(t *testing.T) {
 	root, home := t.TempDir(), filepath.Join(t.TempDir(), "home")
 	if err := os.Symlink(root, home); err != nil {

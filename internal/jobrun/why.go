@@ -11,23 +11,23 @@ import (
 )
 
 const (
-	// maxReason bounds in bytes the line that says why a job failed: it is a headline.
+	// maxReason is the length in bytes at which the reason of a failure is cut: it is shown as a headline.
 	maxReason = 500
-	// maxAdvice likewise bounds what there is to do about it.
+	// maxAdvice is the same for the advice.
 	maxAdvice = 1 << 10
 )
 
-// A failure is why the job fails: a line, without a period at its end, and a sentence on what to do,
-// which may be empty.
+// A failure says why the job fails, in a line without a period at its end, and what to do about it, in a
+// sentence, which may be empty.
 type failure struct {
 	mu             sync.Mutex
 	reason, advice string
 }
 
-// why is the job's. The job ends with the first of its steps that fails, so the latest counts.
+// why is the failure of the job. The job ends at its first step that fails, so the latest one is used.
 var why failure
 
-// sayWhy says a line of the job's own, which is why the job fails.
+// sayWhy writes a line of this program to the job's log, and makes it the reason why the job fails.
 func sayWhy(advice, format string, args ...any) {
 	say(format, args...)
 	why.set(advice, fmt.Sprintf(format, args...))
@@ -39,8 +39,8 @@ func (f *failure) set(advice, reason string) {
 	f.reason, f.advice = reason, advice
 }
 
-// complete adds the failure to the end of a job that failed, without secrets: what is cut off could
-// not be recognized as one later.
+// complete adds the failure to the end of a job that failed. It masks secrets before it cuts a text, because
+// the rest of a secret that is cut could not be recognized later.
 func (f *failure) complete(end *jobwire.End, secrets *redact.Redactor) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -51,12 +51,12 @@ func (f *failure) complete(end *jobwire.End, secrets *redact.Redactor) {
 	end.Advice = cut(oneLine(secrets.String(f.advice)), maxAdvice)
 }
 
-// oneLine returns a text as one line of valid UTF-8, with nothing in it that does more than show.
+// oneLine returns a text as one line of valid UTF-8, without control characters.
 func oneLine(text string) string {
 	return termtext.Visible(strings.Join(strings.Fields(strings.ToValidUTF8(text, "\ufffd")), " "))
 }
 
-// cut returns at most so many bytes of a text, and says if that is not all.
+// cut returns at most so many bytes of a text, and then "…" if the text is longer.
 func cut(text string, most int) string {
 	if len(text) <= most {
 		return text
@@ -64,7 +64,7 @@ func cut(text string, most int) string {
 	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
-// upperFirst returns a text as a sentence begins.
+// upperFirst returns a text with a capital first letter.
 func upperFirst(text string) string {
 	if text == "" {
 		return ""

@@ -1,16 +1,15 @@
-// Package jobwire is how the program in a job's container tells the builder what is not
-// output: in its standard output, as records between the bytes that the job's programs
-// print there. In standard error there is only the last record of a job.
+// Package jobwire is the protocol by which the program in a job's container reports to the builder:
+// events, usage, and how the job ended. Its records are sent on standard output, between the bytes
+// that the job's programs print there. On standard error only the last record of a job is sent.
 //
-// A record is one write of at most PIPE_BUF bytes, so that on the pipe that all of them
-// share it is never torn (pipe(7)). It may stand anywhere, also in the middle of a line. It
-// begins with a byte that is rare in text and a marker, and it is sealed and numbered: the seal
-// (HMAC, RFC 2104) is made with a key that only the builder and this program know. The builder
-// cuts the records out and leaves everything else as it is.
+// A record is written as one or more frames. A frame is one write of at most PIPE_BUF bytes, so it
+// arrives in one piece, although all programs of the job write to the same pipe (pipe(7)). It may
+// begin anywhere, also in the middle of a line. It begins with a byte that is rare in text and a
+// marker, and it has a number and a MAC (HMAC, RFC 2104), whose key only the builder and this
+// program know. The builder removes the frames from the output, and changes nothing else.
 //
-// Whoever is root in the container can read from the pipe in the builder's place, and so see
-// records and keep them from the builder. Without the key he can neither make one nor change
-// one, nor have one count twice.
+// Root in the container can read from the pipe before the builder does, and so can see frames and
+// withhold them from the builder. Without the key, root can neither forge nor change nor repeat one.
 package jobwire
 
 import (
@@ -28,56 +27,56 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// A Record is what one record, or several in a row, tell. Only what is told is set.
+// A Record is one report to the builder. Only the fields that it reports are set.
 type Record struct {
 	Event  json.RawMessage `json:"event,omitempty"`  // of package schemas
-	Nix    string          `json:"nix,omitempty"`    // the version of the image's
-	Commit string          `json:"commit,omitempty"` // that was fetched
+	Nix    string          `json:"nix,omitempty"`    // the version of the image's Nix
+	Commit string          `json:"commit,omitempty"` // the commit that was fetched
 	Usage  *Usage          `json:"usage,omitempty"`
-	Pushed *schemas.Pushed `json:"pushed,omitempty"` // what the push has come to
-	// NotRun is the job's system, as Nix names it, if the container does not run its programs. The
-	// job ends then.
+	Pushed *schemas.Pushed `json:"pushed,omitempty"` // the result of the push
+	// NotRun is the job's system, in Nix's spelling, if the container cannot run programs of that
+	// system. The job ends then.
 	NotRun string `json:"notRun,omitempty"`
-	// End is the last of a job on both outputs, right before the program exits: all that was
-	// printed came before.
+	// End is the job's last report, sent on both outputs right before the program exits. All other
+	// output precedes it.
 	End *End `json:"end,omitempty"`
 }
 
 // An End is how a job ended.
 type End struct {
-	ExitCode int `json:"exitCode"` // with which the program is about to exit
-	// Terminated is true if the job failed after the container was asked to end, and
-	// LifelineLost if it was asked because its builder, or the connection to it, was gone.
+	ExitCode int `json:"exitCode"` // the program is about to exit with it
+	// Terminated is true if the job failed after the container was asked to end.
+	// LifelineLost is true if the job ended because the connection to its builder was lost.
 	Terminated   bool `json:"terminated,omitempty"`
 	LifelineLost bool `json:"lifelineLost,omitempty"`
-	// OutOfMemory is true if the job failed and a process of it was killed for want of memory. Of
-	// the program itself only the engine can say that; Podman 4.3 says it of none.
+	// OutOfMemory is true if the job failed and the kernel killed one of its processes because
+	// memory ran out. If that was this program, only the engine can report it; Podman 4.3 never does.
 	OutOfMemory bool `json:"outOfMemory,omitempty"`
-	// Unpushed says what could not be pushed of a build that succeeded, for the job's user.
+	// Unpushed tells the job's user what could not be pushed, if the build itself succeeded.
 	Unpushed string `json:"unpushed,omitempty"`
-	// Reason says in a line why a job failed with an exit code, and Advice is a sentence on what to
-	// do about it; both are for the job's user, and empty if no more is known than the exit code.
+	// Reason is a line that says why the job failed, and Advice a sentence that says what to do
+	// about it. Both are for the job's user, and empty if only the exit code is known.
 	Reason string `json:"reason,omitempty"`
 	Advice string `json:"advice,omitempty"`
-	// UnusableStore is true if the job ended before anything of it ran because the store that
-	// earlier jobs have left is unfit. It can begin again with another.
+	// UnusableStore is true if the job ended before it ran anything, because the store of earlier
+	// jobs is damaged or may not be used for this job. The job can be started again with another store.
 	UnusableStore bool `json:"unusableStore,omitempty"`
 }
 
-// Usage is what a job has taken, all its processes together; 0 is not known.
+// Usage is what all processes of a job have used together. A field is 0 if that is not known.
 type Usage struct {
 	PeakMemory int64   `json:"peakMemory,omitempty"` // in bytes
 	CPUSeconds float64 `json:"cpuSeconds,omitempty"`
-	StoreBytes int64   `json:"storeBytes,omitempty"` // of the disk, added to the Nix store
+	StoreBytes int64   `json:"storeBytes,omitempty"` // how much the Nix store has grown, in bytes on the disk
 }
 
 const (
 	mark = 0x1e // ASCII's record separator
-	// atomic is how many bytes a pipe takes as one: Linux's PIPE_BUF.
+	// atomic is how many bytes can be written to a pipe in one piece: Linux's PIPE_BUF.
 	atomic = 4096
-	// A piece of a note has this byte behind the marker if more of the note follows, or else
-	// the other. Then come, in hexadecimal digits, the record's number, which piece of its note
-	// it is, its length, and the seal of all that and of the piece itself.
+	// After a frame's marker there is a byte: more if further frames of the same record follow,
+	// else last. Then follow, in hexadecimal digits, the frame's number, the number of its piece of
+	// the record, the length of that piece, and the MAC of all that and of the piece.
 	more, last   = '+', '.'
 	numberDigits = 8
 	pieceDigits  = 4
@@ -92,16 +91,16 @@ const (
 	macAt        = lengthAt + lengthDigits
 	headerLength = macAt + macDigits
 
-	// maxNote bounds in bytes what the builder takes as one note.
-	maxNote = 2 << 20
+	// maxRecord is the length of the longest record that the builder accepts, in bytes.
+	maxRecord = 2 << 20
 )
 
-// A mac makes the seals of records.
+// A mac computes the MACs of frames.
 type mac struct{ hash hash.Hash }
 
 func newMAC(key string) mac { return mac{hmac.New(sha256.New, []byte(key))} }
 
-// of returns the seal of a record, in hexadecimal digits.
+// of returns the MAC of a frame, in hexadecimal digits.
 func (s mac) of(header, payload []byte) []byte {
 	s.hash.Reset()
 	s.hash.Write(header)
@@ -109,42 +108,42 @@ func (s mac) of(header, payload []byte) []byte {
 	return hex.AppendEncode(nil, s.hash.Sum(nil)[:macDigits/2])
 }
 
-// prefixOf returns what each record begins with whose seals are made with a key.
+// prefixOf returns the bytes with which each frame begins that uses this key.
 func prefixOf(key string) []byte {
 	marker := newMAC(key).of([]byte("marker"), nil)[:markerDigits]
 	return append([]byte{mark}, marker...)
 }
 
-// A Writer writes notes. A pipe has but one. Its methods are safe for concurrent use.
+// A Writer writes records to a pipe. There must be only one for each pipe. Its methods are safe for
+// concurrent use.
 type Writer struct {
 	prefix []byte
 
 	mu     sync.Mutex
 	to     io.Writer
-	seal   mac
-	number uint32 // of the next record
+	mac    mac
+	number uint32 // of the next frame
 	buf    []byte
 }
 
-// NewWriter returns a Writer to a pipe. Without a key it writes nothing.
+// NewWriter returns a Writer to a pipe. If key is empty, it writes nothing.
 func NewWriter(to io.Writer, key string) *Writer {
 	if key == "" {
 		to = io.Discard
 	}
-	return &Writer{prefix: prefixOf(key), to: to, seal: newMAC(key)}
+	return &Writer{prefix: prefixOf(key), to: to, mac: newMAC(key)}
 }
 
-// Event tells of an event.
+// Event sends an event.
 func (w *Writer) Event(e schemas.Event) { w.Send(Record{Event: schemas.AppendEvent(nil, e)}) }
 
-// Send tells what is set in a note. Nobody hears it if it cannot be written: the builder is
-// gone then.
+// Send sends a record. An error in writing is ignored: the builder has disconnected then.
 func (w *Writer) Send(n Record) {
 	payload, err := json.Marshal(n)
 	if err != nil {
-		panic(fmt.Sprintf("jobwire: a note always encodes: %v", err))
+		panic(fmt.Sprintf("jobwire: a record always encodes: %v", err))
 	}
-	w.mu.Lock() // so that the pieces of a note follow each other
+	w.mu.Lock() // so that the frames of a record follow each other
 	defer w.mu.Unlock()
 	const room = atomic - headerLength
 	for n := 0; ; n++ {
@@ -160,49 +159,48 @@ func (w *Writer) Send(n Record) {
 	}
 }
 
-// write writes the n-th piece of a note.
+// write writes a frame with the n-th piece of a record.
 func (w *Writer) write(n int, flag byte, piece []byte) {
 	w.buf = append(append(w.buf[:0], w.prefix...), flag)
 	w.buf = fmt.Appendf(w.buf, "%0*x%0*x%0*x", numberDigits, w.number, pieceDigits, n&0xffff, lengthDigits, len(piece))
-	w.buf = append(w.buf, w.seal.of(w.buf, piece)...)
+	w.buf = append(w.buf, w.mac.of(w.buf, piece)...)
 	w.buf = append(w.buf, piece...)
 	w.to.Write(w.buf)
 	w.number++
 }
 
-// A Demuxer passes on what is written to it without the records, which go elsewhere. It is for
-// one goroutine.
+// A Demuxer separates the records from the output. Not safe for concurrent use.
 type Demuxer struct {
 	prefix []byte
-	seal   mac
+	mac    mac
 	to     io.Writer
-	note   func(Record)
-	held   []byte // the beginning of a record, as far as can be seen
-	next   uint64 // the least number that the next record may have
-	pieces []byte // of a note, so far
-	piece  uint64 // which of its pieces comes next
+	record func(Record)
+	held   []byte // what may be the beginning of a frame
+	next   uint64 // the lowest number that the next frame may have
+	pieces []byte // the record so far
+	piece  uint64 // the number of its next piece
 }
 
-// NewDemuxer returns a Demuxer that writes to to, and calls note for each.
-func NewDemuxer(to io.Writer, key string, note func(Record)) *Demuxer {
-	return &Demuxer{prefix: prefixOf(key), seal: newMAC(key), to: to, note: note}
+// NewDemuxer returns a Demuxer that writes the output to to, and calls record with each record.
+func NewDemuxer(to io.Writer, key string, record func(Record)) *Demuxer {
+	return &Demuxer{prefix: prefixOf(key), mac: newMAC(key), to: to, record: record}
 }
 
-// Write takes the next bytes. Its error is that of the writer behind it.
+// Write processes the next bytes. It returns an error only if the output cannot be written.
 func (c *Demuxer) Write(chunk []byte) (int, error) {
 	data := chunk
 	if len(c.held) > 0 {
 		data = append(c.held, chunk...)
 		c.held = nil
 	}
-	begin := 0 // of what is not passed on yet
+	begin := 0 // data up to here has been passed on
 	for at := 0; ; {
 		next := bytes.IndexByte(data[at:], mark)
 		if next < 0 {
 			return len(chunk), c.pass(data[begin:])
 		}
 		at += next
-		switch length, is := c.record(data[at:]); is {
+		switch length, is := c.frame(data[at:]); is {
 		case none:
 			at++
 		case incomplete:
@@ -212,24 +210,24 @@ func (c *Demuxer) Write(chunk []byte) (int, error) {
 			if err := c.pass(data[begin:at]); err != nil {
 				return 0, err
 			}
-			c.take(data[at : at+length])
+			c.accept(data[at : at+length])
 			at += length
 			begin = at
 		}
 	}
 }
 
-// What some bytes can be.
+// A candidate says whether some bytes are a frame.
 type candidate int
 
 const (
-	none       candidate = iota // no record
-	incomplete                  // a record, as far as can be seen
+	none       candidate = iota // no frame
+	incomplete                  // perhaps the beginning of a frame
 	complete
 )
 
-// record reports whether data begins with a record, and how long that is.
-func (c *Demuxer) record(data []byte) (length int, is candidate) {
+// frame reports whether data begins with a frame, and the length of that.
+func (c *Demuxer) frame(data []byte) (length int, is candidate) {
 	known := min(len(data), len(c.prefix))
 	if !bytes.Equal(data[:known], c.prefix[:known]) {
 		return 0, none
@@ -244,7 +242,7 @@ func (c *Demuxer) record(data []byte) (length int, is candidate) {
 		return 0, none
 	case len(data) < length:
 		return 0, incomplete
-	case !hmac.Equal(data[macAt:headerLength], c.seal.of(data[:macAt], data[headerLength:length])):
+	case !hmac.Equal(data[macAt:headerLength], c.mac.of(data[:macAt], data[headerLength:length])):
 		return 0, none
 	}
 	return length, complete
@@ -255,28 +253,28 @@ func number(digits []byte) (n uint64, ok bool) {
 	return n, err == nil
 }
 
-// take takes a record, unless it has come before. What is no note, or not all of one, is of no
-// use.
-func (c *Demuxer) take(record []byte) {
-	num, _ := number(record[numberAt:pieceAt])
-	piece, _ := number(record[pieceAt:lengthAt])
+// accept processes a frame, unless it is a repeated one. A record that is invalid or not complete is
+// dropped.
+func (c *Demuxer) accept(frame []byte) {
+	num, _ := number(frame[numberAt:pieceAt])
+	piece, _ := number(frame[pieceAt:lengthAt])
 	if num < c.next {
 		return
 	}
-	if num > c.next || piece == 0 { // something is missing, or a note begins
+	if num > c.next || piece == 0 { // a frame is missing, or a record begins
 		c.pieces, c.piece = nil, 0
 	}
 	c.next = num + 1
 	if piece != c.piece {
 		return
 	}
-	c.pieces, c.piece = append(c.pieces, record[headerLength:]...), c.piece+1
-	if record[flagAt] == more && len(c.pieces) <= maxNote {
+	c.pieces, c.piece = append(c.pieces, frame[headerLength:]...), c.piece+1
+	if frame[flagAt] == more && len(c.pieces) <= maxRecord {
 		return
 	}
 	var n Record
 	if json.Unmarshal(c.pieces, &n) == nil {
-		c.note(n)
+		c.record(n)
 	}
 	c.pieces, c.piece = nil, 0
 }
@@ -289,8 +287,8 @@ func (c *Demuxer) pass(output []byte) error {
 	return err
 }
 
-// Close passes on what was held back: it is no record, as nothing follows. But what has the
-// whole marker is one that the end of the container has torn, and of no use to people.
+// Close passes on what was held back: no more bytes follow, so it is not a frame. If it has the
+// whole marker, it is dropped instead: it is a frame that was cut off when the container ended.
 func (c *Demuxer) Close() error {
 	held := c.held
 	c.held = nil

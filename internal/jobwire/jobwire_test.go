@@ -16,7 +16,7 @@ import (
 
 const token = "TOKENTOKENTOKENTOKENTOKENT"
 
-// pipe collects what is written to it, as the writes that came.
+// pipe collects the writes to it, each by itself.
 type pipe struct{ writes [][]byte }
 
 func (p *pipe) Write(b []byte) (int, error) {
@@ -30,8 +30,8 @@ type failing struct{}
 
 func (failing) Write([]byte) (int, error) { return 0, errBroken }
 
-// notes are of every kind, and of every length around that of one record.
-func notes() []Record {
+// allRecords returns records of every kind, and of every length around that of one frame.
+func allRecords() []Record {
 	all := []Record{
 		{Commit: "c0ffee"},
 		{Usage: &Usage{PeakMemory: 1 << 40, CPUSeconds: 1.5}},
@@ -64,10 +64,10 @@ func cut(t testing.TB, chunks [][]byte) (output []byte, got []Record) {
 	return out.Bytes(), got
 }
 
-func TestNotes(t *testing.T) {
+func TestRecords(t *testing.T) {
 	var p pipe
 	w := NewWriter(&p, token)
-	for _, n := range notes() {
+	for _, n := range allRecords() {
 		w.Send(n)
 	}
 	for _, write := range p.writes {
@@ -76,12 +76,12 @@ func TestNotes(t *testing.T) {
 		}
 	}
 	output, got := cut(t, p.writes)
-	if diff := cmp.Diff(notes(), got); diff != "" || len(output) > 0 {
-		t.Errorf("output %q, notes (-want +got):\n%s", output, diff)
+	if diff := cmp.Diff(allRecords(), got); diff != "" || len(output) > 0 {
+		t.Errorf("output %q, records (-want +got):\n%s", output, diff)
 	}
 }
 
-// A note is one record as long as that is one write of at most 4096 bytes, and more beyond.
+// A record is one frame if that is a write of at most 4096 bytes, else several.
 func TestPieces(t *testing.T) {
 	room := 4096 - len("\x1e") - 24 - len(".") - 8 - 4 - 4 - 32 // the header
 	for _, test := range []struct{ length, last int }{{room, 4096}, {room + 1, 4096 - room + 1}, {2 * room, 4096}} {
@@ -93,7 +93,7 @@ func TestPieces(t *testing.T) {
 				test.length, len(p.writes), want, len(p.writes[len(p.writes)-1]), test.last)
 		}
 		if output, got := cut(t, p.writes); len(output) > 0 || len(got) != 1 || got[0].Commit != commit {
-			t.Errorf("%d bytes: output %q, %d notes", test.length, output, len(got))
+			t.Errorf("%d bytes: output %q, %d records", test.length, output, len(got))
 		}
 	}
 }
@@ -107,7 +107,7 @@ func TestEvent(t *testing.T) {
 	}
 }
 
-// Without a key nothing is told.
+// Without a key nothing is written.
 func TestNoKey(t *testing.T) {
 	var p pipe
 	NewWriter(&p, "").Send(Record{Commit: "c0ffee"})
@@ -116,8 +116,8 @@ func TestNoKey(t *testing.T) {
 	}
 }
 
-// A note of 2 MiB is taken, and one that has no end is forgotten: it takes no more memory.
-func TestLongestNote(t *testing.T) {
+// A record of 2 MiB is accepted. A record without an end is dropped and uses no more memory.
+func TestLongestRecord(t *testing.T) {
 	var p pipe
 	w := NewWriter(&p, token)
 	long, end := Record{Commit: strings.Repeat("x", 2<<20-100)}, Record{End: &End{ExitCode: 3}}
@@ -134,12 +134,12 @@ func TestLongestNote(t *testing.T) {
 		most = max(most, len(c.pieces))
 	}
 	if len(got) != 2 || got[0].Commit != long.Commit || got[1].End == nil || got[1].End.ExitCode != 3 || most > 2<<20+4096 {
-		t.Errorf("%d notes, %d bytes were kept", len(got), most)
+		t.Errorf("%d records, %d bytes were kept", len(got), most)
 	}
 }
 
-// The error of the writer behind a Demuxer comes to the one before it.
-func TestCutterErrors(t *testing.T) {
+// The Demuxer returns the error of the writer that it writes to.
+func TestDemuxerErrors(t *testing.T) {
 	var p pipe
 	NewWriter(&p, token).Send(Record{Commit: "c0ffee"})
 	for what, written := range map[string][]byte{
@@ -147,15 +147,15 @@ func TestCutterErrors(t *testing.T) {
 		"output before a record": append([]byte("a"), p.writes[0]...),
 		"output before a part":   append([]byte("a"), p.writes[0][:30]...),
 	} {
-		c := NewDemuxer(failing{}, token, func(n Record) { t.Errorf("%s: note %+v", what, n) })
+		c := NewDemuxer(failing{}, token, func(n Record) { t.Errorf("%s: record %+v", what, n) })
 		if _, err := c.Write(written); !errors.Is(err, errBroken) {
 			t.Errorf("%s: error %v", what, err)
 		}
 	}
 }
 
-// FuzzDemuxer mixes output and records in any way, splits that anywhere, and takes it apart.
-// The output may hold what looks like a record.
+// FuzzDemuxer mixes output and frames, splits that anywhere, and separates it again.
+// The output may have bytes that look like a frame.
 func FuzzDemuxer(f *testing.F) {
 	f.Add([]byte("a line\nhalf a"), uint64(1))
 	f.Add([]byte("\x1e\x1eTOKEN\x1eTOKENTOKENTOKENTOKENTOKEN"), uint64(2))
@@ -165,12 +165,12 @@ func FuzzDemuxer(f *testing.F) {
 	f.Add(bytes.Repeat([]byte("\x1e\n"), 100), uint64(6))
 	f.Fuzz(func(t *testing.T, output []byte, seed uint64) {
 		if bytes.Contains(output, prefixOf(token)) {
-			return // of which the end may be taken for a torn record
+			return // its end may look like a truncated frame
 		}
 		random := rand.New(rand.NewPCG(seed, 0))
 		var records pipe
 		w := NewWriter(&records, token)
-		all := notes()
+		all := allRecords()
 		for _, n := range all {
 			w.Send(n)
 		}
@@ -193,12 +193,12 @@ func FuzzDemuxer(f *testing.F) {
 			t.Errorf("output %q, want %q", got, output)
 		}
 		if diff := cmp.Diff(all, cutOut); diff != "" {
-			t.Errorf("notes (-want +got):\n%s", diff)
+			t.Errorf("records (-want +got):\n%s", diff)
 		}
 	})
 }
 
-// What only begins like a record is passed on as soon as it cannot be one any more.
+// Bytes that begin like a frame are passed on as soon as they cannot be one.
 func TestHeldBack(t *testing.T) {
 	prefix := string(prefixOf(token))
 	badLength := prefix + "." + strings.Repeat("0", numberDigits+pieceDigits) + "00g0" + strings.Repeat("0", macDigits)
@@ -215,7 +215,7 @@ func TestHeldBack(t *testing.T) {
 		{noSeal, noSeal},
 	} {
 		var out bytes.Buffer
-		c := NewDemuxer(&out, token, func(n Record) { t.Errorf("%q is the note %+v", test.written, n) })
+		c := NewDemuxer(&out, token, func(n Record) { t.Errorf("%q is the record %+v", test.written, n) })
 		for _, b := range []byte(test.written) {
 			c.Write([]byte{b})
 		}
@@ -228,21 +228,21 @@ func TestHeldBack(t *testing.T) {
 	}
 }
 
-// A record that the end has torn is not shown.
-func TestTornRecord(t *testing.T) {
+// A frame that is cut off at the end is not shown.
+func TestTruncatedFrame(t *testing.T) {
 	var p pipe
 	NewWriter(&p, token).Send(Record{Commit: "c0ffee"})
 	whole := p.writes[0]
 	for length := len(prefixOf(token)); length < len(whole); length++ {
 		if output, got := cut(t, [][]byte{[]byte("a"), whole[:length]}); string(output) != "a" || len(got) > 0 {
-			t.Errorf("%d bytes: output %q, notes %+v", length, output, got)
+			t.Errorf("%d bytes: output %q, records %+v", length, output, got)
 		}
 	}
 }
 
-// Whoever can read records, and keep them from the builder, can make none and change none, have
-// none count twice, and make no other note of the pieces of one.
-func TestForgedRecords(t *testing.T) {
+// A program that can read frames, and can withhold them from the builder, cannot forge, change or
+// repeat them, and cannot make another record of the pieces of one.
+func TestForgedFrames(t *testing.T) {
 	var p pipe
 	w := NewWriter(&p, token)
 	first, long, end := Record{Commit: "first"}, Record{Commit: strings.Repeat("a", 10_000)}, Record{End: &End{ExitCode: 3}}
@@ -269,12 +269,12 @@ func TestForgedRecords(t *testing.T) {
 		"changed content":  {[][]byte{changed(headerLength + 12)}, nil, true},
 		"changed number":   {[][]byte{changed(numberAt + numberDigits - 1)}, nil, true},
 		"changed flag":     {[][]byte{changed(flagAt)}, nil, true},
-		"changed seal":     {[][]byte{changed(macAt)}, nil, true},
+		"changed MAC":      {[][]byte{changed(macAt)}, nil, true},
 		"with another key": {[][]byte{forged(p.writes[0])}, nil, true},
 	} {
 		output, got := cut(t, test.sent)
 		if diff := cmp.Diff(test.want, got); diff != "" {
-			t.Errorf("%s: notes (-want +got):\n%.500s", name, diff)
+			t.Errorf("%s: records (-want +got):\n%.500s", name, diff)
 		}
 		if shown := len(output) > 0; shown != test.shown || shown && !bytes.Equal(output, test.sent[0]) {
 			t.Errorf("%s: output %q", name, output)
@@ -282,13 +282,13 @@ func TestForgedRecords(t *testing.T) {
 	}
 }
 
-// forged returns a record with a seal of another key.
+// forged returns a frame with the MAC of another key.
 func forged(record []byte) []byte {
-	seal := newMAC("another").of(record[:macAt], record[headerLength:])
-	return append(append(bytes.Clone(record[:macAt]), seal...), record[headerLength:]...)
+	other := newMAC("another").of(record[:macAt], record[headerLength:])
+	return append(append(bytes.Clone(record[:macAt]), other...), record[headerLength:]...)
 }
 
-// Without a token nothing is told: nobody would cut it out.
+// Without a token nothing is written: nothing would remove it from the output.
 func TestNoToken(t *testing.T) {
 	var p pipe
 	NewWriter(&p, "").Send(Record{Commit: "c0ffee"})
@@ -297,21 +297,21 @@ func TestNoToken(t *testing.T) {
 	}
 }
 
-// A note that is none, or never ends, is forgotten.
-func TestBrokenNotes(t *testing.T) {
+// A record that is invalid, or never ends, is dropped.
+func TestBrokenRecords(t *testing.T) {
 	var p pipe
 	w := NewWriter(&p, token)
-	w.Send(Record{Commit: strings.Repeat("a", 2*maxNote)})
+	w.Send(Record{Commit: strings.Repeat("a", 2*maxRecord)})
 	w.write(0, last, []byte("{"))
 	_, got := cut(t, p.writes)
 	for _, n := range got {
 		if text, _ := json.Marshal(n); len(text) > 10 {
-			t.Errorf("a note came: %.100s", text)
+			t.Errorf("a record came: %.100s", text)
 		}
 	}
 }
 
-// BenchmarkCutter is what the cutting costs output that has no records.
+// BenchmarkDemuxer measures the cost for output that has no frames.
 func BenchmarkCutter(b *testing.B) {
 	chunk := []byte(strings.Repeat(strings.Repeat("0123456789 ", 7)+"\n", 420))
 	var out bytes.Buffer

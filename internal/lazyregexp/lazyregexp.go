@@ -1,6 +1,5 @@
-// Package lazyregexp compiles regular expressions when they are first used. Every job starts this
-// program twice, in its container, and needs few of them: compiling all at the start took longer than
-// the rest of the start.
+// Package lazyregexp compiles regular expressions when they are first used. Every job starts this program twice in its
+// container, and uses few of the expressions. Compiling all of them took longer than the rest of the program's start.
 package lazyregexp
 
 import (
@@ -8,8 +7,8 @@ import (
 	"sync"
 )
 
-// New returns a function that returns the compiled expression. It panics if that does not compile.
-// It is for package-level variables.
+// New returns a function that returns the compiled expression. That function panics if the expression is invalid.
+// New is for package-level variables.
 func New(expr string) func() *regexp.Regexp {
 	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
 }

@@ -1,9 +1,9 @@
-// Package nar writes Nix archives (NAR) of what is in a store. The format is the one of
-// figure 5.2 in Eelco Dolstra's thesis, "The Purely Functional Software Deployment Model":
-// nested strings, each with its length in front and padded with zeros to 8 bytes.
+// Package nar writes Nix archives (NAR) of store paths. The format is described in figure 5.2 of Eelco
+// Dolstra's thesis, "The Purely Functional Software Deployment Model": nested strings, each with its length
+// before it and padded with zeros to 8 bytes.
 //
-// The strings are those of go-nix's package wire. Its package nar is not used: it
-// cannot write names that begin with two dots.
+// The package wire of go-nix writes the strings. The package nar of go-nix is not used, because it cannot
+// write names that begin with two dots.
 package nar
 
 import (
@@ -24,12 +24,12 @@ import (
 // magic is the first string of every archive.
 const magic = "nix-archive-1"
 
-// writeBuffer is how many bytes go to the writer of Dump at once; more is no faster.
+// writeBuffer is the size of the writes to Dump's writer, in bytes. Larger ones are not faster.
 const writeBuffer = 64 << 10
 
-// Dump writes the archive of the file, link or folder at path to w, as
-// 'nix-store --dump' does. It stops at the first error of w. It reads what is below path and
-// on the same file system, and follows no link, also where files are exchanged meanwhile.
+// Dump writes the archive of the file, link or folder at path to w, as 'nix-store --dump' does. It stops at
+// the first error of w. It follows no links and stays on the same file system, even if files are replaced
+// while it reads.
 func Dump(w io.Writer, path string) error {
 	d := &dumper{w: bufio.NewWriterSize(w, writeBuffer)}
 	parent, err := os.Open(filepath.Dir(path))
@@ -48,7 +48,7 @@ func Dump(w io.Writer, path string) error {
 	return nil
 }
 
-// A dumper writes until something fails, and nothing after that.
+// A dumper writes an archive. After an error it writes no more.
 type dumper struct {
 	w   *bufio.Writer
 	err error
@@ -62,12 +62,12 @@ func (d *dumper) strings(texts ...string) {
 	}
 }
 
-// node writes what has a name in a folder.
+// node writes the file, link or folder with a name in parent.
 func (d *dumper) node(parent *os.File, name string) {
 	if d.err != nil {
 		return
 	}
-	// Nothing is said of what it is before it is open: so it stays that.
+	// The type is read from the open file, so that it cannot change meanwhile.
 	file, err := openBelow(parent, name, unix.O_RDONLY|unix.O_NONBLOCK)
 	if errors.Is(err, unix.ELOOP) {
 		file, err = openBelow(parent, name, unix.O_PATH)
@@ -96,13 +96,13 @@ func (d *dumper) node(parent *os.File, name string) {
 	d.strings(")")
 }
 
-// openBelow opens what has a name in a folder: no link, and nothing of another file system.
+// openBelow opens a file or folder in a folder. It follows no link, and opens nothing on another file system.
 func openBelow(folder *os.File, name string, flags int) (*os.File, error) {
 	path := filepath.Join(folder.Name(), name)
 	flags |= unix.O_NOFOLLOW | unix.O_CLOEXEC
 	how := unix.OpenHow{Flags: uint64(flags), Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV}
 	fd, err := openat(func() (int, error) { return unix.Openat2(int(folder.Fd()), name, &how) })
-	if err == unix.ENOSYS || err == unix.EPERM { // before Linux 5.6, or not let through by the engine
+	if err == unix.ENOSYS || err == unix.EPERM { // before Linux 5.6, or blocked by the engine
 		fd, err = openat(func() (int, error) { return unix.Openat(int(folder.Fd()), name, flags, 0) })
 	}
 	if err != nil {
@@ -111,17 +111,17 @@ func openBelow(folder *os.File, name string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// openat calls open until it is not interrupted.
+// openat calls open again if it was interrupted.
 func openat(open func() (int, error)) (fd int, err error) {
 	for {
-		// openat2(2): EAGAIN is an exchange of files at that moment.
+		// openat2(2): EAGAIN means that files were replaced at that moment.
 		if fd, err = open(); err != unix.EINTR && err != unix.EAGAIN {
 			return fd, err
 		}
 	}
 }
 
-// executable is the one permission that an archive knows: that of the owner.
+// executable is the only permission that an archive has: that of the owner.
 const executable = 0o100
 
 func (d *dumper) regular(file *os.File, info os.FileInfo) {
@@ -150,7 +150,7 @@ func (d *dumper) contents(file *os.File, size int64) error {
 	return err
 }
 
-// directory writes the entries in the order of the bytes of their names.
+// directory writes the entries of a folder, sorted by the bytes of their names.
 func (d *dumper) directory(folder *os.File) {
 	d.strings("directory")
 	names, err := folder.Readdirnames(-1)

@@ -1,5 +1,5 @@
-// Package nixconf reads and writes lines of nix.conf, Nix's file of settings: nix.conf(5), and
-// parseConfigFiles in libutil/configuration.cc of Nix's sources.
+// Package nixconf reads and writes lines of nix.conf, Nix's configuration file. The format is described in
+// nix.conf(5), and implemented by parseConfigFiles in libutil/configuration.cc of Nix's sources.
 package nixconf
 
 import (
@@ -12,12 +12,11 @@ import (
 // A Setting is one line of nix.conf.
 type Setting struct {
 	Line  int    // its number, from 1 on
-	Name  string // as it stands there, with "extra-" before it if values are added
-	Value string // its words, one space between
+	Name  string // as written there; "extra-" at its beginning adds to a list
+	Value string // its words, separated by one space
 }
 
-// Base returns the name of what is set: without the "extra-" of a line that adds values to it, and
-// today's name of what had another.
+// Base returns the present name of the setting, without "extra-". Some settings have an older name.
 func (s Setting) Base() string {
 	name := strings.TrimPrefix(s.Name, "extra-")
 	if today := aliases[name]; today != "" {
@@ -26,8 +25,8 @@ func (s Setting) Base() string {
 	return name
 }
 
-// aliases are the older names that Nix still takes for those settings that matter here: globals.hh
-// of its sources.
+// aliases are the older names that Nix still accepts, for the settings that are used here: globals.hh of its
+// sources.
 var aliases = map[string]string{
 	"binary-caches":            "substituters",
 	"trusted-binary-caches":    "trusted-substituters",
@@ -41,8 +40,8 @@ var aliases = map[string]string{
 // Words returns the value as a list.
 func (s Setting) Words() []string { return strings.Fields(s.Value) }
 
-// Parse returns the settings in a text, in their order. The error names the first line that is
-// none, by its number, and never holds what stands in it.
+// Parse returns the settings in a text, in their order. The error has the number of the first line that is
+// not a setting, but never its text, which may be secret.
 func Parse(text string) ([]Setting, error) {
 	var settings []Setting
 	number := 0
@@ -61,8 +60,8 @@ func Parse(text string) ([]Setting, error) {
 	return settings, nil
 }
 
-// Get returns the value that a text sets last for a name, or for one that stands for the same, and
-// whether there is one. What is no line of settings, such as an include, is passed over.
+// Get returns the last value of a setting in a text, and whether there is one. It finds older names of the
+// setting, too. It skips "extra-" lines, and lines that are no settings, such as an include.
 func Get(text, name string) (value string, ok bool) {
 	for line := range strings.Lines(text) {
 		settings, err := Parse(line)
@@ -73,17 +72,17 @@ func Get(text, name string) (value string, ok bool) {
 	return value, ok
 }
 
-// Lines are lines of nix.conf that are being written.
+// Lines builds a text of lines of nix.conf.
 type Lines struct{ text strings.Builder }
 
-// Set adds a line, unless the value cannot stand in one: it would end it, or begin a comment.
+// Set adds a line. It does nothing if the value would end the line or begin a comment.
 func (l *Lines) Set(name string, value any) {
 	if text := fmt.Sprint(value); !strings.ContainsFunc(text, endsValue) {
 		fmt.Fprintf(&l.text, "%s = %s\n", name, text)
 	}
 }
 
-// SetList adds a line with those words that can be ones, unless there are none.
+// SetList adds a line with the words. It skips words that a line cannot have, and does nothing if none is left.
 func (l *Lines) SetList(name string, words []string) {
 	isNone := func(word string) bool { return word == "" || strings.ContainsFunc(word, endsWord) }
 	if words = slices.DeleteFunc(slices.Clone(words), isNone); len(words) > 0 {

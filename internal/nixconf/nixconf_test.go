@@ -55,7 +55,7 @@ func TestAliases(t *testing.T) {
 	}
 }
 
-// What cannot stand in a line is left out: it would be a line of its own.
+// Values that would become lines of their own are left out.
 func TestLines(t *testing.T) {
 	var lines Lines
 	lines.Set("cores", 2)

@@ -9,24 +9,24 @@ import (
 	"iglu.sh/builder/internal/termtext"
 )
 
-// A Failure is why Nix has failed, as far as it has said so.
+// A Failure is the reason why Nix has failed, if it is known.
 type Failure struct {
-	// Derivation is the path of the first that could not be built itself; empty if Nix failed without
-	// one, for example while it evaluated.
+	// Derivation is the path of the first derivation whose own build failed. It is empty if no build
+	// failed, for example after an error in the evaluation.
 	Derivation string
-	// Text is what went wrong, in a line: what Nix said, or else the last line of the derivation's log.
-	// It may be empty, and it may hold secrets.
+	// Text is a line with the reason: Nix's error, or else the last line of the derivation's log. It may
+	// be empty, and it may contain secrets.
 	Text string
 }
 
-// A failedBuild is that of the first derivation that has failed.
+// A failedBuild is the build of the first derivation that has failed.
 type failedBuild struct {
 	derivation string
 	log        *lastLines // nil if there is none
-	said       string     // by Nix; empty: nothing yet
+	said       string     // Nix's error about it; empty: none yet
 }
 
-// Failure returns why Nix has failed. No process may be read any more.
+// Failure returns why Nix has failed. All calls of Read must have returned.
 func (l *Log) Failure() Failure {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -40,19 +40,19 @@ func (l *Log) Failure() Failure {
 	return Failure{f.derivation, cmp.Or(lastText(f.log.lines), f.said)}
 }
 
-// builderFailed is how Nix says that a builder has ended with an exit code, of which its log tells more.
+// builderFailed matches an error that says only that a builder has failed. The builder's log then says more.
 var builderFailed = lazyregexp.New(`^builder .*failed|^Cannot build `)
 
-// fail notes that a derivation has failed, and what Nix has said of it, if anything. The first counts, but
-// one that Nix has named counts for more than one whose end was only counted.
+// fail notes that a derivation has failed. said is Nix's error about it, or "". The first failure is kept, but
+// one with an error is preferred to one without.
 func (l *Log) fail(a *activity, said string) {
 	if l.failed.derivation == "" || l.failed.said == "" && said != "" {
 		l.failed = failedBuild{a.derivation, a.log, said}
 	}
 }
 
-// hasFailed takes an error that names no derivation of which the end is not known yet.
-func (l *Log) hasFailed(message, place string) {
+// noteError processes an error that contains no undecided derivation.
+func (l *Log) noteError(message, place string) {
 	switch f := &l.failed; {
 	case f.derivation == "":
 		l.lastError = errorOf(message, place)
@@ -61,7 +61,7 @@ func (l *Log) hasFailed(message, place string) {
 	}
 }
 
-// lastText returns the last line that holds something.
+// lastText returns the last line that is not blank.
 func lastText(lines []string) string {
 	for i := len(lines) - 1; i >= 0; i-- {
 		if text := visible(lines[i]); text != "" {
@@ -71,10 +71,10 @@ func lastText(lines []string) string {
 	return ""
 }
 
-// visible returns a line as it is seen, without colours.
+// visible returns a line without colours and control characters.
 func visible(line string) string { return strings.TrimSpace(termtext.Visible(line)) }
 
-// reasonOf returns what an error of Nix's says of a derivation, in a line.
+// reasonOf returns the reason in Nix's error about a derivation, in a line.
 func reasonOf(message, derivation string) string {
 	var lines []string
 	for line := range strings.Lines(message) {
@@ -90,7 +90,7 @@ func reasonOf(message, derivation string) string {
 	return strings.TrimRight(text, ".,")
 }
 
-// errorOf returns the first line of an error of Nix's, and the place that it is about.
+// errorOf returns the first line of Nix's error, with its location.
 func errorOf(message, place string) string {
 	text, _, _ := strings.Cut(strings.TrimSpace(message), "\n")
 	if text = visible(text); text != "" && strings.HasPrefix(place, "/") {

@@ -20,7 +20,7 @@ func newTestLog() *Log {
 	return New(func(schemas.Event) {}, nixstore.Files{Root: "testdata/nix/store/none"}, func() *redact.Redactor { return redact.New() })
 }
 
-// The records are Nix 2.34.8's.
+// The records are from Nix 2.34.8.
 func TestFailure(t *testing.T) {
 	build := func(lines ...string) string {
 		text := `{"action":"start","id":1,"type":104}` + "\n" + `{"action":"start","id":2,"type":105,"fields":["` + failing + `","",1,1]}` + "\n"
@@ -65,7 +65,7 @@ func TestFailure(t *testing.T) {
 	}
 }
 
-// A real log, of which derivation b fails while another is built.
+// A real log, in which derivation b fails while another is built.
 func TestFailureInRealLog(t *testing.T) {
 	file, err := os.Open(filepath.Join("testdata", "failing.jsonl"))
 	if err != nil {

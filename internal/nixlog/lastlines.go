@@ -7,21 +7,21 @@ import (
 )
 
 const (
-	// keptLines is how many lines of a derivation's log are told when it fails.
+	// keptLines is how many lines of a derivation's log are reported if it fails.
 	keptLines = 20
-	// maxKeptLine is how many bytes of each of them are kept.
+	// maxKeptLine is how many bytes of each of these lines are kept.
 	maxKeptLine = 4 << 10
 )
 
-// A lastLines keeps the last lines of a log. Secrets are masked before anything is cut off: of a
-// part of one, nobody could tell later what it is.
+// A lastLines keeps the last lines of a log. It masks secrets before it cuts a line, because a part of a
+// secret could not be recognized later.
 type lastLines struct {
 	secrets *redact.Lines
 	lines   []string
-	open    bool // the last line goes on
+	open    bool // the last line continues
 }
 
-// add adds a line, or a part of one that goes on with the next, and returns it without secrets.
+// add adds a line, or a part of a line if goesOn, and returns it with its secrets masked.
 func (t *lastLines) add(part string, goesOn bool) (masked string) {
 	clean := t.secrets.Append(nil, []byte(strings.ToValidUTF8(part, "\ufffd")), goesOn)
 	if !t.open {

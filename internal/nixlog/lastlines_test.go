@@ -10,9 +10,9 @@ import (
 
 func noSecrets() *redact.Redactor { return nil }
 
-// TestTailHidesSecrets has secrets where the tail is cut: at the end of a long line, between
-// parts of one, and before the first line that is kept.
-func TestTailHidesSecrets(t *testing.T) {
+// Secrets are masked where lines are cut: at the end of a long line, between the parts of a line, and
+// before the first line that is kept.
+func TestLastLinesHidesSecrets(t *testing.T) {
 	secret := strings.Repeat("0123456789abcdef", 20)
 	encoded := base64.StdEncoding.EncodeToString([]byte(secret))
 	begin := strings.Repeat("x ", (maxKeptLine-20)/2)

@@ -14,45 +14,47 @@ import (
 )
 
 const (
-	// maxLine is how many bytes of a line for people are looked at. What is of interest
-	// stands in the first ones.
+	// maxLine is how many bytes of a line for people are read: the beginning is enough.
 	maxLine = 1 << 10
-	// lookInterval is how often the store is looked at for what has ended, at most: but where
-	// little is going on, whenever Nix says that something begins or fails.
+	// lookInterval is the interval at which the store is searched for paths that are finished. While at
+	// most few derivations and paths are in progress, it is also searched whenever Nix prints that one
+	// begins or fails.
 	lookInterval = time.Second
-	little       = 32 // derivations and paths
+	few          = 32
 )
 
-// Lines read what one Nix process prints for people, on its standard error. It tells which
-// derivations begin and which fail. That one is built, or a path fetched, is seen in the store
-// while more is printed; what is not seen by the end of the process has failed with it. What
-// a builder prints stands among the lines of Nix, and if it looks like one of them it is taken
-// for one; but only of a derivation that the store has can it begin. A Lines is for one
-// goroutine.
+// Lines reads what a Nix process prints for people, on its standard error. The lines say which derivations
+// begin and which fail. To find out that a derivation is built or a path is fetched, it looks into the
+// store. What is not finished when the process fails has failed, too.
+//
+// The output of builders is mixed with Nix's lines. A line of a builder that looks like one of Nix's is
+// read as such, but it can start only a derivation that is in the store.
+//
+// A Lines is not safe for concurrent use.
 type Lines struct {
 	process *process
-	line    []byte // the beginning of the line that is not ended
-	looked  time.Time
-	last    uint64           // id of an activity
-	going   map[string]*work // by the path of the derivation or of what is fetched
+	line    []byte           // the beginning of a line without its end
+	looked  time.Time        // when the store was last searched
+	last    uint64           // id of the last activity
+	going   map[string]*work // what is in progress, by the path of the derivation or of the path to fetch
 
 	builds, copies counter
 }
 
-// work is a derivation that is built, or a path that is fetched.
+// A work is a derivation that is being built, or a path that is being fetched.
 type work struct {
 	id      uint64
-	outputs []string // what is in the store when it is done
+	outputs []string // the paths that are in the store when it is finished
 	counter *counter
 }
 
-// A counter is an activity of the process that counts others.
+// A counter is an activity that counts others.
 type counter struct {
 	activity *activity
 	counts   schemas.Counts
 }
 
-// Lines returns what reads the lines of one process. Its End must be called.
+// Lines returns a Lines for a process. Its End must be called.
 func (l *Log) Lines() *Lines {
 	n := &Lines{process: l.newProcess(), going: make(map[string]*work)}
 	l.mu.Lock()
@@ -62,7 +64,7 @@ func (l *Log) Lines() *Lines {
 	return n
 }
 
-// Write takes what is printed. It never fails.
+// Write processes what the process prints. It never returns an error.
 func (n *Lines) Write(b []byte) (int, error) {
 	n.process.log.mu.Lock()
 	defer n.process.log.mu.Unlock()
@@ -70,7 +72,7 @@ func (n *Lines) Write(b []byte) (int, error) {
 		part, after, ended := bytes.Cut(rest, []byte{'\n'})
 		n.line = append(n.line, part[:min(len(part), maxLine-len(n.line))]...)
 		if ended {
-			n.take(string(n.line))
+			n.processLine(string(n.line))
 			n.line = n.line[:0]
 		}
 		rest = after
@@ -79,7 +81,7 @@ func (n *Lines) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// End takes the end of the process.
+// End processes the end of the process.
 func (n *Lines) End(succeeded bool) {
 	n.process.log.mu.Lock()
 	defer n.process.log.mu.Unlock()
@@ -91,7 +93,7 @@ func (n *Lines) End(succeeded bool) {
 	n.process.end()
 }
 
-func (n *Lines) take(line string) {
+func (n *Lines) processLine(line string) {
 	switch ended := n.process.listLine(line); ended.kind {
 	case build:
 		n.builds.add(n.process, schemas.Counts{Expected: int64(len(ended.paths))})
@@ -99,7 +101,7 @@ func (n *Lines) take(line string) {
 		n.copies.add(n.process, schemas.Counts{Expected: int64(len(ended.paths))})
 	}
 	if path := quoted(line, "building '"); nixstore.IsDerivation(path) && n.going[path] == nil {
-		n.lookSoon() // before this one, others may have ended
+		n.lookSoon() // others may have ended before this one begins
 		if d, err := n.process.log.store.Derivation(path); err == nil {
 			n.begin(path, build, d.Outputs, &n.builds)
 		}
@@ -107,18 +109,18 @@ func (n *Lines) take(line string) {
 		n.begin(path, copyPath, []string{path}, &n.copies)
 	} else if text, ok := strings.CutPrefix(strings.TrimLeft(line, " "), "error: "); ok {
 		n.lookSoon()
-		if line[0] == 'e' { // else it is about the errors above it
+		if line[0] == 'e' { // an indented error belongs to the one above
 			for _, path := range n.inOrder() {
 				if strings.Contains(line, "'"+path+"'") {
 					n.end(path, false)
 				}
 			}
 		}
-		n.process.log.hasFailed(text, "")
+		n.process.log.noteError(text, "")
 	}
 }
 
-// quoted returns what stands in quotes behind the beginning of a line, or "".
+// quoted returns the text in quotes that follows the beginning of a line, or "".
 func quoted(line, begin string) string {
 	rest, ok := strings.CutPrefix(line, begin)
 	text, _, closed := strings.Cut(rest, "'")
@@ -134,15 +136,15 @@ func (n *Lines) begin(path string, kind int, outputs []string, c *counter) {
 	}
 	n.last++
 	if n.process.start(n.last, kind, path) == nil {
-		return // there are too many
+		return // too many activities
 	}
 	n.going[path] = &work{n.last, outputs, c}
 	c.add(n.process, schemas.Counts{Running: 1})
 }
 
-// lookSoon looks at the store now or, where much is going on, when it is time.
+// lookSoon searches the store now if few things are in progress.
 func (n *Lines) lookSoon() {
-	if len(n.going) <= little {
+	if len(n.going) <= few {
 		n.look()
 	}
 }
@@ -153,7 +155,7 @@ func (n *Lines) lookIfDue() {
 	}
 }
 
-// look ends what is done.
+// look searches the store, and ends what is finished.
 func (n *Lines) look() {
 	n.looked = time.Now()
 	for _, path := range n.inOrder() {
@@ -163,7 +165,7 @@ func (n *Lines) look() {
 	}
 }
 
-// inOrder returns what is going on, first what began first.
+// inOrder returns the paths in progress, in the order in which they began.
 func (n *Lines) inOrder() []string {
 	return slices.SortedFunc(maps.Keys(n.going), func(a, b string) int { return cmp.Compare(n.going[a].id, n.going[b].id) })
 }
@@ -177,13 +179,13 @@ func (n *Lines) has(outputs []string) bool {
 	return true
 }
 
-// end takes the end of what was begun.
+// end processes the end of a derivation or a download.
 func (n *Lines) end(path string, succeeded bool) {
 	w := n.going[path]
 	delete(n.going, path)
 	counts := schemas.Counts{Running: -1}
 	if a := n.process.activities[w.id]; a.kind == build {
-		n.tellLog(a)
+		n.reportLog(a)
 	}
 	if succeeded {
 		counts.Done = 1
@@ -194,10 +196,10 @@ func (n *Lines) end(path string, succeeded bool) {
 	n.process.stop(w.id)
 }
 
-// tellLog tells the log that Nix has kept of a derivation whose build has ended, as if it came only now:
-// that there is one, nix-build does not tell.
-func (n *Lines) tellLog(a *activity) {
-	log := n.process.log.newTail()
+// reportLog reports the log of a derivation whose build has ended, all at once. nix-build does not
+// report that there is a log, so this reads the file that Nix keeps.
+func (n *Lines) reportLog(a *activity) {
+	log := n.process.log.newLastLines()
 	err := n.process.log.store.Log(a.derivation, func(part string, goesOn bool) {
 		n.process.log.tell(schemas.LineEvent{Derivation: a.derivation, Text: log.add(part, goesOn)})
 	})
@@ -206,10 +208,10 @@ func (n *Lines) tellLog(a *activity) {
 	}
 }
 
-// add counts.
+// add adds counts and reports the sum.
 func (c *counter) add(p *process, more schemas.Counts) {
 	c.counts = sum(c.counts, more)
-	if c.activity != nil { // else there are too many
+	if c.activity != nil { // nil: too many activities
 		p.progress(c.activity, c.counts)
 	}
 }

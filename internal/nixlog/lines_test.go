@@ -23,7 +23,7 @@ type onlooker struct {
 	t      *testing.T
 	log    *Log
 	store  nixstore.Files
-	events []string // but for those of the plan, in short
+	events []string // in short, without those of the plan
 	lines  []string // of derivations
 	last   schemas.ProgressEvent
 }
@@ -53,7 +53,7 @@ func (o *onlooker) print(lines ...string) {
 	}
 }
 
-// put makes a path of the store.
+// put makes a path in the store.
 func (o *onlooker) put(path string) {
 	o.t.Helper()
 	if err := os.WriteFile(o.store.Root+path, nil, 0o644); err != nil {
@@ -74,7 +74,7 @@ func (o *onlooker) want(last schemas.ProgressEvent, events ...string) {
 
 var diamond = map[string][]string{"a": nil, "b": {"a"}, "c": {"a"}, "d": {"b", "c"}}
 
-// lists is what nix-build says before it begins.
+// lists is what nix-build prints before it builds.
 var lists = []string{"these 4 derivations will be built:", "  " + drv("a"), "  " + drv("b"), "  " + drv("c"), "  " + drv("d"),
 	"these 2 paths will be fetched (0.01 MiB download, 0.02 MiB unpacked):", "  " + out("x"), "  " + out("y")}
 
@@ -100,7 +100,7 @@ func TestLines(t *testing.T) {
 		"building a.drv", "built a.drv", "building b.drv", "building c.drv", "built b.drv", "building d.drv", "built c.drv", "built d.drv")
 }
 
-// One fails, another is built, and a third ends with them.
+// One derivation fails, another is built, and a third is ended because of the failure.
 func TestLinesOfFailure(t *testing.T) {
 	for _, line := range []string{
 		"error: Cannot build '" + drv("b") + "'.", // Nix 2.31 and later
@@ -123,7 +123,7 @@ func TestLinesOfFailure(t *testing.T) {
 		}
 		o.want(schemas.ProgressEvent{Derivations: schemas.Counts{Done: 1, Failed: 2, Expected: 3}},
 			"building a.drv", "built a.drv", "building b.drv", "building c.drv", "failed b.drv, with its log", "failed c.drv")
-		// The whole log is told, of which people may see less.
+		// The whole log is reported, although people may see less of it.
 		if n := len(o.lines); n < 25 || o.lines[0] != "b.drv line 0" || o.lines[n-1] != "b.drv end" {
 			t.Errorf("the log of b has %d lines: %q", n, o.lines)
 		}
@@ -137,7 +137,7 @@ func TestLinesOfFailure(t *testing.T) {
 	}
 }
 
-// What a builder prints is taken for Nix's only if it looks just like that and is of the store.
+// What a builder prints counts as a line of Nix only if it looks like one and the path is in the store.
 func TestLinesOfOthers(t *testing.T) {
 	o := lookAt(t, diamond)
 	o.print(" building '"+drv("a")+"'...", "> building '"+drv("a")+"'...", "building '"+drv("none")+"'...", "building '/nix/store/../etc/passwd.drv'...",
@@ -147,8 +147,8 @@ func TestLinesOfOthers(t *testing.T) {
 	o.want(schemas.ProgressEvent{})
 }
 
-// The store is looked at once a second; and whenever something begins, as long as no more than
-// 32 things are going on.
+// The store is searched once a second, and whenever something begins while at most 32 things are in
+// progress.
 func TestLinesLook(t *testing.T) {
 	for _, test := range []struct {
 		going int
@@ -156,7 +156,7 @@ func TestLinesLook(t *testing.T) {
 	}{{32, true}, {33, false}} {
 		o := lookAt(t, diamond)
 		synctest.Test(t, func(t *testing.T) {
-			defer o.log.Close() // whose timer is of this bubble
+			defer o.log.Close() // its timer belongs to this bubble
 			check := func(when string, want schemas.Counts) {
 				t.Helper()
 				if o.copies.counts != want {
@@ -188,7 +188,7 @@ func TestLinesLook(t *testing.T) {
 	}
 }
 
-// Of a line, only the beginning is kept, however it comes.
+// Only the beginning of a line is kept, in whatever pieces it arrives.
 func TestLongLineIsCut(t *testing.T) {
 	o := lookAt(t, diamond)
 	o.Write([]byte(strings.Repeat("x", 1000)))
@@ -201,7 +201,7 @@ func TestLongLineIsCut(t *testing.T) {
 	o.log.Close()
 }
 
-// Beyond 4096 activities, what begins is not known; that changes nothing of the others.
+// At most 4096 activities are tracked. More do not change the others.
 func TestLinesBounds(t *testing.T) {
 	o := lookAt(t, diamond)
 	for n := range maxActivities {
@@ -249,7 +249,7 @@ func FuzzLines(f *testing.F) {
 	})
 }
 
-// BenchmarkLines is what the reading costs a build that prints much.
+// BenchmarkLines measures the cost of reading for a build that prints much.
 func BenchmarkLines(b *testing.B) {
 	l := New(func(schemas.Event) {}, storeOf(b, nil), noSecrets)
 	lines := l.Lines()

@@ -1,11 +1,11 @@
-// Package nixlog reads what Nix tells of its work for programs ("internal-json", as the
-// setting json-log-path sends it) and makes events of it: which derivations are built, how
-// far that is, and what was downloaded. Where Nix tells programs nothing, it makes what it
-// can of the lines for people (lines.go).
+// Package nixlog converts Nix's log into events: which derivations are built, the progress, and what was
+// downloaded. It reads the log in the format for programs ("internal-json"), which Nix writes with the
+// setting json-log-path. If there is no such log, it reads the lines that Nix prints for people (lines.go),
+// which say less.
 //
-// Nix's records are objects, one a line. They begin and end activities and report results of
-// them. Only some kinds are of interest here; others, and lines that are no record, are
-// ignored, so that another version of Nix does no harm. What is kept in memory is bounded.
+// The log has one JSON object a line, called a record. Records start and stop activities, and report their
+// results. This package uses only some kinds. It ignores the others, and lines that are no record, so that
+// it works with other versions of Nix. Its use of memory is limited.
 package nixlog
 
 import (
@@ -28,65 +28,63 @@ import (
 const (
 	// maxRecord is the length in bytes of the longest record that is read.
 	maxRecord = 64 << 10
-	// maxActivities is of how many activities at once a log knows.
+	// maxActivities is how many activities of a log are tracked at the same time.
 	maxActivities = 4096
-	// maxCount bounds what is counted: up to it, every program reads numbers in JSON exactly (RFC
-	// 8259, section 6).
+	// maxCount is the highest count: up to it, every program reads numbers in JSON exactly (RFC 8259,
+	// section 6).
 	maxCount = 1<<53 - 1
-	// maxPhase is how long the name of a phase may be, in bytes.
+	// maxPhase is the length of the longest name of a phase, in bytes.
 	maxPhase = 64
-	// progressInterval is how often progress is told at most.
+	// progressInterval is the shortest time between two progress events.
 	progressInterval = 100 * time.Millisecond
 )
 
-// A Log is what all of a job's Nix processes have told together. Its methods are safe for
-// concurrent use.
+// A Log is the log of all Nix processes of a job. Its methods are safe for concurrent use.
 type Log struct {
 	mu         sync.Mutex
 	tell       func(schemas.Event)
-	show       func(string) // see shown.go; nil: nobody wants that
-	activities int          // known ones
+	show       func(string) // see OnShown; may be nil
+	activities int          // how many are tracked
 	begun      bool         // something was built or downloaded
 	ended      totals
 	running    map[*process]bool
 	interval   time.Duration // progressInterval
-	timer      *time.Timer   // runs while there is progress to tell
-	told       schemas.ProgressEvent
+	timer      *time.Timer   // not nil while there is progress to report
+	sent       schemas.ProgressEvent
 	store      nixstore.Files
 	secrets    func() *redact.Redactor
 	numbers    map[string]int  // of the derivations that were listed
-	needs      int             // how many needs of them were told
-	restricted map[string]bool // see restricted.go
-	untrusted  map[string]bool // likewise
+	needs      int             // how many of their needs were reported
+	restricted map[string]bool // see Restricted
+	untrusted  map[string]bool // see Untrusted
 	failed     failedBuild     // see failure.go
-	lastError  string          // of Nix, that is about no derivation
+	lastError  string          // Nix's last error that is about no derivation
 }
 
-// totals are what activities that have ended amount to.
+// totals are the sums of the activities that have ended.
 type totals struct {
 	derivations, paths schemas.Counts
 	bytes              schemas.Share
 }
 
-// New returns a Log of what is built in a store, which calls tell for each event, one at a
-// time. It calls secrets when it first keeps the last lines of a derivation's log, for what is
-// masked in them.
+// New returns a Log for builds in a store. It calls tell for each event, one at a time. It calls secrets
+// for the Redactor that masks the kept lines of derivations' logs, when there are any.
 func New(tell func(schemas.Event), store nixstore.Files, secrets func() *redact.Redactor) *Log {
 	return &Log{tell: tell, interval: progressInterval, store: store, secrets: secrets, running: make(map[*process]bool), numbers: make(map[string]int)}
 }
 
-// A process is one of Nix, with activities of its own.
+// A process is a process of Nix. Each process has activities of its own.
 type process struct {
 	log        *Log
 	activities map[uint64]*activity
-	undecided  []*activity // derivations whose end is known, but not how they ended
-	built      int64       // how many ends have been counted that are not theirs yet
-	failed     int64
-	list       list // that it prints
-	ending     bool // what was going on is ended with it
+	undecided  []*activity // derivations that have ended, with a result that is not known yet
+	built      int64       // successes that Nix has counted and that are not assigned to a derivation yet
+	failed     int64       // the same for failures
+	list       list        // the list that it is printing
+	ending     bool        // the process has ended, and its running activities are ended with it
 }
 
-func (l *Log) newTail() *lastLines { return &lastLines{secrets: l.secrets().Lines()} }
+func (l *Log) newLastLines() *lastLines { return &lastLines{secrets: l.secrets().Lines()} }
 
 func (l *Log) newProcess() *process {
 	p := &process{log: l, activities: make(map[uint64]*activity)}
@@ -96,18 +94,18 @@ func (l *Log) newProcess() *process {
 	return p
 }
 
-// activity is one of the types below.
+// An activity is of one of the kinds below.
 type activity struct {
 	kind       int
-	derivation string     // that is built
-	phase      string     // of its builder
-	log        *lastLines // nil while nothing of it is known
+	derivation string     // of a build
+	phase      string     // of the build
+	log        *lastLines // of the build; nil: nothing so far
 	counts     schemas.Counts
 	bytes      schemas.Share
-	expected   int64 // bytes, of the copies that belong to it
+	expected   int64 // how many bytes Nix expects to copy
 }
 
-// The types of activities that are of interest: logging.hh of Nix.
+// The kinds of activities that are used here: logging.hh of Nix.
 const (
 	copyPath   = 100
 	realise    = 102
@@ -117,7 +115,7 @@ const (
 	substitute = 108
 )
 
-// The types of their results.
+// The kinds of results that are used here.
 const (
 	buildLogLine = 101
 	setPhase     = 104
@@ -125,7 +123,7 @@ const (
 	setExpected  = 106
 )
 
-// record is one of Nix's. Ids exceed what a float64 holds exactly.
+// A record is a line of Nix's log. Ids can be too large for a float64.
 type record struct {
 	Action string            `json:"action"`
 	ID     uint64            `json:"id"`
@@ -134,12 +132,12 @@ type record struct {
 	Level  int               `json:"level"`
 	Text   string            `json:"text"`
 	Msg    string            `json:"msg"`
-	RawMsg string            `json:"raw_msg"` // of an error: without where it came about
-	File   string            `json:"file"`    // that an error is about, with line and column
+	RawMsg string            `json:"raw_msg"` // of an error: without its location
+	File   string            `json:"file"`    // of an error: its location, FILE:LINE:COLUMN
 }
 
-// number returns a field that is a number. Programs of the job can write records as well as Nix:
-// what is no count, or none that makes sense, is 0 or as much as there can be.
+// number returns a field that is a count, or 0. It limits the count to 0 … maxCount: the job's own programs
+// can write records, too.
 func (r *record) number(i int) (n int64) {
 	if i < len(r.Fields) && json.Unmarshal(r.Fields[i], &n) != nil {
 		n = 0
@@ -147,10 +145,10 @@ func (r *record) number(i int) (n int64) {
 	return min(max(n, 0), maxCount)
 }
 
-// add adds counts.
+// add returns the sum of counts, or maxCount if that is less.
 func add(counts ...int64) (sum int64) {
 	for _, n := range counts {
-		sum = min(sum+n, maxCount) // each is at most that much
+		sum = min(sum+n, maxCount) // no overflow, as n is at most maxCount
 	}
 	return sum
 }
@@ -173,7 +171,7 @@ func (l *Log) Read(r io.Reader) {
 				line = nil
 			}
 		}
-		p.take(line)
+		p.processLine(line)
 		if err != nil {
 			break
 		}
@@ -183,18 +181,18 @@ func (l *Log) Read(r io.Reader) {
 	p.end()
 }
 
-// Close tells the last progress. No process may be read any more.
+// Close reports the last progress. All calls of Read must have returned.
 func (l *Log) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.timer != nil {
 		l.timer.Stop()
-		l.tellProgress()
+		l.reportProgress()
 	}
 }
 
-// take takes one line.
-func (p *process) take(line []byte) {
+// processLine processes a line of the log.
+func (p *process) processLine(line []byte) {
 	var r record
 	if len(line) == 0 || json.Unmarshal(bytes.TrimPrefix(line, []byte("@nix ")), &r) != nil {
 		return
@@ -218,8 +216,8 @@ func (p *process) take(line []byte) {
 	}
 }
 
-// start takes the beginning of an activity, which may be the build of a derivation. It returns
-// nil if that is of no interest.
+// start processes the start of an activity. derivation is used only for a build. It returns nil if the
+// activity is not tracked.
 func (p *process) start(id uint64, kind int, derivation string) *activity {
 	switch kind {
 	case copyPath, realise, copyPaths, builds, build, substitute:
@@ -288,14 +286,14 @@ func (p *process) result(a *activity, r *record) {
 	}
 }
 
-// isPhase reports whether a text can be the name of a phase.
+// isPhase reports whether a text may be the name of a phase.
 func isPhase(text string) bool {
 	return len(text) <= maxPhase && !strings.ContainsFunc(text, func(c rune) bool { return !unicode.IsPrint(c) })
 }
 
 func (p *process) line(a *activity, text string) {
 	if a.log == nil {
-		a.log = p.log.newTail()
+		a.log = p.log.newLastLines()
 	}
 	a.log.add(text, false)
 	if p.log.show != nil {
@@ -304,7 +302,7 @@ func (p *process) line(a *activity, text string) {
 	p.log.tell(schemas.LineEvent{Derivation: a.derivation, Text: text})
 }
 
-// progress takes how far an activity has come.
+// progress processes the progress of an activity.
 func (p *process) progress(a *activity, c schemas.Counts) {
 	switch a.kind {
 	case builds:
@@ -322,9 +320,9 @@ func (p *process) progress(a *activity, c schemas.Counts) {
 	p.log.changed()
 }
 
-// decide tells how derivations have ended. The end of their activity does not say it, but Nix
-// counts them as built or failed right before; or later, in versions that do not report each
-// change of a count.
+// decide reports the results of derivations. The end of an activity does not have the result, but Nix
+// counts the derivation as built or failed right before that. Versions of Nix that do not report each
+// change of a count can report it later.
 func (p *process) decide() {
 	for len(p.undecided) > 0 && p.built+p.failed > 0 {
 		if p.failed > 0 {
@@ -334,13 +332,13 @@ func (p *process) decide() {
 			p.built--
 			p.conclude(0, schemas.DerivationBuilt, "")
 		}
-		if len(p.undecided) == 0 { // what is counted beyond is of derivations that were not seen
+		if len(p.undecided) == 0 { // the remaining counts are of derivations that are not tracked
 			p.built, p.failed = 0, 0
 		}
 	}
 }
 
-// conclude tells how an undecided derivation has ended, and notes what Nix has said of it, if anything.
+// conclude reports the result of an undecided derivation. said is Nix's error about it, or "".
 func (p *process) conclude(i int, state schemas.DerivationState, said string) {
 	a := p.undecided[i]
 	p.undecided = slices.Delete(p.undecided, i, i+1)
@@ -349,14 +347,14 @@ func (p *process) conclude(i int, state schemas.DerivationState, said string) {
 		if a.log != nil {
 			e.Log = a.log.lines
 		}
-		if !p.ending { // else it has failed because of something else
+		if !p.ending { // otherwise it failed only because the process ended
 			p.log.fail(a, said)
 		}
 	}
 	p.log.tell(e)
 }
 
-// message takes what Nix says to people. An error names the derivation that has failed.
+// message processes a message for people. An error contains the path of the derivation that has failed.
 func (p *process) message(r *record) {
 	const errorLevel = 0
 	p.listLine(r.Msg)
@@ -374,11 +372,11 @@ func (p *process) message(r *record) {
 		}
 	}
 	if !known {
-		p.log.hasFailed(text, r.File)
+		p.log.noteError(text, r.File)
 	}
 }
 
-// end takes the end of the process. What was going on was ended with it.
+// end processes the end of the process, which also ends its running activities.
 func (p *process) end() {
 	p.endList()
 	for len(p.undecided) > 0 {
@@ -389,35 +387,35 @@ func (p *process) end() {
 		if a.kind == build {
 			p.undecided = append(p.undecided, a)
 			p.conclude(0, schemas.DerivationFailed, "")
-			a.kind = 0 // it is told
+			a.kind = 0 // its result is reported already
 		}
 		p.stop(id)
 	}
 	delete(p.log.running, p)
 }
 
-// changed has the progress told soon.
+// changed makes the progress be reported within the interval.
 func (l *Log) changed() {
 	if l.timer == nil {
 		l.timer = time.AfterFunc(l.interval, func() {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			if l.timer != nil {
-				l.tellProgress()
+				l.reportProgress()
 			}
 		})
 	}
 }
 
-func (l *Log) tellProgress() {
+func (l *Log) reportProgress() {
 	l.timer = nil
-	if e := l.progress(); e != l.told {
-		l.told = e
+	if e := l.progress(); e != l.sent {
+		l.sent = e
 		l.tell(e)
 	}
 }
 
-// progress returns how far all processes have come together.
+// progress returns the progress of all processes together.
 func (l *Log) progress() schemas.ProgressEvent {
 	e := schemas.ProgressEvent{Derivations: l.ended.derivations, Paths: l.ended.paths, Bytes: l.ended.bytes}
 	expected, copied := int64(0), int64(0)
@@ -446,7 +444,7 @@ func sum(a, b schemas.Counts) schemas.Counts {
 	return schemas.Counts{Done: add(a.Done, b.Done), Running: add(a.Running, b.Running), Expected: add(a.Expected, b.Expected), Failed: add(a.Failed, b.Failed)}
 }
 
-// over returns what is left of counts when nothing goes on any more.
+// over returns the counts of an activity that has ended: nothing is running or expected any more.
 func over(c schemas.Counts) schemas.Counts {
 	return schemas.Counts{Done: c.Done, Failed: c.Failed, Expected: add(c.Done, c.Failed)}
 }

@@ -23,8 +23,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// eventsOf returns the events of records, of each process one text, as lines of JSON. Of
-// progress it has only the last.
+// eventsOf returns the events of records as lines of JSON. Each argument has the records of a process. Of
+// the progress, only the last event is returned.
 func eventsOf(processes ...string) string {
 	var out bytes.Buffer
 	l := New(func(e schemas.Event) { out.Write(append(schemas.AppendEvent(nil, e), '\n')) }, nixstore.Files{Root: "testdata"}, noSecrets)
@@ -36,10 +36,9 @@ func eventsOf(processes ...string) string {
 	return out.String()
 }
 
-// TestRecorded makes events of what real Nix processes (2.34.8) have told: failing.jsonl is
-// of three derivations that were built and one that was not, two of them at once, and
-// substituted.jsonl of two paths of a cache; in testdata/nix are derivations of the first,
-// as far as they are read. To write the events anew, run it with -update.
+// TestRecorded converts logs of real Nix processes (2.34.8). In failing.jsonl, three derivations are built
+// and one fails, two of them at once. In substituted.jsonl, two paths are downloaded from a cache.
+// testdata/nix has the beginnings of the derivations of the first. -update writes the golden files again.
 func TestRecorded(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.jsonl")
 	if err != nil || len(files) == 0 {
@@ -64,7 +63,7 @@ func TestRecorded(t *testing.T) {
 	}
 }
 
-// Two processes count together, one after the other as well as at once.
+// The counts of two processes are added, whether these run one after the other or at the same time.
 func TestProcesses(t *testing.T) {
 	records, err := os.ReadFile("testdata/failing.jsonl")
 	if err != nil {
@@ -101,7 +100,7 @@ const (
 	failed = `{"action":"msg","level":0,"msg":"error: Cannot build '/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-a.drv'."}` + "\n"
 )
 
-// How a derivation has ended is told in several ways, of which not each Nix has all.
+// There are several ways in which Nix reports the result of a derivation. Not every version has all.
 func TestOutcomes(t *testing.T) {
 	for name, test := range map[string]struct{ records, state string }{
 		"counted before":          {begin + line + fmt.Sprintf(count, 1, 1, 0) + end, "built"},
@@ -121,7 +120,7 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-// What is no record, or none that is known, changes nothing.
+// A line that is no record, or an unknown one, changes nothing.
 func TestOtherRecords(t *testing.T) {
 	others := strings.Join([]string{
 		``, `{`, `@nix`, `[]`, `null`, `1`, `"text"`, `{"action":1}`, `{"action":"start"}`, `{"action":"start","id":-1,"type":105}`,
@@ -138,7 +137,7 @@ func TestOtherRecords(t *testing.T) {
 	}
 }
 
-// However much Nix tells, no more than so much is kept of it.
+// However long the log is, the use of memory is limited.
 func TestBounds(t *testing.T) {
 	var records strings.Builder
 	for id := range 2 * maxActivities {
@@ -186,7 +185,7 @@ func FuzzRead(f *testing.F) {
 				open[d.Derivation]++
 			}
 		}, nixstore.Files{Root: "testdata"}, noSecrets)
-		l.interval = time.Hour // what goes on beside would be coverage at random
+		l.interval = time.Hour // the timer would make the coverage random
 		l.Read(bytes.NewReader(records))
 		l.Close()
 		for derivation, n := range open {

@@ -10,19 +10,19 @@ import (
 )
 
 const (
-	// maxPlanned is how many derivations of a job are listed at most, and maxNeeds how many
-	// needs of them all together. Each of the former is some 100 bytes in a message, 270 at
-	// most, each of the latter up to 5: together less than 2.5 MiB, and mostly less than one.
+	// maxPlanned is how many derivations of a job are listed, and maxNeeds how many needs they may have in
+	// total. A derivation uses about 100 bytes of a message, and at most 270; a need uses at most 5. In total
+	// this is less than 2.5 MiB, and usually less than 1 MiB.
 	maxPlanned = 8192
 	maxNeeds   = 4 * maxPlanned
-	// maxPiece is how many are listed in one event.
+	// maxPiece is how many derivations an event lists.
 	maxPiece = 500
 )
 
-// A list is one of store paths that Nix prints before it begins: what is to be built, each
-// after what it needs, and what is to be downloaded.
+// A list is a list of store paths that Nix prints before it builds: either the derivations to build, each
+// after the ones that it needs, or the paths to download.
 type list struct {
-	kind  int // build or copyPath; 0 while none is printed
+	kind  int // build or copyPath; 0: no list
 	paths []string
 }
 
@@ -33,14 +33,13 @@ func (l *list) takes(path string) bool {
 	return nixstore.IsPath(path)
 }
 
-// The headings of lists, in the words of Nix since 2.4.
+// The headings of lists, of Nix 2.4 and later.
 var (
 	toBuild = lazyregexp.New(`^(this derivation|these \d+ derivations) will be built:$`)
 	toFetch = lazyregexp.New(`^(this path|these \d+ paths) will be fetched\b.*:$`)
 )
 
-// listLine takes a line for people, which may be one of a list, and returns the list that it
-// ends.
+// listLine processes a line for people, which may belong to a list. If the line ends a list, it returns that.
 func (p *process) listLine(line string) (ended list) {
 	p.log.noteRestricted(line)
 	path, indented := strings.CutPrefix(line, "  ")
@@ -60,7 +59,7 @@ func (p *process) listLine(line string) (ended list) {
 	return ended
 }
 
-// endList takes the list that was printed, if one was, and returns it.
+// endList processes and returns the list that was printed, if there is one.
 func (p *process) endList() (ended list) {
 	ended, p.list = p.list, list{}
 	if ended.kind == build {
@@ -69,8 +68,7 @@ func (p *process) endList() (ended list) {
 	return ended
 }
 
-// plan tells of those derivations that were not listed before, and which of the listed ones
-// they need.
+// plan reports the derivations that were not listed before, and which of the listed ones they need.
 func (l *Log) plan(derivations []string) {
 	var planned []schemas.PlannedDerivation
 	first := len(l.numbers)
@@ -87,8 +85,8 @@ func (l *Log) plan(derivations []string) {
 	}
 }
 
-// needsOf returns the numbers of the listed derivations that one needs, or none if its file
-// cannot be read: then it is in another store.
+// needsOf returns the numbers of the listed derivations that a derivation needs. If its file cannot be read,
+// because it is in another store, it returns none.
 func (l *Log) needsOf(path string) (needs []int) {
 	d, err := l.store.Derivation(path)
 	if err != nil {

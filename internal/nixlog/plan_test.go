@@ -16,16 +16,15 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// drv returns the path of the derivation of a name.
+// drv returns the path of a derivation with this name.
 func drv(name string) string {
 	return fmt.Sprintf("/nix/store/%032d-%s.drv", crc32.ChecksumIEEE([]byte(name)), name)
 }
 
-// out returns the path of what it builds.
+// out returns the path of its output.
 func out(name string) string { return strings.TrimSuffix(drv(name), ".drv") }
 
-// storeOf writes the .drv files of derivations, each with what it needs, and returns their
-// store.
+// storeOf writes the .drv files of derivations, by their needs, and returns their store.
 func storeOf(t testing.TB, needs map[string][]string) nixstore.Files {
 	t.Helper()
 	store := nixstore.Files{Root: t.TempDir()}
@@ -45,7 +44,7 @@ func storeOf(t testing.TB, needs map[string][]string) nixstore.Files {
 	return store
 }
 
-// say returns records in which Nix says lines to people.
+// say returns records with messages for people.
 func say(lines ...string) string {
 	var records strings.Builder
 	for _, line := range lines {
@@ -54,8 +53,8 @@ func say(lines ...string) string {
 	return records.String()
 }
 
-// planned returns the derivations that are listed while records are read, of each process one
-// text, and in how many events.
+// planned returns the derivations that are listed for the records of some processes, and the number of
+// events.
 func planned(t testing.TB, store nixstore.Files, processes ...string) (all []schemas.PlannedDerivation, events int) {
 	l := New(func(e schemas.Event) {
 		if e, ok := e.(schemas.PlanEvent); ok {
@@ -100,7 +99,7 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// A build of thousands comes in pieces that are short all together, and has an end.
+// A plan of thousands of derivations is reported in pieces, and its total length is limited.
 func TestPlanBounds(t *testing.T) {
 	const (
 		inputs  = 120 // of each of the last ones, in between those and the others: their numbers are long
@@ -137,7 +136,7 @@ func TestPlanBounds(t *testing.T) {
 	}
 }
 
-// What a job puts in the place of a .drv file holds nothing up.
+// A job cannot cause a delay by replacing a .drv file with something else.
 func TestPlanOfNoFiles(t *testing.T) {
 	store := storeOf(t, nil)
 	if err := errors.Join(os.Mkdir(store.Root+drv("folder"), 0o755), os.Symlink("/dev/zero", store.Root+drv("device")), syscall.Mkfifo(store.Root+drv("pipe"), 0o644)); err != nil {
@@ -150,7 +149,7 @@ func TestPlanOfNoFiles(t *testing.T) {
 	}
 }
 
-// BenchmarkPlan is how long Nix waits for a plan of 3,000 derivations, of ten needs each.
+// BenchmarkPlan measures how long Nix waits for a plan of 3,000 derivations with ten needs each.
 func BenchmarkPlan(b *testing.B) {
 	needs := make(map[string][]string)
 	lines := []string{"these 3000 derivations will be built:"}

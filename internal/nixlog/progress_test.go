@@ -13,7 +13,7 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// events returns a Log of which only Close tells progress, and the events that it tells.
+// events returns a Log that reports progress only in Close, and its events.
 func events(t *testing.T) (*Log, *[]schemas.Event) {
 	t.Helper()
 	var told []schemas.Event
@@ -33,18 +33,18 @@ func result(id, kind int, fields string) string {
 	return fmt.Sprintf(`{"action":"result","id":%d,"type":%d,"fields":[%s]}`, id, kind, fields)
 }
 
-func (p *process) takeAll(records ...string) {
+func (p *process) processLines(records ...string) {
 	for _, record := range records {
-		p.take([]byte(record))
+		p.processLine([]byte(record))
 	}
 }
 
-// What two processes are doing counts together with what others have ended.
+// The progress of two running processes is added to that of processes that have ended.
 func TestProgress(t *testing.T) {
 	l, _ := events(t)
 	ended, first, second := l.newProcess(), l.newProcess(), l.newProcess()
 	// Done, expected, running, failed.
-	ended.takeAll(starts(1, builds), result(1, progress, "1,9,3,2"), starts(2, copyPaths), result(2, progress, "4,9,3,1"),
+	ended.processLines(starts(1, builds), result(1, progress, "1,9,3,2"), starts(2, copyPaths), result(2, progress, "4,9,3,1"),
 		starts(3, copyPath), result(3, progress, "10,100"), stops(3), starts(4, copyPath), result(4, progress, "20,100"), stops(4),
 		stops(1), stops(2))
 	want := schemas.ProgressEvent{
@@ -60,19 +60,19 @@ func TestProgress(t *testing.T) {
 	}
 	check("ended")
 
-	first.takeAll(starts(1, builds), result(1, progress, "5,8,2,0"), starts(2, copyPaths), result(2, progress, "7,20,1,0"))
+	first.processLines(starts(1, builds), result(1, progress, "5,8,2,0"), starts(2, copyPaths), result(2, progress, "7,20,1,0"))
 	want.Derivations = schemas.Counts{Done: 6, Running: 2, Failed: 2, Expected: 11}
 	want.Paths = schemas.Counts{Done: 11, Running: 1, Failed: 1, Expected: 25}
 	check("one is at work")
 
-	second.takeAll(starts(1, builds), result(1, progress, "1,0,4,1"), starts(2, copyPaths), result(2, progress, "1,0,20,3"))
+	second.processLines(starts(1, builds), result(1, progress, "1,0,4,1"), starts(2, copyPaths), result(2, progress, "1,0,20,3"))
 	want.Derivations = schemas.Counts{Done: 7, Running: 6, Failed: 3, Expected: 16}
 	want.Paths = schemas.Counts{Done: 12, Running: 21, Failed: 4, Expected: 37}
 	check("two are, and one expects less than it has")
 }
 
-// The bytes that are expected are those of the downloads that have begun, or what Nix expects
-// of all, or at least what has come.
+// The expected bytes are those of the downloads that have begun, or Nix's estimate of all, and at least
+// the bytes that have arrived.
 func TestProgressOfBytes(t *testing.T) {
 	l, _ := events(t)
 	p := l.newProcess()
@@ -88,15 +88,15 @@ func TestProgressOfBytes(t *testing.T) {
 		{[]string{stops(1), stops(3), stops(4)}, schemas.Share{Done: 15, Expected: 60}},
 		{[]string{result(2, progress, "60,50")}, schemas.Share{Done: 70, Expected: 70}},
 	} {
-		p.takeAll(step.records...)
+		p.processLines(step.records...)
 		if got := l.progress().Bytes; got != step.want {
 			t.Errorf("after %s: %+v, want %+v", step.records, got, step.want)
 		}
 	}
 }
 
-// Progress is told 100 ms after the first change, and what it comes to in the end always, but
-// nothing twice.
+// Progress is reported 100 ms after the first change. The last progress is always reported, and nothing
+// is reported twice.
 func TestProgressInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []int64
@@ -109,25 +109,25 @@ func TestProgressInterval(t *testing.T) {
 		check := func(when string, want ...int64) {
 			t.Helper()
 			synctest.Wait()
-			l.mu.Lock() // which is held where it is told
+			l.mu.Lock() // it is held while tell is called
 			defer l.mu.Unlock()
 			if diff := cmp.Diff(want, told); diff != "" {
 				t.Errorf("%s (-want +got):\n%s", when, diff)
 			}
 		}
-		p.takeAll(starts(1, builds), result(1, progress, "1,9,0,0"))
+		p.processLines(starts(1, builds), result(1, progress, "1,9,0,0"))
 		time.Sleep(60 * time.Millisecond)
-		p.takeAll(result(1, progress, "2,9,0,0"))
+		p.processLines(result(1, progress, "2,9,0,0"))
 		time.Sleep(40*time.Millisecond - time.Nanosecond)
 		check("before 100 ms")
 		time.Sleep(time.Nanosecond)
 		check("after 100 ms", 2)
 		time.Sleep(time.Second)
-		p.takeAll(result(1, progress, "2,9,0,0"))
+		p.processLines(result(1, progress, "2,9,0,0"))
 		time.Sleep(time.Second)
 		check("after a result that changes nothing", 2)
 		for done := range 1000 {
-			p.takeAll(result(1, progress, fmt.Sprintf("%d,9,0,0", done)))
+			p.processLines(result(1, progress, fmt.Sprintf("%d,9,0,0", done)))
 		}
 		l.Close()
 		time.Sleep(time.Second)
@@ -140,7 +140,7 @@ func TestPhaseBegins(t *testing.T) {
 	for kind, want := range map[int]int{copyPath: 1, build: 1, substitute: 1, realise: 0, copyPaths: 0, builds: 0, 101: 0} {
 		l, told := events(t)
 		p := l.newProcess()
-		p.takeAll(starts(1, kind), starts(2, kind))
+		p.processLines(starts(1, kind), starts(2, kind))
 		got := 0
 		for _, e := range *told {
 			if e == (schemas.PhaseEvent{Phase: schemas.Build}) {
@@ -153,7 +153,7 @@ func TestPhaseBegins(t *testing.T) {
 	}
 }
 
-// inShort is what is told of derivations and their lines.
+// inShort returns the events of derivations and their lines in short.
 func inShort(told []schemas.Event) (short []string) {
 	for _, e := range told {
 		switch e := e.(type) {
@@ -166,11 +166,11 @@ func inShort(told []schemas.Event) (short []string) {
 	return short
 }
 
-// Results are told of builds only, and a phase when it changes. A record without what belongs
-// to it changes nothing.
+// Results are reported for builds only, and a phase only when it changes. A record with missing fields
+// changes nothing.
 func TestResults(t *testing.T) {
 	l, told := events(t)
-	l.newProcess().takeAll(
+	l.newProcess().processLines(
 		starts(1, build), starts(2, substitute), starts(1, build), // which is known
 		result(1, setPhase, `"unpackPhase"`), result(1, setPhase, `"unpackPhase"`), result(1, buildLogLine, `"a line"`),
 		result(1, setPhase, `"buildPhase"`), result(2, setPhase, `"buildPhase"`), result(2, buildLogLine, `"of no build"`),
@@ -182,12 +182,12 @@ func TestResults(t *testing.T) {
 	}
 }
 
-// Counts decide on derivations in the order in which they ended, each count once.
+// Counts are assigned to derivations in the order in which these ended.
 func TestCountsDecide(t *testing.T) {
 	l, told := events(t)
 	p := l.newProcess()
-	p.takeAll(starts(9, builds), starts(1, build), starts(2, build), starts(3, build), starts(4, build), starts(5, build))
-	p.takeAll(stops(1), stops(2), stops(3), stops(4))
+	p.processLines(starts(9, builds), starts(1, build), starts(2, build), starts(3, build), starts(4, build), starts(5, build))
+	p.processLines(stops(1), stops(2), stops(3), stops(4))
 	*told = nil
 	for _, step := range []struct{ record, want string }{
 		{result(9, progress, "1,5,4,0"), "built /nix/store/00000000000000000000000000000001-1.drv"},
@@ -199,7 +199,7 @@ func TestCountsDecide(t *testing.T) {
 		{stops(5), ""},
 		{result(9, progress, "3,5,0,2"), "failed /nix/store/00000000000000000000000000000005-5.drv"},
 	} {
-		p.takeAll(step.record)
+		p.processLines(step.record)
 		if got := strings.Join(inShort(*told), ", "); got != step.want {
 			t.Errorf("after %s: %q, want %q", step.record, got, step.want)
 		}
@@ -207,21 +207,21 @@ func TestCountsDecide(t *testing.T) {
 	}
 }
 
-// A count that comes before the end of its derivation is kept until then.
+// A count that arrives before the end of its derivation is kept until then.
 func TestCountedBefore(t *testing.T) {
 	for counts, want := range map[[2]string]string{{"1,2,1,0", "1,2,0,0"}: "built", {"0,2,1,1", "0,2,0,1"}: "failed"} {
 		l, told := events(t)
 		p := l.newProcess()
-		p.takeAll(starts(9, builds), starts(1, build), result(9, progress, counts[0]), result(9, progress, counts[1]))
+		p.processLines(starts(9, builds), starts(1, build), result(9, progress, counts[0]), result(9, progress, counts[1]))
 		*told = nil
-		p.takeAll(stops(1))
+		p.processLines(stops(1))
 		if got := strings.Join(inShort(*told), ", "); got != want+" /nix/store/00000000000000000000000000000001-1.drv" {
 			t.Errorf("%s: %q", want, got)
 		}
 	}
 }
 
-// The end of a record that is too long is not taken for one.
+// The end of a record that is too long is not read as a record.
 func TestEndOfLongRecord(t *testing.T) {
 	l, told := events(t)
 	l.Read(strings.NewReader(strings.Repeat("x", maxRecord) + starts(1, build) + strings.Repeat("\n", 2*maxRecord) + starts(2, build) + "\n"))
@@ -231,8 +231,8 @@ func TestEndOfLongRecord(t *testing.T) {
 	}
 }
 
-// The parts of a line are bounded together.
-func TestTailOfParts(t *testing.T) {
+// The parts of a line are limited in total.
+func TestLastLinesOfParts(t *testing.T) {
 	log := &lastLines{secrets: noSecrets().Lines()}
 	for range 3 {
 		log.add(strings.Repeat("x", maxKeptLine/2-1), true)
@@ -244,8 +244,8 @@ func TestTailOfParts(t *testing.T) {
 	}
 }
 
-// TestNonsense has a program of the job write records of its own: what makes no sense is not told, and
-// no number is less than nothing or more than can be read exactly.
+// A program of the job can write records of its own. Nonsense is not reported, and every number is in the
+// range of exact numbers.
 func TestNonsense(t *testing.T) {
 	log, told := events(t)
 	const drv = "/nix/store/00000000000000000000000000000001-1.drv"

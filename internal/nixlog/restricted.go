@@ -9,18 +9,18 @@ import (
 	"iglu.sh/builder/internal/lazyregexp"
 )
 
-// ignored is what Nix says of a setting that its daemon takes from trusted users alone:
+// ignored matches Nix's warning about a setting that its daemon accepts from trusted users only:
 // ClientSettings::apply in daemon.cc of its sources.
 var ignored = lazyregexp.New(`ignoring the client-specified setting '([a-z-]+)', because it is a restricted setting|ignoring untrusted substituter '`)
 
-// untrusted is what Nix says of a setting that a flake gives (nixConfig) and that nobody has
-// accepted: ConfigFile::apply in libflake/config.cc.
+// untrusted matches Nix's warning about a setting in a flake's nixConfig that was not accepted:
+// ConfigFile::apply in libflake/config.cc.
 var untrusted = lazyregexp.New(`ignoring untrusted flake configuration setting '([a-z-]+)'`)
 
-// maxRestricted is how many names of settings are kept. Nix has not so many.
+// maxRestricted is how many names of settings are kept. It is more than Nix has.
 const maxRestricted = 100
 
-// noteRestricted notes what a line says of a setting that was ignored.
+// noteRestricted notes the setting if a line says that one was ignored.
 func (l *Log) noteRestricted(line string) {
 	if !strings.Contains(line, "ignoring ") {
 		return
@@ -42,16 +42,16 @@ func note(names *map[string]bool, name string) {
 	}
 }
 
-// Untrusted returns the names of Nix's settings that a flake has given, and that Nix has ignored
-// because nobody has accepted them.
+// Untrusted returns the names of the settings in a flake's nixConfig that Nix has ignored because they
+// were not accepted.
 func (l *Log) Untrusted() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Sorted(maps.Keys(l.untrusted))
 }
 
-// Restricted returns the names of Nix's settings that the command has given, and that the daemon
-// has ignored because the command's user is not trusted.
+// Restricted returns the names of the command's settings that the daemon has ignored because the command's
+// user is not trusted.
 func (l *Log) Restricted() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

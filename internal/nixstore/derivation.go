@@ -8,18 +8,16 @@ import (
 	"strings"
 )
 
-// A Derivation is what is of interest here of a .drv file.
+// A Derivation has the parts of a .drv file that are used here.
 type Derivation struct {
-	// Outputs are the store paths that it builds; "" for one that is known only when it is
-	// built.
+	// Outputs are the store paths that it builds; "" for one that is known only after the build.
 	Outputs []string
 	// Inputs are the store paths of the derivations that it needs.
 	Inputs []string
 }
 
-// ParseDerivation reads the beginning of a .drv file: an ATerm, of which the outputs and the
-// derivations that are needed come first. What follows them is not looked at. It does not
-// read the experimental form for derivations that are made by others.
+// ParseDerivation parses the beginning of a .drv file: an ATerm that begins with the outputs and the input
+// derivations. It ignores the rest. It does not support the experimental format for dynamic derivations.
 func ParseDerivation(text []byte) (Derivation, error) {
 	var d Derivation
 	a := aterm{rest: text}
@@ -30,9 +28,9 @@ func ParseDerivation(text []byte) (Derivation, error) {
 		a.expect(`,`)
 		path := a.string()
 		a.expect(`,`)
-		a.string() // how a fixed output is hashed
+		a.string() // the hash algorithm of a fixed output
 		a.expect(`,`)
-		a.string() // and to what
+		a.string() // its hash
 		a.expect(`)`)
 		a.failed = a.failed || path != "" && !IsPath(path)
 		d.Outputs = append(d.Outputs, path)
@@ -42,7 +40,7 @@ func ParseDerivation(text []byte) (Derivation, error) {
 		a.expect(`(`)
 		path := a.string()
 		a.expect(`,`)
-		a.list(func() { a.string() }) // which of its outputs
+		a.list(func() { a.string() }) // which of its outputs are needed
 		a.expect(`)`)
 		a.failed = a.failed || !IsDerivation(path)
 		d.Inputs = append(d.Inputs, path)
@@ -54,10 +52,10 @@ func ParseDerivation(text []byte) (Derivation, error) {
 	return d, nil
 }
 
-// IsDerivation reports whether a text can be the path of a .drv file of a store.
+// IsDerivation reports whether a text has the syntax of a derivation's store path.
 func IsDerivation(text string) bool { return strings.HasSuffix(text, ".drv") && IsPath(text) }
 
-// An aterm reads a term until something is not as it must be, and nothing after that.
+// An aterm is a parser of a term. After a syntax error it reads no more.
 type aterm struct {
 	rest   []byte
 	failed bool
@@ -68,7 +66,7 @@ func (a *aterm) expect(text string) {
 	a.rest, a.failed = rest, a.failed || !ok
 }
 
-// string reads a string. Those that are read have nothing in them that is to be escaped.
+// string reads a string. It supports no escapes: the strings that are read here need none.
 func (a *aterm) string() string {
 	a.expect(`"`)
 	end := bytes.IndexByte(a.rest, '"')
@@ -81,7 +79,7 @@ func (a *aterm) string() string {
 	return text
 }
 
-// list reads a list of what item reads.
+// list reads a list, whose items are read by item.
 func (a *aterm) list(item func()) {
 	a.expect(`[`)
 	for first := true; !a.failed && !bytes.HasPrefix(a.rest, []byte(`]`)); first = false {
@@ -93,8 +91,8 @@ func (a *aterm) list(item func()) {
 	a.expect(`]`)
 }
 
-// DerivationName returns what tells a derivation from others in a store, and its name as people know it: of
-// /nix/store/HASH-hello-2.12.drv they are HASH and hello-2.12.
+// DerivationName returns the hash and the name in the store path of a derivation: HASH and hello-2.12 for
+// /nix/store/HASH-hello-2.12.drv.
 func DerivationName(drv string) (hash, name string) {
 	base := strings.TrimSuffix(path.Base(drv), ".drv")
 	hash, name, ok := strings.Cut(base, "-")

@@ -12,20 +12,19 @@ import (
 )
 
 const (
-	// maxDerivation is how many bytes are read of a .drv file. What is of interest stands
-	// before: some 100,000 paths at most.
+	// maxDerivation is how many bytes of a .drv file are read: enough for some 100,000 paths.
 	maxDerivation = 16 << 20
-	// maxUnpacked is how many bytes are read of a derivation's log: some tenths of a second.
+	// maxUnpacked is the size of the longest log that is read, in bytes: it takes some tenths of a second.
 	maxUnpacked = 16 << 20
-	// maxPart is the length in bytes of the parts that a long line comes in.
+	// maxPart is the length in bytes of the parts into which a long line is split.
 	maxPart = 64 << 10
 )
 
-// Files are what the files of a store tell, without a daemon. They lie below Root, which is
-// empty for the store of this machine.
+// Files reads the files of a store, without a daemon. They are below Root, which is empty for the store of
+// this machine.
 type Files struct{ Root string }
 
-// Derivation reads the .drv file at a path of the store.
+// Derivation reads the .drv file with this store path.
 func (f Files) Derivation(drv string) (Derivation, error) {
 	file, err := f.open(drv)
 	if err != nil {
@@ -39,8 +38,7 @@ func (f Files) Derivation(drv string) (Derivation, error) {
 	return ParseDerivation(text)
 }
 
-// open opens a file, and nothing that a job has put in its place on which to wait, or that leads
-// elsewhere.
+// open opens a regular file. A job may have replaced it: it follows no link, and does not wait for a pipe.
 func (f Files) open(name string) (*os.File, error) {
 	file, err := os.OpenFile(f.Root+name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
@@ -53,19 +51,19 @@ func (f Files) open(name string) (*os.File, error) {
 	return file, nil
 }
 
-// Has reports whether a path is there and Nix is through with it: while it builds or fetches
-// one, and where that has failed, a lock lies beside.
+// Has reports whether a path is in the store and complete. While Nix builds or fetches a path, and after
+// that has failed, there is a lock file next to it.
 func (f Files) Has(storePath string) bool {
 	_, err := os.Lstat(f.Root + storePath)
 	_, lock := os.Lstat(f.Root + storePath + ".lock")
 	return err == nil && os.IsNotExist(lock)
 }
 
-// Log gives take the log that Nix keeps of a derivation's build, line by line and without
-// their ends. A long line comes in parts, of which all but the last go on. A log that is very
-// long, or that Nix has not kept, is an error.
+// Log calls take with each line of the log that Nix keeps of a derivation's build, without the line's end.
+// A long line is split into parts; goesOn is true for all parts but the last. It returns an error if Nix has
+// kept no log, or a very long one.
 func (f Files) Log(drv string, take func(part string, goesOn bool)) error {
-	name := path.Base(drv) // in folders by the first two characters, so that none has too many
+	name := path.Base(drv) // the first two characters are the name of a folder
 	if len(name) < 2 {
 		return fmt.Errorf("%s is no derivation", drv)
 	}

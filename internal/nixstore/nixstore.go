@@ -1,7 +1,7 @@
-// Package nixstore asks a Nix store what it holds. It speaks the worker protocol, in
-// which Nix's own commands talk to its daemon: unlike the JSON that they print, it keeps
-// its form from version to version. The other side is 'nix-daemon --stdio', which opens
-// the store as any of Nix's commands would.
+// Package nixstore reads the content of a Nix store: which paths are valid, and their metadata,
+// derivations and logs. A Store asks a nix-daemon by the worker protocol, which Nix's own commands use.
+// Unlike the JSON that these print, the protocol is stable between versions of Nix. Files reads the
+// store's files without a daemon.
 package nixstore
 
 import (
@@ -16,13 +16,13 @@ import (
 	"iglu.sh/builder/internal/lazyregexp"
 )
 
-// Numbers of the worker protocol, from worker-protocol.hh in Nix's sources. A version
-// is the major one in the upper byte and the minor one in the lower.
+// Numbers of the worker protocol, from worker-protocol.hh in Nix's sources. The upper byte of a version
+// is the major version, and the lower byte the minor version.
 const (
 	clientMagic = 0x6e697863
 	daemonMagic = 0x6478696f
 
-	ourVersion    = 1<<8 | 35 // of Nix 2.15; daemons speak any that is older than theirs
+	ourVersion    = 1<<8 | 35 // of Nix 2.15; daemons support all versions before their own
 	leastVersion  = 1<<8 | 29 // of Nix 2.4, the first with flakes
 	tellsRelease  = 1<<8 | 33
 	tellsTrust    = 1<<8 | 35
@@ -41,8 +41,8 @@ const (
 	stderrResult        = 0x52534c54
 )
 
-// maxString and maxList bound what is read of one string, in bytes, and how many
-// strings of one list: a store has some 100,000 paths, a path some thousand references.
+// maxString is the length of the longest string that is read, in bytes, and maxList the greatest number
+// of strings in a list. A store has some 100,000 paths, and a path some thousand references.
 const (
 	maxString = 1 << 20
 	maxList   = 1 << 24
@@ -51,35 +51,35 @@ const (
 // MaxPath is the length in bytes of the longest path of a store.
 const MaxPath = len("/nix/store/") + 32 + len("-") + 211
 
-// storePath is a hash in Nix's base32, and a name of at most 211 characters.
+// storePath matches a store path: a hash in Nix's base32, and a name of at most 211 characters.
 var storePath = lazyregexp.New(`^/nix/store/[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,211}$`)
 
-// IsPath reports whether a text can be a path of a store.
+// IsPath reports whether a text has the syntax of a store path.
 func IsPath(text string) bool { return len(text) <= MaxPath && storePath().MatchString(text) }
 
-// Info is what a store knows of one of its paths.
+// Info is a store's metadata of a path.
 type Info struct {
 	Path       string
 	NarHash    [32]byte // SHA-256 of its archive
-	NarSize    int64    // of its archive, in bytes
-	References []string // store paths, its own among them if it refers to itself
-	Deriver    string   // the store path of its .drv, or nothing
-	Signatures []string // KEY-NAME:BASE64 each
-	BuiltHere  bool     // by this store, rather than copied or added to it
-	// ContentAddress says how the path follows from its contents, or is empty where it follows from
-	// how it is built.
+	NarSize    int64    // size of its archive, in bytes
+	References []string // store paths; they include the path itself if it refers to itself
+	Deriver    string   // the store path of its .drv, or ""
+	Signatures []string // in the format KEY-NAME:BASE64
+	BuiltHere  bool     // false: it was copied or added to the store
+	// ContentAddress says how the path is computed from its content. It is empty if the path is computed
+	// from its derivation.
 	ContentAddress string
 }
 
-// A Store is a connection to a daemon. After an error of the connection, it is of no
-// more use. It is for one goroutine.
+// A Store is a connection to a daemon. It cannot be used after an error of the connection. It is not safe
+// for concurrent use.
 type Store struct {
 	files Files
 	r     *bufio.Reader
 	w     *bufio.Writer
 }
 
-// Open greets the daemon at the other end of conn.
+// Open returns a Store after the handshake with the daemon at the other end of conn.
 func Open(conn io.ReadWriter) (*Store, error) {
 	s := &Store{r: bufio.NewReader(conn), w: bufio.NewWriter(conn)}
 	if err := s.greet(); err != nil {
@@ -104,7 +104,7 @@ func (s *Store) greet() error {
 			version>>8, version&0xff)
 	}
 	version = min(version, ourVersion)
-	// No CPU affinity and no reserved space: both are of the past.
+	// No CPU affinity and no reserved space: both are obsolete.
 	if err := s.send(ourVersion, 0, 0); err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (s *Store) greet() error {
 	return s.awaitAnswer()
 }
 
-// Paths returns all valid paths of the store, in any order.
+// Paths returns all valid paths of the store, unsorted.
 func (s *Store) Paths() ([]string, error) {
 	paths, err := s.paths()
 	if err != nil {
@@ -140,10 +140,10 @@ func (s *Store) paths() ([]string, error) {
 	return s.strings()
 }
 
-// ErrNoPath is returned for what is not a valid path of the store.
+// ErrNoPath is the error for a path that is not valid in the store.
 var ErrNoPath = errors.New("the store has no such path")
 
-// Info returns what the store knows of a path.
+// Info returns the metadata of a path. The error is ErrNoPath if the path is not valid.
 func (s *Store) Info(path string) (Info, error) {
 	info, err := s.info(path)
 	if err != nil {
@@ -153,7 +153,7 @@ func (s *Store) Info(path string) (Info, error) {
 }
 
 func (s *Store) info(path string) (Info, error) {
-	if !IsPath(path) { // at which the daemon would hang up
+	if !IsPath(path) { // the daemon would close the connection
 		return Info{}, ErrNoPath
 	}
 	if err := s.send(opQueryPathInfo); err != nil {
@@ -196,7 +196,7 @@ func (s *Store) readInfo(path string) (Info, error) {
 	return info, nil
 }
 
-// begin begins to send, with numbers.
+// begin writes numbers to the buffer.
 func (s *Store) begin(numbers ...uint64) error {
 	for _, n := range numbers {
 		if err := wire.WriteUint64(s.w, n); err != nil {
@@ -206,7 +206,7 @@ func (s *Store) begin(numbers ...uint64) error {
 	return nil
 }
 
-// send sends numbers, and what was begun before.
+// send sends the buffer, and then numbers.
 func (s *Store) send(numbers ...uint64) error { return errors.Join(s.begin(numbers...), s.w.Flush()) }
 
 func (s *Store) string() (string, error) { return wire.ReadString(s.r, maxString) }
@@ -230,7 +230,7 @@ func (s *Store) strings() ([]string, error) {
 	return list, nil
 }
 
-// A decoder reads values until one cannot be read, and nothing after that.
+// A decoder reads values. After an error it reads no more.
 type decoder struct {
 	store *Store
 	err   error
@@ -249,7 +249,8 @@ func decode[T any](d *decoder, read func() (T, error)) (value T) {
 	return value
 }
 
-// awaitAnswer reads past what the daemon has to say before it answers.
+// awaitAnswer skips the log messages that the daemon sends before its answer. It returns the daemon's
+// error, if the answer is one.
 func (s *Store) awaitAnswer() error {
 	for {
 		kind, err := wire.ReadUint64(s.r)
@@ -297,14 +298,14 @@ func (d *decoder) fields() {
 	}
 }
 
-// readError reads an error of the daemon's, which is not one of the connection.
+// readError reads an error message of the daemon.
 func (s *Store) readError() error {
 	d := decoder{store: s}
 	d.string() // its type, always "Error"
 	d.number() // its level
 	d.string() // its name
 	text := d.string()
-	d.number() // whether a position follows; none ever does
+	d.number() // whether a position follows; it is always 0
 	for n := d.number(); n > 0 && d.err == nil; n-- {
 		d.number() // likewise
 		d.string()

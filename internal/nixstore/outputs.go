@@ -9,19 +9,19 @@ import (
 	"github.com/nix-community/go-nix/pkg/wire"
 )
 
-// Outputs are the valid ones of some derivations and of all that these need to be built.
+// Outputs are the valid outputs of some derivations and of all derivations that these need.
 type Outputs struct {
 	Paths []string // store paths
-	// Floating are those of Paths whose names do not follow from how they are built, but from
-	// what came of it: outputs of content-addressed derivations, and of what needs these. That
-	// they belong to their derivations is known to this store, and not to the derivations.
+	// Floating are those of Paths whose names depend on the result of the build: outputs of
+	// content-addressed derivations, and of derivations that need such outputs. Their .drv files do not
+	// have these paths; only the store knows them.
 	Floating []string
 }
 
-// maxQuery is how many paths the store is asked for at a time.
+// maxQuery is how many paths a request to the store has.
 const maxQuery = 4096
 
-// Outputs returns what there is of some derivations, which it reads from the store's files.
+// Outputs returns the valid outputs of some derivations. It reads the .drv files in the store.
 func (s *Store) Outputs(derivations []string) (Outputs, error) {
 	var all Outputs
 	var named []string
@@ -34,10 +34,10 @@ func (s *Store) Outputs(derivations []string) (Outputs, error) {
 		}
 		seen[drv] = true
 		d, err := s.files.Derivation(drv)
-		if errors.Is(err, fs.ErrNotExist) { // the command has only asked what it would be
+		if errors.Is(err, fs.ErrNotExist) { // a command can use the path of a derivation without writing the file
 			continue
 		}
-		if err != nil { // it has a form that only this store's Nix knows
+		if err != nil { // it has a format that only this store's Nix supports
 			d, err = s.derivation(drv)
 		}
 		if err != nil {
@@ -68,7 +68,7 @@ func (s *Store) Outputs(derivations []string) (Outputs, error) {
 	return all, nil
 }
 
-// derivation returns what the store tells of a derivation without its file: its outputs are
+// derivation returns a derivation as the daemon knows it, without reading its file. All its outputs are
 // floating.
 func (s *Store) derivation(drv string) (Derivation, error) {
 	info, err := s.Info(drv)
@@ -79,7 +79,7 @@ func (s *Store) derivation(drv string) (Derivation, error) {
 	return Derivation{Outputs: []string{""}, Inputs: inputs}, err
 }
 
-// valid returns those of some paths that are valid.
+// valid returns the valid paths among some.
 func (s *Store) valid(paths []string) ([]string, error) {
 	if err := s.begin(opQueryValidPaths, uint64(len(paths))); err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func (s *Store) valid(paths []string) ([]string, error) {
 			return nil, err
 		}
 	}
-	if err := s.send(0); err != nil { // nothing is to be substituted
+	if err := s.send(0); err != nil { // without substituting missing paths
 		return nil, err
 	}
 	if err := s.awaitAnswer(); err != nil {
@@ -98,9 +98,9 @@ func (s *Store) valid(paths []string) ([]string, error) {
 	return s.strings()
 }
 
-// outputMap returns the outputs of a derivation that are known.
+// outputMap returns the known outputs of a derivation.
 func (s *Store) outputMap(drv string) ([]string, error) {
-	if _, err := s.info(drv); errors.Is(err, ErrNoPath) { // its file is there, and Nix has refused it
+	if _, err := s.info(drv); errors.Is(err, ErrNoPath) { // the file exists, but Nix has rejected it
 		return nil, nil
 	} else if err != nil {
 		return nil, err

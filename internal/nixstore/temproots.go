@@ -9,16 +9,16 @@ import (
 	"path"
 )
 
-// tempRoots is where each process of Nix has a file, named by its id, of the store paths that it
-// is about: each is followed by a NUL (gc.cc of Nix). What is there is not collected as garbage
-// while the process lasts, which removes its file.
+// tempRoots is the folder in which each process of Nix has a file, named by its id, with the store paths that
+// it uses, each followed by a NUL (gc.cc of Nix). The garbage collector keeps these paths until the process
+// removes its file, at its end.
 const tempRoots = "/nix/var/nix/temproots"
 
-// maxTempRoots is how many bytes are read of one of these files: some 100,000 paths.
+// maxTempRoots is how many bytes of such a file are read: enough for some 100,000 paths.
 const maxTempRoots = 16 << 20
 
-// TempRoots calls found for each store path that a process of Nix has as a temporary root. What
-// cannot be read is left out: it may be gone.
+// TempRoots calls found for each store path that is a temporary root of a process of Nix. It skips files
+// that it cannot read: they may have been removed meanwhile.
 func (f Files) TempRoots(found func(storePath string)) {
 	entries, _ := os.ReadDir(f.Root + tempRoots) // there is none before the first process
 	for _, entry := range entries {
@@ -40,7 +40,7 @@ func (f Files) TempRoots(found func(storePath string)) {
 	}
 }
 
-// ForgetTempRoots removes what processes have left that were killed.
+// ForgetTempRoots removes the files of processes that were killed.
 func (f Files) ForgetTempRoots() error {
 	entries, err := os.ReadDir(f.Root + tempRoots)
 	if errors.Is(err, fs.ErrNotExist) {

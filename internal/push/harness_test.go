@@ -58,7 +58,7 @@ type fixture struct {
 	log []string
 }
 
-// inBubble runs a test with a cache of a kind that knows the job's key.
+// inBubble runs a test with a cache of a kind that has the job's key.
 func inBubble(t *testing.T, kind devcache.Kind, test func(t *testing.T, f *fixture)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -81,7 +81,7 @@ func inEachKind(t *testing.T, test func(t *testing.T, f *fixture)) {
 	}
 }
 
-// begin has the test's time begin now.
+// begin sets the beginning of the test's time to now.
 func (f *fixture) begin(now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -98,7 +98,7 @@ func (f *fixture) start() {
 	f.kill = f.network.Serve("cache:80", f.cache)
 }
 
-// outage has the cache die now and come back after a while.
+// outage stops the cache now, and starts it again after a while.
 func (f *fixture) outage(away time.Duration) {
 	f.kill()
 	f.restart.Go(func() {
@@ -117,7 +117,7 @@ func (f *fixture) say(format string, args ...any) {
 	f.log = append(f.log, fmt.Sprintf("%.0f: ", time.Since(f.begun).Seconds())+fmt.Sprintf(format, args...))
 }
 
-// prepare returns what pushes to the cache from the fixture's store.
+// prepare returns a Pusher from the fixture's store to the cache.
 func (f *fixture) prepare() (*Pusher, error) {
 	p, err := Prepare(f.t.Context(), f.options, f.say)
 	if err == nil {
@@ -126,7 +126,7 @@ func (f *fixture) prepare() (*Pusher, error) {
 	return p, err
 }
 
-// A job is a push under way.
+// A job is a running push.
 type job struct {
 	*Pusher
 	cancel context.CancelFunc
@@ -147,7 +147,7 @@ func (f *fixture) watch() *job {
 }
 
 func (j *job) finish(about ...string) string {
-	return j.finishAll(Command{About: about})
+	return j.finishAll(Command{Used: about})
 }
 
 func (j *job) finishAll(c Command) string {
@@ -157,13 +157,13 @@ func (j *job) finishAll(c Command) string {
 	return unpushed
 }
 
-// run is a whole job that yields some results.
+// run runs a whole job with some results.
 func (f *fixture) run(results ...string) (unpushed string) {
 	f.t.Helper()
 	return f.watch().finish(results...)
 }
 
-// wantLine checks that a line of the log matches. In what is wanted, … is any text.
+// wantLine checks that a line of the log matches. In the pattern, … matches any text.
 func (f *fixture) wantLine(want string) {
 	f.t.Helper()
 	pattern := regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(want), "…", ".*") + "$")
@@ -174,7 +174,7 @@ func (f *fixture) wantLine(want string) {
 	}
 }
 
-// lines returns how many lines of the log hold a text.
+// lines returns how many lines of the log contain a text.
 func (f *fixture) lines(text string) (n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -219,7 +219,7 @@ func (f *fixture) wantNames(want ...string) {
 	}
 }
 
-// took checks how long a test has gone on.
+// took checks how long a test has run so far.
 func (f *fixture) took(least, most time.Duration) {
 	f.t.Helper()
 	if took := time.Since(f.begun); took < least || took > most {
@@ -227,7 +227,7 @@ func (f *fixture) took(least, most time.Duration) {
 	}
 }
 
-// count counts requests of a method and a path, from now on.
+// count counts requests with a method and a path, from now on.
 func (f *fixture) count(method, pattern string, faults ...devcache.Fault) *atomic.Int64 {
 	var n atomic.Int64
 	f.cache.Misbehave(append(faults, devcache.On(method, pattern, func(next http.Handler) http.Handler {
@@ -267,7 +267,7 @@ func (s *fakeStore) add(name string, references ...string) string {
 	return path
 }
 
-// change changes what the store knows of a path.
+// change changes the store's metadata of a path.
 func (s *fakeStore) change(path string, change func(*nixstore.Info)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -15,20 +15,19 @@ type Store interface {
 	Outputs(derivations []string) (nixstore.Outputs, error)
 }
 
-// A planner finds out which paths of a store belong into the cache. It is for one goroutine at
-// a time.
+// A planner finds out which paths of a store are to be pushed. It is not safe for concurrent use.
 type planner struct {
 	store    Store
 	upstream trust
 	say      func(format string, args ...any)
 	tally    *tally
 
-	known   map[string]bool // paths of the store that have been looked at
-	planned map[string]bool // paths whose closure is in the queue, or need not be
-	again   []string        // paths to plan once more
+	known   map[string]bool // paths of the store that have been examined
+	planned map[string]bool // paths whose closure is in the queue, or is not to be pushed
+	again   []string        // paths to plan again
 }
 
-// newPlanner returns a planner for what is built in a store from now on.
+// newPlanner returns a planner for the paths that are built in a store from now on.
 func newPlanner(store Store, upstream trust, say func(format string, args ...any), tally *tally) (*planner, error) {
 	paths, err := store.Paths()
 	if err != nil {
@@ -42,8 +41,8 @@ func newPlanner(store Store, upstream trust, say func(format string, args ...any
 	return p, nil
 }
 
-// wanted returns, by their hashes, what belongs into the cache of the closures of what was
-// built since it was last called, of results, and of what is to be planned once more.
+// wanted returns the paths to push, by their hashes. They are from the closures of results, of the paths
+// that were built since the last call, and of those to plan again.
 func (p *planner) wanted(results []string) (map[string]cachix.Path, error) {
 	built, err := p.built()
 	if err != nil {
@@ -54,9 +53,9 @@ func (p *planner) wanted(results []string) (map[string]cachix.Path, error) {
 	return p.closure(roots)
 }
 
-// results returns what belongs into the cache of what a command was about: the outputs of
-// derivations, of all that these need to be built, and other paths, but for those that were only
-// added to the store, as sources are, unless the command printed them.
+// results returns the paths to push for a command: the outputs of the derivations that it used, and of all
+// derivations that these need; and the other paths that it used. Paths that were only added to the store,
+// such as sources, are included only if the command printed them.
 func (p *planner) results(c Command) ([]string, error) {
 	var results, derivations []string
 	for _, path := range c.Printed {
@@ -66,14 +65,14 @@ func (p *planner) results(c Command) ([]string, error) {
 			results = append(results, path)
 		}
 	}
-	for _, path := range c.About {
+	for _, path := range c.Used {
 		if nixstore.IsDerivation(path) {
 			derivations = append(derivations, path)
 			continue
 		}
 		info, err := p.store.Info(path)
 		switch {
-		case errors.Is(err, nixstore.ErrNoPath): // it was not built
+		case errors.Is(err, nixstore.ErrNoPath): // it does not exist
 		case err != nil:
 			return nil, err
 		case info.BuiltHere || info.ContentAddress == "":
@@ -87,7 +86,7 @@ func (p *planner) results(c Command) ([]string, error) {
 	return append(results, outputs.Paths...), err
 }
 
-// built returns what was built since it was last called.
+// built returns the paths that were built since the last call.
 func (p *planner) built() ([]string, error) {
 	paths, err := p.store.Paths()
 	if err != nil {
@@ -101,7 +100,7 @@ func (p *planner) built() ([]string, error) {
 		p.known[path] = true
 		info, err := p.store.Info(path)
 		switch {
-		case errors.Is(err, nixstore.ErrNoPath): // gone again
+		case errors.Is(err, nixstore.ErrNoPath): // it has been removed
 		case err != nil:
 			return nil, err
 		case info.BuiltHere:
@@ -111,8 +110,8 @@ func (p *planner) built() ([]string, error) {
 	return built, nil
 }
 
-// closure returns, by their hashes, what of the closures of some paths belongs into the
-// cache and has not been planned yet.
+// closure returns the paths to push from the closures of some paths, by their hashes. It omits paths that
+// are planned already.
 func (p *planner) closure(left []string) (map[string]cachix.Path, error) {
 	wanted := make(map[string]cachix.Path)
 	for len(left) > 0 {
@@ -123,7 +122,7 @@ func (p *planner) closure(left []string) (map[string]cachix.Path, error) {
 		}
 		p.planned[path] = true
 		info, err := p.store.Info(path)
-		if errors.Is(err, nixstore.ErrNoPath) { // the command printed what looks like a path
+		if errors.Is(err, nixstore.ErrNoPath) { // the command printed a path that does not exist
 			continue
 		}
 		if err != nil {
@@ -140,7 +139,7 @@ func (p *planner) closure(left []string) (map[string]cachix.Path, error) {
 	return wanted, nil
 }
 
-// planAgain has a path planned at the next call of wanted.
+// planAgain makes the next call of wanted plan a path again.
 func (p *planner) planAgain(path cachix.Path) {
 	delete(p.planned, path.StorePath)
 	p.again = append(p.again, path.StorePath)

@@ -15,12 +15,12 @@ import (
 	"iglu.sh/builder/internal/nar"
 )
 
-// A Refusal is why nothing can be pushed, found out before the build.
+// A Refusal is the error of Prepare: it says why nothing can be pushed.
 type Refusal struct {
-	What      string // is wrong
-	Advice    string // what to do about it; empty: What says all
-	Reason    string // What as a headline, which begins with what matters; empty: it is What
-	Temporary bool   // it may go away by itself
+	What      string // what is wrong
+	Advice    string // what to do about it; may be empty
+	Reason    string // What as a headline, with the main point first; empty: the same as What
+	Temporary bool   // a later attempt may succeed
 }
 
 func (r *Refusal) Error() string {
@@ -30,13 +30,12 @@ func (r *Refusal) Error() string {
 	return r.What + "; " + r.Advice
 }
 
-// prepareTimeout bounds the questions that the cache is asked before the build: they are
-// asked again for as long as cachix.Options.RetryFor, and one can take its CallTimeout.
+// prepareTimeout is the time limit for all requests to the cache before the build. It allows for retries
+// (cachix.Options.RetryFor) and a last attempt (CallTimeout).
 const prepareTimeout = 2 * time.Minute
 
-// Prepare checks that the cache can be reached, is there, takes the API key, and will
-// announce what the signing key signs. It returns a *Refusal if that is not so. What it
-// and the Pusher have to say goes to say, one line at a time.
+// Prepare checks that the cache can be reached, exists, accepts the API key, and has the public half of the
+// signing key. If a check fails, it returns a *Refusal. It and the Pusher call say for each line of the log.
 func Prepare(ctx context.Context, o Options, say func(format string, args ...any)) (*Pusher, error) {
 	key, err := parseKey(o.SigningKey)
 	if err != nil {
@@ -50,7 +49,7 @@ func Prepare(ctx context.Context, o Options, say func(format string, args ...any
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout, errors.New("the cache has not answered within "+prepareTimeout.String()))
 	defer cancel()
-	_ = client.Pin(ctx) // if it cannot, the next call says why
+	_ = client.Pin(ctx) // if it fails, the next call fails with the same error
 	cache, err := client.Cache(ctx)
 	if err == nil {
 		err = check(cache, key, say)
@@ -78,14 +77,14 @@ func Prepare(ctx context.Context, o Options, say func(format string, args ...any
 	return p, nil
 }
 
-// A Substituter is a cache as Nix reads it.
+// A Substituter is a cache from which Nix can download.
 type Substituter struct {
 	URL  string
-	Keys []string // by which Nix trusts it: NAME:BASE64
+	Keys []string // its public keys, in the format NAME:BASE64
 }
 
-// Substituter returns the cache, if it is a private one that Nix can read with the API key as the
-// password of a netrc.
+// Substituter returns the cache if it is private and Nix can read it with the API key as a password in a
+// netrc file.
 func (p *Pusher) Substituter() (Substituter, bool) { return p.substituter, p.substituter.URL != "" }
 
 func (p *Pusher) findSubstituter(ctx context.Context, cache cachix.Cache) {
@@ -105,7 +104,7 @@ func parseKey(text string) (*cachix.SigningKey, error) {
 	return cachix.ParseSigningKey(text)
 }
 
-// refusal makes one of an error of the cache's client.
+// refusal converts an error of the cache's client to a *Refusal.
 func refusal(err error) error {
 	if _, ok := errors.AsType[*Refusal](err); ok {
 		return err
@@ -150,8 +149,7 @@ func causeOf(e *cachix.Error) string {
 	return e.Cause.Error()
 }
 
-// check holds what the cache says of itself against what is to be done, and says what
-// cannot be known.
+// check checks the properties of the cache, and warns about what it cannot check.
 func check(cache cachix.Cache, key *cachix.SigningKey, say func(format string, args ...any)) error {
 	if strings.EqualFold(cache.Permission, "read") {
 		say("the cache says that the API key may only read; Iglu Cache says so of every key, and the first upload tells")
@@ -170,12 +168,12 @@ func check(cache cachix.Cache, key *cachix.SigningKey, say func(format string, a
 	return nil
 }
 
-// A trust holds the public keys of upstream caches by their names.
+// A trust has the public keys of upstream caches, by their names.
 type trust map[string]ed25519.PublicKey
 
-// newTrust reads NAME:BASE64 keys, less those of the cache itself: what it has signed
-// and has no more is to be pushed again. What is no key is left out, as Nix does not
-// trust it either.
+// newTrust parses keys in the format NAME:BASE64. It omits the keys of the cache itself: a path that the
+// cache has signed, but has no longer, must be pushed again. It omits invalid keys, which Nix does not
+// trust either.
 func newTrust(keys, ofCache []string, signing *cachix.SigningKey) trust {
 	if signing != nil {
 		ofCache = append(slices.Clone(ofCache), signing.Public())
@@ -191,7 +189,7 @@ func newTrust(keys, ofCache []string, signing *cachix.SigningKey) trust {
 	return t
 }
 
-// signed reports whether one of some signatures, NAME:BASE64 each, is a trusted key's.
+// signed reports whether one of the signatures, in the format NAME:BASE64, is by a trusted key.
 func (t trust) signed(path cachix.Path, signatures []string) bool {
 	for _, text := range signatures {
 		name, encoded, _ := strings.Cut(text, ":")

@@ -1,16 +1,16 @@
-// Package push sends what a build yields from a Nix store to a binary cache: while the
-// build goes on, and all of it when it has ended.
+// Package push uploads the results of a build from a Nix store to a binary cache. It starts while the
+// build is running, and uploads the rest when the build has ended.
 //
-// What is sent is the closure of the paths that were built here and of those that the build was
-// about, whenever these were built, less what a trusted upstream has signed, less what the cache
-// has. A path goes up after those that it refers to, is read back where the cache can be read, and
-// counts only then.
+// It uploads the closure of the paths that were built here and of the paths that the build used, also if
+// these were built earlier. It omits paths that a trusted upstream cache has signed, and paths that the
+// cache has. A path is uploaded after its references. If the cache can be read, the path is then read
+// back, and counts as pushed only if that succeeds.
 //
-// What the cache has is told by its answer to the list of hashes, until it turns out that
-// this tells nothing: then each path is looked for before it is sent.
+// To find out which paths the cache has, it sends a list of hashes. If the answers prove to be wrong, it
+// asks for each path before the upload.
 //
-// One goroutine at a time asks the store and plans (planner): the one that watches the store
-// while the build goes on, then the caller of Finish. A fixed number of others send (sender).
+// One goroutine at a time asks the store and selects paths (planner): first the one that watches the
+// store during the build, and then the caller of Finish. A fixed number of others upload (sender).
 package push
 
 import (
@@ -23,33 +23,33 @@ import (
 	"iglu.sh/builder/internal/cachix"
 )
 
-// Options say where paths go.
+// Options are the parameters of a push.
 type Options struct {
 	Target     string // the cache's address, which ends in its name
 	Token      string // its API key
-	SigningKey string // signs what is pushed; empty: the cache has to
-	// Upstream holds public keys, NAME:BASE64 each. A path that one of them has signed
-	// is not pushed. The cache's own do not count, should they be among them.
+	SigningKey string // signs what is pushed; empty: the cache must sign
+	// Upstream has public keys in the format NAME:BASE64. Paths that one of them has signed are
+	// not pushed. The cache's own keys are ignored.
 	Upstream []string
-	Uploads  int // how many paths go up at once; 0 is the default of cachix.Options
-	PartSize int // of the parts that they go up in, in bytes; likewise
-	// Progress, unless nil, is called whenever it changes how many paths and bytes have been
-	// sent, or how many paths are to be in all.
+	Uploads  int // how many paths are uploaded at the same time; 0: the default of cachix.Options
+	PartSize int // the size of the parts of an upload, in bytes; 0: the default of cachix.Options
+	// Progress, unless nil, is called when one of its values changes: the number of pushed paths, the
+	// number of paths to push in total, and the number of pushed bytes.
 	Progress func(done, expected int, bytes int64)
 
 	dial func(ctx context.Context, network, address string) (net.Conn, error) // in tests
 }
 
-// extraParts is how many parts may be in memory beside one for each upload, so that a
-// single large path goes out in parts side by side.
+// extraParts is how many parts may be in memory in addition to one for each upload, so that the parts of
+// a single large path can be sent at the same time.
 const extraParts = 4
 
-// besideParts is what a push takes of memory beside what is being sent, in bytes: what is
-// known of some 100,000 paths, connections, and what the garbage collector leaves.
-const besideParts = 64 << 20
+// otherMemory is how much memory a push uses in addition to the data of uploads, in bytes: the metadata
+// of some 100,000 paths, connections, and garbage that is not collected yet.
+const otherMemory = 64 << 20
 
-// Memory returns how many bytes a push takes at most, however much it has to send.
-func (o Options) Memory() int64 { return o.client().Memory() + besideParts }
+// Memory returns the most memory that a push uses, in bytes. It does not depend on the amount of data.
+func (o Options) Memory() int64 { return o.client().Memory() + otherMemory }
 
 // client returns the options of the cache's client.
 func (o Options) client() cachix.Options {
@@ -60,12 +60,12 @@ func (o Options) client() cachix.Options {
 	return options
 }
 
-// A Pusher pushes what a build yields to one cache. Its planner finds the paths, its queue orders
-// them, and its sender sends them.
+// A Pusher pushes the results of a build to a cache. Its planner finds the paths, its queue orders them,
+// and its sender uploads them.
 type Pusher struct {
 	client   *cachix.Client
 	upstream trust
-	// substituter is the cache as Nix can read it, if it is private.
+	// substituter is how Nix can read the cache, if the cache is private.
 	substituter Substituter
 	say         func(format string, args ...any)
 	sender      *sender
@@ -74,11 +74,11 @@ type Pusher struct {
 	planner *planner
 	queue   *queue
 	ended   chan struct{} // closed when the build has ended
-	watched chan error    // gets the watcher's error, or nil, when it ends
+	watched chan error    // receives the error of watch, or nil, when that returns
 }
 
-// Watch begins to push what is built from now on in a store, until ctx ends. Finish
-// has to be called after it.
+// Watch starts to push the paths that are built in a store from now on, until ctx ends. Finish must be
+// called after it.
 func (p *Pusher) Watch(ctx context.Context, store Store) error {
 	planner, err := newPlanner(store, p.upstream, p.say, p.tally)
 	if err != nil {
@@ -92,18 +92,17 @@ func (p *Pusher) Watch(ctx context.Context, store Store) error {
 }
 
 const (
-	// watchInterval is how often the store is asked for what is new, and watchShare
-	// how many times longer the pause is than that takes, in a store of many paths.
+	// watchInterval is the shortest interval at which the store is asked for new paths. In a store with
+	// many paths, the pause is watchShare times as long as the answer takes.
 	watchInterval = time.Second
 	watchShare    = 20
-	// awayInterval is how long the pause is after the cache could not be asked.
+	// awayInterval is the pause after the cache could not be asked.
 	awayInterval = 30 * time.Second
 )
 
-// watch adds what is built until the build has ended. A cache that cannot be asked now
-// is asked again later.
+// watch adds new paths until the build has ended. If the cache cannot be asked, it is asked again later.
 func (p *Pusher) watch(ctx context.Context) error {
-	said := false // that the cache cannot be asked
+	said := false // the log has that the cache cannot be asked
 	for pause := watchInterval; ; {
 		select {
 		case <-time.After(pause):
@@ -127,8 +126,7 @@ func (p *Pusher) watch(ctx context.Context) error {
 	}
 }
 
-// add puts into the queue what the cache lacks of some paths. After an error, they are
-// planned once more.
+// add adds those paths to the queue that the cache lacks. After an error, all are planned again.
 func (p *Pusher) add(ctx context.Context, wanted map[string]cachix.Path) error {
 	if len(wanted) == 0 {
 		return nil
@@ -155,16 +153,15 @@ func (p *Pusher) add(ctx context.Context, wanted map[string]cachix.Path) error {
 	return nil
 }
 
-// A Command is what is known of the command that was run: store paths, in any order, some of which
-// need not be there.
+// A Command has the store paths that belong to the command that was run, in any order. Some may not exist.
 type Command struct {
-	About   []string // which Nix's garbage collector had to leave for it
-	Printed []string // each alone in a line
+	Used    []string // paths that were temporary roots of the command's processes
+	Printed []string // paths that the command printed, each on a line of its own
 }
 
-// Finish is called when the build has ended. It pushes what is not pushed yet, with the
-// closure of what the command was about, and says in the log what came of it all. It returns what
-// could not be pushed, in words for the build's user, or nothing.
+// Finish is called when the build has ended. It pushes the rest, including the closure of the paths that
+// the command used, and writes a summary to the log. It returns a text for the build's user that says what
+// could not be pushed, or "".
 func (p *Pusher) Finish(ctx context.Context, command Command) (unpushed string) {
 	begun := time.Now()
 	p.client.Renew()
@@ -190,7 +187,7 @@ func (p *Pusher) addLast(ctx context.Context, command Command) error {
 	return p.add(ctx, wanted)
 }
 
-// tryAgain has what has failed planned again: it may have been long ago.
+// tryAgain plans failed paths again: the failure may be long past.
 func (p *Pusher) tryAgain() {
 	failed := p.queue.takeFailed()
 	for _, e := range failed {

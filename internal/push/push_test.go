@@ -16,7 +16,7 @@ import (
 	"iglu.sh/builder/test/kit/devcache"
 )
 
-// A job's closure goes up once, to each kind of cache; the next job finds it there.
+// A job's closure is uploaded once, to each kind of cache. The next job finds it in the cache.
 func TestPushTwice(t *testing.T) {
 	inEachKind(t, func(t *testing.T, f *fixture) {
 		last := f.store.chain(60)
@@ -37,8 +37,8 @@ func TestPushTwice(t *testing.T) {
 	})
 }
 
-// What a cache has is looked for path by path only until it is known that its answer to the
-// list of hashes works: no call more for each of many paths.
+// The cache is asked for single paths only until it is known that its answers to lists of hashes are right.
+// After that there is no additional call for each path.
 func TestListThatWorks(t *testing.T) {
 	for _, kind := range []devcache.Kind{devcache.Strict, devcache.Standalone} {
 		inBubble(t, kind, func(t *testing.T, f *fixture) {
@@ -63,8 +63,8 @@ func TestListThatWorks(t *testing.T) {
 	}
 }
 
-// Where the list is of no use, each path is looked for before it goes up, and those that are
-// there do not.
+// If the answers to lists are wrong, the cache is asked for each path before the upload, and the paths that
+// it has are not uploaded.
 func TestListThatIsUseless(t *testing.T) {
 	inBubble(t, devcache.Monorepo, func(t *testing.T, f *fixture) {
 		f.run(f.store.chain(10))
@@ -86,8 +86,8 @@ func TestListThatIsUseless(t *testing.T) {
 	})
 }
 
-// What is there and is not right goes up again: signed by nobody, or by a key that the cache
-// does not have.
+// A path in the cache without a signature, or with one by a key that the cache does not have, is uploaded
+// again.
 func TestNotRight(t *testing.T) {
 	inBubble(t, devcache.Monorepo, func(t *testing.T, f *fixture) {
 		path := f.store.add("path")
@@ -105,7 +105,7 @@ func TestNotRight(t *testing.T) {
 	})
 }
 
-// What another of the cache's keys has signed is right.
+// A path that another of the cache's keys has signed is not uploaded again.
 func TestAnotherKeyOfTheCache(t *testing.T) {
 	inBubble(t, devcache.Monorepo, func(t *testing.T, f *fixture) {
 		path := f.store.add("path")
@@ -120,7 +120,7 @@ func TestAnotherKeyOfTheCache(t *testing.T) {
 	})
 }
 
-// The permission that a cache tells refuses nothing. A write that is refused does, at once.
+// The permission that a cache reports does not end the push. A refused write ends it immediately.
 func TestPermission(t *testing.T) {
 	inEachKind(t, func(t *testing.T, f *fixture) {
 		for i, permission := range []string{`"Read"`, `"read"`, `""`, `null`, `3`} {
@@ -156,7 +156,7 @@ func TestPermission(t *testing.T) {
 	})
 }
 
-// Before the build: what is final is so at once, and what may pass is waited for.
+// Before the build, permanent errors end the push immediately, and others are retried.
 func TestPrepare(t *testing.T) {
 	other := base64.StdEncoding.EncodeToString(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{9}, 32)))
 	lookUp := func(fault devcache.Fault) func(*fixture) {
@@ -210,7 +210,7 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
-// What a cache does not tell is warned of.
+// There is a warning about each property that a cache does not report.
 func TestPrepareWarns(t *testing.T) {
 	inEachKind(t, func(t *testing.T, f *fixture) {
 		f.cache.Misbehave(devcache.On("GET", lookUpCall, devcache.Replace(f.public(), "null")),
@@ -227,7 +227,7 @@ func TestPrepareWarns(t *testing.T) {
 	})
 }
 
-// The cache dies and comes back within a minute: before the build, during it, and after it.
+// The cache is down for less than a minute: before the build, during it, and after it.
 func TestCacheAway(t *testing.T) {
 	for _, away := range []time.Duration{4 * time.Second, 30 * time.Second, 55 * time.Second, time.Minute} {
 		t.Run(away.String(), func(t *testing.T) {
@@ -299,7 +299,7 @@ func (f *fixture) wantSurvived(away time.Duration, n int) {
 	}
 }
 
-// A cache that stays away ends the job 90 s after its build's end, whenever it went away.
+// If the cache remains down, the job ends 90 s after its build's end, whenever the outage began.
 func TestAwayForGood(t *testing.T) {
 	for _, before := range []time.Duration{0, time.Second, 50 * time.Second, time.Minute, 100 * time.Second, time.Hour} {
 		t.Run(before.String(), func(t *testing.T) {
@@ -323,8 +323,8 @@ func TestAwayForGood(t *testing.T) {
 	}
 }
 
-// A cache that was away for longer than is waited for, and is back before the build ends:
-// all goes up at the end at the latest.
+// The cache is down for longer than calls are repeated, but is up again before the build ends: everything is
+// uploaded, at the latest at the end.
 func TestBackAfterLong(t *testing.T) {
 	inEachKind(t, func(t *testing.T, f *fixture) {
 		j := f.watch()
@@ -339,7 +339,7 @@ func TestBackAfterLong(t *testing.T) {
 	})
 }
 
-// Aborts that nobody answers do not delay the end.
+// Aborts that the cache does not answer do not delay the end.
 func TestAbortsDoNotDelay(t *testing.T) {
 	inEachKind(t, func(t *testing.T, f *fixture) {
 		f.cache.Misbehave(devcache.On("POST", completeCall, devcache.Answer(400, "no")), devcache.On("POST", "/api/v1/cache/*/multipart-nar/*/abort", devcache.Hang()))
@@ -351,7 +351,7 @@ func TestAbortsDoNotDelay(t *testing.T) {
 	})
 }
 
-// After three paths in a row that fail, the cache itself is what fails.
+// After three failed paths in a row, no more uploads are tried.
 func TestThreeFailures(t *testing.T) {
 	inEachKind(t, func(t *testing.T, f *fixture) {
 		f.options.Uploads = 1
@@ -370,7 +370,7 @@ func TestThreeFailures(t *testing.T) {
 	})
 }
 
-// What an upstream has signed is not pushed.
+// Paths that an upstream has signed are not pushed.
 func TestLeftOut(t *testing.T) {
 	inEachKind(t, func(t *testing.T, f *fixture) {
 		upstream := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{5}, 32))
@@ -397,9 +397,10 @@ func TestLeftOut(t *testing.T) {
 	})
 }
 
-// A command is about the outputs of derivations and of what these need, and about paths; not about
-// what was only added to the store, unless it prints it. What refers to a derivation goes up with it.
-func TestAbout(t *testing.T) {
+// The outputs of the derivations that a command used, and of the derivations that these need, are pushed, and
+// so are the paths that it used. Paths that were only added to the store are pushed only if the command
+// prints them. A path that refers to a derivation is pushed with that.
+func TestUsed(t *testing.T) {
 	inBubble(t, devcache.Strict, func(t *testing.T, f *fixture) {
 		drv := f.store.add("top.drv")
 		f.store.outputs[drv] = nixstore.Outputs{Paths: []string{f.store.add("top"), f.store.add("needed", f.store.add("input.drv", f.store.add("input-source")))}}
@@ -411,7 +412,7 @@ func TestAbout(t *testing.T) {
 		none := "/nix/store/" + strings.Repeat("0", 32) + "-no-such-path"
 
 		j := f.watch()
-		if unpushed := j.finishAll(Command{About: []string{drv, source, copied, none}, Printed: []string{printed, none}}); unpushed != "" {
+		if unpushed := j.finishAll(Command{Used: []string{drv, source, copied, none}, Printed: []string{printed, none}}); unpushed != "" {
 			t.Error(unpushed)
 		}
 		f.wantNames("copied", "input-source", "input.drv", "needed", "of-printed", "top")
@@ -424,7 +425,7 @@ func TestAbout(t *testing.T) {
 	})
 }
 
-// Of content-addressed derivations a line says what the cache cannot tell.
+// For content-addressed derivations, a line says what the cache cannot report.
 func TestFloating(t *testing.T) {
 	inBubble(t, devcache.Strict, func(t *testing.T, f *fixture) {
 		drv, path := f.store.add("floating.drv"), f.store.add("floating")
@@ -438,7 +439,7 @@ func TestFloating(t *testing.T) {
 	})
 }
 
-// A store that breaks when it is asked what a command is about makes the push incomplete.
+// If the store fails when it is asked for the paths of a command, the push is incomplete.
 func TestStoreBreaks(t *testing.T) {
 	inBubble(t, devcache.Strict, func(t *testing.T, f *fixture) {
 		path := f.store.add("path")

@@ -9,18 +9,18 @@ import (
 	"iglu.sh/builder/internal/cachix"
 )
 
-// A queue sends paths, several at once, each after those that it refers to: a cache
-// never announces a path of which it lacks a reference.
+// A queue sends several paths at the same time, each after its references. So the cache never announces a
+// path without its references.
 type queue struct {
 	send    func(cachix.Path) error
 	workers sync.WaitGroup
 
 	mu      sync.Mutex
-	changed *sync.Cond // something is ready, or all is done
+	changed *sync.Cond // signals that an entry is ready, or that all are done
 	entries map[string]*entry
 	ready   []*entry // may be sent now, in this order
-	pending int      // entries that are neither sent nor failed
-	closed  bool     // nothing more will be added
+	pending int      // how many entries are neither sent nor failed
+	closed  bool     // no more entries will be added
 }
 
 // An entry is a path in a queue.
@@ -28,7 +28,7 @@ type entry struct {
 	path       cachix.Path
 	state      state
 	err        error    // why it failed
-	waits      int      // how many references are still to be sent
+	waits      int      // how many references are not sent yet
 	dependents []*entry // entries that wait for this one
 }
 
@@ -40,11 +40,10 @@ const (
 	failed
 )
 
-// errReference is why a path is not sent whose reference could not be.
+// errReference is the error of a path with a reference that could not be pushed.
 var errReference = errors.New("a path that it refers to could not be pushed")
 
-// newQueue returns a queue that calls send for as many paths at once as there are
-// workers. It has to be drained.
+// newQueue returns a queue that calls send from as many goroutines as workers. drain must be called.
 func newQueue(workers int, send func(cachix.Path) error) *queue {
 	q := &queue{send: send, entries: make(map[string]*entry)}
 	q.changed = sync.NewCond(&q.mu)
@@ -54,10 +53,10 @@ func newQueue(workers int, send func(cachix.Path) error) *queue {
 	return q
 }
 
-// add takes paths that are not in the queue yet. References that are in no call of
-// add, this one included, are the cache's already or of no concern to it.
+// add adds paths that are not in the queue yet. References that are neither in the queue nor among these
+// paths are ignored: the cache has them already, or they are not to be pushed.
 func (q *queue) add(paths []cachix.Path) {
-	// Large ones first: the last to end should not be one that began late.
+	// Large paths first: otherwise a large path that begins late can make the whole push longer.
 	paths = slices.SortedFunc(slices.Values(paths), func(a, b cachix.Path) int { return cmp.Compare(b.NarSize, a.NarSize) })
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -73,7 +72,7 @@ func (q *queue) add(paths []cachix.Path) {
 	q.changed.Broadcast()
 }
 
-// link has an entry wait for its references, or fail with them.
+// link makes an entry wait for its references. If one of them has failed, the entry fails.
 func (q *queue) link(e *entry) {
 	lost := false
 	for _, name := range e.path.References {
@@ -95,7 +94,7 @@ func (q *queue) link(e *entry) {
 	}
 }
 
-// fail ends an entry that cannot be sent, and all that wait for it.
+// fail marks an entry, and all that wait for it, as failed.
 func (q *queue) fail(e *entry, err error) {
 	if e.state != pending {
 		return
@@ -142,8 +141,7 @@ func (q *queue) done(e *entry, err error) {
 	}
 }
 
-// takeFailed removes what has failed from the queue, so that it can be added again,
-// and returns it.
+// takeFailed removes the failed entries from the queue, so that they can be added again, and returns them.
 func (q *queue) takeFailed() []*entry {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -157,7 +155,7 @@ func (q *queue) takeFailed() []*entry {
 	return taken
 }
 
-// drain waits until all is sent or has failed. Nothing may be added any more.
+// drain waits until all entries are sent or have failed. add must not be called any more.
 func (q *queue) drain() {
 	q.mu.Lock()
 	q.closed = true

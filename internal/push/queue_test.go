@@ -30,8 +30,8 @@ func graph(n int) []cachix.Path {
 	return paths
 }
 
-// TestQueue sends graphs, in parts while they are sent, in which some paths fail: all
-// others are sent that do not depend on those, each once and after its references.
+// TestQueue adds graphs in parts, while they are sent, and some paths fail. All paths that do not depend on
+// failed ones are sent, each once and after its references.
 func TestQueue(t *testing.T) {
 	for range 200 {
 		synctest.Test(t, func(t *testing.T) {
@@ -103,7 +103,7 @@ func TestQueue(t *testing.T) {
 	}
 }
 
-// TestQueueAgain takes what has failed out and adds it again.
+// TestQueueAgain removes the failed paths from the queue and adds them again.
 func TestQueueAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failing := true

@@ -8,32 +8,32 @@ import (
 	"iglu.sh/builder/internal/cachix"
 )
 
-// A sender sends paths to the cache that it lacks, and reads each back. Its methods are safe for
-// concurrent use.
+// A sender uploads paths that the cache lacks, and reads each back. Its methods are safe for concurrent
+// use.
 type sender struct {
 	client   *cachix.Client
 	key      *cachix.SigningKey // nil: the cache signs
-	keys     []string           // public ones, of which one has signed what is in the cache; none: whoever
-	readable bool               // what was pushed can be read back
+	keys     []string           // public keys that may have signed the paths in the cache; none: any key may
+	readable bool               // the cache can be read
 	say      func(format string, args ...any)
 	dump     func(w io.Writer, path string) error // writes a path's archive
 	tally    *tally
 
 	mu   sync.Mutex
-	list list // what the cache's answer to a list of hashes is worth
+	list list // whether the cache's answer to a list of hashes is right
 }
 
-// A list is what a cache's answer to a list of hashes is worth.
+// A list says whether a cache's answer to a list of hashes is right.
 type list int
 
 const (
-	listUntried list = iota // it lacks all that it was asked for, which may be so
+	listUntried list = iota // so far it has answered that it lacks every path, which may be true
 	listWorks
-	listUseless // it lacks what it has
+	listUseless // it has answered that it lacks a path that it has
 )
 
-// largePath is the size in bytes of an archive from which on the log says that a path
-// is about to go up, and not only that it has.
+// largePath is the size of an archive in bytes. For larger ones, the log says when the upload begins, and
+// not only when it has ended.
 const largePath = 64 << 20
 
 // send pushes one path and reads it back, unless the cache has it.
@@ -51,7 +51,7 @@ func (s *sender) send(ctx context.Context, path cachix.Path) error {
 	return err
 }
 
-// isThere looks for a path, unless the cache's answer to the list of hashes can be trusted.
+// isThere reports whether the cache has a path. If the answers to lists of hashes are right, it does not ask.
 func (s *sender) isThere(ctx context.Context, path cachix.Path) (bool, error) {
 	if !s.readable || s.listIs() == listWorks {
 		return false, nil
@@ -91,14 +91,14 @@ func (s *sender) push(ctx context.Context, path cachix.Path) error {
 	return nil
 }
 
-// tryList finds out what the cache's answer to the list of hashes is worth: whether it knows
-// of a path that it has shown.
+// tryList finds out whether the cache's answers to lists of hashes are right, by asking for a path that the
+// cache has.
 func (s *sender) tryList(ctx context.Context, path cachix.Path) {
 	if s.listIs() != listUntried {
 		return
 	}
 	switch missing, err := s.client.Missing(ctx, []string{path.Hash()}); {
-	case err != nil: // another path tells
+	case err != nil: // the next path will show it
 	case len(missing) == 0:
 		s.learn(listWorks)
 	default:
@@ -106,14 +106,14 @@ func (s *sender) tryList(ctx context.Context, path cachix.Path) {
 	}
 }
 
-// listIs returns what is known of the list.
+// listIs returns what is known about these answers.
 func (s *sender) listIs() list {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.list
 }
 
-// learn keeps what is found out first of the list.
+// learn sets what is known about these answers, unless that is set already.
 func (s *sender) learn(l list) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

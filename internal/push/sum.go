@@ -10,17 +10,17 @@ import (
 	"github.com/docker/go-units"
 )
 
-// size returns a number of bytes for people.
+// size formats a number of bytes.
 func size(bytes int64) string {
 	return units.CustomSize("%.4g %s", float64(bytes), 1024, []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"})
 }
 
-// rate returns bytes in a second for people.
+// rate formats bytes per second.
 func rate(bytes int64, took time.Duration) string {
 	return size(int64(float64(bytes)/max(took, time.Microsecond).Seconds())) + "/s"
 }
 
-// paths counts paths for people.
+// paths formats a number of paths.
 func paths(n int) string {
 	if n == 1 {
 		return "1 path"
@@ -28,8 +28,8 @@ func paths(n int) string {
 	return fmt.Sprintf("%d paths", n)
 }
 
-// sum says what came of a push and returns what could not be pushed, or nothing. after
-// is the time since the build's end.
+// sum writes the summary of a push to the log, and returns a text that says what could not be pushed, or "".
+// after is the time since the build's end.
 func (t *tally) sum(failed []*entry, err error, after time.Duration) (unpushed string) {
 	t.mu.Lock()
 	c := t.counts
@@ -51,11 +51,11 @@ func (t *tally) sum(failed []*entry, err error, after time.Duration) (unpushed s
 	return unpushed
 }
 
-// maxReasons is how many of the paths that could not be pushed are named.
+// maxReasons is how many of the paths that could not be pushed are listed.
 const maxReasons = 3
 
-// reasons names some of the paths that could not be pushed, each with its error. It leaves
-// out those whose only fault is that another path could not be pushed.
+// reasons lists some of the paths that could not be pushed, with their errors. It omits paths that were not
+// pushed only because of another path.
 func reasons(failed []*entry) []string {
 	var reasons []string
 	for _, e := range failed {

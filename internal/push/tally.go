@@ -8,26 +8,26 @@ import (
 	"iglu.sh/builder/internal/cachix"
 )
 
-// A tally counts what came of the paths, and says when the cache itself fails and no more are to
-// be tried. Its methods are safe for concurrent use.
+// A tally counts the results of the uploads. After several failures in a row, it gives up: the cache itself
+// fails. Its methods are safe for concurrent use.
 type tally struct {
 	say      func(format string, args ...any)
 	progress func(done, expected int, bytes int64) // may be nil
 
 	mu       sync.Mutex
 	counts   counts
-	failures int   // paths that have failed since the last that has not
-	gaveUp   error // why nothing more is tried for now, or nil
+	failures int   // how many uploads have failed since the last success
+	gaveUp   error // why no more uploads are tried for now, or nil
 }
 
-// counts are what came of the paths.
+// counts are numbers of paths and bytes by result.
 type counts struct {
 	pushed, there, upstream int
-	expected                int // to be pushed, what is pushed included
+	expected                int // how many are to be pushed, including the pushed ones
 	narBytes, fileBytes     int64
 }
 
-// count changes the counts, and reports the progress that this is.
+// count changes the counts, and reports the progress.
 func (t *tally) count(change func(*counts)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -38,7 +38,7 @@ func (t *tally) count(change func(*counts)) {
 	}
 }
 
-// succeeded is count for a path that is in the cache now.
+// succeeded does the same for a path that is in the cache now.
 func (t *tally) succeeded(change func(*counts)) {
 	t.count(func(c *counts) {
 		change(c)
@@ -46,12 +46,11 @@ func (t *tally) succeeded(change func(*counts)) {
 	})
 }
 
-// maxFailures is how many paths in a row may fail before the cache itself is taken to be
-// what fails. Each has been tried several times by then.
+// maxFailures is after how many failed uploads in a row the tally gives up. Each has been tried several
+// times.
 const maxFailures = 3
 
-// failed says that a path could not be pushed, and gives up where the next would not fare
-// better.
+// failed writes to the log that a path could not be pushed. It gives up if the next path would fail, too.
 func (t *tally) failed(ctx context.Context, path cachix.Path, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -66,19 +65,19 @@ func (t *tally) failed(ctx context.Context, path cachix.Path, err error) {
 	}
 }
 
-// errGaveUp is why a path is not tried after others have failed.
+// errGaveUp is the error of a path that is not tried because others have failed.
 var errGaveUp = errors.New("not tried any more")
 
-// hasGivenUp returns why nothing more is tried for now, or nil.
+// hasGivenUp returns why no more uploads are tried for now, or nil.
 func (t *tally) hasGivenUp() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.gaveUp
 }
 
-// tryAgain forgets that some paths have failed, which are planned again.
+// tryAgain forgets the failures, because the failed paths are planned again.
 func (t *tally) tryAgain(failed int) {
-	t.count(func(c *counts) { c.expected -= failed }) // which is counted again
+	t.count(func(c *counts) { c.expected -= failed }) // they are counted again
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.gaveUp, t.failures = nil, 0

@@ -6,13 +6,12 @@ import (
 	"slices"
 )
 
-// An automaton finds all forms in a text in one pass, by Aho and Corasick (1975). A
-// node stands for a beginning of one or more forms; after each byte, the automaton is
-// at the longest one that the text up to there ends with.
+// An automaton finds all forms in a text in one pass (Aho and Corasick, 1975). A node represents a beginning
+// of one or more forms. After each byte, the automaton is at the longest beginning with which the text up to
+// there ends.
 //
-// Nodes are numbered level by level, so the children of a node are neighbours, and
-// the children of the next node follow them. That takes 17 bytes a node, and most
-// nodes have one child.
+// Nodes are numbered level by level. So the children of a node have consecutive numbers, followed by the
+// children of the next node. A node uses 17 bytes. Most nodes have one child.
 type automaton struct {
 	nodes  []node
 	labels []byte      // by node: the byte that leads to it from its parent
@@ -22,10 +21,10 @@ type automaton struct {
 }
 
 type node struct {
-	children uint32 // the first one; the next node's first one is the end
-	fallback uint32 // of the beginnings that this one ends with, the longest other
+	children uint32 // the first child; the first child of the next node is the end
+	fallback uint32 // the node of the longest shorter beginning with which this one ends
 	depth    uint32 // the length of the beginning in bytes
-	ending   uint32 // the length of the longest form that it ends with, or 0
+	ending   uint32 // the length of the longest form with which it ends, or 0
 }
 
 const root = 0
@@ -44,10 +43,9 @@ func compile(forms []string) *automaton {
 	return a
 }
 
-// addNodes builds the tree from forms in their order, where those that have the same
-// beginning are neighbours.
+// addNodes builds the tree from sorted forms: those with the same beginning are next to each other.
 func (a *automaton) addNodes(forms []string) {
-	groups := [][]string{forms} // by node: the forms that begin like it
+	groups := [][]string{forms} // by node: the forms with that beginning
 	a.nodes = append(a.nodes, node{})
 	a.labels = append(a.labels, 0)
 	for i := 0; i < len(groups); i++ {
@@ -73,7 +71,7 @@ func (a *automaton) addNodes(forms []string) {
 	a.nodes, a.labels = slices.Clip(a.nodes), slices.Clip(a.labels)
 }
 
-// addFallbacks goes from the root down: what a node's fallback leads to is less deep.
+// addFallbacks sets the fallbacks level by level: a node's fallback is on a higher level.
 func (a *automaton) addFallbacks() {
 	for child := a.nodes[root].children; child < a.nodes[root+1].children; child++ {
 		a.starts[a.labels[child]] = child
@@ -129,14 +127,14 @@ func (a *automaton) next(at uint32, c byte) uint32 {
 func (a *automaton) depth(at uint32) int  { return int(a.nodes[at].depth) }
 func (a *automaton) ending(at uint32) int { return int(a.nodes[at].ending) }
 
-// A gram is 4 bytes of a text as a number. All those in the window of each form, which is
-// its beginning, are known. Wherever a form begins, one of any stride neighbouring grams
-// near its beginning lies wholly in its window. So it is enough to look at one in stride
-// grams of a text; where it belongs to no form, no form is near.
+// A gram is 4 consecutive bytes of a text, as a number. The window of a form is its beginning. A table has
+// all grams of all windows. If a text contains a form, then of every stride consecutive grams near its
+// beginning, one is completely in the form's window. So it is enough to look up every stride-th gram of a
+// text: if it is not in the table, no form begins near it.
 const (
 	gramSize  = 4
 	gramBits  = 1 << 16 // 8 KiB, a part of the processor's first cache
-	maxWindow = 16      // a wider one fills the table, and then grams are found by chance
+	maxWindow = 16      // with a larger one, the table gets full, and other grams are found accidentally
 )
 
 // gramBit maps a gram to a bit of the table. The factor, 2^32 divided by the golden
@@ -159,8 +157,8 @@ func (a *automaton) addGrams(forms []string) {
 	}
 }
 
-// candidate returns the first place from i on where a form may begin, or a place so
-// near the end of text that no form ends in it.
+// candidate returns the first index, from i on, at which a form may begin. If there is none, it returns an
+// index so near the end of text that no form can end in it.
 func (a *automaton) candidate(text []byte, i int) int {
 	stride := a.stride()
 	last := i + stride - 1

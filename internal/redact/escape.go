@@ -4,14 +4,14 @@ import "bytes"
 
 const esc = '\x1b'
 
-// An escape is a part of a text that a terminal obeys and does not show: a control
-// string, or one or more other escape sequences, as of ECMA-48 and ECMA-35.
+// An escape is a part of a text that a terminal interprets and does not show: a control string, or one or
+// more other escape sequences (ECMA-48 and ECMA-35).
 type escape struct {
 	span
-	body int // where the text of a control string starts; the end, if it is none
+	body int // the start of the text of a control string; the end, if it is another sequence
 }
 
-// escapeState says where in an escape sequence a text ends.
+// An escapeState is the position in an escape sequence at the end of a text.
 type escapeState uint8
 
 const (
@@ -48,7 +48,7 @@ func (s *escapeState) sequences(dst []escape, text []byte) []escape {
 	return dst
 }
 
-// join adds e to escapes, to the last of them if it can: a line may be full of them.
+// join adds e to escapes. If it can, it extends the last one, because a line may have very many.
 func join(escapes []escape, e escape) []escape {
 	if n := len(escapes); n > 0 && e.body == e.end && escapes[n-1].body == e.start && escapes[n-1].end == e.start {
 		escapes[n-1].end, escapes[n-1].body = e.end, e.body
@@ -60,12 +60,12 @@ func join(escapes []escape, e escape) []escape {
 	return append(escapes, e)
 }
 
-// end returns where the sequence ends that goes on at text[i:].
+// end returns the end of the sequence that continues at text[i:].
 func (s *escapeState) end(text []byte, i int) int {
 	for ; i < len(text) && *s != ground; i++ {
 		if text[i] == esc && *s == inString && i+1 < len(text) && text[i+1] != '\\' {
 			*s = ground
-			return i // another sequence breaks the string off
+			return i // another sequence ends the string
 		}
 		state, belongs := s.next(text[i])
 		*s = state
@@ -117,10 +117,10 @@ func afterESC(c byte) (state escapeState, belongs bool) {
 	}
 }
 
-// startsString holds what starts a control string after ESC: OSC, DCS, SOS, PM, APC.
+// startsString has the characters that, after ESC, start a control string: OSC, DCS, SOS, PM, APC.
 var startsString = bytesOf("]PX^_")
 
-// appendVisible appends what is left of text without escapes.
+// appendVisible appends text without its escapes.
 func appendVisible(dst, text []byte, escapes []escape) []byte {
 	from := 0
 	for _, e := range escapes {
@@ -130,7 +130,7 @@ func appendVisible(dst, text []byte, escapes []escape) []byte {
 	return append(dst, text[from:]...)
 }
 
-// toRaw changes spans of a text's visible part to those of the text with escapes.
+// toRaw converts spans of a text without escapes to spans of the text with escapes.
 func toRaw(spans []span, escapes []escape) {
 	shift := 0
 	raw := func(i int) int {
@@ -145,11 +145,11 @@ func toRaw(spans []span, escapes []escape) {
 	}
 }
 
-// settle decides on the escapes that spans, which were found in the text with all its
-// escapes, touch. In the text of a control string a span is masked like any other;
-// other sequences go whole, appended to whole, as what is left of them would swallow
-// what follows. The escapes that hold nothing of a span are returned as kept, in the
-// place of escapes.
+// settle decides what happens to the escapes that overlap with spans, which were found in the text with all
+// its escapes. In the text of a control string, a span is masked like any other. Other sequences are masked
+// completely, because a terminal would interpret the text after the rest of a sequence as part of it; they
+// are appended to whole. The escapes that overlap with no span are returned as kept, which reuses the memory
+// of escapes.
 func settle(whole, spans []span, escapes []escape) (_ []span, kept []escape) {
 	kept = escapes[:0]
 	for _, e := range escapes {

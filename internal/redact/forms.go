@@ -11,7 +11,7 @@ import (
 	"unicode/utf16"
 )
 
-// appendForms appends the forms in which secret is looked for, with repetitions.
+// appendForms appends the forms of a secret that are searched for, perhaps with duplicates.
 func appendForms(forms []string, secret string) []string {
 	secret = strings.TrimSpace(secret)
 	if len(secret) < minSecret {
@@ -30,8 +30,8 @@ func appendForms(forms []string, secret string) []string {
 	return forms
 }
 
-// isArmour tells whether line is one around a key as of RFC 7468. A key that has lost
-// its line ends starts and ends like one.
+// isArmour reports whether a line is the BEGIN or END line of a key (RFC 7468). A key that has lost its line
+// ends starts and ends like one.
 func isArmour(line string) bool {
 	const dashes = "-----"
 	return (strings.HasPrefix(line, dashes+"BEGIN ") || strings.HasPrefix(line, dashes+"END ")) &&
@@ -46,12 +46,12 @@ func appendEncodings(forms []string, s string) []string {
 	return appendJSON(forms, s)
 }
 
-// appendBase64 appends what s looks like within the base64 encoding of a text that
-// has it at its start, middle or end, for any number of bytes before it.
+// appendBase64 appends the base64 of s within a longer text, for s at the start, in the middle and at the end,
+// and for any number of bytes before it.
 func appendBase64(forms []string, s string) []string {
 	for before := range 3 {
 		text := append(make([]byte, before), s...)
-		// A character is 6 bits. Those with bits of the text around s are not of s.
+		// A character has 6 bits. Characters that also have bits of the text around s are omitted.
 		start, end := (before*8+5)/6, len(text)*8/6
 		for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.URLEncoding} {
 			atEnd := encoding.EncodeToString(text)[start:]
@@ -61,8 +61,8 @@ func appendBase64(forms []string, s string) []string {
 	return forms
 }
 
-// appendPercent appends the percent-encodings of s as of RFC 3986, and those of Go,
-// which keep a few more characters in a path and write a space as + in a query.
+// appendPercent appends the percent-encodings of s: those of RFC 3986, and those of Go, which do not encode a
+// few more characters in a path and encode a space as + in a query.
 func appendPercent(forms []string, s string) []string {
 	return append(forms, percent(s, "%%%02X"), percent(s, "%%%02x"), url.QueryEscape(s), url.PathEscape(s))
 }
@@ -79,12 +79,12 @@ func percent(s, format string) string {
 	return out.String()
 }
 
-// isUnreserved is as of RFC 3986, section 2.3.
+// isUnreserved has the unreserved characters of RFC 3986, section 2.3.
 var isUnreserved = bytesOf("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
-// appendJSON appends the JSON strings for s of the common encoders: Go's, with and
-// without escapes for HTML, and those that write ASCII only, as Python's. Each may
-// also escape the slash, as PHP's does.
+// appendJSON appends the JSON strings for s of the common encoders: Go's, with and without escapes for HTML,
+// and those that write only ASCII, such as Python's. Each form is also added with escaped slashes, as PHP
+// writes them.
 func appendJSON(forms []string, s string) []string {
 	plain := jsonString(s, false)
 	for _, form := range []string{plain, jsonString(s, true), ascii(plain, `\u%04x`), ascii(plain, `\u%04X`)} {
@@ -93,19 +93,18 @@ func appendJSON(forms []string, s string) []string {
 	return forms
 }
 
-// jsonString returns what stands between the quotes.
+// jsonString returns the JSON string for s without the quotes.
 func jsonString(s string, escapeHTML bool) string {
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
 	encoder.SetEscapeHTML(escapeHTML)
 	if err := encoder.Encode(s); err != nil {
-		panic(err) // a string always has an encoding, and the buffer takes it
+		panic(err) // encoding a string into a buffer never fails
 	}
 	return strings.Trim(out.String(), "\n")[1 : out.Len()-2]
 }
 
-// ascii escapes all that is not printable ASCII as UTF-16, of which a rune may take
-// two.
+// ascii escapes everything except printable ASCII as UTF-16. A rune may need two units.
 func ascii(s, format string) string {
 	var out strings.Builder
 	for _, r := range s {

@@ -2,35 +2,35 @@ package redact
 
 import "bytes"
 
-// wrapColumn is where base64(1) and MIME wrap their output. Only a line that ends in
-// at least so many characters of base64 can be one that the next line continues.
+// wrapColumn is the column at which base64(1) and MIME wrap lines. Only a line that ends with at least so many
+// characters of base64 can continue on the next line.
 const wrapColumn = 76
 
-// maxPrefix is the length in bytes of the longest prefix of a build's log lines that
-// is remembered. A store path's name has at most 211.
+// maxPrefix is the length of the longest prefix of a build's log lines that is kept, in bytes. The name of a
+// store path has at most 211.
 const maxPrefix = 256
 
-// maxScratch is the size in items of the largest buffers that are kept from one line
-// to the next. Longer lines are rare, and a job has several streams.
+// maxScratch is the size of the largest buffers that are kept from one line to the next, in items. Longer lines
+// are rare, and a job has several streams.
 const maxScratch = 64 << 10
 
-// Lines is the state of one stream of lines. It holds how far a secret had come at
-// the end of the last line, and buffers of bounded size. It is for one goroutine.
+// Lines is the state of a stream of lines. It has the part of a secret with which the last line ended, and
+// buffers of limited size. It is not safe for concurrent use.
 type Lines struct {
 	forms *automaton
 
 	visible view // without escape sequences
-	raw     view // with them, for secrets that stand within one
+	raw     view // with them, for secrets inside an escape sequence
 
-	cut     bool        // the last call's line goes on in the next
-	mixed   bool        // the present line has shown an escape sequence
-	inside  escapeState // of the present line's end
+	cut     bool        // the line of the last call continues in the next
+	mixed   bool        // the present line has an escape sequence
+	inside  escapeState // at the end of the present line
 	run     int         // base64 characters at the end of a line that was cut, up to wrapColumn
-	prefix  []byte      // of the line before, where that may go on
+	prefix  []byte      // of the line before, if that may continue
 	scratch scratch
 }
 
-// scratch is what only the processing of one line needs.
+// scratch has the buffers for the processing of one line.
 type scratch struct {
 	text        []byte
 	escapes     []escape
@@ -38,21 +38,20 @@ type scratch struct {
 	all         []span
 }
 
-// An ending says how a text goes on after its end.
+// An ending says whether, and where, a text continues.
 type ending int
 
 const (
-	lineEnd ending = iota // it does not
-	wrapped               // in the next line, perhaps, if it is encoded
+	lineEnd ending = iota // it does not continue
+	wrapped               // perhaps on the next line, if it is encoded
 	cut                   // in the next call
 )
 
-// Append appends line to dst with its secrets masked, and returns the extended
-// buffer. The line has no line end and is UTF-8. It was split if it is only a part of
-// a line and the next call's goes on with it: a secret may lie across the two.
+// Append appends line to dst with its secrets masked, and returns the extended buffer. The line has no line end
+// and is UTF-8. split must be true if the next call continues the same line: a secret may be in both parts.
 //
-// Of a secret that goes on in the next call, fewer than 6 bytes at the end of line
-// are left: they can be the start of anything.
+// If a secret continues in the next call, up to 5 of its bytes at the end of line may not be masked, because so
+// few bytes could be the start of anything.
 func (l *Lines) Append(dst, line []byte, split bool) []byte {
 	if l.mixed || bytes.IndexByte(line, esc) >= 0 {
 		dst = l.appendMixed(dst, line, split)
@@ -68,8 +67,8 @@ func (l *Lines) Append(dst, line []byte, split bool) []byte {
 	return dst
 }
 
-// AppendLines appends whole lines, each ended by a line feed, as Append does one after the
-// other. Of most lines it can see at once, and together, that they hold nothing to be masked.
+// AppendLines does the same as calls of Append for whole lines, each with a line feed at its end. It is faster,
+// because it can check many lines together.
 func (l *Lines) AppendLines(dst, lines []byte) []byte {
 	if l.isAtRest() && l.areHarmless(lines) {
 		return append(dst, lines...)
@@ -84,13 +83,13 @@ func (l *Lines) AppendLines(dst, lines []byte) []byte {
 
 const lineFeed = '\n'
 
-// isAtRest reports whether nothing goes on from the line before.
+// isAtRest reports whether nothing continues from the line before.
 func (l *Lines) isAtRest() bool {
 	return !l.cut && l.visible.place == place{} && l.raw.place == place{}
 }
 
-// areHarmless reports whether Append would leave lines as they are, and begin none of
-// what may go on in a line after them. It errs on the side of no.
+// areHarmless reports whether Append would not change lines, and nothing in them can continue after them. It may
+// return false although that is so.
 func (l *Lines) areHarmless(lines []byte) bool {
 	if bytes.IndexByte(lines, esc) >= 0 || bytes.Contains(lines, []byte(schemeEnd)) {
 		return false
@@ -111,7 +110,7 @@ func (l *Lines) areHarmless(lines []byte) bool {
 	return true
 }
 
-// release gives back the buffers that a long line has made large.
+// release frees buffers that a long line has made large.
 func (l *Lines) release() {
 	l.visible.release()
 	l.raw.release()
@@ -121,9 +120,8 @@ func (l *Lines) release() {
 	}
 }
 
-// appendMixed is Append for lines with escape sequences. A secret may be interrupted
-// by them, and one may stand inside them (the title of a window, the address of a
-// link), so the line is searched both without and with them.
+// appendMixed is Append for lines with escape sequences. They may interrupt a secret, or contain one (in the title
+// of a window, or the address of a link). So the line is searched both without and with them.
 func (l *Lines) appendMixed(dst, line []byte, split bool) []byte {
 	l.mixed = true
 	s := &l.scratch
@@ -145,8 +143,8 @@ func (l *Lines) appendMixed(dst, line []byte, split bool) []byte {
 	return appendMasked(dst, line, s.all, kept)
 }
 
-// appendMasked appends text with a mask in place of each of spans. Those of escapes
-// that lie in a span follow its mask, so that colours end where they should.
+// appendMasked appends text, with each of spans replaced by a mask. Escapes in a span are moved after its mask, so
+// that colours end where they should.
 func appendMasked(dst, text []byte, spans []span, escapes []escape) []byte {
 	from := 0
 	for _, s := range spans {
@@ -163,8 +161,7 @@ func appendMasked(dst, text []byte, spans []span, escapes []escape) []byte {
 	return append(dst, text[from:]...)
 }
 
-// findVisible returns what is to be masked in text, which is the present call's line
-// without escape sequences.
+// findVisible returns the spans to mask in text, which is the present line without escape sequences.
 func (l *Lines) findVisible(text []byte, split bool) []span {
 	how := l.ending(text, split)
 	skip := 0
@@ -179,7 +176,7 @@ func (l *Lines) findVisible(text []byte, split bool) []span {
 	return l.visible.find(l.forms, text, skip, how)
 }
 
-// ending says how text goes on, and keeps what has to be known of it for that.
+// ending returns how text continues, and keeps the state that is needed then.
 func (l *Lines) ending(text []byte, split bool) ending {
 	if !split && !l.cut && len(text) < wrapColumn {
 		return lineEnd
@@ -199,7 +196,7 @@ func (l *Lines) ending(text []byte, split bool) ending {
 	}
 }
 
-// base64Run returns how many characters of base64 text ends with, up to wrapColumn.
+// base64Run returns the number of base64 characters at the end of text, up to wrapColumn.
 func base64Run(text []byte) int {
 	run := 0
 	for run < min(len(text), wrapColumn) && isBase64[text[len(text)-1-run]] {
@@ -210,8 +207,8 @@ func base64Run(text []byte) int {
 
 var isBase64 = bytesOf("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
 
-// buildPrefix returns what Nix puts before each line of a build's log: "name> " while it
-// builds, and spaces and "> " in what it says of a failure. A text may also be merely indented.
+// buildPrefix returns the prefix that Nix writes before each line of a build's log: "name> " during the build, and
+// spaces and "> " in the error after a failure. The prefix may also be indentation only.
 func buildPrefix(text []byte) []byte {
 	const end = "> "
 	indent := len(text) - len(bytes.TrimLeft(text, " "))
@@ -230,10 +227,10 @@ func buildPrefix(text []byte) []byte {
 	return text[:indent]
 }
 
-// isName holds the characters that Nix allows in the name of a store path.
+// isName has the characters that Nix allows in the name of a store path.
 var isName = bytesOf("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-._?=")
 
-// bytesOf returns the set of chars' bytes.
+// bytesOf returns the set of the bytes in chars.
 func bytesOf(chars string) (set [256]bool) {
 	for i := range len(chars) {
 		set[chars[i]] = true

@@ -20,22 +20,22 @@ package redact
 
 import "strings"
 
-// mask stands in place of a secret. Its length says nothing about the secret's.
+// mask replaces a secret. Its length does not depend on that of the secret.
 const mask = "***"
 
-// minSecret is the length in bytes of the shortest secret that is masked, and of the
-// shortest form. Shorter ones would be found all over a log by chance.
+// minSecret is the length of the shortest secret that is masked, and of the shortest form, in bytes. Shorter ones
+// would mask unrelated text in many places of a log.
 const minSecret = 6
 
-// A Redactor knows the secrets of one job. It never changes and is safe for
-// concurrent use. A nil Redactor knows no secrets, and still masks the keys of URLs.
+// A Redactor masks the secrets of one job. It never changes and is safe for concurrent use. A nil Redactor has no
+// secrets, but still masks the passwords in URLs.
 type Redactor struct {
 	forms *automaton // nil if there are none
 }
 
-// New returns a Redactor for secrets, without the white space around each. Those
-// shorter than 6 bytes are ignored. Of a secret of several lines, such as a private
-// key, each line of at least 6 bytes is a secret too, except for PEM's BEGIN and END.
+// New returns a Redactor for secrets. White space around a secret is ignored, and so are secrets shorter than 6
+// bytes. If a secret has several lines, as a private key does, each line of at least 6 bytes is a secret, too, except
+// for PEM's BEGIN and END lines.
 func New(secrets ...string) *Redactor {
 	var forms []string
 	for _, secret := range secrets {
@@ -44,8 +44,7 @@ func New(secrets ...string) *Redactor {
 	return &Redactor{forms: compile(forms)}
 }
 
-// String returns s with its secrets masked. Lines in it count as lines of a stream:
-// a secret that is wrapped over some of them is found.
+// String returns s with its secrets masked. It also finds a secret that is wrapped over several lines.
 func (r *Redactor) String(s string) string {
 	lines := r.Lines()
 	out := make([]byte, 0, len(s))

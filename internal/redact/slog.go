@@ -8,9 +8,8 @@ import (
 	"log/slog"
 )
 
-// Handler returns a handler that masks secrets in what it passes on to h: in messages
-// and in the values of attributes, whatever their type, if any text that they may be
-// printed as has one. Such a value becomes a string.
+// Handler returns a handler that masks secrets before it calls h: in messages, and in the values of attributes of
+// any type. If any text as which a value may be printed has a secret, the value is replaced by a string.
 func (r *Redactor) Handler(h slog.Handler) slog.Handler {
 	return handler{r, h}
 }
@@ -63,8 +62,8 @@ func (r *Redactor) attr(attr slog.Attr) slog.Attr {
 	return attr
 }
 
-// any returns value if none of the texts that handlers make of it has a secret, and
-// otherwise the first that has, redacted.
+// any returns value if none of the texts that handlers may print for it has a secret. Otherwise it returns the first
+// such text, redacted.
 func (r *Redactor) any(value slog.Value) slog.Value {
 	v := value.Any()
 	var texts []string
@@ -83,8 +82,8 @@ func (r *Redactor) any(value slog.Value) slog.Value {
 	return value
 }
 
-// made returns what marshal does, or nothing if it fails. Its panics are those of a
-// value that its handler will have to deal with as well.
+// made returns the result of marshal, or "" if it fails or panics: the handler h will have the same problem with the
+// value.
 func made(marshal func() ([]byte, error)) (text string) {
 	defer func() {
 		if recover() != nil {

@@ -2,8 +2,8 @@ package redact
 
 import "bytes"
 
-// urlState says where in the beginning of a URL a text ends: how much of "://" is
-// there, or which part follows it.
+// A urlState is the position in the beginning of a URL at the end of a text: how much of "://" the text has, or in
+// which part after it the text ends.
 type urlState uint8
 
 const (
@@ -14,9 +14,8 @@ const (
 	inKey            = inUser + 1
 )
 
-// find appends the keys of URLs in text, as in https://user:key@host, to spans, which
-// must be empty. The text is what follows the state. If it is cut while it is unknown
-// whether a '@' comes, all that would be the key counts as one.
+// find appends the keys of URLs in text, as in https://user:key@host, to spans, which must be empty. The text continues
+// after the state. If it is cut before it is known whether a '@' follows, everything that may be a key counts as one.
 func (u *urlState) find(spans []span, text []byte, isCut bool) []span {
 	i := u.resume(text)
 	for {
@@ -40,8 +39,7 @@ func (u *urlState) find(spans []span, text []byte, isCut bool) []span {
 	return spans
 }
 
-// resume goes on with a "://" that the text before text has begun, and returns where
-// it ends.
+// resume continues a "://" that the previous text has begun, and returns its end.
 func (u *urlState) resume(text []byte) int {
 	i := 0
 	for ; outside < *u && *u < inUser && i < len(text); i++ {
@@ -54,9 +52,9 @@ func (u *urlState) resume(text []byte) int {
 	return i
 }
 
-// findKey looks for a key in the authority (RFC 3986, section 3.2) that starts, or
-// goes on, at text[i:], and returns where it ends. A user's name ends at the first
-// colon, but a key that was not encoded properly may have any number of '@' in it.
+// findKey looks for a key in the authority (RFC 3986, section 3.2) that starts or continues at text[i:], and
+// returns its end. A user's name ends at the first colon, but a key that was not encoded properly may contain any
+// number of '@'.
 func (u *urlState) findKey(spans []span, text []byte, i int, isCut bool) ([]span, int) {
 	end := i
 	for end < len(text) && !endsAuthority[text[end]] {
@@ -85,8 +83,8 @@ func (u *urlState) findKey(spans []span, text []byte, i int, isCut bool) ([]span
 	return spans, end
 }
 
-// endsAuthority holds what cannot be part of an authority: what starts the next part
-// of a URL, white space and other controls, and what commonly encloses a URL.
+// endsAuthority has the characters that cannot be in an authority: those that start the next part of a URL, white space
+// and other control characters, and those that commonly enclose a URL.
 var endsAuthority = func() (set [256]bool) {
 	set = bytesOf("/?#\"'`<>\x7f")
 	for c := range byte(' ' + 1) {
@@ -95,7 +93,7 @@ var endsAuthority = func() (set [256]bool) {
 	return set
 }()
 
-// beginning says how much of "://" text ends with.
+// beginning returns how much of "://" is at the end of text.
 func beginning(text []byte) urlState {
 	for length := inUser - 1; length > outside; length-- {
 		if bytes.HasSuffix(text, []byte(schemeEnd[:length])) {

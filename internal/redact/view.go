@@ -1,25 +1,24 @@
 package redact
 
-// A place is how far a stream has come into a secret where a text of it ends.
+// A place is the position of a stream within a form at the end of a text.
 type place struct {
-	node uint32 // the beginning of a form that it ends with
+	node uint32 // the beginning of a form with which the text ends
 	url  urlState
 }
 
-// A view is a stream of text as one way to read it shows it. Its slices are buffers
-// that live only until its next call.
+// A view searches a stream of text, either with or without escape sequences. Its slices are buffers that are valid only
+// until its next call.
 type view struct {
 	place
-	found   []span // forms that lie in the text, and one that the text's end begins
-	resumed []span // the same, of forms that texts before have begun
+	found   []span // forms in the text, and the beginning of a form at the text's end
+	resumed []span // the same, for forms that began in earlier texts
 	keys    []span // of URLs
 	forms   []span
 	all     []span
 }
 
-// find returns what is to be masked in text, in order and with gaps between. The text
-// is what follows the view's place. What texts before have begun goes on at its byte
-// skip.
+// find returns the spans to mask in text, sorted and with gaps between them. The text continues after the view's place.
+// Forms that began in earlier texts continue at its byte skip.
 func (v *view) find(a *automaton, text []byte, skip int, how ending) []span {
 	v.keys = v.url.find(v.keys[:0], text, how == cut)
 	if a == nil {
@@ -59,9 +58,8 @@ func (v *view) findForms(a *automaton, text []byte, skip int, how ending) {
 	}
 }
 
-// resume finds the forms that texts before have begun and text goes on with from its
-// byte skip on. It returns the node at the end of text if one may go on even there,
-// and the root if not.
+// resume finds forms that began in earlier texts and continue in text, at its byte skip. It returns the node at the end
+// of text if such a form may continue even after that, and the root if not.
 func (v *view) resume(a *automaton, text []byte, skip int) uint32 {
 	node := v.node
 	for i := skip; i < len(text); i++ {
@@ -76,8 +74,8 @@ func (v *view) resume(a *automaton, text []byte, skip int) uint32 {
 	return node
 }
 
-// coverBeginning adds the beginning of a form, of length bytes, with which the text
-// between from and end ends, unless it is too short to be told from other text.
+// coverBeginning adds a span for the beginning of a form, of length bytes, at the end of the text between from and end.
+// It adds none if the beginning is so short that it could be other text.
 func coverBeginning(spans []span, length, from, end int) []span {
 	if length < minSecret || from == end {
 		return spans
@@ -85,7 +83,7 @@ func coverBeginning(spans []span, length, from, end int) []span {
 	return cover(spans, span{max(from, end-length), end})
 }
 
-// release gives back the buffers that a long text has made large.
+// release frees buffers that a long text has made large.
 func (v *view) release() {
 	if max(cap(v.found), cap(v.resumed), cap(v.keys), cap(v.forms), cap(v.all)) > maxScratch {
 		*v = view{place: v.place}
@@ -95,8 +93,8 @@ func (v *view) release() {
 // A span is the part of a text from the byte start up to the byte end.
 type span struct{ start, end int }
 
-// cover adds s to spans that are in order and have gaps between, and joins it with
-// those that it overlaps or touches. None of them may lie wholly after s.
+// cover adds s to spans, which are sorted and have gaps between them, and joins it with those that it overlaps or
+// touches. None of them may be completely after s.
 func cover(spans []span, s span) []span {
 	for len(spans) > 0 && s.start <= spans[len(spans)-1].end {
 		last := spans[len(spans)-1]
@@ -106,7 +104,7 @@ func cover(spans []span, s span) []span {
 	return append(spans, s)
 }
 
-// union appends to dst, which must be empty, what a and b cover together.
+// union appends the union of a and b to dst, which must be empty.
 func union(dst, a, b []span) []span {
 	for len(a) > 0 || len(b) > 0 {
 		if len(b) == 0 || len(a) > 0 && a[0].start < b[0].start {

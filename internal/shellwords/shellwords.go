@@ -1,6 +1,5 @@
-// Package shellwords splits a command line into words as a POSIX shell does, and
-// does nothing else of what a shell does: variables, globs, operators and comments
-// stay as they are written.
+// Package shellwords splits a command line into words as a POSIX shell does. It does nothing else that a shell
+// does: variables, globs, operators and comments are not interpreted.
 package shellwords
 
 import (
@@ -13,16 +12,15 @@ import (
 	"iglu.sh/builder/internal/lazyregexp"
 )
 
-// Errors of Split, in words for whoever wrote the line.
+// Errors of Split, for the person who wrote the line.
 var (
 	ErrOpenQuote = errors.New("a quote is not closed")
 	ErrBackslash = errors.New("ends in a backslash")
 )
 
-// Split returns the words of line, which are separated by spaces, tabs and line
-// ends (LF or CR LF). Quoting is that of POSIX, section 2.2: a backslash keeps the next
-// character, single quotes keep all, and in double quotes a backslash is special
-// only before $ ` " \ and a line end.
+// Split returns the words of line, which are separated by spaces, tabs and line ends (LF or CR LF). Quoting is
+// that of POSIX, section 2.2: a backslash quotes the next character, single quotes quote everything, and in
+// double quotes a backslash is special only before $ ` " \ and a line end.
 func Split(line string) ([]string, error) {
 	words, err := scan(line)
 	if err != nil {
@@ -35,9 +33,9 @@ func Split(line string) ([]string, error) {
 	return texts, nil
 }
 
-// Operator returns the first operator in line that a shell would obey and Split takes for a
-// word or a part of one, such as && or >, or "" if there is none. A quoted one is a word to
-// a shell as well. Line is one that Split can split.
+// Operator returns the first operator of a shell in line, such as && or >, or "" if there is none. Split treats an
+// operator as a word or a part of a word. Quoted operators are words to a shell as well, so they are not returned.
+// Split must be able to split the line.
 func Operator(line string) string {
 	words, err := scan(line)
 	if err != nil {
@@ -51,19 +49,19 @@ func Operator(line string) string {
 	return ""
 }
 
-// A word is one of a line.
+// A word is a word of a line.
 type word struct {
 	text string
-	bare string // what the word begins with that is not quoted
+	bare string // the unquoted beginning of the word
 	open bool   // the last character is not quoted
 }
 
-// operators are the words that a POSIX shell takes for operators (section 2.10.2), without
-// the redirections. Words inside of which one is written, such as a URL with &, are words.
+// operators are the operators of a POSIX shell (section 2.10.2), without the redirections. They are recognized only as
+// whole words, so a URL with & is a word.
 var operators = []string{"&&", "||", "|", "|&", "&", ";", ";;"}
 
-// redirection is how a word begins that a shell takes for one, and lookup a path that Nix
-// looks up in NIX_PATH, which begins like it.
+// redirection matches the beginning of a redirection. lookup matches a path that Nix looks up in NIX_PATH, which begins
+// like a redirection.
 var (
 	redirection = lazyregexp.New(`^[0-9]*(>>|>&|>\||>|<<<|<<|<&|<>|<)`)
 	lookup      = lazyregexp.New(`^<[^<>]+>$`)
@@ -85,18 +83,18 @@ func (w word) operator() string {
 	return ""
 }
 
-// A scanner takes a line apart.
+// A scanner splits a line.
 type scanner struct {
 	words   []word
-	text    strings.Builder // of the word that has begun
-	started bool            // a word can be started and empty: ''
-	bare    int             // how many of its bytes came before the first quote; -1: no quote yet
+	text    strings.Builder // of the present word
+	started bool            // there is a present word; it can be empty: ''
+	bare    int             // how many of its bytes are before the first quote; -1: no quote yet
 	open    bool            // its last byte is not quoted
 }
 
 func scan(line string) ([]word, error) {
 	s := scanner{bare: -1}
-	var quote byte // the quote we are in, or 0
+	var quote byte // the open quote, or 0
 	for i := 0; i < len(line); i++ {
 		c := line[i]
 		switch {
@@ -112,7 +110,7 @@ func scan(line string) ([]word, error) {
 			switch {
 			case i == len(line):
 				return nil, ErrBackslash
-			case end > 0: // a line that goes on in the next
+			case end > 0: // the line continues on the next one
 				i += end - 1
 			case quote != 0 && !strings.ContainsRune("$`\"\\", rune(line[i])):
 				s.add(line[i-1:i+1], false)
@@ -141,7 +139,7 @@ func scan(line string) ([]word, error) {
 	return s.words, nil
 }
 
-// lineEnd returns how many bytes the line end has that text begins with, or 0.
+// lineEnd returns the length of the line end at the beginning of text, or 0.
 func lineEnd(text string) int {
 	switch {
 	case strings.HasPrefix(text, "\n"):
@@ -152,7 +150,7 @@ func lineEnd(text string) int {
 	return 0
 }
 
-// add appends to the word, or begins one.
+// add appends to the present word, or begins one.
 func (s *scanner) add(text string, open bool) {
 	if !open && s.bare < 0 {
 		s.bare = s.text.Len()
@@ -161,7 +159,7 @@ func (s *scanner) add(text string, open bool) {
 	s.started, s.open = true, open
 }
 
-// end ends the word, if one has begun.
+// end ends the present word, if there is one.
 func (s *scanner) end() {
 	if !s.started {
 		return
@@ -176,7 +174,7 @@ func (s *scanner) end() {
 	s.started, s.bare, s.open = false, -1, false
 }
 
-// Join returns a line that Split, and a shell, split into words again.
+// Join returns a line that Split, and a shell, split into the same words.
 func Join(words []string) string {
 	quoted := make([]string, len(words))
 	for i, word := range words {
@@ -185,7 +183,7 @@ func Join(words []string) string {
 	return strings.Join(quoted, " ")
 }
 
-// plain are the characters that no shell gives a meaning inside a word.
+// plain are the characters without a special meaning inside a word, in any shell.
 const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=@%+,#"
 
 func quote(word string) string {
@@ -195,11 +193,11 @@ func quote(word string) string {
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
-// ansiC turns what Go escapes between double quotes into what bash escapes between $' and '.
+// ansiC converts Go's escapes in double quotes to bash's escapes between $' and '.
 var ansiC = strings.NewReplacer(`\\`, `\\`, `\"`, `"`, `'`, `\'`)
 
-// Show returns words as Join does, but on one line and with nothing that moves a cursor: a
-// word with control characters is written as bash has them, $'a\nb'.
+// Show returns words as Join does, but on one line and without control characters: a word with control characters is
+// written in bash's syntax, $'a\nb'.
 func Show(words []string) string {
 	shown := make([]string, len(words))
 	for i, word := range words {

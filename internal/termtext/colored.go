@@ -2,12 +2,12 @@ package termtext
 
 import "strings"
 
-// AppendColored appends a line that Nix has printed where there is no terminal to dst, with the colours
-// that the same line has where there is one. It reports whether it is the same line. What it appends is
-// plain byte for byte, with nothing between but what sets colours.
+// AppendColored adds the colours of a line to the same line without colours, and appends the result to dst. plain is
+// the line as Nix prints it without a terminal, and colored as it prints it on a terminal. It reports whether both are
+// the same line. The result is plain, byte for byte, with added sequences that set colours.
 //
-// Where there is no terminal, Nix leaves out control sequences, CR and BEL, and makes spaces of
-// tabs (filterANSIEscapes in its terminal.cc).
+// Without a terminal, Nix omits control sequences, CR and BEL, and replaces tabs by spaces (filterANSIEscapes in its
+// terminal.cc).
 func AppendColored(dst, plain []byte, colored string) (_ []byte, same bool) {
 	for len(colored) > 0 {
 		switch c := colored[0]; c {
@@ -36,7 +36,7 @@ func AppendColored(dst, plain []byte, colored string) (_ []byte, same bool) {
 	return dst, len(plain) == 0
 }
 
-// leading returns how many spaces a text begins with.
+// leading returns the number of spaces at the beginning of a text.
 func leading(text []byte) (n int) {
 	for n < len(text) && text[n] == ' ' {
 		n++
@@ -44,7 +44,7 @@ func leading(text []byte) (n int) {
 	return n
 }
 
-// blanks returns how many spaces and tabs a text begins with, between which may be control sequences.
+// blanks returns the number of spaces and tabs at the beginning of a text. Control sequences between them are ignored.
 func blanks(text string) (n int) {
 	for len(text) > 0 {
 		switch text[0] {
@@ -62,7 +62,7 @@ func blanks(text string) (n int) {
 	return n
 }
 
-// sequence returns the length of the control sequence that a text begins with (ECMA-48), as Nix takes it.
+// sequence returns the length of the control sequence (ECMA-48) at the beginning of a text, as Nix recognizes it.
 func sequence(text string) int {
 	rest := text[1:] // without ESC
 	switch {

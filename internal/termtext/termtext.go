@@ -1,10 +1,9 @@
-// Package termtext makes text from elsewhere harmless to a terminal and to the person who
-// reads it there.
+// Package termtext makes untrusted text safe to show on a terminal.
 //
-// A log may hold anything, and a terminal does what it is told: it moves its cursor, changes
-// its title, fills the clipboard, sends keys to the shell. So nothing but text, tabs and
-// colours reaches it. Characters that change the direction of what follows are shown by
-// their numbers: with them a line reads as something else than it is (CVE-2021-42574).
+// A log may contain control sequences, and a terminal executes them: it moves its cursor, changes its title, fills the
+// clipboard, or sends keys to the shell. So only text, tabs and colours are passed on. Characters that change the
+// direction of text are replaced by their numbers, because with them a line can look like another one
+// (CVE-2021-42574).
 package termtext
 
 import (
@@ -17,15 +16,15 @@ import (
 const (
 	// ResetColors ends all colours: ECMA-48, SGR 0.
 	ResetColors = "\x1b[0m"
-	// eraseToEnd is what compilers print after each colour (GCC does), and of no use in a
-	// log: ECMA-48, EL.
+	// eraseToEnd is removed: ECMA-48, EL. Some compilers, such as GCC, print it after each colour. It is useless in
+	// a log.
 	eraseToEnd = "\x1b[K"
-	// longestColors is more than what any program needs to set colours, in bytes.
+	// longestColors is the length of the longest sequence that sets colours, in bytes: more than programs use.
 	longestColors = 64
 )
 
-// AppendLine appends a line for a terminal to dst: control characters as cat -v shows them,
-// colours as they are if the terminal is to have any. They end with the line.
+// AppendLine appends a line for a terminal to dst. Control characters are shown as by cat -v. If color is true, colours
+// are kept, and end at the end of the line.
 func AppendLine(dst, line []byte, color bool) []byte {
 	if isText(line) {
 		return append(dst, line...)
@@ -66,15 +65,15 @@ func isText(line []byte) bool {
 	return ascii || utf8.Valid(line) && !bytes.ContainsFunc(line, func(r rune) bool { return isC1(r) || isDirection(r) })
 }
 
-// isC1 reports whether a character is one of the control characters of ECMA-48 of eight bits.
+// isC1 reports whether a character is an 8-bit control character of ECMA-48.
 func isC1(r rune) bool { return 0x80 <= r && r < 0xa0 }
 
 // isDirection reports whether a character changes the direction of the text around it
 // (Unicode Standard Annex 9).
 func isDirection(r rune) bool { return unicode.Is(unicode.Bidi_Control, r) }
 
-// colors returns the length of the sequence that sets colours at the beginning of text, or 0:
-// ECMA-48, SGR, with the colons of ISO 8613-6.
+// colors returns the length of a sequence that sets colours at the beginning of text, or 0 if there is none: ECMA-48,
+// SGR, with the colons of ISO 8613-6.
 func colors[T string | []byte](text T) int {
 	if len(text) < 3 || text[0] != 0x1b || text[1] != '[' {
 		return 0
@@ -90,7 +89,7 @@ func colors[T string | []byte](text T) int {
 	return 0
 }
 
-// appendVisible appends a character so that it does nothing but show.
+// appendVisible appends a visible form of a character.
 func appendVisible(dst []byte, r rune) []byte {
 	switch {
 	case r == '\t':
@@ -107,11 +106,11 @@ func appendVisible(dst []byte, r rune) []byte {
 	return utf8.AppendRune(dst, r)
 }
 
-// Visible returns text with nothing in it that does anything but show.
+// Visible returns a text with its control characters in a visible form.
 func Visible(text string) string { return string(AppendLine(nil, []byte(text), false)) }
 
-// AppendJSON appends a JSON text to dst. What does more in its strings than show is escaped,
-// so that it is the same text to a program.
+// AppendJSON appends a JSON text to dst. Control characters in its strings are escaped, so that a program reads the
+// same text.
 func AppendJSON(dst, text []byte) []byte {
 	for len(text) > 0 {
 		r, size := utf8.DecodeRune(text)

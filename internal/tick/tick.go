@@ -1,10 +1,10 @@
-// Package tick does something again and again.
+// Package tick calls a function at regular intervals.
 package tick
 
 import "time"
 
-// Every calls do at each interval, from a goroutine of its own, until the function that it
-// returns is called. When that returns, do has returned for the last time.
+// Every calls do once in each interval, in a goroutine of its own, until stop is called. When stop returns, do is not
+// running and will not be called again.
 func Every(interval time.Duration, do func()) (stop func()) {
 	ticker := time.NewTicker(interval)
 	ended, done := make(chan struct{}), make(chan struct{})

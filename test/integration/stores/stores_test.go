@@ -51,7 +51,7 @@ func volumeFolder(t *testing.T, s *fixture.Server, volume string) string {
 
 const (
 	fillingStore   = "iglu: creating this job's Nix store from the image: "
-	verifyingStore = "iglu: the last job in this store did not end by itself, or the machine did not: verifying the store"
+	verifyingStore = "iglu: the last job in this store was interrupted, or the machine was: verifying the store"
 	damagedStore   = "iglu: the job cannot begin with this store: it is damaged"
 )
 
