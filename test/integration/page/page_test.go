@@ -121,6 +121,7 @@ func TestPageSecrets(t *testing.T) {
 	dots := strings.Repeat("•", 12)
 	want.Git.GitUsername, want.Git.RequiresAuth, want.Git.GitKey = fixture.GitUser, true, dots
 	want.Nix = schemas.Nix{AccessTokens: map[string]string{"github.com": dots}, Netrc: dots}
+	want.Colors = true
 	if diff := cmp.Diff(want, shown); diff != "" {
 		t.Errorf("the preview (-want +got):\n%s", diff)
 	}

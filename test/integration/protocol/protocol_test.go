@@ -150,11 +150,6 @@ func clientVanishes(t *testing.T, s *fixture.Server) {
 			t.Fatalf("%d containers while a job runs", n)
 		}
 		c.Conn.NetConn().Close()
-		if s == fixture.Env.Server { // no other tests run, so the container must be removed in time too
-			if err := fixture.AwaitEngine(s.Host, 5*time.Second, func() bool { return len(s.Containers()) == 0 }); err != nil {
-				t.Errorf("its container: %v", err)
-			}
-		}
 		fixture.WantFree(t, s)
 		fixture.WantNoContainers(t, s)
 	}
