@@ -11,54 +11,54 @@ import (
 	"iglu.sh/builder/orchestrator/nodes"
 )
 
-// A Cluster says on which engines jobs run, if not on one.
+// A Cluster is how the builder finds and opens the engines of several machines, if it uses more than one.
 type Cluster struct {
-	// Find returns the addresses at which there may be engines now. Two may be of one engine.
+	// Find returns the addresses at which there may be engines now. Two addresses may belong to one engine.
 	Find func(ctx context.Context) ([]string, error)
-	// Open returns the engine at an address, which need not be there.
+	// Open returns the engine at an address. It does not connect yet, so the engine may be unreachable.
 	Open func(address string) (engine.Engine, error)
-	// IsDraining reports whether the agent at an address was asked to stop: it goes on for its jobs, and
-	// gets no more.
+	// IsDraining reports whether the agent at an address was asked to stop. Such an agent keeps serving its
+	// running jobs, and must get no new ones.
 	IsDraining func(ctx context.Context, address string) (bool, error)
-	// Platform is the builder's own, such as linux/amd64. Jobs that ask for none run there.
+	// Platform is the builder's own, such as linux/amd64. Jobs that ask for no platform run on it.
 	Platform string
-	// Program has the engine at an address put a program for a platform into containers, and returns the
-	// program's build ID.
+	// Program sets which program the engine at an address puts into containers, one that runs on the
+	// platform. It returns the program's build ID.
 	Program func(ctx context.Context, address, platform string) (buildID string, err error)
 }
 
 const (
-	// findInterval is how often a cluster's addresses are looked for.
+	// findInterval is how often Find is called.
 	findInterval = 5 * time.Second
-	// pingInterval is how often each of its engines is asked for a sign of life, and mostMissed how
-	// many times in a row it may give none before its jobs count as lost.
+	// pingInterval is how often each engine is pinged. After mostMissed missed pings in a row, its jobs
+	// are lost.
 	pingInterval = 5 * time.Second
 	mostMissed   = 3
 )
 
-// A cluster is the engines of a Cluster, as they come and go.
+// A cluster keeps track of the engines of a Cluster, which are added and removed while the builder runs.
 //
-// An address is asked for as long as it is found, or its engine answers: a name server forgets an engine
-// that is cut off for a while, and only the engine's silence says that it is gone.
+// It pings an address as long as Find returns it or its engine answers. A name server may forget an engine
+// that is unreachable for a moment, so an engine is lost only when it does not answer.
 type cluster struct {
 	Cluster
 	b *Builder
 
 	mu     sync.Mutex
 	found  map[string]bool     // the addresses that were found last
-	asked  map[string]bool     // those that a goroutine asks
-	away   map[string]*absence // those of them at which no engine can be used
-	lastAt map[string]string   // the IDs of the engines that were last at them
-	byID   map[string]*node    // the engines that there are or were, by their IDs
+	asked  map[string]bool     // the addresses that a goroutine pings
+	away   map[string]*absence // the pinged addresses at which no engine can be used
+	lastAt map[string]string   // the ID of the last engine at each pinged address
+	byID   map[string]*node    // all present and former engines, by their IDs
 }
 
-// newCluster returns the engines that the options name, of which nobody has asked yet.
+// newCluster returns the cluster of the builder's options. follow starts it.
 func (b *Builder) newCluster() *cluster {
 	return &cluster{Cluster: *b.options.Cluster, b: b, asked: make(map[string]bool), away: make(map[string]*absence),
 		lastAt: make(map[string]string), byID: make(map[string]*node)}
 }
 
-// follow uses the engines until ctx ends.
+// follow finds and uses engines until ctx ends.
 func (c *cluster) follow(ctx context.Context) {
 	var asking sync.WaitGroup
 	defer asking.Wait()
@@ -82,7 +82,7 @@ func (c *cluster) follow(ctx context.Context) {
 	}
 }
 
-// note notes which addresses are found, and returns those that nobody asks yet.
+// note records which addresses were found, and returns those that no goroutine pings yet.
 func (c *cluster) note(addresses []string) (fresh []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -97,7 +97,8 @@ func (c *cluster) note(addresses []string) (fresh []string) {
 	return fresh
 }
 
-// isWanted reports whether an address is still found. If not, it is asked no more.
+// isWanted reports whether Find still returns an address. If not, it forgets the address, and the caller must
+// stop pinging it.
 func (c *cluster) isWanted(address string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -109,7 +110,7 @@ func (c *cluster) isWanted(address string) bool {
 	return c.found[address]
 }
 
-// ask asks the engine at an address for signs of life, and has the builder use it while it gives some.
+// ask pings the engine at an address, and uses it as a node while it answers.
 func (c *cluster) ask(ctx context.Context, address string) {
 	log := c.b.log.With("address", address)
 	ticker := time.NewTicker(pingInterval)
@@ -131,8 +132,8 @@ func (c *cluster) ask(ctx context.Context, address string) {
 	}
 }
 
-// await returns the engine at an address as a node when it answers; or nil if the address is not found
-// any more, or ctx ends. An engine that is there by another address is none.
+// await waits until the engine at an address can be used, and returns it as a node. It returns nil if Find no
+// longer returns the address, or ctx ends. It keeps waiting while the engine is in use at another address.
 func (c *cluster) await(ctx context.Context, e engine.Engine, address string, tick <-chan time.Time) *node {
 	for c.isWanted(address) {
 		info, err := e.Info(ctx)
@@ -154,8 +155,8 @@ func (c *cluster) await(ctx context.Context, e engine.Engine, address string, ti
 	return nil
 }
 
-// nodeOf returns the node that an engine is, unless it is in use already and gets jobs. One that was there
-// before has the slots that it had, of which jobs may have some still.
+// nodeOf returns the node of an engine, or nil if the engine already is a node that gets jobs. An engine that
+// was used before keeps its slots, because jobs may still have some of them.
 func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info, address string) (*node, error) {
 	buildID, err := c.Program(ctx, address, info.Platform)
 	if err != nil {
@@ -183,7 +184,7 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info,
 		n.name = c.nameOf(info, address)
 	case drains || !before.drains && c.away[before.address] == nil:
 		return nil, nil
-	default: // an agent that was started in place of another
+	default: // a new agent replaces the one before
 		n = &node{b: c.b, slots: before.slots, engine: e, stores: before.stores, leftovers: before.leftovers, name: before.name, after: before.maintained, takes: before.takes}
 		n.stores.Use(e)
 	}
@@ -195,13 +196,13 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info,
 	c.byID[info.ID] = n
 	c.b.register(n)
 	if n.after != nil {
-		close(before.replaced) // now that no job comes to it any more
+		close(before.replaced) // no new job can get the old node any more
 	}
 	return n, nil
 }
 
-// platformFor returns the platform that a job asks for, by whatever name, if a node has it; else the builder's
-// own, where an emulator may run its programs.
+// platformFor returns the platform that a job asks for, if a node has it. Otherwise it returns the builder's
+// own, where an emulator may run the job's programs. arch may be any name that goArch knows.
 func (c *cluster) platformFor(arch string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -225,8 +226,8 @@ func (c *cluster) isEmpty() bool {
 	return true
 }
 
-// use has jobs run on the node for as long as its engine gives signs of life. Then those that are there
-// are lost. A node that is replaced is used until its jobs have ended.
+// use runs jobs on the node as long as its engine answers. When it no longer does, its jobs are lost. A node
+// that was replaced is used until its jobs have ended.
 func (n *node) use(ctx context.Context, tick <-chan time.Time) {
 	maintaining, stop := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
@@ -277,8 +278,8 @@ func (c *cluster) isDraining(ctx context.Context, address string) (bool, error) 
 	return c.IsDraining(ctx, address)
 }
 
-// answers notes that the node's engine answers, and whether its agent was asked to stop. If the agent does not
-// say, it is as before.
+// answers records that the node's engine answers, and whether its agent was asked to stop. If the agent does
+// not say, the last answer holds.
 func (n *node) answers(ctx context.Context) {
 	drains, err := n.cluster.isDraining(ctx, n.address)
 	n.cluster.mu.Lock()
@@ -290,25 +291,25 @@ func (n *node) answers(ctx context.Context) {
 	n.offer()
 }
 
-// doubt notes that the node's engine has not answered: it gets no jobs until it does. Those that run there go
-// on, because it may have been cut off for a moment.
+// doubt records that the node's engine has not answered. It gets no jobs until it does. Its running jobs
+// continue, because the connection may be interrupted for a moment only.
 func (n *node) doubt(why error) {
 	c := n.cluster
 	c.mu.Lock()
-	if n.inUse { // else something else may be at its address
+	if n.inUse { // otherwise another engine may have its address
 		c.noteAbsent(n.address, why)
 	}
 	c.mu.Unlock()
 	n.offer()
 }
 
-// offer has the queue give the node jobs while its engine answers and its agent was not asked to stop.
+// offer updates the queue: the node gets jobs while its engine answers and its agent was not asked to stop.
 func (n *node) offer() {
 	c := n.cluster
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.byID[n.info.ID] != n || !n.inUse {
-		return // another has its slots
+		return // another node has its slots
 	}
 	away := c.away[n.address]
 	takes := away == nil && !n.drains
@@ -328,14 +329,14 @@ func (n *node) offer() {
 	n.takes = takes
 }
 
-// lose ends the jobs of a node that is gone.
+// lose ends the jobs of a node whose engine no longer answers.
 func (n *node) lose() {
 	n.b.log.Info("a node is gone", "node", n.name, "address", n.address)
 	n.b.cancelOn(n, &engine.Failure{End: jobend.EngineGone, What: "The node " + n.name + " is gone, and the job with it.",
 		Advice: "Send the job again; it runs on another node.", Cause: errNodeLost})
 }
 
-// leave has the node be in use no longer.
+// leave marks the node as no longer in use.
 func (n *node) leave() {
 	n.cluster.mu.Lock()
 	defer n.cluster.mu.Unlock()
@@ -344,7 +345,7 @@ func (n *node) leave() {
 
 var errNodeLost = errors.New("it has missed its pings")
 
-// cancelOn ends what runs of jobs on a node.
+// cancelOn ends the jobs that run on a node.
 func (b *Builder) cancelOn(n *node, cause error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 	"iglu.sh/builder/orchestrator/stores"
 )
 
-// A node is an engine on which jobs run, reached at one address, and what the builder has and does there.
+// A node is an engine on which jobs run, at one address, with the stores and the maintenance of that engine.
 type node struct {
 	b         *Builder
 	slots     *nodes.Node // as the queue sees it
@@ -22,31 +22,33 @@ type node struct {
 	stores    *stores.Pool
 	leftovers *leftovers
 	buildID   string // of the program in its containers
-	noImage   error  // why the engine has no job image; nil if it has; guarded by the builder
+	noImage   error  // why the engine has no job image; nil if it has one; guarded by the builder's mu
 
-	cluster    *cluster // nil: it is the one engine of its builder, as for what follows
-	name       string   // of its machine; no other node of the cluster has it
-	address    string   // at which its engine is
+	// The fields from here on are set for the nodes of a cluster only. cluster is nil if this is the
+	// builder's only engine.
+	cluster    *cluster
+	name       string // of its machine; unique in the cluster
+	address    string // of its engine
 	info       engine.Info
-	homes      []string      // the repositories whose stores it had when it came
-	after      chan struct{} // closed when nothing looks after the node any more whose place it has taken; nil: none
-	maintained chan struct{} // the same of this one
+	homes      []string      // the repositories whose stores it had when it was added
+	after      chan struct{} // closed when the maintenance of the node that this one replaces has ended; nil if it replaces none
+	maintained chan struct{} // closed when the maintenance of this node has ended
 
-	// Guarded by the cluster.
+	// Guarded by the cluster's mu.
 	inUse    bool
 	drains   bool          // its agent was asked to stop, so it gets no more jobs
 	takes    bool          // the queue gives it jobs
-	replaced chan struct{} // closed when another has taken its place: it goes on for the jobs that it has
+	replaced chan struct{} // closed when another node replaces it; it then only finishes its jobs
 }
 
-// newNode returns the node that an engine is.
+// newNode returns a node for an engine.
 func (b *Builder) newNode(e engine.Engine, slots *nodes.Node, options stores.Options) *node {
 	n := &node{b: b, slots: slots, engine: e, buildID: b.options.BuildID, stores: stores.New(e, options, b.log)}
 	n.leftovers = &leftovers{builder: b.id, isRunning: n.isRunning, seen: make(map[string]sighting)}
 	return n
 }
 
-// machine returns Go's name of the machine that the node is.
+// machine returns the node's architecture as Go names it, such as amd64.
 func (n *node) machine() string {
 	if n.cluster == nil {
 		return runtime.GOARCH // the engine refuses another
@@ -54,22 +56,22 @@ func (n *node) machine() string {
 	return strings.TrimPrefix(n.info.Platform, "linux/")
 }
 
-// register has the queue's slots be those of a node.
+// register records to which node the queue's slots belong.
 func (b *Builder) register(n *node) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.nodes[n.slots] = n
 }
 
-// addLocal has the builder use one engine, for good.
+// addLocal makes an engine the builder's only node.
 func (b *Builder) addLocal(e engine.Engine) {
 	b.local = b.newNode(e, &nodes.Node{Slots: b.options.MaxJobs}, b.options.Stores)
 	b.register(b.local)
 	b.queue.Up(b.local.slots)
 }
 
-// place notes that a job runs on the node that the queue knows as slots, until leave is called. The context
-// ends with ctx, or when the node is lost.
+// place records that a job runs on the node of these slots, until leave is called. The returned context ends
+// with ctx, or when the node is lost.
 func (b *Builder) place(ctx context.Context, r *run, slots *nodes.Node) (placed context.Context, leave func()) {
 	placed, lose := context.WithCancelCause(ctx)
 	b.mu.Lock()
@@ -85,7 +87,8 @@ func (b *Builder) place(ctx context.Context, r *run, slots *nodes.Node) (placed 
 	}
 }
 
-// isRunning reports whether a job of this builder runs on the node's engine, at whichever address.
+// isRunning reports whether a job of this builder runs on the node's engine. The job may use it at another
+// address.
 func (n *node) isRunning(job string) bool {
 	n.b.mu.Lock()
 	defer n.b.mu.Unlock()
@@ -93,7 +96,7 @@ func (n *node) isRunning(job string) bool {
 	return j != nil && j.node != nil && j.node.slots == n.slots
 }
 
-// hasJobs reports whether jobs run on the node, at its address.
+// hasJobs reports whether jobs run on the node, at this address of its engine.
 func (n *node) hasJobs() bool {
 	n.b.mu.Lock()
 	defer n.b.mu.Unlock()
@@ -105,7 +108,7 @@ func (n *node) hasJobs() bool {
 	return false
 }
 
-// named says of a failure of an engine which node's it is, where there are several.
+// named adds the node's name to an engine's failure, if the builder uses a cluster.
 func (n *node) named(err error) error {
 	f, ok := errors.AsType[*engine.Failure](err)
 	if !ok || f.Call == "" || n.cluster == nil {
@@ -116,8 +119,8 @@ func (n *node) named(err error) error {
 	return &named
 }
 
-// maintain keeps the job image on the engine, so that no job need wait for it, looks after the stores, and
-// removes what dead builders leave, until ctx ends.
+// maintain runs until ctx ends. It keeps the job image on the engine, so that no job waits for it, maintains
+// the stores, and removes what crashed builders have left.
 func (n *node) maintain(ctx context.Context) {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
@@ -127,7 +130,7 @@ func (n *node) maintain(ctx context.Context) {
 	n.stores.Maintain(ctx, n.runTask)
 }
 
-// provideImage brings the job image onto the engine.
+// provideImage makes sure that the engine has the job image, and records whether it has.
 func (n *node) provideImage(ctx context.Context) {
 	_, err := n.engine.Image(ctx, func(line string) { n.b.log.Info(line) })
 	if ctx.Err() != nil {
@@ -145,11 +148,11 @@ func (n *node) provideImage(ctx context.Context) {
 	}
 }
 
-// imageInterval is how often a node without the job image is asked for it.
+// imageInterval is how often a node without the job image tries again to get it.
 const imageInterval = time.Minute
 
-// keepImage provides the job image again where that has failed, and where a job could not have it, until ctx
-// ends: a builder that is not ready for want of it may get no job that would.
+// keepImage tries again to provide the job image whenever it is missing, until ctx ends. It cannot leave that
+// to the next job, because a builder that is not ready may get none.
 func (n *node) keepImage(ctx context.Context) {
 	ticker := time.NewTicker(imageInterval)
 	defer ticker.Stop()
@@ -166,7 +169,7 @@ func (n *node) keepImage(ctx context.Context) {
 	}
 }
 
-// imageFailure returns why the engine has no job image, as far as is known; nil if it has.
+// imageFailure returns why the last attempt to provide the job image failed, or nil if it did not fail.
 func (n *node) imageFailure() error {
 	n.b.mu.Lock()
 	defer n.b.mu.Unlock()

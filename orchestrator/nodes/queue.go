@@ -11,47 +11,48 @@ import (
 
 // A Need is what a job needs.
 type Need struct {
-	// Platform is the one that its node must have; empty for any.
+	// Platform is the platform that the job's node must have. Empty means any.
 	Platform string
-	// Home names what a node keeps for jobs of the same name and platform, such as the repository whose
-	// Nix store it has; empty for nothing.
+	// Home identifies the data that a node keeps for jobs with the same Need, such as the repository
+	// whose Nix store it has. The last node that ran such a job is the home of the next. Empty means that
+	// the job has no home.
 	Home string
 }
 
-// HomeTimeout is how long a job waits for a slot of the node that is its home, while others have some. A
-// job with an empty store takes longer by more than that, as a rule.
+// HomeTimeout is how long a job waits for a slot of its home, while other nodes have free slots. A job with an
+// empty store usually takes longer than one with a filled store by more than that.
 const HomeTimeout = 15 * time.Second
 
-// A Queue gives jobs slots. The first that came is the first that is given one that suits it. Its
-// methods are safe for concurrent use.
+// A Queue gives slots to jobs, in the order of their arrival: a free slot is given to the first job that it
+// suits. Its methods are safe for concurrent use.
 type Queue struct {
 	mu      sync.Mutex
 	nodes   []*Node
 	homes   map[Need]*Node
-	waiting []*Ticket // in the order in which they came
+	waiting []*Ticket // in the order of their arrival
 	running int
-	joined  int // jobs so far
-	room    int // for jobs that wait
-	inside  int // who is admitted
+	joined  int // how many jobs have joined so far
+	room    int // how many jobs can wait
+	inside  int // how many jobs and clients are admitted
 	closed  bool
 }
 
-// NewQueue returns a queue without nodes, in which so many jobs can wait.
+// NewQueue returns a queue without nodes, in which room jobs can wait.
 func NewQueue(room int) *Queue { return &Queue{room: room, homes: make(map[Need]*Node)} }
 
-// Admit lets a job in, or a client that may send one. ok is false if there are as many as the nodes have
-// slots and the queue has room for. leave makes room for another, and may be called again. Jobs on nodes
-// that are down have slots, too.
+// Admit admits a job, or a client that may send one. ok is false if all slots are taken and the queue is full.
+// The slots of jobs on nodes that are down count, too. leave makes room for another job. Calling it again has
+// no effect.
 func (q *Queue) Admit() (leave func(), ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	places := q.slots() + q.room
+	limit := q.slots() + q.room
 	for _, n := range q.nodes {
 		if !n.up {
-			places += n.taken
+			limit += n.taken
 		}
 	}
-	if q.inside >= places {
+	if q.inside >= limit {
 		return nil, false
 	}
 	q.inside++
@@ -78,8 +79,8 @@ func (q *Queue) slots() (all int) {
 	return all
 }
 
-// Up has a node take jobs, which is new or was down. It is the home of what homes names, unless a node
-// is that already.
+// Up gives jobs to a node from now on, which is new or was down. The node becomes the home of the given homes
+// that have no node yet.
 func (q *Queue) Up(n *Node, homes ...string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -97,29 +98,29 @@ func (q *Queue) Up(n *Node, homes ...string) {
 	q.pass()
 }
 
-// Down has a node take no jobs any more, until it is up again. Those that it has keep their slots.
+// Down gives no more jobs to a node, until Up is called again. Its running jobs keep their slots.
 func (q *Queue) Down(n *Node) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n.up = false
-	q.pass() // a job whose home it is need not wait for it
+	q.pass() // jobs whose home it is no longer wait for it
 }
 
 // A Ticket is a job's place in the queue, and then its slot.
 type Ticket struct {
 	queue  *Queue
 	need   Need
-	number int           // of the job, in the order in which they came
-	from   time.Time     // when it may have a slot
-	until  time.Time     // when it no longer waits for its home; zero until it does
-	timer  *time.Timer   // one of both; nil until it waits for a time
-	moved  chan struct{} // holds an item when the job has moved up since it last looked
-	node   *Node         // whose slot it has; nil: it waits
-	lost   *Node         // whose slot it had before
+	number int           // the job's number, in the order of arrival
+	from   time.Time     // it gets no slot before this time
+	until  time.Time     // it waits for its home until this time; zero if it does not wait for it yet
+	timer  *time.Timer   // fires at from or until; nil until one of them is set
+	moved  chan struct{} // holds an item if the job's place may have changed since it last looked
+	node   *Node         // whose slot it has; nil while it waits
+	lost   *Node         // the node that was lost while it ran the job; nil if there was none
 	left   bool
 }
 
-// Join gives a job a slot, or a place at the end of the queue. Leave must be called.
+// Join gives a job a slot, or a place at the end of the queue. The caller must call Leave.
 func (q *Queue) Join(need Need) *Ticket {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -130,8 +131,8 @@ func (q *Queue) Join(need Need) *Ticket {
 	return t
 }
 
-// Again takes the slot back that the job has, and has it wait for another after a time, before all jobs
-// that came later. It gets none of the same node while another that suits it is up.
+// Again takes back the job's slot. The job gets another one after the given time at the earliest, in the order of
+// its first arrival. It gets no slot of the same node while another suitable node is up.
 func (t *Ticket) Again(after time.Duration) {
 	q := t.queue
 	q.mu.Lock()
@@ -146,18 +147,18 @@ func (t *Ticket) Again(after time.Duration) {
 	q.pass()
 }
 
-// pass gives free slots to the jobs that wait, the first one first, and tells those that still wait that
-// they may have moved up. Its caller holds mu.
+// pass gives free slots to the waiting jobs, in their order, and notifies those that still wait. Its caller
+// holds mu.
 func (q *Queue) pass() {
 	for !q.closed && q.give() {
-		// Where one job went is the home of another that was asked before it.
+		// A job that got a slot may have changed the home of one before it, so all are tried again.
 	}
 	for _, t := range q.waiting {
 		t.tell()
 	}
 }
 
-// give asks each job that waits once whether it takes a slot that is free, and reports whether one has.
+// give tries once to find a free slot for each waiting job, and reports whether a job got one.
 func (q *Queue) give() (given bool) {
 	free := make(map[string]int) // slots, by platform
 	for _, n := range q.nodes {
@@ -185,7 +186,8 @@ func (q *Queue) give() (given bool) {
 	return given
 }
 
-// nodeFor returns the node that is to run a job now, or nil. There is a free slot that would suit it.
+// nodeFor returns the node that is to run a job now, or nil if the job must wait. The caller has checked that a
+// node of its platform has a free slot.
 func (q *Queue) nodeFor(t *Ticket) *Node {
 	if time.Now().Before(t.from) {
 		return nil
@@ -210,16 +212,16 @@ func (q *Queue) nodeFor(t *Ticket) *Node {
 
 func (need Need) suits(n *Node) bool { return need.Platform == "" || need.Platform == n.Platform }
 
-// suits reports whether a job may have a slot of a node: not of one that was lost under it while there is
-// another.
+// suits reports whether a job may have a slot of a node. A node that was lost while it ran the job does not suit
+// as long as another node does.
 func (q *Queue) suits(t *Ticket, n *Node) bool {
 	return t.need.suits(n) && (n != t.lost || !slices.ContainsFunc(q.nodes, func(other *Node) bool {
 		return other != n && other.up && t.need.suits(other)
 	}))
 }
 
-// waitsForHome reports whether the job still waits for a slot of its home, though others are free. From
-// the first call on, that lasts for a time.
+// waitsForHome reports whether the job still waits for a slot of its home, although other slots are free. It
+// waits for HomeTimeout from the first call on.
 func (t *Ticket) waitsForHome() bool {
 	if t.until.IsZero() {
 		t.until = time.Now().Add(HomeTimeout)
@@ -228,7 +230,7 @@ func (t *Ticket) waitsForHome() bool {
 	return time.Now().Before(t.until)
 }
 
-// passIn has the queue give out slots again after a time.
+// passIn calls pass after a time.
 func (t *Ticket) passIn(after time.Duration) {
 	t.timer = time.AfterFunc(after, func() {
 		t.queue.mu.Lock()
@@ -237,7 +239,7 @@ func (t *Ticket) passIn(after time.Duration) {
 	})
 }
 
-// take has a job take a slot.
+// take gives a slot of a node to a job.
 func (q *Queue) take(t *Ticket, n *Node) {
 	n.taken++
 	q.running++
@@ -251,8 +253,8 @@ func (q *Queue) take(t *Ticket, n *Node) {
 	t.tell()
 }
 
-// maxHomes bounds of how much it is known where its home is. What is forgotten is where a job finds it,
-// or a node tells it when it comes up.
+// maxHomes bounds how many homes are remembered. A forgotten home is known again when such a job gets a slot, or
+// when a node with its data is up again.
 const maxHomes = 10_000
 
 func (q *Queue) setHome(of Need, n *Node) {
@@ -265,17 +267,17 @@ func (q *Queue) setHome(of Need, n *Node) {
 	q.homes[of] = n
 }
 
-// tell has the job look where it stands.
+// tell notifies the job's Wait that its place in the queue may have changed.
 func (t *Ticket) tell() {
 	select {
 	case t.moved <- struct{}{}:
-	default: // it has not looked yet
+	default: // it is notified already
 	}
 }
 
-// Wait returns the node whose slot the job has, or why it gets none: the cause of ctx's end, or
-// jobend.Shutdown. Meanwhile it calls ahead with the number of jobs that wait before this one, first
-// and whenever that changes.
+// Wait waits for a slot, and returns its node. The error is the cause of ctx's end, or jobend.Shutdown if the
+// queue was closed. While it waits, it calls ahead with the number of jobs before this one, at the start and
+// whenever the number changes.
 func (t *Ticket) Wait(ctx context.Context, ahead func(jobs int)) (*Node, error) {
 	for last := -1; ; {
 		node, jobs, closed := t.look()
@@ -296,8 +298,8 @@ func (t *Ticket) Wait(ctx context.Context, ahead func(jobs int)) (*Node, error) 
 	}
 }
 
-// look returns where the job stands: whose slot it has, or how many wait before it, and whether nobody
-// gets a slot any more.
+// look returns the node whose slot the job has, or how many jobs wait before it, and whether the queue is
+// closed.
 func (t *Ticket) look() (node *Node, ahead int, closed bool) {
 	t.queue.mu.Lock()
 	defer t.queue.mu.Unlock()
@@ -310,7 +312,7 @@ func (t *Ticket) Node() *Node {
 	return node
 }
 
-// Leave gives the job's slot to others, or its place in the queue up. It may be called again.
+// Leave gives up the job's slot, or its place in the queue. Calling it again has no effect.
 func (t *Ticket) Leave() {
 	q := t.queue
 	q.mu.Lock()
@@ -331,7 +333,7 @@ func (t *Ticket) Leave() {
 	q.pass()
 }
 
-// Close ends the waiting of all that wait, now and later.
+// Close ends the Wait of all jobs without a slot, including those that join later.
 func (q *Queue) Close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
