@@ -8,7 +8,7 @@ import (
 	"iglu.sh/builder/orchestrator/engine"
 )
 
-// machines are Go's names of the machines that have others.
+// machines are Go's names of architectures, by their other names.
 var machines = map[string]string{
 	"x86_64": "amd64", "x86-64": "amd64", "x64": "amd64",
 	"aarch64": "arm64",
@@ -16,9 +16,9 @@ var machines = map[string]string{
 	"armv7l": "arm", "armv7": "arm",
 }
 
-// systemFor returns Nix's name of the system that a job is for, by whatever name it has, or "" if
-// that is the one of the engine's machine. Whether that runs programs of another, the program in the container
-// finds out.
+// systemFor returns Nix's name of the system that a job asks for, or "" if the engine's machine is of that
+// system. arch may be any name that goArch knows. The error says that no Nix system has that name. The program
+// in the container finds out whether the machine can run programs of another system.
 func systemFor(arch, machine string) (string, error) {
 	wanted := goArch(arch)
 	switch {
@@ -31,7 +31,7 @@ func systemFor(arch, machine string) (string, error) {
 	}
 }
 
-// notRun is why a job ends that is for another machine than the engine's.
+// notRun is the failure of a job for a system that the engine's machine cannot run.
 func notRun(system, machine, advice string) error {
 	return &engine.Failure{
 		What:   fmt.Sprintf("The job is for %s, but this builder's engine runs %s.", system, nixSystem(machine)),
@@ -39,13 +39,13 @@ func notRun(system, machine, advice string) error {
 	}
 }
 
-// howToRun is what lets an engine's machine run programs of other machines.
+// howToRun is advice on how to let an engine's machine run programs of other systems.
 const howToRun = "To have it run there under an emulator, register one with the kernel of the engine's machine " +
 	"(binfmt_misc with the flag F): install the package qemu-user-static, or run 'docker run --privileged --rm tonistiigi/binfmt --install all'. "
 
-// goArch returns Go's name of a Linux machine that goes by Nix's name of the system, as
-// x86_64-linux, or Docker's of the platform, as linux/amd64, or the machine's alone. Other
-// systems are no machine of that name.
+// goArch returns Go's name of a Linux architecture. name is a Nix system such as x86_64-linux, a Docker
+// platform such as linux/amd64, or the architecture alone, such as aarch64. Any other name is returned in
+// lower case.
 func goArch(name string) string {
 	name = strings.ToLower(name)
 	name = strings.TrimPrefix(strings.TrimSuffix(name, "-linux"), "linux/")
@@ -55,7 +55,7 @@ func goArch(name string) string {
 	return name
 }
 
-// nixSystem returns Nix's name of the system that a Linux machine is.
+// nixSystem returns Nix's name of the system of a Linux architecture.
 func nixSystem(goArch string) string {
 	if system := jobenv.Systems[goArch]; system != "" {
 		return system

@@ -393,7 +393,7 @@ func (e finished) wantExit(t *testing.T, code int) {
 var (
 	jobIDs     = regexp.MustCompile(`[a-z2-7]{26}`)
 	containers = regexp.MustCompile(`\b0{10,}[0-9a-f]+\b`)
-	hashes     = regexp.MustCompile(`-(store|program|upkeep)-[0-9a-f]+`)
+	hashes     = regexp.MustCompile(`-(store|program)-[0-9a-f]+`)
 )
 
 // plain returns a text without what is different each time.
@@ -401,7 +401,7 @@ func plain(text string) string {
 	text = strings.ReplaceAll(text, "iglu-builder-test-", "")
 	text = regexp.MustCompile(`iglu-(store|job)-test-[0-9a-z]+`).ReplaceAllString(text, "of-$1")
 	text = hashes.ReplaceAllString("-"+text, "-$1")[1:]
-	text = regexp.MustCompile(`\b(store|program|upkeep)-[0-9a-f]{8,}`).ReplaceAllString(text, "$1")
+	text = regexp.MustCompile(`\b(store|program)-[0-9a-f]{8,}`).ReplaceAllString(text, "$1")
 	return containers.ReplaceAllString(jobIDs.ReplaceAllString(text, "JOB"), "CONTAINER")
 }
 

@@ -21,19 +21,19 @@ type absence struct {
 	why   error
 }
 
-// add adds to a node's state that it is not there.
+// add marks a node's state as not up, with the time and the reason.
 func (a *absence) add(s *nodes.State) {
 	s.Up, s.Since, s.Problem = false, a.since.UTC(), problem(a.why)
 }
 
-// absent notes why no engine can be used at an address, and reports whether it could be used before.
+// absent records why no engine can be used at an address, and reports whether this is a new absence.
 func (c *cluster) absent(address string, why error) (fresh bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.noteAbsent(address, why)
 }
 
-// noteAbsent is absent for who holds mu.
+// noteAbsent is absent for callers that hold mu.
 func (c *cluster) noteAbsent(address string, why error) (fresh bool) {
 	a := c.away[address]
 	if a == nil {
@@ -45,14 +45,14 @@ func (c *cluster) noteAbsent(address string, why error) (fresh bool) {
 	return fresh
 }
 
-// present notes which engine is at an address. Its caller holds mu.
+// present records which engine is at an address. Its caller holds mu.
 func (c *cluster) present(address, id string) {
 	c.lastAt[address] = id
 	delete(c.away, address)
 }
 
-// nameOf returns a machine's name for a node at an address. If another node has that name, the address is part of it.
-// Its caller holds mu.
+// nameOf returns the name of a node: that of its machine, with the address if another node has the same name. Its
+// caller holds mu.
 func (c *cluster) nameOf(info engine.Info, address string) string {
 	for id, n := range c.byID {
 		if id != info.ID && n.name == info.Name {
@@ -62,8 +62,8 @@ func (c *cluster) nameOf(info engine.Info, address string) string {
 	return info.Name
 }
 
-// Nodes returns the states of a cluster's nodes by their names, and of the addresses at which there should
-// be one; nil if the builder has one engine.
+// Nodes returns the states of the cluster's nodes, and of the addresses where a node is expected but no engine
+// can be used, sorted by name. It returns nil if the builder has one engine.
 func (b *Builder) Nodes() []nodes.State {
 	if b.cluster == nil {
 		return nil
@@ -114,7 +114,7 @@ func (n *node) state() nodes.State {
 	return s
 }
 
-// sentence returns an error as it is told to people who do not read the server's log.
+// sentence returns an error in words for people who do not read the server's log.
 func sentence(err error) error {
 	if f, ok := errors.AsType[*engine.Failure](err); ok {
 		return errors.New(strings.TrimSpace(f.What + " " + f.Advice))
@@ -122,7 +122,8 @@ func sentence(err error) error {
 	return err
 }
 
-// problem returns an error of a node in a sentence. What the engine advises is for builders that use it alone.
+// problem returns an error of a node as a sentence, without an engine's advice, which is for builders with one
+// engine.
 func problem(err error) string {
 	if f, ok := errors.AsType[*engine.Failure](err); ok {
 		return f.What
@@ -130,10 +131,10 @@ func problem(err error) string {
 	return err.Error()
 }
 
-// maxTold is of how many nodes it is said why jobs cannot run there.
+// maxTold bounds how many nodes the text of ready lists.
 const maxTold = 5
 
-// ready returns nil as soon as a job could run on one of the nodes, or else why none can on any.
+// ready returns nil as soon as one node is ready to run a job. Otherwise the error has the reason of each node.
 func (c *cluster) ready(ctx context.Context) error {
 	why := make(map[string]string) // by the nodes' names
 	for _, s := range c.states() {

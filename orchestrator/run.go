@@ -23,7 +23,7 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// A run is what the builder knows of a job while it runs. One goroutine goes through it.
+// A run is the state of a job from its acceptance to its end. Only the job's goroutine uses it.
 type run struct {
 	b       *Builder
 	id      string
@@ -32,14 +32,14 @@ type run struct {
 	lines   *joblog.Log
 	tracker *tracker
 	node    *node  // on which the job runs; nil while it waits for a slot
-	release func() // gives its slot and its place to others; may be called more than once
+	release func() // gives up its slot or its place in the queue; may be called more than once
 
 	info  engine.Info
 	image engine.Image
 	env   jobenv.Job
 
-	withoutStore bool // the job has the image's own store, which is gone with it
-	started      bool // a container of the job was to be started, in its present run
+	withoutStore bool // the job has the image's own store, which is removed with its container
+	started      bool // the start of a container was tried, since the job got its present slot
 	hasRun       bool // it has run before, on a node that was lost
 	slot         int  // how many slots it has had before the present one
 }
@@ -47,7 +47,7 @@ type run struct {
 // say adds a line of the builder's own to the job's log.
 func (r *run) say(line string) { r.lines.Printf("iglu: %s", line) }
 
-// do runs the job in a container, and says how it ended.
+// do runs the job in a container, and returns its verdict.
 func (r *run) do(ctx context.Context) Verdict {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -64,8 +64,8 @@ func (r *run) do(ctx context.Context) Verdict {
 	return Verdict{ExitCode: code, Err: r.node.named(err)}
 }
 
-// inContainer runs the job in a container, and returns its exit code, also with an error if there is
-// more to say about its end.
+// inContainer runs the job in a container, and returns its exit code. The code is also returned with an error
+// that explains why the job ended.
 func (r *run) inContainer(ctx context.Context, watchdog *watchdog) (code int, err error) {
 	r.env = jobOf(r.request, r.b.options)
 	if r.env.System, err = systemFor(r.request.Arch, r.node.machine()); err != nil {
@@ -102,14 +102,14 @@ func (r *run) inContainer(ctx context.Context, watchdog *watchdog) (code int, er
 	return a.code, a.err
 }
 
-// An attempt is a job's container with a store, and what came of it.
+// An attempt is one container of a job, with its store and its result.
 type attempt struct {
-	lease     *stores.Lease    // nil: the store is gone with the job
-	container engine.Container // nil: it did not come so far
-	ran       bool             // the container was to be started
-	fresh     bool             // the store is the image's own
-	end       *jobwire.End     // what the program in it says of its end; nil: nothing
-	code      int              // that it exited with
+	lease     *stores.Lease    // nil if the store is removed with the container
+	container engine.Container // nil if it was not created
+	ran       bool             // the start of the container was tried
+	fresh     bool             // no earlier job has used the store
+	end       *jobwire.End     // what the program in the container reported at its end; nil if nothing
+	code      int              // the container's exit code
 	err       error            // why the job did not end by itself; nil if it did
 }
 
@@ -129,25 +129,24 @@ func (r *run) attempt(ctx context.Context, watchdog *watchdog) *attempt {
 	r.log.Debug("container created", "container", a.container.ID())
 	a.ran, r.started = true, true
 	a.code, a.end, a.err = r.follow(ctx, a.container, watchdog)
-	// In a store that earlier jobs have had, they may have put another in its place.
+	// Earlier jobs may have replaced Nix in their store, so only a fresh store shows the image's version.
 	if version := r.tracker.nixVersion(); version != "" && a.fresh {
 		r.b.nix.set(r.image.ID, version)
 	}
 	return a
 }
 
-// isStoreUnusable reports whether a job has ended before it began, because of the store that
-// earlier jobs have left.
+// isStoreUnusable reports whether the job could not begin because earlier jobs have damaged its store.
 func (a *attempt) isStoreUnusable() bool {
 	return a.err == nil && a.end != nil && a.end.UnusableStore && a.lease != nil
 }
 
-// maxStores is how many stores a job tries that outlive it. The first is found unusable if earlier jobs
-// have left it so, a second only if something else goes wrong.
+// maxStores is how many kept stores a job tries. Earlier jobs may have damaged the first one. The second is
+// new, so if it fails too, the cause is another.
 const maxStores = 2
 
-// abandon removes an attempt's container and its store. The job then has another, if it may; or none
-// that outlives it, also if something still uses the store.
+// abandon removes an attempt's container and its store. If again is true, the next attempt has a new store.
+// Otherwise, or if something still uses the old store, it has the image's own.
 func (r *run) abandon(ctx context.Context, a *attempt, again bool) error {
 	r.node.remove(ctx, a.container, r.log)
 	err := a.lease.Discard(ctx)
@@ -164,8 +163,8 @@ func (r *run) abandon(ctx context.Context, a *attempt, again bool) error {
 	return storeFailure(err)
 }
 
-// cleanUp removes an attempt's container and gives its store back, which has grown by so many bytes. ctx may
-// have ended.
+// cleanUp removes an attempt's container and returns its store, which has grown by grown bytes. ctx may have
+// ended.
 func (n *node) cleanUp(ctx context.Context, a *attempt, grown int64, log *slog.Logger) {
 	if a.container != nil {
 		n.remove(ctx, a.container, log)
@@ -175,7 +174,7 @@ func (n *node) cleanUp(ctx context.Context, a *attempt, grown int64, log *slog.L
 	}
 }
 
-// remove removes a container. What cannot be removed now is a leftover.
+// remove removes a container. One that cannot be removed now is a leftover, which sweep removes later.
 func (n *node) remove(ctx context.Context, c engine.Container, log *slog.Logger) {
 	if err := c.Remove(context.WithoutCancel(ctx)); err != nil {
 		log.Warn("cannot remove the container", "container", c.ID(), "err", err)
@@ -183,7 +182,7 @@ func (n *node) remove(ctx context.Context, c engine.Container, log *slog.Logger)
 	}
 }
 
-// storeFailure says that a job's store cannot be provided.
+// storeFailure returns the failure of a job whose store cannot be provided.
 func storeFailure(err error) error {
 	if f, ok := errors.AsType[*engine.Failure](err); ok {
 		return f
@@ -192,11 +191,11 @@ func storeFailure(err error) error {
 		Advice: "Make room on the disk of its folder (IGLU_STATE_DIR), and send the job again."}
 }
 
-// retryInterval is how often a job asks for a store that another builder's job has.
+// retryInterval is how often a job tries to get a store that a job of another builder uses.
 const retryInterval = time.Second
 
-// create makes the container of an attempt, with the store that it is to have. Others may have that
-// store for longer than the job waits: then the job has the image's own.
+// create creates the container of an attempt with its store. If other jobs use the store for longer than the
+// job may wait, the container has the image's own.
 func (r *run) create(ctx context.Context, a *attempt) error {
 	key, ok, err := r.node.stores.KeyOf(storeOf(r.request, r.b.options, r.image))
 	if err != nil {
@@ -215,8 +214,8 @@ func (r *run) create(ctx context.Context, a *attempt) error {
 	return err
 }
 
-// createInStore makes the container of an attempt with a store. The error is stores.ErrTaken if others
-// have it for too long.
+// createInStore creates the container of an attempt with a kept store. The error is stores.ErrTaken if other
+// jobs use the store for too long.
 func (r *run) createInStore(ctx context.Context, a *attempt, key stores.Key) (err error) {
 	waiting, cancel := context.WithTimeoutCause(ctx, r.b.options.Stores.Wait, stores.ErrTaken)
 	defer cancel()
@@ -250,8 +249,8 @@ func (r *run) createInStore(ctx context.Context, a *attempt, key stores.Key) (er
 	}
 }
 
-// containerName returns the name of the job's container without a store that outlives it. That of an earlier
-// slot may still be there.
+// containerName returns the name of a container without a kept store. It is different for each slot of the job,
+// because the container of an earlier slot may still exist.
 func (r *run) containerName() string {
 	name := "iglu-job-" + r.b.options.Stores.Instance + "-" + r.id
 	if r.slot > 0 {
@@ -260,7 +259,7 @@ func (r *run) containerName() string {
 	return name
 }
 
-// spec returns the container of the job, with a store or without.
+// spec returns the job's container. lease is nil if it has no kept store.
 func (r *run) spec(name string, lease *stores.Lease) engine.Spec {
 	env := r.env
 	env.NixVersion = r.b.nix.of(r.image.ID)
@@ -278,7 +277,8 @@ func (r *run) spec(name string, lease *stores.Lease) engine.Spec {
 	return spec
 }
 
-// spec returns what all containers of the builder have on the node, and completes what they are told.
+// spec returns what all containers of the builder have in common on the node, and completes env, their
+// environment.
 func (n *node) spec(name string, info engine.Info, env *jobenv.Job) engine.Spec {
 	b := n.b
 	limits := b.options.Limits
@@ -299,10 +299,10 @@ func (n *node) spec(name string, info engine.Info, env *jobenv.Job) engine.Spec 
 	return spec
 }
 
-// nixVersions are the versions of Nix in images, by the images' IDs, as far as jobs have told them.
+// nixVersions are the versions of Nix in images, by the images' IDs, as jobs have reported them.
 type nixVersions struct{ byImage sync.Map }
 
-// of returns an image's, or "" if it is not known.
+// of returns the version in an image, or "" if it is not known.
 func (v *nixVersions) of(imageID string) string {
 	version, _ := v.byImage.Load(imageID)
 	text, _ := version.(string)
@@ -312,20 +312,19 @@ func (v *nixVersions) of(imageID string) string {
 func (v *nixVersions) set(imageID, version string) { v.byImage.Store(imageID, version) }
 
 const (
-	// watchInterval is how often an engine is asked for a sign of life while a job runs, and
-	// mostSilent how many times in a row it may give none. By then the job has ended, for want of
-	// its builder's heartbeat, which comes through the engine.
+	// watchInterval is how often an engine is pinged while a job runs. After mostSilent missed pings in a
+	// row, the engine hangs. By then the job has ended, because its builder's heartbeat, which is sent
+	// through the engine, did not reach it.
 	watchInterval = 10 * time.Second
 	mostSilent    = 6
 )
 
-// errHangs is why a job ends whose engine is there, but would not even say that the job's
-// container has ended.
+// errHangs is the failure of a job whose engine accepts connections but does not answer, so that the end of the
+// job's container is not known.
 var errHangs = &engine.Failure{End: jobend.EngineGone, Call: "answer", What: "The container engine does not answer any more.",
 	Advice: "Send the job again when it does."}
 
-// watch returns a context that ends with ctx, or with errHangs when the engine hangs. The watch goes on
-// until stop is called.
+// watch returns a context that ends with ctx, or with errHangs when the engine hangs. The caller must call stop.
 func (n *node) watch(ctx context.Context) (watched context.Context, stop func()) {
 	watched, cancel := context.WithCancelCause(ctx)
 	silent := 0
@@ -342,7 +341,7 @@ func (n *node) watch(ctx context.Context) (watched context.Context, stop func())
 	}
 }
 
-// outOfMemory says that a job ran out of memory.
+// outOfMemory returns the failure of a job that ran out of memory.
 func (r *run) outOfMemory() error {
 	memory := r.b.options.Limits.Memory.of(float64(r.info.Memory), r.b.options.MaxJobs)
 	return &engine.Failure{End: jobend.OutOfMemory, What: "The job ran out of memory.",

@@ -1,9 +1,9 @@
-// Package agent lets a server use the container engine of another machine. An agent runs beside the
-// engine. It takes TLS connections from the server alone, and passes their bytes on to the engine's
-// socket and back; it reads none of them.
+// Package agent lets a server use the container engine of another machine. An agent runs on the machine of the
+// engine. It accepts TLS connections from the server only, and copies their bytes to the engine's socket and
+// back, without interpreting them.
 //
-// The two sides know each other by their keys (keys.go), not by names or by who has signed what. The
-// server connects with Keys.Dial (dial.go).
+// Each side recognises the other by its public key (keys.go). Names and signatures of certificates are ignored.
+// The server connects with Keys.Dial (dial.go).
 package agent
 
 import (
@@ -22,34 +22,35 @@ import (
 const (
 	// handshakeTimeout bounds how long a client may take to show its key.
 	handshakeTimeout = 5 * time.Second
-	// maxHandshakes is how many clients may be about to show their keys. One more takes the place of
-	// the one that has taken the longest. Each takes some 30 KiB of memory.
+	// maxHandshakes is how many clients may be in their handshake at once. One more closes the oldest.
+	// Each takes about 30 KiB of memory.
 	maxHandshakes = 128
-	// drainInterval is how often an agent that is asked to stop looks whether it may.
+	// drainInterval is how often an agent that was asked to stop checks whether it may.
 	drainInterval = time.Second
-	// quietTime is after how long without a byte a connection whose engine owes no answer is idle. It
-	// is less than the time between two of the server's pings.
+	// A connection is idle if no byte has come for quietTime and the engine owes no answer. It is less
+	// than the time between two of the server's pings.
 	quietTime = 2 * time.Second
-	// acceptPause is how long an agent waits that cannot accept connections, for want of files.
+	// acceptPause is how long an agent waits after it could not accept a connection, for example because
+	// it has too many files open.
 	acceptPause = 100 * time.Millisecond
 )
 
-// Options say what an agent does.
+// Options are the options of an agent.
 type Options struct {
 	Listen string // address to listen on
 	Keys   *Keys
 	Socket string // the engine's unix socket
 	// Program is the file of this program, and Version its version.
 	Program, Version string
-	// Running reports whether jobs run on the engine: the agent does not stop meanwhile.
+	// Running reports whether jobs run on the engine. The agent does not stop while they do.
 	Running func(ctx context.Context) (bool, error)
-	// Grace is how long jobs may go on for once the agent is asked to stop.
+	// Grace is how long the agent waits for jobs after it was asked to stop.
 	Grace time.Duration
 }
 
-// Serve takes connections until ctx ends, and after that for as long as jobs run and connections are in
-// use: at most the time of grace, and only until force ends. It accepts connections meanwhile, because
-// a job's last calls come after its end.
+// Serve serves connections until ctx ends, and after that as long as jobs run or connections are in use, but at
+// most for o.Grace and until force ends. It accepts new connections in that time, because the server needs
+// them to finish its jobs. The error says that it cannot listen.
 func Serve(ctx, force context.Context, o Options, log *slog.Logger) error {
 	listener, err := listen(ctx, o.Listen)
 	if err != nil {
@@ -75,7 +76,7 @@ func Serve(ctx, force context.Context, o Options, log *slog.Logger) error {
 	return nil
 }
 
-// A service is an agent that runs.
+// A service is a running agent.
 type service struct {
 	socket     string
 	program    string // its file
@@ -93,7 +94,7 @@ type service struct {
 	closed bool
 }
 
-// accept takes connections until the listener is closed.
+// accept accepts connections until the listener is closed.
 func (s *service) accept(listener net.Listener) {
 	for {
 		conn, err := listener.Accept()
@@ -110,7 +111,7 @@ func (s *service) accept(listener net.Listener) {
 	}
 }
 
-// serve passes a connection on to the engine, if its client has the server's key.
+// serve connects a client to the engine, if the client has the server's key.
 func (s *service) serve(conn net.Conn) {
 	defer conn.Close()
 	client := tls.Server(conn, s.tls)
@@ -118,7 +119,7 @@ func (s *service) serve(conn net.Conn) {
 	err := client.HandshakeContext(ctx)
 	cancel()
 	if !s.handshakes.remove(conn) && err == nil {
-		err = net.ErrClosed // by closeAll, or by one of too many others
+		err = net.ErrClosed // closed by closeAll, or by add because there were too many
 	}
 	if errors.Is(err, net.ErrClosed) && s.draining.Load() { // the agent stops
 		return
@@ -147,7 +148,7 @@ func (s *service) serve(conn net.Conn) {
 	p.run()
 }
 
-// add returns false if the agent has closed its connections.
+// add adds a passage. It returns false if the agent has closed its connections already.
 func (s *service) add(p *passage) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,7 +174,7 @@ func (s *service) closeAll() {
 	}
 }
 
-// inUse reports whether a connection is, or was until just now: another one may follow.
+// inUse reports whether a connection is in use, or was within quietTime: the server may make another one soon.
 func (s *service) inUse() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -185,19 +186,19 @@ func (s *service) inUse() bool {
 	return time.Since(s.ended) < quietTime
 }
 
-// drain returns when no job runs and no connection is in use, or the time for that is up.
+// drain waits until no job runs and no connection is in use, but not longer than o.Grace or until force ends.
 func (s *service) drain(force context.Context, o Options) {
 	ctx, cancel := context.WithTimeout(force, o.Grace)
 	defer cancel()
 	s.draining.Store(true)
 	tick := time.NewTicker(drainInterval)
 	defer tick.Stop()
-	for told := false; ; told = true {
+	for logged := false; ; logged = true {
 		why := s.busy(ctx, o)
 		if why == "" {
 			return
 		}
-		if !told {
+		if !logged {
 			s.log.Info("asked to stop: waits for the engine's jobs", "grace", o.Grace, "why", why)
 		}
 		select {
@@ -212,7 +213,7 @@ func (s *service) drain(force context.Context, o Options) {
 // busy returns why the agent may not stop, or "".
 func (s *service) busy(ctx context.Context, o Options) string {
 	running, err := o.Running(ctx)
-	if err != nil { // who knows
+	if err != nil { // jobs may run
 		return fmt.Sprintf("the engine does not say whether jobs run: %v", err)
 	}
 	if running {
@@ -224,7 +225,7 @@ func (s *service) busy(ctx context.Context, o Options) string {
 	return ""
 }
 
-// handshakes are the connections whose clients have not shown their keys yet, the oldest first.
+// handshakes are the connections that are in their handshake, the oldest first.
 type handshakes struct {
 	mu    sync.Mutex
 	conns []net.Conn
@@ -270,13 +271,13 @@ type refusals struct {
 
 	mu     sync.Mutex
 	next   time.Time
-	silent int // how many were not logged since
+	silent int // how many refusals were not logged since the last that was
 }
 
 const refusalInterval = 10 * time.Second
 
 func (r *refusals) add(client net.Addr, err error) {
-	if errors.Is(err, errOwnKey) && isLoopback(client) { // Check
+	if errors.Is(err, errOwnKey) && isLoopback(client) { // it is Check
 		return
 	}
 	r.mu.Lock()

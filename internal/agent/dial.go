@@ -11,22 +11,24 @@ import (
 const (
 	// dialTimeout bounds the connection to an agent, its handshake included.
 	dialTimeout = 10 * time.Second
-	// vanishedTime is after how long without an acknowledgement the other side counts as gone: longer
-	// than jobs live without their builder, so that no job is lost to an outage that it survives.
+	// vanishedTime is how long the other side may acknowledge nothing before the connection is closed. It
+	// is longer than jobs run without their builder, so that no job is lost to a shorter outage.
 	vanishedTime = time.Minute
 )
 
-// keepAlive has the kernel ask for a silent side. vanishedTime, not a count of probes, ends it.
+// keepAlive lets the kernel probe a silent side. On Linux, vanishedTime ends the connection, not the count of
+// probes.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 9}
 
-// Dial connects to an agent by any of its addresses. Its ctx ends the attempt, not the connection.
+// Dial connects to the agent at an address. The end of ctx ends the attempt, not the connection.
 //
-// If the agent refuses the key, the first read says so: in TLS 1.3 a client is ready before it is verified.
+// If the agent refuses the client's key, Dial succeeds and the first read fails: in TLS 1.3 the client's
+// handshake ends before the agent has verified the client.
 func (k *Keys) Dial(ctx context.Context, address string) (*tls.Conn, error) {
 	return k.dialFor(ctx, address, protocolServing, protocolDraining)
 }
 
-// dialFor offers protocols.
+// dialFor is Dial, with the protocols to offer.
 func (k *Keys) dialFor(ctx context.Context, address string, protocols ...string) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -45,10 +47,10 @@ func (k *Keys) dialFor(ctx context.Context, address string, protocols ...string)
 	return client, nil
 }
 
-// IsDraining reports whether the agent at an address was asked to stop: it goes on for its jobs, and should
-// get no more of them.
+// IsDraining reports whether the agent at an address was asked to stop. Such an agent keeps serving its running
+// jobs, and should get no new ones.
 func (k *Keys) IsDraining(ctx context.Context, address string) (bool, error) {
-	conn, err := k.Dial(ctx, address) // a connection says what was so when it was made
+	conn, err := k.Dial(ctx, address) // the answer is part of the handshake, so it needs a new connection
 	if err != nil {
 		return false, err
 	}
@@ -60,8 +62,8 @@ func isDraining(conn *tls.Conn) bool {
 	return conn.ConnectionState().NegotiatedProtocol == protocolDraining
 }
 
-// Check reports whether the agent with the same keys answers at an address of this machine. The agent
-// refuses its own key afterwards, and the engine is not asked.
+// Check returns nil if an agent with the same keys answers at an address of this machine. The agent then closes
+// the connection, because the key is its own. The engine is not checked.
 func Check(ctx context.Context, k *Keys, address string) error {
 	config := k.dialing()
 	config.VerifyConnection = func(state tls.ConnectionState) error {
@@ -78,7 +80,7 @@ func Check(ctx context.Context, k *Keys, address string) error {
 }
 
 func listen(ctx context.Context, address string) (net.Listener, error) {
-	// Connections have the listener's options.
+	// Accepted connections inherit the listener's options.
 	config := net.ListenConfig{KeepAliveConfig: keepAlive, Control: withUserTimeout}
 	return config.Listen(ctx, "tcp", address)
 }

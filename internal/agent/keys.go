@@ -25,14 +25,14 @@ const (
 	peerFile = "ca.pem"   // the other side's certificate, or several while keys are replaced
 )
 
-// Keys are what one side has: its own key, and the public keys of the other side. A certificate is only
-// what a key is sent in: names, signatures and dates in it do not count.
+// Keys are the keys that one side needs: its own key, and the public keys of the other side. Certificates only
+// carry the keys: their names, signatures and dates are ignored.
 type Keys struct {
 	own   tls.Certificate
 	peers [][]byte // public keys, in DER
 }
 
-// ReadKeys reads the keys in a folder that MakeKeys has made.
+// ReadKeys reads the keys of one side from a folder that MakeKeys has made.
 func ReadKeys(folder string) (*Keys, error) {
 	own, err := tls.LoadX509KeyPair(filepath.Join(folder, certFile), filepath.Join(folder, keyFile))
 	if err != nil {
@@ -64,7 +64,7 @@ func (k *Keys) isPeer(key []byte) bool {
 	return slices.ContainsFunc(k.peers, func(peer []byte) bool { return bytes.Equal(peer, key) })
 }
 
-// What is wrong with the key that another side shows. It has shown that it owns the key: TLS does that.
+// The reasons to refuse the other side's key. TLS has already checked that the other side owns the key.
 var (
 	errStranger = errors.New("its key is not the one of the other side")
 	errOwnKey   = errors.New("its key is that of an agent, not of the server")
@@ -82,15 +82,15 @@ func (k *Keys) verify(state tls.ConnectionState) error {
 	return errStranger
 }
 
-// Protocols that a client offers, to be told by the one that is chosen whether the agent has been asked to
-// stop (ALPN, RFC 7301).
+// The protocols that a client offers (ALPN, RFC 7301). The one that the agent chooses says whether the agent was
+// asked to stop.
 const (
 	protocolServing  = "iglu-agent-serving"
 	protocolDraining = "iglu-agent-draining"
 	protocolProgram  = "iglu-agent-program" // a client that offers it alone gets the agent's program: see Keys.Program
 )
 
-// listening returns how an agent speaks TLS.
+// listening returns the TLS configuration of an agent.
 func (k *Keys) listening(isDraining func() bool) *tls.Config {
 	serving := &tls.Config{
 		MinVersion:                  tls.VersionTLS13,
@@ -120,24 +120,25 @@ func (k *Keys) listening(isDraining func() bool) *tls.Config {
 	return serving
 }
 
-// dialing returns how a client speaks TLS, to whom it may be.
+// dialing returns the TLS configuration of a client. It is the same for all agents.
 func (k *Keys) dialing() *tls.Config {
 	return &tls.Config{
 		MinVersion:                  tls.VersionTLS13,
 		Certificates:                []tls.Certificate{k.own},
-		InsecureSkipVerify:          true, // of names and signatures: the key is verified
+		InsecureSkipVerify:          true, // skips names and signatures only: VerifyConnection checks the key
 		VerifyConnection:            k.verify,
 		NextProtos:                  []string{protocolServing, protocolDraining},
 		DynamicRecordSizingDisabled: true,
 	}
 }
 
-// HostNames are the names of agents that their certificate has. Only clients that know agents by names
-// need them, such as Docker's own.
+// HostNames are the names in the certificate of agents. Only clients that verify names need them, such as
+// Docker's own.
 var HostNames = []string{"agent", "tasks.agent", "engine", "localhost", "127.0.0.1", "::1"}
 
-// MakeKeys makes the keys of both sides, in the folders server and agent of a folder, which it makes if it
-// has to. It refuses to replace keys. hosts are more names or addresses beside HostNames.
+// MakeKeys makes the keys of both sides, in the subfolders server and agent of a folder. It creates the folder if
+// it does not exist, and fails if there are keys already. The agent's certificate has hosts, which are names or
+// addresses, in addition to HostNames.
 func MakeKeys(folder string, hosts []string) error {
 	server, err := newPair("iglu-builder server", x509.ExtKeyUsageClientAuth, nil)
 	if err != nil {
@@ -160,8 +161,8 @@ func MakeKeys(folder string, hosts []string) error {
 // A pair is a key and its certificate, as PEM.
 type pair struct{ key, cert []byte }
 
-// Certificates have no date at which they end, which is what the last one means (RFC 5280, 4.1.2.5). The
-// first is before the clock of any machine.
+// The dates of certificates. notAfter means that they do not expire (RFC 5280, 4.1.2.5). notBefore is earlier
+// than any machine's clock.
 var (
 	notBefore = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 	notAfter  = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
@@ -217,7 +218,7 @@ func (p pair) write(folder string, peer []byte) error {
 	return nil
 }
 
-// writeNew writes a file that must not be there yet, for its owner's eyes only.
+// writeNew creates a file that only its owner can read. It fails if the file exists.
 func writeNew(name string, text []byte) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {

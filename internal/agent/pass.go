@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// A passage is a connection of the server's and the one to the engine that belongs to it.
+// A passage is a connection from the server, and the connection to the engine to which its bytes are copied.
 type passage struct {
 	client *tls.Conn
 	engine *net.UnixConn
 
-	owed atomic.Bool  // the last bytes were the client's: the engine owes an answer
-	last atomic.Int64 // when they came, in nanoseconds since 1970
+	owed atomic.Bool  // the last bytes came from the client: the engine owes an answer
+	last atomic.Int64 // when the last bytes came, in nanoseconds since 1970
 }
 
 func newPassage(client *tls.Conn, engine *net.UnixConn) *passage {
@@ -23,25 +23,25 @@ func newPassage(client *tls.Conn, engine *net.UnixConn) *passage {
 	return p
 }
 
-// note notes that bytes have come.
+// note records that bytes have come now, and from which side.
 func (p *passage) note(ofClient bool) {
 	p.owed.Store(ofClient)
 	p.last.Store(time.Now().UnixNano())
 }
 
-// isIdle reports whether the engine owes no answer and nothing has come for a while. The connection of a
-// running job is not idle: the last that comes there is the server's heartbeat.
+// isIdle reports whether the engine owes no answer and no bytes have come for quietTime. The connection of a
+// running job is not idle, because the last bytes on it are always the server's heartbeat.
 func (p *passage) isIdle() bool {
 	return !p.owed.Load() && time.Since(time.Unix(0, p.last.Load())) >= quietTime
 }
 
 func (p *passage) close() {
-	p.client.NetConn().Close() // without a farewell, which could block
+	p.client.NetConn().Close() // without TLS's close message, which could block
 	p.engine.Close()
 }
 
-// run copies bytes both ways until both have ended. The end of one way is passed on by itself, as the
-// end of a container's standard input is. A connection that breaks takes the other with it.
+// run copies bytes in both directions until both have ended. The end of one direction is passed on while the
+// other continues, such as the end of a container's standard input. If one connection breaks, run closes both.
 func (p *passage) run() {
 	clientEnded, gone := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -53,8 +53,9 @@ func (p *passage) run() {
 			p.engine.CloseWrite()
 			close(clientEnded)
 		}
-		// What still comes is dropped: if it stayed, the kernel would drop what is still to be sent to
-		// the client, when this end is closed. The end of TCP, not of TLS, is that of both ways.
+		// Read and drop what the client still sends. If it stayed unread, the kernel would discard
+		// unsent bytes to the client when this side is closed. Only the end of the TCP connection, not
+		// that of TLS, ends both directions.
 		io.Copy(io.Discard, p.client.NetConn())
 	}()
 	if p.toClient() {
@@ -67,8 +68,9 @@ func (p *passage) run() {
 	<-gone
 }
 
-// toClient copies what the engine says, and passes its end on: also that of an engine that has not read all
-// that it was sent, which the kernel tells as an error. It returns false if the client cannot be reached.
+// toClient copies what the engine sends, and passes on its end. An engine that ends before it has read
+// everything causes a read error, which counts as a normal end. toClient returns false if the client cannot be
+// reached.
 func (p *passage) toClient() bool {
 	if _, writeErr := p.copy(p.client, p.engine, false); writeErr != nil {
 		return false
@@ -79,14 +81,14 @@ func (p *passage) toClient() bool {
 	return true
 }
 
-// How much is copied at once. Every open connection takes that much memory. The engine says more than it is
-// told, and a record of TLS has at most 16 KiB.
+// How many bytes are copied at once. Every open connection takes that much memory. The engine sends more than it
+// receives, and a TLS record has at most 16 KiB.
 const (
 	clientBuffer = 16 << 10
 	engineBuffer = 64 << 10
 )
 
-// copy copies until the source ends, which is no error.
+// copy copies until the source ends, which is not an error.
 func (p *passage) copy(to io.Writer, from io.Reader, ofClient bool) (readErr, writeErr error) {
 	size := engineBuffer
 	if ofClient {

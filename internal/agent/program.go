@@ -18,25 +18,27 @@ import (
 	"iglu.sh/builder/internal/lazyregexp"
 )
 
-// An agent hands out its own program: a server for another platform has none that runs in the containers of the
-// agent's engine. On a connection of protocolProgram it sends a line, which is a sending, and then the program.
+// An agent sends its own program to a server of another platform, which has no program that runs in the
+// containers of the agent's engine. On a connection of protocolProgram it sends a sending, which is one line of
+// JSON, and then the program.
 
 const (
-	// programTimeout bounds how long the program may take to be sent.
+	// programTimeout bounds the time to send the program.
 	programTimeout = 2 * time.Minute
-	// maxProgram is many times the size of the program in bytes, and maxLine of the line before it.
+	// maxProgram bounds the size of the program, and maxLine that of the line before it, in bytes. Both are
+	// many times what is needed.
 	maxProgram = 1 << 30
 	maxLine    = 1 << 10
 )
 
-// A sending is what an agent says of its program.
+// A sending describes the program that an agent sends.
 type sending struct {
 	Version string `json:"version"`
 	SHA256  string `json:"sha256"` // in hexadecimal digits
 	Size    int64  `json:"size"`   // in bytes
 }
 
-// sendingOf returns what there is to say of a program.
+// sendingOf returns the line with the sending of a program.
 func sendingOf(program io.Reader, version string) (line []byte, err error) {
 	digest := sha256.New()
 	size, err := io.Copy(digest, program)
@@ -47,7 +49,7 @@ func sendingOf(program io.Reader, version string) (line []byte, err error) {
 	return append(line, '\n'), err
 }
 
-// sendProgram sends the agent's program. A client that has it already breaks the connection.
+// sendProgram sends the agent's program. A client that already has it closes the connection.
 func (s *service) sendProgram(client net.Conn) {
 	client.SetDeadline(time.Now().Add(programTimeout))
 	file, err := os.Open(s.program)
@@ -66,8 +68,8 @@ func (s *service) sendProgram(client net.Conn) {
 	io.Copy(client, file)
 }
 
-// A VersionError is that of Keys.Program if the agent is of another version.
-type VersionError struct{ Agent string } // the agent's version; empty: one that hands out no program
+// A VersionError is the error of Keys.Program if the agent's version is not the server's.
+type VersionError struct{ Agent string } // the agent's version; empty if the agent is too old to send its program
 
 func (e *VersionError) Error() string {
 	return "the agent's version is " + cmp.Or(e.Agent, "an earlier one")
@@ -75,8 +77,8 @@ func (e *VersionError) Error() string {
 
 var digestForm = lazyregexp.New(`^[0-9a-f]{64}$`)
 
-// Program returns the file in a folder that holds the program of the agent at an address, which it fetches if
-// there is none yet. The error is a VersionError if the agent is not of the version.
+// Program returns the file, in a folder, with the program of the agent at an address. It fetches the program if
+// the folder does not have it yet. The error is a VersionError if the agent has another version.
 func (k *Keys) Program(ctx context.Context, address, version, folder string) (file string, err error) {
 	conn, err := k.dialFor(ctx, address, protocolProgram)
 	if err != nil {
@@ -109,7 +111,7 @@ func (k *Keys) Program(ctx context.Context, address, version, folder string) (fi
 	return file, nil
 }
 
-// readLine reads a line, and nothing of what follows.
+// readLine reads a line, and no byte after it.
 func readLine(conn *tls.Conn) (line []byte, err error) {
 	for b := make([]byte, 1); len(line) < maxLine; line = append(line, b[0]) {
 		if _, err := io.ReadFull(conn, b); err != nil {
@@ -122,7 +124,7 @@ func readLine(conn *tls.Conn) (line []byte, err error) {
 	return nil, errors.New("the line before it is too long")
 }
 
-// keep writes a program that is sent to a file, which is there as a whole or not at all.
+// keep writes the program that from sends to a file. On failure there is no file.
 func keep(file string, from io.Reader, said sending) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err

@@ -4,5 +4,6 @@ package agent
 
 import "syscall"
 
-// withUserTimeout is not to be had here: keepalive alone notices that the other side is gone.
+// withUserTimeout does nothing, because this system has no such option. Keepalive alone notices that the other
+// side has vanished.
 func withUserTimeout(_, _ string, _ syscall.RawConn) error { return nil }

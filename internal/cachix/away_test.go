@@ -73,7 +73,7 @@ func (b *bubble) start(faults ...devcache.Fault) {
 }
 
 func (b *bubble) notice(line string) {
-	told.keep(errors.New(line))
+	recorder.keep(errors.New(line))
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.notices = append(b.notices, fmt.Sprintf("%.0f: %s", time.Since(b.begun).Seconds(), line))
@@ -154,7 +154,7 @@ func testAway(b *bubble, away time.Duration, method, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := told.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); err != nil {
+	if err := recorder.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); err != nil {
 		t.Error(err)
 	}
 	if took := time.Since(b.begun); took < away || took > away+maxPause {
@@ -196,7 +196,7 @@ func TestAwayBetweenParts(t *testing.T) {
 		s := large(t)
 		pushed, err := b.push(t.Context(), s)
 		if err == nil {
-			err = told.keep(b.Verify(t.Context(), s.Path, pushed, b.key))
+			err = recorder.keep(b.Verify(t.Context(), s.Path, pushed, b.key))
 		}
 		if err != nil {
 			t.Error(err)
@@ -236,7 +236,7 @@ func TestAwayForGood(t *testing.T) {
 func TestNameThatIsGone(t *testing.T) {
 	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
 		other := newClient(t, "http://no-such-host/default", Options{Dial: b.network.Dial, Notice: b.notice})
-		if _, err := other.Cache(t.Context()); !errors.Is(told.keep(err), Unreachable) || StayedAway(err) {
+		if _, err := other.Cache(t.Context()); !errors.Is(recorder.keep(err), Unreachable) || StayedAway(err) {
 			t.Errorf("error %v, want %v", err, Unreachable)
 		}
 		if took := time.Since(b.begun); took != 0 {
@@ -309,8 +309,8 @@ func TestAwayWithAnAnswerForGood(t *testing.T) {
 			b.cache.Misbehave(devcache.Answer(status, ""))
 			for _, call := range []func() error{
 				func() error { _, err := b.push(t.Context(), small(t)); return err },
-				func() error { _, err := b.Client.Cache(t.Context()); return told.keep(err) },
-				func() error { _, err := b.Missing(t.Context(), []string{small(t).Hash()}); return told.keep(err) },
+				func() error { _, err := b.Client.Cache(t.Context()); return recorder.keep(err) },
+				func() error { _, err := b.Missing(t.Context(), []string{small(t).Hash()}); return recorder.keep(err) },
 			} {
 				if err := call(); !errors.Is(err, want) || !StayedAway(err) {
 					t.Errorf("%d: error %v, want %v", status, err, want)
@@ -330,7 +330,7 @@ func TestDatabaseGone(t *testing.T) {
 		s := large(t)
 		pushed, err := b.push(t.Context(), s)
 		if err == nil {
-			err = told.keep(b.Verify(t.Context(), s.Path, pushed, b.key))
+			err = recorder.keep(b.Verify(t.Context(), s.Path, pushed, b.key))
 		}
 		if err != nil {
 			t.Error(err)

@@ -21,7 +21,7 @@ import (
 
 func TestCache(t *testing.T) {
 	w := emptyFixture(t, quick())
-	if _, err := w.Cache(t.Context()); !errors.Is(told.keep(err), NoSigningKey) {
+	if _, err := w.Cache(t.Context()); !errors.Is(recorder.keep(err), NoSigningKey) {
 		t.Errorf("without a key: error %v, want %v", err, NoSigningKey)
 	}
 	if err := w.Register(t.Context(), w.key); err != nil {
@@ -29,7 +29,7 @@ func TestCache(t *testing.T) {
 	}
 	cache, err := w.Cache(t.Context())
 	if err != nil {
-		t.Fatal(told.keep(err))
+		t.Fatal(recorder.keep(err))
 	}
 	if cache.Name != "default" || cache.Permission != "Write" || !slices.Equal(cache.Keys(), []string{w.key.Public()}) {
 		t.Errorf("got %+v", cache)
@@ -69,7 +69,7 @@ func TestCacheFaults(t *testing.T) {
 			w.Client = newClient(t, w.url+"/default", options) // which the cache has not answered before
 			start := time.Now()
 			_, err := w.Cache(t.Context())
-			if !errors.Is(told.keep(err), f.want) {
+			if !errors.Is(recorder.keep(err), f.want) {
 				t.Errorf("error %v, want %v", err, f.want)
 			}
 			if err != nil && !strings.Contains(err.Error(), w.url+"/default") {
@@ -85,7 +85,7 @@ func TestCacheFaults(t *testing.T) {
 
 func TestWrongKeyAndName(t *testing.T) {
 	w := newFixture(t, quick())
-	if _, err := newClient(t, w.url+"/other", quick()).Cache(t.Context()); !errors.Is(told.keep(err), NoCache) {
+	if _, err := newClient(t, w.url+"/other", quick()).Cache(t.Context()); !errors.Is(recorder.keep(err), NoCache) {
 		t.Errorf("error %v, want %v", err, NoCache)
 	}
 	for _, token := range []string{"", "wrong-token"} {
@@ -94,10 +94,10 @@ func TestWrongKeyAndName(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer client.Close()
-		if _, err := client.Cache(t.Context()); !errors.Is(told.keep(err), KeyRefused) {
+		if _, err := client.Cache(t.Context()); !errors.Is(recorder.keep(err), KeyRefused) {
 			t.Errorf("error %v, want %v", err, KeyRefused)
 		}
-		if _, err := client.Missing(t.Context(), []string{small(t).Hash()}); !errors.Is(told.keep(err), KeyRefused) {
+		if _, err := client.Missing(t.Context(), []string{small(t).Hash()}); !errors.Is(recorder.keep(err), KeyRefused) {
 			t.Errorf("error %v, want %v", err, KeyRefused)
 		}
 	}
@@ -112,7 +112,7 @@ func TestUnreachable(t *testing.T) {
 	for _, host := range []string{listener.Addr().String(), "no-such-host.invalid"} {
 		client := newClient(t, "http://"+host+"/default", quick())
 		_, err := client.Cache(t.Context())
-		if !errors.Is(told.keep(err), Unreachable) {
+		if !errors.Is(recorder.keep(err), Unreachable) {
 			t.Errorf("%s: error %v, want %v", host, err, Unreachable)
 		}
 		t.Log(err)
@@ -123,12 +123,12 @@ func TestNewRefuses(t *testing.T) {
 	for _, target := range []string{"", "cache", "cache.example.com/default", "ftp://host/default", "http:///default", "http://host",
 		"http://host/", "http://user:" + token + "@host/default", "http://host/default?" + token, "http://host/default#x",
 		"http://ho st/default", "http://[::1/" + token} {
-		if _, err := New(target, token, Options{}); told.keep(err) == nil {
+		if _, err := New(target, token, Options{}); recorder.keep(err) == nil {
 			t.Errorf("%q: no error", target)
 		}
 	}
 	for _, bad := range []string{token + "\n", token + "\r\nX: y", "a\x00", "ä"} {
-		if _, err := New("http://host/default", bad, Options{}); told.keep(err) == nil {
+		if _, err := New("http://host/default", bad, Options{}); recorder.keep(err) == nil {
 			t.Errorf("token %q: no error", bad)
 		}
 	}
@@ -159,7 +159,7 @@ func TestKeyStaysWithItsHost(t *testing.T) {
 	if !client.Locate(t.Context(), Cache{URI: reader.URL + "/sub/"}) {
 		t.Fatal("the cache was not found")
 	}
-	if err := told.keep(client.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
+	if err := recorder.keep(client.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
 		t.Error(err)
 	}
 	if authorization != "" {
@@ -184,7 +184,7 @@ func TestPrivate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := told.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
+	if err := recorder.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
 		t.Error(err)
 	}
 	described, err := w.Cache(t.Context())
@@ -199,7 +199,7 @@ func TestPrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stranger.Close()
-	if err := told.keep(stranger.Verify(t.Context(), s.Path, pushed, w.key)); !errors.Is(err, KeyRefused) {
+	if err := recorder.keep(stranger.Verify(t.Context(), s.Path, pushed, w.key)); !errors.Is(err, KeyRefused) {
 		t.Errorf("error %v, want %v", err, KeyRefused)
 	}
 }
@@ -249,7 +249,7 @@ func TestMissingInChunks(t *testing.T) {
 	}
 	missing, err := w.Missing(t.Context(), hashes)
 	if err != nil {
-		t.Fatal(told.keep(err))
+		t.Fatal(recorder.keep(err))
 	}
 	if !slices.Equal(missing, hashes[1:]) {
 		t.Errorf("%d are missing, want %d", len(missing), len(hashes)-1)
@@ -263,7 +263,7 @@ func TestMissingAnswers(t *testing.T) {
 	w := newFixture(t, quick())
 	for _, answer := range []string{"OK", "", "null", "{}", `["` + strings.Repeat("0", 32) + `"]`, `[1]`} {
 		w.cache.Misbehave(devcache.On("POST", "/api/v1/cache/*/narinfo", devcache.Answer(200, answer)))
-		if _, err := w.Missing(t.Context(), []string{small(t).Hash()}); !errors.Is(told.keep(err), NotCachix) {
+		if _, err := w.Missing(t.Context(), []string{small(t).Hash()}); !errors.Is(recorder.keep(err), NotCachix) {
 			t.Errorf("%q: error %v, want %v", answer, err, NotCachix)
 		}
 	}
@@ -302,13 +302,13 @@ func TestParseSigningKeyRefuses(t *testing.T) {
 	}
 	encode := base64.StdEncoding.EncodeToString
 	good := encode(private)
-	told.secret(good)
-	told.secret(good[:40])
+	recorder.secret(good)
+	recorder.secret(good[:40])
 	wrongHalf := slices.Clone(private)
 	wrongHalf[63] ^= 1
 	for _, text := range []string{"", ":", "name:", "name", good[:40], good + good, encode(private[:32]), "a:b:" + good,
 		encode(wrongHalf), good[:50] + "\n" + good[51:], "!" + good[1:]} {
-		if _, err := ParseSigningKey(text); told.keep(err) == nil {
+		if _, err := ParseSigningKey(text); recorder.keep(err) == nil {
 			t.Errorf("%q: no error", text)
 		}
 	}

@@ -99,7 +99,7 @@ func testPushFault(t *testing.T, fault devcache.Fault, want error) {
 	}
 	w.cache.Misbehave()
 	if want == nil {
-		if err := told.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
+		if err := recorder.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -140,7 +140,7 @@ func TestCompleteThatDoesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := told.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); !errors.Is(err, NotAsPushed) {
+	if err := recorder.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); !errors.Is(err, NotAsPushed) {
 		t.Errorf("error %v, want %v", err, NotAsPushed)
 	}
 }
@@ -341,7 +341,7 @@ func TestVerifyFindsWhatDiffers(t *testing.T) {
 		{"NarHash", "", "NarHash"},
 	} {
 		w.cache.Misbehave(devcache.On("GET", narInfoGet, devcache.ReplaceField(change.field, change.value)))
-		err := told.keep(w.Verify(t.Context(), s.Path, pushed, w.key))
+		err := recorder.keep(w.Verify(t.Context(), s.Path, pushed, w.key))
 		if !errors.Is(err, NotAsPushed) || !strings.Contains(err.Error(), change.want) {
 			t.Errorf("%s %q: error %v, want %v that names %s", change.field, change.value, err, NotAsPushed, change.want)
 		}
@@ -353,7 +353,7 @@ func TestVerifyFindsWhatDiffers(t *testing.T) {
 		"twice":   devcache.Edit(func(_ http.Header, body []byte) []byte { return bytes.Repeat(body, 2) }),
 	} {
 		w.cache.Misbehave(devcache.On("GET", narInfoGet, fault))
-		if err := told.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); !errors.Is(err, NotAsPushed) {
+		if err := recorder.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); !errors.Is(err, NotAsPushed) {
 			t.Errorf("%s: error %v, want %v", name, err, NotAsPushed)
 		}
 	}
@@ -361,11 +361,11 @@ func TestVerifyFindsWhatDiffers(t *testing.T) {
 	w.cache.Misbehave(devcache.On("GET", narInfoGet, devcache.Edit(func(_ http.Header, body []byte) []byte {
 		return append(body, "Sig: other-1:AAAA\nWhatever: comes\n\n"...)
 	})))
-	if err := told.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
+	if err := recorder.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
 		t.Error(err)
 	}
 	w.cache.Misbehave(devcache.On("GET", narInfoGet, once(devcache.Answer(500, ""))))
-	if err := told.keep(w.Verify(t.Context(), s.Path, Pushed{}, nil)); err != nil {
+	if err := recorder.keep(w.Verify(t.Context(), s.Path, Pushed{}, nil)); err != nil {
 		t.Error(err)
 	}
 }

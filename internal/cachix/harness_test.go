@@ -45,48 +45,50 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
-	if err := told.search(); code == 0 && err != nil {
+	if err := recorder.search(); code == 0 && err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
 	os.Exit(code)
 }
 
-// told keeps every error that a client has returned in a test, and every secret.
-var told = &ledger{secrets: map[string]bool{token: true, url.QueryEscape(token): true, url.PathEscape(token): true}}
+// recorder records every error that a client returns in a test, and every secret, so that TestMain can check that no
+// error contains a secret.
+var recorder = &secretRecorder{secrets: map[string]bool{token: true, url.QueryEscape(token): true, url.PathEscape(token): true}}
 
-type ledger struct {
+type secretRecorder struct {
 	mu      sync.Mutex
 	errors  []string
 	secrets map[string]bool
 }
 
-// keep notes an error in all its forms, and returns it.
-func (l *ledger) keep(err error) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// keep records an error in all its formats, and returns it.
+func (r *secretRecorder) keep(err error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for e := err; e != nil; e = errors.Unwrap(e) {
-		l.errors = append(l.errors, e.Error(), fmt.Sprintf("%+v %#v", e, e))
+		r.errors = append(r.errors, e.Error(), fmt.Sprintf("%+v %#v", e, e))
 	}
 	return err
 }
 
-func (l *ledger) secret(text string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.secrets[text] = true
+// secret records a text that no error may contain.
+func (r *secretRecorder) secret(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.secrets[text] = true
 }
 
 // search looks for every secret in every error.
-func (l *ledger) search() error {
-	for _, text := range l.errors {
-		for secret := range l.secrets {
+func (r *secretRecorder) search() error {
+	for _, text := range r.errors {
+		for secret := range r.secrets {
 			if strings.Contains(text, secret) {
 				return fmt.Errorf("an error holds a secret: %s", text)
 			}
 		}
 	}
-	fmt.Printf("searched %d texts of errors for %d secrets\n", len(l.errors), len(l.secrets))
+	fmt.Printf("searched %d texts of errors for %d secrets\n", len(r.errors), len(r.secrets))
 	return nil
 }
 
@@ -140,7 +142,7 @@ func newClient(t *testing.T, target string, options Options) *Client {
 	t.Helper()
 	client, err := New(target, token, options)
 	if err != nil {
-		t.Fatal(told.keep(err))
+		t.Fatal(recorder.keep(err))
 	}
 	t.Cleanup(client.Close)
 	return client
@@ -150,9 +152,9 @@ func newClient(t *testing.T, target string, options Options) *Client {
 func secretsOf(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPut {
-			told.secret(r.URL.RawQuery)
+			recorder.secret(r.URL.RawQuery)
 			if _, secret, ok := strings.Cut(r.URL.RawQuery, "key="); ok {
-				told.secret(secret)
+				recorder.secret(secret)
 			}
 		}
 		next.ServeHTTP(w, r)
@@ -166,11 +168,11 @@ func newKey(t *testing.T) *SigningKey {
 		t.Fatal(err)
 	}
 	text := base64.StdEncoding.EncodeToString(private)
-	told.secret(text)
-	told.secret(text[:40])
+	recorder.secret(text)
+	recorder.secret(text[:40])
 	key, err := ParseSigningKey("somebody-1:" + text + "\n")
 	if err != nil {
-		t.Fatal(told.keep(err))
+		t.Fatal(recorder.keep(err))
 	}
 	return key
 }
@@ -178,7 +180,7 @@ func newKey(t *testing.T) *SigningKey {
 // push pushes a path and keeps the error.
 func (w *fixture) push(ctx context.Context, s sample) (Pushed, error) {
 	pushed, err := w.Push(ctx, s.Path, s.nar, w.key)
-	return pushed, told.keep(err)
+	return pushed, recorder.keep(err)
 }
 
 // announced says whether the cache shows a path to Nix.

@@ -57,7 +57,7 @@ func TestCacheOfEachKind(t *testing.T) {
 	inEachKind(t, func(t *testing.T, b *bubble) {
 		cache, err := b.Client.Cache(t.Context())
 		if err != nil {
-			t.Fatal(told.keep(err))
+			t.Fatal(recorder.keep(err))
 		}
 		if permission := map[bool]string{true: "Write", false: "Read"}[b.kind == devcache.Strict]; cache.Name != "default" ||
 			cache.Permission != permission || !slices.Equal(cache.Keys(), []string{b.key.Public()}) {
@@ -77,7 +77,7 @@ func TestHas(t *testing.T) {
 		has := func(keys ...string) bool {
 			t.Helper()
 			has, err := b.Has(t.Context(), s.Path, keys...)
-			if told.keep(err) != nil {
+			if recorder.keep(err) != nil {
 				t.Error(err)
 			}
 			return has
@@ -117,15 +117,15 @@ func TestHasUnsigned(t *testing.T) {
 		s := small(t)
 		pushed, err := b.Push(t.Context(), s.Path, s.nar, nil)
 		if err != nil {
-			t.Fatal(told.keep(err))
+			t.Fatal(recorder.keep(err))
 		}
-		if err := told.keep(b.Verify(t.Context(), s.Path, pushed, nil)); err != nil {
+		if err := recorder.keep(b.Verify(t.Context(), s.Path, pushed, nil)); err != nil {
 			t.Error(err)
 		}
 		if has, err := b.Has(t.Context(), s.Path, b.key.Public()); has || err != nil {
 			t.Errorf("has it: %v, error %v", has, err)
 		}
-		if err := told.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); !errors.Is(err, NotAsPushed) {
+		if err := recorder.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); !errors.Is(err, NotAsPushed) {
 			t.Errorf("error %v, want %v", err, NotAsPushed)
 		}
 	})
@@ -135,7 +135,7 @@ func TestHasUnsigned(t *testing.T) {
 func TestHasUnknown(t *testing.T) {
 	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
 		b.cache.Misbehave(devcache.On("GET", narInfoGet, devcache.Answer(401, "")))
-		if has, err := b.Has(t.Context(), small(t).Path); has || !errors.Is(told.keep(err), KeyRefused) {
+		if has, err := b.Has(t.Context(), small(t).Path); has || !errors.Is(recorder.keep(err), KeyRefused) {
 			t.Errorf("has it: %v, error %v", has, err)
 		}
 	})
@@ -153,9 +153,9 @@ func TestNarinfoWithoutNar(t *testing.T) {
 		defer second.Close()
 		pushed, err := second.Push(t.Context(), s.Path, s.nar, b.key)
 		if err != nil {
-			t.Fatal(told.keep(err))
+			t.Fatal(recorder.keep(err))
 		}
-		err = told.keep(second.Verify(t.Context(), s.Path, pushed, b.key))
+		err = recorder.keep(second.Verify(t.Context(), s.Path, pushed, b.key))
 		if want := "read back small-1.0 from http://cache/second: the cache does not show what was pushed (HTTP 404): its narinfo is there, and its NAR is not"; err == nil || err.Error() != want {
 			t.Errorf("error %v, want %s", err, want)
 		}
@@ -211,7 +211,7 @@ func TestVerifyNar(t *testing.T) {
 				}))
 				defer store()
 				b.cache.Misbehave(devcache.On("GET", narGet, test.fault), devcache.On("GET", "/default/nar/", test.fault))
-				err = told.keep(b.Verify(t.Context(), s.Path, pushed, b.key))
+				err = recorder.keep(b.Verify(t.Context(), s.Path, pushed, b.key))
 				if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 					t.Errorf("error %v, want %q", err, test.want)
 				}
@@ -276,7 +276,7 @@ func TestNarIsNotRead(t *testing.T) {
 			})
 		}))
 		for range 3 {
-			if err := told.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); err != nil {
+			if err := recorder.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); err != nil {
 				t.Error(err)
 			}
 		}
@@ -284,7 +284,7 @@ func TestNarIsNotRead(t *testing.T) {
 			t.Errorf("%d bytes were sent, want 96", written.Load())
 		}
 		b.cache.Misbehave(devcache.On("GET", narGet, withoutRange))
-		if err := told.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); err != nil {
+		if err := recorder.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); err != nil {
 			t.Error(err)
 		}
 		synctest.Wait()
@@ -333,7 +333,7 @@ func TestURLOfNar(t *testing.T) {
 		defer elsewhere()
 		for url, want := range map[string]string{"http://elsewhere/nar": "the cache refuses it (HTTP 403)", ":": "its URL is none", "http://[": "its URL is none"} {
 			b.cache.Misbehave(devcache.On("GET", narInfoGet, devcache.ReplaceField("URL", url)))
-			if err := told.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); err == nil || !strings.Contains(err.Error(), want) {
+			if err := recorder.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: error %v, want %s", url, err, want)
 			}
 		}

@@ -60,7 +60,7 @@ func TestPush(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := told.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
+		if err := recorder.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
 			t.Error(err)
 		}
 		var want bytes.Buffer
@@ -200,7 +200,7 @@ func TestManyPaths(t *testing.T) {
 		t.Errorf("%d are missing at last; error %v", len(missing), err)
 	}
 	for _, i := range []int{0, 1, count / 2, count - 1} {
-		if err := told.keep(w.Verify(t.Context(), samples[i].Path, Pushed{}, w.key)); err != nil {
+		if err := recorder.keep(w.Verify(t.Context(), samples[i].Path, Pushed{}, w.key)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -281,14 +281,14 @@ func TestMemory(t *testing.T) {
 		return func(w io.Writer) error { return nar(watched{w, &peak}) }
 	}
 	start := time.Now()
-	if _, err := told.keep2(w.Push(t.Context(), samples[0].Path, watch(samples[0].nar), w.key)); err != nil {
+	if _, err := recorder.keepPushed(w.Push(t.Context(), samples[0].Path, watch(samples[0].nar), w.key)); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%d MiB in %v", hugeSize>>20, time.Since(start).Round(time.Millisecond))
 	var group sync.WaitGroup
 	for _, s := range samples[1:] {
 		group.Go(func() {
-			if _, err := told.keep2(w.Push(t.Context(), s.Path, watch(s.nar), w.key)); err != nil {
+			if _, err := recorder.keepPushed(w.Push(t.Context(), s.Path, watch(s.nar), w.key)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -319,7 +319,7 @@ func (w watched) Write(b []byte) (int, error) {
 	return w.w.Write(b)
 }
 
-func (l *ledger) keep2(p Pushed, err error) (Pushed, error) { return p, l.keep(err) }
+func (r *secretRecorder) keepPushed(p Pushed, err error) (Pushed, error) { return p, r.keep(err) }
 
 // While the cache takes no part, no more of an archive is read than the parts in
 // memory hold, and the few frames that the compression has on its hands.
@@ -333,7 +333,7 @@ func TestPartsAreBounded(t *testing.T) {
 	defer cancel()
 	var taken atomic.Int64
 	s := small(t)
-	_, err := told.keep2(w.Push(ctx, s.Path, func(w io.Writer) error {
+	_, err := recorder.keepPushed(w.Push(ctx, s.Path, func(w io.Writer) error {
 		return file(1, 1<<40)(counted{w, &taken})
 	}, w.key))
 	if !errors.Is(err, context.DeadlineExceeded) {
@@ -514,7 +514,7 @@ func TestCancelWhileWaiting(t *testing.T) {
 	inside, out := make(chan bool), make(chan bool)
 	var group sync.WaitGroup
 	group.Go(func() {
-		_, err := told.keep2(w.Push(t.Context(), s.Path, func(w io.Writer) error {
+		_, err := recorder.keepPushed(w.Push(t.Context(), s.Path, func(w io.Writer) error {
 			inside <- true
 			<-out
 			return s.nar(w)

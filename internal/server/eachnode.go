@@ -102,7 +102,7 @@ func distinct(nodes []Node) []Node {
 		}
 		return again
 	})
-	machines := make(map[string]int) // how many have the name
+	machines := make(map[string]int) // how many machines have the name
 	for _, n := range nodes {
 		machines[n.Name]++
 	}

@@ -14,7 +14,8 @@ import (
 	"iglu.sh/builder/orchestrator/docker"
 )
 
-// OpenEngine returns the container engine of the settings. program is what runs in the containers.
+// OpenEngine returns the container engine of the settings. program is the file of the program that runs in the
+// containers.
 func (s *Settings) OpenEngine(program string, log *slog.Logger) (*docker.Engine, error) {
 	dial, err := s.agentDial()
 	if err != nil {
@@ -41,7 +42,7 @@ func (s *Settings) openEngine(host string, dial dialer, program string, log *slo
 	}, log)
 }
 
-// agentDial returns what connects to the engine's agent, or nil if there is none.
+// agentDial returns the dialer for the engine's agent, or nil if there is no agent.
 func (s *Settings) agentDial() (dialer, error) {
 	if s.AgentKeys == "" {
 		return nil, nil

@@ -21,23 +21,23 @@ import (
 	"iglu.sh/builder/orchestrator/engine"
 )
 
-// A fleet is the engines that the server uses: one, or those of a cluster, which come and go.
+// A fleet is the engines that the server uses: one, or those of a cluster, which change while it runs.
 type fleet struct {
-	one     engine.Engine // nil: a cluster's
-	cluster *orchestrator.Cluster
+	one     engine.Engine         // nil if there is a cluster
+	cluster *orchestrator.Cluster // nil if there is one engine
 
 	mu      sync.Mutex
 	engines map[string]*docker.Engine // by their addresses
 }
 
-// An ownProgram is the server's own.
+// An ownProgram is a build of this program, which runs in the containers of jobs.
 type ownProgram struct{ file, buildID, version string }
 
-// ownPlatform is what it is made for.
+// ownPlatform is the platform of the server's own build.
 const ownPlatform = runtime.GOOS + "/" + runtime.GOARCH
 
-// openFleet returns the engines of the settings. own runs in their containers. What runs on other platforms
-// comes from the agents there, and is kept in a folder until the server starts again.
+// openFleet returns the engines of the settings. own is the program that runs in their containers. For other
+// platforms, the program is fetched from the agents there and kept in folder, which is emptied at each start.
 func (s *Settings) openFleet(own ownProgram, folder string, log *slog.Logger) (*fleet, error) {
 	f := &fleet{engines: make(map[string]*docker.Engine)}
 	if len(s.Nodes) == 0 {
@@ -85,8 +85,8 @@ func (s *Settings) openFleet(own ownProgram, folder string, log *slog.Logger) (*
 	return f, nil
 }
 
-// programOf returns the program of an agent on another platform than the server's. It must be of the server's
-// version, because the two talk to each other.
+// programOf fetches the program of an agent on another platform than the server's. Its version must be the
+// server's, because the two programs talk to each other.
 func programOf(ctx context.Context, keys *agent.Keys, address, platform, version, folder string) (ownProgram, error) {
 	file, err := keys.Program(ctx, address, version, folder)
 	if other, ok := errors.AsType[*agent.VersionError](err); ok {
@@ -108,7 +108,7 @@ func (s *Settings) nodeKeys() (*agent.Keys, error) {
 	return s.readKeys()
 }
 
-// IsOfJobs reports whether an address is one that a job can have, as far as that is known.
+// IsOfJobs reports whether an address is known to be one that a job's container can have.
 func (f *fleet) IsOfJobs(addr netip.Addr) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -120,8 +120,8 @@ func (f *fleet) IsOfJobs(addr netip.Addr) bool {
 	return false
 }
 
-// StopTimeout returns the time after which the server's container is killed that was asked to stop, as far
-// as one engine is asked for it; 0: that is not known.
+// StopTimeout returns how long after the request to stop the engine kills the server's container. It returns 0
+// if that is not known, which is always so with a cluster.
 func (f *fleet) StopTimeout() time.Duration {
 	if f.one == nil {
 		return 0
@@ -129,19 +129,18 @@ func (f *fleet) StopTimeout() time.Duration {
 	return f.engines[""].StopTimeout()
 }
 
-// A resolver finds the addresses that a name stands for.
+// A resolver looks up the addresses of a name.
 type resolver interface {
 	LookupHost(ctx context.Context, host string) ([]string, error)
 }
 
-// resolve returns the addresses of agents: a name can stand for several, as tasks.agent does on Docker
-// Swarm. A name that is not known stands for none; the error is that of a name server that does not
-// answer.
+// resolve returns the addresses of agents. A name can have several, as tasks.agent has on Docker Swarm. A name
+// that does not exist has none. The error says that the name server does not answer.
 func resolve(ctx context.Context, r resolver, names []string) (addresses []string, err error) {
 	for _, name := range names {
 		host, port, err := net.SplitHostPort(name)
 		if err != nil {
-			return nil, err // which the settings do not let through
+			return nil, err // cannot happen: parseNodes has checked the names
 		}
 		found, err := r.LookupHost(ctx, host)
 		if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {

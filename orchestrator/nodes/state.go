@@ -15,11 +15,10 @@ type State struct {
 	Problem string `json:"problem,omitempty"`
 	// Draining is true if the node's agent was asked to stop: its jobs continue, and it gets no more.
 	Draining bool `json:"draining,omitempty"`
-	// Platform is such as linux/amd64, and Memory is in bytes. Platform, CPUs and Memory are empty if they
-	// are not known.
-	Platform string `json:"platform,omitempty"`
+	// Platform, CPUs and Memory describe the machine. They are empty if they are not known.
+	Platform string `json:"platform,omitempty"` // such as linux/amd64
 	CPUs     int    `json:"cpus,omitempty"`
-	Memory   int64  `json:"memory,omitempty"`
+	Memory   int64  `json:"memory,omitempty"` // in bytes
 	// Slots is how many jobs the node runs at once, and Running how many run now.
 	Slots   int `json:"slots"`
 	Running int `json:"running"`
