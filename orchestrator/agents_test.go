@@ -13,7 +13,7 @@ import (
 	"iglu.sh/builder/orchestrator/nodes"
 )
 
-// An agent is a way to a machine's engine that ends by itself: only calls through it fail then.
+// An agent is one of several connections to a machine's engine. When it fails, only the calls through it fail.
 type agent struct {
 	*machine
 	away, draining atomic.Bool
@@ -37,7 +37,7 @@ func (a *agent) Create(ctx context.Context, spec engine.Spec) (engine.Container,
 	return a.machine.Create(ctx, spec)
 }
 
-// newAgentLab returns a lab with a machine n1 that has two agents, of which the second is not found yet.
+// newAgentLab returns a lab with a machine n1 that has two agents. The second is not found yet.
 func newAgentLab(t *testing.T) (l *lab, old, fresh *agent) {
 	old, fresh = new(agent), new(agent)
 	l = newLab(t, 1, func(o *Options) {
@@ -65,8 +65,8 @@ func (l *lab) wantLoad(when string, running, waiting int) {
 	}
 }
 
-// TestAgentReplaced has an agent be asked to stop under a job, and a new one of the same engine answer at another
-// address: it gets the jobs that come, which share slots and stores with those that run.
+// TestAgentReplaced asks an agent to stop while a job runs, and starts a new one of the same engine at another
+// address. New jobs use the new agent, and share slots and stores with the running jobs.
 func TestAgentReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, old, fresh := newAgentLab(t)
@@ -111,7 +111,7 @@ func TestAgentReplaced(t *testing.T) {
 	})
 }
 
-// TestReplacedAgentLost has the old agent be cut off, of two: its job is lost, as on any node, and no other.
+// TestReplacedAgentLost disconnects the old one of two agents. Its job is lost, and no other.
 func TestReplacedAgentLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, old, _ := newAgentLab(t)
@@ -125,7 +125,7 @@ func TestReplacedAgentLost(t *testing.T) {
 		begun := time.Now()
 		one.wantEnd(t, jobend.EngineGone)
 		if took := time.Since(begun); took > 20*time.Second {
-			t.Errorf("its client was told after %s", took)
+			t.Errorf("its client got the result after %s", took)
 		}
 		three := l.start("a", "1m")
 		three.wantEnd(t, jobend.Exited)
@@ -133,7 +133,7 @@ func TestReplacedAgentLost(t *testing.T) {
 	})
 }
 
-// TestAgentDies has an agent die, and another answer before three pings are missed.
+// TestAgentDies stops an agent without warning. Another one answers before three pings are missed.
 func TestAgentDies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, old, fresh := newAgentLab(t)
@@ -152,7 +152,8 @@ func TestAgentDies(t *testing.T) {
 	})
 }
 
-// TestNodeSilent has a node not answer for a while that costs no job: meanwhile others get the jobs that come.
+// TestNodeSilent checks a node that does not answer for so short a time that its jobs are not lost. Meanwhile new jobs
+// run on other nodes.
 func TestNodeSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2)

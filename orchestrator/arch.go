@@ -17,8 +17,8 @@ var machines = map[string]string{
 }
 
 // systemFor returns Nix's name of the system that a job asks for, or "" if the engine's machine is of that
-// system. arch may be any name that goArch knows. The error says that no Nix system has that name. The program
-// in the container finds out whether the machine can run programs of another system.
+// system. arch may be any name that goArch knows. It fails if Nix has no such system. The program in the
+// container finds out whether the machine can run programs of another system.
 func systemFor(arch, machine string) (string, error) {
 	wanted := goArch(arch)
 	switch {

@@ -22,7 +22,7 @@ import (
 
 const ownPlatform = "linux/amd64"
 
-// A lab is a cluster of engines in memory, which a test can cut off.
+// A lab is a cluster of engines in memory, which a test can disconnect.
 type lab struct {
 	t *testing.T
 	clock
@@ -34,7 +34,7 @@ type lab struct {
 	found []string
 }
 
-// A machine is one with an engine.
+// A machine is a machine with an engine.
 type machine struct {
 	*memengine.Engine
 	mu       sync.Mutex
@@ -51,7 +51,7 @@ func (m *machine) cut(away bool) {
 	m.away = away
 }
 
-// fail is why a call of the machine's engine fails, or nil.
+// fail returns why a call of the machine's engine fails, or nil.
 func (m *machine) fail(call string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -67,9 +67,9 @@ func (m *machine) drain(draining bool) {
 	m.draining = draining
 }
 
-// newLab returns one with machines n1, n2 and so on, of which each has its name as its address. The first
-// has another, alias; and there are three that nobody finds: arm has another platform, other as well, but no program
-// for it, and twin the name n1.
+// newLab returns a lab with machines n1, n2 and so on. The address of each is its name, and alias is a second address
+// of n1. Three more machines are not found at first: arm and other have other platforms, there is no program for
+// other's, and twin is also named n1.
 func newLab(t *testing.T, machines int, change ...func(*Options)) *lab {
 	l := &lab{t: t, machines: make(map[string]*machine)}
 	for i := range machines {
@@ -154,7 +154,7 @@ func program(_ context.Context, address, platform string) (string, error) {
 	return "for " + platform, nil
 }
 
-// start starts a job of a repository that takes a time, and returns what gets its end.
+// start starts a job of a repository that takes some time, and returns the channel that gets its end.
 func (l *lab) start(repository, takes string) *sent {
 	return l.startWith(l.t.Context(), repository, takes)
 }
@@ -181,7 +181,7 @@ type sent struct {
 	last schemas.Message
 }
 
-// node returns the node that the job's log names.
+// node returns the node in the job's log.
 func (s *sent) node() string {
 	for line := range strings.Lines(s.log.String()) {
 		if name, ok := strings.CutPrefix(line, "iglu: on node "); ok {
@@ -207,9 +207,9 @@ func nodesOf(jobs ...*sent) string {
 	return strings.Join(names, " ")
 }
 
-// TestCluster has 30 jobs of three repositories on three nodes with two slots each: each repository's go
-// to the node of the first while that has room, and no more than six run at once. While some wait, and
-// have waited for their home, no slot is free.
+// TestCluster sends 30 jobs of three repositories to three nodes with two slots each. Jobs of a repository run on the
+// node of its first job while that has a free slot, and no more than six run at once. No slot is free while a job
+// waits that has stopped waiting for its home.
 func TestCluster(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 3)
@@ -229,7 +229,7 @@ func TestCluster(t *testing.T) {
 		for _, j := range jobs {
 			j.wantEnd(t, jobend.Exited)
 			time.Sleep(nodes.HomeTimeout + time.Second)
-			synctest.Wait() // others may end at this very instant
+			synctest.Wait() // others may end at the same time
 			if running, waiting := l.b.Load(); running > 6 || waiting > 0 && running < 6 {
 				t.Errorf("%d jobs run and %d wait", running, waiting)
 			}
@@ -242,8 +242,8 @@ func TestCluster(t *testing.T) {
 	})
 }
 
-// TestNodeLost has a node be cut off for 8 s, which costs nothing, and for good: its jobs are told within
-// 20 s, those on others go on, and when it is back it is cleaned and used again.
+// TestNodeLost disconnects a node for 8 s, which has no effect, and then for longer. Then the clients of its jobs get
+// an error within 20 s, and jobs on other nodes continue. When the node is back, it is cleaned and used again.
 func TestNodeLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2)
@@ -260,10 +260,10 @@ func TestNodeLost(t *testing.T) {
 		begun := time.Now()
 		one.wantEnd(t, jobend.EngineGone)
 		if took := time.Since(begun); took > 20*time.Second {
-			t.Errorf("its client was told after %s", took)
+			t.Errorf("its client got the result after %s", took)
 		}
 		if r := one.last.Response; r.Error != "The node n1 is gone, and the job with it." {
-			t.Errorf("its client was told %q", r.Error)
+			t.Errorf("its client got %q", r.Error)
 		}
 		three := l.start("a", "1s")
 		three.wantEnd(t, jobend.Exited)
@@ -285,8 +285,8 @@ func TestNodeLost(t *testing.T) {
 	})
 }
 
-// TestNodeDrains has the agents of nodes be asked to stop: their jobs go on, and others go elsewhere, also
-// those whose home they are, until an agent that was not asked answers.
+// TestNodeDrains asks the agents of nodes to stop. Their running jobs continue, and new jobs run on other nodes, even
+// those whose home is a draining node, until a new agent answers there.
 func TestNodeDrains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2)
@@ -335,7 +335,7 @@ func TestNodeDrains(t *testing.T) {
 			t.Errorf("with a new agent on n1, they run on %s", got)
 		}
 
-		// A node is found that drains already.
+		// A new node is found that is already draining.
 		n1.cut(true)
 		time.Sleep(time.Minute)
 		n1.drain(true)
@@ -351,8 +351,8 @@ func TestNodeDrains(t *testing.T) {
 	})
 }
 
-// TestNodesCome has nodes come, also by two addresses, be forgotten by the name server while they answer,
-// and be of another platform.
+// TestNodesCome adds nodes while the builder runs: one with two addresses, one that the name server forgets while it
+// answers, and some of other platforms.
 func TestNodesCome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2)
@@ -385,13 +385,13 @@ func TestNodesCome(t *testing.T) {
 			t.Errorf("without a node it is %v", err)
 		}
 		if !strings.Contains(l.log.String(), errNoProgram.Error()) {
-			t.Error("nobody is told that there is no program for a node's platform")
+			t.Error("the log does not say that there is no program for a node's platform")
 		}
 	})
 }
 
-// TestPlatforms has jobs for a platform run on the nodes that have it, with its program, and others on the
-// builder's own. A repository has a home on each.
+// TestPlatforms checks that jobs for a platform run on its nodes, with its program, and all other jobs on the
+// builder's own platform. A repository has a home on each platform.
 func TestPlatforms(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2)
@@ -429,7 +429,7 @@ func TestPlatforms(t *testing.T) {
 	})
 }
 
-// TestHomeByPlatform has jobs of a repository for two platforms: those of each stay on its own node.
+// TestHomeByPlatform sends jobs of one repository for two platforms. Those of each platform keep to their own node.
 func TestHomeByPlatform(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2)
@@ -445,7 +445,7 @@ func TestHomeByPlatform(t *testing.T) {
 		other.Git.Repository, other.Arch = "a", "arm64"
 		second := l.send(t.Context(), other)
 		first.wantEnd(t, jobend.Exited)
-		busy := l.start("b", "1m") // on n1, which has less room then
+		busy := l.start("b", "1m") // on n1, which then has fewer free slots
 		third := own()
 		if got := nodesOf(first, second, busy, third); got != "n1 arm n1 n1" {
 			t.Errorf("they run on %s", got)

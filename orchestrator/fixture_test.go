@@ -199,14 +199,14 @@ func runCommand(p *fakeengine.Process) int {
 		return 0
 	case "push":
 		return end(p, jobwire.End{ExitCode: jobenv.ExitUnpushed, Unpushed: "1 of 2 paths was not pushed"})
-	case "linger": // does as it is told
+	case "linger": // continues after a signal, for a while
 		fmt.Fprintln(p.Stdout, "lingering")
 		return linger(p, nil)
 	case "stubborn": // does not
 		fmt.Fprintln(p.Stdout, "lingering")
 		<-p.Killed
 		return 0
-	case "handler": // ends in its own way when it is told to
+	case "handler": // handles the signal, and ends by itself
 		fmt.Fprintln(p.Stdout, "lingering")
 		<-p.Terminated
 		return end(p, jobwire.End{ExitCode: 7, Terminated: true})

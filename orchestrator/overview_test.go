@@ -25,7 +25,7 @@ func (m *machine) loseImage(noImage bool) {
 	}
 }
 
-// wantStates waits for what the builder has noticed by then, and compares it with what it says of its nodes.
+// wantStates waits until the builder is idle, and compares the states of its nodes.
 func (l *lab) wantStates(when string, want ...nodes.State) {
 	l.t.Helper()
 	time.Sleep(20 * time.Second)
@@ -41,8 +41,8 @@ func (l *lab) wantStates(when string, want ...nodes.State) {
 	}
 }
 
-// TestNodes asks what there is to say of nodes: while jobs run, of one that is gone, of one that never was
-// there, and of two machines with one name.
+// TestNodes checks the states of nodes: while jobs run, of a lost node, of an address that never answered, and of two
+// machines with the same name.
 func TestNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 1)
@@ -118,13 +118,12 @@ func TestImageIsTriedAgain(t *testing.T) {
 		time.Sleep(2 * imageInterval)
 		log := l.log.String()
 		if n := strings.Count(log, "cannot provide the job image"); n != 1 || !strings.Contains(log, "the job image is there") {
-			t.Errorf("it was told %d times\n%s", n, log)
+			t.Errorf("the log has it %d times\n%s", n, log)
 		}
 	})
 }
 
-// TestNodeOfJob looks for the node of a job in its record and its events, in why it failed, and in what is
-// counted of that.
+// TestNodeOfJob checks that a job's record, its events, its failure and the metrics contain its node.
 func TestNodeOfJob(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		observed := new(observed)
@@ -147,7 +146,7 @@ func TestNodeOfJob(t *testing.T) {
 		}
 		last := job.Wait()
 		if want := "On node n1 the container engine went away."; last.Response.Error != want {
-			t.Errorf("its client was told %q, want %q", last.Response.Error, want)
+			t.Errorf("its client got %q, want %q", last.Response.Error, want)
 		}
 		if !strings.Contains(events.String(), `{"type":"node","name":"n1"}`) {
 			t.Errorf("its events are %s", events.String())
@@ -166,7 +165,7 @@ func TestNodeOfJob(t *testing.T) {
 	})
 }
 
-// An eventLog gets a job's messages.
+// An eventLog records a job's messages.
 type eventLog struct{ strings.Builder }
 
 func (l *eventLog) WriteMessages(messages []schemas.Message) error {

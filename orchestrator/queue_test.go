@@ -23,7 +23,7 @@ import (
 	"iglu.sh/builder/test/kit/memengine"
 )
 
-// A clock runs jobs that take the time that their command says, and notes their order.
+// A clock runs jobs that take the time in their command, and records their order.
 type clock struct {
 	mu       sync.Mutex
 	begun    []string            // commands
@@ -71,7 +71,7 @@ func commandOf(command string) *schemas.Request {
 	return &schemas.Request{BuildOptions: schemas.BuildOptions{Command: command}}
 }
 
-// endOf returns how a job has ended, and whether its phases have one of waiting.
+// endOf returns how a job ended, and whether it had a waiting phase.
 func endOf(t *testing.T, last schemas.Message) (end string, waited bool) {
 	t.Helper()
 	event, err := schemas.ParseEvent(last.Event)
@@ -141,11 +141,11 @@ func TestQueue(t *testing.T) {
 		}
 		const places = "iglu: waiting for a free slot, 2 jobs ahead\niglu: waiting for a free slot, 1 job ahead\niglu: waiting for a free slot, next in line\n"
 		if log := logs[4].String(); !strings.Contains(log, places) {
-			t.Errorf("the fifth client was told %s", log)
+			t.Errorf("the fifth client got %s", log)
 		}
 		for n := range 2 {
 			if log := logs[n].String(); strings.Contains(log, "waiting") {
-				t.Errorf("a client that did not wait was told %s", log)
+				t.Errorf("a client that did not wait got %s", log)
 			}
 		}
 	})
@@ -182,7 +182,7 @@ func TestSubmit(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		if _, refusal := b.Submit(commandOf("3 1m"), ""); refusal == nil || *refusal != schemas.Busy() {
-			t.Errorf("a fourth job is told %v", refusal)
+			t.Errorf("a fourth job gets %v", refusal)
 		}
 		if !b.Cancel(ids[2]) || !b.Cancel(ids[1]) {
 			t.Error("they cannot be cancelled")
@@ -198,7 +198,7 @@ func TestSubmit(t *testing.T) {
 		}
 		for n := range 3 {
 			if _, refusal := b.Submit(commandOf(fmt.Sprintf("%d 1s", 10+n)), ""); refusal != nil {
-				t.Errorf("after their end, job %d is told %v", n, refusal)
+				t.Errorf("after their end, job %d gets %v", n, refusal)
 			}
 		}
 	})
@@ -227,13 +227,13 @@ func TestSubmitFollowed(t *testing.T) {
 
 // TestSubmitWithoutLog submits a job whose log cannot be created: the job is refused with the reason, and uses no slot.
 func TestSubmitWithoutLog(t *testing.T) {
-	b, _, folder := builder(t, nil) // nothing runs
+	b, _, folder := builder(t, nil) // no job runs
 	if err := os.RemoveAll(folder); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
 		if _, refusal := b.Submit(commandOf("1 1s"), ""); refusal == nil || refusal.Error != "The builder cannot keep the job's log." {
-			t.Errorf("it is told %v", refusal)
+			t.Errorf("it gets %v", refusal)
 		}
 	}
 }

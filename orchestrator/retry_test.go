@@ -22,7 +22,7 @@ func newRetryLab(t *testing.T, machines int, change ...func(*Options)) *lab {
 	return l
 }
 
-// wantOnce wants no job to have had two containers at once.
+// wantOnce checks that no job had two containers at once.
 func (l *lab) wantOnce() {
 	l.t.Helper()
 	l.clock.mu.Lock()
@@ -32,7 +32,7 @@ func (l *lab) wantOnce() {
 	}
 }
 
-// lose cuts a machine off, and returns when its jobs are lost.
+// lose disconnects a machine, and returns when its jobs are lost.
 func (l *lab) lose(name string) {
 	l.machines[name].cut(true)
 	time.Sleep((mostMissed + 1) * pingInterval)
@@ -73,7 +73,7 @@ func TestRetry(t *testing.T) {
 			t.Errorf("its phases are %s", got)
 		}
 
-		// The store of the first run is free, and its container gone, when the node is back.
+		// When the node is back, the first run's store is free and its container is removed.
 		l.machines["n1"].cut(false)
 		time.Sleep(time.Minute)
 		if left := names(t, l.machines["n1"]); left != "" {
@@ -98,7 +98,7 @@ func TestRetryOnce(t *testing.T) {
 		l.lose("n2")
 		one.wantEnd(t, jobend.EngineGone)
 		if got := strings.Count(one.log.String(), "runs once more"); got != 1 {
-			t.Errorf("it was told %d times that it runs once more\n%s", got, one.log.String())
+			t.Errorf("its log says %d times that it runs once more\n%s", got, one.log.String())
 		}
 	})
 }
@@ -120,7 +120,7 @@ func TestRetryOfNothing(t *testing.T) {
 // TestRetryAlone loses the only node, which returns: the job runs there again.
 func TestRetryAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for _, store := range []string{"a", ""} { // without a repository, it has none that outlives it
+		for _, store := range []string{"a", ""} { // without a repository, its store is not kept
 			l := newRetryLab(t, 1)
 			one := l.start(store, "1m")
 			l.lose("n1")
@@ -181,7 +181,7 @@ func TestRetryEnds(t *testing.T) {
 	}
 }
 
-// TestNothingHasRun has nodes not answer when a job is to begin on them: it begins on another, or when one is back.
+// TestNothingHasRun starts jobs on nodes that do not answer. They run on another node, or when one is back.
 func TestNothingHasRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2)
@@ -203,7 +203,7 @@ func TestNothingHasRun(t *testing.T) {
 	})
 }
 
-// TestNeverBegins has jobs break their nodes' engines before they begin: that goes on for a few times only.
+// TestNeverBegins checks that a job that breaks each node's engine before it begins is retried a few times only.
 func TestNeverBegins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2)
@@ -213,7 +213,7 @@ func TestNeverBegins(t *testing.T) {
 			m.broken = map[string]error{"Create": &engine.Failure{End: jobend.EngineGone, Call: "make the container", What: "The container engine went away.", Advice: "Send the job again."}}
 			m.mu.Unlock()
 		}
-		for _, repository := range []string{"a", ""} { // without one, it has no store that outlives it
+		for _, repository := range []string{"a", ""} { // without a repository, its store is not kept
 			one := l.start(repository, "1m")
 			one.wantEnd(t, jobend.EngineGone)
 			if n := strings.Count(one.log.String(), "waits for a slot again"); n != maxMisses-1 {

@@ -319,8 +319,8 @@ const (
 	mostSilent    = 6
 )
 
-// errHangs is the failure of a job whose engine accepts connections but does not answer, so that the end of the
-// job's container is not known.
+// errHangs is the failure of a job whose engine no longer answers, so that the end of the job's container is not
+// known.
 var errHangs = &engine.Failure{End: jobend.EngineGone, Call: "answer", What: "The container engine does not answer any more.",
 	Advice: "Send the job again when it does."}
 

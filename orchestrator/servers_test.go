@@ -18,7 +18,7 @@ import (
 	"iglu.sh/builder/test/kit/memengine"
 )
 
-// A view is an engine as one of several servers sees it, which can be cut off from it.
+// A view is one server's connection to an engine that several servers use. A test can disconnect it.
 type view struct {
 	*memengine.Engine
 	away atomic.Bool
@@ -93,7 +93,7 @@ func twoServers(t *testing.T, r *rand.Rand) {
 			jobs = append(jobs, server.start(repository, takes.String()))
 		}
 		if n%10 == 5 {
-			v := views[r.IntN(2)]["n1"] // always the same: a job that loses two ends
+			v := views[r.IntN(2)]["n1"] // always n1: a job that loses two nodes ends
 			v.away.Store(true)
 			time.AfterFunc(time.Minute, func() { v.away.Store(false) })
 		}

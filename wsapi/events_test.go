@@ -69,7 +69,7 @@ func TestEvents(t *testing.T) {
 		f.server.builder = writing(t, verdict(1, 0))
 		success.send(jobIn(form, "nix"))
 		if got := success.finish(); got.code != websocket.CloseNormalClosure || len(got.messages) != 1 {
-			t.Errorf("success is told %+v", got)
+			t.Errorf("success gets %+v", got)
 		}
 	})
 }
@@ -136,7 +136,7 @@ func TestRefusalsOfEvents(t *testing.T) {
 		<-b.begun
 		c.send("{}")
 		if got := c.next(); got != busy {
-			t.Errorf("a second job is told %s", got)
+			t.Errorf("a second job gets %s", got)
 		}
 		b.exit <- 0
 		c.finish()

@@ -187,7 +187,7 @@ func TestTurnEnds(t *testing.T) {
 		synctest.Wait()
 		c := f.dial()
 		if got := c.next(); got != busy || time.Since(begun) != 0 {
-			t.Errorf("the next one is told %s after %s", got, time.Since(begun))
+			t.Errorf("the next one gets %s after %s", got, time.Since(begun))
 		}
 	})
 }

@@ -123,9 +123,9 @@ func printing(text string, code int) *fakeBuilder {
 // A heldBuilder has jobs that go on until their test ends them, or their context does.
 type heldBuilder struct {
 	fakeBuilder
-	begun chan io.Writer // is told where a job's output goes
+	begun chan io.Writer // gets the writer of a job's output
 	exit  chan int       // ends a job with a code
-	ended chan error     // is told why a job's context has ended
+	ended chan error     // gets the cause of the end of a job's context
 }
 
 func newHeldBuilder() *heldBuilder {

@@ -118,7 +118,7 @@ func TestClientLeavesAtOnce(t *testing.T) {
 			c.Close()
 			synctest.Wait()
 		}
-		close(built) // nobody is to be told any more
+		close(built) // no client gets the result any more
 		for cause := range built {
 			if cause != jobend.ClientGone {
 				t.Errorf("a job ended for %v", cause)

@@ -214,7 +214,7 @@ func TestSlotIsFreeFirst(t *testing.T) {
 				c.next()
 			}
 			if message := c.next(); message == busy {
-				t.Fatalf("client %d is told %s", n, message)
+				t.Fatalf("client %d gets %s", n, message)
 			}
 		}
 	})
@@ -230,11 +230,11 @@ func TestSecondJobOnAConnection(t *testing.T) {
 		c.send(jobIn(form, "nix"))
 		want := inForm(form, busy)
 		if got := c.next(); got != want {
-			t.Errorf("a second job is told %s, want %s", got, want)
+			t.Errorf("a second job gets %s, want %s", got, want)
 		}
 		c.WriteMessage(websocket.BinaryMessage, []byte("anything"))
 		if got := c.next(); got != want {
-			t.Errorf("something else is told %s, want %s", got, want)
+			t.Errorf("something else gets %s, want %s", got, want)
 		}
 		io.WriteString(out, "done\n")
 		b.exit <- 0

@@ -93,7 +93,7 @@ func TestDrain(t *testing.T) {
 		c.next()
 		c.send("{}") // still answered
 		if got := c.next(); got != busy {
-			t.Errorf("a second job is told %s", got)
+			t.Errorf("a second job gets %s", got)
 		}
 		b.exit <- 0
 		c.finish().check(t, websocket.CloseNormalClosure, succeeded)

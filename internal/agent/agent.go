@@ -186,7 +186,7 @@ func (s *service) inUse() bool {
 	return time.Since(s.ended) < quietTime
 }
 
-// drain waits until no job runs and no connection is in use, but not longer than o.Grace or until force ends.
+// drain waits until no job runs and no connection is in use. It returns earlier after o.Grace, or when force ends.
 func (s *service) drain(force context.Context, o Options) {
 	ctx, cancel := context.WithTimeout(force, o.Grace)
 	defer cancel()

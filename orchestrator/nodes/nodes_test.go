@@ -13,15 +13,15 @@ import (
 
 const amd64, arm64 = "linux/amd64", "linux/arm64"
 
-// A world is nodes and the jobs on them.
-type world struct {
+// A fixture is a queue with its nodes.
+type fixture struct {
 	*Queue
 	t     *testing.T
 	nodes []*Node
 }
 
-func newWorld(t *testing.T, platforms ...string) *world {
-	w := &world{Queue: NewQueue(0), t: t}
+func newFixture(t *testing.T, platforms ...string) *fixture {
+	w := &fixture{Queue: NewQueue(0), t: t}
 	for _, platform := range platforms {
 		n := &Node{Platform: platform, Slots: 2}
 		w.nodes = append(w.nodes, n)
@@ -30,8 +30,8 @@ func newWorld(t *testing.T, platforms ...string) *world {
 	return w
 }
 
-// where returns the nodes, by their places, that jobs have slots of; - for none.
-func (w *world) where(tickets ...*Ticket) string {
+// where returns the index of each job's node, or - for a job without a slot.
+func (w *fixture) where(tickets ...*Ticket) string {
 	var places []string
 	for _, t := range tickets {
 		place := "-"
@@ -43,16 +43,16 @@ func (w *world) where(tickets ...*Ticket) string {
 	return strings.Join(places, " ")
 }
 
-func (w *world) want(want string, tickets ...*Ticket) {
+func (w *fixture) want(want string, tickets ...*Ticket) {
 	w.t.Helper()
 	if got := w.where(tickets...); got != want {
 		w.t.Errorf("the jobs are on %s, want %s", got, want)
 	}
 }
 
-// TestSpread has jobs without a home go where most slots are free.
+// TestSpread checks that jobs without a home run on the node with the most free slots.
 func TestSpread(t *testing.T) {
-	w := newWorld(t, "", "", "")
+	w := newFixture(t, "", "", "")
 	var all []*Ticket
 	for range 8 {
 		all = append(all, w.Join(Need{}))
@@ -62,10 +62,10 @@ func TestSpread(t *testing.T) {
 	w.want("1 -", all[6:]...)
 }
 
-// TestPlatform has jobs go to nodes of the platform that they ask for. One that waits for its own does
-// not keep those behind it from others.
+// TestPlatform checks that jobs run on nodes of the platform that they ask for. A job that waits for its platform
+// does not delay later jobs for other platforms.
 func TestPlatform(t *testing.T) {
-	w := newWorld(t, amd64, arm64)
+	w := newFixture(t, amd64, arm64)
 	a, b, c := w.Join(Need{Platform: arm64}), w.Join(Need{Platform: arm64}), w.Join(Need{Platform: arm64})
 	d, e, f := w.Join(Need{}), w.Join(Need{Platform: amd64}), w.Join(Need{})
 	w.want("1 1 - 0 0 -", a, b, c, d, e, f)
@@ -75,18 +75,18 @@ func TestPlatform(t *testing.T) {
 	w.want("1", f)
 }
 
-// TestHome has the jobs of a repository go to the node of the first. They wait for it for a while, and
-// then go where there is room, which is their home from then on.
+// TestHome checks that the jobs of a repository run on the node of its first job. They wait for it for a while, and
+// then run on another node, which is their home from then on.
 func TestHome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, "", "", "")
+		w := newFixture(t, "", "", "")
 		filler := w.Join(Need{})
 		first := w.Join(Need{Home: "a"})
 		w.want("0 1", filler, first)
 		filler.Leave()
 		second, third := w.Join(Need{Home: "a"}), w.Join(Need{Home: "a"})
 		other := w.Join(Need{Home: "b"})
-		w.want("1 - 0", second, third, other) // it does not hold up who comes later
+		w.want("1 - 0", second, third, other) // it does not delay later jobs
 		time.Sleep(HomeTimeout - time.Second)
 		w.want("-", third)
 		time.Sleep(time.Second)
@@ -105,9 +105,9 @@ func TestHome(t *testing.T) {
 	})
 }
 
-// TestHomesOfNode has a node come with what it keeps.
+// TestHomesOfNode adds nodes that already are homes.
 func TestHomesOfNode(t *testing.T) {
-	w := newWorld(t, "", "")
+	w := newFixture(t, "", "")
 	n := &Node{Slots: 1}
 	w.nodes = append(w.nodes, n)
 	w.Up(n, "a", "b")
@@ -120,9 +120,9 @@ func TestHomesOfNode(t *testing.T) {
 	w.want("1", b)
 }
 
-// TestDown has a node go and come back while a job has a slot of it.
+// TestDown takes a node down and up again while a job has a slot of it.
 func TestDown(t *testing.T) {
-	w := newWorld(t, "")
+	w := newFixture(t, "")
 	a, b := w.Join(Need{}), w.Join(Need{})
 	w.Down(w.nodes[0])
 	c := w.Join(Need{})
@@ -135,11 +135,11 @@ func TestDown(t *testing.T) {
 	}
 }
 
-// TestAgain has a job whose node is lost wait for another slot: for a time first, which holds up nobody, then
-// before all that came after it, and not on the node that was lost while there is another.
+// TestAgain checks a job that waits for another slot because its node was lost. At first it waits for a time, and
+// delays no other job. Then it gets a slot before all later jobs, and not on the lost node while there is another.
 func TestAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, amd64, amd64, arm64)
+		w := newFixture(t, amd64, amd64, arm64)
 		lost := w.Join(Need{Platform: amd64, Home: "a"})
 		b, c, d := w.Join(Need{Platform: amd64}), w.Join(Need{Platform: amd64}), w.Join(Need{Platform: amd64})
 		later := w.Join(Need{Platform: amd64})
@@ -166,9 +166,9 @@ func TestAgain(t *testing.T) {
 	})
 }
 
-// TestNoNode has a job wait until there is a node at all.
+// TestNoNode checks that a job waits until there is a node.
 func TestNoNode(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	a := w.Join(Need{Home: "a"})
 	w.want("-", a)
 	w.nodes = []*Node{{Slots: 1}}
@@ -176,9 +176,9 @@ func TestNoNode(t *testing.T) {
 	w.want("0", a)
 }
 
-// TestManyNodes has 2,000 jobs an hour come for simulatedTime to 200 nodes, which go and come back at random.
-// Every other hour that is more than they can do. Some are lost, and wait again. None waits while a node has a slot that it could have, none gets a slot of a
-// node that is down, and none is overtaken at a slot that it would have taken.
+// TestManyNodes sends 2,000 jobs an hour for simulatedTime to 200 nodes, which are down at random. Every other hour
+// there are more jobs than the nodes can run. Some jobs are lost, and wait again. No job waits while it could have a
+// free slot, gets a slot of a node that is down, or loses a slot that suits it to a later job.
 func TestManyNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(7, 0))
@@ -186,7 +186,7 @@ func TestManyNodes(t *testing.T) {
 		for i := range platforms {
 			platforms[i] = []string{amd64, amd64, arm64}[i%3]
 		}
-		w := newWorld(t, platforms...)
+		w := newFixture(t, platforms...)
 		var jobs, pending []*Ticket
 		checked := time.Now()
 		for begun := time.Now(); time.Since(begun) < simulatedTime; {
@@ -242,8 +242,8 @@ func TestManyNodes(t *testing.T) {
 	})
 }
 
-// check looks at the whole of a world in which nothing moves.
-func (w *world) check() {
+// check checks the nodes and all jobs while nothing changes.
+func (w *fixture) check() {
 	w.t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -268,9 +268,9 @@ func (w *world) check() {
 	}
 }
 
-// checkOrder looks whether a job has had its first slot before one that came earlier, still waits, and would
-// have taken it since a time. It returns those of the jobs that still wait.
-func (w *world) checkOrder(jobs []*Ticket, since time.Time) (waiting []*Ticket) {
+// checkOrder checks that no job got its first slot before an earlier job that still waits and could have had it. It
+// returns the jobs that still wait.
+func (w *fixture) checkOrder(jobs []*Ticket, since time.Time) (waiting []*Ticket) {
 	w.t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()

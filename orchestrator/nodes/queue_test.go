@@ -13,9 +13,8 @@ import (
 	"iglu.sh/builder/internal/jobend"
 )
 
-// TestQueueAtRandom has 10,000 jobs come at random times, of which some give up. None waits while a slot
-// is free, never do more run than there are slots, and the others get theirs in the order in which they
-// came.
+// TestQueueAtRandom sends 10,000 jobs at random times. Some of them give up. No job waits while a slot is free, no
+// more jobs run than there are slots, and the jobs that wait get slots in the order of their arrival.
 func TestQueueAtRandom(t *testing.T) {
 	for _, slots := range []int{1, 2, 7} {
 		t.Run(fmt.Sprint(slots, " slots"), func(t *testing.T) {
@@ -68,7 +67,7 @@ func queueAtRandom(t *testing.T, slots int, r *rand.Rand) {
 	}
 }
 
-// TestPlaces has those who wait told how many are before them, as that changes.
+// TestPlaces checks that each waiting job gets the number of jobs before it whenever that changes.
 func TestPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := NewQueue(0)
@@ -96,7 +95,7 @@ func TestPlaces(t *testing.T) {
 		tickets[0].Leave()
 		synctest.Wait()
 		if got, want := fmt.Sprint(told), "[[] [0] [1 0] [2 1 0]]"; got != want {
-			t.Errorf("they were told %s, want %s", got, want)
+			t.Errorf("they got %s, want %s", got, want)
 		}
 		if running, waiting := q.Load(); running != 1 || waiting != 1 {
 			t.Errorf("%d run and %d wait", running, waiting)
@@ -107,12 +106,12 @@ func TestPlaces(t *testing.T) {
 			t.Errorf("they ended with %v, want %v", ended, want)
 		}
 		if _, err := q.Join(Need{}).Wait(t.Context(), func(int) {}); err != jobend.Shutdown {
-			t.Errorf("who comes after the end is told %v", err)
+			t.Errorf("a job that joins after the end gets %v", err)
 		}
 	})
 }
 
-// TestAdmit lets in as many as there are slots on nodes that are up, and room to wait.
+// TestAdmit admits as many jobs as have slots on nodes that are up, or room to wait.
 func TestAdmit(t *testing.T) {
 	q := NewQueue(2)
 	admit := func(want int) (leave func()) {
@@ -142,7 +141,7 @@ func TestAdmit(t *testing.T) {
 	admit(0)
 }
 
-// TestAdmitBesideDown has a node take no more jobs while it runs some: they take nobody's place elsewhere.
+// TestAdmitBesideDown takes a node down while it runs jobs. These jobs do not use up the room for other jobs.
 func TestAdmitBesideDown(t *testing.T) {
 	q := NewQueue(0)
 	one, two := &Node{Slots: 1}, &Node{Slots: 1}
