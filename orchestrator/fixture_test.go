@@ -199,14 +199,14 @@ func runCommand(p *fakeengine.Process) int {
 		return 0
 	case "push":
 		return end(p, jobwire.End{ExitCode: jobenv.ExitUnpushed, Unpushed: "1 of 2 paths was not pushed"})
-	case "linger": // continues after a signal, for a while
+	case "linger": // runs until it is asked to stop
 		fmt.Fprintln(p.Stdout, "lingering")
 		return linger(p, nil)
-	case "stubborn": // does not
+	case "stubborn": // ignores the request to stop
 		fmt.Fprintln(p.Stdout, "lingering")
 		<-p.Killed
 		return 0
-	case "handler": // handles the signal, and ends by itself
+	case "handler": // handles the request to stop, and ends with its own exit code
 		fmt.Fprintln(p.Stdout, "lingering")
 		<-p.Terminated
 		return end(p, jobwire.End{ExitCode: 7, Terminated: true})

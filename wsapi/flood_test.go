@@ -161,7 +161,7 @@ func TestTurns(t *testing.T) {
 		if took := time.Since(begun); took != 0 {
 			t.Errorf("it took %s", took)
 		}
-		for range 2 { // more than are told at once; the slot does not delay clients that do not get it
+		for range 2 { // more than get the answer at once; the slot does not delay clients that do not get it
 			stalled = append(stalled, f.open(webSocketRequest, 0))
 			synctest.Wait()
 		}

@@ -48,7 +48,7 @@ func TestNoJobInTime(t *testing.T) {
 			all.Go(func() { idle(c) })
 			c.finish().check(t, websocket.ClosePolicyViolation, noJobInTime)
 			if took := time.Since(begun); took != timeout {
-				t.Errorf("it was told after %s", took)
+				t.Errorf("it got the end after %s", took)
 			}
 			f.wantRefused("no-job")
 			all.Wait()

@@ -12,7 +12,7 @@ import (
 	"iglu.sh/builder/test/kit/await"
 )
 
-// A question is the agent's, whether jobs run. A test answers.
+// A question is the agent's question whether jobs run. The test answers it.
 type questions struct {
 	running atomic.Bool
 	err     error
@@ -33,7 +33,7 @@ func (q *questions) answer(ctx context.Context) (bool, error) {
 	return q.running.Load(), q.err
 }
 
-// await waits until the agent has asked so many times more: it had reason to end, and did not.
+// await waits until the agent has asked this many more times, which shows that it has not ended.
 func (q *questions) await(t *testing.T, times int) {
 	t.Helper()
 	for range times {
@@ -41,7 +41,7 @@ func (q *questions) await(t *testing.T, times int) {
 	}
 }
 
-// forEver answers all questions that still come.
+// forEver answers all further questions.
 func (q *questions) forEver(t *testing.T) {
 	go func() {
 		for {
@@ -75,8 +75,8 @@ func TestDrain(t *testing.T) {
 	wantRead(t, engine, "heartbeat")
 	a.inLog(t, `msg="asked to stop: waits for the engine's jobs".* why="jobs run"`)
 
-	// The last calls of the job come on connections of their own, and the server learns that the agent
-	// should get no more jobs.
+	// The server makes the last calls of the job on new connections, and learns that the agent should get
+	// no more jobs.
 	next := dial(t, k.server, a.address)
 	if !isDraining(next) {
 		t.Error("an agent that was asked to stop does not say so")
@@ -85,7 +85,7 @@ func TestDrain(t *testing.T) {
 	nextEngine := e.accept(t)
 	wantRead(t, nextEngine, "remove")
 
-	// No job runs any more. But the engine owes an answer, and the job's connection lives.
+	// No job runs any more. But the engine owes an answer, and the job's connection is still open.
 	q.running.Store(false)
 	q.await(t, 3)
 	write(t, nextEngine, "removed")
@@ -101,7 +101,7 @@ func TestDrain(t *testing.T) {
 	wantBroken(t, next)
 }
 
-// wantBroken wants a connection to have ended.
+// wantBroken checks that a connection has ended.
 func wantBroken(t *testing.T, conn net.Conn) {
 	t.Helper()
 	if n, err := conn.Read(make([]byte, 1)); err == nil || isTimeout(err) {
@@ -109,7 +109,7 @@ func wantBroken(t *testing.T, conn net.Conn) {
 	}
 }
 
-// TestDrainEnds has jobs run on for ever. A second signal, or the end of its time, ends the agent.
+// TestDrainEnds checks that an agent whose jobs do not end stops after a second signal, or when its time is up.
 func TestDrainEnds(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"second signal", "time"} {
@@ -140,7 +140,7 @@ func TestDrainEnds(t *testing.T) {
 	}
 }
 
-// TestDrainInDoubt has the engine not say whether jobs run.
+// TestDrainInDoubt drains an agent whose engine does not say whether jobs run.
 func TestDrainInDoubt(t *testing.T) {
 	t.Parallel()
 	k := install(t)
@@ -160,7 +160,7 @@ func TestDrainInDoubt(t *testing.T) {
 	a.awaitEnd(t)
 }
 
-// TestStopOfNothing stops an agent that nobody uses.
+// TestStopOfNothing stops an unused agent.
 func TestStopOfNothing(t *testing.T) {
 	t.Parallel()
 	k := install(t)

@@ -20,10 +20,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is how long a test waits for what must happen.
-const patience = 30 * time.Second
+// timeout is how long a test waits for what must happen.
+const timeout = 30 * time.Second
 
-// An installation is what one call of MakeKeys has made.
+// An installation is the keys of both sides that one call of MakeKeys has made.
 type installation struct {
 	folder        string
 	server, agent *Keys
@@ -47,10 +47,10 @@ func readKeys(t *testing.T, folder, side string) *Keys {
 	return k
 }
 
-// An engine is a unix socket whose connections do what a test says.
+// An engine is a unix socket whose connections the test serves.
 type engine struct {
 	socket string
-	conns  chan *net.UnixConn // each that was made, where no work is given
+	conns  chan *net.UnixConn // the connections, if the test gave no function for them
 }
 
 func startEngine(t *testing.T, work func(conn *net.UnixConn)) *engine {
@@ -93,12 +93,12 @@ func startEngine(t *testing.T, work func(conn *net.UnixConn)) *engine {
 func (e *engine) accept(t *testing.T) *net.UnixConn {
 	t.Helper()
 	conn := await.Receive(t, e.conns, "somebody connects to the engine")
-	conn.SetDeadline(time.Now().Add(patience))
+	conn.SetDeadline(time.Now().Add(timeout))
 	t.Cleanup(func() { conn.Close() })
 	return conn
 }
 
-// A running agent.
+// A running is a running agent.
 type running struct {
 	address string
 	log     *await.Log
@@ -107,7 +107,7 @@ type running struct {
 	ended   chan struct{}
 }
 
-// startAgent starts an agent, which is stopped with the test.
+// startAgent starts an agent, which is stopped when the test ends.
 func startAgent(t *testing.T, o Options) *running {
 	t.Helper()
 	if o.Running == nil {
@@ -159,7 +159,7 @@ func dial(t *testing.T, k *Keys, address string) *tls.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn.SetDeadline(time.Now().Add(patience))
+	conn.SetDeadline(time.Now().Add(timeout))
 	t.Cleanup(func() { conn.Close() })
 	return conn
 }
@@ -171,7 +171,7 @@ func write(t *testing.T, w io.Writer, text string) {
 	}
 }
 
-// wantRead reads as many bytes as are wanted.
+// wantRead reads as many bytes as want has, and compares them.
 func wantRead(t *testing.T, r io.Reader, want string) {
 	t.Helper()
 	got := make([]byte, len(want))
@@ -181,7 +181,7 @@ func wantRead(t *testing.T, r io.Reader, want string) {
 	}
 }
 
-// wantEOF wants nothing more to come.
+// wantEOF checks that the connection has ended without more bytes.
 func wantEOF(t *testing.T, r io.Reader) {
 	t.Helper()
 	if n, err := r.Read(make([]byte, 10)); n > 0 || err != io.EOF {
@@ -193,7 +193,7 @@ func wantEOF(t *testing.T, r io.Reader) {
 func (a *running) inLog(t *testing.T, pattern string) string {
 	t.Helper()
 	var match []string
-	if err := a.log.Await(patience, func(text string) bool {
+	if err := a.log.Await(timeout, func(text string) bool {
 		match = regexp.MustCompile(pattern).FindStringSubmatch(text)
 		return match != nil
 	}); err != nil {

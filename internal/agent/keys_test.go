@@ -20,7 +20,7 @@ func poolOf(name string) (*x509.CertPool, error) {
 	return pool, err
 }
 
-// TestMakeKeys looks at the files.
+// TestMakeKeys checks the files and their permissions.
 func TestMakeKeys(t *testing.T) {
 	t.Parallel()
 	folder := install(t).folder
@@ -65,7 +65,7 @@ func TestMakeKeys(t *testing.T) {
 	}
 }
 
-// TestReplacedKeys has both the new and the old server's key count, as they have to while keys are replaced.
+// TestReplacedKeys checks that the old and the new server's key are both accepted while keys are replaced.
 func TestReplacedKeys(t *testing.T) {
 	t.Parallel()
 	old, new := install(t), install(t)
@@ -90,7 +90,7 @@ func readFile(t *testing.T, folder, name string) []byte {
 	return text
 }
 
-// TestReadKeys has files be of no use.
+// TestReadKeys reads files that are missing or wrong.
 func TestReadKeys(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

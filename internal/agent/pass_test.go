@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestBytes sends much in both directions at once.
+// TestBytes sends many bytes in both directions at once.
 func TestBytes(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t, func(conn *net.UnixConn) { io.Copy(conn, conn) })
@@ -29,7 +29,7 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-// TestHalfClose ends one way, in either direction, and uses the other one after that.
+// TestHalfClose ends one direction, and then still uses the other.
 func TestHalfClose(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t, nil)
@@ -59,8 +59,8 @@ func TestHalfClose(t *testing.T) {
 	wantEOF(t, engine)
 }
 
-// TestEndOfClient has a client close or lose a connection on which the engine says nothing, also after it
-// has ended its own side.
+// TestEndOfClient checks that a client's end ends a connection on which the engine sends nothing: when the client
+// closes or loses the connection, also after it has ended its own direction.
 func TestEndOfClient(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t, nil)
@@ -87,7 +87,7 @@ func TestEndOfClient(t *testing.T) {
 			tcp.Close()
 		}
 		wantEOF(t, engine)
-		// The engine cannot write any more: the end is that of both ways.
+		// The engine cannot write any more: both directions have ended.
 		for n := 0; ; n++ {
 			if _, err := engine.Write(make([]byte, 64<<10)); err != nil {
 				if netErr, ok := err.(net.Error); ok && netErr.Timeout() {
@@ -99,8 +99,8 @@ func TestEndOfClient(t *testing.T) {
 	}
 }
 
-// TestEndOfEngine has the engine close a connection to which a client goes on to send, as it does with
-// heartbeats: the client gets all that the engine has said, however late it reads.
+// TestEndOfEngine closes the engine's side while the client still sends, for example heartbeats. The client gets
+// everything that the engine has sent, however late it reads.
 func TestEndOfEngine(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t, nil)
@@ -136,7 +136,7 @@ func TestEndOfEngine(t *testing.T) {
 	}
 }
 
-// TestNoEngine has nobody listen on the engine's socket.
+// TestNoEngine starts an agent while nothing listens on the engine's socket.
 func TestNoEngine(t *testing.T) {
 	t.Parallel()
 	k := install(t)

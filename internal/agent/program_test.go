@@ -22,7 +22,7 @@ func programAgent(t *testing.T, program []byte) (in installation, address string
 	return in, startAgent(t, Options{Keys: in.agent, Socket: "/nonexistent", Program: file, Version: "1.2.3"}).address
 }
 
-// TestProgram fetches an agent's program, and asks for it once it is there.
+// TestProgram fetches an agent's program, and asks for it again when the folder has it.
 func TestProgram(t *testing.T) {
 	program := bytes.Repeat([]byte("a program\n"), 100_000)
 	in, address := programAgent(t, program)
@@ -52,7 +52,7 @@ func TestProgram(t *testing.T) {
 	}
 }
 
-// TestProgramOfStranger has who has no key of the server ask for an agent's program.
+// TestProgramOfStranger asks for an agent's program without the server's key.
 func TestProgramOfStranger(t *testing.T) {
 	_, address := programAgent(t, []byte("a program"))
 	stranger := install(t).server
@@ -68,7 +68,7 @@ func TestProgramOfStranger(t *testing.T) {
 	}
 }
 
-// TestProgramIsWhole keeps nothing of a program that breaks off or is another.
+// TestProgramIsWhole checks that no file is kept of an incomplete or wrong program.
 func TestProgramIsWhole(t *testing.T) {
 	said := sending{Version: "1.2.3", SHA256: strings.Repeat("0", 64), Size: 9}
 	for _, text := range []string{"a prog", "a program", "another program"} {

@@ -15,7 +15,7 @@ import (
 
 const secret = "what only the engine says"
 
-// sayer is an engine that tells its secret to anyone.
+// sayer is an engine that sends its secret on every connection.
 func sayer(t *testing.T) *engine {
 	return startEngine(t, func(conn *net.UnixConn) {
 		fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(secret), secret)
@@ -30,7 +30,7 @@ func ask(conn net.Conn, err error) (string, error) {
 		return "", err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patience))
+	conn.SetDeadline(time.Now().Add(timeout))
 	io.WriteString(conn, "GET /_ping HTTP/1.1\r\nHost: agent\r\n\r\n")
 	got, err := io.ReadAll(conn)
 	return string(got), err
@@ -53,7 +53,7 @@ func TestStrangers(t *testing.T) {
 		"a key of another installation": with(func(c *tls.Config) {
 			c.Certificates = other.server.dialing().Certificates
 		}),
-		"another node's key, which is an agent's": with(func(c *tls.Config) { // with no regard to whom it calls
+		"another node's key, which is an agent's": with(func(c *tls.Config) { // does not check the agent's key
 			c.Certificates = k.agent.dialing().Certificates
 		}),
 		"the server's certificate without its key": with(func(c *tls.Config) {
@@ -67,7 +67,7 @@ func TestStrangers(t *testing.T) {
 			return ask(net.Dial("tcp", address))
 		},
 		"plain HTTP": func(address string) (string, error) {
-			client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+			client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: timeout}
 			response, err := client.Get("http://" + address + "/_ping")
 			if err != nil {
 				return "", err
@@ -82,19 +82,19 @@ func TestStrangers(t *testing.T) {
 			t.Errorf("%s: the engine answers", name)
 		}
 	}
-	// The same with the right key, so that it is known what is missed.
+	// The same with the right key, to show that the secret can be read at all.
 	if got, err := with(func(*tls.Config) {})(a.address); !strings.Contains(got, secret) {
 		t.Errorf("the server: got %q, %v", got, err)
 	}
 }
 
-// TestFalseAgents has the server call one that is not an agent of its own.
+// TestFalseAgents lets the server connect to programs that are not its agents.
 func TestFalseAgents(t *testing.T) {
 	t.Parallel()
 	k, other := install(t), install(t)
 	for name, false := range map[string]*Keys{
 		"of another installation": other.agent,
-		// It would take everybody's calls, which are the secrets of jobs.
+		// It would accept any client, and get the secrets of jobs.
 		"with the server's own key": {own: k.server.own, peers: k.agent.peers},
 	} {
 		a := startAgent(t, Options{Keys: false, Socket: sayer(t).socket})
@@ -105,7 +105,7 @@ func TestFalseAgents(t *testing.T) {
 	}
 }
 
-// TestSilentClients has more clients than may be about to show their keys say nothing.
+// TestSilentClients connects more than maxHandshakes clients that send nothing.
 func TestSilentClients(t *testing.T) {
 	t.Parallel()
 	k := install(t)
@@ -117,14 +117,14 @@ func TestSilentClients(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(patience))
+		conn.SetDeadline(time.Now().Add(timeout))
 		silent = append(silent, conn)
 	}
 	got, err := ask(k.server.Dial(t.Context(), a.address))
 	if !strings.Contains(got, secret) {
 		t.Errorf("the server does not get in: got %q, %v", got, err)
 	}
-	// All of them are closed: most by those that came after them, the last when their time is up.
+	// All of them are closed: most because of later ones, the last ones after handshakeTimeout.
 	for n, conn := range silent {
 		if _, err := conn.Read(make([]byte, 1)); err == nil || isTimeout(err) {
 			t.Fatalf("silent client %d: %v", n, err)
@@ -135,7 +135,7 @@ func TestSilentClients(t *testing.T) {
 	}
 }
 
-// TestHandshakesInTurn has the oldest of too many be closed, and no other.
+// TestHandshakesInTurn checks that the oldest of too many connections is closed, and no other.
 func TestHandshakesInTurn(t *testing.T) {
 	t.Parallel()
 	var h handshakes
@@ -143,7 +143,7 @@ func TestHandshakesInTurn(t *testing.T) {
 	for range maxHandshakes + 2 {
 		a, b := net.Pipe()
 		defer a.Close()
-		b.SetDeadline(time.Now().Add(patience))
+		b.SetDeadline(time.Now().Add(timeout))
 		ours, theirs = append(ours, a), append(theirs, b)
 		h.add(a)
 	}
@@ -167,7 +167,7 @@ func isTimeout(err error) bool {
 	return ok && timeout.Timeout()
 }
 
-// TestCheck asks for an agent's health, and others'.
+// TestCheck runs Check on an agent with the same keys, and on others.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	k, other := install(t), install(t)
@@ -186,13 +186,13 @@ func TestCheck(t *testing.T) {
 	if err := Check(t.Context(), k.agent, ours.address); err == nil {
 		t.Error("one that has ended is in good health")
 	}
-	if strings.Contains(ours.log.String(), "refused") { // which would be said with every check
+	if strings.Contains(ours.log.String(), "refused") { // every check would log it
 		t.Errorf("the log:\n%s", ours.log)
 	}
 }
 
-// TestDockersOwnVerification has a client verify the agent as Docker's clients do: by its name and who has
-// signed it.
+// TestDockersOwnVerification verifies the agent as Docker's clients do: by the name and the signature of its
+// certificate.
 func TestDockersOwnVerification(t *testing.T) {
 	t.Parallel()
 	k := install(t, "builder-7.example.com", "10.1.2.3")

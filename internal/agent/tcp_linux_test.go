@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestVanishedSides looks at what has the kernel notice that the other side is gone, on both sides.
+// TestVanishedSides checks the socket options with which the kernel of each side notices that the other has vanished.
 func TestVanishedSides(t *testing.T) {
 	t.Parallel()
 	listener, err := listen(t.Context(), "127.0.0.1:0")

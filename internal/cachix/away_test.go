@@ -18,13 +18,13 @@ import (
 	"iglu.sh/builder/test/kit/memnet"
 )
 
-// A bubble is a cache of a kind and a client with the default times, in a bubble of
-// testing/synctest: whatever is waited for takes no time.
+// A bubble is a cache of one kind and a client with the default timeouts, in a bubble of testing/synctest, where
+// waiting takes no real time.
 type bubble struct {
 	*fixture
 	kind    devcache.Kind
 	network memnet.Network
-	kill    func() // ends the cache that runs
+	kill    func() // stops the running cache
 	restart sync.WaitGroup
 	begun   time.Time
 
@@ -79,7 +79,7 @@ func (b *bubble) notice(line string) {
 	b.notices = append(b.notices, fmt.Sprintf("%.0f: %s", time.Since(b.begun).Seconds(), line))
 }
 
-// dies is a fault: the cache dies with the request, and is back after a while.
+// dies is a fault: the cache crashes during the request, and is back after a while.
 func (b *bubble) dies(away time.Duration) devcache.Fault {
 	return func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
@@ -90,14 +90,14 @@ func (b *bubble) dies(away time.Duration) devcache.Fault {
 }
 
 func (b *bubble) outage(away time.Duration) {
-	b.kill() // before anybody asks again
+	b.kill() // before the next request
 	b.restart.Go(func() {
 		time.Sleep(away)
 		b.start()
 	})
 }
 
-// wantNotices checks what was said, and in which second. In what is wanted, … is any text.
+// wantNotices checks the notices, each with its second. In the wanted texts, … matches any text.
 func (b *bubble) wantNotices(want ...string) {
 	b.t.Helper()
 	b.mu.Lock()
@@ -110,7 +110,7 @@ func (b *bubble) wantNotices(want ...string) {
 	}
 }
 
-// counting counts the requests that pass.
+// counting is a fault that only counts the requests.
 func counting(n *atomic.Int64) devcache.Fault {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -120,7 +120,7 @@ func counting(n *atomic.Int64) devcache.Fault {
 	}
 }
 
-// partsSent returns the pattern of the addresses that a kind of cache has parts sent to.
+// partsSent returns the pattern of the addresses to which parts are sent, for a kind of cache.
 func partsSent(kind devcache.Kind) string {
 	if kind == devcache.Strict {
 		return sentPart
@@ -128,8 +128,8 @@ func partsSent(kind devcache.Kind) string {
 	return "/upload/*/*"
 }
 
-// A cache that dies at any step of a push, and is back within a minute, costs that time and
-// no path: an upload that it has lost is begun anew. The first retry is said at once.
+// A cache may crash at any step of a push and be back within a minute: the push then takes longer but succeeds. An
+// upload that the cache has lost is begun again. The first retry is reported immediately.
 func TestAway(t *testing.T) {
 	for _, away := range []time.Duration{4 * time.Second, 30 * time.Second, 55 * time.Second, time.Minute} {
 		for _, step := range []struct{ name, method, path string }{
@@ -173,7 +173,7 @@ func isLostNotice(line string) bool {
 	return strings.HasSuffix(line, ": the cache has lost what it had of large-1.0, which goes up once more")
 }
 
-// A cache that dies when it has some of the parts of an upload has lost these when it is back.
+// A cache that crashes during an upload has lost the parts that it had.
 func TestAwayBetweenParts(t *testing.T) {
 	inEachKind(t, func(t *testing.T, b *bubble) {
 		var came, done atomic.Int64
@@ -210,7 +210,7 @@ func TestAwayBetweenParts(t *testing.T) {
 	})
 }
 
-// A cache that never comes back is given up after 90 s, and then at once; Renew gives it
+// The client gives up a cache that does not come back after 90 s. Later calls fail immediately, until Renew allows
 // another 90 s.
 func TestAwayForGood(t *testing.T) {
 	inEachKind(t, func(t *testing.T, b *bubble) {
@@ -272,8 +272,8 @@ func until(end time.Duration, fault devcache.Fault) devcache.Fault {
 	}
 }
 
-// What stands in front of a cache that restarts answers for it, as does a cache whose
-// database is gone: all of it, for a minute.
+// While a cache restarts, a proxy in front of it answers. A cache without its database gives such answers, too. Here
+// every request gets them for a minute.
 func TestAwayWithAnAnswer(t *testing.T) {
 	for name, fault := range map[string]devcache.Fault{
 		"502":             devcache.Answer(502, ""),
@@ -302,7 +302,7 @@ func TestAwayWithAnAnswer(t *testing.T) {
 	}
 }
 
-// Such an answer that stays is given up, too.
+// The client also gives up a cache that keeps giving such an answer.
 func TestAwayWithAnAnswerForGood(t *testing.T) {
 	for status, want := range map[int]error{502: Failing, 503: Failing, 504: Failing, 404: Failing} {
 		inBubble(t, devcache.Standalone, Options{}, func(t *testing.T, b *bubble) {
@@ -323,7 +323,7 @@ func TestAwayWithAnAnswerForGood(t *testing.T) {
 	}
 }
 
-// Iglu Cache says that it does not know the cache when its database is gone, and dies.
+// When Iglu Cache loses its database, it answers that it does not know the cache, and then crashes.
 func TestDatabaseGone(t *testing.T) {
 	inEachKind(t, func(t *testing.T, b *bubble) {
 		b.cache.Misbehave(devcache.DatabaseGone(3, func() { b.outage(20 * time.Second) }))
@@ -340,7 +340,7 @@ func TestDatabaseGone(t *testing.T) {
 	})
 }
 
-// The 404 of something, by a cache that knows itself, is no outage.
+// A 404 is not an outage if the cache still returns its own description.
 func TestNotThereIsNotAway(t *testing.T) {
 	inEachKind(t, func(t *testing.T, b *bubble) {
 		b.cache.Misbehave(devcache.On("POST", aboutBegin, devcache.Answer(404, "")))
@@ -355,8 +355,8 @@ func TestNotThereIsNotAway(t *testing.T) {
 	})
 }
 
-// Where the cache answers other calls, one that fails is made five times: for seven seconds,
-// less what chance takes off. The first retry is said, and no more of them for a while.
+// A call that fails while the cache answers other calls is made five times, within seven seconds at most (the
+// backoff is random). Only the first retry is reported at first.
 func TestFiveAttempts(t *testing.T) {
 	for name, test := range map[string]struct {
 		fault devcache.Fault
@@ -395,8 +395,7 @@ func TestFiveAttempts(t *testing.T) {
 	}
 }
 
-// Retry-After is waited for, of a cache that answers; and again something is said after ten
-// seconds.
+// The client waits as long as Retry-After says. It reports a retry again after ten seconds.
 func TestRetryAfter(t *testing.T) {
 	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
 		b.cache.Misbehave(devcache.On("POST", aboutBegin, devcache.Times(3, devcache.Answer(429, "", "Retry-After", "9"))))
@@ -411,7 +410,7 @@ func TestRetryAfter(t *testing.T) {
 	})
 }
 
-// An upload that is lost is begun anew once. Where it is lost again, that is final.
+// A lost upload is begun again once. If it is lost again, the push fails.
 func TestLostUpload(t *testing.T) {
 	for name, fault := range map[string]devcache.Fault{
 		"Iglu Cache": devcache.Answer(400, `{"error":"Part file does not exist"}`),

@@ -108,7 +108,7 @@ func TestUnreachable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener.Close() // nobody is there now
+	listener.Close() // now nothing listens there
 	for _, host := range []string{listener.Addr().String(), "no-such-host.invalid"} {
 		client := newClient(t, "http://"+host+"/default", quick())
 		_, err := client.Cache(t.Context())
@@ -134,7 +134,7 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-// The API key goes to the host of the cache, and to no other that it is read from.
+// The API key is sent to the host of the cache only, not to other hosts from which the client reads.
 func TestKeyStaysWithItsHost(t *testing.T) {
 	w := newFixture(t, quick())
 	s := small(t)
@@ -204,7 +204,7 @@ func TestPrivate(t *testing.T) {
 	}
 }
 
-// A private cache of Iglu Cache's cannot be read.
+// A private cache of Iglu Cache cannot be read.
 func TestPrivateOfIglu(t *testing.T) {
 	for _, kind := range []devcache.Kind{devcache.Standalone, devcache.Monorepo} {
 		cache, err := devcache.New(devcache.Options{Folder: t.TempDir(), Token: token, Names: []string{"default"}, Private: true, Kind: kind})
@@ -227,7 +227,7 @@ func TestPrivateOfIglu(t *testing.T) {
 	}
 }
 
-// Keys have the cache's name where they have none.
+// A key without a name gets the cache's name.
 func TestNamedKeys(t *testing.T) {
 	key := newKey(t).Public()
 	cache := Cache{Name: "default", PublicKeys: []string{"<empty>", key, "other-1:" + key, "none:x"}}
@@ -314,7 +314,7 @@ func TestParseSigningKeyRefuses(t *testing.T) {
 	}
 }
 
-// Whatever prints a key prints its public half.
+// Printing a key in any way prints its public half only.
 func TestSigningKeyDoesNotPrint(t *testing.T) {
 	key := newKey(t)
 	secret := base64.StdEncoding.EncodeToString(key.private)

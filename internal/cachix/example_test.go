@@ -17,8 +17,8 @@ import (
 	"iglu.sh/builder/test/kit/devcache"
 )
 
-// Push one store path to a cache: ask what the cache is, ask whether it has the path, push it, and read
-// back what the cache then says of it.
+// Push one store path to a cache: get the cache's description, ask whether it has the path, push it, and verify
+// what the cache then shows.
 func Example() {
 	if err := pushHello(context.Background(), os.Stdout); err != nil {
 		fmt.Println(err)
@@ -37,7 +37,7 @@ func pushHello(ctx context.Context, out io.Writer) error {
 	}
 	defer os.RemoveAll(folder)
 
-	// A cache for development, in place of https://cache.example.com.
+	// A cache for development, instead of https://cache.example.com.
 	handler, err := devcache.New(devcache.Options{Folder: folder, Token: "API_KEY", Names: []string{"default"}})
 	if err != nil {
 		return err
@@ -50,7 +50,7 @@ func pushHello(ctx context.Context, out io.Writer) error {
 	}
 	defer client.Close()
 
-	// Nix trusts what this key signs if it trusts the public half, which the cache publishes.
+	// Nix accepts this key's signatures if it trusts the public half, which the cache publishes.
 	key, err := cachix.ParseSigningKey("default:" + base64.StdEncoding.EncodeToString(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))))
 	if err != nil {
 		return err

@@ -30,11 +30,10 @@ const (
 // once is a fault for one request.
 func once(f devcache.Fault) devcache.Fault { return devcache.Times(1, f) }
 
-// soon is the time in which what has to end at once has ended on a machine that has
-// much else to do. Nothing that a test leaves to a timeout ends by itself that soon.
+// soon bounds how long an immediate end may take on a busy machine. It is shorter than every timeout in these tests.
 const soon = 5 * time.Second
 
-// endedSoon fails a test in which what has to end at once does not.
+// endedSoon fails a test if something did not end immediately.
 func endedSoon(t *testing.T, start time.Time) {
 	t.Helper()
 	if took := time.Since(start); took > soon {
@@ -42,15 +41,15 @@ func endedSoon(t *testing.T, start time.Time) {
 	}
 }
 
-// failure is what a cache answers, and what a client is to make of it.
+// failure is an answer of a cache, and the error that the client must return.
 type failure struct {
 	name  string
 	fault devcache.Fault
-	want  error // nil where the client is to get over it
+	want  error // nil if the client must succeed after a retry
 }
 
-// For every call: what cannot help to try again ends at once, what can is tried again,
-// and the path is announced or not.
+// For every call: permanent errors end it immediately, others are retried, and the path is announced only on
+// success.
 func TestPushFaults(t *testing.T) {
 	calls := []struct{ name, method, path string }{
 		{"begin", "POST", aboutBegin}, {"part URL", "POST", aboutPart}, {"part", "PUT", sentPart},
@@ -103,7 +102,7 @@ func testPushFault(t *testing.T, fault devcache.Fault, want error) {
 			t.Error(err)
 		}
 	}
-	// Nothing is left of it, and the client goes on.
+	// No upload is left, and the client can be used again.
 	w.uploader.aborter.aborts.Wait()
 	if n := w.uploads(); want != nil && n != 0 {
 		t.Errorf("%d uploads are left", n)
@@ -113,7 +112,7 @@ func testPushFault(t *testing.T, fault devcache.Fault, want error) {
 	}
 }
 
-// What a cache answers that is no answer of the protocol.
+// Answers that violate the protocol.
 func TestNotCachix(t *testing.T) {
 	for name, fault := range map[string]devcache.Fault{
 		"unknown route is 200":    devcache.On("POST", aboutBegin, devcache.Answer(200, "OK")),
@@ -131,7 +130,7 @@ func TestNotCachix(t *testing.T) {
 	}
 }
 
-// Where a cache says that it has completed an upload and has not, reading back tells.
+// If a cache reports a complete upload that is not complete, Verify finds out.
 func TestCompleteThatDoesNothing(t *testing.T) {
 	w := newFixture(t, quick())
 	w.cache.Misbehave(devcache.On("POST", aboutEnd, devcache.Answer(200, "OK")))
@@ -145,8 +144,7 @@ func TestCompleteThatDoesNothing(t *testing.T) {
 	}
 }
 
-// A cache that does not answer: each call ends with its timeout, and an abort that is
-// not answered delays nothing.
+// If the cache does not answer, each call ends with its timeout. An abort without an answer delays nothing.
 func TestHang(t *testing.T) {
 	options := quick()
 	options.CallTimeout, options.PartTimeout, options.AbortTimeout = 50*time.Millisecond, 50*time.Millisecond, 100*time.Millisecond
@@ -174,7 +172,7 @@ func TestHang(t *testing.T) {
 	}
 }
 
-// When ctx ends, so does everything, whatever the cache is about.
+// When ctx ends, every call ends, whatever the cache does.
 func TestCancel(t *testing.T) {
 	gone := errors.New("the client is gone")
 	hangs := func(method, path string) func(reached func()) devcache.Fault {
@@ -262,7 +260,7 @@ func TestPause(t *testing.T) {
 	}
 }
 
-// A part goes to the host that the cache names, and the API key does not.
+// A part is sent to the host in the cache's answer, without the API key.
 func TestUploadOnAnotherHost(t *testing.T) {
 	w := newFixture(t, quick())
 	var parts, keys atomic.Int64
@@ -286,8 +284,7 @@ func TestUploadOnAnotherHost(t *testing.T) {
 	w.Close() // its connections, before those of the store
 }
 
-// Many failing pushes at a cache that answers no abort: no more than options.Uploads
-// of them are under way.
+// Many pushes fail at a cache that answers no abort. No more than options.Uploads aborts run at once.
 func TestAbortsAreBounded(t *testing.T) {
 	options := quick()
 	options.Uploads, options.AbortTimeout = 2, 100*time.Millisecond
@@ -315,7 +312,7 @@ func TestAbortsAreBounded(t *testing.T) {
 	}
 }
 
-// Each thing that a narinfo can have wrong is found.
+// Verify finds every possible error in a narinfo.
 func TestVerifyFindsWhatDiffers(t *testing.T) {
 	w := newFixture(t, quick())
 	s := tree(t, "name-1", storePathOf("lib-1"), storePathOf("lib-2"))
@@ -357,7 +354,7 @@ func TestVerifyFindsWhatDiffers(t *testing.T) {
 			t.Errorf("%s: error %v, want %v", name, err, NotAsPushed)
 		}
 	}
-	// What makes no difference to Nix makes none to us.
+	// Differences that Nix ignores are ignored.
 	w.cache.Misbehave(devcache.On("GET", narInfoGet, devcache.Edit(func(_ http.Header, body []byte) []byte {
 		return append(body, "Sig: other-1:AAAA\nWhatever: comes\n\n"...)
 	})))

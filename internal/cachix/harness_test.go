@@ -32,8 +32,8 @@ import (
 // token holds characters that an address has to escape.
 const token = "iglu_t0ken-very/secret+and=long"
 
-// cacheFolderEnv makes the test's program a cache on a folder, in place of running
-// tests, so that the memory of a client can be measured.
+// cacheFolderEnv makes the test program serve a cache in this folder instead of running tests, so that the memory
+// of a client can be measured without that of the cache.
 const cacheFolderEnv = "IGLU_TEST_CACHE_FOLDER"
 
 func TestMain(m *testing.M) {
@@ -102,14 +102,14 @@ type fixture struct {
 	key *SigningKey
 }
 
-// quick are options that let tests end soon: with the default timeouts, since the
-// machine can have much else to do, but without waiting between attempts.
+// quick returns options without waits between attempts, so that tests end soon. The timeouts are the defaults,
+// because the machine may be busy.
 func quick() Options {
 	return Options{Attempts: 3, Backoff: time.Millisecond, RetryFor: 500 * time.Millisecond}
 }
 
-// testPart is the size of parts in tests, in bytes: less than a client's user can set,
-// so that a few bytes are many parts.
+// testPart is the size of parts in tests, in bytes. It is less than users can set, so that small archives have many
+// parts.
 const testPart = 64 << 10
 
 // newFixture starts a cache that knows the client's key.
@@ -148,7 +148,7 @@ func newClient(t *testing.T, target string, options Options) *Client {
 	return client
 }
 
-// secretsOf notes the queries of the addresses that parts are sent to.
+// secretsOf records the queries of the addresses that parts are sent to.
 func secretsOf(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPut {
@@ -183,7 +183,7 @@ func (w *fixture) push(ctx context.Context, s sample) (Pushed, error) {
 	return pushed, recorder.keep(err)
 }
 
-// announced says whether the cache shows a path to Nix.
+// announced reports whether the cache shows a path to Nix.
 func (w *fixture) announced(p Path) bool {
 	w.t.Helper()
 	_, err := os.Stat(w.folder + "/default/narinfo/" + p.Hash() + ".narinfo")
@@ -216,7 +216,7 @@ func (w *fixture) get(path string) []byte {
 	return body
 }
 
-// archive returns what the cache has of a path, unpacked.
+// archive returns the cache's archive of a path, decompressed.
 func (w *fixture) archive(p Path) []byte {
 	w.t.Helper()
 	fields, err := parseNarInfo(string(w.get(p.Hash() + ".narinfo")))
@@ -241,7 +241,7 @@ type sample struct {
 	nar func(io.Writer) error
 }
 
-// describe makes a sample of what nar writes.
+// describe returns a sample with the archive that nar writes.
 func describe(t *testing.T, name string, nar func(io.Writer) error, references ...string) sample {
 	t.Helper()
 	archive := &meter{hash: sha256.New()}
@@ -283,7 +283,7 @@ func file(seed uint64, size int64) func(io.Writer) error {
 
 type onlyWriter struct{ io.Writer }
 
-// serveUntilEOF serves on a free port, says where, and ends with its input.
+// serveUntilEOF serves on a free port, prints its URL, and ends when its input ends.
 func serveUntilEOF(handler http.Handler) error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 
 const narGet = "/default/nar/*"
 
-// What caches say of themselves, in all types in which they do: only what is no description
-// of a cache is refused.
+// The descriptions that caches send, in all types that they use. Only what does not describe a cache is
+// refused.
 func TestDescriptions(t *testing.T) {
 	for text, want := range map[string]Cache{
 		`{"name":"default","uri":"http://cache","isPublic":true,"publicSigningKeys":["a:b"],"permission":"Read"}`: {Name: "default", URI: "http://cache", PublicKeys: []string{"a:b"}, Permission: "Read"},
@@ -52,7 +52,7 @@ func TestDescriptions(t *testing.T) {
 	}
 }
 
-// Each kind of cache is taken as one that can be pushed to.
+// Each kind of cache is accepted as a cache to push to.
 func TestCacheOfEachKind(t *testing.T) {
 	inEachKind(t, func(t *testing.T, b *bubble) {
 		cache, err := b.Client.Cache(t.Context())
@@ -69,8 +69,8 @@ func TestCacheOfEachKind(t *testing.T) {
 	})
 }
 
-// Has finds a path that was pushed, by whatever key of some, and that in one call each for
-// what is said of it and for its archive.
+// Has finds a path that was pushed with any of several keys. It makes one call for the narinfo and one for the
+// archive.
 func TestHas(t *testing.T) {
 	inEachKind(t, func(t *testing.T, b *bubble) {
 		s := large(t)
@@ -111,7 +111,7 @@ func TestHas(t *testing.T) {
 	})
 }
 
-// Where nobody has signed, a cache says so in its way, and does not have the path.
+// A path without a signature counts as missing, in whichever way the cache reports that.
 func TestHasUnsigned(t *testing.T) {
 	inBubble(t, devcache.Monorepo, Options{}, func(t *testing.T, b *bubble) {
 		s := small(t)
@@ -131,7 +131,7 @@ func TestHasUnsigned(t *testing.T) {
 	})
 }
 
-// A cache that cannot be asked neither has a path nor lacks it.
+// If the cache does not answer, Has returns an error: the path is neither there nor missing.
 func TestHasUnknown(t *testing.T) {
 	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
 		b.cache.Misbehave(devcache.On("GET", narInfoGet, devcache.Answer(401, "")))
@@ -141,8 +141,8 @@ func TestHasUnknown(t *testing.T) {
 	})
 }
 
-// In a second cache of the monorepo's, a path has a narinfo and no NAR: it was not pushed,
-// and is not there.
+// A second cache of Iglu Cache shows the narinfo of a path that was pushed to the first, but has no NAR. The path
+// counts as missing.
 func TestNarinfoWithoutNar(t *testing.T) {
 	inBubble(t, devcache.Monorepo, Options{}, func(t *testing.T, b *bubble) {
 		s := small(t)
@@ -165,8 +165,7 @@ func TestNarinfoWithoutNar(t *testing.T) {
 	})
 }
 
-// Everything that can be wrong with an archive's beginning or size is found, whatever a HEAD
-// would say.
+// Has finds everything that can be wrong with an archive's first bytes or size. A HEAD request might not.
 func TestVerifyNar(t *testing.T) {
 	zst := "\x28\xb5\x2f\xfd"
 	for name, test := range map[string]struct {
@@ -183,8 +182,8 @@ func TestVerifyNar(t *testing.T) {
 		"another size":                   {devcache.Answer(206, zst+strings.Repeat("x", 28), "Content-Range", "bytes 0-31/77"), "its NAR has 77 bytes, and "},
 		"another archive":                {devcache.Answer(206, strings.Repeat("x", 32), "Content-Range", "bytes 0-31/*"), `its NAR is not compressed with "zstd", as its narinfo says`},
 		"a beginning that is none":       {devcache.Answer(206, zst[:3], "Content-Range", "bytes 0-2/*"), `its NAR is not compressed with "zstd"`},
-		"a size that is not told":        {devcache.Answer(206, zst, "Content-Range", "bytes 0-3/*"), ""},
-		"no range is told":               {devcache.Answer(206, zst), ""},
+		"an unknown size":                {devcache.Answer(206, zst, "Content-Range", "bytes 0-3/*"), ""},
+		"no Content-Range":               {devcache.Answer(206, zst), ""},
 		"without ranges":                 {withoutRange, ""},
 		"at another host":                {devcache.Answer(302, "", "Location", "http://store/default/nar/moved?secret=1"), ""},
 		"at another host, which has not": {devcache.Answer(302, "", "Location", "http://store/default/other"), "(HTTP 404): its narinfo is there, and its NAR is not"},
@@ -224,7 +223,7 @@ func TestVerifyNar(t *testing.T) {
 	}
 }
 
-// withoutRange has a cache answer whole archives.
+// withoutRange makes a cache ignore Range, and send whole archives.
 func withoutRange(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Header.Del("Range")
@@ -232,7 +231,7 @@ func withoutRange(next http.Handler) http.Handler {
 	})
 }
 
-// The beginning is that of the compression that the narinfo names, or of Nix's own default.
+// The first bytes must match the compression in the narinfo, or Nix's default if it has none.
 func TestCheckBegin(t *testing.T) {
 	for _, test := range []struct {
 		compression, begin string
@@ -301,7 +300,7 @@ func (w countingWriter) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
-// A cache whose description leads elsewhere is looked for there once, and not waited for.
+// If a cache's description has another address, the client looks there once, without retries.
 func TestLocateElsewhereIsNotWaitedFor(t *testing.T) {
 	inBubble(t, devcache.Standalone, Options{}, func(t *testing.T, b *bubble) {
 		b.cache.Misbehave(devcache.On("GET", "/default/nix-cache-info", devcache.Answer(400, "")))
@@ -316,7 +315,7 @@ func TestLocateElsewhereIsNotWaitedFor(t *testing.T) {
 	})
 }
 
-// Whatever a narinfo has as its URL, the API key stays with its host.
+// The API key is sent to the cache's host only, whatever URL a narinfo has.
 func TestURLOfNar(t *testing.T) {
 	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
 		s := small(t)
@@ -341,7 +340,7 @@ func TestURLOfNar(t *testing.T) {
 	})
 }
 
-// Keys that are none count as no keys, whatever the base64 of theirs.
+// Invalid keys are ignored, also if their base64 is valid.
 func TestHasIgnoresWhatIsNoKey(t *testing.T) {
 	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
 		s := small(t)

@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestPin has the name of a pinned host lead elsewhere.
+// TestPin changes the addresses of a pinned host's name.
 func TestPin(t *testing.T) {
 	refused := errors.New("refused")
 	for name, test := range map[string]struct {

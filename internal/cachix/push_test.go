@@ -27,7 +27,7 @@ import (
 	"iglu.sh/builder/test/kit/devcache"
 )
 
-// tree makes a folder of all that a path can hold, and returns its sample.
+// tree makes a folder with every kind of file that a path can contain, and returns its sample.
 func tree(t *testing.T, name string, references ...string) sample {
 	t.Helper()
 	root := filepath.Join(t.TempDir(), name)
@@ -49,8 +49,7 @@ func tree(t *testing.T, name string, references ...string) sample {
 	return describe(t, name, func(w io.Writer) error { return nar.Dump(w, root) }, references...)
 }
 
-// What was pushed is read back to the byte, and its narinfo says what go-nix reads in
-// it and can verify.
+// A pushed archive is read back byte for byte. go-nix reads its narinfo and verifies its signature.
 func TestPush(t *testing.T) {
 	w := newFixture(t, quick())
 	s := tree(t, "every+thing-1.0_?=x", storePathOf("z-lib"), storePathOf("a-lib"), storePathOf("z-lib"), storePathOf("every+thing-1.0_?=x"))
@@ -75,7 +74,7 @@ func TestPush(t *testing.T) {
 	}
 }
 
-// checkNarInfo has go-nix read a narinfo and verify its signature.
+// checkNarInfo lets go-nix read a narinfo and verify its signature.
 func (w *fixture) checkNarInfo(p Path, pushed Pushed) {
 	w.t.Helper()
 	info, err := narinfo.Parse(bytes.NewReader(w.get(p.Hash() + ".narinfo")))
@@ -103,8 +102,7 @@ func (w *fixture) checkNarInfo(p Path, pushed Pushed) {
 	}
 }
 
-// Whatever the size of the archive and of the pieces it comes in, it is read back as
-// it was: at the limits of parts too.
+// Archives of any size, written in pieces of any size, are read back unchanged, also at the limits of parts.
 func TestPushProperty(t *testing.T) {
 	w := newFixture(t, quick())
 	r := rand.New(rand.NewPCG(1, 2))
@@ -136,16 +134,16 @@ func TestPushProperty(t *testing.T) {
 	}
 }
 
-// inPieces writes no more than so many bytes at once.
+// inPieces writes at most size bytes at once.
 type inPieces struct {
 	w    io.Writer
-	most int
+	size int
 }
 
 func (p inPieces) Write(b []byte) (n int, err error) {
 	for len(b) > 0 && err == nil {
 		var m int
-		m, err = p.w.Write(b[:min(p.most, len(b))])
+		m, err = p.w.Write(b[:min(p.size, len(b))])
 		n, b = n+m, b[m:]
 	}
 	return n, err
@@ -169,7 +167,7 @@ func TestFullPart(t *testing.T) {
 	u.close()
 }
 
-// Many small paths, eight at once, then none is missing.
+// Many small paths are pushed, eight at once. Then none is missing.
 func TestManyPaths(t *testing.T) {
 	const count = 300 // 'make bench' pushes 2,000
 	w := newFixture(t, Options{})
@@ -263,8 +261,8 @@ func spent() int64 {
 // documented memory.
 func TestMemory(t *testing.T) {
 	const (
-		// overhead is for what the HTTP client and the garbage collector have on their
-		// hands in addition to the pushed data.
+		// overhead is for what the HTTP client and the garbage collector hold in addition to the
+		// pushed data.
 		overhead = 12 << 20
 	)
 	options := quick()
@@ -306,7 +304,7 @@ func TestMemory(t *testing.T) {
 
 func mib(n int64) float64 { return float64(n) / (1 << 20) }
 
-// watched looks at the memory each time that something is written.
+// watched measures the memory at each write, and keeps the peak.
 type watched struct {
 	w    io.Writer
 	peak *atomic.Int64
@@ -321,8 +319,8 @@ func (w watched) Write(b []byte) (int, error) {
 
 func (r *secretRecorder) keepPushed(p Pushed, err error) (Pushed, error) { return p, r.keep(err) }
 
-// While the cache takes no part, no more of an archive is read than the parts in
-// memory hold, and the few frames that the compression has on its hands.
+// While the cache accepts no part, the client reads no more of an archive than fits in the parts in memory and in
+// the few frames that are being compressed.
 func TestPartsAreBounded(t *testing.T) {
 	blocks := int64(2+compressors()) * frameSize
 	options := quick()
@@ -344,7 +342,7 @@ func TestPartsAreBounded(t *testing.T) {
 	}
 }
 
-// counted counts what has been taken.
+// counted counts the bytes that were written.
 type counted struct {
 	w     io.Writer
 	taken *atomic.Int64
@@ -358,7 +356,7 @@ func (c counted) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// The compression takes no more than the documented memory, whatever it is fed.
+// The compression takes no more than the documented memory for any input.
 func TestCompressorMemory(t *testing.T) {
 	const uploads = 3
 	live := func() int64 { runtime.GC(); runtime.GC(); return spent() }
@@ -388,8 +386,8 @@ func TestCompressorMemory(t *testing.T) {
 	runtime.KeepAlive(c)
 }
 
-// Frames come out in the archive's order, whole, however it is written and however many
-// archives there are at once; and no memory is lost.
+// Frames are complete and in the archive's order, however the archive is written and however many archives there are
+// at once. No memory is leaked.
 func TestFrames(t *testing.T) {
 	c := newCompressor(4)
 	var archives sync.WaitGroup
@@ -427,8 +425,7 @@ func TestFrames(t *testing.T) {
 	}
 }
 
-// When the compressed archive cannot be passed on, nothing more is, and the first error is
-// the one that is returned.
+// When a write of the compressed archive fails, there are no more writes, and the first error is returned.
 func TestFramesFail(t *testing.T) {
 	c := newCompressor(1)
 	full := errors.New("full")
@@ -450,7 +447,7 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
-// An archive that is not what the store has on record is not announced.
+// An archive that differs from the store's record is not announced.
 func TestWrongArchive(t *testing.T) {
 	w := newFixture(t, quick())
 	for _, s := range []sample{small(t), large(t)} {
