@@ -50,8 +50,8 @@ func planOf(r *rand.Rand) plan {
 	return p
 }
 
-// A crowdedEngine is one whose containers note which of them has which store.
-type crowdedEngine struct {
+// A countingEngine is one whose containers note which of them has which store.
+type countingEngine struct {
 	*memengine.Engine
 	t *testing.T
 
@@ -61,7 +61,7 @@ type crowdedEngine struct {
 	now   int
 }
 
-func (e *crowdedEngine) run(p *memengine.Process) int {
+func (e *countingEngine) run(p *memengine.Process) int {
 	if p.Getenv(jobenv.Maintenance) != "" {
 		return e.maintain(p)
 	}
@@ -84,7 +84,7 @@ func (e *crowdedEngine) run(p *memengine.Process) int {
 }
 
 // use notes that a container has a store, until the function that it returns is called.
-func (e *crowdedEngine) use(p *memengine.Process) func() {
+func (e *countingEngine) use(p *memengine.Process) func() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	store := p.Spec.Store.Name
@@ -102,7 +102,7 @@ func (e *crowdedEngine) use(p *memengine.Process) func() {
 	}
 }
 
-func (e *crowdedEngine) maintain(p *memengine.Process) int {
+func (e *countingEngine) maintain(p *memengine.Process) int {
 	defer e.use(p)()
 	select {
 	case <-time.After(time.Second):
@@ -123,7 +123,7 @@ type tended struct {
 }
 
 func many(t *testing.T, r *rand.Rand) {
-	e := &crowdedEngine{t: t, users: make(map[string]string)}
+	e := &countingEngine{t: t, users: make(map[string]string)}
 	e.Engine = memengine.New(e.run)
 	slots := func(o *Options) {
 		o.MaxJobs = 8

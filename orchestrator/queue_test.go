@@ -311,7 +311,7 @@ func TestQueueAtRandom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const slots = 4
 		r := rand.New(rand.NewPCG(1, 0))
-		e := &crowdedEngine{t: t, users: make(map[string]string)}
+		e := &countingEngine{t: t, users: make(map[string]string)}
 		e.Engine = memengine.New(e.run)
 		b, _, _ := builder(t, nil, func(o *Options) {
 			o.MaxJobs, o.MaxQueued = slots, 300
@@ -349,7 +349,7 @@ func TestQueueAtRandom(t *testing.T) {
 }
 
 // inUse returns how many containers run.
-func (e *crowdedEngine) inUse() int {
+func (e *countingEngine) inUse() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.now

@@ -20,7 +20,7 @@ type decoder struct{ refusal *Refusal }
 // decodeJob makes a Request from a job's properties. It checks them against the format's schema, and adds
 // what is wrong to the Refusal.
 func (d decoder) decodeJob(top map[string]json.RawMessage) *Request {
-	if d.refusal.form == Document {
+	if d.refusal.format == Document {
 		var request Request
 		d.decodeKnown(top, documentProperties, &request, requestSchema())
 		return &request

@@ -24,14 +24,14 @@ var (
 	decides            = map[Format][]string{Document: documentProperties[:2], Stack: stackProperties[:3]}
 )
 
-// findForm finds a job's format by the names of its properties. It adds a problem if the job has both.
-func (r *Refusal) findForm(top map[string]json.RawMessage) {
+// findFormat finds a job's format by the names of its properties. It adds a problem if the job has both.
+func (r *Refusal) findFormat(top map[string]json.RawMessage) {
 	document, stack := first(top, decides[Document]), first(top, decides[Stack])
 	switch {
 	case document != "" && stack != "":
 		r.valueError("", "the job has "+document+" of one form and "+stack+" of the other; send it in one")
 	case stack != "":
-		r.form = Stack
+		r.format = Stack
 	}
 }
 

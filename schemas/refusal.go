@@ -18,7 +18,7 @@ const (
 // A Refusal has everything that is wrong with a message that is not a valid job.
 type Refusal struct {
 	kind     refusalKind
-	form     Format // the problems have its names of properties
+	format   Format // the problems have its names of properties
 	problems []problem
 	command  string // for unknownCommand
 }

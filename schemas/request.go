@@ -149,9 +149,9 @@ func ParseRequest(data []byte, commands []string) (*Request, Format, error) {
 		checker{refusal}.check(request, commands)
 	}
 	if !refusal.isEmpty() {
-		return nil, refusal.form, refusal
+		return nil, refusal.format, refusal
 	}
-	return request, refusal.form, nil
+	return request, refusal.format, nil
 }
 
 // ReadRequest returns the job in a message without checking the rules. ok is false if the message does not
@@ -173,7 +173,7 @@ func parse(data []byte) (*Request, *Refusal) {
 		refusal.schemaError("", "the job must be a JSON object")
 		return nil, refusal
 	}
-	if refusal.findForm(top); !refusal.isEmpty() {
+	if refusal.findFormat(top); !refusal.isEmpty() {
 		return nil, refusal
 	}
 	return decoder{refusal}.decodeJob(top), refusal

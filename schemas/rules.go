@@ -41,8 +41,8 @@ type checker struct{ refusal *Refusal }
 
 // rule adds a broken rule. The texts have the document's names of properties.
 func (c checker) rule(path, why string) {
-	form := c.refusal.form
-	c.refusal.valueError(form.named(path), form.named(why))
+	format := c.refusal.format
+	c.refusal.valueError(format.named(path), format.named(why))
 }
 
 // check checks a job against all rules. commands are the programs that a job may run.
@@ -59,8 +59,8 @@ func (c checker) check(job *Request, commands []string) {
 	if why := checkWords(options.ExtraArgs); why != "" {
 		c.rule("buildOptions.extraArgs", why)
 	}
-	if why := checkCommand(options.Command, commands); why != "" && !c.refusal.isAbout(c.refusal.form.named("buildOptions.command")) {
-		c.refusal.add(unknownCommand, c.refusal.form.named("buildOptions.command"), why)
+	if why := checkCommand(options.Command, commands); why != "" && !c.refusal.isAbout(c.refusal.format.named("buildOptions.command")) {
+		c.refusal.add(unknownCommand, c.refusal.format.named("buildOptions.command"), why)
 		c.refusal.command = shownCommand(job)
 	}
 }
