@@ -30,6 +30,7 @@ mutants:
 
 # Writes the tables in docs/benchmarks.md. It takes some minutes; nothing else should run on the machine meanwhile.
 bench: build
+	go test -tags week -count=1 -run '^TestManyNodes$$' ./orchestrator/nodes
 	IGLU_BENCH_JOB_IMAGE=$$(scripts/with-engine scripts/job-image --full) scripts/with-engine go run ./scripts/bench
 
 # The tool that makes releases. Its first run compiles it, which takes minutes.
