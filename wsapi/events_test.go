@@ -51,23 +51,23 @@ func writing(t *testing.T, last schemas.Message, calls ...[]schemas.Message) *fa
 // TestEvents sends a job's messages to a client of events: numbered, and the last when the
 // slot is free.
 func TestEvents(t *testing.T) {
-	forms(t, func(t *testing.T, form schemas.Format) {
+	forms(t, func(t *testing.T, format schemas.Format) {
 		messages, last := jobMessages(), verdict(5, 3)
 		f := serve(t, writing(t, last, messages[:1], nil, messages[1:], []schemas.Message{last}))
 		c := f.dial(schemas.EventsProtocol)
 		if got := c.Subprotocol(); got != schemas.EventsProtocol {
 			t.Fatalf("the server speaks %q", got)
 		}
-		c.send(jobIn(form, "nix"))
+		c.send(jobIn(format, "nix"))
 		var want []string
 		for _, m := range append(messages, last) {
-			want = append(want, string(form.AppendMessage(nil, &m)))
+			want = append(want, string(format.AppendMessage(nil, &m)))
 		}
 		c.finish().check(t, websocket.CloseInternalServerErr, want...)
 
 		success := f.dial(schemas.EventsProtocol)
 		f.server.builder = writing(t, verdict(1, 0))
-		success.send(jobIn(form, "nix"))
+		success.send(jobIn(format, "nix"))
 		if got := success.finish(); got.code != websocket.CloseNormalClosure || len(got.messages) != 1 {
 			t.Errorf("success gets %+v", got)
 		}

@@ -31,7 +31,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// The messages that clients get, in the format of the document; see inForm.
+// The messages that clients get, in the format of the document; see inFormat.
 const (
 	accepted     = `{"msg":"Start Building","jobStatus":"starting"}`
 	busy         = `{"error":"A build job is already running.","jobStatus":"running"}`
@@ -446,20 +446,20 @@ func bubble(t *testing.T, name string, test func(t *testing.T)) {
 func elapse(d time.Duration) { time.Sleep(d) }
 
 // eachForm runs a test for each form of the protocol, and forms runs it in a bubble.
-func eachForm(t *testing.T, test func(t *testing.T, form schemas.Format)) {
+func eachForm(t *testing.T, test func(t *testing.T, format schemas.Format)) {
 	t.Run("document", func(t *testing.T) { test(t, schemas.Document) })
 	t.Run("stack", func(t *testing.T) { test(t, schemas.Stack) })
 }
 
-func forms(t *testing.T, test func(t *testing.T, form schemas.Format)) {
-	eachForm(t, func(t *testing.T, form schemas.Format) {
-		synctest.Test(t, func(t *testing.T) { test(t, form) })
+func forms(t *testing.T, test func(t *testing.T, format schemas.Format)) {
+	eachForm(t, func(t *testing.T, format schemas.Format) {
+		synctest.Test(t, func(t *testing.T) { test(t, format) })
 	})
 }
 
 // jobIn is a job in a form.
-func jobIn(form schemas.Format, command string) string {
-	if form == schemas.Stack {
+func jobIn(format schemas.Format, command string) string {
+	if format == schemas.Stack {
 		return fmt.Sprintf(`{"git_config":{"noclone":true},"build_options":{"command":%q},"cachix_config":{}}`, command)
 	}
 	return fmt.Sprintf(`{"git":{"noClone":true},"buildOptions":{"command":%q,"cachix":{"push":false}}}`, command)
@@ -468,9 +468,9 @@ func jobIn(form schemas.Format, command string) string {
 // job is a job in the document's form.
 func job() string { return jobIn(schemas.Document, "nix build") }
 
-// inForm returns a message of the document's form as it is sent in another one now.
-func inForm(form schemas.Format, message string) string {
-	if form == schemas.Document {
+// inFormat returns a message of the document's form as it is sent in another one now.
+func inFormat(format schemas.Format, message string) string {
+	if format == schemas.Document {
 		return message
 	}
 	if i := strings.Index(message, `"childExitCode"`); i >= 0 {

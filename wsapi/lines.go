@@ -32,7 +32,7 @@ func newLineWriter(out *sender) *lineWriter {
 
 func (w *lineWriter) Write(lines []byte) (int, error) {
 	for rest := lines; len(rest) > 0; {
-		w.frames, w.lines = w.frames[:0], w.out.form.Lines(time.Now())
+		w.frames, w.lines = w.frames[:0], w.out.format.Lines(time.Now())
 		for len(rest) > 0 && len(w.frames) < flushSize {
 			w.line, rest, _ = bytes.Cut(rest, newline)
 			w.frames = w.framer.append(w.frames, websocket.TextMessage, w.add)

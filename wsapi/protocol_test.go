@@ -21,15 +21,15 @@ import (
 // TestRefusedMessages compares the server's answers to malformed first messages with the message table of the protocol, in
 // both formats.
 func TestRefusedMessages(t *testing.T) {
-	eachForm(t, func(t *testing.T, form schemas.Format) {
-		for _, row := range refusedMessages(form) {
+	eachForm(t, func(t *testing.T, format schemas.Format) {
+		for _, row := range refusedMessages(format) {
 			bubble(t, row.name, func(t *testing.T) {
 				f := serve(t, &fakeBuilder{}) // builds nothing
 				c := f.dial()
 				if err := c.WriteMessage(row.kind, []byte(row.send)); err != nil {
 					t.Fatal(err)
 				}
-				c.finish().check(t, websocket.CloseInvalidFramePayloadData, inForm(row.form, row.want))
+				c.finish().check(t, websocket.CloseInvalidFramePayloadData, inFormat(row.format, row.want))
 				f.wantRefused(row.reason)
 				wantFree(t, f)
 			})
@@ -41,20 +41,20 @@ type refusedMessage struct {
 	name   string
 	kind   int
 	send   string
-	form   schemas.Format // of the answer: before a job is understood, it has none
+	format schemas.Format // of the answer: before a job is understood, it has none
 	want   string
 	reason string
 }
 
-func refusedMessages(form schemas.Format) []refusedMessage {
+func refusedMessages(format schemas.Format) []refusedMessage {
 	const text = websocket.TextMessage
 	// What differs between the forms beside a job's spelling.
 	object, options, repository, noClone := "git", "buildOptions", "git.repository", "noClone"
-	if form == schemas.Stack {
+	if format == schemas.Stack {
 		object, options, repository, noClone = "git_config", "build_options", "git_config.repository", "noclone"
 	}
 	missing := options + ": is missing"
-	if form == schemas.Stack {
+	if format == schemas.Stack {
 		missing += "; cachix_config: is missing"
 	}
 	return []refusedMessage{
@@ -65,13 +65,13 @@ func refusedMessages(form schemas.Format) []refusedMessage {
 		{"a name twice", text, `{"` + object + `":{"` + noClone + `":true,"` + noClone + `":true}}`, schemas.Document,
 			notJSON(fmt.Sprintf("line 1, column %d: the second property of this name in one object", len(object)+2*len(noClone)+15)), "malformed"},
 		{"invalid UTF-8", text, "{\"" + object + "\":\"\xff\"}", schemas.Document, notJSON(fmt.Sprintf("line 1, column %d: not UTF-8", len(object)+6)), "malformed"},
-		{"not text", websocket.BinaryMessage, jobIn(form, "nix"), schemas.Document, notJSON("the message is empty, or no text"), "malformed"},
-		{"schema", text, `{"` + object + `":{"` + noClone + `":true}}`, form, invalid(missing), "invalid"},
+		{"not text", websocket.BinaryMessage, jobIn(format, "nix"), schemas.Document, notJSON("the message is empty, or no text"), "malformed"},
+		{"schema", text, `{"` + object + `":{"` + noClone + `":true}}`, format, invalid(missing), "invalid"},
 		{"two forms", text, `{"git":{},"git_config":{}}`, schemas.Document,
 			invalid("the job has git of one form and git_config of the other; send it in one"), "invalid"},
-		{"rule", text, strings.Replace(jobIn(form, "nix"), "true", "false", 1), form,
+		{"rule", text, strings.Replace(jobIn(format, "nix"), "true", "false", 1), format,
 			invalid(repository + ": is required when " + noClone + " is false"), "invalid"},
-		{"command", text, jobIn(form, "make all"), form, `{"error":"Invalid command: 'make all'","msg":"` + options +
+		{"command", text, jobIn(format, "make all"), format, `{"error":"Invalid command: 'make all'","msg":"` + options +
 			`.command: its first word must be one of: nix, sh","buildExitCode":2,"childExitCode":2,"jobStatus":"failed"}`, "command"},
 	}
 }
@@ -93,7 +93,7 @@ func TestStackRefusals(t *testing.T) {
 			c := f.dial()
 			c.send(strings.Replace(jobIn(schemas.Stack, "nix"), change[0], change[1], 1))
 			c.finish().check(t, websocket.CloseInvalidFramePayloadData,
-				inForm(schemas.Stack, invalid(want)))
+				inFormat(schemas.Stack, invalid(want)))
 		}
 	})
 }
@@ -101,7 +101,7 @@ func TestStackRefusals(t *testing.T) {
 // TestOutput runs jobs that print, and end.
 func TestOutput(t *testing.T) {
 	unable := schemas.Unable("The container engine does not answer.", "Start it.")
-	eachForm(t, func(t *testing.T, form schemas.Format) {
+	eachForm(t, func(t *testing.T, format schemas.Format) {
 		for _, test := range []struct {
 			name  string
 			print string
@@ -124,10 +124,10 @@ func TestOutput(t *testing.T) {
 					return answer(test.end)
 				}})
 				c := f.dial()
-				c.send(jobIn(form, "nix build .#x"))
-				want := []string{inForm(form, accepted)}
+				c.send(jobIn(format, "nix build .#x"))
+				want := []string{inFormat(format, accepted)}
 				for _, message := range test.want {
-					want = append(want, inForm(form, message))
+					want = append(want, inFormat(format, message))
 				}
 				c.finish().check(t, test.code, want...)
 				if got.BuildOptions.Command != "nix build .#x" || !got.Git.NoClone {
@@ -141,9 +141,9 @@ func TestOutput(t *testing.T) {
 
 // TestLongOutput has a job write much at once: each line arrives as one message, in order.
 func TestLongOutput(t *testing.T) {
-	forms(t, func(t *testing.T, form schemas.Format) {
+	forms(t, func(t *testing.T, format schemas.Format) {
 		var text strings.Builder
-		want := []string{inForm(form, accepted)}
+		want := []string{inFormat(format, accepted)}
 		for n := range 5_000 {
 			length := n % 200 // with every length of a frame's header
 			if n%2500 == 1 {
@@ -151,11 +151,11 @@ func TestLongOutput(t *testing.T) {
 			}
 			printed := fmt.Sprint(n, strings.Repeat("x", length))
 			text.WriteString(printed + "\n")
-			want = append(want, inForm(form, line(printed)))
+			want = append(want, inFormat(format, line(printed)))
 		}
 		c := serve(t, printing(text.String(), 0)).dial()
-		c.send(jobIn(form, "nix"))
-		c.finish().check(t, websocket.CloseNormalClosure, append(want, inForm(form, succeeded))...)
+		c.send(jobIn(format, "nix"))
+		c.finish().check(t, websocket.CloseNormalClosure, append(want, inFormat(format, succeeded))...)
 	})
 }
 
@@ -221,14 +221,14 @@ func TestSlotIsFreeFirst(t *testing.T) {
 }
 
 func TestSecondJobOnAConnection(t *testing.T) {
-	forms(t, func(t *testing.T, form schemas.Format) {
+	forms(t, func(t *testing.T, format schemas.Format) {
 		b := newHeldBuilder()
 		c := serve(t, b).dial()
-		c.send(jobIn(form, "nix"))
+		c.send(jobIn(format, "nix"))
 		out := <-b.begun
 		c.next()
-		c.send(jobIn(form, "nix"))
-		want := inForm(form, busy)
+		c.send(jobIn(format, "nix"))
+		want := inFormat(format, busy)
 		if got := c.next(); got != want {
 			t.Errorf("a second job gets %s, want %s", got, want)
 		}
@@ -238,7 +238,7 @@ func TestSecondJobOnAConnection(t *testing.T) {
 		}
 		io.WriteString(out, "done\n")
 		b.exit <- 0
-		c.finish().check(t, websocket.CloseNormalClosure, inForm(form, line("done")), inForm(form, succeeded))
+		c.finish().check(t, websocket.CloseNormalClosure, inFormat(format, line("done")), inFormat(format, succeeded))
 	})
 }
 

@@ -39,7 +39,7 @@ const (
 type sender struct {
 	conn    net.Conn
 	timeout time.Duration  // how long the client may accept nothing
-	form    schemas.Format // the format of the messages; set from the job when it is received
+	format  schemas.Format // the format of the messages; set from the job when it is received
 
 	writing sync.Mutex
 	ping    atomic.Pointer[string] // the client's latest ping, not answered yet
@@ -54,12 +54,12 @@ func (s *sender) send(response schemas.Response) error { return s.write(s.textFr
 
 func (s *sender) textFrame(response schemas.Response) []byte {
 	return appendFrame(nil, websocket.TextMessage, func(dst []byte) []byte {
-		return append(dst, s.form.Encode(response, time.Now())...)
+		return append(dst, s.format.Encode(response, time.Now())...)
 	})
 }
 
 func (s *sender) messageFrame(dst []byte, m *schemas.Message) []byte {
-	return appendFrame(dst, websocket.TextMessage, func(dst []byte) []byte { return s.form.AppendMessage(dst, m) })
+	return appendFrame(dst, websocket.TextMessage, func(dst []byte) []byte { return s.format.AppendMessage(dst, m) })
 }
 
 // write writes frames as fast as the client accepts them.

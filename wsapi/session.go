@@ -69,8 +69,8 @@ func (s *session) work() (schemas.Response, int) {
 		s.broken = !errors.Is(err, errTooLarge)
 		return s.notReceived(err)
 	}
-	request, form, err := schemas.ParseRequest(data, s.server.options.Commands)
-	s.out.form = form // no other goroutine sends before the job is accepted
+	request, format, err := schemas.ParseRequest(data, s.server.options.Commands)
+	s.out.format = format // no other goroutine sends before the job is accepted
 	if refusal, ok := errors.AsType[*schemas.Refusal](err); ok {
 		s.log.Info("client refused", "reason", refusal.Kind(), "err", refusal)
 		s.server.refused(refusal.Kind())

@@ -27,15 +27,15 @@ func inBackgroundOf(wait func()) <-chan struct{} {
 
 // TestClose ends the running job, and the connections of clients without a job. Each client gets a message.
 func TestClose(t *testing.T) {
-	forms(t, func(t *testing.T, form schemas.Format) {
+	forms(t, func(t *testing.T, format schemas.Format) {
 		b := newHeldBuilder()
 		f := serve(t, b)
 		c := f.dial()
-		c.send(jobIn(form, "nix"))
+		c.send(jobIn(format, "nix"))
 		<-b.begun
 		begun := time.Now()
 		closed := inBackgroundOf(f.server.Close)
-		c.finish().check(t, websocket.CloseInternalServerErr, inForm(form, accepted), inForm(form, fmt.Sprintf(cancelledFor, "shutdown")))
+		c.finish().check(t, websocket.CloseInternalServerErr, inFormat(format, accepted), inFormat(format, fmt.Sprintf(cancelledFor, "shutdown")))
 		<-closed
 		if cause := <-b.ended; cause != jobend.Shutdown {
 			t.Errorf("the job ended for %v", cause)

@@ -20,24 +20,24 @@ func (f *fixture) post(job string, header http.Header) (response *http.Response,
 
 // TestSubmit posts a job, which continues when its client has disconnected.
 func TestSubmit(t *testing.T) {
-	forms(t, func(t *testing.T, form schemas.Format) {
+	forms(t, func(t *testing.T, format schemas.Format) {
 		b := newHeldBuilder()
 		f := serve(t, b)
-		response, body := f.post(jobIn(form, "nix"), nil)
+		response, body := f.post(jobIn(format, "nix"), nil)
 		const want = `{"id":"submitted","record":"/api/v1/jobs/submitted","events":"/api/v1/jobs/submitted/events","page":"/jobs/submitted"}` + "\n"
 		if response.StatusCode != http.StatusAccepted || body != want || response.Header.Get("Content-Type") != "application/json" ||
 			response.Header.Get("Location") != "/api/v1/jobs/submitted" {
 			t.Errorf("%s, %v: %s", response.Status, response.Header, body)
 		}
 		<-b.begun
-		response, body = f.post(jobIn(form, "nix"), nil)
+		response, body = f.post(jobIn(format, "nix"), nil)
 		if response.StatusCode != http.StatusTooManyRequests || body != busy+"\n" || response.Header.Get("Retry-After") != "5" {
 			t.Errorf("a second job: %s, %v: %s", response.Status, response.Header, body)
 		}
 		f.wantRefused("busy")
 		b.exit <- 0
 		synctest.Wait()
-		if response, body = f.post(jobIn(form, "nix"), nil); response.StatusCode != http.StatusAccepted {
+		if response, body = f.post(jobIn(format, "nix"), nil); response.StatusCode != http.StatusAccepted {
 			t.Errorf("after its end: %s: %s", response.Status, body)
 		}
 		<-b.begun

@@ -178,7 +178,7 @@ func runThroughPipes(r runner, argv []string, stdout, stderr io.Writer) int {
 		return exitInternal
 	}
 	defer errorOutput.close()
-	results, err := newTee(follower{stdout, errorOutput})
+	results, err := newTee(follower{stdout, errorOutput.drain})
 	if err != nil {
 		sayWhy("", "cannot read what the build prints: %v", err)
 		return exitInternal

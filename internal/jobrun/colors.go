@@ -67,7 +67,7 @@ func (c *colorer) run(r runner, argv []string, stdout *os.File) int {
 		return r.run(argv, sourceDir, stdout, os.Stderr)
 	}
 	defer c.stderr.close()
-	results, err := newTee(follower{afterColors{stdout, c}, c.stderr})
+	results, err := newTee(follower{follower{stdout, c.flush}, c.stderr.drain})
 	if err != nil {
 		sayWhy("", "cannot read what the build prints: %v", err)
 		return exitInternal
@@ -243,15 +243,4 @@ func (c *colorer) close() {
 		c.timer.Stop()
 	}
 	c.pass(len(c.pending))
-}
-
-// An afterColors writes after everything that waits for its colours.
-type afterColors struct {
-	io.Writer
-	before *colorer
-}
-
-func (a afterColors) Write(b []byte) (int, error) {
-	a.before.flush()
-	return a.Writer.Write(b)
 }

@@ -89,7 +89,7 @@ func TestColorerWaits(t *testing.T) {
 		c := &colorer{to: to}
 		c.passing.L = &c.mu
 		c.Write([]byte("first\n"))
-		(afterColors{to, c}).Write([]byte("result\n"))
+		(follower{to, c.flush}).Write([]byte("result\n"))
 		if got, want := to.printed(), "first\nresult\n"; got != want {
 			t.Errorf("%q, want %q", got, want)
 		}

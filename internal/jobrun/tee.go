@@ -82,13 +82,13 @@ func (t *tee) close() {
 	<-t.copied
 }
 
-// A follower writes after everything that was printed to another tee before.
+// A follower writes after before has returned: then everything that was printed elsewhere is passed on.
 type follower struct {
 	io.Writer
-	before *tee
+	before func()
 }
 
 func (f follower) Write(b []byte) (int, error) {
-	f.before.drain()
+	f.before()
 	return f.Writer.Write(b)
 }

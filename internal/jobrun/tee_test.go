@@ -67,7 +67,7 @@ func TestFollower(t *testing.T) {
 		if n := got.Add(int64(len(b))); seen.Load() < n {
 			failed.Add(1)
 		}
-	}), errors})
+	}), errors.drain})
 	if err != nil {
 		t.Fatal(err)
 	}

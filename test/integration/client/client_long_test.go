@@ -11,9 +11,9 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestBuildCommandInForms sends a job in each wire format with the command-line client.
-func TestBuildCommandInForms(t *testing.T) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
+// TestBuildCommandInFormats sends a job in each wire format with the command-line client.
+func TestBuildCommandInFormats(t *testing.T) {
+	fixture.InFormats(t, func(t *testing.T, format schemas.Format) {
 		for _, test := range []struct {
 			line   string
 			code   int
@@ -25,7 +25,7 @@ func TestBuildCommandInForms(t *testing.T) {
 			{"make all", 2, "", "Invalid command: 'make all' build"},
 		} {
 			var stdout, stderr bytes.Buffer
-			job := strings.NewReader(fixture.JobText(t, form, fixture.Command(test.line)))
+			job := strings.NewReader(fixture.JobText(t, format, fixture.Command(test.line)))
 			code := fixture.RunProgram(t.Context(), []string{"build", "--url", "ws://" + fixture.Env.Server.Address, "-"}, job, &stdout, &stderr)
 			if code != test.code || !strings.HasSuffix(stdout.String(), test.stdout) || !strings.Contains(stderr.String(), test.stderr) {
 				t.Errorf("%s: exit code %d\nstdout %s\nstderr %s", test.line, code, &stdout, &stderr)

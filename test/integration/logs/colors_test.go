@@ -35,11 +35,11 @@ var escapes = regexp.MustCompile(`\x1b\[[0-9;:]*m`)
 
 // TestColors builds with and without colours in each wire format. Only the colours differ.
 func TestColors(t *testing.T) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
+	fixture.InFormats(t, func(t *testing.T, format schemas.Format) {
 		j := fixture.Command(nixBuild(fmt.Sprintf(colorful, ""), "--print-build-logs"))
 		build := func(colors bool) []string {
 			j.Colors = colors
-			r := fixture.DoIn(t, form, fixture.Env.Server, j)
+			r := fixture.DoIn(t, format, fixture.Env.Server, j)
 			fixture.WantExit(t, r, 1)
 			return r.Lines
 		}

@@ -18,7 +18,7 @@ import (
 )
 
 // connectForEvents is fixture.ConnectIn for a client that requests the subprotocol for events.
-func connectForEvents(t *testing.T, form schemas.Format, s *fixture.Server) *fixture.Client {
+func connectForEvents(t *testing.T, format schemas.Format, s *fixture.Server) *fixture.Client {
 	t.Helper()
 	dialer := websocket.Dialer{Subprotocols: []string{schemas.EventsProtocol}}
 	conn, _, err := dialer.DialContext(t.Context(), "ws://"+s.Address+"/api/v1/build", nil)
@@ -29,14 +29,14 @@ func connectForEvents(t *testing.T, form schemas.Format, s *fixture.Server) *fix
 	if conn.Subprotocol() != schemas.EventsProtocol {
 		t.Fatalf("the server's subprotocol is %q", conn.Subprotocol())
 	}
-	return &fixture.Client{T: t, Conn: conn, Form: form, Events: true}
+	return &fixture.Client{T: t, Conn: conn, Format: format, Events: true}
 }
 
 // tell sends a job to a server and returns all messages for a client with events. They must be numbered without
 // a gap.
-func tell(t *testing.T, form schemas.Format, s *fixture.Server, j fixture.Job) fixture.Story {
+func tell(t *testing.T, format schemas.Format, s *fixture.Server, j fixture.Job) fixture.Story {
 	t.Helper()
-	c := connectForEvents(t, form, s)
+	c := connectForEvents(t, format, s)
 	c.SendJob(j)
 	return c.Story()
 }
@@ -93,10 +93,10 @@ in [ b c ]`
 
 // TestEvents builds several derivations in each wire format. One of them fails.
 func TestEvents(t *testing.T) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
+	fixture.InFormats(t, func(t *testing.T, format schemas.Format) {
 		j := fixture.Command(nixBuild(family))
 		j.BuildOptions.KeepGoing = true
-		story := tell(t, form, fixture.Env.Server, j)
+		story := tell(t, format, fixture.Env.Server, j)
 		checkVerdict(t, story, "exited", 1)
 		if story.CloseCode != websocket.CloseInternalServerErr {
 			t.Errorf("close code %d", story.CloseCode)

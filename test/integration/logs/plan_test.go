@@ -22,8 +22,8 @@ func TestDiamond(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, line := range []string{"nix build --no-link", "nix-build --no-out-link"} {
-		fixture.InForms(t, func(t *testing.T, form schemas.Format) {
-			story := tell(t, form, fixture.Env.Server, fixture.Build(fixture.Env.Git.Public+"/diamond", line))
+		fixture.InFormats(t, func(t *testing.T, format schemas.Format) {
+			story := tell(t, format, fixture.Env.Server, fixture.Build(fixture.Env.Git.Public+"/diamond", line))
 			checkVerdict(t, story, "exited", 0)
 			names, needs := story.Planned(t)
 			slices.Sort(names)

@@ -54,15 +54,15 @@ func TestAsyncAPI(t *testing.T) {
 // TestMessageKinds checks that the schema of each kind of message rejects the examples of the other kinds.
 func TestMessageKinds(t *testing.T) {
 	for message, kinds := range map[string][]fixture.MessageKind{
-		`{"stdout":"","jobStatus":"running"}`:                                                                                                              {{Form: schemas.Document, Events: false}},
-		`{"stdout":"","jobStatus":"running","timestamp":1}`:                                                                                                {{Form: schemas.Stack, Events: false}},
-		`{"stdout":"","jobStatus":"running","seq":2,"time":"2025-12-01T12:00:00.123Z","stream":"stdout"}`:                                                  {{Form: schemas.Document, Events: true}},
-		`{"stdout":"","jobStatus":"running","timestamp":1,"seq":2,"time":"2025-12-01T12:00:00.123Z","stream":"stdout"}`:                                    {{Form: schemas.Stack, Events: true}},
-		`{"error":"","jobStatus":"running"}`:                                                                                                               {{Form: schemas.Document, Events: false}, {Form: schemas.Document, Events: true}},
+		`{"stdout":"","jobStatus":"running"}`:                                                                                                              {{Format: schemas.Document, Events: false}},
+		`{"stdout":"","jobStatus":"running","timestamp":1}`:                                                                                                {{Format: schemas.Stack, Events: false}},
+		`{"stdout":"","jobStatus":"running","seq":2,"time":"2025-12-01T12:00:00.123Z","stream":"stdout"}`:                                                  {{Format: schemas.Document, Events: true}},
+		`{"stdout":"","jobStatus":"running","timestamp":1,"seq":2,"time":"2025-12-01T12:00:00.123Z","stream":"stdout"}`:                                    {{Format: schemas.Stack, Events: true}},
+		`{"error":"","jobStatus":"running"}`:                                                                                                               {{Format: schemas.Document, Events: false}, {Format: schemas.Document, Events: true}},
 		`{"jobStatus":"running","seq":2,"time":"2025-12-01T12:00:00.123Z","event":{"type":"phase","phase":"rest"}}`:                                        nil,
 		`{"jobStatus":"running","seq":0,"time":"2025-12-01T12:00:00.123Z","event":{"type":"phase","phase":"done"}}`:                                        nil,
 		`{"msg":"Build was successfull","buildExitCode":0,"childExitCode":0,"jobStatus":"success","seq":9,"time":"2025-12-01T12:00:00.123Z"}`:              nil,
-		`{"jobStatus":"running","seq":2,"time":"2025-12-01T12:00:00.123Z","event":{"type":"line","derivation":"","text":""}}`:                              {{Form: schemas.Document, Events: true}},
+		`{"jobStatus":"running","seq":2,"time":"2025-12-01T12:00:00.123Z","event":{"type":"line","derivation":"","text":""}}`:                              {{Format: schemas.Document, Events: true}},
 		`{"jobStatus":"running","seq":2,"time":"2025-12-01T12:00:00.123Z","event":{"type":"verdict","end":"exited","exitCode":0,"seconds":1,"phases":[]}}`: nil,
 	} {
 		value, err := jsonschema.UnmarshalJSON(bytes.NewReader([]byte(message)))

@@ -65,8 +65,8 @@ func TestHundredClients(t *testing.T) {
 }
 
 func TestSecondJobOnAConnection(t *testing.T) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
-		c := fixture.ConnectIn(t, form, fixture.Env.Server)
+	fixture.InFormats(t, func(t *testing.T, format schemas.Format) {
+		c := fixture.ConnectIn(t, format, fixture.Env.Server)
 		c.SendJob(fixture.Command(`sh -c 'echo begun; sleep 1; echo done'`))
 		c.WaitFor(`"begun"`)
 		c.SendJob(fixture.Command(`sh -c 'echo second'`))
@@ -127,9 +127,9 @@ func TestHealthcheck(t *testing.T) {
 func TestManyLines(t *testing.T) {
 	t.Parallel()
 	s := fixture.ServerWith(t, func(*server.Settings) {})
-	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
+	fixture.InFormats(t, func(t *testing.T, format schemas.Format) {
 		const lines = 1_000_000
-		c := fixture.ConnectIn(t, form, s)
+		c := fixture.ConnectIn(t, format, s)
 		c.SendJob(fixture.Command(fmt.Sprintf("seq -f %%077.0f %d", lines)))
 		c.WaitFor("iglu: running")
 		var message []byte
@@ -147,7 +147,7 @@ func TestManyLines(t *testing.T) {
 			}
 			want := fmt.Sprintf(`{"stdout":"%077d","jobStatus":"running"}`, n)
 			got := message
-			if form == schemas.Stack {
+			if format == schemas.Stack {
 				if got, err = fixture.InDocumentsForm(message); err != nil {
 					t.Fatalf("line %d is %s: %v", n, message, err)
 				}

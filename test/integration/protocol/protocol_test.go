@@ -20,9 +20,9 @@ import (
 // TestMessages checks each row of the protocol's table of messages on a running server, in both wire formats. Rows
 // that need several messages from the client have their own tests below.
 func TestMessages(t *testing.T) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
-		for _, row := range messageRows(t, form) {
-			t.Run(row.name, func(t *testing.T) { row.check(t, form) })
+	fixture.InFormats(t, func(t *testing.T, format schemas.Format) {
+		for _, row := range messageRows(t, format) {
+			t.Run(row.name, func(t *testing.T) { row.check(t, format) })
 		}
 	})
 }
@@ -35,10 +35,10 @@ type messageRow struct {
 	closeCode int
 }
 
-func (row messageRow) check(t *testing.T, form schemas.Format) {
-	c := fixture.ConnectIn(t, form, fixture.Env.Server)
+func (row messageRow) check(t *testing.T, format schemas.Format) {
+	c := fixture.ConnectIn(t, format, fixture.Env.Server)
 	if row.want[0] == notJSON { // it is in neither format
-		c.Form = schemas.Document
+		c.Format = schemas.Document
 	}
 	if err := c.Conn.WriteMessage(row.kind, []byte(row.send)); err != nil {
 		t.Fatal(err)
@@ -68,18 +68,18 @@ func (row messageRow) check(t *testing.T, form schemas.Format) {
 // notJSON is the beginning of the answer to a message that is not JSON. Its msg has the position of the error.
 const notJSON = `{"error":"Not a valid JSON","msg":"`
 
-func messageRows(t *testing.T, form schemas.Format) []messageRow {
+func messageRows(t *testing.T, format schemas.Format) []messageRow {
 	// Differences between the formats, apart from the names in a job.
 	object, options, repository, noClone := "git", "buildOptions", "git.repository", "noClone"
-	if form == schemas.Stack {
+	if format == schemas.Stack {
 		object, options, repository, noClone = "git_config", "build_options", "git_config.repository", "noclone"
 	}
-	run := func(line string) string { return fixture.JobText(t, form, fixture.Command(line)) }
+	run := func(line string) string { return fixture.JobText(t, format, fixture.Command(line)) }
 	invalid := func(msg string) string {
 		return fmt.Sprintf(`{"error":"JSON schema is not valid.","msg":%q,"jobStatus":"failed"}`, msg)
 	}
 	missing := options + ": is missing"
-	if form == schemas.Stack {
+	if format == schemas.Stack {
 		missing += "; cachix_config: is missing"
 	}
 	return []messageRow{
@@ -90,7 +90,7 @@ func messageRows(t *testing.T, form schemas.Format) []messageRow {
 		{"invalid UTF-8", websocket.TextMessage, "{\"" + object + "\":\"\xff\"}", []string{notJSON}, 1007},
 		{"not text", websocket.BinaryMessage, run("nix"), []string{notJSON}, 1007},
 		{"schema", websocket.TextMessage, `{"` + object + `":{"` + noClone + `":true}}`, []string{invalid(missing)}, 1007},
-		{"rule", websocket.TextMessage, fixture.JobText(t, form, fixture.Build("", "nix")),
+		{"rule", websocket.TextMessage, fixture.JobText(t, format, fixture.Build("", "nix")),
 			[]string{invalid(repository + ": is required when " + noClone + " is false")}, 1007},
 		{"command", websocket.TextMessage, run(`make all`),
 			[]string{`{"error":"Invalid command: 'make all'","msg":"` + options + `.command: its first word must be one of: ` +
@@ -157,10 +157,10 @@ func clientVanishes(t *testing.T, s *fixture.Server) {
 
 // TestNoEngine runs a builder without an engine.
 func TestNoEngine(t *testing.T) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
+	fixture.InFormats(t, func(t *testing.T, format schemas.Format) {
 		s := fixture.ServerWith(t, func(s *server.Settings) { s.EngineHost = "unix:///nonexistent/docker.sock" })
 		begun := time.Now()
-		got := fixture.DoIn(t, form, s, fixture.Command("nix --version"))
+		got := fixture.DoIn(t, format, s, fixture.Command("nix --version"))
 		want := []string{fixture.Accepted, `{"error":"The container engine does not answer.","msg":"Start it, or set DOCKER_HOST to where it listens.","jobStatus":"failed"}`}
 		if diff := cmp.Diff(want, got.Messages); diff != "" || got.CloseCode != 1011 {
 			t.Errorf("close code %d, messages (-want +got):\n%s", got.CloseCode, diff)
@@ -175,9 +175,9 @@ func TestNoEngine(t *testing.T) {
 }
 
 func TestNoImage(t *testing.T) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
+	fixture.InFormats(t, func(t *testing.T, format schemas.Format) {
 		s := fixture.ServerWith(t, func(s *server.Settings) { s.JobImage = "127.0.0.1:1/not/there:1" })
-		got := fixture.DoIn(t, form, s, fixture.Command("nix --version"))
+		got := fixture.DoIn(t, format, s, fixture.Command("nix --version"))
 		if len(got.Messages) != 2 || got.CloseCode != 1011 ||
 			!strings.Contains(got.Messages[1], `"error":"The job image 127.0.0.1:1/not/there:1 is not on the engine and cannot be pulled: `) ||
 			!strings.Contains(got.Messages[1], "IGLU_JOB_IMAGE") {
@@ -190,9 +190,9 @@ func TestNoImage(t *testing.T) {
 // TestShutdown stops the server while a job runs. The client gets a message, and nothing of the job is left, which
 // ServerWith checks.
 func TestShutdown(t *testing.T) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
+	fixture.InFormats(t, func(t *testing.T, format schemas.Format) {
 		s := fixture.ServerWith(t, func(*server.Settings) {})
-		c := fixture.ConnectIn(t, form, s)
+		c := fixture.ConnectIn(t, format, s)
 		c.SendJob(fixture.Command(`sh -c 'echo begun; sleep 1000'`))
 		c.WaitFor(`"begun"`)
 		s.Cancel()
@@ -218,8 +218,8 @@ func TestTerminate(t *testing.T) { fixture.OnEngines(t, terminate) }
 
 func terminate(t *testing.T, e *fixture.Engine) {
 	s := e.Server(t, func(*server.Settings) {})
-	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
-		c := fixture.ConnectIn(t, form, s)
+	fixture.InFormats(t, func(t *testing.T, format schemas.Format) {
+		c := fixture.ConnectIn(t, format, s)
 		c.SendJob(fixture.Command(`sh -c "trap 'echo told; exit 7' TERM; echo begun; while :; do sleep 0.1; done"`))
 		c.WaitFor(`"begun"`)
 		for _, id := range s.Containers() {
@@ -250,9 +250,9 @@ func orphans(t *testing.T, e *fixture.Engine) {
 func TestNoNetwork(t *testing.T) { fixture.OnEngines(t, noNetwork) }
 
 func noNetwork(t *testing.T, e *fixture.Engine) {
-	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
+	fixture.InFormats(t, func(t *testing.T, format schemas.Format) {
 		s := e.Server(t, func(s *server.Settings) { s.JobNetwork = "iglu-no-such-network" })
-		got := fixture.DoIn(t, form, s, fixture.Command("nix --version"))
+		got := fixture.DoIn(t, format, s, fixture.Command("nix --version"))
 		want := []string{fixture.Accepted, `{"error":"The network iglu-no-such-network is not on the container engine.","msg":"` +
 			`Make it there, or set IGLU_JOB_NETWORK to one that is, or to nothing for one of the builder's own.","jobStatus":"failed"}`}
 		if diff := cmp.Diff(want, got.Messages); diff != "" {

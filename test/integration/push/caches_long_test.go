@@ -64,12 +64,12 @@ func TestFlakeToEachCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	eachCache(t, func(t *testing.T, kind devcache.Kind) {
-		fixture.InForms(t, func(t *testing.T, form schemas.Format) {
+		fixture.InFormats(t, func(t *testing.T, format schemas.Format) {
 			c := fixture.NewMortalCache(t, kind)
 			s := fixture.OwnServer(t)
 			j := c.Pushing(fixture.Build(fixture.Env.Git.Public+"/sixty",
 				`sh -c 'set -e; nix build --print-out-paths; set -- $(readlink result); `+hashesOf+`'`))
-			first := fixture.DoIn(t, form, s, j)
+			first := fixture.DoIn(t, format, s, j)
 			fixture.WantExit(t, first, 0)
 			fixture.WantTotal(t, first, sixtyPaths, 0, 0)
 			if got := len(c.Names()); got != sixtyPaths {
@@ -77,7 +77,7 @@ func TestFlakeToEachCache(t *testing.T) {
 			}
 			wantSameHashes(t, c, first)
 			c.Sent.Store(0)
-			second := fixture.DoIn(t, form, s, j)
+			second := fixture.DoIn(t, format, s, j)
 			fixture.WantExit(t, second, 0)
 			fixture.WantTotal(t, second, 0, sixtyPaths, 0)
 			if n := c.Sent.Load(); n != 0 {

@@ -77,16 +77,16 @@ func TestFullStackJob(t *testing.T) {
 func TestPushInEachForm(t *testing.T) {
 	t.Parallel()
 	s := fixture.OwnServer(t)
-	fixture.InForms(t, func(t *testing.T, form schemas.Format) {
+	fixture.InFormats(t, func(t *testing.T, format schemas.Format) {
 		c := fixture.NewCache(t)
-		got := fixture.DoIn(t, form, s, c.Pushing(fixture.SmallJob()))
+		got := fixture.DoIn(t, format, s, c.Pushing(fixture.SmallJob()))
 		fixture.WantExit(t, got, 0)
 		fixture.WantTotal(t, got, 2, 0, 0)
 		fixture.WantNames(t, c, fixture.BothNames)
 
 		c.Clear()
 		c.Misbehave(devcache.On("POST", fixture.UploadBegin, devcache.Answer(403, "")))
-		fixture.WantUnpushed(t, fixture.DoIn(t, form, s, c.Pushing(fixture.SmallJob())), "the cache does not accept the API key (HTTP 403)")
+		fixture.WantUnpushed(t, fixture.DoIn(t, format, s, c.Pushing(fixture.SmallJob())), "the cache does not accept the API key (HTTP 403)")
 		fixture.WantNames(t, c, nil)
 	})
 }
