@@ -30,9 +30,8 @@ type Terminal struct {
 	done    chan struct{} // closed when all output is rendered
 	drained chan struct{} // closed when the emulator sends no more answers
 
-	raw await.Log // all output
-
 	mu       sync.Mutex
+	raw      await.Log // all output; Want waits for it without mu
 	emulator *vt.Emulator
 	title    string
 	bells    int
@@ -60,10 +59,7 @@ func Open(t *testing.T, width, height int) *Terminal {
 		defer close(term.done)
 		for buf := make([]byte, 4096); ; {
 			n, err := ours.Read(buf)
-			term.mu.Lock()
-			term.emulator.Write(buf[:n])
-			term.mu.Unlock()
-			term.raw.Write(buf[:n]) // after rendering, because Want waits for it
+			term.output(buf[:n])
 			if err != nil {
 				return
 			}
@@ -71,6 +67,14 @@ func Open(t *testing.T, width, height int) *Terminal {
 	}()
 	t.Cleanup(term.close)
 	return term
+}
+
+// output renders output. It is on the screen and in Bytes at the same moment.
+func (t *Terminal) output(p []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.emulator.Write(p)
+	t.raw.Write(p)
 }
 
 func (t *Terminal) close() {
@@ -110,6 +114,8 @@ func (t *Terminal) Screen() string {
 
 // Bytes returns all output so far.
 func (t *Terminal) Bytes() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	return t.raw.String()
 }
 
