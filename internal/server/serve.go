@@ -101,7 +101,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	if err != nil {
 		return err
 	}
-	if err := builder.Check(ctx); err != nil {
+	if err := errors.Join(checkStatic(program), builder.Check(ctx)); err != nil {
 		listener.Close()
 		return err
 	}
