@@ -22,13 +22,13 @@ export async function fillAgain(form) {
 
 // fill fills the form with a record, and returns the names of the missing secrets.
 function fill(form, record) {
-  const { git = {}, buildOptions: options = {}, nix = {} } = record.request ??
+  const { git = {}, buildOptions: options = {}, nix = {}, system } = record.request ??
     { git: { repository: record.repository, branch: record.branch, noClone: !record.repository }, buildOptions: { command: record.command } };
   const cachix = options.cachix ?? {};
-  const texts = { ...git, ...options, ...cachix,
+  const texts = { ...git, ...options, ...cachix, system,
     substituters: (options.substituters ?? []).join("\n"), trustedPublicKeys: (options.trustedPublicKeys ?? []).join("\n"),
     accessTokens: Object.keys(nix.accessTokens ?? {}).map((host) => `${host}=`).join("\n") };
-  for (const name of ["repository", "branch", "gitUsername", "command", "cores", "maxJobs", "extraArgs", "substituters", "trustedPublicKeys", "accessTokens", "target"]) {
+  for (const name of ["repository", "branch", "gitUsername", "command", "cores", "maxJobs", "extraArgs", "system", "substituters", "trustedPublicKeys", "accessTokens", "target"]) {
     form.elements[name].value = texts[name] ?? "";
   }
   for (const name of ["noClone", "keep_going", "push"]) form.elements[name].checked = Boolean(texts[name]);

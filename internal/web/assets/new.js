@@ -57,6 +57,7 @@ function request(form, secret) {
   set(nix, "accessTokens", tokens.length > 0 && Object.fromEntries(tokens));
   set(nix, "netrc", value("netrc") && secret(form.elements.netrc.value));
   if (Object.keys(nix).length > 0) job.nix = nix;
+  set(job, "system", value("system"));
   job.colors = true; // the page shows them
   return job;
 }

@@ -73,7 +73,7 @@ func TestRunAgain(t *testing.T) {
 	k := serveKept(t)
 	const job = `{"git":{"noClone":false,"repository":"https://example.com/a","branch":"main","gitUsername":"me","requiresAuth":true},` +
 		`"buildOptions":{"cores":2,"maxJobs":3,"keep_going":true,"extraArgs":"-L","substituters":["https://one.example","https://two.example"],"trustedPublicKeys":["a:b"],` +
-		`"command":"nix build .#x","cachix":{"push":true,"target":"https://cache.example.com/default"}},"nix":{"accessTokens":{"github.com":""}}}`
+		`"command":"nix build .#x","cachix":{"push":true,"target":"https://cache.example.com/default"}},"nix":{"accessTokens":{"github.com":""}},"system":"aarch64-linux"}`
 	r := history.Record{Job: "one", Repository: "https://example.com/a", Command: "nix build .#x", Request: json.RawMessage(job)}
 	k.end(k.begin(r), r, schemas.Exited(1))
 	old := history.Record{Job: "old", Repository: "https://example.com/b", Branch: "main", Command: "nix build", Begun: time.Now()} // of an earlier version
