@@ -105,7 +105,7 @@ func TestAgentReplaced(t *testing.T) {
 		if left := names(t, fresh.machine); left != "" {
 			t.Errorf("left: %s", left)
 		}
-		if log := l.log.String(); strings.Contains(log, "a node is gone") {
+		if log := l.log.String(); strings.Contains(log, "node lost") {
 			t.Errorf("its log:\n%s", log)
 		}
 	})
@@ -180,7 +180,7 @@ func TestNodeSilent(t *testing.T) {
 		for _, j := range []*sent{long, two, three, four, five} {
 			j.wantEnd(t, jobend.Exited)
 		}
-		if strings.Contains(l.log.String(), "a node is gone") {
+		if strings.Contains(l.log.String(), "node lost") {
 			t.Error("the node counts as gone")
 		}
 	})

@@ -122,7 +122,7 @@ func (c *cluster) ask(ctx context.Context, address string) {
 			return
 		}
 		if n := c.await(ctx, e, address, ticker.C); n != nil {
-			log.Info("a node is there", "node", n.name)
+			log.Info("node connected", "node", n.name)
 			n.use(ctx, ticker.C)
 		}
 		e.Close()
@@ -263,7 +263,7 @@ func (n *node) use(ctx context.Context, tick <-chan time.Time) {
 			n.answers(ctx)
 		default:
 			missed++
-			n.doubt(err)
+			n.suspect(err)
 			if missed == mostMissed {
 				n.lose()
 			}
@@ -291,9 +291,9 @@ func (n *node) answers(ctx context.Context) {
 	n.offer()
 }
 
-// doubt records that the node's engine has not answered. It gets no jobs until it does. Its running jobs
+// suspect records that the node's engine has not answered. It gets no jobs until it does. Its running jobs
 // continue, because the connection may be interrupted for a moment only.
-func (n *node) doubt(why error) {
+func (n *node) suspect(why error) {
 	c := n.cluster
 	c.mu.Lock()
 	if n.inUse { // otherwise another engine may have its address
@@ -331,7 +331,7 @@ func (n *node) offer() {
 
 // lose ends the jobs of a node whose engine no longer answers.
 func (n *node) lose() {
-	n.b.log.Info("a node is gone", "node", n.name, "address", n.address)
+	n.b.log.Info("node lost", "node", n.name, "address", n.address)
 	n.b.cancelOn(n, &engine.Failure{End: jobend.EngineGone, What: "The node " + n.name + " is gone, and the job with it.",
 		Advice: "Send the job again; it runs on another node.", Cause: errNodeLost})
 }

@@ -231,6 +231,6 @@ func (n *node) engineFailed(err error) {
 	}
 	n.b.options.Observer.EngineFailed(n.name, f.Call)
 	if n.cluster != nil && f.End == jobend.EngineGone {
-		n.doubt(f)
+		n.suspect(f)
 	}
 }

@@ -26,19 +26,21 @@ const HomeTimeout = 15 * time.Second
 // A Queue gives slots to jobs, in the order of their arrival: a free slot is given to the first job that it
 // suits. Its methods are safe for concurrent use.
 type Queue struct {
-	mu      sync.Mutex
-	nodes   []*Node
-	homes   map[Need]*Node
-	waiting []*Ticket // in the order of their arrival
-	running int
-	joined  int // how many jobs have joined so far
-	room    int // how many jobs can wait
-	inside  int // how many jobs and clients are admitted
-	closed  bool
+	mu         sync.Mutex
+	nodes      []*Node
+	homes      map[Need]*Node
+	waiting    []*Ticket // in the order of their arrival
+	running    int
+	joined     int // how many jobs have joined so far
+	maxWaiting int // how many jobs can wait
+	inside     int // how many jobs and clients are admitted
+	closed     bool
 }
 
-// NewQueue returns a queue without nodes, in which room jobs can wait.
-func NewQueue(room int) *Queue { return &Queue{room: room, homes: make(map[Need]*Node)} }
+// NewQueue returns a queue without nodes, in which at most maxWaiting jobs wait.
+func NewQueue(maxWaiting int) *Queue {
+	return &Queue{maxWaiting: maxWaiting, homes: make(map[Need]*Node)}
+}
 
 // Admit admits a job, or a client that may send one. ok is false if all slots are taken and the queue is full.
 // The slots of jobs on nodes that are down count, too. leave makes room for another job. Calling it again has
@@ -46,7 +48,7 @@ func NewQueue(room int) *Queue { return &Queue{room: room, homes: make(map[Need]
 func (q *Queue) Admit() (leave func(), ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	limit := q.slots() + q.room
+	limit := q.slots() + q.maxWaiting
 	for _, n := range q.nodes {
 		if !n.up {
 			limit += n.taken

@@ -44,7 +44,7 @@ func TestARM64Node(t *testing.T) {
 	t.Cleanup(func() { fixture.RemoveAll(own.Engine.Host, s.Instance) })
 	for _, want := range []string{
 		"it runs linux/arm64, and the agent's version is earlier: start an agent of this server's version there, tests",
-		`msg="a node is there" address=` + address(own), `msg="a node is there" address=` + address(same),
+		`msg="node connected" address=` + address(own), `msg="node connected" address=` + address(same),
 	} {
 		if err := s.Log.Await(time.Minute, func(text string) bool { return strings.Contains(text, want) }); err != nil {
 			t.Fatalf("%q: %v\n%s", want, err, s.Log.String())

@@ -26,13 +26,13 @@ func TestReplaced(t *testing.T) {
 	await := func(times int) {
 		t.Helper()
 		if err := s.Log.Await(time.Minute, func(text string) bool {
-			return strings.Count(text, `msg="a node is there" address=127.0.0.1:`) == times
+			return strings.Count(text, `msg="node connected" address=127.0.0.1:`) == times
 		}); err != nil {
 			t.Fatalf("%v\n%s", err, s.Log.String())
 		}
 	}
 	await(1)
-	if strings.Contains(s.Log.String(), `msg="a node is there" address=127.0.0.1:`+fresh.Port) { // which was faster
+	if strings.Contains(s.Log.String(), `msg="node connected" address=127.0.0.1:`+fresh.Port) { // which was faster
 		old, fresh = fresh, old
 	}
 	first := fixture.Connect(t, s)
@@ -51,7 +51,7 @@ func TestReplaced(t *testing.T) {
 		t.Errorf("the old agent: %v\n%s", err, old.Log.String())
 	}
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("sh -c 'echo third'")), 0)
-	if strings.Contains(s.Log.String(), "a node is gone") {
+	if strings.Contains(s.Log.String(), "node lost") {
 		t.Errorf("its log:\n%s", s.Log.String())
 	}
 }

@@ -44,7 +44,7 @@ func TestTwoNodes(t *testing.T) {
 	ready := func(want int) {
 		t.Helper()
 		if err := s.Log.Await(time.Minute, func(text string) bool {
-			return strings.Count(text, `msg="a node is there"`)-strings.Count(text, `msg="a node is gone"`) == want
+			return strings.Count(text, `msg="node connected"`)-strings.Count(text, `msg="node lost"`) == want
 		}); err != nil {
 			t.Fatal(err)
 		}

@@ -145,16 +145,16 @@ func (s *stack) serverIn(n *lab.Node, id string) *fixture.Server {
 }
 
 // met returns how many times the server has found a node.
-func (s *stack) met(n *lab.Node) int { return count(s.Log.String(), "a node is there", n) }
+func (s *stack) met(n *lab.Node) int { return count(s.Log.String(), "node connected", n) }
 
 // awaitMet waits until the server has found a node a number of times. awaitLost does the same for losing it.
 func (s *stack) awaitMet(n *lab.Node, times int) {
 	s.t.Helper()
-	s.awaitCount("a node is there", n, times)
+	s.awaitCount("node connected", n, times)
 }
 func (s *stack) awaitLost(n *lab.Node, times int) {
 	s.t.Helper()
-	s.awaitCount("a node is gone", n, times)
+	s.awaitCount("node lost", n, times)
 }
 
 func (s *stack) awaitCount(message string, n *lab.Node, times int) {
