@@ -81,8 +81,6 @@ func (s escapeState) next(c byte) (state escapeState, belongs bool) {
 	switch {
 	case s == inString:
 		return afterInString(c), true
-	case s == stringESC && c == '\\':
-		return ground, true
 	case s == begun || s == stringESC:
 		return afterESC(c)
 	case c >= 0x20 && c <= 0x2f, c >= 0x30 && c <= 0x3f && s == inControl:

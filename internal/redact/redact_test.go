@@ -241,6 +241,29 @@ func TestEscapeSequences(t *testing.T) {
 	}
 }
 
+// TestEscapeSequenceBytes has sequences with the lowest and the highest byte that each of their parts can have
+// (ECMA-35, 13, and ECMA-48, 5.4), and the bytes beyond, which are not part of a sequence.
+func TestEscapeSequenceBytes(t *testing.T) {
+	r := New("secret")
+	for _, sequence := range []string{
+		"\x1b0", "\x1b~", // final bytes
+		"\x1b A", "\x1b/A", "\x1b( /A", // intermediate bytes
+		"\x1b(0", "\x1b(~",
+		"\x1b[@", "\x1b[~",
+		"\x1b[0m", "\x1b[?m", // parameters
+		"\x1b[ q", "\x1b[/q",
+	} {
+		if got, want := r.String("sec"+sequence+"ret"), "***"+sequence; got != want {
+			t.Errorf("within a secret, %q is no sequence: %q", sequence, got)
+		}
+	}
+	for _, text := range []string{"\x1b\x1f", "\x1b\x7f", "\x1b(\x1f", "\x1b(\x7f", "\x1b[\x1f", "\x1b[\x7f"} {
+		if got, want := r.String("sec"+text+"ret"), "sec"+text+"ret"; got != want {
+			t.Errorf("within a secret, %q is a sequence: %q", text, got)
+		}
+	}
+}
+
 // wrap returns text in lines of so many characters.
 func wrap(text string, column int) (lines []string) {
 	for len(text) > column {
