@@ -255,7 +255,9 @@ func (b *Tab) CheckAccess() {
 func (b *Tab) CheckLook() {
 	b.T.Helper()
 	look := Eval[string](b, "innerWidth + ' px, ' + (matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light')")
-	Eval[any](b, axe+"; null")
+	if !Eval[bool](b, "'axe' in window") {
+		Eval[any](b, axe+"; null")
+	}
 	found := Eval[[]string](b, `axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations
 		.filter((v) => v.impact === "serious" || v.impact === "critical")
 		.flatMap((v) => v.nodes.map((n) => v.id + ": " + n.html + " " + n.failureSummary)))`)
