@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/internal/shellwords"
 )
 
 // redacted returns lines after they went through one stream of r.
@@ -67,6 +69,41 @@ func TestForms(t *testing.T) {
 				t.Errorf("got %q for a part of the form", r.String(part))
 			}
 		})
+	}
+}
+
+// quotable has what shells treat in ways of their own.
+const quotable = `it's a "$ecret` + "`" + `\!`
+
+// The forms are those that the programs printed.
+func TestShellForms(t *testing.T) {
+	r := New(quotable)
+	for name, text := range map[string]string{
+		"bash: set -x, ${x@Q}; zsh":  `'it'\''s a "$ecret` + "`" + `\!'`,
+		"dash: export -p; Python":    `'it'"'"'s a "$ecret` + "`" + `\!'`,
+		"bash: export -p":            `"it's a \"\$ecret\` + "`" + `\\!"`,
+		"bash: with a control char.": `$'it\'s a "$ecret` + "`" + `\\!'`,
+		"bash: printf %q":            `it\'s\ a\ \"\$ecret\` + "`" + `\\\!`,
+	} {
+		want := mask
+		if quote := text[len(text)-1:]; quote != "!" {
+			want = text[:strings.Index(text, quote)+1] + mask + quote
+		}
+		if got := r.String("X=" + text + ";"); got != "X="+want+";" {
+			t.Errorf("%s: got %s, want X=%s;", name, got, want)
+		}
+	}
+}
+
+// The program's own lines have commands as shellwords prints them.
+func TestShellwords(t *testing.T) {
+	r := New(quotable)
+	for _, more := range []string{"", "\n"} {
+		for _, line := range []string{shellwords.Show([]string{"echo", quotable + more}), shellwords.Join([]string{"echo", quotable + more})} {
+			if got := r.String(line); strings.Contains(got, "ecret") {
+				t.Errorf("got %s", got)
+			}
+		}
 	}
 }
 
