@@ -102,6 +102,8 @@ func submitOnce(ctx context.Context, o Options) (code int, err error) {
 		switch {
 		case websocket.IsCloseError(err, websocket.CloseMessageTooBig):
 			return nil, errTooLarge
+		case errors.Is(err, websocket.ErrReadLimit):
+			return nil, errTooLong
 		case err != nil:
 			return nil, fmt.Errorf("the builder ended the connection without a result: %w", err)
 		}

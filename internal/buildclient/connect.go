@@ -25,7 +25,13 @@ const (
 	dialTimeout    = 30 * time.Second
 	pingInterval   = 10 * time.Second
 	silenceTimeout = 30 * time.Second
+	// maxMessage is the largest size of a message in bytes. A line of a log has at most 1 MiB, and each byte
+	// may be escaped.
+	maxMessage = 16 << 20
 )
+
+// errTooLong is the error if a builder sends a larger message.
+var errTooLong = errors.New("the builder sent a message that is too long")
 
 // dial connects to a builder. It requests events, which some builders do not send.
 //
@@ -59,6 +65,7 @@ func dial(ctx context.Context, u *url.URL, token string, flush func() error) (*w
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to %s: %w", u, err)
 	}
+	conn.SetReadLimit(maxMessage)
 	return conn, nil
 }
 

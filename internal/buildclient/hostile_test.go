@@ -2,9 +2,12 @@ package buildclient
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"strings"
 	"testing"
+
+	"github.com/gorilla/websocket"
 
 	"iglu.sh/builder/internal/termtext"
 	"iglu.sh/builder/schemas"
@@ -94,5 +97,24 @@ func TestHostileMessages(t *testing.T) {
 	<-submit(t, Options{URL: startBuilder(t, false, hostileLines), Stdout: &file, Stderr: io.Discard, JSON: true})
 	if !strings.Contains(file.String(), "\u009b2J") || !strings.Contains(file.String(), "\u202ereversed") {
 		t.Errorf("in a file the messages are %q", &file)
+	}
+}
+
+// TestEndlessMessage checks that a client does not keep a message of any size in memory, as Watch does not either.
+func TestEndlessMessage(t *testing.T) {
+	sent := 0
+	url := startBuilder(t, true, func(b *builderConn) {
+		w, err := b.conn.NextWriter(websocket.TextMessage)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for piece := make([]byte, 64<<10); err == nil && sent < 2*maxMessage; sent += len(piece) {
+			_, err = w.Write(piece)
+		}
+	})
+	got := <-submit(t, Options{URL: url, Stdout: io.Discard, Stderr: io.Discard})
+	if got.code != ExitClient || !errors.Is(got.err, errTooLong) {
+		t.Errorf("exit code %d, error %v", got.code, got.err)
 	}
 }

@@ -19,9 +19,6 @@ const (
 	// maxReconnects is how many times in a row a broken stream is opened again, with reconnectPause between.
 	maxReconnects  = 10
 	reconnectPause = time.Second
-	// maxEvent is the largest size of a message in bytes. A line of a log has at most 1 MiB, and each byte
-	// may be escaped.
-	maxEvent = 16 << 20
 )
 
 // Watch shows a running or ended job from its beginning, until the job or ctx has ended. It does not cancel
@@ -68,7 +65,7 @@ func (s *stream) next(ctx context.Context) ([]byte, error) {
 			return message, nil
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
-		case s.shown != nil, errors.Is(err, errEnded), errors.Is(err, errEvent):
+		case s.shown != nil, errors.Is(err, errEnded), errors.Is(err, errEvent), errors.Is(err, errTooLong):
 			return nil, err
 		case s.tries >= maxReconnects:
 			return nil, fmt.Errorf("the builder ended the connection: %w", err)
@@ -171,8 +168,8 @@ func (s *stream) readLine() error {
 	for {
 		part, err := s.in.ReadSlice('\n')
 		s.silent.Reset(eventSilence)
-		if s.line = append(s.line, part...); len(s.line) > maxEvent {
-			return errEvent
+		if s.line = append(s.line, part...); len(s.line) > maxMessage {
+			return errTooLong
 		}
 		if err == nil {
 			s.line = bytes.TrimRight(s.line, "\r\n")

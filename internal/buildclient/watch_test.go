@@ -107,8 +107,8 @@ func TestWatchEnds(t *testing.T) {
 		"without result": {func(w http.ResponseWriter) { io.WriteString(w, jobOf(0)[0]+"event: end\ndata: {}\n\n") }, "has ended without a result"},
 		"no message":     {func(w http.ResponseWriter) { io.WriteString(w, "data: {\n\n") }, "sent an invalid message"},
 		"no number":      {func(w http.ResponseWriter) { io.WriteString(w, "id: x\n") }, "sent an invalid event"},
-		"endless": {func(w http.ResponseWriter) { io.WriteString(w, "data: "+strings.Repeat("x", maxEvent)) },
-			"sent an invalid event"},
+		"endless": {func(w http.ResponseWriter) { io.WriteString(w, "data: "+strings.Repeat("x", maxMessage)) },
+			"that is too long"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, o := startAPI(t, func(w http.ResponseWriter, _ *http.Request, _ int) { test.answer(w) })

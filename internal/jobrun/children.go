@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -230,10 +232,43 @@ func (c *children) start(p process) (<-chan int, error) {
 		exited <- exitTerminated
 		return exited, nil
 	}
-	started, err := os.StartProcess(p.program, p.argv, &os.ProcAttr{Dir: p.dir, Env: p.environ, Files: p.files, Sys: attributes})
+	files, closeAll := withOutputsApart(p.files)
+	defer closeAll()
+	started, err := os.StartProcess(p.program, p.argv, &os.ProcAttr{Dir: p.dir, Env: p.environ, Files: files, Sys: attributes})
 	if err != nil {
 		return nil, err
 	}
 	c.running[started.Pid] = child{exited, p.remains}
 	return exited, started.Release()
+}
+
+// withOutputsApart opens those of a program's outputs that are pipes once more for it. A program can make its output
+// non-blocking, as ssh does: O_NONBLOCK is a flag of the open file (open(2)), and so of all that share it. If this
+// program shared it, what it cannot write at once would be lost.
+func withOutputsApart(files []*os.File) (apart []*os.File, closeAll func()) {
+	apart = slices.Clone(files)
+	var opened []*os.File
+	for i := unix.Stdout; i <= unix.Stderr && i < len(files); i++ {
+		if file, err := openAgain(files[i]); err == nil {
+			apart[i], opened = file, append(opened, file)
+		} // else it is no pipe, or it cannot be opened, and is shared
+	}
+	return apart, func() {
+		for _, file := range opened {
+			file.Close()
+		}
+	}
+}
+
+// openAgain opens a pipe that can be written to.
+func openAgain(pipe *os.File) (*os.File, error) {
+	if info, err := pipe.Stat(); err != nil || info.Mode()&fs.ModeNamedPipe == 0 {
+		return nil, errors.Join(errors.New("no pipe"), err)
+	}
+	name := "/proc/self/fd/" + strconv.Itoa(int(pipe.Fd()))
+	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC, 0) // os.OpenFile would make it non-blocking
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }

@@ -67,3 +67,18 @@ func TestFailureOfJob(t *testing.T) {
 		}
 	}
 }
+
+// So is the report of what could not be pushed: it has errors of the cache, and names of files.
+func TestUnpushedOfJob(t *testing.T) {
+	secrets := redact.New("hunter2hunter2")
+	for text, want := range map[string]string{
+		"1 of 1 path: a: open a\niglu: job ended":              "1 of 1 path: a: open a iglu: job ended",
+		strings.Repeat("x", maxUnpushed-5) + " hunter2hunter2": strings.Repeat("x", maxUnpushed-5) + " ***",
+		strings.Repeat("x", maxUnpushed-1) + "é":               strings.Repeat("x", maxUnpushed-1) + "…",
+	} {
+		end := jobwire.End{ExitCode: 75, Unpushed: text}
+		if new(failure).complete(&end, secrets); end.Unpushed != want {
+			t.Errorf("of %.50q: %q, want %q", text, end.Unpushed[max(0, len(end.Unpushed)-50):], want[max(0, len(want)-50):])
+		}
+	}
+}

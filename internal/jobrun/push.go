@@ -118,8 +118,5 @@ func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *ou
 	if code != 0 || unpushed == "" {
 		return failed(code)
 	}
-	return jobwire.End{ExitCode: jobenv.ExitUnpushed, Unpushed: unpushed[:min(len(unpushed), maxUnpushed)]}
+	return jobwire.End{ExitCode: jobenv.ExitUnpushed, Unpushed: unpushed}
 }
-
-// maxUnpushed is the length in bytes at which the report of what could not be pushed is cut.
-const maxUnpushed = 16 << 10

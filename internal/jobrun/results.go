@@ -100,15 +100,19 @@ func linked(dir, link string) (groups [][]string) {
 	if link == "" {
 		return nil
 	}
-	entries, err := os.ReadDir(filepath.Join(dir, filepath.Dir(link)))
+	if !filepath.IsAbs(link) {
+		link = filepath.Join(dir, link)
+	}
+	folder, name := filepath.Split(link)
+	entries, err := os.ReadDir(folder)
 	if err != nil {
 		return nil
 	}
-	form := regexp.MustCompile("^" + regexp.QuoteMeta(filepath.Base(link)) + `(?:-(\d+))?(?:-[A-Za-z]\w*)?$`)
+	form := regexp.MustCompile("^" + regexp.QuoteMeta(name) + `(?:-(\d+))?(?:-[A-Za-z]\w*)?$`)
 	byNumber := make(map[int][]string)
 	for _, entry := range entries {
 		match := form.FindStringSubmatch(entry.Name())
-		to, err := os.Readlink(filepath.Join(dir, filepath.Dir(link), entry.Name()))
+		to, err := os.Readlink(filepath.Join(folder, entry.Name()))
 		if match == nil || err != nil || !nixstore.IsPath(to) {
 			continue
 		}

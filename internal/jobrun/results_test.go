@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"iglu.sh/builder/internal/shellwords"
+	"iglu.sh/builder/schemas"
 )
 
 func storePath(name string) string { return "/nix/store/93s9qh4dv29fnalqrgc9pg8ks6w68cnd-" + name }
@@ -64,6 +65,18 @@ func TestResults(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// The link may be anywhere.
+func TestResultsOfAbsoluteLink(t *testing.T) {
+	link := filepath.Join(t.TempDir(), "app")
+	if err := os.Symlink(storePath("a"), link); err != nil {
+		t.Fatal(err)
+	}
+	got := resultsOf([]string{"nix", "build", "--out-link", link, ".#a"}, nil, t.TempDir())
+	if diff := cmp.Diff([]schemas.Result{{Installable: ".#a", Paths: []string{storePath("a")}}}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pipeSize is how many bytes a pipe holds: pipe(7).
+// pipeSize is how many bytes a pipe holds, unless a program has changed that: pipe(7).
 const pipeSize = 64 << 10
 
 // A tee is a pipe for the output of a command. It passes the output on to a writer immediately.
@@ -68,9 +68,17 @@ func (t *tee) pass(fd uintptr) (n int, empty bool) {
 	return n, err == unix.EAGAIN
 }
 
-// drain returns when everything that was in the pipe has been passed on.
+// drain returns when everything that was in the pipe has been passed on. That can be more than pipeSize: a
+// program can make its pipe larger.
 func (t *tee) drain() {
-	t.raw.Control(func(fd uintptr) { t.pass(fd) })
+	t.raw.Control(func(fd uintptr) {
+		left, _ := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+		for more := true; more; { // at least once, to wait for what copy is writing
+			n, _ := t.pass(fd)
+			left -= n
+			more = n > 0 && left > 0
+		}
+	})
 }
 
 // close returns when everything that the command has printed has been passed on. The command has ended.

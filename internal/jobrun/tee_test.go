@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // writes is a channel that receives each write.
@@ -103,4 +105,43 @@ type writerFunc func([]byte)
 func (f writerFunc) Write(b []byte) (int, error) {
 	f(b)
 	return len(b), nil
+}
+
+// A program can make its pipe larger. What it has printed right before its end is passed on nevertheless.
+func TestTeeOfLargePipe(t *testing.T) {
+	const printed = 8 * pipeSize
+	for range 200 { // close and copy compete for what is in the pipe
+		writing, goOn := make(chan struct{}), make(chan struct{})
+		var got atomic.Int64
+		tee, err := newTee(writerFunc(func(b []byte) {
+			if got.Add(int64(len(b))) == 1 {
+				close(writing)
+				<-goOn
+			}
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := unix.FcntlInt(tee.in.Fd(), unix.F_SETPIPE_SZ, printed); err != nil {
+			t.Fatal(err)
+		}
+		tee.in.WriteString("x")
+		<-writing // nothing more is read until goOn is closed
+		if _, err := tee.in.Write(make([]byte, printed)); err != nil {
+			t.Fatal(err)
+		}
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			tee.close()
+		}()
+		for range 100 {
+			runtime.Gosched() // close waits for its turn
+		}
+		close(goOn)
+		<-closed
+		if got.Load() != 1+printed {
+			t.Fatalf("%d of %d bytes were passed on", got.Load(), 1+printed)
+		}
+	}
 }

@@ -15,6 +15,8 @@ const (
 	maxReason = 500
 	// maxAdvice is the same for the advice.
 	maxAdvice = 1 << 10
+	// maxUnpushed is the same for the report of what could not be pushed.
+	maxUnpushed = 16 << 10
 )
 
 // A failure says why the job fails, in a line without a period at its end, and what to do about it, in a
@@ -39,16 +41,19 @@ func (f *failure) set(advice, reason string) {
 	f.reason, f.advice = reason, advice
 }
 
-// complete adds the failure to the end of a job that failed. It masks secrets before it cuts a text, because
-// the rest of a secret that is cut could not be recognized later.
+// complete adds the failure to the end of a job that failed, unless only the push failed. It masks secrets before
+// it cuts a text, because the rest of a secret that is cut could not be recognized later.
 func (f *failure) complete(end *jobwire.End, secrets *redact.Redactor) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if end.ExitCode == 0 || end.Unpushed != "" {
-		return
+	shown := func(text string, most int) string { return cut(oneLine(secrets.String(text)), most) }
+	switch {
+	case end.ExitCode == 0:
+	case end.Unpushed != "":
+		end.Unpushed = shown(end.Unpushed, maxUnpushed)
+	default:
+		end.Reason, end.Advice = shown(f.reason, maxReason), shown(f.advice, maxAdvice)
 	}
-	end.Reason = cut(oneLine(secrets.String(f.reason)), maxReason)
-	end.Advice = cut(oneLine(secrets.String(f.advice)), maxAdvice)
 }
 
 // oneLine returns a text as one line of valid UTF-8, without control characters.

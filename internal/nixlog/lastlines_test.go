@@ -2,10 +2,13 @@ package nixlog
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"strings"
 	"testing"
 
+	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/internal/redact"
+	"iglu.sh/builder/schemas"
 )
 
 func noSecrets() *redact.Redactor { return nil }
@@ -37,6 +40,33 @@ func TestLastLinesHidesSecrets(t *testing.T) {
 		test.add(log)
 		if text := strings.Join(log.lines, "\n"); len(log.lines) != test.want || strings.Contains(text, "cdef") || strings.Contains(text, "NkZWY") || !strings.Contains(text, "***") {
 			t.Errorf("%s: %q", test.name, log.lines)
+		}
+	}
+}
+
+// A long line of a builder is reported in parts, with its secrets masked across them, and no character is cut.
+func TestLongLineOfBuilder(t *testing.T) {
+	const secret = "0123456789"
+	for shift := range 12 {
+		line := strings.Repeat("é", maxPart/2-3) + strings.Repeat("x", shift) + secret + strings.Repeat(`é"`, maxPart)
+		text, err := json.Marshal(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got strings.Builder
+		most := 0
+		l := New(func(e schemas.Event) {
+			if line, ok := e.(schemas.LineEvent); ok {
+				got.WriteString(line.Text)
+				most = max(most, len(line.Text))
+			}
+		}, nixstore.Files{Root: t.TempDir()}, func() *redact.Redactor { return redact.New(secret) })
+		l.Read(strings.NewReader(starts(1, build) + "\n" + result(1, buildLogLine, string(text)) + "\n"))
+		l.Close()
+		// Fewer than 6 characters of a secret may be shown where a line is cut. More are masked twice.
+		before, after, ok := strings.Cut(strings.Replace(got.String(), "******", "***", 1), "***")
+		if !ok || !strings.HasPrefix(line, before) || !strings.HasSuffix(line, after) || len(before)+len(after) > len(line)-len(secret)+5 || most > maxPart {
+			t.Errorf("%d more: %d and %d of %d bytes, in parts of up to %d bytes", shift, len(before), len(after), len(line), most)
 		}
 	}
 }

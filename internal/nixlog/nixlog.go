@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/internal/redact"
@@ -26,8 +27,11 @@ import (
 )
 
 const (
-	// maxRecord is the length in bytes of the longest record that is read.
-	maxRecord = 64 << 10
+	// maxRecord is the length in bytes of the longest record that is read. Few are longer than logBuffer.
+	maxRecord = 2 << 20
+	logBuffer = 64 << 10
+	// maxPart is the length in bytes of the parts into which a long line of a builder is split.
+	maxPart = 64 << 10
 	// maxActivities is how many activities of a log are tracked at the same time.
 	maxActivities = 4096
 	// maxCount is the highest count: up to it, every program reads numbers in JSON exactly (RFC 8259,
@@ -164,13 +168,8 @@ func (r *record) text(i int) (text string) {
 // then have failed.
 func (l *Log) Read(r io.Reader) {
 	p := l.newProcess()
-	for lines := bufio.NewReaderSize(r, maxRecord); ; {
-		line, err := lines.ReadSlice('\n')
-		for err == bufio.ErrBufferFull { // too long
-			if _, err = lines.ReadSlice('\n'); err == nil {
-				line = nil
-			}
-		}
+	for lines := bufio.NewReaderSize(r, logBuffer); ; {
+		line, err := readLine(lines)
 		p.processLine(line)
 		if err != nil {
 			break
@@ -179,6 +178,25 @@ func (l *Log) Read(r io.Reader) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p.end()
+}
+
+// readLine returns the next line, which is valid until the next call. Of a line that is longer than maxRecord it
+// returns nothing.
+func readLine(r *bufio.Reader) ([]byte, error) {
+	part, err := r.ReadSlice('\n')
+	if err != bufio.ErrBufferFull {
+		return part, err
+	}
+	line := bytes.Clone(part)
+	for err == bufio.ErrBufferFull {
+		if part, err = r.ReadSlice('\n'); len(line) <= maxRecord {
+			line = append(line, part...)
+		}
+	}
+	if len(line) > maxRecord {
+		return nil, err
+	}
+	return line, err
 }
 
 // Close reports the last progress. All calls of Read must have returned.
@@ -295,11 +313,20 @@ func (p *process) line(a *activity, text string) {
 	if a.log == nil {
 		a.log = p.log.newLastLines()
 	}
-	a.log.add(text, false)
 	if p.log.show != nil {
 		p.log.show(shownLine(a.derivation, text))
 	}
-	p.log.tell(schemas.LineEvent{Derivation: a.derivation, Text: text})
+	for goesOn := true; goesOn; {
+		part := text
+		if goesOn = len(text) > maxPart; goesOn {
+			part = text[:maxPart]
+			for !utf8.RuneStart(text[len(part)]) {
+				part = part[:len(part)-1]
+			}
+		}
+		text = text[len(part):]
+		p.log.tell(schemas.LineEvent{Derivation: a.derivation, Text: a.log.add(part, goesOn)})
+	}
 }
 
 // progress processes the progress of an activity.

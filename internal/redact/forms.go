@@ -43,6 +43,7 @@ func appendEncodings(forms []string, s string) []string {
 	forms = append(forms, lower, strings.ToUpper(lower))
 	forms = appendBase64(forms, s)
 	forms = appendPercent(forms, s)
+	forms = appendShell(forms, s)
 	return appendJSON(forms, s)
 }
 
@@ -81,6 +82,27 @@ func percent(s, format string) string {
 
 // isUnreserved has the unreserved characters of RFC 3986, section 2.3.
 var isUnreserved = bytesOf("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+// appendShell appends s as shells quote it when they trace commands (set -x) or list variables (export -p): within
+// single quotes in two ways, within double quotes, within $'…', and with backslashes only, as bash's printf %q. It
+// does not append what they print for a control character.
+func appendShell(forms []string, s string) []string {
+	const double, ansiC, special = "\"$\\`", `'\`, " !\"$&'()*,;<>?[\\]^`{|}"
+	return append(forms, strings.ReplaceAll(s, "'", `'\''`), strings.ReplaceAll(s, "'", `'"'"'`),
+		backslashed(s, double), backslashed(s, ansiC), backslashed(s, special))
+}
+
+// backslashed returns s with a backslash before each of some ASCII characters.
+func backslashed(s, chars string) string {
+	var out strings.Builder
+	for i := range len(s) {
+		if strings.IndexByte(chars, s[i]) >= 0 {
+			out.WriteByte('\\')
+		}
+		out.WriteByte(s[i])
+	}
+	return out.String()
+}
 
 // appendJSON appends the JSON strings for s of the common encoders: Go's, with and without escapes for HTML,
 // and those that write only ASCII, such as Python's. Each form is also added with escaped slashes, as PHP

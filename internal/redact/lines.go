@@ -2,9 +2,9 @@ package redact
 
 import "bytes"
 
-// wrapColumn is the column at which base64(1) and MIME wrap lines. Only a line that ends with at least so many
-// characters of base64 can continue on the next line.
-const wrapColumn = 76
+// wrapColumn is the lowest column at which programs wrap base64: OpenSSL does so at 64, base64(1) and MIME at 76. Only
+// a line that ends with at least so many characters of base64 can continue on the next line.
+const wrapColumn = 64
 
 // maxPrefix is the length of the longest prefix of a build's log lines that is kept, in bytes. The name of a
 // store path has at most 211.

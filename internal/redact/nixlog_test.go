@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 )
 
@@ -99,12 +100,13 @@ func nixLog(rng *rand.Rand, size int) (lines []string) {
 	return lines
 }
 
-// coloured returns lines with about three colour sequences in each.
+// coloured returns lines with three colour sequences in each, none of them in another one.
 func coloured(rng *rand.Rand, lines []string) []string {
 	out := make([]string, len(lines))
 	for i, line := range lines {
-		for range 3 {
-			at := rng.IntN(len(line) + 1)
+		places := []int{rng.IntN(len(line) + 1), rng.IntN(len(line) + 1), rng.IntN(len(line) + 1)}
+		slices.Sort(places)
+		for _, at := range slices.Backward(places) {
 			line = line[:at] + fmt.Sprintf("\x1b[%d;%dm", rng.IntN(2), 30+rng.IntN(8)) + line[at:]
 		}
 		out[i] = line

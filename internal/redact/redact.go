@@ -5,8 +5,8 @@
 // stream of lines, and Redactor.Handler in a log.
 //
 // A secret is found as it is and as tools commonly print it: in base64 (at any position
-// in a larger encoded text, also wrapped at 76 columns), in hex, percent-encoded and in
-// JSON strings (forms.go), even with ANSI escape sequences inside. The password in a
+// in a larger encoded text, also wrapped at 64 or more columns), in hex, percent-encoded, in
+// JSON strings and quoted for a shell (forms.go), even with ANSI escape sequences inside. The password in a
 // URL such as https://user:password@host is masked even if it is not a known secret.
 //
 // All forms of all secrets are one Aho-Corasick automaton (automaton.go). So a text

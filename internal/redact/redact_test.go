@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/internal/shellwords"
 )
 
 // redacted returns lines after they went through one stream of r.
@@ -67,6 +70,41 @@ func TestForms(t *testing.T) {
 				t.Errorf("got %q for a part of the form", r.String(part))
 			}
 		})
+	}
+}
+
+// quotable has what shells treat in ways of their own.
+const quotable = `it's a "$ecret` + "`" + `\!`
+
+// The forms are those that the programs printed.
+func TestShellForms(t *testing.T) {
+	r := New(quotable)
+	for name, text := range map[string]string{
+		"bash: set -x, ${x@Q}; zsh":  `'it'\''s a "$ecret` + "`" + `\!'`,
+		"dash: export -p; Python":    `'it'"'"'s a "$ecret` + "`" + `\!'`,
+		"bash: export -p":            `"it's a \"\$ecret\` + "`" + `\\!"`,
+		"bash: with a control char.": `$'it\'s a "$ecret` + "`" + `\\!'`,
+		"bash: printf %q":            `it\'s\ a\ \"\$ecret\` + "`" + `\\\!`,
+	} {
+		want := mask
+		if quote := text[len(text)-1:]; quote != "!" {
+			want = text[:strings.Index(text, quote)+1] + mask + quote
+		}
+		if got := r.String("X=" + text + ";"); got != "X="+want+";" {
+			t.Errorf("%s: got %s, want X=%s;", name, got, want)
+		}
+	}
+}
+
+// The program's own lines have commands as shellwords prints them.
+func TestShellwords(t *testing.T) {
+	r := New(quotable)
+	for _, more := range []string{"", "\n"} {
+		for _, line := range []string{shellwords.Show([]string{"echo", quotable + more}), shellwords.Join([]string{"echo", quotable + more})} {
+			if got := r.String(line); strings.Contains(got, "ecret") {
+				t.Errorf("got %s", got)
+			}
+		}
 	}
 }
 
@@ -288,6 +326,7 @@ func TestWrapped(t *testing.T) {
 	r := New(secret, long)
 	line := strings.Repeat("/", wrapColumn)
 	encoded := wrap(base64.StdEncoding.EncodeToString([]byte(secret)), wrapColumn)
+	masks := slices.Repeat([]string{mask}, 7)
 	for _, tt := range []struct {
 		name      string
 		in, wants []string
@@ -296,19 +335,20 @@ func TestWrapped(t *testing.T) {
 		{"more after", []string{encoded[0], encoded[1] + " more"}, []string{mask, mask + " more"}},
 		{"not continued", []string{encoded[0], "x" + encoded[1]}, []string{mask, "x" + encoded[1]}},
 		{"line between", []string{encoded[0], "", encoded[1]}, []string{mask, "", encoded[1]}},
-		{"many lines", wrap(base64.StdEncoding.EncodeToString([]byte(long)), wrapColumn), []string{mask, mask, mask, mask, mask, mask}},
+		{"many lines", wrap(base64.StdEncoding.EncodeToString([]byte(long)), wrapColumn), masks},
+		{"at 76 columns", wrap(base64.StdEncoding.EncodeToString([]byte(long)), 76), masks[1:]},
 		{"prefix", []string{"a-1> " + encoded[0], "a-1> " + encoded[1]}, []string{"a-1> " + mask, "a-1> " + mask}},
 		{"prefix of a failure", []string{"       > " + encoded[0], "       > " + encoded[1]}, []string{"       > " + mask, "       > " + mask}},
 		{"indented", []string{"    " + encoded[0], "    " + encoded[1]}, []string{"    " + mask, "    " + mask}},
-		{"prefix, many lines", prefixed(wrap(base64.StdEncoding.EncodeToString([]byte(long)), wrapColumn)), prefixed([]string{mask, mask, mask, mask, mask, mask})},
+		{"prefix, many lines", prefixed(wrap(base64.StdEncoding.EncodeToString([]byte(long)), wrapColumn)), prefixed(masks)},
 		{"other prefix", []string{"a-1> " + encoded[0], "a-2> " + encoded[1]}, []string{"a-1> " + mask, "a-2> " + encoded[1]}},
 		{"text before", []string{"data: " + encoded[0], encoded[1]}, []string{"data: " + mask, mask}},
 		{"coloured", []string{"\x1b[1ma>\x1b[0m " + encoded[0] + "\x1b[K", "\x1b[2ma> \x1b[3m" + encoded[1][:2] + "\x1b[0m" + encoded[1][2:]},
 			[]string{"\x1b[1ma>\x1b[0m " + mask + "\x1b[K", "\x1b[2ma> \x1b[3m" + mask + "\x1b[0m"}},
 		{"6 at the end", []string{line[6:] + encoded[0][:6], encoded[0][6:] + encoded[1]}, []string{line[6:] + mask, mask}},
 		{"5 at the end", []string{line[5:] + encoded[0][:5], encoded[0][5:] + encoded[1]}, []string{line[5:] + encoded[0][:5], mask}},
-		{"too short a line", []string{line[7:] + encoded[0][:6], encoded[0][6:] + encoded[1]}, []string{line[7:] + encoded[0][:6], encoded[0][6:] + encoded[1]}},
-		{"no run", []string{line[7:] + " " + encoded[0][:6], encoded[0][6:] + encoded[1]}, []string{line[7:] + " " + encoded[0][:6], encoded[0][6:] + encoded[1]}},
+		{"too short a line", []string{line[7:] + encoded[0][:6], encoded[0][6:] + encoded[1] + "."}, []string{line[7:] + encoded[0][:6], encoded[0][6:] + encoded[1] + "."}},
+		{"no run", []string{line[7:] + " " + encoded[0][:6], encoded[0][6:] + encoded[1] + "."}, []string{line[7:] + " " + encoded[0][:6], encoded[0][6:] + encoded[1] + "."}},
 		{"all in the second line", []string{line, encoded[0], encoded[1] + line}, []string{line, mask, mask + line}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -323,7 +363,7 @@ func TestWrapped(t *testing.T) {
 	}
 }
 
-// What base64(1) makes of a file with a key in it shows at most 5 characters of the
+// What base64(1) or OpenSSL makes of a file with a key in it shows at most 5 characters of the
 // key in a row, where lines end, for any place of the key in the file.
 func TestWrappedFile(t *testing.T) {
 	rng := seeded(4)
@@ -332,8 +372,9 @@ func TestWrappedFile(t *testing.T) {
 		file := string(randomBytes(rng, before)) + key + "\xff" + string(randomBytes(rng, rng.IntN(100)))
 		encoded := base64.StdEncoding.EncodeToString([]byte(file))
 		start, end := (before*8+5)/6, (before+len(key))*8/6
-		for i, got := range redacted(New(key), wrap(encoded, wrapColumn)...) {
-			first, next := i*wrapColumn, min((i+1)*wrapColumn, len(encoded))
+		column := []int{64, 76}[before%2] // of OpenSSL, and of base64(1) and MIME
+		for i, got := range redacted(New(key), wrap(encoded, column)...) {
+			first, next := i*column, min((i+1)*column, len(encoded))
 			from, to := max(start, first), min(end, next)
 			goesOn := next < end
 			want := encoded[first:next]

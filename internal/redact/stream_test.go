@@ -129,7 +129,7 @@ func modelled(forms []string, pieces []piece) []string {
 	return out
 }
 
-var wrappable = regexp.MustCompile(`[A-Za-z0-9+/_=-]{76}$`)
+var wrappable = regexp.MustCompile(`[A-Za-z0-9+/_=-]{64}$`)
 
 // hide hides what is to be hidden in pieces, each of which goes on in the next, and
 // the last in what nobody sees if it goesOn.
@@ -237,7 +237,7 @@ func overlapping(rng *rand.Rand) (secrets []string, text string) {
 		case 4:
 			s.WriteString(strings.ToValidUTF8(form[rng.IntN(len(form)+1):], ""))
 		case 5:
-			s.WriteString([]string{"\n", " ", "xyz", strings.Repeat("/", 76)}[rng.IntN(4)])
+			s.WriteString([]string{"\n", " ", "xyz", strings.Repeat("/", wrapColumn)}[rng.IntN(4)])
 		}
 	}
 	return secrets, s.String()

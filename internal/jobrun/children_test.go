@@ -1,0 +1,45 @@
+package jobrun
+
+import (
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A program that makes its output non-blocking, as ssh does, does not change that of this program, which would then
+// lose what it cannot write at once.
+func TestProgramMakesOutputNonBlocking(t *testing.T) {
+	const variable = "IGLU_TEST_MAKES_OUTPUT_NONBLOCKING"
+	if os.Getenv(variable) != "" {
+		if unix.SetNonblock(unix.Stdout, true) != nil || unix.SetNonblock(unix.Stderr, true) != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	c := newChildren(func() {})
+	defer c.close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	in, out := os.NewFile(uintptr(pipe[1]), "in"), os.NewFile(uintptr(pipe[0]), "out")
+	defer in.Close()
+	defer out.Close()
+	exited, err := c.start(process{program: os.Args[0], argv: []string{os.Args[0], "-test.run=^" + t.Name() + "$"}, dir: ".",
+		environ: append(os.Environ(), variable+"=1"), files: []*os.File{null, in, in}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code := <-exited; code != 0 {
+		t.Fatalf("the program ended with %d", code)
+	}
+	if flags, err := unix.FcntlInt(uintptr(pipe[1]), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK != 0 {
+		t.Errorf("this program's output has the flags %#x, %v", flags, err)
+	}
+}
