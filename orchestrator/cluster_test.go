@@ -61,6 +61,13 @@ func (m *machine) fail(call string) error {
 	return m.broken[call]
 }
 
+// fails makes a call of the machine's engine fail from now on, or succeed again if err is nil.
+func (m *machine) fails(call string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.broken = map[string]error{call: err}
+}
+
 func (m *machine) drain(draining bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
