@@ -74,15 +74,15 @@ func (b *Builder) start(ctx context.Context, request *schemas.Request, client st
 		return j
 	}
 	r.lines, r.tracker.lines = lines, lines
+	b.mu.Lock()
+	b.running[j.id] = j
+	b.mu.Unlock()
 	ticket := b.queue.Join(b.needOf(request))
 	r.release = func() {
 		ticket.Leave()
 		release()
 	}
 	record.begin(ticket.Node() != nil)
-	b.mu.Lock()
-	b.running[j.id] = j
-	b.mu.Unlock()
 	b.background.Go(func() {
 		defer close(j.ended)
 		defer cancel(nil)
