@@ -121,10 +121,13 @@ func (c *cluster) ask(ctx context.Context, address string) {
 			log.Warn("cannot use a node", "err", err)
 			return
 		}
-		if n := c.await(ctx, e, address, ticker.C); n != nil {
-			log.Info("node connected", "node", n.name)
-			n.use(ctx, ticker.C)
+		n := c.await(ctx, e, address, ticker.C)
+		if n == nil {
+			e.Close()
+			return // another goroutine may ping the address by now
 		}
+		log.Info("node connected", "node", n.name)
+		n.use(ctx, ticker.C)
 		e.Close()
 		if ctx.Err() != nil {
 			return

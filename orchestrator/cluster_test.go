@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -461,4 +462,50 @@ func TestHomeByPlatform(t *testing.T) {
 			job.wantEnd(t, jobend.Exited)
 		}
 	})
+}
+
+// TestFoundWhileClosing has the name server forget the address of a lost node, and return it again while the connection
+// is being closed. The address is pinged once in each interval, as before.
+func TestFoundWhileClosing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := new(countedEngine)
+		l := newLab(t, 1, func(o *Options) {
+			of := o.Cluster.Open
+			o.Cluster.Open = func(address string) (opened engine.Engine, err error) {
+				e.Engine, err = of(address)
+				return e, err
+			}
+		})
+		l.lose("n1")
+		e.closing = func() {
+			l.setFound("n1")
+			time.Sleep(2 * findInterval)
+		}
+		l.setFound([]string{}...)
+		time.Sleep(time.Minute)
+		before := e.pings.Load()
+		time.Sleep(10 * pingInterval)
+		if pings := e.pings.Load() - before; pings != 10 {
+			t.Errorf("in 10 intervals it was pinged %d times", pings)
+		}
+	})
+}
+
+// A countedEngine counts its pings, and calls closing when it is closed, if closing is not nil.
+type countedEngine struct {
+	engine.Engine
+	pings   atomic.Int32
+	closing func()
+}
+
+func (e *countedEngine) Info(ctx context.Context) (engine.Info, error) {
+	e.pings.Add(1)
+	return e.Engine.Info(ctx)
+}
+
+func (e *countedEngine) Close() error {
+	if e.closing != nil {
+		e.closing()
+	}
+	return e.Engine.Close()
 }
