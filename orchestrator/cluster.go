@@ -13,7 +13,8 @@ import (
 
 // A Cluster is how the builder finds and opens the engines of several machines, if it uses more than one.
 type Cluster struct {
-	// Find returns the addresses at which there may be engines now. Two addresses may belong to one engine.
+	// Find returns the addresses at which there may be engines now. Two addresses may belong to one engine. With
+	// an error, it returns only some of them.
 	Find func(ctx context.Context) ([]string, error)
 	// Open returns the engine at an address. It does not connect yet, so the engine may be unreachable.
 	Open func(address string) (engine.Engine, error)
@@ -54,7 +55,7 @@ type cluster struct {
 
 // newCluster returns the cluster of the builder's options. follow starts it.
 func (b *Builder) newCluster() *cluster {
-	return &cluster{Cluster: *b.options.Cluster, b: b, asked: make(map[string]bool), away: make(map[string]*absence),
+	return &cluster{Cluster: *b.options.Cluster, b: b, found: make(map[string]bool), asked: make(map[string]bool), away: make(map[string]*absence),
 		lastAt: make(map[string]string), byID: make(map[string]*node)}
 }
 
@@ -69,10 +70,8 @@ func (c *cluster) follow(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			c.b.log.Warn("cannot look for nodes: those that are known stay", "err", err)
 		}
-		if err == nil {
-			for _, address := range c.note(addresses) {
-				asking.Go(func() { c.ask(ctx, address) })
-			}
+		for _, address := range c.note(addresses, err == nil) {
+			asking.Go(func() { c.ask(ctx, address) })
 		}
 		select {
 		case <-ticker.C:
@@ -82,11 +81,14 @@ func (c *cluster) follow(ctx context.Context) {
 	}
 }
 
-// note records which addresses were found, and returns those that no goroutine pings yet.
-func (c *cluster) note(addresses []string) (fresh []string) {
+// note records which addresses were found, and returns those that no goroutine pings yet. If they are not all, those
+// that were found before count as found.
+func (c *cluster) note(addresses []string, all bool) (fresh []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.found = make(map[string]bool)
+	if all {
+		clear(c.found)
+	}
 	for _, address := range addresses {
 		c.found[address] = true
 		if !c.asked[address] {

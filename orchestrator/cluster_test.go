@@ -464,6 +464,30 @@ func TestHomeByPlatform(t *testing.T) {
 	})
 }
 
+// TestFoundInPart finds one node while the lookup of others fails: that node is used, and those stay that are known.
+func TestFoundInPart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var broken atomic.Bool
+		l := newLab(t, 2, func(o *Options) {
+			find := o.Cluster.Find
+			o.Cluster.Find = func(ctx context.Context) ([]string, error) {
+				if broken.Load() {
+					return []string{"twin"}, errors.New("the name server does not know the rest now")
+				}
+				return find(ctx)
+			}
+		})
+		l.machines["n2"].cut(true)
+		broken.Store(true)
+		time.Sleep(time.Minute)
+		l.machines["n2"].cut(false) // it is pinged still
+		time.Sleep(2 * pingInterval)
+		if got := l.b.queue.Slots(); got != 6 {
+			t.Errorf("%d slots, want 6", got)
+		}
+	})
+}
+
 // TestFoundWhileClosing has the name server forget the address of a lost node, and return it again while the connection
 // is being closed. The address is pinged once in each interval, as before.
 func TestFoundWhileClosing(t *testing.T) {
