@@ -35,6 +35,9 @@ const (
 	// are lost.
 	pingInterval = 5 * time.Second
 	mostMissed   = 3
+	// forgetTime is after how long a lost node whose address is not found any more is forgotten. It is longer
+	// than a machine needs to start again.
+	forgetTime = 15 * time.Minute
 )
 
 // A cluster keeps track of the engines of a Cluster, which are added and removed while the builder runs.
@@ -73,6 +76,7 @@ func (c *cluster) follow(ctx context.Context) {
 		for _, address := range c.note(addresses, err == nil) {
 			asking.Go(func() { c.ask(ctx, address) })
 		}
+		c.forget()
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -97,6 +101,21 @@ func (c *cluster) note(addresses []string, all bool) (fresh []string) {
 		}
 	}
 	return fresh
+}
+
+// forget forgets the nodes that were lost forgetTime ago and are not found any more. Their jobs that wait may then have
+// slots of the builder's own platform.
+func (c *cluster) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, n := range c.byID {
+		if n.inUse || time.Since(n.left) < forgetTime || c.lastAt[n.address] == id || !c.b.queue.Remove(n.slots, c.Platform) {
+			continue
+		}
+		c.b.log.Info("node forgotten: its address is not found any more", "node", n.name, "address", n.address)
+		delete(c.byID, id)
+		c.b.unregister(n)
+	}
 }
 
 // isWanted reports whether Find still returns an address. If not, it forgets the address, and the caller must
@@ -345,7 +364,7 @@ func (n *node) lose() {
 func (n *node) leave() {
 	n.cluster.mu.Lock()
 	defer n.cluster.mu.Unlock()
-	n.inUse = false
+	n.inUse, n.left = false, time.Now()
 }
 
 var errNodeLost = errors.New("it has missed its pings")

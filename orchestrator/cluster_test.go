@@ -437,6 +437,60 @@ func TestPlatforms(t *testing.T) {
 	})
 }
 
+// TestNodeForgotten loses the only node of a platform. Its jobs wait while it may return: until its address is not found
+// any more and forgetTime has passed. Then they run on the builder's own platform, until the node is back.
+func TestNodeForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 1)
+		var jobs []*sent
+		want := func(when, nodes string) {
+			t.Helper()
+			request := commandOf("a 1m")
+			request.Arch = "arm64"
+			jobs = append(jobs, l.send(t.Context(), request))
+			if got := nodesOf(jobs...); got != nodes {
+				t.Fatalf("%s, jobs for it run on %q, want %q", when, got, nodes)
+			}
+		}
+		end := func() {
+			t.Helper()
+			for _, job := range jobs {
+				job.wantEnd(t, jobend.Exited)
+			}
+			jobs = nil
+		}
+		l.setFound("n1", "arm")
+		time.Sleep(2 * findInterval)
+		want("with a node of the platform", "arm")
+		end()
+
+		l.lose("arm")
+		time.Sleep(2 * forgetTime)
+		want("while its address is found", "-")
+		l.setFound("n1")
+		time.Sleep(2 * findInterval)
+		want("when its address is not found any more", "n1 n1")
+		end()
+
+		l.machines["arm"].cut(false)
+		l.setFound("n1", "arm")
+		time.Sleep(2 * findInterval)
+		want("when it is back", "arm")
+		end()
+
+		l.lose("arm")
+		l.setFound("n1")
+		time.Sleep(forgetTime - time.Minute)
+		want("while it may start again", "-")
+		time.Sleep(time.Minute)
+		want("when it has not started", "n1 n1")
+		end()
+		if n := len(l.b.nodes); n != 1 {
+			t.Errorf("the builder knows %d nodes", n)
+		}
+	})
+}
+
 // TestHomeByPlatform sends jobs of one repository for two platforms. Those of each platform keep to their own node.
 func TestHomeByPlatform(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -492,44 +546,46 @@ func TestFoundInPart(t *testing.T) {
 // is being closed. The address is pinged once in each interval, as before.
 func TestFoundWhileClosing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := new(countedEngine)
-		l := newLab(t, 1, func(o *Options) {
-			of := o.Cluster.Open
-			o.Cluster.Open = func(address string) (opened engine.Engine, err error) {
-				e.Engine, err = of(address)
-				return e, err
+		var pings atomic.Int32
+		var forgotten atomic.Bool
+		var l *lab
+		l = newLab(t, 1, func(o *Options) {
+			open := o.Cluster.Open
+			o.Cluster.Open = func(address string) (engine.Engine, error) {
+				e, err := open(address)
+				return countedEngine{Engine: e, pings: &pings, closing: func() {
+					if forgotten.Load() {
+						l.setFound("n1")
+						time.Sleep(2 * findInterval)
+					}
+				}}, err
 			}
 		})
 		l.lose("n1")
-		e.closing = func() {
-			l.setFound("n1")
-			time.Sleep(2 * findInterval)
-		}
+		forgotten.Store(true)
 		l.setFound([]string{}...)
-		time.Sleep(time.Minute)
-		before := e.pings.Load()
+		time.Sleep(time.Minute + time.Second) // it is not pinged at the moment of the count
+		before := pings.Load()
 		time.Sleep(10 * pingInterval)
-		if pings := e.pings.Load() - before; pings != 10 {
-			t.Errorf("in 10 intervals it was pinged %d times", pings)
+		if n := pings.Load() - before; n != 10 {
+			t.Errorf("in 10 intervals it was pinged %d times", n)
 		}
 	})
 }
 
-// A countedEngine counts its pings, and calls closing when it is closed, if closing is not nil.
+// A countedEngine counts its pings, and calls closing when it is closed.
 type countedEngine struct {
 	engine.Engine
-	pings   atomic.Int32
+	pings   *atomic.Int32
 	closing func()
 }
 
-func (e *countedEngine) Info(ctx context.Context) (engine.Info, error) {
+func (e countedEngine) Info(ctx context.Context) (engine.Info, error) {
 	e.pings.Add(1)
 	return e.Engine.Info(ctx)
 }
 
-func (e *countedEngine) Close() error {
-	if e.closing != nil {
-		e.closing()
-	}
+func (e countedEngine) Close() error {
+	e.closing()
 	return e.Engine.Close()
 }
