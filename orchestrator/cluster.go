@@ -13,7 +13,8 @@ import (
 
 // A Cluster is how the builder finds and opens the engines of several machines, if it uses more than one.
 type Cluster struct {
-	// Find returns the addresses at which there may be engines now. Two addresses may belong to one engine.
+	// Find returns the addresses at which there may be engines now. Two addresses may belong to one engine. With
+	// an error, it returns only some of them.
 	Find func(ctx context.Context) ([]string, error)
 	// Open returns the engine at an address. It does not connect yet, so the engine may be unreachable.
 	Open func(address string) (engine.Engine, error)
@@ -34,6 +35,9 @@ const (
 	// are lost.
 	pingInterval = 5 * time.Second
 	mostMissed   = 3
+	// forgetTime is after how long a lost node whose address is not found any more is forgotten. It is longer
+	// than a machine needs to start again.
+	forgetTime = 15 * time.Minute
 )
 
 // A cluster keeps track of the engines of a Cluster, which are added and removed while the builder runs.
@@ -54,7 +58,7 @@ type cluster struct {
 
 // newCluster returns the cluster of the builder's options. follow starts it.
 func (b *Builder) newCluster() *cluster {
-	return &cluster{Cluster: *b.options.Cluster, b: b, asked: make(map[string]bool), away: make(map[string]*absence),
+	return &cluster{Cluster: *b.options.Cluster, b: b, found: make(map[string]bool), asked: make(map[string]bool), away: make(map[string]*absence),
 		lastAt: make(map[string]string), byID: make(map[string]*node)}
 }
 
@@ -69,11 +73,10 @@ func (c *cluster) follow(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			c.b.log.Warn("cannot look for nodes: those that are known stay", "err", err)
 		}
-		if err == nil {
-			for _, address := range c.note(addresses) {
-				asking.Go(func() { c.ask(ctx, address) })
-			}
+		for _, address := range c.note(addresses, err == nil) {
+			asking.Go(func() { c.ask(ctx, address) })
 		}
+		c.forget()
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -82,11 +85,14 @@ func (c *cluster) follow(ctx context.Context) {
 	}
 }
 
-// note records which addresses were found, and returns those that no goroutine pings yet.
-func (c *cluster) note(addresses []string) (fresh []string) {
+// note records which addresses were found, and returns those that no goroutine pings yet. If they are not all, those
+// that were found before count as found.
+func (c *cluster) note(addresses []string, all bool) (fresh []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.found = make(map[string]bool)
+	if all {
+		clear(c.found)
+	}
 	for _, address := range addresses {
 		c.found[address] = true
 		if !c.asked[address] {
@@ -95,6 +101,21 @@ func (c *cluster) note(addresses []string) (fresh []string) {
 		}
 	}
 	return fresh
+}
+
+// forget forgets the nodes that were lost forgetTime ago and are not found any more. Their jobs that wait may then have
+// slots of the builder's own platform.
+func (c *cluster) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, n := range c.byID {
+		if n.inUse || time.Since(n.left) < forgetTime || c.lastAt[n.address] == id || !c.b.queue.Remove(n.slots, c.Platform) {
+			continue
+		}
+		c.b.log.Info("node forgotten: its address is not found any more", "node", n.name, "address", n.address)
+		delete(c.byID, id)
+		c.b.unregister(n)
+	}
 }
 
 // isWanted reports whether Find still returns an address. If not, it forgets the address, and the caller must
@@ -121,10 +142,13 @@ func (c *cluster) ask(ctx context.Context, address string) {
 			log.Warn("cannot use a node", "err", err)
 			return
 		}
-		if n := c.await(ctx, e, address, ticker.C); n != nil {
-			log.Info("node connected", "node", n.name)
-			n.use(ctx, ticker.C)
+		n := c.await(ctx, e, address, ticker.C)
+		if n == nil {
+			e.Close()
+			return // another goroutine may ping the address by now
 		}
+		log.Info("node connected", "node", n.name)
+		n.use(ctx, ticker.C)
 		e.Close()
 		if ctx.Err() != nil {
 			return
@@ -340,7 +364,7 @@ func (n *node) lose() {
 func (n *node) leave() {
 	n.cluster.mu.Lock()
 	defer n.cluster.mu.Unlock()
-	n.inUse = false
+	n.inUse, n.left = false, time.Now()
 }
 
 var errNodeLost = errors.New("it has missed its pings")

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,6 +60,13 @@ func (m *machine) fail(call string) error {
 		return errAway
 	}
 	return m.broken[call]
+}
+
+// fails makes a call of the machine's engine fail from now on, or succeed again if err is nil.
+func (m *machine) fails(call string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.broken = map[string]error{call: err}
 }
 
 func (m *machine) drain(draining bool) {
@@ -429,6 +437,60 @@ func TestPlatforms(t *testing.T) {
 	})
 }
 
+// TestNodeForgotten loses the only node of a platform. Its jobs wait while it may return: until its address is not found
+// any more and forgetTime has passed. Then they run on the builder's own platform, until the node is back.
+func TestNodeForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 1)
+		var jobs []*sent
+		want := func(when, nodes string) {
+			t.Helper()
+			request := commandOf("a 1m")
+			request.Arch = "arm64"
+			jobs = append(jobs, l.send(t.Context(), request))
+			if got := nodesOf(jobs...); got != nodes {
+				t.Fatalf("%s, jobs for it run on %q, want %q", when, got, nodes)
+			}
+		}
+		end := func() {
+			t.Helper()
+			for _, job := range jobs {
+				job.wantEnd(t, jobend.Exited)
+			}
+			jobs = nil
+		}
+		l.setFound("n1", "arm")
+		time.Sleep(2 * findInterval)
+		want("with a node of the platform", "arm")
+		end()
+
+		l.lose("arm")
+		time.Sleep(2 * forgetTime)
+		want("while its address is found", "-")
+		l.setFound("n1")
+		time.Sleep(2 * findInterval)
+		want("when its address is not found any more", "n1 n1")
+		end()
+
+		l.machines["arm"].cut(false)
+		l.setFound("n1", "arm")
+		time.Sleep(2 * findInterval)
+		want("when it is back", "arm")
+		end()
+
+		l.lose("arm")
+		l.setFound("n1")
+		time.Sleep(forgetTime - time.Minute)
+		want("while it may start again", "-")
+		time.Sleep(time.Minute)
+		want("when it has not started", "n1 n1")
+		end()
+		if n := len(l.b.nodes); n != 1 {
+			t.Errorf("the builder knows %d nodes", n)
+		}
+	})
+}
+
 // TestHomeByPlatform sends jobs of one repository for two platforms. Those of each platform keep to their own node.
 func TestHomeByPlatform(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -454,4 +516,76 @@ func TestHomeByPlatform(t *testing.T) {
 			job.wantEnd(t, jobend.Exited)
 		}
 	})
+}
+
+// TestFoundInPart finds one node while the lookup of others fails: that node is used, and those stay that are known.
+func TestFoundInPart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var broken atomic.Bool
+		l := newLab(t, 2, func(o *Options) {
+			find := o.Cluster.Find
+			o.Cluster.Find = func(ctx context.Context) ([]string, error) {
+				if broken.Load() {
+					return []string{"twin"}, errors.New("the name server does not know the rest now")
+				}
+				return find(ctx)
+			}
+		})
+		l.machines["n2"].cut(true)
+		broken.Store(true)
+		time.Sleep(time.Minute)
+		l.machines["n2"].cut(false) // it is pinged still
+		time.Sleep(2 * pingInterval)
+		if got := l.b.queue.Slots(); got != 6 {
+			t.Errorf("%d slots, want 6", got)
+		}
+	})
+}
+
+// TestFoundWhileClosing has the name server forget the address of a lost node, and return it again while the connection
+// is being closed. The address is pinged once in each interval, as before.
+func TestFoundWhileClosing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var pings atomic.Int32
+		var forgotten atomic.Bool
+		var l *lab
+		l = newLab(t, 1, func(o *Options) {
+			open := o.Cluster.Open
+			o.Cluster.Open = func(address string) (engine.Engine, error) {
+				e, err := open(address)
+				return countedEngine{Engine: e, pings: &pings, closing: func() {
+					if forgotten.Load() {
+						l.setFound("n1")
+						time.Sleep(2 * findInterval)
+					}
+				}}, err
+			}
+		})
+		l.lose("n1")
+		forgotten.Store(true)
+		l.setFound([]string{}...)
+		time.Sleep(time.Minute + time.Second) // it is not pinged at the moment of the count
+		before := pings.Load()
+		time.Sleep(10 * pingInterval)
+		if n := pings.Load() - before; n != 10 {
+			t.Errorf("in 10 intervals it was pinged %d times", n)
+		}
+	})
+}
+
+// A countedEngine counts its pings, and calls closing when it is closed.
+type countedEngine struct {
+	engine.Engine
+	pings   *atomic.Int32
+	closing func()
+}
+
+func (e countedEngine) Info(ctx context.Context) (engine.Info, error) {
+	e.pings.Add(1)
+	return e.Engine.Info(ctx)
+}
+
+func (e countedEngine) Close() error {
+	e.closing()
+	return e.Engine.Close()
 }

@@ -74,15 +74,15 @@ func (b *Builder) start(ctx context.Context, request *schemas.Request, client st
 		return j
 	}
 	r.lines, r.tracker.lines = lines, lines
+	b.mu.Lock()
+	b.running[j.id] = j
+	b.mu.Unlock()
 	ticket := b.queue.Join(b.needOf(request))
 	r.release = func() {
 		ticket.Leave()
 		release()
 	}
 	record.begin(ticket.Node() != nil)
-	b.mu.Lock()
-	b.running[j.id] = j
-	b.mu.Unlock()
 	b.background.Go(func() {
 		defer close(j.ended)
 		defer cancel(nil)
@@ -142,38 +142,30 @@ func (r *run) toEnd(ctx context.Context, ticket *nodes.Ticket, record *recorder)
 // maxMisses is how many nodes a job may have that do not answer before it begins.
 const maxMisses = 4
 
-// inTurn runs the job when it has a slot, and again on another node if its node fails before anything has run.
+// inTurn runs the job when it has a slot. If its node is lost, the job runs again on another one: before anything has
+// run, on maxMisses nodes in all, and after that once, if RetryLost is set. The deadline counts from the first slot.
 func (r *run) inTurn(ctx context.Context, ticket *nodes.Ticket, record *recorder) Verdict {
-	for misses := 1; ; misses++ {
-		slots, err := ticket.Wait(ctx, r.waits)
-		if err != nil {
-			return Verdict{Err: cancelled(err)}
-		}
-		verdict := r.inTime(ctx, slots, ticket, record)
-		if !r.isLost(verdict) || r.started || misses == maxMisses {
-			return verdict
-		}
-		r.again(ticket, 0, "node "+r.node.name+" does not answer: the job waits for a slot again")
-	}
-}
-
-// inTime runs the job on a node of which it has a slot, and once more if that is lost.
-func (r *run) inTime(ctx context.Context, slots *nodes.Node, ticket *nodes.Ticket, record *recorder) Verdict {
+	slots, err := ticket.Wait(ctx, r.waits)
 	ctx, stop := r.b.options.Deadlines.bound(ctx)
 	defer stop()
-	verdict := r.onNode(ctx, slots, record)
-	if !r.b.options.RetryLost || !r.started || r.hasRun || !r.isLost(verdict) {
-		return verdict
+	for misses := 1; err == nil; slots, err = ticket.Wait(ctx, r.waits) {
+		verdict := r.onNode(ctx, slots, record)
+		switch {
+		case !r.isLost(verdict):
+			return verdict
+		case !r.started && misses < maxMisses:
+			misses++
+			r.again(ticket, 0, "node "+r.node.name+" does not answer: the job waits for a slot again")
+		case r.started && !r.hasRun && r.b.options.RetryLost:
+			r.started, r.hasRun = false, true
+			// What runs on the node that is lost, which nobody can ask, ends by itself.
+			r.again(ticket, jobenv.Outlives, fmt.Sprintf("node %s is lost: the job runs once more, on another node if there is one, when what runs there has ended by itself (%s)",
+				r.node.name, jobenv.Outlives))
+		default:
+			return verdict
+		}
 	}
-	r.started, r.hasRun = false, true
-	// What runs on the node that is lost, which nobody can ask, ends by itself.
-	r.again(ticket, jobenv.Outlives, fmt.Sprintf("node %s is lost: the job runs once more, on another node if there is one, when what runs there has ended by itself (%s)",
-		r.node.name, jobenv.Outlives))
-	slots, err := ticket.Wait(ctx, r.waits)
-	if err != nil {
-		return Verdict{Err: cancelled(err)}
-	}
-	return r.onNode(ctx, slots, record)
+	return Verdict{Err: cancelled(err)}
 }
 
 // onNode runs the job on a node where it has a slot.

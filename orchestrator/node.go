@@ -36,6 +36,7 @@ type node struct {
 
 	// Guarded by the cluster's mu.
 	inUse    bool
+	left     time.Time     // when it was in use last
 	drains   bool          // its agent was asked to stop, so it gets no more jobs
 	takes    bool          // the queue gives it jobs
 	replaced chan struct{} // closed when another node replaces it; it then only finishes its jobs
@@ -61,6 +62,13 @@ func (b *Builder) register(n *node) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.nodes[n.slots] = n
+}
+
+// unregister undoes register, when no job has a slot of the node.
+func (b *Builder) unregister(n *node) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.nodes, n.slots)
 }
 
 // addLocal makes an engine the builder's only node.

@@ -385,3 +385,39 @@ func (u *unended) started() (jobs, repositories int) {
 	}
 	return jobs, len(seen)
 }
+
+// TestDrainAtStart drains a builder while a job is being started: the job is waited for, and cancelled when the time is
+// over.
+func TestDrainAtStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _, _ := builder(t, new(clock).run)
+		slow := &slowRecords{Records: b.records, takes: time.Second}
+		b.records = slow
+		started := make(chan struct{})
+		go func() {
+			defer close(started)
+			b.Submit(commandOf("0 1h"), "")
+		}()
+		synctest.Wait()
+		slow.takes = 0
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		begun := time.Now()
+		b.Drain(ctx)
+		if took := time.Since(begun); took != time.Minute {
+			t.Errorf("it took %s", took)
+		}
+		<-started
+	})
+}
+
+// slowRecords are Records on a slow disk.
+type slowRecords struct {
+	Records
+	takes time.Duration
+}
+
+func (r *slowRecords) Put(record history.Record) error {
+	time.Sleep(r.takes)
+	return r.Records.Put(record)
+}

@@ -203,15 +203,14 @@ func TestNothingHasRun(t *testing.T) {
 	})
 }
 
+var errGoes = &engine.Failure{End: jobend.EngineGone, Call: "make the container", What: "The container engine went away.", Advice: "Send the job again."}
+
 // TestNeverBegins checks that a job that breaks each node's engine before it begins is retried a few times only.
 func TestNeverBegins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 2)
 		for _, name := range []string{"n1", "n2"} {
-			m := l.machines[name]
-			m.mu.Lock()
-			m.broken = map[string]error{"Create": &engine.Failure{End: jobend.EngineGone, Call: "make the container", What: "The container engine went away.", Advice: "Send the job again."}}
-			m.mu.Unlock()
+			l.machines[name].fails("Create", errGoes)
 		}
 		for _, repository := range []string{"a", ""} { // without a repository, its store is not kept
 			one := l.start(repository, "1m")
@@ -219,6 +218,29 @@ func TestNeverBegins(t *testing.T) {
 			if n := strings.Count(one.log.String(), "waits for a slot again"); n != maxMisses-1 {
 				t.Errorf("it has waited %d times\n%s", n, one.log.String())
 			}
+		}
+	})
+}
+
+// TestRetryInTime loses the node of a job, and the next node fails before the job begins there. The deadline of the job
+// counts from its first slot all the same.
+func TestRetryInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const deadline = 4 * time.Minute
+		l := newRetryLab(t, 2, func(o *Options) { o.Deadlines.Build = deadline })
+		n2 := l.machines["n2"]
+		n2.fails("Create", errGoes)
+		begun := time.Now()
+		one := l.start("a", "10m")
+		time.Sleep(time.Minute)
+		l.lose("n1")
+		for !strings.Contains(one.log.String(), "node n2 does not answer") {
+			time.Sleep(time.Second)
+		}
+		n2.fails("Create", nil)
+		one.wantEnd(t, jobend.TimedOut)
+		if took := time.Since(begun); took > deadline+stopGrace {
+			t.Errorf("it has ended after %s, and its deadline is %s\n%s", took, deadline, one.log.String())
 		}
 	})
 }

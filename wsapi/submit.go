@@ -31,10 +31,6 @@ func (s *Server) serveSubmit(w http.ResponseWriter, r *http.Request) {
 		s.refused(reason)
 		return
 	}
-	if s.draining.Err() != nil {
-		s.refuseSubmit(w, r, http.StatusServiceUnavailable, refusedDraining, shuttingDown)
-		return
-	}
 	http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.options.RequestTimeout))
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.options.MaxRequestBytes))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
@@ -50,6 +46,10 @@ func (s *Server) serveSubmit(w http.ResponseWriter, r *http.Request) {
 	if refusal, ok := errors.AsType[*schemas.Refusal](err); ok {
 		s.log.Info("job refused", "client", r.RemoteAddr, "why", refusal)
 		s.refuseSubmit(w, r, http.StatusBadRequest, refusal.Kind(), refusal.Response())
+		return
+	}
+	if s.draining.Err() != nil {
+		s.refuseSubmit(w, r, http.StatusServiceUnavailable, refusedDraining, shuttingDown)
 		return
 	}
 	id, refusal := s.builder.Submit(request, r.RemoteAddr)

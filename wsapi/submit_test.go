@@ -2,6 +2,7 @@ package wsapi
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -134,5 +135,30 @@ func TestSlowSubmit(t *testing.T) {
 			t.Errorf("it took %s", took)
 		}
 		f.wantRefused("no-job")
+	})
+}
+
+// TestDrainDuringSubmit shuts a server down while a client posts a job: the job is refused.
+func TestDrainDuringSubmit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, printing("", 0))
+		conn, err := f.connect(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		job := job()
+		fmt.Fprintf(conn, "POST /api/v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(job), job[:10])
+		synctest.Wait()
+		f.server.Drain()
+		io.WriteString(conn, job[10:])
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, _ := io.ReadAll(response.Body); response.StatusCode != http.StatusServiceUnavailable || string(body) != notTaken+"\n" {
+			t.Errorf("%s: %s", response.Status, body)
+		}
+		f.wantRefused("draining")
 	})
 }

@@ -22,8 +22,8 @@ import (
 const (
 	// handshakeTimeout bounds how long a client may take to show its key.
 	handshakeTimeout = 5 * time.Second
-	// maxHandshakes is how many clients may be in their handshake at once. One more closes the oldest.
-	// Each takes about 30 KiB of memory.
+	// maxHandshakes is how many clients may be in their handshake at once, and how many may get the program at
+	// once. One more closes the oldest. Each takes about 30 KiB of memory.
 	maxHandshakes = 128
 	// drainInterval is how often an agent that was asked to stop checks whether it may.
 	drainInterval = time.Second
@@ -70,6 +70,7 @@ func Serve(ctx, force context.Context, o Options, log *slog.Logger) error {
 	listener.Close()
 	<-accepted
 	s.handshakes.closeAll()
+	s.sending.closeAll()
 	s.closeAll()
 	s.serving.Wait()
 	log.Info("stopped")
@@ -84,7 +85,8 @@ type service struct {
 	tls        *tls.Config
 	log        *slog.Logger
 	draining   atomic.Bool
-	handshakes handshakes
+	handshakes newest // connections that are in their handshake
+	sending    newest // connections that get the program: strangers are in the handshake only, and cannot close them
 	refused    refusals
 	serving    sync.WaitGroup
 
@@ -129,8 +131,8 @@ func (s *service) serve(conn net.Conn) {
 		return
 	}
 	if client.ConnectionState().NegotiatedProtocol == protocolProgram {
-		s.handshakes.add(conn) // so that an agent that ends need not wait for it
-		defer s.handshakes.remove(conn)
+		s.sending.add(conn) // so that an agent that ends need not wait for it
+		defer s.sending.remove(conn)
 		s.sendProgram(client)
 		return
 	}
@@ -225,16 +227,21 @@ func (s *service) busy(ctx context.Context, o Options) string {
 	return ""
 }
 
-// handshakes are the connections that are in their handshake, the oldest first.
-type handshakes struct {
-	mu    sync.Mutex
-	conns []net.Conn
+// newest are the newest maxHandshakes of some connections, the oldest first.
+type newest struct {
+	mu     sync.Mutex
+	conns  []net.Conn
+	closed bool // by closeAll
 }
 
-// add adds a connection, and closes the oldest if there are too many.
-func (h *handshakes) add(conn net.Conn) {
+// add adds a connection, and closes the oldest if there are too many. After closeAll it closes the connection.
+func (h *newest) add(conn net.Conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.closed {
+		conn.Close()
+		return
+	}
 	if len(h.conns) >= maxHandshakes {
 		h.conns[0].Close()
 		h.conns = append(h.conns[:0], h.conns[1:]...)
@@ -243,7 +250,7 @@ func (h *handshakes) add(conn net.Conn) {
 }
 
 // remove returns false if the connection has been closed.
-func (h *handshakes) remove(conn net.Conn) bool {
+func (h *newest) remove(conn net.Conn) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for i, other := range h.conns {
@@ -255,13 +262,13 @@ func (h *handshakes) remove(conn net.Conn) bool {
 	return false
 }
 
-func (h *handshakes) closeAll() {
+func (h *newest) closeAll() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, conn := range h.conns {
 		conn.Close()
 	}
-	h.conns = nil
+	h.conns, h.closed = nil, true
 }
 
 // refusals logs clients that are refused: the first, and then at most one in refusalInterval, so that

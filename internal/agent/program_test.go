@@ -5,10 +5,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // programAgent starts an agent with a program.
@@ -79,5 +81,38 @@ func TestProgramIsWhole(t *testing.T) {
 		if files, err := os.ReadDir(folder); err != nil || len(files) != 0 {
 			t.Errorf("of %q, %d files are left, %v", text, len(files), err)
 		}
+	}
+}
+
+// TestProgramAmongStrangers has more clients than there may be handshakes connect while the server fetches the agent's
+// program, which goes on.
+func TestProgramAmongStrangers(t *testing.T) {
+	program := bytes.Repeat([]byte("a program\n"), 2<<20) // more than the buffers of a connection
+	in, address := programAgent(t, program)
+	conn, err := in.server.dialFor(t.Context(), address, protocolProgram)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(timeout))
+	line, err := readLine(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var strangers []net.Conn
+	for range maxHandshakes + 1 {
+		stranger, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stranger.Close()
+		stranger.SetDeadline(time.Now().Add(timeout))
+		strangers = append(strangers, stranger)
+	}
+	if _, err := strangers[0].Read(make([]byte, 1)); err == nil || isTimeout(err) { // the last was accepted
+		t.Fatalf("the first stranger: %v", err)
+	}
+	if n, err := io.Copy(io.Discard, conn); n != int64(len(program)) || err != nil {
+		t.Errorf("after the line %q, %d bytes have come (%v), want %d", line, n, err, len(program))
 	}
 }

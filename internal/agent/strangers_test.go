@@ -135,10 +135,11 @@ func TestSilentClients(t *testing.T) {
 	}
 }
 
-// TestHandshakesInTurn checks that the oldest of too many connections is closed, and no other.
+// TestHandshakesInTurn checks that the oldest of too many connections is closed, and no other; and that none is added
+// when all were closed.
 func TestHandshakesInTurn(t *testing.T) {
 	t.Parallel()
-	var h handshakes
+	var h newest
 	var ours, theirs []net.Conn
 	for range maxHandshakes + 2 {
 		a, b := net.Pipe()
@@ -159,6 +160,11 @@ func TestHandshakesInTurn(t *testing.T) {
 		if !h.remove(conn) {
 			t.Fatalf("connection %d is closed", n+2)
 		}
+	}
+	h.closeAll()
+	h.add(ours[2])
+	if _, err := theirs[2].Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("after all were closed, one more goes on: %v", err)
 	}
 }
 

@@ -135,25 +135,23 @@ type resolver interface {
 }
 
 // resolve returns the addresses of agents. A name can have several, as tasks.agent has on Docker Swarm. A name
-// that does not exist has none. The error says that the name server does not answer.
-func resolve(ctx context.Context, r resolver, names []string) (addresses []string, err error) {
+// that does not exist has none. The error says which names could not be looked up; the addresses are those of the
+// others then.
+func resolve(ctx context.Context, r resolver, names []string) (addresses []string, failed error) {
 	for _, name := range names {
 		host, port, err := net.SplitHostPort(name)
 		if err != nil {
 			return nil, err // cannot happen: parseNodes has checked the names
 		}
 		found, err := r.LookupHost(ctx, host)
-		if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("look up %s: %w", host, err)
+		if dns, ok := errors.AsType[*net.DNSError](err); err != nil && !(ok && dns.IsNotFound) {
+			failed = errors.Join(failed, fmt.Errorf("look up %s: %w", host, err))
 		}
 		for _, address := range found {
 			addresses = append(addresses, net.JoinHostPort(address, port))
 		}
 	}
-	return addresses, nil
+	return addresses, failed
 }
 
 // parseNodes reads the addresses of agents.

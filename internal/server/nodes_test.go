@@ -15,11 +15,11 @@ import (
 	"iglu.sh/builder/internal/buildid"
 )
 
-// names are what a name server knows. One that is away answers nobody.
+// names are what a name server knows. One that is away answers nobody. Names without addresses cannot be looked up.
 type names map[string][]string
 
 func (n names) LookupHost(_ context.Context, host string) ([]string, error) {
-	if n == nil {
+	if found, ok := n[host]; n == nil || ok && found == nil {
 		return nil, &net.DNSError{Err: "server misbehaving", Name: host, IsTemporary: true}
 	}
 	if found := n[host]; found != nil {
@@ -38,6 +38,11 @@ func TestResolve(t *testing.T) {
 	var dns *net.DNSError
 	if got, err := resolve(t.Context(), names(nil), []string{"tasks.agent:2376"}); !errors.As(err, &dns) {
 		t.Errorf("of a name server that is away: %q, %v", got, err)
+	}
+	known["broken"] = nil
+	got, err = resolve(t.Context(), known, []string{"broken:1", "node-9:1"})
+	if !errors.As(err, &dns) || strings.Join(got, " ") != "[fd00::9]:1" {
+		t.Errorf("of two names, one of which cannot be looked up: %q, %v", got, err)
 	}
 }
 

@@ -75,6 +75,37 @@ func TestPlatform(t *testing.T) {
 	w.want("1", f)
 }
 
+// TestRemove removes nodes. A job that waits for the platform of the last one gets a slot of another platform.
+func TestRemove(t *testing.T) {
+	w := newFixture(t, amd64, arm64, arm64)
+	need := Need{Platform: arm64}
+	a, b, c, d := w.Join(Need{Platform: arm64, Home: "a"}), w.Join(need), w.Join(need), w.Join(need)
+	e := w.Join(Need{Platform: arm64, Home: "b"})
+	w.want("1 2 1 2 -", a, b, c, d, e)
+	remove := func(when string, n int, want bool) {
+		t.Helper()
+		if got := w.Remove(w.nodes[n], amd64); got != want {
+			t.Errorf("%s, node %d is removed: %t", when, n, got)
+		}
+	}
+	remove("while it is up", 1, false)
+	w.Down(w.nodes[1])
+	remove("while it has jobs", 1, false)
+	a.Leave()
+	w.want("-", e)
+	c.Leave()
+	remove("while it is down", 1, true)
+	w.Down(w.nodes[2])
+	w.want("-", e) // it waits for the other node of its platform
+	b.Leave()
+	d.Leave()
+	remove("while it is down", 2, true)
+	w.want("0", e)
+	if len(w.Queue.nodes) != 1 || len(w.homes) != 1 {
+		t.Errorf("the queue knows %d nodes and %d homes", len(w.Queue.nodes), len(w.homes))
+	}
+}
+
 // TestHome checks that the jobs of a repository run on the node of its first job. They wait for it for a while, and
 // then run on another node, which is their home from then on.
 func TestHome(t *testing.T) {

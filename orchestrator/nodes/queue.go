@@ -2,6 +2,7 @@ package nodes
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -106,6 +107,27 @@ func (q *Queue) Down(n *Node) {
 	defer q.mu.Unlock()
 	n.up = false
 	q.pass() // jobs whose home it is no longer wait for it
+}
+
+// Remove removes a node that is down, and reports whether it did: it does not while a job has a slot of the node. If no
+// other node has its platform, the jobs that wait for that get slots of the platform instead.
+func (q *Queue) Remove(n *Node, instead string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if n.up || n.taken > 0 {
+		return false
+	}
+	q.nodes = slices.DeleteFunc(q.nodes, func(other *Node) bool { return other == n })
+	maps.DeleteFunc(q.homes, func(_ Need, home *Node) bool { return home == n })
+	if !slices.ContainsFunc(q.nodes, func(other *Node) bool { return other.Platform == n.Platform }) {
+		for _, t := range q.waiting {
+			if t.need.Platform == n.Platform {
+				t.need.Platform = instead
+			}
+		}
+	}
+	q.pass()
+	return true
 }
 
 // A Ticket is a job's place in the queue, and then its slot.
