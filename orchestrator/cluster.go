@@ -228,14 +228,22 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info,
 // platformFor returns the platform that a job asks for, if a node has it. Otherwise it returns the builder's
 // own, where an emulator may run the job's programs. arch may be any name that goArch knows.
 func (c *cluster) platformFor(arch string) string {
+	if platform := "linux/" + goArch(arch); c.hasPlatform(platform) {
+		return platform
+	}
+	return c.Platform
+}
+
+// hasPlatform reports whether a known node has a platform, even if it is lost.
+func (c *cluster) hasPlatform(platform string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, n := range c.byID {
-		if n.info.Platform == "linux/"+goArch(arch) {
-			return n.info.Platform
+		if n.info.Platform == platform {
+			return true
 		}
 	}
-	return c.Platform
+	return false
 }
 
 // isEmpty reports whether no engine is in use.

@@ -491,6 +491,32 @@ func TestNodeForgotten(t *testing.T) {
 	})
 }
 
+// TestNoNodeOfOwnPlatform sends a job when all known nodes are of another platform. Its log says why it waits.
+func TestNoNodeOfOwnPlatform(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const line = "iglu: no node for " + ownPlatform + " is known: the job waits for one\n"
+		l := newLab(t, 1)
+		l.lose("n1")
+		l.setFound("arm")
+		time.Sleep(2 * forgetTime)
+		job := l.send(t.Context(), commandOf("a 1m"))
+		if log := job.log.String(); !strings.Contains(log, line) || job.node() != "-" {
+			t.Errorf("without a node of its platform, a job's log is\n%s", log)
+		}
+		l.machines["n1"].cut(false)
+		l.setFound("arm", "n1")
+		job.wantEnd(t, jobend.Exited)
+		if got := job.node(); got != "n1" {
+			t.Errorf("the job runs on %s", got)
+		}
+		other := l.send(t.Context(), commandOf("b 1m"))
+		if log := other.log.String(); strings.Contains(log, line) {
+			t.Errorf("with such a node, it is\n%s", log)
+		}
+		other.wantEnd(t, jobend.Exited)
+	})
+}
+
 // TestHomeByPlatform sends jobs of one repository for two platforms. Those of each platform keep to their own node.
 func TestHomeByPlatform(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

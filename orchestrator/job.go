@@ -126,6 +126,9 @@ func (r *run) toEnd(ctx context.Context, ticket *nodes.Ticket, record *recorder)
 	for _, property := range shownProperties(r.request) {
 		r.say("warning: the command line holds a secret, which other programs of the job can read; use " + property)
 	}
+	if need := b.needOf(r.request); b.cluster != nil && !b.cluster.hasPlatform(need.Platform) {
+		r.say("no node for " + need.Platform + " is known: the job waits for one")
+	}
 	verdict := r.tracker.close(r.inTurn(ctx, ticket, record))
 	r.release()
 	if verdict.Reason() != "" {
