@@ -156,13 +156,23 @@ func attackOnly(s *server.Settings) {
 	s.Store = stores.Shared // so that the store's calls can fail too
 }
 
-// clean removes what a server's instance keeps for its next start.
+// clean removes what a server's instance keeps for its next start. No container is left.
 func (w *faultFixture) clean(t *testing.T, s *fixture.Server) {
 	t.Helper()
-	if output, err := cleanUpAt(w.Host, s.Instance); err != nil || strings.Contains(output, "container") {
+	if output := w.cleanUp(t, s); strings.Contains(output, "container") {
+		t.Errorf("cleanup: %s", output)
+	}
+}
+
+// cleanUp removes what a server's instance has left, and returns the output of iglu-builder cleanup.
+func (w *faultFixture) cleanUp(t *testing.T, s *fixture.Server) (output string) {
+	t.Helper()
+	output, err := cleanUpAt(w.Host, s.Instance)
+	if err != nil {
 		t.Errorf("cleanup: %v: %s", err, output)
 	}
 	fixture.RemoveAll(w.Host, s.Instance) // its stores
+	return output
 }
 
 // wantNext waits until the slot is free, and checks that a job works.
@@ -272,8 +282,8 @@ func (w *faultFixture) killServer(t *testing.T, at step) string {
 	if err := next.Stop(); err != nil {
 		t.Error(err)
 	}
-	next.Ended <- nil // for the clean-up
-	w.clean(t, next)
+	next.Ended <- nil  // for the clean-up
+	w.cleanUp(t, next) // a container that was just created may still be there
 	w.wantOthers(t)
 	return "(started again)"
 }
