@@ -30,6 +30,8 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 	}{
 		{"listen", "3000", `"3000" is not an address such as 127.0.0.1:3000 or :3000`},
 		{"listen", "localhost:http-not", `"localhost:http-not" is not an address such as 127.0.0.1:3000 or :3000`},
+		{"listen", "127.0.0.1:", `"127.0.0.1:" is not an address such as 127.0.0.1:3000 or :3000`},
+		{"public-url", "https://builder.example.com/?", `"https://builder.example.com/?" is not a URL such as https://builder.example.com`},
 		{"job-image", "Not An Image", `"Not An Image" is not the name of an image: `},
 		{"pull", "sometimes", `"sometimes" is none of "missing" "always" "never"`},
 		{"store", "mine", `"mine" is none of "repository" "shared" "ephemeral"`},
