@@ -148,6 +148,7 @@ func (c checker) checkTexts(job *Request) {
 		longest int
 		values  []string
 	}{
+		{"system", maxName, []string{job.Arch}},
 		{"git.repository", maxName, []string{git.Repository}},
 		{"git.branch", maxName, []string{git.Branch}},
 		{"git.gitUsername", maxName, []string{git.GitUsername}},
