@@ -49,6 +49,7 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 		{"nix-sandbox-unsafe", "true", `"true" is neither yes nor no`},
 		{"instance", "a/b", `"a/b" is not a name of letters, digits, dots, dashes and underscores`},
 		{"allowed-commands", "nix,,sh", `"nix,,sh" is not a list of programs such as nix,nix-build`},
+		{"allowed-commands", "nix nix-build", `"nix nix-build" is not a list of programs such as nix,nix-build`},
 		{"request-timeout", "30", `"30" is not a time such as 30s or 5m`},
 		{"request-timeout", "-1s", `"-1s" is not a time such as 30s or 5m`},
 		{"max-request-bytes", "many", `"many" is not a size such as 1048576 or 1MiB`},

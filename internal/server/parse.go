@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/distribution/reference"
 	"github.com/docker/go-units"
@@ -110,7 +111,8 @@ func parseWords(text string) ([]string, error) {
 	for i := range words {
 		words[i] = strings.TrimSpace(words[i])
 	}
-	if slices.Contains(words, "") {
+	isWrong := func(word string) bool { return word == "" || strings.ContainsFunc(word, unicode.IsSpace) }
+	if slices.ContainsFunc(words, isWrong) {
 		return nil, errors.New("is not a list of programs such as nix,nix-build")
 	}
 	return words, nil
