@@ -67,6 +67,7 @@ var stackNames = strings.NewReplacer(
 	"extraArgs", "extraargs",
 	"apiKey", "apikey",
 	"signingKey", "signingkey",
+	"system", "builder.arch",
 )
 
 // Encode returns a message as one line of JSON without a line end. at is the time at which it is sent, which

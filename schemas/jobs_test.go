@@ -388,7 +388,7 @@ var longest = map[string]int{
 	"buildOptions.extraArgs": 120 << 10, "buildOptions.command": 120 << 10, "buildOptions.cachix.target": 4 << 10,
 	"buildOptions.cachix.apiKey": 8 << 10, "buildOptions.cachix.signingKey": 8 << 10,
 	"buildOptions.substituters": 60 << 10, "buildOptions.trustedPublicKeys": 60 << 10,
-	"nix.accessTokens": 16 << 10, "nix.netrc": 16 << 10,
+	"nix.accessTokens": 16 << 10, "nix.netrc": 16 << 10, "system": 4 << 10,
 }
 
 // ofLength returns a valid value of a property with a number of bytes.

@@ -15,13 +15,17 @@ const (
 	unknownCommand                    // the command is not allowed
 )
 
-// A Refusal has everything that is wrong with a message that is not a valid job.
+// A Refusal has what is wrong with a message that is not a valid job.
 type Refusal struct {
 	kind     refusalKind
 	format   Format // the problems have its names of properties
 	problems []problem
+	more     int    // how many problems there are after the first maxProblems, which alone are kept
 	command  string // for unknownCommand
 }
+
+// maxProblems is how many problems a refusal lists. A message can have a hundred thousand.
+const maxProblems = 50
 
 // A problem is one thing that is wrong with a job: the property and the reason, never the value.
 type problem struct {
@@ -42,6 +46,9 @@ func (r *Refusal) reason() string {
 	for _, p := range r.problems {
 		reasons = append(reasons, p.String())
 	}
+	if r.more > 0 {
+		reasons = append(reasons, fmt.Sprintf("and %d more", r.more))
+	}
 	return strings.Join(reasons, "; ")
 }
 
@@ -56,6 +63,10 @@ func (r *Refusal) isAbout(path string) bool {
 func (r *Refusal) add(kind refusalKind, path, why string) {
 	if len(r.problems) == 0 {
 		r.kind = kind
+	}
+	if len(r.problems) == maxProblems {
+		r.more++
+		return
 	}
 	r.problems = append(r.problems, problem{path, why})
 }

@@ -1,6 +1,8 @@
 package schemas
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -37,6 +39,36 @@ func TestRefusalTellsAll(t *testing.T) {
 		if diff := cmp.Diff(Response{Error: notValidSchema, Msg: want, JobStatus: Failed}, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", job, diff)
 		}
+	}
+}
+
+// A message of 1 MiB, which is the largest by default, can have some 100,000 problems. The answer, and the server's log,
+// have the first ones.
+func TestRefusalOfManyProblems(t *testing.T) {
+	var names, urls strings.Builder
+	for i := range 90_000 {
+		fmt.Fprintf(&names, `,"x%x":1`, i)
+		urls.WriteString(`{"url":1},`)
+	}
+	for _, job := range []string{
+		`{"git":{"noClone":true` + names.String() + `},"buildOptions":{"command":"nix","cachix":{"push":false}}}`,
+		`{"git_config":{"noclone":true},"cachix_config":{},"build_options":{"command":"nix","substituters":[` + urls.String() + `{"url":1}]}}`,
+	} {
+		if got := refusal(t, job).Msg; len(got) > 100*maxProblems || !strings.HasSuffix(got, " more") {
+			t.Errorf("%d bytes: %.200s", len(got), got)
+		}
+	}
+}
+
+// A job with very many keys is refused like any other. Comparing each with all others would take minutes.
+func TestRefusalOfManyKeys(t *testing.T) {
+	var keys strings.Builder
+	for i := range 120_000 {
+		fmt.Fprintf(&keys, `"%x",`, i)
+	}
+	job := `{"git_config":{"noclone":true},"cachix_config":{},"build_options":{"command":"nix","substituters":[{"public_signing_keys":[` + keys.String() + `""]}]}}`
+	if got := refusal(t, job).Msg; !strings.Contains(got, "build_options.substituters.public_signing_keys: is too long") {
+		t.Errorf("got %.200s", got)
 	}
 }
 

@@ -3,6 +3,7 @@ package schemas
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -324,6 +325,27 @@ func TestRefusalKind(t *testing.T) {
 		refusal, ok := errors.AsType[*Refusal](err)
 		if !ok || refusal.Kind() != job.kind || refusal.Error() != job.err {
 			t.Errorf("%s: %v", job.data, err)
+		}
+	}
+}
+
+// A repository has one address, in whatever case its scheme and its host are written: the jobs of a repository share a
+// store, and the host is that of its submodules. The case of the user and the path counts.
+func TestRepositoryIsNormalized(t *testing.T) {
+	for repository, want := range map[string]string{
+		"HTTPS://Git.Example.com/Org/Repo":           "https://git.example.com/Org/Repo",
+		"https://Git.Example.com:8443/Org@A/Repo":    "https://git.example.com:8443/Org@A/Repo",
+		"https://User@Git.Example.com/Repo":          "https://git.example.com/Repo",
+		"ssh://Git@Git.Example.com:2222/~User/R.git": "ssh://Git@git.example.com:2222/~User/R.git",
+		"git://[2001:DB8::1]/Repo":                   "git://[2001:db8::1]/Repo",
+		"Git@Git.Example.com:Org/Repo:A@B.git":       "Git@git.example.com:Org/Repo:A@B.git",
+	} {
+		job := fmt.Sprintf(`{"git":{"noClone":false,"repository":%q},"buildOptions":{"command":"nix build","cachix":{"push":false}}}`, repository)
+		r, _, err := ParseRequest([]byte(job), allowedCommands)
+		if err != nil {
+			t.Errorf("%s: %v", repository, err)
+		} else if r.Git.Repository != want {
+			t.Errorf("%s is %s, want %s", repository, r.Git.Repository, want)
 		}
 	}
 }

@@ -15,12 +15,19 @@ import (
 
 // normalize makes equivalent requests equal.
 func (r *Request) normalize() {
+	if scpForm().MatchString(r.Git.Repository) {
+		r.Git.Repository = withPlainHost(r.Git.Repository, ":")
+		return
+	}
 	u, err := url.Parse(r.Git.Repository)
 	if err != nil {
 		return
 	}
 	// The scheme in small letters: git has a program named after it.
 	r.Git.Repository = u.Scheme + r.Git.Repository[len(u.Scheme):]
+	if rest, ok := strings.CutPrefix(r.Git.Repository, u.Scheme+"://"); ok {
+		r.Git.Repository = u.Scheme + "://" + withPlainHost(rest, "/")
+	}
 
 	// A user name in an http(s) URL would be visible in arguments and in git's messages.
 	if u.User == nil || (u.Scheme != "http" && u.Scheme != "https") {
@@ -32,8 +39,16 @@ func (r *Request) normalize() {
 	if r.Git.GitUsername == "" {
 		r.Git.GitUsername = u.User.Username()
 	}
-	u.User = nil
+	u.User, u.Host = nil, strings.ToLower(u.Host)
 	r.Git.Repository = u.String()
+}
+
+// withPlainHost returns an address without its scheme with the host in small letters. The host is before end, and after
+// the @ of a user. Git and ssh compare it with the hosts of submodules and inputs, and do not ignore the case.
+func withPlainHost(address, end string) string {
+	host, _, _ := strings.Cut(address, end)
+	at := strings.LastIndexByte(host, '@') + 1
+	return address[:at] + strings.ToLower(host[at:]) + address[len(host):]
 }
 
 // A checker checks a job against the rules that a schema cannot express, and adds broken rules to a Refusal.
@@ -133,6 +148,7 @@ func (c checker) checkTexts(job *Request) {
 		longest int
 		values  []string
 	}{
+		{"system", maxName, []string{job.Arch}},
 		{"git.repository", maxName, []string{git.Repository}},
 		{"git.branch", maxName, []string{git.Branch}},
 		{"git.gitUsername", maxName, []string{git.GitUsername}},

@@ -39,8 +39,12 @@ var (
 
 func shownTokens(line string) []Shown {
 	var shown []Shown
-	for _, at := range tokensBegin().FindAllStringIndex(line, -1) {
+	begins := tokensBegin().FindAllStringIndex(line, -1)
+	for i, at := range begins {
 		rest := line[at[1]:]
+		if i+1 < len(begins) { // the rest is looked at from there, and not twice
+			rest = line[at[1]:begins[i+1][0]]
+		}
 		for m := tokenWord().FindStringSubmatchIndex(rest); m != nil; m = tokenWord().FindStringSubmatchIndex(rest) {
 			token := rest[m[2]:m[3]]
 			shown = append(shown, Shown{token, accessTokensProperty})

@@ -47,6 +47,16 @@ func TestShown(t *testing.T) {
 	}
 }
 
+// Each word of a line is looked at once, however often the line has the name of the setting. Otherwise one message could
+// keep a server busy for hours, and fill its memory.
+func TestShownManyTimes(t *testing.T) {
+	const times = 200
+	r := Request{BuildOptions: BuildOptions{Command: "nix " + strings.Repeat("access-tokens=a=secret ", times)}}
+	if got := r.Shown(); len(got) != times || got[0].Secret != "secret" {
+		t.Errorf("%d secrets in %d settings, the first %+v", len(got), times, got[:1])
+	}
+}
+
 // Every secret of a job is masked, and tokens also without the prefix for their kind.
 func TestSecrets(t *testing.T) {
 	r := Request{

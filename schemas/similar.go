@@ -17,7 +17,10 @@ func didYouMean(name string, known []string) string {
 func Nearest(name string, known []string) (nearest string) {
 	least := maxTypos + 1
 	for _, candidate := range known {
-		if typos := distance(plainName(name), plainName(candidate)); isSimilar(name, candidate) && typos < least {
+		if !isSimilar(name, candidate) {
+			continue
+		}
+		if typos := distance(plainName(name), plainName(candidate)); typos < least {
 			nearest, least = candidate, typos
 		}
 	}
@@ -45,9 +48,9 @@ func isSimilar(a, b string) bool {
 }
 
 // plainName returns a name without case, underscores and dashes.
-func plainName(name string) string {
-	return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(name))
-}
+func plainName(name string) string { return strings.ToLower(withoutDashes.Replace(name)) }
+
+var withoutDashes = strings.NewReplacer("_", "", "-", "")
 
 // distance returns how many letters must be inserted, removed or replaced to change a into b (Levenshtein).
 func distance(a, b string) int {

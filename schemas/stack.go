@@ -1,7 +1,5 @@
 package schemas
 
-import "slices"
-
 // stackRequest is a job from the scheduler of today's Iglu stack: rows of its database, in which an empty
 // string means that a property is not set. Properties without a counterpart in a Request must have the right
 // type and are ignored otherwise; docs/iglu.md lists them.
@@ -82,10 +80,12 @@ func (s *stackRequest) request() *Request {
 			SigningKey: s.Cachix.SigningKey,
 		},
 	}
+	var substituters, keys set
 	for _, substituter := range s.BuildOptions.Substituters {
-		options.Substituters = union(options.Substituters, substituter.URL)
-		options.TrustedPublicKeys = union(options.TrustedPublicKeys, substituter.PublicSigningKeys...)
+		substituters.add(substituter.URL)
+		keys.add(substituter.PublicSigningKeys...)
 	}
+	options.Substituters, options.TrustedPublicKeys = substituters.texts, keys.texts
 	return &Request{
 		Git: Git{
 			Repository:   s.Git.Repository,
@@ -111,12 +111,22 @@ func (s *stackCachix) push() bool {
 	return s.Target != "" || s.APIKey != "" || s.SigningKey != ""
 }
 
-// union appends the texts that are not empty and not in the set yet.
-func union(set []string, more ...string) []string {
+// A set has texts in the order in which they were added.
+type set struct {
+	texts []string
+	has   map[string]bool
+}
+
+// add adds the texts that are not empty and not in the set yet.
+func (s *set) add(more ...string) {
 	for _, text := range more {
-		if text != "" && !slices.Contains(set, text) {
-			set = append(set, text)
+		if text == "" || s.has[text] {
+			continue
 		}
+		if s.has == nil {
+			s.has = make(map[string]bool)
+		}
+		s.has[text] = true
+		s.texts = append(s.texts, text)
 	}
-	return set
 }

@@ -30,6 +30,8 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 	}{
 		{"listen", "3000", `"3000" is not an address such as 127.0.0.1:3000 or :3000`},
 		{"listen", "localhost:http-not", `"localhost:http-not" is not an address such as 127.0.0.1:3000 or :3000`},
+		{"listen", "127.0.0.1:", `"127.0.0.1:" is not an address such as 127.0.0.1:3000 or :3000`},
+		{"public-url", "https://builder.example.com/?", `"https://builder.example.com/?" is not a URL such as https://builder.example.com`},
 		{"job-image", "Not An Image", `"Not An Image" is not the name of an image: `},
 		{"pull", "sometimes", `"sometimes" is none of "missing" "always" "never"`},
 		{"store", "mine", `"mine" is none of "repository" "shared" "ephemeral"`},
@@ -47,6 +49,7 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 		{"nix-sandbox-unsafe", "true", `"true" is neither yes nor no`},
 		{"instance", "a/b", `"a/b" is not a name of letters, digits, dots, dashes and underscores`},
 		{"allowed-commands", "nix,,sh", `"nix,,sh" is not a list of programs such as nix,nix-build`},
+		{"allowed-commands", "nix nix-build", `"nix nix-build" is not a list of programs such as nix,nix-build`},
 		{"request-timeout", "30", `"30" is not a time such as 30s or 5m`},
 		{"request-timeout", "-1s", `"-1s" is not a time such as 30s or 5m`},
 		{"max-request-bytes", "many", `"many" is not a size such as 1048576 or 1MiB`},

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -164,6 +165,38 @@ func TestKeyStaysWithItsHost(t *testing.T) {
 	}
 	if authorization != "" {
 		t.Error("the API key went to another host")
+	}
+}
+
+// An address is written in several ways: the case of a host does not count, nor does the port of its scheme.
+func TestIsOurs(t *testing.T) {
+	for _, test := range []struct {
+		target, at string
+		want       bool
+	}{
+		{"https://Cache.example.com/c", "https://cache.example.com/c/nar/x", true},
+		{"https://cache.example.com/c", "https://CACHE.example.com/c", true},
+		{"https://Cachix.org/c", "https://c.cachix.org/", true},
+		{"https://cache.example.com:443/c", "https://cache.example.com/c", true},
+		{"http://cache.example.com/c", "http://cache.example.com:80/c", true},
+		{"https://cache.example.com/c", "https://cache.example.com:80/c", false},
+		{"https://cache.example.com/c", "https://cache.example.com:8443/c", false},
+		{"https://cache.example.com/c", "http://cache.example.com/c", false},
+		{"https://cache.example.com/c", "https://evilcache.example.com/c", false},
+		{"https://cache.example.com/c", "https://example.com/c", false},
+	} {
+		c, err := New(test.target, "", Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, err := url.Parse(test.at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.transport.isOurs(at); got != test.want {
+			t.Errorf("%s is of %s: %v, want %v", test.at, test.target, got, test.want)
+		}
+		c.Close()
 	}
 }
 

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // A pin has the addresses of a cache's host from the first time that its name was resolved. A program that
@@ -19,7 +21,7 @@ type pin struct {
 	moves bool
 
 	mu        sync.Mutex
-	addresses []netip.Addr
+	addresses []netip.Addr // the one that answered last is the first
 }
 
 // Pin resolves the name of the cache's host, and loads this machine's root certificates. After it has returned,
@@ -49,8 +51,31 @@ func (p *pin) known(host string) []netip.Addr {
 	return p.addresses
 }
 
+// prefer makes an address the first. The slices that known has returned do not change.
+func (p *pin) prefer(ip netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.addresses[0] != ip {
+		others := slices.DeleteFunc(slices.Clone(p.addresses), func(other netip.Addr) bool { return other == ip })
+		p.addresses = append([]netip.Addr{ip}, others...)
+	}
+}
+
 // A dialer makes connections, like net.Dialer.DialContext.
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+// addressTimeout is how long one address of a host has to accept a connection before the next one is tried. It is much
+// shorter than Options.CallTimeout.
+const addressTimeout = 5 * time.Second
+
+// within returns the dialer with a time limit.
+func (d dialer) within(limit time.Duration) dialer {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		return d(ctx, network, address)
+	}
+}
 
 // over returns a dialer that uses the pinned addresses.
 func (p *pin) over(dial dialer) dialer {
@@ -64,9 +89,14 @@ func (p *pin) over(dial dialer) dialer {
 			return dial(ctx, network, address)
 		}
 		var failed error
-		for _, ip := range known {
-			conn, err := dial(ctx, network, net.JoinHostPort(ip.Unmap().String(), port))
+		for i, ip := range known {
+			dialIP := dial
+			if i+1 < len(known) {
+				dialIP = dial.within(addressTimeout)
+			}
+			conn, err := dialIP(ctx, network, net.JoinHostPort(ip.Unmap().String(), port))
 			if err == nil {
+				p.prefer(ip)
 				return conn, nil
 			}
 			failed = errors.Join(failed, err)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -40,6 +41,33 @@ func TestPin(t *testing.T) {
 			t.Errorf("%s: error %v, dialled (-want +got):\n%s", name, err, diff)
 		}
 	}
+}
+
+// TestPinnedAddressIsSilent has a host whose first address never answers, for example because the network drops IPv6.
+func TestPinnedAddressIsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const silent, up = "[2001:db8::1]:443", "192.0.2.1:443"
+		p := &pin{host: "cache", addresses: []netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.1")}}
+		var dialled []string
+		client, _ := net.Pipe()
+		dial := p.over(func(ctx context.Context, _, address string) (net.Conn, error) {
+			dialled = append(dialled, address)
+			if address == silent {
+				<-ctx.Done()
+			}
+			return client, ctx.Err()
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), Options{}.withDefaults().CallTimeout)
+		defer cancel()
+		for range 2 {
+			if _, err := dial(ctx, "tcp", "cache:443"); err != nil {
+				t.Error(err)
+			}
+		}
+		if diff := cmp.Diff([]string{silent, up, up}, dialled); diff != "" {
+			t.Errorf("dialled (-want +got):\n%s", diff)
+		}
+	})
 }
 
 func TestInTheOpen(t *testing.T) {

@@ -142,5 +142,13 @@ const userAgent = "iglu-builder"
 // isOurs reports whether the API key may be sent to an address: it must be on the host for which the key was given,
 // or on a subdomain, such as NAME.cachix.org for cachix.org.
 func (t *transport) isOurs(at *url.URL) bool {
-	return at.Scheme == t.home.Scheme && (at.Host == t.home.Host || strings.HasSuffix(at.Host, "."+t.home.Host))
+	host, home := plainHost(at), plainHost(t.home)
+	return at.Scheme == t.home.Scheme && (host == home || strings.HasSuffix(host, "."+home))
+}
+
+// plainHost returns a URL's host and port in one of the ways in which they can be written: in small letters, and without
+// the port of the scheme.
+func plainHost(u *url.URL) string {
+	ports := map[string]string{"http": ":80", "https": ":443"}
+	return strings.TrimSuffix(strings.ToLower(u.Host), ports[u.Scheme])
 }

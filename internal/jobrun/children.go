@@ -1,8 +1,8 @@
 package jobrun
 
 import (
+	"bytes"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -191,20 +191,15 @@ func (r runner) output(argv ...string) (string, int) { return r.outputOf(argv, o
 
 // outputOf does the same, with another standard error.
 func (r runner) outputOf(argv []string, stderr *os.File) (string, int) {
-	from, to, err := os.Pipe()
+	var printed bytes.Buffer
+	pipe, err := newTee(&printed)
 	if err != nil {
 		say("cannot read from %s: %v", argv[0], err)
 		return "", exitInternal
 	}
-	defer from.Close()
-	printed := make(chan string, 1)
-	go func() {
-		text, _ := io.ReadAll(from)
-		printed <- strings.TrimSpace(string(text))
-	}()
-	code := r.run(argv, "/", to, stderr)
-	to.Close()
-	return <-printed, code
+	code := r.run(argv, "/", pipe.in, stderr)
+	pipe.close()
+	return strings.TrimSpace(printed.String()), code
 }
 
 // A process has the parameters of a program to start.

@@ -2,6 +2,8 @@ package jobrun
 
 import (
 	"os"
+	"path/filepath"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -41,5 +43,23 @@ func TestProgramMakesOutputNonBlocking(t *testing.T) {
 	}
 	if flags, err := unix.FcntlInt(uintptr(pipe[1]), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK != 0 {
 		t.Errorf("this program's output has the flags %#x, %v", flags, err)
+	}
+}
+
+// What a program prints is there when the program ends. It can leave a process behind that keeps the output open, for as
+// long as that runs.
+func TestOutputOfProgramThatLeavesAProcess(t *testing.T) {
+	c := newChildren(func() {})
+	defer c.close()
+	r := runner{children: c, user: rootUser(), environ: os.Environ()}
+	ended := filepath.Join(t.TempDir(), "ended")
+	printed, code := r.output("sh", "-c", `(sleep 10; : > "$0") & echo $!`, ended)
+	pid, err := strconv.Atoi(printed)
+	if err != nil || code != 0 {
+		t.Fatalf("it printed %q and ended with %d", printed, code)
+	}
+	defer unix.Kill(pid, unix.SIGKILL)
+	if _, err := os.Stat(ended); err == nil {
+		t.Error("this was known only when the process that was left behind had ended")
 	}
 }

@@ -36,7 +36,7 @@ type daemon struct {
 // programs, with the settings that all of the container's Nix have. ofSystems are some of these settings.
 func newDaemon(job jobenv.Job, root, r runner, ofSystems string, pusher *push.Pusher) (daemon, runner, error) {
 	cache, ofCache := readPrivate(job, pusher)
-	netrc, err := placeNetrc(job.Netrc, ofCache, r.user)
+	netrc, err := placeNetrc(job.Netrc, ofCache, settingsOfOthers(job), r.user)
 	if err != nil {
 		return daemon{}, runner{}, fmt.Errorf("place the netrc: %w", err)
 	}

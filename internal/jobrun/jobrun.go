@@ -165,7 +165,7 @@ func reportEnd(end jobwire.End, job jobenv.Job, children *children, t reporter) 
 
 // run executes the job's steps. It stops at the first that fails.
 func run(ctx context.Context, job jobenv.Job, root, r runner, t reporter) jobwire.End {
-	ofOthers := readConfOfImage() + "\n" + job.NixConf
+	ofOthers := settingsOfOthers(job)
 	ofSystems, err := systemSettings(job, foreignSystems(r.children), ofOthers)
 	if err != nil {
 		sayWhy("", "%v", err)

@@ -25,13 +25,13 @@ const secretsFolder = "/tmp"
 
 // netrcFiles has the names of a job's netrc files. The zero value is for a job that has none.
 type netrcFiles struct {
-	ofUser   string // for the Nix of the job's user; empty: it reads the image's
-	ofDaemon string // for the daemon; empty: it reads the image's
+	ofUser   string // for the Nix of the job's user; empty: it reads the others'
+	ofDaemon string // for the daemon; empty: it reads the others'
 }
 
-// placeNetrc writes files with which Nix and git use a netrc in addition to the image's. ofCache is an entry
-// for the daemon only.
-func placeNetrc(netrc, ofCache string, u *user) (n netrcFiles, err error) {
+// placeNetrc writes files with which Nix and git use a netrc in addition to that of other settings, which are the
+// image's and the operator's. ofCache is an entry for the daemon only.
+func placeNetrc(netrc, ofCache, others string, u *user) (n netrcFiles, err error) {
 	if netrc == "" && ofCache == "" {
 		return n, nil
 	}
@@ -42,18 +42,18 @@ func placeNetrc(netrc, ofCache string, u *user) (n netrcFiles, err error) {
 	if err := errors.Join(os.Lchown(folder, 0, int(u.gid)), os.Chmod(folder, 0o750)); err != nil {
 		return n, err
 	}
-	ofImage := netrcOfImage()
-	text, err := readIfThere(ofImage)
+	ofOthers := netrcOfOthers(others)
+	text, err := readIfThere(ofOthers)
 	if err != nil {
 		return n, err
 	}
-	// The first entry for a host is used, and "default" matches every host. So the image's comes last.
+	// The first entry for a host is used, and "default" matches every host. So the others' comes last.
 	n.ofDaemon = filepath.Join(folder, "of-daemon")
 	if err := os.WriteFile(n.ofDaemon, []byte(ofCache+netrc+"\n"+text), 0o600); err != nil || netrc == "" {
 		return n, err
 	}
 	n.ofUser = filepath.Join(folder, "of-nix")
-	if err := u.writeNetrc(n.ofUser, netrc, ofImage); err != nil {
+	if err := u.writeNetrc(n.ofUser, netrc, ofOthers); err != nil {
 		return n, err
 	}
 	ofGit, home := filepath.Join(folder, "of-git"), filepath.Join(u.home, ".netrc")
@@ -91,9 +91,9 @@ func netrcSetting(file string) string {
 	return lines.String()
 }
 
-// netrcOfImage returns the name of the netrc file that Nix reads in the job image.
-func netrcOfImage() string {
-	file, _ := nixconf.Get(readConfOfImage(), "netrc-file")
+// netrcOfOthers returns the name of the netrc file that Nix reads with the image's and the operator's settings.
+func netrcOfOthers(settings string) string {
+	file, _ := nixconf.Get(settings, "netrc-file")
 	return cmp.Or(file, filepath.Join(confOfImage(), "netrc"))
 }
 

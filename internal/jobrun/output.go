@@ -19,6 +19,7 @@ type output struct {
 	line    []byte // the beginning of a line without its end
 	pending []byte // lines that wait for that end
 	paths   []string
+	known   map[string]bool // of paths
 }
 
 // Write writes what the build prints.
@@ -51,10 +52,21 @@ var (
 func (o *output) endLine() {
 	if bytes.HasPrefix(o.line, storePrefix) { // avoids allocations for most lines
 		if path := string(bytes.TrimSuffix(o.line, []byte{'\r'})); nixstore.IsPath(path) {
-			o.paths = append(o.paths, path)
+			o.note(path)
 		}
 	}
 	o.line = o.line[:0]
+}
+
+// note keeps a path that the build has printed. It keeps a repeated one only while it can be one of the results.
+func (o *output) note(path string) {
+	if o.known == nil {
+		o.known = make(map[string]bool)
+	}
+	if !o.known[path] || len(o.paths) < maxResults {
+		o.paths = append(o.paths, path)
+	}
+	o.known[path] = true
 }
 
 // say writes a message of this program.

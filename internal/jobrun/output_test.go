@@ -41,6 +41,17 @@ func TestOutput(t *testing.T) {
 	}
 }
 
+// A command that prints the same paths for hours takes no memory for that. The first ones are kept, because results are
+// told apart by their order.
+func TestOutputOfRepeatedPaths(t *testing.T) {
+	o := &output{w: io.Discard}
+	o.Write([]byte(strings.Repeat(path1+"\n", 10*maxResults) + path2 + "\n" + path2))
+	got := o.printed()
+	if len(got) != maxResults+1 || got[maxResults-1] != path1 || got[maxResults] != path2 {
+		t.Errorf("%d paths, the last is %s", len(got), got[len(got)-1])
+	}
+}
+
 // Lines that are no paths cause no allocations.
 func TestOutputAllocatesNothing(t *testing.T) {
 	o := &output{w: io.Discard}

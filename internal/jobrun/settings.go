@@ -30,6 +30,9 @@ func readConfOfImage() string {
 	return string(text)
 }
 
+// settingsOfOthers returns the settings of the job image, and then those of the operator.
+func settingsOfOthers(job jobenv.Job) string { return readConfOfImage() + "\n" + job.NixConf }
+
 // writeConf makes the folder for a job's settings. Its nix.conf has the image's settings and then the given
 // lines. It has the other files of the image's folder as well.
 func writeConf(folder, image, lines string) error {

@@ -65,3 +65,18 @@ func TestCacheEntry(t *testing.T) {
 		}
 	}
 }
+
+// The netrc that a job adds to is the one that Nix would read without it: that of the operator's settings, which follow
+// the image's.
+func TestNetrcOfOthers(t *testing.T) {
+	t.Setenv(confVariable, "/image")
+	for settings, want := range map[string]string{
+		"":                        "/image/netrc",
+		"netrc-file = /image's\n": "/image's",
+		"netrc-file = /image's\nsandbox = false\nnetrc-file = /operator's\n": "/operator's",
+	} {
+		if got := netrcOfOthers(settings); got != want {
+			t.Errorf("with %q it is %s, want %s", settings, got, want)
+		}
+	}
+}

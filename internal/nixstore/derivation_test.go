@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/nix-community/go-nix/pkg/derivation"
@@ -144,5 +145,24 @@ func TestFiles(t *testing.T) {
 	}
 	if lines := strings.Split(log.String(), "\n"); len(lines) != 33 || lines[29] != "line 29" || lines[31] != "end" {
 		t.Errorf("%d lines, the last is %q", len(lines), lines[len(lines)-1])
+	}
+}
+
+// A long line is not split in the middle of a character.
+func TestLogOfLongCharacters(t *testing.T) {
+	packed, err := os.ReadFile("testdata/unicode.bz2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := store(t, map[string]string{"/nix/var/log/nix/drvs/01/23-a.drv.bz2": string(packed)})
+	var log strings.Builder
+	err = f.Log("/nix/store/0123-a.drv", func(part string, goesOn bool) {
+		if !utf8.ValidString(part) || len(part) > maxPart {
+			t.Errorf("a part of %d bytes that ends in %q", len(part), part[len(part)-4:])
+		}
+		log.WriteString(part)
+	})
+	if want := "a" + strings.Repeat("é€🦊", 20_000) + "end"; err != nil || log.String() != want {
+		t.Errorf("%d bytes, want %d; %v", log.Len(), len(want), err)
 	}
 }

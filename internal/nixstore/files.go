@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"syscall"
+	"unicode/utf8"
 )
 
 const (
@@ -73,8 +74,9 @@ func (f Files) Log(drv string, take func(part string, goesOn bool)) error {
 	}
 	defer file.Close()
 	limited := &io.LimitedReader{R: bzip2.NewReader(file), N: maxUnpacked}
-	for r := bufio.NewReaderSize(limited, maxPart); ; {
-		part, goesOn, err := r.ReadLine()
+	r := bufio.NewReaderSize(limited, maxPart-utf8.UTFMax)
+	for cut := ""; ; { // the beginning of a character at the end of the previous part
+		text, goesOn, err := r.ReadLine()
 		switch {
 		case err == io.EOF && limited.N > 0:
 			return nil
@@ -83,6 +85,24 @@ func (f Files) Log(drv string, take func(part string, goesOn bool)) error {
 		case err != nil:
 			return err
 		}
-		take(string(part), goesOn)
+		part := cut + string(text)
+		cut = ""
+		if goesOn {
+			part, cut = splitCharacter(part)
+		}
+		take(part, goesOn)
 	}
+}
+
+// splitCharacter splits a text before its last character, if that is not complete.
+func splitCharacter(text string) (whole, cut string) {
+	for i := len(text) - 1; i >= 0 && len(text)-i < utf8.UTFMax; i-- {
+		if utf8.RuneStart(text[i]) {
+			if !utf8.FullRuneInString(text[i:]) {
+				return text[:i], text[i:]
+			}
+			break
+		}
+	}
+	return text, ""
 }

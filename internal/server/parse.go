@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/distribution/reference"
 	"github.com/docker/go-units"
@@ -64,7 +65,7 @@ func parseAddress(text string) (string, error) {
 	if err == nil {
 		_, err = net.LookupPort("tcp", port)
 	}
-	if err != nil {
+	if err != nil || port == "" { // with an empty port, it would be any
 		return "", errors.New("is not an address such as 127.0.0.1:3000 or :3000")
 	}
 	return text, nil
@@ -110,7 +111,8 @@ func parseWords(text string) ([]string, error) {
 	for i := range words {
 		words[i] = strings.TrimSpace(words[i])
 	}
-	if slices.Contains(words, "") {
+	isWrong := func(word string) bool { return word == "" || strings.ContainsFunc(word, unicode.IsSpace) }
+	if slices.ContainsFunc(words, isWrong) {
 		return nil, errors.New("is not a list of programs such as nix,nix-build")
 	}
 	return words, nil
@@ -173,7 +175,7 @@ func parsePublicURL(text string) (string, error) {
 		return "", nil
 	}
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || strings.ContainsAny(text, "?#") {
 		return "", errors.New("is not a URL such as https://builder.example.com")
 	}
 	return strings.TrimRight(text, "/"), nil
@@ -285,8 +287,12 @@ func parseKeep(text string) (keep joblog.Keep, err error) {
 	if jobs := m[1] + m[3]; jobs != "" {
 		keep.Jobs, _ = strconv.Atoi(jobs)
 	}
-	if days, _ := strconv.Atoi(m[2] + m[4]); days > 0 {
+	if text := m[2] + m[4]; text != "" {
+		days, _ := strconv.Atoi(text)
 		keep.Age = time.Duration(days) * 24 * time.Hour
+		if days == 0 { // an age of 0 would be no limit
+			keep.Jobs = 0
+		}
 	}
 	return keep, nil
 }

@@ -15,6 +15,8 @@ func TestKeepLogs(t *testing.T) {
 		"20":    {Jobs: 20},
 		"7d":    {Jobs: math.MaxInt, Age: 7 * 24 * time.Hour},
 		"20,7d": {Jobs: 20, Age: 7 * 24 * time.Hour},
+		"0d":    {},
+		"20,0d": {},
 	} {
 		if got, err := parseKeep(text); got != want || err != nil {
 			t.Errorf("%s: %+v, %v", text, got, err)
