@@ -91,6 +91,11 @@ function take(state, event, at) {
     if ("runs" in state.job.dataset) drawWord(event.phase === "wait" ? ["○", "waiting"] : ["●", "running"]);
     if ("runs" in state.job.dataset && !state.cancelled) say(`${DOING[event.phase] ?? event.phase} …`);
     break;
+  case "retry": // what was reported so far is of the job's first run
+    state.phases = [];
+    state.progress = state.push = null;
+    state.tree.clear();
+    break;
   case "queue":
     state.ahead = event.ahead;
     break;

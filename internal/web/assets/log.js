@@ -38,7 +38,7 @@ export class Log {
     this.timed = false;
     this.pages = new Map(); // number: {lines, cut, times}
     this.loading = new Set();
-    this.drawn = new Map(); // line, or phase: {key, row}
+    this.drawn = new Map(); // line, or part: {key, row}
     this.query = "";
     this.found = []; // lines
     this.count = 0;
@@ -287,7 +287,7 @@ export class Log {
       const { part, line } = this.parts.at(row);
       const entry = part ? this.head(part) : this.row(line);
       if (!part) lines.push(line);
-      drawn.set(part?.phase ?? line, entry);
+      drawn.set(part ?? line, entry);
       rows.push(entry.row);
     }
     this.drawn = drawn;
@@ -302,7 +302,7 @@ export class Log {
 
   // head returns the element of a part's first row. It reuses an existing one.
   head(part) {
-    const entry = this.drawn.get(part.phase) ?? this.makeHead(part);
+    const entry = this.drawn.get(part) ?? this.makeHead(part);
     const button = entry.row.firstChild, lines = part.to - part.from;
     button.setAttribute("aria-expanded", !part.folded);
     const count = `${lines.toLocaleString("en")} ${lines === 1 ? "line" : "lines"}`;
