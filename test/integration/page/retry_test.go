@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"iglu.sh/builder/internal/history"
+	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/browser"
 )
@@ -55,4 +56,29 @@ func TestPageRetry(t *testing.T) {
 	if tree := browser.Eval[[]string](b, treeText); !slices.Equal(tree, []string{"igloo ended"}) {
 		t.Errorf("in the end, the tree is %q", tree)
 	}
+}
+
+// TestPageOfJobNotKept shows a job that is no longer kept when the page asks how it has ended: the page says so.
+func TestPageOfJobNotKept(t *testing.T) {
+	k := serveKept(t)
+	r := history.Record{Job: "gone", Command: "nix build"}
+	l := k.begin(r)
+	tell(l, schemas.PhaseEvent{Phase: schemas.Build}, "a line")
+	b := browser.OpenTab(t)
+	b.Open(k.url + "/jobs/gone")
+	b.UntilText("#rows", "a line")
+	r.End = jobend.Exited
+	if err := k.records.Put(r); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.records.Prune(func(string) bool { return false }); err != nil {
+		t.Fatal(err)
+	}
+	b.Expect("404")
+	l.Respond(schemas.Exited(0), schemas.VerdictEvent{End: string(jobend.Exited)})
+	l.Complete()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b.UntilText("#status", "The job has ended")
 }
