@@ -358,11 +358,11 @@ export class Log {
   marked(text) {
     const all = pieces(text);
     if (!this.query) return all.map(({ text, style }) => element(text, style));
-    const plain = all.map((p) => p.text).join("").toLowerCase();
-    const wanted = this.query.toLowerCase();
+    // An expression, because the small form of a letter can be longer than the letter.
+    const wanted = new RegExp(this.query.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"), "giu");
     const edges = [];
-    for (let at = plain.indexOf(wanted); at >= 0 && edges.length < 2 * MOST_MARKS; at = plain.indexOf(wanted, at + wanted.length)) {
-      edges.push(at, at + wanted.length);
+    for (const match of all.map((p) => p.text).join("").matchAll(wanted)) {
+      if (edges.push(match.index, match.index + match[0].length) >= 2 * MOST_MARKS) break;
     }
     const nodes = [];
     let at = 0, passed = 0; // the position in the line, and the number of edges before it
