@@ -1,7 +1,10 @@
 package images
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/distribution/reference"
 	"github.com/docker/cli/cli/config"
@@ -10,6 +13,32 @@ import (
 
 // dockerHub is the name of the registry docker.io in Docker's configuration.
 const dockerHub = "https://index.docker.io/v1/"
+
+// helperTimeout is how long a credential helper may take. It may ask another machine.
+const helperTimeout = time.Minute
+
+var errHelperSilent = errors.New("the credential helper of Docker's configuration does not answer")
+
+// awaitAuth returns the result of registryAuth. It returns when ctx ends, although a helper cannot be interrupted.
+func awaitAuth(ctx context.Context, ref string) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, helperTimeout, errHelperSilent)
+	defer cancel()
+	type result struct {
+		auth string
+		err  error
+	}
+	found := make(chan result, 1)
+	go func() {
+		auth, err := registryAuth(ref)
+		found <- result{auth, err}
+	}()
+	select {
+	case r := <-found:
+		return r.auth, r.err
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+}
 
 // registryAuth returns the credentials for an image's registry, in the format of the engine's API. They are
 // from Docker's configuration (DOCKER_CONFIG, or .docker in the home folder) and its credential helpers.

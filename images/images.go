@@ -12,11 +12,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/client"
 )
@@ -124,9 +126,28 @@ func (s *Source) inspect(ctx context.Context) (Image, error) {
 	}
 	img := Image{ID: found.ID, Digest: found.ID, Platform: found.Os + "/" + found.Architecture, Size: found.Size}
 	if len(found.RepoDigests) > 0 {
-		_, img.Digest, _ = strings.Cut(found.RepoDigests[0], "@")
+		img.Digest = digestOf(s.ref, found.RepoDigests)
 	}
 	return img, nil
+}
+
+// digestOf returns the digest of the image with the name ref. digests are names with a digest: an image that was pulled
+// from several registries has one of each, and they can differ. If ref has a digest, that is returned; if no name is
+// that of ref, the first.
+func digestOf(ref string, digests []string) string {
+	repository := func(text string) string {
+		name, err := reference.ParseNormalizedNamed(text)
+		if err != nil {
+			return ""
+		}
+		return name.Name()
+	}
+	i := slices.IndexFunc(digests, func(text string) bool { return repository(text) == repository(ref) })
+	_, digest, _ := strings.Cut(digests[max(i, 0)], "@")
+	if _, pinned, ok := strings.Cut(ref, "@"); ok {
+		digest = pinned
+	}
+	return digest
 }
 
 // A PullError is the error for an image that is not on the engine and cannot be pulled.

@@ -273,3 +273,34 @@ func TestStalledEngine(t *testing.T) {
 		}
 	})
 }
+
+// digestsEngine has an image with several digests.
+type digestsEngine struct {
+	Engine
+	digests []string
+}
+
+func (e digestsEngine) ImageInspect(context.Context, string, ...client.ImageInspectOption) (image.InspectResponse, error) {
+	return image.InspectResponse{ID: "id", RepoDigests: e.digests}, nil
+}
+
+// TestDigest finds the digest of an image that was pulled from several registries, or more than once.
+func TestDigest(t *testing.T) {
+	digest := func(letter string) string { return "sha256:" + strings.Repeat(letter, 64) }
+	for _, test := range []struct {
+		ref     string
+		digests []string
+		want    string
+	}{
+		{"nixos/nix:1", nil, "id"},
+		{"nixos/nix:1", []string{"mirror.example.com/nix@" + digest("a"), "nixos/nix@" + digest("b")}, digest("b")},
+		{"docker.io/nixos/nix", []string{"mirror.example.com/nix@" + digest("a"), "nixos/nix@" + digest("b")}, digest("b")},
+		{"nixos/nix@" + digest("c"), []string{"nixos/nix@" + digest("b"), "nixos/nix@" + digest("c")}, digest("c")},
+		{"renamed:1", []string{"nixos/nix@" + digest("b")}, digest("b")},
+	} {
+		got, err := NewSource(digestsEngine{digests: test.digests}, test.ref, PullNever).Ensure(t.Context(), func(string) {})
+		if err != nil || got.Digest != test.want {
+			t.Errorf("%s has the digest %s, want %s; %v", test.ref, got.Digest, test.want, err)
+		}
+	}
+}

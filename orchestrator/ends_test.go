@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -405,4 +406,20 @@ func fillDisk(t *testing.T, name string) {
 		}
 	}
 	t.Errorf("%s is not open", name)
+}
+
+// TestAddressesOfOthers has another builder of the instance create the jobs' network before this one starts: the addresses
+// of its jobs are known after Check, before this builder has clients.
+func TestAddressesOfOthers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, fakeengine.Docker, nil)
+		f.engine.MakeNetwork("iglu-builder-test-jobs", map[string]string{engine.LabelInstance: "test"})
+		if err := f.b.Check(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if !f.b.local.engine.(*docker.Engine).IsOfJobs(netip.MustParseAddr("172.26.0.7")) {
+			t.Error("the addresses of the other builder's jobs are not known")
+		}
+	})
 }

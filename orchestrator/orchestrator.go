@@ -186,6 +186,9 @@ func (b *Builder) Check(ctx context.Context) error {
 	if f, ok := errors.AsType[*engine.Failure](err); ok && f.Call == "" {
 		return err // not a failure of the engine
 	}
+	if err == nil {
+		b.local.engine.Ready(ctx) // so that the addresses of other builders' jobs are known before clients are served
+	}
 	return nil
 }
 

@@ -130,9 +130,12 @@ func detachJob(ctx context.Context, o buildclient.Options) (code int, err error)
 	if err != nil {
 		return buildclient.ExitClient, err
 	}
+	text := id
 	if o.JSON {
-		id = string(answer)
+		text = string(answer)
 	}
-	fmt.Fprintln(o.Stdout, id)
+	if _, err := fmt.Fprintln(o.Stdout, text); err != nil {
+		return buildclient.ExitClient, fmt.Errorf("the job %s was started, but its id cannot be printed: %w", id, err)
+	}
 	return 0, nil
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -57,5 +59,24 @@ func TestBuilderOfCommand(t *testing.T) {
 				t.Errorf("exit code %d, %s\nwant %s", code, &stderr, test.want)
 			}
 		})
+	}
+}
+
+// fullDisk is an output that accepts nothing.
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, errors.New("the disk is full") }
+
+// TestDetachCannotPrint sends a job whose id cannot be printed: the command fails, and its error has the id.
+func TestDetachCannotPrint(t *testing.T) {
+	builder := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusAccepted)
+		io.WriteString(w, `{"id":"abc"}`)
+	}))
+	defer builder.Close()
+	var stderr bytes.Buffer
+	code := run(t.Context(), []string{"build", "--url", builder.URL, "--detach", "--command", "nix"}, nil, fullDisk{}, &stderr)
+	if want := "iglu-builder build: the job abc was started, but its id cannot be printed: the disk is full\n"; code != buildclient.ExitClient || stderr.String() != want {
+		t.Errorf("exit code %d, %s", code, &stderr)
 	}
 }

@@ -110,7 +110,10 @@ func readClient(command *cobra.Command, options *buildclient.Options) (err error
 	return nil
 }
 
-// untilInterrupted returns a context that ends with Ctrl-C or SIGTERM.
+// untilInterrupted returns a context that ends with Ctrl-C or SIGTERM. A second signal ends the program, which may
+// be waiting for a reader of its output.
 func untilInterrupted(ctx context.Context) (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
 }

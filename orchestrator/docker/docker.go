@@ -162,13 +162,16 @@ func (d *Engine) Info(ctx context.Context) (engine.Info, error) {
 const readyTimeout = 5 * time.Second
 
 // Ready implements engine.Engine. It accepts that the image is missing if no pull of it has failed, and that the network
-// is missing if the builder creates it.
+// is missing if the builder creates it. Afterwards, IsOfJobs knows the network of the instance's other builders.
 func (d *Engine) Ready(ctx context.Context) error {
 	if _, err := d.Info(ctx); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
+	if d.options.Network == "" {
+		d.network.look(ctx)
+	}
 	if err := d.imageFailure(d.image.Check(ctx)); err != nil {
 		return err
 	}

@@ -61,6 +61,14 @@ func (n *network) ensure(ctx context.Context, lock nameLock) (string, error) {
 	return n.makeOne(ctx)
 }
 
+// look stores the subnets of the instance's own network, if another builder has created it. Without that, a job of the
+// other builder could be a client of this one until this one has a job. It ignores errors: the next job returns them.
+func (n *network) look(ctx context.Context) {
+	if found, err := n.find(ctx); err == nil {
+		n.use(found)
+	}
+}
+
 // makeOne creates the network if it does not exist, and removes duplicates. Docker allows two networks of the same name,
 // but can then use neither. So only one builder at a time may create the network: the caller holds the lock.
 func (n *network) makeOne(ctx context.Context) (id string, err error) {

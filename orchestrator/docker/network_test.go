@@ -370,6 +370,24 @@ func TestIsOfJobs(t *testing.T) {
 	})
 }
 
+// TestAddressesOfOthers has another builder of the instance create the network and run a job: after Ready, its address is one
+// of jobs. Ready does not depend on that.
+func TestAddressesOfOthers(t *testing.T) {
+	t.Parallel()
+	both(t, nil, func(t *testing.T, f *fixture) {
+		addr := netip.MustParseAddr(map[bool]string{false: "172.26.0.7", true: "10.89.0.7"}[f.podman])
+		f.fake.Break(callAt("GET /networks", 1), "500")
+		if err := f.Ready(t.Context()); err != nil || f.IsOfJobs(addr) {
+			t.Errorf("while the networks cannot be listed: %v, %t", err, f.IsOfJobs(addr))
+		}
+		f.fake.Return()
+		f.fake.MakeNetwork(jobsNetwork, instanceLabel)
+		if err := f.Ready(t.Context()); err != nil || !f.IsOfJobs(addr) {
+			t.Errorf("when another builder has created it: %v, %t", err, f.IsOfJobs(addr))
+		}
+	})
+}
+
 // TestAddressesStay lets the engine fail to list its networks while a job runs: IsOfJobs still knows the job's address.
 func TestAddressesStay(t *testing.T) {
 	t.Parallel()

@@ -82,7 +82,7 @@ func (p *Pool) maintainAll(ctx context.Context, run Runner) (again bool, err err
 		case time.Since(e.Used) < idleTime:
 			again = true
 		default:
-			failed = errors.Join(failed, p.maintain(ctx, name, e, run))
+			failed = errors.Join(failed, p.maintain(ctx, name, run))
 		}
 	}
 	return again, errors.Join(failed, p.makeRoom(ctx, "", entry{}))
@@ -145,8 +145,8 @@ func (p *Pool) removeOutdated(ctx context.Context, v engine.Volume) {
 	log.Info("removed a store of an earlier version: it does not say whether its jobs were root")
 }
 
-// maintain maintains a store, unless its lock is taken or a job waits for it.
-func (p *Pool) maintain(ctx context.Context, name string, e entry, run Runner) error {
+// maintain maintains a store, unless its lock is taken, a job waits for it, or it was removed meanwhile.
+func (p *Pool) maintain(ctx context.Context, name string, run Runner) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	unlock, ok := p.tryLock(name, cancel)
@@ -154,6 +154,10 @@ func (p *Pool) maintain(ctx context.Context, name string, e entry, run Runner) e
 		return nil
 	}
 	defer unlock()
+	e, exists := p.metadata.read(name) // a job may have used the store since reconcile: other stores' maintenance takes long
+	if !exists {
+		return nil
+	}
 	m := maintenance{pool: p, name: name, entry: e, run: run, log: p.log.With("store", name)}
 	err := m.check(ctx)
 	if ctx.Err() != nil || errors.Is(err, engine.ErrInUse) {

@@ -350,6 +350,50 @@ func TestMaintenanceGivesWay(t *testing.T) {
 	})
 }
 
+// TestMaintenanceAfterJob has a job use a store while another store is maintained: the maintenance of the first store keeps
+// what the job has recorded.
+func TestMaintenanceAfterJob(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.use("a", 0)
+		f.use("b", 0)
+		begun := time.Now()
+		other := map[string]string{f.key("a").Name: "b", f.key("b").Name: "a"}
+		used := "" // while the first store was maintained
+		if _, err := f.maintainAll(t.Context(), func(_ context.Context, task Task) (int, string, error) {
+			if used == "" {
+				used = other[task.Volume.Name]
+				time.Sleep(10 * time.Minute)
+				f.use(used, 0)
+			}
+			return 0, "7", nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if e, _ := f.metadata.read(f.key(used).Name); e.Used.Sub(begun) != 10*time.Minute || !e.Measured {
+			t.Errorf("the store was used after %s, and measured: %t", e.Used.Sub(begun), e.Measured)
+		}
+	})
+}
+
+// TestRemovedBeforeMaintenance removes a store while another one is maintained: no task runs in it, which would create it
+// again.
+func TestRemovedBeforeMaintenance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.use("a", 0)
+		f.use("b", 0)
+		other := map[string]string{f.key("a").Name: f.key("b").Name, f.key("b").Name: f.key("a").Name}
+		tasks := 0
+		if _, err := f.maintainAll(t.Context(), func(ctx context.Context, task Task) (int, string, error) {
+			tasks++
+			return 0, "7", f.Remove(ctx, other[task.Volume.Name])
+		}); err != nil || tasks != 1 {
+			t.Errorf("%d tasks, %v", tasks, err)
+		}
+	})
+}
+
 // TestLostFolder removes the folder of a builder: the builder finds the stores by their labels, and measures each once.
 // Metadata of stores that do not exist any more is removed.
 func TestLostFolder(t *testing.T) {

@@ -91,6 +91,11 @@ function take(state, event, at) {
     if ("runs" in state.job.dataset) drawWord(event.phase === "wait" ? ["○", "waiting"] : ["●", "running"]);
     if ("runs" in state.job.dataset && !state.cancelled) say(`${DOING[event.phase] ?? event.phase} …`);
     break;
+  case "retry": // what was reported so far is of the job's first run
+    state.phases = [];
+    state.progress = state.push = null;
+    state.tree.clear();
+    break;
   case "queue":
     state.ahead = event.ahead;
     break;
@@ -202,7 +207,7 @@ async function renew(job) {
   byId("sure")?.close();
   byId("cancel")?.remove();
   let page;
-  while (!(page = await pageAt(`/jobs/${job.dataset.job}`).catch(() => null))) await sleep(AGAIN);
+  while (!(page = await pageAt(`/jobs/${job.dataset.job}`, 404).catch(() => null))) await sleep(AGAIN);
   if (page.getElementById("job")) {
     const status = byId("status"), now = page.getElementById("status");
     job.querySelector(":scope > header").replaceWith(page.querySelector("#job > header"));
@@ -212,14 +217,15 @@ async function renew(job) {
     document.title = page.title;
     byId("icon").replaceWith(page.getElementById("icon"));
   } else {
-    say("The job has ended.");
+    say("The job has ended, and is no longer kept.");
   }
   await renewJobs();
 }
 
-async function pageAt(path) {
+// pageAt returns the document at a path. accepted is a status of failed answers that are documents, too.
+async function pageAt(path, accepted) {
   const response = await fetch(path);
-  if (!response.ok) throw new Error(`${path}: ${response.status}`);
+  if (!response.ok && response.status !== accepted) throw new Error(`${path}: ${response.status}`);
   return new DOMParser().parseFromString(await response.text(), "text/html");
 }
 

@@ -38,7 +38,7 @@ export class Log {
     this.timed = false;
     this.pages = new Map(); // number: {lines, cut, times}
     this.loading = new Set();
-    this.drawn = new Map(); // line, or phase: {key, row}
+    this.drawn = new Map(); // line, or part: {key, row}
     this.query = "";
     this.found = []; // lines
     this.count = 0;
@@ -287,7 +287,7 @@ export class Log {
       const { part, line } = this.parts.at(row);
       const entry = part ? this.head(part) : this.row(line);
       if (!part) lines.push(line);
-      drawn.set(part?.phase ?? line, entry);
+      drawn.set(part ?? line, entry);
       rows.push(entry.row);
     }
     this.drawn = drawn;
@@ -302,7 +302,7 @@ export class Log {
 
   // head returns the element of a part's first row. It reuses an existing one.
   head(part) {
-    const entry = this.drawn.get(part.phase) ?? this.makeHead(part);
+    const entry = this.drawn.get(part) ?? this.makeHead(part);
     const button = entry.row.firstChild, lines = part.to - part.from;
     button.setAttribute("aria-expanded", !part.folded);
     const count = `${lines.toLocaleString("en")} ${lines === 1 ? "line" : "lines"}`;
@@ -358,11 +358,11 @@ export class Log {
   marked(text) {
     const all = pieces(text);
     if (!this.query) return all.map(({ text, style }) => element(text, style));
-    const plain = all.map((p) => p.text).join("").toLowerCase();
-    const wanted = this.query.toLowerCase();
+    // An expression, because the small form of a letter can be longer than the letter.
+    const wanted = new RegExp(this.query.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"), "giu");
     const edges = [];
-    for (let at = plain.indexOf(wanted); at >= 0 && edges.length < 2 * MOST_MARKS; at = plain.indexOf(wanted, at + wanted.length)) {
-      edges.push(at, at + wanted.length);
+    for (const match of all.map((p) => p.text).join("").matchAll(wanted)) {
+      if (edges.push(match.index, match.index + match[0].length) >= 2 * MOST_MARKS) break;
     }
     const nodes = [];
     let at = 0, passed = 0; // the position in the line, and the number of edges before it

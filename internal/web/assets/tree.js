@@ -45,6 +45,15 @@ export class Tree {
     });
   }
 
+  // clear removes all derivations.
+  clear() {
+    this.nodes = [];
+    this.numbered = [];
+    this.known.clear();
+    this.top.list.replaceChildren();
+    this.box.hidden = true;
+  }
+
   // plan adds derivations that will be built.
   plan({ first, derivations }) {
     derivations.forEach(({ derivation, needs = [] }, i) => {

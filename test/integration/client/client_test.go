@@ -4,6 +4,7 @@ package client
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"iglu.sh/builder/internal/shellwords"
 	"iglu.sh/builder/schemas"
@@ -182,4 +184,46 @@ func TestInterrupt(t *testing.T) {
 	}
 	fixture.WantNoContainers(t, fixture.Env.Server)
 	fixture.WantFree(t, fixture.Env.Server)
+}
+
+// TestSecondInterrupt presses Ctrl-C twice while nobody reads the client's output: the first cancels the job, the second
+// ends the client, which cannot print.
+func TestSecondInterrupt(t *testing.T) {
+	server := fixture.Env.Server
+	fixture.WantNoContainers(t, server) // of earlier jobs
+	unread, output, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unread.Close()
+	defer output.Close()
+	raw, err := output.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Write(func(fd uintptr) bool {
+		for err == nil { // until the pipe is full
+			_, err = syscall.Write(int(fd), make([]byte, 4096))
+		}
+		return true
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	client := exec.CommandContext(ctx, fixture.Env.Program, "build", "--url", "ws://"+server.Address, "--command", "sh -c 'echo begun; sleep 1000'")
+	client.Stdout = output
+	if err := client.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := fixture.AwaitEngine(server.Host, time.Minute, func() bool { return len(server.Containers()) > 0 }); err != nil {
+		t.Error(err)
+	}
+	shell{t, server.Address}.awaitLine(fixture.NewestJob(t, server), "begun") // the client has got earlier lines
+	client.Process.Signal(syscall.SIGINT)
+	fixture.WantNoContainers(t, server)
+	fixture.WantFree(t, server)
+	client.Process.Signal(syscall.SIGINT)
+	client.Wait()
+	if status := client.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != syscall.SIGINT {
+		t.Errorf("the client has ended with %v", client.ProcessState)
+	}
 }
