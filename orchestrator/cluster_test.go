@@ -468,7 +468,7 @@ func TestNodeForgotten(t *testing.T) {
 		time.Sleep(2 * forgetTime)
 		want("while its address is found", "-")
 		l.setFound("n1")
-		time.Sleep(2 * findInterval)
+		time.Sleep(4 * findInterval) // its pings end first
 		want("when its address is not found any more", "n1 n1")
 		end()
 
@@ -482,7 +482,7 @@ func TestNodeForgotten(t *testing.T) {
 		l.setFound("n1")
 		time.Sleep(forgetTime - time.Minute)
 		want("while it may start again", "-")
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute + 2*findInterval)
 		want("when it has not started", "n1 n1")
 		end()
 		if n := len(l.b.nodes); n != 1 {
