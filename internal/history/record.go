@@ -4,9 +4,9 @@ import (
 	"encoding/json"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/textcut"
 )
 
 // A Record is what the builder stores about one job. The API returns it in the same format.
@@ -71,11 +71,7 @@ func short(text string) string {
 	if len(text) <= maxText {
 		return text
 	}
-	end := maxText
-	for !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end] + "…"
+	return text[:textcut.At(text, maxText)] + "…"
 }
 
 // WithoutUser returns a repository's address without the user name and the key that may precede its host.

@@ -5,6 +5,7 @@ import (
 	"unicode/utf8"
 
 	"iglu.sh/builder/internal/redact"
+	"iglu.sh/builder/internal/textcut"
 	"iglu.sh/builder/schemas"
 )
 
@@ -95,7 +96,7 @@ func (s *Stream) add(part []byte, last bool) {
 		room := s.longest - len(s.partial)
 		line := append(s.partial, part[:room]...)
 		part = part[room:]
-		cut := runeBorder(line)
+		cut := textcut.Whole(line)
 		s.endLine(line[:cut], true)
 		s.partial = append(line[:0], line[cut:]...)
 	}
@@ -104,19 +105,6 @@ func (s *Stream) add(part []byte, last bool) {
 		s.endLine(s.partial, false)
 		s.partial = s.partial[:0]
 	}
-}
-
-// runeBorder returns the length of line without an incomplete rune at its end.
-func runeBorder(line []byte) int {
-	for back := 1; back < utf8.UTFMax && back <= len(line); back++ {
-		if i := len(line) - back; utf8.RuneStart(line[i]) {
-			if utf8.FullRune(line[i:]) {
-				break
-			}
-			return i
-		}
-	}
-	return len(line)
 }
 
 // runeStart returns the index of the first byte of text that begins a rune.

@@ -19,10 +19,10 @@ import (
 	"sync"
 	"time"
 	"unicode"
-	"unicode/utf8"
 
 	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/internal/redact"
+	"iglu.sh/builder/internal/textcut"
 	"iglu.sh/builder/schemas"
 )
 
@@ -319,10 +319,7 @@ func (p *process) line(a *activity, text string) {
 	for goesOn := true; goesOn; {
 		part := text
 		if goesOn = len(text) > maxPart; goesOn {
-			part = text[:maxPart]
-			for !utf8.RuneStart(text[len(part)]) {
-				part = part[:len(part)-1]
-			}
+			part = text[:textcut.At(text, maxPart)]
 		}
 		text = text[len(part):]
 		p.log.tell(schemas.LineEvent{Derivation: a.derivation, Text: a.log.add(part, goesOn)})

@@ -10,6 +10,8 @@ import (
 	"path"
 	"syscall"
 	"unicode/utf8"
+
+	"iglu.sh/builder/internal/textcut"
 )
 
 const (
@@ -88,21 +90,9 @@ func (f Files) Log(drv string, take func(part string, goesOn bool)) error {
 		part := cut + string(text)
 		cut = ""
 		if goesOn {
-			part, cut = splitCharacter(part)
+			whole := textcut.Whole(part)
+			part, cut = part[:whole], part[whole:]
 		}
 		take(part, goesOn)
 	}
-}
-
-// splitCharacter splits a text before its last character, if that is not complete.
-func splitCharacter(text string) (whole, cut string) {
-	for i := len(text) - 1; i >= 0 && len(text)-i < utf8.UTFMax; i-- {
-		if utf8.RuneStart(text[i]) {
-			if !utf8.FullRuneInString(text[i:]) {
-				return text[:i], text[i:]
-			}
-			break
-		}
-	}
-	return text, ""
 }

@@ -5,9 +5,9 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"unicode/utf8"
 
 	"iglu.sh/builder/internal/lazyregexp"
+	"iglu.sh/builder/internal/textcut"
 )
 
 const (
@@ -50,7 +50,7 @@ func linesFrom(log text, size, from, count int64) (lines []string, isCut []int, 
 				break
 			}
 			if len(line) > maxShown {
-				line, isCut = line[:wholeRunes(line, maxShown)], append(isCut, len(lines))
+				line, isCut = line[:textcut.At(line, maxShown)], append(isCut, len(lines))
 			}
 			lines = append(lines, string(line))
 			line, chunk = line[:0], rest
@@ -77,14 +77,6 @@ func chunksOf(log text, offset, size int64) func() ([]byte, error) {
 }
 
 var newline = []byte{'\n'}
-
-// wholeRunes returns the largest length up to n at which text can be cut between runes.
-func wholeRunes(text []byte, n int) int {
-	for n > 0 && !utf8.RuneStart(text[n]) {
-		n--
-	}
-	return n
-}
 
 // A search is the state and the result of a search in a log.
 type search struct {
