@@ -50,7 +50,7 @@ type cluster struct {
 
 	mu     sync.Mutex
 	found  map[string]bool     // the addresses that were found last
-	asked  map[string]bool     // the addresses that a goroutine pings
+	pinged map[string]bool     // the addresses that a goroutine pings
 	away   map[string]*absence // the pinged addresses at which no engine can be used
 	lastAt map[string]string   // the ID of the last engine at each pinged address
 	byID   map[string]*node    // all present and former engines, by their IDs
@@ -58,14 +58,14 @@ type cluster struct {
 
 // newCluster returns the cluster of the builder's options. follow starts it.
 func (b *Builder) newCluster() *cluster {
-	return &cluster{Cluster: *b.options.Cluster, b: b, found: make(map[string]bool), asked: make(map[string]bool), away: make(map[string]*absence),
+	return &cluster{Cluster: *b.options.Cluster, b: b, found: make(map[string]bool), pinged: make(map[string]bool), away: make(map[string]*absence),
 		lastAt: make(map[string]string), byID: make(map[string]*node)}
 }
 
 // follow finds and uses engines until ctx ends.
 func (c *cluster) follow(ctx context.Context) {
-	var asking sync.WaitGroup
-	defer asking.Wait()
+	var pings sync.WaitGroup
+	defer pings.Wait()
 	ticker := time.NewTicker(findInterval)
 	defer ticker.Stop()
 	for {
@@ -74,7 +74,7 @@ func (c *cluster) follow(ctx context.Context) {
 			c.b.log.Warn("cannot look for nodes: those that are known stay", "err", err)
 		}
 		for _, address := range c.note(addresses, err == nil) {
-			asking.Go(func() { c.ask(ctx, address) })
+			pings.Go(func() { c.followAddress(ctx, address) })
 		}
 		c.forget()
 		select {
@@ -95,8 +95,8 @@ func (c *cluster) note(addresses []string, all bool) (fresh []string) {
 	}
 	for _, address := range addresses {
 		c.found[address] = true
-		if !c.asked[address] {
-			c.asked[address] = true
+		if !c.pinged[address] {
+			c.pinged[address] = true
 			fresh = append(fresh, address)
 		}
 	}
@@ -124,15 +124,15 @@ func (c *cluster) isWanted(address string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.found[address] {
-		delete(c.asked, address)
+		delete(c.pinged, address)
 		delete(c.away, address)
 		delete(c.lastAt, address)
 	}
 	return c.found[address]
 }
 
-// ask pings the engine at an address, and uses it as a node while it answers.
-func (c *cluster) ask(ctx context.Context, address string) {
+// followAddress pings the engine at an address, and uses it as a node while it answers.
+func (c *cluster) followAddress(ctx context.Context, address string) {
 	log := c.b.log.With("address", address)
 	ticker := time.NewTicker(pingInterval)
 	defer ticker.Stop()
@@ -143,15 +143,13 @@ func (c *cluster) ask(ctx context.Context, address string) {
 			return
 		}
 		n := c.await(ctx, e, address, ticker.C)
-		if n == nil {
-			e.Close()
-			return // another goroutine may ping the address by now
+		if n != nil {
+			log.Info("node connected", "node", n.name)
+			n.use(ctx, ticker.C)
 		}
-		log.Info("node connected", "node", n.name)
-		n.use(ctx, ticker.C)
 		e.Close()
-		if ctx.Err() != nil {
-			return
+		if n == nil || ctx.Err() != nil {
+			return // if there is no node, another goroutine may ping the address by now
 		}
 	}
 }

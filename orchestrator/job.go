@@ -77,7 +77,8 @@ func (b *Builder) start(ctx context.Context, request *schemas.Request, client st
 	b.mu.Lock()
 	b.running[j.id] = j
 	b.mu.Unlock()
-	ticket := b.queue.Join(b.needOf(request))
+	need := b.needOf(request)
+	ticket := b.queue.Join(need)
 	r.release = func() {
 		ticket.Leave()
 		release()
@@ -86,7 +87,7 @@ func (b *Builder) start(ctx context.Context, request *schemas.Request, client st
 	b.background.Go(func() {
 		defer close(j.ended)
 		defer cancel(nil)
-		j.last = r.toEnd(ctx, ticket, record)
+		j.last = r.toEnd(ctx, need, ticket, record)
 		b.mu.Lock()
 		delete(b.running, j.id)
 		b.changed.Broadcast()
@@ -118,7 +119,7 @@ func (r *run) withoutLog(err error) schemas.Message {
 }
 
 // toEnd waits for a slot, runs the job, and completes its log and its record. It returns the last message.
-func (r *run) toEnd(ctx context.Context, ticket *nodes.Ticket, record *recorder) schemas.Message {
+func (r *run) toEnd(ctx context.Context, need nodes.Need, ticket *nodes.Ticket, record *recorder) schemas.Message {
 	b := r.b
 	page := b.pageOf(r.id)
 	r.lines.Respond(schemas.Accepted(), schemas.JobEvent{ID: r.id, URL: page})
@@ -126,7 +127,7 @@ func (r *run) toEnd(ctx context.Context, ticket *nodes.Ticket, record *recorder)
 	for _, property := range shownProperties(r.request) {
 		r.say("warning: the command line holds a secret, which other programs of the job can read; use " + property)
 	}
-	if need := b.needOf(r.request); b.cluster != nil && !b.cluster.hasPlatform(need.Platform) {
+	if b.cluster != nil && !b.cluster.hasPlatform(need.Platform) {
 		r.say("no node for " + need.Platform + " is known: the job waits for one")
 	}
 	verdict := r.tracker.close(r.inTurn(ctx, ticket, record))
