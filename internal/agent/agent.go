@@ -22,9 +22,9 @@ import (
 const (
 	// handshakeTimeout bounds how long a client may take to show its key.
 	handshakeTimeout = 5 * time.Second
-	// maxHandshakes is how many clients may be in their handshake at once, and how many may get the program at
+	// maxRecent is how many clients may be in their handshake at once, and how many may get the program at
 	// once. One more closes the oldest. Each takes about 30 KiB of memory.
-	maxHandshakes = 128
+	maxRecent = 128
 	// drainInterval is how often an agent that was asked to stop checks whether it may.
 	drainInterval = time.Second
 	// A connection is idle if no byte has come for quietTime and the engine owes no answer. It is less
@@ -70,7 +70,7 @@ func Serve(ctx, force context.Context, o Options, log *slog.Logger) error {
 	listener.Close()
 	<-accepted
 	s.handshakes.closeAll()
-	s.sending.closeAll()
+	s.transfers.closeAll()
 	s.closeAll()
 	s.serving.Wait()
 	log.Info("stopped")
@@ -85,8 +85,8 @@ type service struct {
 	tls        *tls.Config
 	log        *slog.Logger
 	draining   atomic.Bool
-	handshakes newest // connections that are in their handshake
-	sending    newest // connections that get the program: strangers are in the handshake only, and cannot close them
+	handshakes recentConns // connections that are in their handshake
+	transfers  recentConns // connections that get the program: strangers are in the handshake only, and cannot close them
 	refused    refusals
 	serving    sync.WaitGroup
 
@@ -131,8 +131,8 @@ func (s *service) serve(conn net.Conn) {
 		return
 	}
 	if client.ConnectionState().NegotiatedProtocol == protocolProgram {
-		s.sending.add(conn) // so that an agent that ends need not wait for it
-		defer s.sending.remove(conn)
+		s.transfers.add(conn) // so that an agent that ends need not wait for it
+		defer s.transfers.remove(conn)
 		s.sendProgram(client)
 		return
 	}
@@ -227,48 +227,48 @@ func (s *service) busy(ctx context.Context, o Options) string {
 	return ""
 }
 
-// newest are the newest maxHandshakes of some connections, the oldest first.
-type newest struct {
+// recentConns are the last maxRecent connections of a kind, the oldest first.
+type recentConns struct {
 	mu     sync.Mutex
 	conns  []net.Conn
 	closed bool // by closeAll
 }
 
 // add adds a connection, and closes the oldest if there are too many. After closeAll it closes the connection.
-func (h *newest) add(conn net.Conn) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
+func (r *recentConns) add(conn net.Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
 		conn.Close()
 		return
 	}
-	if len(h.conns) >= maxHandshakes {
-		h.conns[0].Close()
-		h.conns = append(h.conns[:0], h.conns[1:]...)
+	if len(r.conns) >= maxRecent {
+		r.conns[0].Close()
+		r.conns = append(r.conns[:0], r.conns[1:]...)
 	}
-	h.conns = append(h.conns, conn)
+	r.conns = append(r.conns, conn)
 }
 
 // remove returns false if the connection has been closed.
-func (h *newest) remove(conn net.Conn) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for i, other := range h.conns {
+func (r *recentConns) remove(conn net.Conn) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, other := range r.conns {
 		if other == conn {
-			h.conns = append(h.conns[:i], h.conns[i+1:]...)
+			r.conns = append(r.conns[:i], r.conns[i+1:]...)
 			return true
 		}
 	}
 	return false
 }
 
-func (h *newest) closeAll() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, conn := range h.conns {
+func (r *recentConns) closeAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, conn := range r.conns {
 		conn.Close()
 	}
-	h.conns, h.closed = nil, true
+	r.conns, r.closed = nil, true
 }
 
 // refusals logs clients that are refused: the first, and then at most one in refusalInterval, so that

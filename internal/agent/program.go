@@ -19,7 +19,7 @@ import (
 )
 
 // An agent sends its own program to a server of another platform, which has no program that runs in the
-// containers of the agent's engine. On a connection of protocolProgram it sends a sending, which is one line of
+// containers of the agent's engine. On a connection of protocolProgram it sends a programHeader, which is one line of
 // JSON, and then the program.
 
 const (
@@ -31,21 +31,21 @@ const (
 	maxLine    = 1 << 10
 )
 
-// A sending describes the program that an agent sends.
-type sending struct {
+// A programHeader describes the program that an agent sends.
+type programHeader struct {
 	Version string `json:"version"`
 	SHA256  string `json:"sha256"` // in hexadecimal digits
 	Size    int64  `json:"size"`   // in bytes
 }
 
-// sendingOf returns the line with the sending of a program.
-func sendingOf(program io.Reader, version string) (line []byte, err error) {
+// headerOf returns the line with the header of a program.
+func headerOf(program io.Reader, version string) (line []byte, err error) {
 	digest := sha256.New()
 	size, err := io.Copy(digest, program)
 	if err != nil {
 		return nil, err
 	}
-	line, err = json.Marshal(sending{Version: version, SHA256: hex.EncodeToString(digest.Sum(nil)), Size: size})
+	line, err = json.Marshal(programHeader{Version: version, SHA256: hex.EncodeToString(digest.Sum(nil)), Size: size})
 	return append(line, '\n'), err
 }
 
@@ -56,7 +56,7 @@ func (s *service) sendProgram(client net.Conn) {
 	if err == nil {
 		defer file.Close()
 		var line []byte
-		if line, err = sendingOf(file, s.version); err == nil {
+		if line, err = headerOf(file, s.version); err == nil {
 			client.Write(line)
 			_, err = file.Seek(0, io.SeekStart)
 		}
@@ -94,18 +94,18 @@ func (k *Keys) Program(ctx context.Context, address, version, folder string) (fi
 	if err != nil {
 		return "", fmt.Errorf("fetch the agent's program: %w", err)
 	}
-	var said sending
-	if err := json.Unmarshal(line, &said); err != nil || !digestForm().MatchString(said.SHA256) || said.Size > maxProgram {
+	var header programHeader
+	if err := json.Unmarshal(line, &header); err != nil || !digestForm().MatchString(header.SHA256) || header.Size > maxProgram {
 		return "", fmt.Errorf("fetch the agent's program: it is announced as %q", line)
 	}
-	if said.Version != version {
-		return "", &VersionError{said.Version}
+	if header.Version != version {
+		return "", &VersionError{header.Version}
 	}
-	file = filepath.Join(folder, said.SHA256)
+	file = filepath.Join(folder, header.SHA256)
 	if _, err := os.Stat(file); err == nil {
 		return file, nil
 	}
-	if err := keep(file, conn, said); err != nil {
+	if err := keep(file, conn, header); err != nil {
 		return "", fmt.Errorf("fetch the agent's program: %w", err)
 	}
 	return file, nil
@@ -125,7 +125,7 @@ func readLine(conn *tls.Conn) (line []byte, err error) {
 }
 
 // keep writes the program that from sends to a file. On failure there is no file.
-func keep(file string, from io.Reader, said sending) error {
+func keep(file string, from io.Reader, header programHeader) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
@@ -135,11 +135,11 @@ func keep(file string, from io.Reader, said sending) error {
 	}
 	defer os.Remove(part.Name())
 	digest := sha256.New()
-	_, err = io.CopyN(io.MultiWriter(part, digest), from, said.Size)
+	_, err = io.CopyN(io.MultiWriter(part, digest), from, header.Size)
 	if err = errors.Join(err, part.Close()); err != nil {
 		return err
 	}
-	if hex.EncodeToString(digest.Sum(nil)) != said.SHA256 {
+	if hex.EncodeToString(digest.Sum(nil)) != header.SHA256 {
 		return errors.New("it is not what was announced")
 	}
 	return os.Rename(part.Name(), file)

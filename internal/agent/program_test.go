@@ -72,10 +72,10 @@ func TestProgramOfStranger(t *testing.T) {
 
 // TestProgramIsWhole checks that no file is kept of an incomplete or wrong program.
 func TestProgramIsWhole(t *testing.T) {
-	said := sending{Version: "1.2.3", SHA256: strings.Repeat("0", 64), Size: 9}
+	header := programHeader{Version: "1.2.3", SHA256: strings.Repeat("0", 64), Size: 9}
 	for _, text := range []string{"a prog", "a program", "another program"} {
 		folder := t.TempDir()
-		if err := keep(filepath.Join(folder, said.SHA256), strings.NewReader(text), said); err == nil {
+		if err := keep(filepath.Join(folder, header.SHA256), strings.NewReader(text), header); err == nil {
 			t.Errorf("%q is kept", text)
 		}
 		if files, err := os.ReadDir(folder); err != nil || len(files) != 0 {
@@ -100,7 +100,7 @@ func TestProgramAmongStrangers(t *testing.T) {
 		t.Fatal(err)
 	}
 	var strangers []net.Conn
-	for range maxHandshakes + 1 {
+	for range maxRecent + 1 {
 		stranger, err := net.Dial("tcp", address)
 		if err != nil {
 			t.Fatal(err)

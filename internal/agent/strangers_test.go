@@ -105,13 +105,13 @@ func TestFalseAgents(t *testing.T) {
 	}
 }
 
-// TestSilentClients connects more than maxHandshakes clients that send nothing.
+// TestSilentClients connects more than maxRecent clients that send nothing.
 func TestSilentClients(t *testing.T) {
 	t.Parallel()
 	k := install(t)
 	a := startAgent(t, Options{Keys: k.agent, Socket: sayer(t).socket})
 	var silent []net.Conn
-	for range 3 * maxHandshakes {
+	for range 3 * maxRecent {
 		conn, err := net.Dial("tcp", a.address)
 		if err != nil {
 			t.Fatal(err)
@@ -139,25 +139,25 @@ func TestSilentClients(t *testing.T) {
 // when all were closed.
 func TestHandshakesInTurn(t *testing.T) {
 	t.Parallel()
-	var h newest
+	var r recentConns
 	var ours, theirs []net.Conn
-	for range maxHandshakes + 2 {
+	for range maxRecent + 2 {
 		a, b := net.Pipe()
 		defer a.Close()
 		b.SetDeadline(time.Now().Add(timeout))
 		ours, theirs = append(ours, a), append(theirs, b)
-		h.add(a)
+		r.add(a)
 	}
 	for n, conn := range theirs[:2] {
 		if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
 			t.Errorf("connection %d: %v", n, err)
 		}
-		if h.remove(ours[n]) {
+		if r.remove(ours[n]) {
 			t.Errorf("connection %d goes on", n)
 		}
 	}
 	for n, conn := range ours[2:] {
-		if !h.remove(conn) {
+		if !r.remove(conn) {
 			t.Fatalf("connection %d is closed", n+2)
 		}
 	}
