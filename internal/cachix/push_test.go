@@ -74,7 +74,7 @@ func TestPush(t *testing.T) {
 	}
 }
 
-// checkNarInfo lets go-nix read a narinfo and verify its signature.
+// checkNarInfo reads a narinfo with go-nix, and verifies its signature.
 func (w *fixture) checkNarInfo(p Path, pushed Pushed) {
 	w.t.Helper()
 	info, err := narinfo.Parse(bytes.NewReader(w.get(p.Hash() + ".narinfo")))

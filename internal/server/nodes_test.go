@@ -71,17 +71,24 @@ func TestNodes(t *testing.T) {
 	}
 }
 
-// TestDraining asks a real agent whether it drains: one that runs, one that was asked to stop, and the next at
-// the same address.
-func TestDraining(t *testing.T) {
-	folder := t.TempDir()
+// makeKeys makes keys in a folder, and returns those of an agent.
+func makeKeys(t *testing.T) (folder string, ofAgent *agent.Keys) {
+	t.Helper()
+	folder = t.TempDir()
 	if err := agent.MakeKeys(folder, nil); err != nil {
 		t.Fatal(err)
 	}
-	keys, err := agent.ReadKeys(filepath.Join(folder, "agent"))
+	ofAgent, err := agent.ReadKeys(filepath.Join(folder, "agent"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return folder, ofAgent
+}
+
+// TestDraining asks a real agent whether it drains: one that runs, one that was asked to stop, and the next at
+// the same address.
+func TestDraining(t *testing.T) {
+	folder, keys := makeKeys(t)
 	s := &Settings{Nodes: []string{"node-1:2376"}, AgentKeys: filepath.Join(folder, "server")}
 	f, err := s.openFleet(ownProgram{}, t.TempDir(), slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -128,14 +135,7 @@ func TestDraining(t *testing.T) {
 // TestProgram asks for the programs of nodes: on the server's own platform it is the server's, and on another that of
 // the agent there, if that is of the server's version.
 func TestProgram(t *testing.T) {
-	folder := t.TempDir()
-	if err := agent.MakeKeys(folder, nil); err != nil {
-		t.Fatal(err)
-	}
-	keys, err := agent.ReadKeys(filepath.Join(folder, "agent"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	folder, keys := makeKeys(t)
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// TestARM64Node has an agent for arm64 run in an emulator, before an engine that is told to be one for arm64. The
+// TestARM64Node has an agent for arm64 run in an emulator, before an engine that says it is one for arm64. The
 // server, which is for amd64, runs the agent's own program there in the containers of jobs for arm64.
 func TestARM64Node(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
