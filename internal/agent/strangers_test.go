@@ -161,8 +161,8 @@ func TestHandshakesInTurn(t *testing.T) {
 			t.Fatalf("connection %d is closed", n+2)
 		}
 	}
-	h.closeAll()
-	h.add(ours[2])
+	r.closeAll()
+	r.add(ours[2])
 	if _, err := theirs[2].Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("after all were closed, one more goes on: %v", err)
 	}
