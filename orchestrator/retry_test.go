@@ -189,8 +189,8 @@ func TestNothingHasRun(t *testing.T) {
 		l.machines["n1"].cut(true)
 		one := l.start("a", "1m")
 		one.wantEnd(t, jobend.Exited)
-		const told = "iglu: node n1 does not answer: the job waits for a slot again\niglu: on node n2\n"
-		if !strings.Contains(one.log.String(), told) {
+		const line = "iglu: node n1 does not answer: the job waits for a slot again\niglu: on node n2\n"
+		if !strings.Contains(one.log.String(), line) {
 			t.Errorf("its log:\n%s", one.log.String())
 		}
 

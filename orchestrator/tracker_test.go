@@ -36,18 +36,18 @@ func (m *messages) WriteMessages(batch []schemas.Message) error {
 }
 
 // told returns the messages' events as JSON, and all other messages as text.
-func (m *messages) told() (told []string) {
+func (m *messages) texts() (texts []string) {
 	for _, message := range m.all {
 		switch {
 		case message.Stream != "":
-			told = append(told, jobIDs.ReplaceAllString(string(message.Stream)+": "+string(message.Line), "JOB"))
+			texts = append(texts, jobIDs.ReplaceAllString(string(message.Stream)+": "+string(message.Line), "JOB"))
 		case message.Response != nil:
-			told = append(told, string(message.Response.JobStatus))
+			texts = append(texts, string(message.Response.JobStatus))
 		default:
-			told = append(told, string(message.Event))
+			texts = append(texts, string(message.Event))
 		}
 	}
-	return told
+	return texts
 }
 
 // A pullingEngine pulls the image for each job.
@@ -101,7 +101,7 @@ func TestMessages(t *testing.T) {
 		"builder: iglu: failed: hello failed. See its log.",
 		"failed",
 	}
-	if diff := cmp.Diff(want, out.told()); diff != "" {
+	if diff := cmp.Diff(want, out.texts()); diff != "" {
 		t.Errorf("messages (-want +got):\n%s", diff)
 	}
 	if n := len(out.all); last.Seq != int64(n) || cmp.Diff(out.all[n-1].Event, last.Event) != "" {

@@ -22,25 +22,25 @@ func (w writes) Write(b []byte) (int, error) {
 // end.
 func TestTap(t *testing.T) {
 	to := make(writes, 100)
-	tap, err := newTee(to)
+	pipe, err := newTee(to)
 	if err != nil {
 		t.Fatal(err)
 	}
 	left := exec.Command("sleep", "60")
-	left.Stderr = tap.in
+	left.Stderr = pipe.in
 	if err := left.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer left.Wait()
 	defer left.Process.Kill()
 	for _, piece := range []string{"half \xff", " a line\r\n", "\x1b[1m"} {
-		tap.in.WriteString(piece)
+		pipe.in.WriteString(piece)
 		if got := <-to; string(got) != piece {
 			t.Errorf("%q has come, want %q", got, piece)
 		}
 	}
-	tap.in.WriteString("the last")
-	tap.close() // which does not wait for what is left
+	pipe.in.WriteString("the last")
+	pipe.close() // which does not wait for what is left
 	close(to)
 	var rest []byte
 	for b := range to {

@@ -87,7 +87,7 @@ func TestPlan(t *testing.T) {
 		"nothing after it":       {[]string{diamond}, want},
 		"something else after":   {[]string{diamond + say("  "+drv("e")+" is no path", "  "+drv("e"))}, want},
 		"what is to be fetched":  {[]string{say("this path will be fetched (0.1 MiB download, 0.2 MiB unpacked):", "  "+out("e")) + diamond}, want},
-		"told twice":             {[]string{diamond + diamond}, want},
+		"reported twice":         {[]string{diamond + diamond}, want},
 		"another process":        {[]string{diamond, say("this derivation will be built:", "  "+drv("e"))}, append(want[:4:4], schemas.PlannedDerivation{Derivation: drv("e"), Needs: []int{0, 3}})},
 		"what was not planned":   {[]string{building("a"), building("b")}, want[:2]},
 		"of another store":       {[]string{building("f")}, []schemas.PlannedDerivation{{Derivation: drv("f")}}},
@@ -126,13 +126,13 @@ func TestPlanBounds(t *testing.T) {
 		}
 	}
 	all, events := planned(t, storeOf(t, needs), say(lines...))
-	size, told := 0, 0
+	size, reported := 0, 0
 	for _, d := range all {
-		told += len(d.Needs)
+		reported += len(d.Needs)
 	}
 	size = len(schemas.AppendEvent(nil, schemas.PlanEvent{Derivations: all}))
-	if len(all) != 8192 || told != 32768 || events != 17 || size > 5<<19 {
-		t.Errorf("%d derivations with %d needs in %d events, %d bytes", len(all), told, events, size)
+	if len(all) != 8192 || reported != 32768 || events != 17 || size > 5<<19 {
+		t.Errorf("%d derivations with %d needs in %d events, %d bytes", len(all), reported, events, size)
 	}
 }
 

@@ -16,11 +16,11 @@ import (
 // events returns a Log that reports progress only in Close, and its events.
 func events(t *testing.T) (*Log, *[]schemas.Event) {
 	t.Helper()
-	var told []schemas.Event
-	l := New(func(e schemas.Event) { told = append(told, e) }, nixstore.Files{Root: t.TempDir()}, noSecrets)
+	var reported []schemas.Event
+	l := New(func(e schemas.Event) { reported = append(reported, e) }, nixstore.Files{Root: t.TempDir()}, noSecrets)
 	l.interval = time.Hour
 	t.Cleanup(l.Close)
-	return l, &told
+	return l, &reported
 }
 
 func starts(id, kind int) string {
@@ -99,10 +99,10 @@ func TestProgressOfBytes(t *testing.T) {
 // is reported twice.
 func TestProgressInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var told []int64
+		var reported []int64
 		l := New(func(e schemas.Event) {
 			if e, ok := e.(schemas.ProgressEvent); ok {
-				told = append(told, e.Derivations.Done)
+				reported = append(reported, e.Derivations.Done)
 			}
 		}, nixstore.Files{}, noSecrets)
 		p := l.newProcess()
@@ -111,7 +111,7 @@ func TestProgressInterval(t *testing.T) {
 			synctest.Wait()
 			l.mu.Lock() // it is held while tell is called
 			defer l.mu.Unlock()
-			if diff := cmp.Diff(want, told); diff != "" {
+			if diff := cmp.Diff(want, reported); diff != "" {
 				t.Errorf("%s (-want +got):\n%s", when, diff)
 			}
 		}
@@ -138,11 +138,11 @@ func TestProgressInterval(t *testing.T) {
 // Only builds, downloads and what is fetched for them begin the phase of building, once.
 func TestPhaseBegins(t *testing.T) {
 	for kind, want := range map[int]int{copyPath: 1, build: 1, substitute: 1, realise: 0, copyPaths: 0, builds: 0, 101: 0} {
-		l, told := events(t)
+		l, reported := events(t)
 		p := l.newProcess()
 		p.processLines(starts(1, kind), starts(2, kind))
 		got := 0
-		for _, e := range *told {
+		for _, e := range *reported {
 			if e == (schemas.PhaseEvent{Phase: schemas.Build}) {
 				got++
 			}
@@ -154,8 +154,8 @@ func TestPhaseBegins(t *testing.T) {
 }
 
 // inShort returns the events of derivations and their lines in short.
-func inShort(told []schemas.Event) (short []string) {
-	for _, e := range told {
+func inShort(reported []schemas.Event) (short []string) {
+	for _, e := range reported {
 		switch e := e.(type) {
 		case schemas.DerivationEvent:
 			short = append(short, strings.TrimSpace(fmt.Sprint(e.State, " ", e.Derivation, " ", e.Phase)))
@@ -169,7 +169,7 @@ func inShort(told []schemas.Event) (short []string) {
 // Results are reported for builds only, and a phase only when it changes. A record with missing fields
 // changes nothing.
 func TestResults(t *testing.T) {
-	l, told := events(t)
+	l, reported := events(t)
 	l.newProcess().processLines(
 		starts(1, build), starts(2, substitute), starts(1, build), // which is known
 		result(1, setPhase, `"unpackPhase"`), result(1, setPhase, `"unpackPhase"`), result(1, buildLogLine, `"a line"`),
@@ -177,18 +177,18 @@ func TestResults(t *testing.T) {
 		result(1, progress, "1"), result(1, setExpected, ""), `{"action":"result","id":1,"type":106}`, `{"action":"start","id":3,"type":105}`)
 	want := []string{"building /nix/store/00000000000000000000000000000001-1.drv", "building /nix/store/00000000000000000000000000000001-1.drv unpackPhase", "/nix/store/00000000000000000000000000000001-1.drv: a line",
 		"building /nix/store/00000000000000000000000000000001-1.drv buildPhase"}
-	if diff := cmp.Diff(want, inShort(*told)); diff != "" {
+	if diff := cmp.Diff(want, inShort(*reported)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
 // Counts are assigned to derivations in the order in which these ended.
 func TestCountsDecide(t *testing.T) {
-	l, told := events(t)
+	l, reported := events(t)
 	p := l.newProcess()
 	p.processLines(starts(9, builds), starts(1, build), starts(2, build), starts(3, build), starts(4, build), starts(5, build))
 	p.processLines(stops(1), stops(2), stops(3), stops(4))
-	*told = nil
+	*reported = nil
 	for _, step := range []struct{ record, want string }{
 		{result(9, progress, "1,5,4,0"), "built /nix/store/00000000000000000000000000000001-1.drv"},
 		{result(9, progress, "1,5,3,1"), "failed /nix/store/00000000000000000000000000000002-2.drv"},
@@ -200,22 +200,22 @@ func TestCountsDecide(t *testing.T) {
 		{result(9, progress, "3,5,0,2"), "failed /nix/store/00000000000000000000000000000005-5.drv"},
 	} {
 		p.processLines(step.record)
-		if got := strings.Join(inShort(*told), ", "); got != step.want {
+		if got := strings.Join(inShort(*reported), ", "); got != step.want {
 			t.Errorf("after %s: %q, want %q", step.record, got, step.want)
 		}
-		*told = nil
+		*reported = nil
 	}
 }
 
 // A count that arrives before the end of its derivation is kept until then.
 func TestCountedBefore(t *testing.T) {
 	for counts, want := range map[[2]string]string{{"1,2,1,0", "1,2,0,0"}: "built", {"0,2,1,1", "0,2,0,1"}: "failed"} {
-		l, told := events(t)
+		l, reported := events(t)
 		p := l.newProcess()
 		p.processLines(starts(9, builds), starts(1, build), result(9, progress, counts[0]), result(9, progress, counts[1]))
-		*told = nil
+		*reported = nil
 		p.processLines(stops(1))
-		if got := strings.Join(inShort(*told), ", "); got != want+" /nix/store/00000000000000000000000000000001-1.drv" {
+		if got := strings.Join(inShort(*reported), ", "); got != want+" /nix/store/00000000000000000000000000000001-1.drv" {
 			t.Errorf("%s: %q", want, got)
 		}
 	}
@@ -223,10 +223,10 @@ func TestCountedBefore(t *testing.T) {
 
 // The end of a record that is too long is not read as a record.
 func TestEndOfLongRecord(t *testing.T) {
-	l, told := events(t)
+	l, reported := events(t)
 	l.Read(strings.NewReader(strings.Repeat("x", maxRecord) + starts(1, build) + strings.Repeat("\n", 2*maxRecord) + starts(2, build) + "\n"))
 	want := []string{"building /nix/store/00000000000000000000000000000002-2.drv", "failed /nix/store/00000000000000000000000000000002-2.drv"}
-	if diff := cmp.Diff(want, inShort(*told)); diff != "" {
+	if diff := cmp.Diff(want, inShort(*reported)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -247,7 +247,7 @@ func TestLastLinesOfParts(t *testing.T) {
 // A program of the job can write records of its own. Nonsense is not reported, and every number is in the
 // range of exact numbers.
 func TestNonsense(t *testing.T) {
-	log, told := events(t)
+	log, reported := events(t)
 	const drv = "/nix/store/00000000000000000000000000000001-1.drv"
 	records := []string{
 		`{"action":"start","id":1,"type":105,"fields":["<b>no derivation</b>"]}`,
@@ -264,16 +264,16 @@ func TestNonsense(t *testing.T) {
 	}
 	log.Read(strings.NewReader(strings.Join(records, "\n") + "\n"))
 	log.Close()
-	for _, e := range *told {
+	for _, e := range *reported {
 		switch e := e.(type) {
 		case schemas.DerivationEvent:
 			if e.Derivation != drv || e.Phase != "" {
-				t.Errorf("told: %+v", e)
+				t.Errorf("reported: %+v", e)
 			}
 		case schemas.ProgressEvent:
 			for _, n := range []int64{e.Derivations.Done, e.Derivations.Running, e.Derivations.Expected, e.Derivations.Failed, e.Bytes.Done, e.Bytes.Expected} {
 				if n < 0 || n > maxCount {
-					t.Errorf("told: %+v", e)
+					t.Errorf("reported: %+v", e)
 				}
 			}
 		}

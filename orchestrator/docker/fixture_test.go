@@ -215,7 +215,7 @@ func plain(text string) string {
 
 // told returns the content of an error: how the job ends, the message for its client, and in brackets the call of the
 // engine that failed.
-func told(err error) string {
+func messageOf(err error) string {
 	failure, ok := err.(*engine.Failure)
 	switch {
 	case err == nil:
@@ -235,7 +235,7 @@ func told(err error) string {
 
 func wantTold(t *testing.T, err error, want string) {
 	t.Helper()
-	if got := told(err); got != want {
+	if got := messageOf(err); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }

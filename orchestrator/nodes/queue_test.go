@@ -30,11 +30,11 @@ func queueAtRandom(t *testing.T, slots int, r *rand.Rand) {
 	begun := make([]time.Time, jobs) // zero: it gave up
 	for n := range jobs {
 		time.Sleep(time.Duration(r.IntN(2000/slots)) * time.Millisecond)
-		takes, patience := time.Duration(r.IntN(2000))*time.Millisecond, time.Duration(1+r.IntN(60))*time.Second
+		takes, timeout := time.Duration(r.IntN(2000))*time.Millisecond, time.Duration(1+r.IntN(60))*time.Second
 		ticket := q.Join(Need{})
 		go func() {
 			defer ticket.Leave()
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), timeout)
 			defer cancel()
 			if _, err := ticket.Wait(ctx, func(int) {}); err == nil {
 				begun[n] = time.Now()
@@ -72,7 +72,7 @@ func TestPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := NewQueue(0)
 		q.Up(&Node{Slots: 1})
-		told := make([][]int, 4)
+		reports := make([][]int, 4)
 		tickets := make([]*Ticket, 4)
 		ended := make([]error, 4)
 		gone := errors.New("gone")
@@ -83,7 +83,7 @@ func TestPlaces(t *testing.T) {
 			if n != 1 {
 				ctx = t.Context()
 			}
-			go func() { _, ended[n] = tickets[n].Wait(ctx, func(ahead int) { told[n] = append(told[n], ahead) }) }()
+			go func() { _, ended[n] = tickets[n].Wait(ctx, func(ahead int) { reports[n] = append(reports[n], ahead) }) }()
 		}
 		synctest.Wait()
 		giveUp(gone)
@@ -94,7 +94,7 @@ func TestPlaces(t *testing.T) {
 		tickets[0].Leave()
 		tickets[0].Leave()
 		synctest.Wait()
-		if got, want := fmt.Sprint(told), "[[] [0] [1 0] [2 1 0]]"; got != want {
+		if got, want := fmt.Sprint(reports), "[[] [0] [1 0] [2 1 0]]"; got != want {
 			t.Errorf("they got %s, want %s", got, want)
 		}
 		if running, waiting := q.Load(); running != 1 || waiting != 1 {

@@ -222,12 +222,12 @@ func TestDockerStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := begin(t, s, fixture.Command(`sh -c 'trap "" TERM; echo begun; while :; do sleep 1; done'`))
-	told := c.InBackground()
+	result := c.InBackground()
 	e.Docker(t, "stop", builder)
 	if left := s.Containers(); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
-	got := <-told
+	got := <-result
 	if len(got.Messages) != 1 || !strings.Contains(got.Messages[0], "The builder is shutting down.") {
 		t.Errorf("the client got %q", got.Messages)
 	}

@@ -33,8 +33,8 @@ func TestClientLeavesEarly(t *testing.T) {
 		var atCall atomic.Pointer[func()]
 		proxy := fixture.ProxyTo(t, e.Socket())
 		engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if told := atCall.Load(); told != nil {
-				(*told)()
+			if attack := atCall.Load(); attack != nil {
+				(*attack)()
 			}
 			proxy.ServeHTTP(w, r)
 		}))

@@ -82,15 +82,15 @@ func TestTokenOfClient(t *testing.T) {
 		code := fixture.RunProgram(t.Context(), args, strings.NewReader(fixture.JSONOf(t, fixture.Command("sh -c 'exit 3'"))), &stdout, &stderr)
 		return code, stderr.String()
 	}
-	if code, told := submit(); code != 125 || !strings.Contains(told, "--token-file") {
-		t.Errorf("without a token: %d, %s", code, told)
+	if code, output := submit(); code != 125 || !strings.Contains(output, "--token-file") {
+		t.Errorf("without a token: %d, %s", code, output)
 	}
-	if code, told := submit("--token-file", fixture.TokenFile(t, fixture.GoodToken)); code != 3 {
-		t.Errorf("with the token: %d, %s", code, told)
+	if code, output := submit("--token-file", fixture.TokenFile(t, fixture.GoodToken)); code != 3 {
+		t.Errorf("with the token: %d, %s", code, output)
 	}
 	t.Setenv("IGLU_TOKEN_FILE", fixture.TokenFile(t, fixture.GoodToken))
-	if code, told := submit(); code != 3 {
-		t.Errorf("with the token from the environment: %d, %s", code, told)
+	if code, output := submit(); code != 3 {
+		t.Errorf("with the token from the environment: %d, %s", code, output)
 	}
 }
 
@@ -156,11 +156,11 @@ func TestFlood(t *testing.T) {
 	ended := c.InBackground() // so that it answers pings
 
 	var (
-		mu    sync.Mutex
-		conns []net.Conn
-		told  int
-		all   sync.WaitGroup
-		next  = make(chan int)
+		mu       sync.Mutex
+		conns    []net.Conn
+		answered int
+		all      sync.WaitGroup
+		next     = make(chan int)
 	)
 	for range 50 {
 		all.Go(func() {
@@ -179,7 +179,7 @@ func TestFlood(t *testing.T) {
 				}
 				if !mute && askAndListen(conn) {
 					mu.Lock()
-					told++
+					answered++
 					mu.Unlock()
 				}
 				mu.Lock()
@@ -205,10 +205,10 @@ func TestFlood(t *testing.T) {
 	} else if used, _ := strconv.Atoi(string(peak.FindSubmatch(status)[1])); used > mostMemory {
 		t.Errorf("the server took %d KiB", used)
 	} else {
-		t.Logf("%d of %d clients got the answer busy, %d health checks, at most %d KiB", told, connections/2, checked, used)
+		t.Logf("%d of %d clients got the answer busy, %d health checks, at most %d KiB", answered, connections/2, checked, used)
 	}
-	if told < connections/4 {
-		t.Errorf("only %d clients got the answer busy", told)
+	if answered < connections/4 {
+		t.Errorf("only %d clients got the answer busy", answered)
 	}
 	fixture.Docker(t, "exec", s.Containers()[0], "/bin/sh", "-c", "> /tmp/end")
 	got := <-ended

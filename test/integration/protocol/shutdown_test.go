@@ -92,7 +92,7 @@ func TestNotify(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer socket.Close()
-	told := func() string {
+	notified := func() string {
 		socket.SetReadDeadline(time.Now().Add(time.Minute))
 		buf := make([]byte, 1024)
 		n, err := socket.Read(buf)
@@ -103,11 +103,11 @@ func TestNotify(t *testing.T) {
 	}
 	t.Setenv("NOTIFY_SOCKET", name)
 	s := fixture.StartProcess(t, "--job-image", fixture.Env.Image)
-	if got := told(); got != "READY=1" {
+	if got := notified(); got != "READY=1" {
 		t.Errorf("first message: %q", got)
 	}
 	s.Cancel()
-	if got := told(); got != "STOPPING=1" {
+	if got := notified(); got != "STOPPING=1" {
 		t.Errorf("second message: %q", got)
 	}
 	wantStopped(t, s)

@@ -177,18 +177,18 @@ func TestNixOptions(t *testing.T) {
 // gets it as a parameter.
 func TestNixVersionIsAskedOnce(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
-	told := func() string {
+	environment := func() string {
 		c := fixture.Connect(t, s)
 		defer c.Conn.Close()
 		c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; sleep 60'")))
 		c.WaitFor(`"begun"`)
 		return fixture.Docker(t, "inspect", "--format", "{{range .Config.Env}}{{println .}}{{end}}", s.Containers()[0])
 	}
-	if first := told(); !strings.Contains(first, "IGLU_NIX_VERSION=\n") {
+	if first := environment(); !strings.Contains(first, "IGLU_NIX_VERSION=\n") {
 		t.Errorf("the first job gets a version:\n%s", first)
 	}
 	fixture.WantNoContainers(t, s)
-	if second := told(); !regexp.MustCompile(`(?m)^IGLU_NIX_VERSION=\d+\.\d+`).MatchString(second) {
+	if second := environment(); !regexp.MustCompile(`(?m)^IGLU_NIX_VERSION=\d+\.\d+`).MatchString(second) {
 		t.Errorf("the second job gets no version:\n%s", second)
 	}
 }
