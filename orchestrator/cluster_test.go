@@ -15,9 +15,9 @@ import (
 	"iglu.sh/builder/orchestrator/nodes"
 )
 
-// TestCluster sends 30 jobs of three repositories to three nodes with two slots each. Jobs of a repository run on the
-// node of its first job while that has a free slot, and no more than six run at once. No slot is free while a job
-// waits that has stopped waiting for its home.
+// TestCluster sends 30 jobs to three nodes with two slots each, most of them of one repository. Jobs of a repository
+// run on the node of its first job while that has a free slot, and no more than six run at once. While a job waits, a
+// slot is free for HomeTimeout at most.
 func TestCluster(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 3)
@@ -26,7 +26,11 @@ func TestCluster(t *testing.T) {
 		}
 		var jobs []*sent
 		for n := range 30 {
-			jobs = append(jobs, l.start(fmt.Sprint("repository-", n%3), "1m"))
+			repository := n % 3
+			if n >= 12 {
+				repository = 0
+			}
+			jobs = append(jobs, l.start(fmt.Sprint("repository-", repository), "1m"))
 			if running, _ := l.b.Load(); running != min(n+1, 6) {
 				t.Errorf("%d jobs run after %d have come", running, n+1)
 			}
@@ -34,13 +38,21 @@ func TestCluster(t *testing.T) {
 		if got := nodesOf(jobs[:6]...); got != "n1 n2 n3 n1 n2 n3" {
 			t.Errorf("the first six run on %s", got)
 		}
+		var free time.Duration // how long a slot has been free while a job waits
+		for running, waiting := l.b.Load(); running > 0; running, waiting = l.b.Load() {
+			if waiting > 0 && running < 6 {
+				free += time.Second
+			} else {
+				free = 0
+			}
+			if running > 6 || free > nodes.HomeTimeout {
+				t.Errorf("%d jobs run and %d wait; a slot has been free for %s", running, waiting, free)
+			}
+			time.Sleep(time.Second)
+			synctest.Wait() // several may end at the same time
+		}
 		for _, j := range jobs {
 			j.wantEnd(t, jobend.Exited)
-			time.Sleep(nodes.HomeTimeout + time.Second)
-			synctest.Wait() // others may end at the same time
-			if running, waiting := l.b.Load(); running > 6 || waiting > 0 && running < 6 {
-				t.Errorf("%d jobs run and %d wait", running, waiting)
-			}
 		}
 		for name, m := range l.machines {
 			if left := names(t, m); left != "" {

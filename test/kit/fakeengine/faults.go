@@ -107,6 +107,7 @@ func (e *Engine) spoil(fault Fault, w http.ResponseWriter, r *http.Request, a fu
 		case <-e.closed:
 		}
 	case Gone:
+		time.Sleep(time.Nanosecond) // in a bubble of synctest: until nothing else is under way, such as the last output
 		e.die()
 	case Reset:
 		hijacked(w).reset()
