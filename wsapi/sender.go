@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,12 +40,32 @@ type sender struct {
 	timeout time.Duration  // how long the client may accept nothing
 	format  schemas.Format // the format of the messages; set from the job when it is received
 
-	writing sync.Mutex
+	writing turn
 	ping    atomic.Pointer[string] // the client's latest ping, not answered yet
 	ending  atomic.Bool            // the last frames are being written, or were written
 
 	closeDeadline atomic.Int64 // when the last write must end, in Unix nanoseconds; 0: not set yet
 	jobDeadline   time.Time    // when the client must have sent its job; zero after it has sent it
+}
+
+func newSender(conn net.Conn, timeout time.Duration) *sender {
+	return &sender{conn: conn, timeout: timeout, writing: make(turn, 1)}
+}
+
+// A turn is what a goroutine has while it writes. It is a mutex that testing/synctest understands: time passes in a
+// test while a goroutine waits for its turn.
+type turn chan struct{}
+
+func (t turn) take()     { t <- struct{}{} }
+func (t turn) giveBack() { <-t }
+
+func (t turn) tryTake() bool {
+	select {
+	case t <- struct{}{}:
+		return true
+	default:
+		return false
+	}
 }
 
 // send sends one message.
@@ -64,7 +83,7 @@ func (s *sender) messageFrame(dst []byte, m *schemas.Message) []byte {
 
 // write writes frames as fast as the client accepts them.
 func (s *sender) write(frames []byte) error {
-	s.writing.Lock()
+	s.writing.take()
 	defer s.unlock()
 	return s.writeLocked(frames)
 }
@@ -92,13 +111,13 @@ func (s *sender) writeLocked(frames []byte) error {
 
 // unlock ends a write.
 func (s *sender) unlock() {
-	s.writing.Unlock()
+	s.writing.giveBack()
 	s.answerPing()
 }
 
 // sendUnlessEnding sends one message, unless the last one was sent.
 func (s *sender) sendUnlessEnding(response schemas.Response) error {
-	s.writing.Lock()
+	s.writing.take()
 	defer s.unlock()
 	if s.ending.Load() {
 		return nil
@@ -115,7 +134,7 @@ func (s *sender) writeLast(frames []byte) error {
 // sendPing sends a ping to the client. It sends none if another write is in progress, because a slow client
 // could not receive the ping before that, or if the last message was sent.
 func (s *sender) sendPing() (sent bool) {
-	if !s.writing.TryLock() {
+	if !s.writing.tryTake() {
 		return false
 	}
 	defer s.unlock()
@@ -138,11 +157,11 @@ func (s *sender) receivePing(data string) error {
 // for a write to a slow client. So if a write is in progress, the goroutine that writes answers the ping
 // afterwards.
 func (s *sender) answerPing() {
-	for s.ping.Load() != nil && s.writing.TryLock() {
+	for s.ping.Load() != nil && s.writing.tryTake() {
 		if data := s.ping.Swap(nil); data != nil && !s.ending.Load() {
 			s.writeLocked(controlFrame(websocket.PongMessage, []byte(*data)))
 		}
-		s.writing.Unlock()
+		s.writing.giveBack()
 	}
 }
 
@@ -170,7 +189,7 @@ func (s *sender) setCloseDeadline(timeout time.Duration) {
 func (s *sender) setShutdownDeadline() {
 	timeout := closingTimeout
 	for range behindTimeout / behindInterval {
-		if s.writing.TryLock() {
+		if s.writing.tryTake() {
 			s.unlock()
 			timeout += endingTimeout
 			break

@@ -40,7 +40,7 @@ type session struct {
 // newSession returns the session of a client that has just connected. The session calls answered after the last
 // message.
 func newSession(server *Server, conn *websocket.Conn, log *slog.Logger, answered func()) *session {
-	out := &sender{conn: conn.NetConn(), timeout: server.options.ClientTimeout}
+	out := newSender(conn.NetConn(), server.options.ClientTimeout)
 	// Otherwise the library would write answers itself; see sender.go.
 	conn.SetPingHandler(out.receivePing)
 	conn.SetCloseHandler(func(int, string) error { return nil })

@@ -75,7 +75,11 @@ nix build --no-link .#default .#other .#many .#checks.`+fixture.System+`.check
 nix develop -c true
 nix eval --raw .#default; echo; nix eval --raw .#default.drvPath; echo'`))
 	fixture.WantExit(t, first, 0)
-	result, drv := first.Lines[len(first.Lines)-2], first.Lines[len(first.Lines)-1]
+	paths := first.Paths()
+	if len(paths) != 2 {
+		t.Fatalf("it has not printed two paths: %v", first.Lines)
+	}
+	result, drv := paths[0], paths[1]
 
 	var caches []*fixture.BinaryCache
 	commands := []struct{ name, command, want string }{

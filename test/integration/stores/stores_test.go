@@ -59,6 +59,16 @@ func hasLine(r fixture.Result, text string) bool {
 	return slices.ContainsFunc(r.Lines, func(line string) bool { return strings.Contains(line, text) })
 }
 
+// onlyPath returns the store path that a job has printed.
+func onlyPath(t *testing.T, r fixture.Result) string {
+	t.Helper()
+	paths := r.Paths()
+	if len(paths) != 1 {
+		t.Fatalf("it has not printed one store path: %v", r.Lines)
+	}
+	return paths[0]
+}
+
 // TestWarmStore builds a derivation twice, and then another one of the same repository, in a kept store.
 func TestWarmStore(t *testing.T) { fixture.OnEngines(t, warmStore) }
 
@@ -76,8 +86,8 @@ func warmStore(t *testing.T, e *fixture.Engine) {
 	if hasLine(second, "it is built now") || hasLine(second, fillingStore) {
 		t.Errorf("the second job has a new store: %v", second.Lines)
 	}
-	if first.Lines[len(first.Lines)-1] != second.Lines[len(second.Lines)-1] {
-		t.Errorf("two results: %v and %v", first.Lines, second.Lines)
+	if one, two := onlyPath(t, first), onlyPath(t, second); one != two {
+		t.Errorf("two results: %s and %s", one, two)
 	}
 
 	// Nix's caches of evaluations and fetched sources are kept too.
@@ -102,7 +112,7 @@ func storesApart(t *testing.T, e *fixture.Engine) {
 	a, b := repository(t, "echo the secret of A > $out"), repository(t, "echo > $out")
 	built := fixture.Do(t, s, fixture.Build(a, "nix-build"))
 	fixture.WantExit(t, built, 0)
-	path := built.Lines[len(built.Lines)-1]
+	path := onlyPath(t, built)
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(b, "sh -c 'mkdir -p "+path+"-b && echo > /nix/var/b-was-here && echo > /nix/b-was-here'")), 0)
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(b, "sh -c 'cat "+path+"; grep -rs \"the secret of A\" /nix /source /root /tmp'")), 1)
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(a, "sh -c 'cat "+path+" && ! ls -d /nix/b-was-here /nix/var/b-was-here "+path+"-b'")), 0)
@@ -160,7 +170,7 @@ func storeOfKilledJob(t *testing.T, e *fixture.Engine) {
 	url := repository(t, "echo > $out")
 	result := fixture.Do(t, s, fixture.Build(url, "nix-build"))
 	fixture.WantExit(t, result, 0)
-	path := result.Lines[len(result.Lines)-1]
+	path := onlyPath(t, result)
 	kill := func(script string) {
 		c := fixture.Connect(t, s)
 		c.Send(fixture.JSONOf(t, fixture.Build(url, "sh -c '"+script+"; echo begun; sleep 1000'")))
