@@ -136,7 +136,7 @@ func (p *Pool) Size() (stores int, bytes int64) { return p.metadata.size() }
 
 const (
 	// releaseTime is how long Remove waits until the container of a job that has ended is removed.
-	releaseTime     = 3 * time.Second
+	releaseTime     = 10 * time.Second
 	releaseInterval = 100 * time.Millisecond
 )
 
