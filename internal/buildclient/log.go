@@ -77,8 +77,10 @@ func logCommand(builder *url.URL, job, derivation string) string {
 // showText copies lines to an output. For a terminal it removes unsafe control characters.
 func showText(out io.Writer, text io.Reader, noColor bool) error {
 	if !isTerminal(out) {
-		_, err := io.Copy(out, text)
-		return err
+		if _, err := io.Copy(out, text); err != nil {
+			return fmt.Errorf("copy the log: %w", err)
+		}
+		return nil
 	}
 	for lines := bufio.NewReaderSize(text, bufferSize); ; {
 		line, err := lines.ReadBytes('\n')
