@@ -85,7 +85,7 @@ func showText(out io.Writer, text io.Reader, noColor bool) error {
 	for lines := bufio.NewReaderSize(text, bufferSize); ; {
 		line, err := lines.ReadBytes('\n')
 		if len(line) > 0 {
-			shown := append(termtext.AppendLine(nil, bytes.TrimSuffix(line, []byte{'\n'}), !noColor), '\n')
+			shown := append(termtext.AppendLine(nil, bytes.TrimSuffix(line, []byte{'\n'}), !noColor && !isDumb()), '\n')
 			if _, err := out.Write(shown); err != nil {
 				return printed(err)
 			}
