@@ -59,7 +59,9 @@ func TestShowLog(t *testing.T) {
 
 // TestLogOnDumbTerminal shows a log on a terminal that can only scroll: it has no colours, as with NO_COLOR.
 func TestLogOnDumbTerminal(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "\x1b[31mred\n") }))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "\x1b[31mred\n")
+	}))
 	defer server.Close()
 	for _, test := range []struct {
 		term    string
@@ -72,7 +74,8 @@ func TestLogOnDumbTerminal(t *testing.T) {
 	} {
 		term := termtest.Open(t, 80, 24)
 		t.Setenv("TERM", test.term)
-		if err := ShowLog(t.Context(), LogOptions{URL: addressOf(t, server), Job: "a", Stdout: term.TTY, NoColor: test.noColor}); err != nil {
+		options := LogOptions{URL: addressOf(t, server), Job: "a", Stdout: term.TTY, NoColor: test.noColor}
+		if err := ShowLog(t.Context(), options); err != nil {
 			t.Fatal(err)
 		}
 		term.Finish()

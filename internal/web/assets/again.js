@@ -2,7 +2,9 @@
 import { show } from "./mark.js";
 import { made } from "./words.js";
 
-const SECRETS = { gitKey: "repository's key", accessTokens: "access tokens", netrc: "netrc", apiKey: "cache's API key", signingKey: "signing key" };
+const SECRETS = {
+  gitKey: "repository's key", accessTokens: "access tokens", netrc: "netrc", apiKey: "cache's API key", signingKey: "signing key",
+};
 
 // fillAgain fills the form with the job in the page's address, and shows which secrets are missing.
 export async function fillAgain(form) {
@@ -37,7 +39,8 @@ function fill(form, record) {
   for (const box of form.querySelectorAll("details")) {
     box.open = [...box.querySelectorAll("input, textarea")].some((field) => field.type === "checkbox" ? field.checked : field.value);
   }
-  const needed = { gitKey: git.requiresAuth, accessTokens: texts.accessTokens, apiKey: cachix.push }; // also of earlier versions
+  // Records of earlier versions do not have the names of secrets.
+  const needed = { gitKey: git.requiresAuth, accessTokens: texts.accessTokens, apiKey: cachix.push };
   const missing = Object.keys(SECRETS).filter((name) => needed[name] || record.secrets?.includes(name));
   form.dispatchEvent(new Event("input")); // updates the form and the preview
   if (git.requiresAuth) form.elements.gitKey.required = true;

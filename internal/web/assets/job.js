@@ -255,7 +255,8 @@ export function watchForJobs() {
       const now = (await jobsWith("")).map(({ id, end }) => `${id} ${end}`).join();
       const isNew = known !== undefined && known !== now;
       if (!location.search) { // the list is not filtered
-        const job = byId("job"), others = (await unended()).filter((other) => !other.startsWith(`${job?.dataset.job} `));
+        const job = byId("job");
+        const others = (await unended()).filter((other) => !other.startsWith(`${job?.dataset.job} `));
         if (byId("running") ? others.join() !== listedUnended() : byId("idle") && (isNew || others.length)) {
           location.reload();
           return;
