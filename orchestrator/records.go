@@ -35,6 +35,7 @@ func (b *Builder) newRecorder(job, client string, request *schemas.Request, reda
 		Branch:  redactor.String(request.Git.Branch),
 		Command: redactor.String(request.BuildOptions.Command),
 		Begun:   time.Now().UTC(),
+		Secrets: request.SecretNames(),
 	}
 	if !request.Git.NoClone {
 		r.record.Repository = redactor.String(history.WithoutUser(request.Git.Repository))

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/orchestrator/engine"
@@ -55,6 +57,9 @@ func TestRecord(t *testing.T) {
 	var kept schemas.Request
 	if err := json.Unmarshal(after.Request, &kept); err != nil || kept.Git.Repository != "https://host/***" || kept.BuildOptions.Command != "nix build ***" {
 		t.Errorf("its request: %v, %s", err, after.Request)
+	}
+	if diff := cmp.Diff(request.SecretNames(), after.Secrets); diff != "" || len(after.Secrets) == 0 {
+		t.Errorf("the names of its secrets (-want +got):\n%s", diff)
 	}
 	if text, _ := json.Marshal(after); strings.Contains(string(text), "secret-") {
 		t.Errorf("a secret stands in %s", text)

@@ -28,6 +28,26 @@ func (r *Request) Public() *Request {
 	return &public
 }
 
+// SecretNames returns the names of the properties for secrets that the request has, which are not in Public.
+func (r *Request) SecretNames() (names []string) {
+	cachix := r.BuildOptions.Cachix
+	for _, secret := range []struct {
+		name    string
+		present bool
+	}{
+		{"gitKey", r.Git.GitKey != ""},
+		{"accessTokens", len(r.Nix.AccessTokens) > 0},
+		{"netrc", r.Nix.Netrc != ""},
+		{"apiKey", cachix.APIKey != ""},
+		{"signingKey", cachix.SigningKey != ""},
+	} {
+		if secret.present {
+			names = append(names, secret.name)
+		}
+	}
+	return names
+}
+
 // withoutUser returns an address without the user of an http(s) URL. In an ssh URL the user is a part of the
 // address, and only the password is removed.
 func withoutUser(address string) string {

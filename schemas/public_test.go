@@ -32,6 +32,22 @@ func TestPublic(t *testing.T) {
 	}
 }
 
+func TestSecretNames(t *testing.T) {
+	for job, want := range map[string][]string{
+		`{"git":{"noClone":true},"buildOptions":{"command":"nix build","cachix":{"push":false}}}`:                                                  nil,
+		`{"git":{"noClone":true},"buildOptions":{"command":"nix build","cachix":{"push":false}},"nix":{"netrc":"machine a password canary-word"}}`: {"netrc"},
+		validJob: {"gitKey", "accessTokens", "netrc", "apiKey", "signingKey"},
+	} {
+		request, _, err := ParseRequest([]byte(job), []string{"nix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, request.SecretNames()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", job, diff)
+		}
+	}
+}
+
 func TestWithoutUser(t *testing.T) {
 	for address, want := range map[string]string{
 		"https://a:b@host/path":       "https://host/path",

@@ -11,7 +11,10 @@ import (
 func (o Options) showsColors() bool { return !o.JSON && !o.NoColor && o.hasScreen() }
 
 // hasScreen reports whether the output is a terminal that can do more than scroll.
-func (o Options) hasScreen() bool { return isTerminal(o.Stdout) && os.Getenv("TERM") != "dumb" }
+func (o Options) hasScreen() bool { return isTerminal(o.Stdout) && !isDumb() }
+
+// isDumb reports whether the user's terminal can only scroll.
+func isDumb() bool { return os.Getenv("TERM") == "dumb" }
 
 // withColors returns a job that requests colours, unless it has the property "colors" already. An invalid
 // job is returned unchanged: the builder reports what is wrong with it.

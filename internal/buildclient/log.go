@@ -77,13 +77,15 @@ func logCommand(builder *url.URL, job, derivation string) string {
 // showText copies lines to an output. For a terminal it removes unsafe control characters.
 func showText(out io.Writer, text io.Reader, noColor bool) error {
 	if !isTerminal(out) {
-		_, err := io.Copy(out, text)
-		return err
+		if _, err := io.Copy(out, text); err != nil {
+			return fmt.Errorf("copy the log: %w", err)
+		}
+		return nil
 	}
 	for lines := bufio.NewReaderSize(text, bufferSize); ; {
 		line, err := lines.ReadBytes('\n')
 		if len(line) > 0 {
-			shown := append(termtext.AppendLine(nil, bytes.TrimSuffix(line, []byte{'\n'}), !noColor), '\n')
+			shown := append(termtext.AppendLine(nil, bytes.TrimSuffix(line, []byte{'\n'}), !noColor && !isDumb()), '\n')
 			if _, err := out.Write(shown); err != nil {
 				return printed(err)
 			}

@@ -3,6 +3,7 @@ package buildclient
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -54,6 +55,34 @@ func TestShowLog(t *testing.T) {
 		t.Error(err)
 	}
 	http.DefaultClient.CloseIdleConnections()
+}
+
+// TestLogOnDumbTerminal shows a log on a terminal that can only scroll: it has no colours, as with NO_COLOR.
+func TestLogOnDumbTerminal(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "\x1b[31mred\n")
+	}))
+	defer server.Close()
+	for _, test := range []struct {
+		term    string
+		noColor bool
+		want    string
+	}{
+		{"dumb", false, "red\r\n"},
+		{"xterm-256color", true, "red\r\n"},
+		{"xterm-256color", false, "\x1b[31mred\x1b[0m\r\n"},
+	} {
+		term := termtest.Open(t, 80, 24)
+		t.Setenv("TERM", test.term)
+		options := LogOptions{URL: addressOf(t, server), Job: "a", Stdout: term.TTY, NoColor: test.noColor}
+		if err := ShowLog(t.Context(), options); err != nil {
+			t.Fatal(err)
+		}
+		term.Finish()
+		if got := term.Bytes(); got != test.want {
+			t.Errorf("%+v: %q", test, got)
+		}
+	}
 }
 
 // After a failed derivation, the client prints the command that shows its whole log.

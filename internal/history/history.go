@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -57,7 +58,15 @@ var ErrNewer = errors.New("a newer version of the builder has written it")
 var ErrNotFound = errors.New("there is no record of the job")
 
 // A History is an open file of records. Its methods are safe for concurrent use.
-type History struct{ db *bbolt.DB }
+type History struct {
+	db *bbolt.DB
+
+	mu       sync.RWMutex
+	unstored map[string]Record // by job: those that are not written yet, for example because the disk was full
+}
+
+// maxUnstored is how many records are kept in memory until they can be written.
+const maxUnstored = 1000
 
 // Open opens the history in a file, which it creates if it is missing. A record without an end is from a
 // builder that was killed: Open marks its job as interrupted. The error is ErrInUse, ErrNewer, or that of the
@@ -66,7 +75,7 @@ func Open(name string) (*History, error) {
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return nil, fmt.Errorf("create the folder of the history: %w", err)
 	}
-	h := new(History)
+	h := &History{unstored: make(map[string]Record)}
 	err := guard(func() (err error) {
 		if h.db, err = bbolt.Open(name, 0o600, &bbolt.Options{Timeout: lockTimeout}); err != nil {
 			return err
@@ -159,13 +168,36 @@ func (h *History) interrupt() error {
 // Close closes the file.
 func (h *History) Close() error { return h.db.Close() }
 
-// Put stores a record. It replaces the job's previous record, if there is one.
+// Put stores a record. It replaces the job's previous record, if there is one. If the file cannot be written, Put
+// returns an error, and the record is written later, by the next Put or Prune that succeeds.
 func (h *History) Put(r Record) error {
-	err := h.db.Update(func(tx *bbolt.Tx) error { return put(tx, r.bounded()) })
-	if err != nil {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.unstored[r.Job] = r.bounded()
+	if err := h.update(func(*bbolt.Tx) error { return nil }); err != nil {
+		if len(h.unstored) > maxUnstored {
+			delete(h.unstored, r.Job)
+		}
 		return fmt.Errorf("store a job's record: %w", err)
 	}
 	return nil
+}
+
+// update changes the file, after it has written the records that could not be written before. mu is held.
+func (h *History) update(change func(tx *bbolt.Tx) error) error {
+	err := h.db.Update(func(tx *bbolt.Tx) error {
+		for job, r := range h.unstored {
+			if err := put(tx, r); err != nil {
+				delete(h.unstored, job) // it is invalid, and would prevent all others
+				return err
+			}
+		}
+		return change(tx)
+	})
+	if err == nil {
+		clear(h.unstored)
+	}
+	return err
 }
 
 func put(tx *bbolt.Tx, r Record) error {
@@ -186,6 +218,11 @@ func put(tx *bbolt.Tx, r Record) error {
 
 // Get returns a job's record, or ErrNotFound.
 func (h *History) Get(job string) (r Record, err error) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if r, ok := h.unstored[job]; ok {
+		return r, nil
+	}
 	err = h.db.View(func(tx *bbolt.Tx) error {
 		value := tx.Bucket(recordsBucket).Get(tx.Bucket(idsBucket).Get([]byte(job)))
 		if value == nil {
@@ -205,6 +242,8 @@ func (h *History) Newest(limit int) (records []Record, err error) {
 // only jobs that began before it, or ErrNotFound if it has no record. If before is empty, Find searches all
 // jobs.
 func (h *History) Find(before string, limit int, match func(Record) bool) (records []Record, err error) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
 	err = h.db.View(func(tx *bbolt.Tx) error {
 		cursor := tx.Bucket(recordsBucket).Cursor()
 		key, value := cursor.Last()
@@ -221,6 +260,9 @@ func (h *History) Find(before string, limit int, match func(Record) bool) (recor
 			if err := json.Unmarshal(value, &r); err != nil {
 				return err
 			}
+			if latest, ok := h.unstored[r.Job]; ok {
+				r = latest
+			}
 			if match(r) {
 				records = append(records, r)
 			}
@@ -232,7 +274,9 @@ func (h *History) Find(before string, limit int, match func(Record) bool) (recor
 
 // Prune removes the records of ended jobs for which keep returns false.
 func (h *History) Prune(keep func(job string) bool) error {
-	err := h.db.Update(func(tx *bbolt.Tx) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	err := h.update(func(tx *bbolt.Tx) error {
 		var gone []Record
 		err := tx.Bucket(idsBucket).ForEach(func(job, key []byte) error {
 			if keep(string(job)) { // true for most: their records need not be read

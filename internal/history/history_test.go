@@ -304,6 +304,67 @@ func TestFormats(t *testing.T) {
 	}
 }
 
+// TestCannotWrite stores the end of a job while the file cannot be written, as on a full disk. The record has the end
+// at once, and the file has it after the next write that succeeds.
+func TestCannotWrite(t *testing.T) {
+	for name, write := range map[string]func(h *History) error{
+		"of another record": func(h *History) error { return h.Put(Record{Job: "later", Begun: noon.Add(time.Hour)}) },
+		"of a prune":        func(h *History) error { return h.Prune(func(string) bool { return true }) },
+	} {
+		t.Run("the next write is "+name, func(t *testing.T) {
+			path := file(t)
+			h := open(t, path)
+			r := Record{Job: "job", Command: "nix build", Begun: noon}
+			keep(t, h, r)
+			reopen := func(readOnly bool) {
+				if err := h.db.Close(); err != nil {
+					t.Fatal(err)
+				}
+				var err error
+				if h.db, err = bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: readOnly}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			reopen(true)
+			r.End, r.Ended = jobend.Exited, noon.Add(time.Minute)
+			if err := h.Put(r); !errors.Is(err, bolterrors.ErrDatabaseReadOnly) {
+				t.Errorf("a write that fails returns %v", err)
+			}
+			check := func(when string) {
+				t.Helper()
+				got, err := h.Get("job")
+				if diff := cmp.Diff(r, got); diff != "" || err != nil {
+					t.Errorf("%s (-want +got), %v:\n%s", when, err, diff)
+				}
+				running, err := h.Find("", 10, func(r Record) bool { return r.Job == "job" && r.Runs() })
+				if len(running) > 0 || err != nil {
+					t.Errorf("%s, it runs: %v, %v", when, running, err)
+				}
+			}
+			check("before the next write")
+			reopen(false)
+			if err := write(h); err != nil {
+				t.Fatal(err)
+			}
+			check("after the next write")
+			if err := h.Close(); err != nil {
+				t.Fatal(err)
+			}
+			h = open(t, path)
+			check("after a restart")
+		})
+	}
+}
+
+// TestInvalidRecord stores a record that cannot be encoded. It does not prevent others.
+func TestInvalidRecord(t *testing.T) {
+	h := open(t, file(t))
+	if err := h.Put(Record{Job: "bad", Begun: noon, Verdict: json.RawMessage("{")}); err == nil {
+		t.Error("an invalid record is stored")
+	}
+	keep(t, h, Record{Job: "good", Begun: noon})
+}
+
 // Each call of a closed history returns an error that says so.
 func TestClosed(t *testing.T) {
 	h := open(t, file(t))

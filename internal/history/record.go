@@ -39,6 +39,9 @@ type Record struct {
 	// Request is the job's request without secrets, in the format of the documentation. It is nil if it is
 	// longer than maxRequest, and for jobs of earlier versions.
 	Request json.RawMessage `json:"request,omitempty"`
+	// Secrets are the names of the request's secrets, which are not stored: gitKey, accessTokens, netrc, apiKey,
+	// signingKey. It is empty for jobs of earlier versions.
+	Secrets []string `json:"secrets,omitempty"`
 	// Results is the event with the results of the job, as docs/protocol.md describes it.
 	Results json.RawMessage `json:"results,omitempty"`
 	// Verdict is the event with which the job ended, as docs/protocol.md describes it.

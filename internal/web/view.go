@@ -146,8 +146,10 @@ func (j jobView) Took() string {
 	return duration(j.Ended.Sub(j.Begun))
 }
 
-// duration returns a time in the format of the page, the same as in assets/words.js.
+// duration returns a time in the format of the page, the same as in assets/words.js. If the clock was set back, it
+// is 0.
 func duration(d time.Duration) string {
+	d = max(0, d)
 	switch s := int(d.Seconds()); {
 	case s < 10 && d%time.Second != 0:
 		return fmt.Sprintf("%.1f s", d.Seconds())

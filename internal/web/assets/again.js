@@ -2,6 +2,10 @@
 import { show } from "./mark.js";
 import { made } from "./words.js";
 
+const SECRETS = {
+  gitKey: "repository's key", accessTokens: "access tokens", netrc: "netrc", apiKey: "cache's API key", signingKey: "signing key",
+};
+
 // fillAgain fills the form with the job in the page's address, and shows which secrets are missing.
 export async function fillAgain(form) {
   const job = new URLSearchParams(location.search).get("job");
@@ -35,12 +39,11 @@ function fill(form, record) {
   for (const box of form.querySelectorAll("details")) {
     box.open = [...box.querySelectorAll("input, textarea")].some((field) => field.type === "checkbox" ? field.checked : field.value);
   }
-  const missing = [];
-  if (git.requiresAuth) missing.push(["gitKey", "repository's key"]);
-  if (texts.accessTokens) missing.push(["accessTokens", "access tokens"]);
-  if (cachix.push) missing.push(["apiKey", "cache's API key"]);
+  // Records of earlier versions do not have the names of secrets.
+  const needed = { gitKey: git.requiresAuth, accessTokens: texts.accessTokens, apiKey: cachix.push };
+  const missing = Object.keys(SECRETS).filter((name) => needed[name] || record.secrets?.includes(name));
   form.dispatchEvent(new Event("input")); // updates the form and the preview
   if (git.requiresAuth) form.elements.gitKey.required = true;
-  if (missing.length) show(form.elements[missing[0][0]]);
-  return missing.map(([, words]) => words);
+  if (missing.length) show(form.elements[missing[0]]);
+  return missing.map((name) => SECRETS[name]);
 }

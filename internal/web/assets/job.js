@@ -250,45 +250,38 @@ export function watchNodes() {
 // watchForJobs shows new jobs of other clients on the page of all jobs.
 export function watchForJobs() {
   let known;
-  setInterval(async () => {
-    if (document.hidden) return;
+  const check = async () => {
     try {
-      const response = await fetch("/api/v1/jobs");
-      const { jobs } = await response.json();
-      const [newest] = jobs;
-      if (location.search) { // the list is filtered
-        const now = jobs.map(({ id, end }) => `${id} ${end}`).join();
-        if (known === undefined || known !== now && await renewJobs()) known = now;
-        return;
+      const now = (await jobsWith("")).map(({ id, end }) => `${id} ${end}`).join();
+      const isNew = known !== undefined && known !== now;
+      if (!location.search) { // the list is not filtered
+        const job = byId("job");
+        const others = (await unended()).filter((other) => !other.startsWith(`${job?.dataset.job} `));
+        if (byId("running") ? others.join() !== listedUnended() : byId("idle") && (isNew || others.length)) {
+          location.reload();
+          return;
+        }
+        if (job) showOthers(others.length > 0);
       }
-      if (byId("running")) {
-        if (await unended() !== listedUnended()) location.reload();
-        return;
-      }
-      if ("runs" in (byId("job")?.dataset ?? {})) {
-        if (newest.id !== byId("job").dataset.job) showOthers();
-        return;
-      }
-      const shown = byId("job")?.dataset.job ?? document.querySelector("#jobs .list a")?.pathname.split("/").pop();
-      if (!newest || newest.id === shown) return;
-      if (byId("idle")) location.reload();
-      else {
-        await renewJobs();
-        const link = made("a", "", "Show it.");
-        link.href = "/";
-        if (byId("status")) byId("status").replaceChildren("Another job has started. ", link);
-      }
+      if (!isNew || await renewJobs()) known = now;
     } catch { /* the builder does not answer: try again later */ }
-  }, JOBS_INTERVAL);
+  };
+  check();
+  setInterval(() => document.hidden || check(), JOBS_INTERVAL);
 }
 
-// unended returns the running and the waiting jobs.
+// jobsWith returns the newest jobs that a query selects.
+async function jobsWith(query) {
+  const response = await fetch(`/api/v1/jobs${query}`);
+  return (await response.json()).jobs;
+}
+
+// unended returns the running and the waiting jobs, sorted.
 async function unended() {
   const lists = await Promise.all(["running", "waiting"].map(async (state) => {
-    const { jobs } = await (await fetch(`/api/v1/jobs?limit=1000&state=${state}`)).json();
-    return jobs.map((job) => `${job.id} ${state}`);
+    return (await jobsWith(`?limit=1000&state=${state}`)).map((job) => `${job.id} ${state}`);
   }));
-  return lists.flat().sort().join();
+  return lists.flat().sort();
 }
 
 // listedUnended returns the same from the page.
@@ -297,12 +290,14 @@ function listedUnended() {
   return links.map((link) => `${link.pathname.split("/").pop()} ${link.querySelector(".word").textContent}`).sort().join();
 }
 
-// showOthers shows that another job is running, besides the one on the page.
-function showOthers() {
+// showOthers shows whether another job is running, besides the one on the page.
+function showOthers(are) {
+  const others = byId("others");
+  if (others.hidden === !are) return;
   const link = made("a", "", "Show all.");
   link.href = "/";
-  byId("others").replaceChildren("Another job is running. ", link);
-  byId("others").hidden = false;
+  others.replaceChildren(...are ? ["Another job is running. ", link] : []);
+  others.hidden = !are;
 }
 
 function letCancel(state) {

@@ -12,6 +12,7 @@ const BEYOND = 12; // rows above and below the visible ones
 const SEARCH_DELAY = 200; // ms after a key
 const SEARCH_AGAIN = 1500; // ms, in a log that grows
 const SEARCH_RETRY = 5000; // ms, after a search that failed
+const REMOVED_RETRY = 5000; // ms, after the builder had no such log
 const MOST_MARKS = 200; // in a line
 const HELD = 10000; // ms for which a line that was asked for is kept in view
 const NARROW = "(max-width: 40rem)"; // on narrow screens lines are wrapped by default
@@ -38,6 +39,7 @@ export class Log {
     this.timed = false;
     this.pages = new Map(); // number: {lines, cut, times}
     this.loading = new Set();
+    this.isRemoved = false; // the builder no longer has the log
     this.drawn = new Map(); // line, or part: {key, row}
     this.query = "";
     this.found = []; // lines
@@ -324,7 +326,7 @@ export class Log {
   row(line) {
     const text = this.text(line);
     const current = this.found[this.current] === line, chosen = this.isChosen(line);
-    const key = `${text !== undefined} ${this.query} ${current} ${chosen} ${this.timed}`;
+    const key = `${text !== undefined} ${this.query} ${current} ${chosen} ${this.timed} ${this.isRemoved}`;
     const before = this.drawn.get(line);
     if (before?.key === key) return before;
 
@@ -338,6 +340,7 @@ export class Log {
     number.setAttribute("aria-label", `Line ${line + 1}`);
     const content = made("span", "line");
     if (text !== undefined) content.append(...this.marked(text));
+    else if (this.isRemoved) content.append(made("span", "more", "The builder no longer has this line."));
     const tone = toneOf(content.textContent);
     if (tone) content.classList.add(tone);
     if (this.isCut(line)) content.append(made("span", "more", " … the raw log has the whole line"));
@@ -413,7 +416,8 @@ export class Log {
       }
       this.grow(answer.total);
     } catch {
-      await new Promise((resolve) => setTimeout(resolve, 1000));
+      this.draw();
+      await new Promise((resolve) => setTimeout(resolve, this.isRemoved ? REMOVED_RETRY : 1000));
     } finally {
       this.loading.delete(page);
       if (this.wraps) this.hold();
@@ -423,6 +427,7 @@ export class Log {
 
   async ask(path, signal) {
     const response = await fetch(`${this.api}/${path}`, { signal });
+    this.isRemoved = response.status === 404;
     if (!response.ok) throw new Error(`${path}: ${response.status}`);
     return response.json();
   }
@@ -492,7 +497,7 @@ export class Log {
       if (!isNew) await new Promise((resolve) => setTimeout(resolve, SEARCH_AGAIN));
     } catch {
       if (mine !== this.searching) return; // a newer search has replaced it
-      byId("found").textContent = "The search failed";
+      this.showSearchFailed();
       await new Promise((resolve) => setTimeout(resolve, SEARCH_RETRY));
     } finally {
       if (mine === this.searching) this.searching = null;
@@ -522,7 +527,7 @@ export class Log {
       if (query === this.query) this.found.push(...answer.lines);
       return query === this.query;
     } catch {
-      byId("found").textContent = "The search failed";
+      this.showSearchFailed();
       return false;
     } finally {
       this.fetchesMore = false;
@@ -533,6 +538,10 @@ export class Log {
     this.current = i;
     this.follow(false);
     this.show(this.found[i]);
+  }
+
+  showSearchFailed() {
+    byId("found").textContent = this.isRemoved ? "The builder no longer has the log" : "The search failed";
   }
 
   showFound() {

@@ -76,6 +76,9 @@ func TestRunAgain(t *testing.T) {
 		`"command":"nix build .#x","cachix":{"push":true,"target":"https://cache.example.com/default"}},"nix":{"accessTokens":{"github.com":""}},"system":"aarch64-linux"}`
 	r := history.Record{Job: "one", Repository: "https://example.com/a", Command: "nix build .#x", Request: json.RawMessage(job)}
 	k.end(k.begin(r), r, schemas.Exited(1))
+	signed := history.Record{Job: "signed", Command: "nix build", Secrets: []string{"netrc", "apiKey", "signingKey"}, Request: json.RawMessage(
+		`{"git":{"noClone":true},"buildOptions":{"command":"nix build","cachix":{"push":true,"target":"https://cache.example.com/default"}}}`)}
+	k.end(k.begin(signed), signed, schemas.Exited(0))
 	old := history.Record{Job: "old", Repository: "https://example.com/b", Branch: "main", Command: "nix build", Begun: time.Now()} // of an earlier version
 	k.end(k.begin(old), old, schemas.Exited(0))
 
@@ -100,6 +103,10 @@ func TestRunAgain(t *testing.T) {
 	}
 	b.Until("document.activeElement.name === 'gitKey' && document.activeElement.checkVisibility()")
 	b.CheckAccess()
+
+	b.Open(k.url + "/new?job=signed")
+	b.UntilText("#from", "enter these again: netrc, cache's API key, signing key.")
+	b.Until("document.activeElement.name === 'netrc' && document.activeElement.checkVisibility()")
 
 	b.Open(k.url + "/new?job=old")
 	b.UntilText("#from", "As in job old.")

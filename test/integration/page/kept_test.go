@@ -25,6 +25,7 @@ import (
 // The pages and their HTTP server are the real ones.
 type kept struct {
 	url     string
+	folder  string // of the logs
 	t       *testing.T
 	records *history.History
 	logs    *joblog.Store
@@ -65,7 +66,7 @@ func serveKept(t *testing.T) *kept {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { records.Close() })
-	k := &kept{t: t, records: records, logs: logs}
+	k := &kept{t: t, folder: filepath.Join(folder, "logs"), records: records, logs: logs}
 	pages := web.New(records, logs, &k.builder, web.Options{Commands: []string{"nix"}, ClientTimeout: time.Minute}, slog.New(slog.DiscardHandler))
 	mux := http.NewServeMux()
 	mux.Handle("/", pages)

@@ -1,0 +1,60 @@
+//go:build integration
+
+package page
+
+import (
+	"testing"
+	"time"
+
+	"iglu.sh/builder/internal/history"
+	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/browser"
+)
+
+// afterChecks waits until the page has asked for jobs again, and has drawn what it got.
+func afterChecks(b *browser.Tab) {
+	b.T.Helper()
+	const asked = "performance.getEntriesByType('resource').filter((e) => e.name.includes('/api/v1/jobs?') || e.name.endsWith('/api/v1/jobs')).length"
+	browser.Eval[int](b, "window.askedBefore = "+asked)
+	b.Until(asked + " >= window.askedBefore + 4")
+	b.AwaitDrawn()
+}
+
+// TestOtherJobs looks at the page of all jobs with one running job. It mentions other jobs only while they run, and
+// keeps the reason when its job has failed.
+func TestOtherJobs(t *testing.T) {
+	k := serveKept(t)
+	long := history.Record{Job: "long", Command: "nix build .#long", Begun: time.Now().Add(-time.Hour), Started: time.Now()}
+	short := history.Record{Job: "short", Command: "nix build .#short", Begun: time.Now().Add(-time.Minute), Started: time.Now()}
+	longLog := k.begin(long)
+	k.end(k.begin(short), short, schemas.Exited(0))
+
+	b := browser.OpenTab(t)
+	b.Open(k.url + "/")
+	b.Until("document.getElementById('job').dataset.job === 'long'")
+	afterChecks(b)
+	if text := browser.Eval[string](b, "document.getElementById('others').textContent"); text != "" {
+		t.Errorf("the only running job's page says %q", text)
+	}
+
+	next := history.Record{Job: "next", Command: "nix build .#next", Begun: time.Now(), Started: time.Now()}
+	nextLog := k.begin(next)
+	b.UntilText("#others:not([hidden])", "Another job is running. Show all.")
+	k.end(nextLog, next, schemas.Exited(0))
+	b.Until("document.getElementById('others').hidden")
+	b.UntilText("#jobs", "nix build .#next")
+
+	long.Reason = "long failed: it was too long"
+	k.end(longLog, long, schemas.Exited(1))
+	b.UntilText("#status", "it was too long")
+	afterChecks(b)
+	if text := browser.Eval[string](b, "document.getElementById('status').textContent"); text != "long failed: it was too longExit code 1." {
+		t.Errorf("the reason of the failed job has become %q", text)
+	}
+	b.Until("document.getElementById('others').hidden")
+	last := history.Record{Job: "last", Command: "nix build .#last", Begun: time.Now(), Started: time.Now()}
+	lastLog := k.begin(last)
+	b.UntilText("#others:not([hidden])", "Another job is running. Show all.")
+	b.UntilText("#status", "it was too long")
+	k.end(lastLog, last, schemas.Exited(0))
+}
