@@ -81,7 +81,7 @@ func TestRefused(t *testing.T) {
 	})
 	term := termtest.Open(t, 80, 5)
 	got := <-submit(t, Options{URL: url, Stdout: term.TTY})
-	if got.code != ExitClient || got.err == nil || got.err.Error() != "A build job is already running." {
+	if got.code != ExitClient || got.err == nil || got.err.Error() != "A build job is already running.\nhint: with --wait the client tries again until the builder has room for the job" {
 		t.Errorf("exit code %d, %v", got.code, got.err)
 	}
 	term.Want("")
@@ -314,5 +314,20 @@ func TestJobOfFlags(t *testing.T) {
 				t.Error("Given is wrong")
 			}
 		})
+	}
+}
+
+// TestCannotPrint submits a job whose log cannot be printed. The error does not blame the builder.
+func TestCannotPrint(t *testing.T) {
+	for _, asJSON := range []bool{false, true} {
+		u := startBuilder(t, true, func(b *builderConn) {
+			b.accept()
+			b.lines("a line")
+			b.untilGone()
+		})
+		got := <-submit(t, Options{URL: u, Stdout: failing{}, Stderr: io.Discard, JSON: asJSON})
+		if got.code != ExitClient || got.err == nil || got.err.Error() != "print the log: the disk is full" {
+			t.Errorf("JSON %v: exit code %d, %v", asJSON, got.code, got.err)
+		}
 	}
 }
