@@ -30,19 +30,12 @@ type LogOptions struct {
 
 // ShowLog prints the log of a job, or of one of its derivations, which a builder has kept.
 func ShowLog(ctx context.Context, o LogOptions) error {
-	response, err := request(ctx, http.MethodGet, logURL(o), o.Token, nil)
+	response, err := Options{URL: o.URL, Token: o.Token}.ask(ctx, http.MethodGet, logURL(o), nil)
 	if err != nil {
 		return err
 	}
 	defer response.Body.Close()
-	switch response.StatusCode {
-	case http.StatusOK:
-		return showText(o.Stdout, response.Body, o.NoColor)
-	case http.StatusUnauthorized:
-		return unauthorized(o.URL, o.Token)
-	}
-	said, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10))
-	return fmt.Errorf("%s answers %s: %s", o.URL, termtext.Visible(response.Status), termtext.Visible(strings.TrimSpace(string(said))))
+	return showText(o.Stdout, response.Body, o.NoColor)
 }
 
 // logURL returns the URL of a log in the builder's API.
@@ -77,8 +70,10 @@ func logCommand(builder *url.URL, job, derivation string) string {
 // showText copies lines to an output. For a terminal it removes unsafe control characters.
 func showText(out io.Writer, text io.Reader, noColor bool) error {
 	if !isTerminal(out) {
-		_, err := io.Copy(out, text)
-		return err
+		if _, err := io.Copy(out, text); err != nil {
+			return fmt.Errorf("copy the log: %w", err)
+		}
+		return nil
 	}
 	for lines := bufio.NewReaderSize(text, bufferSize); ; {
 		line, err := lines.ReadBytes('\n')
