@@ -11,6 +11,10 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/internal/jobend"
 )
 
 const repository = "../.."
@@ -128,5 +132,25 @@ func TestIndex(t *testing.T) {
 		if file, isDoc := strings.CutPrefix(name, "docs/"); isDoc && file != "README.md" && !strings.Contains(index, "]("+file) {
 			t.Errorf("docs/README.md does not link to %s", name)
 		}
+	}
+}
+
+// TestDocumentedEnds compares the table of ends in docs/protocol.md with the ends that a builder reports.
+func TestDocumentedEnds(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(repository, "docs/protocol.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## Ends\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var got, want []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\|").FindAllStringSubmatch(section, -1) {
+		got = append(got, row[1])
+	}
+	for _, end := range jobend.All {
+		want = append(want, string(end))
+	}
+	if diff := cmp.Diff(slices.Sorted(slices.Values(want)), slices.Sorted(slices.Values(got))); diff != "" {
+		t.Errorf("docs/protocol.md (-ends +table):\n%s", diff)
 	}
 }
