@@ -215,6 +215,22 @@ func TestSummaryOfPush(t *testing.T) {
 	}
 }
 
+// TestNumberOfPaths checks the summary of a push of one path.
+func TestNumberOfPaths(t *testing.T) {
+	for paths, want := range map[int64]string{0: "0 paths", 1: "1 path", 2: "2 paths"} {
+		url := startBuilder(t, true, func(b *builderConn) {
+			b.accept()
+			b.lines("a line")
+			b.end(schemas.Exited(0), &schemas.VerdictEvent{End: "exited", Pushed: &schemas.Pushed{Paths: paths, Bytes: 2048}})
+			b.untilGone()
+		})
+		term := termtest.Open(t, 80, 20)
+		job := jsonOf(t, schemas.Request{BuildOptions: schemas.BuildOptions{Cachix: schemas.Cachix{Push: true, Target: "https://c/n"}}})
+		<-submit(t, Options{URL: url, Stdout: term.TTY, Job: job})
+		term.Want("a line\n\nBuilt in 0.0s\n  pushed  " + want + ", 2.0 KiB, to https://c/n\n  get it  from the substituter https://c/n\n")
+	}
+}
+
 // TestStatusFits checks that status lines fit into terminals of every width.
 func TestStatusFits(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
