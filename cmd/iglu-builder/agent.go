@@ -158,6 +158,9 @@ Docker's own clients expect in DOCKER_CERT_PATH. These also verify the agent's h
 or of --host.`,
 		Example: "  iglu-builder agent keys keys",
 		Args:    cobra.ExactArgs(1),
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveFilterDirs
+		},
 		RunE: func(command *cobra.Command, args []string) error {
 			if err := agent.MakeKeys(args[0], hosts); err != nil {
 				return &exitError{1, err}

@@ -86,7 +86,6 @@ shows its log, and 'iglu-builder cancel' ends it.`,
 	flags.BoolVar(&options.Wait, "wait", false, "try again while the builder has no free slot for the job")
 	flags.BoolVar(&detach, "detach", false, "print the job's id and exit; the job continues")
 	job.Register(flags)
-	completeSettings(command, flags)
 	return command
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -78,5 +79,28 @@ func TestDetachCannotPrint(t *testing.T) {
 	code := run(t.Context(), []string{"build", "--url", builder.URL, "--detach", "--command", "nix"}, nil, fullDisk{}, &stderr)
 	if want := "iglu-builder build: the job abc was started, but its id cannot be printed: the disk is full\n"; code != buildclient.ExitClient || stderr.String() != want {
 		t.Errorf("exit code %d, %s", code, &stderr)
+	}
+}
+
+// TestCannotPrint runs commands whose output cannot be printed. They fail, and do not blame the command line.
+func TestCannotPrint(t *testing.T) {
+	for _, args := range [][]string{{"version"}, {"completion", "bash"}} {
+		var stderr bytes.Buffer
+		if code := run(t.Context(), args, nil, fullDisk{}, &stderr); code != 1 || !strings.HasSuffix(stderr.String(), ": the disk is full\n") {
+			t.Errorf("%q: exit code %d, %s", args, code, &stderr)
+		}
+	}
+}
+
+// TestJobIDs gives commands a text that is no job's id.
+func TestJobIDs(t *testing.T) {
+	for _, command := range []string{"watch", "cancel", "log"} {
+		for _, id := range []string{"", "../jobs", "a2 "} {
+			var stderr bytes.Buffer
+			code := run(t.Context(), []string{command, id}, nil, io.Discard, &stderr)
+			if want := fmt.Sprintf("%q is not a job's id, which has only small letters and digits\nhint: ", id); code != buildclient.ExitClient || !strings.Contains(stderr.String(), want) {
+				t.Errorf("%s %q: exit code %d, %s", command, id, code, &stderr)
+			}
+		}
 	}
 }

@@ -12,13 +12,24 @@ import (
 	"iglu.sh/builder/internal/server"
 )
 
-// completeSettings makes a shell complete the values of a command's flags: the words that a setting takes,
-// and files and folders.
-func completeSettings(command *cobra.Command, flags *pflag.FlagSet) {
+// completeAll makes a shell complete the values of all commands' flags: the words that a setting takes,
+// and files and folders. Everything else is completed with files only if a command says so.
+func completeAll(root *cobra.Command) {
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	kinds := make(map[string]server.Kind)
 	for _, setting := range server.Table() {
 		kinds[setting.Flag] = setting.Kind
 	}
+	commands := root.Commands()
+	for len(commands) > 0 {
+		command := commands[0]
+		commands = append(commands[1:], command.Commands()...)
+		completeFlags(command, command.Flags(), kinds)
+		completeFlags(command, command.PersistentFlags(), kinds)
+	}
+}
+
+func completeFlags(command *cobra.Command, flags *pflag.FlagSet, kinds map[string]server.Kind) {
 	flags.VisitAll(func(f *pflag.Flag) {
 		kind := kinds[f.Name]
 		if strings.HasSuffix(f.Name, "-file") {

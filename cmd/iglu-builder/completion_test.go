@@ -22,6 +22,15 @@ func TestCompletionOfCommands(t *testing.T) {
 		{[]string{"build", "--git-key-file", ""}, ":0"},
 		{[]string{"build", ""}, "json :8"},
 		{[]string{"log", ""}, ":4"},
+		{[]string{"log", "--token-file", ""}, ":0"},
+		{[]string{"watch", "--url", ""}, ":4"},
+		{[]string{"agent", "--log-format", ""}, "text json :4"},
+		{[]string{"agent", "check", "--agent-keys", ""}, ":16"},
+		{[]string{"agent", "keys", ""}, ":16"},
+		{[]string{"cleanup", "--agent-keys", ""}, ":16"},
+		{[]string{"healthcheck", "--url", ""}, ":4"},
+		{[]string{"version", ""}, ":4"},
+		{[]string{"serve", ""}, ":4"},
 	} {
 		var stdout, stderr bytes.Buffer
 		if code := run(t.Context(), append([]string{"__complete"}, test.words...), nil, &stdout, &stderr); code != 0 {

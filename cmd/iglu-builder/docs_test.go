@@ -11,6 +11,10 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/internal/jobend"
 )
 
 const repository = "../.."
@@ -129,4 +133,58 @@ func TestIndex(t *testing.T) {
 			t.Errorf("docs/README.md does not link to %s", name)
 		}
 	}
+}
+
+// TestDocumentedEnds compares the table of ends in docs/protocol.md with the ends that a builder reports.
+func TestDocumentedEnds(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(repository, "docs/protocol.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## Ends\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var got, want []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\|").FindAllStringSubmatch(section, -1) {
+		got = append(got, row[1])
+	}
+	for _, end := range jobend.All {
+		want = append(want, string(end))
+	}
+	if diff := cmp.Diff(slices.Sorted(slices.Values(want)), slices.Sorted(slices.Values(got))); diff != "" {
+		t.Errorf("docs/protocol.md (-ends +table):\n%s", diff)
+	}
+}
+
+// TestDocumentedTests checks that the tests in the documents' commands (go test with -fuzz or -run) exist in the
+// given packages.
+func TestDocumentedTests(t *testing.T) {
+	commands := regexp.MustCompile(`go test [^\n]*?(\./\S+)[^\n]* -(?:fuzz|run) '?\^?(\w+)`)
+	for _, name := range documents(t) {
+		text, err := os.ReadFile(filepath.Join(repository, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, command := range commands.FindAllStringSubmatch(string(text), -1) {
+			if !hasTest(t, command[1], command[2]) {
+				t.Errorf("%s: %s has no test %s", name, command[1], command[2])
+			}
+		}
+	}
+}
+
+// hasTest reports whether a package has a test whose name has a word.
+func hasTest(t *testing.T, folder, word string) bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(repository, folder, "*_test.go"))
+	if err != nil || files == nil {
+		t.Errorf("%s has no tests: %v", folder, err)
+	}
+	function := regexp.MustCompile(`(?m)^func (?:Test|Fuzz)?\w*` + word)
+	return slices.ContainsFunc(files, func(name string) bool {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Error(err)
+		}
+		return function.Match(text)
+	})
 }

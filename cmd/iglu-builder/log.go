@@ -20,7 +20,12 @@ the hash before the name in its store path.`,
 		Example: `  iglu-builder log 2k5q3xn7plkugqbsfzu5x36zqa
   iglu-builder log --follow 2k5q3xn7plkugqbsfzu5x36zqa
   iglu-builder log --url builder:3000 2k5q3xn7plkugqbsfzu5x36zqa hello-2.12`,
-		Args:              cobra.RangeArgs(1, 2),
+		Args: func(command *cobra.Command, args []string) error {
+			if err := cobra.RangeArgs(1, 2)(command, args); err != nil {
+				return err
+			}
+			return checkJobID(args[0])
+		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(command *cobra.Command, args []string) (err error) {
 			if options.URL, options.Token, err = readBuilder(command.Flags()); err != nil {

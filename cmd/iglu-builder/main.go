@@ -43,24 +43,61 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(commands()...)
 	root.SetArgs(args)
 	root.SetIn(stdin)
-	root.SetOut(stdout)
+	root.SetOut(stdout) // before the library's command completion, which keeps it
 	root.SetErr(stderr)
+	root.AddCommand(commands()...)
+	addLibraryCommands(root)
+	completeAll(root)
+	root.Version = versionText()
+	root.SetVersionTemplate("{{.Version}}\n")
+	started := false // a command has begun, so the command line is valid
+	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
 
 	command, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
 	exit, ok := errors.AsType[*exitError](err)
-	if !ok { // cobra's own: the command line is wrong
+	switch {
+	case !ok && started:
+		exit = &exitError{1, err}
+	case !ok: // cobra's own: the command line is wrong
 		exit = &exitError{code: usageCode(command), err: fmt.Errorf("%w\nhint: see '%s --help'", err, command.CommandPath())}
 	}
 	if exit.err != nil {
 		fmt.Fprintf(stderr, "%s: %v\n", command.CommandPath(), exit.err)
 	}
 	return exit.code
+}
+
+// addLibraryCommands adds the commands of the library, help and completion. Unlike the library, they fail if their
+// argument is unknown.
+func addLibraryCommands(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, command := range root.Commands() {
+		switch command.Name() {
+		case "help":
+			command.Run, command.RunE = nil, showHelp
+		case "completion":
+			command.RunE = func(command *cobra.Command, _ []string) error { return command.Help() }
+		}
+	}
+}
+
+// showHelp prints the help of the command in the arguments.
+func showHelp(help *cobra.Command, args []string) error {
+	command, rest, err := help.Root().Find(args)
+	if err == nil && len(rest) > 0 {
+		err = fmt.Errorf("unknown command %q for %q", rest[0], command.CommandPath())
+	}
+	if err != nil {
+		return &exitError{exitUsage, fmt.Errorf("%w\nhint: see '%s --help'", err, command.CommandPath())}
+	}
+	command.InitDefaultHelpFlag()
+	return command.Help()
 }
 
 // commands returns the program's commands, without those that the library adds.

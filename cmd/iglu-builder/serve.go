@@ -42,7 +42,6 @@ then cancels them, and exits with 0. A second signal cancels them immediately.`,
 		},
 	}
 	s.Register(command.Flags())
-	completeSettings(command, command.Flags())
 	return command
 }
 

@@ -71,6 +71,8 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 	wantUsage(t, []string{"serve", "--no-such-flag"}, "unknown flag: --no-such-flag", "hint: see 'iglu-builder serve --help'")
 	wantUsage(t, []string{"serve", "argument"}, "argument", "hint")
 	wantUsage(t, []string{"no-such-command"}, "no-such-command", "hint")
+	wantUsage(t, []string{"help", "no-such-command"}, `unknown command "no-such-command"`, "hint: see 'iglu-builder --help'")
+	wantUsage(t, []string{"completion", "no-such-shell"}, `unknown command "no-such-shell"`, "hint: see 'iglu-builder completion --help'")
 }
 
 // TestStackVariables sets the variables of the Iglu stack, with and without the builder's own.
@@ -165,7 +167,7 @@ func TestAddressTaken(t *testing.T) {
 	defer taken.Close()
 	var stdout, stderr bytes.Buffer
 	code := run(t.Context(), []string{"serve", "--listen", taken.Addr().String(), "--state-dir", t.TempDir()}, nil, &stdout, &stderr)
-	if code != 1 || !strings.Contains(stderr.String(), "address already in use") {
+	if code != 1 || !strings.HasSuffix(stderr.String(), "address already in use\nhint: set another address with --listen or IGLU_LISTEN, or stop the program that uses this one\n") {
 		t.Errorf("exit code %d, %s", code, &stderr)
 	}
 }

@@ -62,7 +62,6 @@ With --nodes it removes the stores on every node that has them.`,
 	for _, name := range []string{"instance", "state-dir", "agent-keys", "nodes"} {
 		command.PersistentFlags().AddFlag(flags.Lookup(name))
 	}
-	completeSettings(command, command.PersistentFlags())
 	return command
 }
 

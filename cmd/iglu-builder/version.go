@@ -39,13 +39,18 @@ func versionCommand() *cobra.Command {
 		Long:  "Version prints the version, the commit if it is known, and the version of Go.",
 		Args:  cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			build := buildInfo()
-			revision := ""
-			if build.Revision != "" {
-				revision = " " + build.Revision
-			}
-			_, err := fmt.Fprintf(command.OutOrStdout(), "iglu-builder %s%s %s\n", build.Version, revision, build.GoVersion)
+			_, err := fmt.Fprintln(command.OutOrStdout(), versionText())
 			return err
 		},
 	}
+}
+
+// versionText returns the program's name, its version, the commit if it is known, and the version of Go.
+func versionText() string {
+	build := buildInfo()
+	revision := ""
+	if build.Revision != "" {
+		revision = " " + build.Revision
+	}
+	return fmt.Sprintf("iglu-builder %s%s %s", build.Version, revision, build.GoVersion)
 }

@@ -6,14 +6,16 @@ import (
 	"testing"
 )
 
-// TestVersion runs the subcommand.
+// TestVersion runs the subcommand, and the flag with the same result.
 func TestVersion(t *testing.T) {
-	var stdout strings.Builder
-	if code := run(t.Context(), []string{"version"}, nil, &stdout, io.Discard); code != 0 {
-		t.Errorf("exit code %d", code)
-	}
-	if fields := strings.Fields(stdout.String()); len(fields) < 3 || fields[0] != "iglu-builder" || !strings.HasPrefix(fields[len(fields)-1], "go1.") {
-		t.Errorf("%q", &stdout)
+	for _, arg := range []string{"version", "--version"} {
+		var stdout strings.Builder
+		if code := run(t.Context(), []string{arg}, nil, &stdout, io.Discard); code != 0 {
+			t.Errorf("%s: exit code %d", arg, code)
+		}
+		if fields := strings.Fields(stdout.String()); len(fields) < 3 || fields[0] != "iglu-builder" || !strings.HasPrefix(fields[len(fields)-1], "go1.") {
+			t.Errorf("%s: %q", arg, &stdout)
+		}
 	}
 }
 

@@ -81,8 +81,13 @@ func exactlyOneJob(command *cobra.Command, args []string) error {
 	if err := cobra.ExactArgs(1)(command, args); err != nil {
 		return err
 	}
-	if !jobID().MatchString(args[0]) {
-		return fmt.Errorf("%q is not a job's id, which has only small letters and digits", args[0])
+	return checkJobID(args[0])
+}
+
+// checkJobID returns an error unless a text has the form of a job's id.
+func checkJobID(text string) error {
+	if !jobID().MatchString(text) {
+		return fmt.Errorf("%q is not a job's id, which has only small letters and digits", text)
 	}
 	return nil
 }

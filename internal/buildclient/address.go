@@ -17,8 +17,8 @@ const EnvURL = "IGLU_URL"
 var webSocketSchemes = map[string]string{"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
 // ParseAddress reads the address of a builder: a URL, or HOST:PORT, which means ws://HOST:PORT.
-// The returned URL has the scheme ws or wss, and the path of the builder's WebSocket if the address has no
-// path. An error says what an address must be, and contains no password.
+// The returned URL is that of the builder's WebSocket, with the scheme ws or wss. A path before the WebSocket's
+// own is kept: a proxy may need it. An error says what an address must be, and contains no password.
 func ParseAddress(text string) (*url.URL, error) {
 	hasScheme := strings.Contains(text, "://")
 	full := text
@@ -29,13 +29,12 @@ func ParseAddress(text string) (*url.URL, error) {
 	if err == nil && u.User != nil || err != nil && strings.Contains(text, "@") {
 		return nil, errors.New("the address of a builder has no user name and no password: use a token")
 	}
-	if err != nil || webSocketSchemes[u.Scheme] == "" || u.Hostname() == "" || !isPort(u.Port(), hasScheme) {
+	if err != nil || webSocketSchemes[u.Scheme] == "" || u.Hostname() == "" || !isPort(u.Port(), hasScheme) || strings.ContainsAny(text, "?#") {
 		return nil, fmt.Errorf("%q is not the address of a builder: give HOST:PORT, such as 127.0.0.1:3000, or a URL, such as wss://builder.example.com", text)
 	}
 	u.Scheme = webSocketSchemes[u.Scheme]
-	if u.Path == "" || u.Path == "/" {
-		u.Path = schemas.BuildPath
-	}
+	before := strings.TrimSuffix(strings.TrimRight(u.Path, "/"), schemas.BuildPath)
+	u.Path = strings.TrimRight(before, "/") + schemas.BuildPath
 	return u, nil
 }
 

@@ -49,11 +49,8 @@ func request(ctx context.Context, method string, u *url.URL, token string, body 
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
 	response, err := httpClient.Do(request)
-	if operation, ok := errors.AsType[*net.OpError](err); ok && operation.Op == "dial" {
-		return nil, noBuilder(u, err)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot connect to %s: %w", u, err)
+		return nil, notConnected(u, err)
 	}
 	return response, nil
 }
@@ -84,9 +81,10 @@ func (o Options) refusal(u *url.URL, response *http.Response) error {
 		return errTooLarge
 	case said.Error != "":
 		return errors.New(sentences(&said))
-	case response.StatusCode == http.StatusNotFound && u.Path == api(o.URL, jobsPath).Path,
-		response.StatusCode == http.StatusMethodNotAllowed:
+	case u.Path == api(o.URL, jobsPath).Path && (response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed):
 		return fmt.Errorf("%s is not a builder that accepts jobs without a connection: it answers %s", u, termtext.Visible(response.Status))
+	case !strings.HasPrefix(response.Header.Get("Content-Type"), "text/plain"): // not a builder's sentence
+		return notBuilder(u, response.Status, text)
 	}
 	return fmt.Errorf("%s refuses: %s", u, termtext.Visible(strings.TrimSpace(string(text))))
 }

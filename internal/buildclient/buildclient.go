@@ -77,11 +77,13 @@ func submitOnce(ctx context.Context, o Options) (code int, err error) {
 	v := newView(o)
 	defer endView(v, &code, &err)
 	var conn *websocket.Conn
+	var shown error // that of the last flush
 	conn, err = dial(ctx, o.URL, o.Token, func() error {
 		if conn != nil { // connected: any data shows that the builder is alive
 			conn.SetReadDeadline(time.Now().Add(silenceTimeout))
 		}
-		return v.flush()
+		shown = v.flush()
+		return shown
 	})
 	if err != nil {
 		return ExitClient, err
@@ -100,6 +102,8 @@ func submitOnce(ctx context.Context, o Options) (code int, err error) {
 	return show(func() ([]byte, error) {
 		data, err = readMessage(conn, data[:0])
 		switch {
+		case shown != nil:
+			return nil, shown
 		case websocket.IsCloseError(err, websocket.CloseMessageTooBig):
 			return nil, errTooLarge
 		case errors.Is(err, websocket.ErrReadLimit):

@@ -81,7 +81,7 @@ func TestRefused(t *testing.T) {
 	})
 	term := termtest.Open(t, 80, 5)
 	got := <-submit(t, Options{URL: url, Stdout: term.TTY})
-	if got.code != ExitClient || got.err == nil || got.err.Error() != "A build job is already running." {
+	if got.code != ExitClient || got.err == nil || got.err.Error() != "A build job is already running.\nhint: with --wait the client tries again until the builder has room for the job" {
 		t.Errorf("exit code %d, %v", got.code, got.err)
 	}
 	term.Want("")
@@ -215,6 +215,22 @@ func TestSummaryOfPush(t *testing.T) {
 	}
 }
 
+// TestNumberOfPaths checks the summary of a push of one path.
+func TestNumberOfPaths(t *testing.T) {
+	for paths, want := range map[int64]string{0: "0 paths", 1: "1 path", 2: "2 paths"} {
+		url := startBuilder(t, true, func(b *builderConn) {
+			b.accept()
+			b.lines("a line")
+			b.end(schemas.Exited(0), &schemas.VerdictEvent{End: "exited", Pushed: &schemas.Pushed{Paths: paths, Bytes: 2048}})
+			b.untilGone()
+		})
+		term := termtest.Open(t, 80, 20)
+		job := jsonOf(t, schemas.Request{BuildOptions: schemas.BuildOptions{Cachix: schemas.Cachix{Push: true, Target: "https://c/n"}}})
+		<-submit(t, Options{URL: url, Stdout: term.TTY, Job: job})
+		term.Want("a line\n\nBuilt in 0.0s\n  pushed  " + want + ", 2.0 KiB, to https://c/n\n  get it  from the substituter https://c/n\n")
+	}
+}
+
 // TestStatusFits checks that status lines fit into terminals of every width.
 func TestStatusFits(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
@@ -284,7 +300,10 @@ func TestJobOfFlags(t *testing.T) {
 		{"no file of a token", []string{"--repo", "r", "--access-token-file", "a=" + folder + "/none"}, nil, "", "--access-token-file: open "},
 		{"no netrc", []string{"--repo", "r", "--netrc-file", folder + "/none"}, nil, "", "--netrc-file: open "},
 		{"nothing", nil, nil, "", "give a repository with --repo, or a command with --command"},
-		{"no command", []string{"--repo", "r", "--no-clone"}, nil, "", "there is nothing to build"},
+		{"no command", []string{"--repo", "r", "--no-clone"}, nil, "", "without a clone there is nothing to build\nhint: give a command with --command, or leave out --no-clone"},
+		{"branch of nothing", []string{"--command", "nix", "--branch", "main"}, nil, "", "a branch, a git user or a git key is given without the repository\nhint: give its URL with --repo"},
+		{"git user of nothing", []string{"--git-user", "me"}, nil, "", "is given without the repository"},
+		{"git key of nothing", []string{"--command", "nix", "--git-key-file", "k"}, nil, "", "is given without the repository"},
 		{"no token", []string{"--repo", "r", "--push-to", "https://c/n"}, nil, "", "put it into CACHIX_AUTH_TOKEN"},
 		{"no cache", []string{"--repo", "r", "--api-key-file", apiKey}, nil, "", "give the cache's URL with --push-to"},
 		{"empty file", []string{"--repo", "r", "--git-key-file", empty}, nil, "", "is empty"},
@@ -314,5 +333,20 @@ func TestJobOfFlags(t *testing.T) {
 				t.Error("Given is wrong")
 			}
 		})
+	}
+}
+
+// TestCannotPrint submits a job whose log cannot be printed. The error does not blame the builder.
+func TestCannotPrint(t *testing.T) {
+	for _, asJSON := range []bool{false, true} {
+		u := startBuilder(t, true, func(b *builderConn) {
+			b.accept()
+			b.lines("a line")
+			b.untilGone()
+		})
+		got := <-submit(t, Options{URL: u, Stdout: failing{}, Stderr: io.Discard, JSON: asJSON})
+		if got.code != ExitClient || got.err == nil || got.err.Error() != "print the log: the disk is full" {
+			t.Errorf("JSON %v: exit code %d, %v", asJSON, got.code, got.err)
+		}
 	}
 }

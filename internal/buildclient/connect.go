@@ -3,6 +3,7 @@ package buildclient
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -59,19 +60,39 @@ func dial(ctx context.Context, u *url.URL, token string, flush func() error) (*w
 	if errors.Is(err, websocket.ErrBadHandshake) && response != nil {
 		return nil, rejected(u, response)
 	}
-	if operation, ok := errors.AsType[*net.OpError](err); ok && operation.Op == "dial" {
-		return nil, noBuilder(u, err)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot connect to %s: %w", u, err)
+		return nil, notConnected(u, err)
 	}
 	conn.SetReadLimit(maxMessage)
 	return conn, nil
 }
 
-// noBuilder returns the error if no server answers at an address.
-func noBuilder(u *url.URL, err error) error {
-	return fmt.Errorf("no builder answers at %s: %w\nhint: start one with 'iglu-builder serve'", u, err)
+// notConnected returns the error if no connection to a builder could be made.
+func notConnected(u *url.URL, err error) error {
+	if failed, ok := errors.AsType[*url.Error](err); ok { // which repeats the URL
+		err = failed.Err
+	}
+	if operation, ok := errors.AsType[*net.OpError](err); ok && operation.Op == "dial" {
+		return fmt.Errorf("no builder answers at %s: %w\nhint: start one with 'iglu-builder serve'", u, err)
+	}
+	hint := ""
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
+		hint = "\nhint: if the builder has no certificate, its address begins with http:// or ws://"
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		hint = "\nhint: the host in the address must be one of the certificate's; SSL_CERT_FILE is a file with certificates to trust"
+	}
+	return fmt.Errorf("cannot connect to %s: %w%s", u, err, hint)
+}
+
+// notBuilder returns the error if a server answers what a builder does not answer. text is its answer, or the
+// beginning.
+func notBuilder(u *url.URL, status string, text []byte) error {
+	hint := ""
+	if bytes.Contains(text, []byte("HTTP request to an HTTPS server")) { // as servers in Go say it
+		hint = "\nhint: the server speaks TLS: its address begins with https:// or wss://"
+	}
+	return fmt.Errorf("%s is not a builder: it answers %s%s", u, termtext.Visible(status), hint)
 }
 
 // unauthorized returns the error if a builder has not accepted the token.
@@ -85,11 +106,11 @@ func unauthorized(u *url.URL, token string) error {
 
 // rejected returns the error if a server refuses the WebSocket.
 func rejected(u *url.URL, response *http.Response) error {
+	text, _ := io.ReadAll(response.Body)             // the library has read it, or its beginning
 	if response.StatusCode == http.StatusForbidden { // the body is the reason
-		reason, _ := io.ReadAll(response.Body) // the library has read it, or its beginning
-		return fmt.Errorf("%s refuses: %s", u, termtext.Visible(strings.TrimSpace(string(reason))))
+		return fmt.Errorf("%s refuses: %s", u, termtext.Visible(strings.TrimSpace(string(text))))
 	}
-	return fmt.Errorf("%s is not a builder: it answers %s", u, termtext.Visible(response.Status))
+	return notBuilder(u, response.Status, text)
 }
 
 // readMessage appends the next message to buf.

@@ -2,6 +2,8 @@ package buildclient
 
 import (
 	"bytes"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -23,10 +25,14 @@ func TestParseAddress(t *testing.T) {
 		"[::1]:3000":                       "ws://[::1]:3000/api/v1/build",
 		"builder:3000/":                    "ws://builder:3000/api/v1/build",
 		"builder:3000/api/v1/build":        "ws://builder:3000/api/v1/build",
+		"builder:3000/api/v1/build/":       "ws://builder:3000/api/v1/build",
 		"ws://127.0.0.1:3000/api/v1/build": "ws://127.0.0.1:3000/api/v1/build",
 		"http://127.0.0.1:3000":            "ws://127.0.0.1:3000/api/v1/build",
 		"https://builder.example.com":      "wss://builder.example.com/api/v1/build",
-		"WSS://builder.example.com/x/y":    "wss://builder.example.com/x/y",
+		"WSS://builder.example.com/x/y":    "wss://builder.example.com/x/y/api/v1/build",
+		"https://example.com/x/":           "wss://example.com/x/api/v1/build",
+		"http://builder:3000?a=b":          `"http://builder:3000?a=b"` + notAnAddress,
+		"http://builder:3000/#jobs":        `"http://builder:3000/#jobs"` + notAnAddress,
 		"":                                 `""` + notAnAddress,
 		"builder":                          `"builder"` + notAnAddress,
 		"builder.example.com":              `"builder.example.com"` + notAnAddress,
@@ -77,6 +83,47 @@ func TestUnauthorized(t *testing.T) {
 	}
 }
 
+// TestNotABuilder connects to servers of another kind, and with the wrong scheme. All commands say the same.
+func TestNotABuilder(t *testing.T) {
+	page := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.WriteHeader(http.StatusBadGateway)
+		io.WriteString(w, "<html>\nBad Gateway\n</html>")
+	})
+	plain, encrypted, gone := httptest.NewServer(page), httptest.NewUnstartedServer(page), httptest.NewServer(page)
+	encrypted.Config.ErrorLog = log.New(io.Discard, "", 0) // of clients that do not trust it
+	encrypted.StartTLS()
+	gone.Close()
+	defer plain.Close()
+	defer encrypted.Close()
+	hostOf := func(s *httptest.Server) string { return s.Listener.Addr().String() }
+	for address, want := range map[string]string{
+		"http://" + hostOf(plain):      "is not a builder: it answers 502 Bad Gateway",
+		"https://" + hostOf(plain):     "hint: if the builder has no certificate, its address begins with http:// or ws://",
+		"http://" + hostOf(encrypted):  "is not a builder: it answers 400 Bad Request\nhint: the server speaks TLS: its address begins with https:// or wss://",
+		"https://" + hostOf(encrypted): "hint: the host in the address must be one of the certificate's; SSL_CERT_FILE is a file with certificates to trust",
+		"http://" + hostOf(gone):       "dial tcp " + hostOf(gone) + ": connect: connection refused\nhint: start one with 'iglu-builder serve'",
+	} {
+		u, err := ParseAddress(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := Options{URL: u, Job: []byte("{}"), Stdout: io.Discard, Stderr: io.Discard}
+		for command, do := range map[string]func() error{
+			"build":    func() error { _, err := Submit(t.Context(), o); return err },
+			"detached": func() error { _, _, err := Detach(t.Context(), o); return err },
+			"watch":    func() error { _, err := Watch(t.Context(), o, "a2"); return err },
+			"cancel":   func() error { return Cancel(t.Context(), o, "a2") },
+			"log":      func() error { return ShowLog(t.Context(), LogOptions{URL: u, Job: "a2", Stdout: io.Discard}) },
+		} {
+			err := do()
+			if err == nil || !strings.HasSuffix(err.Error(), want) || strings.Count(err.Error(), "://"+u.Host) != 1 {
+				t.Errorf("%s of %s: %v", command, address, err)
+			}
+		}
+	}
+}
+
 // TestJobIsNamedOnce checks that people read the job's id once, before the log, although the first event and the
 // log's first line both have it.
 func TestJobIsNamedOnce(t *testing.T) {
@@ -88,17 +135,17 @@ func TestJobIsNamedOnce(t *testing.T) {
 		b.end(schemas.Exited(0), nil)
 		b.untilGone()
 	})
-	const log = "iglu: job a2 " + page + "\na line\n"
+	const lines = "iglu: job a2 " + page + "\na line\n"
 
 	var stdout, stderr bytes.Buffer
 	<-submit(t, Options{URL: url, Stdout: &stdout, Stderr: &stderr})
-	if stdout.String() != log || strings.Contains(stderr.String(), "a2") {
-		t.Errorf("plain: standard output %q, want %q; standard error %q", &stdout, log, &stderr)
+	if stdout.String() != lines || strings.Contains(stderr.String(), "a2") {
+		t.Errorf("plain: standard output %q, want %q; standard error %q", &stdout, lines, &stderr)
 	}
 
 	term := termtest.Open(t, 80, 10)
 	<-submit(t, Options{URL: url, Stdout: term.TTY, now: newClock().Now})
-	term.Want(log + "\nBuilt in 0.0s")
+	term.Want(lines + "\nBuilt in 0.0s")
 
 	stdout.Reset()
 	<-submit(t, Options{URL: url, Stdout: &stdout, JSON: true})

@@ -103,6 +103,10 @@ func (j *JobFlags) Job() ([]byte, error) {
 	}
 	options := &request.BuildOptions
 	switch {
+	case options.Command == "" && j.repository != "" && j.noClone:
+		return nil, errors.New("without a clone there is nothing to build\nhint: give a command with --command, or leave out --no-clone")
+	case j.repository == "" && j.branch+j.gitUser+j.gitKeyFile != "":
+		return nil, errors.New("a branch, a git user or a git key is given without the repository\nhint: give its URL with --repo")
 	case options.Command == "" && request.Git.NoClone:
 		return nil, errors.New("there is nothing to build\nhint: give a repository with --repo, or a command with --command")
 	case options.Command == "":

@@ -30,19 +30,12 @@ type LogOptions struct {
 
 // ShowLog prints the log of a job, or of one of its derivations, which a builder has kept.
 func ShowLog(ctx context.Context, o LogOptions) error {
-	response, err := request(ctx, http.MethodGet, logURL(o), o.Token, nil)
+	response, err := Options{URL: o.URL, Token: o.Token}.ask(ctx, http.MethodGet, logURL(o), nil)
 	if err != nil {
 		return err
 	}
 	defer response.Body.Close()
-	switch response.StatusCode {
-	case http.StatusOK:
-		return showText(o.Stdout, response.Body, o.NoColor)
-	case http.StatusUnauthorized:
-		return unauthorized(o.URL, o.Token)
-	}
-	said, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10))
-	return fmt.Errorf("%s answers %s: %s", o.URL, termtext.Visible(response.Status), termtext.Visible(strings.TrimSpace(string(said))))
+	return showText(o.Stdout, response.Body, o.NoColor)
 }
 
 // logURL returns the URL of a log in the builder's API.

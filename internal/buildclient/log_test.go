@@ -34,7 +34,7 @@ func TestShowLog(t *testing.T) {
 		{"right", "a2", "", false, "/api/v1/jobs/a2/log \x1b[31mred\a\n", ""},
 		{"right", "a2", "", true, "/api/v1/jobs/a2/log?follow=1 \x1b[31mred\a\n", ""},
 		{"right", "a2", "odd+name?", false, "/api/v1/jobs/a2/derivations/odd+name%3F/log \x1b[31mred\a\n", ""},
-		{"right", "none", "", false, "", "answers 404 Not Found: There is no such job.^G"},
+		{"right", "none", "", false, "", "/api/v1/jobs/none/log refuses: There is no such job.^G"},
 		{"wrong", "a2", "", false, "", "needs another token"},
 		{"", "a2", "", false, "", "needs a token, and none was given"},
 	} {

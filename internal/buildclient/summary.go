@@ -109,7 +109,7 @@ func (s *screen) rows(verdict *schemas.VerdictEvent, succeeded bool) (rows [][2]
 	add("node", termtext.Visible(s.progress.node))
 	add("commit", termtext.Visible(verdict.Commit))
 	if verdict.Pushed != nil {
-		add("pushed", fmt.Sprintf("%d paths, %s, to %s", verdict.Pushed.Paths, size(verdict.Pushed.Bytes), s.target.target))
+		add("pushed", fmt.Sprintf("%s, %s, to %s", paths(verdict.Pushed.Paths), size(verdict.Pushed.Bytes), s.target.target))
 	}
 	results := s.progress.results
 	if succeeded && results != nil {
@@ -137,6 +137,14 @@ func (s *screen) trust() string {
 		return ""
 	}
 	return ", whose key is " + s.target.publicKey
+}
+
+// paths returns a number of paths in words.
+func paths(n int64) string {
+	if n == 1 {
+		return "1 path"
+	}
+	return fmt.Sprintf("%d paths", n)
 }
 
 // seconds returns a time such as 0.4s, 12.3s or 1m05s.

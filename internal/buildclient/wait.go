@@ -19,8 +19,11 @@ const (
 func (o Options) untilTaken(ctx context.Context, send func() error) error {
 	for pause := minRetry; ; pause = min(2*pause, maxRetry) {
 		err := send()
-		if !o.Wait || !errors.Is(err, errBusy) {
+		if !errors.Is(err, errBusy) {
 			return err
+		}
+		if !o.Wait {
+			return fmt.Errorf("%w\nhint: with --wait the client tries again until the builder has room for the job", err)
 		}
 		if pause == minRetry {
 			fmt.Fprintln(o.Stderr, "iglu-builder: the builder has no free slot for the job; waiting for one")

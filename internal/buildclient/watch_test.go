@@ -165,7 +165,7 @@ func TestDetach(t *testing.T) {
 		want    string // of the error
 	}{
 		"taken":         {false, []string{"202 " + taken}, "abc", ""},
-		"busy":          {false, []string{"429 " + busy}, "", "A build job is already running."},
+		"busy":          {false, []string{"429 " + busy}, "", "A build job is already running.\nhint: with --wait the client tries again"},
 		"busy, waits":   {true, []string{"429 " + busy, "429 " + busy, "202 " + taken}, "abc", ""},
 		"refused":       {true, []string{`400 {"error":"The job is not valid.","msg":"It has no command."}`}, "", "The job is not valid. It has no command."},
 		"too large":     {true, []string{`413 {"error":"x"}`}, "", "IGLU_MAX_REQUEST_BYTES"},

@@ -29,7 +29,10 @@ type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
 // openEngine returns the engine of a host. dial is nil for an engine without an agent.
 func (s *Settings) openEngine(host string, dial dialer, program string, log *slog.Logger) (*docker.Engine, error) {
-	return docker.New(docker.Options{
+	if strings.HasPrefix(cmp.Or(host, os.Getenv("DOCKER_HOST")), "ssh://") { // which the library takes for http://
+		return nil, errors.New("DOCKER_HOST is an address with ssh://, which the builder cannot use: on another machine it needs an agent\nhint: see docs/several-machines.md")
+	}
+	engine, err := docker.New(docker.Options{
 		Host:          host,
 		Instance:      s.Instance,
 		Image:         s.JobImage,
@@ -40,6 +43,10 @@ func (s *Settings) openEngine(host string, dial dialer, program string, log *slo
 		SandboxUnsafe: s.SandboxUnsafe,
 		Dial:          dial,
 	}, log)
+	if err != nil {
+		return nil, fmt.Errorf("%w\nhint: set DOCKER_HOST to the engine's address, such as unix:///var/run/docker.sock", err)
+	}
+	return engine, nil
 }
 
 // agentDial returns the dialer for the engine's agent, or nil if there is no agent.

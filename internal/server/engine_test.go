@@ -9,6 +9,34 @@ import (
 	"iglu.sh/builder/internal/agent"
 )
 
+// TestEngineAddress sets DOCKER_HOST to what is no address of an engine.
+func TestEngineAddress(t *testing.T) {
+	const hint = "\nhint: set DOCKER_HOST to the engine's address, such as unix:///var/run/docker.sock"
+	for address, want := range map[string]string{
+		"":                            "",
+		"unix:///var/run/docker.sock": "",
+		"tcp://node-1:2376":           "",
+		"/var/run/docker.sock":        "configure the connection to the engine: unable to parse docker host `/var/run/docker.sock`" + hint,
+		"ssh://me@node-1":             "DOCKER_HOST is an address with ssh://, which the builder cannot use: on another machine it needs an agent\nhint: see docs/several-machines.md",
+	} {
+		t.Setenv("DOCKER_HOST", address)
+		engine, err := new(Settings).OpenEngine("", slog.New(slog.DiscardHandler))
+		if got := errText(err); got != want {
+			t.Errorf("%s: %s", address, got)
+		}
+		if err == nil {
+			engine.Close()
+		}
+	}
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
 // TestAgentKeys has an engine be reached through an agent, with settings that do and do not fit.
 func TestAgentKeys(t *testing.T) {
 	folder := t.TempDir()

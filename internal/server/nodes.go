@@ -102,7 +102,7 @@ func programOf(ctx context.Context, keys *agent.Keys, address, platform, version
 // nodeKeys returns the keys for the agents of nodes.
 func (s *Settings) nodeKeys() (*agent.Keys, error) {
 	if s.AgentKeys == "" {
-		return nil, errors.New("IGLU_NODES is set, and IGLU_AGENT_KEYS is not: nodes take calls from those who have a key alone" +
+		return nil, errors.New("IGLU_NODES is set, and IGLU_AGENT_KEYS is not: nodes accept connections only from a server with their keys" +
 			"\nhint: 'iglu-builder agent keys DIR' makes the keys; the server's are in DIR/server")
 	}
 	return s.readKeys()

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -210,6 +211,14 @@ func hintAtFolder(err error) error {
 	return err
 }
 
+// hintAtAddress adds a hint to an error of the address to listen on.
+func hintAtAddress(err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w\nhint: set another address with --listen or IGLU_LISTEN, or stop the program that uses this one", err)
+	}
+	return err
+}
+
 // inBackground runs work in a goroutine. stop ends it and waits for it.
 func inBackground(ctx context.Context, work func(ctx context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -228,7 +237,7 @@ func inBackground(ctx context.Context, work func(ctx context.Context)) (stop fun
 func listen(s Settings, log *slog.Logger) (net.Listener, error) {
 	plain, err := net.Listen("tcp", s.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", s.Listen, err)
+		return nil, hintAtAddress(fmt.Errorf("listen on %s: %w", s.Listen, err))
 	}
 	listener, err := withTLS(connlimit.Listen(plain, connlimit.MaxConns), s.TLSCert, s.TLSKey, log)
 	if err != nil {

@@ -133,7 +133,7 @@ func TestJobFromFlags(t *testing.T) {
 		t.Error(err)
 	}
 	command := regexp.MustCompile(`(?m)^  get it  (nix-store --realise .*)$`).FindStringSubmatch(screen)
-	if command == nil || !regexp.MustCompile(`(?m)^  pushed  1 paths, .* to `+regexp.QuoteMeta(c.URL)+`$`).MatchString(screen) ||
+	if command == nil || !regexp.MustCompile(`(?m)^  pushed  1 path, .* to `+regexp.QuoteMeta(c.URL)+`$`).MatchString(screen) ||
 		!regexp.MustCompile(`(?m)^  commit  [0-9a-f]{40}$`).MatchString(screen) {
 		t.Fatalf("the screen:\n%s", screen)
 	}
