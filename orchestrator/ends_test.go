@@ -80,7 +80,7 @@ func TestEnds(t *testing.T) {
 		{"shutdown", "stubborn", nil, func(_ *fixture, j *job) { j.cancel(jobend.Shutdown) },
 			"shutdown after 3s: The job was cancelled. The builder is shutting down. Send the job again when it is back."},
 		{"page", "linger", nil, func(f *fixture, _ *job) { f.b.Cancel(f.records.latest()) },
-			"cancelled: The job was cancelled. Somebody cancelled it on the builder's page."},
+			"cancelled: The job was cancelled. Somebody cancelled it, on the page or with 'iglu-builder cancel'."},
 		{"other reason", "linger", nil, func(_ *fixture, j *job) { j.cancel(errors.New("some")) },
 			"failed: The job was cancelled. The builder's log says why."},
 		{"unpushed", "push", nil, nil, "unpushed 75: Something went wrong while building. Builder exited with error code 75 " +

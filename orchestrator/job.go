@@ -262,14 +262,14 @@ func (j *Job) Wait() schemas.Message {
 	return j.last
 }
 
-// Cancel cancels a job for a user of the builder's page. The job's client gets a message that says so. Cancel
+// Cancel cancels a job for a user of the builder's page or API. The job's client gets a message that says so. Cancel
 // reports whether the job had not ended.
 func (b *Builder) Cancel(job string) (runs bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	j, runs := b.running[job]
 	if runs {
-		j.Cancel(&engine.Failure{End: jobend.Cancelled, What: wasCancelled, Advice: "Somebody cancelled it on the builder's page."})
+		j.Cancel(&engine.Failure{End: jobend.Cancelled, What: wasCancelled, Advice: "Somebody cancelled it, on the page or with 'iglu-builder cancel'."})
 	}
 	return runs
 }

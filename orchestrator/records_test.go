@@ -51,7 +51,7 @@ func TestRecord(t *testing.T) {
 	}
 	after, err := records.Get(during.Job)
 	if err != nil || after.End != jobend.Cancelled || after.Ended.IsZero() || after.Lines < 2 ||
-		after.Msg != "Somebody cancelled it on the builder's page." {
+		after.Msg != "Somebody cancelled it, on the page or with 'iglu-builder cancel'." {
 		t.Errorf("after it: %+v, %v", after, err)
 	}
 	var kept schemas.Request

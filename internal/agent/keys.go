@@ -153,9 +153,10 @@ func MakeKeys(folder string, hosts []string) error {
 			return fmt.Errorf("%s exists already", filepath.Join(folder, side))
 		}
 	}
-	return errors.Join(
-		server.write(filepath.Join(folder, "server"), agent.cert),
-		agent.write(filepath.Join(folder, "agent"), server.cert))
+	if err := server.write(filepath.Join(folder, "server"), agent.cert); err != nil {
+		return err
+	}
+	return agent.write(filepath.Join(folder, "agent"), server.cert)
 }
 
 // A pair is a key and its certificate, as PEM.

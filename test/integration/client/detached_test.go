@@ -94,7 +94,7 @@ func TestDetached(t *testing.T) {
 	}
 	code, stdout, stderr := builder.run("watch", "", second)
 	if code != 125 || !strings.Contains(stdout, "iglu: waiting for a free slot, next in line\n") ||
-		!strings.HasSuffix(stderr, "The job was cancelled. Somebody cancelled it on the builder's page.\n") {
+		!strings.HasSuffix(stderr, "The job was cancelled. Somebody cancelled it, on the page or with 'iglu-builder cancel'.\n") {
 		t.Errorf("the second job: exit code %d\n%s\n%s", code, stdout, stderr)
 	}
 	if code, _, stderr := builder.run("cancel", "", second); code != 125 || !strings.HasSuffix(stderr, "refuses: The job is not running any more.\n") {

@@ -56,7 +56,7 @@ func TestCancelByAPI(t *testing.T) {
 		t.Fatalf("status %d: %s", status, body)
 	}
 	r := c.Finish()
-	const want = `{"error":"The job was cancelled.","msg":"Somebody cancelled it on the builder's page.","jobStatus":"failed"}`
+	const want = `{"error":"The job was cancelled.","msg":"Somebody cancelled it, on the page or with 'iglu-builder cancel'.","jobStatus":"failed"}`
 	if len(r.Messages) != 1 || r.Messages[0] != want || r.CloseCode != websocket.CloseInternalServerErr {
 		t.Errorf("got %v, close code %d", r.Messages, r.CloseCode)
 	}

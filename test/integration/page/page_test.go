@@ -91,7 +91,7 @@ func TestPage(t *testing.T) {
 	other.Click("#sure-yes")
 	for _, b := range []*browser.Tab{slow, other} {
 		b.UntilText("#verdict", "cancelled")
-		b.UntilText("#status", "omebody cancelled it on the builder's page")
+		b.UntilText("#status", "omebody cancelled it, on the page or with")
 	}
 
 	// In one step, because the list is redrawn from time to time.
