@@ -91,9 +91,10 @@ func (d *Engine) create(ctx context.Context, spec engine.Spec) (id string, err e
 }
 
 // createContainer creates a container, unless ctx has ended. It does not end with ctx: see outliving.
-func createContainer(ctx context.Context, c *client.Client, config *containertypes.Config, host *containertypes.HostConfig, name string) (containertypes.CreateResponse, error) {
+func createContainer(ctx context.Context, c *client.Client, config *containertypes.Config,
+	host *containertypes.HostConfig, name string) (made containertypes.CreateResponse, err error) {
 	if ctx.Err() != nil {
-		return containertypes.CreateResponse{}, context.Cause(ctx)
+		return made, context.Cause(ctx)
 	}
 	ctx, cancel := outliving(ctx)
 	defer cancel()

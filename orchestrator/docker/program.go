@@ -121,7 +121,8 @@ func (p *program) ensure(ctx context.Context, lock nameLock, remove func(ctx con
 
 // fill creates the volume and copies the program into it. For the copy, it creates a container that mounts the volume and
 // is never started.
-func (p *program) fill(ctx context.Context, name string, content io.Reader, size int64, sum []byte, imageID string, remove func(ctx context.Context, id string) error) error {
+func (p *program) fill(ctx context.Context, name string, content io.Reader, size int64, sum []byte, imageID string,
+	remove func(ctx context.Context, id string) error) error {
 	labels := map[string]string{engine.LabelInstance: p.instance}
 	if _, err := p.client.VolumeCreate(ctx, volume.CreateOptions{Name: name, Labels: labels}); err != nil {
 		return fmt.Errorf("create volume: %w", err)
