@@ -16,7 +16,7 @@ import (
 func TestSilentHelper(t *testing.T) {
 	folder := t.TempDir()
 	started, pipe := filepath.Join(folder, "started"), filepath.Join(folder, "pipe")
-	helper := fmt.Sprintf("#!/bin/sh\necho > %s\nexec cat %s\n", started, pipe)
+	helper := fmt.Sprintf("#!/bin/sh\nexec < %s\necho > %s\nexec cat\n", pipe, started) // it has the pipe before it is closed
 	if err := errors.Join(syscall.Mkfifo(started, 0o600), syscall.Mkfifo(pipe, 0o600),
 		os.WriteFile(filepath.Join(folder, "docker-credential-silent"), []byte(helper), 0o700),
 		os.WriteFile(filepath.Join(folder, "config.json"), []byte(`{"credsStore":"silent"}`), 0o600)); err != nil {

@@ -37,14 +37,17 @@ type leftovers struct {
 	builder   string                // this builder's id
 	isRunning func(job string) bool // whether a job of this builder runs on the engine
 
-	mu   sync.Mutex
-	seen map[string]sighting // of containers, by their IDs
+	sweeping sync.Mutex          // held during a sweep; nobody waits for it
+	seen     map[string]sighting // of containers, by their IDs; guarded by sweeping
 }
 
-// sweep removes leftover containers from an engine, and calls removed for each. It continues after a failure.
+// sweep removes leftover containers from an engine, and calls removed for each. It continues after a failure. It does
+// nothing if another sweep is in progress.
 func (l *leftovers) sweep(ctx context.Context, e engine.Engine, removed func(id string)) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	if !l.sweeping.TryLock() {
+		return nil
+	}
+	defer l.sweeping.Unlock()
 	found, err := e.List(ctx)
 	if err != nil {
 		return err

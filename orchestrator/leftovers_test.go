@@ -110,6 +110,35 @@ func TestSweepAtTimes(t *testing.T) {
 	})
 }
 
+// silentEngine is an engine that lists its containers when answer is closed.
+type silentEngine struct {
+	engine.Engine
+	answer chan struct{}
+}
+
+func (e silentEngine) List(context.Context) ([]engine.Listed, error) {
+	<-e.answer
+	return nil, nil
+}
+
+// TestSweepInProgress has a sweep begin while another one waits for the engine. It does not wait for the other one.
+func TestSweepInProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		silent := silentEngine{answer: make(chan struct{})}
+		l := leftovers{seen: make(map[string]sighting)}
+		done := make(chan error)
+		go func() { done <- l.sweep(t.Context(), silent, nil) }()
+		synctest.Wait()
+		if err := l.sweep(t.Context(), silent, nil); err != nil {
+			t.Error(err)
+		}
+		close(silent.answer)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestFailedRemoval uses an engine that fails to remove a job's container: the next sweep removes it.
 func TestFailedRemoval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

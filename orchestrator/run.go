@@ -240,7 +240,7 @@ func (r *run) createInStore(ctx context.Context, a *attempt, key stores.Key) (er
 		if tries == 1 {
 			r.say("a job of another builder has this job's Nix store: waiting for it")
 		}
-		r.node.sweep(ctx) // it may be a leftover
+		r.node.sweep(waiting) // it may be a leftover
 		select {
 		case <-time.After(retryInterval):
 		case <-waiting.Done():

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -160,9 +161,18 @@ func (r runner) with(more ...string) runner {
 	return r
 }
 
-// run finds a program in PATH, runs it in a process group of its own, and returns its exit code.
+// run finds a program in PATH, or a name with a slash in dir, as a shell does. It runs the program in a process group of
+// its own, and returns its exit code.
 func (r runner) run(argv []string, dir string, stdout, stderr *os.File) int {
-	program, err := exec.LookPath(argv[0])
+	name, isPath := argv[0], strings.Contains(argv[0], "/")
+	if isPath && !filepath.IsAbs(name) {
+		name = filepath.Join(dir, name)
+	}
+	program, err := exec.LookPath(name)
+	if isPath && errors.Is(err, fs.ErrNotExist) {
+		sayWhy("Check buildOptions.command.", "there is no %s", name)
+		return exitNotFound
+	}
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		sayWhy("Use a job image that has it (IGLU_JOB_IMAGE).", "%s is not in the job image; its PATH is %s", argv[0], os.Getenv("PATH"))
 		return exitNotFound

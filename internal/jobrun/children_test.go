@@ -63,3 +63,36 @@ func TestOutputOfProgramThatLeavesAProcess(t *testing.T) {
 		t.Error("this was known only when the process that was left behind had ended")
 	}
 }
+
+// A command with a slash is a program of the folder in which it runs, as in a shell. One without a slash never is.
+func TestProgramInFolder(t *testing.T) {
+	c := newChildren(func() {})
+	defer c.close()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "tools"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, mode := range map[string]os.FileMode{"here": 0o755, "tools/there": 0o755, "text": 0o644} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n[ -x tools/there ]\n"), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := runner{children: c, user: rootUser(), environ: os.Environ()}
+	for _, test := range []struct {
+		name   string
+		code   int
+		reason string
+	}{
+		{"./here", 0, ""},
+		{"tools/there", 0, ""},
+		{filepath.Join(dir, "here"), 0, ""},
+		{"./gone", exitNotFound, "there is no " + dir + "/gone"},
+		{"./text", exitCannotRun, "cannot run ./text: exec: \"" + dir + "/text\": permission denied"},
+		{"here", exitNotFound, "here is not in the job image; its PATH is " + os.Getenv("PATH")},
+	} {
+		why.set("", "")
+		if code := r.run([]string{test.name}, dir, os.Stdout, os.Stderr); code != test.code || why.reason != test.reason {
+			t.Errorf("%s: exit code %d, %q", test.name, code, why.reason)
+		}
+	}
+}

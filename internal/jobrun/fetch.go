@@ -1,6 +1,7 @@
 package jobrun
 
 import (
+	"cmp"
 	"errors"
 	"net/url"
 	"os"
@@ -43,21 +44,21 @@ func fetch(job jobenv.Job, r runner, t reporter) int {
 		sayWhy("", "%v", err)
 		return exitInternal
 	}
-	g := git{runner: r.with(cloneProtocols), repository: job.Repository, depth: job.GitDepth,
+	g := git{runner: r.with(cloneProtocols), dir: sourceDir, repository: job.Repository, depth: job.GitDepth,
 		watch: watchFetch(timeout, func() { r.children.signalAll(unix.SIGKILL) }), said: &gitOutput{to: os.Stdout}}
-	if code := g.clone(repositoryAs(job.Repository, job.GitUsername), job.Branch); code != 0 {
+	branch := job.Branch
+	if branch == "HEAD" { // git's name for it
+		branch = ""
+	}
+	if code := g.clone(repositoryAs(job.Repository, job.GitUsername), branch); code != 0 {
 		sayWhy(checkSource, "could not clone %s (%s)", job.Repository, g.because(code))
 		return code
 	}
-	commit, code := g.checkOut(job.Branch)
+	commit, code := g.checkOut(branch)
 	if code != 0 {
 		return code
 	}
-	branch := job.Branch
-	if branch == "" {
-		branch = "the default branch"
-	}
-	say("commit %s of %s", commit, branch)
+	say("commit %s of %s", commit, cmp.Or(branch, "the default branch"))
 	t.Send(jobwire.Record{Commit: commit})
 	g.submodules()
 	g.largeFiles()

@@ -11,6 +11,7 @@ import (
 // git runs git for the source.
 type git struct {
 	runner
+	dir        string // where git runs; the source or one of its submodules
 	repository string // as the job names it
 	depth      string // how many commits of the history are fetched; empty: all
 	watch      *fetchWatch
@@ -31,13 +32,13 @@ func (g git) because(code int) string {
 	return cmp.Or(g.said.why(), fmt.Sprintf("git exited with %d", code))
 }
 
-// in runs git in the source.
-func (g git) in(args ...string) int { return g.run(append([]string{"-C", sourceDir}, args...)...) }
+// in runs git in dir.
+func (g git) in(args ...string) int { return g.run(append([]string{"-C", g.dir}, args...)...) }
 
-// output runs git in the source and returns what it prints, without line ends.
+// output runs git in dir and returns what it prints, without line ends.
 func (g git) output(args ...string) (text string, code int) {
 	code = g.watched(func() (code int) {
-		argv := append([]string{"git", "-C", sourceDir}, args...)
+		argv := append([]string{"git", "-C", g.dir}, args...)
 		return g.said.of(func(to *os.File) int {
 			text, code = g.runner.outputOf(argv, to)
 			return code
@@ -84,7 +85,7 @@ func (g git) clone(repository, ref string) int {
 		args = append(args, "--no-checkout")
 	}
 	say("cloning %s", repository)
-	if code := g.run(append(args, "--", repository, sourceDir)...); code != 0 || g.depth != "" {
+	if code := g.run(append(args, "--", repository, g.dir)...); code != 0 || g.depth != "" {
 		return code
 	}
 	// With this setting a later fetch would fail: git does not fetch into a branch that is checked out.

@@ -24,11 +24,9 @@ const confOfJob = "/etc/iglu-nix"
 // confOfImage returns the folder of the job image.
 func confOfImage() string { return cmp.Or(os.Getenv(confVariable), "/etc/nix") }
 
-// readConfOfImage returns the settings of the job image, or nothing if it has none.
-func readConfOfImage() string {
-	text, _ := os.ReadFile(filepath.Join(confOfImage(), "nix.conf"))
-	return string(text)
-}
+// readConfOfImage returns the settings of the job image, including those in files that its nix.conf includes, or nothing
+// if it has none.
+func readConfOfImage() string { return nixconf.ReadFile(filepath.Join(confOfImage(), "nix.conf")) }
 
 // settingsOfOthers returns the settings of the job image, and then those of the operator.
 func settingsOfOthers(job jobenv.Job) string { return readConfOfImage() + "\n" + job.NixConf }
@@ -65,8 +63,8 @@ func withSettings(environ []string, lines string) []string {
 // tokenSettings returns the setting with the job's tokens and with the image's tokens for other hosts. It
 // is not an "extra-" setting, because that would not replace the image's tokens.
 func tokenSettings(tokens, confOfImage string) string {
-	ofImage, _ := nixconf.Get(confOfImage, "access-tokens")
+	all := append(nixconf.List(confOfImage, "access-tokens"), tokens)
 	var lines nixconf.Lines
-	lines.SetList("access-tokens", strings.Fields(jobenv.JoinTokens(jobenv.SplitTokens(ofImage+" "+tokens))))
+	lines.SetList("access-tokens", strings.Fields(jobenv.JoinTokens(jobenv.SplitTokens(strings.Join(all, " ")))))
 	return lines.String()
 }

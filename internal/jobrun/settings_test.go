@@ -16,6 +16,31 @@ func TestTokenSettings(t *testing.T) {
 	}
 }
 
+// Settings that the image's nix.conf includes count as the image's: a job has no others in their place, and the image's
+// tokens for other hosts stay.
+func TestIncludedSettings(t *testing.T) {
+	image := t.TempDir()
+	t.Setenv(confVariable, image)
+	for name, text := range map[string]string{
+		"nix.conf":        "cores = 7\n!include nix.custom.conf\n",
+		"nix.custom.conf": "max-jobs = 1\nnetrc-file = /image's\nextra-access-tokens = c.example=image\n",
+	} {
+		if err := os.WriteFile(filepath.Join(image, name), []byte(text), 0o444); err != nil {
+			t.Fatal(err)
+		}
+	}
+	others := settingsOfOthers(jobenv.Job{})
+	if got := inParallel(jobenv.Job{CPUs: "2"}, others); got != "" {
+		t.Errorf("the job has %q", got)
+	}
+	if got := netrcOfOthers(others); got != "/image's" {
+		t.Errorf("its netrc is %s", got)
+	}
+	if got, want := tokenSettings("a.example=job", readConfOfImage()), "access-tokens = a.example=job c.example=image\n"; got != want {
+		t.Errorf("its tokens: %q, want %q", got, want)
+	}
+}
+
 // The image's files are not changed, and are in the job's folder as well.
 func TestWriteConf(t *testing.T) {
 	image, job := t.TempDir(), filepath.Join(t.TempDir(), "conf")

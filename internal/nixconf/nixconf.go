@@ -4,6 +4,9 @@ package nixconf
 
 import (
 	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"unicode"
@@ -16,9 +19,14 @@ type Setting struct {
 	Value string // its words, separated by one space
 }
 
+// extra at the beginning of a name adds to a list.
+const extra = "extra-"
+
+func (s Setting) isExtra() bool { return strings.HasPrefix(s.Name, extra) }
+
 // Base returns the present name of the setting, without "extra-". Some settings have an older name.
 func (s Setting) Base() string {
-	name := strings.TrimPrefix(s.Name, "extra-")
+	name := strings.TrimPrefix(s.Name, extra)
 	if today := aliases[name]; today != "" {
 		return today
 	}
@@ -63,13 +71,63 @@ func Parse(text string) ([]Setting, error) {
 // Get returns the last value of a setting in a text, and whether there is one. It finds older names of the
 // setting, too. It skips "extra-" lines, and lines that are no settings, such as an include.
 func Get(text, name string) (value string, ok bool) {
-	for line := range strings.Lines(text) {
-		settings, err := Parse(line)
-		if err == nil && len(settings) == 1 && settings[0].Base() == name && !strings.HasPrefix(settings[0].Name, "extra-") {
-			value, ok = settings[0].Value, true
+	for s := range all(text, name) {
+		if !s.isExtra() {
+			value, ok = s.Value, true
 		}
 	}
 	return value, ok
+}
+
+// List returns the words of a setting that is a list, with those that "extra-" lines add.
+func List(text, name string) (words []string) {
+	for s := range all(text, name) {
+		if !s.isExtra() {
+			words = nil
+		}
+		words = append(words, s.Words()...)
+	}
+	return words
+}
+
+// all yields the lines of a text that set a setting or add to it. It skips lines that are no settings.
+func all(text, name string) iter.Seq[Setting] {
+	return func(yield func(Setting) bool) {
+		for line := range strings.Lines(text) {
+			settings, err := Parse(line)
+			if err == nil && len(settings) == 1 && settings[0].Base() == name && !yield(settings[0]) {
+				return
+			}
+		}
+	}
+}
+
+// maxIncludes is how deeply files may include each other. Nix has no limit, and fails if a file includes itself.
+const maxIncludes = 16
+
+// ReadFile returns the text of a file, in which the text of another file replaces each line that includes it. The name
+// of an included file is relative to the folder of the file that includes it. A file that cannot be read has no text.
+func ReadFile(name string) string { return readFile(name, maxIncludes) }
+
+func readFile(name string, includes int) string {
+	text, _ := os.ReadFile(name)
+	var whole strings.Builder
+	for line := range strings.Lines(string(text)) {
+		setting, _, _ := strings.Cut(line, "#")
+		words := strings.Fields(setting)
+		isInclude := len(words) == 2 && (words[0] == "include" || words[0] == "!include")
+		switch {
+		case !isInclude:
+			whole.WriteString(line)
+		case includes > 0:
+			other := words[1]
+			if !filepath.IsAbs(other) {
+				other = filepath.Join(filepath.Dir(name), other)
+			}
+			whole.WriteString(readFile(other, includes-1) + "\n")
+		}
+	}
+	return whole.String()
 }
 
 // Lines builds a text of lines of nix.conf.

@@ -1,6 +1,9 @@
 package nixconf
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -44,6 +47,46 @@ func TestGet(t *testing.T) {
 		if value, ok := Get(text, name); value != want.value || ok != want.ok {
 			t.Errorf("%s: %q, %v; want %+v", name, value, ok, want)
 		}
+	}
+}
+
+func TestList(t *testing.T) {
+	const text = "extra-access-tokens = z=0\naccess-tokens = a=1\nextra-access-tokens = b=2 c=3\ninclude other.conf\n"
+	for name, want := range map[string][]string{"access-tokens": {"a=1", "b=2", "c=3"}, "cores": nil} {
+		if diff := cmp.Diff(want, List(text, name)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// TestReadFile reads a file that includes others, which are relative to it, and one that includes itself.
+func TestReadFile(t *testing.T) {
+	folder := t.TempDir()
+	elsewhere := filepath.Join(t.TempDir(), "absolute.conf")
+	for name, text := range map[string]string{
+		filepath.Join(folder, "nix.conf"):        "a = 1\ninclude sub/first.conf # why\n!include gone.conf\ninclude " + elsewhere + "\n# include loop.conf\nb = include sub/first.conf\n",
+		filepath.Join(folder, "sub/first.conf"):  "c = 1\n!include second.conf",
+		filepath.Join(folder, "sub/second.conf"): "d = 1",
+		filepath.Join(folder, "loop.conf"):       "e = 1\ninclude loop.conf\n",
+		elsewhere:                                "f = 1\n",
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	settings, err := Parse(ReadFile(filepath.Join(folder, "nix.conf")))
+	for _, s := range settings {
+		got = append(got, s.Name+" = "+s.Value)
+	}
+	if diff := cmp.Diff([]string{"a = 1", "c = 1", "d = 1", "f = 1", "b = include sub/first.conf"}, got); diff != "" || err != nil {
+		t.Errorf("error %v (-want +got):\n%s", err, diff)
+	}
+	if value, _ := Get(ReadFile(filepath.Join(folder, "loop.conf")), "e"); value != "1" {
+		t.Errorf("in a file that includes itself: %q", value)
+	}
+	if text := ReadFile(filepath.Join(folder, "gone.conf")); text != "" {
+		t.Errorf("of no file: %q", text)
 	}
 }
 

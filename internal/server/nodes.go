@@ -27,7 +27,37 @@ type fleet struct {
 	cluster *orchestrator.Cluster // nil if there is one engine
 
 	mu      sync.Mutex
-	engines map[string]*docker.Engine // by their addresses
+	engines map[string]*docker.Engine // those that are open, by their addresses
+}
+
+// A nodeEngine is the engine of a node. Its fleet knows it until it is closed.
+type nodeEngine struct {
+	*docker.Engine
+	fleet   *fleet
+	address string
+}
+
+// add makes an engine known to the fleet, until it is closed.
+func (f *fleet) add(address string, e *docker.Engine) nodeEngine {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.engines[address] = e
+	return nodeEngine{e, f, address}
+}
+
+// Close implements engine.Engine.
+func (e nodeEngine) Close() error {
+	e.fleet.remove(e.address, e.Engine)
+	return e.Engine.Close()
+}
+
+// remove makes the fleet forget an engine. The address may belong to another engine by now.
+func (f *fleet) remove(address string, e *docker.Engine) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.engines[address] == e {
+		delete(f.engines, address)
+	}
 }
 
 // An ownProgram is a build of this program, which runs in the containers of jobs.
@@ -63,10 +93,7 @@ func (s *Settings) openFleet(own ownProgram, folder string, log *slog.Logger) (*
 			if err != nil {
 				return nil, err
 			}
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			f.engines[address] = e
-			return e, nil
+			return f.add(address, e), nil
 		},
 		IsDraining: keys.IsDraining,
 		Program: func(ctx context.Context, address, platform string) (buildID string, err error) {
@@ -78,7 +105,11 @@ func (s *Settings) openFleet(own ownProgram, folder string, log *slog.Logger) (*
 			}
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			f.engines[address].UseProgram(used.file, platform)
+			e := f.engines[address]
+			if e == nil {
+				return "", errors.New("it is not used any more")
+			}
+			e.UseProgram(used.file, platform)
 			return used.buildID, nil
 		},
 	}

@@ -13,6 +13,7 @@ import (
 
 	"iglu.sh/builder/internal/agent"
 	"iglu.sh/builder/internal/buildid"
+	"iglu.sh/builder/orchestrator/engine"
 )
 
 // names are what a name server knows. One that is away answers nobody. Names without addresses cannot be looked up.
@@ -68,6 +69,41 @@ func TestNodes(t *testing.T) {
 	f, err := (&Settings{Nodes: nodes, AgentKeys: filepath.Join(folder, "server")}).openFleet(ownProgram{}, t.TempDir(), silent)
 	if err != nil || f.one != nil || f.cluster == nil {
 		t.Errorf("with keys: %+v, %v", f, err)
+	}
+}
+
+// TestClosedEngines opens the engines of nodes that change their addresses, as those of a Docker Swarm do. The fleet
+// forgets an engine that is closed, and keeps the next one at its address.
+func TestClosedEngines(t *testing.T) {
+	folder, _ := makeKeys(t)
+	s := &Settings{Nodes: []string{"tasks.agent:2376"}, AgentKeys: filepath.Join(folder, "server")}
+	f, err := s.openFleet(ownProgram{}, t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func(address string) engine.Engine {
+		t.Helper()
+		e, err := f.cluster.Open(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	before, other := open("10.0.1.2:2376"), open("10.0.1.3:2376")
+	again := open("10.0.1.2:2376")
+	for _, step := range []struct {
+		close engine.Engine
+		want  int
+	}{{before, 2}, {other, 1}, {other, 1}, {again, 0}} {
+		if err := step.close.Close(); err != nil {
+			t.Error(err)
+		}
+		if len(f.engines) != step.want {
+			t.Errorf("%d engines are known, want %d", len(f.engines), step.want)
+		}
+	}
+	if _, err := f.cluster.Program(t.Context(), "10.0.1.2:2376", ownPlatform); err == nil {
+		t.Error("an engine that is closed has a program")
 	}
 }
 

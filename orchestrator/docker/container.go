@@ -16,6 +16,7 @@ import (
 	containertypes "github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/mount"
+	"github.com/docker/docker/client"
 	"github.com/docker/docker/pkg/stdcopy"
 
 	"iglu.sh/builder/internal/jobenv"
@@ -37,7 +38,7 @@ const (
 
 // Create implements engine.Engine.
 func (d *Engine) Create(ctx context.Context, spec engine.Spec) (engine.Container, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	id, err := d.create(ctx, spec)
 	if errors.Is(err, engine.ErrInUse) {
@@ -82,11 +83,28 @@ func (d *Engine) create(ctx context.Context, spec engine.Spec) (id string, err e
 		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeVolume, Source: spec.Store.Name, Target: "/nix",
 			VolumeOptions: &mount.VolumeOptions{Labels: d.labelled(spec.Store.Labels)}})
 	}
-	created, err := d.client.ContainerCreate(ctx, configOf(spec, d.labelled(spec.Labels)), host, nil, nil, spec.Name)
+	created, err := createContainer(ctx, d.client, configOf(spec, d.labelled(spec.Labels)), host, spec.Name)
 	if isNameTaken(err) {
 		return "", fmt.Errorf("make the container %s: %w", spec.Name, engine.ErrInUse)
 	}
 	return created.ID, err
+}
+
+// createContainer creates a container, unless ctx has ended. It does not end with ctx: see outliving.
+func createContainer(ctx context.Context, c *client.Client, config *containertypes.Config,
+	host *containertypes.HostConfig, name string) (made containertypes.CreateResponse, err error) {
+	if ctx.Err() != nil {
+		return made, context.Cause(ctx)
+	}
+	ctx, cancel := outliving(ctx)
+	defer cancel()
+	return c.ContainerCreate(ctx, config, host, nil, nil, name)
+}
+
+// outliving returns a context for calls that create something. It does not end with ctx, but after callTimeout: an engine
+// goes on with such a call when its client has gone, and nobody would know what it creates.
+func outliving(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 }
 
 // lock returns the lock for creating a thing, so that only one builder of the instance creates it at a time.

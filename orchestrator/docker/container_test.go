@@ -119,17 +119,63 @@ func TestCreateFails(t *testing.T) {
 	})
 }
 
-// TestCreateOutlivesItsContext cancels the context before the container is created.
-func TestCreateOutlivesItsContext(t *testing.T) {
+// TestCreateAndContext cancels the context of Create before the container is created, while it is created, and while the
+// engine answers nothing. Only the creation itself does not end with the context.
+func TestCreateAndContext(t *testing.T) {
 	t.Parallel()
 	bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
+		if _, err := f.Create(ctx, spec("one")); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		wantEqual(t, "left", f.left(), "")
+	})
+	for call, left := range map[string]string{ // what is begun under a lock is completed
+		"POST /networks/create":      "network iglu-builder-test-jobs",
+		"PUT /containers/.*/archive": "network iglu-builder-test-jobs, volume PROGRAM",
+	} {
+		bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
+			ctx, cancel := context.WithCancel(t.Context())
+			f.fake.At(callAt(call, 1), func() {
+				cancel()
+				time.Sleep(time.Second)
+			})
+			if _, err := f.Create(ctx, spec("one")); !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v", call, err)
+			}
+			wantEqual(t, "left", f.left(), left)
+		})
+	}
+	bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
+		ctx, cancel := context.WithCancel(t.Context())
+		f.fake.At(callAt("POST /containers/create", 4), func() { // after two locks, and the container that fills the volume
+			cancel()
+			time.Sleep(time.Second)
+		})
 		if _, err := f.Create(ctx, spec("one")); err != nil {
 			t.Error(err)
 		}
 		wantEqual(t, "left", f.left(), "container one created, network iglu-builder-test-jobs, volume PROGRAM")
 	})
+	for _, call := range []string{"GET /info", "GET /networks", "GET /volumes/.*"} {
+		bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
+			f.create(t, "one")
+			f.forget()
+			f.create(t, "two") // it knows the volume again, and the next one asks for everything
+			f.Engine.mu.Lock()
+			f.machine = nil
+			f.Engine.mu.Unlock()
+			f.fake.Break(callAt(call, 1), fakeengine.Stall)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			begun := time.Now()
+			if _, err := f.Create(ctx, spec("three")); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: %v", call, err)
+			}
+			wantTook(t, begun, time.Second)
+		})
+	}
 }
 
 // TestExit runs containers that end by themselves. Podman does not notice that the kernel has killed a process.

@@ -89,7 +89,8 @@ func New(options Options, log *slog.Logger) (*Engine, error) {
 		log:     log,
 	}
 	d.network = &network{client: c, instance: options.Instance, own: nameOf(options.Instance, "jobs"), name: options.Network}
-	d.program = &program{client: c, instance: options.Instance, file: options.Program, platform: runtime.GOOS + "/" + runtime.GOARCH, prefix: nameOf(options.Instance, "program-")}
+	d.program = &program{client: c, instance: options.Instance, prefix: nameOf(options.Instance, "program-"),
+		file: options.Program, platform: runtime.GOOS + "/" + runtime.GOARCH, filling: make(chan struct{}, 1)}
 	return d, nil
 }
 

@@ -45,9 +45,9 @@ func (l nameLock) acquire(ctx context.Context) (unlock func(), err error) {
 }
 
 func (l nameLock) try(ctx context.Context) (unlock func(), err error) {
-	created, err := l.engine.client.ContainerCreate(ctx,
+	created, err := createContainer(ctx, l.engine.client,
 		&containertypes.Config{Image: l.image, Entrypoint: []string{jobenv.Program}, Labels: l.engine.labelled(nil)},
-		&containertypes.HostConfig{NetworkMode: noNetwork}, nil, nil, l.name)
+		&containertypes.HostConfig{NetworkMode: noNetwork}, l.name)
 	if err != nil {
 		return nil, err
 	}

@@ -58,6 +58,8 @@ func (n *network) ensure(ctx context.Context, lock nameLock) (string, error) {
 		return "", err
 	}
 	defer unlock()
+	ctx, cancel := outliving(ctx) // the lock is held until the network exists
+	defer cancel()
 	return n.makeOne(ctx)
 }
 

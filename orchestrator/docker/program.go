@@ -31,10 +31,12 @@ type program struct {
 	instance string
 	prefix   string // of the volume's name, which ends with what is in it: another version has another
 
-	mu       sync.Mutex
-	file     string // the program's path
-	platform string // what it is made for
-	volume   string // that is known to be filled; empty: none is
+	filling chan struct{} // has an item while ensure asks the engine; others wait for that, as long as their contexts last
+
+	mu       sync.Mutex // held only for a moment, never while the engine is asked
+	file     string     // the program's path
+	platform string     // what it is made for
+	volume   string     // that is known to be filled with that file; empty: none is
 }
 
 // UseProgram has the engine put another file into containers than the Program of its options, made for a platform
@@ -52,38 +54,20 @@ func (p *program) madeFor() string {
 	return p.platform
 }
 
-// ensure returns the name of the volume, and creates and fills it if necessary. It asks the engine for each job, because
-// a volume that no container uses can be removed at any time.
-func (p *program) ensure(ctx context.Context, lock nameLock, remove func(ctx context.Context, id string) error) (string, error) {
+// known returns the program's path, and the volume that is known to be filled with it, or "".
+func (p *program) known() (file, volume string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.volume != "" {
-		_, err := p.client.VolumeInspect(ctx, p.volume)
-		if err == nil || !errdefs.IsNotFound(err) {
-			return p.volume, err
-		}
+	return p.file, p.volume
+}
+
+// note records that a volume is filled with a file, unless UseProgram has replaced the file meanwhile.
+func (p *program) note(file, volume string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.file == file {
+		p.volume = volume
 	}
-	file, err := os.Open(p.file)
-	if err != nil {
-		return "", fmt.Errorf("read the builder's own program: %w", err)
-	}
-	defer file.Close()
-	digest := sha256.New()
-	size, err := io.Copy(digest, file)
-	if err != nil {
-		return "", fmt.Errorf("read the builder's own program: %w", err)
-	}
-	volume := p.prefix + hex.EncodeToString(digest.Sum(nil)[:6])
-	unlock, err := lock.acquire(ctx) // no other builder's job may begin while the program is written
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
-	if err := p.fill(ctx, volume, io.NewSectionReader(file, 0, size), size, lock.image, remove); err != nil {
-		return "", err
-	}
-	p.volume = volume
-	return volume, nil
 }
 
 // forget makes the next call of ensure check the volume's content again.
@@ -93,27 +77,70 @@ func (p *program) forget() {
 	p.volume = ""
 }
 
+// ensure returns the name of the volume, and creates and fills it if necessary. It asks the engine for each job, because
+// a volume that no container uses can be removed at any time.
+func (p *program) ensure(ctx context.Context, lock nameLock, remove func(ctx context.Context, id string) error) (string, error) {
+	select {
+	case p.filling <- struct{}{}:
+		defer func() { <-p.filling }()
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+	name, volume := p.known()
+	if volume != "" {
+		_, err := p.client.VolumeInspect(ctx, volume)
+		if err == nil || !errdefs.IsNotFound(err) {
+			return volume, err
+		}
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		return "", fmt.Errorf("read the builder's own program: %w", err)
+	}
+	defer file.Close()
+	digest := sha256.New()
+	size, err := io.Copy(digest, file)
+	if err != nil {
+		return "", fmt.Errorf("read the builder's own program: %w", err)
+	}
+	sum := digest.Sum(nil)
+	volume = p.prefix + hex.EncodeToString(sum[:6])
+	unlock, err := lock.acquire(ctx) // no other builder's job may begin while the program is written
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	ctx, cancel := outliving(ctx) // the lock is held until nothing is written any more
+	defer cancel()
+	if err := p.fill(ctx, volume, io.NewSectionReader(file, 0, size), size, sum, lock.image, remove); err != nil {
+		return "", err
+	}
+	p.note(name, volume)
+	return volume, nil
+}
+
 // fill creates the volume and copies the program into it. For the copy, it creates a container that mounts the volume and
 // is never started.
-func (p *program) fill(ctx context.Context, name string, content io.Reader, size int64, imageID string, remove func(ctx context.Context, id string) error) error {
+func (p *program) fill(ctx context.Context, name string, content io.Reader, size int64, sum []byte, imageID string,
+	remove func(ctx context.Context, id string) error) error {
 	labels := map[string]string{engine.LabelInstance: p.instance}
 	if _, err := p.client.VolumeCreate(ctx, volume.CreateOptions{Name: name, Labels: labels}); err != nil {
 		return fmt.Errorf("create volume: %w", err)
 	}
-	created, err := p.client.ContainerCreate(ctx,
+	created, err := createContainer(ctx, p.client,
 		&containertypes.Config{Image: imageID, Entrypoint: []string{jobenv.Program}, Labels: labels},
 		&containertypes.HostConfig{
 			NetworkMode: noNetwork,
 			Mounts:      []mount.Mount{{Type: mount.TypeVolume, Source: name, Target: jobenv.Mount}},
-		}, nil, nil, "")
+		}, "")
 	if err != nil {
 		return fmt.Errorf("create the container that fills the volume: %w", err)
 	}
 	defer remove(ctx, created.ID) // if that fails, it is removed later as a leftover
 
-	// An earlier run may have copied the program, completely or in part.
-	found, err := p.client.ContainerStatPath(ctx, created.ID, path.Join(jobenv.Mount, jobenv.Program))
-	if err == nil && found.Size == size {
+	// An earlier run may have copied the program, completely or in part. A file that was complete can be damaged: after
+	// a power failure it may have its size, and zeros as its content.
+	if p.holds(ctx, created.ID, size, sum) {
 		return nil
 	}
 	archive, err := programArchive(content, size)
@@ -124,6 +151,27 @@ func (p *program) fill(ctx context.Context, name string, content io.Reader, size
 		return fmt.Errorf("copy the program into the volume: %w", err)
 	}
 	return nil
+}
+
+// holds reports whether a container's volume has the program with a size and a SHA-256 digest. It returns false if the
+// volume cannot be read.
+func (p *program) holds(ctx context.Context, containerID string, size int64, sum []byte) bool {
+	name := path.Join(jobenv.Mount, jobenv.Program)
+	found, err := p.client.ContainerStatPath(ctx, containerID, name)
+	if err != nil || found.Size != size {
+		return false
+	}
+	archive, _, err := p.client.CopyFromContainer(ctx, containerID, name)
+	if err != nil {
+		return false
+	}
+	defer archive.Close()
+	file, digest := tar.NewReader(archive), sha256.New()
+	if _, err := file.Next(); err != nil {
+		return false
+	}
+	_, err = io.Copy(digest, file)
+	return err == nil && bytes.Equal(digest.Sum(nil), sum)
 }
 
 // programArchive returns the volume's content as an archive. The program is last: if it is complete, everything is.

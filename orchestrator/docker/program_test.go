@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -27,7 +28,12 @@ const (
 )
 
 // programVolume is the name of the volume with the program of the fixture.
-var programVolume = fmt.Sprintf("iglu-builder-test-program-%x", sha256.Sum256([]byte(programText)))[:len("iglu-builder-test-program-")+12]
+var programVolume = volumeOf(programText)
+
+// volumeOf returns the name of the volume with a program.
+func volumeOf(program string) string {
+	return fmt.Sprintf("iglu-builder-test-program-%x", sha256.Sum256([]byte(program)))[:len("iglu-builder-test-program-")+12]
+}
 
 // mountProgram makes a container with the program's volume, for the test.
 func (f *fixture) mountProgram(t *testing.T) (id string) {
@@ -192,6 +198,7 @@ func TestProgramFound(t *testing.T) {
 		copies int // that of before included
 	}{
 		{"filled", func(t *testing.T, f *fixture) { f.putProgram(t, programText) }, 1},
+		{"damaged", func(t *testing.T, f *fixture) { f.putProgram(t, strings.Repeat("\x00", len(programText))) }, 2},
 		{"filled half", func(t *testing.T, f *fixture) { f.putProgram(t, programText[:5]) }, 2},
 		{"empty", func(t *testing.T, f *fixture) { f.fake.MakeVolume(programVolume, instanceLabel) }, 1},
 		{"filled and pruned", func(t *testing.T, f *fixture) {
@@ -201,6 +208,14 @@ func TestProgramFound(t *testing.T) {
 		{"unknown", func(t *testing.T, f *fixture) {
 			f.putProgram(t, programText)
 			f.fake.Break(callAt("HEAD /containers/.*/archive", 1), "500")
+		}, 2},
+		{"unreadable", func(t *testing.T, f *fixture) {
+			f.putProgram(t, programText)
+			f.fake.Break(callAt("GET /containers/.*/archive", 1), "500")
+		}, 2},
+		{"no archive", func(t *testing.T, f *fixture) {
+			f.putProgram(t, programText)
+			f.fake.Break(callAt("GET /containers/.*/archive", 1), fakeengine.Garbage)
 		}, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -262,6 +277,55 @@ func TestProgramUnsure(t *testing.T) {
 	})
 }
 
+// TestProgramStalls has a job wait for an engine that does not say whether it has the volume. Other jobs wait for that job
+// only as long as their contexts last, and the program can be replaced meanwhile.
+func TestProgramStalls(t *testing.T) {
+	t.Parallel()
+	bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
+		f.create(t, "one")
+		f.fake.Break(callAt("GET /volumes/.*", 1), fakeengine.Stall)
+		begun := time.Now()
+		failed := make(chan error)
+		go func() {
+			_, err := f.Create(t.Context(), spec("two"))
+			failed <- err
+		}()
+		synctest.Wait()
+		newer := programFile(t, "a newer one")
+		f.UseProgram(newer, f.program.madeFor())
+		f.forget()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := f.Create(ctx, spec("three")); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		wantTook(t, begun, time.Second)
+		if err := <-failed; err == nil {
+			t.Error("there is a container without an answer")
+		}
+		wantTook(t, begun, callTimeout)
+		f.create(t, "four")
+		used := f.fake.Containers()
+		wantEqual(t, "volume", used[len(used)-1].HostConfig.Mounts[0].Source, volumeOf("a newer one"))
+	})
+}
+
+// TestProgramReplaced replaces the program while the volume with the old one is filled. Later jobs get the new one.
+func TestProgramReplaced(t *testing.T) {
+	t.Parallel()
+	bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
+		newer := programFile(t, "a newer one")
+		f.fake.At(callAt("PUT /containers/.*/archive", 1), func() { f.UseProgram(newer, f.program.madeFor()) })
+		f.create(t, "one")
+		f.create(t, "two")
+		var used []string
+		for _, c := range f.fake.Containers() {
+			used = append(used, c.HostConfig.Mounts[0].Source)
+		}
+		wantAll(t, "volumes", used, programVolume, volumeOf("a newer one"))
+	})
+}
+
 // TestProgramFile uses a program file that is missing, unreadable, and replaced by a newer one.
 func TestProgramFile(t *testing.T) {
 	t.Parallel()
@@ -289,8 +353,7 @@ func TestProgramFile(t *testing.T) {
 		for _, c := range f.fake.Containers() {
 			used = append(used, c.HostConfig.Mounts[0].Source)
 		}
-		newer := fmt.Sprintf("iglu-builder-test-program-%x", sha256.Sum256([]byte("a newer one")))[:len(programVolume)]
-		wantAll(t, "volumes", used, programVolume, programVolume, newer)
+		wantAll(t, "volumes", used, programVolume, programVolume, volumeOf("a newer one"))
 	})
 }
 

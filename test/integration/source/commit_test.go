@@ -78,6 +78,7 @@ func commits(t *testing.T, e *fixture.Engine) {
 	}
 	tests := []struct{ name, branch, line, revision string }{
 		{"default", "", "text two at refs/heads/main", "main"},
+		{"default by its name", "HEAD", "text two at refs/heads/main", "main"},
 		{"branch", "other", "text other at refs/heads/other", "other"},
 		{"tag", "v1", "text one at none", "v1"},
 		{"id of a pull request", idOf(t, "history", "refs/pull/1/head"), "text pull at none", "refs/pull/1/head"},
@@ -87,7 +88,7 @@ func commits(t *testing.T, e *fixture.Engine) {
 		{"whole tag", "refs/tags/v1", "text one at none", "v1"},
 		{"id", idOf(t, "history", "v1"), "text one at none", "v1"},
 	}
-	for _, test := range tests[:fixture.Size(4, len(tests))] {
+	for _, test := range tests[:fixture.Size(5, len(tests))] {
 		for _, s := range servers {
 			t.Run(test.name+s.name, func(t *testing.T) {
 				j := fixture.Build(repository, look)
@@ -224,7 +225,7 @@ func quoting(t *testing.T, e *fixture.Engine) {
 		{`nix eval --raw --expr '"'"'"'"'`, "'"},
 		{"nix eval --impure --raw --expr \"''\n  one\n    two\n''\"", "one|  two"},
 	}
-	for _, test := range tests[:fixture.Size(4, len(tests))] {
+	for _, test := range tests[:fixture.Size(5, len(tests))] {
 		t.Run(test.command, func(t *testing.T) {
 			got := fixture.Do(t, s, fixture.Command(test.command))
 			fixture.WantExit(t, got, 0)

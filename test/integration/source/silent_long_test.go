@@ -33,7 +33,7 @@ func TestSilentServers(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := addSubmodule(t, "silent-submodule", "silent"); err != nil {
+	if err := addSubmodule(t, "silent-submodule", "silent", "hello"); err != nil {
 		t.Fatal(err)
 	}
 	const silence = "iglu: git has waited 2m0s for a server that sends nothing"

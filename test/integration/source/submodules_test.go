@@ -15,10 +15,10 @@ import (
 	"iglu.sh/builder/test/kit/gitserver"
 )
 
-// addSubmodule adds a submodule to a repository, at a commit of the repository hello.
-func addSubmodule(t *testing.T, repository, path string) error {
+// addSubmodule adds a submodule to a repository, at the commit of another repository.
+func addSubmodule(t *testing.T, repository, path, other string) error {
 	t.Helper()
-	commit := fixture.Head(t, fixture.Build("/hello", ""))
+	commit := fixture.Head(t, fixture.Build("/"+other, ""))
 	return errors.Join(
 		fixture.GitIn(repository, "update-index", "--add", "--cacheinfo", "160000,"+commit+","+path),
 		fixture.GitIn(repository, "commit", "--quiet", "--message=submodule"))
@@ -64,7 +64,7 @@ func submodules(t *testing.T, e *fixture.Engine) {
 				t.Fatal(err)
 			}
 			for _, path := range test.paths {
-				if err := addSubmodule(t, repository, path); err != nil {
+				if err := addSubmodule(t, repository, path, "hello"); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -88,7 +88,7 @@ func submodulesAreWhole(t *testing.T, e *fixture.Engine) {
 			".gitmodules": "[submodule \"inner\"]\n\tpath = inner\n\turl = ../hello\n",
 			"flake.nix":   `{ outputs = { self }: { source = "${self} ${builtins.hashFile "sha256" ./inner/flake.nix} ${toString self.revCount}"; }; }`,
 		}),
-		addSubmodule(t, whole, "inner"),
+		addSubmodule(t, whole, "inner", "hello"),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func submodulesAreWhole(t *testing.T, e *fixture.Engine) {
 	fixture.WantLine(t, got, want[strings.LastIndex(want, "source /nix/store/"):])
 }
 
-// TestLargeFiles clones a repository with a file in Git LFS. If the job image has git-lfs, the file is fetched with the
+// TestLargeFiles clones a repository with a file in Git LFS, and one with that repository as a submodule. If the job image has git-lfs, the file is fetched with the
 // job's credentials. Otherwise a line reports that git-lfs is missing.
 func TestLargeFiles(t *testing.T) { fixture.OnEngines(t, largeFiles) }
 
@@ -114,19 +114,33 @@ func largeFiles(t *testing.T, e *fixture.Engine) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	outer := "large-outer-" + e.Name
+	if err := errors.Join(
+		g.Commit(outer, "main", map[string]string{".gitmodules": "[submodule \"in\"]\n\tpath = deps/a b\n\turl = ../large\n"}),
+		addSubmodule(t, outer, "deps/a b", "large"),
+	); err != nil {
+		t.Fatal(err)
+	}
 	remote, err := g.Serve(&gitserver.LFS{Server: g.PrivateServer(), Objects: map[string]string{id: content}})
 	if err != nil {
 		t.Fatal(err)
 	}
+	outside := g.WithKey(fixture.Build(remote+"/"+outer, `sh -c 'echo "file: $(cat "deps/a b/sub/big.bin")"'`), fixture.GitPassword)
 	job := g.WithKey(fixture.Build(remote+"/large", `sh -c 'echo "file: $(cat sub/big.bin)"; echo "in a flake: $(nix eval --raw .#seen)"'`), fixture.GitPassword)
 
 	got := fixture.Do(t, e.Server(t, func(*server.Settings) {}), job)
 	fixture.WantExit(t, got, 0)
 	fixture.WantLine(t, got, "iglu: warning: the job image has no git-lfs, so the build sees a pointer in place of sub/big.bin, of 2 in all")
+	got = fixture.Do(t, e.Server(t, func(*server.Settings) {}), outside)
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, "iglu: warning: the job image has no git-lfs, so the build sees a pointer in place of deps/a b/sub/big.bin, of 2 in all")
 
 	with := e.With(t, fixture.BuildTool(t, "github.com/git-lfs/git-lfs/v3"), "git-lfs")
 	got = fixture.Do(t, e.Server(t, func(s *server.Settings) { s.JobImage = with }), job)
 	fixture.WantExit(t, got, 0)
 	fixture.WantLine(t, got, "file: "+content)
 	fixture.WantLine(t, got, "in a flake: "+content)
+	got = fixture.Do(t, e.Server(t, func(s *server.Settings) { s.JobImage = with }), outside)
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, "file: "+content)
 }
