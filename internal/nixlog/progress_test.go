@@ -221,6 +221,18 @@ func TestCountedBefore(t *testing.T) {
 	}
 }
 
+// A record of 2 MiB is read, with the end of its line. A longer one is ignored.
+func TestLongestRecord(t *testing.T) {
+	for length, want := range map[int]int{2 << 20: 2, 2<<20 + 1: 0, 2<<20 + logBuffer: 0} {
+		l, reported := events(t)
+		record := starts(1, build)
+		l.Read(strings.NewReader(record + strings.Repeat(" ", length-len(record)-1) + "\n"))
+		if got := inShort(*reported); len(got) != want { // it begins and fails
+			t.Errorf("%d bytes: %q", length, got)
+		}
+	}
+}
+
 // The end of a record that is too long is not read as a record.
 func TestEndOfLongRecord(t *testing.T) {
 	l, reported := events(t)
