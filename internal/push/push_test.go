@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"iglu.sh/builder/internal/cachix"
 	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/test/kit/devcache"
 )
@@ -390,11 +391,70 @@ func TestLeftOut(t *testing.T) {
 		}
 		f.run(top, "/nix/store/"+strings.Repeat("0", 32)+"-no-such-path")
 		f.wantTotal(1, 0, 1)
+		if n := f.lines("warning"); n > 0 {
+			t.Errorf("%d warnings about a job that is as it should be", n)
+		}
 		f.wantPaths(1)
 		if last != 1 || most != 1 {
 			t.Errorf("%d of %d paths", last, most)
 		}
 	})
+}
+
+// Nix gets its substituter from a private cache that it can read with the API key, and a line says so if it cannot.
+func TestSubstituter(t *testing.T) {
+	for _, kind := range devcache.Kinds() {
+		for _, private := range []bool{false, true} {
+			inBubble(t, kind, func(t *testing.T, f *fixture) {
+				f.kill()
+				f.private = private
+				f.start()
+				p, err := f.prepare()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer p.Close()
+				readable := private && kind == devcache.Strict // nobody can read a private cache of Iglu Cache
+				got, ok := p.Substituter()
+				if ok != readable || ok && (got.URL != f.options.Target || len(got.Keys) != 1 || !strings.HasSuffix(got.Keys[0], ":"+f.public())) {
+					t.Errorf("%s, private %t: %t, %+v", kind, private, ok, got)
+				}
+				if said := f.lines("Nix cannot read it: nothing is taken from it"); (said > 0) != (private && !readable) {
+					t.Errorf("%s, private %t: the log is %q", kind, private, f.log)
+				}
+			})
+		}
+	}
+}
+
+// A path that the command printed and that does not exist is left out. All others are pushed.
+func TestNoSuchPath(t *testing.T) {
+	inBubble(t, devcache.Strict, func(t *testing.T, f *fixture) {
+		none := "/nix/store/" + strings.Repeat("0", 32) + "-no-such-path"
+		first, last := f.store.add("first"), f.store.add("last")
+		if unpushed := f.watch().finishAll(Command{Printed: []string{none, first, none, last, none}}); unpushed != "" {
+			t.Error(unpushed)
+		}
+		f.wantNames("first", "last")
+	})
+}
+
+// A headline has the main point first, then the cache, the status and what is known about the cause.
+func TestHeadline(t *testing.T) {
+	refused := errors.New("connection refused")
+	const at = "https://cache.example.com/default"
+	for want, err := range map[string]error{
+		"the cache does not accept the API key (" + at + ": HTTP 403: Forbidden)": &cachix.Error{Kind: cachix.KeyRefused, Cache: at, Status: 403, Detail: "Forbidden"},
+		"the cache fails (" + at + ": HTTP 502)":                                  &cachix.Error{Kind: cachix.Failing, Cache: at, Status: 502},
+		"the cache cannot be reached (" + at + ": connection refused)":            &cachix.Error{Kind: cachix.Unreachable, Cache: at, Cause: refused},
+		"the cache refuses it (" + at + ": HTTP 400: too large)":                  &cachix.Error{Kind: cachix.Refused, Cache: at, Status: 400, Detail: "too large", Cause: refused},
+		"that is no answer of a cachix-compatible cache (" + at + ")":             &cachix.Error{Kind: cachix.NotCachix, Cache: at},
+		"connection refused": refused,
+	} {
+		if got := headline(err); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
 }
 
 // The outputs of the derivations that a command used, and of the derivations that these need, are pushed, and
@@ -452,4 +512,45 @@ func TestStoreBreaks(t *testing.T) {
 			t.Error("who knows")
 		}
 	})
+}
+
+// A path is an upstream's if one of its signatures is by a key of an upstream that is not a key of the cache, too.
+func TestTrust(t *testing.T) {
+	keyOf := func(seed byte) ed25519.PrivateKey { return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, 32)) }
+	encode := base64.StdEncoding.EncodeToString
+	public := func(key ed25519.PrivateKey) string { return encode(key[32:]) }
+	upstream, other, ofCache, signing := keyOf(1), keyOf(2), keyOf(3), keyOf(4)
+	store := newFakeStore()
+	path := describe(store.infos[store.add("path")])
+	signature := func(name string, key ed25519.PrivateKey) string {
+		return name + ":" + encode(ed25519.Sign(key, []byte(path.Fingerprint())))
+	}
+	parsed, err := cachix.ParseSigningKey(encode(signing))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted := newTrust([]string{
+		"up-1:" + public(upstream), "cache-1:" + public(ofCache), "signing-1:" + public(signing),
+		"short-1:" + encode(upstream[32:60]), "secret-1:" + encode(upstream), "garbage-1:" + public(upstream) + "!", "no-key", "",
+	}, []string{public(ofCache)}, parsed)
+	for name, test := range map[string]struct {
+		signatures []string
+		want       bool
+	}{
+		"none":                      {nil, false},
+		"the upstream's":            {[]string{signature("up-1", upstream)}, true},
+		"one of several":            {[]string{signature("unknown-1", other), "up-1:!", "up-1", signature("up-1", upstream)}, true},
+		"by another key":            {[]string{signature("up-1", other)}, false},
+		"under another name":        {[]string{signature("up-2", upstream)}, false},
+		"no base64":                 {[]string{signature("up-1", upstream) + "!"}, false},
+		"of the cache":              {[]string{signature("cache-1", ofCache), signature("signing-1", signing)}, false},
+		"by keys that are not keys": {[]string{signature("short-1", upstream), signature("secret-1", upstream), signature("garbage-1", upstream)}, false},
+	} {
+		if got := trusted.signed(path, test.signatures); got != test.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+	if !newTrust([]string{"signing-1:" + public(signing)}, nil, nil).signed(path, []string{signature("signing-1", signing)}) {
+		t.Error("an upstream's key counts as the job's, which has none")
+	}
 }
