@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -552,5 +553,28 @@ func TestTrust(t *testing.T) {
 	}
 	if !newTrust([]string{"signing-1:" + public(signing)}, nil, nil).signed(path, []string{signature("signing-1", signing)}) {
 		t.Error("an upstream's key counts as the job's, which has none")
+	}
+}
+
+// TestMemory compares Memory with docs/pushing.md: (uploads + 4) × (part size + 2.1 MiB) + 80 MiB with four CPUs.
+func TestMemory(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	const mib = 1 << 20
+	for _, test := range []struct {
+		options         Options
+		uploads, partMB float64
+	}{
+		{Options{}, 8, 8},
+		{Options{Uploads: 1}, 1, 8},
+		{Options{Uploads: 8, PartSize: 5 * mib}, 8, 5},
+		{Options{Uploads: 64, PartSize: 64 * mib}, 64, 64},
+	} {
+		documented := (test.uploads+4)*(test.partMB+2.1) + 80
+		if got := float64(test.options.Memory()) / mib; got > documented || got < documented-0.04*(test.uploads+4) {
+			t.Errorf("%+v: %.2f MiB, want %.2f", test.options, got, documented)
+		}
+	}
+	if got := (Options{}).Memory(); (got+mib/2)/mib != 201 {
+		t.Errorf("by default %d bytes, want 201 MiB", got)
 	}
 }
