@@ -218,3 +218,16 @@ func TestMessagesAreGathered(t *testing.T) {
 		}
 	}
 }
+
+// TestNoPongAfterTheEnd sends pings before and after the last frames. No frame may follow the close frame (RFC 6455,
+// section 5.5.1).
+func TestNoPongAfterTheEnd(t *testing.T) {
+	conn := &writesConn{}
+	s := newSender(conn, time.Minute)
+	for _, ending := range []bool{false, true} {
+		s.ending.Store(ending)
+		if err := s.receivePing("ping"); err != nil || len(conn.lengths) != 1 {
+			t.Errorf("ending %t: %d frames are written, want one in all; error %v", ending, len(conn.lengths), err)
+		}
+	}
+}
