@@ -401,3 +401,14 @@ func TestReadRequest(t *testing.T) {
 		}
 	}
 }
+
+// A token of Nix's access-tokens may begin with its kind, which only Nix's fetcher for GitLab needs.
+func TestBareToken(t *testing.T) {
+	for token, want := range map[string]string{
+		"PAT:a": "a", "OAuth2:a": "a", "PAT:a:b": "a:b", "a": "a", "": "", "PAT": "PAT", "a:b": "a:b", "pat:a": "pat:a", "PAT:": "",
+	} {
+		if got := BareToken(token); got != want {
+			t.Errorf("%q: %q, want %q", token, got, want)
+		}
+	}
+}

@@ -609,6 +609,9 @@ func TestTotals(t *testing.T) {
 		if n := len(reported); n < 3 || reported[n-1].done != 2 || reported[n-2].done != 1 {
 			t.Errorf("the progress was %v", reported)
 		}
+		if n := f.lines(": pushing "); n > 0 {
+			t.Errorf("%d lines about the beginning of small uploads", n)
+		}
 		f.wantLine(fmt.Sprintf("…: push: 2 paths pushed (%s, %s compressed), 0 already there, …", size(narBytes), size(bytes)))
 	})
 }
