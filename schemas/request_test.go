@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -409,6 +410,29 @@ func TestBareToken(t *testing.T) {
 	} {
 		if got := BareToken(token); got != want {
 			t.Errorf("%q: %q, want %q", token, got, want)
+		}
+	}
+}
+
+// A whole number may be written in any way that JSON has, but its length is limited.
+func TestInteger(t *testing.T) {
+	for text, want := range map[string]Integer{
+		"0": 0, "9": 9, "10": 10, "1e0": 1, "1E+3": 1000, "25e-0": 25, "4.0": 4, "40e-1": 4, "-0": 0, "2147483647": math.MaxInt32,
+		"4." + strings.Repeat("0", maxNumber-2): 4, "1e" + strings.Repeat("0", maxExponent-1) + "1": 10,
+	} {
+		got := Integer(-1)
+		if err := got.UnmarshalJSON([]byte(text)); err != nil || got != want {
+			t.Errorf("%s: %d, %v", text, got, err)
+		}
+	}
+	for text, want := range map[string]error{
+		"1.5": errNotWhole, "-1": errNotWhole, "2147483648": errNotWhole, "9e99": errNotWhole, "4.00000000000000000001": errNotWhole,
+		"4." + strings.Repeat("0", maxNumber-1): errNotWhole, "1e" + strings.Repeat("0", maxExponent) + "1": errNotWhole,
+		`"1"`: errNotNumber, "null": errNotNumber, "[1]": errNotNumber, "{}": errNotNumber, "true": errNotNumber, "/": errNotNumber, ":": errNotNumber,
+	} {
+		got := Integer(-1)
+		if err := got.UnmarshalJSON([]byte(text)); !errors.Is(err, want) || got != -1 {
+			t.Errorf("%s: %d, %v; want %v", text, got, err, want)
 		}
 	}
 }
