@@ -436,3 +436,24 @@ func TestInteger(t *testing.T) {
 		}
 	}
 }
+
+// The lengths of secrets are limited in total: of all access tokens, and of all secrets in a command.
+func TestSecretsInTotal(t *testing.T) {
+	secret := func(length int) string { return strings.Repeat("x", length) }
+	for _, test := range []struct {
+		length  int // of each of two secrets
+		refused bool
+	}{{7 << 10, false}, {9 << 10, true}} {
+		for want, job := range map[string]string{
+			"nix.accessTokens: is too long": jobWith(edits{"nix.accessTokens": map[string]string{
+				"a.example": secret(test.length), "b.example": secret(test.length)}}),
+			"buildOptions.command: holds secrets that are too long to be masked": jobWith(edits{"buildOptions.command": "nix build" +
+				" https://a:" + secret(test.length) + "@a.example https://b:y" + secret(test.length) + "@b.example"}),
+		} {
+			_, _, err := ParseRequest([]byte(job), allowedCommands)
+			if refused := err != nil && strings.HasPrefix(err.Error(), "request refused: "+want); refused != test.refused || err != nil && !refused {
+				t.Errorf("two of %d bytes: %v; want %q: %t", test.length, err, want, test.refused)
+			}
+		}
+	}
+}
