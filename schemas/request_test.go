@@ -317,6 +317,7 @@ func TestRefusalKind(t *testing.T) {
 	for _, job := range []struct{ data, kind, err string }{
 		{`{`, "malformed", "not a valid JSON: line 1, column 2: unexpected end of JSON input"},
 		{`[]`, "invalid", "request refused: the job must be a JSON object"},
+		{`null`, "invalid", "request refused: the job must be a JSON object"},
 		{jobWith(edits{"git.noClone": missing}), "invalid", "request refused: git.noClone: is missing"},
 		{jobWith(edits{"buildOptions.maxJobs": 0}), "invalid", "request refused: buildOptions.maxJobs: must be 1 or more"},
 		{jobWith(edits{"buildOptions.command": "make"}), "command",
