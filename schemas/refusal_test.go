@@ -60,6 +60,21 @@ func TestRefusalOfManyProblems(t *testing.T) {
 	}
 }
 
+// A refusal lists 50 problems, and says how many more there are.
+func TestRefusalCountsProblems(t *testing.T) {
+	for unknown, more := range map[int]string{49: "", 50: "", 51: "; and 1 more", 75: "; and 25 more"} {
+		var options strings.Builder
+		for i := range unknown {
+			fmt.Fprintf(&options, `,"x%x":1`, i)
+		}
+		got := refusal(t, `{"git":{"noClone":true},"buildOptions":{"command":"nix","cachix":{"push":false}`+options.String()+`}}`).Msg
+		const problem = "buildOptions: has a property that the schema does not know"
+		if want := strings.Repeat("; "+problem, min(unknown, 50))[2:] + more; got != want {
+			t.Errorf("%d unknown properties: %s", unknown, got)
+		}
+	}
+}
+
 // A job with very many keys is refused like any other. Comparing each with all others would take minutes.
 func TestRefusalOfManyKeys(t *testing.T) {
 	var keys strings.Builder

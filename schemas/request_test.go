@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -316,6 +317,7 @@ func TestRefusalKind(t *testing.T) {
 	for _, job := range []struct{ data, kind, err string }{
 		{`{`, "malformed", "not a valid JSON: line 1, column 2: unexpected end of JSON input"},
 		{`[]`, "invalid", "request refused: the job must be a JSON object"},
+		{`null`, "invalid", "request refused: the job must be a JSON object"},
 		{jobWith(edits{"git.noClone": missing}), "invalid", "request refused: git.noClone: is missing"},
 		{jobWith(edits{"buildOptions.maxJobs": 0}), "invalid", "request refused: buildOptions.maxJobs: must be 1 or more"},
 		{jobWith(edits{"buildOptions.command": "make"}), "command",
@@ -398,6 +400,61 @@ func TestReadRequest(t *testing.T) {
 		request, ok := ReadRequest([]byte(text))
 		if ok != (target != "") || ok && request.BuildOptions.Cachix.Target != target {
 			t.Errorf("%s: %v, %+v", text, ok, request)
+		}
+	}
+}
+
+// A token of Nix's access-tokens may begin with its kind, which only Nix's fetcher for GitLab needs.
+func TestBareToken(t *testing.T) {
+	for token, want := range map[string]string{
+		"PAT:a": "a", "OAuth2:a": "a", "PAT:a:b": "a:b", "a": "a", "": "", "PAT": "PAT", "a:b": "a:b", "pat:a": "pat:a", "PAT:": "",
+	} {
+		if got := BareToken(token); got != want {
+			t.Errorf("%q: %q, want %q", token, got, want)
+		}
+	}
+}
+
+// A whole number may be written in any way that JSON has, but its length is limited.
+func TestInteger(t *testing.T) {
+	for text, want := range map[string]Integer{
+		"0": 0, "9": 9, "10": 10, "1e0": 1, "1E+3": 1000, "25e-0": 25, "4.0": 4, "40e-1": 4, "-0": 0, "2147483647": math.MaxInt32,
+		"4." + strings.Repeat("0", maxNumber-2): 4, "1e" + strings.Repeat("0", maxExponent-1) + "1": 10,
+	} {
+		got := Integer(-1)
+		if err := got.UnmarshalJSON([]byte(text)); err != nil || got != want {
+			t.Errorf("%s: %d, %v", text, got, err)
+		}
+	}
+	for text, want := range map[string]error{
+		"1.5": errNotWhole, "-1": errNotWhole, "2147483648": errNotWhole, "9e99": errNotWhole, "4.00000000000000000001": errNotWhole,
+		"4." + strings.Repeat("0", maxNumber-1): errNotWhole, "1e" + strings.Repeat("0", maxExponent) + "1": errNotWhole,
+		`"1"`: errNotNumber, "null": errNotNumber, "[1]": errNotNumber, "{}": errNotNumber, "true": errNotNumber, "/": errNotNumber, ":": errNotNumber,
+	} {
+		got := Integer(-1)
+		if err := got.UnmarshalJSON([]byte(text)); !errors.Is(err, want) || got != -1 {
+			t.Errorf("%s: %d, %v; want %v", text, got, err, want)
+		}
+	}
+}
+
+// The lengths of secrets are limited in total: of all access tokens, and of all secrets in a command.
+func TestSecretsInTotal(t *testing.T) {
+	secret := func(length int) string { return strings.Repeat("x", length) }
+	for _, test := range []struct {
+		length  int // of each of two secrets
+		refused bool
+	}{{7 << 10, false}, {9 << 10, true}} {
+		for want, job := range map[string]string{
+			"nix.accessTokens: is too long": jobWith(edits{"nix.accessTokens": map[string]string{
+				"a.example": secret(test.length), "b.example": secret(test.length)}}),
+			"buildOptions.command: holds secrets that are too long to be masked": jobWith(edits{"buildOptions.command": "nix build" +
+				" https://a:" + secret(test.length) + "@a.example https://b:y" + secret(test.length) + "@b.example"}),
+		} {
+			_, _, err := ParseRequest([]byte(job), allowedCommands)
+			if refused := err != nil && strings.HasPrefix(err.Error(), "request refused: "+want); refused != test.refused || err != nil && !refused {
+				t.Errorf("two of %d bytes: %v; want %q: %t", test.length, err, want, test.refused)
+			}
 		}
 	}
 }

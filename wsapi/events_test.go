@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -173,4 +174,60 @@ func TestEventsToNobody(t *testing.T) {
 		}
 		wantFree(t, f)
 	})
+}
+
+// A writesConn has the length of each write to it.
+type writesConn struct {
+	net.Conn
+	lengths []int
+}
+
+func (c *writesConn) Write(b []byte) (int, error) {
+	c.lengths = append(c.lengths, len(b))
+	return len(b), nil
+}
+
+func (c *writesConn) SetWriteDeadline(time.Time) error { return nil }
+
+// TestMessagesAreGathered has a job print much at once, for a client with events and for one without. Its messages are
+// written together, but not more than 256 KiB and one message at once, so that the memory is limited.
+func TestMessagesAreGathered(t *testing.T) {
+	const count, length = 2000, 1000
+	text := strings.Repeat("x", length)
+	for name, write := range map[string]func(*sender){
+		"with events": func(s *sender) {
+			messages := make([]schemas.Message, count)
+			for i := range messages {
+				messages[i] = schemas.Message{Seq: int64(i) + 1, Stream: schemas.Stdout, Line: []byte(text)}
+			}
+			(&messageWriter{lineWriter: newLineWriter(s)}).WriteMessages(messages)
+		},
+		"without": func(s *sender) { newLineWriter(s).Write([]byte(strings.Repeat(text+"\n", count))) },
+	} {
+		conn := &writesConn{}
+		write(newSender(conn, time.Minute))
+		total := 0
+		for i, n := range conn.lengths {
+			total += n
+			if last := i == len(conn.lengths)-1; n < 256<<10 && !last || n > 256<<10+2*length {
+				t.Errorf("%s: write %d of %d has %d bytes", name, i+1, len(conn.lengths), n)
+			}
+		}
+		if total < count*length {
+			t.Errorf("%s: %d bytes are written, want %d messages of more than %d", name, total, count, length)
+		}
+	}
+}
+
+// TestNoPongAfterTheEnd sends pings before and after the last frames. No frame may follow the close frame (RFC 6455,
+// section 5.5.1).
+func TestNoPongAfterTheEnd(t *testing.T) {
+	conn := &writesConn{}
+	s := newSender(conn, time.Minute)
+	for _, ending := range []bool{false, true} {
+		s.ending.Store(ending)
+		if err := s.receivePing("ping"); err != nil || len(conn.lengths) != 1 {
+			t.Errorf("ending %t: %d frames are written, want one in all; error %v", ending, len(conn.lengths), err)
+		}
+	}
 }

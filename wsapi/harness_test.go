@@ -403,9 +403,10 @@ type story struct {
 	err      error // that came instead of one
 }
 
-// finish reads until the server closes the connection.
+// finish reads until the server closes the connection, for two days at most.
 func (c *client) finish() (s story) {
 	defer c.Close()
+	c.SetReadDeadline(time.Now().Add(48 * time.Hour)) // a bubble with a server that pings would never end
 	for {
 		_, data, err := c.ReadMessage()
 		if closed, ok := errors.AsType[*websocket.CloseError](err); ok && closed.Code != websocket.CloseAbnormalClosure {

@@ -3,6 +3,7 @@ package wsapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"testing"
 	"testing/synctest"
@@ -230,5 +231,31 @@ func TestHandshakeNotTaken(t *testing.T) {
 			t.Errorf("it kept the slot for %s", took)
 		}
 		wantFree(t, f)
+	})
+}
+
+// A brokenBuilder has jobs whose output cannot be passed on. They go on until they are cancelled.
+type brokenBuilder struct{ fakeBuilder }
+
+type brokenJob struct{ ctx context.Context }
+
+func (*brokenBuilder) Start(ctx context.Context, _ *schemas.Request, _ string) Job {
+	return brokenJob{ctx}
+}
+
+func (brokenJob) Follow(context.Context, io.Writer) error { return errors.New("its log is broken") }
+
+func (j brokenJob) Wait() schemas.Message {
+	<-j.ctx.Done()
+	return answer(schemas.Unable("The job was cancelled.", context.Cause(j.ctx).Error()))
+}
+
+// TestOutputFails has the output of a job fail while its client is connected: the job is cancelled, and the client is
+// told why.
+func TestOutputFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := serve(t, &brokenBuilder{}).dial()
+		c.send(job())
+		c.finish().check(t, websocket.CloseInternalServerErr, accepted, fmt.Sprintf(cancelledFor, "its log is broken"))
 	})
 }

@@ -191,20 +191,24 @@ func TestLongRequest(t *testing.T) {
 func TestOutcome(t *testing.T) {
 	zero, one := 0, 1
 	for _, test := range []struct {
-		end             jobend.End
-		code            *int
-		runs, succeeded bool
+		started                time.Time // when it got a slot
+		end                    jobend.End
+		code                   *int
+		runs, waits, succeeded bool
 	}{
-		{"", nil, true, false},
-		{jobend.Exited, &zero, false, true},
-		{jobend.Exited, &one, false, false},
-		{jobend.Exited, nil, false, false},
-		{jobend.Failed, &zero, false, false},
-		{jobend.Interrupted, nil, false, false},
+		{time.Time{}, "", nil, true, true, false},
+		{noon, "", nil, true, false, false},
+		{noon, jobend.Exited, &zero, false, false, true},
+		{noon, jobend.Exited, &one, false, false, false},
+		{noon, jobend.Exited, nil, false, false, false},
+		{noon, jobend.Failed, &zero, false, false, false},
+		{noon, jobend.Interrupted, nil, false, false, false},
+		{time.Time{}, jobend.Interrupted, nil, false, false, false}, // while it waited
 	} {
-		r := Record{End: test.end, ExitCode: test.code}
-		if r.Runs() != test.runs || r.Succeeded() != test.succeeded {
-			t.Errorf("%q with %v: runs %t, succeeded %t", test.end, test.code, r.Runs(), r.Succeeded())
+		r := Record{Started: test.started, End: test.end, ExitCode: test.code}
+		if r.Runs() != test.runs || r.Waits() != test.waits || r.Succeeded() != test.succeeded {
+			t.Errorf("%q with %v, started %v: runs %t, waits %t, succeeded %t",
+				test.end, test.code, test.started, r.Runs(), r.Waits(), r.Succeeded())
 		}
 	}
 }

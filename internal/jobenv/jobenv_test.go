@@ -130,6 +130,29 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// Access tokens are one setting of Nix: HOST=TOKEN, separated by spaces, in the order of the hosts.
+func TestTokens(t *testing.T) {
+	tokens := map[string]string{"gitlab.example": "PAT:a=b==", "github.com": "t0ken", "forge.example/org": "c"}
+	const joined = "forge.example/org=c github.com=t0ken gitlab.example=PAT:a=b=="
+	if got := JoinTokens(tokens); got != joined {
+		t.Errorf("joined: %q, want %q", got, joined)
+	}
+	if got := JoinTokens(nil); got != "" {
+		t.Errorf("none joined: %q", got)
+	}
+	for text, want := range map[string]map[string]string{
+		joined:                                tokens,
+		"":                                    {},
+		" \n github.com=a\tother.example=b\n": {"github.com": "a", "other.example": "b"},
+		"github.com=a github.com=b":           {"github.com": "b"},
+		"no-token github.com=a":               {"github.com": "a"},
+	} {
+		if diff := cmp.Diff(want, SplitTokens(text)); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", text, diff)
+		}
+	}
+}
+
 func TestDocumentation(t *testing.T) {
 	const file = "../../docs/job-environment.md"
 	text, err := os.ReadFile(file)

@@ -1,6 +1,7 @@
 package nar
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"testing/iotest"
 
 	gonix "github.com/nix-community/go-nix/pkg/nar"
+	"golang.org/x/sys/unix"
 
 	"iglu.sh/builder/test/kit/narcheck"
 )
@@ -92,6 +94,33 @@ func TestDumpErrors(t *testing.T) {
 	broken := errors.New("broken")
 	if err := Dump(failing{broken}, folder(t, true)); !errors.Is(err, broken) {
 		t.Errorf("error %v, want %v", err, broken)
+	}
+}
+
+// A call that was interrupted is repeated. The result of any other is returned.
+func TestOpenAgain(t *testing.T) {
+	for _, want := range []error{nil, unix.ENOENT, unix.ELOOP, unix.EXDEV} {
+		results := []error{unix.EINTR, unix.EAGAIN, unix.EAGAIN, unix.EINTR, want}
+		calls := 0
+		fd, err := openat(func() (int, error) { calls++; return calls, results[calls-1] })
+		if calls != len(results) || fd != calls || err != want {
+			t.Errorf("%v: %d calls return %d, %v", want, calls, fd, err)
+		}
+	}
+}
+
+// If a link's target cannot be read, Dump fails, and writes no link without a target.
+func TestUnreadableLink(t *testing.T) {
+	noLink, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer noLink.Close()
+	var archive bytes.Buffer
+	d := &dumper{w: bufio.NewWriter(&archive)}
+	d.symlink(noLink)
+	if pathErr, ok := errors.AsType[*os.PathError](d.err); !ok || pathErr.Op != "readlink" || d.w.Buffered() > 0 {
+		t.Errorf("error %v, %d bytes", d.err, d.w.Buffered())
 	}
 }
 

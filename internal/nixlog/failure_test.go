@@ -1,6 +1,7 @@
 package nixlog
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,6 +63,39 @@ func TestFailure(t *testing.T) {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
+	}
+}
+
+// If several derivations fail, the reason is the first failure. One with an error of Nix is preferred to one without.
+func TestFirstFailure(t *testing.T) {
+	const first, second = "/nix/store/00000000000000000000000000000001-1.drv", "/nix/store/00000000000000000000000000000002-2.drv"
+	said := func(message string) string { return `{"action":"msg","level":0,"msg":"` + message + `"}` }
+	cannot := func(derivation, reason string) string {
+		return said(`Cannot build '` + derivation + `'.\nReason: ` + reason + `.`)
+	}
+	counted := func(n int) string { return result(3, progress, fmt.Sprintf("0,2,0,%d", n)) }
+	for name, test := range map[string]struct {
+		records []string
+		want    Failure
+	}{
+		"both with an error": {[]string{stops(1), cannot(first, "timed out"), stops(2), cannot(second, "ran out of disk")}, Failure{first, "timed out"}},
+		"both without":       {[]string{stops(1), counted(1), stops(2), counted(2)}, Failure{first, ""}},
+		"the second with":    {[]string{stops(1), counted(1), stops(2), cannot(second, "timed out")}, Failure{second, "timed out"}},
+		"the first with":     {[]string{stops(1), cannot(first, "timed out"), stops(2), counted(2)}, Failure{first, "timed out"}},
+		"the first's error follows": {
+			[]string{stops(1), counted(1), cannot(first, "timed out"), stops(2), cannot(second, "ran out of disk")}, Failure{first, "timed out"},
+		},
+		"two errors about it":                 {[]string{stops(1), cannot(first, "timed out"), cannot(first, "1 dependency failed")}, Failure{first, "timed out"}},
+		"a later error that is not its":       {[]string{stops(1), counted(1), said("cannot connect to the daemon")}, Failure{first, ""}},
+		"an earlier error that is no build's": {[]string{said("cannot connect"), stops(1), cannot(first, "timed out")}, Failure{first, "timed out"}},
+	} {
+		log := newTestLog()
+		records := append([]string{starts(3, builds), starts(1, build), starts(2, build)}, test.records...)
+		log.Read(strings.NewReader(strings.Join(records, "\n") + "\n"))
+		log.Close()
+		if got := log.Failure(); got != test.want {
+			t.Errorf("%s: got %q, want %q", name, got, test.want)
+		}
 	}
 }
 

@@ -100,6 +100,31 @@ func TestLines(t *testing.T) {
 		"building a.drv", "built a.drv", "building b.drv", "building c.drv", "built b.drv", "building d.drv", "built c.drv", "built d.drv")
 }
 
+// A list ends before a line that does not belong to it. What is expected is counted when it ends.
+func TestLinesOfLists(t *testing.T) {
+	const builds, fetches = "these 2 derivations will be built:", "these 2 paths will be fetched (0.01 MiB download, 0.02 MiB unpacked):"
+	for name, test := range map[string]struct {
+		lines          []string
+		builds, copies int64
+	}{
+		"both":                            {append(lists[:len(lists):len(lists)], "text"), 4, 2},
+		"only derivations are built":      {[]string{builds, "  " + drv("a"), "  " + out("x"), "  " + drv("b")}, 1, 0},
+		"other files can be fetched":      {[]string{fetches, "  " + out("x"), "  " + drv("a"), "text"}, 0, 2},
+		"not indented":                    {[]string{fetches, "  " + out("x"), out("y"), "  " + out("z")}, 0, 1},
+		"no heading":                      {[]string{"  " + out("x"), "  " + drv("a"), "text"}, 0, 0},
+		"a list that has not ended":       {[]string{builds, "  " + drv("a")}, 0, 0},
+		"two lists, one behind the other": {[]string{fetches, "  " + out("x"), fetches, "  " + out("y"), "text"}, 0, 2},
+	} {
+		o := lookAt(t, diamond)
+		o.print(test.lines...)
+		if got := [2]int64{o.builds.counts.Expected, o.copies.counts.Expected}; got != [2]int64{test.builds, test.copies} {
+			t.Errorf("%s: %v are expected, want %d and %d", name, got, test.builds, test.copies)
+		}
+		o.End(true)
+		o.log.Close()
+	}
+}
+
 // One derivation fails, another is built, and a third is ended because of the failure.
 func TestLinesOfFailure(t *testing.T) {
 	for _, line := range []string{

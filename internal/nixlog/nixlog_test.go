@@ -128,7 +128,7 @@ func TestOtherRecords(t *testing.T) {
 		`{"action":"result","id":1,"type":101,"fields":["x"]}`, `{"action":"result","id":9007199254740993,"type":999,"fields":[1]}`,
 		`{"action":"result","id":9007199254740993,"type":105,"fields":[1,1,1,1]}`, `{"action":"msg","level":0,"msg":"error: of something else"}`,
 		`{"action":"result","id":9007199254740992,"type":101,"fields":["of another id"]}`, `{"action":"later","id":9007199254740993}`,
-		`{"action":"msg","level":0,"msg":"` + strings.Repeat("x", 3*maxRecord) + `"}`,
+		`{"action":"msg","level":0,"msg":"` + strings.Repeat("x", maxRecord) + `"}`,
 	}, "\n") + "\n"
 	want := eventsOf(begin + line + fmt.Sprintf(count, 1, 1, 0) + end)
 	got := eventsOf(others + begin + others + "@nix " + line + others + fmt.Sprintf(count, 1, 1, 0) + end + others)

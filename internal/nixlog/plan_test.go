@@ -88,6 +88,8 @@ func TestPlan(t *testing.T) {
 		"something else after":   {[]string{diamond + say("  "+drv("e")+" is no path", "  "+drv("e"))}, want},
 		"what is to be fetched":  {[]string{say("this path will be fetched (0.1 MiB download, 0.2 MiB unpacked):", "  "+out("e")) + diamond}, want},
 		"reported twice":         {[]string{diamond + diamond}, want},
+		"not indented":           {[]string{diamond + say(drv("e"))}, want},
+		"reported in part":       {[]string{building("a"), diamond}, want},
 		"another process":        {[]string{diamond, say("this derivation will be built:", "  "+drv("e"))}, append(want[:4:4], schemas.PlannedDerivation{Derivation: drv("e"), Needs: []int{0, 3}})},
 		"what was not planned":   {[]string{building("a"), building("b")}, want[:2]},
 		"of another store":       {[]string{building("f")}, []schemas.PlannedDerivation{{Derivation: drv("f")}}},

@@ -221,10 +221,50 @@ func TestCountedBefore(t *testing.T) {
 	}
 }
 
+// A name of a phase has at most 64 bytes. A longer text is no phase.
+func TestLongestPhase(t *testing.T) {
+	for length, want := range map[int]int{64: 2, 65: 1} {
+		l, reported := events(t)
+		l.newProcess().processLines(starts(1, build), result(1, setPhase, `"`+strings.Repeat("x", length)+`"`))
+		if got := inShort(*reported); len(got) != want { // it begins, and has a phase
+			t.Errorf("%d bytes: %q", length, got)
+		}
+	}
+}
+
+// A builder's line of up to 64 KiB is one event. A longer one is several, none of which is empty.
+func TestLinesInParts(t *testing.T) {
+	for length, want := range map[int][]int{64 << 10: {64 << 10}, 64<<10 + 1: {64 << 10, 1}, 128 << 10: {64 << 10, 64 << 10}} {
+		l, reported := events(t)
+		l.newProcess().processLines(starts(1, build), result(1, buildLogLine, `"`+strings.Repeat("x", length)+`"`))
+		var got []int
+		for _, e := range *reported {
+			if line, ok := e.(schemas.LineEvent); ok {
+				got = append(got, len(line.Text))
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%d bytes (-want +got):\n%s", length, diff)
+		}
+	}
+}
+
+// A record of 2 MiB is read, with the end of its line. A longer one is ignored.
+func TestLongestRecord(t *testing.T) {
+	for length, want := range map[int]int{2 << 20: 2, 2<<20 + 1: 0, 2<<20 + logBuffer: 0} {
+		l, reported := events(t)
+		record := starts(1, build)
+		l.Read(strings.NewReader(record + strings.Repeat(" ", length-len(record)-1) + "\n"))
+		if got := inShort(*reported); len(got) != want { // it begins and fails
+			t.Errorf("%d bytes: %q", length, got)
+		}
+	}
+}
+
 // The end of a record that is too long is not read as a record.
 func TestEndOfLongRecord(t *testing.T) {
 	l, reported := events(t)
-	l.Read(strings.NewReader(strings.Repeat("x", maxRecord) + starts(1, build) + strings.Repeat("\n", 2*maxRecord) + starts(2, build) + "\n"))
+	l.Read(strings.NewReader(strings.Repeat("x", maxRecord) + starts(1, build) + "\n" + starts(2, build) + "\n"))
 	want := []string{"building /nix/store/00000000000000000000000000000002-2.drv", "failed /nix/store/00000000000000000000000000000002-2.drv"}
 	if diff := cmp.Diff(want, inShort(*reported)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

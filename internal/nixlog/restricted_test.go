@@ -48,3 +48,17 @@ func TestRestricted(t *testing.T) {
 		}
 	}
 }
+
+// However many settings a program of the job invents, 100 names are kept.
+func TestManyRestricted(t *testing.T) {
+	var lines []string
+	for n := range 300 {
+		lines = append(lines, "warning: ignoring the client-specified setting '"+strings.Repeat("x", n+1)+"', because it is a restricted setting")
+	}
+	log := newTestLog()
+	log.Read(strings.NewReader(say(lines...)))
+	log.Close()
+	if got := log.Restricted(); len(got) != 100 {
+		t.Errorf("%d names are kept", len(got))
+	}
+}

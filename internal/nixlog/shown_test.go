@@ -27,6 +27,7 @@ func TestOnShown(t *testing.T) {
 func TestWithoutVersion(t *testing.T) {
 	for name, want := range map[string]string{
 		"hello-2.12": "hello", "wall": "wall", "gcc-wrapper-14": "gcc-wrapper", "a-b-c": "a-b-c", "x-": "x-", "a--1": "a", "": "",
+		"x-a1": "x-a1", "x-Z1": "x-Z1", "x-z": "x-z", "x-A": "x-A", "x-{": "x", "x-`": "x", "x-@": "x", "x-[": "x",
 	} {
 		if got := withoutVersion(name); got != want {
 			t.Errorf("%q: got %q, want %q", name, got, want)

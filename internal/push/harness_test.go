@@ -45,6 +45,7 @@ type fixture struct {
 	t       *testing.T
 	kind    devcache.Kind
 	folder  string
+	private bool // the cache; set before start
 	network memnet.Network
 	cache   *devcache.Server
 	kill    func()
@@ -90,7 +91,7 @@ func (f *fixture) begin(now time.Time) {
 
 func (f *fixture) start() {
 	var err error
-	f.cache, err = devcache.New(devcache.Options{Folder: f.folder, Token: token, Names: []string{"default"}, Kind: f.kind})
+	f.cache, err = devcache.New(devcache.Options{Folder: f.folder, Token: token, Names: []string{"default"}, Kind: f.kind, Private: f.private})
 	if err != nil {
 		f.t.Error(err)
 		return

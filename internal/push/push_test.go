@@ -2,16 +2,20 @@ package push
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"iglu.sh/builder/internal/cachix"
 	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/test/kit/devcache"
 )
@@ -390,11 +394,70 @@ func TestLeftOut(t *testing.T) {
 		}
 		f.run(top, "/nix/store/"+strings.Repeat("0", 32)+"-no-such-path")
 		f.wantTotal(1, 0, 1)
+		if n := f.lines("warning"); n > 0 {
+			t.Errorf("%d warnings about a job that is as it should be", n)
+		}
 		f.wantPaths(1)
 		if last != 1 || most != 1 {
 			t.Errorf("%d of %d paths", last, most)
 		}
 	})
+}
+
+// Nix gets its substituter from a private cache that it can read with the API key, and a line says so if it cannot.
+func TestSubstituter(t *testing.T) {
+	for _, kind := range devcache.Kinds() {
+		for _, private := range []bool{false, true} {
+			inBubble(t, kind, func(t *testing.T, f *fixture) {
+				f.kill()
+				f.private = private
+				f.start()
+				p, err := f.prepare()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer p.Close()
+				readable := private && kind == devcache.Strict // nobody can read a private cache of Iglu Cache
+				got, ok := p.Substituter()
+				if ok != readable || ok && (got.URL != f.options.Target || len(got.Keys) != 1 || !strings.HasSuffix(got.Keys[0], ":"+f.public())) {
+					t.Errorf("%s, private %t: %t, %+v", kind, private, ok, got)
+				}
+				if said := f.lines("Nix cannot read it: nothing is taken from it"); (said > 0) != (private && !readable) {
+					t.Errorf("%s, private %t: the log is %q", kind, private, f.log)
+				}
+			})
+		}
+	}
+}
+
+// A path that the command printed and that does not exist is left out. All others are pushed.
+func TestNoSuchPath(t *testing.T) {
+	inBubble(t, devcache.Strict, func(t *testing.T, f *fixture) {
+		none := "/nix/store/" + strings.Repeat("0", 32) + "-no-such-path"
+		first, last := f.store.add("first"), f.store.add("last")
+		if unpushed := f.watch().finishAll(Command{Printed: []string{none, first, none, last, none}}); unpushed != "" {
+			t.Error(unpushed)
+		}
+		f.wantNames("first", "last")
+	})
+}
+
+// A headline has the main point first, then the cache, the status and what is known about the cause.
+func TestHeadline(t *testing.T) {
+	refused := errors.New("connection refused")
+	const at = "https://cache.example.com/default"
+	for want, err := range map[string]error{
+		"the cache does not accept the API key (" + at + ": HTTP 403: Forbidden)": &cachix.Error{Kind: cachix.KeyRefused, Cache: at, Status: 403, Detail: "Forbidden"},
+		"the cache fails (" + at + ": HTTP 502)":                                  &cachix.Error{Kind: cachix.Failing, Cache: at, Status: 502},
+		"the cache cannot be reached (" + at + ": connection refused)":            &cachix.Error{Kind: cachix.Unreachable, Cache: at, Cause: refused},
+		"the cache refuses it (" + at + ": HTTP 400: too large)":                  &cachix.Error{Kind: cachix.Refused, Cache: at, Status: 400, Detail: "too large", Cause: refused},
+		"that is no answer of a cachix-compatible cache (" + at + ")":             &cachix.Error{Kind: cachix.NotCachix, Cache: at},
+		"connection refused": refused,
+	} {
+		if got := headline(err); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
 }
 
 // The outputs of the derivations that a command used, and of the derivations that these need, are pushed, and
@@ -452,4 +515,192 @@ func TestStoreBreaks(t *testing.T) {
 			t.Error("who knows")
 		}
 	})
+}
+
+// A path is an upstream's if one of its signatures is by a key of an upstream that is not a key of the cache, too.
+func TestTrust(t *testing.T) {
+	keyOf := func(seed byte) ed25519.PrivateKey { return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, 32)) }
+	encode := base64.StdEncoding.EncodeToString
+	public := func(key ed25519.PrivateKey) string { return encode(key[32:]) }
+	upstream, other, ofCache, signing := keyOf(1), keyOf(2), keyOf(3), keyOf(4)
+	store := newFakeStore()
+	path := describe(store.infos[store.add("path")])
+	signature := func(name string, key ed25519.PrivateKey) string {
+		return name + ":" + encode(ed25519.Sign(key, []byte(path.Fingerprint())))
+	}
+	parsed, err := cachix.ParseSigningKey(encode(signing))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted := newTrust([]string{
+		"up-1:" + public(upstream), "cache-1:" + public(ofCache), "signing-1:" + public(signing),
+		"short-1:" + encode(upstream[32:60]), "secret-1:" + encode(upstream), "garbage-1:" + public(upstream) + "!", "no-key", "",
+	}, []string{public(ofCache)}, parsed)
+	for name, test := range map[string]struct {
+		signatures []string
+		want       bool
+	}{
+		"none":                      {nil, false},
+		"the upstream's":            {[]string{signature("up-1", upstream)}, true},
+		"one of several":            {[]string{signature("unknown-1", other), "up-1:!", "up-1", signature("up-1", upstream)}, true},
+		"by another key":            {[]string{signature("up-1", other)}, false},
+		"under another name":        {[]string{signature("up-2", upstream)}, false},
+		"no base64":                 {[]string{signature("up-1", upstream) + "!"}, false},
+		"of the cache":              {[]string{signature("cache-1", ofCache), signature("signing-1", signing)}, false},
+		"by keys that are not keys": {[]string{signature("short-1", upstream), signature("secret-1", upstream), signature("garbage-1", upstream)}, false},
+	} {
+		if got := trusted.signed(path, test.signatures); got != test.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+	if !newTrust([]string{"signing-1:" + public(signing)}, nil, nil).signed(path, []string{signature("signing-1", signing)}) {
+		t.Error("an upstream's key counts as the job's, which has none")
+	}
+}
+
+// TestMemory compares Memory with docs/pushing.md: (uploads + 4) × (part size + 2.1 MiB) + 80 MiB with four CPUs.
+func TestMemory(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	const mib = 1 << 20
+	for _, test := range []struct {
+		options         Options
+		uploads, partMB float64
+	}{
+		{Options{}, 8, 8},
+		{Options{Uploads: 1}, 1, 8},
+		{Options{Uploads: 8, PartSize: 5 * mib}, 8, 5},
+		{Options{Uploads: 64, PartSize: 64 * mib}, 64, 64},
+	} {
+		documented := (test.uploads+4)*(test.partMB+2.1) + 80
+		if got := float64(test.options.Memory()) / mib; got > documented || got < documented-0.04*(test.uploads+4) {
+			t.Errorf("%+v: %.2f MiB, want %.2f", test.options, got, documented)
+		}
+	}
+	if got := (Options{}).Memory(); (got+mib/2)/mib != 201 {
+		t.Errorf("by default %d bytes, want 201 MiB", got)
+	}
+}
+
+// The progress is reported whenever it changes, and only then. The summary has the sums of all paths.
+func TestTotals(t *testing.T) {
+	inBubble(t, devcache.Strict, func(t *testing.T, f *fixture) {
+		type progress struct {
+			done, expected int
+			bytes          int64
+		}
+		var reported []progress
+		f.options.Progress = func(done, expected int, bytes int64) {
+			reported = append(reported, progress{done, expected, bytes})
+		}
+		first := f.store.add("first")
+		last := f.store.add("last", first)
+		f.run(last)
+		var narBytes int64
+		for _, info := range f.store.infos {
+			narBytes += info.NarSize
+		}
+		bytes := int64(0)
+		for i, p := range reported {
+			if i > 0 && p == reported[i-1] || p.bytes < bytes || (p.done > 1) != (p.bytes > bytes && bytes > 0) {
+				t.Errorf("report %d of %v is wrong", i, reported)
+			}
+			bytes = p.bytes
+		}
+		if n := len(reported); n < 3 || reported[n-1].done != 2 || reported[n-2].done != 1 {
+			t.Errorf("the progress was %v", reported)
+		}
+		if n := f.lines(": pushing "); n > 0 {
+			t.Errorf("%d lines about the beginning of small uploads", n)
+		}
+		f.wantLine(fmt.Sprintf("…: push: 2 paths pushed (%s, %s compressed), 0 already there, …", size(narBytes), size(bytes)))
+	})
+}
+
+// The summary says what was pushed, and names up to three of the paths that failed by themselves.
+func TestSum(t *testing.T) {
+	failure := func(name, why string) *entry {
+		return &entry{path: cachix.Path{StorePath: cachix.StoreDir + strings.Repeat("0", 32) + "-" + name}, err: errors.New(why)}
+	}
+	because := func(err error) *entry {
+		e := failure("other", "")
+		e.err = fmt.Errorf("not pushed: %w", err)
+		return e
+	}
+	some := counts{pushed: 3, there: 2, upstream: 1, narBytes: 3 << 20, fileBytes: 1 << 20}
+	const pushed = "push: 3 paths pushed (3 MiB, 1 MiB compressed), 2 already there, 1 skipped as upstream's; 1.5s after the build"
+	for name, test := range map[string]struct {
+		counts counts
+		failed []*entry
+		err    error
+		want   string
+	}{
+		"all":        {some, nil, nil, ""},
+		"one failed": {some, []*entry{failure("a", "broken")}, nil, "1 of 6 paths could not be pushed: a: broken"},
+		"others failed because of it": {some, []*entry{because(errReference), failure("a", "broken"), because(errGaveUp)}, nil,
+			"3 of 8 paths could not be pushed: a: broken"},
+		"three": {some, []*entry{failure("c", "3"), failure("a", "1"), failure("b", "2")}, nil,
+			"3 of 8 paths could not be pushed: a: 1; b: 2; c: 3"},
+		"five": {some, []*entry{failure("a", "1"), failure("b", "2"), failure("c", "3"), failure("d", "4"), failure("e", "5")}, nil,
+			"5 of 10 paths could not be pushed: a: 1; b: 2; c: 3; and 2 more like these"},
+		"the store failed": {some, nil, errors.New("broken"), "what it yields could not be pushed: broken"},
+	} {
+		var log []string
+		sum := &tally{counts: test.counts, say: func(format string, args ...any) { log = append(log, fmt.Sprintf(format, args...)) }}
+		got := sum.sum(test.failed, test.err, 1500*time.Millisecond)
+		want := []string{pushed}
+		if test.want != "" {
+			want = append(want, "push: NOT COMPLETE: "+test.want)
+		}
+		if got != test.want || !slices.Equal(log, want) {
+			t.Errorf("%s: %q, and the log is %q", name, got, log)
+		}
+	}
+}
+
+func TestRate(t *testing.T) {
+	for _, test := range []struct {
+		bytes int64
+		took  time.Duration
+		want  string
+	}{{10 << 20, 2 * time.Second, "5 MiB/s"}, {1 << 20, time.Second / 2, "2 MiB/s"}, {1, 0, "976.6 KiB/s"}} {
+		if got := rate(test.bytes, test.took); got != test.want {
+			t.Errorf("%d bytes in %s: %s, want %s", test.bytes, test.took, got, test.want)
+		}
+	}
+}
+
+// After three failures in a row, no more is pushed, and failures are no longer written to the log. A success in between
+// counts. A failure because the job has ended is none.
+func TestFailures(t *testing.T) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	var log []string
+	tally := &tally{say: func(format string, args ...any) { log = append(log, fmt.Sprintf(format, args...)) }}
+	fail := func(ctx context.Context, n int) {
+		for range n {
+			tally.failed(ctx, cachix.Path{StorePath: cachix.StoreDir + strings.Repeat("0", 32) + "-a"}, errors.New("broken"))
+		}
+	}
+	check := func(when string, lines int, gaveUp bool) {
+		t.Helper()
+		if len(log) != lines || (tally.hasGivenUp() != nil) != gaveUp {
+			t.Errorf("%s: given up: %v; %d lines, want %d: %q", when, tally.hasGivenUp(), len(log), lines, log)
+		}
+	}
+	fail(ended, 5)
+	check("at the end of the job", 0, false)
+	fail(t.Context(), 2)
+	tally.succeeded(func(*counts) {})
+	fail(t.Context(), 2)
+	check("after a success", 4, false)
+	fail(t.Context(), 5)
+	check("after three failures", 6, true) // the last says that nothing more is pushed
+	tally.count(func(c *counts) { c.expected = 5 })
+	tally.tryAgain(3)
+	check("again", 6, false)
+	if tally.counts.expected != 2 {
+		t.Errorf("%d paths are expected, want those that have not failed", tally.counts.expected)
+	}
+	fail(t.Context(), 2)
+	check("again, after two failures", 8, false)
 }

@@ -1,0 +1,66 @@
+package cachix
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// An error repeats the beginning of a server's message, on one line and without what can be a secret.
+func TestExcerpt(t *testing.T) {
+	const token = "a token/+"
+	x := func(n int) string { return strings.Repeat("é", n) }
+	for text, want := range map[string]string{
+		"":                                     "",
+		" not\n\tallowed\x00here\x1b[0m ":      "not allowed here [0m",
+		"key a token/+ is wrong":               "key *** is wrong",
+		"a+token%2F%2B or a%20token%2F+":       "*** or ***",
+		"see https://s3.example/a?signature=b": "see https://s3.example/a?…",
+		x(200):                                 x(200),
+		x(201):                                 x(200) + "…",
+	} {
+		client := &transport{secrets: secretReplacer(token)}
+		if got := client.excerpt([]byte(text)); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+	if got := (&transport{secrets: secretReplacer("")}).excerpt([]byte("see https://user:word@s3.example/a")); strings.Contains(got, "word") || !strings.HasSuffix(got, "s3.example/a") {
+		t.Errorf("a password is shown: %q", got)
+	}
+	if got := (&transport{secrets: secretReplacer("")}).excerpt([]byte("not allowed")); got != "not allowed" {
+		t.Errorf("without a token: %q", got)
+	}
+}
+
+// An error about a redirect has its host, but not its path and query.
+func TestRedirection(t *testing.T) {
+	for location, want := range map[string]string{
+		"https://other.example:8443/a?key=secret": "it redirects to https://other.example:8443",
+		"/login?key=secret":                       "it redirects to https://cache.example",
+		"":                                        "",
+		"http://%zz":                              "",
+	} {
+		response := &http.Response{Header: http.Header{}, Request: &http.Request{URL: &url.URL{Scheme: "https", Host: "cache.example", Path: "/default"}}}
+		if location != "" {
+			response.Header.Set("Location", location)
+		}
+		if got := redirection(response); got != want {
+			t.Errorf("%q: %q, want %q", location, got, want)
+		}
+	}
+}
+
+// A narinfo has a field in each line. Empty lines are ignored, and other lines are an error.
+func TestParseNarInfo(t *testing.T) {
+	got, err := parseNarInfo("StorePath: /nix/store/a\r\n\nSig: a:b\nSig: c:d\n\r\nReferences: \nDeriver:x:y")
+	want := narInfoFields{"StorePath": {"/nix/store/a"}, "Sig": {"a:b", "c:d"}, "References": {""}, "Deriver": {"x:y"}}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("error %v (-want +got):\n%s", err, diff)
+	}
+	if got, err := parseNarInfo("StorePath: /nix/store/a\n<html>\n"); err == nil || !strings.Contains(err.Error(), `"<html>"`) {
+		t.Errorf("of a page: %v, error %v", got, err)
+	}
+}
