@@ -21,7 +21,7 @@ test-all:
 
 # The part of test-all that makes every call to the engine fail, and kills each process at each step of a job.
 test-faults:
-	scripts/with-engine scripts/test all -run '^TestFaults' -count=1 ./test/integration/faults
+	scripts/with-engine scripts/test all -run '^TestFaults' ./test/integration/faults
 
 # Changes the code in one place at a time and expects a unit test to fail. All packages take hours. To run some of
 # them: make mutants PACKAGES="./schemas ./internal/nar"
