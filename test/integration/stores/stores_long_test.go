@@ -137,9 +137,11 @@ func TestStoresCommand(t *testing.T) { fixture.OnEngines(t, listAndRemoveStores)
 func listAndRemoveStores(t *testing.T, e *fixture.Engine) {
 	s := storeServer(t, e, func(*server.Settings) {})
 	a, b := repository(t, "echo > $out"), repository(t, "echo > $out")
-	for _, url := range []string{a, b} {
-		fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, "nix-build")), 0)
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(a, "nix-build")), 0)
+	if err := fixture.AwaitState(t, s, `"measured":true`); err != nil { // its job has given it back
+		t.Fatal(err)
 	}
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(b, "nix-build")), 0)
 	list := runStores(t, s).Lines
 	if len(list) != 4 || !strings.Contains(list[1], b) || !strings.Contains(list[2], a) || !strings.Contains(list[1], s.Image) ||
 		!sizeInTable.MatchString(list[1]) || !strings.Contains(list[1], time.Now().Format("2006-01-02 ")) {
