@@ -123,9 +123,8 @@ func (d *Engine) ping(ctx context.Context) error {
 	case err == nil:
 		d.negotiate(pong)
 		return nil
-	case strings.Contains(err.Error(), "permission denied"):
-		return &engine.Failure{Cause: err, Call: callPing, End: jobend.EngineGone, What: "The builder has no permission to use the container engine.",
-			Advice: "Run it as a user of the group that the engine's socket belongs to (with docker-compose, set DOCKER_GID to that group's number)."}
+	case isForbidden(err):
+		return forbidden(callPing, err)
 	case strings.Contains(err.Error(), "tls: "):
 		return &engine.Failure{Cause: err, Call: callPing, End: jobend.EngineGone, What: "The builder and the agent of the container engine do not trust each other's keys.",
 			Advice: "Give both the keys that one run of 'iglu-builder agent keys' has made (IGLU_AGENT_KEYS)."}
@@ -240,6 +239,9 @@ func callFailure(what string, err error) error {
 	if _, ok := errors.AsType[*engine.Failure](err); err == nil || ok {
 		return err
 	}
+	if isForbidden(err) {
+		return forbidden(what, err)
+	}
 	if isLost(err) {
 		return &engine.Failure{Cause: err, Call: what, End: jobend.EngineGone,
 			What:   fmt.Sprintf("The container engine stopped answering when it was asked to %s.", what),
@@ -248,6 +250,14 @@ func callFailure(what string, err error) error {
 	return &engine.Failure{Cause: err, Call: what,
 		What:   fmt.Sprintf("The container engine failed to %s: %v.", what, err),
 		Advice: "If a setting of the builder is not the cause, its log and the engine's say more."}
+}
+
+// isForbidden reports whether an error is that the builder may not connect to the engine's socket.
+func isForbidden(err error) bool { return errors.Is(err, syscall.EACCES) && client.IsErrConnectionFailed(err) }
+
+func forbidden(call string, err error) *engine.Failure {
+	return &engine.Failure{Cause: err, Call: call, End: jobend.EngineGone, What: "The builder has no permission to use the container engine.",
+		Advice: "Run it as a user of the group that the engine's socket belongs to (with docker-compose, set DOCKER_GID to that group's number)."}
 }
 
 // isLost reports whether an error is the end of a connection to the engine. The engine's client keeps only the text of

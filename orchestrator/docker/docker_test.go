@@ -77,12 +77,24 @@ func TestDialWithoutDockersTLS(t *testing.T) {
 	d.Close()
 }
 
+// TestForbidden calls a method that does not ping the engine first, with an engine that refuses the builder.
+func TestForbidden(t *testing.T) {
+	t.Parallel()
+	bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
+		f.fake.Refuse(syscall.EACCES)
+		_, err := f.Image(t.Context(), func(string) {})
+		wantTold(t, err, notAllowed+"[look for the job image]")
+	})
+}
+
+// notAllowed is what is said of an engine that refuses the builder, without the call.
+const notAllowed = "engine-gone: The builder has no permission to use the container engine. Run it as a user of the group that the engine's socket " +
+	"belongs to (with docker-compose, set DOCKER_GID to that group's number). "
+
 // TestNoEngine calls each method that pings the engine first: without an engine, with one that refuses the builder, and
 // with one that does not answer.
 func TestNoEngine(t *testing.T) {
 	t.Parallel()
-	const notAllowed = "engine-gone: The builder has no permission to use the container engine. Run it as a user of the group that the engine's socket belongs to " +
-		"(with docker-compose, set DOCKER_GID to that group's number). [answer]"
 	calls := map[string]func(context.Context, *fixture) error{
 		"Info":           func(ctx context.Context, f *fixture) error { _, err := f.Info(ctx); return err },
 		"List":           func(ctx context.Context, f *fixture) error { _, err := f.List(ctx); return err },
@@ -97,7 +109,7 @@ func TestNoEngine(t *testing.T) {
 	}{
 		{"not running", func(e *fakeengine.Engine) { e.Refuse(syscall.ECONNREFUSED) }, noAnswer, 0},
 		{"no socket", func(e *fakeengine.Engine) { e.Refuse(syscall.ENOENT) }, noAnswer, 0},
-		{"not allowed", func(e *fakeengine.Engine) { e.Refuse(syscall.EACCES) }, notAllowed, 0},
+		{"not allowed", func(e *fakeengine.Engine) { e.Refuse(syscall.EACCES) }, notAllowed + "[answer]", 0},
 		{"hung", (*fakeengine.Engine).Hang, noAnswer, 3 * time.Second},
 	} {
 		for name, call := range calls {
