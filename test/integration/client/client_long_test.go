@@ -21,8 +21,8 @@ func TestBuildCommandInFormats(t *testing.T) {
 			stderr string
 		}{
 			{`printf "one\n\"two\"\n\n"`, 0, "one\n\"two\"\n\n", "Start Building\nBuild was successfull\n"},
-			{"sh -c 'exit 42'", 42, "", "Builder exited with error code 42\n"},
-			{"make all", 2, "", "Invalid command: 'make all' build"},
+			{"sh -c 'exit 42'", 42, "", "Builder exited with error code 42. the command ended with exit code 42."},
+			{"make all", 2, "", "Invalid command: 'make all'. "},
 		} {
 			var stdout, stderr bytes.Buffer
 			job := strings.NewReader(fixture.JobText(t, format, fixture.Command(test.line)))
