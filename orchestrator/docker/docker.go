@@ -253,7 +253,9 @@ func callFailure(what string, err error) error {
 }
 
 // isForbidden reports whether an error is that the builder may not connect to the engine's socket.
-func isForbidden(err error) bool { return errors.Is(err, syscall.EACCES) && client.IsErrConnectionFailed(err) }
+func isForbidden(err error) bool {
+	return errors.Is(err, syscall.EACCES) && client.IsErrConnectionFailed(err)
+}
 
 func forbidden(call string, err error) *engine.Failure {
 	return &engine.Failure{Cause: err, Call: call, End: jobend.EngineGone, What: "The builder has no permission to use the container engine.",
