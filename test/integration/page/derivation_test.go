@@ -40,7 +40,9 @@ func TestDerivationLog(t *testing.T) {
 	}
 	tell(l, schemas.DerivationEvent{Derivation: drv, State: schemas.DerivationFailed, Log: []string{"more 5999"}})
 	k.end(l, r, schemas.Exited(1))
-	b.Click(".node .name")
+	b.UntilText("#verdict", "failed") // the end moves what is below it, which must not happen during a click
+	b.UntilText("#derivations pre", "more 5999")
+	b.Click(".node:has(.failed) .name")
 	b.UntilText("#derivation-note", "The last 5,000 of 6,061 lines")
 	b.UntilText("#derivation-text > :last-child", "more 5999")
 	b.Until(inWindow("#derivation-text > div"))
