@@ -1,26 +1,19 @@
 package docker
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
-	"testing/iotest"
 	"time"
 
-	"github.com/docker/docker/api/types"
 	containertypes "github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/client"
 	"github.com/google/go-cmp/cmp"
 
-	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/test/kit/fakeengine"
 )
@@ -516,185 +509,4 @@ func TestRemoveListed(t *testing.T) {
 		}
 		wantEqual(t, "left", f.left(), "network iglu-builder-test-jobs, volume PROGRAM")
 	})
-}
-
-// TestClosedStream closes a stream while it is read: the container's lifeline ends.
-func TestClosedStream(t *testing.T) {
-	t.Parallel()
-	both(t, nil, func(t *testing.T, f *fixture) {
-		c, s := f.start(t, func(p *fakeengine.Process) int {
-			fmt.Fprintln(p.Stdout, "before")
-			<-p.Lifeline
-			return 4
-		})
-		if n, err := s.Write([]byte{0}); n != 1 || err != nil {
-			t.Errorf("a heartbeat: %d, %v", n, err)
-		}
-		time.AfterFunc(time.Minute, func() { s.Close() })
-		begun := time.Now()
-		var out bytes.Buffer
-		if err := s.Copy(&out, io.Discard); err != nil {
-			t.Error(err)
-		}
-		wantTook(t, begun, time.Minute)
-		wantEqual(t, "output", out.String(), "before\n")
-		if got, err := c.Wait(t.Context()); got.Code != 4 || err != nil {
-			t.Errorf("got %+v, %v", got, err)
-		}
-	})
-}
-
-// TestBrokenStream uses a writer that fails, and an output that is not in the engine's format.
-func TestBrokenStream(t *testing.T) {
-	t.Parallel()
-	line := func(p *fakeengine.Process) int { fmt.Fprintln(p.Stdout, "line"); return 0 }
-	bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
-		_, s := f.start(t, line)
-		full := errors.New("full")
-		if err := s.Copy(failingWriter{full}, io.Discard); err != full {
-			t.Errorf("got %v, want %v", err, full)
-		}
-	})
-	bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
-		f.fake.Break(callAt("POST /containers/.*/attach", 1), fakeengine.Garbage)
-		_, s := f.start(t, line)
-		if err := s.Copy(io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "Unrecognized input header: 60") {
-			t.Errorf("got %v", err)
-		}
-	})
-}
-
-// TestLostStream resets the connection to the engine in the middle of an output: the job ends with jobend.EngineGone.
-func TestLostStream(t *testing.T) {
-	t.Parallel()
-	reset := iotest.ErrReader(&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)})
-	s := stream{types.HijackedResponse{Reader: bufio.NewReader(reset)}}
-	wantTold(t, s.Copy(io.Discard, io.Discard), stoppedAnswering("pass on the container's output"))
-}
-
-type failingWriter struct{ err error }
-
-func (w failingWriter) Write([]byte) (int, error) { return 0, w.err }
-
-// TestStuckHeartbeat has an engine take no input.
-func TestStuckHeartbeat(t *testing.T) {
-	t.Parallel()
-	bubble(t, fakeengine.Docker, nil, func(t *testing.T, _ *fixture) {
-		own, other := net.Pipe()
-		defer other.Close()
-		s := stream{types.HijackedResponse{Conn: own}}
-		defer s.Close()
-		for range 2 {
-			begun := time.Now()
-			if _, err := s.Write([]byte{0}); !errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("got %v", err)
-			}
-			wantTook(t, begun, jobenv.Heartbeat)
-		}
-		go other.Read(make([]byte, 1))
-		if _, err := s.Write([]byte{0}); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// TestAnyRunning asks whether containers of builders run, and fails to.
-func TestAnyRunning(t *testing.T) {
-	t.Parallel()
-	both(t, nil, func(t *testing.T, f *fixture) {
-		for body, want := range map[string]bool{`[]`: false, `[{"Id":"1","State":"running"}]`: true} {
-			f.fake.Answer(callAt("GET /containers/json", 1), 200, body)
-			if got, err := f.AnyRunning(t.Context()); got != want || err != nil {
-				t.Errorf("%s: %v, %v", body, got, err)
-			}
-		}
-		const asked = "GET /containers/json?filters=%7B%22label%22%3A%7B%22sh.iglu.builder.instance%22%3Atrue%7D%2C%22status%22%3A%7B%22running%22%3Atrue%7D%7D"
-		wantAll(t, "requests", f.requests("GET /containers/json.*"), asked, asked)
-		f.fake.Answer(callAt("GET /containers/json", 1), 500, `{"message":"no"}`)
-		_, err := f.AnyRunning(t.Context())
-		wantTold(t, err, "The container engine failed to list containers: Error response from daemon: no. "+
-			"If a setting of the builder is not the cause, its log and the engine's say more. [list containers]")
-		f.fake.Refuse(syscall.ECONNREFUSED)
-		_, err = f.AnyRunning(t.Context())
-		wantTold(t, err, noAnswer)
-		if !client.IsErrConnectionFailed(err) { // the agent asks for that
-			t.Errorf("%v is no failed connection", err)
-		}
-	})
-}
-
-// TestList has containers of the instance in every state, and one of another instance.
-func TestList(t *testing.T) {
-	t.Parallel()
-	both(t, nil, func(t *testing.T, f *fixture) {
-		f.fake.MakeContainer("other", map[string]string{engine.LabelInstance: "other"})
-		f.fake.MakeContainer("nobody's", nil)
-		f.fake.MakeContainer("leftover", map[string]string{engine.LabelInstance: "test", engine.LabelJob: "7"})
-		ended, _ := f.start(t, func(*fakeengine.Process) int { return 3 })
-		if _, err := ended.Wait(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		f.fake.Run = func(p *fakeengine.Process) int { <-p.Killed; return 0 }
-		running := f.create(t, "two")
-		s, err := running.Start(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
-		own := map[string]string{engine.LabelInstance: "test"}
-		want := []engine.Listed{
-			{ID: "ID", Name: "leftover", State: engine.Created, Labels: map[string]string{engine.LabelInstance: "test", engine.LabelJob: "7"}},
-			{ID: "ID", Name: "one", State: engine.Ended, Labels: own},
-			{ID: "ID", Name: "two", State: engine.Running, Labels: own},
-		}
-		got, err := f.List(t.Context())
-		if err != nil {
-			t.Error(err)
-		}
-		for i := range got {
-			got[i].ID = plain(got[i].ID)
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
-		}
-		wantAll(t, "requests", f.requests("GET /containers/json.*"), `GET /containers/json?all=1&filters=%7B%22label%22%3A%7B%22sh.iglu.builder.instance%3Dtest%22%3Atrue%7D%7D`)
-	})
-	bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
-		f.fake.Answer(callAt("GET /containers/json", 1), 200, `[{"Id":"1","Names":[],"State":"removing"}]`)
-		got, err := f.List(t.Context())
-		if diff := cmp.Diff([]engine.Listed{{ID: "1", State: engine.Ended}}, got); diff != "" || err != nil {
-			t.Errorf("%v (-want +got):\n%s", err, diff)
-		}
-	})
-	for fault, test := range map[fakeengine.Fault]struct {
-		want string
-		took time.Duration
-	}{
-		"500":           {failedTo("list containers", says), 0},
-		fakeengine.Gone: {stoppedAnswering("list containers"), 0},
-		fakeengine.Stall: {failedTo("list containers", `Get "http://%2Frun%2Fdocker.sock/v1.41/containers/json?all=1&filters=`+
-			`%7B%22label%22%3A%7B%22sh.iglu.builder.instance%3Dtest%22%3Atrue%7D%7D": context deadline exceeded`), 2 * time.Minute},
-	} {
-		bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
-			f.fake.Break(callAt("GET /containers/json", 1), fault)
-			begun := time.Now()
-			_, err := f.List(t.Context())
-			wantTold(t, err, test.want)
-			wantTook(t, begun, test.took)
-		})
-	}
-}
-
-// TestStates has the words that engines have for what a container is doing.
-func TestStates(t *testing.T) {
-	t.Parallel()
-	for state, words := range map[engine.State][]string{
-		engine.Created: {"created", "configured"},
-		engine.Running: {"running", "paused", "restarting", "stopping", "a word of tomorrow", ""},
-		engine.Ended:   {"exited", "dead", "stopped", "removing"},
-	} {
-		for _, word := range words {
-			wantEqual(t, word, stateOf(word), state)
-		}
-	}
 }
