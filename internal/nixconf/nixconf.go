@@ -71,7 +71,7 @@ func Parse(text string) ([]Setting, error) {
 // Get returns the last value of a setting in a text, and whether there is one. It finds older names of the
 // setting, too. It skips "extra-" lines, and lines that are no settings, such as an include.
 func Get(text, name string) (value string, ok bool) {
-	for s := range all(text, name) {
+	for s := range linesOf(text, name) {
 		if !s.isExtra() {
 			value, ok = s.Value, true
 		}
@@ -81,7 +81,7 @@ func Get(text, name string) (value string, ok bool) {
 
 // List returns the words of a setting that is a list, with those that "extra-" lines add.
 func List(text, name string) (words []string) {
-	for s := range all(text, name) {
+	for s := range linesOf(text, name) {
 		if !s.isExtra() {
 			words = nil
 		}
@@ -90,8 +90,8 @@ func List(text, name string) (words []string) {
 	return words
 }
 
-// all yields the lines of a text that set a setting or add to it. It skips lines that are no settings.
-func all(text, name string) iter.Seq[Setting] {
+// linesOf yields the lines of a text that set a setting or add to it. It skips lines that are no settings.
+func linesOf(text, name string) iter.Seq[Setting] {
 	return func(yield func(Setting) bool) {
 		for line := range strings.Lines(text) {
 			settings, err := Parse(line)

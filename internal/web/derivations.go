@@ -72,7 +72,7 @@ func (s *Server) serveDerivationLog(w http.ResponseWriter, r *http.Request) {
 	if _, err := out.Write(nil); err != nil { // sends the header before the first line
 		return
 	}
-	sentAll(log.FollowDerivation(ctx, d, follow == 1, out))
+	abortUnlessSent(log.FollowDerivation(ctx, d, follow == 1, out))
 }
 
 // theDerivation returns the derivation for a word: its hash, its name, or the name of its file in the store. If

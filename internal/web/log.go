@@ -34,7 +34,7 @@ func (s *Server) serveLog(w http.ResponseWriter, r *http.Request) {
 	if _, err := out.Write(nil); err != nil { // sends the header before the first line
 		return
 	}
-	sentAll(log.Follow(ctx, 0, out))
+	abortUnlessSent(log.Follow(ctx, 0, out))
 }
 
 // nameText sets the headers of a text, with the file name for browsers if the request is for a download.

@@ -74,9 +74,9 @@ func (out *watcher) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// sentAll aborts an answer whose text could not be sent to its end, for example because the server closes. Its client
-// then gets an error, and does not take the part for the whole.
-func sentAll(err error) {
+// abortUnlessSent aborts an answer whose text could not be sent to its end, for example because the server closes. Its
+// client then gets an error, and does not take the part for the whole.
+func abortUnlessSent(err error) {
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}

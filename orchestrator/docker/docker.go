@@ -257,6 +257,7 @@ func isForbidden(err error) bool {
 	return errors.Is(err, syscall.EACCES) && client.IsErrConnectionFailed(err)
 }
 
+// forbidden returns the Failure of a call for such an error.
 func forbidden(call string, err error) *engine.Failure {
 	return &engine.Failure{Cause: err, Call: call, End: jobend.EngineGone, What: "The builder has no permission to use the container engine.",
 		Advice: "Run it as a user of the group that the engine's socket belongs to (with docker-compose, set DOCKER_GID to that group's number)."}
