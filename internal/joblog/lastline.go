@@ -43,10 +43,10 @@ func (l *Log) end() (text []byte, whole bool) {
 	x := l.index
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if l.cut != nil && len(l.cut.tail) > 0 {
+	if l.cut != nil {
 		tail := l.cut.tail
 		from := max(0, len(tail)-lastLineWithin)
-		return bytes.Clone(tail[from:]), false
+		return bytes.Clone(tail[from:]), from == 0 && l.cut.leftOut == 0
 	}
 	text = make([]byte, min(x.size, lastLineWithin))
 	if _, err := l.file.ReadAt(text, x.size-int64(len(text))); err != nil {

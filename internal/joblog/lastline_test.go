@@ -21,6 +21,8 @@ func TestLastLine(t *testing.T) {
 		"longer":          {"a\n" + long + "\n", "", 1 << 20},
 		"behind a long":   {long + "\nb\n", "b", 1 << 20},
 		"of a log cut":    {"first\n" + strings.Repeat("line\n", 10_000) + "last\n", "last", cutReserve + 100},
+		"only one behind": {"last\n", "last", cutReserve},
+		"as long as read": {long[:lastLineWithin-1] + "\n", long[:maxLastLine], 1 << 20},
 		"secret":          {"the key is hunter2hunter2\n", "the key is ***", 1 << 20},
 		"not ended":       {"one\ntwo", "two", 1 << 20},
 		"Nix's hint":      {"error: unrecognised flag '--x'\nTry 'nix --help' for more information.\n", "error: unrecognised flag '--x'", 1 << 20},
