@@ -66,7 +66,7 @@ func (c *cut) trim() {
 	}
 	c.leftOut += int64(over)
 	c.tail = append(c.tail[:0], c.tail[over:]...)
-	for over >= c.pieces[0].size && len(c.pieces) > 1 {
+	for over >= c.pieces[0].size { // over is less than all of them together
 		over -= c.pieces[0].size
 		c.pieces = c.pieces[1:]
 	}

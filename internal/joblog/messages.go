@@ -2,6 +2,7 @@ package joblog
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -49,7 +50,7 @@ func (r *Reader) records(ctx context.Context, at position, visit func(position, 
 		if err != nil {
 			return err
 		}
-		if at, buf, err = r.readRecords(buf, at, size, visit); err != nil {
+		if at, buf, err = r.readRecords(buf, at, visit); err != nil {
 			return err
 		}
 		if err := pause(at.offset < size); err != nil {
@@ -58,10 +59,10 @@ func (r *Reader) records(ctx context.Context, at position, visit func(position, 
 	}
 }
 
-// readRecords reads one buffer of the journal, from a position up to size, and calls visit for each whole
-// record. It returns the position after them, and the buffer; a larger buffer if no record fits.
-func (r *Reader) readRecords(buf []byte, at position, size int64, visit func(position, *record) error) (position, []byte, error) {
-	n, err := r.index.readJournal(r.journal, buf[:min(int64(len(buf)), size-at.offset)], at.offset)
+// readRecords reads one buffer of the journal, from a position on, and calls visit for each whole record. It
+// returns the position after them, and the buffer; a larger buffer if no record fits.
+func (r *Reader) readRecords(buf []byte, at position, visit func(position, *record) error) (position, []byte, error) {
+	n, err := r.index.readJournal(r.journal, buf, at.offset)
 	if err != nil {
 		return at, buf, fmt.Errorf("read a job's journal: %w", err)
 	}
@@ -130,7 +131,7 @@ func (f *follower) give(ctx context.Context, at position, r *record) error {
 
 // giveLines adds count lines of the log, from line on. message is the message of the first, without its text.
 func (f *follower) giveLines(ctx context.Context, line, count int64, message schemas.Message) error {
-	if f.buf == nil || f.line != line {
+	if f.buf == nil { // else line is the next one: all lines follow each other
 		if err := f.seek(line); err != nil {
 			return err
 		}
@@ -197,10 +198,7 @@ func (f *follower) fill() error {
 	kept := len(f.rest)
 	n, err := f.file.ReadAt(f.buf[kept:min(int64(len(f.buf)), int64(kept)+size-f.offset)], f.offset)
 	if n == 0 {
-		if err == nil {
-			err = io.ErrUnexpectedEOF
-		}
-		return err
+		return cmp.Or(err, io.ErrUnexpectedEOF)
 	}
 	f.offset += int64(n)
 	f.rest = f.buf[:kept+n]

@@ -66,7 +66,7 @@ func (r *Reader) walk(at position, show func(at position, rec *record) (more boo
 			return nil
 		}
 		var err error
-		if at, buf, err = r.readRecords(buf, at, size, visit); err == errEnough {
+		if at, buf, err = r.readRecords(buf, at, visit); err == errEnough {
 			return nil
 		} else if err != nil {
 			return err
