@@ -1,11 +1,10 @@
 package joblog
 
 import (
-	"context"
 	"fmt"
-	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -52,7 +51,9 @@ func logOf(t *testing.T, r *Reader, d *Derivation) string {
 }
 
 // The lines of derivations that are built at the same time are found again, while the job runs and after its end.
-func TestDerivations(t *testing.T) {
+func TestDerivations(t *testing.T) { synctest.Test(t, testDerivations) }
+
+func testDerivations(t *testing.T) {
 	log, r, s := derivationsLog(t, 1<<30)
 	if all, err := r.Derivations(t.Context()); err != nil || len(all) != 0 {
 		t.Fatalf("of an empty log: %v, %v", all, err)
@@ -107,7 +108,9 @@ func TestDerivations(t *testing.T) {
 
 // FollowDerivation returns each line as soon as it is written, and returns when the derivation has ended, even if the
 // job continues.
-func TestFollowDerivation(t *testing.T) {
+func TestFollowDerivation(t *testing.T) { synctest.Test(t, testFollowDerivation) }
+
+func testFollowDerivation(t *testing.T) {
 	log, r, _ := derivationsLog(t, 1<<30)
 	log.Respond(schemas.Accepted(), nil)
 	log.Event(schemas.DerivationEvent{Derivation: hello, State: schemas.DerivationBuilding})
@@ -116,20 +119,19 @@ func TestFollowDerivation(t *testing.T) {
 	if err != nil || len(all) != 1 {
 		t.Fatal(all, err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	lines, to := io.Pipe()
+	writes := make(chan string, 10)
 	done := make(chan error, 1)
 	go func() {
-		err := r.FollowDerivation(ctx, all[0], true, to)
-		to.Close()
-		done <- err
+		done <- r.FollowDerivation(t.Context(), all[0], true, writerFunc(func(p []byte) (int, error) {
+			writes <- string(p)
+			return len(p), nil
+		}))
+		close(writes)
 	}()
 	read := func(want string) {
 		t.Helper()
-		got := make([]byte, len(want))
-		if _, err := io.ReadFull(lines, got); err != nil || string(got) != want {
-			t.Fatalf("%q, %v, want %q", got, err, want)
+		if got := <-writes; got != want {
+			t.Fatalf("%q, want %q", got, want)
 		}
 	}
 	read("one\n")
@@ -137,14 +139,68 @@ func TestFollowDerivation(t *testing.T) {
 	log.Event(schemas.LineEvent{Derivation: hello, Text: "two"})
 	read("two\n")
 	log.Event(schemas.DerivationEvent{Derivation: world, State: schemas.DerivationBuilt})
+	time.Sleep(time.Second) // until that is read
 	log.Event(schemas.LineEvent{Derivation: hello, Text: "three"})
 	read("three\n")
 	log.Event(schemas.DerivationEvent{Derivation: hello, State: schemas.DerivationBuilt})
-	if rest, err := io.ReadAll(lines); err != nil || len(rest) > 0 {
-		t.Errorf("%q, %v", rest, err)
+	for rest := range writes {
+		t.Errorf("more is written: %q", rest)
 	}
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// The log of a derivation that was built twice has the lines of both builds, whether it is followed or not.
+func TestDerivationAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, r, _ := derivationsLog(t, 1<<30)
+		build := func(text string) {
+			log.Event(schemas.DerivationEvent{Derivation: hello, State: schemas.DerivationBuilding})
+			log.Event(schemas.LineEvent{Derivation: hello, Text: text})
+			log.Event(schemas.DerivationEvent{Derivation: hello, State: schemas.DerivationFailed})
+		}
+		build("one")
+		log.Event(schemas.LineEvent{Derivation: world, Text: strings.Repeat("x", 3*flushSize)}) // it is read in several parts
+		build("two")
+		all, err := r.Derivations(t.Context())
+		if err != nil || len(all) != 2 {
+			t.Fatal(all, err)
+		}
+		for _, follow := range []bool{false, true} {
+			var out strings.Builder
+			if err := r.FollowDerivation(t.Context(), all[0], follow, &out); err != nil || out.String() != "one\ntwo\n" {
+				t.Errorf("followed: %t: %q, %v", follow, out.String(), err)
+			}
+		}
+	})
+}
+
+// A derivation of which the journal has only lines is listed as one that is being built.
+func TestDerivationOfLines(t *testing.T) {
+	log, r, _ := derivationsLog(t, 1<<30)
+	log.Event(schemas.LineEvent{Derivation: world, Text: "one"})
+	log.Event(schemas.LineEvent{Derivation: world, Text: "two"})
+	all, err := r.Derivations(t.Context())
+	if err != nil || len(all) != 1 || all[0].Name != "world" || all[0].State != schemas.DerivationBuilding || all[0].Lines != 2 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	if got := logOf(t, r, all[0]); got != "one\ntwo\n" {
+		t.Errorf("its log is %q", got)
+	}
+}
+
+// At most 1000 derivations have a line that says that their logs are cut, so that these lines have a limit, too.
+func TestCutDerivationLogs(t *testing.T) {
+	const limit = 4 << 20
+	log, r, _ := derivationsLog(t, limit)
+	log.index.journal.others = limit - limit/minorShare // as much as lines may take
+	for i := range maxCutLogs + 1 {
+		log.Event(schemas.LineEvent{Derivation: fmt.Sprint(i), Text: "a line"})
+	}
+	all, err := r.Derivations(t.Context())
+	if n := len(all); err != nil || n != maxCutLogs || all[n-1].Path != fmt.Sprint(maxCutLogs-1) {
+		t.Errorf("%d derivations have lines, %v", n, err)
 	}
 }
 

@@ -204,6 +204,50 @@ func TestReaderText(t *testing.T) {
 	}
 }
 
+// A line may be longer than the distance of the marks that are made when an ended log is read.
+func TestReaderOfLongLines(t *testing.T) {
+	s := newStore(t, Keep{Jobs: 1})
+	long := strings.Repeat("\xff", longest) // three times as long in the log
+	made(t, s, "job", "one", long, "three")
+	r := readerOf(t, s, "job")
+	const begin, end = int64(len("one\n")), int64(len("one\n\n") + 3*longest)
+	for line, want := range []int64{0, begin, end, end + int64(len("three\n"))} {
+		if got, err := r.Offset(int64(line)); got != want || err != nil {
+			t.Errorf("line %d begins at %d, %v; want %d", line, got, err, want)
+		}
+	}
+	// A server that was killed has written the beginning of another such line.
+	file, err := os.OpenFile(filepath.Join(s.folder, "job.log"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = file.WriteString(long + long)
+	if err := errors.Join(err, file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s.read = nil
+	if got := readerOf(t, s, "job").State(); got.Bytes != end+int64(len("three\n")) || got.Lines != 3 {
+		t.Errorf("behind half a line: %+v", got)
+	}
+}
+
+// The state of a log says whether more may follow.
+func TestStateEnded(t *testing.T) {
+	l := newLog(t)
+	if reading(l).State().Ended {
+		t.Error("a log that is being written has ended")
+	}
+	l.Complete()
+	if !reading(l).State().Ended {
+		t.Error("a complete log has not ended")
+	}
+	failed, _ := fullLog(t)
+	failed.Printf("no room")
+	if !reading(failed).State().Ended {
+		t.Error("a log that cannot be written has not ended")
+	}
+}
+
 // If a log's file is truncated, its readers return an error.
 func TestTruncatedFiles(t *testing.T) {
 	for file, want := range map[string]string{"job.log": "read a job's log: ", "job.events": "read a job's journal: "} {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
@@ -18,8 +19,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// receive returns the next value of c. If there is none, go test ends the test after its time-out, and shows where it
-// waits. what describes the value.
+// receive returns the next value of c. what describes the value. The tests that use it run in a bubble of
+// testing/synctest, which ends at once a test that would wait for ever.
 func receive[T any](t *testing.T, c <-chan T, what string) T {
 	t.Helper()
 	value, open := <-c
@@ -84,7 +85,9 @@ func numbered(count int) string {
 }
 
 // Followers that start before the first line, between lines and after the last line all get every line.
-func TestFollowers(t *testing.T) {
+func TestFollowers(t *testing.T) { synctest.Test(t, testFollowers) }
+
+func testFollowers(t *testing.T) {
 	const chunk, join = 1000, 20 // a follower joins every 20 chunks of 1000 bytes
 	text := numbered(3000)
 	l := newLog(t)
@@ -135,7 +138,9 @@ func (c lineByLine) Write(p []byte) (int, error) {
 }
 
 // A reader gets a line as soon as the line has ended, even if no other line follows.
-func TestEachLineAtOnce(t *testing.T) {
+func TestEachLineAtOnce(t *testing.T) { synctest.Test(t, testEachLineAtOnce) }
+
+func testEachLineAtOnce(t *testing.T) {
 	l := newLog(t)
 	got := make(lineByLine)
 	result := follow(context.Background(), l, got)
@@ -168,7 +173,9 @@ func TestEachLineAtOnce(t *testing.T) {
 }
 
 // A reader that does not read delays neither the job nor another reader. It gets every line when it reads on.
-func TestSlowReader(t *testing.T) {
+func TestSlowReader(t *testing.T) { synctest.Test(t, testSlowReader) }
+
+func testSlowReader(t *testing.T) {
 	l := newLog(t)
 	slow, fast := make(lineByLine), newReader()
 	slowResult := follow(context.Background(), l, slow)
@@ -212,7 +219,9 @@ func TestLongestLineIsOneWrite(t *testing.T) {
 	}
 }
 
-func TestEmptyLog(t *testing.T) {
+func TestEmptyLog(t *testing.T) { synctest.Test(t, testEmptyLog) }
+
+func testEmptyLog(t *testing.T) {
 	l := newLog(t)
 	r := newReader()
 	result := follow(context.Background(), l, r)
@@ -226,7 +235,9 @@ func TestEmptyLog(t *testing.T) {
 	}
 }
 
-func TestCancelWhileWaiting(t *testing.T) {
+func TestCancelWhileWaiting(t *testing.T) { synctest.Test(t, testCancelWhileWaiting) }
+
+func testCancelWhileWaiting(t *testing.T) {
 	gone := errors.New("the client is gone")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	l := newLog(t)
@@ -267,7 +278,9 @@ func TestCancelWhileBehind(t *testing.T) {
 	}
 }
 
-func TestFailingReader(t *testing.T) {
+func TestFailingReader(t *testing.T) { synctest.Test(t, testFailingReader) }
+
+func testFailingReader(t *testing.T) {
 	l := newLog(t)
 	write(t, l.Stream(schemas.Stdout), "a\n")
 	broken := errors.New("broken pipe")
@@ -278,7 +291,9 @@ func TestFailingReader(t *testing.T) {
 }
 
 // If a log's file is closed, the writer and the readers get an error.
-func TestClosedFile(t *testing.T) {
+func TestClosedFile(t *testing.T) { synctest.Test(t, testClosedFile) }
+
+func testClosedFile(t *testing.T) {
 	l := newLog(t)
 	result := follow(context.Background(), l, newReader())
 	if err := l.file.Close(); err != nil {
@@ -303,23 +318,26 @@ func TestClosedFile(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// fullLog returns a log with the line "first". Its file can be read, but not written, like on a full disk.
-func fullLog(t *testing.T) *Log {
+// fullLog returns a log with the line "first". Its file can be read, but not written, like on a full disk. It also returns
+// the file as it was.
+func fullLog(t *testing.T) (l *Log, file *os.File) {
 	t.Helper()
-	l := newLog(t)
+	l = newLog(t)
 	write(t, l.Stream(schemas.Stdout), "first\n")
 	readOnly, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", l.file.Fd()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.file.Close()
-	l.file = readOnly
-	return l
+	t.Cleanup(func() { readOnly.Close() })
+	file, l.file = l.file, readOnly
+	return l, file
 }
 
 // If a log could not be written completely, a reader gets what was written, and then an error.
-func TestFullDisk(t *testing.T) {
-	l := fullLog(t)
+func TestFullDisk(t *testing.T) { synctest.Test(t, testFullDisk) }
+
+func testFullDisk(t *testing.T) {
+	l, file := fullLog(t)
 	r := newReader()
 	result := follow(context.Background(), l, r)
 	receive(t, r.written, "first line")
@@ -333,6 +351,10 @@ func TestFullDisk(t *testing.T) {
 	late := newReader()
 	if err := reading(l).Follow(context.Background(), 0, late); err == nil {
 		t.Error("Follow afterwards: no error, as if the log were complete")
+	}
+	l.file = file // there is room again: lines are missing by now, so none follow
+	if _, err := l.Stream(schemas.Stdout).Write([]byte("third\n")); err == nil || l.Lines() != 1 {
+		t.Errorf("Write when there is room again: error %v, %d lines", err, l.Lines())
 	}
 	for _, r := range []*reader{r, late} {
 		if diff := cmp.Diff("first\n", r.text.String()); diff != "" {

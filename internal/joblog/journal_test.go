@@ -33,6 +33,7 @@ func TestParseRecord(t *testing.T) {
 		"many lines, later":     {[]byte{stdoutLines, 2, 7}, record{kind: stdoutLines, at: 1001, count: 7}, 3},
 		"time cut short":        {[]byte{stdoutLines, 0x80}, record{}, 0},
 		"no time":               {[]byte{stdoutLines}, record{}, 0},
+		"no time of one line":   {[]byte{stdoutLines | oneLine}, record{}, 0},
 		"time without end":      {append([]byte{stdoutLines}, endless...), record{}, -1},
 		"count cut short":       {[]byte{stdoutLines | sameTime, 0x80}, record{}, 0},
 		"count without end":     {append([]byte{stdoutLines | sameTime}, endless...), record{}, -1},
@@ -139,6 +140,42 @@ func TestBurstIsOneWrite(t *testing.T) {
 		}
 		if want := []time.Duration{2 * time.Millisecond, 1003 * time.Millisecond}; !slices.Equal(came, want) {
 			t.Errorf("they came after %v, want %v", came, want)
+		}
+	})
+}
+
+// A reader waits for more only when it has read everything, the log goes on, and little has come: it reads at once what
+// is there already, and what fills its buffer. It waits behind a long log, too.
+func TestNoWaitForMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLog(t)
+		s := l.Stream(schemas.Stdout)
+		full := strings.Repeat("x", followBuffer-1) + "\n"
+		write(t, s, "first\n")
+		begun := time.Now()
+		var came []time.Duration
+		result := follow(t.Context(), l, writerFunc(func(p []byte) (int, error) {
+			came = append(came, time.Since(begun))
+			return len(p), nil
+		}))
+		synctest.Wait()
+		write(t, s, full)
+		synctest.Wait()
+		write(t, s, "small\n")
+		time.Sleep(time.Second)
+		l.Complete()
+		if err := <-result; err != nil {
+			t.Error(err)
+		}
+		if want := []time.Duration{0, 0, 2 * time.Millisecond}; !slices.Equal(came, want) {
+			t.Errorf("they came after %v, want %v", came, want)
+		}
+		came, begun = nil, time.Now()
+		if err := reading(l).Follow(t.Context(), 2, writerFunc(func(p []byte) (int, error) {
+			came = append(came, time.Since(begun))
+			return len(p), nil
+		})); err != nil || !slices.Equal(came, []time.Duration{0}) {
+			t.Errorf("of an ended log, they came after %v; %v", came, err)
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -106,7 +107,7 @@ func talk(t *testing.T, l *Log, random *rand.Rand, steps int) []string {
 
 // someEvent returns an event or, as often, nil; now and then a long one.
 func someEvent(random *rand.Rand) schemas.Event {
-	switch random.IntN(8) {
+	switch random.IntN(9) {
 	case 0:
 		return schemas.PhaseEvent{Phase: schemas.Build}
 	case 1:
@@ -119,13 +120,17 @@ func someEvent(random *rand.Rand) schemas.Event {
 		return schemas.LineEvent{Derivation: "/nix/store/a.drv", Text: strings.Repeat("x", length)}
 	case 3:
 		return schemas.DerivationEvent{Derivation: "b.drv", State: schemas.DerivationFailed, Log: []string{"1", "2"}}
+	case 4:
+		return schemas.DerivationEvent{Derivation: "b.drv", State: schemas.DerivationBuilt}
 	}
 	return nil
 }
 
 // TestFollowMessages follows a log while it is written, and reads it from many positions after it is complete, after it
 // is closed, and only from its files.
-func TestFollowMessages(t *testing.T) {
+func TestFollowMessages(t *testing.T) { synctest.Test(t, testFollowMessages) }
+
+func testFollowMessages(t *testing.T) {
 	folder := t.TempDir()
 	store, err := Open(folder, Keep{Jobs: 10}, 1<<40)
 	if err != nil {
@@ -161,9 +166,7 @@ func TestFollowMessages(t *testing.T) {
 		}()
 	}
 	want := talk(t, l, random, 60)
-	if len(l.index.marks) < 2 || len(l.index.journal.marks) < 2 {
-		t.Errorf("%d marks in %d bytes of the log, %d in the journal: too few to be of use", len(l.index.marks), l.index.size, len(l.index.journal.marks))
-	}
+	checkMarks(t, l.index)
 	beside := reader()
 	l.Complete()
 	for range watchers {
@@ -182,6 +185,7 @@ func TestFollowMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer fresh.Close()
+	checkMarks(t, fresh.index)
 	for name, r := range map[string]*Reader{"open since it ran": beside, "after its end": reader(), "another life": fresh} {
 		for from := 1; from <= len(want)+1; from += 1 + random.IntN(len(want)/4) {
 			got, err := messagesOf(func(take func([]schemas.Message) error) error {
@@ -190,6 +194,22 @@ func TestFollowMessages(t *testing.T) {
 			wantMessages(t, fmt.Sprintf("%s, from %d", name, from), want[from-1:], got, err)
 		}
 		checkText(t, r, want)
+	}
+}
+
+// checkMarks checks that an index has enough marks to be of use, and not so many that they take much memory.
+func checkMarks(t *testing.T, x *index) {
+	t.Helper()
+	if n := len(x.marks); n < 2 || int64(n) > x.size/markDistance+2 {
+		t.Errorf("%d marks in %d bytes of the log", n, x.size)
+	}
+	if n := len(x.journal.marks); n < 2 || int64(n) > x.journal.size()/journalMarkDistance+2 {
+		t.Errorf("%d marks in %d bytes of the journal", n, x.journal.size())
+	}
+	for _, m := range x.marks {
+		if got := x.before(m.line); got != m {
+			t.Errorf("a reader from line %d on begins at %+v, want %+v", m.line, got, m)
+		}
 	}
 }
 
@@ -225,7 +245,9 @@ func checkText(t *testing.T, r *Reader, messages []string) {
 }
 
 // A reader gets a single message immediately, and also a single event.
-func TestEachMessageAtOnce(t *testing.T) {
+func TestEachMessageAtOnce(t *testing.T) { synctest.Test(t, testEachMessageAtOnce) }
+
+func testEachMessageAtOnce(t *testing.T) {
 	l := newLog(t)
 	got := make(chan int64, 10)
 	result := make(chan error, 1)
@@ -476,6 +498,41 @@ func TestReaderOfARemovedLog(t *testing.T) {
 	}
 	got, err := messagesOf(func(take func([]schemas.Message) error) error { return r.FollowMessages(t.Context(), 1, take) })
 	wantMessages(t, "reader", want, got, err)
+}
+
+// The longest event that a journal takes is read back, also from its file alone. A longer one is left out.
+func TestLongestEvent(t *testing.T) {
+	s := newStore(t, Keep{Jobs: 1})
+	l, err := s.Create("job", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	event := func(phase int) schemas.Event {
+		return schemas.DerivationEvent{Derivation: "a", State: schemas.DerivationBuilding, Phase: strings.Repeat("x", phase)}
+	}
+	around := len(schemas.AppendEvent(nil, event(1))) - 1
+	for _, length := range []int{maxRecord, maxRecord + 1, around + 1} {
+		if err := l.Event(event(length - around)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(when string) {
+		t.Helper()
+		var lengths []int
+		err := readerOf(t, s, "job").FollowEvents(t.Context(), 1, func(messages []schemas.Message) error {
+			for _, m := range messages {
+				lengths = append(lengths, len(m.Event))
+			}
+			return nil
+		})
+		if diff := cmp.Diff([]int{maxRecord, around + 1}, lengths); diff != "" || err != nil {
+			t.Errorf("%s: %v (-want +got):\n%s", when, err, diff)
+		}
+	}
+	l.Complete()
+	check("before it is closed")
+	l.Close()
+	check("read again")
 }
 
 // TestFollowEvents reads a job's messages without its lines. Their numbers also count the lines.

@@ -2,12 +2,15 @@ package joblog
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -82,9 +85,9 @@ func TestKeepBytes(t *testing.T) {
 	const size = 10_000
 	for limit, want := range map[int64][]string{
 		0:              {"a", "b", "c"},
-		4*size + 3_000: {"a", "b", "c"},
-		4*size - 3_000: {"a", "b"},
-		3*size - 3_000: {"a"},
+		5*size + 3_000: {"a", "b", "c"},
+		5*size - 3_000: {"a", "b"},
+		4*size - 3_000: {"a"},
 		1:              {"a"},
 	} {
 		folder := t.TempDir()
@@ -111,7 +114,7 @@ func TestKeepBytes(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		running := write("running")
+		running, second := write("running"), write("second")
 		s.keep.Bytes = limit
 		if err := s.Prune(); err != nil {
 			t.Fatal(err)
@@ -126,7 +129,33 @@ func TestKeepBytes(t *testing.T) {
 			t.Errorf("%d bytes (-want +got):\n%s", limit, diff)
 		}
 		running.Close()
+		second.Close()
 	}
+}
+
+// Logs that take all that Keep.Bytes allows, or are as old as Keep.Age allows, are kept.
+func TestKeepAtTheLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t, Keep{Jobs: 100, Age: time.Hour})
+		end(t, s, "old", time.Hour)
+		end(t, s, "new", 0)
+		check := func(what string, old bool) {
+			t.Helper()
+			if err := s.Prune(); err != nil || s.Has("old") != old || !s.Has("new") {
+				t.Errorf("%s: %v, the old log is there: %t", what, err, s.Has("old"))
+			}
+		}
+		for _, name := range names(t, s.folder) {
+			s.keep.Bytes += s.sizeOf(name)
+		}
+		check("at both limits", true)
+		s.keep.Bytes--
+		check("a byte too much", false)
+		s.keep.Bytes = 0
+		end(t, s, "old", time.Hour)
+		time.Sleep(time.Nanosecond)
+		check("too old", false)
+	})
 }
 
 // A log that is being written does not count as one of the kept logs, and is not removed.
@@ -217,7 +246,7 @@ func checkCut(t *testing.T, lines int, got string) {
 	next, notices, left := 0, 0, 0
 	for line := range strings.Lines(got) {
 		switch {
-		case strings.HasPrefix(line, "iglu: the log is cut here"):
+		case line == "iglu: the log is cut here, at its limit of 262144 bytes; the job goes on, and the log's last lines follow when it ends\n":
 			notices++
 		case strings.HasPrefix(line, "iglu: "):
 			if n, _ := fmt.Sscanf(line, "iglu: %d bytes of the log are left out here", &left); n != 1 || left%65 != 0 {
@@ -237,15 +266,40 @@ func checkCut(t *testing.T, lines int, got string) {
 
 // If the last line alone is longer than the kept end of the log, its beginning is removed.
 func TestCutLongLine(t *testing.T) {
-	l := limitedLog(t, 256<<10)
-	write(t, l.Stream(schemas.Stdout), strings.Repeat("x\n", 200<<10), strings.Repeat("日本", 100<<10)+"end\n")
-	l.Complete()
-	var got bytes.Buffer
-	if err := reading(l).Follow(t.Context(), 0, &got); err != nil {
-		t.Fatal(err)
+	for _, last := range []string{"end\n", "ends\n", "ended\n"} { // so that the limit is within a rune, or at its beginning
+		l := limitedLog(t, 256<<10)
+		write(t, l.Stream(schemas.Stdout), strings.Repeat("x\n", 200<<10), strings.Repeat("日本", 100<<10)+last)
+		l.Complete()
+		var got bytes.Buffer
+		if err := reading(l).Follow(t.Context(), 0, &got); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.HasSuffix(got.Bytes(), []byte("日本日本"+last)) || !utf8.Valid(got.Bytes()) || got.Len() > 256<<10 {
+			t.Errorf("%d bytes, valid UTF-8: %t, the last are %q", got.Len(), utf8.Valid(got.Bytes()), got.Bytes()[got.Len()-20:])
+		}
 	}
-	if !bytes.HasSuffix(got.Bytes(), []byte("日本日本end\n")) || bytes.ContainsRune(got.Bytes(), '\ufffd') || got.Len() > 256<<10 {
-		t.Errorf("%d bytes, the last are %q", got.Len(), got.Bytes()[got.Len()-20:])
+}
+
+// A log of just so many bytes that its end still has room is complete. With one byte more, it is cut.
+func TestCutAtTheLimit(t *testing.T) {
+	for more, want := range []int{1, 2} {
+		l := limitedLog(t, cutReserve+1000)
+		write(t, l.Stream(schemas.Stdout), strings.Repeat("x", 999+more)+"\n")
+		if got := sealed(t, l); len(got) != want || len(got[want-1]) != 999+more {
+			t.Errorf("%d bytes more: %d lines, want %d: %.100q", more, len(got), want, got)
+		}
+	}
+}
+
+// While a log is cut, no more than twice its kept end is in memory.
+func TestMemoryOfCut(t *testing.T) {
+	l := limitedLog(t, 256<<10)
+	s := l.Stream(schemas.Stdout)
+	for range 10_000 {
+		write(t, s, nth(0))
+		if l.cut != nil && len(l.cut.tail) > 2*keptTail {
+			t.Fatalf("%d bytes are in memory", len(l.cut.tail))
+		}
 	}
 }
 
@@ -278,6 +332,9 @@ type countingWriter struct {
 }
 
 func (w *countingWriter) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, errors.New("nothing is written")
+	}
 	if w.lines == 0 {
 		w.first = string(p[:bytes.IndexByte(p, '\n')+1])
 	}

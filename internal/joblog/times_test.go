@@ -1,6 +1,7 @@
 package joblog
 
 import (
+	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -32,8 +33,20 @@ func TestTimes(t *testing.T) {
 			lines += int64(n%2*2 + 1)
 			time.Sleep(time.Second)
 		}
-		if len(l.index.journal.marks) < 3 {
-			t.Fatalf("the journal has %d marks", len(l.index.journal.marks))
+		marks := l.index.journal.marks
+		if len(marks) < 3 {
+			t.Fatalf("the journal has %d marks", len(marks))
+		}
+		for _, m := range marks {
+			if got := l.index.journal.beforeLine(m.lines); got != m {
+				t.Errorf("line %d is looked for from %+v on, not from %+v", m.lines, got, m)
+			}
+		}
+		l.index.flush(true)
+		read := &furthest{ReaderAt: r.journal}
+		r.journal = read
+		if _, err := r.Times(0, 5); err != nil || read.end > flushSize {
+			t.Errorf("for the times of the first lines, %d bytes of the journal are read; %v", read.end, err)
 		}
 		for _, from := range []int64{0, 1, 3, 4, 5000, lines - 2, lines} {
 			times, err := r.Times(from, 5)
@@ -57,4 +70,26 @@ func TestTimes(t *testing.T) {
 		}
 		l.Complete()
 	})
+}
+
+// furthest notes how far it was read.
+type furthest struct {
+	io.ReaderAt
+	end int64
+}
+
+func (f *furthest) ReadAt(p []byte, offset int64) (int, error) {
+	f.end = max(f.end, offset+int64(len(p)))
+	return f.ReaderAt.ReadAt(p, offset)
+}
+
+// A log without lines has no times.
+func TestNoTimes(t *testing.T) {
+	r := reading(newLog(t))
+	if times, err := r.Times(0, 5); err != nil || len(times) > 0 {
+		t.Errorf("%v, %v", times, err)
+	}
+	if lines, err := r.LinesBefore(1); err != nil || lines != 0 {
+		t.Errorf("%d lines before the first message, %v", lines, err)
+	}
 }
