@@ -152,6 +152,28 @@ func TestAgentDies(t *testing.T) {
 	})
 }
 
+// TestAgentReturns has an agent return for a while that another one has replaced, because its job still runs. Whether it
+// answers does not matter to new jobs.
+func TestAgentReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, old, fresh := newAgentLab(t)
+		long := l.start("a", "20m")
+		l.setFound("n1", "fresh")
+		time.Sleep(2 * pingInterval)
+		for _, away := range []bool{true, false, true} {
+			old.away.Store(away)
+			time.Sleep(2 * pingInterval)
+		}
+		begun := time.Now()
+		l.start("b", "1m").wantEnd(t, jobend.Exited)
+		if took := time.Since(begun); took > time.Minute+time.Second || fresh.jobs.Load() != 1 {
+			t.Errorf("it took %s, and %d jobs ran through the new agent", took, fresh.jobs.Load())
+		}
+		old.away.Store(false)
+		long.wantEnd(t, jobend.EngineGone)
+	})
+}
+
 // TestNodeSilent checks a node that does not answer for so short a time that its jobs are not lost. Meanwhile new jobs
 // run on other nodes.
 func TestNodeSilent(t *testing.T) {

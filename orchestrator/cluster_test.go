@@ -21,6 +21,7 @@ import (
 func TestCluster(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 3)
+		logged := len(l.log.String())
 		if err := l.b.Healthy(t.Context()); err != nil {
 			t.Error(err)
 		}
@@ -39,7 +40,11 @@ func TestCluster(t *testing.T) {
 			t.Errorf("the first six run on %s", got)
 		}
 		var free time.Duration // how long a slot has been free while a job waits
+		begun := time.Now()
 		for running, waiting := l.b.Load(); running > 0; running, waiting = l.b.Load() {
+			if time.Since(begun) > tooLong {
+				t.Fatal("they do not end")
+			}
 			if waiting > 0 && running < 6 {
 				free += time.Second
 			} else {
@@ -58,6 +63,9 @@ func TestCluster(t *testing.T) {
 			if left := names(t, m); left != "" {
 				t.Errorf("left on %s: %s", name, left)
 			}
+		}
+		if log := l.log.String()[logged:]; strings.Contains(log, "cannot look for nodes") {
+			t.Errorf("nodes are found, and its log is\n%s", log)
 		}
 	})
 }
@@ -204,8 +212,49 @@ func TestNodesCome(t *testing.T) {
 		if err := l.b.Healthy(t.Context()); !errors.Is(err, errNoNode) {
 			t.Errorf("without a node it is %v", err)
 		}
-		if !strings.Contains(l.log.String(), errNoProgram.Error()) {
-			t.Error("the log does not say that there is no program for a node's platform")
+		for text, want := range map[string]bool{
+			errNoProgram.Error():                          true,
+			"cannot look for nodes: those that are known": true,
+			`"a node cannot be used" address=alias`:       false, // which is an address of n1, and that is used
+		} {
+			if strings.Contains(l.log.String(), text) != want {
+				t.Errorf("the log has %q: %t", text, !want)
+			}
+		}
+	})
+}
+
+// TestStopWhileLooking stops a builder that waits for a name server, which is no failure to report.
+func TestStopWhileLooking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, log, _ := builder(t, nil, func(o *Options) {
+			o.Cluster = &Cluster{Find: func(ctx context.Context) ([]string, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}}
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		b.Maintain(ctx)
+		if log := log.String(); log != "" {
+			t.Errorf("its log:\n%s", log)
+		}
+	})
+}
+
+// TestUnhealthy disconnects the only node: the builder is healthy until the node has missed its pings.
+func TestUnhealthy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 1)
+		time.Sleep(time.Second) // no ping is sent just now
+		l.machines["n1"].cut(true)
+		time.Sleep((mostMissed - 1) * pingInterval)
+		if err := l.b.Healthy(t.Context()); err != nil {
+			t.Errorf("before the last ping: %v", err)
+		}
+		time.Sleep(pingInterval)
+		if err := l.b.Healthy(t.Context()); !errors.Is(err, errNoNode) {
+			t.Errorf("after the last ping: %v", err)
 		}
 	})
 }

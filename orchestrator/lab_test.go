@@ -17,7 +17,12 @@ import (
 	"iglu.sh/builder/test/kit/memengine"
 )
 
-const ownPlatform = "linux/amd64"
+const (
+	ownPlatform = "linux/amd64"
+	// tooLong is longer than any job takes, in a bubble of testing/synctest. Pings go on there, so a job that waits for
+	// ever is no deadlock.
+	tooLong = 3 * time.Hour
+)
 
 // A lab is a cluster of engines in memory, which a test can disconnect.
 type lab struct {
@@ -197,7 +202,11 @@ func (s *sent) node() string {
 
 func (s *sent) wantEnd(t *testing.T, want jobend.End) {
 	t.Helper()
-	<-s.done
+	select {
+	case <-s.done:
+	case <-time.After(tooLong):
+		t.Fatalf("it has not ended after %s, want %s:\n%s", tooLong, want, s.log.String())
+	}
 	if end, _ := endOf(t, s.last); end != string(want) {
 		t.Errorf("it has ended as %s, want %s: %+v\n%s", end, want, s.last.Response, s.log.String())
 	}

@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/orchestrator/nodes"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/memengine"
 )
 
 var errNoImage = &engine.Failure{End: jobend.NoImage, Call: "pull the job image", What: "The job image is gone.", Advice: "Look for it."}
@@ -69,6 +71,11 @@ func TestNodes(t *testing.T) {
 		job.wantEnd(t, jobend.EngineGone)
 		one.Up, one.Running, one.Problem = false, 0, "The container engine does not answer."
 		l.wantStates("when n1 is gone", one, two, other)
+		for range 50 { // as the order of what is not there differs
+			if n := len(l.b.Nodes()); n != 3 {
+				t.Errorf("when n1 is gone, there are %d nodes", n)
+			}
+		}
 		l.machines["n1"].cut(false)
 		time.Sleep(time.Minute)
 		if states := l.b.Nodes(); len(states) != 3 || !states[0].Up || !states[0].Since.IsZero() || states[0].Problem != "" {
@@ -108,18 +115,73 @@ func TestNodesReady(t *testing.T) {
 	})
 }
 
+// TestManyNotReady has more nodes without an image than are listed.
+func TestManyNotReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, maxTold+2)
+		for i := range maxTold + 2 {
+			l.machines[fmt.Sprint("n", i+1)].loseImage(true)
+		}
+		const want = "On no node can a job run. n1: The job image is gone. n2: The job image is gone. n3: The job image is gone. " +
+			"n4: The job image is gone. n5: The job image is gone. And so on, for 2 more."
+		if err := l.b.Ready(t.Context()); err == nil || err.Error() != want {
+			t.Errorf("got  %v\nwant %s", err, want)
+		}
+		l.machines["n6"].loseImage(false)
+		l.machines["n7"].cut(true)
+		time.Sleep(pingInterval)
+		if err := l.b.Ready(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestReadyAlone checks that a builder with one engine is ready while the engine is, and says why it is not.
+func TestReadyAlone(t *testing.T) {
+	b, log, _ := builder(t, nil)
+	if err := b.Ready(t.Context()); err != nil || log.String() != "" {
+		t.Errorf("%v, its log:\n%s", err, log)
+	}
+	b.local.engine.(*memengine.Engine).Fail = func(string) error { return errNoImage }
+	if err := b.Ready(t.Context()); err == nil || err.Error() != "The job image is gone. Look for it." || !strings.Contains(log.String(), "not ready") {
+		t.Errorf("without the image: %v, its log:\n%s", err, log)
+	}
+}
+
+// TestStoresSize counts the stores of two nodes.
+func TestStoresSize(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 2)
+		jobs := []*sent{l.start("a", "1m"), l.start("b", "1m"), l.start("c", "1m")}
+		time.Sleep(10 * time.Minute) // until the maintenance has measured them
+		for _, j := range jobs {
+			j.wantEnd(t, jobend.Exited)
+		}
+		if n, bytes := l.b.StoresSize(); n != 3 || bytes != 3000 {
+			t.Errorf("%d stores of %d bytes", n, bytes)
+		}
+	})
+}
+
 // TestImageIsTriedAgain checks that a builder whose image is missing pulls it without a job, and is then ready.
 func TestImageIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, 1)
+		said := func(when string, missing, there int) {
+			t.Helper()
+			log := l.log.String()
+			if m, n := strings.Count(log, "cannot provide the job image"), strings.Count(log, "the job image is there"); m != missing || n != there {
+				t.Errorf("%s: the log says %d times that it is missing, and %d times that it is there\n%s", when, m, n, log)
+			}
+		}
+		time.Sleep(2 * imageInterval)
+		said("from the beginning", 0, 0)
 		l.machines["n1"].loseImage(true)
 		time.Sleep(10 * imageInterval)
+		said("without it", 1, 0)
 		l.machines["n1"].loseImage(false)
 		time.Sleep(2 * imageInterval)
-		log := l.log.String()
-		if n := strings.Count(log, "cannot provide the job image"); n != 1 || !strings.Contains(log, "the job image is there") {
-			t.Errorf("the log has it %d times\n%s", n, log)
-		}
+		said("with it", 1, 1)
 	})
 }
 

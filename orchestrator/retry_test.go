@@ -235,7 +235,9 @@ func TestRetryInTime(t *testing.T) {
 		time.Sleep(time.Minute)
 		l.lose("n1")
 		for !strings.Contains(one.log.String(), "node n2 does not answer") {
-			time.Sleep(time.Second)
+			if time.Sleep(time.Second); time.Since(begun) > tooLong {
+				t.Fatalf("its log:\n%s", one.log.String())
+			}
 		}
 		n2.fails("Create", nil)
 		one.wantEnd(t, jobend.TimedOut)
