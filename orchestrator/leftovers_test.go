@@ -66,6 +66,28 @@ func TestLeftovers(t *testing.T) {
 	})
 }
 
+// TestOwnLeftovers looks at containers of this builder: of a job that runs, of one that has ended, and of a task of the
+// maintenance, which belongs to no job.
+func TestOwnLeftovers(t *testing.T) {
+	l := leftovers{builder: "own", isRunning: func(job string) bool { return job == "runs" }}
+	for _, test := range []struct {
+		job   string
+		state engine.State
+		after time.Duration // it is a leftover; 0: never
+	}{
+		{"runs", engine.Created, 0}, {"runs", engine.Running, 0}, {"runs", engine.Ended, endedTime},
+		{"has ended", engine.Created, 1}, {"has ended", engine.Running, 1}, {"has ended", engine.Ended, 1},
+		{"", engine.Created, createdTime}, {"", engine.Running, 0}, {"", engine.Ended, endedTime},
+	} {
+		c := engine.Listed{State: test.state, Labels: map[string]string{engine.LabelBuilder: "own", engine.LabelJob: test.job}}
+		for _, time := range []time.Duration{1, endedTime - 1, endedTime, createdTime - 1, createdTime, 24 * time.Hour} {
+			if got := l.isLeftover(c, time); got != (test.after > 0 && time >= test.after) {
+				t.Errorf("of job %q, %s for %s: it is a leftover: %t", test.job, test.state, time, got)
+			}
+		}
+	}
+}
+
 // names returns those of the containers on an engine.
 func names(t *testing.T, e engine.Engine) string {
 	t.Helper()
@@ -162,6 +184,77 @@ func TestFailedRemoval(t *testing.T) {
 			t.Errorf("left: %s", got)
 		}
 	})
+}
+
+// TestCleanupGoesOn has an engine fail to remove one container: the others are removed, and the failure is returned.
+func TestCleanupGoesOn(t *testing.T) {
+	e := memengine.New(nil)
+	for _, name := range []string{"a", "b", "c"} {
+		if _, err := e.Create(t.Context(), engine.Spec{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stuck := errors.New("stuck")
+	e.Fail = func(call string) error {
+		if call == "Remove" {
+			e.Fail = nil // the others can be removed
+			return stuck
+		}
+		return nil
+	}
+	removed := 0
+	err := Cleanup(t.Context(), unused{e, nil}, func(kind, _ string) {
+		if kind == "container" {
+			removed++
+		}
+	})
+	if found, _ := e.List(t.Context()); !errors.Is(err, stuck) || removed != 2 || len(found) != 1 {
+		t.Errorf("%v, %d are removed, and %d are left", err, removed, len(found))
+	}
+}
+
+// TestSweepGoesOn has an engine fail to remove one leftover: the sweep removes the others, and reports only those. The
+// failure is counted, unless the sweep was told to end.
+func TestSweepGoesOn(t *testing.T) {
+	observed := new(observed)
+	b, log, _ := builder(t, nil, func(o *Options) { o.Observer = observed })
+	e := b.local.engine.(*memengine.Engine)
+	for _, job := range []string{"one", "two"} { // which have ended
+		if _, err := e.Create(t.Context(), engine.Spec{Name: job, Labels: map[string]string{engine.LabelBuilder: b.id, engine.LabelJob: job}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.local.sweep(t.Context())
+	if got := names(t, e); got != "" || strings.Count(log.String(), "removed a leftover container") != 2 || strings.Contains(log.String(), "cannot remove") || observed.take() != nil {
+		t.Errorf("left: %q, its log:\n%s", got, log)
+	}
+	for _, job := range []string{"one", "two"} {
+		if _, err := e.Create(t.Context(), engine.Spec{Name: job, Labels: map[string]string{engine.LabelBuilder: b.id, engine.LabelJob: job}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fails := 1
+	e.Fail = func(call string) error {
+		if call == "Remove" && fails > 0 {
+			fails--
+			return &engine.Failure{Call: "remove the container", What: "It is stuck."}
+		}
+		return nil
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	b.local.sweep(ended)
+	if got := names(t, e); got != "one" && got != "two" || strings.Count(log.String(), "removed a leftover container") != 3 {
+		t.Errorf("left: %q, its log:\n%s", got, log)
+	}
+	if failed := observed.take(); failed != nil || strings.Contains(log.String(), "cannot remove") {
+		t.Errorf("a sweep that was told to end: counted: %q, its log:\n%s", failed, log)
+	}
+	fails = 1
+	b.local.sweep(t.Context())
+	if failed := fmt.Sprint(observed.take()); failed != "[remove the container]" || !strings.Contains(log.String(), "cannot remove leftover containers") {
+		t.Errorf("counted: %s, its log:\n%s", failed, log)
+	}
 }
 
 // unused is an engine in memory that has other things.

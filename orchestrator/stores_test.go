@@ -79,7 +79,7 @@ func TestStoreOfAnotherBuilder(t *testing.T) {
 				other := f.other()
 				end := f.do("count 3")
 				end.wantExit(t, 3)
-				if got := strings.Join(end.said(waitingStore, takenStore), ""); fillingStore+got != test.said || end.took < test.takes || end.took > test.takes+10*time.Second {
+				if got := strings.Join(end.said(waitingStore, takenStore), ""); fillingStore+got != test.said || strings.Count(end.lines, waitingStore) != 1 || end.took < test.takes || end.took > test.takes+10*time.Second {
 					t.Errorf("after %s: %s", end.took, end.lines)
 				}
 				other()
