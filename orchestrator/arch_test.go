@@ -22,6 +22,11 @@ func TestGoArch(t *testing.T) {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
+	for arch, want := range map[string]string{"amd64": "x86_64-linux", "arm64": "aarch64-linux", "386": "i686-linux", "sparc64": "sparc64-linux"} {
+		if got := nixSystem(arch); got != want {
+			t.Errorf("%s is %q to Nix, want %q", arch, got, want)
+		}
+	}
 	if got := goArch(nixSystem(runtime.GOARCH)); got != runtime.GOARCH {
 		t.Errorf("this machine, %s, comes out as %s", runtime.GOARCH, got)
 	}

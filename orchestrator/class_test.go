@@ -106,6 +106,24 @@ func TestNobodyElsesStore(t *testing.T) {
 	}
 }
 
+// TestStoreOfReaders checks that a job which may read private sources has no store with jobs that may not, whatever gives
+// it access: what it has fetched is in the store.
+func TestStoreOfReaders(t *testing.T) {
+	d := classedAs(stores.Repository, t.TempDir())
+	seen := make(map[string]string)
+	for name, nix := range map[string]schemas.Nix{
+		"none": {}, "token": {AccessTokens: map[string]string{"github.com": "token"}}, "netrc": {Netrc: "machine a password b"},
+	} {
+		r := pushing()
+		r.Nix = nix
+		store := d.store(t, r, UserNix)
+		if other, ok := seen[store]; ok {
+			t.Errorf("%s and %s: one store", name, other)
+		}
+		seen[store] = name
+	}
+}
+
 // TestClassOfOperator checks that the store depends on the operator's settings: after a setting has changed, jobs get
 // other stores, without paths that are not trusted any more.
 func TestClassOfOperator(t *testing.T) {

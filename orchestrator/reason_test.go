@@ -4,8 +4,11 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"iglu.sh/builder/internal/history"
+	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/schemas"
 )
 
@@ -96,6 +99,28 @@ func TestReasonOfLastLine(t *testing.T) {
 	} {
 		if got := (Verdict{ExitCode: 2, lastLine: last}).Reason(); got != want {
 			t.Errorf("%q: got %q, want %q", last, got, want)
+		}
+	}
+}
+
+// A job that ran out of memory says what ended because of that, if this is known.
+func TestReasonOfMemory(t *testing.T) {
+	for reason, want := range map[string]string{"": "out of memory", "hello failed": "out of memory: hello failed"} {
+		v := Verdict{ExitCode: 1, Err: &engine.Failure{End: jobend.OutOfMemory, What: "The job ran out of memory."}, reason: reason}
+		if got := v.Reason(); got != want {
+			t.Errorf("%q: got %q, want %q", reason, got, want)
+		}
+	}
+	v := Verdict{ExitCode: 1, Err: &engine.Failure{End: jobend.Killed, What: "It was killed."}, reason: "hello failed"}
+	if got := v.Reason(); got != "it was killed" {
+		t.Errorf("of another end: got %q", got)
+	}
+}
+
+func TestSeconds(t *testing.T) {
+	for d, want := range map[time.Duration]float64{0: 0, 999 * time.Microsecond: 0, 1500 * time.Millisecond: 1.5, time.Minute: 60} {
+		if got := seconds(d); got != want {
+			t.Errorf("%s: %g, want %g", d, got, want)
 		}
 	}
 }

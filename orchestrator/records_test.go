@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/jobend"
+	"iglu.sh/builder/internal/jobwire"
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/memengine"
@@ -66,5 +68,28 @@ func TestRecord(t *testing.T) {
 	}
 	if b.Cancel(during.Job) {
 		t.Error("a job that has ended can be cancelled")
+	}
+}
+
+// fullRecords are Records on a disk that is full.
+type fullRecords struct{ err error }
+
+func (r fullRecords) Put(history.Record) error      { return r.err }
+func (r fullRecords) Prune(func(string) bool) error { return r.err }
+
+// TestRecordsFail runs jobs whose records cannot be stored: they run all the same, and the log says so.
+func TestRecordsFail(t *testing.T) {
+	for _, err := range []error{nil, errors.New("no space left on device")} {
+		b, log, _ := builder(t, func(p *memengine.Process) int { return ends(p, jobwire.End{}) })
+		b.records = fullRecords{err}
+		if r := b.build(t.Context(), secretRequest(), io.Discard).Response; r.JobStatus != schemas.Success {
+			t.Errorf("%v: %s", err, r.Encode())
+		}
+		b.background.Wait()
+		for _, text := range []string{"cannot store the job's record", "cannot remove records of old jobs"} {
+			if strings.Contains(log.String(), text) != (err != nil) {
+				t.Errorf("%v: its log:\n%s", err, log)
+			}
+		}
 	}
 }
