@@ -106,13 +106,14 @@ func TestNobodyElsesStore(t *testing.T) {
 	}
 }
 
-// TestStoreOfReaders checks that a job which may read private sources has no store with jobs that may not, whatever gives
-// it access: what it has fetched is in the store.
+// TestStoreOfReaders checks that a job which may read private sources shares no store with jobs that may not, or that may
+// read others, whatever gives it access: what it has fetched is in the store.
 func TestStoreOfReaders(t *testing.T) {
 	d := classedAs(stores.Repository, t.TempDir())
 	seen := make(map[string]string)
 	for name, nix := range map[string]schemas.Nix{
-		"none": {}, "token": {AccessTokens: map[string]string{"github.com": "token"}}, "netrc": {Netrc: "machine a password b"},
+		"none": {}, "token": {AccessTokens: map[string]string{"github.com": "token"}}, "other token": {AccessTokens: map[string]string{"github.com": "other"}},
+		"netrc": {Netrc: "machine a password b"}, "other netrc": {Netrc: "machine a password c"},
 	} {
 		r := pushing()
 		r.Nix = nix
