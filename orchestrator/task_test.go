@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/orchestrator/engine"
@@ -14,7 +15,9 @@ import (
 
 // TestTask runs a task of the stores' maintenance, on an engine that works, on one that does not answer, and when it is
 // too late.
-func TestTask(t *testing.T) {
+func TestTask(t *testing.T) { synctest.Test(t, testTask) }
+
+func testTask(t *testing.T) {
 	silent := false
 	b, _, _ := builder(t, func(p *memengine.Process) int {
 		if p.Getenv(jobenv.Maintenance) != "measure" || p.Spec.Store.Name != "store" || !p.Spec.Offline {
