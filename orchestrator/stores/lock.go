@@ -75,7 +75,7 @@ func (p *Pool) change(name string, do func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	do()
-	if l := p.locks[name]; l != nil && l.waiting == 0 && len(l.held) == 0 {
+	if l := p.locks[name]; l.waiting == 0 && len(l.held) == 0 { // it is there: its user is the caller
 		delete(p.locks, name)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -33,11 +34,27 @@ type fixture struct {
 	*Pool
 	t      *testing.T
 	engine *memengine.Engine
+	logged *strings.Builder // what the first pool has logged
 }
 
 func newFixture(t *testing.T) *fixture {
-	e := memengine.New(nil)
-	return &fixture{newPool(t, e, t.TempDir()), t, e}
+	e, logged := memengine.New(nil), new(strings.Builder)
+	p := newPool(t, e, t.TempDir())
+	p.log = slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), logged), nil))
+	return &fixture{p, t, e, logged}
+}
+
+// wantProblem checks that the pool has logged a problem, or none at all if problem is empty.
+func (f *fixture) wantProblem(problem string) {
+	f.t.Helper()
+	for _, level := range []string{"level=WARN", "level=ERROR"} {
+		if problem == "" && strings.Contains(f.logged.String(), level) {
+			f.t.Errorf("its log has a problem:\n%s", f.logged)
+		}
+	}
+	if !strings.Contains(f.logged.String(), problem) {
+		f.t.Errorf("its log lacks %q:\n%s", problem, f.logged)
+	}
 }
 
 func newPool(t *testing.T, e *memengine.Engine, folder string) *Pool {
@@ -273,21 +290,22 @@ func TestMaintenance(t *testing.T) {
 		tasks  string // that are run
 		stores string // that are left
 		bytes  int64  // that they are known to take
+		logs   string // a problem
 	}{
-		"measured":            {answers(0, "1234", nil), "check", "a", 1234},
-		"damaged":             {answers(1, "", nil), "check", "", 0},
-		"killed":              {answers(137, "", nil), "check", "a", 10_000_000},
-		"terminated":          {answers(143, "", nil), "check", "a", 10_000_000},
-		"lost":                {answers(jobenv.ExitLifelineLost, "", nil), "check", "a", 10_000_000},
-		"not a number":        {answers(0, "many", nil), "check", "a", 10_000_000},
-		"no image":            {answers(0, "", errors.New("no such image")), "check", "a", 10_000_000},
-		"in use":              {answers(0, "", engine.ErrInUse), "check", "a", 10_000_000},
-		"too long":            {func(ctx context.Context, _ Task) (int, string, error) { <-ctx.Done(); return 0, "", context.Cause(ctx) }, "check", "", 0},
-		"large, smaller":      {shrinksTo(24_000_000), "check, collect 20000000", "a", 24_000_000},
-		"as large as may be":  {answers(0, "25000000", nil), "check", "a", 25_000_000},
-		"large, just smaller": {shrinksTo(25_000_000), "check, collect 20000000", "a", 25_000_000},
-		"empty":               {answers(0, "0", nil), "check", "a", 0},
-		"large for good":      {shrinksTo(40_000_000), "check, collect 20000000", "", 0},
+		"measured":            {answers(0, "1234", nil), "check", "a", 1234, ""},
+		"damaged":             {answers(1, "", nil), "check", "", 0, "exit code 1: "},
+		"killed":              {answers(137, "", nil), "check", "a", 10_000_000, "exit code 137"},
+		"terminated":          {answers(143, "", nil), "check", "a", 10_000_000, "exit code 143"},
+		"lost":                {answers(jobenv.ExitLifelineLost, "", nil), "check", "a", 10_000_000, "exit code 74"},
+		"not a number":        {answers(0, "many", nil), "check", "a", 10_000_000, "invalid syntax"},
+		"no image":            {answers(0, "", errors.New("no such image")), "check", "a", 10_000_000, "no such image"},
+		"in use":              {answers(0, "", engine.ErrInUse), "check", "a", 10_000_000, ""},
+		"too long":            {func(ctx context.Context, _ Task) (int, string, error) { <-ctx.Done(); return 0, "", context.Cause(ctx) }, "check", "", 0, "it took longer than 30m0s"},
+		"large, smaller":      {shrinksTo(24_000_000), "check, collect 20000000", "a", 24_000_000, ""},
+		"as large as may be":  {answers(0, "25000000", nil), "check", "a", 25_000_000, ""},
+		"large, just smaller": {shrinksTo(25_000_000), "check, collect 20000000", "a", 25_000_000, ""},
+		"empty":               {answers(0, "0", nil), "check", "a", 0, ""},
+		"large for good":      {shrinksTo(40_000_000), "check, collect 20000000", "", 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -301,6 +319,7 @@ func TestMaintenance(t *testing.T) {
 					t.Errorf("stores: %q of %d bytes", f.list(), bytes)
 				}
 				stop()
+				f.wantProblem(test.logs)
 			})
 		})
 	}
@@ -347,6 +366,7 @@ func TestMaintenanceGivesWay(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		stop()
+		f.wantProblem("")
 	})
 }
 
