@@ -46,7 +46,7 @@ func (l *Log) end() (text []byte, whole bool) {
 	if l.cut != nil {
 		tail := l.cut.tail
 		from := max(0, len(tail)-lastLineWithin)
-		return bytes.Clone(tail[from:]), from == 0 && l.cut.leftOut == 0
+		return bytes.Clone(tail[from:]), from == 0 // a tail that begins within a line is longer
 	}
 	text = make([]byte, min(x.size, lastLineWithin))
 	if _, err := l.file.ReadAt(text, x.size-int64(len(text))); err != nil {
