@@ -130,6 +130,32 @@ func TestNotCachix(t *testing.T) {
 	}
 }
 
+// If the answer to the completion is lost, the upload is complete all the same: nothing is uploaded twice.
+func TestCompleteWithoutAnswer(t *testing.T) {
+	w := newFixture(t, quick())
+	var begun atomic.Int32
+	count := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			begun.Add(1)
+			next.ServeHTTP(w, r)
+		})
+	}
+	w.cache.Misbehave(devcache.On("POST", aboutEnd, once(devcache.LoseAnswer())), devcache.On("POST", aboutBegin, count))
+	s := small(t)
+	if _, err := w.push(t.Context(), s); err != nil || !w.announced(s.Path) || begun.Load() != 1 {
+		t.Errorf("%v, announced: %t, after %d uploads", err, w.announced(s.Path), begun.Load())
+	}
+}
+
+// A cache that has answered before, and now answers 404 and describes something else, counts as down.
+func TestAnotherServerAnswers(t *testing.T) {
+	w := newFixture(t, quick())
+	w.cache.Misbehave(devcache.On("POST", aboutBegin, devcache.Answer(404, "")), devcache.On("GET", aboutCache, devcache.Answer(200, "{}")))
+	if _, err := w.push(t.Context(), small(t)); !errors.Is(err, Failing) {
+		t.Errorf("error %v, want %v", err, Failing)
+	}
+}
+
 // If a cache reports a complete upload that is not complete, Verify finds out.
 func TestCompleteThatDoesNothing(t *testing.T) {
 	w := newFixture(t, quick())
@@ -247,6 +273,9 @@ func TestPause(t *testing.T) {
 				t.Errorf("after attempt %d: %v, want %v to %v", n, got, want/2, want)
 			}
 		}
+	}
+	if got := newClient(t, "http://localhost/default", Options{Backoff: 1}).retrier.pause(1, 0); got != 1 {
+		t.Errorf("with the shortest backoff: %v", got)
 	}
 	if got := c.retrier.pause(1, time.Hour); got != 2*time.Minute {
 		t.Errorf("after an hour was asked for: %v, want 2m0s", got)

@@ -315,6 +315,17 @@ func TestLocateElsewhereIsNotWaitedFor(t *testing.T) {
 	})
 }
 
+// A description's address that is none of a cache is not looked at.
+func TestLocateAtNoAddress(t *testing.T) {
+	w := newFixture(t, quick())
+	w.cache.Misbehave(devcache.On("GET", "/default/nix-cache-info", devcache.Answer(400, "")))
+	for _, uri := range []string{"", "http://[::bad", "ftp://host", "http:///default", "s3://bucket", "/default"} {
+		if w.Locate(t.Context(), Cache{URI: uri}) {
+			t.Errorf("it was found at %q", uri)
+		}
+	}
+}
+
 // The API key is sent to the cache's host only, whatever URL a narinfo has.
 func TestURLOfNar(t *testing.T) {
 	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {

@@ -43,6 +43,15 @@ func TestPin(t *testing.T) {
 	}
 }
 
+// A host may move to an address that is not pinned only if it shows a certificate.
+func TestPinOfTarget(t *testing.T) {
+	for target, moves := range map[string]bool{"http://cache.example.com/default": false, "https://cache.example.com:8443/default": true} {
+		if pin := newClient(t, target, quick()).pin; pin.moves != moves || pin.host != "cache.example.com" {
+			t.Errorf("%s: host %s, moves: %t", target, pin.host, pin.moves)
+		}
+	}
+}
+
 // TestPinnedAddressIsSilent has a host whose first address never answers, for example because the network drops IPv6.
 func TestPinnedAddressIsSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
