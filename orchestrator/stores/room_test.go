@@ -96,7 +96,7 @@ func TestIdleTime(t *testing.T) {
 		f.lease("a").Return(t.Context(), 0)
 		time.Sleep(idleTime - 1)
 		before := len(tasks())
-		time.Sleep(2)
+		time.Sleep(2 * time.Nanosecond)
 		if after := len(tasks()); before != 0 || after != 1 {
 			t.Errorf("%d tasks before, and %d after", before, after)
 		}
