@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -201,9 +202,11 @@ func TestNodeOfJob(t *testing.T) {
 			t.Fatal("no slot is free")
 		}
 		defer release()
-		job := l.b.Start(t.Context(), commandOf("a 1s"), "")
+		ctx, cancel := context.WithTimeout(t.Context(), tooLong)
+		defer cancel()
+		job := l.b.Start(ctx, commandOf("a 1s"), "")
 		var events eventLog
-		if err := job.Follow(t.Context(), &events); err != nil {
+		if err := job.Follow(ctx, &events); err != nil {
 			t.Error(err)
 		}
 		last := job.Wait()
