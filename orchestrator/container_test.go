@@ -80,8 +80,10 @@ func TestHangsEarly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _, _ := builder(t, nil)
 		b.local.engine = &hangingEngine{Engine: b.local.engine}
+		ctx, cancel := context.WithTimeout(t.Context(), tooLong)
+		defer cancel()
 		begun := time.Now()
-		last := b.build(t.Context(), secretRequest(), io.Discard)
+		last := b.build(ctx, secretRequest(), io.Discard)
 		took := time.Since(begun) // with the time that its reader waits for more
 		if end, _ := endOf(t, last); end != string(jobend.EngineGone) || last.Response.Error != errHangs.What || took.Round(time.Second) != mostSilent*watchInterval {
 			t.Errorf("after %s: %s, %s", took, end, last.Response.Encode())
