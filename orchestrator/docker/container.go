@@ -74,6 +74,9 @@ func (d *Engine) create(ctx context.Context, spec engine.Spec) (id string, err e
 		return "", callFailure("take the builder's program", err)
 	}
 	host := hostConfig(spec, networkID, program)
+	if !m.limitsCPUs() {
+		host.NanoCPUs = 0
+	}
 	if sandboxed {
 		allowSandbox(host)
 	} else {
@@ -98,8 +101,18 @@ func createContainer(ctx context.Context, c *client.Client, config *containertyp
 	}
 	ctx, cancel := outliving(ctx)
 	defer cancel()
-	return c.ContainerCreate(ctx, config, host, nil, nil, name)
+	made, err = c.ContainerCreate(ctx, config, host, nil, nil, name)
+	if errdefs.IsNotFound(err) {
+		err = imageGone{err}
+	}
+	return made, err
 }
+
+// An imageGone is the error of an engine that does not have the image of a container.
+type imageGone struct{ error }
+
+func (e imageGone) Is(target error) bool { return target == engine.ErrNotFound }
+func (e imageGone) Unwrap() error        { return e.error }
 
 // outliving returns a context for calls that create something. It does not end with ctx, but after callTimeout: an engine
 // goes on with such a call when its client has gone, and nobody would know what it creates.

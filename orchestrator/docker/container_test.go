@@ -109,6 +109,13 @@ func TestCreateFails(t *testing.T) {
 		}
 		// The network is the first thing that needs the image.
 		wantTold(t, err, failedTo("provide the jobs' network", "Error response from daemon: "+lost))
+		if !errors.Is(err, engine.ErrNotFound) {
+			t.Errorf("without the image, before anything else is there: %v", err)
+		}
+		f.create(t, "two")
+		if _, err := f.Create(t.Context(), s); !errors.Is(err, engine.ErrNotFound) {
+			t.Errorf("without the image, after that: %v", err)
+		}
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 type Engine struct {
 	Run     func(p *Process) int    // the program of all containers; returns the exit code
 	Machine engine.Info             // the result of Info
+	Images  []string                // the IDs of the images that it has; nil: every one
 	Fail    func(call string) error // returns the error of a call, given the name of its method; may be nil
 
 	mu         sync.Mutex
@@ -61,6 +63,9 @@ func (e *Engine) Create(_ context.Context, spec engine.Spec) (engine.Container, 
 	defer e.mu.Unlock()
 	if e.containers[spec.Name] != nil {
 		return nil, engine.ErrInUse
+	}
+	if e.Images != nil && !slices.Contains(e.Images, spec.Image) {
+		return nil, engine.ErrNotFound
 	}
 	if spec.Store.Name != "" && e.volumes[spec.Store.Name].Name == "" {
 		e.volumes[spec.Store.Name] = spec.Store
