@@ -210,6 +210,25 @@ func TestNodesCome(t *testing.T) {
 	})
 }
 
+// TestSameID finds an engine at a second address, and another machine whose engine has the same ID because it is a copy.
+// Neither is used. The log says so once.
+func TestSameID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 1)
+		l.machines["twin"].Machine.ID, l.machines["twin"].Machine.Name = "ID-n1", "copy"
+		l.setFound("n1", "alias", "twin")
+		time.Sleep(time.Minute)
+		for _, line := range []string{
+			`level=INFO msg="an address is not used: its engine is that of a node which is used at another address" address=alias node=n1 usedAt=n1`,
+			`level=WARN msg="an address is not used: its engine has the ID of another machine's, of which it is probably a copy" address=twin node=n1 usedAt=n1 name=copy`,
+		} {
+			if log := l.log.String(); strings.Count(log, line+"\n") != 1 {
+				t.Errorf("this is not there once: %s\n%s", line, log)
+			}
+		}
+	})
+}
+
 // TestFoundInPart finds one node while the lookup of others fails: that node is used, and those stay that are known.
 func TestFoundInPart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
