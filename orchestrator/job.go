@@ -130,7 +130,11 @@ func (r *run) toEnd(ctx context.Context, need nodes.Need, ticket *nodes.Ticket, 
 	if b.cluster != nil {
 		r.sayIfNoNode(need.Platform)
 	}
-	verdict := r.tracker.close(r.inTurn(ctx, ticket, record))
+	ended := r.inTurn(ctx, ticket, record)
+	if err := r.lines.Failed(); err != nil && ended.Err != nil { // for example because nobody could follow the job any more
+		ended = Verdict{Err: logFailure(err)}
+	}
+	verdict := r.tracker.close(ended)
 	r.release()
 	if verdict.Reason() != "" {
 		verdict.lastLine = r.lines.LastLine()
@@ -145,12 +149,15 @@ func (r *run) toEnd(ctx context.Context, need nodes.Need, ticket *nodes.Ticket, 
 
 // sayIfNoNode says that no node can run jobs of a platform now, if that is so.
 func (r *run) sayIfNoNode(platform string) {
+	why := "can run jobs now"
 	switch c := r.b.cluster; {
 	case !c.hasPlatform(platform):
-		r.say("no node for " + platform + " is known: the job waits for one")
-	case !c.runs(platform):
-		r.say("no node for " + platform + " can run jobs now: the job waits for one")
+		why = "is known"
+	case c.runs(platform):
+		return
 	}
+	r.say("no node for " + platform + " " + why + ": the job waits for one")
+	r.log.Warn("a job waits: no node for its platform "+why, "platform", platform)
 }
 
 // maxMisses is how many nodes a job may have that do not answer before it begins.
