@@ -69,6 +69,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	if err := records.Prune(logs.Has); err != nil {
 		return err
 	}
+	s.warnOfHost(log)
 	numbers := metrics.New(build, wsapi.Refusals, docker.Calls, len(s.Nodes) > 0)
 	logs.Written = numbers.LogWritten
 	engines, err := s.openFleet(ownProgram{program, buildID, build.Version}, filepath.Join(folder, "programs"), log)
@@ -217,6 +218,14 @@ func hintAtAddress(err error) error {
 		return fmt.Errorf("%w\nhint: set another address with --listen or IGLU_LISTEN, or stop the program that uses this one", err)
 	}
 	return err
+}
+
+// warnOfHost warns if jobs use the network of the engine's machine itself.
+func (s *Settings) warnOfHost(log *slog.Logger) {
+	if s.JobNetwork == "host" {
+		log.Warn("jobs are on the network of the engine's machine (IGLU_JOB_NETWORK): they reach all that listens on 127.0.0.1 there, " +
+			"and if the builder is there, they are clients like any other")
+	}
 }
 
 // inBackground runs work in a goroutine. stop ends it and waits for it.
