@@ -74,7 +74,10 @@ func (e *Engine) Create(_ context.Context, spec engine.Spec) (engine.Container, 
 	c := &container{engine: e, id: fmt.Sprint(e.made), spec: spec, state: engine.Created, output: make(chan chunk),
 		terminated: newSignal(), killed: newSignal(), lifeline: newSignal(), ended: newSignal()}
 	e.containers[spec.Name] = c
-	return c, e.fail("Create")
+	if err := e.fail("Create"); err != nil { // its answer is lost
+		return nil, err
+	}
+	return c, nil
 }
 
 func (e *Engine) List(context.Context) (all []engine.Listed, err error) {
