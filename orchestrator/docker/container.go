@@ -176,6 +176,9 @@ func (d *Engine) List(ctx context.Context) ([]engine.Listed, error) {
 	}
 	var all []engine.Listed
 	for _, c := range found {
+		if _, inUse := d.helpers.Load(c.ID); inUse { // even if it is for minutes, because the network is slow
+			continue
+		}
 		listed := engine.Listed{ID: c.ID, State: stateOf(c.State), Labels: c.Labels}
 		if len(c.Names) > 0 {
 			listed.Name = strings.TrimPrefix(c.Names[0], "/")

@@ -67,6 +67,7 @@ type Engine struct {
 	log     *slog.Logger
 	network *network
 	program *program
+	helpers sync.Map // the IDs of the containers that never start and are in use: locks, and the one that fills the volume
 
 	mu         sync.Mutex
 	negotiated string   // the version of the API that the engine had when ours was negotiated; empty: it is not yet
@@ -90,7 +91,7 @@ func New(options Options, log *slog.Logger) (*Engine, error) {
 	}
 	d.network = &network{client: c, instance: options.Instance, own: nameOf(options.Instance, "jobs"), name: options.Network}
 	d.program = &program{client: c, instance: options.Instance, prefix: nameOf(options.Instance, "program-"),
-		file: options.Program, platform: runtime.GOOS + "/" + runtime.GOARCH, filling: make(chan struct{}, 1)}
+		file: options.Program, platform: runtime.GOOS + "/" + runtime.GOARCH, filling: make(chan struct{}, 1), helpers: &d.helpers}
 	return d, nil
 }
 

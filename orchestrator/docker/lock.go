@@ -67,5 +67,9 @@ func (l nameLock) try(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	return func() { l.engine.Remove(ctx, created.ID) }, nil // if that fails, it is removed later as a leftover
+	l.engine.helpers.Store(created.ID, nil)
+	return func() {
+		l.engine.Remove(ctx, created.ID) // if that fails, it is removed later as a leftover
+		l.engine.helpers.Delete(created.ID)
+	}, nil
 }

@@ -26,7 +26,8 @@ type Engine interface {
 	// of that name, and ErrNotFound if it does not have the image. If ctx ends while the engine creates the container, Create does not return: the engine
 	// would still create it, and nobody would know it.
 	Create(ctx context.Context, spec Spec) (Container, error)
-	// List returns the containers of the instance, including those of other builders.
+	// List returns the containers of the instance, including those of other builders. It leaves out containers that
+	// the Engine itself uses now, for example to fill a volume.
 	List(ctx context.Context) ([]Listed, error)
 	// Remove removes a container that List has returned. It returns nil if the container does not exist.
 	Remove(ctx context.Context, id string) error
