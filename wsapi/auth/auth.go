@@ -94,7 +94,8 @@ func (g *Guard) hasToken(r *http.Request) bool {
 		return true
 	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if protocols := websocket.Subprotocols(r); scheme == "" {
+	if !strings.EqualFold(scheme, Bearer) { // there is none, or it is for a proxy in front of the server
+		protocols := websocket.Subprotocols(r)
 		if at := slices.Index(protocols, Bearer); at >= 0 && at+1 < len(protocols) {
 			scheme, token = Bearer, protocols[at+1]
 		}

@@ -98,6 +98,8 @@ func TestToken(t *testing.T) {
 		{"the scheme in small letters", authorization("bearer " + goodToken), true},
 		{"the header and events", both(authorization("Bearer "+goodToken), offered(events)), true},
 		{"a wrong header and a protocol", both(authorization("Bearer wrong"), offered("bearer", goodToken)), false},
+		{"a proxy's header and a protocol", both(authorization("Basic dXNlcjp3b3Jk"), offered("bearer", goodToken)), true},
+		{"a proxy's header and a wrong protocol", both(authorization("Basic dXNlcjp3b3Jk"), offered("bearer", "wrong")), false},
 		{"protocol alone", offered("bearer"), false},
 		{"protocol and a wrong token", offered("bearer", "wrong"), false},
 		{"the token as a protocol", offered(goodToken), false},
@@ -155,11 +157,20 @@ func TestOrigins(t *testing.T) {
 		{"localhost:3000", "https://ui.example.com:8443", false},
 		{"localhost:3000", "https://evil.example.com", false},
 		{"localhost:3000", "https://ui.example.com.evil.x", false},
+		{"localhost:3000", "https://ui.example.com:443", true},
+		{"localhost:3000", "https://old.example.com", true},
+		{"localhost:3000", "https://old.example.com:80", false},
+		{"builder.example.com:443", "https://builder.example.com", true}, // a proxy adds the port
+		{"builder.example.com:80", "http://builder.example.com", true},
+		{"builder.example.com", "http://builder.example.com:80", true},
+		{"builder.example.com:80", "https://builder.example.com", false},
+		{"builder.example.com:8443", "https://builder.example.com:443", false},
+		{"[2001:db8::80]:80", "http://[2001:db8::80]", true},
 		{"localhost:3000", "null", false},
 		{"localhost:3000", "http://%zz", false},
 	} {
 		t.Run(test.origin, func(t *testing.T) {
-			f, w := newFixture(Options{AllowedOrigins: []string{"https://ui.example.com"}}), httptest.NewRecorder()
+			f, w := newFixture(Options{AllowedOrigins: []string{"https://ui.example.com", "https://old.example.com:443"}}), httptest.NewRecorder()
 			want := RefusedOrigin
 			if test.passes {
 				want = ""
@@ -233,6 +244,8 @@ func TestKnownHost(t *testing.T) {
 		{"[::1]", 200},
 		{"192.0.2.1", 200},
 		{"ui.example.com", 200},
+		{"ui.example.com:443", 200}, // a proxy adds the port
+		{"ui.example.com:80", 403},
 		{"UI.example.com:8443", 403},
 		{"other.example.com:8443", 200},
 		{"rebound.example.com:3000", 403},
