@@ -1,4 +1,5 @@
 // Fills the form with an earlier job, without its secrets, which the builder does not keep.
+import { address, ask } from "./builder.js";
 import { show } from "./mark.js";
 import { made } from "./words.js";
 
@@ -12,16 +13,26 @@ export async function fillAgain(form) {
   if (!job) return;
   const note = document.getElementById("from");
   const link = made("a", "", job.slice(0, 8));
-  link.href = `/jobs/${encodeURIComponent(job)}`;
+  link.href = address(`jobs/${encodeURIComponent(job)}`);
   note.hidden = false;
   try {
-    const response = await fetch(`/api/v1/jobs/${encodeURIComponent(job)}`);
-    if (!response.ok) throw new Error(await response.text());
+    const response = await ask(`api/v1/jobs/${encodeURIComponent(job)}`);
+    if (!response.ok) throw new Error(String(response.status));
     const missing = fill(form, await response.json());
     note.replaceChildren("As in job ", link, missing.length ? `. The builder keeps no secrets. Please enter these again: ${missing.join(", ")}.` : ".");
   } catch {
     note.replaceChildren("The builder no longer has job ", link, ".");
   }
+}
+
+// keepLineEnds replaces the input for a text that has line ends, which an input would remove without a word: they can
+// separate the words of a command, or be part of one.
+function keepLineEnds(input, text) {
+  if (!/[\r\n]/.test(text) || input.tagName !== "INPUT") return;
+  const area = document.createElement("textarea");
+  for (const { name, value } of input.attributes) if (name !== "value") area.setAttribute(name, value);
+  area.rows = Math.min(10, text.split("\n").length);
+  input.replaceWith(area);
 }
 
 // fill fills the form with a record, and returns the names of the missing secrets.
@@ -32,6 +43,7 @@ function fill(form, record) {
   const texts = { ...git, ...options, ...cachix, system,
     substituters: (options.substituters ?? []).join("\n"), trustedPublicKeys: (options.trustedPublicKeys ?? []).join("\n"),
     accessTokens: Object.keys(nix.accessTokens ?? {}).map((host) => `${host}=`).join("\n") };
+  for (const name of ["command", "extraArgs"]) keepLineEnds(form.elements[name], texts[name] ?? "");
   for (const name of ["repository", "branch", "gitUsername", "command", "cores", "maxJobs", "extraArgs", "system", "substituters", "trustedPublicKeys", "accessTokens", "target"]) {
     form.elements[name].value = texts[name] ?? "";
   }

@@ -1,6 +1,7 @@
 // The log of a job, of any length. The document has only the visible rows. Their lines are fetched when they
 // become visible, and the builder does the searching.
 import { element, onTheme, pieces } from "./ansi.js";
+import { ask } from "./builder.js";
 import { Parts } from "./parts.js";
 import { localTime, utc } from "./times.js";
 import { arrange, made, PHASES } from "./words.js";
@@ -26,7 +27,7 @@ const byId = (id) => document.getElementById(id);
 
 export class Log {
   constructor(job) {
-    this.api = `/api/v1/jobs/${job.dataset.job}`;
+    this.api = `api/v1/jobs/${job.dataset.job}`;
     this.view = byId("view");
     this.room = byId("room");
     this.rows = byId("rows");
@@ -426,7 +427,7 @@ export class Log {
   }
 
   async ask(path, signal) {
-    const response = await fetch(`${this.api}/${path}`, { signal });
+    const response = await ask(`${this.api}/${path}`, { signal });
     this.isRemoved = response.status === 404;
     if (!response.ok) throw new Error(`${path}: ${response.status}`);
     return response.json();

@@ -3,6 +3,7 @@
 package page
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -57,4 +58,25 @@ func TestOtherJobs(t *testing.T) {
 	b.UntilText("#others:not([hidden])", "Another job is running. Show all.")
 	b.UntilText("#status", "it was too long")
 	k.end(lastLog, last, schemas.Exited(0))
+}
+
+// TestListKeepsFocus moves the focus to a job in the list. It stays there when the list is renewed, because a keyboard
+// would else begin again at the top of the page.
+func TestListKeepsFocus(t *testing.T) {
+	k := serveKept(t)
+	running := history.Record{Job: "running", Command: "nix build .#long", Started: time.Now()}
+	l := k.begin(running)
+	first := history.Record{Job: "first", Command: "nix build .#first"}
+	k.end(k.begin(first), first, schemas.Exited(0))
+	b := browser.OpenTab(t)
+	b.Open(k.url + "/")
+	afterChecks(b)
+	browser.Eval[any](b, "document.querySelector('#jobs .list a').focus()")
+	second := history.Record{Job: "second", Command: "nix build .#second"}
+	k.end(k.begin(second), second, schemas.Exited(0))
+	b.UntilText("#jobs", "nix build .#second")
+	if at := browser.Eval[string](b, "document.activeElement.textContent"); !strings.Contains(at, "nix build .#first") {
+		t.Errorf("the focus is at %q", at)
+	}
+	k.end(l, running, schemas.Exited(0))
 }
