@@ -18,11 +18,22 @@ export async function fillAgain(form) {
   try {
     const response = await ask(`api/v1/jobs/${encodeURIComponent(job)}`);
     if (!response.ok) throw new Error(String(response.status));
-    const missing = fill(form, await response.json());
-    note.replaceChildren("As in job ", link, missing.length ? `. The builder keeps no secrets. Please enter these again: ${missing.join(", ")}.` : ".");
+    const record = await response.json(), missing = fill(form, record);
+    const words = [record.request ? "." : `. ${notKept(record)}`];
+    if (missing.length) words.push(`The builder keeps no secrets. Please enter these again: ${missing.join(", ")}.`);
+    note.replaceChildren("As in job ", link, words.join(" "));
   } catch {
     note.replaceChildren("The builder no longer has job ", link, ".");
   }
+}
+
+// Texts of a record are cut after 2 KiB. A command that is cut is another command.
+const isCut = (command) => command.length > 1000 && command.endsWith("…");
+
+// notKept says what is missing of a job that was too large to be kept, or is of an earlier version of the builder.
+function notKept({ command }) {
+  return isCut(command) ? "The builder has kept only its repository, its branch and a part of its command: please enter the command again." :
+    "The builder has kept only its repository, its branch and its command.";
 }
 
 // keepLineEnds replaces the input for a text that has line ends, which an input would remove without a word: they can
@@ -38,7 +49,7 @@ function keepLineEnds(input, text) {
 // fill fills the form with a record, and returns the names of the missing secrets.
 function fill(form, record) {
   const { git = {}, buildOptions: options = {}, nix = {}, system } = record.request ??
-    { git: { repository: record.repository, branch: record.branch, noClone: !record.repository }, buildOptions: { command: record.command } };
+    { git: { repository: record.repository, branch: record.branch, noClone: !record.repository }, buildOptions: { command: isCut(record.command) ? "" : record.command } };
   const cachix = options.cachix ?? {};
   const texts = { ...git, ...options, ...cachix, system,
     substituters: (options.substituters ?? []).join("\n"), trustedPublicKeys: (options.trustedPublicKeys ?? []).join("\n"),

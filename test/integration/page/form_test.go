@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,6 +113,8 @@ func TestRunAgain(t *testing.T) {
 	k.end(k.begin(signed), signed, schemas.Exited(0))
 	lines := history.Record{Job: "lines", Request: json.RawMessage(`{"git":{"noClone":true},"buildOptions":{"command":"nix build .#a\n.#b","cachix":{"push":false}}}`)}
 	k.end(k.begin(lines), lines, schemas.Exited(0))
+	large := history.Record{Job: "large", Repository: "https://example.com/b", Command: "nix build " + strings.Repeat(".#a ", 5000), Request: json.RawMessage(`"` + strings.Repeat("a", 20<<10) + `"`)}
+	k.end(k.begin(large), large, schemas.Exited(0))
 	old := history.Record{Job: "old", Repository: "https://example.com/b", Branch: "main", Command: "nix build", Begun: time.Now()} // of an earlier version
 	k.end(k.begin(old), old, schemas.Exited(0))
 
@@ -149,10 +152,16 @@ func TestRunAgain(t *testing.T) {
 	b.CheckAccess()
 
 	b.Open(k.url + "/new?job=old")
-	b.UntilText("#from", "As in job old.")
+	b.UntilText("#from", "As in job old. The builder has kept only its repository, its branch and its command.")
 	if diff := cmp.Diff(map[string]any{"git": map[string]any{"noClone": false, "repository": "https://example.com/b", "branch": "main"},
 		"buildOptions": map[string]any{"command": "nix build", "cachix": map[string]any{"push": false}}, "colors": true}, shown()); diff != "" {
 		t.Errorf("the form of an old job (-want +got):\n%s", diff)
+	}
+
+	b.Open(k.url + "/new?job=large") // a command that is cut is another command
+	b.UntilText("#from", "a part of its command: please enter the command again.")
+	if command := browser.Eval[string](b, "document.querySelector('[name=command]').value"); command != "" {
+		t.Errorf("the command that was cut is %q", command)
 	}
 	b.Expect("404")
 	b.Open(k.url + "/new?job=none")
