@@ -75,7 +75,7 @@ func TestListKeepsFocus(t *testing.T) {
 	second := history.Record{Job: "second", Command: "nix build .#second"}
 	k.end(k.begin(second), second, schemas.Exited(0))
 	b.UntilText("#jobs", "nix build .#second")
-	if at := browser.Eval[string](b, "document.activeElement.textContent"); !strings.Contains(at, "nix build .#first") {
+	if at := browser.Eval[string](b, "document.activeElement.closest('#jobs a')?.textContent ?? ''"); !strings.Contains(at, "nix build .#first") {
 		t.Errorf("the focus is at %q", at)
 	}
 	k.end(l, running, schemas.Exited(0))
