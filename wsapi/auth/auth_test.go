@@ -4,9 +4,11 @@ import (
 	"crypto/tls"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -273,6 +275,7 @@ func TestKnownHost(t *testing.T) {
 // TestCheckNetwork has clients of several addresses connect.
 func TestCheckNetwork(t *testing.T) {
 	ofJobs := func(addr netip.Addr) bool { return netip.MustParsePrefix("172.18.0.0/16").Contains(addr) }
+	onLoopback := func(addr netip.Addr) bool { return addr == netip.MustParseAddr("127.0.0.1") } // stands for a bridge
 	for _, test := range []struct {
 		name     string
 		isOfJobs func(netip.Addr) bool
@@ -281,6 +284,9 @@ func TestCheckNetwork(t *testing.T) {
 	}{
 		{"a job", ofJobs, "172.18.0.7:40000", RefusedNetwork},
 		{"another", ofJobs, "172.19.0.7:40000", ""},
+		{"a job, link-local", onLoopback, "[fe80::7%" + loopback(t) + "]:40000", RefusedNetwork},
+		{"another, link-local", ofJobs, "[fe80::7%" + loopback(t) + "]:40000", ""},
+		{"on an interface that is gone", onLoopback, "[fe80::7%gone0]:40000", ""},
 		{"no address", ofJobs, "@", ""},
 		{"no jobs known", nil, "172.18.0.7:40000", ""},
 	} {
@@ -291,6 +297,17 @@ func TestCheckNetwork(t *testing.T) {
 			checkRejected(t, reason, w, test.want, 403, "The builder accepts no clients from the network of its jobs.")
 		})
 	}
+}
+
+// loopback returns the name of the loopback interface.
+func loopback(t *testing.T) string {
+	t.Helper()
+	all, err := net.Interfaces()
+	i := slices.IndexFunc(all, func(i net.Interface) bool { return i.Flags&net.FlagLoopback != 0 })
+	if err != nil || i < 0 {
+		t.Fatal("no loopback interface", err)
+	}
+	return all[i].Name
 }
 
 // TestProtectPage asks for the page with the token, without it and from a page of another origin.
