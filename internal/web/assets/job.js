@@ -138,8 +138,11 @@ function draw(state) {
 }
 
 // drawWord shows whether the job is waiting or running.
-function drawWord(words) {
-  [...byId("verdict").children].forEach((part, i) => { part.textContent = words[i]; });
+function drawWord([mark, word]) {
+  const [markShown, wordShown] = byId("verdict").children;
+  markShown.textContent = mark;
+  wordShown.textContent = word;
+  document.title = document.title.replace(/^○ /, `${mark} `); // that of the page of a job that waited
 }
 
 function drawProgress(state) {

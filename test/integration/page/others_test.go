@@ -80,3 +80,29 @@ func TestListKeepsFocus(t *testing.T) {
 	}
 	k.end(l, running, schemas.Exited(0))
 }
+
+// TestWaitingJob looks at the page of a job that waits for a slot and then runs. The list of phases, the log and the title
+// say so.
+func TestWaitingJob(t *testing.T) {
+	k := serveKept(t)
+	r := history.Record{Job: "waiting", Command: "nix build"}
+	l := k.begin(r)
+	tell(l, schemas.PhaseEvent{Phase: schemas.Wait})
+	tell(l, schemas.QueueEvent{Ahead: 2}, "iglu: waiting for a free slot, 2 jobs ahead")
+	b := browser.OpenTab(t)
+	b.Open(k.url + "/jobs/waiting")
+	b.UntilText("#numbers", "2 ahead")
+	b.UntilText("#phases .now", "Wait for a slot")
+	b.UntilText("#rows .part", "Wait for a slot")
+	b.Until("document.title.startsWith('○ nix build')")
+	r.Started = time.Now()
+	if err := k.records.Put(r); err != nil {
+		t.Fatal(err)
+	}
+	tell(l, schemas.PhaseEvent{Phase: schemas.Create})
+	b.UntilText("#phases .now", "Start the container")
+	b.UntilText("#phases .past", "Wait for a slot")
+	b.Until("document.title.startsWith('● nix build')")
+	k.end(l, r, schemas.Exited(0))
+	b.Until("document.title.startsWith('✓ nix build')")
+}
