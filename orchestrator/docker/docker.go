@@ -230,11 +230,8 @@ func (d *Engine) imageFailure(err error) error {
 }
 
 // IsOfJobs reports whether a job can have an address: whether it belongs to the network that jobs are connected to. It
-// returns false as long as that network is not known. A link-local address of IPv6 may belong to any network, so a job
-// can have each of them.
-func (d *Engine) IsOfJobs(addr netip.Addr) bool {
-	return addr.Unmap().Is6() && addr.IsLinkLocalUnicast() || d.network.contains(addr)
-}
+// returns false as long as that network is not known.
+func (d *Engine) IsOfJobs(addr netip.Addr) bool { return d.network.contains(addr) }
 
 // nameOf returns the name of a volume or a network of an instance.
 func nameOf(instance, what string) string { return "iglu-builder-" + instance + "-" + what }

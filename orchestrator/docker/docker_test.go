@@ -242,22 +242,6 @@ func TestReplaced(t *testing.T) {
 	}
 }
 
-// TestLinkLocal asks whether link-local addresses are those of jobs. A job whose network has IPv6 has one besides its address
-// in the subnet, and it does not say which network it is of.
-func TestLinkLocal(t *testing.T) {
-	t.Parallel()
-	bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
-		for text, want := range map[string]bool{
-			"fe80::42:aff:fec9:503%br-741a28f4f0df": true, "fe80::1": true,
-			"::1": false, "fd00::1": false, "2001:db8::1": false, "169.254.1.1": false, "::ffff:169.254.1.1": false, "127.0.0.1": false,
-		} {
-			if got := f.IsOfJobs(netip.MustParseAddr(text)); got != want {
-				t.Errorf("%s is of jobs: %t", text, got)
-			}
-		}
-	})
-}
-
 // TestImage uses an image that exists, one that is pulled, and one that cannot be pulled.
 func TestImage(t *testing.T) {
 	t.Parallel()
