@@ -43,38 +43,60 @@ func (r *reader) narInfo(ctx context.Context, p Path) (string, error) {
 
 // locate implements Client.Locate.
 func (r *reader) locate(ctx context.Context, cache Cache) bool {
+	home, elsewhere := r.at, otherAddress(cache, r.at)
+	tries := 0
+	err := r.retrier.retry(ctx, func() error {
+		err := r.look(ctx, home)
+		// Cachix, for one, has its caches elsewhere only: they are found there before the home is tried again.
+		if tries++; tries == 1 && isNotFound(err) && r.looksElsewhere(ctx, elsewhere) {
+			return nil
+		}
+		return err
+	})
+	if err != nil && !r.looksElsewhere(ctx, elsewhere) {
+		return false
+	}
+	return !cache.Private || r.showsPaths(ctx)
+}
+
+// otherAddress returns the address in a cache's properties, or "" if there is none besides its home.
+func otherAddress(cache Cache, home string) string {
+	at := strings.TrimRight(cache.URI, "/")
+	if u, err := url.Parse(at); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || at == home {
+		return ""
+	}
+	return at
+}
+
+// look returns nil if a cache can be read at an address.
+func (r *reader) look(ctx context.Context, at string) error {
 	const doing = "look for the contents of"
-	places := []string{r.at}
-	if u, err := url.Parse(cache.URI); err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https") {
-		places = append(places, strings.TrimRight(cache.URI, "/"))
+	text, err := r.get(ctx, doing, at+"/nix-cache-info")
+	if err == nil && !strings.Contains(text, "StoreDir: "+strings.TrimRight(StoreDir, "/")) {
+		err = &Error{Kind: NotCachix, Doing: doing, Cache: r.transport.shown}
 	}
-	for i, at := range places {
-		look := func() error {
-			text, err := r.get(ctx, doing, at+"/nix-cache-info")
-			if err == nil && !strings.Contains(text, "StoreDir: "+strings.TrimRight(StoreDir, "/")) {
-				err = &Error{Kind: NotCachix, Doing: doing, Cache: r.transport.shown}
-			}
-			return err
-		}
-		var err error
-		if i == 0 {
-			err = r.retrier.retry(ctx, look)
-		} else { // the address in a cache's answer can be any
-			err = look()
-		}
-		if err == nil {
-			r.at = at
-			return !cache.Private || r.showsPaths(ctx)
-		}
+	return err
+}
+
+// looksElsewhere looks for the cache at another address, and keeps the address if the cache is there. It tries
+// once: the address in a cache's answer can be any.
+func (r *reader) looksElsewhere(ctx context.Context, at string) bool {
+	if at == "" || r.look(ctx, at) != nil {
+		return false
 	}
-	return false
+	r.at = at
+	return true
+}
+
+func isNotFound(err error) bool {
+	failure, ok := errors.AsType[*Error](err)
+	return ok && failure.Status == http.StatusNotFound
 }
 
 // showsPaths reports whether the cache can be read with the API key. A private cache of Iglu Cache cannot.
 func (r *reader) showsPaths(ctx context.Context) bool {
 	_, err := r.get(ctx, "look for the contents of", r.at+"/"+unlikely+".narinfo")
-	failure, ok := errors.AsType[*Error](err)
-	return err == nil || ok && failure.Status == http.StatusNotFound
+	return err == nil || isNotFound(err)
 }
 
 // unlikely is the hash of a path that no cache has.

@@ -40,6 +40,9 @@ func (c *Client) Has(ctx context.Context, p Path, keys ...string) (bool, error) 
 // or at the address in the cache's properties. It returns false if the cache cannot be read at either.
 func (c *Client) Locate(ctx context.Context, cache Cache) bool { return c.reader.locate(ctx, cache) }
 
+// Address returns the address at which the cache can be read. Locate must be called first.
+func (c *Client) Address() string { return c.reader.at }
+
 // ReadableByNix returns the address at which Nix can read the cache with the API key as a password in a netrc file,
 // which is the only way that Nix supports. It returns "" if Nix cannot. Locate must be called first.
 func (c *Client) ReadableByNix(ctx context.Context) string { return c.reader.readableByNix(ctx) }

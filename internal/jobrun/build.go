@@ -57,7 +57,7 @@ func (b *builder) buildOnly(out *output) int {
 	code := b.build(stdout.in)
 	stdout.close()
 	if code == 0 {
-		b.reportResults(out.printed(), nil, false)
+		b.reportResults(out.printed(), nil, nil)
 	}
 	return code
 }
