@@ -67,18 +67,11 @@ shows its log, and 'iglu-builder cancel' ends it.`,
 			}
 			ctx, stop := untilInterrupted(command.Context())
 			defer stop()
-			send, interrupted := buildclient.Submit, "the job was cancelled"
+			send := buildclient.Submit
 			if detach {
-				send, interrupted = detachJob, "interrupted before the builder answered"
+				send = detachJob
 			}
-			code, err := send(ctx, options)
-			if ctx.Err() != nil {
-				return &exitError{exitInterrupted, errors.New(interrupted)}
-			}
-			if err != nil || code != 0 {
-				return &exitError{code, err}
-			}
-			return nil
+			return ofJob(send(ctx, options))
 		},
 	}
 	flags := command.Flags()
@@ -87,6 +80,17 @@ shows its log, and 'iglu-builder cancel' ends it.`,
 	flags.BoolVar(&detach, "detach", false, "print the job's id and exit; the job continues")
 	job.Register(flags)
 	return command
+}
+
+// ofJob returns the error of a command that ends with the exit code of a build, or nil.
+func ofJob(code int, err error) error {
+	if _, ok := errors.AsType[buildclient.Interrupted](err); ok {
+		code = exitInterrupted
+	}
+	if err != nil || code != 0 {
+		return &exitError{code, err}
+	}
+	return nil
 }
 
 // readBuilder returns the builder's address and token from flags, or from the environment if they are not

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -36,14 +35,7 @@ The job's id is in the first line of its log and on the builder's page, and
 			}
 			ctx, stop := untilInterrupted(command.Context())
 			defer stop()
-			code, err := buildclient.Watch(ctx, options, args[0])
-			if ctx.Err() != nil {
-				return &exitError{exitInterrupted, errors.New("the job continues; 'iglu-builder cancel " + args[0] + "' ends it")}
-			}
-			if err != nil || code != 0 {
-				return &exitError{code, err}
-			}
-			return nil
+			return ofJob(buildclient.Watch(ctx, options, args[0]))
 		},
 	}
 	addClientFlags(command.Flags(), &options)

@@ -89,7 +89,8 @@ func (o Options) refusal(u *url.URL, response *http.Response) error {
 	return fmt.Errorf("%s refuses: %s", u, termtext.Visible(strings.TrimSpace(string(text))))
 }
 
-// Detach sends a job that continues without its client. It returns the job's id and the whole answer.
+// Detach sends a job that continues without its client. It returns the job's id and the whole answer. Its error is an
+// Interrupted if ctx has ended before that.
 func Detach(ctx context.Context, o Options) (id string, answer []byte, err error) {
 	job := o.Job
 	if !o.NoColor {
@@ -98,11 +99,11 @@ func Detach(ctx context.Context, o Options) (id string, answer []byte, err error
 	err = o.untilTaken(ctx, func() error {
 		response, err := o.ask(ctx, http.MethodPost, api(o.URL, jobsPath), job)
 		if err != nil {
-			return err
+			return orInterrupted(ctx, err, notAnswered)
 		}
 		defer response.Body.Close()
 		if answer, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer)); err != nil {
-			return fmt.Errorf("read the builder's answer: %w", err)
+			return orInterrupted(ctx, fmt.Errorf("read the builder's answer: %w", err), notAnswered)
 		}
 		var taken struct {
 			ID string `json:"id"`

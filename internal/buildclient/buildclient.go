@@ -30,6 +30,18 @@ const ExitClient = 125
 // progressInterval is how often a client without a terminal prints the job's progress.
 const progressInterval = 30 * time.Second
 
+// An Interrupted is the error of a command that has ended because its context has. It says in a sentence what that
+// means for the job.
+type Interrupted string
+
+func (i Interrupted) Error() string { return string(i) }
+
+const (
+	notSent     Interrupted = "interrupted before the job was sent"
+	cancelled   Interrupted = "the job was cancelled"
+	notAnswered Interrupted = "interrupted before the builder answered; the job may have been started"
+)
+
 // Options are the job to send, the builder, and how to show the job.
 type Options struct {
 	URL   *url.URL // of the builder, as ParseAddress returns it
@@ -60,7 +72,8 @@ func (o Options) at(m schemas.Message) time.Time {
 }
 
 // Submit sends a job and shows it until the job or ctx has ended. It returns the build's exit code, or
-// ExitClient if there is none. Its error describes a failure that has not been shown yet.
+// ExitClient if there is none. Its error describes a failure that has not been shown yet. It is an Interrupted if ctx
+// has ended before the job.
 func Submit(ctx context.Context, o Options) (code int, err error) {
 	if o.showsColors() {
 		o.Job = withColors(o.Job)
@@ -86,7 +99,7 @@ func submitOnce(ctx context.Context, o Options) (code int, err error) {
 		return shown
 	})
 	if err != nil {
-		return ExitClient, err
+		return ExitClient, orInterrupted(ctx, err, notSent)
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() {
@@ -95,7 +108,7 @@ func submitOnce(ctx context.Context, o Options) (code int, err error) {
 		conn.Close()
 	})()
 	if err := conn.WriteMessage(websocket.TextMessage, o.Job); err != nil {
-		return ExitClient, fmt.Errorf("send the job: %w", err)
+		return ExitClient, orInterrupted(ctx, fmt.Errorf("send the job: %w", err), notSent)
 	}
 	defer ping(conn)()
 	var data []byte
@@ -109,10 +122,18 @@ func submitOnce(ctx context.Context, o Options) (code int, err error) {
 		case errors.Is(err, websocket.ErrReadLimit):
 			return nil, errTooLong
 		case err != nil:
-			return nil, fmt.Errorf("the builder ended the connection without a result: %w", err)
+			return nil, orInterrupted(ctx, fmt.Errorf("the builder ended the connection without a result: %w", err), cancelled)
 		}
 		return data, nil
 	}, v)
+}
+
+// orInterrupted returns what the end of ctx means for the job or, if ctx has not ended, err.
+func orInterrupted(ctx context.Context, err error, what Interrupted) error {
+	if ctx.Err() != nil {
+		return what
+	}
+	return err
 }
 
 var errTooLarge = errors.New("the job is larger than the builder accepts\nhint: its setting IGLU_MAX_REQUEST_BYTES is the limit")

@@ -39,13 +39,18 @@ var errTooLong = errors.New("the builder sent a message that is too long")
 // flush is called only before the client waits for more data: so a line is shown immediately, and a burst of
 // lines needs few writes.
 func dial(ctx context.Context, u *url.URL, token string, flush func() error) (*websocket.Conn, error) {
+	stop := func() bool { return true }
+	defer func() { stop() }()
 	dialer := websocket.Dialer{
 		Proxy:            http.ProxyFromEnvironment,
 		HandshakeTimeout: dialTimeout,
 		ReadBufferSize:   64 << 10,
 		Subprotocols:     []string{schemas.EventsProtocol},
-		NetDialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		NetDialContext: func(dialing context.Context, network, address string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(dialing, network, address)
+			if err == nil { // the library waits for the builder's answer even after ctx has ended
+				stop = context.AfterFunc(ctx, func() { conn.Close() })
+			}
 			return flushing{conn, flush}, err
 		},
 	}
