@@ -22,13 +22,17 @@ import (
 const maxAnswer = 1 << 20
 
 // httpClient has no time limit for a whole answer: that with a job's messages takes as long as the job.
-var httpClient = &http.Client{Transport: &http.Transport{
-	Proxy:                 http.ProxyFromEnvironment,
-	ResponseHeaderTimeout: dialTimeout,
-	TLSHandshakeTimeout:   dialTimeout,
-	DisableKeepAlives:     true,
-	DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
-}}
+var httpClient = &http.Client{
+	Transport: &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		ResponseHeaderTimeout: dialTimeout,
+		TLSHandshakeTimeout:   dialTimeout,
+		DisableKeepAlives:     true,
+		DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
+	},
+	// A redirect would make a GET of the POST with a job. WebSockets do not follow redirects either.
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
 
 // jobsPath is the path of the jobs in the builder's API.
 const jobsPath = "/api/v1/jobs"
@@ -83,8 +87,8 @@ func (o Options) refusal(u *url.URL, response *http.Response) error {
 		return errors.New(sentences(&said))
 	case u.Path == api(o.URL, jobsPath).Path && (response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed):
 		return fmt.Errorf("%s is not a builder that accepts jobs without a connection: it answers %s", u, termtext.Visible(response.Status))
-	case !strings.HasPrefix(response.Header.Get("Content-Type"), "text/plain"): // not a builder's sentence
-		return notBuilder(u, response.Status, text)
+	case response.StatusCode < 400 || !strings.HasPrefix(response.Header.Get("Content-Type"), "text/plain"): // not a builder's sentence
+		return notBuilder(u, response, text)
 	}
 	return fmt.Errorf("%s refuses: %s", u, termtext.Visible(strings.TrimSpace(string(text))))
 }

@@ -92,12 +92,15 @@ func notConnected(u *url.URL, err error) error {
 
 // notBuilder returns the error if a server answers what a builder does not answer. text is its answer, or the
 // beginning.
-func notBuilder(u *url.URL, status string, text []byte) error {
+func notBuilder(u *url.URL, response *http.Response, text []byte) error {
 	hint := ""
 	if bytes.Contains(text, []byte("HTTP request to an HTTPS server")) { // as servers in Go say it
 		hint = "\nhint: the server speaks TLS: its address begins with https:// or wss://"
 	}
-	return fmt.Errorf("%s is not a builder: it answers %s%s", u, termtext.Visible(status), hint)
+	if to, err := response.Location(); err == nil {
+		hint = "\nhint: it redirects to " + termtext.Visible(to.Scheme+"://"+to.Host) + ": if the builder is there, give that address"
+	}
+	return fmt.Errorf("%s is not a builder: it answers %s%s", u, termtext.Visible(response.Status), hint)
 }
 
 // unauthorized returns the error if a builder has not accepted the token.
@@ -115,7 +118,7 @@ func rejected(u *url.URL, response *http.Response) error {
 	if response.StatusCode == http.StatusForbidden { // the body is the reason
 		return fmt.Errorf("%s refuses: %s", u, termtext.Visible(strings.TrimSpace(string(text))))
 	}
-	return notBuilder(u, response.Status, text)
+	return notBuilder(u, response, text)
 }
 
 // readMessage appends the next message to buf.
