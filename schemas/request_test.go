@@ -229,7 +229,7 @@ func repositoryJobs() []acceptedJob {
 	for _, repository := range []string{
 		"https://github.com/iglu-sh/builder", "https://canary.example/a/b/c.git", "http://127.0.0.1:8080/r", "http://[::1]:8080/r",
 		"ssh://canary.example/r", "ssh://git@canary.example:2222/~user/r.git", "git://canary.example/r",
-		"git@github.com:iglu-sh/builder.git", "git@canary.example:/absolute/r", "first.last@canary.example:r",
+		"git@github.com:iglu-sh/builder.git", "git@canary.example:/absolute/r", "first.last@canary.example:r", "git@canary_git_1:r",
 	} {
 		jobs = append(jobs, acceptedJob{"repository " + repository, jobWith(edits{"git.repository": repository}),
 			func(r *Request) { r.Git.Repository = repository }})

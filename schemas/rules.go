@@ -205,8 +205,9 @@ func (c checker) checkGit(g *Git) {
 	}
 }
 
-// scpForm matches git's short form of an ssh URL. Neither part can begin with -, like an option.
-var scpForm = lazyregexp.New(`^[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^:].*$`)
+// scpForm matches git's short form of an ssh URL. Neither part can begin with -, like an option. Docker's own names of
+// hosts have underscores.
+var scpForm = lazyregexp.New(`^[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9_][A-Za-z0-9._-]*:[^:].*$`)
 
 // hostName matches a name or address of a host that has no special meaning for a shell, for ssh or in ssh's
 // configuration.
