@@ -137,6 +137,7 @@ func TestWhereJSONIsWrong(t *testing.T) {
 		"{\n\"a\": 1,\n \"a\": 2}":      "line 3, column 4: the second property of this name in one object",
 		"{\"a\": \"\xff\"}":             "line 1, column 8: not UTF-8",
 		"\xff":                          "line 1, column 1: not UTF-8",
+		"\ufeff{}":                      "line 1, column 1: a byte order mark is before the JSON; save the text as UTF-8 without one",
 		"{\"a\": [1, {\"b\": 1,\"b\":}": "line 1, column 23: invalid character '}' looking for beginning of value",
 	} {
 		got := refusal(t, data)

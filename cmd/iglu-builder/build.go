@@ -122,9 +122,11 @@ func readJob(args []string, flags *buildclient.JobFlags, stdin io.Reader) ([]byt
 	case flags.Given():
 		return nil, errors.New("a file and flags both describe a job\nhint: use only one of them")
 	case args[0] == "-":
-		return io.ReadAll(stdin)
+		text, err := io.ReadAll(stdin)
+		return buildclient.WithoutMark(text), err
 	}
-	return os.ReadFile(args[0])
+	text, err := os.ReadFile(args[0])
+	return buildclient.WithoutMark(text), err
 }
 
 // detachJob sends a job and prints its id or, with the option JSON, the builder's whole answer.

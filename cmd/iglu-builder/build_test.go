@@ -7,6 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -60,6 +63,33 @@ func TestBuilderOfCommand(t *testing.T) {
 				t.Errorf("exit code %d, %s\nwant %s", code, &stderr, test.want)
 			}
 		})
+	}
+}
+
+// TestJobWithMark sends a job's file as editors of Windows save it: with a byte order mark, which JSON cannot have.
+func TestJobWithMark(t *testing.T) {
+	const job = `{"git":{"noClone":true}}`
+	file := filepath.Join(t.TempDir(), "job.json")
+	if err := os.WriteFile(file, []byte("\ufeff"+job), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	builder := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, _ := io.ReadAll(r.Body)
+		got = append(got, string(text))
+		w.WriteHeader(http.StatusAccepted)
+		io.WriteString(w, `{"id":"abc"}`)
+	}))
+	defer builder.Close()
+	t.Setenv("NO_COLOR", "1") // else the client asks for colours
+	for _, name := range []string{file, "-"} {
+		var stdout, stderr bytes.Buffer
+		if code := run(t.Context(), []string{"build", "--url", builder.URL, "--detach", name}, strings.NewReader("\ufeff"+job), &stdout, &stderr); code != 0 {
+			t.Errorf("%s: exit code %d, %s", name, code, &stderr)
+		}
+	}
+	if want := []string{job, job}; !slices.Equal(got, want) {
+		t.Errorf("the builder got %q", got)
 	}
 }
 
