@@ -51,7 +51,7 @@ shows its log, and 'iglu-builder cancel' ends it.`,
   IGLU_URL=builder:3000 iglu-builder build examples/hello/job.json
   iglu-builder build --json - < job.json | jq .event
   iglu-builder build --wait --detach examples/hello/job.json`,
-		Args: cobra.MaximumNArgs(1),
+		Args: arguments(0, 1, "", "give one file with a job, or flags; a command with spaces is put into quotes"),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp

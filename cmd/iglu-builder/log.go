@@ -21,7 +21,7 @@ the hash before the name in its store path.`,
   iglu-builder log --follow 2k5q3xn7plkugqbsfzu5x36zqa
   iglu-builder log --url builder:3000 2k5q3xn7plkugqbsfzu5x36zqa hello-2.12`,
 		Args: func(command *cobra.Command, args []string) error {
-			if err := cobra.RangeArgs(1, 2)(command, args); err != nil {
+			if err := arguments(1, 2, giveJob, "give the id of one job, and one derivation")(command, args); err != nil {
 				return err
 			}
 			return checkJobID(args[0])

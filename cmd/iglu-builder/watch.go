@@ -66,11 +66,13 @@ seconds. If the job does not exist or has ended, it exits with 125 and a sentenc
 	return command
 }
 
+const giveJob = "give the id of a job"
+
 var jobID = lazyregexp.New(`^[a-z0-9]+$`)
 
 // exactlyOneJob returns an error unless the only argument is a job's id.
 func exactlyOneJob(command *cobra.Command, args []string) error {
-	if err := cobra.ExactArgs(1)(command, args); err != nil {
+	if err := arguments(1, 1, giveJob, "give the id of one job")(command, args); err != nil {
 		return err
 	}
 	return checkJobID(args[0])
