@@ -123,7 +123,7 @@ func showHelp(help *cobra.Command, args []string) error {
 // commands returns the program's commands, without those that the library adds.
 func commands() []*cobra.Command {
 	return []*cobra.Command{
-		serveCommand(), buildCommand(), watchCommand(), cancelCommand(), logCommand(), jobCommand(), cleanupCommand(),
+		serveCommand(), buildCommand(), watchCommand(), cancelCommand(), jobsCommand(), logCommand(), jobCommand(), cleanupCommand(),
 		storesCommand(), agentCommand(), healthcheckCommand(), versionCommand(),
 	}
 }
@@ -135,7 +135,7 @@ const exitUsage = 2
 // container engine.
 func usageCode(command *cobra.Command) int {
 	switch command.Name() {
-	case "build", "watch", "cancel", "log":
+	case "build", "watch", "cancel", "jobs", "log":
 		return buildclient.ExitClient
 	case "healthcheck", "check":
 		return exitUnhealthy

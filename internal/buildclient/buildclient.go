@@ -39,7 +39,7 @@ func (i Interrupted) Error() string { return string(i) }
 const (
 	notSent     Interrupted = "interrupted before the job was sent"
 	cancelled   Interrupted = "the job was cancelled"
-	notAnswered Interrupted = "interrupted before the builder answered; the job may have been started"
+	notAnswered Interrupted = "interrupted before the builder answered; the job may have been started: 'iglu-builder jobs' lists the builder's jobs"
 )
 
 // Options are the job to send, the builder, and how to show the job.
