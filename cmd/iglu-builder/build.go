@@ -65,6 +65,7 @@ shows its log, and 'iglu-builder cancel' ends it.`,
 			if options.Job, err = readJob(args, &job, command.InOrStdin()); err != nil {
 				return &exitError{buildclient.ExitClient, err}
 			}
+			options.FromFlags = len(args) == 0
 			ctx, stop := untilInterrupted(command.Context())
 			defer stop()
 			send := buildclient.Submit

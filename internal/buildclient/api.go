@@ -84,6 +84,7 @@ func (o Options) refusal(u *url.URL, response *http.Response) error {
 	case response.StatusCode == http.StatusRequestEntityTooLarge:
 		return errTooLarge
 	case said.Error != "":
+		o.addFlagNames(&said)
 		return errors.New(sentences(&said))
 	case u.Path == api(o.URL, jobsPath).Path && (response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed):
 		return fmt.Errorf("%s is not a builder that accepts jobs without a connection: it answers %s", u, termtext.Visible(response.Status))

@@ -47,6 +47,8 @@ type Options struct {
 	URL   *url.URL // of the builder, as ParseAddress returns it
 	Token string   // the builder's; empty: none
 	Job   []byte   // the message to send; a request for colours is added if they are shown
+	// FromFlags is true if flags describe the job: sentences about it then have their names.
+	FromFlags bool
 	// Wait sends the job again until the builder has a free slot for it.
 	Wait bool
 
@@ -112,7 +114,7 @@ func submitOnce(ctx context.Context, o Options) (code int, err error) {
 	}
 	defer ping(conn)()
 	var data []byte
-	return show(func() ([]byte, error) {
+	return show(o, func() ([]byte, error) {
 		data, err = readMessage(conn, data[:0])
 		switch {
 		case shown != nil:
@@ -145,9 +147,9 @@ func endView(v view, code *int, err *error) {
 	}
 }
 
-// show shows a job's messages up to the last. next returns the next message, which is valid until the next
+// show shows a job's messages up to the last, in a view of o. next returns the next message, which is valid until the next
 // call.
-func show(next func() ([]byte, error), v view) (code int, err error) {
+func show(o Options, next func() ([]byte, error), v view) (code int, err error) {
 	for {
 		data, err := next()
 		if err != nil {
@@ -168,6 +170,9 @@ func show(next func() ([]byte, error), v view) (code int, err error) {
 		case m.Line != nil:
 			v.line(data, m.Line)
 			continue
+		}
+		if m.Response != nil {
+			o.addFlagNames(m.Response)
 		}
 		v.message(data, m)
 		if m.Response == nil {
@@ -200,6 +205,13 @@ func resultOf(r *schemas.Response) (code int, why error, last bool) {
 		return 0, nil, true
 	}
 	return 0, nil, false
+}
+
+// addFlagNames replaces the names of properties in a message by those of the flags that describe the job.
+func (o Options) addFlagNames(r *schemas.Response) {
+	if o.FromFlags {
+		r.Msg = withFlagNames(r.Msg)
+	}
 }
 
 // sentences returns the texts of a message, safe to print on a terminal.

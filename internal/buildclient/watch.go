@@ -29,7 +29,7 @@ func Watch(ctx context.Context, o Options, job string) (code int, err error) {
 	defer endView(v, &code, &err)
 	s := &stream{o: o, job: job, flush: v.flush}
 	defer s.close()
-	return show(func() ([]byte, error) {
+	return show(o, func() ([]byte, error) {
 		message, err := s.next(ctx)
 		if err != nil {
 			err = orInterrupted(ctx, err, Interrupted("the job was not cancelled; if it is still running, 'iglu-builder cancel "+job+"' ends it"))
