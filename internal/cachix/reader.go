@@ -22,13 +22,28 @@ func (r *reader) verifying(p Path) string { return "read back " + p.Name() + " f
 
 // verify makes one attempt at Client.Verify.
 func (r *reader) verify(ctx context.Context, p Path, pushed Pushed, keys []ed25519.PublicKey) error {
+	return r.check(ctx, p, func(fields narInfoFields) error { return fields.compare(p, pushed, keys) })
+}
+
+// has makes one attempt at Client.Has.
+func (r *reader) has(ctx context.Context, p Path, keys []ed25519.PublicKey) error {
+	return r.check(ctx, p, func(fields narInfoFields) error {
+		if len(keys) > 0 { // else nothing shows that the cache's narinfo is right
+			p = fields.ofItsBuild(p)
+		}
+		return fields.compare(p, Pushed{}, keys)
+	})
+}
+
+// check reads the narinfo of a path, and checks it and that the archive exists.
+func (r *reader) check(ctx context.Context, p Path, compare func(fields narInfoFields) error) error {
 	text, err := r.narInfo(ctx, p)
 	if err != nil {
 		return err
 	}
 	fields, err := parseNarInfo(text)
 	if err == nil {
-		err = fields.compare(p, pushed, keys)
+		err = compare(fields)
 	}
 	if err != nil {
 		return &Error{Kind: NotAsPushed, Doing: r.verifying(p), Cache: r.transport.shown, Detail: r.transport.excerpt([]byte(err.Error()))}
