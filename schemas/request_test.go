@@ -352,6 +352,20 @@ func TestRepositoryIsNormalized(t *testing.T) {
 	}
 }
 
+// Nix compares the hosts of tokens with those of inputs, which are in small letters. What follows a host is a path.
+func TestTokenHostsAreNormalized(t *testing.T) {
+	job := `{"git":{"noClone":true},"buildOptions":{"command":"nix build","cachix":{"push":false}},` +
+		`"nix":{"accessTokens":{"GitHub.com":"one","Git.Example.com:8443/Group":"two","gitlab.com":"three","GitLab.com":"four"}}}`
+	r, _, err := ParseRequest([]byte(job), allowedCommands)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"github.com": "one", "git.example.com:8443/Group": "two", "gitlab.com": "three"}
+	if diff := cmp.Diff(want, r.Nix.AccessTokens); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // A command is compared with the given list, whatever it contains.
 func TestAllowedCommands(t *testing.T) {
 	job := []byte(jobWith(edits{"buildOptions.command": "make canary"}))

@@ -3,6 +3,7 @@ package schemas
 import (
 	"crypto/ed25519"
 	"encoding/base64"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 // normalize makes equivalent requests equal.
 func (r *Request) normalize() {
+	r.Nix.AccessTokens = withPlainHosts(r.Nix.AccessTokens)
 	if scpForm().MatchString(r.Git.Repository) {
 		r.Git.Repository = withPlainHost(r.Git.Repository, ":")
 		return
@@ -49,6 +51,22 @@ func withPlainHost(address, end string) string {
 	host, _, _ := strings.Cut(address, end)
 	at := strings.LastIndexByte(host, '@') + 1
 	return address[:at] + strings.ToLower(host[at:]) + address[len(host):]
+}
+
+// withPlainHosts returns access tokens with their hosts in small letters: Nix compares them with those of inputs, and
+// does not ignore the case. A token for a host that is written so already has precedence.
+func withPlainHosts(tokens map[string]string) map[string]string {
+	if len(tokens) == 0 {
+		return tokens
+	}
+	plain := make(map[string]string, len(tokens))
+	for _, at := range slices.Sorted(maps.Keys(tokens)) {
+		lower := withPlainHost(at, "/")
+		if _, is := tokens[lower]; !is || lower == at {
+			plain[lower] = tokens[at]
+		}
+	}
+	return plain
 }
 
 // A checker checks a job against the rules that a schema cannot express, and adds broken rules to a Refusal.

@@ -45,6 +45,7 @@ func TestBuilderOfCommand(t *testing.T) {
 		{"variables", address, good, nil, "refuses: /api/v1/build Bearer " + fixture.GoodToken},
 		{"flags", "", "", []string{"--url", address, "--token-file", good}, "refuses: /api/v1/build Bearer " + fixture.GoodToken},
 		{"flags before variables", "ftp://x", good, []string{"--url", address, "--token-file", fixture.TokenFile(t, other)}, "refuses: /api/v1/build Bearer " + other},
+		{"token with a byte order mark", address, fixture.TokenFile(t, "\ufeff"+fixture.GoodToken+"\r\n"), nil, "refuses: /api/v1/build Bearer " + fixture.GoodToken},
 		{"no token", address, "", nil, "refuses: /api/v1/build\n"},
 		{"no token, as the flag says", address, good, []string{"--token-file="}, "refuses: /api/v1/build\n"},
 		{"bad variable", "builder", "", nil, `IGLU_URL: "builder"` + notAnAddress},
