@@ -118,7 +118,7 @@ func submitOnce(ctx context.Context, o Options) (code int, err error) {
 		data, err = readMessage(conn, data[:0])
 		switch {
 		case shown != nil:
-			return nil, shown
+			return nil, orInterrupted(ctx, shown, cancelled)
 		case websocket.IsCloseError(err, websocket.CloseMessageTooBig):
 			return nil, errTooLarge
 		case errors.Is(err, websocket.ErrReadLimit):
