@@ -139,7 +139,7 @@ func (s *screen) rows(verdict *schemas.VerdictEvent, succeeded bool) (rows [][2]
 	switch {
 	case results.Get != "":
 		add("get it", termtext.Visible(results.Get))
-	case s.target.target == "":
+	case s.target.target == "" || s.progress.results != nil: // nothing is pushed, or the builder knows no results
 	case len(s.results) > 0:
 		add("get it", cachix.GetCommand(s.target.target, s.target.keys(), s.results))
 	default:
