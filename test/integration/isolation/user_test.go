@@ -68,19 +68,21 @@ func commandsOfUser(t *testing.T, e *fixture.Engine) {
 		return name
 	}
 	public, private, ssh := publish(g.Public+"/hello"), publish(g.Private+"/hello"), publish(g.SSH+"/hello")
-	for _, test := range []struct {
+	tests := []struct {
 		name string
 		job  fixture.Job
 		line string
 	}{
 		{"run", fixture.Build(g.Public+"/"+public, "nix run"), "the program runs as 30100"},
-		{"shell", fixture.Build(g.Public+"/"+public, "nix shell -c program"), "the program runs as 30100"},
 		{"flake check", fixture.Build(g.Public+"/"+public, "nix flake check -L"), "the check runs"},
-		{"remote input", fixture.Build(g.Public+"/"+public, "nix build -L .#hello"), fixture.Hello},
 		{"fetchGit", fixture.Build(g.Public+"/"+public, "nix-build"), "fetched "},
-		{"private input over http", g.WithKey(fixture.Build(g.Private+"/"+private, "nix build -L .#hello"), fixture.GitPassword), fixture.Hello},
 		{"private input over ssh", g.WithKey(fixture.Build(g.SSH+"/"+ssh, "nix build -L .#hello"), g.Key), fixture.Hello},
-	} {
+		// In the long suite also:
+		{"shell", fixture.Build(g.Public+"/"+public, "nix shell -c program"), "the program runs as 30100"},
+		{"remote input", fixture.Build(g.Public+"/"+public, "nix build -L .#hello"), fixture.Hello},
+		{"private input over http", g.WithKey(fixture.Build(g.Private+"/"+private, "nix build -L .#hello"), fixture.GitPassword), fixture.Hello},
+	}
+	for _, test := range tests[:fixture.Size(4, len(tests))] {
 		t.Run(test.name, func(t *testing.T) {
 			got := fixture.Do(t, s, test.job)
 			fixture.WantExit(t, got, 0)

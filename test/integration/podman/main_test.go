@@ -9,4 +9,4 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-func TestMain(m *testing.M) { os.Exit(fixture.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(fixture.MainOnPodman(m)) }

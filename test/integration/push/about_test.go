@@ -84,15 +84,15 @@ nix eval --raw .#default; echo; nix eval --raw .#default.drvPath; echo'`))
 	var caches []*fixture.BinaryCache
 	commands := []struct{ name, command, want string }{
 		{"build --no-link", "nix build --no-link", "program tool"},
-		{"build --json", "nix build --no-link --json", "program tool"},
 		{"one output", "nix build --no-link .#many^dev", "many many-dev many-doc tool"},
 		{"nix-build", "nix-build --no-out-link", "other program tool"},
 		{"flake check", "nix flake check", "check many many-dev many-doc other program tool"},
-		{"run", "nix run", "program tool"},
 		{"develop", "nix develop -c true", "shell-env tool"},
-		{"path", "nix build --no-link " + result, "program"},
 		{"derivation", "nix build --no-link " + drv + "^*", "program tool"},
 		// In the long suite also:
+		{"build --json", "nix build --no-link --json", "program tool"},
+		{"run", "nix run", "program tool"},
+		{"path", "nix build --no-link " + result, "program"},
 		{"build", "nix build", "program tool"},
 		{"build --profile", "nix build --no-link --profile /tmp/profile", "program tool"},
 		{"build -o", "nix build -o /tmp/of/mine/x", "program tool"},
@@ -104,7 +104,7 @@ nix eval --raw .#default; echo; nix eval --raw .#default.drvPath; echo'`))
 		{"instantiated", "env nix-instantiate", "other program tool"},
 		{"in the background", "sh -c 'nix build --no-link & wait; sleep 1000 &'", "program tool"},
 	}
-	for _, test := range commands[:fixture.Size(9, len(commands))] {
+	for _, test := range commands[:fixture.Size(6, len(commands))] {
 		t.Run(test.name, func(t *testing.T) {
 			c := fixture.NewCache(all)
 			caches = append(caches, c)
@@ -188,27 +188,33 @@ func aboutAfterFailure(t *testing.T, e *fixture.Engine) {
 		client.WaitFor(`"begun"`)
 		return client
 	}
-	for name, first := range map[string]func(t *testing.T, c *fixture.BinaryCache, build string){
-		"refused": func(t *testing.T, c *fixture.BinaryCache, build string) {
-			c.Misbehave(devcache.On("POST", fixture.UploadBegin, devcache.Answer(403, "no")))
-			fixture.WantUnpushed(t, fixture.Do(t, s, c.Pushing(fixture.Command("sh -c '"+build+"'"))), "does not accept the API key")
-		},
-		"cancelled": func(t *testing.T, c *fixture.BinaryCache, build string) {
+	failures := []struct {
+		name  string
+		first func(t *testing.T, c *fixture.BinaryCache, build string)
+	}{
+		{"cancelled", func(t *testing.T, c *fixture.BinaryCache, build string) {
 			client := begun(t, c, build)
 			client.Conn.Close()
 			fixture.WantFree(t, s)
-		},
-		"killed": func(t *testing.T, c *fixture.BinaryCache, build string) {
+		}},
+		// In the long suite also:
+		{"refused", func(t *testing.T, c *fixture.BinaryCache, build string) {
+			c.Misbehave(devcache.On("POST", fixture.UploadBegin, devcache.Answer(403, "no")))
+			fixture.WantUnpushed(t, fixture.Do(t, s, c.Pushing(fixture.Command("sh -c '"+build+"'"))), "does not accept the API key")
+		}},
+		{"killed", func(t *testing.T, c *fixture.BinaryCache, build string) {
 			client := begun(t, c, build)
 			e.Docker(t, "kill", s.Containers()[0])
 			client.Finish()
-		},
-	} {
+		}},
+	}
+	for _, failure := range failures[:fixture.Size(1, len(failures))] {
+		name := failure.name
 		t.Run(name, func(t *testing.T) {
 			build := fmt.Sprintf(`nix build --no-link --impure --expr "let d = name: script: derivation { inherit name; system = builtins.currentSystem; builder = \"/bin/sh\"; `+
 				`args = [ \"-c\" script ]; }; needed = d \"needed-%[1]s\" \"echo > \$out\"; in d \"top-%[1]s\" \": \${needed}; echo > \$out\""`, name)
 			c := fixture.NewCache(t)
-			first(t, c, build)
+			failure.first(t, c, build)
 			c.Misbehave()
 			fixture.WantNames(t, c, nil)
 			next := fixture.Do(t, s, c.Pushing(fixture.Command("sh -c '"+build+"'")))

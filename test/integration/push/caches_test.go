@@ -5,6 +5,7 @@ package push
 import (
 	"testing"
 
+	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/test/kit/devcache"
 	"iglu.sh/builder/test/kit/fixture"
 )
@@ -22,9 +23,9 @@ func eachCache(t *testing.T, test func(t *testing.T, kind devcache.Kind)) {
 // TestPushToEachCache pushes twice to each kind of cache. The second time, nothing is uploaded.
 func TestPushToEachCache(t *testing.T) {
 	t.Parallel()
+	s := fixture.ServerWith(t, func(s *server.Settings) { s.MaxJobs = len(devcache.Kinds()) })
 	eachCache(t, func(t *testing.T, kind devcache.Kind) {
 		c := fixture.NewMortalCache(t, kind)
-		s := fixture.OwnServer(t)
 		first := fixture.Do(t, s, c.Pushing(fixture.SmallJob()))
 		fixture.WantExit(t, first, 0)
 		fixture.WantTotal(t, first, 2, 0, 0)

@@ -52,13 +52,14 @@ func preflight(t *testing.T, e *fixture.Engine) {
 			j.BuildOptions.Cachix.SigningKey = base64.StdEncoding.EncodeToString(otherKey)
 		}, config, "give the private half of " + fixture.PublicKey(t)},
 	}
+	srv := e.Server(t, func(s *server.Settings) { s.MaxJobs = len(tests) })
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			c := fixture.NewCache(t)
 			j := c.Pushing(fixture.SmallJob())
 			test.change(c, &j)
-			got := fixture.Do(t, e.Server(t, func(*server.Settings) {}), j)
+			got := fixture.Do(t, srv, j)
 			fixture.WantExit(t, got, test.code)
 			fixture.WantLine(t, got, "iglu: nothing could be pushed, so nothing is built: ")
 			fixture.WantLine(t, got, test.line)
@@ -84,12 +85,13 @@ func warnings(t *testing.T, e *fixture.Engine) {
 			"the cache says that the API key may only read"},
 		{"not readable", devcache.On("GET", "/default/*", devcache.Answer(200, "OK")), "warning: the cache cannot be read from here: what is pushed will not be checked"},
 	}
+	srv := e.Server(t, func(s *server.Settings) { s.MaxJobs = len(tests) })
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			c := fixture.NewCache(t)
 			c.Misbehave(test.fault)
-			got := fixture.Do(t, e.Server(t, func(*server.Settings) {}), c.Pushing(fixture.SmallJob()))
+			got := fixture.Do(t, srv, c.Pushing(fixture.SmallJob()))
 			fixture.WantExit(t, got, 0)
 			fixture.WantLine(t, got, test.line)
 			fixture.WantNames(t, c, fixture.BothNames)

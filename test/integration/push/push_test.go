@@ -17,7 +17,7 @@ import (
 	"iglu.sh/builder/test/kit/fixture"
 )
 
-// closureNix is a package of 60 paths. Each refers to the next, and the last has every kind of file.
+// closureNix is a package of closureOf paths. Each refers to the next, and the last has every kind of file.
 const closureNix = `
 let
   d = name: script: derivation {
@@ -44,7 +44,7 @@ let
     echo "$out" > $out/self
   '';
   link = n: if n == 0 then kinds else d "link-${toString n}" "echo ${link (n - 1)} > $out; echo made ${toString n}";
-  last = link 58;
+  last = link LINKS;
 in
 d "last" "mkdir $out; ln -s ${kinds}/bin/run $out/run; echo ${last} > $out/refers"
 `
@@ -53,11 +53,11 @@ d "last" "mkdir $out; ln -s ${kinds}/bin/run $out/run; echo ${last} > $out/refer
 var largeFile = strconv.Itoa(fixture.Size(20_000_000, 200_000_000))
 
 // closureOf is the number of paths in the closure of closureNix.
-const closureOf = 60
+var closureOf = fixture.Size(12, 60)
 
 var publishClosure = sync.OnceValue(func() error {
 	return fixture.Env.Git.Commit("closure", "main", map[string]string{
-		"default.nix": strings.Replace(closureNix, "LARGE", largeFile, 1)})
+		"default.nix": strings.NewReplacer("LARGE", largeFile, "LINKS", strconv.Itoa(closureOf-2)).Replace(closureNix)})
 })
 
 func closureRepository(t *testing.T) string {
@@ -188,17 +188,19 @@ func TestPrinted(t *testing.T) { fixture.OnEngines(t, printed) }
 func printed(t *testing.T, e *fixture.Engine) {
 	s := e.Server(t, func(*server.Settings) {})
 	much := fixture.Size(20_000, 200_000)
-	for _, test := range []struct {
+	tests := []struct {
 		name, script string
 		pushed       int
 	}{
-		{"a path", "nix-store --add /etc/nix", 1},
-		{"without a line end", "printf %s $(nix-store --add /etc/nix)", 1},
-		{"by one that has not ended", "nix-store --add /etc/nix; sleep 1000 &", 1},
-		{"as standard error", "nix-store --add /etc/nix >&2", 0},
-		{"no path", `printf "/nix/store/%s-a\n" 00000000000000000000000000000000`, 0},
 		{"much", fmt.Sprintf("seq %d; nix-store --add /etc/nix; seq %d", much, much), 1},
-	} {
+		{"without a line end", "printf %s $(nix-store --add /etc/nix)", 1},
+		{"as standard error", "nix-store --add /etc/nix >&2", 0},
+		// In the long suite also:
+		{"a path", "nix-store --add /etc/nix", 1},
+		{"by one that has not ended", "nix-store --add /etc/nix; sleep 1000 &", 1},
+		{"no path", `printf "/nix/store/%s-a\n" 00000000000000000000000000000000`, 0},
+	}
+	for _, test := range tests[:fixture.Size(3, len(tests))] {
 		if e.IsPodman() && test.name == "much" {
 			continue // other tests print as much on that engine
 		}

@@ -36,19 +36,20 @@ func sources(t *testing.T, e *fixture.Engine) {
 		job  fixture.Job
 		line string
 	}{
-		{"http", fixture.Build(g.Public+"/hello", flake), fixture.Hello},
 		{"http with credentials", g.WithKey(fixture.Build(g.Private+"/hello", flake), fixture.GitPassword), fixture.Hello},
-		{"http with the user in the URL", byUser, fixture.Hello},
 		{"http as the default user", defaultUser, fixture.Hello},
 		{"ssh", g.WithKey(fixture.Build(g.SSH+"/hello", flake), g.Key), fixture.Hello},
-		{"ssh with a key that went through a form", windowsKey, fixture.Hello},
 		{"branch", side, "side"},
-		{"flake reference", fixture.Command(flake + " git+" + g.Public + "/hello"), fixture.Hello},
 		{"private flake reference", private, fixture.Hello},
 		{"1,000 files", fixture.Build(g.Public+"/many", "nix-build"), "counted 1000 files"},
 		{"quotes", fixture.Command(`nix eval --raw --expr '"it'\''s " + "\"fine\""'`), `it's "fine"`},
+		// In the long suite also:
+		{"http", fixture.Build(g.Public+"/hello", flake), fixture.Hello},
+		{"http with the user in the URL", byUser, fixture.Hello},
+		{"ssh with a key that went through a form", windowsKey, fixture.Hello},
+		{"flake reference", fixture.Command(flake + " git+" + g.Public + "/hello"), fixture.Hello},
 	}
-	for _, test := range tests {
+	for _, test := range tests[:fixture.Size(7, len(tests))] {
 		t.Run(test.name, func(t *testing.T) {
 			got := fixture.Do(t, s, test.job)
 			fixture.WantExit(t, got, 0)
@@ -87,22 +88,23 @@ func failures(t *testing.T, e *fixture.Engine) {
 		reason, line string // texts that they must contain
 	}{
 		{"wrong password", g.WithKey(fixture.Build(g.Private+"/hello", "nix build"), "not-the-password"), 128, "Authentication failed", ""},
-		{"no password", fixture.Build(g.Private+"/hello", "nix build"), 128, "could not read Username", ""},
-		{"unreadable private key", g.WithKey(fixture.Build(g.SSH+"/hello", "nix build"), otherKey), 78, "cannot be read", ""},
 		{"no private key", sshNoKey, 128, "Permission denied", ""},
 		{"password for ssh", sshPassword, 78, "gitKey is not a private key", ""},
-		{"private key for http", g.WithKey(fixture.Build(g.Private+"/hello", "nix build"), g.Key), 78, "not reached by ssh", ""},
 		{"no such branch", noBranch, 128, "has no branch and no tag no-such-branch; these branches are there: main, side", ""},
-		{"branch like an option", optionBranch, 128, "has no branch and no tag --upload-pack", ""},
-		{"no such repository", fixture.Build(g.Public+"/nothing", "nix build"), 128, "not found", ""},
-		{"no such host", fixture.Build("http://no-such-host.invalid/hello", "nix build"), 128, "Could not resolve host", ""},
 		{"unreachable host", fixture.Build("http://127.0.0.1:1/hello", "nix build"), 128, "Failed to connect", ""},
 		{"redirect to another host", g.WithKey(fixture.Build(elsewhere+"/hello", "nix build"), fixture.GitPassword), 128, "could not read Username", "git asks for credentials of another host than the repository's; it gets none"},
 		{"failing nix build", fixture.Build(g.Public+"/failing", "nix build -f default.nix"), 1, "about to fail", ""},
+		// In the long suite also:
+		{"no password", fixture.Build(g.Private+"/hello", "nix build"), 128, "could not read Username", ""},
+		{"unreadable private key", g.WithKey(fixture.Build(g.SSH+"/hello", "nix build"), otherKey), 78, "cannot be read", ""},
+		{"private key for http", g.WithKey(fixture.Build(g.Private+"/hello", "nix build"), g.Key), 78, "not reached by ssh", ""},
+		{"branch like an option", optionBranch, 128, "has no branch and no tag --upload-pack", ""},
+		{"no such repository", fixture.Build(g.Public+"/nothing", "nix build"), 128, "not found", ""},
+		{"no such host", fixture.Build("http://no-such-host.invalid/hello", "nix build"), 128, "Could not resolve host", ""},
 		{"failing nix-build", fixture.Build(g.Public+"/failing", "nix-build"), 1, "about to fail", ""}, // of root, 100
 		{"no flake", fixture.Command("nix build"), 1, "flake.nix", ""},
 	}
-	for _, test := range tests {
+	for _, test := range tests[:fixture.Size(7, len(tests))] {
 		t.Run(test.name, func(t *testing.T) {
 			got := fixture.Do(t, s, test.job)
 			fixture.WantExit(t, got, test.code)

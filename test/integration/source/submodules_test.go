@@ -38,22 +38,24 @@ func submodules(t *testing.T, e *fixture.Engine) {
 	module := func(path, url string) string {
 		return fmt.Sprintf("[submodule %q]\n\tpath = %s\n\turl = %s\n", path, path, url)
 	}
-	for _, test := range []struct {
+	tests := []struct {
 		name, modules string
 		paths         []string
 		lines         []string
 		command       string
 	}{
-		{"beside it", module("good", "../hello"), []string{"good"}, []string{"A package that needs nothing"}, "env cat good/flake.nix"},
 		{"in a flake", module("good", "../hello"), []string{"good"}, []string{"seen: A package"}, `sh -c 'echo "seen: $(nix eval --raw .?submodules=1#seen)"'`},
-		{"over ssh, with a token", module("good", "git@"+private.Hostname()+":hello"), []string{"good"}, []string{"A package that needs nothing"}, "env cat good/flake.nix"},
 		{"over ssh, with a token, long", module("good", "ssh://"+private.Hostname()+"/hello"), []string{"good"}, []string{"A package that needs nothing"}, "env cat good/flake.nix"},
 		{"some cannot be had", module("bad", "../nothing") + module("good", "../hello"), []string{"bad", "good"},
 			[]string{"iglu: warning: the submodule bad could not be fetched", "A package that needs nothing"}, "env cat good/flake.nix"},
 		{"one has no address", module("good", "../hello"), []string{"good", "unknown"},
 			[]string{"iglu: warning: the submodule unknown could not be fetched", "A package that needs nothing"}, "env cat good/flake.nix"},
+		// In the long suite also:
+		{"beside it", module("good", "../hello"), []string{"good"}, []string{"A package that needs nothing"}, "env cat good/flake.nix"},
+		{"over ssh, with a token", module("good", "git@"+private.Hostname()+":hello"), []string{"good"}, []string{"A package that needs nothing"}, "env cat good/flake.nix"},
 		{"none has", "", []string{"unknown"}, []string{"built"}, "env echo built"},
-	} {
+	}
+	for _, test := range tests[:fixture.Size(4, len(tests))] {
 		t.Run(test.name, func(t *testing.T) {
 			repository := "submodules-" + strings.NewReplacer(" ", "-", ",", "").Replace(test.name)
 			files := map[string]string{"flake.nix": `{ outputs = _: { seen = builtins.substring 0 9 (builtins.elemAt (builtins.split "description = \"" (builtins.readFile ./good/flake.nix)) 2); }; }`}
@@ -128,19 +130,21 @@ func largeFiles(t *testing.T, e *fixture.Engine) {
 	outside := g.WithKey(fixture.Build(remote+"/"+outer, `sh -c 'echo "file: $(cat "deps/a b/sub/big.bin")"'`), fixture.GitPassword)
 	job := g.WithKey(fixture.Build(remote+"/large", `sh -c 'echo "file: $(cat sub/big.bin)"; echo "in a flake: $(nix eval --raw .#seen)"'`), fixture.GitPassword)
 
-	got := fixture.Do(t, e.Server(t, func(*server.Settings) {}), job)
+	without := e.Server(t, func(*server.Settings) {})
+	got := fixture.Do(t, without, job)
 	fixture.WantExit(t, got, 0)
 	fixture.WantLine(t, got, "iglu: warning: the job image has no git-lfs, so the build sees a pointer in place of sub/big.bin, of 2 in all")
-	got = fixture.Do(t, e.Server(t, func(*server.Settings) {}), outside)
+	got = fixture.Do(t, without, outside)
 	fixture.WantExit(t, got, 0)
 	fixture.WantLine(t, got, "iglu: warning: the job image has no git-lfs, so the build sees a pointer in place of deps/a b/sub/big.bin, of 2 in all")
 
-	with := e.With(t, fixture.BuildTool(t, "github.com/git-lfs/git-lfs/v3"), "git-lfs")
-	got = fixture.Do(t, e.Server(t, func(s *server.Settings) { s.JobImage = with }), job)
+	image := e.With(t, fixture.BuildTool(t, "github.com/git-lfs/git-lfs/v3"), "git-lfs")
+	with := e.Server(t, func(s *server.Settings) { s.JobImage = image })
+	got = fixture.Do(t, with, job)
 	fixture.WantExit(t, got, 0)
 	fixture.WantLine(t, got, "file: "+content)
 	fixture.WantLine(t, got, "in a flake: "+content)
-	got = fixture.Do(t, e.Server(t, func(s *server.Settings) { s.JobImage = with }), outside)
+	got = fixture.Do(t, with, outside)
 	fixture.WantExit(t, got, 0)
 	fixture.WantLine(t, got, "file: "+content)
 }

@@ -160,66 +160,6 @@ func storeOfNewImage(t *testing.T, e *fixture.Engine) {
 	}
 }
 
-// TestStoreOfKilledJob kills jobs: one during a build, one that has damaged its store, and one together with its builder.
-// The next job always gets a clean store.
-func TestStoreOfKilledJob(t *testing.T) { fixture.OnEngines(t, storeOfKilledJob) }
-
-func storeOfKilledJob(t *testing.T, e *fixture.Engine) {
-	flags := []string{"--job-image", fixture.Env.Image, "--allowed-commands", "sh,nix-build,nix-store", "--job-user", "root"}
-	s := e.Process(t, "test-process-"+strings.ToLower(rand.Text()[:10]), flags...)
-	url := repository(t, "echo > $out")
-	result := fixture.Do(t, s, fixture.Build(url, "nix-build"))
-	fixture.WantExit(t, result, 0)
-	path := onlyPath(t, result)
-	kill := func(script string) {
-		c := fixture.Connect(t, s)
-		c.Send(fixture.JSONOf(t, fixture.Build(url, "sh -c '"+script+"; echo begun; sleep 1000'")))
-		c.WaitFor(`"begun"`)
-		e.Docker(t, "kill", s.Containers()[0])
-		c.Finish()
-	}
-	verify := fixture.Build(url, "nix-store --verify --check-contents")
-
-	kill("true")
-	got := fixture.Do(t, s, verify)
-	fixture.WantExit(t, got, 0)
-	fixture.WantLine(t, got, verifyingStore)
-	if hasLine(got, damagedStore) || hasLine(got, fillingStore) {
-		t.Errorf("a clean store was removed: %v", got.Lines)
-	}
-	if got := fixture.Do(t, s, verify); hasLine(got, verifyingStore) {
-		t.Errorf("it is verified again: %v", got.Lines)
-	}
-
-	kill("chmod u+w " + path + "; echo damaged > " + path)
-	got = fixture.Do(t, s, verify)
-	fixture.WantExit(t, got, 0)
-	fixture.WantLine(t, got, damagedStore)
-	fixture.WantLine(t, got, fillingStore)
-
-	c := fixture.Connect(t, s)
-	c.Send(fixture.JSONOf(t, fixture.Build(url, "sh -c 'echo begun; sleep 1000'")))
-	c.WaitFor(`"begun"`)
-	s.Kill()
-	next := fixture.StartProcessIn(t, s.Instance, s.StateDir, e.Host, flags...)
-	next.Host = e.Host
-	got = fixture.Do(t, next, verify)
-	fixture.WantExit(t, got, 0)
-	if hasLine(got, verifyingStore) { // the killed builder's job has ended normally
-		t.Errorf("it is verified again: %v", got.Lines)
-	}
-
-	// If no job waits for the store, it is verified between jobs.
-	s = next
-	kill("true")
-	if err := fixture.AwaitState(t, s, `"measured":true`); err != nil {
-		t.Errorf("the store was not verified: %v, %s", err, fixture.StoresState(t, s))
-	}
-	if got := fixture.Do(t, s, verify); hasLine(got, verifyingStore) {
-		t.Errorf("it is verified again: %v", got.Lines)
-	}
-}
-
 // runStores runs the command stores for a server's stores, and returns its output.
 func runStores(t *testing.T, s *fixture.Server, args ...string) fixture.Result {
 	t.Helper()
@@ -242,7 +182,7 @@ func tryStores(s *fixture.Server, args ...string) (output string, code int) {
 func TestNoSecretsInStore(t *testing.T) { fixture.OnEngines(t, noSecretsInStore) }
 
 func noSecretsInStore(t *testing.T, e *fixture.Engine) {
-	s := storeServer(t, e, func(*server.Settings) {})
+	s := storeServer(t, e, func(s *server.Settings) { s.Store = stores.Shared }) // so that there is one store to search
 	for _, j := range []fixture.Job{
 		fixture.Env.Git.WithKey(fixture.Build(fixture.Env.Git.Private+"/hello", "nix build -L"), fixture.GitPassword),
 		fixture.Env.Git.WithKey(fixture.Build(fixture.Env.Git.Private+"/hello", "nix build -L git+"+fixture.Env.Git.Private+"/hello"), fixture.GitPassword),
