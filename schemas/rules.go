@@ -38,12 +38,21 @@ func (r *Request) normalize() {
 	if _, hasPassword := u.User.Password(); hasPassword {
 		return // checkRepository refuses it
 	}
-	if r.Git.GitUsername == "" {
-		r.Git.GitUsername = u.User.Username()
+	switch user := u.User.Username(); {
+	case isToken(user) && r.Git.GitKey == "": // hosts of git accept a token as the user
+		r.Git.GitKey = user
+	case r.Git.GitUsername == "":
+		r.Git.GitUsername = user
 	}
 	u.User, u.Host = nil, strings.ToLower(u.Host)
 	r.Git.Repository = u.String()
 }
+
+// tokenForm matches the tokens of GitHub, GitLab and Gitea.
+var tokenForm = lazyregexp.New(`^(gh[a-z]_|github_pat_|gl[a-z]{2,8}-)[A-Za-z0-9_.-]{16,}$|^[0-9a-f]{40}$`)
+
+// isToken reports whether the name of a user is a token.
+func isToken(user string) bool { return tokenForm().MatchString(user) }
 
 // withPlainHost returns an address without its scheme with the host in small letters. The host is before end, and after
 // the @ of a user. Git and ssh compare it with the hosts of submodules and inputs, and do not ignore the case.

@@ -33,7 +33,7 @@ func (b *builder) secrets() *redact.Redactor {
 // secretsOf returns the secrets of a job.
 func secretsOf(job jobenv.Job) []string {
 	request := schemas.Request{
-		Git: schemas.Git{GitKey: job.GitKey},
+		Git: schemas.Git{GitUsername: job.GitUsername, GitKey: job.GitKey},
 		BuildOptions: schemas.BuildOptions{
 			Command:   job.Command,
 			ExtraArgs: job.ExtraArgs,
