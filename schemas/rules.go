@@ -273,7 +273,7 @@ func (c checker) checkCachix(cachix *Cachix) {
 	}
 	if cachix.Target != "" && !isCacheURL(cachix.Target) {
 		c.rule("buildOptions.cachix.target",
-			"must be an http or https URL that ends in the name of a cache, without a user, query or fragment")
+			"must be an http or https URL that ends in the name of a cache, such as https://cachix.org/NAME, without a user, query or fragment")
 	}
 }
 

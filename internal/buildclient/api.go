@@ -86,7 +86,7 @@ func (o Options) refusal(u *url.URL, response *http.Response) error {
 	case said.Error != "":
 		o.addFlagNames(&said)
 		return errors.New(sentences(&said))
-	case u.Path == api(o.URL, jobsPath).Path && (response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed):
+	case response.Request.Method == http.MethodPost && u.Path == api(o.URL, jobsPath).Path && (response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed):
 		return fmt.Errorf("%s is not a builder that accepts jobs without a connection: it answers %s", u, termtext.Visible(response.Status))
 	case response.StatusCode < 400 || !strings.HasPrefix(response.Header.Get("Content-Type"), "text/plain"): // not a builder's sentence
 		return notBuilder(u, response, text)
