@@ -35,6 +35,17 @@ func (r *reader) has(ctx context.Context, p Path, keys []ed25519.PublicKey) erro
 	})
 }
 
+// hasOther makes one attempt at Client.HasOther.
+func (r *reader) hasOther(ctx context.Context, p Path, keys []ed25519.PublicKey) error {
+	return r.check(ctx, p, func(fields narInfoFields) error {
+		other := fields.ofItsBuild(p)
+		if other.NarHash == p.NarHash {
+			return errors.New("its NarHash is that of this build")
+		}
+		return fields.compare(other, Pushed{}, keys)
+	})
+}
+
 // check reads the narinfo of a path, and checks it and that the archive exists.
 func (r *reader) check(ctx context.Context, p Path, compare func(fields narInfoFields) error) error {
 	text, err := r.narInfo(ctx, p)

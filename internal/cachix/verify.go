@@ -19,12 +19,7 @@ func (c *Client) Verify(ctx context.Context, p Path, pushed Pushed, key *Signing
 // are given in base64. With keys, the archive may be that of another build of the path. Without keys, no signature is
 // required.
 func (c *Client) Has(ctx context.Context, p Path, keys ...string) (bool, error) {
-	signers := publicOf(nil)
-	for _, text := range keys {
-		if raw, err := base64.StdEncoding.DecodeString(text); err == nil && len(raw) == ed25519.PublicKeySize {
-			signers = append(signers, raw)
-		}
-	}
+	signers := publicKeys(keys)
 	has := false
 	err := c.retrier.retry(ctx, func() error {
 		err := c.reader.has(ctx, p, signers)
@@ -35,6 +30,23 @@ func (c *Client) Has(ctx context.Context, p Path, keys ...string) (bool, error) 
 		return err
 	})
 	return has, err
+}
+
+// HasOther reports whether the cache has a path of another build, with a signature by one of the public keys. It makes
+// one attempt.
+func (c *Client) HasOther(ctx context.Context, p Path, keys ...string) bool {
+	signers := publicKeys(keys)
+	return len(signers) > 0 && c.reader.hasOther(ctx, p, signers) == nil
+}
+
+// publicKeys decodes public keys in base64. It omits those that are invalid.
+func publicKeys(texts []string) (keys []ed25519.PublicKey) {
+	for _, text := range texts {
+		if raw, err := base64.StdEncoding.DecodeString(text); err == nil && len(raw) == ed25519.PublicKeySize {
+			keys = append(keys, raw)
+		}
+	}
+	return keys
 }
 
 // Locate finds out where the cache can be read, which is needed for Verify: at the address to which paths are pushed,

@@ -129,6 +129,16 @@ func TestAnotherBuild(t *testing.T) {
 	}
 }
 
+// A path that the cache shows with another file than the pushed one is not pushed: it is of no other build.
+func TestAnotherFile(t *testing.T) {
+	inBubble(t, devcache.Strict, func(t *testing.T, f *fixture) {
+		f.cache.Misbehave(devcache.On("GET", "/default/*.narinfo", devcache.ReplaceField("FileHash", "sha256:"+strings.Repeat("0", 52))))
+		if unpushed := f.run(f.store.add("path")); !strings.Contains(unpushed, "FileHash is ") {
+			t.Errorf("unpushed: %q", unpushed)
+		}
+	})
+}
+
 // A path that another of the cache's keys has signed is not uploaded again.
 func TestAnotherKeyOfTheCache(t *testing.T) {
 	inBubble(t, devcache.Monorepo, func(t *testing.T, f *fixture) {

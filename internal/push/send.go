@@ -77,15 +77,12 @@ func (s *sender) countThere() {
 // hasOther reports whether the cache has another build of a path that it has not accepted, and which a key of the cache
 // has signed: another job has pushed it meanwhile.
 func (s *sender) hasOther(ctx context.Context, path cachix.Path, failure error) bool {
-	if !s.readable || len(s.keys) == 0 || !errors.Is(failure, cachix.NotAsPushed) && !errors.Is(failure, cachix.Refused) {
+	if !s.readable || !errors.Is(failure, cachix.NotAsPushed) && !errors.Is(failure, cachix.Refused) || !s.client.HasOther(ctx, path, s.keys...) {
 		return false
 	}
-	there, _ := s.client.Has(ctx, path, s.keys...)
-	if there {
-		s.say("the cache has %s of another job, and keeps that", path.Name())
-		s.countThere()
-	}
-	return there
+	s.say("the cache has %s of another job, and keeps that", path.Name())
+	s.countThere()
+	return true
 }
 
 // push pushes one path and reads it back.
