@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -117,6 +118,20 @@ func TestParsePlainMessage(t *testing.T) {
 	} {
 		if got, err := ParseMessage([]byte(message)); err != nil || cmp.Diff(want, got) != "" || got.Last() {
 			t.Errorf("%s is %+v, %v", message, got, err)
+		}
+	}
+}
+
+// TestMessageTime formats times with each number of digits in their milliseconds, in another zone too.
+func TestMessageTime(t *testing.T) {
+	for _, at := range []time.Time{
+		time.UnixMilli(0), time.UnixMilli(7), time.UnixMilli(1_790_000_000_042), time.UnixMilli(1_790_000_000_999),
+		time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.FixedZone("", 2*60*60)),
+	} {
+		m := Message{Seq: 1, Time: at, Stream: Stdout}
+		want := `"time":"` + at.UTC().Format("2006-01-02T15:04:05.000Z") + `"`
+		if got := string(Document.AppendMessage(nil, &m)); !strings.Contains(got, want) {
+			t.Errorf("%v: got %s, want %s", at, got, want)
 		}
 	}
 }

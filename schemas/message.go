@@ -46,10 +46,7 @@ func (m *Message) Last() bool {
 	return m.Response != nil && (m.Response.JobStatus == Success || m.Response.JobStatus == Failed)
 }
 
-const (
-	statusRunning = `"jobStatus":"running"`
-	stampTime     = "2006-01-02T15:04:05.000Z" // RFC 3339 in UTC
-)
+const statusRunning = `"jobStatus":"running"`
 
 // AppendMessage appends a message as one line of JSON without a line end. For a line of output it allocates
 // nothing.
@@ -70,7 +67,7 @@ func (f Format) AppendMessage(dst []byte, m *Message) []byte {
 	dst = append(dst, `,"seq":`...)
 	dst = strconv.AppendInt(dst, m.Seq, 10)
 	dst = append(dst, `,"time":"`...)
-	dst = m.Time.UTC().AppendFormat(dst, stampTime)
+	dst = appendTime(dst, m.Time)
 	dst = append(dst, '"')
 	if m.Stream != "" {
 		dst = append(dst, `,"stream":"`...)
@@ -82,6 +79,14 @@ func (f Format) AppendMessage(dst []byte, m *Message) []byte {
 		dst = append(dst, m.Event...)
 	}
 	return append(dst, '}')
+}
+
+// appendTime appends a time in UTC with milliseconds, as RFC 3339 has it. Package time formats RFC 3339 without a
+// fraction some times faster than with one.
+func appendTime(dst []byte, at time.Time) []byte {
+	dst = at.UTC().AppendFormat(dst, time.RFC3339)
+	ms := at.Nanosecond() / int(time.Millisecond)
+	return append(dst[:len(dst)-len("Z")], '.', byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z')
 }
 
 // appendRunning appends the properties that every message of the format has.
