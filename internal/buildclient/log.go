@@ -61,12 +61,17 @@ func logCommand(builder *url.URL, job, derivation string) string {
 	if job == "" {
 		return ""
 	}
-	words := []string{"iglu-builder", "log"}
+	_, name := nixstore.DerivationName(derivation)
+	return commandFor(builder, "log", job, name)
+}
+
+// commandFor returns a command line of this program for a builder.
+func commandFor(builder *url.URL, command string, args ...string) string {
+	words := []string{"iglu-builder", command}
 	if address := builder.String(); address != DefaultURL {
 		words = append(words, "--url", strings.TrimSuffix(address, schemas.BuildPath))
 	}
-	_, name := nixstore.DerivationName(derivation)
-	return termtext.Visible(shellwords.Join(append(words, job, name)))
+	return termtext.Visible(shellwords.Join(append(words, args...)))
 }
 
 // showText copies lines to an output. For a terminal it removes unsafe control characters.

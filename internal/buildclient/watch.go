@@ -32,7 +32,7 @@ func Watch(ctx context.Context, o Options, job string) (code int, err error) {
 	return show(o, func() ([]byte, error) {
 		message, err := s.next(ctx)
 		if err != nil {
-			err = orInterrupted(ctx, err, Interrupted("the job was not cancelled; if it is still running, 'iglu-builder cancel "+job+"' ends it"))
+			err = orInterrupted(ctx, err, Interrupted("the job was not cancelled; if it is still running, this ends it: "+commandFor(o.URL, "cancel", job)))
 		}
 		return message, err
 	}, v)

@@ -131,7 +131,7 @@ func TestWatchCancelled(t *testing.T) {
 		<-r.Context().Done()
 	})
 	o.Stdout = io.Discard
-	if code, err := Watch(ctx, o, "job"); code != ExitClient || err != Interrupted("the job was not cancelled; if it is still running, 'iglu-builder cancel job' ends it") {
+	if code, err := Watch(ctx, o, "job"); code != ExitClient || err != Interrupted("the job was not cancelled; if it is still running, this ends it: iglu-builder cancel --url ws://"+o.URL.Host+" job") {
 		t.Errorf("exit code %d, %v", code, err)
 	}
 }
