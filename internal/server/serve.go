@@ -33,6 +33,9 @@ import (
 const (
 	// headerTimeout limits the time in which a client sends a request's header.
 	headerTimeout = 10 * time.Second
+	// maxHeader is the largest size of a request's header in bytes. Anyone can send one, on as many connections as
+	// there may be. A proxy's header, with the cookies of everything on a host, is smaller.
+	maxHeader = 64 << 10
 	// shutdownTimeout limits the wait for plain requests when the server stops.
 	shutdownTimeout = 5 * time.Second
 	// pruneInterval is how often old logs are removed.
@@ -266,6 +269,7 @@ func serveHTTP(ctx context.Context, listener net.Listener, api *wsapi.Server, st
 		Handler:           api,
 		ConnContext:       connlimit.WithConn,
 		ReadHeaderTimeout: headerTimeout,
+		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	server.RegisterOnShutdown(stopWatching)
