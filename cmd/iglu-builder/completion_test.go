@@ -21,7 +21,7 @@ func TestCompletionOfCommands(t *testing.T) {
 		{[]string{"build", "--repo", ""}, ":4"},
 		{[]string{"build", "--git-key-file", ""}, ":0"},
 		{[]string{"build", ""}, "json :8"},
-		{[]string{"jobs", "--state", ""}, "waiting running succeeded failed :4"},
+		{[]string{"jobs", "--state", ""}, "unended waiting running succeeded failed :4"},
 		{[]string{"jobs", "--repo", ""}, ":4"},
 		{[]string{"jobs", ""}, ":4"},
 		{[]string{"log", ""}, ":4"},

@@ -22,6 +22,7 @@ kept. STATE is waiting, running, succeeded, failed, or another word for how the 
 
 'iglu-builder log' and 'iglu-builder watch' show a job of the list, and 'iglu-builder cancel' ends it.`,
 		Example: `  iglu-builder jobs
+  iglu-builder jobs --state unended
   iglu-builder jobs --state failed --repo https://github.com/iglu-sh/builder
   iglu-builder jobs --json | jq -r '.jobs[0].id'`,
 		Args: cobra.NoArgs,
@@ -41,7 +42,7 @@ kept. STATE is waiting, running, succeeded, failed, or another word for how the 
 	}
 	flags := command.Flags()
 	addClientFlags(flags, &options)
-	flags.StringVar(&filter.State, stateFlag, "", "only jobs in this `STATE`: waiting, running, succeeded, or failed, which includes cancelled ones")
+	flags.StringVar(&filter.State, stateFlag, "", "only jobs in this `STATE`: waiting, running, unended (both), succeeded, or failed, which includes cancelled ones")
 	flags.StringVar(&filter.Repository, "repo", "", "only jobs of the repository with this `URL`, by https or ssh")
 	flags.IntVar(&filter.Limit, "limit", defaultJobs, "the largest `NUMBER` of jobs to list, at most 1000")
 	return command

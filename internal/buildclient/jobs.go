@@ -26,8 +26,8 @@ type JobFilter struct {
 	Limit      int // the most jobs that are listed
 }
 
-// JobStates are the states by which jobs can be selected.
-var JobStates = []string{"waiting", "running", "succeeded", "failed"}
+// JobStates are the states by which jobs can be selected. An unended job waits or runs.
+var JobStates = []string{"unended", "waiting", "running", "succeeded", "failed"}
 
 // A listedJob has those properties of a job's record that the list shows: docs/api.md.
 type listedJob struct {
