@@ -163,11 +163,16 @@ Docker's own clients expect in DOCKER_CERT_PATH. These also verify the agent's h
 ` + strings.Join(agent.HostNames, ", ") + `
 or of --host.`,
 		Example: "  iglu-builder agent keys keys",
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments(1, 1, "give the folder for the keys", "give one folder"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		},
 		RunE: func(command *cobra.Command, args []string) error {
+			for _, host := range hosts {
+				if !agent.IsHost(host) {
+					return &exitError{exitUsage, fmt.Errorf("--host: %q is not the name or the address of a host, without a port", host)}
+				}
+			}
 			if err := agent.MakeKeys(args[0], hosts); err != nil {
 				return &exitError{1, err}
 			}

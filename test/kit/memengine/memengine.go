@@ -174,7 +174,7 @@ func (c *container) Copy(stdout, stderr io.Writer) error {
 				return err
 			}
 		case <-c.ended.c:
-			return nil
+			return c.engine.fail("Copy")
 		case <-c.lifeline.c:
 			return nil
 		}
