@@ -26,14 +26,25 @@ let
   };
   engine = lib.optionalAttrs (cfg.engine != null) engines.${cfg.engine};
 
+  # The files of a server's keys for agents: 'iglu-builder agent keys'.
+  agentKeys = [
+    "key.pem"
+    "cert.pem"
+    "ca.pem"
+  ];
+
   # Files that systemd copies for the service, so that its user can read them.
   files = lib.filter (name: cfg.settings.${name} != null) table.files;
   secrets = [
     "token-file"
     "tls-key"
+    "agent-keys"
   ];
   credentials =
     map (name: "${name}:${cfg.settings.${name}}") files
+    ++ lib.optionals (cfg.settings.agent-keys != null) (
+      map (name: "${name}:${cfg.settings.agent-keys}/${name}") agentKeys
+    )
     ++ lib.optional (cfg.registryAuthFile != null) "config.json:${cfg.registryAuthFile}";
 
   # The text of a setting in its variable. In a unit, %d is the folder of the credentials.
@@ -41,6 +52,8 @@ let
     name: value:
     if lib.elem name files then
       "%d/${name}"
+    else if name == "agent-keys" then
+      "%d"
     else if lib.isBool value then
       (if value then "yes" else "no")
     else
@@ -98,7 +111,7 @@ in
     ++ map (name: {
       assertion = !lib.hasPrefix builtins.storeDir cfg.settings.${name};
       message = "services.iglu-builder.settings.${name} is in the Nix store, where everyone can read it";
-    }) (lib.intersectLists secrets files);
+    }) (lib.filter (name: cfg.settings.${name} != null) secrets);
 
     virtualisation.docker.enable = lib.mkIf (cfg.engine == "docker") true;
     virtualisation.podman.enable = lib.mkIf (cfg.engine == "podman") true;
@@ -122,6 +135,8 @@ in
         Type = "notify";
         ExecStart = "${lib.getExe cfg.package} serve";
         Restart = "on-failure";
+        # Without it systemd gives up after five attempts within a second, for example while a disk is full.
+        RestartSec = "5";
         # Only the builder gets the signal to stop. It knows the time-out, and ends its jobs in time.
         KillMode = "mixed";
         TimeoutStopSec = cfg.settings.stop-timeout;

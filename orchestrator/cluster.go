@@ -194,6 +194,7 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info,
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	isNews := c.lastAt[address] != info.ID
 	c.present(address, info.ID)
 	before := c.byID[info.ID]
 	var n *node
@@ -205,6 +206,9 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info,
 		n = c.b.newNode(e, before.slots, c.b.options.Stores.OfNode(info.ID))
 		n.name = c.nameOf(info, address)
 	case drains || !before.drains && c.away[before.address] == nil:
+		if isNews {
+			c.logTwin(before, info, address)
+		}
 		return nil, nil
 	default: // a new agent replaces the one before
 		n = &node{b: c.b, slots: before.slots, engine: e, stores: before.stores, leftovers: before.leftovers, name: before.name, after: before.maintained, takes: before.takes}

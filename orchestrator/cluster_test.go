@@ -259,6 +259,44 @@ func TestUnhealthy(t *testing.T) {
 	})
 }
 
+// TestOwnLeftover loses the answer to a job's creation of its container, which the engine has created. The job gets a slot of
+// the same node again, as there is no other, and then waits for its store until that container is removed as a leftover.
+func TestOwnLeftover(t *testing.T) {
+	for after := range sweepInterval / time.Second { // the leftover may be removed while the job waits for a slot
+		synctest.Test(t, func(t *testing.T) {
+			l := newLab(t, 1, func(o *Options) { o.Stores.Wait = time.Hour })
+			time.Sleep(after * time.Second)
+			l.machines["n1"].fails("Create", errAway)
+			job := l.start("a", "1m")
+			l.machines["n1"].fails("Create", nil)
+			begun := time.Now()
+			job.wantEnd(t, jobend.Exited)
+			if took := time.Since(begun); took > createdTime+2*time.Minute {
+				t.Errorf("it has ended after %s:\n%s", took, job.log.String())
+			}
+		})
+	}
+}
+
+// TestSameID finds an engine at a second address, and another machine whose engine has the same ID because it is a copy.
+// Neither is used. The log says so once.
+func TestSameID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 1)
+		l.machines["twin"].Machine.ID, l.machines["twin"].Machine.Name = "ID-n1", "copy"
+		l.setFound("n1", "alias", "twin")
+		time.Sleep(time.Minute)
+		for _, line := range []string{
+			`level=INFO msg="an address is not used: its engine is that of a node which is used at another address" address=alias node=n1 usedAt=n1`,
+			`level=WARN msg="an address is not used: its engine has the ID of another machine's, of which it is probably a copy" address=twin node=n1 usedAt=n1 name=copy`,
+		} {
+			if log := l.log.String(); strings.Count(log, line+"\n") != 1 {
+				t.Errorf("this is not there once: %s\n%s", line, log)
+			}
+		}
+	})
+}
+
 // TestFoundInPart finds one node while the lookup of others fails: that node is used, and those stay that are known.
 func TestFoundInPart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -47,18 +47,22 @@ func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog
 		return out.end.ExitCode, out.end, r.whyEnded(out.end)
 	case how := <-exited:
 		if how.err != nil {
-			return 0, nil, how.err
+			return r.engineLost(out, how.err)
 		}
 		exit = how.Exit
 	case err := <-out.failed:
+		if _, isLog := errors.AsType[*logError](err); !isLog && out.lastRecord() != nil {
+			return r.engineLost(out, err)
+		}
 		r.stop(ctx, c, err)
 		return 0, nil, err
 	case <-ctx.Done():
 		cause := context.Cause(ctx)
-		if !isSilent(cause) { // a silent engine cannot stop the container, and sends no output
-			r.stop(ctx, c, cause)
-			out.finish(drainTimeout)
+		if isSilent(cause) { // it cannot stop the container, and sends no output
+			return r.engineLost(out, cause)
 		}
+		r.stop(ctx, c, cause)
+		out.finish(drainTimeout)
 		return 0, nil, cause
 	}
 	whole := out.finish(drainTimeout)
@@ -68,8 +72,20 @@ func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog
 	if err := r.whyExited(exit); err != nil || whole && exit.Code != 0 {
 		return exit.Code, nil, err
 	}
-	r.say("the end of the log may be missing: the engine did not pass all of it on")
+	r.say(endMissing)
 	return exit.Code, nil, nil
+}
+
+const endMissing = "the end of the log may be missing: the engine did not pass all of it on"
+
+// engineLost is follow's result if the engine fails. If the End record has arrived already, it says how the job has
+// ended; only lines of standard error can be missing then. Otherwise the failure ends the job.
+func (r *run) engineLost(out *output, failure error) (code int, end *jobwire.End, err error) {
+	if end = out.lastRecord(); end == nil {
+		return 0, nil, failure
+	}
+	r.say(endMissing)
+	return end.ExitCode, end, r.whyEnded(end)
 }
 
 // sendHeartbeat writes the heartbeat of a container until stop is called. It ignores errors: the container

@@ -378,6 +378,30 @@ func TestLogFull(t *testing.T) {
 	})
 }
 
+// TestLogFullBeforeStart has no line of the builder's own fit on the disk any more, before the job's container is created or
+// while the job waits for a slot. The job is not just cancelled because nobody can follow it: its client is told why.
+func TestLogFullBeforeStart(t *testing.T) {
+	const want = "failed: The builder cannot keep the job's log. Make room on the disk of its folder for logs (IGLU_STATE_DIR), and send the job again."
+	bubble(t, nil, func(t *testing.T, f *fixture) {
+		f.engine.At(callAt("look for the image", "GET /images/.*", 1), func() { fillDisk(t, f.records.latest()+".log") })
+		f.do("linger").want(t, want)
+	})
+	bubble(t, func(o *options) { o.MaxQueued = 2 }, func(t *testing.T, f *fixture) {
+		first := f.send(requestOf("linger"))
+		first.waitFor(t, "lingering")
+		second := f.send(requestOf("linger"))
+		second.waitFor(t, "next in line")
+		third := f.send(requestOf("linger"))
+		third.waitFor(t, "1 job ahead")
+		fillDisk(t, f.records.latest()+".log")
+		second.cancel(jobend.Cancelled)
+		second.finish()
+		third.finish().want(t, want)
+		first.cancel(jobend.Cancelled)
+		first.finish()
+	})
+}
+
 // fillDisk has no write to an open file succeed any more, as on a disk that is full.
 func fillDisk(t *testing.T, name string) {
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)

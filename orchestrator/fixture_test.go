@@ -85,7 +85,7 @@ type options struct {
 }
 
 // buildTimeout is longer than all bounds of calls.
-const buildTimeout = 10 * time.Minute
+const buildTimeout = 30 * time.Minute
 
 // tempDir returns a folder for a test, in memory if possible: jobs wait until records are written to the disk, and that
 // is slow.

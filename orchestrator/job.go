@@ -127,10 +127,14 @@ func (r *run) toEnd(ctx context.Context, need nodes.Need, ticket *nodes.Ticket, 
 	for _, property := range shownProperties(r.request) {
 		r.say("warning: the command line holds a secret, which other programs of the job can read; use " + property)
 	}
-	if b.cluster != nil && !b.cluster.hasPlatform(need.Platform) {
-		r.say("no node for " + need.Platform + " is known: the job waits for one")
+	if b.cluster != nil {
+		r.sayIfNoNode(need.Platform)
 	}
-	verdict := r.tracker.close(r.inTurn(ctx, ticket, record))
+	ended := r.inTurn(ctx, ticket, record)
+	if err := r.lines.Failed(); err != nil && ended.Err != nil { // for example because nobody could follow the job any more
+		ended = Verdict{Err: logFailure(err)}
+	}
+	verdict := r.tracker.close(ended)
 	r.release()
 	if verdict.Reason() != "" {
 		verdict.lastLine = r.lines.LastLine()
@@ -141,6 +145,19 @@ func (r *run) toEnd(ctx context.Context, need nodes.Need, ticket *nodes.Ticket, 
 	last := r.lines.Respond(verdict.Response(), verdict.Event())
 	r.lines.Complete()
 	return last
+}
+
+// sayIfNoNode says that no node can run jobs of a platform now, if that is so.
+func (r *run) sayIfNoNode(platform string) {
+	why := "can run jobs now"
+	switch c := r.b.cluster; {
+	case !c.hasPlatform(platform):
+		why = "is known"
+	case c.runs(platform):
+		return
+	}
+	r.say("no node for " + platform + " " + why + ": the job waits for one")
+	r.log.Warn("a job waits: no node for its platform "+why, "platform", platform)
 }
 
 // maxMisses is how many nodes a job may have that do not answer before it begins.
@@ -181,8 +198,34 @@ func (r *run) onNode(ctx context.Context, slots *nodes.Node, record *recorder) V
 	if r.node.cluster != nil {
 		r.say("on node " + r.node.name)
 		r.tracker.event(schemas.NodeEvent{Name: r.node.name})
+	} else {
+		r.awaitEngine(ctx)
 	}
 	return r.do(ctx)
+}
+
+const (
+	// engineWait is how long the jobs of the queue wait for an engine that does not answer, all together. It is
+	// longer than an engine needs to start again after an upgrade.
+	engineWait = 2 * time.Minute
+	// engineInterval is how often such an engine is asked.
+	engineInterval = time.Second
+)
+
+// awaitEngine lets a job that has waited in the queue wait for the builder's one engine, too. Otherwise a restart of the
+// engine would end all jobs of the queue, one after the other, within a second. It returns when the engine answers or has
+// not answered for engineWait. A job that has not waited does not wait now: its client gets the reason at once.
+func (r *run) awaitEngine(ctx context.Context) {
+	for said := false; r.hasWaited && r.node.mayAnswer(ctx); said = true {
+		if !said {
+			r.say("the container engine does not answer: the job waits for it")
+		}
+		select {
+		case <-time.After(engineInterval):
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // isLost reports whether a job has ended because its node is lost.
@@ -202,6 +245,7 @@ func (r *run) again(ticket *nodes.Ticket, after time.Duration, why string) {
 
 // waits reports how many jobs in the queue are before the job.
 func (r *run) waits(ahead int) {
+	r.hasWaited = true
 	r.tracker.waits(ahead)
 	switch ahead {
 	case 0:

@@ -83,7 +83,7 @@ func (l *leftovers) isLeftover(c engine.Listed, time time.Duration) bool {
 	case engine.Ended:
 		return time >= endedTime
 	case engine.Created:
-		return time >= createdTime && (c.Labels[engine.LabelBuilder] != l.builder || job == "")
+		return time >= createdTime // also that of a job which runs: the engine has created it, and the answer was lost
 	}
 	return false
 }

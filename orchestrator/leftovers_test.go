@@ -75,7 +75,7 @@ func TestOwnLeftovers(t *testing.T) {
 		state engine.State
 		after time.Duration // it is a leftover; 0: never
 	}{
-		{"runs", engine.Created, 0}, {"runs", engine.Running, 0}, {"runs", engine.Ended, endedTime},
+		{"runs", engine.Created, createdTime}, {"runs", engine.Running, 0}, {"runs", engine.Ended, endedTime},
 		{"has ended", engine.Created, 1}, {"has ended", engine.Running, 1}, {"has ended", engine.Ended, 1},
 		{"", engine.Created, createdTime}, {"", engine.Running, 0}, {"", engine.Ended, endedTime},
 	} {

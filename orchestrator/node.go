@@ -24,6 +24,10 @@ type node struct {
 	buildID   string // of the program in its containers
 	noImage   error  // why the engine has no job image; nil if it has one; guarded by the builder's mu
 
+	// silent is since when the engine has not answered the jobs of the queue, and asked when they have asked last. Both
+	// are guarded by the builder's mu.
+	silent, asked time.Time
+
 	// The fields from here on are set for the nodes of a cluster only. cluster is nil if this is the
 	// builder's only engine.
 	cluster    *cluster
@@ -114,6 +118,23 @@ func (n *node) hasJobs() bool {
 		}
 	}
 	return false
+}
+
+// mayAnswer reports whether the engine does not answer now, but may do so soon: it has not been silent for engineWait.
+func (n *node) mayAnswer(ctx context.Context) bool {
+	_, err := n.engine.Info(ctx)
+	f, _ := errors.AsType[*engine.Failure](err)
+	n.b.mu.Lock()
+	defer n.b.mu.Unlock()
+	if f == nil || f.End != jobend.EngineGone {
+		n.asked = time.Time{}
+		return false
+	}
+	if time.Since(n.asked) > engineWait { // it has probably answered since
+		n.silent = time.Now()
+	}
+	n.asked = time.Now()
+	return time.Since(n.silent) < engineWait
 }
 
 // named adds the node's name to an engine's failure, if the builder uses a cluster.

@@ -62,6 +62,17 @@ func (c *cluster) nameOf(info engine.Info, address string) string {
 	return info.Name
 }
 
+// logTwin logs that an address is not used, because its engine has the ID of a node that gets jobs. Usually it is that
+// node. But machines that are copies of each other have one ID, too.
+func (c *cluster) logTwin(n *node, info engine.Info, address string) {
+	log := c.b.log.With("address", address, "node", n.name, "usedAt", n.address)
+	if n.info.Name == info.Name {
+		log.Info("an address is not used: its engine is that of a node which is used at another address")
+		return
+	}
+	log.Warn("an address is not used: its engine has the ID of another machine's, of which it is probably a copy", "name", info.Name)
+}
+
 // Nodes returns the states of the cluster's nodes, and of the addresses where a node is expected but no engine
 // can be used, sorted by name. It returns nil if the builder has one engine.
 func (b *Builder) Nodes() []nodes.State {
@@ -190,4 +201,9 @@ func (c *cluster) usable() (all []*node) {
 		}
 	}
 	return all
+}
+
+// runs reports whether a node with a platform gets jobs.
+func (c *cluster) runs(platform string) bool {
+	return slices.ContainsFunc(c.usable(), func(n *node) bool { return n.info.Platform == platform })
 }

@@ -82,6 +82,9 @@ func TestNodeForgotten(t *testing.T) {
 		l.lose("arm")
 		time.Sleep(2 * forgetTime)
 		want("while its address is found", "-")
+		if log := jobs[0].log.String(); !strings.Contains(log, "iglu: no node for linux/arm64 can run jobs now: the job waits for one\n") {
+			t.Errorf("its log does not say why it waits:\n%s", log)
+		}
 		l.setFound("n1")
 		time.Sleep(4 * findInterval) // its pings end first
 		want("when its address is not found any more", "n1 n1")

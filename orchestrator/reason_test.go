@@ -27,7 +27,7 @@ func TestReasons(t *testing.T) {
 		"memory":         {"memory 1", "out of memory", "The job ran out of memory. It may use ", ""},
 		"memory at once": {"memory", "out of memory", "The job ran out of memory. It may use ", ""},
 		"push":           {"push", "the build itself succeeded, but 1 of 2 paths was not pushed", "The build itself succeeded, but 1 of 2 paths was not pushed. ", ""},
-		"too long":       {"linger", "cancelled: it ran longer than 10m0s, ", "It ran longer than 10m0s, ", "The job was cancelled. It ran longer than 10m0s, "},
+		"too long":       {"linger", "cancelled: it ran longer than 30m0s, ", "It ran longer than 30m0s, ", "The job was cancelled. It ran longer than 30m0s, "},
 		"success":        {"count 0", "", "Build was successfull", "and 20"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"context"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -26,7 +27,7 @@ func (n *node) runTask(ctx context.Context, task stores.Task) (code int, last st
 	env := jobenv.Job{Maintenance: task.Work}
 	spec := n.spec(task.Container, info, &env)
 	spec.Image, spec.Store, spec.Offline, spec.Env = task.ImageID, task.Volume, true, env.Environ()
-	c, err := n.engine.Create(ctx, spec)
+	c, err := n.createForTask(ctx, spec)
 	if err != nil {
 		return 0, "", err
 	}
@@ -39,6 +40,21 @@ func (n *node) runTask(ctx context.Context, task stores.Task) (code int, last st
 	code, err = r.followTask(ctx, c, &out)
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	return code, lines[len(lines)-1], err
+}
+
+// createForTask creates the container of a task. If the image that the store was filled from is not on the engine any
+// more, it uses the present job image: all that a task needs is in the store.
+func (n *node) createForTask(ctx context.Context, spec engine.Spec) (engine.Container, error) {
+	c, err := n.engine.Create(ctx, spec)
+	if !errors.Is(err, engine.ErrNotFound) {
+		return c, err
+	}
+	image, imageErr := n.engine.Image(ctx, func(string) {})
+	if imageErr != nil {
+		return nil, err
+	}
+	spec.Image = image.ID
+	return n.engine.Create(ctx, spec)
 }
 
 // followTask starts a container, writes its output to out, and waits for its end.

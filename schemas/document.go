@@ -21,6 +21,9 @@ func checkDocument(data []byte) *Refusal {
 	if !utf8.Valid(data) {
 		return malformed(invalidUTF8(data), "not UTF-8")
 	}
+	if bytes.HasPrefix(data, byteOrderMark) { // JSON has none: RFC 8259, section 8.1
+		return malformed(0, "a byte order mark is before the JSON; save the text as UTF-8 without one")
+	}
 	var whole json.RawMessage
 	if err := json.Unmarshal(data, &whole); err != nil {
 		at := len(data) // if the text ends too early, no byte is wrong
@@ -36,6 +39,9 @@ func checkDocument(data []byte) *Refusal {
 	}
 	return nil
 }
+
+// byteOrderMark is U+FEFF, which editors of Windows write at the beginning of a file in UTF-8.
+var byteOrderMark = []byte("\ufeff")
 
 // unexpectedEnd is the message of encoding/json for a text that ends too early.
 const unexpectedEnd = "unexpected end of JSON input"

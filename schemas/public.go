@@ -11,6 +11,9 @@ import (
 func (r *Request) Public() *Request {
 	public := *r
 	public.Git.GitKey = ""
+	if isToken(r.Git.GitUsername) {
+		public.Git.GitUsername = ""
+	}
 	public.BuildOptions.Cachix.APIKey, public.BuildOptions.Cachix.SigningKey = "", ""
 	public.Nix = Nix{}
 	if len(r.Nix.AccessTokens) > 0 {

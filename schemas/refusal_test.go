@@ -29,7 +29,7 @@ func TestRefusalTellsAll(t *testing.T) {
 			`buildOptions.maxJobs: must be 1 or more`,
 		`{"git_config":{"noclone":false},"build_options":{"command":"make"},"cachix_config":{"push":true,"target":"x"}}`: `git_config.repository: is required when noclone is false; ` +
 			`cachix_config.apikey: is required when push is true; ` +
-			`cachix_config.target: must be an http or https URL that ends in the name of a cache, without a user, query or fragment; ` +
+			`cachix_config.target: must be an http or https URL that ends in the name of a cache, such as https://cachix.org/NAME, without a user, query or fragment; ` +
 			`build_options.command: its first word must be one of: nix, nix-build`,
 		`{}`: `git: is missing; buildOptions: is missing`,
 		`[]`: `the job must be a JSON object`,
@@ -137,6 +137,7 @@ func TestWhereJSONIsWrong(t *testing.T) {
 		"{\n\"a\": 1,\n \"a\": 2}":      "line 3, column 4: the second property of this name in one object",
 		"{\"a\": \"\xff\"}":             "line 1, column 8: not UTF-8",
 		"\xff":                          "line 1, column 1: not UTF-8",
+		"\ufeff{}":                      "line 1, column 1: a byte order mark is before the JSON; save the text as UTF-8 without one",
 		"{\"a\": [1, {\"b\": 1,\"b\":}": "line 1, column 23: invalid character '}' looking for beginning of value",
 	} {
 		got := refusal(t, data)

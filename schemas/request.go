@@ -80,6 +80,9 @@ func (r *Request) Secrets() []string {
 	cachix := r.BuildOptions.Cachix
 	_, bareKey, _ := strings.Cut(cachix.SigningKey, ":") // of a key with its name before it
 	secrets := []string{r.Git.GitKey, cachix.APIKey, cachix.SigningKey, bareKey}
+	if isToken(r.Git.GitUsername) {
+		secrets = append(secrets, r.Git.GitUsername)
+	}
 	for _, token := range r.Nix.AccessTokens {
 		secrets = append(secrets, token, BareToken(token))
 	}

@@ -229,7 +229,7 @@ func repositoryJobs() []acceptedJob {
 	for _, repository := range []string{
 		"https://github.com/iglu-sh/builder", "https://canary.example/a/b/c.git", "http://127.0.0.1:8080/r", "http://[::1]:8080/r",
 		"ssh://canary.example/r", "ssh://git@canary.example:2222/~user/r.git", "git://canary.example/r",
-		"git@github.com:iglu-sh/builder.git", "git@canary.example:/absolute/r", "first.last@canary.example:r",
+		"git@github.com:iglu-sh/builder.git", "git@canary.example:/absolute/r", "first.last@canary.example:r", "git@canary_git_1:r",
 	} {
 		jobs = append(jobs, acceptedJob{"repository " + repository, jobWith(edits{"git.repository": repository}),
 			func(r *Request) { r.Git.Repository = repository }})
@@ -349,6 +349,56 @@ func TestRepositoryIsNormalized(t *testing.T) {
 		} else if r.Git.Repository != want {
 			t.Errorf("%s is %s, want %s", repository, r.Git.Repository, want)
 		}
+	}
+}
+
+// A token as the user of a repository's URL is the key. As with git itself, the host gets it, and it is as secret as
+// every other key.
+func TestTokenAsUser(t *testing.T) {
+	const github, gitlab, gitea = "ghp_0123456789abcdefghijABCDEFGHIJ012345", "glpat-0123456789abcdefABCD", "0123456789abcdef0123456789abcdef01234567"
+	for _, test := range []struct {
+		repository, user, key string // as sent
+		wantUser, wantKey     string
+	}{
+		{"https://" + github + "@host/r", "", "", "", github},
+		{"https://" + gitlab + "@host/r", "", "", "", gitlab},
+		{"https://" + gitea + "@host/r", "me", "", "me", gitea},
+		{"https://" + github + "@host/r", "", "key", github, "key"},
+		{"https://some-organisation-2024@host/r", "", "", "some-organisation-2024", ""},
+		{"https://host/r", github, "x-oauth-basic", github, "x-oauth-basic"},
+	} {
+		job := fmt.Sprintf(`{"git":{"noClone":false,"repository":%q,"gitUsername":%q,"gitKey":%q},"buildOptions":{"command":"nix build","cachix":{"push":false}}}`,
+			test.repository, test.user, test.key)
+		r, _, err := ParseRequest([]byte(job), allowedCommands)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Git.Repository != "https://host/r" || r.Git.GitUsername != test.wantUser || r.Git.GitKey != test.wantKey {
+			t.Errorf("%s: %+v", test.repository, r.Git)
+		}
+		public, err := json.Marshal(r.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, token := range []string{github, gitlab, gitea} {
+			if strings.Contains(job, token) && (strings.Contains(string(public), token) || !slices.Contains(r.Secrets(), token)) {
+				t.Errorf("%s: its token is no secret: %s, %q", test.repository, public, r.Secrets())
+			}
+		}
+	}
+}
+
+// Nix compares the hosts of tokens with those of inputs, which are in small letters. What follows a host is a path.
+func TestTokenHostsAreNormalized(t *testing.T) {
+	job := `{"git":{"noClone":true},"buildOptions":{"command":"nix build","cachix":{"push":false}},` +
+		`"nix":{"accessTokens":{"GitHub.com":"one","Git.Example.com:8443/Group":"two","gitlab.com":"three","GitLab.com":"four"}}}`
+	r, _, err := ParseRequest([]byte(job), allowedCommands)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"github.com": "one", "git.example.com:8443/Group": "two", "gitlab.com": "three"}
+	if diff := cmp.Diff(want, r.Nix.AccessTokens); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

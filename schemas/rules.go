@@ -3,6 +3,7 @@ package schemas
 import (
 	"crypto/ed25519"
 	"encoding/base64"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 // normalize makes equivalent requests equal.
 func (r *Request) normalize() {
+	r.Nix.AccessTokens = withPlainHosts(r.Nix.AccessTokens)
 	if scpForm().MatchString(r.Git.Repository) {
 		r.Git.Repository = withPlainHost(r.Git.Repository, ":")
 		return
@@ -36,12 +38,21 @@ func (r *Request) normalize() {
 	if _, hasPassword := u.User.Password(); hasPassword {
 		return // checkRepository refuses it
 	}
-	if r.Git.GitUsername == "" {
-		r.Git.GitUsername = u.User.Username()
+	switch user := u.User.Username(); {
+	case isToken(user) && r.Git.GitKey == "": // hosts of git accept a token as the user
+		r.Git.GitKey = user
+	case r.Git.GitUsername == "":
+		r.Git.GitUsername = user
 	}
 	u.User, u.Host = nil, strings.ToLower(u.Host)
 	r.Git.Repository = u.String()
 }
+
+// tokenForm matches the tokens of GitHub, GitLab and Gitea.
+var tokenForm = lazyregexp.New(`^(gh[a-z]_|github_pat_|gl[a-z]{2,8}-)[A-Za-z0-9_.-]{16,}$|^[0-9a-f]{40}$`)
+
+// isToken reports whether the name of a user is a token.
+func isToken(user string) bool { return tokenForm().MatchString(user) }
 
 // withPlainHost returns an address without its scheme with the host in small letters. The host is before end, and after
 // the @ of a user. Git and ssh compare it with the hosts of submodules and inputs, and do not ignore the case.
@@ -49,6 +60,22 @@ func withPlainHost(address, end string) string {
 	host, _, _ := strings.Cut(address, end)
 	at := strings.LastIndexByte(host, '@') + 1
 	return address[:at] + strings.ToLower(host[at:]) + address[len(host):]
+}
+
+// withPlainHosts returns access tokens with their hosts in small letters: Nix compares them with those of inputs, and
+// does not ignore the case. A token for a host that is written so already has precedence.
+func withPlainHosts(tokens map[string]string) map[string]string {
+	if len(tokens) == 0 {
+		return tokens
+	}
+	plain := make(map[string]string, len(tokens))
+	for _, at := range slices.Sorted(maps.Keys(tokens)) {
+		lower := withPlainHost(at, "/")
+		if _, is := tokens[lower]; !is || lower == at {
+			plain[lower] = tokens[at]
+		}
+	}
+	return plain
 }
 
 // A checker checks a job against the rules that a schema cannot express, and adds broken rules to a Refusal.
@@ -205,8 +232,9 @@ func (c checker) checkGit(g *Git) {
 	}
 }
 
-// scpForm matches git's short form of an ssh URL. Neither part can begin with -, like an option.
-var scpForm = lazyregexp.New(`^[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^:].*$`)
+// scpForm matches git's short form of an ssh URL. Neither part can begin with -, like an option. Docker's own names of
+// hosts have underscores.
+var scpForm = lazyregexp.New(`^[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9_][A-Za-z0-9._-]*:[^:].*$`)
 
 // hostName matches a name or address of a host that has no special meaning for a shell, for ssh or in ssh's
 // configuration.
@@ -245,7 +273,7 @@ func (c checker) checkCachix(cachix *Cachix) {
 	}
 	if cachix.Target != "" && !isCacheURL(cachix.Target) {
 		c.rule("buildOptions.cachix.target",
-			"must be an http or https URL that ends in the name of a cache, without a user, query or fragment")
+			"must be an http or https URL that ends in the name of a cache, such as https://cachix.org/NAME, without a user, query or fragment")
 	}
 }
 

@@ -248,7 +248,7 @@ func TestLogin(t *testing.T) {
 			t.Errorf("with a wrong token: status %d, cookies %v", response.StatusCode, response.Cookies())
 		}
 		response := f.login(goodToken, "/jobs/x?tab=log")
-		if location := response.Header.Get("Location"); response.StatusCode != 303 || location != "/jobs/x?tab=log" {
+		if location := response.Header.Get("Location"); response.StatusCode != 303 || location != "./jobs/x?tab=log" {
 			t.Errorf("status %d to %q", response.StatusCode, location)
 		}
 		cookies := response.Cookies()

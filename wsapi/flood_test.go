@@ -1,9 +1,9 @@
 package wsapi
 
 import (
-	"context"
 	"io"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -104,8 +104,13 @@ func TestFlood(t *testing.T) {
 func TestAllAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answer := make(chan struct{})
-		f := serveLimited(t, fewConns, &fakeBuilder{healthy: func(context.Context) error { <-answer; return nil }})
-		const ask = "GET /api/v1/healthcheck HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+		f := serveLimited(t, fewConns, &fakeBuilder{}, func(o *Options) {
+			o.Page = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				<-answer
+				io.WriteString(w, "a page")
+			})
+		})
+		const ask = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 		for range fewConns {
 			f.open(ask, socketBuffer)
 		}
@@ -122,7 +127,7 @@ func TestAllAnswered(t *testing.T) {
 		}
 		close(answer)
 		text, err := io.ReadAll(last)
-		if err != nil || !strings.HasSuffix(string(text), healthy) {
+		if err != nil || !strings.HasSuffix(string(text), "a page") {
 			t.Errorf("the last one is answered %q, %v", text, err)
 		}
 		elapse(time.Second)

@@ -343,11 +343,15 @@ func (f *fixture) shake(conn net.Conn, host string, header http.Header, protocol
 	return ws, response
 }
 
+// dialContext connects to the server, whatever the address.
+func (f *fixture) dialContext(ctx context.Context, _, _ string) (net.Conn, error) {
+	return f.connect(ctx)
+}
+
 // do sends a request and returns the answer, whose body is read.
 func (f *fixture) do(request *http.Request) (response *http.Response, body string) {
 	f.t.Helper()
-	transport := &http.Transport{DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return f.connect(ctx) }}
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: f.dialContext}
 	response, err := transport.RoundTrip(request.WithContext(f.t.Context()))
 	if err != nil {
 		f.t.Fatal(err)

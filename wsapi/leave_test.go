@@ -57,6 +57,43 @@ func TestClientLeaves(t *testing.T) {
 	}
 }
 
+// TestCloseIsAnswered closes connections with a close frame while a job runs. The server answers with the same code and
+// closes the connection at once: it does not wait for the end of the job.
+func TestCloseIsAnswered(t *testing.T) {
+	for _, code := range []int{websocket.CloseNormalClosure, websocket.CloseGoingAway, websocket.CloseNoStatusReceived, 4711} {
+		bubble(t, fmt.Sprint(code), func(t *testing.T) {
+			cancelled, exit := make(chan struct{}), make(chan struct{})
+			f := serve(t, &fakeBuilder{build: func(ctx context.Context, _ *schemas.Request, out io.Writer) schemas.Message {
+				<-ctx.Done()
+				close(cancelled)
+				<-exit // its container needs some time
+				io.WriteString(out, "a last line\n")
+				return answer(schemas.Exited(1))
+			}})
+			defer close(exit)
+			c := f.dial()
+			c.send(job())
+			if got := c.next(); got != accepted {
+				t.Fatal(got)
+			}
+			begun := time.Now()
+			c.sendClose(code)
+			<-cancelled
+			c.SetReadDeadline(time.Now().Add(time.Minute))
+			_, _, err := c.NextReader()
+			if bye, ok := errors.AsType[*websocket.CloseError](err); !ok || bye.Code != code {
+				t.Errorf("the answer is %v", err)
+			}
+			if n, err := c.NetConn().Read(make([]byte, 1)); n != 0 || err != io.EOF {
+				t.Errorf("after that come %d bytes, %v", n, err)
+			}
+			if took := time.Since(begun); took != 0 {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+}
+
 // TestClientLeavesUnread disconnects clients that have not read, so that all buffers are full: the write to them, which
 // waits, ends immediately, too.
 func TestClientLeavesUnread(t *testing.T) {

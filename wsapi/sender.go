@@ -165,6 +165,21 @@ func (s *sender) answerPing() {
 	}
 }
 
+// answerClose answers the client's close frame, as RFC 6455, section 5.5.1, wants it, and closes the connection. It does
+// not if a write is in progress, which the client no longer reads, or if the server has sent a close frame itself.
+func (s *sender) answerClose(code int) {
+	if !s.writing.tryTake() {
+		return
+	}
+	defer s.writing.giveBack()
+	if s.ending.Swap(true) {
+		return
+	}
+	s.conn.SetWriteDeadline(time.Now().Add(closeTimeout))
+	s.conn.Write(controlFrame(websocket.CloseMessage, websocket.FormatCloseMessage(code, "")))
+	s.conn.Close() // the client waits for it
+}
+
 // writeDeadline returns the deadline of all writes together, if there is one.
 func (s *sender) writeDeadline() (deadline time.Time, isBounded bool) {
 	if deadline := s.closeDeadline.Load(); deadline != 0 {

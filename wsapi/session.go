@@ -195,8 +195,10 @@ func (s *session) readOn() jobend.End {
 	for {
 		s.heard()
 		_, _, err := s.conn.NextReader()
-		if websocket.IsUnexpectedCloseError(err, websocket.CloseAbnormalClosure) {
-			return jobend.Cancelled // the library returns CloseAbnormalClosure if no close frame came
+		// The library returns CloseAbnormalClosure if no close frame came.
+		if bye, ok := errors.AsType[*websocket.CloseError](err); ok && bye.Code != websocket.CloseAbnormalClosure {
+			s.out.answerClose(bye.Code)
+			return jobend.Cancelled
 		}
 		// Without an error, the client has sent a second job.
 		if err != nil || s.out.sendUnlessEnding(schemas.Busy()) != nil {

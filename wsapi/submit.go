@@ -28,6 +28,7 @@ const busyRetry = "5"
 // serveSubmit starts a job that does not depend on a connection, and answers where to find it.
 func (s *Server) serveSubmit(w http.ResponseWriter, r *http.Request) {
 	if reason := s.auth.Check(w, r); reason != "" {
+		s.log.Info("client refused", "client", r.RemoteAddr, "reason", reason)
 		s.refused(reason)
 		return
 	}

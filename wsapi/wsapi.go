@@ -84,6 +84,8 @@ type Server struct {
 	upgrader websocket.Upgrader
 	tcpInfo  func(net.Conn) (tcpState, bool) // asks the kernel; false if the state is not available
 
+	healthy, ready sharedCheck
+
 	answering chan struct{} // holds an item for each client that is being answered
 	sessions  sync.WaitGroup
 
@@ -111,6 +113,8 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 			CheckOrigin:      func(*http.Request) bool { return true },      // s.auth has checked it
 		},
 		tcpInfo:   tcpInfo,
+		healthy:   sharedCheck{ask: func(ctx context.Context) error { return builder.Healthy(ctx) }},
+		ready:     sharedCheck{ask: func(ctx context.Context) error { return builder.Ready(ctx) }},
 		answering: make(chan struct{}, maxAnswers),
 	}
 	s.closing, s.close = context.WithCancelCause(context.Background())
@@ -202,49 +206,6 @@ func (s *Server) acquire() (release func(), refusal schemas.Response) {
 		return func() {}, schemas.Busy()
 	}
 	return release, nothing
-}
-
-// healthy is the text that Iglu's clients expect, with this spelling.
-const healthy = "Everyting seems healthy!"
-
-func (s *Server) serveHealthcheck(w http.ResponseWriter, r *http.Request) {
-	if allow(w, r) && s.isHealthy(w, r) {
-		io.WriteString(w, healthy)
-	}
-}
-
-// isHealthy reports whether the container engine answers. If it does not, isHealthy answers the request.
-func (s *Server) isHealthy(w http.ResponseWriter, r *http.Request) bool {
-	err := s.builder.Healthy(r.Context())
-	if err != nil {
-		s.log.Warn("health check", "err", err)
-		http.Error(w, "The builder cannot run jobs: its container engine does not answer.", http.StatusServiceUnavailable)
-	}
-	return err == nil
-}
-
-// serveLive answers as long as the server runs.
-func (s *Server) serveLive(w http.ResponseWriter, r *http.Request) {
-	if allow(w, r) {
-		io.WriteString(w, "The builder is running.\n")
-	}
-}
-
-// serveReady answers whether a job would be accepted and could run, now or when a running job has ended.
-func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
-	if !allow(w, r) {
-		return
-	}
-	if s.draining.Err() != nil {
-		http.Error(w, shuttingDown.Error, http.StatusServiceUnavailable)
-		return
-	}
-	if err := s.builder.Ready(r.Context()); err != nil {
-		s.log.Warn("not ready", "err", err)
-		http.Error(w, "The builder cannot run jobs: "+err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	io.WriteString(w, "The builder accepts jobs.\n")
 }
 
 // serveMetrics answers with the builder's metrics. They show what other clients do, so they need the same token.

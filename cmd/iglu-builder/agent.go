@@ -103,12 +103,7 @@ func runAgent(first, second context.Context, s *server.Settings, log *slog.Logge
 	if !isSocket {
 		return fmt.Errorf("DOCKER_HOST is %s, but an agent runs on the machine of its engine\nhint: set DOCKER_HOST to the engine's socket, such as unix:///var/run/docker.sock", host)
 	}
-	engine, err := docker.New(docker.Options{Host: host}, log)
-	if err != nil {
-		return err
-	}
-	defer engine.Close()
-	if _, err := engine.AnyRunning(first); err != nil {
+	if _, err := anyRunning(first, host, log); err != nil {
 		return err
 	}
 	return agent.Serve(first, second, agent.Options{
@@ -119,13 +114,24 @@ func runAgent(first, second context.Context, s *server.Settings, log *slog.Logge
 		Version: buildInfo().Version,
 		Grace:   s.ShutdownGrace,
 		Running: func(ctx context.Context) (bool, error) {
-			running, err := engine.AnyRunning(ctx)
+			running, err := anyRunning(ctx, host, log)
 			if client.IsErrConnectionFailed(err) { // without the engine, no connection can be forwarded
 				return false, nil
 			}
 			return running, err
 		},
 	}, log)
+}
+
+// anyRunning reports whether a builder's container runs on an engine. It connects anew each time: the engine may have been
+// replaced by another version since the agent has started.
+func anyRunning(ctx context.Context, host string, log *slog.Logger) (bool, error) {
+	engine, err := docker.New(docker.Options{Host: host}, log)
+	if err != nil {
+		return false, err
+	}
+	defer engine.Close()
+	return engine.AnyRunning(ctx)
 }
 
 func readAgentKeys(s *server.Settings) (*agent.Keys, error) {
@@ -157,11 +163,16 @@ Docker's own clients expect in DOCKER_CERT_PATH. These also verify the agent's h
 ` + strings.Join(agent.HostNames, ", ") + `
 or of --host.`,
 		Example: "  iglu-builder agent keys keys",
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments(1, 1, "give the folder for the keys", "give one folder"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		},
 		RunE: func(command *cobra.Command, args []string) error {
+			for _, host := range hosts {
+				if !agent.IsHost(host) {
+					return &exitError{exitUsage, fmt.Errorf("--host: %q is not the name or the address of a host, without a port", host)}
+				}
+			}
 			if err := agent.MakeKeys(args[0], hosts); err != nil {
 				return &exitError{1, err}
 			}

@@ -25,6 +25,7 @@ func TestAgentCommands(t *testing.T) {
 		t.Fatalf("exit code %d, printed %q, %q", code, &stdout, &stderr)
 	}
 	wantFailure(t, 1, []string{"agent", "keys", keys}, "keys/server exists already")
+	wantFailure(t, 2, []string{"agent", "keys", keys + "-2", "--host", "node-1", "--host", "node 2"}, `--host: "node 2" is not the name or the address of a host`)
 	wantFailure(t, 2, []string{"agent", "keys"}, "hint: see 'iglu-builder agent keys --help'")
 
 	socket := anEngine(t)

@@ -51,7 +51,7 @@ shows its log, and 'iglu-builder cancel' ends it.`,
   IGLU_URL=builder:3000 iglu-builder build examples/hello/job.json
   iglu-builder build --json - < job.json | jq .event
   iglu-builder build --wait --detach examples/hello/job.json`,
-		Args: cobra.MaximumNArgs(1),
+		Args: arguments(0, 1, "", "give one file with a job, or flags; a command with spaces is put into quotes"),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
@@ -65,20 +65,14 @@ shows its log, and 'iglu-builder cancel' ends it.`,
 			if options.Job, err = readJob(args, &job, command.InOrStdin()); err != nil {
 				return &exitError{buildclient.ExitClient, err}
 			}
+			options.FromFlags = len(args) == 0
 			ctx, stop := untilInterrupted(command.Context())
 			defer stop()
-			send, interrupted := buildclient.Submit, "the job was cancelled"
+			send := buildclient.Submit
 			if detach {
-				send, interrupted = detachJob, "interrupted before the builder answered"
+				send = detachJob
 			}
-			code, err := send(ctx, options)
-			if ctx.Err() != nil {
-				return &exitError{exitInterrupted, errors.New(interrupted)}
-			}
-			if err != nil || code != 0 {
-				return &exitError{code, err}
-			}
-			return nil
+			return ofJob(send(ctx, options))
 		},
 	}
 	flags := command.Flags()
@@ -87,6 +81,17 @@ shows its log, and 'iglu-builder cancel' ends it.`,
 	flags.BoolVar(&detach, "detach", false, "print the job's id and exit; the job continues")
 	job.Register(flags)
 	return command
+}
+
+// ofJob returns the error of a command that ends with the exit code of a build, or nil.
+func ofJob(code int, err error) error {
+	if _, ok := errors.AsType[buildclient.Interrupted](err); ok {
+		code = exitInterrupted
+	}
+	if err != nil || code != 0 {
+		return &exitError{code, err}
+	}
+	return nil
 }
 
 // readBuilder returns the builder's address and token from flags, or from the environment if they are not
@@ -118,9 +123,11 @@ func readJob(args []string, flags *buildclient.JobFlags, stdin io.Reader) ([]byt
 	case flags.Given():
 		return nil, errors.New("a file and flags both describe a job\nhint: use only one of them")
 	case args[0] == "-":
-		return io.ReadAll(stdin)
+		text, err := io.ReadAll(stdin)
+		return buildclient.WithoutMark(text), err
 	}
-	return os.ReadFile(args[0])
+	text, err := os.ReadFile(args[0])
+	return buildclient.WithoutMark(text), err
 }
 
 // detachJob sends a job and prints its id or, with the option JSON, the builder's whole answer.

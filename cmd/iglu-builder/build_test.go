@@ -7,6 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -42,6 +45,7 @@ func TestBuilderOfCommand(t *testing.T) {
 		{"variables", address, good, nil, "refuses: /api/v1/build Bearer " + fixture.GoodToken},
 		{"flags", "", "", []string{"--url", address, "--token-file", good}, "refuses: /api/v1/build Bearer " + fixture.GoodToken},
 		{"flags before variables", "ftp://x", good, []string{"--url", address, "--token-file", fixture.TokenFile(t, other)}, "refuses: /api/v1/build Bearer " + other},
+		{"token with a byte order mark", address, fixture.TokenFile(t, "\ufeff"+fixture.GoodToken+"\r\n"), nil, "refuses: /api/v1/build Bearer " + fixture.GoodToken},
 		{"no token", address, "", nil, "refuses: /api/v1/build\n"},
 		{"no token, as the flag says", address, good, []string{"--token-file="}, "refuses: /api/v1/build\n"},
 		{"bad variable", "builder", "", nil, `IGLU_URL: "builder"` + notAnAddress},
@@ -60,6 +64,33 @@ func TestBuilderOfCommand(t *testing.T) {
 				t.Errorf("exit code %d, %s\nwant %s", code, &stderr, test.want)
 			}
 		})
+	}
+}
+
+// TestJobWithMark sends a job's file as editors of Windows save it: with a byte order mark, which JSON cannot have.
+func TestJobWithMark(t *testing.T) {
+	const job = `{"git":{"noClone":true}}`
+	file := filepath.Join(t.TempDir(), "job.json")
+	if err := os.WriteFile(file, []byte("\ufeff"+job), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	builder := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, _ := io.ReadAll(r.Body)
+		got = append(got, string(text))
+		w.WriteHeader(http.StatusAccepted)
+		io.WriteString(w, `{"id":"abc"}`)
+	}))
+	defer builder.Close()
+	t.Setenv("NO_COLOR", "1") // else the client asks for colours
+	for _, name := range []string{file, "-"} {
+		var stdout, stderr bytes.Buffer
+		if code := run(t.Context(), []string{"build", "--url", builder.URL, "--detach", name}, strings.NewReader("\ufeff"+job), &stdout, &stderr); code != 0 {
+			t.Errorf("%s: exit code %d, %s", name, code, &stderr)
+		}
+	}
+	if want := []string{job, job}; !slices.Equal(got, want) {
+		t.Errorf("the builder got %q", got)
 	}
 }
 
@@ -84,9 +115,9 @@ func TestDetachCannotPrint(t *testing.T) {
 
 // TestCannotPrint runs commands whose output cannot be printed. They fail, and do not blame the command line.
 func TestCannotPrint(t *testing.T) {
-	for _, args := range [][]string{{"version"}, {"completion", "bash"}} {
+	for _, args := range [][]string{{"version"}, {"--version"}, {"completion", "bash"}, {"--help"}, {"help"}, {"help", "build"}, {"build", "--help"}, {"completion"}, {"stores", "rm", "-h"}} {
 		var stderr bytes.Buffer
-		if code := run(t.Context(), args, nil, fullDisk{}, &stderr); code != 1 || !strings.HasSuffix(stderr.String(), ": the disk is full\n") {
+		if code := run(t.Context(), args, nil, fullDisk{}, &stderr); code != 1 || !strings.HasSuffix(stderr.String(), ": the disk is full\n") || strings.Count(stderr.String(), "\n") != 1 {
 			t.Errorf("%q: exit code %d, %s", args, code, &stderr)
 		}
 	}
@@ -101,6 +132,31 @@ func TestJobIDs(t *testing.T) {
 			if want := fmt.Sprintf("%q is not a job's id, which has only small letters and digits\nhint: ", id); code != buildclient.ExitClient || !strings.Contains(stderr.String(), want) {
 				t.Errorf("%s %q: exit code %d, %s", command, id, code, &stderr)
 			}
+		}
+	}
+}
+
+// TestArguments gives commands too few or too many arguments.
+func TestArguments(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"build", "a.json", "b.json"}, buildclient.ExitClient, `build: unexpected argument "b.json": give one file with a job, or flags; a command with spaces is put into quotes`},
+		{[]string{"build", "--command", "nix", "build", ".#a"}, buildclient.ExitClient, `build: unexpected argument ".#a": give one file with a job, or flags; a command with spaces is put into quotes`},
+		{[]string{"watch"}, buildclient.ExitClient, "watch: give the id of a job"},
+		{[]string{"cancel", "a2", "b3"}, buildclient.ExitClient, `cancel: unexpected argument "b3": give the id of one job`},
+		{[]string{"log"}, buildclient.ExitClient, "log: give the id of a job"},
+		{[]string{"log", "a2", "hello", "more"}, buildclient.ExitClient, `log: unexpected argument "more": give the id of one job, and one derivation`},
+		{[]string{"agent", "keys"}, exitUsage, "agent keys: give the folder for the keys"},
+		{[]string{"agent", "keys", "a", "b"}, exitUsage, `agent keys: unexpected argument "b": give one folder`},
+	} {
+		var stderr bytes.Buffer
+		command, _, _ := strings.Cut(test.want, ":")
+		want := fmt.Sprintf("iglu-builder %s\nhint: see 'iglu-builder %s --help'\n", test.want, command)
+		if code := run(t.Context(), test.args, nil, io.Discard, &stderr); code != test.code || stderr.String() != want {
+			t.Errorf("%q: exit code %d, %s\nwant %s", test.args, code, &stderr, want)
 		}
 	}
 }

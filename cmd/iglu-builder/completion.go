@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"iglu.sh/builder/internal/buildclient"
 	"iglu.sh/builder/internal/server"
 )
 
@@ -20,6 +21,7 @@ func completeAll(root *cobra.Command) {
 	for _, setting := range server.Table() {
 		kinds[setting.Flag] = setting.Kind
 	}
+	kinds[stateFlag] = server.Kind{Words: buildclient.JobStates}
 	commands := root.Commands()
 	for len(commands) > 0 {
 		command := commands[0]

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -52,13 +53,18 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	completeAll(root)
 	root.Version = versionText()
 	root.SetVersionTemplate("{{.Version}}\n")
+	printed := printHelp(root, stdout)
 	started := false // a command has begun, so the command line is valid
 	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
 
 	command, err := root.ExecuteContextC(ctx)
 	if err == nil {
+		err, started = printed(), true
+	}
+	if err == nil {
 		return 0
 	}
+	started = started || root.Flags().Changed("version") // the library has printed the version
 	exit, ok := errors.AsType[*exitError](err)
 	switch {
 	case !ok && started:
@@ -70,6 +76,20 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		fmt.Fprintf(stderr, "%s: %v\n", command.CommandPath(), exit.err)
 	}
 	return exit.code
+}
+
+// printHelp makes the library print helps to out. The returned function returns the error of that, which the library
+// ignores.
+func printHelp(root *cobra.Command, out io.Writer) (printed func() error) {
+	var failed error
+	print := root.HelpFunc()
+	root.SetHelpFunc(func(command *cobra.Command, args []string) {
+		var text bytes.Buffer
+		command.SetOut(&text)
+		print(command, args)
+		_, failed = out.Write(text.Bytes())
+	})
+	return func() error { return failed }
 }
 
 // addLibraryCommands adds the commands of the library, help and completion. Unlike the library, they fail if their
@@ -103,7 +123,7 @@ func showHelp(help *cobra.Command, args []string) error {
 // commands returns the program's commands, without those that the library adds.
 func commands() []*cobra.Command {
 	return []*cobra.Command{
-		serveCommand(), buildCommand(), watchCommand(), cancelCommand(), logCommand(), jobCommand(), cleanupCommand(),
+		serveCommand(), buildCommand(), watchCommand(), cancelCommand(), jobsCommand(), logCommand(), jobCommand(), cleanupCommand(),
 		storesCommand(), agentCommand(), healthcheckCommand(), versionCommand(),
 	}
 }
@@ -115,7 +135,7 @@ const exitUsage = 2
 // container engine.
 func usageCode(command *cobra.Command) int {
 	switch command.Name() {
-	case "build", "watch", "cancel", "log":
+	case "build", "watch", "cancel", "jobs", "log":
 		return buildclient.ExitClient
 	case "healthcheck", "check":
 		return exitUnhealthy

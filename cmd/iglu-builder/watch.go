@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -36,14 +35,7 @@ The job's id is in the first line of its log and on the builder's page, and
 			}
 			ctx, stop := untilInterrupted(command.Context())
 			defer stop()
-			code, err := buildclient.Watch(ctx, options, args[0])
-			if ctx.Err() != nil {
-				return &exitError{exitInterrupted, errors.New("the job continues; 'iglu-builder cancel " + args[0] + "' ends it")}
-			}
-			if err != nil || code != 0 {
-				return &exitError{code, err}
-			}
-			return nil
+			return ofJob(buildclient.Watch(ctx, options, args[0]))
 		},
 	}
 	addClientFlags(command.Flags(), &options)
@@ -74,11 +66,13 @@ seconds. If the job does not exist or has ended, it exits with 125 and a sentenc
 	return command
 }
 
+const giveJob = "give the id of a job"
+
 var jobID = lazyregexp.New(`^[a-z0-9]+$`)
 
 // exactlyOneJob returns an error unless the only argument is a job's id.
 func exactlyOneJob(command *cobra.Command, args []string) error {
-	if err := cobra.ExactArgs(1)(command, args); err != nil {
+	if err := arguments(1, 1, giveJob, "give the id of one job")(command, args); err != nil {
 		return err
 	}
 	return checkJobID(args[0])

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -135,6 +136,17 @@ func (k *Keys) dialing() *tls.Config {
 // HostNames are the names in the certificate of agents. Only clients that verify names need them, such as
 // Docker's own.
 var HostNames = []string{"agent", "tasks.agent", "engine", "localhost", "127.0.0.1", "::1"}
+
+// IsHost reports whether a text is a name or an address of a host, without a port, so that a certificate can have it.
+// The first label of a name can be an asterisk (RFC 6125, 6.4.3).
+func IsHost(text string) bool {
+	isLabel := func(label string) bool {
+		const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"
+		return label != "" && strings.Trim(label, letters+"-") == "" && strings.Trim(label, "-") == label
+	}
+	name, _ := strings.CutPrefix(text, "*.")
+	return net.ParseIP(text) != nil || !slices.ContainsFunc(strings.Split(name, "."), func(label string) bool { return !isLabel(label) })
+}
 
 // MakeKeys makes the keys of both sides, in the subfolders server and agent of a folder. It creates the folder if
 // it does not exist, and fails if there are keys already. The agent's certificate has hosts, which are names or

@@ -128,3 +128,15 @@ func TestReadKeys(t *testing.T) {
 		}
 	}
 }
+
+// TestIsHost checks which hosts a certificate can have.
+func TestIsHost(t *testing.T) {
+	for text, want := range map[string]bool{
+		"node-1": true, "tasks.agent": true, "my_host.example.com": true, "*.example.com": true, "192.0.2.1": true, "2001:db8::1": true, "xn--nde-5qa": true,
+		"": false, "bad host": false, "node-1:2376": false, "[::1]": false, "https://node-1": false, "-a": false, "a-": false, "a..b": false, "a.*": false, "nöde": false, "a\n": false,
+	} {
+		if got := IsHost(text); got != want {
+			t.Errorf("%q: %t", text, got)
+		}
+	}
+}

@@ -22,13 +22,17 @@ import (
 const maxAnswer = 1 << 20
 
 // httpClient has no time limit for a whole answer: that with a job's messages takes as long as the job.
-var httpClient = &http.Client{Transport: &http.Transport{
-	Proxy:                 http.ProxyFromEnvironment,
-	ResponseHeaderTimeout: dialTimeout,
-	TLSHandshakeTimeout:   dialTimeout,
-	DisableKeepAlives:     true,
-	DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
-}}
+var httpClient = &http.Client{
+	Transport: &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		ResponseHeaderTimeout: dialTimeout,
+		TLSHandshakeTimeout:   dialTimeout,
+		DisableKeepAlives:     true,
+		DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
+	},
+	// A redirect would make a GET of the POST with a job. WebSockets do not follow redirects either.
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
 
 // jobsPath is the path of the jobs in the builder's API.
 const jobsPath = "/api/v1/jobs"
@@ -80,16 +84,18 @@ func (o Options) refusal(u *url.URL, response *http.Response) error {
 	case response.StatusCode == http.StatusRequestEntityTooLarge:
 		return errTooLarge
 	case said.Error != "":
+		o.addFlagNames(&said)
 		return errors.New(sentences(&said))
-	case u.Path == api(o.URL, jobsPath).Path && (response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed):
+	case response.Request.Method == http.MethodPost && u.Path == api(o.URL, jobsPath).Path && (response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed):
 		return fmt.Errorf("%s is not a builder that accepts jobs without a connection: it answers %s", u, termtext.Visible(response.Status))
-	case !strings.HasPrefix(response.Header.Get("Content-Type"), "text/plain"): // not a builder's sentence
-		return notBuilder(u, response.Status, text)
+	case response.StatusCode < 400 || !strings.HasPrefix(response.Header.Get("Content-Type"), "text/plain"): // not a builder's sentence
+		return notBuilder(u, response, text)
 	}
 	return fmt.Errorf("%s refuses: %s", u, termtext.Visible(strings.TrimSpace(string(text))))
 }
 
-// Detach sends a job that continues without its client. It returns the job's id and the whole answer.
+// Detach sends a job that continues without its client. It returns the job's id and the whole answer. Its error is an
+// Interrupted if ctx has ended before that.
 func Detach(ctx context.Context, o Options) (id string, answer []byte, err error) {
 	job := o.Job
 	if !o.NoColor {
@@ -98,11 +104,11 @@ func Detach(ctx context.Context, o Options) (id string, answer []byte, err error
 	err = o.untilTaken(ctx, func() error {
 		response, err := o.ask(ctx, http.MethodPost, api(o.URL, jobsPath), job)
 		if err != nil {
-			return err
+			return orInterrupted(ctx, err, notAnswered)
 		}
 		defer response.Body.Close()
 		if answer, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer)); err != nil {
-			return fmt.Errorf("read the builder's answer: %w", err)
+			return orInterrupted(ctx, fmt.Errorf("read the builder's answer: %w", err), notAnswered)
 		}
 		var taken struct {
 			ID string `json:"id"`

@@ -30,11 +30,25 @@ const ExitClient = 125
 // progressInterval is how often a client without a terminal prints the job's progress.
 const progressInterval = 30 * time.Second
 
+// An Interrupted is the error of a command that has ended because its context has. It says in a sentence what that
+// means for the job.
+type Interrupted string
+
+func (i Interrupted) Error() string { return string(i) }
+
+const (
+	notSent     Interrupted = "interrupted before the job was sent"
+	cancelled   Interrupted = "the job was cancelled"
+	notAnswered Interrupted = "interrupted before the builder answered; the job may have been started: 'iglu-builder jobs' lists the builder's jobs"
+)
+
 // Options are the job to send, the builder, and how to show the job.
 type Options struct {
 	URL   *url.URL // of the builder, as ParseAddress returns it
 	Token string   // the builder's; empty: none
 	Job   []byte   // the message to send; a request for colours is added if they are shown
+	// FromFlags is true if flags describe the job: sentences about it then have their names.
+	FromFlags bool
 	// Wait sends the job again until the builder has a free slot for it.
 	Wait bool
 
@@ -60,7 +74,8 @@ func (o Options) at(m schemas.Message) time.Time {
 }
 
 // Submit sends a job and shows it until the job or ctx has ended. It returns the build's exit code, or
-// ExitClient if there is none. Its error describes a failure that has not been shown yet.
+// ExitClient if there is none. Its error describes a failure that has not been shown yet. It is an Interrupted if ctx
+// has ended before the job.
 func Submit(ctx context.Context, o Options) (code int, err error) {
 	if o.showsColors() {
 		o.Job = withColors(o.Job)
@@ -86,7 +101,7 @@ func submitOnce(ctx context.Context, o Options) (code int, err error) {
 		return shown
 	})
 	if err != nil {
-		return ExitClient, err
+		return ExitClient, orInterrupted(ctx, err, notSent)
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() {
@@ -95,24 +110,32 @@ func submitOnce(ctx context.Context, o Options) (code int, err error) {
 		conn.Close()
 	})()
 	if err := conn.WriteMessage(websocket.TextMessage, o.Job); err != nil {
-		return ExitClient, fmt.Errorf("send the job: %w", err)
+		return ExitClient, orInterrupted(ctx, fmt.Errorf("send the job: %w", err), notSent)
 	}
 	defer ping(conn)()
 	var data []byte
-	return show(func() ([]byte, error) {
+	return show(o, func() ([]byte, error) {
 		data, err = readMessage(conn, data[:0])
 		switch {
 		case shown != nil:
-			return nil, shown
+			return nil, orInterrupted(ctx, shown, cancelled)
 		case websocket.IsCloseError(err, websocket.CloseMessageTooBig):
 			return nil, errTooLarge
 		case errors.Is(err, websocket.ErrReadLimit):
 			return nil, errTooLong
 		case err != nil:
-			return nil, fmt.Errorf("the builder ended the connection without a result: %w", err)
+			return nil, orInterrupted(ctx, fmt.Errorf("the builder ended the connection without a result: %w", err), cancelled)
 		}
 		return data, nil
 	}, v)
+}
+
+// orInterrupted returns what the end of ctx means for the job or, if ctx has not ended, err.
+func orInterrupted(ctx context.Context, err error, what Interrupted) error {
+	if ctx.Err() != nil {
+		return what
+	}
+	return err
 }
 
 var errTooLarge = errors.New("the job is larger than the builder accepts\nhint: its setting IGLU_MAX_REQUEST_BYTES is the limit")
@@ -124,9 +147,9 @@ func endView(v view, code *int, err *error) {
 	}
 }
 
-// show shows a job's messages up to the last. next returns the next message, which is valid until the next
+// show shows a job's messages up to the last, in a view of o. next returns the next message, which is valid until the next
 // call.
-func show(next func() ([]byte, error), v view) (code int, err error) {
+func show(o Options, next func() ([]byte, error), v view) (code int, err error) {
 	for {
 		data, err := next()
 		if err != nil {
@@ -147,6 +170,9 @@ func show(next func() ([]byte, error), v view) (code int, err error) {
 		case m.Line != nil:
 			v.line(data, m.Line)
 			continue
+		}
+		if m.Response != nil {
+			o.addFlagNames(m.Response)
 		}
 		v.message(data, m)
 		if m.Response == nil {
@@ -179,6 +205,13 @@ func resultOf(r *schemas.Response) (code int, why error, last bool) {
 		return 0, nil, true
 	}
 	return 0, nil, false
+}
+
+// addFlagNames replaces the names of properties in a message by those of the flags that describe the job.
+func (o Options) addFlagNames(r *schemas.Response) {
+	if o.FromFlags {
+		r.Msg = withFlagNames(r.Msg)
+	}
 }
 
 // sentences returns the texts of a message, safe to print on a terminal.

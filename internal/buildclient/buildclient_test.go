@@ -268,6 +268,7 @@ func TestJobOfFlags(t *testing.T) {
 	}
 	gitKey, apiKey, signingKey, empty := file("git", "-----BEGIN\nkey\n"), file("api", "token\r\n"), file("sign", "c2lnbg=="), file("empty", "\n")
 	netrc := file("netrc", "machine a password b\n")
+	marked, utf16 := file("marked", "\ufefftoken\r\n"), file("utf16", "t\x00o\x00\r\x00\n\x00")
 	noPush := `"cachix":{"push":false}`
 	for _, test := range []struct {
 		name    string
@@ -291,6 +292,15 @@ func TestJobOfFlags(t *testing.T) {
 				`","cachix":{"push":true,"target":"https://c/n","apiKey":"a","signingKey":"s"}}}`, ""},
 		{"file before environment", []string{"--repo", "r", "--git-key-file", gitKey}, map[string]string{EnvGitKey: "g"},
 			`{"git":{"repository":"r","gitKey":"-----BEGIN\nkey","requiresAuth":true,"noClone":false},"buildOptions":{"command":"` + defaultCommand + `",` + noPush + `}}`, ""},
+		{"line ends in the environment", []string{"--repo", "r", "--push-to", "https://c/n"}, map[string]string{EnvGitKey: "g\n", EnvAPIKey: "a\r\n"},
+			`{"git":{"repository":"r","gitKey":"g","requiresAuth":true,"noClone":false},"buildOptions":{"command":"` + defaultCommand +
+				`","cachix":{"push":true,"target":"https://c/n","apiKey":"a"}}}`, ""},
+		{"no repository, no key", []string{"--command", "nix"}, map[string]string{EnvGitKey: "g"},
+			`{"git":{"noClone":true},"buildOptions":{"command":"nix",` + noPush + `}}`, ""},
+		{"byte order mark", []string{"--repo", "r", "--git-key-file", marked}, nil,
+			`{"git":{"repository":"r","gitKey":"token","requiresAuth":true,"noClone":false},"buildOptions":{"command":"` + defaultCommand + `",` + noPush + `}}`, ""},
+		{"UTF-16", []string{"--repo", "r", "--git-key-file", utf16}, nil, "", "--git-key-file: " + utf16 + " is not UTF-8 text"},
+		{"Latin-1", []string{"--repo", "r"}, map[string]string{EnvGitKey: "gr\xfcn"}, "", EnvGitKey + " is not UTF-8 text"},
 		{"no push, no keys", []string{"--repo", "r"}, map[string]string{EnvAPIKey: "a", EnvSigningKey: "s"},
 			`{"git":{"repository":"r","noClone":false},"buildOptions":{"command":"` + defaultCommand + `",` + noPush + `}}`, ""},
 		{"tokens", []string{"--repo", "r", "--access-token-file", "github.com=" + apiKey, "--access-token-file", "a.b/c=" + gitKey, "--netrc-file", netrc}, nil,

@@ -39,13 +39,18 @@ var errTooLong = errors.New("the builder sent a message that is too long")
 // flush is called only before the client waits for more data: so a line is shown immediately, and a burst of
 // lines needs few writes.
 func dial(ctx context.Context, u *url.URL, token string, flush func() error) (*websocket.Conn, error) {
+	stop := func() bool { return true }
+	defer func() { stop() }()
 	dialer := websocket.Dialer{
 		Proxy:            http.ProxyFromEnvironment,
 		HandshakeTimeout: dialTimeout,
 		ReadBufferSize:   64 << 10,
 		Subprotocols:     []string{schemas.EventsProtocol},
-		NetDialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		NetDialContext: func(dialing context.Context, network, address string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(dialing, network, address)
+			if err == nil { // the library waits for the builder's answer even after ctx has ended
+				stop = context.AfterFunc(ctx, func() { conn.Close() })
+			}
 			return flushing{conn, flush}, err
 		},
 	}
@@ -87,12 +92,15 @@ func notConnected(u *url.URL, err error) error {
 
 // notBuilder returns the error if a server answers what a builder does not answer. text is its answer, or the
 // beginning.
-func notBuilder(u *url.URL, status string, text []byte) error {
+func notBuilder(u *url.URL, response *http.Response, text []byte) error {
 	hint := ""
 	if bytes.Contains(text, []byte("HTTP request to an HTTPS server")) { // as servers in Go say it
 		hint = "\nhint: the server speaks TLS: its address begins with https:// or wss://"
 	}
-	return fmt.Errorf("%s is not a builder: it answers %s%s", u, termtext.Visible(status), hint)
+	if to, err := response.Location(); err == nil {
+		hint = "\nhint: it redirects to " + termtext.Visible(to.Scheme+"://"+to.Host) + ": if the builder is there, give that address"
+	}
+	return fmt.Errorf("%s is not a builder: it answers %s%s", u, termtext.Visible(response.Status), hint)
 }
 
 // unauthorized returns the error if a builder has not accepted the token.
@@ -110,7 +118,7 @@ func rejected(u *url.URL, response *http.Response) error {
 	if response.StatusCode == http.StatusForbidden { // the body is the reason
 		return fmt.Errorf("%s refuses: %s", u, termtext.Visible(strings.TrimSpace(string(text))))
 	}
-	return notBuilder(u, response.Status, text)
+	return notBuilder(u, response, text)
 }
 
 // readMessage appends the next message to buf.

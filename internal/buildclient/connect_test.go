@@ -94,6 +94,11 @@ func TestNotABuilder(t *testing.T) {
 	encrypted.Config.ErrorLog = log.New(io.Discard, "", 0) // of clients that do not trust it
 	encrypted.StartTLS()
 	gone.Close()
+	moved := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		http.Redirect(w, r, encrypted.URL+r.URL.Path+"?token", http.StatusMovedPermanently)
+	}))
+	defer moved.Close()
 	defer plain.Close()
 	defer encrypted.Close()
 	hostOf := func(s *httptest.Server) string { return s.Listener.Addr().String() }
@@ -102,7 +107,9 @@ func TestNotABuilder(t *testing.T) {
 		"https://" + hostOf(plain):     "hint: if the builder has no certificate, its address begins with http:// or ws://",
 		"http://" + hostOf(encrypted):  "is not a builder: it answers 400 Bad Request\nhint: the server speaks TLS: its address begins with https:// or wss://",
 		"https://" + hostOf(encrypted): "hint: the host in the address must be one of the certificate's; SSL_CERT_FILE is a file with certificates to trust",
-		"http://" + hostOf(gone):       "dial tcp " + hostOf(gone) + ": connect: connection refused\nhint: start one with 'iglu-builder serve'",
+		"http://" + hostOf(moved): "is not a builder: it answers 301 Moved Permanently\nhint: it redirects to https://" + hostOf(encrypted) +
+			": if the builder is there, give that address",
+		"http://" + hostOf(gone): "dial tcp " + hostOf(gone) + ": connect: connection refused\nhint: start one with 'iglu-builder serve'",
 	} {
 		u, err := ParseAddress(address)
 		if err != nil {

@@ -1,11 +1,13 @@
 package buildclient
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/pflag"
 
@@ -113,8 +115,10 @@ func (j *JobFlags) Job() ([]byte, error) {
 		options.Command = defaultCommand
 	}
 	var err error
-	if request.Git.GitKey, err = secret("git-key-file", j.gitKeyFile, EnvGitKey); err != nil {
-		return nil, err
+	if j.repository != "" { // else the key would go to a builder that has no use for it
+		if request.Git.GitKey, err = secret("git-key-file", j.gitKeyFile, EnvGitKey); err != nil {
+			return nil, err
+		}
 	}
 	request.Git.RequiresAuth = request.Git.GitKey != ""
 	if err := j.addTokens(&request.Nix); err != nil {
@@ -162,21 +166,28 @@ func (j *JobFlags) addPush(c *schemas.Cachix) (err error) {
 }
 
 // secret returns the content of a file without its last line end. Without a file, it returns the value of an
-// environment variable.
+// environment variable, which can have a line end too: many tools make it of a file.
 func secret(flag, file, variable string) (string, error) {
-	if file == "" {
-		return os.Getenv(variable), nil // "" if there is no variable
+	name, value := variable, os.Getenv(variable) // "" if there is no variable
+	if file != "" {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return "", fmt.Errorf("--%s: %w", flag, err)
+		}
+		name, value = "--"+flag+": "+file, string(WithoutMark(text))
 	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return "", fmt.Errorf("--%s: %w", flag, err)
-	}
-	value := strings.TrimRight(string(text), "\r\n")
-	if value == "" {
-		return "", fmt.Errorf("--%s: %s is empty", flag, file)
+	value = strings.TrimRight(value, "\r\n")
+	switch {
+	case value == "" && file != "":
+		return "", fmt.Errorf("%s is empty", name)
+	case !utf8.ValidString(value) || strings.ContainsRune(value, 0): // JSON could not have it, or it is UTF-16
+		return "", fmt.Errorf("%s is not UTF-8 text", name)
 	}
 	return value, nil
 }
+
+// WithoutMark returns a text without the byte order mark that editors of Windows write before UTF-8.
+func WithoutMark(text []byte) []byte { return bytes.TrimPrefix(text, []byte("\ufeff")) }
 
 // integer returns the value of a flag, or nil if the flag is not set.
 func (j *JobFlags) integer(flag string, n int) *schemas.Integer {

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 
+	"iglu.sh/builder/internal/cachix"
 	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/internal/shellwords"
 	"iglu.sh/builder/internal/termtext"
@@ -21,7 +22,7 @@ type LogOptions struct {
 	URL        *url.URL // of the builder, as ParseAddress returns it
 	Token      string   // the builder's; empty: none
 	Job        string   // its id
-	Derivation string   // its name or its hash; empty: the job's log
+	Derivation string   // its name, its hash or its store path; empty: the job's log
 	Follow     bool     // until the job, or the build of the derivation, has ended
 
 	Stdout  io.Writer
@@ -42,7 +43,8 @@ func ShowLog(ctx context.Context, o LogOptions) error {
 func logURL(o LogOptions) *url.URL {
 	words := []string{url.PathEscape(o.Job)}
 	if o.Derivation != "" {
-		words = append(words, "derivations", url.PathEscape(o.Derivation))
+		// Nix prints the whole path.
+		words = append(words, "derivations", url.PathEscape(strings.TrimPrefix(o.Derivation, cachix.StoreDir)))
 	}
 	result := api(o.URL, jobsPath).JoinPath(append(words, "log")...)
 	if o.Follow {
@@ -59,12 +61,17 @@ func logCommand(builder *url.URL, job, derivation string) string {
 	if job == "" {
 		return ""
 	}
-	words := []string{"iglu-builder", "log"}
+	_, name := nixstore.DerivationName(derivation)
+	return commandFor(builder, "log", job, name)
+}
+
+// commandFor returns a command line of this program for a builder.
+func commandFor(builder *url.URL, command string, args ...string) string {
+	words := []string{"iglu-builder", command}
 	if address := builder.String(); address != DefaultURL {
 		words = append(words, "--url", strings.TrimSuffix(address, schemas.BuildPath))
 	}
-	_, name := nixstore.DerivationName(derivation)
-	return termtext.Visible(shellwords.Join(append(words, job, name)))
+	return termtext.Visible(shellwords.Join(append(words, args...)))
 }
 
 // showText copies lines to an output. For a terminal it removes unsafe control characters.

@@ -124,3 +124,16 @@ func TestWhereLogsAre(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// A derivation can be given by its store path, as Nix prints it.
+func TestLogOfPath(t *testing.T) {
+	const file = "93s9qh4dv29fnalqrgc9pg8ks6w68cnd-hello-2.12.drv"
+	api, o := startAPI(t, func(http.ResponseWriter, *http.Request, int) {})
+	for _, derivation := range []string{"hello-2.12", "/nix/store/" + file, file} {
+		if err := ShowLog(t.Context(), LogOptions{URL: o.URL, Token: o.Token, Job: "a2", Derivation: derivation, Stdout: io.Discard}); err != nil {
+			t.Error(err)
+		}
+	}
+	const begin, end = "GET /api/v1/jobs/a2/derivations/", "/log"
+	api.wantAsked(t, begin+"hello-2.12"+end, begin+file+end, begin+file+end)
+}

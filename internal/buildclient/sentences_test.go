@@ -36,3 +36,30 @@ func TestResultRows(t *testing.T) {
 		t.Errorf("of a failure: %q", rows)
 	}
 }
+
+// A job without results, such as one of "nix flake check", has no command that fetches them. Where the cache is read is not
+// guessed.
+func TestRowsWithoutResults(t *testing.T) {
+	verdict := &schemas.VerdictEvent{Pushed: &schemas.Pushed{Paths: 1, Bytes: 2048}}
+	s := &screen{target: push{target: "https://cachix.org/a", publicKey: "a:key"}, progress: new(progress)}
+	s.progress.take(schemas.AppendEvent(nil, schemas.ResultsEvent{Pushed: verdict.Pushed, Target: "https://cachix.org/a"}), time.Now())
+	if diff := cmp.Diff([][2]string{{"pushed", "1 path, 2.0 KiB, to https://cachix.org/a"}}, s.rows(verdict, true)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// The summary of a job that is watched has what the client does not know from the job itself: the cache, and the
+// command that fetches the results.
+func TestRowsOfWatchedJob(t *testing.T) {
+	verdict := &schemas.VerdictEvent{Pushed: &schemas.Pushed{Paths: 2, Bytes: 2048}}
+	s := &screen{progress: new(progress)}
+	if diff := cmp.Diff([][2]string{{"pushed", "2 paths, 2.0 KiB"}}, s.rows(verdict, false)); diff != "" {
+		t.Errorf("of a failure (-want +got):\n%s", diff)
+	}
+	s.progress.take(schemas.AppendEvent(nil, schemas.ResultsEvent{Results: []schemas.Result{{Paths: []string{"/nix/store/a"}}},
+		Pushed: verdict.Pushed, Target: "https://cache.example.com/a", Get: "nix-store --realise /nix/store/a"}), time.Now())
+	want := [][2]string{{"pushed", "2 paths, 2.0 KiB, to https://cache.example.com/a"}, {"result", "/nix/store/a"}, {"get it", "nix-store --realise /nix/store/a"}}
+	if diff := cmp.Diff(want, s.rows(verdict, true)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}

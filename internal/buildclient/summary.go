@@ -1,6 +1,7 @@
 package buildclient
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -30,6 +31,14 @@ func pushOf(job []byte) push {
 	}
 	c := request.BuildOptions.Cachix
 	return push{target: termtext.Visible(c.Target), publicKey: cachix.TrustedKey(c.Target, c.SigningKey)}
+}
+
+// keys returns the key that Nix needs to trust the cache, if there is one.
+func (p push) keys() []string {
+	if p.publicKey == "" {
+		return nil
+	}
+	return []string{p.publicKey}
 }
 
 // appendSummary appends the summary of a job that has ended.
@@ -108,23 +117,31 @@ func (s *screen) rows(verdict *schemas.VerdictEvent, succeeded bool) (rows [][2]
 	}
 	add("node", termtext.Visible(s.progress.node))
 	add("commit", termtext.Visible(verdict.Commit))
-	if verdict.Pushed != nil {
-		add("pushed", fmt.Sprintf("%s, %s, to %s", paths(verdict.Pushed.Paths), size(verdict.Pushed.Bytes), s.target.target))
+	var results schemas.ResultsEvent // empty if the builder does not send them
+	if s.progress.results != nil {
+		results = *s.progress.results
 	}
-	results := s.progress.results
-	if succeeded && results != nil {
-		for _, r := range results.Results {
-			for _, path := range r.Paths {
-				add("result", strings.TrimSpace(termtext.Visible(path+" "+r.Installable)))
-			}
+	if verdict.Pushed != nil {
+		pushed := paths(verdict.Pushed.Paths) + ", " + size(verdict.Pushed.Bytes)
+		if target := cmp.Or(s.target.target, termtext.Visible(results.Target)); target != "" { // else a watched job failed
+			pushed += ", to " + target
+		}
+		add("pushed", pushed)
+	}
+	if !succeeded {
+		return rows
+	}
+	for _, r := range results.Results {
+		for _, path := range r.Paths {
+			add("result", strings.TrimSpace(termtext.Visible(path+" "+r.Installable)))
 		}
 	}
 	switch {
-	case !succeeded || s.target.target == "":
-	case results != nil && results.Get != "":
+	case results.Get != "":
 		add("get it", termtext.Visible(results.Get))
-	case len(s.results) > 0: // the builder does not send them
-		add("get it", cachix.GetCommand(s.target.target, s.target.publicKey, s.results))
+	case s.target.target == "" || s.progress.results != nil: // nothing is pushed, or the builder knows no results
+	case len(s.results) > 0:
+		add("get it", cachix.GetCommand(s.target.target, s.target.keys(), s.results))
 	default:
 		add("get it", "from the substituter "+s.target.target+s.trust())
 	}

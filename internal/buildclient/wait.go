@@ -31,7 +31,7 @@ func (o Options) untilTaken(ctx context.Context, send func() error) error {
 		select {
 		case <-time.After(pause*3/4 + rand.N(pause/2)):
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return notSent
 		}
 	}
 }

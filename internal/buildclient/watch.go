@@ -29,7 +29,13 @@ func Watch(ctx context.Context, o Options, job string) (code int, err error) {
 	defer endView(v, &code, &err)
 	s := &stream{o: o, job: job, flush: v.flush}
 	defer s.close()
-	return show(func() ([]byte, error) { return s.next(ctx) }, v)
+	return show(o, func() ([]byte, error) {
+		message, err := s.next(ctx)
+		if err != nil {
+			err = orInterrupted(ctx, err, Interrupted("the job was not cancelled; if it is still running, this ends it: "+commandFor(o.URL, "cancel", job)))
+		}
+		return message, err
+	}, v)
 }
 
 // A stream is a job's messages as server-sent events (https://html.spec.whatwg.org/#server-sent-events).

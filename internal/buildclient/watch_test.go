@@ -123,16 +123,15 @@ func TestWatchEnds(t *testing.T) {
 
 // TestWatchCancelled ends the watching while no message arrives.
 func TestWatchCancelled(t *testing.T) {
-	ctx, cancel := context.WithCancelCause(t.Context())
-	done := errors.New("done")
+	ctx, cancel := context.WithCancel(t.Context())
 	_, o := startAPI(t, func(w http.ResponseWriter, r *http.Request, _ int) {
 		io.WriteString(w, jobOf(0)[0])
 		http.NewResponseController(w).Flush()
-		cancel(done)
+		cancel()
 		<-r.Context().Done()
 	})
 	o.Stdout = io.Discard
-	if code, err := Watch(ctx, o, "job"); code != ExitClient || !errors.Is(err, done) {
+	if code, err := Watch(ctx, o, "job"); code != ExitClient || err != Interrupted("the job was not cancelled; if it is still running, this ends it: iglu-builder cancel --url ws://"+o.URL.Host+" job") {
 		t.Errorf("exit code %d, %v", code, err)
 	}
 }

@@ -133,13 +133,17 @@ func redirection(response *http.Response) string {
 // maxExcerpt is how many characters of a server's answer an error repeats.
 const maxExcerpt = 200
 
-// queries matches the parts of addresses that can contain secrets.
-var queries = lazyregexp.New(`\?\S+|//[^/\s@]+@`)
+// queries and users match the parts of addresses that can contain secrets.
+var (
+	queries = lazyregexp.New(`\?\S+`)
+	users   = lazyregexp.New(`//[^/\s]+@`)
+)
 
 // excerpt returns the beginning of a server's message, on one line and without secrets.
 func (t *transport) excerpt(body []byte) string {
 	text := t.secrets.Replace(string(body))
 	text = queries().ReplaceAllString(text, "?…")
+	text = users().ReplaceAllString(text, "//…@")
 	text = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '

@@ -19,6 +19,8 @@ func TestExcerpt(t *testing.T) {
 		"key a token/+ is wrong":               "key *** is wrong",
 		"a+token%2F%2B or a%20token%2F+":       "*** or ***",
 		"see https://s3.example/a?signature=b": "see https://s3.example/a?…",
+		"at https://user:word@s3.example/a?b":  "at https://…@s3.example/a?…",
+		"at https://user:w@rd@s3.example/a":    "at https://…@s3.example/a",
 		x(200):                                 x(200),
 		x(201):                                 x(200) + "…",
 	} {
@@ -26,9 +28,6 @@ func TestExcerpt(t *testing.T) {
 		if got := client.excerpt([]byte(text)); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
-	}
-	if got := (&transport{secrets: secretReplacer("")}).excerpt([]byte("see https://user:word@s3.example/a")); strings.Contains(got, "word") || !strings.HasSuffix(got, "s3.example/a") {
-		t.Errorf("a password is shown: %q", got)
 	}
 	if got := (&transport{secrets: secretReplacer("")}).excerpt([]byte("not allowed")); got != "not allowed" {
 		t.Errorf("without a token: %q", got)

@@ -3,6 +3,7 @@ package cachix
 import (
 	"net/url"
 	"path"
+	"strings"
 
 	"iglu.sh/builder/internal/shellwords"
 )
@@ -22,13 +23,13 @@ func TrustedKey(target, signingKey string) string {
 	return path.Base(u.Path) + ":" + key.Public()
 }
 
-// GetCommand returns a command that downloads store paths from the cache at target, for a user whose Nix does
-// not trust that cache yet. trustedKey may be empty.
-func GetCommand(target, trustedKey string, paths []string) string {
+// GetCommand returns a command that downloads store paths from the cache that can be read at an address, for a user
+// whose Nix does not trust that cache yet. trustedKeys may be empty.
+func GetCommand(address string, trustedKeys, paths []string) string {
 	words := append([]string{"nix-store", "--realise"}, paths...)
-	words = append(words, "--option", "extra-substituters", target)
-	if trustedKey != "" {
-		words = append(words, "--option", "extra-trusted-public-keys", trustedKey)
+	words = append(words, "--option", "extra-substituters", address)
+	if len(trustedKeys) > 0 {
+		words = append(words, "--option", "extra-trusted-public-keys", strings.Join(trustedKeys, " "))
 	}
 	return shellwords.Join(words)
 }

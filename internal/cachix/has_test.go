@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -324,6 +325,30 @@ func TestLocateAtNoAddress(t *testing.T) {
 			t.Errorf("it was found at %q", uri)
 		}
 	}
+}
+
+// Cachix has its caches at other addresses than those to which clients push. Nothing is tried again before a cache
+// is found there.
+func TestLocateElsewhere(t *testing.T) {
+	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
+		b.cache.Misbehave(devcache.On("GET", "/default/nix-cache-info", devcache.Answer(404, "")))
+		kill := b.network.Serve("default.cache:80", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, "StoreDir: /nix/store\n")
+		}))
+		defer kill()
+		cache, err := b.Client.Cache(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		cache.URI = "http://default.cache/"
+		if found := b.Locate(t.Context(), cache); !found || b.Address() != "http://default.cache" {
+			t.Errorf("found %t, at %s", found, b.Address())
+		}
+		if took := time.Since(b.begun); took != 0 || len(b.notices) > 0 {
+			t.Errorf("took %s, said %q", took, b.notices)
+		}
+		b.transport.http.CloseIdleConnections()
+	})
 }
 
 // The API key is sent to the cache's host only, whatever URL a narinfo has.

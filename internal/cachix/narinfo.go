@@ -3,6 +3,7 @@ package cachix
 import (
 	"crypto/ed25519"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -64,6 +65,28 @@ func (f narInfoFields) compare(p Path, pushed Pushed, keys []ed25519.PublicKey) 
 		return err
 	}
 	return f.checkSignature(p, pushed.signature, keys)
+}
+
+// ofItsBuild returns a path with the archive and the references that a narinfo has for it, if they are well formed.
+// They differ if another build of the derivation has made the path in the cache, and its result differs.
+func (f narInfoFields) ofItsBuild(p Path) Path {
+	other := p
+	hash, err1 := f.one("NarHash")
+	size, err2 := f.one("NarSize")
+	references, err3 := f.one("References")
+	if errors.Join(err1, err2, err3) != nil {
+		return p
+	}
+	other.NarHash, err1 = ParseHash(hash)
+	other.NarSize, err2 = strconv.ParseInt(size, 10, 64)
+	other.References = nil
+	for _, name := range strings.Fields(references) {
+		other.References = append(other.References, StoreDir+name)
+	}
+	if errors.Join(err1, err2, other.check()) != nil {
+		return p
+	}
+	return other
 }
 
 func (f narInfoFields) equal(name, want string) error {

@@ -22,13 +22,39 @@ func (r *reader) verifying(p Path) string { return "read back " + p.Name() + " f
 
 // verify makes one attempt at Client.Verify.
 func (r *reader) verify(ctx context.Context, p Path, pushed Pushed, keys []ed25519.PublicKey) error {
+	return r.check(ctx, p, func(fields narInfoFields) error { return fields.compare(p, pushed, keys) })
+}
+
+// has makes one attempt at Client.Has.
+func (r *reader) has(ctx context.Context, p Path, keys []ed25519.PublicKey) error {
+	return r.check(ctx, p, func(fields narInfoFields) error {
+		if len(keys) > 0 { // else nothing shows that the cache's narinfo is right
+			p = fields.ofItsBuild(p)
+		}
+		return fields.compare(p, Pushed{}, keys)
+	})
+}
+
+// hasOther makes one attempt at Client.HasOther.
+func (r *reader) hasOther(ctx context.Context, p Path, keys []ed25519.PublicKey) error {
+	return r.check(ctx, p, func(fields narInfoFields) error {
+		other := fields.ofItsBuild(p)
+		if other.NarHash == p.NarHash {
+			return errors.New("its NarHash is that of this build")
+		}
+		return fields.compare(other, Pushed{}, keys)
+	})
+}
+
+// check reads the narinfo of a path, and checks it and that the archive exists.
+func (r *reader) check(ctx context.Context, p Path, compare func(fields narInfoFields) error) error {
 	text, err := r.narInfo(ctx, p)
 	if err != nil {
 		return err
 	}
 	fields, err := parseNarInfo(text)
 	if err == nil {
-		err = fields.compare(p, pushed, keys)
+		err = compare(fields)
 	}
 	if err != nil {
 		return &Error{Kind: NotAsPushed, Doing: r.verifying(p), Cache: r.transport.shown, Detail: r.transport.excerpt([]byte(err.Error()))}
@@ -43,38 +69,60 @@ func (r *reader) narInfo(ctx context.Context, p Path) (string, error) {
 
 // locate implements Client.Locate.
 func (r *reader) locate(ctx context.Context, cache Cache) bool {
+	home, elsewhere := r.at, otherAddress(cache, r.at)
+	tries := 0
+	err := r.retrier.retry(ctx, func() error {
+		err := r.look(ctx, home)
+		// Cachix, for one, has its caches elsewhere only: they are found there before the home is tried again.
+		if tries++; tries == 1 && isNotFound(err) && r.looksElsewhere(ctx, elsewhere) {
+			return nil
+		}
+		return err
+	})
+	if err != nil && !r.looksElsewhere(ctx, elsewhere) {
+		return false
+	}
+	return !cache.Private || r.showsPaths(ctx)
+}
+
+// otherAddress returns the address in a cache's properties, or "" if there is none besides its home.
+func otherAddress(cache Cache, home string) string {
+	at := strings.TrimRight(cache.URI, "/")
+	if u, err := url.Parse(at); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || at == home {
+		return ""
+	}
+	return at
+}
+
+// look returns nil if a cache can be read at an address.
+func (r *reader) look(ctx context.Context, at string) error {
 	const doing = "look for the contents of"
-	places := []string{r.at}
-	if u, err := url.Parse(cache.URI); err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https") {
-		places = append(places, strings.TrimRight(cache.URI, "/"))
+	text, err := r.get(ctx, doing, at+"/nix-cache-info")
+	if err == nil && !strings.Contains(text, "StoreDir: "+strings.TrimRight(StoreDir, "/")) {
+		err = &Error{Kind: NotCachix, Doing: doing, Cache: r.transport.shown}
 	}
-	for i, at := range places {
-		look := func() error {
-			text, err := r.get(ctx, doing, at+"/nix-cache-info")
-			if err == nil && !strings.Contains(text, "StoreDir: "+strings.TrimRight(StoreDir, "/")) {
-				err = &Error{Kind: NotCachix, Doing: doing, Cache: r.transport.shown}
-			}
-			return err
-		}
-		var err error
-		if i == 0 {
-			err = r.retrier.retry(ctx, look)
-		} else { // the address in a cache's answer can be any
-			err = look()
-		}
-		if err == nil {
-			r.at = at
-			return !cache.Private || r.showsPaths(ctx)
-		}
+	return err
+}
+
+// looksElsewhere looks for the cache at another address, and keeps the address if the cache is there. It tries
+// once: the address in a cache's answer can be any.
+func (r *reader) looksElsewhere(ctx context.Context, at string) bool {
+	if at == "" || r.look(ctx, at) != nil {
+		return false
 	}
-	return false
+	r.at = at
+	return true
+}
+
+func isNotFound(err error) bool {
+	failure, ok := errors.AsType[*Error](err)
+	return ok && failure.Status == http.StatusNotFound
 }
 
 // showsPaths reports whether the cache can be read with the API key. A private cache of Iglu Cache cannot.
 func (r *reader) showsPaths(ctx context.Context) bool {
 	_, err := r.get(ctx, "look for the contents of", r.at+"/"+unlikely+".narinfo")
-	failure, ok := errors.AsType[*Error](err)
-	return err == nil || ok && failure.Status == http.StatusNotFound
+	return err == nil || isNotFound(err)
 }
 
 // unlikely is the hash of a path that no cache has.

@@ -16,6 +16,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -94,7 +95,11 @@ func Open(name string) (*History, error) {
 	if errors.Is(err, bolterrors.ErrVersionMismatch) { // of the database's own format
 		err = ErrNewer
 	}
-	switch pathErr, ok := errors.AsType[*os.PathError](err); {
+	pathErr, ok := errors.AsType[*os.PathError](err)
+	if number, isCall := errors.AsType[syscall.Errno](err); isCall && !ok { // the database does not say which call has failed
+		pathErr, ok = &os.PathError{Op: "use", Path: name, Err: number}, true
+	}
+	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("open the history %s: %w", name, ErrInUse)
 	case ok:

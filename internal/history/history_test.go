@@ -219,7 +219,11 @@ func TestOpenErrors(t *testing.T) {
 	if err := os.WriteFile(plain, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for what, name := range map[string]string{"a file in place of its folder": filepath.Join(plain, "history.db"), "a folder": t.TempDir()} {
+	device := filepath.Join(t.TempDir(), "history.db") // it can be written, but neither synced nor mapped
+	if err := os.Symlink(os.DevNull, device); err != nil {
+		t.Fatal(err)
+	}
+	for what, name := range map[string]string{"a file in place of its folder": filepath.Join(plain, "history.db"), "a folder": t.TempDir(), "a device": device} {
 		h, err := Open(name)
 		if err == nil {
 			h.Close()

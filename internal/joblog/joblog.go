@@ -135,6 +135,13 @@ func (l *Log) Lines() int64 {
 	return l.index.lines
 }
 
+// Failed returns the error of the first write that failed, or nil. Readers get the same error.
+func (l *Log) Failed() error {
+	l.index.mu.Lock()
+	defer l.index.mu.Unlock()
+	return l.index.failed
+}
+
 // Close closes the log's files. A Reader is not affected: it opens the files itself.
 func (l *Log) Close() error {
 	err := errors.Join(l.file.Close(), l.index.journal.file.Close())

@@ -89,10 +89,11 @@ func (s *Store) create(name string) (*os.File, error) {
 	return os.OpenFile(filepath.Join(s.folder, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-// Has reports whether the store has a log of the job.
+// Has reports whether the store has a log of the job. It returns true if that cannot be known now, because what
+// belongs to a log is removed when the log is gone.
 func (s *Store) Has(job string) bool {
 	_, err := os.Stat(filepath.Join(s.folder, job+extension))
-	return err == nil
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // Prune removes the logs that Keep no longer covers. The store calls it when it is opened and when a job ends.

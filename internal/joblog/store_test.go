@@ -344,3 +344,23 @@ func (w *countingWriter) Write(p []byte) (int, error) {
 	w.lines += int64(bytes.Count(p, newline))
 	return len(p), nil
 }
+
+// TestHas asks for a log that there is, for one that there is not, and for one that cannot be looked for. Only of the
+// second it is certain that it is gone.
+func TestHas(t *testing.T) {
+	folder := t.TempDir()
+	s, err := Open(folder, Keep{Jobs: 10}, 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end(t, s, "there", 0)
+	loop := filepath.Join(folder, "unknown"+extension)
+	if err := os.Symlink(loop, loop); err != nil { // stands for a disk that fails
+		t.Fatal(err)
+	}
+	for job, want := range map[string]bool{"there": true, "gone": false, "unknown": true} {
+		if got := s.Has(job); got != want {
+			t.Errorf("%s: %t", job, got)
+		}
+	}
+}

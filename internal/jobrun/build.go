@@ -33,7 +33,7 @@ func (b *builder) secrets() *redact.Redactor {
 // secretsOf returns the secrets of a job.
 func secretsOf(job jobenv.Job) []string {
 	request := schemas.Request{
-		Git: schemas.Git{GitKey: job.GitKey},
+		Git: schemas.Git{GitUsername: job.GitUsername, GitKey: job.GitKey},
 		BuildOptions: schemas.BuildOptions{
 			Command:   job.Command,
 			ExtraArgs: job.ExtraArgs,
@@ -57,7 +57,7 @@ func (b *builder) buildOnly(out *output) int {
 	code := b.build(stdout.in)
 	stdout.close()
 	if code == 0 {
-		b.reportResults(out.printed(), nil, false)
+		b.reportResults(out.printed(), nil, nil)
 	}
 	return code
 }
@@ -116,10 +116,17 @@ func explain(f nixlog.Failure, code int) {
 		why.set(seeLog, nameOf(f.Derivation)+" failed")
 	case f.Derivation != "":
 		why.set(seeLog, nameOf(f.Derivation)+" failed: "+f.Text)
+	case strings.HasPrefix(f.Text, "experimental Nix feature "):
+		why.set(daemonFeature, f.Text)
 	case f.Text != "":
 		why.set("The log has all that Nix says of it.", f.Text)
 	}
 }
+
+// daemonFeature is the advice if an experimental feature is disabled. Nix's own advice, an option of the command, is not
+// enough for a feature that the daemon needs, too.
+const daemonFeature = "If the command enables it already, Nix's daemon has it disabled: the operator of the builder can enable it " +
+	"(extra-experimental-features in IGLU_NIX_CONF_FILE)."
 
 // seeLog is the advice if a derivation has failed.
 const seeLog = "The job's page has its own log, whatever the command prints of it."

@@ -16,7 +16,7 @@ const (
 // fullID matches a commit's id (SHA-1 or SHA-256), and shortID what may be the beginning of one.
 var (
 	fullID  = lazyregexp.New(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
-	shortID = lazyregexp.New(`^[0-9a-f]{4,63}$`)
+	shortID = lazyregexp.New(`^[0-9a-fA-F]{4,63}$`)
 )
 
 // checkOut checks out a ref in sourceDir: a branch, a tag, a full ref such as refs/heads/main, or a

@@ -47,7 +47,19 @@ func TestIDs(t *testing.T) {
 			t.Errorf("of %d characters: full %t, short %t", length, isFull, isShort)
 		}
 	}
-	if fullID().MatchString(strings.Repeat("A", 40)) || shortID().MatchString("main") {
+	if fullID().MatchString(strings.Repeat("A", 40)) || shortID().MatchString("main") || !shortID().MatchString("AbC1") {
 		t.Error("what is no id")
+	}
+}
+
+// An id in capitals is one of a commit, and not the name of a branch.
+func TestRefOf(t *testing.T) {
+	for branch, want := range map[string]string{
+		"": "", "HEAD": "", "main": "main", "Feature/ABC": "Feature/ABC", "ABCDEF0": "ABCDEF0", "-x": "-x",
+		strings.Repeat("aB", 20): strings.Repeat("ab", 20), strings.Repeat("A1", 32): strings.Repeat("a1", 32),
+	} {
+		if got := refOf(branch); got != want {
+			t.Errorf("%s: %s, want %s", branch, got, want)
+		}
 	}
 }

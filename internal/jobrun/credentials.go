@@ -2,6 +2,7 @@ package jobrun
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -243,7 +244,7 @@ func (c *credentials) insteadOfSSH() []string {
 	var environ []string
 	for _, form := range []string{"git@%s:", "ssh://git@%s/", "ssh://%s/"} {
 		environ = append(environ, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", n, key),
-			fmt.Sprintf("GIT_CONFIG_VALUE_%d="+form, n, c.origin.Hostname()))
+			fmt.Sprintf("GIT_CONFIG_VALUE_%d="+form, n, strings.TrimSuffix(c.origin.Host, ":"+c.origin.Port())))
 		n++
 	}
 	return append(environ, fmt.Sprintf("GIT_CONFIG_COUNT=%d", n))
@@ -285,9 +286,20 @@ func (c *credentials) answer(conn net.Conn) {
 	}
 }
 
-// isOrigin reports whether a host is the repository's.
+// isOrigin reports whether a host is the repository's. A server of http may redirect to https on the same host: the key
+// is safer there.
 func (c *credentials) isOrigin(host *url.URL) bool {
-	return c.origin != nil && host.Scheme == c.origin.Scheme && strings.EqualFold(host.Host, c.origin.Host)
+	if c.origin == nil || !strings.EqualFold(host.Hostname(), c.origin.Hostname()) {
+		return false
+	}
+	port, ofOrigin := portOf(host), portOf(c.origin)
+	return host.Scheme == c.origin.Scheme && port == ofOrigin ||
+		c.origin.Scheme == "http" && ofOrigin == "80" && host.Scheme == "https" && port == "443"
+}
+
+// portOf returns a URL's port, or that of its scheme.
+func portOf(u *url.URL) string {
+	return cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
 }
 
 // loginFor returns the user and the password or token with which git logs in at a host.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,10 +47,7 @@ func fetch(job jobenv.Job, r runner, t reporter) int {
 	}
 	g := git{runner: r.with(cloneProtocols), dir: sourceDir, repository: job.Repository, depth: job.GitDepth,
 		watch: watchFetch(timeout, func() { r.children.signalAll(unix.SIGKILL) }), said: &gitOutput{to: os.Stdout}}
-	branch := job.Branch
-	if branch == "HEAD" { // git's name for it
-		branch = ""
-	}
+	branch := refOf(job.Branch)
 	if code := g.clone(repositoryAs(job.Repository, job.GitUsername), branch); code != 0 {
 		sayWhy(checkSource, "could not clone %s (%s)", job.Repository, g.because(code))
 		return code
@@ -67,6 +65,17 @@ func fetch(job jobenv.Job, r runner, t reporter) int {
 		return exitGit
 	}
 	return 0
+}
+
+// refOf returns the ref that a job names, or "" for the default branch.
+func refOf(branch string) string {
+	if branch == "HEAD" { // git's name for it
+		return ""
+	}
+	if id := strings.ToLower(branch); fullID().MatchString(id) { // servers know only small letters
+		return id
+	}
+	return branch
 }
 
 // repositoryAs adds a user to an ssh URL without one. Otherwise ssh would log in with the name of the

@@ -113,7 +113,12 @@ func (b *builder) buildAndPush(ctx context.Context, pusher *push.Pusher, out *ou
 	unpushed := pusher.Finish(ctx, push.Command{Used: relay.paths(), Printed: printed})
 	pushed := meter.end()
 	if code == 0 {
-		b.reportResults(printed, pushed, unpushed == "")
+		var source *push.Substituter
+		if unpushed == "" {
+			complete := pusher.Source()
+			source = &complete
+		}
+		b.reportResults(printed, pushed, source)
 	}
 	if code != 0 || unpushed == "" {
 		return failed(code)

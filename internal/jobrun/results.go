@@ -11,6 +11,7 @@ import (
 	"iglu.sh/builder/internal/cachix"
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/nixstore"
+	"iglu.sh/builder/internal/push"
 	"iglu.sh/builder/internal/shellwords"
 	"iglu.sh/builder/schemas"
 )
@@ -22,9 +23,9 @@ const (
 	maxInstallable = 500
 )
 
-// reportResults reports the results of a command that succeeded, and how to download them if all are in the
-// cache. pushed is nil if nothing was to be pushed.
-func (b *builder) reportResults(printed []string, pushed *schemas.Pushed, isComplete bool) {
+// reportResults reports the results of a command that succeeded, and how to download them from source, which is nil
+// unless all are in the cache. pushed is nil if nothing was to be pushed.
+func (b *builder) reportResults(printed []string, pushed *schemas.Pushed, source *push.Substituter) {
 	argv, err := commandLine(b.job)
 	if err != nil {
 		return
@@ -33,8 +34,8 @@ func (b *builder) reportResults(printed []string, pushed *schemas.Pushed, isComp
 	if pushed != nil {
 		e.Target = b.job.CacheTarget
 	}
-	if paths := e.Paths(); isComplete && len(paths) > 0 && pushed != nil {
-		e.Get = cachix.GetCommand(e.Target, cachix.TrustedKey(e.Target, b.job.SigningKey), paths)
+	if paths := e.Paths(); source != nil && len(paths) > 0 && pushed != nil {
+		e.Get = cachix.GetCommand(source.URL, newTrust(nil, source.Keys).keys, paths)
 	}
 	if len(e.Results) > 0 || pushed != nil {
 		b.reporter.Event(e)

@@ -257,15 +257,20 @@ func newFakeStore() *fakeStore {
 func (s *fakeStore) add(name string, references ...string) string {
 	sum := sha256.Sum256([]byte(name))
 	path := cachix.StoreDir + nixbase32.EncodeToString(sum[:20]) + "-" + name
+	s.put(path, "of "+name, references)
+	return path
+}
+
+// put adds or replaces a path with this content.
+func (s *fakeStore) put(path, content string, references []string) {
 	var nar bytes.Buffer
-	for _, text := range []string{"nix-archive-1", "(", "type", "regular", "contents", "of " + name, ")"} {
+	for _, text := range []string{"nix-archive-1", "(", "type", "regular", "contents", content, ")"} {
 		wire.WriteString(&nar, text)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.nars[path] = nar.Bytes()
 	s.infos[path] = nixstore.Info{Path: path, NarHash: sha256.Sum256(nar.Bytes()), NarSize: int64(nar.Len()), References: references, BuiltHere: true}
-	return path
 }
 
 // change changes the store's metadata of a path.

@@ -71,10 +71,27 @@ func Prepare(ctx context.Context, o Options, say func(format string, args ...any
 		say("warning: the cache cannot be read from here: what is pushed will not be checked")
 	}
 	p := &Pusher{client: client, upstream: newTrust(o.Upstream, cache.Keys(), key), say: say, sender: s, tally: tally}
+	p.source = Substituter{URL: client.Address(), Keys: keysOfPaths(o, cache, key)}
 	if cache.Private {
 		p.findSubstituter(ctx, cache)
 	}
 	return p, nil
+}
+
+// keysOfPaths returns the public keys with which Nix trusts what is pushed, in the format NAME:BASE64. A cache shows
+// a signature with the name that it publishes for its key, or with its own name. Only the first path that is read
+// would tell which, so both are returned. key is nil if the cache signs.
+func keysOfPaths(o Options, cache cachix.Cache, key *cachix.SigningKey) []string {
+	if key == nil {
+		return cache.NamedKeys()
+	}
+	keys := []string{cachix.TrustedKey(o.Target, o.SigningKey)}
+	for _, named := range cache.NamedKeys() {
+		if strings.HasSuffix(named, ":"+key.Public()) && !slices.Contains(keys, named) {
+			keys = append(keys, named)
+		}
+	}
+	return keys
 }
 
 // A Substituter is a cache from which Nix can download.
@@ -86,6 +103,10 @@ type Substituter struct {
 // Substituter returns the cache if it is private and Nix can read it with the API key as a password in a
 // netrc file.
 func (p *Pusher) Substituter() (Substituter, bool) { return p.substituter, p.substituter.URL != "" }
+
+// Source returns where users get what was pushed: the address at which the cache can be read, and the keys with
+// which Nix trusts the paths.
+func (p *Pusher) Source() Substituter { return p.source }
 
 func (p *Pusher) findSubstituter(ctx context.Context, cache cachix.Cache) {
 	p.substituter = Substituter{URL: p.client.ReadableByNix(ctx), Keys: cache.NamedKeys()}

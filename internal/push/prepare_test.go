@@ -6,11 +6,14 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"iglu.sh/builder/internal/cachix"
 	"iglu.sh/builder/test/kit/devcache"
@@ -147,6 +150,43 @@ func TestSubstituter(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Users get what was pushed from the address at which the cache can be read, with a key whose name is that of the
+// cache's signatures: the name that the cache publishes, or its own. Of a cache that signs, it is one of its keys.
+func TestSource(t *testing.T) {
+	inBubble(t, devcache.Strict, func(t *testing.T, f *fixture) {
+		kill := f.network.Serve("default.cache:80", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, "StoreDir: /nix/store\n")
+		}))
+		defer kill()
+		own, named, other := "default:"+f.public(), "default.cache-1:"+f.public(), "other-1:"+base64.StdEncoding.EncodeToString(make([]byte, 32))
+		for _, test := range []struct {
+			signingKey string
+			elsewhere  bool
+			want       Substituter
+		}{
+			{f.options.SigningKey, false, Substituter{"http://cache/default", []string{own, named}}},
+			{f.options.SigningKey, true, Substituter{"http://default.cache", []string{own, named}}},
+			{"", true, Substituter{"http://default.cache", []string{other, named}}},
+		} {
+			faults := []devcache.Fault{devcache.On("GET", lookUpCall, devcache.Answer(200, fmt.Sprintf(
+				`{"name":"default","uri":"http://default.cache","isPublic":true,"publicSigningKeys":[%q,%q],"permission":"Write"}`, other, named)))}
+			if test.elsewhere {
+				faults = append(faults, devcache.On("GET", "/default/nix-cache-info", devcache.Answer(404, "")))
+			}
+			f.cache.Misbehave(faults...)
+			f.options.SigningKey = test.signingKey
+			p, err := f.prepare()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, p.Source()); diff != "" {
+				t.Errorf("elsewhere %t, signs %t (-want +got):\n%s", test.elsewhere, test.signingKey != "", diff)
+			}
+			p.Close()
+		}
+	})
 }
 
 // A path is an upstream's if one of its signatures is by a key of an upstream that is not a key of the cache, too.

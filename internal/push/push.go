@@ -67,9 +67,11 @@ type Pusher struct {
 	upstream trust
 	// substituter is how Nix can read the cache, if the cache is private.
 	substituter Substituter
-	say         func(format string, args ...any)
-	sender      *sender
-	tally       *tally
+	// source is where users get what was pushed.
+	source Substituter
+	say    func(format string, args ...any)
+	sender *sender
+	tally  *tally
 
 	planner *planner
 	queue   *queue

@@ -104,6 +104,41 @@ func TestNotRight(t *testing.T) {
 	})
 }
 
+// Builds of some derivations differ each time. A path of another build, which a key of the cache has signed, is there:
+// this cache would keep it even if it got another. That is so for a path that another job pushes at the same time, too.
+func TestAnotherBuild(t *testing.T) {
+	for _, kind := range devcache.Kinds() {
+		for _, race := range []bool{false, true} {
+			inBubble(t, kind, func(t *testing.T, f *fixture) {
+				path := f.store.add("path")
+				f.run(path)
+				f.store.put(path, "of another build of path", nil)
+				want := "already there"
+				if race { // the cache has answered that it lacks the path, and keeps the other build
+					f.cache.Misbehave(devcache.On("POST", "/api/v1/cache/*/narinfo", devcache.Answer(200, fmt.Sprintf("[%q]", path[len("/nix/store/"):][:32]))),
+						devcache.On("GET", "/default/*.narinfo", devcache.Times(1, devcache.Answer(404, ""))),
+						devcache.On("POST", "/api/v1/cache/*/multipart-nar/*/complete", devcache.Answer(200, "{}")))
+					want = "the cache has path of another job, and keeps that"
+				}
+				if unpushed := f.run(path); unpushed != "" || f.lines(want) == 0 {
+					t.Errorf("%s, race %t: unpushed: %q, said %q", kind, race, unpushed, f.log)
+				}
+				f.wantTotal(0, 1, 0)
+			})
+		}
+	}
+}
+
+// A path that the cache shows with another file than the pushed one is not pushed: it is of no other build.
+func TestAnotherFile(t *testing.T) {
+	inBubble(t, devcache.Strict, func(t *testing.T, f *fixture) {
+		f.cache.Misbehave(devcache.On("GET", "/default/*.narinfo", devcache.ReplaceField("FileHash", "sha256:"+strings.Repeat("0", 52))))
+		if unpushed := f.run(f.store.add("path")); !strings.Contains(unpushed, "FileHash is ") {
+			t.Errorf("unpushed: %q", unpushed)
+		}
+	})
+}
+
 // A path that another of the cache's keys has signed is not uploaded again.
 func TestAnotherKeyOfTheCache(t *testing.T) {
 	inBubble(t, devcache.Monorepo, func(t *testing.T, f *fixture) {

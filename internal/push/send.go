@@ -2,6 +2,7 @@ package push
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 
@@ -43,7 +44,9 @@ func (s *sender) send(ctx context.Context, path cachix.Path) error {
 	}
 	there, err := s.isThere(ctx, path)
 	if err == nil && !there {
-		err = s.push(ctx, path)
+		if err = s.push(ctx, path); err != nil && s.hasOther(ctx, path, err) {
+			err = nil
+		}
 	}
 	if err != nil {
 		s.tally.failed(ctx, path, err)
@@ -59,12 +62,27 @@ func (s *sender) isThere(ctx context.Context, path cachix.Path) (bool, error) {
 	there, err := s.client.Has(ctx, path, s.keys...)
 	if there {
 		s.learn(listUseless)
-		s.tally.succeeded(func(c *counts) {
-			c.there++
-			c.expected--
-		})
+		s.countThere()
 	}
 	return there, err
+}
+
+func (s *sender) countThere() {
+	s.tally.succeeded(func(c *counts) {
+		c.there++
+		c.expected--
+	})
+}
+
+// hasOther reports whether the cache has another build of a path that it has not accepted, and which a key of the cache
+// has signed: another job has pushed it meanwhile.
+func (s *sender) hasOther(ctx context.Context, path cachix.Path, failure error) bool {
+	if !s.readable || !errors.Is(failure, cachix.NotAsPushed) && !errors.Is(failure, cachix.Refused) || !s.client.HasOther(ctx, path, s.keys...) {
+		return false
+	}
+	s.say("the cache has %s of another job, and keeps that", path.Name())
+	s.countThere()
+	return true
 }
 
 // push pushes one path and reads it back.

@@ -62,16 +62,19 @@ func appendBase64(forms []string, s string) []string {
 	return forms
 }
 
-// appendPercent appends the percent-encodings of s: those of RFC 3986, and those of Go, which do not encode a
-// few more characters in a path and encode a space as + in a query.
+// appendPercent appends the percent-encodings of s: those of RFC 3986, those of Go, and those of Python's quote,
+// JavaScript's encodeURIComponent, and forms (https://url.spec.whatwg.org), which differ in what they do not encode. In
+// forms and in Go's queries a space is a +.
 func appendPercent(forms []string, s string) []string {
-	return append(forms, percent(s, "%%%02X"), percent(s, "%%%02x"), url.QueryEscape(s), url.PathEscape(s))
+	const upper, lower = "%%%02X", "%%%02x"
+	return append(forms, percent(s, upper, &isUnreserved), percent(s, lower, &isUnreserved), url.QueryEscape(s), url.PathEscape(s),
+		percent(s, upper, &quoteKeeps), percent(s, upper, &componentKeeps), strings.ReplaceAll(percent(s, upper, &formKeeps), "%20", "+"))
 }
 
-func percent(s, format string) string {
+func percent(s, format string, kept *[256]bool) string {
 	var out strings.Builder
 	for i := range len(s) {
-		if isUnreserved[s[i]] {
+		if kept[s[i]] {
 			out.WriteByte(s[i])
 		} else {
 			fmt.Fprintf(&out, format, s[i])
@@ -80,8 +83,15 @@ func percent(s, format string) string {
 	return out.String()
 }
 
-// isUnreserved has the unreserved characters of RFC 3986, section 2.3.
-var isUnreserved = bytesOf("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+const alphanumeric = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+var (
+	// isUnreserved has the unreserved characters of RFC 3986, section 2.3.
+	isUnreserved   = bytesOf(alphanumeric + "-._~")
+	quoteKeeps     = bytesOf(alphanumeric + "-._~/")
+	componentKeeps = bytesOf(alphanumeric + "-._~!'()*")
+	formKeeps      = bytesOf(alphanumeric + "-._*")
+)
 
 // appendShell appends s as shells quote it when they trace commands (set -x) or list variables (export -p): within
 // single quotes in two ways, within double quotes, within $'…', and with backslashes only, as bash's printf %q. It

@@ -73,6 +73,28 @@ func TestForms(t *testing.T) {
 	}
 }
 
+// TestURLForms looks for a secret as programs encode it for URLs. The forms are those that the programs printed.
+func TestURLForms(t *testing.T) {
+	const secret = `a/b+c=d ~(e)!*'f@g:h&i;j,k$l#mé`
+	r := New(secret)
+	for name, form := range map[string]string{
+		"Python: quote":                    `a/b%2Bc%3Dd%20~%28e%29%21%2A%27f%40g%3Ah%26i%3Bj%2Ck%24l%23m%C3%A9`,
+		"Python: quote_plus":               `a%2Fb%2Bc%3Dd+~%28e%29%21%2A%27f%40g%3Ah%26i%3Bj%2Ck%24l%23m%C3%A9`,
+		"JavaScript: encodeURIComponent":   `a%2Fb%2Bc%3Dd%20~(e)!*'f%40g%3Ah%26i%3Bj%2Ck%24l%23m%C3%A9`,
+		"JavaScript: URLSearchParams":      `a%2Fb%2Bc%3Dd+%7E%28e%29%21*%27f%40g%3Ah%26i%3Bj%2Ck%24l%23m%C3%A9`,
+		"Go: url.PathEscape":               url.PathEscape(secret),
+		"RFC 3986, as curl and jq have it": `a%2Fb%2Bc%3Dd%20~%28e%29%21%2A%27f%40g%3Ah%26i%3Bj%2Ck%24l%23m%C3%A9`,
+	} {
+		if got := r.String("key=" + form + "&x=1"); got != "key="+mask+"&x=1" {
+			t.Errorf("%s: got %s", name, got)
+		}
+	}
+	// As a key of 64 bytes looks in Python.
+	if got := New("SgykdnDTu9iRkZZ/haif81C22f+ERBiagMvD2oeMBUaE/w==").String("SgykdnDTu9iRkZZ/haif81C22f%2BERBiagMvD2oeMBUaE/w%3D%3D"); got != mask {
+		t.Errorf("got %s", got)
+	}
+}
+
 // quotable has what shells treat in ways of their own.
 const quotable = `it's a "$ecret` + "`" + `\!`
 

@@ -30,36 +30,6 @@ type fleet struct {
 	engines map[string]*docker.Engine // those that are open, by their addresses
 }
 
-// A nodeEngine is the engine of a node. Its fleet knows it until it is closed.
-type nodeEngine struct {
-	*docker.Engine
-	fleet   *fleet
-	address string
-}
-
-// add makes an engine known to the fleet, until it is closed.
-func (f *fleet) add(address string, e *docker.Engine) nodeEngine {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.engines[address] = e
-	return nodeEngine{e, f, address}
-}
-
-// Close implements engine.Engine.
-func (e nodeEngine) Close() error {
-	e.fleet.remove(e.address, e.Engine)
-	return e.Engine.Close()
-}
-
-// remove makes the fleet forget an engine. The address may belong to another engine by now.
-func (f *fleet) remove(address string, e *docker.Engine) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.engines[address] == e {
-		delete(f.engines, address)
-	}
-}
-
 // An ownProgram is a build of this program, which runs in the containers of jobs.
 type ownProgram struct{ file, buildID, version string }
 
@@ -75,7 +45,7 @@ func (s *Settings) openFleet(own ownProgram, folder string, log *slog.Logger) (*
 		if err != nil {
 			return nil, err
 		}
-		f.one, f.engines[""] = e, e
+		f.one = f.add("", e)
 		return f, nil
 	}
 	keys, err := s.nodeKeys()
@@ -154,10 +124,13 @@ func (f *fleet) IsOfJobs(addr netip.Addr) bool {
 // StopTimeout returns how long after the request to stop the engine kills the server's container. It returns 0
 // if that is not known, which is always so with a cluster.
 func (f *fleet) StopTimeout() time.Duration {
-	if f.one == nil {
+	f.mu.Lock()
+	e := f.engines[""]
+	f.mu.Unlock()
+	if e == nil {
 		return 0
 	}
-	return f.engines[""].StopTimeout()
+	return e.StopTimeout()
 }
 
 // A resolver looks up the addresses of a name.

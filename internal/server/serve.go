@@ -33,6 +33,9 @@ import (
 const (
 	// headerTimeout limits the time in which a client sends a request's header.
 	headerTimeout = 10 * time.Second
+	// maxHeader is the largest size of a request's header in bytes. Anyone can send one, on as many connections as
+	// there may be. A proxy's header, with the cookies of everything on a host, is smaller.
+	maxHeader = 64 << 10
 	// shutdownTimeout limits the wait for plain requests when the server stops.
 	shutdownTimeout = 5 * time.Second
 	// pruneInterval is how often old logs are removed.
@@ -69,6 +72,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	if err := records.Prune(logs.Has); err != nil {
 		return err
 	}
+	s.warnOfHost(log)
 	numbers := metrics.New(build, wsapi.Refusals, docker.Calls, len(s.Nodes) > 0)
 	logs.Written = numbers.LogWritten
 	engines, err := s.openFleet(ownProgram{program, buildID, build.Version}, filepath.Join(folder, "programs"), log)
@@ -219,6 +223,14 @@ func hintAtAddress(err error) error {
 	return err
 }
 
+// warnOfHost warns if jobs use the network of the engine's machine itself.
+func (s *Settings) warnOfHost(log *slog.Logger) {
+	if s.JobNetwork == "host" {
+		log.Warn("jobs are on the network of the engine's machine (IGLU_JOB_NETWORK): they reach all that listens on 127.0.0.1 there, " +
+			"and if the builder is there, they are clients like any other")
+	}
+}
+
 // inBackground runs work in a goroutine. stop ends it and waits for it.
 func inBackground(ctx context.Context, work func(ctx context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -266,6 +278,7 @@ func serveHTTP(ctx context.Context, listener net.Listener, api *wsapi.Server, st
 		Handler:           api,
 		ConnContext:       connlimit.WithConn,
 		ReadHeaderTimeout: headerTimeout,
+		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	server.RegisterOnShutdown(stopWatching)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 )
 
 // withTLS returns a listener with TLS, or the given one if no files are set.
@@ -30,33 +31,41 @@ func withTLS(listener net.Listener, certFile, keyFile string, log *slog.Logger) 
 type certificate struct {
 	certFile, keyFile string
 	log               *slog.Logger
+	current           atomic.Pointer[tls.Certificate]
 
-	mu      sync.Mutex
-	stamp   string // the result of stampNow at the last read
-	current *tls.Certificate
+	reading sync.Mutex
+	stamp   string // the result of stampNow at the last read; guarded by reading
 }
 
 // get returns the certificate in the files. If the files do not match or cannot be read, it returns the
-// previous certificate.
+// previous certificate. While one client's handshake looks at the files, which may be slow, the others get the
+// certificate that is known.
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.stampNow() != c.stamp {
-		if err := c.load(); err != nil {
-			c.log.Warn("cannot read the new certificate; the old one is still used", "err", err)
-		} else {
-			c.log.Info("read a new certificate", "file", c.certFile)
-		}
+	if c.reading.TryLock() {
+		c.renew()
+		c.reading.Unlock()
 	}
-	return c.current, nil
+	return c.current.Load(), nil
 }
 
-// load reads the files.
+// renew reads the files if they have changed. reading is held.
+func (c *certificate) renew() {
+	if c.stampNow() == c.stamp {
+		return
+	}
+	if err := c.load(); err != nil {
+		c.log.Warn("cannot read the new certificate; the old one is still used", "err", err)
+	} else {
+		c.log.Info("read a new certificate", "file", c.certFile)
+	}
+}
+
+// load reads the files. reading is held, or nobody else has c yet.
 func (c *certificate) load() error {
 	c.stamp = c.stampNow()
 	read, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
 	if err == nil {
-		c.current = &read
+		c.current.Store(&read)
 	}
 	return err
 }

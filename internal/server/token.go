@@ -26,7 +26,7 @@ func ReadToken(setting, file string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", setting, err)
 	}
-	token := strings.TrimSpace(string(text))
+	token := strings.TrimSpace(strings.TrimPrefix(string(text), "\ufeff")) // which editors of Windows write
 	if !tokenForm().MatchString(token) {
 		return "", fmt.Errorf("%s: %s %w", setting, file, errNotToken)
 	}

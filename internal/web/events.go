@@ -49,7 +49,6 @@ func (s *Server) serveEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	defer left()
 	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("X-Accel-Buffering", "no") // for proxies
 	f := &feed{out: out, log: log, withoutLines: r.URL.Query().Get("lines") == "no"}
 	f.serve(ctx, from)
 }

@@ -54,3 +54,22 @@ func TestCutFollow(t *testing.T) {
 		})
 	}
 }
+
+// TestNotBuffered checks the answers that go on while a job runs: nginx passes them on as they come.
+func TestNotBuffered(t *testing.T) {
+	h := newFixture(t)
+	log, err := h.logs.Create("a", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Event(schemas.LineEvent{Derivation: "/nix/store/93s9qh4dv29fnalqrgc9pg8ks6w68cnd-hello-2.12.drv", Text: "one"})
+	log.Complete()
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"events", "log?follow=1", "derivations/hello-2.12/log?follow=1"} {
+		if header := h.get("/api/v1/jobs/a/" + path).Header(); header.Get("X-Accel-Buffering") != "no" {
+			t.Errorf("%s: %v", path, header)
+		}
+	}
+}

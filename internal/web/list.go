@@ -25,6 +25,7 @@ type filter struct {
 
 // states are the states that a filter can have.
 var states = map[string]func(history.Record) bool{
+	"unended":   history.Record.Runs,
 	"waiting":   history.Record.Waits,
 	"running":   func(r history.Record) bool { return r.Runs() && !r.Waits() },
 	"succeeded": history.Record.Succeeded,
@@ -36,7 +37,7 @@ func filterOf(w http.ResponseWriter, r *http.Request) (f filter, ok bool) {
 	query := r.URL.Query()
 	f = filter{Repository: query.Get("repository"), State: query.Get("state"), Before: query.Get("before")}
 	if _, known := states[f.State]; f.State != "" && !known {
-		http.Error(w, "state is none of waiting, running, succeeded and failed.", http.StatusBadRequest)
+		http.Error(w, "state is none of unended, waiting, running, succeeded and failed.", http.StatusBadRequest)
 		return f, false
 	}
 	return f, true
@@ -58,7 +59,7 @@ func (f filter) query(before string) template.URL {
 			query.Set(name, value)
 		}
 	}
-	return template.URL("/?" + query.Encode())
+	return template.URL("./?" + query.Encode())
 }
 
 // A list is what the page of all jobs shows besides the jobs.
@@ -154,7 +155,7 @@ func (s *Server) addRunning(p *page) error {
 	default:
 		p.Title = fmt.Sprintf("● %d running", count.running)
 	}
-	p.State = p.Running[0]
+	p.State, p.Job = p.Running[0], p.Running[0]
 	return nil
 }
 
@@ -219,7 +220,7 @@ func repositoriesOf(records []history.Record) []repositoryView {
 		if v == nil {
 			query := url.Values{"repository": {r.Repository}}.Encode()
 			v = &repositoryView{Repository: r.Repository, Name: name, Last: jobView{r},
-				URL: template.URL("/?" + query), Badge: template.URL("/api/v1/badge?" + query)}
+				URL: template.URL("./?" + query), Badge: template.URL("./api/v1/badge?" + query)}
 			byName[name] = v
 		}
 		if !r.Ended.IsZero() && len(v.Bars) < maxBars {

@@ -25,6 +25,7 @@ var templates = sync.OnceValue(func() *template.Template {
 // page is the data for the template of every page.
 type page struct {
 	Title   string
+	Root    string  // the relative address of the builder: a proxy may have the page below a path of its own
 	Here    string  // the current one of the pages in the navigation
 	State   jobView // the job whose state the icon shows; empty: none
 	SignOut bool
@@ -45,7 +46,7 @@ type page struct {
 }
 
 func (s *Server) render(w http.ResponseWriter, r *http.Request, name string, status int, p page) {
-	p.SignOut, p.Address = s.options.Token, addressOf(r)
+	p.Root, p.SignOut, p.Address = rootOf(r), s.options.Token, addressOf(r)
 	var text bytes.Buffer // buffered, so that an error does not leave half a page
 	if err := templates().ExecuteTemplate(&text, name, p); err != nil {
 		s.fail(w, r, err)
@@ -54,6 +55,11 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, name string, sta
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
 	text.WriteTo(w)
+}
+
+// rootOf returns the address of the builder relative to that of a request.
+func rootOf(r *http.Request) string {
+	return "./" + strings.Repeat("../", max(0, strings.Count(r.URL.EscapedPath(), "/")-1))
 }
 
 // addressOf returns the builder's address for clients. A proxy may use TLS for the builder.

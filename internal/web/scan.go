@@ -14,6 +14,9 @@ const (
 	// maxShown is the length in bytes at which a line is cut for the page. Nobody reads more of it, and the
 	// layout of a line of a mebibyte blocks a browser.
 	maxShown = 8 << 10
+	// maxAnswer is after how many bytes of lines an answer ends. JSON may need six bytes for each. The page
+	// requests the other lines again.
+	maxAnswer = 512 << 10
 	// maxRead is how many bytes are read for one answer. The page requests the other lines again.
 	maxRead = 16 << 20
 	// scanBuffer is how many bytes of a log are read at once.
@@ -27,8 +30,8 @@ type text interface {
 	Offset(line int64) (int64, error)
 }
 
-// linesFrom returns up to count lines of the first size bytes of a log, from a line on. Lines that are too
-// long are cut; isCut has their indexes in lines.
+// linesFrom returns up to count lines of the first size bytes of a log, from a line on: fewer if they are long. Lines
+// that are too long are cut; isCut has their indexes in lines.
 func linesFrom(log text, size, from, count int64) (lines []string, isCut []int, err error) {
 	offset, err := log.Offset(from)
 	if err != nil {
@@ -37,13 +40,15 @@ func linesFrom(log text, size, from, count int64) (lines []string, isCut []int, 
 	lines = []string{}
 	var line []byte // the part that is shown
 	chunks := chunksOf(log, offset, size)
-	for read := 0; int64(len(lines)) < count && (read < maxRead || len(lines) == 0); {
+	shown := 0 // bytes
+	isFull := func() bool { return int64(len(lines)) >= count || shown >= maxAnswer }
+	for read := 0; !isFull() && (read < maxRead || len(lines) == 0); {
 		chunk, err := chunks()
 		if err != nil || len(chunk) == 0 {
 			return lines, isCut, err
 		}
 		read += len(chunk)
-		for int64(len(lines)) < count {
+		for !isFull() {
 			part, rest, ends := bytes.Cut(chunk, newline)
 			line = append(line, part[:min(len(part), maxShown+1-len(line))]...)
 			if !ends {
@@ -52,7 +57,7 @@ func linesFrom(log text, size, from, count int64) (lines []string, isCut []int, 
 			if len(line) > maxShown {
 				line, isCut = line[:textcut.At(line, maxShown)], append(isCut, len(lines))
 			}
-			lines = append(lines, string(line))
+			lines, shown = append(lines, string(line)), shown+len(line)
 			line, chunk = line[:0], rest
 		}
 	}
@@ -87,8 +92,8 @@ type search struct {
 	count  int64
 }
 
-// find searches the lines of a log for a text, from a line on. It ignores case and control sequences. It
-// returns up to limit lines that contain the text, and how many there are in all. When ctx ends, it returns
+// find searches the lines of a log for a text, from a line on. It ignores case, control sequences and control
+// characters, as the page does not show them. It returns up to limit lines that contain the text, and how many there are in all. When ctx ends, it returns
 // what it has found so far.
 func find(ctx context.Context, log text, size int64, query string, from int64, limit int) (*search, error) {
 	offset, err := log.Offset(from)
@@ -113,7 +118,7 @@ func find(ctx context.Context, log text, size int64, query string, from int64, l
 
 // add searches whole lines.
 func (s *search) add(lines []byte) {
-	for rest := bytes.ToLower(withoutSequences(lines)); len(rest) > 0; {
+	for rest := bytes.ToLower(withoutControls(withoutSequences(lines))); len(rest) > 0; {
 		at := bytes.Index(rest, s.wanted)
 		if at < 0 {
 			s.line += int64(bytes.Count(rest, newline))
@@ -150,4 +155,38 @@ func withoutSequences(lines []byte) []byte {
 		out = append(out, rest[:next]...)
 		rest = rest[next:]
 	}
+}
+
+// withoutControls returns lines without the control characters that the page does not show, in place: all but tabs
+// and line feeds.
+func withoutControls(lines []byte) []byte {
+	at := nextControl(lines)
+	if at == len(lines) {
+		return lines
+	}
+	out := lines[:at]
+	for rest := lines[at:]; len(rest) > 0; {
+		if rest[0] == c1Lead {
+			rest = rest[1:]
+		}
+		rest = rest[1:]
+		next := nextControl(rest)
+		out, rest = append(out, rest[:next]...), rest[next:]
+	}
+	return out
+}
+
+// c1Lead is the first byte of the control characters U+0080 to U+009F in UTF-8. The second is their number.
+const c1Lead = 0xc2
+
+// nextControl returns the index of the first control character, or the length of text if there is none.
+func nextControl(text []byte) int {
+	for i, b := range text {
+		switch {
+		case b >= ' ' && b < 0x7f || b == '\t' || b == '\n':
+		case b < ' ' || b == 0x7f, b == c1Lead && i+1 < len(text) && text[i+1] < 0xa0:
+			return i
+		}
+	}
+	return len(text)
 }

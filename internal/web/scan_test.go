@@ -58,6 +58,24 @@ func TestLongLinesAreCut(t *testing.T) {
 	}
 }
 
+// Lines that JSON makes long: an answer ends after maxAnswer bytes, and the next one continues there.
+func TestAnswersAreBounded(t *testing.T) {
+	const n = 200
+	long := strings.Repeat("\x01", maxShown)
+	log := logOf(strings.Repeat(long+"\n", n))
+	var all []string
+	for rounds := 0; len(all) < n; rounds++ {
+		lines, _, err := linesFrom(log, log.Size(), int64(len(all)), maxLines)
+		if size := len(lines) * len(long); err != nil || size == 0 || size > maxAnswer {
+			t.Fatalf("an answer has %d bytes, error %v", size, err)
+		}
+		all = append(all, lines...)
+	}
+	if len(all) != n {
+		t.Errorf("%d lines, want %d", len(all), n)
+	}
+}
+
 func TestFind(t *testing.T) {
 	filler := strings.Repeat("nothing here, in a line of some length\n", 60_000)
 	log := logOf("Error: one\n" + filler + "two err\x1b[31mORs, error\x1b[0m\n\n" + filler + "not an err\nor\nÄRGER\n")
@@ -114,6 +132,17 @@ func TestFindInPieces(t *testing.T) {
 	}
 	if count != lines {
 		t.Errorf("%d lines were found", count)
+	}
+}
+
+// TestFindHidden searches lines with control characters, which the page does not show.
+func TestFindHidden(t *testing.T) {
+	log := logOf("ding\x07dong\nNUL\x00inside\nfo\u0085rm\u009b\n\x7fdel\x0b\ttab\nca\u00b2r\u00e9 \u0400\nend \xc2")
+	for query, want := range map[string]int64{"dingdong": 0, "nulinside": 1, "form": 2, "del\ttab": 3, "ca\u00b2r\u00e9 \u0400": 4} {
+		got, err := find(t.Context(), log, log.Size(), query, 0, 10)
+		if diff := cmp.Diff([]int64{want}, got.found); diff != "" || err != nil {
+			t.Errorf("%q: %v (-want +got):\n%s", query, err, diff)
+		}
 	}
 }
 

@@ -36,6 +36,7 @@ func (all *watchers) watch(w http.ResponseWriter, r *http.Request) (ctx context.
 		http.Error(w, fmt.Sprintf("%d clients are watching already.", maxWatchers), http.StatusServiceUnavailable)
 		return nil, nil, nil, false
 	}
+	w.Header().Set("X-Accel-Buffering", "no") // nginx would hold back what is sent
 	ctx, cancel := context.WithCancel(r.Context())
 	stop := context.AfterFunc(all.closing, cancel)
 	return ctx, newWatcher(w, all.timeout), func() {

@@ -2,11 +2,15 @@ package web
 
 import (
 	"fmt"
+	"html"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -259,10 +263,10 @@ func TestRunningJobs(t *testing.T) {
 	h := newFixture(t)
 	h.put(t, history.Record{Job: "ended", Command: "nix build", Begun: time.Now().Add(-time.Hour), End: jobend.Exited})
 	for n, want := range [][]string{
-		{`id="idle"`, `href="/jobs/ended"`},
-		{`data-job="job1"`, `href="/jobs/ended"`},
-		{`id="running"`, `href="/jobs/job1"`, `href="/jobs/job2"`, `id="jobs"`, `href="/jobs/ended"`},
-		{`id="running"`, `href="/jobs/job1"`, `href="/jobs/job2"`, `href="/jobs/job3"`, `id="jobs"`, `href="/jobs/ended"`},
+		{`id="idle"`, `href="./jobs/ended"`},
+		{`data-job="job1"`, `href="./jobs/ended"`},
+		{`id="running"`, `href="./jobs/job1"`, `href="./jobs/job2"`, `id="jobs"`, `href="./jobs/ended"`},
+		{`id="running"`, `href="./jobs/job1"`, `href="./jobs/job2"`, `href="./jobs/job3"`, `id="jobs"`, `href="./jobs/ended"`},
 	} {
 		if n > 0 {
 			h.put(t, history.Record{Job: fmt.Sprint("job", n), Command: "nix build", Begun: time.Now()})
@@ -274,6 +278,38 @@ func TestRunningJobs(t *testing.T) {
 				t.Errorf("with %d running jobs, %s is not where it is to be", n, text)
 			}
 			rest = after
+		}
+	}
+}
+
+// TestRelative checks that pages work below a path of a proxy, which the server does not know: all their addresses are
+// relative, and lead where they should.
+func TestRelative(t *testing.T) {
+	h := newFixture(t)
+	h.options.Token = true // for the form that signs out
+	for n := range 2 * defaultRecords {
+		h.put(t, ended(fmt.Sprintf("ended%02d", n), "https://github.com/a/b", 0, 1, 0))
+	}
+	h.put(t, history.Record{Job: "runs", Begun: time.Now()})
+	attributes := regexp.MustCompile(`(?:href|src|action|data-copy)="([^"]*)"`)
+	for _, path := range []string{"/", "/?repository=github.com/a/b", "/new", "/login", "/jobs/ended00", "/jobs/runs", "/jobs/none", "/no/such/page", "/new/"} {
+		page := h.get(path, "Accept", "text/html").Body.String()
+		base, err := url.Parse("https://example.com/builder" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range attributes.FindAllStringSubmatch(page, -1) {
+			address, err := base.Parse(html.UnescapeString(match[1]))
+			if err != nil || strings.HasPrefix(match[1], "#") || address.Host != base.Host || strings.HasPrefix(match[0], "data-copy") && !strings.Contains(match[1], "/api/") {
+				continue // text to copy, or a page elsewhere
+			}
+			below, ok := strings.CutPrefix(address.Path, "/builder/")
+			if words := []string{"", "new", "login", "logout", "jobs", "api", "assets"}; !ok || !slices.Contains(words, strings.Split(below, "/")[0]) {
+				t.Errorf("%s: %s leads to %s", path, match[0], address)
+			}
+		}
+		if n := strings.Count(page, "assets/page.css"); n != 1 {
+			t.Errorf("%s: %d style sheets", path, n)
 		}
 	}
 }

@@ -27,6 +27,9 @@ const (
 	// startTimeout is how long the start of a container may take. It is shorter than the time after which
 	// another builder removes a container that has not started.
 	startTimeout = 45 * time.Second
+	// fillTimeout is how long the creation of a container may take if the engine fills a store from the image for it. A
+	// large image on a slow disk takes minutes.
+	fillTimeout = 15 * time.Minute
 	// removeTimeout is how long the removal of a container may take, including its stop.
 	removeTimeout = 30 * time.Second
 	// removeInterval is how often the removal is tried again while another removal is in progress.
@@ -38,8 +41,6 @@ const (
 
 // Create implements engine.Engine.
 func (d *Engine) Create(ctx context.Context, spec engine.Spec) (engine.Container, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
 	id, err := d.create(ctx, spec)
 	if errors.Is(err, engine.ErrInUse) {
 		return nil, err
@@ -52,59 +53,110 @@ func (d *Engine) Create(ctx context.Context, spec engine.Spec) (engine.Container
 }
 
 func (d *Engine) create(ctx context.Context, spec engine.Spec) (id string, err error) {
-	m, err := d.describe(ctx)
+	host, err := d.prepare(ctx, spec)
 	if err != nil {
 		return "", err
 	}
-	if err := m.checkPlatform(d.program.madeFor()); err != nil {
-		return "", err
-	}
-	sandboxed, err := d.usesSandbox(m)
-	if err != nil {
-		return "", err
-	}
-	networkID := noNetwork
-	if !spec.Offline {
-		if networkID, err = d.network.ensure(ctx, d.lock("network", spec.Image)); err != nil {
-			return "", callFailure(callNetwork, err)
-		}
-	}
-	program, err := d.program.ensure(ctx, d.lock("program", spec.Image), d.Remove)
-	if err != nil {
-		return "", callFailure("take the builder's program", err)
-	}
-	host := hostConfig(spec, networkID, program)
-	if sandboxed {
-		allowSandbox(host)
-	} else {
-		restrictCalls(host, m)
-	}
+	timeout := callTimeout
 	if spec.Store.Name != "" {
+		timeout = fillTimeout
 		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeVolume, Source: spec.Store.Name, Target: "/nix",
 			VolumeOptions: &mount.VolumeOptions{Labels: d.labelled(spec.Store.Labels)}})
 	}
-	created, err := createContainer(ctx, d.client, configOf(spec, d.labelled(spec.Labels)), host, spec.Name)
+	created, err := createWithin(ctx, timeout, d.client, configOf(spec, d.labelled(spec.Labels)), host, spec.Name)
 	if isNameTaken(err) {
 		return "", fmt.Errorf("make the container %s: %w", spec.Name, engine.ErrInUse)
 	}
 	return created.ID, err
 }
 
+// prepare provides what a container needs besides its store, and returns its settings.
+func (d *Engine) prepare(ctx context.Context, spec engine.Spec) (*containertypes.HostConfig, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	m, err := d.describe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.checkPlatform(d.program.madeFor()); err != nil {
+		return nil, err
+	}
+	sandboxed, err := d.usesSandbox(m)
+	if err != nil {
+		return nil, err
+	}
+	networkID := noNetwork
+	if !spec.Offline {
+		if networkID, err = d.network.ensure(ctx, d.lock("network", spec.Image)); err != nil {
+			return nil, callFailure(callNetwork, err)
+		}
+	}
+	program, err := d.program.ensure(ctx, d.lock("program", spec.Image), d.Remove)
+	if err != nil {
+		return nil, callFailure("take the builder's program", err)
+	}
+	host := hostConfig(spec, networkID, program)
+	if !m.limitsCPUs() {
+		host.NanoCPUs = 0
+	}
+	if sandboxed {
+		allowSandbox(host)
+	} else {
+		restrictCalls(host, m)
+	}
+	return host, nil
+}
+
 // createContainer creates a container, unless ctx has ended. It does not end with ctx: see outliving.
 func createContainer(ctx context.Context, c *client.Client, config *containertypes.Config,
+	host *containertypes.HostConfig, name string) (made containertypes.CreateResponse, err error) {
+	return createWithin(ctx, callTimeout, c, config, host, name)
+}
+
+// createWithin is createContainer with another time-out: see outlivingFor.
+func createWithin(ctx context.Context, timeout time.Duration, c *client.Client, config *containertypes.Config,
 	host *containertypes.HostConfig, name string) (made containertypes.CreateResponse, err error) {
 	if ctx.Err() != nil {
 		return made, context.Cause(ctx)
 	}
-	ctx, cancel := outliving(ctx)
+	ctx, cancel := outlivingFor(ctx, timeout)
 	defer cancel()
-	return c.ContainerCreate(ctx, config, host, nil, nil, name)
+	made, err = c.ContainerCreate(ctx, config, host, nil, nil, name)
+	if errdefs.IsNotFound(err) {
+		err = imageGone{err}
+	}
+	return made, err
 }
+
+// An imageGone is the error of an engine that does not have the image of a container.
+type imageGone struct{ error }
+
+func (e imageGone) Is(target error) bool { return target == engine.ErrNotFound }
+func (e imageGone) Unwrap() error        { return e.error }
 
 // outliving returns a context for calls that create something. It does not end with ctx, but after callTimeout: an engine
 // goes on with such a call when its client has gone, and nobody would know what it creates.
 func outliving(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+}
+
+// outlivingFor is outliving with a longer time-out. When ctx ends, because nobody needs the container any more or the engine
+// hangs, callTimeout applies from then on.
+func outlivingFor(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(callTimeout)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			cancel()
+		case <-longer.Done():
+		}
+	})
+	return longer, func() {
+		stop()
+		cancel()
+	}
 }
 
 // lock returns the lock for creating a thing, so that only one builder of the instance creates it at a time.
@@ -163,6 +215,9 @@ func (d *Engine) List(ctx context.Context) ([]engine.Listed, error) {
 	}
 	var all []engine.Listed
 	for _, c := range found {
+		if _, inUse := d.helpers.Load(c.ID); inUse { // even if it is for minutes, because the network is slow
+			continue
+		}
 		listed := engine.Listed{ID: c.ID, State: stateOf(c.State), Labels: c.Labels}
 		if len(c.Names) > 0 {
 			listed.Name = strings.TrimPrefix(c.Names[0], "/")

@@ -109,7 +109,47 @@ func TestCreateFails(t *testing.T) {
 		}
 		// The network is the first thing that needs the image.
 		wantTold(t, err, failedTo("provide the jobs' network", "Error response from daemon: "+lost))
+		if !errors.Is(err, engine.ErrNotFound) {
+			t.Errorf("without the image, before anything else is there: %v", err)
+		}
+		f.create(t, "two")
+		if _, err := f.Create(t.Context(), s); !errors.Is(err, engine.ErrNotFound) {
+			t.Errorf("without the image, after that: %v", err)
+		}
 	})
+}
+
+// TestStoreFilledSlowly has the engine need minutes for a container, because it fills a store from a large image. It gets them,
+// but not for a container without a store, and not after the job has ended.
+func TestStoreFilledSlowly(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		store         string
+		takes, cancel time.Duration
+		took          time.Duration
+		works         bool
+	}{
+		{"store", 14 * time.Minute, time.Hour, 14 * time.Minute, true},
+		{"store", time.Hour, time.Hour, 15 * time.Minute, false},
+		{"store", time.Hour, 5 * time.Minute, 7 * time.Minute, false},
+		{"store", 6 * time.Minute, 5 * time.Minute, 6 * time.Minute, true},
+		{"", 14 * time.Minute, time.Hour, 2 * time.Minute, false},
+	} {
+		bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
+			f.fake.At(callAt("POST /containers/create", 4), func() { time.Sleep(test.takes) })
+			s := spec("one")
+			s.Store.Name = test.store
+			ctx, cancel := context.WithTimeout(t.Context(), test.cancel)
+			defer cancel()
+			begun := time.Now()
+			_, err := f.Create(ctx, s)
+			wantTook(t, begun, test.took)
+			if (err == nil) != test.works {
+				t.Errorf("%+v: %v", test, err)
+			}
+			time.Sleep(time.Hour) // until the engine has ended the call
+		})
+	}
 }
 
 // TestCreateAndContext cancels the context of Create before the container is created, while it is created, and while the

@@ -67,9 +67,10 @@ type Engine struct {
 	log     *slog.Logger
 	network *network
 	program *program
+	helpers sync.Map // the IDs of the containers that never start and are in use: locks, and the one that fills the volume
 
 	mu         sync.Mutex
-	negotiated bool     // the version of the API is negotiated
+	negotiated string   // the version of the API that the engine had when ours was negotiated; empty: it is not yet
 	machine    *machine // nil: not known yet
 }
 
@@ -90,7 +91,7 @@ func New(options Options, log *slog.Logger) (*Engine, error) {
 	}
 	d.network = &network{client: c, instance: options.Instance, own: nameOf(options.Instance, "jobs"), name: options.Network}
 	d.program = &program{client: c, instance: options.Instance, prefix: nameOf(options.Instance, "program-"),
-		file: options.Program, platform: runtime.GOOS + "/" + runtime.GOARCH, filling: make(chan struct{}, 1)}
+		file: options.Program, platform: runtime.GOOS + "/" + runtime.GOARCH, filling: make(chan struct{}, 1), helpers: &d.helpers}
 	return d, nil
 }
 
@@ -121,8 +122,7 @@ func (d *Engine) ping(ctx context.Context) error {
 	pong, err := d.client.Ping(ctx)
 	switch {
 	case err == nil:
-		d.negotiate(pong)
-		return nil
+		return d.negotiate(pong)
 	case isForbidden(err):
 		return forbidden(callPing, err)
 	case strings.Contains(err.Error(), "tls: "):
@@ -135,14 +135,38 @@ func (d *Engine) ping(ctx context.Context) error {
 }
 
 // negotiate sets the version of the API that the engine supports. The client would do that itself at its first call. But
-// several of its methods read the version before that, and without a lock: so the first call is always a ping.
-func (d *Engine) negotiate(pong types.Ping) {
+// several of its methods read the version before that, and without a lock: so the first call is always a ping. For the
+// same reason it cannot be negotiated again. The error wraps ErrReplaced if that is necessary.
+func (d *Engine) negotiate(pong types.Ping) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.negotiated && pong.APIVersion != "" { // otherwise the answer is not from an engine
+	switch {
+	case pong.APIVersion == "" || pong.APIVersion == d.negotiated: // if it is empty, the answer is not from an engine
+	case d.negotiated == "":
 		d.client.NegotiateAPIVersionPing(pong)
-		d.negotiated = true
+		d.negotiated = pong.APIVersion
+	default:
+		return &engine.Failure{Cause: fmt.Errorf("%w: %s, and before %s", ErrReplaced, pong.APIVersion, d.negotiated), Call: callPing, End: jobend.EngineGone,
+			What: "The container engine was replaced by another version.", Advice: "Send the job again."}
 	}
+	return nil
+}
+
+// ErrReplaced is the error of a ping if the engine has another version of the API than at the first ping, for example
+// because it was upgraded. It may not support the version that is used. Reopen helps.
+var ErrReplaced = errors.New("the engine has another version of its API")
+
+// Reopen returns an engine like d, which negotiates the version of the API anew.
+func (d *Engine) Reopen() (*Engine, error) {
+	fresh, err := New(d.options, d.log)
+	if err != nil {
+		return nil, err
+	}
+	d.log.Info("the container engine was replaced by another version: connecting anew")
+	file, _ := d.program.known()
+	fresh.UseProgram(file, d.program.madeFor())
+	fresh.network.subnets.Store(d.network.subnets.Load()) // jobs of other builders may still be there
+	return fresh, nil
 }
 
 // Info implements engine.Engine.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	networktypes "github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/client"
 	"github.com/google/go-cmp/cmp"
 
@@ -199,6 +201,45 @@ func TestVersion(t *testing.T) {
 		}
 		wantAll(t, "paths", f.fake.Paths(), "/_ping", "/_ping", "/v1.41/info", "/v1.41/version")
 	})
+}
+
+// TestReplaced replaces the container engine by one with another version of the API, of which the negotiated one may not
+// be supported any more: an Engine says so, and one that is opened again works, and knows what the other knew.
+func TestReplaced(t *testing.T) {
+	t.Parallel()
+	for before, after := range map[string]string{"1.43": "1.52", "1.51": "1.47"} {
+		bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
+			f.fake.APIVersion = before
+			other := programFile(t, "another program")
+			f.UseProgram(other, "linux/other")
+			f.network.noteSubnets(networktypes.IPAM{Config: []networktypes.IPAMConfig{{Subnet: "172.26.0.0/16"}}})
+			if _, err := f.Info(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			f.fake.APIVersion = after
+			for range 2 {
+				_, err := f.Info(t.Context())
+				wantTold(t, err, "engine-gone: The container engine was replaced by another version. Send the job again. ["+callPing+"]")
+				if !errors.Is(err, ErrReplaced) {
+					t.Errorf("the error is %v", err)
+				}
+			}
+			again, err := f.Reopen()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer again.Close()
+			if _, err := again.Info(t.Context()); err != nil {
+				t.Error(err)
+			}
+			paths := f.fake.Paths()
+			wantEqual(t, "last path", paths[len(paths)-1], "/v"+min(after, "1.51")+"/version")
+			file, _ := again.program.known()
+			if file != other || again.program.madeFor() != "linux/other" || !again.IsOfJobs(netip.MustParseAddr("172.26.0.7")) {
+				t.Errorf("it has forgotten the program, %s for %s, or the network", file, again.program.madeFor())
+			}
+		})
+	}
 }
 
 // TestImage uses an image that exists, one that is pulled, and one that cannot be pulled.

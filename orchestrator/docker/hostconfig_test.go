@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"strings"
 	"testing"
 
 	containertypes "github.com/docker/docker/api/types/container"
@@ -63,6 +64,45 @@ func TestHostConfig(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestLimitsNotEnforced has a Docker whose machine lacks control groups, as that of a rootless engine. It refuses
+// containers with a limit of CPUs, so they get none. The log says which settings have no effect.
+func TestLimitsNotEnforced(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		limits []string
+		log    string
+	}{
+		{[]string{"CpuCfsQuota"}, "settings=[IGLU_JOB_CPUS]"},
+		{[]string{"MemoryLimit", "CpuCfsQuota", "PidsLimit"}, `settings="[IGLU_JOB_MEMORY IGLU_JOB_CPUS IGLU_JOB_PIDS]"`},
+	} {
+		bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
+			f.fake.NotEnforced = test.limits
+			s := spec("one")
+			s.CPUs, s.PIDs, s.Memory = 1.5, 4096, 3<<30
+			if _, err := f.Create(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+			want := confined(f.jobsNetwork(t), f.program.volume)
+			want.SecurityOpt = append(want.SecurityOpt, "seccomp="+defaultProfile)
+			want.NanoCPUs = 0
+			if diff := cmp.Diff(want, f.fake.Containers()[0].HostConfig); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			const line = `level=WARN msg="the container engine cannot enforce these settings: its machine lacks control groups for them" `
+			if log := f.log.String(); !strings.Contains(log, line+test.log+"\n") {
+				t.Errorf("the log is\n%s", log)
+			}
+		})
+	}
+	bubble(t, fakeengine.Podman, nil, func(t *testing.T, f *fixture) { // which says so with control groups, too
+		f.fake.NotEnforced = []string{"MemoryLimit", "PidsLimit"}
+		f.create(t, "one")
+		if log := f.log.String(); strings.Contains(log, "cannot enforce") {
+			t.Errorf("Podman's log is\n%s", log)
+		}
+	})
 }
 
 // confined is what a container with half of 3 GiB in /tmp, 1.5 CPUs and 4096 processes is allowed.

@@ -1,6 +1,8 @@
 package docker
 
 import (
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -97,6 +99,37 @@ func TestList(t *testing.T) {
 			wantTook(t, begun, test.took)
 		})
 	}
+}
+
+// TestListWithoutHelpers lists the containers while the program is copied into its volume, which can take minutes. The builder
+// does not see the two containers that it needs for that, so it does not remove them as leftovers. Others see them.
+func TestListWithoutHelpers(t *testing.T) {
+	t.Parallel()
+	both(t, nil, func(t *testing.T, f *fixture) {
+		other := f.builder(t, f.options)
+		names := func(d *Engine) string {
+			t.Helper()
+			found, err := d.List(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			var all []string
+			for _, c := range found {
+				all = append(all, c.Name)
+			}
+			slices.Sort(all)
+			return strings.Join(all, ", ")
+		}
+		f.fake.MakeNetwork(jobsNetwork, instanceLabel)
+		filled := f.fake.At(callAt("PUT /containers/.*/archive", 1), func() {
+			wantEqual(t, "while it is filled", names(f.Engine), "")
+			wantEqual(t, "while it is filled, to another", names(other), ", "+programLock)
+		})
+		f.fake.Break(callAt("DELETE /containers/.*", 1), "500") // of the filler
+		f.create(t, "one")
+		wantEqual(t, "filled", filled(), true)
+		wantEqual(t, "after that", names(f.Engine), ", one")
+	})
 }
 
 // TestStates has the words that engines have for what a container is doing.

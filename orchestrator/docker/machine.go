@@ -42,6 +42,9 @@ func (d *Engine) describe(ctx context.Context) (*machine, error) {
 		platform: version.Os + "/" + version.Arch,
 		isPodman: slices.ContainsFunc(version.Components, func(c types.ComponentVersion) bool { return c.Name == "Podman Engine" }),
 	}
+	if settings := m.withoutEffect(); len(settings) > 0 {
+		d.log.Warn("the container engine cannot enforce these settings: its machine lacks control groups for them", "settings", settings)
+	}
 	if sandboxed, err := d.usesSandbox(m); err == nil && !sandboxed {
 		d.log.Info("the container is the sandbox of builds: Nix's own is not used on this engine")
 	} else if err == nil {
@@ -59,6 +62,28 @@ func (m *machine) id() string {
 		return m.Name
 	}
 	return m.ID
+}
+
+// limitsCPUs reports whether the engine accepts a limit of CPUs. If its machine cannot enforce one, Docker refuses the
+// container, while it only ignores other limits. Such machines are those of most rootless engines, because systemd
+// does not delegate that control group by default, and machines whose kernel has no CFS bandwidth control. What Podman
+// reports says nothing about that.
+func (m *machine) limitsCPUs() bool { return m.isPodman || m.CPUCfsQuota }
+
+// withoutEffect returns the settings for limits of jobs that the engine cannot enforce, as far as it says so.
+func (m *machine) withoutEffect() (settings []string) {
+	if m.isPodman {
+		return nil
+	}
+	for _, limit := range []struct {
+		isEnforced bool
+		setting    string
+	}{{m.MemoryLimit, "IGLU_JOB_MEMORY"}, {m.CPUCfsQuota, "IGLU_JOB_CPUS"}, {m.PidsLimit, "IGLU_JOB_PIDS"}} {
+		if !limit.isEnforced {
+			settings = append(settings, limit.setting)
+		}
+	}
+	return settings
 }
 
 // checkPlatform refuses a machine that cannot run programs for a platform.

@@ -31,6 +31,7 @@ type program struct {
 	instance string
 	prefix   string // of the volume's name, which ends with what is in it: another version has another
 
+	helpers *sync.Map     // those of the Engine
 	filling chan struct{} // has an item while ensure asks the engine; others wait for that, as long as their contexts last
 
 	mu       sync.Mutex // held only for a moment, never while the engine is asked
@@ -136,6 +137,8 @@ func (p *program) fill(ctx context.Context, name string, content io.Reader, size
 	if err != nil {
 		return fmt.Errorf("create the container that fills the volume: %w", err)
 	}
+	p.helpers.Store(created.ID, nil)
+	defer p.helpers.Delete(created.ID)
 	defer remove(ctx, created.ID) // if that fails, it is removed later as a leftover
 
 	// An earlier run may have copied the program, completely or in part. A file that was complete can be damaged: after

@@ -165,11 +165,11 @@ func TestStaleProgramLock(t *testing.T) {
 	t.Parallel()
 	both(t, nil, func(t *testing.T, f *fixture) {
 		f.putProgram(t, programText[:5])
-		f.fake.MakeContainer(programLock, instanceLabel)
+		stale := f.fake.MakeContainer(programLock, instanceLabel)
 		begun := time.Now()
 		f.create(t, "one")
 		wantTook(t, begun, 21*time.Second)
-		wantAll(t, "removals", f.requests("DELETE /containers/"+programLock+".*"), "DELETE /containers/"+programLock+"?force=1&v=1")
+		wantAll(t, "removals", f.requests("DELETE /containers/"+stale+".*"), "DELETE /containers/ID?force=1&v=1")
 		if left := f.left(); strings.Contains(left, programLock) {
 			t.Errorf("left: %s", left)
 		}

@@ -23,10 +23,11 @@ type Engine interface {
 	// Image returns the job image, and pulls it if necessary. progress gets a line for each step of a pull.
 	Image(ctx context.Context, progress func(line string)) (Image, error)
 	// Create creates a container and does not start it. The error is ErrInUse if the engine has a container
-	// of that name. If ctx ends while the engine creates the container, Create does not return: the engine
+	// of that name, and ErrNotFound if it does not have the image. If ctx ends while the engine creates the container, Create does not return: the engine
 	// would still create it, and nobody would know it.
 	Create(ctx context.Context, spec Spec) (Container, error)
-	// List returns the containers of the instance, including those of other builders.
+	// List returns the containers of the instance, including those of other builders. It leaves out containers that
+	// the Engine itself uses now, for example to fill a volume.
 	List(ctx context.Context) ([]Listed, error)
 	// Remove removes a container that List has returned. It returns nil if the container does not exist.
 	Remove(ctx context.Context, id string) error

@@ -108,7 +108,9 @@ func (p *Pool) reconcile(ctx context.Context) (map[string]entry, error) {
 		}
 		if !isKnown { // another builder has created it, or this builder has lost its metadata
 			e = p.entryOf(v)
-			e.Used = time.Now()
+		}
+		if now := time.Now(); !isKnown || e.Used.After(now) { // the clock was wrong, or is
+			e.Used = now
 			if err := p.metadata.write(v.Name, e); err != nil {
 				return nil, err
 			}

@@ -441,6 +441,31 @@ func TestLostFolder(t *testing.T) {
 	})
 }
 
+// TestWrongClock has a job use a store while the clock is wrong by ten years: the store is maintained all the same, and
+// does not count as used in the future.
+func TestWrongClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.use("a", 0)
+		name := f.key("a").Name
+		e, _ := f.metadata.read(name)
+		e.Used = e.Used.AddDate(10, 0, 0)
+		if err := f.metadata.write(name, e); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		tasks := 0
+		f.Maintain(ctx, func(context.Context, Task) (int, string, error) {
+			tasks++
+			return 0, "7", nil
+		})
+		if e, _ := f.metadata.read(name); tasks != 1 || !e.Measured || e.Used.After(time.Now()) {
+			t.Errorf("%d tasks, %+v", tasks, e)
+		}
+	})
+}
+
 // TestOutdatedStores uses stores of a version whose jobs were root. A container uses one of them. No job gets one, and
 // maintenance removes them, with a line for each.
 func TestOutdatedStores(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -73,14 +74,31 @@ func (g *Guard) Check(w http.ResponseWriter, r *http.Request) (reason string) {
 // Clients that use a published port of the builder's container may all have the address of that network's
 // gateway. CheckNetwork cannot distinguish them.
 func (g *Guard) CheckNetwork(w http.ResponseWriter, r *http.Request) (reason string) {
-	if g.options.IsOfJobs == nil {
-		return ""
-	}
-	if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !g.options.IsOfJobs(from.Addr()) {
+	if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !g.isOfJobs(from.Addr()) {
 		return ""
 	}
 	http.Error(w, "The builder accepts no clients from the network of its jobs.", http.StatusForbidden)
 	return RefusedNetwork
+}
+
+// isOfJobs reports whether a job can have an address. A link-local address says nothing but the interface that it is
+// on: it is a job's if that interface is the jobs' network, in which the machine has an address itself.
+func (g *Guard) isOfJobs(addr netip.Addr) bool {
+	if g.options.IsOfJobs == nil {
+		return false
+	}
+	if g.options.IsOfJobs(addr.WithZone("")) {
+		return true
+	}
+	on, err := net.InterfaceByName(addr.Zone())
+	if err != nil { // it has no zone; or the interface is not known, as under systemd without AF_NETLINK: it may be theirs
+		return addr.Zone() != ""
+	}
+	own, err := on.Addrs()
+	return err == nil && slices.ContainsFunc(own, func(own net.Addr) bool {
+		prefix, err := netip.ParsePrefix(own.String())
+		return err == nil && g.options.IsOfJobs(prefix.Addr().Unmap())
+	})
 }
 
 func rejectToken(w http.ResponseWriter) {
@@ -94,7 +112,8 @@ func (g *Guard) hasToken(r *http.Request) bool {
 		return true
 	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if protocols := websocket.Subprotocols(r); scheme == "" {
+	if !strings.EqualFold(scheme, Bearer) { // there is none, or it is for a proxy in front of the server
+		protocols := websocket.Subprotocols(r)
 		if at := slices.Index(protocols, Bearer); at >= 0 && at+1 < len(protocols) {
 			scheme, token = Bearer, protocols[at+1]
 		}

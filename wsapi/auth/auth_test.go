@@ -4,9 +4,11 @@ import (
 	"crypto/tls"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -98,6 +100,8 @@ func TestToken(t *testing.T) {
 		{"the scheme in small letters", authorization("bearer " + goodToken), true},
 		{"the header and events", both(authorization("Bearer "+goodToken), offered(events)), true},
 		{"a wrong header and a protocol", both(authorization("Bearer wrong"), offered("bearer", goodToken)), false},
+		{"a proxy's header and a protocol", both(authorization("Basic dXNlcjp3b3Jk"), offered("bearer", goodToken)), true},
+		{"a proxy's header and a wrong protocol", both(authorization("Basic dXNlcjp3b3Jk"), offered("bearer", "wrong")), false},
 		{"protocol alone", offered("bearer"), false},
 		{"protocol and a wrong token", offered("bearer", "wrong"), false},
 		{"the token as a protocol", offered(goodToken), false},
@@ -155,11 +159,20 @@ func TestOrigins(t *testing.T) {
 		{"localhost:3000", "https://ui.example.com:8443", false},
 		{"localhost:3000", "https://evil.example.com", false},
 		{"localhost:3000", "https://ui.example.com.evil.x", false},
+		{"localhost:3000", "https://ui.example.com:443", true},
+		{"localhost:3000", "https://old.example.com", true},
+		{"localhost:3000", "https://old.example.com:80", false},
+		{"builder.example.com:443", "https://builder.example.com", true}, // a proxy adds the port
+		{"builder.example.com:80", "http://builder.example.com", true},
+		{"builder.example.com", "http://builder.example.com:80", true},
+		{"builder.example.com:80", "https://builder.example.com", false},
+		{"builder.example.com:8443", "https://builder.example.com:443", false},
+		{"[2001:db8::80]:80", "http://[2001:db8::80]", true},
 		{"localhost:3000", "null", false},
 		{"localhost:3000", "http://%zz", false},
 	} {
 		t.Run(test.origin, func(t *testing.T) {
-			f, w := newFixture(Options{AllowedOrigins: []string{"https://ui.example.com"}}), httptest.NewRecorder()
+			f, w := newFixture(Options{AllowedOrigins: []string{"https://ui.example.com", "https://old.example.com:443"}}), httptest.NewRecorder()
 			want := RefusedOrigin
 			if test.passes {
 				want = ""
@@ -233,6 +246,8 @@ func TestKnownHost(t *testing.T) {
 		{"[::1]", 200},
 		{"192.0.2.1", 200},
 		{"ui.example.com", 200},
+		{"ui.example.com:443", 200}, // a proxy adds the port
+		{"ui.example.com:80", 403},
 		{"UI.example.com:8443", 403},
 		{"other.example.com:8443", 200},
 		{"rebound.example.com:3000", 403},
@@ -260,6 +275,7 @@ func TestKnownHost(t *testing.T) {
 // TestCheckNetwork has clients of several addresses connect.
 func TestCheckNetwork(t *testing.T) {
 	ofJobs := func(addr netip.Addr) bool { return netip.MustParsePrefix("172.18.0.0/16").Contains(addr) }
+	onLoopback := func(addr netip.Addr) bool { return addr == netip.MustParseAddr("127.0.0.1") } // stands for a bridge
 	for _, test := range []struct {
 		name     string
 		isOfJobs func(netip.Addr) bool
@@ -268,6 +284,9 @@ func TestCheckNetwork(t *testing.T) {
 	}{
 		{"a job", ofJobs, "172.18.0.7:40000", RefusedNetwork},
 		{"another", ofJobs, "172.19.0.7:40000", ""},
+		{"a job, link-local", onLoopback, "[fe80::7%" + loopback(t) + "]:40000", RefusedNetwork},
+		{"another, link-local", ofJobs, "[fe80::7%" + loopback(t) + "]:40000", ""},
+		{"on an interface that is gone, or must not be looked at", ofJobs, "[fe80::7%5]:40000", RefusedNetwork},
 		{"no address", ofJobs, "@", ""},
 		{"no jobs known", nil, "172.18.0.7:40000", ""},
 	} {
@@ -278,6 +297,17 @@ func TestCheckNetwork(t *testing.T) {
 			checkRejected(t, reason, w, test.want, 403, "The builder accepts no clients from the network of its jobs.")
 		})
 	}
+}
+
+// loopback returns the name of the loopback interface.
+func loopback(t *testing.T) string {
+	t.Helper()
+	all, err := net.Interfaces()
+	i := slices.IndexFunc(all, func(i net.Interface) bool { return i.Flags&net.FlagLoopback != 0 })
+	if err != nil || i < 0 {
+		t.Fatal("no loopback interface", err)
+	}
+	return all[i].Name
 }
 
 // TestProtectPage asks for the page with the token, without it and from a page of another origin.

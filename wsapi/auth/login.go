@@ -30,11 +30,11 @@ func (g *Guard) ServeLogin(w http.ResponseWriter, r *http.Request) {
 	next := localPath(r.PostFormValue("next"))
 	if !g.isToken(strings.TrimSpace(r.PostFormValue("token"))) {
 		g.log.Warn("sign-in with a wrong token", "client", r.RemoteAddr)
-		http.Redirect(w, r, "/login?"+url.Values{"wrong": {"1"}, "next": {next}}.Encode(), http.StatusSeeOther)
+		redirect(w, "./login?"+url.Values{"wrong": {"1"}, "next": {next}}.Encode())
 		return
 	}
 	g.setCookie(w, r, g.cookieValue(), 0)
-	http.Redirect(w, r, next, http.StatusSeeOther)
+	redirect(w, "."+next)
 }
 
 // ServeLogout answers POST /logout: it deletes the cookie. It answers 403 to pages of another
@@ -45,7 +45,14 @@ func (g *Guard) ServeLogout(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	g.setCookie(w, r, "", -1)
-	http.Redirect(w, r, "/login", http.StatusSeeOther)
+	redirect(w, "./login")
+}
+
+// redirect redirects a browser to an address relative to the request's. An absolute one would be wrong below a path
+// of a proxy, such as /builder/, which the server does not know.
+func redirect(w http.ResponseWriter, address string) {
+	w.Header().Set("Location", address)
+	w.WriteHeader(http.StatusSeeOther)
 }
 
 // ProtectPage returns a handler that passes requests on to the page if they show the token.
@@ -64,7 +71,8 @@ func (g *Guard) ProtectPage(page http.Handler) http.HandlerFunc {
 		case isOpen || g.hasToken(r):
 			page.ServeHTTP(w, r)
 		case strings.Contains(r.Header.Get("Accept"), "text/html"):
-			http.Redirect(w, r, "/login?"+url.Values{"next": {r.URL.RequestURI()}}.Encode(), http.StatusSeeOther)
+			root := "./" + strings.Repeat("../", max(0, strings.Count(r.URL.EscapedPath(), "/")-1))
+			redirect(w, root+"login?"+url.Values{"next": {r.URL.RequestURI()}}.Encode())
 		default:
 			rejectToken(w)
 		}
@@ -79,7 +87,13 @@ func (g *Guard) hasCookie(r *http.Request) bool {
 
 func (g *Guard) setCookie(w http.ResponseWriter, r *http.Request, value string, maxAge int) {
 	http.SetCookie(w, &http.Cookie{Name: g.cookieName(), Value: value, Path: "/", MaxAge: maxAge,
-		Secure: r.TLS != nil, HttpOnly: true, SameSite: http.SameSiteStrictMode})
+		Secure: isEncrypted(r), HttpOnly: true, SameSite: http.SameSiteStrictMode})
+}
+
+// isEncrypted reports whether the page that has sent a form was loaded over TLS. It may be a proxy in front of the
+// server that speaks TLS: then only the browser knows.
+func isEncrypted(r *http.Request) bool {
+	return r.TLS != nil || strings.HasPrefix(strings.ToLower(r.Header.Get("Origin")), "https://")
 }
 
 // cookieName differs between tokens: browsers send a host's cookies to all its ports, where
@@ -102,5 +116,9 @@ func localPath(text string) string {
 		strings.ContainsAny(text, "\\\r\n\t") {
 		return "/"
 	}
-	return u.RequestURI()
+	path := u.RequestURI()
+	if u.Fragment != "" { // a line of a log: see assets/login.js
+		path += "#" + u.EscapedFragment()
+	}
+	return path
 }

@@ -25,7 +25,7 @@ func loginForm(token, next string) *http.Request {
 func TestLogin(t *testing.T) {
 	f := newFixture(Options{Token: goodToken})
 	response := f.do(loginForm(" "+goodToken+"\n", "/jobs/x?tab=log"))
-	if location := response.Header.Get("Location"); response.StatusCode != 303 || location != "/jobs/x?tab=log" {
+	if location := response.Header.Get("Location"); response.StatusCode != 303 || location != "./jobs/x?tab=log" {
 		t.Errorf("status %d to %q", response.StatusCode, location)
 	}
 	cookies := response.Cookies()
@@ -58,7 +58,7 @@ func TestLogin(t *testing.T) {
 	}
 
 	response = f.do(newRequest("POST", "/logout", http.Header{"Cookie": {cookie.Name + "=" + cookie.Value}}, ""))
-	if location := response.Header.Get("Location"); response.StatusCode != 303 || location != "/login" {
+	if location := response.Header.Get("Location"); response.StatusCode != 303 || location != "./login" {
 		t.Errorf("status %d to %q", response.StatusCode, location)
 	}
 	if cookies := response.Cookies(); len(cookies) != 1 || cookies[0].Name != cookie.Name || cookies[0].MaxAge >= 0 || cookies[0].Value != "" {
@@ -66,12 +66,18 @@ func TestLogin(t *testing.T) {
 	}
 }
 
-// TestLoginOverTLS gets a cookie that browsers send over TLS only.
+// TestLoginOverTLS gets a cookie that browsers send over TLS only, from the server or a proxy in front of it.
 func TestLoginOverTLS(t *testing.T) {
-	request := loginForm(goodToken, "/")
-	request.TLS = &tls.ConnectionState{}
-	if cookies := newFixture(Options{Token: goodToken}).do(request).Cookies(); len(cookies) != 1 || !cookies[0].Secure {
-		t.Errorf("cookies %v", cookies)
+	direct := loginForm(goodToken, "/")
+	direct.TLS = &tls.ConnectionState{}
+	proxied := loginForm(goodToken, "/")
+	proxied.Header.Set("Origin", "https://localhost")
+	plain := loginForm(goodToken, "/")
+	plain.Header.Set("Origin", "http://localhost")
+	for request, want := range map[*http.Request]bool{direct: true, proxied: true, plain: false} {
+		if cookies := newFixture(Options{Token: goodToken}).do(request).Cookies(); len(cookies) != 1 || cookies[0].Secure != want {
+			t.Errorf("cookies %v, want a secure one: %t", cookies, want)
+		}
 	}
 }
 
@@ -81,7 +87,7 @@ func TestLoginRefused(t *testing.T) {
 	for _, token := range []string{"", "wrong", goodToken + "x", goodToken + strings.Repeat(" ", maxLogin)} {
 		response := f.do(loginForm(token, "/new"))
 		location := response.Header.Get("Location")
-		if response.StatusCode != 303 || !strings.HasPrefix(location, "/login?next=%2F") || !strings.HasSuffix(location, "&wrong=1") || len(response.Cookies()) != 0 {
+		if response.StatusCode != 303 || !strings.HasPrefix(location, "./login?next=%2F") || !strings.HasSuffix(location, "&wrong=1") || len(response.Cookies()) != 0 {
 			t.Errorf("%.40q: status %d to %q, cookies %v", token, response.StatusCode, location, response.Cookies())
 		}
 	}
@@ -127,7 +133,9 @@ func TestLoginNext(t *testing.T) {
 		"/\r\nSet-Cookie: a=b":      "/",
 		"javascript:alert(1)":       "/",
 		"/%zz":                      "/",
-		"/jobs#top":                 "/jobs",
+		"/jobs/x#L7-L9":             "/jobs/x#L7-L9",
+		"/jobs/x?a=1#\"<>":          "/jobs/x?a=1#%22%3C%3E",
+		"#L7":                       "/",
 		"//user@evil.example/a?b=c": "/",
 	} {
 		if got := localPath(next); got != want {
@@ -135,13 +143,21 @@ func TestLoginNext(t *testing.T) {
 		}
 	}
 	f := newFixture(Options{Token: goodToken})
-	if location := f.do(loginForm(goodToken, "//evil.example")).Header.Get("Location"); location != "/" {
+	if location := f.do(loginForm(goodToken, "//evil.example")).Header.Get("Location"); location != "./" {
 		t.Errorf("redirected to %q", location)
 	}
 	// A browser that asks for a page without the token gets back to that page.
-	response := f.do(newRequest("GET", "/jobs/x?a=1", http.Header{"Accept": {"text/html"}}, ""))
-	if location := response.Header.Get("Location"); location != "/login?next=%2Fjobs%2Fx%3Fa%3D1" {
-		t.Errorf("redirected to %q", location)
+	for path, want := range map[string]string{
+		"/":                "./login?next=%2F",
+		"/new":             "./login?next=%2Fnew",
+		"/jobs/x?a=1":      "./../login?next=%2Fjobs%2Fx%3Fa%3D1",
+		"/jobs/x%2Fy":      "./../login?next=%2Fjobs%2Fx%252Fy",
+		"/no/such/page?/x": "./../../login?next=%2Fno%2Fsuch%2Fpage%3F%2Fx",
+	} {
+		response := f.do(newRequest("GET", path, http.Header{"Accept": {"text/html"}}, ""))
+		if location := response.Header.Get("Location"); location != want {
+			t.Errorf("%s is redirected to %q, want %q", path, location, want)
+		}
 	}
 }
 

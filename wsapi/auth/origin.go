@@ -52,16 +52,30 @@ func (g *Guard) isAllowedOrigin(r *http.Request) bool {
 	if origin == "" || isOf(origin, r.Host) && (isEncrypted || r.TLS == nil) {
 		return true
 	}
-	return slices.ContainsFunc(g.options.AllowedOrigins, func(allowed string) bool { return strings.EqualFold(allowed, origin) })
+	return slices.ContainsFunc(g.options.AllowedOrigins, func(allowed string) bool { return isSame(allowed, origin) })
+}
+
+// isSame reports whether two texts are the same origin.
+func isSame(origin, other string) bool {
+	scheme, _, _ := strings.Cut(origin, "://")
+	otherScheme, host, _ := strings.Cut(other, "://")
+	return strings.EqualFold(scheme, otherScheme) && isOf(origin, host)
 }
 
 func rejectOrigin(w http.ResponseWriter) {
 	http.Error(w, "Pages of this origin may not use the builder (IGLU_ALLOWED_ORIGINS).", http.StatusForbidden)
 }
 
-// isOf reports whether an origin is that of a host. The origin "null" has no host, and an
-// HTTP/1.0 request need not send one: these two are not the same.
+// isOf reports whether an origin is that of a host, which may have a port. The origin "null" has no host, and
+// an HTTP/1.0 request need not send one: these two are not the same.
+//
+// The default port of the origin's scheme is the same as none: browsers leave it out, but a proxy may add it
+// to the host, as nginx does with $host:$server_port.
 func isOf(origin, host string) bool {
 	u, err := url.Parse(origin)
-	return err == nil && u.Host != "" && strings.EqualFold(u.Host, host)
+	if err != nil || u.Host == "" {
+		return false
+	}
+	port := map[string]string{"http": ":80", "https": ":443"}[u.Scheme]
+	return strings.EqualFold(strings.TrimSuffix(u.Host, port), strings.TrimSuffix(host, port))
 }

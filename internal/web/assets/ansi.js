@@ -20,31 +20,41 @@ export function pieces(line) {
   return found;
 }
 
-// Select Graphic Rendition: the styles that a number switches on and off.
+// Select Graphic Rendition (ECMA-48): the styles that a number switches on and off.
 const ON = { 1: "bold", 2: "dim", 3: "italic", 4: "underlined", 7: "inverse", 9: "struck" };
 const OFF = { 22: ["bold", "dim"], 23: ["italic"], 24: ["underlined"], 27: ["inverse"], 29: ["struck"], 39: ["color"], 49: ["ground"] };
 
+const COLORS = { 38: "color", 48: "ground", 58: "" }; // 58 is the colour of the underline, which is not shown
+
 function restyled(style, parameters) {
   let next = { ...style };
-  const numbers = parameters.split(/[;:]/).map(Number);
-  for (let i = 0; i < numbers.length; i++) {
-    const n = numbers[i];
+  const all = parameters.split(";");
+  for (let i = 0; i < all.length; i++) {
+    const [n, ...parts] = all[i].split(":").map(Number);
     if (n === 0) next = {};
+    else if (n === 4 && parts[0] === 0) delete next.underlined;
     else if (n in ON) next[ON[n]] = true;
     else if (n in OFF) for (const name of OFF[n]) delete next[name];
     else if (n >= 30 && n <= 37) next.color = n - 30;
     else if (n >= 90 && n <= 97) next.color = n - 90 + 8;
     else if (n >= 40 && n <= 47) next.ground = n - 40;
     else if (n >= 100 && n <= 107) next.ground = n - 100 + 8;
-    else if (n === 38 || n === 48) {
-      const name = n === 38 ? "color" : "ground";
-      if (numbers[i + 1] === 5 && numbers[i + 2] <= 255) next[name] = numbers[i + 2];
-      const rgb = numbers.slice(i + 2, i + 5);
-      if (numbers[i + 1] === 2 && rgb.length === 3 && rgb.every((c) => c <= 255)) next[name] = rgb;
-      i += numbers[i + 1] === 2 ? 4 : 2;
+    else if (n in COLORS) {
+      const color = parts.length ? colorOf(parts) : colorOf(all.slice(i + 1, i + 5).map(Number));
+      if (color !== undefined && COLORS[n]) next[COLORS[n]] = color;
+      if (!parts.length) i += Number(all[i + 1]) === 2 ? 4 : 2;
     }
   }
   return next;
+}
+
+// colorOf returns one of the 256 colours or an RGB colour; undefined if it is none. With colons (ISO 8613-6), the
+// number of a colour space may precede RGB, and more may follow.
+function colorOf([kind, ...values]) {
+  if (kind === 5 && values[0] <= 255) return values[0];
+  const rgb = values.length > 3 ? values.slice(1, 4) : values;
+  if (kind === 2 && rgb.length === 3 && rgb.every((c) => c <= 255)) return rgb;
+  return undefined;
 }
 
 const LEVELS = [0, 95, 135, 175, 215, 255];

@@ -1,5 +1,6 @@
 // A derivation's own log, in a dialog. It is followed while the derivation is being built.
 import { element, pieces } from "./ansi.js";
+import { address, ask, sentenceOf } from "./builder.js";
 import { made } from "./words.js";
 
 const KEPT = 5000; // the number of last lines that are shown
@@ -9,7 +10,7 @@ const byId = (id) => document.getElementById(id);
 
 export class DerivationLog {
   constructor(job) {
-    this.api = `/api/v1/jobs/${job.dataset.job}/derivations`;
+    this.api = `api/v1/jobs/${job.dataset.job}/derivations`;
     this.dialog = byId("derivation");
     this.text = byId("derivation-text");
     this.dialog.addEventListener("close", () => this.stop());
@@ -23,7 +24,7 @@ export class DerivationLog {
     this.stop();
     const url = `${this.api}/${encodeURIComponent(path.replace(/^.*\//, ""))}/log`;
     byId("derivation-title").textContent = name;
-    byId("derivation-raw").href = url;
+    byId("derivation-raw").href = address(url);
     byId("derivation-note").textContent = "";
     this.text.replaceChildren();
     this.lines = 0;
@@ -33,8 +34,8 @@ export class DerivationLog {
       if (!mine.signal.aborted) byId("derivation-note").textContent = text;
     };
     try {
-      const response = await fetch(`${url}?follow=1`, { signal: mine.signal });
-      if (!response.ok) throw new Error(await response.text());
+      const response = await ask(`${url}?follow=1`, { signal: mine.signal });
+      if (!response.ok) throw new Error(await sentenceOf(response));
       await this.read(response.body.pipeThrough(new TextDecoderStream()).getReader());
       say(this.lines ? this.cutNote() : "The log is empty.");
     } catch (error) {

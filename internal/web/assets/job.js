@@ -1,4 +1,5 @@
 // One job: its log, its progress and its result.
+import { address, ask, sentenceOf } from "./builder.js";
 import { DerivationLog } from "./derivation.js";
 import { Log } from "./log.js";
 import { drawResults } from "./results.js";
@@ -32,7 +33,7 @@ export function showJob(job) {
 // lost, the browser continues after the last event. A hidden page closes its connection, because browsers
 // allow only a few to one server.
 function watch(state, log, runs) {
-  const events = new EventSource(`/api/v1/jobs/${state.job.dataset.job}/events?lines=no&from=${state.next}`);
+  const events = new EventSource(address(`api/v1/jobs/${state.job.dataset.job}/events?lines=no&from=${state.next}`));
   const stop = () => {
     events.close();
     document.removeEventListener("visibilitychange", pause);
@@ -77,7 +78,7 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 // hasEnded asks the builder whether a job has ended. It returns false if the builder does not answer.
 async function hasEnded(job) {
   try {
-    const response = await fetch(`/api/v1/jobs/${job}`);
+    const response = await ask(`api/v1/jobs/${job}`);
     return response.status === 404 || response.ok && "end" in await response.json();
   } catch {
     return false;
@@ -137,8 +138,11 @@ function draw(state) {
 }
 
 // drawWord shows whether the job is waiting or running.
-function drawWord(words) {
-  [...byId("verdict").children].forEach((part, i) => { part.textContent = words[i]; });
+function drawWord([mark, word]) {
+  const [markShown, wordShown] = byId("verdict").children;
+  markShown.textContent = mark;
+  wordShown.textContent = word;
+  document.title = document.title.replace(/^○ /, `${mark} `); // that of the page of a job that waited
 }
 
 function drawProgress(state) {
@@ -207,7 +211,7 @@ async function renew(job) {
   byId("sure")?.close();
   byId("cancel")?.remove();
   let page;
-  while (!(page = await pageAt(`/jobs/${job.dataset.job}`, 404).catch(() => null))) await sleep(AGAIN);
+  while (!(page = await pageAt(`jobs/${job.dataset.job}`, 404).catch(() => null))) await sleep(AGAIN);
   if (page.getElementById("job")) {
     const status = byId("status"), now = page.getElementById("status");
     job.querySelector(":scope > header").replaceWith(page.querySelector("#job > header"));
@@ -222,17 +226,26 @@ async function renew(job) {
   await renewJobs();
 }
 
-// pageAt returns the document at a path. accepted is a status of failed answers that are documents, too.
+// pageAt returns the document at a path of the builder. accepted is a status of failed answers that are documents, too.
 async function pageAt(path, accepted) {
-  const response = await fetch(path);
+  const response = await ask(path);
   if (!response.ok && response.status !== accepted) throw new Error(`${path}: ${response.status}`);
-  return new DOMParser().parseFromString(await response.text(), "text/html");
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  for (const name of ["href", "src", "action"]) { // else they would be relative to this page's address
+    for (const element of page.querySelectorAll(`[${name}]`)) {
+      element.setAttribute(name, new URL(element.getAttribute(name), response.url));
+    }
+  }
+  return page;
 }
 
 // renewJobs reloads the list of jobs, and returns whether it did.
 async function renewJobs() {
   if (byId("filters")?.contains(document.activeElement)) return false; // the filter is being used
-  byId("jobs")?.replaceWith((await pageAt(location.pathname + location.search)).getElementById("jobs"));
+  const list = byId("jobs"), page = await pageAt(location.href.split("#")[0]);
+  const focused = list?.contains(document.activeElement) && document.activeElement.href;
+  list?.replaceWith(page.getElementById("jobs"));
+  if (focused) [...byId("jobs").querySelectorAll("a")].find(({ href }) => href === focused)?.focus({ preventScroll: true });
   showTimes();
   return true;
 }
@@ -241,7 +254,7 @@ async function renewJobs() {
 export function watchNodes() {
   setInterval(async () => {
     if (document.hidden) return;
-    const page = await pageAt("/").catch(() => null); // the builder does not answer: try again later
+    const page = await pageAt("").catch(() => null); // the builder does not answer: try again later
     for (const id of page?.getElementById("nodes") ? ["nodes-sum", "nodes-rows"] : []) byId(id).replaceWith(page.getElementById(id));
     showTimes();
   }, NODES_INTERVAL);
@@ -272,16 +285,14 @@ export function watchForJobs() {
 
 // jobsWith returns the newest jobs that a query selects.
 async function jobsWith(query) {
-  const response = await fetch(`/api/v1/jobs${query}`);
+  const response = await ask(`api/v1/jobs${query}`);
   return (await response.json()).jobs;
 }
 
-// unended returns the running and the waiting jobs, sorted.
+// unended returns the newest of the running and waiting jobs, as many as the page lists, sorted.
 async function unended() {
-  const lists = await Promise.all(["running", "waiting"].map(async (state) => {
-    return (await jobsWith(`?limit=1000&state=${state}`)).map((job) => `${job.id} ${state}`);
-  }));
-  return lists.flat().sort();
+  const jobs = await jobsWith("?limit=1000&state=unended");
+  return jobs.map((job) => `${job.id} ${job.started ? "running" : "waiting"}`).sort();
 }
 
 // listedUnended returns the same from the page.
@@ -295,7 +306,7 @@ function showOthers(are) {
   const others = byId("others");
   if (others.hidden === !are) return;
   const link = made("a", "", "Show all.");
-  link.href = "/";
+  link.href = address("");
   others.replaceChildren(...are ? ["Another job is running. ", link] : []);
   others.hidden = !are;
 }
@@ -321,8 +332,8 @@ function letCancel(state) {
 // cancel cancels a job. It returns why that failed, or "".
 async function cancel(job) {
   try {
-    const response = await fetch(`/api/v1/jobs/${job}/cancel`, { method: "POST" });
-    return response.ok ? "" : await response.text();
+    const response = await ask(`api/v1/jobs/${job}/cancel`, { method: "POST" });
+    return response.ok ? "" : await sentenceOf(response);
   } catch {
     return "The builder does not answer: the job was not cancelled.";
   }

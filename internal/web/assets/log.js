@@ -1,18 +1,14 @@
 // The log of a job, of any length. The document has only the visible rows. Their lines are fetched when they
 // become visible, and the builder does the searching.
 import { element, onTheme, pieces } from "./ansi.js";
+import { Lines } from "./lines.js";
 import { Parts } from "./parts.js";
+import { Search } from "./search.js";
 import { localTime, utc } from "./times.js";
 import { arrange, made, PHASES } from "./words.js";
 
-const PAGE = 500; // lines that are fetched at once
-const KEPT_PAGES = 60; // in memory
 const MOST_HEIGHT = 15e6; // px: browsers do not support higher elements
 const BEYOND = 12; // rows above and below the visible ones
-const SEARCH_DELAY = 200; // ms after a key
-const SEARCH_AGAIN = 1500; // ms, in a log that grows
-const SEARCH_RETRY = 5000; // ms, after a search that failed
-const REMOVED_RETRY = 5000; // ms, after the builder had no such log
 const MOST_MARKS = 200; // in a line
 const HELD = 10000; // ms for which a line that was asked for is kept in view
 const NARROW = "(max-width: 40rem)"; // on narrow screens lines are wrapped by default
@@ -26,7 +22,8 @@ const byId = (id) => document.getElementById(id);
 
 export class Log {
   constructor(job) {
-    this.api = `/api/v1/jobs/${job.dataset.job}`;
+    this.lines = new Lines(job, this);
+    this.search = new Search(this);
     this.view = byId("view");
     this.room = byId("room");
     this.rows = byId("rows");
@@ -37,18 +34,10 @@ export class Log {
     this.follows = "runs" in job.dataset || "failed" in job.dataset;
     this.wraps = matchMedia(NARROW).matches;
     this.timed = false;
-    this.pages = new Map(); // number: {lines, cut, times}
-    this.loading = new Set();
-    this.isRemoved = false; // the builder no longer has the log
     this.drawn = new Map(); // line, or part: {key, row}
-    this.query = "";
-    this.found = []; // lines
-    this.count = 0;
-    this.current = -1; // which of found
-    this.searched = 0; // lines
     this.listen();
     this.goToHash();
-    this.load(0);
+    this.lines.load(0);
   }
 
   listen() {
@@ -84,22 +73,6 @@ export class Log {
       e.preventDefault(); // the link would open a window
       this.choose(Number(number.textContent) - 1, true);
     });
-    byId("search").addEventListener("submit", (e) => {
-      e.preventDefault();
-      this.step(1);
-    });
-    byId("previous").addEventListener("click", () => this.step(-1));
-    const query = byId("query");
-    query.addEventListener("input", () => {
-      clearTimeout(this.typing);
-      this.typing = setTimeout(() => this.search(query.value), SEARCH_DELAY);
-    });
-    query.addEventListener("keydown", (e) => {
-      if (e.key === "Enter" && e.shiftKey) {
-        e.preventDefault();
-        this.step(-1);
-      }
-    });
     this.showToggles();
   }
 
@@ -121,7 +94,13 @@ export class Log {
       this.show(this.waitsFor);
       this.waitsFor = undefined;
     }
-    if (this.query) this.searchOn();
+    this.search.grown();
+  }
+
+  // fetched shows lines that were fetched.
+  fetched() {
+    if (this.wraps) this.hold();
+    this.draw();
   }
 
   // begin adds a phase that begins at a line. The view does not move.
@@ -211,8 +190,13 @@ export class Log {
 
   // lineSeen returns the line found last if it is visible, otherwise the first visible line.
   lineSeen() {
-    const line = this.found[this.current];
+    const { line } = this.search;
     return line !== undefined && this.isSeen(line) ? line : this.parts.lineAt(Math.ceil(this.top / this.height()));
+  }
+
+  // firstSeen returns the first line that is at least partly visible.
+  firstSeen() {
+    return this.parts.lineAt(Math.floor(this.top / this.height()));
   }
 
   // isSeen reports whether a line is visible. The height of wrapped lines is known only for those that are
@@ -299,7 +283,7 @@ export class Log {
     if (atEnd) above = this.rows.offsetHeight - this.view.clientHeight;
     else if (this.wraps && rows.length) above = (this.top / height - first) * rows[0].offsetHeight;
     this.rows.style.transform = `translateY(${this.view.scrollTop - Math.max(0, above)}px)`;
-    if (lines.length) this.fetchFor(lines[0], lines.at(-1) + 1);
+    if (lines.length) this.lines.fetchFor(lines[0], lines.at(-1) + 1);
   }
 
   // head returns the element of a part's first row. It reuses an existing one.
@@ -324,9 +308,9 @@ export class Log {
 
   // row returns the element of a line. It reuses an existing one if that would be the same.
   row(line) {
-    const text = this.text(line);
-    const current = this.found[this.current] === line, chosen = this.isChosen(line);
-    const key = `${text !== undefined} ${this.query} ${current} ${chosen} ${this.timed} ${this.isRemoved}`;
+    const text = this.lines.text(line);
+    const current = this.search.line === line, chosen = this.isChosen(line);
+    const key = `${text !== undefined} ${this.search.query} ${current} ${chosen} ${this.timed} ${this.lines.isRemoved}`;
     const before = this.drawn.get(line);
     if (before?.key === key) return before;
 
@@ -340,10 +324,10 @@ export class Log {
     number.setAttribute("aria-label", `Line ${line + 1}`);
     const content = made("span", "line");
     if (text !== undefined) content.append(...this.marked(text));
-    else if (this.isRemoved) content.append(made("span", "more", "The builder no longer has this line."));
+    else if (this.lines.isRemoved) content.append(made("span", "more", "The builder no longer has this line."));
     const tone = toneOf(content.textContent);
     if (tone) content.classList.add(tone);
-    if (this.isCut(line)) content.append(made("span", "more", " … the raw log has the whole line"));
+    if (this.lines.isCut(line)) content.append(made("span", "more", " … the raw log has the whole line"));
     row.append(number, ...this.stamp(line), content);
     return { key, row };
   }
@@ -351,7 +335,7 @@ export class Log {
   // stamp returns the element with the time of a line, if times are shown and it is known.
   stamp(line) {
     if (!this.timed) return [];
-    const at = this.pages.get(Math.floor(line / PAGE))?.times[line % PAGE];
+    const at = this.lines.time(line);
     const stamp = made("time", "stamp", at ? localTime(at) : "");
     if (at) stamp.title = utc(at);
     return [stamp];
@@ -360,9 +344,9 @@ export class Log {
   // marked returns a line's pieces, with the matches of the search marked.
   marked(text) {
     const all = pieces(text);
-    if (!this.query) return all.map(({ text, style }) => element(text, style));
+    if (!this.search.query) return all.map(({ text, style }) => element(text, style));
     // An expression, because the small form of a letter can be longer than the letter.
-    const wanted = new RegExp(this.query.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"), "giu");
+    const wanted = new RegExp(this.search.query.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"), "giu");
     const edges = [];
     for (const match of all.map((p) => p.text).join("").matchAll(wanted)) {
       if (edges.push(match.index, match.index + match[0].length) >= 2 * MOST_MARKS) break;
@@ -380,56 +364,6 @@ export class Log {
       at += text.length;
     }
     return nodes;
-  }
-
-  // Fetched lines, and lines to fetch.
-  text(line) {
-    return this.pages.get(Math.floor(line / PAGE))?.lines[line % PAGE];
-  }
-
-  isCut(line) {
-    return this.pages.get(Math.floor(line / PAGE))?.cut.has(line % PAGE) ?? false;
-  }
-
-  fetchFor(from, to) {
-    for (let page = Math.floor(from / PAGE); page * PAGE < to; page++) {
-      const has = this.pages.get(page)?.lines.length ?? 0;
-      if (has < Math.min(PAGE, to - page * PAGE)) this.load(page);
-    }
-  }
-
-  async load(page) {
-    if (this.loading.size >= 4 || this.loading.has(page)) return; // draw requests it again
-    this.loading.add(page);
-    try {
-      const has = this.pages.get(page) ?? { lines: [], cut: new Set(), times: [] };
-      const from = page * PAGE + has.lines.length;
-      const answer = await this.ask(`lines?from=${from}&count=${PAGE - has.lines.length}`);
-      for (const i of answer.cut ?? []) has.cut.add(has.lines.length + i);
-      has.lines.push(...answer.lines);
-      has.times.push(...answer.times);
-      this.pages.delete(page); // the most recently used page is the last
-      this.pages.set(page, has);
-      for (const old of this.pages.keys()) {
-        if (this.pages.size <= KEPT_PAGES) break;
-        this.pages.delete(old);
-      }
-      this.grow(answer.total);
-    } catch {
-      this.draw();
-      await new Promise((resolve) => setTimeout(resolve, this.isRemoved ? REMOVED_RETRY : 1000));
-    } finally {
-      this.loading.delete(page);
-      if (this.wraps) this.hold();
-      this.draw();
-    }
-  }
-
-  async ask(path, signal) {
-    const response = await fetch(`${this.api}/${path}`, { signal });
-    this.isRemoved = response.status === 404;
-    if (!response.ok) throw new Error(`${path}: ${response.status}`);
-    return response.json();
   }
 
   // Links to lines: #L7, or #L7-L9.
@@ -465,91 +399,6 @@ export class Log {
     this.draw();
   }
 
-  // Search.
-  async search(query) {
-    this.query = query;
-    this.found = [];
-    this.count = this.searched = 0;
-    this.current = -1;
-    this.showFound();
-    this.draw();
-    if (query) await this.searchOn(true);
-  }
-
-  // searchOn searches the part of the log that has not been searched yet.
-  async searchOn(isNew) {
-    if (this.searching && !isNew) return;
-    const query = this.query;
-    this.searching?.abort();
-    const mine = this.searching = new AbortController();
-    try {
-      const answer = await this.ask(`search?q=${encodeURIComponent(query)}&from=${this.searched}`, mine.signal);
-      if (query !== this.query || mine !== this.searching) return;
-      if (this.found.length === this.count) this.found.push(...answer.lines);
-      this.count += answer.count;
-      this.searched = answer.searched;
-      if (isNew && this.found.length) {
-        const seen = this.parts.lineAt(Math.floor(this.top / this.height()));
-        const first = this.found.findIndex((line) => line >= seen);
-        this.select(Math.max(0, first));
-      }
-      this.showFound();
-      if (!isNew) await new Promise((resolve) => setTimeout(resolve, SEARCH_AGAIN));
-    } catch {
-      if (mine !== this.searching) return; // a newer search has replaced it
-      this.showSearchFailed();
-      await new Promise((resolve) => setTimeout(resolve, SEARCH_RETRY));
-    } finally {
-      if (mine === this.searching) this.searching = null;
-    }
-    if (query && query === this.query && this.searched < this.total) this.searchOn();
-  }
-
-  async step(by) {
-    if (byId("query").value !== this.query) {
-      clearTimeout(this.typing);
-      await this.search(byId("query").value);
-      return;
-    }
-    if (!this.found.length) return;
-    if (this.current + by === this.found.length && this.found.length < this.count && !await this.more()) return;
-    this.select((this.current + by + this.found.length) % this.found.length);
-    this.showFound();
-  }
-
-  // more fetches further matches, and returns whether it did.
-  async more() {
-    if (this.fetchesMore) return false;
-    this.fetchesMore = true;
-    const query = this.query;
-    try {
-      const answer = await this.ask(`search?q=${encodeURIComponent(query)}&from=${this.found.at(-1) + 1}`);
-      if (query === this.query) this.found.push(...answer.lines);
-      return query === this.query;
-    } catch {
-      this.showSearchFailed();
-      return false;
-    } finally {
-      this.fetchesMore = false;
-    }
-  }
-
-  select(i) {
-    this.current = i;
-    this.follow(false);
-    this.show(this.found[i]);
-  }
-
-  showSearchFailed() {
-    byId("found").textContent = this.isRemoved ? "The builder no longer has the log" : "The search failed";
-  }
-
-  showFound() {
-    const none = this.found.length === 0;
-    byId("previous").disabled = byId("next").disabled = none;
-    byId("found").textContent = !this.query ? "" : none ? (this.searched ? "No line" : "…") :
-      `${(this.current + 1).toLocaleString("en")} of ${this.count.toLocaleString("en")}`;
-  }
 }
 
 // toneOf returns the CSS class for the text of a line.

@@ -1,5 +1,6 @@
 // The form for a job, and its request.
 import { fillAgain } from "./again.js";
+import { address, sentenceOf } from "./builder.js";
 import { clearMarks, markWrong } from "./mark.js";
 import { made } from "./words.js";
 
@@ -68,33 +69,46 @@ async function submit(form) {
   clearMarks(form);
   byId("submit").disabled = true;
   const body = JSON.stringify(request(form, (secret) => secret));
-  const answer = await fetch("/api/v1/jobs", { method: "POST", body }).then((response) => response.json()).catch(() => undefined);
+  const answer = await send(body);
   byId("submit").disabled = false;
-  if (!answer?.page) {
+  if (!answer.page) {
     refuse(form, answer);
     return;
   }
   for (const name of SECRETS) form.elements[name].value = ""; // so that the browser's button Back does not show them
   form.dispatchEvent(new Event("input"));
-  location.href = answer.page;
+  location.href = address(`.${answer.page}`);
+}
+
+// send posts a job and returns the answer. If that is not from a builder that reads the job, it is made up here. It
+// never reloads the page, because the form would be empty.
+async function send(body) {
+  try {
+    const response = await fetch(address("api/v1/jobs"), { method: "POST", body });
+    if (response.status === 401) return { error: "You are signed out. Sign in in another tab, and start the job again." };
+    if (response.headers.get("Content-Type")?.startsWith("application/json")) return await response.json();
+    return { error: await sentenceOf(response) };
+  } catch {
+    return { error: "The builder cannot be reached." };
+  }
 }
 
 // refuse shows why the job was refused: at the wrong fields or, if there are none, at the top.
 function refuse(form, last) {
   const refusal = byId("refusal");
-  refusal.textContent = [last?.error ?? "The builder cannot be reached or needs its token: reload this page.", last?.msg].filter(Boolean).join(" ");
+  refusal.textContent = [last.error, last.msg].filter(Boolean).join(" ");
   refusal.hidden = false;
-  const words = last?.error?.startsWith("Invalid command") ? `command: ${last.msg}` : last?.msg ?? "";
+  const words = last.error?.startsWith("Invalid command") ? `command: ${last.msg}` : last.msg ?? "";
   if (!markWrong(form, words)) refusal.scrollIntoView({ block: "nearest" });
-  if (last?.jobStatus === "running") linkRunning(refusal);
+  if (last.jobStatus === "running") linkRunning(refusal);
 }
 
 // linkRunning adds a link to the job that a busy builder runs.
 async function linkRunning(refusal) {
-  const response = await fetch("/api/v1/jobs?state=running&limit=1");
-  const [job] = (await response.json()).jobs;
+  const response = await fetch(address("api/v1/jobs?state=running&limit=1")).catch(() => undefined);
+  const [job] = response?.ok ? (await response.json()).jobs : [];
   if (!job) return;
   const link = made("a", "", job.command);
-  link.href = `/jobs/${job.id}`;
+  link.href = address(`jobs/${job.id}`);
   refusal.append(" It is ", link, ".");
 }

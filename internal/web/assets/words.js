@@ -1,6 +1,6 @@
 // Texts for people, and elements for them.
 
-export const PHASES = { pull: "Pull the image", create: "Start the container", fetch: "Fetch the source", evaluate: "Evaluate", build: "Build", push: "Push", done: "Finish" };
+export const PHASES = { wait: "Wait for a slot", pull: "Pull the image", create: "Start the container", fetch: "Fetch the source", evaluate: "Evaluate", build: "Build", push: "Push", done: "Finish" };
 
 export function made(tag, name = "", text = "") {
   const element = document.createElement(tag);

@@ -34,6 +34,7 @@ func TestModule(t *testing.T) {
 	var module strings.Builder
 	want := make(map[string]string)
 	var credentials []any
+	var keys string // the folder
 	for _, setting := range server.Table() {
 		value, text := other(t, setting)
 		fmt.Fprintf(&module, "%s = %s;\n", setting.Flag, value)
@@ -42,6 +43,12 @@ func TestModule(t *testing.T) {
 			want[setting.Env] = "%d/" + setting.Flag
 			credentials = append(credentials, setting.Flag+":"+text)
 		}
+		if setting.Flag == "agent-keys" {
+			keys, want[setting.Env] = text, "%d"
+		}
+	}
+	for _, name := range []string{"key.pem", "cert.pem", "ca.pem"} {
+		credentials = append(credentials, name+":"+keys+"/"+name)
 	}
 	f.module("all", `{ pkgs, ... }: { services.iglu-builder = {
 		enable = true;
@@ -146,6 +153,7 @@ func TestModuleRefuses(t *testing.T) {
 		{`allowed-commands = [ ]`, "settings.allowed-commands is not of the type non-empty list"},
 		{`token-file = ../token`, "settings.token-file is not of the type"},
 		{`token-file = "/nix/store/token"`, "settings.token-file is in the Nix store"},
+		{`agent-keys = "/nix/store/keys"`, "settings.agent-keys is in the Nix store"},
 		{`state-dir = "/srv"`, "settings.state-dir has to be below /var/lib"},
 		{`no-such-setting = 1`, "there is no option .services.iglu-builder.settings.no-such-setting"},
 	}

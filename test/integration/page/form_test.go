@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -68,6 +71,35 @@ func TestFormMarks(t *testing.T) {
 	k.end(running, history.Record{Job: "running", Command: "nix build"}, schemas.Exited(0))
 }
 
+// TestFormSaysWhy sends jobs that do not reach the builder, or that it does not read. The form says why, and stays as it
+// is.
+func TestFormSaysWhy(t *testing.T) {
+	k := serveKept(t)
+	b := browser.OpenTab(t)
+	b.Expect("the server responded with a status of ")
+	b.Open(k.url + "/new")
+	b.Write("[name=repository]", "https://example.com/a")
+	for _, test := range []struct {
+		status             int
+		kind, answer, want string
+	}{
+		{http.StatusForbidden, "text/plain; charset=utf-8", "Pages of this origin may not use the builder (IGLU_ALLOWED_ORIGINS).\n", "Pages of this origin may not use the builder (IGLU_ALLOWED_ORIGINS)."},
+		{http.StatusUnauthorized, "text/plain; charset=utf-8", "The builder's token is missing or wrong.\n", "You are signed out. Sign in in another tab"},
+		{http.StatusRequestEntityTooLarge, "text/html", "<html><center>nginx</center></html>", "The builder, or a proxy in front of it, answers with status 413."},
+	} {
+		k.answer = func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", test.kind)
+			w.WriteHeader(test.status)
+			io.WriteString(w, test.answer)
+		}
+		b.Click("#submit")
+		b.UntilText("#refusal:not([hidden])", test.want)
+		if got := browser.Eval[string](b, "document.querySelector('[name=repository]').value"); got != "https://example.com/a" {
+			t.Errorf("status %d: the repository is %q now", test.status, got)
+		}
+	}
+}
+
 // TestRunAgain fills the form with an earlier job, without its secrets.
 func TestRunAgain(t *testing.T) {
 	k := serveKept(t)
@@ -79,6 +111,10 @@ func TestRunAgain(t *testing.T) {
 	signed := history.Record{Job: "signed", Command: "nix build", Secrets: []string{"netrc", "apiKey", "signingKey"}, Request: json.RawMessage(
 		`{"git":{"noClone":true},"buildOptions":{"command":"nix build","cachix":{"push":true,"target":"https://cache.example.com/default"}}}`)}
 	k.end(k.begin(signed), signed, schemas.Exited(0))
+	lines := history.Record{Job: "lines", Request: json.RawMessage(`{"git":{"noClone":true},"buildOptions":{"command":"nix build .#a\n.#b","cachix":{"push":false}}}`)}
+	k.end(k.begin(lines), lines, schemas.Exited(0))
+	large := history.Record{Job: "large", Repository: "https://example.com/b", Command: "nix build " + strings.Repeat(".#a ", 5000), Request: json.RawMessage(`"` + strings.Repeat("a", 20<<10) + `"`)}
+	k.end(k.begin(large), large, schemas.Exited(0))
 	old := history.Record{Job: "old", Repository: "https://example.com/b", Branch: "main", Command: "nix build", Begun: time.Now()} // of an earlier version
 	k.end(k.begin(old), old, schemas.Exited(0))
 
@@ -108,11 +144,24 @@ func TestRunAgain(t *testing.T) {
 	b.UntilText("#from", "enter these again: netrc, cache's API key, signing key.")
 	b.Until("document.activeElement.name === 'netrc' && document.activeElement.checkVisibility()")
 
+	b.Open(k.url + "/new?job=lines") // an input would remove the line ends, and the words would become one
+	b.UntilText("#from", "As in job lines.")
+	if command := shown()["buildOptions"].(map[string]any)["command"]; command != "nix build .#a\n.#b" {
+		t.Errorf("the command of several lines is %q", command)
+	}
+	b.CheckAccess()
+
 	b.Open(k.url + "/new?job=old")
-	b.UntilText("#from", "As in job old.")
+	b.UntilText("#from", "As in job old. The builder has kept only its repository, its branch and its command.")
 	if diff := cmp.Diff(map[string]any{"git": map[string]any{"noClone": false, "repository": "https://example.com/b", "branch": "main"},
 		"buildOptions": map[string]any{"command": "nix build", "cachix": map[string]any{"push": false}}, "colors": true}, shown()); diff != "" {
 		t.Errorf("the form of an old job (-want +got):\n%s", diff)
+	}
+
+	b.Open(k.url + "/new?job=large") // a command that is cut is another command
+	b.UntilText("#from", "a part of its command: please enter the command again.")
+	if command := browser.Eval[string](b, "document.querySelector('[name=command]').value"); command != "" {
+		t.Errorf("the command that was cut is %q", command)
 	}
 	b.Expect("404")
 	b.Open(k.url + "/new?job=none")

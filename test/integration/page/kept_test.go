@@ -31,6 +31,8 @@ type kept struct {
 	logs    *joblog.Store
 	builder builder
 	refusal schemas.Response // the answer to every job from the form
+	pages   http.Handler
+	answer  func(w http.ResponseWriter) // the same, if it is no refusal
 }
 
 // A builder runs no jobs. Its nodes are set by a test.
@@ -68,6 +70,7 @@ func serveKept(t *testing.T) *kept {
 	t.Cleanup(func() { records.Close() })
 	k := &kept{t: t, folder: filepath.Join(folder, "logs"), records: records, logs: logs}
 	pages := web.New(records, logs, &k.builder, web.Options{Commands: []string{"nix"}, ClientTimeout: time.Minute}, slog.New(slog.DiscardHandler))
+	k.pages = pages
 	mux := http.NewServeMux()
 	mux.Handle("/", pages)
 	mux.HandleFunc("POST /api/v1/jobs", k.refuse)
@@ -81,6 +84,10 @@ func serveKept(t *testing.T) *kept {
 // refuse answers a job with the refusal, as a builder does.
 func (k *kept) refuse(w http.ResponseWriter, r *http.Request) {
 	io.Copy(io.Discard, r.Body)
+	if k.answer != nil {
+		k.answer(w)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	if k.refusal == schemas.Busy() {
 		w.WriteHeader(http.StatusTooManyRequests)

@@ -3,6 +3,7 @@
 package page
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -57,4 +58,51 @@ func TestOtherJobs(t *testing.T) {
 	b.UntilText("#others:not([hidden])", "Another job is running. Show all.")
 	b.UntilText("#status", "it was too long")
 	k.end(lastLog, last, schemas.Exited(0))
+}
+
+// TestListKeepsFocus moves the focus to a job in the list. It stays there when the list is renewed, because a keyboard
+// would else begin again at the top of the page.
+func TestListKeepsFocus(t *testing.T) {
+	k := serveKept(t)
+	running := history.Record{Job: "running", Command: "nix build .#long", Started: time.Now()}
+	l := k.begin(running)
+	first := history.Record{Job: "first", Command: "nix build .#first"}
+	k.end(k.begin(first), first, schemas.Exited(0))
+	b := browser.OpenTab(t)
+	b.Open(k.url + "/")
+	afterChecks(b)
+	browser.Eval[any](b, "document.querySelector('#jobs .list a').focus()")
+	second := history.Record{Job: "second", Command: "nix build .#second"}
+	k.end(k.begin(second), second, schemas.Exited(0))
+	b.UntilText("#jobs", "nix build .#second")
+	if at := browser.Eval[string](b, "document.activeElement.closest('#jobs a')?.textContent ?? ''"); !strings.Contains(at, "nix build .#first") {
+		t.Errorf("the focus is at %q", at)
+	}
+	k.end(l, running, schemas.Exited(0))
+}
+
+// TestWaitingJob looks at the page of a job that waits for a slot and then runs. The list of phases, the log and the title
+// say so.
+func TestWaitingJob(t *testing.T) {
+	k := serveKept(t)
+	r := history.Record{Job: "waiting", Command: "nix build"}
+	l := k.begin(r)
+	tell(l, schemas.PhaseEvent{Phase: schemas.Wait})
+	tell(l, schemas.QueueEvent{Ahead: 2}, "iglu: waiting for a free slot, 2 jobs ahead")
+	b := browser.OpenTab(t)
+	b.Open(k.url + "/jobs/waiting")
+	b.UntilText("#numbers", "2 ahead")
+	b.UntilText("#phases .now", "Wait for a slot")
+	b.UntilText("#rows .part", "Wait for a slot")
+	b.Until("document.title.startsWith('○ nix build')")
+	r.Started = time.Now()
+	if err := k.records.Put(r); err != nil {
+		t.Fatal(err)
+	}
+	tell(l, schemas.PhaseEvent{Phase: schemas.Create})
+	b.UntilText("#phases .now", "Start the container")
+	b.UntilText("#phases .past", "Wait for a slot")
+	b.Until("document.title.startsWith('● nix build')")
+	k.end(l, r, schemas.Exited(0))
+	b.Until("document.title.startsWith('✓ nix build')")
 }

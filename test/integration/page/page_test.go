@@ -95,7 +95,7 @@ func TestPage(t *testing.T) {
 	}
 
 	// In one step, because the list is redrawn from time to time.
-	browser.Eval[any](other, `document.querySelector(".list a[href^='/jobs/']:has(.good)").click()`)
+	browser.Eval[any](other, `document.querySelector(".list a[href*='/jobs/']:has(.good)").click()`)
 	other.UntilText("#rows", "building hello")
 	other.UntilText("#verdict", "succeeded")
 	other.Expect("404") // the browser itself logs it

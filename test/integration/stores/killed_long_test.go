@@ -58,12 +58,7 @@ func TestDamagedStoreOfKilledJob(t *testing.T) { fixture.OnEngines(t, damagedSto
 
 func damagedStoreOfKilledJob(t *testing.T, e *fixture.Engine) {
 	s := killServer(t, e)
-	url := repository(t, "echo > $out")
-	result := fixture.Do(t, s, fixture.Build(url, "nix-build"))
-	fixture.WantExit(t, result, 0)
-	path := onlyPath(t, result)
-	killJob(t, e, s, url, "chmod u+w "+path+"; echo damaged > "+path)
-	got := fixture.Do(t, s, fixture.Build(url, verifyStore))
+	got := fixture.Do(t, s, fixture.Build(killDamaging(t, e, s), verifyStore))
 	fixture.WantExit(t, got, 0)
 	fixture.WantLine(t, got, damagedStore)
 }

@@ -31,17 +31,24 @@ func killJob(t *testing.T, e *fixture.Engine, s *fixture.Server, url, script str
 	c.Finish()
 }
 
+// killDamaging kills a job that has damaged the output of an earlier job in its store, a file with the text "sound".
+// It returns their repository.
+func killDamaging(t *testing.T, e *fixture.Engine, s *fixture.Server) (url string) {
+	t.Helper()
+	url = repository(t, "echo sound > $out")
+	result := fixture.Do(t, s, fixture.Build(url, "nix-build"))
+	fixture.WantExit(t, result, 0)
+	path := onlyPath(t, result)
+	killJob(t, e, s, url, "chmod u+w "+path+"; echo damaged > "+path)
+	return url
+}
+
 // TestStoreOfKilledJob kills a job that has damaged its store. The next job gets a new store, and builds again.
 func TestStoreOfKilledJob(t *testing.T) { fixture.OnEngines(t, storeOfKilledJob) }
 
 func storeOfKilledJob(t *testing.T, e *fixture.Engine) {
 	s := killServer(t, e)
-	url := repository(t, "echo sound > $out")
-	result := fixture.Do(t, s, fixture.Build(url, "nix-build"))
-	fixture.WantExit(t, result, 0)
-	path := onlyPath(t, result)
-
-	killJob(t, e, s, url, "chmod u+w "+path+"; echo damaged > "+path)
+	url := killDamaging(t, e, s)
 	got := fixture.Do(t, s, fixture.Build(url, "sh -c 'cat $(nix-build)'"))
 	fixture.WantExit(t, got, 0)
 	for _, line := range []string{damagedStore, fillingStore, "sound"} {

@@ -28,6 +28,7 @@ type Engine struct {
 	Run             func(*Process) int // the program of all containers; returns the exit code
 	Arch            string             // the architecture of its machine
 	SecurityOptions []string           // replace the recorded options if not nil
+	NotEnforced     []string           // the fields of its information that say that it enforces a limit, and are false
 	Missing         bool               // the image does not exist until it is pulled
 	APIVersion      string             // the latest supported version; replaces the recorded one if not empty
 	KeepOutput      bool               // the output of a container stays open after its end
@@ -192,12 +193,13 @@ func (e *Engine) MakeNetwork(name string, labels map[string]string) (id string) 
 }
 
 // MakeContainer makes a container that exists before the builder starts. It is not running.
-func (e *Engine) MakeContainer(name string, labels map[string]string) {
+func (e *Engine) MakeContainer(name string, labels map[string]string) (id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c := &container{id: e.newID(), name: name, state: "created", files: make(map[string][]byte), run: newRun()}
 	c.Labels = labels
 	e.containers = append(e.containers, c)
+	return c.id
 }
 
 // Hold makes a foreign container use a volume.

@@ -80,10 +80,17 @@ func (e *Engine) version(request) answer {
 }
 
 func (e *Engine) info(request) answer {
-	if e.SecurityOptions == nil {
+	if e.SecurityOptions == nil && e.NotEnforced == nil {
 		return e.answers["info"]
 	}
-	return e.answers["info"].edited(func(info map[string]any) { info["SecurityOptions"] = e.SecurityOptions })
+	return e.answers["info"].edited(func(info map[string]any) {
+		if e.SecurityOptions != nil {
+			info["SecurityOptions"] = e.SecurityOptions
+		}
+		for _, limit := range e.NotEnforced {
+			info[limit] = false
+		}
+	})
 }
 
 // hasImage reports whether an image exists on the engine. There is only one.
@@ -131,6 +138,10 @@ func (e *Engine) create(r request) answer {
 	must(json.Unmarshal(r.body, &wanted))
 	if !e.hasImage(wanted.Image) {
 		return e.answers["create-without-image"].with(ImageRef+"-missing", wanted.Image)
+	}
+	if wanted.HostConfig.NanoCPUs > 0 && slices.Contains(e.NotEnforced, "CpuCfsQuota") { // as Docker, not Podman: daemon_unix.go
+		return answer{status: http.StatusBadRequest, header: http.Header{"Content-Type": {"application/json"}},
+			body: []byte(`{"message":"NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the cgroup is not mounted"}`)}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 type Engine struct {
 	Run     func(p *Process) int    // the program of all containers; returns the exit code
 	Machine engine.Info             // the result of Info
+	Images  []string                // the IDs of the images that it has; nil: every one
 	Fail    func(call string) error // returns the error of a call, given the name of its method; may be nil
 
 	mu         sync.Mutex
@@ -62,6 +64,9 @@ func (e *Engine) Create(_ context.Context, spec engine.Spec) (engine.Container, 
 	if e.containers[spec.Name] != nil {
 		return nil, engine.ErrInUse
 	}
+	if e.Images != nil && !slices.Contains(e.Images, spec.Image) {
+		return nil, engine.ErrNotFound
+	}
 	if spec.Store.Name != "" && e.volumes[spec.Store.Name].Name == "" {
 		e.volumes[spec.Store.Name] = spec.Store
 	}
@@ -69,7 +74,10 @@ func (e *Engine) Create(_ context.Context, spec engine.Spec) (engine.Container, 
 	c := &container{engine: e, id: fmt.Sprint(e.made), spec: spec, state: engine.Created, output: make(chan chunk),
 		terminated: newSignal(), killed: newSignal(), lifeline: newSignal(), ended: newSignal()}
 	e.containers[spec.Name] = c
-	return c, e.fail("Create")
+	if err := e.fail("Create"); err != nil { // its answer is lost
+		return nil, err
+	}
+	return c, nil
 }
 
 func (e *Engine) List(context.Context) (all []engine.Listed, err error) {
@@ -166,7 +174,7 @@ func (c *container) Copy(stdout, stderr io.Writer) error {
 				return err
 			}
 		case <-c.ended.c:
-			return nil
+			return c.engine.fail("Copy")
 		case <-c.lifeline.c:
 			return nil
 		}

@@ -47,9 +47,9 @@ rec {
   filterAttrs =
     keep: set: listToAttrs (concatMap (n: if keep n set.${n} then [ (nameValuePair n set.${n}) ] else [ ]) (attrNames set));
   optional = condition: element: if want "optional" isBool condition then [ element ] else [ ];
+  optionals = condition: list: if want "optionals" isBool condition then want "optionals" isList list else [ ];
   optionalAttrs = condition: set: if want "optionalAttrs" isBool condition then want "optionalAttrs" isAttrs set else { };
   optionalString = condition: text: if want "optionalString" isBool condition then want "optionalString" isString text else "";
-  intersectLists = a: filter (element: elem element a);
   range = first: last: if first > last then [ ] else builtins.genList (n: first + n) (last - first + 1);
   concatMapStringsSep = separator: f: list: concatStringsSep separator (map f list);
   hasPrefix = prefix: text: substring 0 (stringLength prefix) (want "hasPrefix" isString text) == prefix;

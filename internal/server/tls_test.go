@@ -1,0 +1,88 @@
+package server
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"log/slog"
+	"math/big"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// writeCertificate writes a certificate with a serial number and its key to two files. It returns the text of the key.
+func writeCertificate(t *testing.T, certFile, keyFile string, serial int64) (key []byte) {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	for name, text := range map[string][]byte{certFile: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), keyFile: key} {
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return key
+}
+
+// wantSerial checks which certificate a client gets.
+func (c *certificate) wantSerial(t *testing.T, want int64) {
+	t.Helper()
+	got, err := c.get(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Leaf.SerialNumber.Int64() != want {
+		t.Errorf("the certificate is number %s, want %d", got.Leaf.SerialNumber, want)
+	}
+}
+
+// TestSlowCertificate replaces a certificate by files that cannot be read for a while, as on a network file system. The
+// handshakes of all clients but the first go on with the old certificate meanwhile.
+func TestSlowCertificate(t *testing.T) {
+	folder := t.TempDir()
+	c := &certificate{certFile: filepath.Join(folder, "cert"), keyFile: filepath.Join(folder, "key"), log: slog.New(slog.DiscardHandler)}
+	writeCertificate(t, c.certFile, c.keyFile, 1)
+	if err := c.load(); err != nil {
+		t.Fatal(err)
+	}
+	c.wantSerial(t, 1)
+
+	slow := filepath.Join(folder, "slow")
+	if err := syscall.Mkfifo(slow, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	key := writeCertificate(t, c.certFile, filepath.Join(folder, "other"), 2)
+	if err := os.Rename(slow, c.keyFile); err != nil {
+		t.Fatal(err)
+	}
+	first := make(chan struct{})
+	go func() {
+		defer close(first)
+		c.wantSerial(t, 2)
+	}()
+	writer, err := os.OpenFile(c.keyFile, os.O_WRONLY, 0) // returns when the first handshake reads the key
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.wantSerial(t, 1)
+	if _, err := writer.Write(key); err != nil {
+		t.Error(err)
+	}
+	writer.Close()
+	<-first
+}
