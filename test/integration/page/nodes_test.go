@@ -10,6 +10,7 @@ import (
 	"iglu.sh/builder/orchestrator/nodes"
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/browser"
+	"iglu.sh/builder/test/kit/fixture"
 )
 
 // TestPageNodes checks the list of nodes in windows of three sizes, light and dark. While the page is open, one
@@ -26,7 +27,7 @@ func TestPageNodes(t *testing.T) {
 	ended := history.Record{Job: "ended", Node: one.Name, Repository: "https://github.com/iglu-sh/igloo.git", Branch: "main", Command: "nix build"}
 	k.end(k.begin(ended), ended, schemas.Exited(0))
 	b := browser.OpenTab(t)
-	for _, look := range looks {
+	for _, look := range looks[:fixture.Size(2, len(looks))] {
 		b.Look(look.width, look.height, look.scheme)
 		for _, path := range []string{"/", "/jobs/ended"} {
 			b.Open(k.url + path)
