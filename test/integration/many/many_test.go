@@ -125,8 +125,8 @@ func TestStoreWait(t *testing.T) {
 	wantEnd(t, first.Finish(), 3)
 }
 
-// TestSideBySide runs two builders of one instance on one engine. The start and the stop of one do not affect
-// the other's job, and they share a store.
+// TestSideBySide runs two builders of one instance on one engine. They share a store. The start of one does not affect the
+// other's job.
 func TestSideBySide(t *testing.T) { fixture.OnEngines(t, sideBySide) }
 
 func sideBySide(t *testing.T, e *fixture.Engine) {
@@ -146,10 +146,17 @@ func sideBySide(t *testing.T, e *fixture.Engine) {
 	got := waiting.Finish()
 	wantEnd(t, got, 0)
 	fixture.WantLine(t, got, "alone")
+	stop(t, first, second)
+}
 
-	// The second builder is stopped during a job while the first has one too.
-	ended := begin(t, first, fixture.Build(url, "sh -c '"+waits+"'")).InBackground() // reads on: a client that does not read is dropped
-	begin(t, second, fixture.Build(repository(t), "sh -c 'echo begun; sleep 1000'"))
+// TestStopBeside stops a builder during a job. That does not affect the job of another builder of its instance.
+func TestStopBeside(t *testing.T) { fixture.OnEngines(t, stopBeside) }
+
+func stopBeside(t *testing.T, e *fixture.Engine) {
+	name := instance()
+	first, second := start(t, e, name, fixture.Env.Image), start(t, e, name, fixture.Env.Image)
+	ended := begin(t, first, fixture.Command("sh -c '"+waits+"'")).InBackground() // reads on: a client that does not read is dropped
+	begin(t, second, fixture.Build(repository(t), "sh -c 'echo begun; sleep 1000'")) // in a store of its own
 	second.Cancel()
 	stop(t, second) // sends a second signal
 	goOn(t, e, first)
