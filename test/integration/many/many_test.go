@@ -155,7 +155,7 @@ func TestStopBeside(t *testing.T) { fixture.OnEngines(t, stopBeside) }
 func stopBeside(t *testing.T, e *fixture.Engine) {
 	name := instance()
 	first, second := start(t, e, name, fixture.Env.Image), start(t, e, name, fixture.Env.Image)
-	ended := begin(t, first, fixture.Command("sh -c '"+waits+"'")).InBackground() // reads on: a client that does not read is dropped
+	ended := begin(t, first, fixture.Command("sh -c '"+waits+"'")).InBackground()    // reads on: a client that does not read is dropped
 	begin(t, second, fixture.Build(repository(t), "sh -c 'echo begun; sleep 1000'")) // in a store of its own
 	second.Cancel()
 	stop(t, second) // sends a second signal
