@@ -158,7 +158,10 @@ func stopBeside(t *testing.T, e *fixture.Engine) {
 	ended := begin(t, first, fixture.Command("sh -c '"+waits+"'")).InBackground()    // reads on: a client that does not read is dropped
 	begin(t, second, fixture.Build(repository(t), "sh -c 'echo begun; sleep 1000'")) // in a store of its own
 	second.Cancel()
-	stop(t, second) // sends a second signal
+	if err := second.Log.Await(time.Minute, func(text string) bool { return strings.Contains(text, "accepting no more jobs") }); err != nil {
+		t.Error(err) // two signals at once can be one
+	}
+	stop(t, second) // sends the second signal, which ends the job
 	goOn(t, e, first)
 	wantEnd(t, <-ended, 3)
 	stop(t, first)
