@@ -41,6 +41,17 @@ func TestMetrics(t *testing.T) {
 
 	fixture.WantExit(t, send(fixture.JSONOf(t, fixture.Command("seq 100"))), 0)
 	fixture.WantExit(t, send(fixture.JSONOf(t, fixture.Command("sh -c 'exit 3'"))), 3)
+
+	// Refused requests.
+	send("{")
+	send("{}")
+	send(fixture.JSONOf(t, fixture.Command("make all")))
+	send(strings.Repeat(" ", 4097))
+	connectAs(bearer).Finish() // sends nothing
+	connectAs(nil)
+	connectAs(http.Header{"Authorization": bearer["Authorization"], "Origin": {"https://elsewhere.example"}})
+
+	// A job that is cancelled. Its slot is free only some time after its container is gone, so it is the last.
 	running := connectAs(bearer)
 	running.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; sleep 1000'")))
 	running.WaitFor(`"begun"`)
@@ -52,15 +63,6 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	fixture.WantNoContainers(t, s)
-
-	// Refused requests.
-	send("{")
-	send("{}")
-	send(fixture.JSONOf(t, fixture.Command("make all")))
-	send(strings.Repeat(" ", 4097))
-	connectAs(bearer).Finish() // sends nothing
-	connectAs(nil)
-	connectAs(http.Header{"Authorization": bearer["Authorization"], "Origin": {"https://elsewhere.example"}})
 
 	got := fixture.Scrape(t, s, fixture.GoodToken)
 	fixture.WantNumbers(t, got,
