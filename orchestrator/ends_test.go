@@ -379,7 +379,7 @@ func TestLogFull(t *testing.T) {
 }
 
 // TestLogFullBeforeStart has no line of the builder's own fit on the disk any more, before the job's container is created or
-// while the job waits for a slot. The job is not just cancelled because nobody can follow it: its client is told why.
+// while the job waits for a slot. The job is not just cancelled because nobody can follow it: the message to its client says why.
 func TestLogFullBeforeStart(t *testing.T) {
 	const want = "failed: The builder cannot keep the job's log. Make room on the disk of its folder for logs (IGLU_STATE_DIR), and send the job again."
 	bubble(t, nil, func(t *testing.T, f *fixture) {

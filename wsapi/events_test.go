@@ -188,6 +188,7 @@ func (c *writesConn) Write(b []byte) (int, error) {
 }
 
 func (c *writesConn) SetWriteDeadline(time.Time) error { return nil }
+func (c *writesConn) Close() error                     { return nil }
 
 // TestMessagesAreGathered has a job print much at once, for a client with events and for one without. Its messages are
 // written together, but not more than 256 KiB and one message at once, so that the memory is limited.
@@ -229,5 +230,22 @@ func TestNoPongAfterTheEnd(t *testing.T) {
 		if err := s.receivePing("ping"); err != nil || len(conn.lengths) != 1 {
 			t.Errorf("ending %t: %d frames are written, want one in all; error %v", ending, len(conn.lengths), err)
 		}
+	}
+}
+
+// TestCloseDuringWrite receives a client's close frame while something is written. It is answered after that, once.
+func TestCloseDuringWrite(t *testing.T) {
+	conn := &writesConn{}
+	s := newSender(conn, time.Minute)
+	s.writing.take()
+	s.receiveClose(1000)
+	if len(conn.lengths) != 0 {
+		t.Error("it is answered during the write")
+	}
+	s.unlock()
+	s.writing.take()
+	s.unlock()
+	if len(conn.lengths) != 1 || !s.ending.Load() {
+		t.Errorf("%d frames are written, want one close frame", len(conn.lengths))
 	}
 }

@@ -41,7 +41,9 @@ type sender struct {
 	format  schemas.Format // the format of the messages; set from the job when it is received
 
 	writing turn
+	failed  bool                   // a write has failed, so that no other can follow; guarded by writing
 	ping    atomic.Pointer[string] // the client's latest ping, not answered yet
+	bye     atomic.Pointer[int]    // the code of the client's close frame, not answered yet
 	ending  atomic.Bool            // the last frames are being written, or were written
 
 	closeDeadline atomic.Int64 // when the last write must end, in Unix nanoseconds; 0: not set yet
@@ -102,6 +104,7 @@ func (s *sender) writeLocked(frames []byte) error {
 		n, err := s.conn.Write(frames[:min(most, len(frames))])
 		frames = frames[n:]
 		if err != nil && (n == 0 || isBounded || !errors.Is(err, os.ErrDeadlineExceeded)) {
+			s.failed = true
 			return err
 		}
 		// The client has accepted something before the deadline: it is slow, but connected.
@@ -113,6 +116,7 @@ func (s *sender) writeLocked(frames []byte) error {
 func (s *sender) unlock() {
 	s.writing.giveBack()
 	s.answerPing()
+	s.answerClose()
 }
 
 // sendUnlessEnding sends one message, unless the last one was sent.
@@ -165,19 +169,24 @@ func (s *sender) answerPing() {
 	}
 }
 
-// answerClose answers the client's close frame, as RFC 6455, section 5.5.1, wants it, and closes the connection. It does
-// not if a write is in progress, which the client no longer reads, or if the server has sent a close frame itself.
-func (s *sender) answerClose(code int) {
-	if !s.writing.tryTake() {
-		return
+// receiveClose answers the client's close frame, now or after the write in progress, and closes the connection.
+func (s *sender) receiveClose(code int) {
+	s.bye.Store(&code)
+	s.answerClose()
+}
+
+// answerClose answers the client's close frame, as RFC 6455, section 5.5.1, wants it, if it is not answered yet. It does
+// not if the server has sent a close frame itself, or if the client no longer reads. The goroutine that reads does not
+// wait for a write: see answerPing.
+func (s *sender) answerClose() {
+	for s.bye.Load() != nil && s.writing.tryTake() {
+		if code := s.bye.Swap(nil); code != nil && !s.failed && !s.ending.Swap(true) {
+			s.conn.SetWriteDeadline(time.Now().Add(closeTimeout))
+			s.conn.Write(controlFrame(websocket.CloseMessage, websocket.FormatCloseMessage(*code, "")))
+			s.conn.Close() // the client waits for it
+		}
+		s.writing.giveBack()
 	}
-	defer s.writing.giveBack()
-	if s.ending.Swap(true) {
-		return
-	}
-	s.conn.SetWriteDeadline(time.Now().Add(closeTimeout))
-	s.conn.Write(controlFrame(websocket.CloseMessage, websocket.FormatCloseMessage(code, "")))
-	s.conn.Close() // the client waits for it
 }
 
 // writeDeadline returns the deadline of all writes together, if there is one.

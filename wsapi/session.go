@@ -197,7 +197,7 @@ func (s *session) readOn() jobend.End {
 		_, _, err := s.conn.NextReader()
 		// The library returns CloseAbnormalClosure if no close frame came.
 		if bye, ok := errors.AsType[*websocket.CloseError](err); ok && bye.Code != websocket.CloseAbnormalClosure {
-			s.out.answerClose(bye.Code)
+			s.out.receiveClose(bye.Code)
 			return jobend.Cancelled
 		}
 		// Without an error, the client has sent a second job.
