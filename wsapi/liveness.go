@@ -19,7 +19,9 @@ const (
 
 // heard extends the read deadline, because the client has sent something.
 func (s *session) heard() {
-	if !s.closing.Load() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closing {
 		s.conn.SetReadDeadline(time.Now().Add(silenceTimeout))
 	}
 }

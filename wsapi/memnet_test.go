@@ -69,9 +69,11 @@ var _ net.Conn = (*memConn)(nil)
 func (c *memConn) Read(p []byte) (int, error)  { return c.in.read(p) }
 func (c *memConn) Write(p []byte) (int, error) { return c.out.write(p) }
 
+// Close closes both directions. The own reader's is first: what the other end sends when it learns of it is not read, as
+// with a socket.
 func (c *memConn) Close() error {
-	c.out.set(func() { c.out.ended = true })
 	c.in.set(func() { c.in.abandoned = true })
+	c.out.set(func() { c.out.ended = true })
 	return nil
 }
 
@@ -186,11 +188,13 @@ type deadline struct {
 	timer *time.Timer
 }
 
+// set sets a deadline. The caller wakes the goroutines that wait. There is no timer for the past, with which Go 1.26's race
+// detector crashes in a bubble: timers that are over at once run in several threads, with one context.
 func (d *deadline) set(at time.Time, changed *sync.Cond) {
 	if d.timer != nil {
 		d.timer.Stop()
 	}
-	if d.at = at; !at.IsZero() {
+	if d.at = at; !at.IsZero() && !d.isOver() {
 		// Under the lock, so that nobody is on the way to wait.
 		d.timer = time.AfterFunc(time.Until(at), func() {
 			changed.L.Lock()

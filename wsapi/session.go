@@ -6,7 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -34,7 +34,9 @@ type session struct {
 
 	reading chan struct{} // closed when the goroutine that reads has ended; nil if there is none
 	broken  bool          // the library cannot read from the connection any more
-	closing atomic.Bool   // everything is sent, and the client is expected to close its side
+
+	mu      sync.Mutex // held while the read deadline is set
+	closing bool       // everything is sent, and the client is expected to close its side; guarded by mu
 }
 
 // newSession returns the session of a client that has just connected. The session calls answered after the last
@@ -238,10 +240,17 @@ func (s *session) close() {
 	}
 }
 
+// expectClose sets the last read deadline, which what the client sends no longer extends.
+func (s *session) expectClose() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closing = true
+	s.conn.SetReadDeadline(time.Now().Add(closeTimeout))
+}
+
 // awaitClose reads until the client has closed its side of the connection.
 func (s *session) awaitClose() {
-	s.closing.Store(true)
-	s.conn.SetReadDeadline(time.Now().Add(closeTimeout))
+	s.expectClose()
 	switch {
 	case s.reading != nil:
 		<-s.reading
