@@ -43,8 +43,8 @@ func callsOf(l life, calls ...fakeengine.Call) (all []brokenCall) {
 
 var callAt = fakeengine.CallAt
 
-// brokenCalls are all calls that jobs make.
-var brokenCalls = slices.Concat(
+// A job makes these calls first: they ask about the engine, its image and its store.
+var firstCalls = slices.Concat(
 	callsOf(life{command: "count 3"},
 		callAt("ping", "HEAD /_ping", 1),
 		callAt("inspect image", "GET /images/.*/json", 1),
@@ -52,19 +52,34 @@ var brokenCalls = slices.Concat(
 		callAt("ask for version", "GET /version", 1),
 		callAt("inspect store", "GET /volumes/.*-store-.*", 1),
 		callAt("create store", "POST /volumes/create", 1),
-		callAt("list networks", "GET /networks", 1),
-		callAt("lock network", "POST /containers/create", 1),
-		callAt("list networks again", "GET /networks", 2),
-		callAt("create network", "POST /networks/create", 1),
-		callAt("list new network", "GET /networks", 3),
-		callAt("unlock network", "DELETE /containers/.*", 1),
-		callAt("lock volume", "POST /containers/create", 2),
-		callAt("create volume", "POST /volumes/create", 2),
-		callAt("create filler", "POST /containers/create", 3),
-		callAt("look into volume", "HEAD /containers/.*/archive", 1),
-		callAt("fill volume", "PUT /containers/.*/archive", 1),
-		callAt("remove filler", "DELETE /containers/.*", 2),
-		callAt("unlock volume", "DELETE /containers/.*", 3),
+	),
+	callsOf(life{command: "count 3", change: func(o *options) { o.engine.Pull = images.PullAlways }},
+		callAt("pull", "POST /images/create", 1),
+		callAt("inspect pulled image", "GET /images/.*/json", 2),
+	),
+	callsOf(life{command: "count 3", change: func(o *options) { o.engine.Network = "bridge" }}, callAt("inspect network", "GET /networks/bridge", 1)),
+)
+
+// The first job of an instance creates its network, and the volume with the builder's program.
+var creatingCalls = callsOf(life{command: "count 3"},
+	callAt("list networks", "GET /networks", 1),
+	callAt("lock network", "POST /containers/create", 1),
+	callAt("list networks again", "GET /networks", 2),
+	callAt("create network", "POST /networks/create", 1),
+	callAt("list new network", "GET /networks", 3),
+	callAt("unlock network", "DELETE /containers/.*", 1),
+	callAt("lock volume", "POST /containers/create", 2),
+	callAt("create volume", "POST /volumes/create", 2),
+	callAt("create filler", "POST /containers/create", 3),
+	callAt("look into volume", "HEAD /containers/.*/archive", 1),
+	callAt("fill volume", "PUT /containers/.*/archive", 1),
+	callAt("remove filler", "DELETE /containers/.*", 2),
+	callAt("unlock volume", "DELETE /containers/.*", 3),
+)
+
+// These calls are about the job's container.
+var containerCalls = slices.Concat(
+	callsOf(life{command: "count 3"},
 		callAt("create", "POST /containers/create", 4),
 		callAt("attach", "POST /containers/.*/attach", 1),
 		callAt("wait", "POST /containers/.*/wait", 1),
@@ -73,11 +88,6 @@ var brokenCalls = slices.Concat(
 	),
 	callsOf(life{command: "memory"}, callAt("inspect", "GET /containers/[0-9a-f]+/json", 1)),
 	callsOf(life{command: "linger", cancels: true}, callAt("stop", "POST /containers/.*/stop", 1)),
-	callsOf(life{command: "count 3", change: func(o *options) { o.engine.Pull = images.PullAlways }},
-		callAt("pull", "POST /images/create", 1),
-		callAt("inspect pulled image", "GET /images/.*/json", 2),
-	),
-	callsOf(life{command: "count 3", change: func(o *options) { o.engine.Network = "bridge" }}, callAt("inspect network", "GET /networks/bridge", 1)),
 )
 
 // faults are the ways in which each call fails.
@@ -95,15 +105,21 @@ func faultsOf(recording string) []fakeengine.Fault {
 	return faults
 }
 
-// TestFaultsOfCalls lets every call of a job fail in every way. The golden files have the results: how the job ended, the
+// The TestFaults let every call of a job fail in every way. The golden files have the results: how the job ended, the
 // message for its client, what is left on the engine, and which calls are counted as failed. Each time, the next job
 // works, and leaves nothing on the engine.
-func TestFaultsOfCalls(t *testing.T) {
+
+func TestFaultsOfFirstCalls(t *testing.T) { breakEach(t, firstCalls, "first") }
+func TestFaultsOfCreating(t *testing.T)   { breakEach(t, creatingCalls, "creating") }
+func TestFaultsOfContainer(t *testing.T)  { breakEach(t, containerCalls, "container") }
+
+// breakEach breaks calls on each engine, and compares the results with a golden file of the engine.
+func breakEach(t *testing.T, calls []brokenCall, golden string) {
 	for _, recording := range recordings {
 		t.Run(recording, func(t *testing.T) {
 			report := newReport(faultsOf(recording))
 			t.Run("all", func(t *testing.T) {
-				for _, call := range brokenCalls {
+				for _, call := range calls {
 					report.row(call.Name)
 					for _, fault := range report.faults {
 						t.Run(call.Name+"/"+string(fault), func(t *testing.T) {
@@ -113,7 +129,7 @@ func TestFaultsOfCalls(t *testing.T) {
 					}
 				}
 			})
-			report.want(t, "testdata/faults-"+recording+".txt")
+			report.want(t, "testdata/faults-"+golden+"-"+recording+".txt")
 		})
 	}
 }

@@ -4,6 +4,6 @@ package orchestrator
 
 import "iglu.sh/builder/test/kit/fakeengine"
 
-// recordings are the engines with which TestFaultsOfCalls runs. The long suite adds Podman: it doubles the time, and its
+// recordings are the engines with which the TestFaults run. The long suite adds Podman: it doubles the time, and its
 // calls fail in much the same way.
 var recordings = []string{fakeengine.Docker}

@@ -49,8 +49,7 @@ func enter(b *browser.Tab, fields map[string]string) {
 	}
 }
 
-// TestPage uses the page as a person does: it sends examples/hello, watches its log, reloads its page while another
-// job runs, cancels that job, and opens both after their end.
+// TestPage uses the page as a person does: it sends examples/hello, watches its log, and finds the job after its end.
 func TestPage(t *testing.T) {
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	home := browser.OpenTab(t)
@@ -67,7 +66,22 @@ func TestPage(t *testing.T) {
 	job.UntilText("#job .commit", fixture.Head(t, fixture.Build(fixture.Env.Git.Public+"/hello", ""))[:7])
 	job.CheckAccess()
 
-	slow := sendByForm(home, s, map[string]string{"noClone": "on",
+	home.Open("http://" + s.Address)
+	const done = `document.querySelector(".list a[href*='/jobs/']:has(.good)")`
+	home.Until(done + " !== null")
+	browser.Eval[any](home, done+".click()") // in one step, because the list is redrawn from time to time
+	home.Until("location.pathname.startsWith('/jobs/')")
+	home.UntilText("#rows", "building hello")
+	home.UntilText("#verdict", "succeeded")
+	home.Expect("404") // the browser itself logs it
+	home.Open("http://" + s.Address + "/jobs/nosuchjob")
+	home.UntilText("main", "no such page")
+}
+
+// TestPageOfRunningJob reloads a job's page while it runs, and cancels it on the page of all jobs.
+func TestPageOfRunningJob(t *testing.T) {
+	s := fixture.ServerWith(t, func(*server.Settings) {})
+	slow := sendByForm(browser.OpenTab(t), s, map[string]string{"noClone": "on",
 		"command": `sh -c 'for i in $(seq 3000); do echo tick $i; sleep 0.1; done'`})
 	const ticks = `/tick \d/.test(document.getElementById("rows").textContent)` // a printed line, not the command in the head
 	slow.Until(ticks)
@@ -93,14 +107,6 @@ func TestPage(t *testing.T) {
 		b.UntilText("#verdict", "cancelled")
 		b.UntilText("#status", "omebody cancelled it, on the page or with")
 	}
-
-	// In one step, because the list is redrawn from time to time.
-	browser.Eval[any](other, `document.querySelector(".list a[href*='/jobs/']:has(.good)").click()`)
-	other.UntilText("#rows", "building hello")
-	other.UntilText("#verdict", "succeeded")
-	other.Expect("404") // the browser itself logs it
-	other.Open("http://" + s.Address + "/jobs/nosuchjob")
-	other.UntilText("main", "no such page")
 }
 
 // TestPageSecrets fills in secrets. The form shows dots, and clears them after sending.

@@ -69,7 +69,7 @@ func closureRepository(t *testing.T) string {
 }
 
 // TestPush pushes a closure. Nix in a new container fetches it with required signatures. The same job again pushes
-// nothing. After the cache has lost the paths, it pushes everything again, also from a store with all results.
+// nothing.
 func TestPush(t *testing.T) { fixture.OnEngines(t, pushClosure) }
 
 func pushClosure(t *testing.T, e *fixture.Engine) {
@@ -88,19 +88,21 @@ func pushClosure(t *testing.T, e *fixture.Engine) {
 	second := fixture.Do(t, s, j)
 	fixture.WantExit(t, second, 0)
 	fixture.WantTotal(t, second, 0, closureOf, 0)
-	if e.IsPodman() { // the rest is slow and does not depend on the engine
-		return
-	}
+}
 
-	c.Clear()
-	warm := warmServer(t, e, "git clone -q "+j.Git.Repository+" /tmp/source; nix-build /tmp/source --no-out-link; rm -r /tmp/source", func(*server.Settings) {})
-	third := fixture.Do(t, warm, j)
-	fixture.WantExit(t, third, 0)
-	if slices.ContainsFunc(third.Lines, func(line string) bool { return strings.HasPrefix(line, "made ") }) {
+// TestPushFromWarmStore runs a job whose results are all in its store. The cache has none of them, and gets all.
+func TestPushFromWarmStore(t *testing.T) {
+	t.Parallel()
+	e, c := fixture.DockerEngine(), fixture.NewCache(t)
+	j := c.Pushing(fixture.Build(closureRepository(t), "nix-build"))
+	s := warmServer(t, e, "git clone -q "+j.Git.Repository+" /tmp/source; nix-build /tmp/source --no-out-link; rm -r /tmp/source", func(*server.Settings) {})
+	got := fixture.Do(t, s, j)
+	fixture.WantExit(t, got, 0)
+	if slices.ContainsFunc(got.Lines, func(line string) bool { return strings.HasPrefix(line, "made ") }) {
 		t.Error("the store was not warm")
 	}
-	fixture.WantTotal(t, third, closureOf, 0, 0)
-	wantNixReads(t, e, c.URL, third)
+	fixture.WantTotal(t, got, closureOf, 0, 0)
+	wantNixReads(t, e, c.URL, got)
 }
 
 // wantNixReads fetches the result of a job from a cache with Nix in a new container, with an empty store and required
