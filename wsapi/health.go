@@ -13,7 +13,7 @@ import (
 const healthy = "Everyting seems healthy!"
 
 func (s *Server) serveHealthcheck(w http.ResponseWriter, r *http.Request) {
-	if allow(w, r) && s.isHealthy(w, r) {
+	if allowReading(w, r) && s.isHealthy(w, r) {
 		io.WriteString(w, healthy)
 	}
 }
@@ -30,14 +30,14 @@ func (s *Server) isHealthy(w http.ResponseWriter, r *http.Request) bool {
 
 // serveLive answers as long as the server runs.
 func (s *Server) serveLive(w http.ResponseWriter, r *http.Request) {
-	if allow(w, r) {
+	if allowReading(w, r) {
 		io.WriteString(w, "The builder is running.\n")
 	}
 }
 
 // serveReady answers whether a job would be accepted and could run, now or when a running job has ended.
 func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
-	if !allow(w, r) {
+	if !allowReading(w, r) {
 		return
 	}
 	if s.draining.Err() != nil {

@@ -296,13 +296,17 @@ func TestHealth(t *testing.T) {
 		check("GET", "/api/v1/healthcheck", 200, "Everyting seems healthy!")
 		check("GET", "/readyz", 200, "The builder accepts jobs.\n")
 		check("GET", "/livez", 200, "The builder is running.\n")
-		for _, path := range []string{"/api/v1/healthcheck", "/readyz", "/livez", schemas.BuildPath} {
-			check("HEAD", path, 405, "")
+		for path, methods := range map[string]string{"/api/v1/healthcheck": "GET, HEAD", "/readyz": "GET, HEAD", "/livez": "GET, HEAD", schemas.BuildPath: "GET"} {
+			if methods == "GET" {
+				check("HEAD", path, 405, "")
+			} else {
+				check("HEAD", path, 200, "")
+			}
 			for _, method := range []string{"POST", "PUT", "DELETE", "PATCH", "OPTIONS"} {
 				check(method, path, 405, "Method Not Allowed\n")
 			}
 			response, _ := f.do(newRequest(t, "POST", path, nil, ""))
-			if allowed := response.Header.Get("Allow"); allowed != "GET" {
+			if allowed := response.Header.Get("Allow"); allowed != methods {
 				t.Errorf("%s allows %q", path, allowed)
 			}
 		}
@@ -310,6 +314,7 @@ func TestHealth(t *testing.T) {
 		const notHealthy = "The builder cannot run jobs: its container engine does not answer.\n"
 		check("GET", "/api/v1/healthcheck", 503, notHealthy)
 		check("GET", "/readyz", 503, "The builder cannot run jobs: dial unix: no such file\n")
+		check("HEAD", "/readyz", 503, "")
 		check("GET", "/livez", 200, "The builder is running.\n")
 		if !strings.Contains(f.loggedText(), "no such file") {
 			t.Errorf("the log does not say why: %s", f.loggedText())

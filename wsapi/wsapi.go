@@ -15,6 +15,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -161,7 +163,7 @@ func (s *Server) Close() {
 }
 
 func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
-	if !allow(w, r) {
+	if !allow(w, r, http.MethodGet) {
 		return
 	}
 	if reason := s.auth.Check(w, r); reason != "" {
@@ -213,17 +215,22 @@ func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case s.options.Metrics == nil:
 		http.NotFound(w, r)
-	case allow(w, r) && s.auth.Check(w, r) == "":
+	case allowReading(w, r) && s.auth.Check(w, r) == "":
 		s.options.Metrics.ServeHTTP(w, r)
 	}
 }
 
-// allow reports whether a request is a GET. If it is not, allow answers the request.
-func allow(w http.ResponseWriter, r *http.Request) bool {
-	if r.Method == http.MethodGet {
+// allow reports whether a request's method is one of methods. If it is not, allow answers the request.
+func allow(w http.ResponseWriter, r *http.Request, methods ...string) bool {
+	if slices.Contains(methods, r.Method) {
 		return true
 	}
-	w.Header().Set("Allow", http.MethodGet)
+	w.Header().Set("Allow", strings.Join(methods, ", "))
 	http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
 	return false
+}
+
+// allowReading is allow for a request that only reads. The server answers HEAD as GET, without the body.
+func allowReading(w http.ResponseWriter, r *http.Request) bool {
+	return allow(w, r, http.MethodGet, http.MethodHead)
 }

@@ -63,7 +63,8 @@ type History struct {
 	db *bbolt.DB
 
 	mu       sync.RWMutex
-	unstored map[string]Record // by job: those that are not written yet, for example because the disk was full
+	unstored map[string]Record   // by job: those that are not written yet, for example because the disk was full
+	unended  map[string]struct{} // the ids of the jobs that have not ended
 }
 
 // maxUnstored is how many records are kept in memory until they can be written.
@@ -76,7 +77,7 @@ func Open(name string) (*History, error) {
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return nil, fmt.Errorf("create the folder of the history: %w", err)
 	}
-	h := &History{unstored: make(map[string]Record)}
+	h := &History{unstored: make(map[string]Record), unended: make(map[string]struct{})}
 	err := guard(func() (err error) {
 		if h.db, err = bbolt.Open(name, 0o600, &bbolt.Options{Timeout: lockTimeout}); err != nil {
 			return err
@@ -179,9 +180,15 @@ func (h *History) Put(r Record) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.unstored[r.Job] = r.bounded()
+	if r.Runs() {
+		h.unended[r.Job] = struct{}{}
+	} else {
+		delete(h.unended, r.Job)
+	}
 	if err := h.update(func(*bbolt.Tx) error { return nil }); err != nil {
 		if len(h.unstored) > maxUnstored {
 			delete(h.unstored, r.Job)
+			delete(h.unended, r.Job)
 		}
 		return fmt.Errorf("store a job's record: %w", err)
 	}
@@ -241,6 +248,15 @@ func (h *History) Get(job string) (r Record, err error) {
 // Newest returns up to limit records, the newest first.
 func (h *History) Newest(limit int) (records []Record, err error) {
 	return h.Find("", limit, func(Record) bool { return true })
+}
+
+// Unended returns the records of the jobs that have not ended, the newest first. It reads only the records that are newer
+// than the oldest of them.
+func (h *History) Unended() ([]Record, error) {
+	h.mu.RLock()
+	count := len(h.unended)
+	h.mu.RUnlock()
+	return h.Find("", count, Record.Runs)
 }
 
 // Find returns up to limit records that match, the newest first. before is the id of a job: Find then returns

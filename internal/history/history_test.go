@@ -118,6 +118,44 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestUnended stores jobs that end in another order than they began. Only the newer records of the oldest that has not ended
+// are read: an older one in the file is invalid.
+func TestUnended(t *testing.T) {
+	name := file(t)
+	h := open(t, name)
+	want := func(want ...string) {
+		t.Helper()
+		records, err := h.Unended()
+		var got []string
+		for _, r := range records {
+			got = append(got, r.Job)
+		}
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%v (-want +got):\n%s", err, diff)
+		}
+	}
+	want()
+	var records []Record
+	for i, id := range []string{"damaged", "a", "b", "c"} {
+		records = append(records, Record{Job: id, Begun: noon.Add(time.Duration(i) * time.Second)})
+	}
+	keep(t, h, records...)
+	records[0].End, records[2].End = jobend.Exited, jobend.Exited
+	keep(t, h, records[0], records[2])
+	if err := h.db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(recordsBucket).Put(tx.Bucket(idsBucket).Get([]byte("damaged")), []byte("{"))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	want("c", "a")
+	records[1].End = jobend.Cancelled
+	keep(t, h, records[1])
+	want("c")
+	records[3].End = jobend.Cancelled
+	keep(t, h, records[3])
+	want()
+}
+
 func TestInterrupted(t *testing.T) {
 	name := file(t)
 	h, err := Open(name)

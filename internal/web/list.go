@@ -131,12 +131,13 @@ func (s *Server) home(f filter) (p page, err error) {
 	return p, nil
 }
 
-// addRunning adds the running and waiting jobs.
+// addRunning adds the running and waiting jobs: the first maxRecords of them.
 func (s *Server) addRunning(p *page) error {
-	records, err := s.records.Find("", maxRecords, history.Record.Runs)
+	records, err := s.records.Unended()
 	if err != nil {
 		return err
 	}
+	records = records[max(0, len(records)-maxRecords):]
 	var count struct{ running, waiting int }
 	for _, record := range slices.Backward(records) {
 		p.Running = append(p.Running, jobView{record})

@@ -27,6 +27,8 @@ type Records interface {
 	// Find returns up to limit records that match, the newest first: of all jobs, or of those that began
 	// before a given job. It returns history.ErrNotFound if that job is unknown.
 	Find(before string, limit int, match func(history.Record) bool) ([]history.Record, error)
+	// Unended returns those of the jobs that have not ended, the newest first.
+	Unended() ([]history.Record, error)
 	// Get returns a job's record, or history.ErrNotFound.
 	Get(job string) (history.Record, error)
 }
