@@ -84,12 +84,12 @@ nix eval --raw .#default; echo; nix eval --raw .#default.drvPath; echo'`))
 	var caches []*fixture.BinaryCache
 	commands := []struct{ name, command, want string }{
 		{"build --no-link", "nix build --no-link", "program tool"},
-		{"one output", "nix build --no-link .#many^dev", "many many-dev many-doc tool"},
 		{"nix-build", "nix-build --no-out-link", "other program tool"},
 		{"flake check", "nix flake check", "check many many-dev many-doc other program tool"},
 		{"develop", "nix develop -c true", "shell-env tool"},
 		{"derivation", "nix build --no-link " + drv + "^*", "program tool"},
 		// In the long suite also:
+		{"one output", "nix build --no-link .#many^dev", "many many-dev many-doc tool"},
 		{"build --json", "nix build --no-link --json", "program tool"},
 		{"run", "nix run", "program tool"},
 		{"path", "nix build --no-link " + result, "program"},
@@ -104,7 +104,7 @@ nix eval --raw .#default; echo; nix eval --raw .#default.drvPath; echo'`))
 		{"instantiated", "env nix-instantiate", "other program tool"},
 		{"in the background", "sh -c 'nix build --no-link & wait; sleep 1000 &'", "program tool"},
 	}
-	for _, test := range commands[:fixture.Size(6, len(commands))] {
+	for _, test := range commands[:fixture.Size(5, len(commands))] {
 		t.Run(test.name, func(t *testing.T) {
 			c := fixture.NewCache(all)
 			caches = append(caches, c)

@@ -175,12 +175,9 @@ func (b *Tab) Press(key string) { b.T.Helper(); b.Do(chromedp.KeyEvent(key)) }
 // Open opens a page, and opens it again if the machine's networks change meanwhile.
 func (b *Tab) Open(url string) {
 	b.T.Helper()
-	for again := true; again; {
+	for again := true; again; again = b.hasNetworkChanged() {
 		b.Do(chromedp.Navigate(url))
 		b.AwaitDrawn() // messages of the console have arrived by then
-		b.mu.Lock()
-		again, b.networkChanged = b.networkChanged, false
-		b.mu.Unlock()
 	}
 }
 
@@ -190,12 +187,14 @@ func Eval[T any](b *Tab, expression string) T {
 	return act(b, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
 }
 
-// Until waits until a JavaScript expression is true.
+// Until waits until a JavaScript expression is true. If the machine's networks have changed, so that a part of the page may
+// be missing, it opens the page again after a while.
 func (b *Tab) Until(expression string) {
 	b.T.Helper()
 	// It polls, because a script that waits would be lost if the page navigates meanwhile.
 	ctx, cancel := context.WithTimeout(b.ctx, tabTimeout)
 	defer cancel()
+	again := time.Now().Add(tabTimeout / 3)
 	for {
 		is, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("Boolean("+expression+")"))
 		switch {
@@ -203,9 +202,20 @@ func (b *Tab) Until(expression string) {
 			return
 		case ctx.Err() != nil:
 			b.T.Fatalf("not true in time: %s (%v); the page is %.3000s", expression, err, Eval[string](b, pageText))
+		case time.Now().After(again) && b.hasNetworkChanged():
+			b.Do(chromedp.Reload())
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// hasNetworkChanged reports whether the machine's networks have changed during a request since the last call.
+func (b *Tab) hasNetworkChanged() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	changed := b.networkChanged
+	b.networkChanged = false
+	return changed
 }
 
 // AwaitDrawn waits until the page has drawn its pending changes. Before that, a click could miss its element.
