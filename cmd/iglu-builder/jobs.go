@@ -18,7 +18,8 @@ func jobsCommand() *cobra.Command {
 		Use:   "jobs [flags]",
 		Short: "List the jobs of a builder",
 		Long: `Jobs lists a builder's jobs, the newest first: those that wait, run, or have ended and are still
-kept. STATE is waiting, running, succeeded, failed, or another word for how the job ended.
+kept. Its column STATE says waiting, running, succeeded, failed, or how the job ended otherwise, such as
+cancelled: docs/protocol.md lists the ends.
 
 'iglu-builder log' and 'iglu-builder watch' show a job of the list, and 'iglu-builder cancel' ends it.`,
 		Example: `  iglu-builder jobs

@@ -26,7 +26,7 @@ func storesCommand() *cobra.Command {
 		Long: `Stores lists the Nix stores that a builder keeps on the engine, the most recently used first,
 each with its repository, the image that it was made from, its size, the time of its last
 use, and the job that uses it now. Run it on the builder's machine with the same
---state-dir, or in the builder's container, for example with docker-compose exec.
+--state-dir, or in the builder's container, for example with docker compose exec.
 
 With --nodes it lists the stores of every node, and shows the node of each. If a node cannot be
 reached, it prints the reason and exits with 1.`,
