@@ -390,7 +390,7 @@ func TestLogFullBeforeStart(t *testing.T) {
 		first := f.send(requestOf("linger"))
 		first.waitFor(t, "lingering")
 		second := f.send(requestOf("linger"))
-		second.waitFor(t, "next in line")
+		second.waitFor(t, "no job ahead")
 		third := f.send(requestOf("linger"))
 		third.waitFor(t, "1 job ahead")
 		fillDisk(t, f.records.latest()+".log")

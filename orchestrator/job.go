@@ -249,7 +249,7 @@ func (r *run) waits(ahead int) {
 	r.tracker.waits(ahead)
 	switch ahead {
 	case 0:
-		r.say("waiting for a free slot, next in line")
+		r.say("waiting for a free slot, no job ahead")
 	case 1:
 		r.say("waiting for a free slot, 1 job ahead")
 	default:

@@ -139,7 +139,7 @@ func TestQueue(t *testing.T) {
 				t.Errorf("job %d has ended as %s, waited: %t, and its record says %+v", n, end, waited, r)
 			}
 		}
-		const places = "iglu: waiting for a free slot, 2 jobs ahead\niglu: waiting for a free slot, 1 job ahead\niglu: waiting for a free slot, next in line\n"
+		const places = "iglu: waiting for a free slot, 2 jobs ahead\niglu: waiting for a free slot, 1 job ahead\niglu: waiting for a free slot, no job ahead\n"
 		if log := logs[4].String(); !strings.Contains(log, places) {
 			t.Errorf("the fifth client got %s", log)
 		}

@@ -157,7 +157,7 @@ func (r *run) abandon(ctx context.Context, a *attempt, again bool) error {
 		r.say("the store is removed, and the job begins again with a fresh one")
 		return nil
 	case err == nil, errors.Is(err, engine.ErrInUse):
-		r.say("the job begins again with the image's own Nix store, which is gone with it")
+		r.say("the job begins again with the image's own Nix store, which is removed with the job")
 		r.withoutStore = true
 		return nil
 	}
@@ -207,7 +207,7 @@ func (r *run) create(ctx context.Context, a *attempt) error {
 		if !errors.Is(err, stores.ErrTaken) {
 			return err
 		}
-		r.say(fmt.Sprintf("other jobs have had this job's Nix store for %s: this job begins with the image's own, which is gone with it",
+		r.say(fmt.Sprintf("other jobs have had this job's Nix store for %s: this job begins with the image's own store, which is removed with the job",
 			r.b.options.Stores.Wait))
 	}
 	a.lease, a.fresh = nil, true

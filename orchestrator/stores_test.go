@@ -15,8 +15,8 @@ import (
 const (
 	fillingStore  = "iglu: creating this job's Nix store from the image: "
 	unusableStore = "iglu: the store is removed, and the job begins again with a fresh one"
-	ownStore      = "iglu: the job begins again with the image's own Nix store, which is gone with it"
-	takenStore    = "iglu: other jobs have had this job's Nix store for 5m0s: this job begins with the image's own, which is gone with it"
+	ownStore      = "iglu: the job begins again with the image's own Nix store, which is removed with the job"
+	takenStore    = "iglu: other jobs have had this job's Nix store for 5m0s: this job begins with the image's own store, which is removed with the job"
 	waitingStore  = "iglu: a job of another builder has this job's Nix store: waiting for it"
 )
 

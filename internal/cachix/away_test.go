@@ -170,7 +170,7 @@ func testAway(b *bubble, away time.Duration, method, path string) {
 }
 
 func isLostNotice(line string) bool {
-	return strings.HasSuffix(line, ": the cache has lost what it had of large-1.0, which goes up once more")
+	return strings.HasSuffix(line, ": the cache has lost a part of large-1.0: the upload begins again")
 }
 
 // A cache that crashes during an upload has lost the parts that it had.
@@ -430,7 +430,7 @@ func TestLostUpload(t *testing.T) {
 					if begun.Load() != 2 || read.Load() != 2 {
 						t.Errorf("%d uploads begun and %d archives read, want 2", begun.Load(), read.Load())
 					}
-					b.wantNotices("0: the cache has lost what it had of large-1.0, which goes up once more")
+					b.wantNotices("0: the cache has lost a part of large-1.0: the upload begins again")
 				})
 			})
 		}

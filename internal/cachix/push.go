@@ -76,7 +76,7 @@ func (up *uploader) push(ctx context.Context, p Path, nar func(w io.Writer) erro
 	start := time.Now()
 	u, err := up.upload(ctx, p, nar, key)
 	if err != nil && u.isLost(err) {
-		up.transport.hosts.say("the cache has lost what it had of %s, which goes up once more", p.Name())
+		up.transport.hosts.say("the cache has lost a part of %s: the upload begins again", p.Name())
 		u, err = up.upload(ctx, p, nar, key)
 	}
 	if err != nil {

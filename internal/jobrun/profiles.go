@@ -40,6 +40,6 @@ func mendProfile(profile string) {
 		err = os.Rename(replacement, profile)
 	}
 	if err != nil {
-		say("cannot mend the profile %s: %v", profile, err)
+		say("cannot repair the profile %s: %v", profile, err)
 	}
 }

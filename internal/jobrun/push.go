@@ -71,7 +71,7 @@ func readPrivate(job jobenv.Job, pusher *push.Pusher) (t trust, netrc string) {
 	}
 	netrc, err := cacheEntry(cache.URL, job.CacheToken, job.Netrc)
 	if err != nil {
-		say("nothing is taken from the private cache: %v", err)
+		say("nothing is downloaded from the private cache: %v", err)
 		return trust{}, ""
 	}
 	return newTrust([]string{cache.URL}, cache.Keys), netrc

@@ -81,7 +81,7 @@ func (p *planner) results(c Command) ([]string, error) {
 	}
 	outputs, err := p.store.Outputs(derivations)
 	if n := len(outputs.Floating); n > 0 {
-		p.say("warning: %s of content-addressed derivations: the cache cannot tell Nix which derivation they are of, so Nix builds them where it does not know", paths(n))
+		p.say("warning: %s of content-addressed derivations: the cache cannot tell Nix which derivation they belong to, so other machines build them again", paths(n))
 	}
 	return append(results, outputs.Paths...), err
 }

@@ -58,9 +58,9 @@ func Prepare(ctx context.Context, o Options, say func(format string, args ...any
 		client.Close()
 		return nil, refusal(err)
 	}
-	say("what this job yields goes to %s", o.Target)
+	say("the results are pushed to %s", o.Target)
 	if client.InTheOpen() {
-		say("warning: the cache is called without encryption: who is on the way can read the API key and change what is pushed; use https://")
+		say("warning: the connection to the cache is not encrypted: others in the network can read the API key and change what is pushed; use https://")
 	}
 	tally := &tally{say: say, progress: o.Progress}
 	s := &sender{client: client, key: key, say: say, dump: nar.Dump, tally: tally}
@@ -111,7 +111,7 @@ func (p *Pusher) Source() Substituter { return p.source }
 func (p *Pusher) findSubstituter(ctx context.Context, cache cachix.Cache) {
 	p.substituter = Substituter{URL: p.client.ReadableByNix(ctx), Keys: cache.NamedKeys()}
 	if p.substituter.URL == "" {
-		p.say("the cache is private, and Nix cannot read it: nothing is taken from it")
+		p.say("the cache is private, and Nix cannot read it: nothing is downloaded from it")
 	}
 }
 
@@ -173,7 +173,7 @@ func causeOf(e *cachix.Error) string {
 // check checks the properties of the cache, and warns about what it cannot check.
 func check(cache cachix.Cache, key *cachix.SigningKey, say func(format string, args ...any)) error {
 	if strings.EqualFold(cache.Permission, "read") {
-		say("the cache says that the API key may only read; Iglu Cache says so of every key, and the first upload tells")
+		say("the cache says that the API key may only read; Iglu Cache says so of every key, so only the first upload shows whether that is true")
 	}
 	keys := cache.Keys()
 	switch {

@@ -118,7 +118,7 @@ func TestPrepareWarns(t *testing.T) {
 		if unpushed := f.run(path); unpushed != "" {
 			t.Error(unpushed)
 		}
-		f.wantLine("0: what this job yields goes to http://cache/default")
+		f.wantLine("0: the results are pushed to http://cache/default")
 		f.wantLine("0: warning: the cache does not publish its public keys: if " + f.public() + " is not trusted by its users, Nix will not accept what is pushed")
 		f.wantLine("0: warning: the cache cannot be read from here: what is pushed will not be checked")
 		f.wantTotal(1, 0, 0)
@@ -144,7 +144,7 @@ func TestSubstituter(t *testing.T) {
 				if ok != readable || ok && (got.URL != f.options.Target || len(got.Keys) != 1 || !strings.HasSuffix(got.Keys[0], ":"+f.public())) {
 					t.Errorf("%s, private %t: %t, %+v", kind, private, ok, got)
 				}
-				if said := f.lines("Nix cannot read it: nothing is taken from it"); (said > 0) != (private && !readable) {
+				if said := f.lines("Nix cannot read it: nothing is downloaded from it"); (said > 0) != (private && !readable) {
 					t.Errorf("%s, private %t: the log is %q", kind, private, f.log)
 				}
 			})

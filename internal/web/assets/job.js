@@ -163,7 +163,7 @@ function drawProgress(state) {
     bar.removeAttribute("value");
   }
   const words = [];
-  if (now === "wait") words.push(state.ahead ? `${state.ahead} ahead` : "next in line");
+  if (now === "wait") words.push(state.ahead ? `${state.ahead} ahead` : "no job ahead");
   if (progress?.derivations.expected) {
     const { done, running, expected, failed } = progress.derivations;
     words.push(`${done} of ${expected} built`);

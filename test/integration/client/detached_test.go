@@ -93,7 +93,7 @@ func TestDetached(t *testing.T) {
 		t.Errorf("watched after its end: exit code %d, %s", code, again)
 	}
 	code, stdout, stderr := builder.run("watch", "", second)
-	if code != 125 || !strings.Contains(stdout, "iglu: waiting for a free slot, next in line\n") ||
+	if code != 125 || !strings.Contains(stdout, "iglu: waiting for a free slot, no job ahead\n") ||
 		!strings.HasSuffix(stderr, "The job was cancelled. Somebody cancelled it, on the page or with 'iglu-builder cancel'.\n") {
 		t.Errorf("the second job: exit code %d\n%s\n%s", code, stdout, stderr)
 	}

@@ -119,7 +119,7 @@ func TestStoreWait(t *testing.T) {
 	first := begin(t, s, fixture.Build(url, "sh -c '"+waits+"'"))
 	got := fixture.Do(t, s, fixture.Build(url, `sh -c 'echo "[$XDG_CACHE_HOME]"'`))
 	fixture.WantExit(t, got, 0)
-	fixture.WantLine(t, got, "iglu: other jobs have had this job's Nix store for 2s: this job begins with the image's own, which is gone with it")
+	fixture.WantLine(t, got, "iglu: other jobs have had this job's Nix store for 2s: this job begins with the image's own store, which is removed with the job")
 	fixture.WantLine(t, got, "[]")
 	goOn(t, e, s)
 	wantEnd(t, first.Finish(), 3)

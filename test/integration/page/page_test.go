@@ -157,7 +157,7 @@ func TestPageQueue(t *testing.T) {
 		sendByForm(b, s, map[string]string{"noClone": "on", "command": line})
 	}
 	b.UntilText("#verdict", "waiting")
-	b.UntilText("#numbers", "next in line")
+	b.UntilText("#numbers", "no job ahead")
 	b.CheckAccess()
 	list := browser.OpenTab(t)
 	list.Open("http://" + s.Address)

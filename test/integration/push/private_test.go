@@ -54,7 +54,7 @@ func privateCache(t *testing.T, e *fixture.Engine) {
 	iglu := fixture.PrivateCache(t, devcache.Standalone)
 	got := fixture.Do(t, s, iglu.Pushing(job))
 	fixture.WantExit(t, got, 0)
-	fixture.WantLine(t, got, "iglu: the cache is private, and Nix cannot read it: nothing is taken from it")
+	fixture.WantLine(t, got, "iglu: the cache is private, and Nix cannot read it: nothing is downloaded from it")
 	fixture.WantLine(t, got, "iglu: warning: the cache cannot be read from here: what is pushed will not be checked")
 	fixture.WantNames(t, iglu, []string{name})
 }
