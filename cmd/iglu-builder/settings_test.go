@@ -167,7 +167,9 @@ func TestAddressTaken(t *testing.T) {
 	defer taken.Close()
 	var stdout, stderr bytes.Buffer
 	code := run(t.Context(), []string{"serve", "--listen", taken.Addr().String(), "--state-dir", t.TempDir()}, nil, &stdout, &stderr)
-	if code != 1 || !strings.HasSuffix(stderr.String(), "address already in use\nhint: set another address with --listen or IGLU_LISTEN, or stop the program that uses this one\n") {
+	want := "iglu-builder serve: listen tcp " + taken.Addr().String() + ": bind: address already in use\n" +
+		"hint: set another address with --listen or IGLU_LISTEN, or stop the program that uses this one\n"
+	if code != 1 || !strings.HasSuffix(stderr.String(), want) {
 		t.Errorf("exit code %d, %s", code, &stderr)
 	}
 }

@@ -249,7 +249,7 @@ func inBackground(ctx context.Context, work func(ctx context.Context)) (stop fun
 func listen(s Settings, log *slog.Logger) (net.Listener, error) {
 	plain, err := net.Listen("tcp", s.Listen)
 	if err != nil {
-		return nil, hintAtAddress(fmt.Errorf("listen on %s: %w", s.Listen, err))
+		return nil, hintAtAddress(err)
 	}
 	listener, err := withTLS(connlimit.Listen(plain, connlimit.MaxConns), s.TLSCert, s.TLSKey, log)
 	if err != nil {
