@@ -108,7 +108,7 @@ func (s store) write(mark storeMark) error {
 	if err != nil {
 		panic("jobrun: a mark always encodes: " + err.Error())
 	}
-	return replaceFile(filepath.Join(s.root, cleanMark), text, 0o644)
+	return replaceFile(filepath.Join(s.root, cleanMark), text)
 }
 
 func (s store) has(name string) bool {
@@ -166,7 +166,7 @@ func (s store) writeFilled() error {
 	if s.has(filledMark) {
 		return nil
 	}
-	return replaceFile(filepath.Join(s.root, filledMark), nil, 0o644)
+	return replaceFile(filepath.Join(s.root, filledMark), nil)
 }
 
 // check returns an error if the store lacks something that every job needs.

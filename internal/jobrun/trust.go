@@ -90,7 +90,7 @@ func (s store) agree(trusted []string) error {
 	if text, err = json.Marshal(trusted); err != nil {
 		panic("jobrun: texts always encode: " + err.Error())
 	}
-	if err := replaceFile(name, text, 0o644); err != nil {
+	if err := replaceFile(name, text); err != nil {
 		return err
 	}
 	// The file must be on the disk before anything from these caches is: a power failure must not leave

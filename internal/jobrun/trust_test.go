@@ -44,7 +44,7 @@ func TestAgree(t *testing.T) {
 			t.Errorf("%q: error %v", step.trusts, err)
 		}
 	}
-	if err := replaceFile(s.root+"/"+trustFile, []byte("no JSON"), 0o644); err != nil {
+	if err := replaceFile(s.root+"/"+trustFile, []byte("no JSON")); err != nil {
 		t.Fatal(err)
 	}
 	if _, unusable := errors.AsType[errUnusable](s.agree([]string{"a", "b"})); !unusable {

@@ -161,11 +161,11 @@ func (a *accounts) write() error {
 	if bytes.Equal(text.Bytes(), a.was) {
 		return nil
 	}
-	return replaceFile(a.file, text.Bytes(), 0o644)
+	return replaceFile(a.file, text.Bytes())
 }
 
-// replaceFile writes a file atomically, and replaces a file or link of the same name.
-func replaceFile(name string, text []byte, mode os.FileMode) error {
+// replaceFile writes a file that everyone can read, atomically, and replaces a file or link of the same name.
+func replaceFile(name string, text []byte) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
@@ -174,7 +174,7 @@ func replaceFile(name string, text []byte, mode os.FileMode) error {
 		return err
 	}
 	_, err = temporary.Write(text)
-	err = errors.Join(err, temporary.Chmod(mode), temporary.Close())
+	err = errors.Join(err, temporary.Chmod(0o644), temporary.Close())
 	if err == nil {
 		err = os.Rename(temporary.Name(), name)
 	}
