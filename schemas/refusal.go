@@ -120,7 +120,7 @@ func (r *Refusal) Response() Response {
 			Error:     fmt.Sprintf("Invalid command: '%s'", r.command),
 			Msg:       r.reason(),
 			JobStatus: Failed,
-		}.WithExitCode(exitUsage)
+		}.withExitCode(exitUsage)
 	default:
 		return Response{Error: "JSON schema is not valid.", Msg: r.reason(), JobStatus: Failed}
 	}

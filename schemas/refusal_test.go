@@ -157,7 +157,7 @@ func TestShellOperators(t *testing.T) {
 		want := Response{
 			Error: "Invalid command: '" + command + "'", JobStatus: Failed,
 			Msg: "buildOptions.command: no shell runs it, so " + operator + " would be passed on as a word" + instead,
-		}.WithExitCode(2)
+		}.withExitCode(2)
 		got := refusal(t, jobWith(edits{"buildOptions.command": command}))
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", command, diff)

@@ -38,7 +38,7 @@ func checkMessage(t *testing.T, job refusedJob, got Response) {
 	t.Helper()
 	want := Response{Error: job.error, Msg: got.Msg, JobStatus: Failed}
 	if strings.HasPrefix(job.error, "Invalid command") {
-		want = want.WithExitCode(2)
+		want = want.withExitCode(2)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("message (-want +got):\n%s", diff)

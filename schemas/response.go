@@ -24,7 +24,7 @@ type Response struct {
 	// Stdout is one line of the job's output without its line end. It is a
 	// pointer because an empty line is a line.
 	Stdout *string `json:"stdout,omitempty"`
-	// BuildExitCode and ChildExitCode are the same number: the documentation has both names. WithExitCode
+	// BuildExitCode and ChildExitCode are the same number: the documentation has both names. withExitCode
 	// sets both.
 	BuildExitCode *int   `json:"buildExitCode,omitempty"`
 	ChildExitCode *int   `json:"childExitCode,omitempty"`
@@ -44,8 +44,8 @@ func encode(message any) []byte {
 	return bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})
 }
 
-// WithExitCode returns r with the exit code in both properties.
-func (r Response) WithExitCode(code int) Response {
+// withExitCode returns r with the exit code in both properties.
+func (r Response) withExitCode(code int) Response {
 	r.BuildExitCode, r.ChildExitCode = &code, &code
 	return r
 }
@@ -68,12 +68,12 @@ func Output(line string) Response {
 // Exited returns the last message of a job whose container has ended: success for code 0, otherwise failure.
 func Exited(code int) Response {
 	if code == 0 {
-		return Response{Msg: "Build was successfull", JobStatus: Success}.WithExitCode(0)
+		return Response{Msg: "Build was successfull", JobStatus: Success}.withExitCode(0)
 	}
 	return Response{
 		Error:     fmt.Sprintf("Something went wrong while building. Builder exited with error code %d", code),
 		JobStatus: Failed,
-	}.WithExitCode(code)
+	}.withExitCode(code)
 }
 
 // Unable returns the last message of a job that the builder could not run: what is wrong, and what to do. Both

@@ -10,12 +10,12 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// SubmitPath is the path to which a detached job is posted.
-const SubmitPath = "/api/v1/jobs"
+// submitPath is the path to which a detached job is posted.
+const submitPath = "/api/v1/jobs"
 
-// Submitted is the answer to a job that was posted and accepted. It says where to find the job. The addresses
+// submitted is the answer to a job that was posted and accepted. It says where to find the job. The addresses
 // are paths on the server.
-type Submitted struct {
+type submitted struct {
 	ID     string `json:"id"`
 	Record string `json:"record"` // the job's record
 	Events string `json:"events"` // its messages, as they appear
@@ -56,9 +56,9 @@ func (s *Server) serveSubmit(w http.ResponseWriter, r *http.Request) {
 	id, refusal := s.builder.Submit(request, r.RemoteAddr)
 	switch {
 	case refusal == nil:
-		record := SubmitPath + "/" + id
+		record := submitPath + "/" + id
 		w.Header().Set("Location", record)
-		answerJSON(w, http.StatusAccepted, Submitted{ID: id, Record: record, Events: record + "/events", Page: "/jobs/" + id})
+		answerJSON(w, http.StatusAccepted, submitted{ID: id, Record: record, Events: record + "/events", Page: "/jobs/" + id})
 	case *refusal == schemas.Busy():
 		w.Header().Set("Retry-After", busyRetry)
 		s.refuseSubmit(w, r, http.StatusTooManyRequests, refusedBusy, *refusal)

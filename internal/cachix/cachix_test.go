@@ -305,7 +305,7 @@ func TestMissingAnswers(t *testing.T) {
 // The key and signature of go-nix's own tests, in which curl is signed.
 func TestSignAsNix(t *testing.T) {
 	const secret = "jbX9NxZp8WB/coK8k7yLf0gNYmBbIbCrOFwgJgI7OV+0sASf4R5oFQlioSlN3bJ56uvshzr7S9Z75pcv+9hSkQ=="
-	hash, err := ParseHash("sha256:1b4sb93wp679q4zx9k1ignby1yna3z7c4c2ri3wphylbc2dwsys0")
+	hash, err := parseHash("sha256:1b4sb93wp679q4zx9k1ignby1yna3z7c4c2ri3wphylbc2dwsys0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -373,17 +373,17 @@ func FuzzParseSigningKey(f *testing.F) {
 
 func FuzzParseHash(f *testing.F) {
 	for _, text := range []string{Hash{1}.String(), "sha256:" + strings.Repeat("0a", 32), "sha256-" + base64.StdEncoding.EncodeToString(make([]byte, 32))} {
-		if _, err := ParseHash(text); err != nil {
+		if _, err := parseHash(text); err != nil {
 			f.Errorf("%s: %v", text, err)
 		}
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		hash, err := ParseHash(text)
+		hash, err := parseHash(text)
 		if err != nil {
 			return
 		}
-		if again, err := ParseHash(hash.String()); err != nil || again != hash {
+		if again, err := parseHash(hash.String()); err != nil || again != hash {
 			t.Errorf("%q: %v and %v, error %v", text, hash, again, err)
 		}
 	})

@@ -77,7 +77,7 @@ func (f narInfoFields) ofItsBuild(p Path) Path {
 	if errors.Join(err1, err2, err3) != nil {
 		return p
 	}
-	other.NarHash, err1 = ParseHash(hash)
+	other.NarHash, err1 = parseHash(hash)
 	other.NarSize, err2 = strconv.ParseInt(size, 10, 64)
 	other.References = nil
 	for _, name := range strings.Fields(references) {
@@ -102,7 +102,7 @@ func (f narInfoFields) equalHash(name string, want Hash) error {
 	if err != nil {
 		return err
 	}
-	got, err := ParseHash(text)
+	got, err := parseHash(text)
 	if err != nil || got != want {
 		return fmt.Errorf("%s is %.80q, and %q was pushed", name, text, want)
 	}

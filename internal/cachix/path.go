@@ -17,16 +17,16 @@ import (
 const (
 	// StoreDir is the folder of Nix's store, with a slash at its end.
 	StoreDir = "/nix/store/"
-	// HashLen is the length of the hash at the beginning of a path's base name: 20 bytes in Nix's base32.
-	HashLen = 32
+	// hashLen is the length of the hash at the beginning of a path's base name: 20 bytes in Nix's base32.
+	hashLen = 32
 )
 
 // A Hash is a SHA-256.
 type Hash [sha256.Size]byte
 
-// ParseHash parses a SHA-256 in the formats that Nix prints: sha256:NIX-BASE32, sha256:HEX and, in JSON,
+// parseHash parses a SHA-256 in the formats that Nix prints: sha256:NIX-BASE32, sha256:HEX and, in JSON,
 // sha256-BASE64.
-func ParseHash(text string) (Hash, error) {
+func parseHash(text string) (Hash, error) {
 	var raw []byte
 	var err error
 	encoded, colon := strings.CutPrefix(text, "sha256:")
@@ -58,10 +58,10 @@ type Path struct {
 }
 
 // Hash returns the 32 characters by which caches identify the path.
-func (p Path) Hash() string { return p.base()[:min(HashLen, len(p.base()))] }
+func (p Path) Hash() string { return p.base()[:min(hashLen, len(p.base()))] }
 
 // Name returns the part of the base name after the hash.
-func (p Path) Name() string { return p.base()[min(HashLen+1, len(p.base())):] }
+func (p Path) Name() string { return p.base()[min(hashLen+1, len(p.base())):] }
 
 func (p Path) base() string { return strings.TrimPrefix(p.StorePath, StoreDir) }
 

@@ -482,9 +482,9 @@ func TestPathsThatAreNone(t *testing.T) {
 	for name, change := range map[string]func(*Path){
 		"elsewhere":  func(p *Path) { p.StorePath = strings.Replace(p.StorePath, "/nix/store", "/var/store", 1) },
 		"below":      func(p *Path) { p.StorePath += "/bin" },
-		"no name":    func(p *Path) { p.StorePath = p.StorePath[:len(StoreDir)+HashLen+1] },
+		"no name":    func(p *Path) { p.StorePath = p.StorePath[:len(StoreDir)+hashLen+1] },
 		"short hash": func(p *Path) { p.StorePath = StoreDir + "abc-name" },
-		"bad hash":   func(p *Path) { p.StorePath = StoreDir + strings.Repeat("e", HashLen) + "-name" },
+		"bad hash":   func(p *Path) { p.StorePath = StoreDir + strings.Repeat("e", hashLen) + "-name" },
 		"line end":   func(p *Path) { p.StorePath += "\n" },
 		"reference":  func(p *Path) { p.References = []string{"name"} },
 		"deriver":    func(p *Path) { p.Deriver = "name.drv" },

@@ -122,7 +122,7 @@ func (t *transport) authorize(request *http.Request) {
 
 // maxAnswer is how many bytes of an answer are read. The longest answer is the list of the hashes that a cache
 // lacks, with 35 bytes for each.
-const maxAnswer = 2 * maxHashes * (HashLen + 3)
+const maxAnswer = 2 * maxHashes * (hashLen + 3)
 
 // exchange sends a request and reads the answer, with any status.
 func (t *transport) exchange(request *http.Request) (*http.Response, []byte, error) {

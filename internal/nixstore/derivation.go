@@ -16,9 +16,9 @@ type Derivation struct {
 	Inputs []string
 }
 
-// ParseDerivation parses the beginning of a .drv file: an ATerm that begins with the outputs and the input
+// parseDerivation parses the beginning of a .drv file: an ATerm that begins with the outputs and the input
 // derivations. It ignores the rest. It does not support the experimental format for dynamic derivations.
-func ParseDerivation(text []byte) (Derivation, error) {
+func parseDerivation(text []byte) (Derivation, error) {
 	var d Derivation
 	a := aterm{rest: text}
 	a.expect(`Derive(`)

@@ -36,7 +36,7 @@ func TestParseDerivation(t *testing.T) {
 		fixed:    {Outputs: []string{"/nix/store/02l3ccdlijvrw6bbkkp549hl7yhisi1n-a.tar"}},
 		floating: {Outputs: []string{""}},
 	} {
-		got, err := ParseDerivation([]byte(text))
+		got, err := parseDerivation([]byte(text))
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
 			t.Errorf("%s: %v (-want +got):\n%s", text, err, diff)
 		}
@@ -47,7 +47,7 @@ func TestParseDerivation(t *testing.T) {
 		strings.Replace(ofNix, "-b.drv", "-b", 1), strings.Replace(ofNix, "-b.drv", "-/b.drv", 1),
 		strings.Replace(ofNix, `["dev","out"]`, `(["out"],[])`, 1), ofNix[:100],
 	} {
-		if got, err := ParseDerivation([]byte(broken)); err == nil {
+		if got, err := parseDerivation([]byte(broken)); err == nil {
 			t.Errorf("%s is %+v", broken, got)
 		}
 	}
@@ -60,7 +60,7 @@ func FuzzParseDerivation(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		got, err := ParseDerivation(text)
+		got, err := parseDerivation(text)
 		for _, input := range got.Inputs {
 			if !IsDerivation(input) {
 				t.Errorf("%q is needed", input)

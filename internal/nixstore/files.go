@@ -38,7 +38,7 @@ func (f Files) Derivation(drv string) (Derivation, error) {
 	if err != nil {
 		return Derivation{}, err
 	}
-	return ParseDerivation(text)
+	return parseDerivation(text)
 }
 
 // open opens a regular file. A job may have replaced it: it follows no link, and does not wait for a pipe.

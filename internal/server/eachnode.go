@@ -30,17 +30,17 @@ type Node struct {
 // line for each node that cannot be reached, with the reason. The caller closes the engines.
 func (s *Settings) OpenNodes(ctx context.Context, log *slog.Logger) (nodes []Node, err error) {
 	if len(s.Nodes) == 0 {
-		e, err := s.OpenEngine("", log)
+		e, err := s.openOne("", log)
 		if err != nil {
 			return nil, err
 		}
-		return []Node{{Engine: e, Stores: s.Stores()}}, nil
+		return []Node{{Engine: e, Stores: s.storeOptions()}}, nil
 	}
 	keys, err := s.nodeKeys()
 	if err != nil {
 		return nil, err
 	}
-	return openNodes(ctx, net.DefaultResolver, s.Nodes, s.Stores(), func(address string) (orchestrator.Unused, error) {
+	return openNodes(ctx, net.DefaultResolver, s.Nodes, s.storeOptions(), func(address string) (orchestrator.Unused, error) {
 		return s.openEngine("tcp://"+address, dialing(keys), "", log)
 	})
 }

@@ -14,9 +14,9 @@ import (
 	"iglu.sh/builder/orchestrator/docker"
 )
 
-// OpenEngine returns the container engine of the settings. program is the file of the program that runs in the
+// openOne returns the container engine of the settings. program is the file of the program that runs in the
 // containers.
-func (s *Settings) OpenEngine(program string, log *slog.Logger) (*docker.Engine, error) {
+func (s *Settings) openOne(program string, log *slog.Logger) (*docker.Engine, error) {
 	dial, err := s.agentDial()
 	if err != nil {
 		return nil, err

@@ -20,7 +20,7 @@ func TestEngineAddress(t *testing.T) {
 		"ssh://me@node-1":             "DOCKER_HOST is an address with ssh://, which the builder cannot use: on another machine it needs an agent\nhint: see docs/several-machines.md",
 	} {
 		t.Setenv("DOCKER_HOST", address)
-		engine, err := new(Settings).OpenEngine("", slog.New(slog.DiscardHandler))
+		engine, err := new(Settings).openOne("", slog.New(slog.DiscardHandler))
 		if got := errText(err); got != want {
 			t.Errorf("%s: %s", address, got)
 		}
@@ -56,7 +56,7 @@ func TestAgentKeys(t *testing.T) {
 	} {
 		t.Setenv("DOCKER_HOST", test.environ)
 		s := Settings{AgentKeys: test.keys, EngineHost: test.host}
-		engine, err := s.OpenEngine("", slog.New(slog.DiscardHandler))
+		engine, err := s.openOne("", slog.New(slog.DiscardHandler))
 		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.HasPrefix(err.Error(), test.want)) {
 			t.Errorf("%+v: %v", test, err)
 		}

@@ -41,7 +41,7 @@ const ownPlatform = runtime.GOOS + "/" + runtime.GOARCH
 func (s *Settings) openFleet(own ownProgram, folder string, log *slog.Logger) (*fleet, error) {
 	f := &fleet{engines: make(map[string]*docker.Engine)}
 	if len(s.Nodes) == 0 {
-		e, err := s.OpenEngine(own.file, log)
+		e, err := s.openOne(own.file, log)
 		if err != nil {
 			return nil, err
 		}

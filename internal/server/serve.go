@@ -146,7 +146,7 @@ func (s *Settings) builder(nix orchestrator.NixSettings, buildID string, observe
 	return orchestrator.Options{
 		MaxJobs:      s.MaxJobs,
 		MaxQueued:    s.MaxQueued,
-		Stores:       s.Stores(),
+		Stores:       s.storeOptions(),
 		JobUser:      s.JobUser,
 		FetchTimeout: s.FetchTimeout,
 		GitDepth:     s.GitDepth,

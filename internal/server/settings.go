@@ -190,8 +190,8 @@ func defaultStateDir() string {
 // folder returns a folder of the instance in StateDir.
 func (s *Settings) folder(name string) string { return filepath.Join(s.StateDir, s.Instance, name) }
 
-// Stores returns the options for Nix stores.
-func (s *Settings) Stores() stores.Options {
+// storeOptions returns how Nix stores are kept.
+func (s *Settings) storeOptions() stores.Options {
 	return stores.Options{Instance: s.Instance, Mode: s.Store, MaxBytes: s.StoreMaxBytes, Folder: s.folder("stores"), Wait: s.StoreWait}
 }
 

@@ -14,8 +14,8 @@ import (
 
 // Errors of Split, for the person who wrote the line.
 var (
-	ErrOpenQuote = errors.New("a quote is not closed")
-	ErrBackslash = errors.New("ends in a backslash")
+	errOpenQuote = errors.New("a quote is not closed")
+	errBackslash = errors.New("ends in a backslash")
 )
 
 // Split returns the words of line, which are separated by spaces, tabs and line ends (LF or CR LF). Quoting is
@@ -109,7 +109,7 @@ func scan(line string) ([]word, error) {
 			end := lineEnd(line[i:])
 			switch {
 			case i == len(line):
-				return nil, ErrBackslash
+				return nil, errBackslash
 			case end > 0: // the line continues on the next one
 				i += end - 1
 			case quote != 0 && !strings.ContainsRune("$`\"\\", rune(line[i])):
@@ -133,7 +133,7 @@ func scan(line string) ([]word, error) {
 		}
 	}
 	if quote != 0 {
-		return nil, ErrOpenQuote
+		return nil, errOpenQuote
 	}
 	s.end()
 	return s.words, nil

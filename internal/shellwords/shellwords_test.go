@@ -115,18 +115,18 @@ func TestSplitDoesNothingElse(t *testing.T) {
 
 func TestSplitErrors(t *testing.T) {
 	for line, want := range map[string]error{
-		`'`:        ErrOpenQuote,
-		`"`:        ErrOpenQuote,
-		`a 'b`:     ErrOpenQuote,
-		`a "b c`:   ErrOpenQuote,
-		`"a\"`:     ErrOpenQuote,
-		`'a\'b'`:   ErrOpenQuote,
-		`"it's`:    ErrOpenQuote,
-		"'a\n":     ErrOpenQuote,
-		`a\`:       ErrBackslash,
-		`\`:        ErrBackslash,
-		`'a' \\\`:  ErrBackslash,
-		"a \\\n\\": ErrBackslash,
+		`'`:        errOpenQuote,
+		`"`:        errOpenQuote,
+		`a 'b`:     errOpenQuote,
+		`a "b c`:   errOpenQuote,
+		`"a\"`:     errOpenQuote,
+		`'a\'b'`:   errOpenQuote,
+		`"it's`:    errOpenQuote,
+		"'a\n":     errOpenQuote,
+		`a\`:       errBackslash,
+		`\`:        errBackslash,
+		`'a' \\\`:  errBackslash,
+		"a \\\n\\": errBackslash,
 	} {
 		if words, err := Split(line); !errors.Is(err, want) {
 			t.Errorf("%q: words %q and error %v, want %v", line, words, err, want)
