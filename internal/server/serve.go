@@ -58,18 +58,13 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	if err != nil {
 		return err
 	}
-	folder, records, err := s.openState()
+	folder, records, err := s.openHistory()
 	if err != nil {
 		return hintAtFolder(err)
 	}
 	defer records.Close()
-	keep := s.KeepLogs
-	keep.Bytes = s.LogsMaxBytes
-	logs, err := joblog.Open(filepath.Join(folder, "logs"), keep, s.MaxLogBytes)
+	logs, err := s.openLogs(folder, records)
 	if err != nil {
-		return hintAtFolder(err)
-	}
-	if err := records.Prune(logs.Has); err != nil {
 		return err
 	}
 	s.warnOfHost(log)
@@ -92,16 +87,8 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 		Token:         token != "",
 	}, log)
 	defer page.Close()
-	api := wsapi.NewServer(jobs{builder}, wsapi.Options{
-		Page:            page,
-		Auth:            auth.Options{Token: token, AllowedOrigins: s.AllowedOrigins, IsOfJobs: engines.IsOfJobs},
-		Commands:        s.AllowedCommands,
-		RequestTimeout:  s.RequestTimeout,
-		MaxRequestBytes: s.MaxRequestBytes,
-		ClientTimeout:   s.ClientTimeout,
-		Metrics:         numbers.Handler(),
-		Refused:         numbers.Refused,
-	}, log)
+	access := auth.Options{Token: token, AllowedOrigins: s.AllowedOrigins, IsOfJobs: engines.IsOfJobs}
+	api := wsapi.NewServer(jobs{builder}, s.api(access, page, numbers), log)
 	listener, err := listen(s, log)
 	if err != nil {
 		return err
@@ -162,12 +149,26 @@ func (s *Settings) builder(nix orchestrator.NixSettings, buildID string, observe
 	}
 }
 
+// api returns the options for answering requests.
+func (s *Settings) api(access auth.Options, page http.Handler, numbers *metrics.Metrics) wsapi.Options {
+	return wsapi.Options{
+		Page:            page,
+		Auth:            access,
+		Commands:        s.AllowedCommands,
+		RequestTimeout:  s.RequestTimeout,
+		MaxRequestBytes: s.MaxRequestBytes,
+		ClientTimeout:   s.ClientTimeout,
+		Metrics:         numbers.Handler(),
+		Refused:         numbers.Refused,
+	}
+}
+
 // maxStates is more than there are builders that share a folder.
 const maxStates = 100
 
-// openState opens the history in the first of the instance's folders that no other builder uses: the folder
+// openHistory opens the history in the first of the instance's folders that no other builder uses: the folder
 // of the instance, or a folder in it named 2, 3, and so on.
-func (s *Settings) openState() (folder string, records *history.History, err error) {
+func (s *Settings) openHistory() (folder string, records *history.History, err error) {
 	for n := 1; ; n++ {
 		folder = s.folder("")
 		if n > 1 {
@@ -178,6 +179,17 @@ func (s *Settings) openState() (folder string, records *history.History, err err
 			return folder, records, err
 		}
 	}
+}
+
+// openLogs opens the jobs' logs in a folder, and removes the records of jobs whose logs are not kept any more.
+func (s *Settings) openLogs(folder string, records *history.History) (*joblog.Store, error) {
+	keep := s.KeepLogs
+	keep.Bytes = s.LogsMaxBytes
+	logs, err := joblog.Open(filepath.Join(folder, "logs"), keep, s.MaxLogBytes)
+	if err != nil {
+		return nil, hintAtFolder(err)
+	}
+	return logs, records.Prune(logs.Has)
 }
 
 const (

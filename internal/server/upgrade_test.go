@@ -35,15 +35,12 @@ func earlier(t *testing.T) *Settings {
 func TestUpgrade(t *testing.T) {
 	s := earlier(t)
 	for range 2 {
-		folder, records, err := s.openState()
+		folder, records, err := s.openHistory()
 		if err != nil {
 			t.Fatal(err)
 		}
-		logs, err := joblog.Open(filepath.Join(folder, "logs"), s.KeepLogs, s.MaxLogBytes)
+		logs, err := s.openLogs(folder, records)
 		if err != nil {
-			t.Fatal(err)
-		}
-		if err := records.Prune(logs.Has); err != nil {
 			t.Fatal(err)
 		}
 		newest, err := records.Newest(10)
