@@ -23,9 +23,9 @@ func TestHostConfig(t *testing.T) {
 		want            func(*containertypes.HostConfig)
 	}{
 		{"docker", fakeengine.Docker, nil, nil,
-			func(c *containertypes.HostConfig) { c.SecurityOpt = append(c.SecurityOpt, "seccomp="+defaultProfile) }},
+			func(c *containertypes.HostConfig) { c.SecurityOpt = append(c.SecurityOpt, "seccomp="+defaultProfile()) }},
 		{"docker of today", fakeengine.Docker, []string{"name=apparmor", "name=seccomp,profile=builtin", "name=cgroupns"}, nil,
-			func(c *containertypes.HostConfig) { c.SecurityOpt = append(c.SecurityOpt, "seccomp="+defaultProfile) }},
+			func(c *containertypes.HostConfig) { c.SecurityOpt = append(c.SecurityOpt, "seccomp="+defaultProfile()) }},
 		{"docker with a profile of somebody's choice", fakeengine.Docker, []string{"name=seccomp,profile=/etc/seccomp.json"}, nil, nil},
 		{"docker without seccomp", fakeengine.Docker, []string{}, nil, nil},
 		{"docker with user namespaces", fakeengine.Docker, []string{"name=seccomp,profile=default", "name=userns"}, nil, allowed},
@@ -85,7 +85,7 @@ func TestLimitsNotEnforced(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := confined(f.jobsNetwork(t), f.program.volume)
-			want.SecurityOpt = append(want.SecurityOpt, "seccomp="+defaultProfile)
+			want.SecurityOpt = append(want.SecurityOpt, "seccomp="+defaultProfile())
 			want.NanoCPUs = 0
 			if diff := cmp.Diff(want, f.fake.Containers()[0].HostConfig); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
@@ -126,6 +126,6 @@ func confined(network, program string) *containertypes.HostConfig {
 
 // allowed are the additional settings that Nix's own sandbox needs.
 func allowed(c *containertypes.HostConfig) {
-	c.SecurityOpt = append(c.SecurityOpt, "seccomp="+sandboxProfile, "apparmor=unconfined")
+	c.SecurityOpt = append(c.SecurityOpt, "seccomp="+sandboxProfile(), "apparmor=unconfined")
 	c.MaskedPaths, c.ReadonlyPaths = []string{}, []string{}
 }

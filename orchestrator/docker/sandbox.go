@@ -3,6 +3,7 @@ package docker
 import (
 	"encoding/json"
 	"slices"
+	"sync"
 
 	containertypes "github.com/docker/docker/api/types/container"
 	"github.com/moby/profiles/seccomp"
@@ -80,7 +81,11 @@ func seccompProfile(calls ...string) string {
 	return string(text)
 }
 
-var defaultProfile, sandboxProfile = seccompProfile(), seccompProfile(sandboxCalls...)
+// The profiles are made on their first use: the program starts for each job's container, too, which needs none.
+var (
+	defaultProfile = sync.OnceValue(func() string { return seccompProfile() })
+	sandboxProfile = sync.OnceValue(func() string { return seccompProfile(sandboxCalls...) })
+)
 
 // restrictCalls sets the default seccomp profile of current engines for a container, because the engine's own default may
 // be older and allow more: that of Docker 20.10 allows io_uring, and sockets to the machine's hypervisor (AF_VSOCK), which
@@ -91,13 +96,13 @@ func restrictCalls(c *containertypes.HostConfig, machine *machine) {
 		return option == "name=seccomp,profile=default" || option == "name=seccomp,profile=builtin"
 	}
 	if !machine.isPodman && slices.ContainsFunc(machine.SecurityOptions, isDefault) {
-		c.SecurityOpt = append(c.SecurityOpt, "seccomp="+defaultProfile)
+		c.SecurityOpt = append(c.SecurityOpt, "seccomp="+defaultProfile())
 	}
 }
 
 // allowSandbox changes a container's settings to allow what Nix's sandbox needs, and nothing else.
 func allowSandbox(c *containertypes.HostConfig) {
 	// AppArmor's profile for containers refuses every mount.
-	c.SecurityOpt = append(c.SecurityOpt, "seccomp="+sandboxProfile, "apparmor=unconfined")
+	c.SecurityOpt = append(c.SecurityOpt, "seccomp="+sandboxProfile(), "apparmor=unconfined")
 	c.MaskedPaths, c.ReadonlyPaths = []string{}, []string{}
 }

@@ -75,7 +75,7 @@ func TestSeccomp(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := parse(string(text))
-	if diff := cmp.Diff(want, parse(defaultProfile)); diff != "" {
+	if diff := cmp.Diff(want, parse(defaultProfile())); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	beside := []byte(`{"names":["chroot","clone","mount","pivot_root","setdomainname","sethostname","umount2","unshare"],"action":"SCMP_ACT_ALLOW"}`)
@@ -84,7 +84,7 @@ func TestSeccomp(t *testing.T) {
 		t.Fatal(err)
 	}
 	want.Syscalls = append(slices.Clone(want.Syscalls), &calls)
-	if diff := cmp.Diff(want, parse(sandboxProfile)); diff != "" {
+	if diff := cmp.Diff(want, parse(sandboxProfile())); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
