@@ -114,7 +114,8 @@ func (c *cluster) states() []nodes.State {
 	return states
 }
 
-// state returns the state of a node that is in use. Its caller holds the cluster's mu.
+// state returns the state of a node as if its engine could be used; absence.add says that it cannot. Its caller holds the
+// cluster's mu.
 func (n *node) state() nodes.State {
 	s := nodes.State{Name: n.name, Up: true, Platform: n.info.Platform, CPUs: n.info.CPUs, Memory: n.info.Memory,
 		Draining: n.drains, Slots: n.slots.Slots, Running: n.b.queue.Taken(n.slots)}
@@ -142,8 +143,8 @@ func problem(err error) string {
 	return err.Error()
 }
 
-// maxTold bounds how many nodes the text of ready lists.
-const maxTold = 5
+// maxListed is how many nodes the error of ready lists.
+const maxListed = 5
 
 // ready returns nil as soon as one node is ready to run a job. Otherwise the error has the reason of each node.
 func (c *cluster) ready(ctx context.Context) error {
@@ -182,8 +183,8 @@ func (c *cluster) ready(ctx context.Context) error {
 	}
 	text := "On no node can a job run."
 	for i, name := range slices.Sorted(maps.Keys(why)) {
-		if i == maxTold {
-			text += fmt.Sprintf(" And so on, for %d more.", len(why)-maxTold)
+		if i == maxListed {
+			text += fmt.Sprintf(" And so on, for %d more.", len(why)-maxListed)
 			break
 		}
 		text += fmt.Sprintf(" %s: %s", name, why[name])

@@ -119,8 +119,8 @@ func TestNodesReady(t *testing.T) {
 // TestManyNotReady has more nodes without an image than are listed.
 func TestManyNotReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, maxTold+2)
-		for i := range maxTold + 2 {
+		l := newLab(t, maxListed+2)
+		for i := range maxListed + 2 {
 			l.machines[fmt.Sprint("n", i+1)].loseImage(true)
 		}
 		const want = "On no node can a job run. n1: The job image is gone. n2: The job image is gone. n3: The job image is gone. " +
