@@ -110,13 +110,18 @@ func (n *Lines) processLine(line string) {
 	} else if text, ok := strings.CutPrefix(strings.TrimLeft(line, " "), "error: "); ok {
 		n.lookSoon()
 		if line[0] == 'e' { // an indented error belongs to the one above
-			for _, path := range n.inOrder() {
-				if strings.Contains(line, "'"+path+"'") {
-					n.end(path, false)
-				}
-			}
+			n.endNamed(line)
 		}
 		n.process.log.noteError(text, "")
+	}
+}
+
+// endNamed ends, as failed, those activities whose paths an error message has.
+func (n *Lines) endNamed(message string) {
+	for _, path := range n.inOrder() {
+		if strings.Contains(message, "'"+path+"'") {
+			n.end(path, false)
+		}
 	}
 }
 
