@@ -1,6 +1,10 @@
 package wsapi
 
-import "iglu.sh/builder/wsapi/auth"
+import (
+	"net/http"
+
+	"iglu.sh/builder/wsapi/auth"
+)
 
 // Refusals are the reasons for which a client's job is refused, one word each. Options.Refused is called with
 // them. Three are from package auth, and the last three are the kinds of schemas.Refusal.
@@ -18,4 +22,10 @@ func (s *Server) refused(reason string) {
 	if s.options.Refused != nil {
 		s.options.Refused(reason)
 	}
+}
+
+// noteRefused logs and counts the reason for which a request is refused.
+func (s *Server) noteRefused(r *http.Request, reason string) {
+	s.log.Info("client refused", "client", r.RemoteAddr, "reason", reason)
+	s.refused(reason)
 }

@@ -28,8 +28,7 @@ const busyRetry = "5"
 // serveSubmit starts a job that does not depend on a connection, and answers where to find it.
 func (s *Server) serveSubmit(w http.ResponseWriter, r *http.Request) {
 	if reason := s.auth.Check(w, r); reason != "" {
-		s.log.Info("client refused", "client", r.RemoteAddr, "reason", reason)
-		s.refused(reason)
+		s.noteRefused(r, reason)
 		return
 	}
 	http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.options.RequestTimeout))
@@ -69,8 +68,7 @@ func (s *Server) serveSubmit(w http.ResponseWriter, r *http.Request) {
 
 // refuseSubmit answers a job that is refused, and logs and counts the reason.
 func (s *Server) refuseSubmit(w http.ResponseWriter, r *http.Request, status int, reason string, answer schemas.Response) {
-	s.log.Info("client refused", "client", r.RemoteAddr, "reason", reason)
-	s.refused(reason)
+	s.noteRefused(r, reason)
 	answerJSON(w, status, answer)
 }
 

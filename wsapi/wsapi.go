@@ -138,8 +138,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	connlimit.Of(r).Answering(true)
 	defer connlimit.Of(r).Answering(false)
 	if reason := s.auth.CheckNetwork(w, r); reason != "" {
-		s.log.Info("client refused", "client", r.RemoteAddr, "reason", reason)
-		s.refused(reason)
+		s.noteRefused(r, reason)
 		return
 	}
 	s.mux.ServeHTTP(w, r)
@@ -167,8 +166,7 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if reason := s.auth.Check(w, r); reason != "" {
-		s.log.Info("client refused", "client", r.RemoteAddr, "reason", reason)
-		s.refused(reason)
+		s.noteRefused(r, reason)
 		return
 	}
 	s.sessions.Add(1)
