@@ -57,12 +57,10 @@ type Options struct {
 	JSON bool
 	// NoColor removes all colours on a terminal, also those of the log.
 	NoColor bool
-	// ProgressInterval is how often a client without a terminal prints the job's progress; 0 means every
-	// 30 s.
-	ProgressInterval time.Duration
 
-	now    func() time.Time // nil: time.Now
-	replay bool             // the messages may be old: use their times
+	now      func() time.Time // nil: time.Now
+	replay   bool             // the messages may be old: use their times
+	interval time.Duration    // 0: progressInterval
 }
 
 // at returns the time of a message.

@@ -143,7 +143,7 @@ func TestProgressWithoutTerminal(t *testing.T) {
 		b.untilGone()
 	})
 	var stdout bytes.Buffer
-	<-submit(t, Options{URL: url, Stdout: &stdout, Stderr: stderr, ProgressInterval: 100 * time.Millisecond, now: newClock().Now})
+	<-submit(t, Options{URL: url, Stdout: &stdout, Stderr: stderr, interval: 100 * time.Millisecond, now: newClock().Now})
 	const word = `iglu-builder: building 0s · 2/5 built · 3/10 paths fetched, 12\.3/45\.6 MiB · hello-2\.12\.1 \(buildPhase\) 0s\n`
 	if !regexp.MustCompile(`^Start Building\n(` + word + `){3,}Build was successfull\n$`).MatchString(stderr.String()) {
 		t.Errorf("standard error: %s", stderr.String())

@@ -37,7 +37,7 @@ func newPlain(o Options) *plain {
 		errors:   o.Stderr,
 		builder:  o.URL,
 		terminal: isTerminal(o.Stdout),
-		interval: cmp.Or(o.ProgressInterval, progressInterval),
+		interval: cmp.Or(o.interval, progressInterval),
 		now:      o.now,
 		at:       o.at,
 	}
