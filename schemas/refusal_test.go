@@ -87,6 +87,21 @@ func TestRefusalOfManyKeys(t *testing.T) {
 	}
 }
 
+// TestSameRefusal sends jobs that break several rules, again and again: a client gets the same message each time.
+func TestSameRefusal(t *testing.T) {
+	for job, want := range map[string]string{
+		jobWith(edits{"buildOptions.command": "nix \x01", "buildOptions.extraArgs": "\x01"}): "buildOptions.command: must not hold control characters but line ends and tabs; " +
+			"buildOptions.extraArgs: must not hold control characters but line ends and tabs",
+		jobWith(edits{"nix.accessTokens": map[string]string{"a.example": "", "no host": "x"}}): "nix.accessTokens: must hold tokens without white space, control characters or #",
+	} {
+		for range 100 {
+			if got := refusal(t, job).Msg; got != want {
+				t.Fatalf("got %s\nwant %s", got, want)
+			}
+		}
+	}
+}
+
 func TestDidYouMean(t *testing.T) {
 	const unknown = "has a property that the schema does not know"
 	for options, want := range map[string]string{

@@ -193,12 +193,15 @@ func (c checker) checkTexts(job *Request) {
 			c.rule(v.path, "must not hold control characters")
 		}
 	}
-	for path, line := range map[string]string{"buildOptions.extraArgs": options.ExtraArgs, "buildOptions.command": options.Command} {
-		if len(line) > maxText {
-			c.rule(path, "is too long")
+	for _, v := range []struct{ path, line string }{
+		{"buildOptions.command", options.Command},
+		{"buildOptions.extraArgs", options.ExtraArgs},
+	} {
+		if len(v.line) > maxText {
+			c.rule(v.path, "is too long")
 		}
-		if strings.ContainsFunc(lineEnds.Replace(line), unicode.IsControl) {
-			c.rule(path, "must not hold control characters but line ends and tabs")
+		if strings.ContainsFunc(lineEnds.Replace(v.line), unicode.IsControl) {
+			c.rule(v.path, "must not hold control characters but line ends and tabs")
 		}
 	}
 	var shown []string
@@ -351,9 +354,10 @@ func IsTokenHost(text string) bool { return tokenHost().MatchString(text) }
 // checkNix checks credentials against the formats that Nix reads. No message contains a name from accessTokens,
 // because somebody may have written the token there.
 func (c checker) checkNix(n *Nix) {
-	length := 0
-	for host, token := range n.AccessTokens {
-		length += len(host) + len(token)
+	total := 0
+	for _, host := range slices.Sorted(maps.Keys(n.AccessTokens)) {
+		token := n.AccessTokens[host]
+		total += len(host) + len(token)
 		if !IsTokenHost(host) {
 			c.rule(accessTokensProperty, "must name hosts such as github.com, or parts of them such as gitlab.example.com/group")
 		}
@@ -361,7 +365,7 @@ func (c checker) checkNix(n *Nix) {
 			c.rule(accessTokensProperty, "must hold tokens without white space, control characters or #")
 		}
 	}
-	if length > maxTokens {
+	if total > maxTokens {
 		c.rule(accessTokensProperty, "is too long")
 	}
 	if len(n.Netrc) > maxNetrc {
