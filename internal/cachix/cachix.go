@@ -112,7 +112,7 @@ func New(target, token string, options Options) (*Client, error) {
 		return nil, err
 	}
 	if strings.ContainsFunc(token, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsGraphic(r) }) {
-		return nil, errors.New("the API key holds a character that cannot stand in one, such as a line end")
+		return nil, errors.New("the API key holds a character that no API key has, such as a line end")
 	}
 	pin := &pin{host: at.Hostname(), moves: at.Scheme == "https"}
 	transport := newTransport(at, token, options.withDefaults(), pin)

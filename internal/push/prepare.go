@@ -182,7 +182,7 @@ func check(cache cachix.Cache, key *cachix.SigningKey, say func(format string, a
 	case len(keys) == 0:
 		say("warning: the cache does not publish its public keys: if %s is not trusted by its users, Nix will not accept what is pushed", key.Public())
 	case !slices.Contains(keys, key.Public()):
-		return &Refusal{What: "the signing key is none of the cache's, so Nix would not accept what it signs", Advice: fmt.Sprintf(
+		return &Refusal{What: "the signing key belongs to none of the cache's public keys, so Nix would not accept what it signs", Advice: fmt.Sprintf(
 			"give the private half of %s as buildOptions.cachix.signingKey, or register the key's public half, %s, with the cache",
 			strings.Join(keys, " or "), key.Public())}
 	}

@@ -79,7 +79,7 @@ func TestPrepare(t *testing.T) {
 		"400":             {lookUp(devcache.Answer(400, "")), "the cache has no public signing key yet", false, 0, 0},
 		"418":             {lookUp(devcache.Answer(418, "")), "the cache refuses it (HTTP 418); check buildOptions.cachix.target", false, 0, 0},
 		"no cache":        {lookUp(devcache.Answer(200, "OK")), "that is no answer of a cachix-compatible cache; check the address", false, 0, 0},
-		"another signing key": {func(f *fixture) { f.options.SigningKey = other }, "the signing key is none of the cache's, so Nix would not accept what it signs; " +
+		"another signing key": {func(f *fixture) { f.options.SigningKey = other }, "the signing key belongs to none of the cache's public keys, so Nix would not accept what it signs; " +
 			"give the private half of ", false, 0, 0},
 		"no signing key that is one": {func(f *fixture) { f.options.SigningKey = "AAAA" }, "the signing key is not the base64 of 64 bytes, as 'cachix generate-keypair' writes it; " +
 			"check buildOptions.cachix.signingKey", false, 0, 0},

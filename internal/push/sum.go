@@ -40,7 +40,7 @@ func (t *tally) sum(failed []*entry, err error, after time.Duration) (unpushed s
 		t.say("push: this command yielded nothing to push: nothing that was built for it is in the store")
 	}
 	if err != nil {
-		unpushed = fmt.Sprintf("what it yields could not be pushed: %v", err)
+		unpushed = fmt.Sprintf("its results could not be pushed: %v", err)
 	} else if len(failed) > 0 {
 		unpushed = fmt.Sprintf("%d of %s could not be pushed: %s",
 			len(failed), paths(len(failed)+c.pushed+c.there), strings.Join(reasons(failed), "; "))

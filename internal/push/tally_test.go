@@ -74,7 +74,7 @@ func TestSum(t *testing.T) {
 			"3 of 8 paths could not be pushed: a: 1; b: 2; c: 3"},
 		"five": {some, []*entry{failure("a", "1"), failure("b", "2"), failure("c", "3"), failure("d", "4"), failure("e", "5")}, nil,
 			"5 of 10 paths could not be pushed: a: 1; b: 2; c: 3; and 2 more like these"},
-		"the store failed": {some, nil, errors.New("broken"), "what it yields could not be pushed: broken"},
+		"the store failed": {some, nil, errors.New("broken"), "its results could not be pushed: broken"},
 	} {
 		var log []string
 		sum := &tally{counts: test.counts, say: func(format string, args ...any) { log = append(log, fmt.Sprintf(format, args...)) }}

@@ -33,7 +33,7 @@ func pushFaults(t *testing.T, e *fixture.Engine) {
 		{"429 always", devcache.On("POST", fixture.UploadBegin, devcache.Answer(429, "")), "the cache asks to come back later (HTTP 429)"},
 		{"500 once", devcache.On("POST", fixture.UploadPart, once(devcache.Answer(500, ""))), ""},
 		{"500 always", devcache.On("POST", fixture.UploadEnd, devcache.Answer(500, "")), "the cache fails (HTTP 500)"},
-		{"500 when asked what is missing", devcache.On("POST", fixture.CacheMissing, devcache.Answer(500, "")), "what it yields could not be pushed: ask what is missing in"},
+		{"500 when asked what is missing", devcache.On("POST", fixture.CacheMissing, devcache.Answer(500, "")), "its results could not be pushed: ask what is missing in"},
 		{"500 once when asked what is missing", devcache.On("POST", fixture.CacheMissing, once(devcache.Answer(500, ""))), ""},
 		{"no ETag", devcache.On("PUT", fixture.UploadedPart, devcache.WithoutHeader("ETag")), "it does not confirm a part with an ETag"},
 		{"a part breaks off", devcache.On("PUT", fixture.UploadedPart, once(devcache.BreakOff(10))), ""},
