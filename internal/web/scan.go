@@ -93,8 +93,8 @@ type search struct {
 }
 
 // find searches the lines of a log for a text, from a line on. It ignores case, control sequences and control
-// characters, as the page does not show them. It returns up to limit lines that contain the text, and how many there are in all. When ctx ends, it returns
-// what it has found so far.
+// characters, as the page does not show them. It returns up to limit lines that contain the text, and how many there
+// are in all. When ctx ends, it returns what it has found so far.
 func find(ctx context.Context, log text, size int64, query string, from int64, limit int) (*search, error) {
 	offset, err := log.Offset(from)
 	if err != nil {
