@@ -237,7 +237,6 @@ var steps = []step{
 	stepAt("attached", "POST /containers/.*/wait", 1),
 	stepAt("about to start", "POST /containers/.*/start", 1),
 	stepAt("in the middle of output", "", 0),
-	stepAt("exited", "GET /containers/[0-9a-f]+/json", 1),
 	stepAt("before removal", "DELETE /containers/.*", 2),
 }
 
