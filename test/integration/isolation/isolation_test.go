@@ -84,10 +84,15 @@ func noWayOut(t *testing.T, e *fixture.Engine) {
 	if !e.IsPodman() { // on Podman the attempt sometimes succeeds and sometimes not
 		attempts = append(attempts, attempt{"vsock", weak, false}, attempt{"io-uring", weak, false})
 	}
+	// Podman's API for Docker ignores the flags that would let these succeed.
+	onlyInJobs := []string{"proc-sys", "device"}
 	weaker := make(map[string][]string) // the attempts by their weaker settings
 	job := "attack each"
 	for _, attempt := range attempts {
 		job += " " + attempt.command
+		if e.IsPodman() && slices.Contains(onlyInJobs, attempt.command) {
+			continue
+		}
 		if attempt.weaker == nil { // runs as the container's first process, which may read its own memory
 			name, arg, _ := strings.Cut(attempt.command, ",")
 			e.Docker(t, "run", "--rm", image, "attack", name, arg)
