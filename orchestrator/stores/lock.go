@@ -39,10 +39,22 @@ func (p *Pool) lock(ctx context.Context, name string, waits func()) (unlock func
 	select {
 	case l.held <- struct{}{}: // once: a goroutine that asked anew would be the last
 		p.change(name, func() { l.waiting-- })
-		return func() { p.change(name, func() { <-l.held }) }, nil
+		return func() {
+			p.change(name, func() { <-l.held })
+			p.noteReturn()
+		}, nil
 	case <-ctx.Done():
 		p.change(name, func() { l.waiting-- })
+		p.noteReturn()
 		return nil, context.Cause(ctx)
+	}
+}
+
+// noteReturn makes Maintain look for stores to maintain, also for one whose maintenance was interrupted.
+func (p *Pool) noteReturn() {
+	select {
+	case p.returned <- struct{}{}:
+	default:
 	}
 }
 

@@ -123,6 +123,42 @@ func TestMaintenanceStops(t *testing.T) {
 	})
 }
 
+// TestMaintenanceGoesOn has a job want a store that is maintained, and then not use it: because it was cancelled while it
+// waited, or could not begin. The store is maintained after that.
+func TestMaintenanceGoesOn(t *testing.T) {
+	for name, want := range map[string]func(f *fixture){
+		"cancelled": func(f *fixture) {
+			ctx, cancel := context.WithTimeout(f.t.Context(), time.Second/20) // it still waits
+			defer cancel()
+			if _, err := f.Lease(ctx, f.key("a"), ignore); !errors.Is(err, context.DeadlineExceeded) {
+				f.t.Errorf("it waits until %v", err)
+			}
+		},
+		"failed": func(f *fixture) { f.lease("a").Release() },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			interrupted := false
+			f, tasks, stop := maintained(t, func(ctx context.Context, _ Task) (int, string, error) {
+				if interrupted {
+					return 0, "7", nil
+				}
+				<-ctx.Done()
+				interrupted = true
+				time.Sleep(time.Second / 10)
+				return 0, "", context.Cause(ctx)
+			})
+			f.use("a", 0)
+			want(f)
+			time.Sleep(time.Minute)
+			if e, _ := f.metadata.read(f.key("a").Name); len(tasks()) != 2 || !e.Measured {
+				t.Errorf("%s: %d tasks, %+v", name, len(tasks()), e)
+			}
+			stop()
+			f.wantProblem("")
+		})
+	}
+}
+
 // TestOutdatedAmongOthers removes a store of an earlier version: what is known of the others stays.
 func TestOutdatedAmongOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
