@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -157,6 +159,36 @@ func TestMaintenanceGoesOn(t *testing.T) {
 			f.wantProblem("")
 		})
 	}
+}
+
+// TestMaintenanceWaitsForEngine has an engine not answer when stores are to be maintained. They are, soon after it answers
+// again, also if there is no further job. Only the first failure is logged.
+func TestMaintenanceWaitsForEngine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, tasks, stop := maintained(t, func(context.Context, Task) (int, string, error) { return 0, "7", nil })
+		var away atomic.Bool
+		f.engine.Fail = func(string) error {
+			if away.Load() {
+				return errors.New("away")
+			}
+			return nil
+		}
+		f.lease("a").Return(t.Context(), 0)
+		away.Store(true)
+		time.Sleep(10 * awayInterval)
+		if n := len(tasks()); n != 0 {
+			t.Errorf("%d tasks while it does not", n)
+		}
+		away.Store(false)
+		time.Sleep(awayInterval)
+		if n := len(tasks()); n != 1 {
+			t.Errorf("%d tasks when it answers again", n)
+		}
+		stop()
+		if n := strings.Count(f.logged.String(), "level=WARN"); n != 1 {
+			t.Errorf("its log has %d warnings:\n%s", n, f.logged)
+		}
+	})
 }
 
 // TestOutdatedAmongOthers removes a store of an earlier version: what is known of the others stays.
