@@ -41,22 +41,26 @@ func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog
 
 	exited, stopWaiting := await(ctx, c)
 	defer stopWaiting()
-	var exit engine.Exit
+	var how *ending   // how the container ended
+	var failure error // of the output
 	select {
 	case <-out.ended:
-		return out.end.ExitCode, out.end, r.whyEnded(out.end)
-	case how := <-exited:
-		if how.err != nil {
-			return r.engineLost(out, how.err)
-		}
-		exit = how.Exit
-	case err := <-out.failed:
-		if _, isLog := errors.AsType[*logError](err); !isLog && out.lastRecord() != nil {
-			return r.engineLost(out, err)
-		}
-		r.stop(ctx, c, err)
-		return 0, nil, err
+	case end := <-exited:
+		how = &end
+	case failure = <-out.failed:
 	case <-ctx.Done():
+	}
+	switch {
+	case out.hasEnded(): // whatever else has happened in the same moment
+		end := out.lastRecord()
+		return end.ExitCode, end, r.whyEnded(end)
+	case failure != nil:
+		if _, isLog := errors.AsType[*logError](failure); !isLog && out.lastRecord() != nil {
+			return r.engineLost(out, failure)
+		}
+		r.stop(ctx, c, failure)
+		return 0, nil, failure
+	case how == nil:
 		cause := context.Cause(ctx)
 		if isSilent(cause) { // it cannot stop the container, and sends no output
 			return r.engineLost(out, cause)
@@ -64,16 +68,18 @@ func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog
 		r.stop(ctx, c, cause)
 		out.finish(drainTimeout)
 		return 0, nil, cause
+	case how.err != nil:
+		return r.engineLost(out, how.err)
 	}
 	whole := out.finish(drainTimeout)
 	if end := out.lastRecord(); end != nil {
-		return exit.Code, end, r.whyEnded(end)
+		return how.Code, end, r.whyEnded(end)
 	}
-	if err := r.whyExited(exit); err != nil || whole && exit.Code != 0 {
-		return exit.Code, nil, err
+	if err := r.whyExited(how.Exit); err != nil || whole && how.Code != 0 {
+		return how.Code, nil, err
 	}
 	r.say(endMissing)
-	return exit.Code, nil, nil
+	return how.Code, nil, nil
 }
 
 const endMissing = "the end of the log may be missing: the engine did not pass all of it on"
@@ -238,6 +244,16 @@ func (o *output) take(end *jobwire.End, ofStderr bool) {
 	}
 	if isFirst && o.end != nil && o.stderrEnd {
 		close(o.ended)
+	}
+}
+
+// hasEnded reports whether both outputs have ended with a record.
+func (o *output) hasEnded() bool {
+	select {
+	case <-o.ended:
+		return true
+	default:
+		return false
 	}
 }
 

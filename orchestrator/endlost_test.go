@@ -1,7 +1,9 @@
 package orchestrator
 
 import (
+	"context"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -10,6 +12,7 @@ import (
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/memengine"
@@ -65,4 +68,69 @@ func TestEndBeforeLoss(t *testing.T) {
 			t.Errorf("it ran again:\n%s", one.log.String())
 		}
 	})
+}
+
+// A settledContext is a context whose Done waits until everything else has happened.
+type settledContext struct{ context.Context }
+
+func (c settledContext) Done() <-chan struct{} {
+	synctest.Wait()
+	return c.Context.Done()
+}
+
+// TestEndAtOnce has a job report its end on both outputs, and in the same moment is cancelled, or its engine fails. The
+// report decides, each time, and nothing of the log is missing.
+func TestEndAtOnce(t *testing.T) {
+	away := &engine.Failure{End: jobend.EngineGone, What: "The container engine does not answer."}
+	for name, test := range map[string]struct {
+		cause error  // of the cancellation; nil: it is not cancelled
+		fails string // the call that fails
+	}{
+		"client gone": {cause: jobend.ClientGone},
+		"node lost":   {cause: errNodeLost},
+		"output":      {fails: "Copy"},
+		"exit":        {fails: "Wait"},
+	} {
+		bubbled := func(t *testing.T) {
+			b, _, _ := builder(t, func(p *memengine.Process) int {
+				for _, out := range []io.Writer{p.Stdout, p.Stderr} {
+					jobwire.NewWriter(out, "token").Send(jobwire.Record{End: &jobwire.End{ExitCode: 3}})
+				}
+				return 3
+			})
+			e := b.local.engine.(*memengine.Engine)
+			lines, err := b.logs.Create("job", redact.New())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer lines.Close()
+			r := &run{b: b, node: b.local, log: b.log, lines: lines, tracker: newTracker(), env: jobenv.Job{EventsToken: "token"}}
+			c, err := e.Create(t.Context(), engine.Spec{Name: "job"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.Fail = func(call string) error {
+				if call == test.fails {
+					return away
+				}
+				return nil
+			}
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			if test.cause != nil {
+				cancel(test.cause)
+			}
+			code, end, err := r.follow(settledContext{ctx}, c, Deadlines{}.watch(cancel))
+			if code != 3 || end == nil || err != nil {
+				t.Errorf("%s: %d, %v, %v", name, code, end, err)
+			}
+			if n := lines.Lines(); n > 0 {
+				t.Errorf("%s: the log has %d lines", name, n)
+			}
+			c.Remove(t.Context())
+		}
+		for range 20 { // an order that is not fixed would be right now and then
+			synctest.Test(t, bubbled)
+		}
+	}
 }

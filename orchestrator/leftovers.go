@@ -41,8 +41,8 @@ type leftovers struct {
 	seen     map[string]sighting // of containers, by their IDs; guarded by sweeping
 }
 
-// sweep removes leftover containers from an engine, and calls removed for each. It continues after a failure. It does
-// nothing if another sweep is in progress.
+// sweep removes leftover containers from an engine, and calls removed for each. It continues after a failure, until ctx
+// ends. It does nothing if another sweep is in progress.
 func (l *leftovers) sweep(ctx context.Context, e engine.Engine, removed func(id string)) error {
 	if !l.sweeping.TryLock() {
 		return nil
@@ -62,6 +62,9 @@ func (l *leftovers) sweep(ctx context.Context, e engine.Engine, removed func(id 
 		seen[c.ID] = now
 		if !l.isLeftover(c, time.Since(now.since)) {
 			continue
+		}
+		if ctx.Err() != nil { // a removal does not end with ctx, and takes long if the engine hangs
+			return errors.Join(failed, context.Cause(ctx))
 		}
 		if err := e.Remove(ctx, c.ID); err != nil {
 			failed = errors.Join(failed, err)

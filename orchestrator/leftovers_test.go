@@ -66,6 +66,41 @@ func TestLeftovers(t *testing.T) {
 	})
 }
 
+// TestLeftoversOfHangingEngine stops the search for leftovers while the first of many is being removed, which takes long: the
+// others are not tried, so that a builder that shuts down does not wait for them.
+func TestLeftoversOfHangingEngine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _, _ := builder(t, nil)
+		e := b.local.engine.(*memengine.Engine)
+		for n := range 10 {
+			if _, err := e.Create(t.Context(), engine.Spec{Name: fmt.Sprint(n)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.local.sweep(t.Context())
+		time.Sleep(createdTime)
+		ctx, stop := context.WithCancel(t.Context())
+		tries := 0
+		e.Fail = func(call string) error {
+			if call == "Remove" {
+				tries++
+				stop()
+				return errAway
+			}
+			return nil
+		}
+		b.local.sweep(ctx)
+		if tries != 1 {
+			t.Errorf("%d were tried", tries)
+		}
+		e.Fail = nil
+		b.local.sweep(t.Context()) // it knows the others still
+		if got := names(t, e); got != "" {
+			t.Errorf("left: %s", got)
+		}
+	})
+}
+
 // TestOwnLeftovers looks at containers of this builder: of a job that runs, of one that has ended, and of a task of the
 // maintenance, which belongs to no job.
 func TestOwnLeftovers(t *testing.T) {
@@ -234,24 +269,24 @@ func TestSweepGoesOn(t *testing.T) {
 		}
 	}
 	fails := 1
+	ended, cancel := context.WithCancel(t.Context())
 	e.Fail = func(call string) error {
 		if call == "Remove" && fails > 0 {
 			fails--
+			cancel()
 			return &engine.Failure{Call: "remove the container", What: "It is stuck."}
 		}
 		return nil
 	}
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
 	b.local.sweep(ended)
-	if got := names(t, e); got != "one" && got != "two" || strings.Count(log.String(), "removed a leftover container") != 3 {
-		t.Errorf("left: %q, its log:\n%s", got, log)
-	}
 	if failed := observed.take(); failed != nil || strings.Contains(log.String(), "cannot remove") {
 		t.Errorf("a sweep that was told to end: counted: %q, its log:\n%s", failed, log)
 	}
 	fails = 1
 	b.local.sweep(t.Context())
+	if got := names(t, e); got != "one" && got != "two" || strings.Count(log.String(), "removed a leftover container") != 3 {
+		t.Errorf("left: %q, its log:\n%s", got, log)
+	}
 	if failed := fmt.Sprint(observed.take()); failed != "[remove the container]" || !strings.Contains(log.String(), "cannot remove leftover containers") {
 		t.Errorf("counted: %s, its log:\n%s", failed, log)
 	}

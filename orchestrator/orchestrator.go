@@ -15,6 +15,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -205,8 +207,9 @@ func (b *Builder) Maintain(ctx context.Context) {
 // StoresSize returns how many Nix stores are kept between jobs, and how many bytes they take together.
 func (b *Builder) StoresSize() (stores int, bytes int64) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, n := range b.nodes {
+	all := slices.Collect(maps.Values(b.nodes))
+	b.mu.Unlock()
+	for _, n := range all { // without the lock, because that reads files
 		more, size := n.stores.Size()
 		stores, bytes = stores+more, bytes+size
 	}

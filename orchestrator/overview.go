@@ -13,6 +13,7 @@ import (
 
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/orchestrator/nodes"
+	"iglu.sh/builder/orchestrator/stores"
 )
 
 // An absence is an address at which no engine can be used.
@@ -79,13 +80,22 @@ func (b *Builder) Nodes() []nodes.State {
 	if b.cluster == nil {
 		return nil
 	}
-	return b.cluster.states()
+	states, pools := b.cluster.states()
+	for i, pool := range pools { // not in states, which holds a lock, because that reads files
+		if pool != nil {
+			states[i].Stores, states[i].StoreBytes = pool.Size()
+		}
+	}
+	slices.SortFunc(states, func(a, b nodes.State) int { return cmp.Compare(a.Name, b.Name) })
+	return states
 }
 
-func (c *cluster) states() []nodes.State {
+// states returns the states of the nodes, in any order and without the sizes of their stores, and the pools of these
+// stores: nil for an address at which there was no engine.
+func (c *cluster) states() ([]nodes.State, []*stores.Pool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	states := []nodes.State{}
+	states, pools := []nodes.State{}, []*stores.Pool{}
 	listed := make(map[string]bool) // nodes, by their IDs
 	for id, n := range c.byID {
 		if n.inUse {
@@ -93,33 +103,31 @@ func (c *cluster) states() []nodes.State {
 			if a := c.away[n.address]; a != nil {
 				a.add(&state)
 			}
-			states = append(states, state)
+			states, pools = append(states, state), append(pools, n.stores)
 			listed[id] = true
 		}
 	}
 	for address, a := range c.away {
-		state := nodes.State{Name: address}
+		state, pool := nodes.State{Name: address}, (*stores.Pool)(nil)
 		id := c.lastAt[address]
 		if listed[id] {
 			continue
 		}
 		if n := c.byID[id]; n != nil {
-			state = n.state()
+			state, pool = n.state(), n.stores
 			listed[id] = true
 		}
 		a.add(&state)
-		states = append(states, state)
+		states, pools = append(states, state), append(pools, pool)
 	}
-	slices.SortFunc(states, func(a, b nodes.State) int { return cmp.Compare(a.Name, b.Name) })
-	return states
+	return states, pools
 }
 
-// state returns the state of a node as if its engine could be used; absence.add says that it cannot. Its caller holds the
-// cluster's mu.
+// state returns the state of a node as if its engine could be used, without the size of its stores; absence.add says that it
+// cannot. Its caller holds the cluster's mu.
 func (n *node) state() nodes.State {
 	s := nodes.State{Name: n.name, Up: true, Platform: n.info.Platform, CPUs: n.info.CPUs, Memory: n.info.Memory,
 		Draining: n.drains, Slots: n.slots.Slots, Running: n.b.queue.Taken(n.slots)}
-	s.Stores, s.StoreBytes = n.stores.Size()
 	if err := n.imageFailure(); err != nil {
 		s.Problem = problem(err)
 	}
@@ -149,7 +157,8 @@ const maxListed = 5
 // ready returns nil as soon as one node is ready to run a job. Otherwise the error has the reason of each node.
 func (c *cluster) ready(ctx context.Context) error {
 	why := make(map[string]string) // by the nodes' names
-	for _, s := range c.states() {
+	states, _ := c.states()
+	for _, s := range states {
 		switch {
 		case !s.Up:
 			why[s.Name] = s.Problem

@@ -3,9 +3,11 @@ package orchestrator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/orchestrator/engine"
@@ -77,8 +79,17 @@ func (r *run) followTask(ctx context.Context, c engine.Container, out io.Writer)
 	defer stopWaiting()
 	select {
 	case how := <-exited:
-		<-done
-		return how.Code, how.err
+		if how.err != nil {
+			return 0, how.err
+		}
+		select {
+		case <-done:
+			return how.Code, nil
+		case <-time.After(drainTimeout):
+			return 0, errOutputOpen // its last line may be missing
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
 	case <-ctx.Done():
 		cause := context.Cause(ctx)
 		if !isSilent(cause) {
@@ -87,6 +98,8 @@ func (r *run) followTask(ctx context.Context, c engine.Container, out io.Writer)
 		return 0, cause
 	}
 }
+
+var errOutputOpen = fmt.Errorf("the engine has not passed on all output of the container within %s after its end", drainTimeout)
 
 // lastBytes keeps the last maxLast bytes that are written to it.
 type lastBytes []byte

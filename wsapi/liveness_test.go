@@ -148,6 +148,25 @@ func TestSilentClient(t *testing.T) {
 	}
 }
 
+// TestPausedClient uses a client that reads nothing for a while, such as one whose terminal is stopped, but sends pings. Its
+// job prints too little to fill the buffers on the way, so that nothing but these pings shows that it is there.
+func TestPausedClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHeldBuilder()
+		c := serve(t, b).dial()
+		c.send(job())
+		<-b.begun
+		for range 10 {
+			elapse(10 * time.Second)
+			if err := c.WriteControl(websocket.PingMessage, nil, time.Time{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.exit <- 0
+		c.finish().check(t, websocket.CloseNormalClosure, accepted, succeeded)
+	})
+}
+
 // flood is more than all buffers on the way to a client hold.
 var flood = strings.Repeat(floodLine+"\n", floodLines)
 

@@ -190,10 +190,11 @@ func (s *session) refused(reason string) {
 }
 
 // readOn reads what the client sends while its job runs, and answers each further job with busy. It returns when
-// the connection ends, or the client sends nothing for silenceTimeout, not even an answer to a ping. The result
+// the connection ends, or the client sends nothing for silenceTimeout, not even a ping or an answer to one. The result
 // is jobend.Cancelled if the client has closed the connection properly, and otherwise jobend.ClientGone.
 func (s *session) readOn() jobend.End {
 	s.conn.SetPongHandler(func(string) error { s.heard(); return nil })
+	s.conn.SetPingHandler(func(data string) error { s.heard(); return s.out.receivePing(data) })
 	for {
 		s.heard()
 		_, _, err := s.conn.NextReader()

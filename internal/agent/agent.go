@@ -25,11 +25,16 @@ const (
 	// maxRecent is how many clients may be in their handshake at once, and how many may get the program at
 	// once. One more closes the oldest. Each takes about 30 KiB of memory.
 	maxRecent = 128
-	// drainInterval is how often an agent that was asked to stop checks whether it may.
+	// drainInterval is how often an agent that was asked to stop asks whether jobs run, and idleInterval how often
+	// it then looks whether connections are in use.
 	drainInterval = time.Second
-	// A connection is idle if no byte has come for quietTime and the engine owes no answer. It is less
-	// than the time between two of the server's pings.
-	quietTime = 2 * time.Second
+	idleInterval  = 50 * time.Millisecond
+	// lastCallsTime is how long the agent waits after it has last seen a job, because the server makes the last
+	// calls of a job after its end.
+	lastCallsTime = 2 * time.Second
+	// A connection is idle if no byte has come for quietTime and the engine owes no answer. It is much less than
+	// the time between two pings of a server, because several servers may use the engine.
+	quietTime = 500 * time.Millisecond
 	// acceptPause is how long an agent waits after it could not accept a connection, for example because
 	// it has too many files open.
 	acceptPause = 100 * time.Millisecond
@@ -90,10 +95,11 @@ type service struct {
 	refused    refusals
 	serving    sync.WaitGroup
 
-	mu     sync.Mutex
-	conns  map[*passage]struct{}
-	ended  time.Time // when a connection was closed last
-	closed bool
+	mu      sync.Mutex
+	conns   map[*passage]struct{}
+	ended   time.Time // when a connection was closed last, except those on which the client has sent nothing
+	lastJob time.Time // when jobs ran last, or may have; zero: not since the agent was asked to stop
+	closed  bool
 }
 
 // accept accepts connections until the listener is closed.
@@ -164,7 +170,9 @@ func (s *service) remove(p *passage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, p)
-	s.ended = time.Now()
+	if p.isUsed() { // otherwise the server has only asked whether the agent is draining
+		s.ended = time.Now()
+	}
 }
 
 func (s *service) closeAll() {
@@ -176,7 +184,8 @@ func (s *service) closeAll() {
 	}
 }
 
-// inUse reports whether a connection is in use, or was within quietTime: the server may make another one soon.
+// inUse reports whether a connection is in use, or was within quietTime, or a job was within lastCallsTime: the server
+// may make another connection soon.
 func (s *service) inUse() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -185,7 +194,14 @@ func (s *service) inUse() bool {
 			return true
 		}
 	}
-	return time.Since(s.ended) < quietTime
+	return time.Since(s.ended) < quietTime || time.Since(s.lastJob) < lastCallsTime
+}
+
+// noteJob records that jobs run now, or may.
+func (s *service) noteJob() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lastJob = time.Now()
 }
 
 // drain waits until no job runs and no connection is in use. It returns earlier after o.Grace, or when force ends.
@@ -212,17 +228,24 @@ func (s *service) drain(force context.Context, o Options) {
 	}
 }
 
-// busy returns why the agent may not stop, or "".
+// busy returns why the agent may not stop, or "". If no job runs, it waits up to drainInterval for a moment in which no
+// connection is in use. One look would not do: the engine's answer can take as long as the servers' pings are apart, and
+// always come with one of them.
 func (s *service) busy(ctx context.Context, o Options) string {
 	running, err := o.Running(ctx)
 	if err != nil { // jobs may run
+		s.noteJob()
 		return fmt.Sprintf("the engine does not say whether jobs run: %v", err)
 	}
 	if running {
+		s.noteJob()
 		return "jobs run"
 	}
-	if s.inUse() {
-		return "connections are in use"
+	for begun := time.Now(); s.inUse(); {
+		if time.Since(begun) >= drainInterval || ctx.Err() != nil {
+			return "connections are in use"
+		}
+		time.Sleep(idleInterval)
 	}
 	return ""
 }

@@ -4,7 +4,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -13,26 +13,50 @@ type passage struct {
 	client *tls.Conn
 	engine *net.UnixConn
 
-	owed atomic.Bool  // the last bytes came from the client: the engine owes an answer
-	last atomic.Int64 // when the last bytes came, in nanoseconds since 1970
+	mu      sync.Mutex // guards the fields below
+	used    bool       // the client has sent something
+	owed    bool       // the last bytes came from the client: the engine owes an answer
+	passing int        // in how many directions bytes are being passed on now
+	last    time.Time  // when bytes came or were passed on last
 }
 
+// newPassage returns a passage that is not idle for quietTime, because a request may be on its way. It need not be: an HTTP
+// client that has connected and then does not need the connection keeps it for half a minute.
 func newPassage(client *tls.Conn, engine *net.UnixConn) *passage {
-	p := &passage{client: client, engine: engine}
-	p.note(true) // a request is on its way
-	return p
+	return &passage{client: client, engine: engine, last: time.Now()}
 }
 
-// note records that bytes have come now, and from which side.
-func (p *passage) note(ofClient bool) {
-	p.owed.Store(ofClient)
-	p.last.Store(time.Now().UnixNano())
+// pass passes bytes on that came from one side.
+func (p *passage) pass(data []byte, to io.Writer, ofClient bool) error {
+	p.note(func() {
+		p.owed = ofClient
+		p.used = p.used || ofClient
+		p.passing++
+	})
+	defer p.note(func() { p.passing-- })
+	_, err := to.Write(data)
+	return err
 }
 
-// isIdle reports whether the engine owes no answer and no bytes have come for quietTime. The connection of a
-// running job is not idle, because the last bytes on it are always the server's heartbeat.
+func (p *passage) note(change func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change()
+	p.last = time.Now()
+}
+
+// isUsed reports whether the client has sent something.
+func (p *passage) isUsed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.used
+}
+
+// isIdle reports whether the engine owes no answer, and no bytes have come or were passed on for quietTime.
 func (p *passage) isIdle() bool {
-	return !p.owed.Load() && time.Since(time.Unix(0, p.last.Load())) >= quietTime
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.owed && p.passing == 0 && time.Since(p.last) >= quietTime
 }
 
 func (p *passage) close() {
@@ -98,8 +122,7 @@ func (p *passage) copy(to io.Writer, from io.Reader, ofClient bool) (readErr, wr
 	for {
 		n, err := from.Read(buffer)
 		if n > 0 {
-			p.note(ofClient)
-			if _, err := to.Write(buffer[:n]); err != nil {
+			if err := p.pass(buffer[:n], to, ofClient); err != nil {
 				return nil, err
 			}
 		}

@@ -89,12 +89,8 @@ func Submit(ctx context.Context, o Options) (code int, err error) {
 func submitOnce(ctx context.Context, o Options) (code int, err error) {
 	v := newView(o)
 	defer endView(v, &code, &err)
-	var conn *websocket.Conn
 	var shown error // that of the last flush
-	conn, err = dial(ctx, o.URL, o.Token, func() error {
-		if conn != nil { // connected: any data shows that the builder is alive
-			conn.SetReadDeadline(time.Now().Add(silenceTimeout))
-		}
+	conn, err := dial(ctx, o.URL, o.Token, func() error {
 		shown = v.flush()
 		return shown
 	})

@@ -139,7 +139,8 @@ func ping(conn *websocket.Conn) (stop func()) {
 	})
 }
 
-// flushing is a connection that calls flush before each read.
+// flushing is a connection that calls flush before each read. A read waits for at most silenceTimeout, which begins after
+// flush: that takes long if the terminal is stopped or a pager reads the output.
 type flushing struct {
 	net.Conn
 	flush func() error
@@ -149,5 +150,6 @@ func (f flushing) Read(p []byte) (int, error) {
 	if err := f.flush(); err != nil {
 		return 0, err
 	}
+	f.SetReadDeadline(time.Now().Add(silenceTimeout)) // any data shows that the builder is alive
 	return f.Conn.Read(p)
 }

@@ -26,9 +26,11 @@ const killDelay = 8 * time.Second
 // is the only place that calls wait, and it waits for any child: os/exec would compete for the exit
 // codes. It passes SIGTERM and SIGINT on to the running programs.
 type children struct {
-	signals chan os.Signal
-	done    chan struct{} // closed when the goroutine that watches signals has ended
-	stop    func()        // called when the job is asked to end
+	ends   chan os.Signal // SIGCHLD; a channel of its own, because so many can come that others would be lost
+	asks   chan os.Signal // SIGTERM and SIGINT
+	closed chan struct{}  // closed by close
+	done   chan struct{}  // closed when the goroutine that watches signals has ended
+	stop   func()         // called when the job is asked to end
 
 	mu          sync.Mutex
 	running     map[int]child // by process group
@@ -45,25 +47,31 @@ type child struct {
 
 // newChildren returns a children that calls stop when the job is asked to end.
 func newChildren(stop func()) *children {
-	c := &children{signals: make(chan os.Signal, 16), done: make(chan struct{}), stop: stop, running: make(map[int]child)}
-	signal.Notify(c.signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT)
+	c := &children{ends: make(chan os.Signal, 1), asks: make(chan os.Signal, 1), closed: make(chan struct{}), done: make(chan struct{}),
+		stop: stop, running: make(map[int]child)}
+	signal.Notify(c.ends, unix.SIGCHLD)
+	signal.Notify(c.asks, unix.SIGTERM, unix.SIGINT)
 	go c.watch()
 	return c
 }
 
 func (c *children) close() {
-	signal.Stop(c.signals)
-	close(c.signals)
+	signal.Stop(c.ends)
+	signal.Stop(c.asks)
+	close(c.closed)
 	<-c.done
 }
 
 func (c *children) watch() {
 	defer close(c.done)
-	for s := range c.signals {
-		if s == unix.SIGCHLD {
+	for {
+		select {
+		case <-c.ends:
 			c.reap()
-		} else {
+		case <-c.asks:
 			c.terminate()
+		case <-c.closed:
+			return
 		}
 	}
 }

@@ -2,11 +2,14 @@ package jobrun
 
 import (
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"iglu.sh/builder/test/kit/await"
 )
 
 // A program that makes its output non-blocking, as ssh does, does not change that of this program, which would then
@@ -44,6 +47,31 @@ func TestProgramMakesOutputNonBlocking(t *testing.T) {
 	if flags, err := unix.FcntlInt(uintptr(pipe[1]), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK != 0 {
 		t.Errorf("this program's output has the flags %#x, %v", flags, err)
 	}
+}
+
+// The request to end the job is not lost if many processes end while a program is being started.
+func TestTerminateWhileManyEnd(t *testing.T) {
+	stopped := make(chan struct{})
+	c := newChildren(func() { close(stopped) })
+	defer c.close()
+	seen := make(chan os.Signal, 1)
+	signal.Notify(seen, unix.SIGCHLD, unix.SIGTERM)
+	defer signal.Stop(seen)
+	send := func(s unix.Signal) {
+		if err := unix.Kill(os.Getpid(), s); err != nil {
+			t.Fatal(err)
+		}
+		for got := await.Receive(t, seen, "the signal arrives"); got != s; {
+			got = await.Receive(t, seen, "the signal arrives")
+		}
+	}
+	c.mu.Lock() // as start does
+	for range 100 {
+		send(unix.SIGCHLD)
+	}
+	send(unix.SIGTERM)
+	c.mu.Unlock()
+	await.Receive(t, stopped, "the job is asked to end")
 }
 
 // What a program prints is there when the program ends. It can leave a process behind that keeps the output open, for as

@@ -45,8 +45,16 @@ func watchFetch(timeout time.Duration, kill func()) *fetchWatch {
 	return &fetchWatch{now: containersEffort, kill: kill, timeout: timeout, deadline: time.Now().Add(timeout)}
 }
 
-// over reports whether the deadline has passed.
+// over reports whether the deadline has passed, and the log says so.
 func (w *fetchWatch) over() bool { return w.passed.Load() }
+
+// expire reports whether the deadline has passed, and says so the first time.
+func (w *fetchWatch) expire() bool {
+	if time.Now().After(w.deadline) && !w.passed.Swap(true) {
+		w.say("the source was not fetched within %s; the operator of the builder can allow more (IGLU_FETCH_TIMEOUT)", w.timeout)
+	}
+	return w.over()
+}
 
 // say says why git is killed.
 func (w *fetchWatch) say(format string, args ...any) {
@@ -77,9 +85,7 @@ func (w *fetchWatch) begin() (end func() (killed bool)) {
 		last = now
 		switch {
 		case w.over():
-		case time.Now().After(w.deadline):
-			w.passed.Store(true)
-			w.say("the source was not fetched within %s; the operator of the builder can allow more (IGLU_FETCH_TIMEOUT)", w.timeout)
+		case w.expire():
 			killed = true
 			w.kill()
 		case silent >= fetchSilence:

@@ -58,6 +58,26 @@ func TestFetchWatch(t *testing.T) {
 	}
 }
 
+// TestFetchOfManyParts runs git again and again, as for submodules, each time for less than a step of the watch: no more of
+// them begin when the time for the whole source is over.
+func TestFetchOfManyParts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watchFetch(time.Minute, func() { t.Error("git is killed") })
+		w.now = func() effort { return effort{} }
+		g := git{watch: w, said: new(gitOutput)}
+		begun, code := time.Now(), 0
+		for n := 0; n < 100 && code == 0; n++ {
+			code = g.watched(func() int {
+				time.Sleep(fetchStep - time.Second)
+				return 0
+			})
+		}
+		if took := time.Since(begun); code != exitGit || took > time.Minute+fetchStep || !w.over() || g.because(code) != w.said() {
+			t.Errorf("exit code %d after %s, over: %t, because: %s", code, took, w.over(), g.because(code))
+		}
+	})
+}
+
 func TestEffort(t *testing.T) {
 	const dev = `Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed

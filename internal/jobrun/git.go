@@ -49,7 +49,8 @@ func (g git) output(args ...string) (text string, code int) {
 
 // watched runs git unless the deadline has passed, and returns its exit code.
 func (g git) watched(run func() int) int {
-	if g.watch.over() {
+	if g.watch.expire() {
+		g.said.last = g.watch.said()
 		return exitGit
 	}
 	end := g.watch.begin()

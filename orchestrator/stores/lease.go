@@ -101,10 +101,6 @@ func (l *Lease) Return(ctx context.Context, grown int64) {
 		p.log.Error("cannot give a job's store back", "store", l.key.Name, "err", err)
 	}
 	l.Release()
-	select {
-	case p.returned <- struct{}{}:
-	default:
-	}
 }
 
 // Release gives the store back if the job has not used it.

@@ -16,8 +16,8 @@ type lock struct {
 // longWait is after how long a line in the log of a job says that it waits.
 const longWait = time.Second
 
-// lock locks a store until unlock is called. It waits while another job has the lock, and calls waits if that takes
-// long. It returns the cause of ctx if ctx ends.
+// lock locks a store until unlock is called. It waits while another job has the lock, and calls waits, in another goroutine,
+// if that takes long. It returns the cause of ctx if ctx ends.
 func (p *Pool) lock(ctx context.Context, name string, waits func()) (unlock func(), err error) {
 	p.mu.Lock()
 	l := p.lockOf(name)
@@ -26,19 +26,35 @@ func (p *Pool) lock(ctx context.Context, name string, waits func()) (unlock func
 		l.interrupt()
 	}
 	p.mu.Unlock()
-	long := time.NewTimer(longWait)
-	defer long.Stop()
-	for {
-		select {
-		case l.held <- struct{}{}:
-			p.change(name, func() { l.waiting-- })
-			return func() { p.change(name, func() { <-l.held }) }, nil
-		case <-long.C:
-			waits()
-		case <-ctx.Done():
-			p.change(name, func() { l.waiting-- })
-			return nil, context.Cause(ctx)
+	said := make(chan struct{})
+	long := time.AfterFunc(longWait, func() {
+		defer close(said)
+		waits()
+	})
+	defer func() {
+		if !long.Stop() {
+			<-said
 		}
+	}()
+	select {
+	case l.held <- struct{}{}: // once: a goroutine that asked anew would be the last
+		p.change(name, func() { l.waiting-- })
+		return func() {
+			p.change(name, func() { <-l.held })
+			p.noteReturn()
+		}, nil
+	case <-ctx.Done():
+		p.change(name, func() { l.waiting-- })
+		p.noteReturn()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// noteReturn makes Maintain look for stores to maintain, also for one whose maintenance was interrupted.
+func (p *Pool) noteReturn() {
+	select {
+	case p.returned <- struct{}{}:
+	default:
 	}
 }
 

@@ -20,6 +20,8 @@ import (
 const (
 	// idleTime is how long a store must be unused before its maintenance begins.
 	idleTime = 2 * time.Second
+	// awayInterval is how often the maintenance is tried again while the engine does not answer.
+	awayInterval = time.Minute
 	// taskTimeout is how long one task in a store may take. After that, the store is removed. The time needs a
 	// limit, because the task runs programs of the store, in which a job may have put anything.
 	taskTimeout = 30 * time.Minute
@@ -46,7 +48,7 @@ type Runner func(ctx context.Context, task Task) (code int, last string, err err
 func (p *Pool) Maintain(ctx context.Context, run Runner) {
 	timer := time.NewTimer(idleTime)
 	defer timer.Stop()
-	waiting := true
+	waiting, away := true, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -58,11 +60,15 @@ func (p *Pool) Maintain(ctx context.Context, run Runner) {
 			}
 		case <-timer.C:
 			again, err := p.maintainAll(ctx, run)
-			if err != nil && ctx.Err() == nil {
+			wasAway, pause := away, idleTime
+			if away = errors.Is(err, errAway); away {
+				again, pause = true, awayInterval
+			}
+			if err != nil && ctx.Err() == nil && !(away && wasAway) {
 				p.log.Warn("cannot maintain the stores", "err", err)
 			}
 			if waiting = again; again {
-				timer.Reset(idleTime)
+				timer.Reset(pause)
 			}
 		}
 	}
@@ -88,11 +94,14 @@ func (p *Pool) maintainAll(ctx context.Context, run Runner) (again bool, err err
 	return again, errors.Join(failed, p.makeRoom(ctx, "", entry{}))
 }
 
+// errAway is the error if the engine does not say which stores there are.
+var errAway = errors.New("list the stores")
+
 // reconcile makes the metadata match the existing stores, and returns it.
 func (p *Pool) reconcile(ctx context.Context) (map[string]entry, error) {
 	volumes, err := p.reach().Volumes().List(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errAway, err)
 	}
 	known, err := p.metadata.all()
 	if err != nil {

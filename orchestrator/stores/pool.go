@@ -83,7 +83,7 @@ type Pool struct {
 	options  Options
 	metadata metadata
 	log      *slog.Logger
-	returned chan struct{} // gets an item when a job has given a store back
+	returned chan struct{} // gets an item when a job has given a store back, or does not wait for it any more
 
 	mu    sync.Mutex
 	locks map[string]*lock // the locks that are held or waited for, by the name of the store

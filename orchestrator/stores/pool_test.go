@@ -147,34 +147,37 @@ func TestLease(t *testing.T) {
 	})
 }
 
-// TestLeaseInTurn leases one store to many jobs: they get it one at a time, in the order in which they asked.
+// TestLeaseInTurn leases one store to many jobs: they get it one at a time, in the order in which they asked, also if some
+// have said that they wait and others not yet.
 func TestLeaseInTurn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t)
-		var jobs sync.WaitGroup
-		var order []int
-		has := 0
-		for n := range 50 {
-			jobs.Go(func() {
-				time.Sleep(time.Duration(n) * time.Millisecond)
-				l := f.lease("a")
-				if has++; has != 1 {
-					t.Error("two jobs have the store")
-				}
-				time.Sleep(time.Second)
-				has--
-				order = append(order, n)
-				l.Return(t.Context(), 0)
-			})
-		}
-		jobs.Wait()
-		if !slices.IsSorted(order) || len(order) != 50 {
-			t.Errorf("in the order %v", order)
-		}
-		if len(f.locks) != 0 {
-			t.Errorf("%d locks are left", len(f.locks))
-		}
-	})
+	for _, between := range []time.Duration{time.Millisecond, longWait / 3} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFixture(t)
+			var jobs sync.WaitGroup
+			var order []int
+			has := 0
+			for n := range 50 {
+				jobs.Go(func() {
+					time.Sleep(time.Duration(n) * between)
+					l := f.lease("a")
+					if has++; has != 1 {
+						t.Error("two jobs have the store")
+					}
+					time.Sleep(longWait / 2)
+					has--
+					order = append(order, n)
+					l.Return(t.Context(), 0)
+				})
+			}
+			jobs.Wait()
+			if !slices.IsSorted(order) || len(order) != 50 {
+				t.Errorf("every %s, in the order %v", between, order)
+			}
+			if len(f.locks) != 0 {
+				t.Errorf("%d locks are left", len(f.locks))
+			}
+		})
+	}
 }
 
 // TestMakeRoom uses stores of more repositories than the limit allows: the least recently used store is removed, unless it

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,6 +122,72 @@ func TestMaintenanceStops(t *testing.T) {
 			t.Errorf("%d tasks", n)
 		}
 		f.wantProblem("")
+	})
+}
+
+// TestMaintenanceGoesOn has a job want a store that is maintained, and then not use it: because it was cancelled while it
+// waited, or could not begin. The store is maintained after that.
+func TestMaintenanceGoesOn(t *testing.T) {
+	for name, want := range map[string]func(f *fixture){
+		"cancelled": func(f *fixture) {
+			ctx, cancel := context.WithTimeout(f.t.Context(), time.Second/20) // it still waits
+			defer cancel()
+			if _, err := f.Lease(ctx, f.key("a"), ignore); !errors.Is(err, context.DeadlineExceeded) {
+				f.t.Errorf("it waits until %v", err)
+			}
+		},
+		"failed": func(f *fixture) { f.lease("a").Release() },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			interrupted := false
+			f, tasks, stop := maintained(t, func(ctx context.Context, _ Task) (int, string, error) {
+				if interrupted {
+					return 0, "7", nil
+				}
+				<-ctx.Done()
+				interrupted = true
+				time.Sleep(time.Second / 10)
+				return 0, "", context.Cause(ctx)
+			})
+			f.use("a", 0)
+			want(f)
+			time.Sleep(time.Minute)
+			if e, _ := f.metadata.read(f.key("a").Name); len(tasks()) != 2 || !e.Measured {
+				t.Errorf("%s: %d tasks, %+v", name, len(tasks()), e)
+			}
+			stop()
+			f.wantProblem("")
+		})
+	}
+}
+
+// TestMaintenanceWaitsForEngine has an engine not answer when stores are to be maintained. They are, soon after it answers
+// again, also if there is no further job. Only the first failure is logged.
+func TestMaintenanceWaitsForEngine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, tasks, stop := maintained(t, func(context.Context, Task) (int, string, error) { return 0, "7", nil })
+		var away atomic.Bool
+		f.engine.Fail = func(string) error {
+			if away.Load() {
+				return errors.New("away")
+			}
+			return nil
+		}
+		f.lease("a").Return(t.Context(), 0)
+		away.Store(true)
+		time.Sleep(10 * awayInterval)
+		if n := len(tasks()); n != 0 {
+			t.Errorf("%d tasks while it does not", n)
+		}
+		away.Store(false)
+		time.Sleep(awayInterval)
+		if n := len(tasks()); n != 1 {
+			t.Errorf("%d tasks when it answers again", n)
+		}
+		stop()
+		if n := strings.Count(f.logged.String(), "level=WARN"); n != 1 {
+			t.Errorf("its log has %d warnings:\n%s", n, f.logged)
+		}
 	})
 }
 
