@@ -106,6 +106,24 @@ func TestNobodyElsesStore(t *testing.T) {
 	}
 }
 
+// TestStoreWithoutSignatures checks that a job shares its store only with jobs of the same substituters if the operator
+// has Nix accept paths without signatures: otherwise a job could name a substituter of its own, and later jobs had from
+// their store what that has made up.
+func TestStoreWithoutSignatures(t *testing.T) {
+	named := pushing()
+	named.BuildOptions.Substituters = []string{"https://made-up.example"}
+	for lines, shared := range map[string]bool{
+		"": true, "require-sigs = true\n": true, "require-sigs = false\nrequire-sigs = true\n": true,
+		"require-sigs = false\n": false, "require-sigs = no\n": false, "require-sigs = 0\n": false,
+	} {
+		d := classedAs(stores.Repository, t.TempDir())
+		d.options.Nix.Lines = lines
+		if got := d.store(t, named, UserNix) == d.store(t, pushing(), UserNix); got != shared {
+			t.Errorf("%q: they share a store: %t", lines, got)
+		}
+	}
+}
+
 // TestStoreOfReaders checks that a job which may read private sources shares no store with jobs that may not, or that may
 // read others, whatever gives it access: what it has fetched is in the store.
 func TestStoreOfReaders(t *testing.T) {

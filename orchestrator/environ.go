@@ -106,9 +106,10 @@ func storeOf(r *schemas.Request, o Options, image engine.Image) stores.Job {
 	if !r.Git.NoClone {
 		job.Repository = r.Git.Repository
 	}
+	unsigned := nixconf.IsOff(o.Nix.Lines, "require-sigs")
 	for _, substituter := range r.BuildOptions.Substituters {
-		// Such as "?trusted=1": help-stores of Nix's manual.
-		if u, err := url.Parse(substituter); err != nil || u.RawQuery != "" {
+		// A query such as "?trusted=1": help-stores of Nix's manual.
+		if u, err := url.Parse(substituter); unsigned || err != nil || u.RawQuery != "" {
 			job.Unsigned = append(job.Unsigned, substituter)
 		}
 	}
