@@ -11,14 +11,15 @@ import (
 
 // A classed fixture returns which stores jobs have.
 type classed struct {
-	pool    *stores.Pool
-	options Options
+	pool      *stores.Pool
+	options   Options
+	sandboxed bool
 }
 
 // classedAs returns one with stores of a mode in a folder.
 func classedAs(mode stores.Mode, folder string) *classed {
 	options := stores.Options{Instance: "test", Mode: mode, Folder: folder}
-	return &classed{stores.New(nil, options, slog.New(slog.DiscardHandler)), Options{}}
+	return &classed{pool: stores.New(nil, options, slog.New(slog.DiscardHandler))}
 }
 
 // store returns the name of the store for a request, or "".
@@ -26,7 +27,7 @@ func (c *classed) store(t *testing.T, r *schemas.Request, user JobUser) string {
 	t.Helper()
 	options := c.options
 	options.JobUser = user
-	key, _, err := c.pool.KeyOf(storeOf(r, options, engine.Image{ID: "sha256:1", Platform: "linux/amd64"}))
+	key, _, err := c.pool.KeyOf(storeOf(r, options, c.sandboxed, engine.Image{ID: "sha256:1", Platform: "linux/amd64"}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,6 +104,36 @@ func TestNobodyElsesStore(t *testing.T) {
 	}
 	if classedAs(stores.Repository, t.TempDir()).store(t, pushing(), UserNix) == own {
 		t.Error("the name of the store tells the signing key")
+	}
+}
+
+// TestStoreOfSandbox checks that builds in Nix's own sandbox get no store with results of others, which may depend on
+// more than their inputs: after the operator has switched the sandbox on, all results are of builds in it.
+func TestStoreOfSandbox(t *testing.T) {
+	for _, mode := range []stores.Mode{stores.Repository, stores.Shared} {
+		d := classedAs(mode, t.TempDir())
+		without := d.store(t, pushing(), UserNix)
+		if d.sandboxed = true; d.store(t, pushing(), UserNix) == without {
+			t.Errorf("%s: they share a store", mode)
+		}
+	}
+}
+
+// TestStoreWithoutSignatures checks that a job shares its store only with jobs of the same substituters if the operator
+// has Nix accept paths without signatures: otherwise a job could name a substituter of its own, and later jobs had from
+// their store what that has made up.
+func TestStoreWithoutSignatures(t *testing.T) {
+	named := pushing()
+	named.BuildOptions.Substituters = []string{"https://made-up.example"}
+	for lines, shared := range map[string]bool{
+		"": true, "require-sigs = true\n": true, "require-sigs = false\nrequire-sigs = true\n": true,
+		"require-sigs = false\n": false, "require-sigs = no\n": false, "require-sigs = 0\n": false,
+	} {
+		d := classedAs(stores.Repository, t.TempDir())
+		d.options.Nix.Lines = lines
+		if got := d.store(t, named, UserNix) == d.store(t, pushing(), UserNix); got != shared {
+			t.Errorf("%q: they share a store: %t", lines, got)
+		}
 	}
 }
 

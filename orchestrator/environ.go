@@ -94,21 +94,24 @@ func jobOf(r *schemas.Request, o Options) jobenv.Job {
 }
 
 // storeOf returns the parts of a request that decide which store its job has. See package stores for the reasons.
-func storeOf(r *schemas.Request, o Options, image engine.Image) stores.Job {
+// sandboxed is true if Nix uses its own sandbox.
+func storeOf(r *schemas.Request, o Options, sandboxed bool, image engine.Image) stores.Job {
 	job := stores.Job{
-		Image:    image,
-		User:     string(o.JobUser),
-		Keys:     r.BuildOptions.TrustedPublicKeys,
-		Operator: o.Nix.Trust,
-		Flakes:   o.Nix.AcceptFlakeConfig,
-		Branch:   r.Git.Branch,
+		Image:     image,
+		User:      string(o.JobUser),
+		Sandboxed: sandboxed,
+		Keys:      r.BuildOptions.TrustedPublicKeys,
+		Operator:  o.Nix.Trust,
+		Flakes:    o.Nix.AcceptFlakeConfig,
+		Branch:    r.Git.Branch,
 	}
 	if !r.Git.NoClone {
 		job.Repository = r.Git.Repository
 	}
+	unsigned := nixconf.IsOff(o.Nix.Lines, "require-sigs")
 	for _, substituter := range r.BuildOptions.Substituters {
-		// Such as "?trusted=1": help-stores of Nix's manual.
-		if u, err := url.Parse(substituter); err != nil || u.RawQuery != "" {
+		// A query such as "?trusted=1": help-stores of Nix's manual.
+		if u, err := url.Parse(substituter); unsigned || err != nil || u.RawQuery != "" {
 			job.Unsigned = append(job.Unsigned, substituter)
 		}
 	}

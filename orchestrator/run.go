@@ -198,7 +198,7 @@ const retryInterval = time.Second
 // create creates the container of an attempt with its store. If other jobs use the store for longer than the
 // job may wait, the container has the image's own.
 func (r *run) create(ctx context.Context, a *attempt) error {
-	key, ok, err := r.node.stores.KeyOf(storeOf(r.request, r.b.options, r.image))
+	key, ok, err := r.node.stores.KeyOf(storeOf(r.request, r.b.options, r.info.Sandboxed, r.image))
 	if err != nil {
 		return storeFailure(err)
 	}

@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// netrcPasswords returns the passwords in the text of a netrc file, or what is wrong with it. The format is
-// that of curl (lib/netrc.c of its sources), which Nix and git use. An entry begins with "machine HOST" or
-// "default". "login", "password" and "account" are each followed by a word. A word in double quotes may
-// contain spaces and, after a backslash, any character. Macros ("macdef") are only for ftp and are refused.
+// netrcPasswords returns the passwords in the text of a netrc file, and the tokens that are there as the names of users,
+// or what is wrong with it. The format is that of curl (lib/netrc.c of its sources), which Nix and git use. An entry
+// begins with "machine HOST" or "default". "login", "password" and "account" are each followed by a word. A word in double
+// quotes may contain spaces and, after a backslash, any character. Macros ("macdef") are only for ftp and are refused.
 func netrcPasswords(text string) ([]string, error) {
 	var passwords []string
 	inEntry := false
@@ -29,7 +29,7 @@ func netrcPasswords(text string) ([]string, error) {
 			if !inEntry {
 				return passwords, errors.New("must begin with machine, and a host")
 			}
-			if keyword != "login" {
+			if keyword != "login" || isToken(words[i]) {
 				passwords = append(passwords, words[i])
 			}
 		default:

@@ -10,8 +10,10 @@ import (
 // All passwords of a netrc file are masked in the log. A text with an error is refused.
 func TestNetrcPasswords(t *testing.T) {
 	const (
-		cut        = "ends in the middle of an entry"
-		noEntry    = "must begin with machine, and a host"
+		cut     = "ends in the middle of an entry"
+		noEntry = "must begin with machine, and a host"
+		// GitHub takes a token as the user, with any password.
+		asUser     = "ghp_0123456789abcdef0123456789abcdef0123"
 		notEntries = "must be of entries such as: machine cache.example.com login NAME password PASSWORD"
 	)
 	for text, want := range map[string]struct {
@@ -25,6 +27,7 @@ func TestNetrcPasswords(t *testing.T) {
 		"default login a password b":                                 {[]string{"b"}, ""},
 		"machine a login password password login":                    {[]string{"login"}, ""},
 		"machine a password default":                                 {[]string{"default"}, ""},
+		"machine a login " + asUser + " password x-oauth-basic":      {[]string{asUser, "x-oauth-basic"}, ""},
 		"# password x\nmachine a # password":                         {nil, notEntries}, // a comment is a whole line
 		" \t# machine a password x\ndefault account b":               {[]string{"b"}, ""},
 		`machine a password "b c" account "d\"e\\f"`:                 {[]string{"b c", `d"e\f`}, ""},

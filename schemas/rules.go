@@ -70,7 +70,7 @@ func withPlainHosts(tokens map[string]string) map[string]string {
 	}
 	plain := make(map[string]string, len(tokens))
 	for _, at := range slices.Sorted(maps.Keys(tokens)) {
-		lower := withPlainHost(at, "/")
+		lower := PlainTokenHost(at)
 		if _, is := tokens[lower]; !is || lower == at {
 			plain[lower] = tokens[at]
 		}
@@ -350,6 +350,10 @@ var tokenHost = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[A-Za-z0-9
 
 // IsTokenHost reports whether a text is valid as a host, or a part of one, in Nix's access-tokens.
 func IsTokenHost(text string) bool { return tokenHost().MatchString(text) }
+
+// PlainTokenHost returns a host, or a part of one, in Nix's access-tokens with the host in small letters: Nix compares it
+// with those of inputs, and does not ignore the case.
+func PlainTokenHost(text string) string { return withPlainHost(text, "/") }
 
 // checkNix checks credentials against the formats that Nix reads. No message contains a name from accessTokens,
 // because somebody may have written the token there.

@@ -83,7 +83,7 @@ func (t *transport) failed(ctx context.Context, doing string, request *http.Requ
 	if wrapper, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapper.Err
 	}
-	failure := &Error{Kind: Unreachable, Doing: doing, Cache: t.shown, Cause: err}
+	failure := &Error{Kind: Unreachable, Doing: doing, Cache: t.shown, Cause: t.harmless(err)}
 	if request == nil {
 		return failure
 	}
@@ -112,7 +112,7 @@ func (t *transport) answered(doing string, response *http.Response, body []byte)
 	case status >= 500:
 		failure.Kind, failure.again = Failing, true
 	case status < 400:
-		failure.Kind, failure.Detail = NotCachix, redirection(response)
+		failure.Kind, failure.Detail = NotCachix, t.masked(redirection(response))
 	}
 	if failure.again {
 		failure.after = retryAfter(response.Header.Get("Retry-After"), time.Now())
@@ -141,20 +141,32 @@ var (
 
 // excerpt returns the beginning of a server's message, on one line and without secrets.
 func (t *transport) excerpt(body []byte) string {
-	text := t.secrets.Replace(string(body))
-	text = queries().ReplaceAllString(text, "?…")
-	text = users().ReplaceAllString(text, "//…@")
-	text = strings.Map(func(r rune) rune {
+	text := strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
-	}, text)
+	}, t.masked(string(body)))
 	runes := []rune(strings.Join(strings.Fields(text), " "))
 	if len(runes) > maxExcerpt {
 		return string(runes[:maxExcerpt]) + "…"
 	}
 	return string(runes)
+}
+
+// harmless returns an error of the network. Some repeat what the server has said, which can contain secrets: it returns
+// these without them, as another error.
+func (t *transport) harmless(err error) error {
+	if text := err.Error(); t.masked(text) != text {
+		return errors.New(t.masked(text))
+	}
+	return err
+}
+
+// masked returns a text without what can be a secret.
+func (t *transport) masked(text string) string {
+	text = queries().ReplaceAllString(t.secrets.Replace(text), "?…")
+	return users().ReplaceAllString(text, "//…@")
 }
 
 // secretReplacer masks the token in all forms in which a text may contain it.

@@ -1,6 +1,9 @@
 package cachix
 
 import (
+	"bufio"
+	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -49,6 +52,46 @@ func TestRedirection(t *testing.T) {
 		if got := redirection(response); got != want {
 			t.Errorf("%q: %q, want %q", location, got, want)
 		}
+	}
+}
+
+// A server can repeat the API key where it is part of an error of the network, or of the address to which it redirects.
+func TestKeyInAnswer(t *testing.T) {
+	for name, answer := range map[string]string{
+		"status":   "HTTP/1.1 " + token + "\r\n\r\n",
+		"protocol": token + "\r\n\r\n",
+		"header":   "HTTP/1.1 200 OK\r\n" + token + "\r\n\r\n",
+		"location": "HTTP/1.1 302 Found\r\nLocation: http://" + url.PathEscape(token) + ".example/\r\nContent-Length: 0\r\n\r\n",
+	} {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := make(chan struct{})
+		go func() {
+			defer close(served)
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+					io.WriteString(conn, answer)
+				}
+				conn.Close()
+			}
+		}()
+		_, err = newClient(t, "http://"+listener.Addr().String()+"/default", quick()).Cache(t.Context())
+		listener.Close()
+		<-served
+		if err == nil || strings.Contains(err.Error(), token) || strings.Contains(err.Error(), url.PathEscape(token)) || !strings.Contains(err.Error(), "***") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	const plain = "plain-token"
+	response := &http.Response{StatusCode: 302, Header: http.Header{"Location": {"https://" + plain + ".example/"}}, Request: &http.Request{URL: &url.URL{}}}
+	if got := (&transport{secrets: secretReplacer(plain)}).answered("", response, nil).Detail; got != "it redirects to https://***.example" {
+		t.Errorf("of a redirect: %q", got)
 	}
 }
 

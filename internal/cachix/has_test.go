@@ -351,6 +351,24 @@ func TestLocateElsewhere(t *testing.T) {
 	})
 }
 
+// An address with a query is not used: in a substituter's URL, Nix reads it as options, and with "trusted=1" it accepts
+// paths without signatures. The address is a part of the command that gets a job's results.
+func TestLocateElsewhereWithOptions(t *testing.T) {
+	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
+		b.cache.Misbehave(devcache.On("GET", "/default/nix-cache-info", devcache.Answer(400, "")))
+		kill := b.network.Serve("default.cache:80", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, "StoreDir: /nix/store\n")
+		}))
+		defer kill()
+		for _, uri := range []string{"http://default.cache/?trusted=1", "http://default.cache?trusted=1", "http://default.cache/#a", "http://a:b@default.cache"} {
+			if b.Locate(t.Context(), Cache{URI: uri}) {
+				t.Errorf("it was found at %s, and its address is %s", uri, b.Address())
+			}
+		}
+		b.transport.http.CloseIdleConnections()
+	})
+}
+
 // The API key is sent to the cache's host only, whatever URL a narinfo has.
 func TestURLOfNar(t *testing.T) {
 	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {

@@ -85,10 +85,12 @@ func (r *reader) locate(ctx context.Context, cache Cache) bool {
 	return !cache.Private || r.showsPaths(ctx)
 }
 
-// otherAddress returns the address in a cache's properties, or "" if there is none besides its home.
+// otherAddress returns the address in a cache's properties, or "" if there is none besides its home. The job's user gets
+// it as a substituter, in which Nix would read a query as options, such as "trusted=1".
 func otherAddress(cache Cache, home string) string {
 	at := strings.TrimRight(cache.URI, "/")
-	if u, err := url.Parse(at); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || at == home {
+	u, err := url.Parse(at)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || strings.ContainsAny(at, "?#") || at == home {
 		return ""
 	}
 	return at
@@ -133,7 +135,7 @@ func (r *reader) readableByNix(ctx context.Context) string {
 	attempt, cancel := context.WithTimeout(ctx, r.transport.options.CallTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(attempt, http.MethodGet, r.at+"/"+unlikely+".narinfo", nil)
-	if err != nil || !r.transport.isOurs(request.URL) || request.URL.RawQuery != "" { // Nix would read a query as options
+	if err != nil || !r.transport.isOurs(request.URL) {
 		return ""
 	}
 	request.SetBasicAuth("", r.transport.token)

@@ -31,13 +31,18 @@ type Derivation struct {
 	from position // its log does not begin before this
 }
 
-// Derivations returns the derivations that the job has begun so far, in the order in which they began.
+// maxDerivations is how many derivations of a job are listed. It is more than jobs have. Each takes some 250 bytes of
+// memory, and a job can report any number that do not exist.
+const maxDerivations = 100_000
+
+// Derivations returns the derivations that the job has begun so far, in the order in which they began: the first
+// maxDerivations of them.
 func (r *Reader) Derivations(ctx context.Context) ([]*Derivation, error) {
 	var all []*Derivation
 	byPath := make(map[string]*Derivation)
-	of := func(drv string, at position, begun int64) *Derivation {
+	of := func(drv string, at position, begun int64) *Derivation { // nil: it is not listed
 		d := byPath[drv]
-		if d == nil {
+		if d == nil && len(all) < maxDerivations {
 			hash, name := nixstore.DerivationName(drv)
 			d = &Derivation{Path: drv, Hash: hash, Name: name, State: schemas.DerivationBuilding, Begun: time.UnixMilli(begun).UTC(), from: at}
 			byPath[drv] = d
@@ -49,8 +54,8 @@ func (r *Reader) Derivations(ctx context.Context) ([]*Derivation, error) {
 		if drv, ok := lineOf(rec.data); ok {
 			if d := byPath[string(drv)]; d != nil { // allocates nothing
 				d.Lines++
-			} else {
-				of(string(drv), at, rec.at).Lines++
+			} else if d := of(string(drv), at, rec.at); d != nil {
+				d.Lines++
 			}
 			return nil
 		}
@@ -59,6 +64,9 @@ func (r *Reader) Derivations(ctx context.Context) ([]*Derivation, error) {
 			return nil
 		}
 		d := of(e.Derivation, at, rec.at)
+		if d == nil {
+			return nil
+		}
 		d.State, d.Phase, d.Ended = e.State, e.Phase, time.Time{}
 		if e.State != schemas.DerivationBuilding {
 			d.Ended = time.UnixMilli(rec.at).UTC()

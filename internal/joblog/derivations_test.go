@@ -221,3 +221,26 @@ func TestDerivationLogIsCut(t *testing.T) {
 		t.Errorf("%d lines, the last are %q", n, lines[n-2:])
 	}
 }
+
+// A job can report derivations that do not exist, as many as its journal has room for. The server must not hold all of
+// them in memory. Their events are kept.
+func TestManyDerivations(t *testing.T) {
+	log, r, _ := derivationsLog(t, 1<<30)
+	for i := range maxDerivations + 10 {
+		e := schemas.DerivationEvent{Derivation: fmt.Sprintf("/nix/store/%032d-a.drv", i), State: schemas.DerivationBuilding}
+		if err := log.Event(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := fmt.Sprintf("/nix/store/%032d-a.drv", maxDerivations+9)
+	log.Event(schemas.LineEvent{Derivation: last, Text: "not listed"})
+	log.Event(schemas.LineEvent{Derivation: fmt.Sprintf("/nix/store/%032d-a.drv", 1), Text: "listed"})
+	log.Complete()
+	all, err := r.Derivations(t.Context())
+	if err != nil || len(all) != maxDerivations || all[1].Lines != 1 {
+		t.Errorf("%d derivations are listed, want %d; %v", len(all), maxDerivations, err)
+	}
+	if got := logOf(t, r, &Derivation{Path: last}); got != "not listed\n" {
+		t.Errorf("the last one's log is %q", got)
+	}
+}

@@ -259,13 +259,8 @@ func (c *credentials) answer(conn net.Conn) {
 	if err != nil {
 		return
 	}
-	// Up to the last quote: a user name in the URL may contain a quote, followed by another host.
-	first, last := strings.Index(question, "'"), strings.LastIndex(question, "'")
-	if first == last {
-		return
-	}
-	asked, err := url.Parse(question[first+1 : last])
-	if err != nil {
+	asked, ok := hostIn(question)
+	if !ok {
 		return
 	}
 	user, key, ok := c.loginFor(asked)
@@ -284,6 +279,23 @@ func (c *credentials) answer(conn net.Conn) {
 	} else {
 		fmt.Fprintln(conn, key)
 	}
+}
+
+// hostIn returns the URL in a question from git. ok is false if it is not clear which host has asked. Before 2.48.1,
+// git does not encode the user's name in it, which is part of the URL of a submodule, for example. That name can have
+// a quote, or the end of a host, and then another host follows.
+func hostIn(question string) (asked *url.URL, ok bool) {
+	first, last := strings.Index(question, "'"), strings.LastIndex(question, "'")
+	if first == last {
+		return nil, false
+	}
+	text := question[first+1 : last]
+	_, address, _ := strings.Cut(text, "://")
+	if end := strings.IndexAny(address, "/?#"); end >= 0 && strings.Contains(address[end:], "@") {
+		return nil, false
+	}
+	asked, err := url.Parse(text)
+	return asked, err == nil
 }
 
 // isOrigin reports whether a host is the repository's. A server of http may redirect to https on the same host: the key

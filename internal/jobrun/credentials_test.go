@@ -1,6 +1,9 @@
 package jobrun
 
 import (
+	"fmt"
+	"io"
+	"net"
 	"net/url"
 	"slices"
 	"testing"
@@ -41,6 +44,42 @@ func TestLoginFor(t *testing.T) {
 		user, key, ok := c.loginFor(asked)
 		if ok != test.want || ok && (user != "me" || key != "key") {
 			t.Errorf("%s asks for %s: %q, %q, %t", test.repository, test.asked, user, key, ok)
+		}
+	}
+}
+
+// TestAnswer has git ask for credentials, in its own words. Before 2.48.1, git does not encode the user of a URL, which
+// the owner of a submodule, a flake input or an .lfsconfig can choose: after a slash in it, the question names the
+// repository's host first, although git has connected to another one.
+func TestAnswer(t *testing.T) {
+	for question, want := range map[string]string{
+		"Username for 'https://host': ":    "me\n",
+		"Password for 'https://me@host': ": "key\n",
+		// With git's setting credential.useHttpPath.
+		"Username for 'https://host/group/app.git': ": "me\n",
+		// Of https://other%40host%27, and of https://a%40host%2F@evil and the like.
+		"Password for 'https://a@host'@evil': ":    "",
+		"Password for 'https://a@host/@evil': ":    "",
+		"Password for 'https://a@host?@evil': ":    "",
+		"Password for 'https://a@host#@evil': ":    "",
+		"Password for 'https://a@host/b?c#d@evil'": "",
+		"Username for 'https://host/@evil': ":      "",
+		// As git encodes it since then.
+		"Password for 'https://a%40host%2F@evil': ": "",
+		"Password for 'https://a%40evil%2F@host': ": "key\n",
+		"Password for \"https://a@host\": ":         "",
+		"Are you sure? ":                            "",
+	} {
+		c := &credentials{user: "me", key: "key", origin: repositoryURL("https://host/app")}
+		git, program := net.Pipe()
+		go func() {
+			defer program.Close()
+			c.answer(program)
+		}()
+		fmt.Fprintln(git, question)
+		answer, err := io.ReadAll(git)
+		if string(answer) != want || err != nil {
+			t.Errorf("%s is answered with %q, want %q; %v", question, answer, want, err)
 		}
 	}
 }

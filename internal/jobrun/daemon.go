@@ -56,7 +56,7 @@ func newDaemon(job jobenv.Job, root, r runner, ofSystems string, pusher *push.Pu
 func (d daemon) start(more trust) error {
 	t := d.trusts.and(more)
 	if d.job.Store != "" && d.job.StoreOfAll == "" {
-		if err := openStore().agree(t.words()); err != nil {
+		if err := openStore().agree(agreed(d.job, t, settingsOfOthers(d.job))); err != nil {
 			return err
 		}
 	}

@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"iglu.sh/builder/internal/jobenv"
 )
@@ -80,7 +79,7 @@ func maintainStore(work string, r runner) int {
 // collect makes Nix remove garbage of so many bytes, and returns its exit code. It also removes Nix's
 // caches, which are not garbage to Nix.
 func collect(bytes string, r runner) int {
-	if err := errors.Join(os.RemoveAll(jobenv.StoreCache), os.RemoveAll(daemonCache)); err != nil {
+	if err := errors.Join(removeTree(jobenv.StoreCache), removeTree(daemonCache)); err != nil {
 		say("cannot remove Nix's caches: %v", err)
 	}
 	return r.with("NIX_REMOTE=").run([]string{"nix-store", "--gc", "--max-freed", bytes}, "/", os.Stderr, os.Stderr)
@@ -89,27 +88,13 @@ func collect(bytes string, r runner) int {
 // blockSize is the unit of a file's number of blocks, in bytes: stat(2).
 const blockSize = 512
 
-// diskUsage returns how many bytes of the disk the files below a folder use. A file with several hard links
-// counts once.
+// diskUsage returns how many bytes of the disk a file or folder uses, with everything below it. A file with several
+// hard links counts once.
 func diskUsage(ctx context.Context, root string) (bytes int64, err error) {
 	type file struct{ device, inode uint64 }
 	seen := make(map[file]bool)
-	err = filepath.WalkDir(root, func(_ string, entry fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		var info fs.FileInfo
-		if err == nil {
-			info, err = entry.Info()
-		}
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // it was removed meanwhile
-		}
-		if err != nil {
-			return err
-		}
-		stat := info.Sys().(*syscall.Stat_t)
-		if stat.Nlink > 1 && !entry.IsDir() {
+	err = walkTree(ctx, root, func(_ int, _ string, stat *unix.Stat_t) error {
+		if stat.Nlink > 1 && stat.Mode&unix.S_IFMT != unix.S_IFDIR {
 			id := file{stat.Dev, stat.Ino}
 			if seen[id] {
 				return nil

@@ -106,13 +106,32 @@ func readIfThere(name string) (string, error) {
 	return string(text), err
 }
 
-// mayRead reports whether a file exists and its permissions let the user read it.
+// mayRead reports whether a file exists and its permissions, and those of the folders that it is in, let the user read
+// it.
 func (u *user) mayRead(name string) bool {
-	var stat unix.Stat_t
-	if unix.Stat(name, &stat) != nil || stat.Mode&unix.S_IFMT != unix.S_IFREG {
+	name, err := filepath.EvalSymlinks(name)
+	if err != nil {
 		return false
 	}
-	return u.isRoot() || stat.Mode&0o004 != 0 || stat.Uid == u.uid && stat.Mode&0o400 != 0
+	const read, enter = 0o4, 0o1
+	if !u.may(read, name, unix.S_IFREG) {
+		return false
+	}
+	for folder := filepath.Dir(name); u.may(enter, folder, unix.S_IFDIR); folder = filepath.Dir(folder) {
+		if folder == filepath.Dir(folder) {
+			return true
+		}
+	}
+	return false
+}
+
+// may reports whether a file of a kind has a permission, one of those for others, that applies to the user.
+func (u *user) may(permission uint32, name string, kind uint32) bool {
+	var stat unix.Stat_t
+	if unix.Stat(name, &stat) != nil || stat.Mode&unix.S_IFMT != kind {
+		return false
+	}
+	return u.isRoot() || stat.Mode&permission != 0 || stat.Uid == u.uid && stat.Mode&(permission<<6) != 0
 }
 
 // replaceWithLink replaces the file of a name, if there is one, by a link.

@@ -67,7 +67,7 @@ func hasDaemon(job jobenv.Job) bool { return job.JobUser != jobenv.UserRoot || j
 
 // clearBuildDir removes the files that builds have left, for example if a job was killed. They are in the
 // store's volume, and can include a netrc with which Nix has fetched something.
-func clearBuildDir() error { return os.RemoveAll(jobenv.BuildDir) }
+func clearBuildDir() error { return removeTree(jobenv.BuildDir) }
 
 // makeTempDir makes the folder for temporary files. Not every image has one.
 func makeTempDir() error {

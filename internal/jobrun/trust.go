@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/nixconf"
 	"iglu.sh/builder/schemas"
 )
@@ -65,6 +66,16 @@ func (t trust) words() []string {
 		return err == nil && u.RawQuery == ""
 	})
 	return slices.Concat(t.keys, unsigned)
+}
+
+// agreed returns what a job trusts, in addition to what others, which are the image's and the operator's settings, trust.
+// If these have Nix require no signatures, it accepts anything from any substituter, also from those of the request.
+func agreed(job jobenv.Job, t trust, others string) []string {
+	if !nixconf.IsOff(others, "require-sigs") {
+		return t.words()
+	}
+	t = t.and(newTrust(nixconf.List(job.DaemonConfig+"\n"+job.NixConfig, "substituters"), nil))
+	return slices.Concat(t.keys, t.substituters)
 }
 
 // agree returns an errUnusable if earlier jobs in the store trusted more than this job does. Otherwise it

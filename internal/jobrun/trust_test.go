@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"iglu.sh/builder/internal/jobenv"
 )
 
 const someKey = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
@@ -49,6 +51,23 @@ func TestAgree(t *testing.T) {
 	}
 	if _, unusable := errors.AsType[errUnusable](s.agree([]string{"a", "b"})); !unusable {
 		t.Error("a store of which it is not known what was trusted in it is used")
+	}
+}
+
+// If Nix requires no signatures, what it trusts are the substituters, those of the request included.
+func TestAgreedWithoutSignatures(t *testing.T) {
+	key := "a:" + someKey
+	job := jobenv.Job{DaemonConfig: "build-dir = /x\nextra-substituters = https://b https://c?trusted=1\n"}
+	flakes := newTrust([]string{"https://a", "https://d?trusted=1"}, []string{key})
+	for conf, want := range map[string][]string{
+		"":                      {key, "https://d?trusted=1"},
+		"require-sigs = true":   {key, "https://d?trusted=1"},
+		"require-sigs = false":  {key, "https://a", "https://b", "https://c?trusted=1", "https://d?trusted=1"},
+		"require-sigs = no\n\n": {key, "https://a", "https://b", "https://c?trusted=1", "https://d?trusted=1"},
+	} {
+		if diff := cmp.Diff(want, agreed(job, flakes, conf)); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", conf, diff)
+		}
 	}
 }
 

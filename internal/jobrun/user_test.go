@@ -132,3 +132,35 @@ func read(t *testing.T, name string) string {
 	}
 	return string(text)
 }
+
+// TestMayRead asks which files the job's user may read. What others may read in a folder that they may not enter, it may
+// not.
+func TestMayRead(t *testing.T) {
+	root := t.TempDir()
+	u := &user{uid: uint32(os.Geteuid()) + 1, gid: uint32(os.Getegid()) + 1}
+	folder, link := filepath.Join(root, "folder"), filepath.Join(root, "link")
+	file := filepath.Join(folder, "netrc")
+	if err := errors.Join(os.Chmod(filepath.Dir(root), 0o755), os.Mkdir(folder, 0o755), os.Symlink(file, link)); err != nil {
+		t.Fatal(err)
+	}
+	write(t, file, "")
+	for _, test := range []struct {
+		folder, file os.FileMode
+		want         bool
+	}{{0o755, 0o644, true}, {0o711, 0o644, true}, {0o755, 0o640, false}, {0o700, 0o644, false}, {0o744, 0o644, false}} {
+		if err := errors.Join(os.Chmod(folder, test.folder), os.Chmod(file, test.file)); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{file, link} {
+			if got := u.mayRead(name); got != test.want {
+				t.Errorf("%s: with the modes %o and %o: %t", name, test.folder, test.file, got)
+			}
+		}
+		if !rootUser().mayRead(file) {
+			t.Errorf("root may not, with the modes %o and %o", test.folder, test.file)
+		}
+	}
+	if u.mayRead(root) || u.mayRead(filepath.Join(root, "missing")) {
+		t.Error("it may read what is no file")
+	}
+}

@@ -79,6 +79,12 @@ func Get(text, name string) (value string, ok bool) {
 	return value, ok
 }
 
+// IsOff reports whether a text sets a setting that is on by default, such as require-sigs, to false.
+func IsOff(text, name string) bool {
+	value, _ := Get(text, name)
+	return slices.Contains([]string{"false", "no", "0"}, value)
+}
+
 // List returns the words of a setting that is a list, with those that "extra-" lines add.
 func List(text, name string) (words []string) {
 	for s := range linesOf(text, name) {

@@ -11,8 +11,8 @@ const wrapColumn = 64
 const maxPrefix = 256
 
 // maxScratch is the size of the largest buffers that are kept from one line to the next, in items. Longer lines
-// are rare, and a job has several streams.
-const maxScratch = 64 << 10
+// are rare, and a job has hundreds of streams, one for each derivation's log.
+const maxScratch = 1 << 10
 
 // Lines is the state of a stream of lines. It has the part of a secret with which the last line ended, and
 // buffers of limited size. It is not safe for concurrent use.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -465,18 +466,23 @@ func TestLineOfEscapeSequences(t *testing.T) {
 	}
 }
 
-// The buffers of a long line are given back after it.
+// The buffers of a long line are given back after it. A job has hundreds of streams, one for each derivation, and decides
+// what is in their lines.
 func TestLongLineLeavesNothing(t *testing.T) {
-	l := New("secret").Lines()
-	l.Append(nil, []byte(strings.Repeat("\x1b[0msecret https://u:k@h\x1b]0;secret\a", 1<<15)), false)
-	l.Append(nil, []byte("short"), false)
-	for name, size := range map[string]int{
-		"visible": cap(l.visible.found) + cap(l.visible.keys) + cap(l.visible.all),
-		"raw":     cap(l.raw.found) + cap(l.raw.keys) + cap(l.raw.all),
-		"scratch": cap(l.scratch.text) + cap(l.scratch.escapes) + cap(l.scratch.all),
-	} {
-		if size > 3*maxScratch {
-			t.Errorf("%s: %d items are kept", name, size)
+	const most = 64 << 10 // bytes, for each stream
+	for _, text := range []string{"\x1b[0msecret https://u:k@h\x1b]0;secret\a", "\x1b[mX", "://a:b@", "\x1b[m://a:b@"} {
+		for length := 1 << 8; length <= 1<<20; length *= 2 {
+			l := New("secret").Lines()
+			l.Append(nil, []byte(strings.Repeat(text, length/len(text))), false)
+			l.Append(nil, []byte("short"), false)
+			kept := cap(l.scratch.text) + cap(l.scratch.escapes)*int(unsafe.Sizeof(escape{}))
+			for _, spans := range [][]span{l.scratch.whole, l.scratch.both, l.scratch.all, l.visible.found, l.visible.resumed, l.visible.keys,
+				l.visible.forms, l.visible.all, l.raw.found, l.raw.resumed, l.raw.keys, l.raw.forms, l.raw.all} {
+				kept += cap(spans) * int(unsafe.Sizeof(span{}))
+			}
+			if kept > most {
+				t.Errorf("%d bytes are kept after a line of %d bytes of %q", kept, length, text)
+			}
 		}
 	}
 }

@@ -113,7 +113,7 @@ func addTokens(to *orchestrator.NixSettings, setting nixconf.Setting) error {
 		if !ok || !schemas.IsTokenHost(host) || token == "" {
 			return fmt.Errorf("line %d: %s must be a list of HOST=TOKEN, such as github.com=…", setting.Line, setting.Name)
 		}
-		to.AccessTokens[host] = token
+		to.AccessTokens[schemas.PlainTokenHost(host)] = token
 	}
 	return nil
 }

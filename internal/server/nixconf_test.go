@@ -28,15 +28,15 @@ extra-experimental-features = ca-derivations
 extra-substituters = https://cache.example.com   https://other.example.com
 extra-trusted-public-keys = `+publicKey+`
 access-tokens = old.example=gone
-access-tokens = github.com=first
-extra-access-tokens = gitlab.com/group=PAT:second
+access-tokens = GitHub.com=first
+extra-access-tokens = GitLab.com/Group=PAT:second
 extra-platforms = aarch64-linux # by an emulator
 builders = ssh://builder x86_64-linux
 `))
 	want := orchestrator.NixSettings{
 		Lines: "max-jobs = 3\nextra-experimental-features = ca-derivations\nextra-substituters = https://cache.example.com https://other.example.com\n" +
 			"extra-trusted-public-keys = " + publicKey + "\nextra-platforms = aarch64-linux\nbuilders = ssh://builder x86_64-linux\n",
-		AccessTokens: map[string]string{"github.com": "first", "gitlab.com/group": "PAT:second"},
+		AccessTokens: map[string]string{"github.com": "first", "gitlab.com/Group": "PAT:second"},
 		PublicKeys:   []string{publicKey},
 		Trust: []string{"extra-substituters = https://cache.example.com https://other.example.com", "extra-trusted-public-keys = " + publicKey,
 			"builders = ssh://builder x86_64-linux"},

@@ -25,12 +25,15 @@ import (
 //     what they push.
 //   - Jobs that have tokens for other hosts share a store only if they have the same tokens, because the store
 //     contains what was fetched with them.
+//   - Jobs that build in Nix's own sandbox share no store with jobs that do not: the results of those may depend on more
+//     than their inputs.
 
 // A Job has the properties of a job that decide which store it has.
 type Job struct {
 	Image      engine.Image
 	Repository string   // empty: none is cloned
 	User       string   // the user that runs the job
+	Sandboxed  bool     // Nix uses its own sandbox
 	Keys       []string // public keys that it trusts, in addition to those of the image
 	Unsigned   []string // substituters whose paths may need no signature
 	Operator   []string // the operator's settings of what all jobs trust
@@ -58,6 +61,7 @@ type class struct {
 	ImageID    string
 	Platform   string
 	User       string
+	Sandboxed  bool     `json:",omitempty"`
 	Keys       []string `json:",omitempty"`
 	Unsigned   []string `json:",omitempty"`
 	Operator   []string `json:",omitempty"` // the operator's settings of what all jobs trust
@@ -78,7 +82,7 @@ func (c class) id() string {
 
 // KeyOf returns the key of a job's store. ok is false if the job's store is not kept after the job.
 func (p *Pool) KeyOf(job Job) (key Key, ok bool, err error) {
-	c := class{ImageID: job.Image.ID, Platform: job.Image.Platform, User: job.User, Operator: job.Operator}
+	c := class{ImageID: job.Image.ID, Platform: job.Image.Platform, User: job.User, Sandboxed: job.Sandboxed, Operator: job.Operator}
 	switch {
 	case p.options.Mode == Shared: // all jobs of the builder trust each other
 		return p.key(c, job), true, nil

@@ -7,6 +7,7 @@
 import { element, onTheme, pieces } from "./ansi.js";
 import { arrange, made, seconds } from "./words.js";
 
+const KNOWN = 20000; // the most that are kept in memory: a job can report any number, also of ones that do not exist
 const FEW = 20; // up to this number, all derivations are shown, each in its place
 const MOST = 400; // the most that are shown at once
 const AT_TOP = 30; // at the top, before the button for more is used
@@ -34,6 +35,7 @@ export class Tree {
     this.nodes = []; // each after the ones that it needs
     this.numbered = []; // the same, in the order of the plan
     this.known = new Map(); // by path
+    this.isFull = false; // there are more, which are not shown
     this.top = new Node(""); // all others are below it
     this.top.room = AT_TOP;
     this.top.list = byId("derivations-list");
@@ -50,6 +52,7 @@ export class Tree {
     this.nodes = [];
     this.numbered = [];
     this.known.clear();
+    this.isFull = false;
     this.top.list.replaceChildren();
     this.box.hidden = true;
   }
@@ -58,6 +61,7 @@ export class Tree {
   plan({ first, derivations }) {
     derivations.forEach(({ derivation, needs = [] }, i) => {
       const node = this.known.get(derivation) ?? this.add(derivation);
+      if (!node) return;
       for (const number of needs) {
         const needed = this.numbered[number];
         if (!needed || needed.above) continue;
@@ -68,7 +72,10 @@ export class Tree {
     });
   }
 
+  // add returns the node of a derivation that is not known yet; undefined if there are too many.
   add(path) {
+    this.isFull = this.nodes.length >= KNOWN;
+    if (this.isFull) return undefined;
     const node = new Node(path);
     this.nodes.push(node);
     this.known.set(path, node);
@@ -78,6 +85,7 @@ export class Tree {
   // take sets the state of a derivation, at a time in ms.
   take({ derivation, state, phase, log }, at) {
     const node = this.known.get(derivation) ?? this.add(derivation);
+    if (!node) return;
     const again = node.state !== "building" && state === "building";
     if (again || !node.began) node.began = at;
     node.ended = state === "building" ? undefined : at;
@@ -98,7 +106,7 @@ export class Tree {
       this.box.open = this.few || matchMedia("(min-width: 40rem)").matches;
     }
     if (failed && !this.shownFailure) this.box.open = this.shownFailure = true;
-    byId("derivations-count").textContent = `(${this.nodes.length})`;
+    byId("derivations-count").textContent = `(${this.isFull ? "more than " : ""}${this.nodes.length})`;
     if (!this.box.open) return;
     const focused = document.activeElement;
     this.left = MOST;

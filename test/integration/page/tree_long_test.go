@@ -76,3 +76,28 @@ func TestPageOfManyDerivations(t *testing.T) {
 	log.Respond(schemas.Exited(1), schemas.VerdictEvent{End: string(jobend.Exited), Phases: []schemas.PhaseTime{}})
 	log.Complete()
 }
+
+// TestPageOfFalseDerivations opens a job that has reported more derivations than any job builds. The page shows that
+// there are more, and still reacts.
+func TestPageOfFalseDerivations(t *testing.T) {
+	const known, reported = 20_000, 100_000
+	k := serveKept(t)
+	log := k.begin(history.Record{Job: "false", Command: "nix build", Begun: time.Now()})
+	path := func(n int) string { return fmt.Sprintf("/nix/store/%032d-package-%d.drv", n, n) }
+	for n := range reported {
+		log.Event(schemas.DerivationEvent{Derivation: path(n), State: schemas.DerivationBuilding})
+	}
+	b := browser.OpenTab(t)
+	slower := b.Slower()
+	b.Open(k.url + "/jobs/false")
+	b.UntilText("#derivations-count", fmt.Sprintf("(more than %d)", known))
+	b.LongestTask() // resets: the events came all at once
+	log.Event(schemas.DerivationEvent{Derivation: path(0), State: schemas.DerivationFailed})
+	log.Event(schemas.DerivationEvent{Derivation: path(reported - 1), State: schemas.DerivationFailed})
+	b.Until(treeText + "[0].startsWith('package-0 failed')")
+	if longest := b.LongestTask(); longest > 200*slower && longest > 200*browser.OpenTab(t).Slower() {
+		t.Errorf("a task took %.0f ms", longest)
+	}
+	log.Respond(schemas.Exited(1), schemas.VerdictEvent{End: string(jobend.Exited), Phases: []schemas.PhaseTime{}})
+	log.Complete()
+}
