@@ -31,7 +31,7 @@ type node struct {
 	// The fields from here on are set for the nodes of a cluster only. cluster is nil if this is the
 	// builder's only engine.
 	cluster    *cluster
-	name       string // of its machine; unique in the cluster
+	name       string // of its machine; unique among the nodes that are listed
 	address    string // of its engine
 	info       engine.Info
 	homes      []string      // the repositories whose stores it had when it was added
