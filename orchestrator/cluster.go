@@ -115,7 +115,18 @@ func (c *cluster) forget() {
 		c.b.log.Info("node forgotten: its address is not found any more", "node", n.name, "address", n.address)
 		delete(c.byID, id)
 		c.b.unregister(n)
+		c.dropName(n.name)
 	}
+}
+
+// dropName tells the observer that a name is not used any more, if no node has it. Its caller holds mu.
+func (c *cluster) dropName(name string) {
+	for _, n := range c.byID {
+		if n.name == name {
+			return
+		}
+	}
+	c.b.options.Observer.NodeGone(name)
 }
 
 // isWanted reports whether Find still returns an address. If not, it forgets the address, and the caller must
@@ -221,6 +232,9 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info,
 	}
 	c.byID[info.ID] = n
 	c.b.register(n)
+	if before != nil {
+		c.dropName(before.name)
+	}
 	if n.after != nil {
 		close(before.replaced) // no new job can get the old node any more
 	}

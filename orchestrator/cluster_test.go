@@ -242,6 +242,41 @@ func TestStopWhileLooking(t *testing.T) {
 	})
 }
 
+// TestNamesOfNodesEnd reinstalls a machine, renames one and removes one. The metrics of a name end when no node has it any
+// more.
+func TestNamesOfNodesEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		observed := new(observed)
+		l := newLab(t, 2, func(o *Options) { o.Observer = observed })
+		want := func(when, names string) {
+			t.Helper()
+			observed.mu.Lock()
+			defer observed.mu.Unlock()
+			if got := strings.Join(observed.gone, " "); got != names {
+				t.Errorf("%s, these have gone: %q, want %q", when, got, names)
+			}
+			observed.gone = nil
+		}
+		change := func(name string, change func(*engine.Info)) {
+			l.lose(name)
+			synctest.Wait()
+			change(&l.machines[name].Machine)
+			l.machines[name].cut(false)
+			time.Sleep(2 * forgetTime)
+		}
+		change("n1", func(info *engine.Info) { info.ID = "ID-reinstalled" })
+		want("when one was reinstalled", "")
+		change("n1", func(info *engine.Info) { info.Name = "renamed" })
+		want("when it was renamed", "n1")
+		l.lose("n2")
+		time.Sleep(2 * forgetTime)
+		want("while the address of a lost one is found", "")
+		l.setFound("n1")
+		time.Sleep(2 * forgetTime)
+		want("when it is not", "n2")
+	})
+}
+
 // TestUnhealthy disconnects the only node: the builder is healthy until the node has missed its pings.
 func TestUnhealthy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
