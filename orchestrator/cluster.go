@@ -68,10 +68,11 @@ func (c *cluster) follow(ctx context.Context) {
 	defer pings.Wait()
 	ticker := time.NewTicker(findInterval)
 	defer ticker.Stop()
+	failed := false // whether the last Find has failed
 	for {
 		addresses, err := c.Find(ctx)
-		if err != nil && ctx.Err() == nil {
-			c.b.log.Warn("cannot look for nodes: those that are known stay", "err", err)
+		if ctx.Err() == nil {
+			failed = c.logLookup(err, failed)
 		}
 		for _, address := range c.note(addresses, err == nil) {
 			pings.Go(func() { c.followAddress(ctx, address) })
@@ -83,6 +84,18 @@ func (c *cluster) follow(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// logLookup logs that Find fails, and when it succeeds again. failed says whether it failed before. The texts of its errors
+// do not matter: those of a name server have another port each time.
+func (c *cluster) logLookup(err error, failed bool) (fails bool) {
+	switch {
+	case err != nil && !failed:
+		c.b.log.Warn("cannot look for nodes: those that are known stay", "err", err)
+	case err == nil && failed:
+		c.b.log.Info("the builder can look for nodes again")
+	}
+	return err != nil
 }
 
 // note records which addresses were found, and returns those that no goroutine pings yet. If they are not all, those
