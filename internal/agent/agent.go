@@ -88,6 +88,7 @@ type service struct {
 	handshakes recentConns // connections that are in their handshake
 	transfers  recentConns // connections that get the program: strangers are in the handshake only, and cannot close them
 	refused    refusals
+	engineAway atomic.Bool // the last connection to the engine could not be made
 	serving    sync.WaitGroup
 
 	mu     sync.Mutex
@@ -137,8 +138,8 @@ func (s *service) serve(conn net.Conn) {
 		return
 	}
 	engine, err := net.Dial("unix", s.socket)
+	s.noteEngine(err)
 	if err != nil {
-		s.log.Warn("cannot connect to the engine", "err", err)
 		return
 	}
 	p := newPassage(client, engine.(*net.UnixConn))
@@ -148,6 +149,16 @@ func (s *service) serve(conn net.Conn) {
 	}
 	defer s.remove(p)
 	p.run()
+}
+
+// noteEngine logs that the engine cannot be reached, and when it can be again. A server asks every few seconds.
+func (s *service) noteEngine(err error) {
+	switch wasAway := s.engineAway.Swap(err != nil); {
+	case err != nil && !wasAway:
+		s.log.Warn("cannot connect to the engine", "err", err)
+	case err == nil && wasAway:
+		s.log.Info("the engine can be reached again")
+	}
 }
 
 // add adds a passage. It returns false if the agent has closed its connections already.

@@ -5,6 +5,9 @@ import (
 	"crypto/rand"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -146,4 +149,33 @@ func TestNoEngine(t *testing.T) {
 		t.Errorf("%d bytes came", n)
 	}
 	a.inLog(t, `msg="cannot connect to the engine" err=.*no such file`)
+}
+
+// TestEngineAway asks for the engine again and again while it is away, as a server with nodes does every few seconds. The log
+// says once that it is, and once that it is back.
+func TestEngineAway(t *testing.T) {
+	t.Parallel()
+	k, e := install(t), sayer(t)
+	socket := filepath.Join(filepath.Dir(e.socket), "later.sock")
+	a := startAgent(t, Options{Keys: k.agent, Socket: socket})
+	for range 5 {
+		if got, _ := ask(k.server.Dial(t.Context(), a.address)); got != "" {
+			t.Fatalf("without an engine: %q", got)
+		}
+	}
+	if err := os.Symlink(e.socket, socket); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if got, err := ask(k.server.Dial(t.Context(), a.address)); !strings.Contains(got, secret) {
+			t.Fatalf("with an engine: %q, %v", got, err)
+		}
+	}
+	a.inLog(t, `level=INFO msg="the engine can be reached again"`)
+	if n := strings.Count(a.log.String(), "cannot connect to the engine"); n != 1 {
+		t.Errorf("the log says %d times that it is away:\n%s", n, a.log.String())
+	}
+	if n := strings.Count(a.log.String(), "can be reached again"); n != 1 {
+		t.Errorf("the log says %d times that it is back:\n%s", n, a.log.String())
+	}
 }
