@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -63,9 +64,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 		return hintAtFolder(err)
 	}
 	defer records.Close()
-	keep := s.KeepLogs
-	keep.Bytes = s.LogsMaxBytes
-	logs, err := joblog.Open(filepath.Join(folder, "logs"), keep, s.MaxLogBytes)
+	logs, err := s.openLogs(folder)
 	if err != nil {
 		return hintAtFolder(err)
 	}
@@ -115,7 +114,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	defer stopServing()
 	defer inBackground(serving, builder.Maintain)()
 	defer tick.Every(pruneInterval, func() {
-		if err := errors.Join(logs.Prune(), records.Prune(logs.Has)); err != nil {
+		if err := errors.Join(logs.Prune(), records.Prune(logs.Has), s.pruneUnused(folder)); err != nil {
 			log.Warn("cannot remove old logs and records", "err", err)
 		}
 	})()
@@ -169,15 +168,58 @@ const maxStates = 100
 // of the instance, or a folder in it named 2, 3, and so on.
 func (s *Settings) openState() (folder string, records *history.History, err error) {
 	for n := 1; ; n++ {
-		folder = s.folder("")
-		if n > 1 {
-			folder = s.folder(strconv.Itoa(n))
-		}
-		records, err = history.Open(filepath.Join(folder, "history.db"))
+		folder = s.state(n)
+		records, err = history.Open(historyIn(folder))
 		if !errors.Is(err, history.ErrInUse) || n == maxStates {
 			return folder, records, err
 		}
 	}
+}
+
+// state returns the instance's folder with a number, from 1 on.
+func (s *Settings) state(n int) string {
+	if n == 1 {
+		return s.folder("")
+	}
+	return s.folder(strconv.Itoa(n))
+}
+
+func historyIn(folder string) string { return filepath.Join(folder, "history.db") }
+
+// openLogs opens the logs in one of the instance's folders, and removes those that are too old.
+func (s *Settings) openLogs(folder string) (*joblog.Store, error) {
+	keep := s.KeepLogs
+	keep.Bytes = s.LogsMaxBytes
+	return joblog.Open(filepath.Join(folder, "logs"), keep, s.MaxLogBytes)
+}
+
+// pruneUnused removes old logs and records from the instance's folders that no builder uses, such as that of a server which
+// ran next to the one before it. own is the folder of this builder.
+func (s *Settings) pruneUnused(own string) (failed error) {
+	for n := 1; n <= maxStates; n++ {
+		folder := s.state(n)
+		if _, err := os.Stat(historyIn(folder)); err == nil && folder != own {
+			failed = errors.Join(failed, s.pruneIn(folder))
+		}
+	}
+	return failed
+}
+
+// pruneIn removes old logs and records from a folder, unless a builder uses it or a newer version has written it.
+func (s *Settings) pruneIn(folder string) error {
+	records, err := history.Open(historyIn(folder))
+	if errors.Is(err, history.ErrInUse) || errors.Is(err, history.ErrNewer) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer records.Close()
+	logs, err := s.openLogs(folder)
+	if err != nil {
+		return err
+	}
+	return records.Prune(logs.Has)
 }
 
 const (
