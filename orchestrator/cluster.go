@@ -392,7 +392,7 @@ func (n *node) offer() {
 
 // lose ends the jobs of a node whose engine no longer answers.
 func (n *node) lose() {
-	n.b.log.Info("node lost", "node", n.name, "address", n.address)
+	n.b.log.Warn("node lost", "node", n.name, "address", n.address)
 	n.b.cancelOn(n, &engine.Failure{End: jobend.EngineGone, What: "The node " + n.name + " is gone, and the job with it.",
 		Advice: "Send the job again; it runs on another node.", Cause: errNodeLost})
 }
