@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -313,6 +315,22 @@ func notify(state string, log *slog.Logger) {
 	}
 }
 
+// An httpLog writes the log of an http.Server, one line at a time, to the server's log.
+type httpLog struct{ log *slog.Logger }
+
+func (l httpLog) Write(line []byte) (int, error) {
+	text := strings.TrimSuffix(string(line), "\n")
+	level := slog.LevelWarn
+	if strings.HasPrefix(text, "http: TLS handshake error") { // of a client who is refused, like others
+		level = slog.LevelInfo
+		if strings.HasSuffix(text, ": EOF") { // it only sees whether the port is open, as load balancers do
+			level = slog.LevelDebug
+		}
+	}
+	l.log.Log(context.Background(), level, text)
+	return len(line), nil
+}
+
 // serveHTTP answers requests until ctx ends. Then it cancels running jobs, calls stopWatching, which ends the
 // requests of watchers, and waits for open requests for at most shutdownTimeout.
 func serveHTTP(ctx context.Context, listener net.Listener, api *wsapi.Server, stopWatching func(), log *slog.Logger) error {
@@ -321,7 +339,7 @@ func serveHTTP(ctx context.Context, listener net.Listener, api *wsapi.Server, st
 		ConnContext:       connlimit.WithConn,
 		ReadHeaderTimeout: headerTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorLog:          stdlog.New(httpLog{log}, "", 0),
 	}
 	server.RegisterOnShutdown(stopWatching)
 	served := make(chan error, 1)
