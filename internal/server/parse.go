@@ -60,6 +60,14 @@ func (v *value[T]) Kind() Kind { return v.kind }
 
 func parseAny(text string) (string, error) { return text, nil }
 
+// parseFolder refuses an empty text, which would be the working folder.
+func parseFolder(text string) (string, error) {
+	if text == "" {
+		return "", errors.New("is not a folder")
+	}
+	return text, nil
+}
+
 func parseAddress(text string) (string, error) {
 	_, port, err := net.SplitHostPort(text)
 	if err == nil {
@@ -143,7 +151,11 @@ func parseGrace(text string) (time.Duration, error) {
 	if text == "0" {
 		return 0, nil
 	}
-	return parseDuration(text)
+	d, err := parseDuration(text)
+	if err != nil {
+		err = fmt.Errorf("%w, nor 0", err)
+	}
+	return d, err
 }
 
 func parseDurationOrOff(text string) (time.Duration, error) {
