@@ -20,6 +20,9 @@ import (
 const (
 	// idleTime is how long a store must be unused before its maintenance begins.
 	idleTime = 2 * time.Second
+	// restInterval is how often the stores are maintained while no job uses them: somebody may have removed some, and
+	// maintenance may have failed, or another builder's job had a store.
+	restInterval = time.Hour
 	// taskTimeout is how long one task in a store may take. After that, the store is removed. The time needs a
 	// limit, because the task runs programs of the store, in which a job may have put anything.
 	taskTimeout = 30 * time.Minute
@@ -46,7 +49,7 @@ type Runner func(ctx context.Context, task Task) (code int, last string, err err
 func (p *Pool) Maintain(ctx context.Context, run Runner) {
 	timer := time.NewTimer(idleTime)
 	defer timer.Stop()
-	waiting := true
+	waiting := true // for idleTime
 	for {
 		select {
 		case <-ctx.Done():
@@ -61,8 +64,11 @@ func (p *Pool) Maintain(ctx context.Context, run Runner) {
 			if err != nil && ctx.Err() == nil {
 				p.log.Warn("cannot maintain the stores", "err", err)
 			}
-			if waiting = again; again {
+			waiting = again
+			if again {
 				timer.Reset(idleTime)
+			} else {
+				timer.Reset(restInterval)
 			}
 		}
 	}
