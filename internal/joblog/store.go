@@ -85,7 +85,11 @@ func (s *Store) Create(job string, redactor *redact.Redactor) (*Log, error) {
 	return log, nil
 }
 
+// create creates a file in the folder, and the folder if somebody has removed it.
 func (s *Store) create(name string) (*os.File, error) {
+	if err := os.Mkdir(s.folder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
 	return os.OpenFile(filepath.Join(s.folder, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
@@ -170,7 +174,7 @@ func (s *Store) remove(name string) error {
 // ended returns the logs of jobs that have ended, the newest first.
 func (s *Store) ended() ([]fs.FileInfo, error) {
 	entries, err := os.ReadDir(s.folder)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	var logs []fs.FileInfo

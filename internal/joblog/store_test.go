@@ -49,6 +49,26 @@ func names(t *testing.T, folder string) []string {
 	return names
 }
 
+// TestFolderRemoved removes the whole folder while the store is open, as somebody may do to make room. The next job has a log.
+func TestFolderRemoved(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "logs")
+	s, err := Open(folder, Keep{Jobs: 3}, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end(t, s, "a", 0)
+	if err := os.RemoveAll(folder); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Prune(); err != nil {
+		t.Error(err)
+	}
+	end(t, s, "b", 0)
+	if diff := cmp.Diff([]string{"b.events", "b.log"}, names(t, folder)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // TestClockWasAhead has logs of a time when the clock was ahead. The log of a job that ends now is newer than these, and they
 // become old like others.
 func TestClockWasAhead(t *testing.T) {
