@@ -73,7 +73,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	if err := records.Prune(logs.Has); err != nil {
 		return err
 	}
-	s.warnOfHost(log)
+	s.warnOfSettings(log)
 	numbers := metrics.New(build, wsapi.Refusals, docker.Calls, len(s.Nodes) > 0)
 	logs.Written = numbers.LogWritten
 	engines, err := s.openFleet(ownProgram{program, buildID, build.Version}, filepath.Join(folder, "programs"), log)
@@ -267,11 +267,20 @@ func hintAtAddress(err error) error {
 	return err
 }
 
-// warnOfHost warns if jobs use the network of the engine's machine itself.
-func (s *Settings) warnOfHost(log *slog.Logger) {
+// warnOfSettings warns of settings that are dangerous, or have no effect because of others.
+func (s *Settings) warnOfSettings(log *slog.Logger) {
 	if s.JobNetwork == "host" {
 		log.Warn("jobs are on the network of the engine's machine (IGLU_JOB_NETWORK): they reach all that listens on 127.0.0.1 there, " +
 			"and if the builder is there, they are clients like any other")
+	}
+	if most := max(0, s.StopTimeout-StopMargin); s.StopTimeout > 0 && most < s.ShutdownGrace {
+		log.Warn("running jobs get less time than IGLU_SHUTDOWN_GRACE when the server is stopped: it would be killed earlier (IGLU_STOP_TIMEOUT)", "grace", most)
+	}
+	if s.Drain && s.ShutdownGrace == 0 {
+		log.Warn("IGLU_DRAIN has no effect: IGLU_SHUTDOWN_GRACE gives jobs no time")
+	}
+	if s.RetryLost && len(s.Nodes) == 0 {
+		log.Warn("IGLU_RETRY_LOST has no effect: it is for several nodes (IGLU_NODES)")
 	}
 }
 

@@ -101,7 +101,7 @@ func TestHandshakes(t *testing.T) {
 func TestHostNetwork(t *testing.T) {
 	for network, want := range map[string]bool{"host": true, "": false, "none": false, "jobs": false} {
 		var log bytes.Buffer
-		(&Settings{JobNetwork: network}).warnOfHost(slog.New(slog.NewTextHandler(&log, nil)))
+		(&Settings{JobNetwork: network}).warnOfSettings(slog.New(slog.NewTextHandler(&log, nil)))
 		if got := strings.Contains(log.String(), "IGLU_JOB_NETWORK"); got != want {
 			t.Errorf("%q: %s", network, log.String())
 		}
