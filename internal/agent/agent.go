@@ -99,16 +99,20 @@ type service struct {
 
 // accept accepts connections until the listener is closed.
 func (s *service) accept(listener net.Listener) {
-	for {
+	for failed := false; ; {
 		conn, err := listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
-			s.log.Warn("cannot accept a connection", "err", err)
+			if !failed { // else it has been logged
+				s.log.Warn("cannot accept connections", "err", err)
+			}
+			failed = true
 			time.Sleep(acceptPause)
 			continue
 		}
+		failed = false
 		s.handshakes.add(conn)
 		s.serving.Go(func() { s.serve(conn) })
 	}
