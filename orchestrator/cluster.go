@@ -288,7 +288,7 @@ func (c *cluster) isEmpty() bool {
 }
 
 // use runs jobs on the node as long as its engine answers. When it no longer does, its jobs are lost. A node
-// that was replaced is used until its jobs have ended.
+// that was replaced, or at whose address another engine answers, is used until its jobs have ended.
 func (n *node) use(ctx context.Context, tick <-chan time.Time) {
 	maintaining, stop := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
@@ -315,9 +315,12 @@ func (n *node) use(ctx context.Context, tick <-chan time.Time) {
 		case <-ctx.Done():
 			return
 		}
-		_, err := n.engine.Info(ctx)
+		info, err := n.engine.Info(ctx)
 		switch {
 		case ctx.Err() != nil:
+			return
+		case err == nil && info.ID != n.info.ID && !n.hasJobs():
+			n.suspect(errOtherEngine)
 			return
 		case err == nil:
 			missed = 0
@@ -403,6 +406,9 @@ func (n *node) leave() {
 	defer n.cluster.mu.Unlock()
 	n.inUse, n.left = false, time.Now()
 }
+
+// errOtherEngine is why a node is left whose machine was reinstalled, or whose engine was made anew, within a few seconds.
+var errOtherEngine = errors.New("another engine answers at its address")
 
 var errNodeLost = errors.New("it has missed its pings")
 

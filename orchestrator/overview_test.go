@@ -103,6 +103,41 @@ func TestReinstalled(t *testing.T) {
 	})
 }
 
+// TestReplacedQuickly replaces the engine at an address by another one, so quickly that its node is not lost. When no job runs,
+// the node is that of the new engine.
+func TestReplacedQuickly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 1)
+		job := l.start("a", "1m")
+		l.machines["n1"].cut(true)
+		time.Sleep(pingInterval)
+		synctest.Wait()
+		l.machines["n1"].Machine.ID = "ID-replaced"
+		l.machines["n1"].cut(false)
+		want := func(when, id string) {
+			t.Helper()
+			c := l.b.cluster
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			for other, n := range c.byID {
+				if n.inUse != (other == id) || n.inUse && !n.takes {
+					t.Errorf("%s, the node of %s is in use: %t, and gets jobs: %t", when, other, n.inUse, n.takes)
+				}
+			}
+		}
+		time.Sleep(2 * pingInterval)
+		want("while a job runs", "ID-n1")
+		job.wantEnd(t, jobend.Exited)
+		time.Sleep(3 * pingInterval)
+		want("when it has ended", "ID-replaced")
+		next := l.start("a", "1m")
+		next.wantEnd(t, jobend.Exited)
+		if states := l.b.Nodes(); next.node() != "n1" || len(states) != 1 || states[0].Name != "n1" {
+			t.Errorf("the next job runs on %s, and the nodes are %+v", next.node(), states)
+		}
+	})
+}
+
 // TestNames names machines that all have the same name. No two that are listed get one name: the metrics would fail.
 func TestNames(t *testing.T) {
 	for _, test := range []struct {
