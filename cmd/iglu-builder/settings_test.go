@@ -50,6 +50,9 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 		{"instance", "a/b", `"a/b" is not a name of letters, digits, dots, dashes and underscores`},
 		{"allowed-commands", "nix,,sh", `"nix,,sh" is not a list of programs such as nix,nix-build`},
 		{"allowed-commands", "nix nix-build", `"nix nix-build" is not a list of programs such as nix,nix-build`},
+		{"allowed-commands", `"nix,nix-build"`, `"\"nix,nix-build\"" is not a list of programs such as nix,nix-build`}, // docker run --env-file keeps quotes
+		{"public-url", "https://example.com/builder ", `"https://example.com/builder " is not a URL such as https://builder.example.com`},
+		{"state-dir", "/nonexistent/state\n", `"/nonexistent/state\n" is not a folder: it ends with a space or a line end`}, // as from a file
 		{"request-timeout", "30", `"30" is not a time such as 30s or 5m`},
 		{"request-timeout", "-1s", `"-1s" is not a time such as 30s or 5m`},
 		{"max-request-bytes", "many", `"many" is not a size such as 1048576 or 1MiB`},
