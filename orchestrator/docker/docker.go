@@ -121,7 +121,7 @@ func (d *Engine) ping(ctx context.Context) error {
 	within, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	pong, err := d.client.Ping(within)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && within.Err() == nil { // it is not just slow
 		d.forgetMachine() // the engine may have other settings when it is back, or the machine other memory
 	}
 	switch {

@@ -18,7 +18,7 @@ type machine struct {
 	isPodman bool
 }
 
-// describe returns the description of the engine's machine. It asks the engine only once, until the engine has not answered
+// describe returns the description of the engine's machine. It asks the engine only once, until the engine was away
 // or a container could not be made: for each of the two calls, Podman asks the machine's package manager, which can take a
 // second.
 func (d *Engine) describe(ctx context.Context) (*machine, error) {
