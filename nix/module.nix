@@ -107,6 +107,10 @@ in
         assertion = lib.hasPrefix "/var/lib/" cfg.settings.state-dir;
         message = "services.iglu-builder.settings.state-dir has to be below /var/lib, where systemd makes it for the service";
       }
+      {
+        assertion = cfg.registryAuthFile == null || !lib.hasPrefix builtins.storeDir cfg.registryAuthFile;
+        message = "services.iglu-builder.registryAuthFile is in the Nix store, where everyone can read it";
+      }
     ]
     ++ map (name: {
       assertion = !lib.hasPrefix builtins.storeDir cfg.settings.${name};

@@ -68,10 +68,11 @@ func (c *cluster) follow(ctx context.Context) {
 	defer pings.Wait()
 	ticker := time.NewTicker(findInterval)
 	defer ticker.Stop()
+	failed := false // whether the last Find has failed
 	for {
 		addresses, err := c.Find(ctx)
-		if err != nil && ctx.Err() == nil {
-			c.b.log.Warn("cannot look for nodes: those that are known stay", "err", err)
+		if ctx.Err() == nil {
+			failed = c.logLookup(err, failed)
 		}
 		for _, address := range c.note(addresses, err == nil) {
 			pings.Go(func() { c.followAddress(ctx, address) })
@@ -83,6 +84,18 @@ func (c *cluster) follow(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// logLookup logs that Find fails, and when it succeeds again. failed says whether it failed before. The texts of its errors
+// do not matter: those of a name server have another port each time.
+func (c *cluster) logLookup(err error, failed bool) (fails bool) {
+	switch {
+	case err != nil && !failed:
+		c.b.log.Warn("cannot look for nodes: those that are known stay", "err", err)
+	case err == nil && failed:
+		c.b.log.Info("the builder can look for nodes again")
+	}
+	return err != nil
 }
 
 // note records which addresses were found, and returns those that no goroutine pings yet. If they are not all, those
@@ -115,7 +128,18 @@ func (c *cluster) forget() {
 		c.b.log.Info("node forgotten: its address is not found any more", "node", n.name, "address", n.address)
 		delete(c.byID, id)
 		c.b.unregister(n)
+		c.dropName(n.name)
 	}
+}
+
+// dropName tells the observer that a name is not used any more, if no node has it. Its caller holds mu.
+func (c *cluster) dropName(name string) {
+	for _, n := range c.byID {
+		if n.name == name {
+			return
+		}
+	}
+	c.b.options.Observer.NodeGone(name)
 }
 
 // isWanted reports whether Find still returns an address. If not, it forgets the address, and the caller must
@@ -221,6 +245,9 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info,
 	}
 	c.byID[info.ID] = n
 	c.b.register(n)
+	if before != nil {
+		c.dropName(before.name)
+	}
 	if n.after != nil {
 		close(before.replaced) // no new job can get the old node any more
 	}
@@ -261,7 +288,7 @@ func (c *cluster) isEmpty() bool {
 }
 
 // use runs jobs on the node as long as its engine answers. When it no longer does, its jobs are lost. A node
-// that was replaced is used until its jobs have ended.
+// that was replaced, or at whose address another engine answers, is used until its jobs have ended.
 func (n *node) use(ctx context.Context, tick <-chan time.Time) {
 	maintaining, stop := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
@@ -288,9 +315,12 @@ func (n *node) use(ctx context.Context, tick <-chan time.Time) {
 		case <-ctx.Done():
 			return
 		}
-		_, err := n.engine.Info(ctx)
+		info, err := n.engine.Info(ctx)
 		switch {
 		case ctx.Err() != nil:
+			return
+		case err == nil && info.ID != n.info.ID && !n.hasJobs():
+			n.suspect(errOtherEngine)
 			return
 		case err == nil:
 			missed = 0
@@ -365,7 +395,7 @@ func (n *node) offer() {
 
 // lose ends the jobs of a node whose engine no longer answers.
 func (n *node) lose() {
-	n.b.log.Info("node lost", "node", n.name, "address", n.address)
+	n.b.log.Warn("node lost", "node", n.name, "address", n.address)
 	n.b.cancelOn(n, &engine.Failure{End: jobend.EngineGone, What: "The node " + n.name + " is gone, and the job with it.",
 		Advice: "Send the job again; it runs on another node.", Cause: errNodeLost})
 }
@@ -376,6 +406,9 @@ func (n *node) leave() {
 	defer n.cluster.mu.Unlock()
 	n.inUse, n.left = false, time.Now()
 }
+
+// errOtherEngine is why a node is left whose machine was reinstalled, or whose engine was made anew, within a few seconds.
+var errOtherEngine = errors.New("another engine answers at its address")
 
 var errNodeLost = errors.New("it has missed its pings")
 

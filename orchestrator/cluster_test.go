@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/orchestrator/nodes"
@@ -242,6 +244,41 @@ func TestStopWhileLooking(t *testing.T) {
 	})
 }
 
+// TestNamesOfNodesEnd reinstalls a machine, renames one and removes one. The metrics of a name end when no node has it any
+// more.
+func TestNamesOfNodesEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		observed := new(observed)
+		l := newLab(t, 2, func(o *Options) { o.Observer = observed })
+		want := func(when, names string) {
+			t.Helper()
+			observed.mu.Lock()
+			defer observed.mu.Unlock()
+			if got := strings.Join(observed.gone, " "); got != names {
+				t.Errorf("%s, these have gone: %q, want %q", when, got, names)
+			}
+			observed.gone = nil
+		}
+		change := func(name string, change func(*engine.Info)) {
+			l.lose(name)
+			synctest.Wait()
+			change(&l.machines[name].Machine)
+			l.machines[name].cut(false)
+			time.Sleep(2 * forgetTime)
+		}
+		change("n1", func(info *engine.Info) { info.ID = "ID-reinstalled" })
+		want("when one was reinstalled", "")
+		change("n1", func(info *engine.Info) { info.Name = "renamed" })
+		want("when it was renamed", "n1")
+		l.lose("n2")
+		time.Sleep(2 * forgetTime)
+		want("while the address of a lost one is found", "")
+		l.setFound("n1")
+		time.Sleep(2 * forgetTime)
+		want("when it is not", "n2")
+	})
+}
+
 // TestUnhealthy disconnects the only node: the builder is healthy until the node has missed its pings.
 func TestUnhealthy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -293,6 +330,41 @@ func TestSameID(t *testing.T) {
 			if log := l.log.String(); strings.Count(log, line+"\n") != 1 {
 				t.Errorf("this is not there once: %s\n%s", line, log)
 			}
+		}
+	})
+}
+
+// TestLookupFails has no name server for an hour, twice. The log says once each time that names cannot be looked up,
+// although the text of the error differs, and that they can again.
+func TestLookupFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var broken atomic.Bool
+		var port atomic.Int32
+		l := newLab(t, 1, func(o *Options) {
+			find := o.Cluster.Find
+			o.Cluster.Find = func(ctx context.Context) ([]string, error) {
+				if broken.Load() {
+					return nil, fmt.Errorf("read udp 192.0.2.1:%d: i/o timeout", port.Add(1))
+				}
+				return find(ctx)
+			}
+		})
+		before := len(l.log.String())
+		for _, fails := range []bool{true, false, true, false} {
+			broken.Store(fails)
+			time.Sleep(time.Hour)
+		}
+		var lines []string
+		for line := range strings.Lines(l.log.String()[before:]) {
+			if at := strings.Index(line, "level="); at > 0 {
+				line, _, _ = strings.Cut(line[at:], " err=")
+				lines = append(lines, strings.TrimSpace(line))
+			}
+		}
+		const fails, again = `level=WARN msg="cannot look for nodes: those that are known stay"`, `level=INFO msg="the builder can look for nodes again"`
+		want := []string{fails, again, fails, again}
+		if diff := cmp.Diff(want, lines); diff != "" {
+			t.Errorf("its log (-want +got):\n%s", diff)
 		}
 	})
 }

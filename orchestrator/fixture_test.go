@@ -132,11 +132,18 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
-// observed is an Observer that remembers which calls have failed, of nodes with their names.
+// observed is an Observer that remembers which calls have failed, of nodes with their names, and which nodes have gone.
 type observed struct {
 	nobody
 	mu     sync.Mutex
 	failed []string
+	gone   []string
+}
+
+func (o *observed) NodeGone(node string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.gone = append(o.gone, node)
 }
 
 func (o *observed) EngineFailed(node, call string) {

@@ -36,6 +36,7 @@ type sighting struct {
 type leftovers struct {
 	builder   string                // this builder's id
 	isRunning func(job string) bool // whether a job of this builder runs on the engine
+	asked     func(err error)       // called when the engine was asked for its containers; nil: nothing is
 
 	sweeping sync.Mutex          // held during a sweep; nobody waits for it
 	seen     map[string]sighting // of containers, by their IDs; guarded by sweeping
@@ -49,6 +50,9 @@ func (l *leftovers) sweep(ctx context.Context, e engine.Engine, removed func(id 
 	}
 	defer l.sweeping.Unlock()
 	found, err := e.List(ctx)
+	if l.asked != nil && ctx.Err() == nil {
+		l.asked(err)
+	}
 	if err != nil {
 		return err
 	}

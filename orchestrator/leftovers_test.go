@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -192,6 +193,43 @@ func TestSweepInProgress(t *testing.T) {
 		close(silent.answer)
 		if err := <-done; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// TestEngineAway stops the only engine for a while, when no job runs. The server's log says once that it does not answer, and
+// once that it does again.
+func TestEngineAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, log, _ := builder(t, nil)
+		var away atomic.Bool
+		b.local.engine.(*memengine.Engine).Fail = func(string) error {
+			if away.Load() {
+				return errAway
+			}
+			return nil
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			b.Maintain(ctx)
+		}()
+		var got []string
+		for _, isAway := range []bool{false, true, false} {
+			before := len(log.String())
+			away.Store(isAway)
+			time.Sleep(20 * time.Minute) // no maintenance is due
+			lines := strings.SplitAfter(log.String()[before:], "\n")
+			got = append(got, strings.Join(slices.DeleteFunc(lines, func(line string) bool { return strings.Contains(line, "level=DEBUG") }), ""))
+		}
+		stop()
+		<-done
+		for i, want := range []string{"", `level=WARN msg="the container engine does not answer" err="The container engine does not answer. Start it."`,
+			`level=INFO msg="the container engine answers again"`} {
+			if lines := strings.Count(got[i], "\n"); !strings.Contains(got[i], want) || lines > 1 || want == "" && lines > 0 {
+				t.Errorf("its log, part %d, wants %q:\n%s", i, want, got[i])
+			}
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"iglu.sh/builder/internal/jobend"
@@ -24,6 +25,8 @@ type node struct {
 	buildID   string // of the program in its containers
 	noImage   error  // why the engine has no job image; nil if it has one; guarded by the builder's mu
 
+	isAway atomic.Bool // it did not answer when it was asked last; see logAnswer
+
 	// silent is since when the engine has not answered the jobs of the queue, and asked when they have asked last. Both
 	// are guarded by the builder's mu.
 	silent, asked time.Time
@@ -31,7 +34,7 @@ type node struct {
 	// The fields from here on are set for the nodes of a cluster only. cluster is nil if this is the
 	// builder's only engine.
 	cluster    *cluster
-	name       string // of its machine; unique in the cluster
+	name       string // of its machine; unique among the nodes that are listed
 	address    string // of its engine
 	info       engine.Info
 	homes      []string      // the repositories whose stores it had when it was added
@@ -49,8 +52,22 @@ type node struct {
 // newNode returns a node for an engine.
 func (b *Builder) newNode(e engine.Engine, slots *nodes.Node, options stores.Options) *node {
 	n := &node{b: b, slots: slots, engine: e, buildID: b.options.BuildID, stores: stores.New(e, options, b.log)}
-	n.leftovers = &leftovers{builder: b.id, isRunning: n.isRunning, seen: make(map[string]sighting)}
+	n.leftovers = &leftovers{builder: b.id, isRunning: n.isRunning, asked: n.logAnswer, seen: make(map[string]sighting)}
 	return n
+}
+
+// logAnswer logs that the builder's only engine does not answer, and when it does again. err is the error of a call. A
+// cluster does that for its nodes (offer).
+func (n *node) logAnswer(err error) {
+	f, _ := errors.AsType[*engine.Failure](err)
+	isAway := f != nil && f.End == jobend.EngineGone
+	switch wasAway := n.isAway.Swap(isAway); {
+	case isAway == wasAway || n.cluster != nil:
+	case isAway:
+		n.b.log.Warn("the container engine does not answer", "err", err)
+	default:
+		n.b.log.Info("the container engine answers again")
+	}
 }
 
 // machine returns the node's architecture as Go names it, such as amd64.

@@ -52,15 +52,30 @@ func (c *cluster) present(address, id string) {
 	delete(c.away, address)
 }
 
-// nameOf returns the name of a node: that of its machine, with the address if another node has the same name. Its
-// caller holds mu.
+// nameOf returns the name of a node: that of its machine, with the address if another node has that name. Its caller
+// holds mu.
 func (c *cluster) nameOf(info engine.Info, address string) string {
-	for id, n := range c.byID {
-		if id != info.ID && n.name == info.Name {
-			return fmt.Sprintf("%s (%s)", info.Name, address)
+	for _, name := range []string{info.Name, fmt.Sprintf("%s (%s)", info.Name, address)} {
+		if !c.isTaken(name, info.ID) {
+			return name
 		}
 	}
-	return info.Name
+	// A node that was at this address has a new agent at another one, and has kept its name.
+	return fmt.Sprintf("%s (%s, %s)", info.Name, address, info.ID)
+}
+
+// isTaken reports whether another node than that of the engine with an ID has a name and is listed. A lost node whose
+// addresses have other engines now is not listed. Its caller holds mu.
+func (c *cluster) isTaken(name, id string) bool {
+	for other, n := range c.byID {
+		if other == id || n.name != name {
+			continue
+		}
+		if n.inUse || slices.Contains(slices.Collect(maps.Values(c.lastAt)), other) {
+			return true
+		}
+	}
+	return false
 }
 
 // logTwin logs that an address is not used, because its engine has the ID of a node that gets jobs. Usually it is that

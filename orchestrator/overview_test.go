@@ -85,6 +85,82 @@ func TestNodes(t *testing.T) {
 	})
 }
 
+// TestReinstalled replaces a lost machine by one of the same name, at the same address and with another engine. It has the
+// name alone, also when there is another machine of that name.
+func TestReinstalled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 1)
+		l.lose("n1")
+		synctest.Wait()
+		l.machines["n1"].Machine.ID = "ID-reinstalled"
+		l.machines["n1"].cut(false)
+		one := nodes.State{Name: "n1", Up: true, Platform: ownPlatform, CPUs: 8, Memory: 8 << 30, Slots: 2}
+		l.wantStates("reinstalled", one)
+		two := one
+		two.Name = "n1 (twin)"
+		l.setFound("n1", "twin")
+		l.wantStates("with another machine of that name", one, two)
+	})
+}
+
+// TestReplacedQuickly replaces the engine at an address by another one, so quickly that its node is not lost. When no job runs,
+// the node is that of the new engine.
+func TestReplacedQuickly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 1)
+		job := l.start("a", "1m")
+		l.machines["n1"].cut(true)
+		time.Sleep(pingInterval)
+		synctest.Wait()
+		l.machines["n1"].Machine.ID = "ID-replaced"
+		l.machines["n1"].cut(false)
+		want := func(when, id string) {
+			t.Helper()
+			c := l.b.cluster
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			for other, n := range c.byID {
+				if n.inUse != (other == id) || n.inUse && !n.takes {
+					t.Errorf("%s, the node of %s is in use: %t, and gets jobs: %t", when, other, n.inUse, n.takes)
+				}
+			}
+		}
+		time.Sleep(2 * pingInterval)
+		want("while a job runs", "ID-n1")
+		job.wantEnd(t, jobend.Exited)
+		time.Sleep(3 * pingInterval)
+		want("when it has ended", "ID-replaced")
+		next := l.start("a", "1m")
+		next.wantEnd(t, jobend.Exited)
+		if states := l.b.Nodes(); next.node() != "n1" || len(states) != 1 || states[0].Name != "n1" {
+			t.Errorf("the next job runs on %s, and the nodes are %+v", next.node(), states)
+		}
+	})
+}
+
+// TestNames names machines that all have the same name. No two that are listed get one name: the metrics would fail.
+func TestNames(t *testing.T) {
+	for _, test := range []struct {
+		when   string
+		others map[string]*node  // by the IDs of their engines
+		lastAt map[string]string // the IDs, by addresses
+		want   string
+	}{
+		{"it is the first", nil, nil, "debian"},
+		{"it has the name", map[string]*node{"ID": {name: "debian", inUse: true}}, nil, "debian"},
+		{"another has the name", map[string]*node{"other": {name: "debian", inUse: true}}, nil, "debian (here)"},
+		{"another has the name, and is lost", map[string]*node{"other": {name: "debian"}}, map[string]string{"there": "other"}, "debian (here)"},
+		{"another had the name, and its address has another engine", map[string]*node{"other": {name: "debian"}}, map[string]string{"here": "ID"}, "debian"},
+		{"a third was at the address, and has got an agent at another one", map[string]*node{"other": {name: "debian", inUse: true},
+			"third": {name: "debian (here)", inUse: true}}, map[string]string{"there": "third"}, "debian (here, ID)"},
+	} {
+		c := &cluster{byID: test.others, lastAt: test.lastAt}
+		if got := c.nameOf(engine.Info{ID: "ID", Name: "debian"}, "here"); got != test.want {
+			t.Errorf("%s: %q, want %q", test.when, got, test.want)
+		}
+	}
+}
+
 // TestNodesReady checks that a builder is ready while a job could run on any node. Otherwise it gives the reason of each node.
 func TestNodesReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -228,7 +229,7 @@ func TestSubmitFollowed(t *testing.T) {
 // TestSubmitWithoutLog submits a job whose log cannot be created: the job is refused with the reason, and uses no slot.
 func TestSubmitWithoutLog(t *testing.T) {
 	b, _, folder := builder(t, nil) // no job runs
-	if err := os.RemoveAll(folder); err != nil {
+	if err := errors.Join(os.RemoveAll(folder), os.WriteFile(folder, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {

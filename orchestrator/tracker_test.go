@@ -143,7 +143,7 @@ func TestVerdictOfNothing(t *testing.T) {
 		t.Errorf("message %d: %s, want %s", last.Seq, last.Event, want)
 	}
 	// Without a log the message has no number.
-	if err := os.RemoveAll(folder); err != nil {
+	if err := errors.Join(os.RemoveAll(folder), os.WriteFile(folder, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	last := b.build(t.Context(), secretRequest(), io.Discard)

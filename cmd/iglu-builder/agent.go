@@ -142,6 +142,9 @@ func readAgentKeys(s *server.Settings) (*agent.Keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the agent's keys: %w\nhint: 'iglu-builder agent keys DIR' makes them, in DIR/agent", err)
 	}
+	if keys.AreServers() {
+		return nil, fmt.Errorf("%s has the keys of the server, which belong on no other machine\nhint: an agent needs those in DIR/agent", s.AgentKeys)
+	}
 	return keys, nil
 }
 

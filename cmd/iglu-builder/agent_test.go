@@ -68,6 +68,7 @@ func TestAgentThatCannotStart(t *testing.T) {
 	}{
 		{"", socket, nil, 1, "no keys: set --agent-keys or IGLU_AGENT_KEYS to their folder\nhint: 'iglu-builder agent keys DIR' makes them"},
 		{keys, socket, nil, 1, "read the agent's keys: open " + keys + "/cert.pem: no such file"},
+		{keys + "/server", socket, nil, 1, keys + "/server has the keys of the server, which belong on no other machine\nhint: an agent needs those in DIR/agent"},
 		{keys + "/agent", "tcp://127.0.0.1:2375", nil, 1, "DOCKER_HOST is tcp://127.0.0.1:2375, but an agent runs on the machine of its engine\nhint: "},
 		{keys + "/agent", "unix:///nonexistent", nil, 1, "The container engine does not answer."},
 		{keys + "/agent", socket, []string{"--listen", "2376"}, 2, "is not an address such as"},
@@ -78,6 +79,9 @@ func TestAgentThatCannotStart(t *testing.T) {
 		t.Setenv("DOCKER_HOST", test.host)
 		wantFailure(t, test.code, append([]string{"agent"}, test.args...), test.want)
 	}
+	t.Setenv("IGLU_AGENT_KEYS", keys+"/agent")
+	t.Setenv("DOCKER_HOST", "tcp://127.0.0.1:2376")
+	wantFailure(t, 1, []string{"stores"}, "IGLU_AGENT_KEYS has the keys of agents\nhint: a server needs those in DIR/server")
 	t.Setenv("IGLU_AGENT_KEYS", "")
 	wantFailure(t, 1, []string{"agent", "check"}, "no keys: ")
 	wantFailure(t, 1, []string{"agent", "check", "--no-such-flag"}, "unknown flag")

@@ -43,13 +43,16 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 		{"job-pids", "10", `"10" is not a number of at least 64`},
 		{"build-timeout", "0", `"0" is not a time such as 30s or 5m`},
 		{"silence-timeout", "never", `"never" is not a time such as 30s or 5m, nor off`},
-		{"shutdown-grace", "30", `"30" is not a time such as 30s or 5m`},
+		{"shutdown-grace", "30", `"30" is not a time such as 30s or 5m, nor 0`},
 		{"allowed-origins", "https://example.com/path", `"https://example.com/path" is not a list of origins`},
 		{"nix-sandbox", "maybe", `"maybe" is none of "auto" "on" "off"`},
 		{"nix-sandbox-unsafe", "true", `"true" is neither yes nor no`},
 		{"instance", "a/b", `"a/b" is not a name of letters, digits, dots, dashes and underscores`},
 		{"allowed-commands", "nix,,sh", `"nix,,sh" is not a list of programs such as nix,nix-build`},
 		{"allowed-commands", "nix nix-build", `"nix nix-build" is not a list of programs such as nix,nix-build`},
+		{"allowed-commands", `"nix,nix-build"`, `"\"nix,nix-build\"" is not a list of programs such as nix,nix-build`}, // docker run --env-file keeps quotes
+		{"public-url", "https://example.com/builder ", `"https://example.com/builder " is not a URL such as https://builder.example.com`},
+		{"state-dir", "/nonexistent/state\n", `"/nonexistent/state\n" is not a folder: it ends with a space or a line end`}, // as from a file
 		{"request-timeout", "30", `"30" is not a time such as 30s or 5m`},
 		{"request-timeout", "-1s", `"-1s" is not a time such as 30s or 5m`},
 		{"max-request-bytes", "many", `"many" is not a size such as 1048576 or 1MiB`},
@@ -68,6 +71,7 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 			wantUsage(t, []string{"serve"}, server.EnvName(test.flag), test.want)
 		})
 	}
+	wantUsage(t, []string{"serve", "--state-dir", ""}, "--state-dir", `"" is not a folder`) // an unset variable of a shell
 	wantUsage(t, []string{"serve", "--no-such-flag"}, "unknown flag: --no-such-flag", "hint: see 'iglu-builder serve --help'")
 	wantUsage(t, []string{"serve", "argument"}, "argument", "hint")
 	wantUsage(t, []string{"no-such-command"}, "no-such-command", "hint")

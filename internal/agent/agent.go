@@ -93,6 +93,7 @@ type service struct {
 	handshakes recentConns // connections that are in their handshake
 	transfers  recentConns // connections that get the program: strangers are in the handshake only, and cannot close them
 	refused    refusals
+	engineAway atomic.Bool // the last connection to the engine could not be made
 	serving    sync.WaitGroup
 
 	mu      sync.Mutex
@@ -104,16 +105,20 @@ type service struct {
 
 // accept accepts connections until the listener is closed.
 func (s *service) accept(listener net.Listener) {
-	for {
+	for failed := false; ; {
 		conn, err := listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
-			s.log.Warn("cannot accept a connection", "err", err)
+			if !failed { // else it has been logged
+				s.log.Warn("cannot accept connections", "err", err)
+			}
+			failed = true
 			time.Sleep(acceptPause)
 			continue
 		}
+		failed = false
 		s.handshakes.add(conn)
 		s.serving.Go(func() { s.serve(conn) })
 	}
@@ -143,8 +148,8 @@ func (s *service) serve(conn net.Conn) {
 		return
 	}
 	engine, err := net.Dial("unix", s.socket)
+	s.noteEngine(err)
 	if err != nil {
-		s.log.Warn("cannot connect to the engine", "err", err)
 		return
 	}
 	p := newPassage(client, engine.(*net.UnixConn))
@@ -154,6 +159,16 @@ func (s *service) serve(conn net.Conn) {
 	}
 	defer s.remove(p)
 	p.run()
+}
+
+// noteEngine logs that the engine cannot be reached, and when it can be again. A server asks every few seconds.
+func (s *service) noteEngine(err error) {
+	switch wasAway := s.engineAway.Swap(err != nil); {
+	case err != nil && !wasAway:
+		s.log.Warn("cannot connect to the engine", "err", err)
+	case err == nil && wasAway:
+		s.log.Info("the engine can be reached again")
+	}
 }
 
 // add adds a passage. It returns false if the agent has closed its connections already.

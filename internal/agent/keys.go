@@ -61,6 +61,18 @@ func ReadKeys(folder string) (*Keys, error) {
 	return k, nil
 }
 
+// The names in the certificates that MakeKeys makes. They only help to notice a wrong folder.
+const (
+	serverName = "iglu-builder server"
+	agentName  = "iglu-builder agent"
+)
+
+// AreServers reports whether MakeKeys has made the keys for a server.
+func (k *Keys) AreServers() bool { return k.own.Leaf.Subject.CommonName == serverName }
+
+// AreAgents reports whether MakeKeys has made the keys for agents.
+func (k *Keys) AreAgents() bool { return k.own.Leaf.Subject.CommonName == agentName }
+
 func (k *Keys) isPeer(key []byte) bool {
 	return slices.ContainsFunc(k.peers, func(peer []byte) bool { return bytes.Equal(peer, key) })
 }
@@ -152,11 +164,11 @@ func IsHost(text string) bool {
 // it does not exist, and fails if there are keys already. The agent's certificate has hosts, which are names or
 // addresses, in addition to HostNames.
 func MakeKeys(folder string, hosts []string) error {
-	server, err := newPair("iglu-builder server", x509.ExtKeyUsageClientAuth, nil)
+	server, err := newPair(serverName, x509.ExtKeyUsageClientAuth, nil)
 	if err != nil {
 		return err
 	}
-	agent, err := newPair("iglu-builder agent", x509.ExtKeyUsageServerAuth, append(slices.Clone(HostNames), hosts...))
+	agent, err := newPair(agentName, x509.ExtKeyUsageServerAuth, append(slices.Clone(HostNames), hosts...))
 	if err != nil {
 		return err
 	}

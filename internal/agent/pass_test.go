@@ -4,9 +4,18 @@ import (
 	"bytes"
 	"crypto/rand"
 	"io"
+	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"iglu.sh/builder/test/kit/await"
 )
 
 // TestBytes sends many bytes in both directions at once.
@@ -146,4 +155,69 @@ func TestNoEngine(t *testing.T) {
 		t.Errorf("%d bytes came", n)
 	}
 	a.inLog(t, `msg="cannot connect to the engine" err=.*no such file`)
+}
+
+// TestEngineAway asks for the engine again and again while it is away, as a server with nodes does every few seconds. The log
+// says once that it is, and once that it is back.
+func TestEngineAway(t *testing.T) {
+	t.Parallel()
+	k, e := install(t), sayer(t)
+	socket := filepath.Join(filepath.Dir(e.socket), "later.sock")
+	a := startAgent(t, Options{Keys: k.agent, Socket: socket})
+	for range 5 {
+		if got, _ := ask(k.server.Dial(t.Context(), a.address)); got != "" {
+			t.Fatalf("without an engine: %q", got)
+		}
+	}
+	if err := os.Symlink(e.socket, socket); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if got, err := ask(k.server.Dial(t.Context(), a.address)); !strings.Contains(got, secret) {
+			t.Fatalf("with an engine: %q, %v", got, err)
+		}
+	}
+	a.inLog(t, `level=INFO msg="the engine can be reached again"`)
+	if n := strings.Count(a.log.String(), "cannot connect to the engine"); n != 1 {
+		t.Errorf("the log says %d times that it is away:\n%s", n, a.log.String())
+	}
+	if n := strings.Count(a.log.String(), "can be reached again"); n != 1 {
+		t.Errorf("the log says %d times that it is back:\n%s", n, a.log.String())
+	}
+}
+
+// A fullListener has too many files open, except for some of its calls, and is then closed.
+type fullListener struct {
+	net.Listener
+	results []error // nil: a connection
+}
+
+func (l *fullListener) Accept() (net.Conn, error) {
+	if len(l.results) == 0 {
+		return nil, net.ErrClosed
+	}
+	err := l.results[0]
+	l.results = l.results[1:]
+	if err != nil {
+		return nil, err
+	}
+	conn, other := net.Pipe()
+	other.Close()
+	return conn, nil
+}
+
+// TestTooManyFiles has an agent that cannot accept connections for a while, twice. The log says so once each time.
+func TestTooManyFiles(t *testing.T) {
+	k := install(t)
+	synctest.Test(t, func(t *testing.T) {
+		var log await.Log
+		s := &service{tls: k.agent.listening(func() bool { return false }), log: slog.New(slog.NewTextHandler(&log, nil)), refused: refusals{log: slog.New(slog.DiscardHandler)}}
+		begun := time.Now()
+		full := syscall.EMFILE
+		s.accept(&fullListener{results: []error{full, full, full, nil, full, full}})
+		s.serving.Wait()
+		if n := strings.Count(log.String(), "cannot accept"); n != 2 || time.Since(begun) < 5*acceptPause {
+			t.Errorf("the log says so %d times, after %s:\n%s", n, time.Since(begun), log.String())
+		}
+	})
 }

@@ -6,6 +6,7 @@
 package history
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"encoding/json"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -219,13 +221,17 @@ func put(tx *bbolt.Tx, r Record) error {
 	}
 	key := tx.Bucket(idsBucket).Get([]byte(r.Job))
 	if key == nil {
-		key = binary.BigEndian.AppendUint64(nil, uint64(r.Begun.UnixNano()))
-		key = append(key, r.Job...)
+		key = keyFor(r)
 		if err := tx.Bucket(idsBucket).Put([]byte(r.Job), key); err != nil {
 			return err
 		}
 	}
 	return tx.Bucket(recordsBucket).Put(key, value)
+}
+
+// keyFor returns the key of a new record. Keys are in the order of the times at which the jobs began.
+func keyFor(r Record) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, uint64(r.Begun.UnixNano())), r.Job...)
 }
 
 // Get returns a job's record, or ErrNotFound.
@@ -268,21 +274,31 @@ func (h *History) Find(before string, limit int, match func(Record) bool) (recor
 	err = h.db.View(func(tx *bbolt.Tx) error {
 		cursor := tx.Bucket(recordsBucket).Cursor()
 		key, value := cursor.Last()
+		unstored := h.missingIn(tx)
 		if before != "" {
-			at := tx.Bucket(idsBucket).Get([]byte(before))
+			at := h.keyOf(tx, before)
 			if at == nil {
 				return ErrNotFound
 			}
-			cursor.Seek(at)
-			key, value = cursor.Prev()
-		}
-		for ; key != nil && len(records) < limit; key, value = cursor.Prev() {
-			var r Record
-			if err := json.Unmarshal(value, &r); err != nil {
-				return err
+			if found, _ := cursor.Seek(at); found != nil {
+				key, value = cursor.Prev()
+			} else {
+				key, value = cursor.Last()
 			}
-			if latest, ok := h.unstored[r.Job]; ok {
-				r = latest
+			unstored = slices.DeleteFunc(unstored, func(r Record) bool { return bytes.Compare(keyFor(r), at) >= 0 })
+		}
+		for len(records) < limit && (key != nil || len(unstored) > 0) {
+			var r Record
+			if len(unstored) > 0 && bytes.Compare(keyFor(unstored[0]), key) > 0 {
+				r, unstored = unstored[0], unstored[1:]
+			} else {
+				if err := json.Unmarshal(value, &r); err != nil {
+					return err
+				}
+				if latest, ok := h.unstored[r.Job]; ok {
+					r = latest
+				}
+				key, value = cursor.Prev()
 			}
 			if match(r) {
 				records = append(records, r)
@@ -291,6 +307,26 @@ func (h *History) Find(before string, limit int, match func(Record) bool) (recor
 		return nil
 	})
 	return records, err
+}
+
+// missingIn returns the unstored records of which the file has no earlier state, the newest first. mu is held.
+func (h *History) missingIn(tx *bbolt.Tx) (missing []Record) {
+	for job, r := range h.unstored {
+		if tx.Bucket(idsBucket).Get([]byte(job)) == nil {
+			missing = append(missing, r)
+		}
+	}
+	slices.SortFunc(missing, func(a, b Record) int { return bytes.Compare(keyFor(b), keyFor(a)) })
+	return missing
+}
+
+// keyOf returns the key of a job's record, or nil if there is none. mu is held.
+func (h *History) keyOf(tx *bbolt.Tx, job string) []byte {
+	key := tx.Bucket(idsBucket).Get([]byte(job))
+	if r, ok := h.unstored[job]; ok && key == nil {
+		return keyFor(r)
+	}
+	return key
 }
 
 // Prune removes the records of ended jobs for which keep returns false.

@@ -362,16 +362,7 @@ func TestCannotWrite(t *testing.T) {
 			h := open(t, path)
 			r := Record{Job: "job", Command: "nix build", Begun: noon}
 			keep(t, h, r)
-			reopen := func(readOnly bool) {
-				if err := h.db.Close(); err != nil {
-					t.Fatal(err)
-				}
-				var err error
-				if h.db, err = bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: readOnly}); err != nil {
-					t.Fatal(err)
-				}
-			}
-			reopen(true)
+			reopen(t, h, path, true)
 			r.End, r.Ended = jobend.Exited, noon.Add(time.Minute)
 			if err := h.Put(r); !errors.Is(err, bolterrors.ErrDatabaseReadOnly) {
 				t.Errorf("a write that fails returns %v", err)
@@ -388,7 +379,7 @@ func TestCannotWrite(t *testing.T) {
 				}
 			}
 			check("before the next write")
-			reopen(false)
+			reopen(t, h, path, false)
 			if err := write(h); err != nil {
 				t.Fatal(err)
 			}
@@ -399,6 +390,55 @@ func TestCannotWrite(t *testing.T) {
 			h = open(t, path)
 			check("after a restart")
 		})
+	}
+}
+
+// TestBegunWhileFull has jobs begin while the file cannot be written. They are found like others, in the order of their time.
+func TestBegunWhileFull(t *testing.T) {
+	path := file(t)
+	h := open(t, path)
+	keep(t, h, Record{Job: "a", Begun: noon, End: jobend.Exited}, Record{Job: "d", Begun: noon.Add(4), End: jobend.Exited})
+	reopen(t, h, path, true)
+	for i, job := range []string{"b", "c", "e", "f"} {
+		r := Record{Job: job, Begun: noon.Add([]time.Duration{1, 2, 5, 6}[i])}
+		if err := h.Put(r); !errors.Is(err, bolterrors.ErrDatabaseReadOnly) {
+			t.Errorf("a write that fails returns %v", err)
+		}
+	}
+	check := func(when string) {
+		t.Helper()
+		for before, want := range map[string]string{"": "f e d c b a", "f": "e d c b a", "e": "d c b a", "d": "c b a", "c": "b a", "b": "a", "a": ""} {
+			records, err := h.Find(before, 10, func(Record) bool { return true })
+			var got []string
+			for _, r := range records {
+				got = append(got, r.Job)
+			}
+			if err != nil || strings.Join(got, " ") != want {
+				t.Errorf("%s, before %q: %q, want %q, %v", when, before, got, want, err)
+			}
+		}
+		if got := ids(t, h, 3); got != "f e d" {
+			t.Errorf("%s, the newest three are %s", when, got)
+		}
+		if running, err := h.Unended(); len(running) != 4 || err != nil {
+			t.Errorf("%s, %d run: %v", when, len(running), err)
+		}
+	}
+	check("while it is full")
+	reopen(t, h, path, false)
+	keep(t, h, Record{Job: "c", Begun: noon.Add(2)})
+	check("when it can be written")
+}
+
+// reopen opens the file of a history anew.
+func reopen(t *testing.T, h *History, path string, readOnly bool) {
+	t.Helper()
+	if err := h.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if h.db, err = bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: readOnly}); err != nil {
+		t.Fatal(err)
 	}
 }
 

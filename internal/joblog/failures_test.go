@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -103,11 +104,11 @@ func TestPruneErrors(t *testing.T) {
 	if err := s.Prune(); err == nil {
 		t.Error("a journal that cannot be removed: no error")
 	}
-	if err := os.RemoveAll(s.folder); err != nil {
+	if err := errors.Join(os.RemoveAll(s.folder), os.WriteFile(s.folder, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Prune(); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("without its folder: error %v", err)
+	if err := s.Prune(); !errors.Is(err, syscall.ENOTDIR) {
+		t.Errorf("with a file in place of its folder: error %v", err)
 	}
 }
 

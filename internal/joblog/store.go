@@ -85,7 +85,11 @@ func (s *Store) Create(job string, redactor *redact.Redactor) (*Log, error) {
 	return log, nil
 }
 
+// create creates a file in the folder, and the folder if somebody has removed it.
 func (s *Store) create(name string) (*os.File, error) {
+	if err := os.Mkdir(s.folder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
 	return os.OpenFile(filepath.Join(s.folder, name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
@@ -102,6 +106,9 @@ func (s *Store) Prune() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ended, err := s.ended()
+	if err == nil && s.correctTimes(ended) {
+		ended, err = s.ended()
+	}
 	if err != nil {
 		return fmt.Errorf("look for old logs: %w", err)
 	}
@@ -117,6 +124,24 @@ func (s *Store) Prune() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// clockTolerance is how far the clock of a file server may be ahead.
+const clockTolerance = time.Minute
+
+// correctTimes corrects the times of logs that are in the future, because the clock was ahead when they were written, and
+// reports whether there were any. Otherwise they would count as newer than the log of a job that has just ended, and would
+// not become old. ended is the result of s.ended.
+func (s *Store) correctTimes(ended []fs.FileInfo) (changed bool) {
+	now := time.Now()
+	for i, log := range ended {
+		if !log.ModTime().After(now.Add(clockTolerance)) {
+			break // so are those after it
+		}
+		then := now.Add(-clockTolerance - time.Duration(i)*time.Millisecond) // in their order
+		changed = os.Chtimes(filepath.Join(s.folder, log.Name()), time.Time{}, then) == nil || changed
+	}
+	return changed
 }
 
 // currentBytes returns how many bytes the logs of jobs that run take. s.mu is held.
@@ -149,7 +174,7 @@ func (s *Store) remove(name string) error {
 // ended returns the logs of jobs that have ended, the newest first.
 func (s *Store) ended() ([]fs.FileInfo, error) {
 	entries, err := os.ReadDir(s.folder)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	var logs []fs.FileInfo

@@ -49,6 +49,48 @@ func names(t *testing.T, folder string) []string {
 	return names
 }
 
+// TestFolderRemoved removes the whole folder while the store is open, as somebody may do to make room. The next job has a log.
+func TestFolderRemoved(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "logs")
+	s, err := Open(folder, Keep{Jobs: 3}, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end(t, s, "a", 0)
+	if err := os.RemoveAll(folder); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Prune(); err != nil {
+		t.Error(err)
+	}
+	end(t, s, "b", 0)
+	if diff := cmp.Diff([]string{"b.events", "b.log"}, names(t, folder)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestClockWasAhead has logs of a time when the clock was ahead. The log of a job that ends now is newer than these, and they
+// become old like others.
+func TestClockWasAhead(t *testing.T) {
+	folder := t.TempDir()
+	s, err := Open(folder, Keep{Jobs: 3, Age: time.Hour}, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end(t, s, "a", -20*time.Hour)
+	end(t, s, "b", -30*time.Hour)
+	end(t, s, "c", -10*time.Hour)
+	end(t, s, "d", 0)
+	if diff := cmp.Diff([]string{"b.events", "b.log", "c.events", "c.log", "d.events", "d.log"}, names(t, folder)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for _, job := range []string{"b", "c"} {
+		if info, err := os.Stat(filepath.Join(folder, job+extension)); err != nil || info.ModTime().After(time.Now()) {
+			t.Errorf("the log of %s is of %v (%v)", job, info.ModTime(), err)
+		}
+	}
+}
+
 func TestKeep(t *testing.T) {
 	const day = 24 * time.Hour
 	tests := []struct {

@@ -155,6 +155,11 @@ func (m *Metrics) NodeCame(node string) {
 	}
 }
 
+// NodeGone removes the series of a node. Otherwise a cluster whose machines change would have more and more of them.
+func (m *Metrics) NodeGone(node string) {
+	m.engineError.DeletePartialMatch(prometheus.Labels{"node": node})
+}
+
 // EngineFailed counts a failed call of a node's engine. call is one of the calls that New got. node is ""
 // without a cluster.
 func (m *Metrics) EngineFailed(node, call string) { m.engineErrors(node, call).Inc() }

@@ -50,6 +50,8 @@ func ofNodes() *Metrics {
 	})
 	m.NodeCame("node-1")
 	m.EngineFailed("node-2", "start the container")
+	m.NodeCame("node-3")
+	m.NodeGone("node-3")
 	return m
 }
 

@@ -71,6 +71,9 @@ func (s *Settings) readKeys() (*agent.Keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the keys in IGLU_AGENT_KEYS: %w\nhint: 'iglu-builder agent keys DIR' makes them, in DIR/server", err)
 	}
+	if keys.AreAgents() {
+		return nil, errors.New("IGLU_AGENT_KEYS has the keys of agents\nhint: a server needs those in DIR/server, which 'iglu-builder agent keys DIR' makes")
+	}
 	return keys, nil
 }
 

@@ -57,7 +57,7 @@ func (s *Settings) openFleet(own ownProgram, folder string, log *slog.Logger) (*
 	}
 	f.cluster = &orchestrator.Cluster{
 		Platform: ownPlatform,
-		Find:     func(ctx context.Context) ([]string, error) { return resolve(ctx, net.DefaultResolver, s.Nodes) },
+		Find:     (&finder{resolver: net.DefaultResolver, names: s.Nodes, log: log}).find,
 		Open: func(address string) (engine.Engine, error) {
 			e, err := s.openEngine("tcp://"+address, dialing(keys), own.file, log.With("address", address))
 			if err != nil {
@@ -153,6 +153,34 @@ func resolve(ctx context.Context, r resolver, names []string) (addresses []strin
 		}
 		for _, address := range found {
 			addresses = append(addresses, net.JoinHostPort(address, port))
+		}
+	}
+	return addresses, failed
+}
+
+// A finder looks up the names of agents again and again. It logs when a name begins to have no address, for example because
+// it is misspelt, and when it has one again.
+type finder struct {
+	resolver resolver
+	names    []string
+	log      *slog.Logger
+	without  []string // the names that had no address last
+}
+
+// find is resolve. It is not for concurrent use.
+func (f *finder) find(ctx context.Context) (addresses []string, failed error) {
+	for _, name := range f.names {
+		found, err := resolve(ctx, f.resolver, []string{name})
+		addresses, failed = append(addresses, found...), errors.Join(failed, err)
+		had := !slices.Contains(f.without, name)
+		switch {
+		case err != nil: // not known
+		case len(found) == 0 && had:
+			f.log.Warn("a name in IGLU_NODES has no address", "name", name)
+			f.without = append(f.without, name)
+		case len(found) > 0 && !had:
+			f.log.Info("a name in IGLU_NODES has an address now", "name", name)
+			f.without = slices.DeleteFunc(f.without, func(other string) bool { return other == name })
 		}
 	}
 	return addresses, failed

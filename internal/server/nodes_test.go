@@ -1,15 +1,19 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"iglu.sh/builder/internal/agent"
 	"iglu.sh/builder/internal/buildid"
@@ -227,4 +231,29 @@ func (a addresses) Write(line []byte) (int, error) {
 		a <- address
 	}
 	return len(line), nil
+}
+
+// TestNameWithoutAddress looks names up again and again, one of which has no address for a while, for example because it is
+// misspelt. The log says so once, and when it has one again.
+func TestNameWithoutAddress(t *testing.T) {
+	var log bytes.Buffer
+	known := names{"node-1": {"192.0.2.1"}, "node-2": {"192.0.2.2"}}
+	f := finder{resolver: known, names: []string{"node-1:2376", "nod-2:2376"}, log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{ReplaceAttr: withoutTime}))}
+	find := func(want ...string) {
+		t.Helper()
+		for range 3 {
+			if got, err := f.find(t.Context()); err != nil || !slices.Equal(got, want) {
+				t.Errorf("found %q, want %q, %v", got, want, err)
+			}
+		}
+	}
+	find("192.0.2.1:2376")
+	known["nod-2"] = []string{"192.0.2.7"}
+	find("192.0.2.1:2376", "192.0.2.7:2376")
+	const want = `level=WARN msg="a name in IGLU_NODES has no address" name=nod-2:2376
+level=INFO msg="a name in IGLU_NODES has an address now" name=nod-2:2376
+`
+	if diff := cmp.Diff(want, log.String()); diff != "" {
+		t.Errorf("its log (-want +got):\n%s", diff)
+	}
 }

@@ -60,6 +60,17 @@ func (v *value[T]) Kind() Kind { return v.kind }
 
 func parseAny(text string) (string, error) { return text, nil }
 
+// parseFolder refuses what would be the working folder, or the name of a folder that nobody wants to make.
+func parseFolder(text string) (string, error) {
+	switch {
+	case text == "":
+		return "", errors.New("is not a folder")
+	case strings.TrimRightFunc(text, unicode.IsSpace) != text:
+		return "", errors.New("is not a folder: it ends with a space or a line end")
+	}
+	return text, nil
+}
+
 func parseAddress(text string) (string, error) {
 	_, port, err := net.SplitHostPort(text)
 	if err == nil {
@@ -111,7 +122,9 @@ func parseWords(text string) ([]string, error) {
 	for i := range words {
 		words[i] = strings.TrimSpace(words[i])
 	}
-	isWrong := func(word string) bool { return word == "" || strings.ContainsFunc(word, unicode.IsSpace) }
+	isWrong := func(word string) bool {
+		return word == "" || strings.ContainsFunc(word, unicode.IsSpace) || strings.ContainsAny(word, `"'`)
+	}
 	if slices.ContainsFunc(words, isWrong) {
 		return nil, errors.New("is not a list of programs such as nix,nix-build")
 	}
@@ -143,7 +156,11 @@ func parseGrace(text string) (time.Duration, error) {
 	if text == "0" {
 		return 0, nil
 	}
-	return parseDuration(text)
+	d, err := parseDuration(text)
+	if err != nil {
+		err = fmt.Errorf("%w, nor 0", err)
+	}
+	return d, err
 }
 
 func parseDurationOrOff(text string) (time.Duration, error) {
@@ -175,7 +192,7 @@ func parsePublicURL(text string) (string, error) {
 		return "", nil
 	}
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || strings.ContainsAny(text, "?#") {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || strings.ContainsAny(text, "?# ") {
 		return "", errors.New("is not a URL such as https://builder.example.com")
 	}
 	return strings.TrimRight(text, "/"), nil

@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -67,7 +70,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	if err != nil {
 		return err
 	}
-	s.warnOfHost(log)
+	s.warnOfSettings(log)
 	numbers := metrics.New(build, wsapi.Refusals, docker.Calls, len(s.Nodes) > 0)
 	logs.Written = numbers.LogWritten
 	engines, err := s.openFleet(ownProgram{program, buildID, build.Version}, filepath.Join(folder, "programs"), log)
@@ -102,7 +105,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 	defer stopServing()
 	defer inBackground(serving, builder.Maintain)()
 	defer tick.Every(pruneInterval, func() {
-		if err := errors.Join(logs.Prune(), records.Prune(logs.Has)); err != nil {
+		if err := errors.Join(logs.Prune(), records.Prune(logs.Has), s.pruneUnused(folder)); err != nil {
 			log.Warn("cannot remove old logs and records", "err", err)
 		}
 	})()
@@ -170,16 +173,23 @@ const maxStates = 100
 // of the instance, or a folder in it named 2, 3, and so on.
 func (s *Settings) openHistory() (folder string, records *history.History, err error) {
 	for n := 1; ; n++ {
-		folder = s.folder("")
-		if n > 1 {
-			folder = s.folder(strconv.Itoa(n))
-		}
-		records, err = history.Open(filepath.Join(folder, "history.db"))
+		folder = s.state(n)
+		records, err = history.Open(historyIn(folder))
 		if !errors.Is(err, history.ErrInUse) || n == maxStates {
 			return folder, records, err
 		}
 	}
 }
+
+// state returns the instance's folder with a number, from 1 on.
+func (s *Settings) state(n int) string {
+	if n == 1 {
+		return s.folder("")
+	}
+	return s.folder(strconv.Itoa(n))
+}
+
+func historyIn(folder string) string { return filepath.Join(folder, "history.db") }
 
 // openLogs opens the jobs' logs in a folder, and removes the records of jobs whose logs are not kept any more.
 func (s *Settings) openLogs(folder string, records *history.History) (*joblog.Store, error) {
@@ -190,6 +200,32 @@ func (s *Settings) openLogs(folder string, records *history.History) (*joblog.St
 		return nil, hintAtFolder(err)
 	}
 	return logs, records.Prune(logs.Has)
+}
+
+// pruneUnused removes old logs and records from the instance's folders that no builder uses, such as that of a server which
+// ran next to the one before it. own is the folder of this builder.
+func (s *Settings) pruneUnused(own string) (failed error) {
+	for n := 1; n <= maxStates; n++ {
+		folder := s.state(n)
+		if _, err := os.Stat(historyIn(folder)); err == nil && folder != own {
+			failed = errors.Join(failed, s.pruneIn(folder))
+		}
+	}
+	return failed
+}
+
+// pruneIn removes old logs and records from a folder, unless a builder uses it or a newer version has written it.
+func (s *Settings) pruneIn(folder string) error {
+	records, err := history.Open(historyIn(folder))
+	if errors.Is(err, history.ErrInUse) || errors.Is(err, history.ErrNewer) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer records.Close()
+	_, err = s.openLogs(folder, records)
+	return err
 }
 
 const (
@@ -235,11 +271,20 @@ func hintAtAddress(err error) error {
 	return err
 }
 
-// warnOfHost warns if jobs use the network of the engine's machine itself.
-func (s *Settings) warnOfHost(log *slog.Logger) {
+// warnOfSettings warns of settings that are dangerous, or have no effect because of others.
+func (s *Settings) warnOfSettings(log *slog.Logger) {
 	if s.JobNetwork == "host" {
 		log.Warn("jobs are on the network of the engine's machine (IGLU_JOB_NETWORK): they reach all that listens on 127.0.0.1 there, " +
 			"and if the builder is there, they are clients like any other")
+	}
+	if most := max(0, s.StopTimeout-StopMargin); s.StopTimeout > 0 && most < s.ShutdownGrace {
+		log.Warn("running jobs get less time than IGLU_SHUTDOWN_GRACE when the server is stopped: it would be killed earlier (IGLU_STOP_TIMEOUT)", "grace", most)
+	}
+	if s.Drain && s.ShutdownGrace == 0 {
+		log.Warn("IGLU_DRAIN has no effect: IGLU_SHUTDOWN_GRACE gives jobs no time")
+	}
+	if s.RetryLost && len(s.Nodes) == 0 {
+		log.Warn("IGLU_RETRY_LOST has no effect: it is for several nodes (IGLU_NODES)")
 	}
 }
 
@@ -283,6 +328,22 @@ func notify(state string, log *slog.Logger) {
 	}
 }
 
+// An httpLog writes the log of an http.Server, one line at a time, to the server's log.
+type httpLog struct{ log *slog.Logger }
+
+func (l httpLog) Write(line []byte) (int, error) {
+	text := strings.TrimSuffix(string(line), "\n")
+	level := slog.LevelWarn
+	if strings.HasPrefix(text, "http: TLS handshake error") { // of a client who is refused, like others
+		level = slog.LevelInfo
+		if strings.HasSuffix(text, ": EOF") { // it only sees whether the port is open, as load balancers do
+			level = slog.LevelDebug
+		}
+	}
+	l.log.Log(context.Background(), level, text)
+	return len(line), nil
+}
+
 // serveHTTP answers requests until ctx ends. Then it cancels running jobs, calls stopWatching, which ends the
 // requests of watchers, and waits for open requests for at most shutdownTimeout.
 func serveHTTP(ctx context.Context, listener net.Listener, api *wsapi.Server, stopWatching func(), log *slog.Logger) error {
@@ -291,7 +352,7 @@ func serveHTTP(ctx context.Context, listener net.Listener, api *wsapi.Server, st
 		ConnContext:       connlimit.WithConn,
 		ReadHeaderTimeout: headerTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorLog:          stdlog.New(httpLog{log}, "", 0),
 	}
 	server.RegisterOnShutdown(stopWatching)
 	served := make(chan error, 1)

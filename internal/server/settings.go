@@ -147,7 +147,7 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"if the node of a job is lost, run the job once more on another node")
 	add(parsed(&s.AgentKeys, folder, parseAny), "agent-keys", "",
 		"folder with this side's keys, if the engine is reached through an agent (default none)")
-	add(parsed(&s.StateDir, folder, parseAny), "state-dir", defaultStateDir(),
+	add(parsed(&s.StateDir, folder, parseFolder), "state-dir", defaultStateDir(),
 		"folder for what is kept after a job: logs and records, in a folder for each instance")
 	add(parsed(&s.KeepLogs, matching("COUNT|DAYS", `[0-9]+d?|[0-9]+,[0-9]+d`), parseKeep), "keep-logs", "1000,30d",
 		"number of logs that are kept, such as 20, or days that they are kept, such as 7d, or both: 20,7d")

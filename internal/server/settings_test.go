@@ -1,10 +1,14 @@
 package server
 
 import (
+	"bytes"
 	"log/slog"
 	"math"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/spf13/pflag"
 
 	"iglu.sh/builder/internal/joblog"
 )
@@ -38,6 +42,35 @@ func TestGrace(t *testing.T) {
 		s := Settings{ShutdownGrace: test.wanted, StopTimeout: test.set}
 		if got := s.grace(test.engine, slog.New(slog.DiscardHandler)); got != test.want {
 			t.Errorf("%+v: %s", test, got)
+		}
+	}
+}
+
+// TestWithoutEffect has settings that have no effect because of others, and the defaults.
+func TestWithoutEffect(t *testing.T) {
+	for _, test := range []struct {
+		args string
+		want string // in the log
+	}{
+		{"", ""},
+		{"--stop-timeout 1m --shutdown-grace 53s", ""},
+		{"--shutdown-grace 6h", ""}, // nothing is known of the kill
+		{"--stop-timeout 1m --shutdown-grace 10m", `level=WARN msg="running jobs get less time than IGLU_SHUTDOWN_GRACE when the server is stopped: it would be killed earlier (IGLU_STOP_TIMEOUT)" grace=53s`},
+		{"--drain yes --shutdown-grace 0", `level=WARN msg="IGLU_DRAIN has no effect: IGLU_SHUTDOWN_GRACE gives jobs no time"`},
+		{"--drain yes", ""},
+		{"--retry-lost yes", `level=WARN msg="IGLU_RETRY_LOST has no effect: it is for several nodes (IGLU_NODES)"`},
+		{"--retry-lost yes --nodes a:1", ""},
+	} {
+		var s Settings
+		flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+		s.Register(flags)
+		if err := flags.Parse(strings.Fields(test.args)); err != nil {
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		s.warnOfSettings(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{ReplaceAttr: withoutTime})))
+		if got := strings.TrimSpace(log.String()); got != test.want {
+			t.Errorf("%s:\ngot  %s\nwant %s", test.args, got, test.want)
 		}
 	}
 }

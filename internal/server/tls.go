@@ -34,7 +34,7 @@ type certificate struct {
 	current           atomic.Pointer[tls.Certificate]
 
 	reading sync.Mutex
-	stamp   string // the result of stampNow at the last read; guarded by reading
+	read    look // at the files when they were read last; guarded by reading
 }
 
 // get returns the certificate in the files. If the files do not match or cannot be read, it returns the
@@ -50,7 +50,7 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 
 // renew reads the files if they have changed. reading is held.
 func (c *certificate) renew() {
-	if c.stampNow() == c.stamp {
+	if isSame(c.read, c.look()) {
 		return
 	}
 	if err := c.load(); err != nil {
@@ -62,7 +62,7 @@ func (c *certificate) renew() {
 
 // load reads the files. reading is held, or nobody else has c yet.
 func (c *certificate) load() error {
-	c.stamp = c.stampNow()
+	c.read = c.look()
 	read, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
 	if err == nil {
 		c.current.Store(&read)
@@ -70,12 +70,28 @@ func (c *certificate) load() error {
 	return err
 }
 
-// stampNow returns a text that changes when the files change. It does not read them.
-func (c *certificate) stampNow() (stamp string) {
-	for _, name := range []string{c.certFile, c.keyFile} {
-		if info, err := os.Stat(name); err == nil {
-			stamp += fmt.Sprintln(info.Size(), info.ModTime().UnixNano())
+// A look is what can be seen of the certificate's file and of its key's without reading them. A file that cannot be found
+// is nil.
+type look [2]os.FileInfo
+
+func (c *certificate) look() (l look) {
+	for i, name := range []string{c.certFile, c.keyFile} {
+		l[i], _ = os.Stat(name)
+	}
+	return l
+}
+
+// isSame reports whether the files are the same and have not changed. Two files can have one size and one time: all in a Nix
+// store have the same time.
+func isSame(before, now look) bool {
+	for i, a := range before {
+		b := now[i]
+		if (a == nil) != (b == nil) {
+			return false
+		}
+		if a != nil && !(os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())) {
+			return false
 		}
 	}
-	return stamp
+	return true
 }

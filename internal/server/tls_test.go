@@ -86,3 +86,38 @@ func TestSlowCertificate(t *testing.T) {
 	writer.Close()
 	<-first
 }
+
+// TestCertificateOfSameTime replaces a certificate by one of the same size and time, as a link into a Nix store or a folder
+// from an archive does.
+func TestCertificateOfSameTime(t *testing.T) {
+	folder := t.TempDir()
+	c := &certificate{certFile: filepath.Join(folder, "now/cert"), keyFile: filepath.Join(folder, "now/key"), log: slog.New(slog.DiscardHandler)}
+	link := func(version string) {
+		t.Helper()
+		if err := os.Symlink(version, filepath.Join(folder, "next")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(folder, "next"), filepath.Join(folder, "now")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, version := range []string{"first", "second"} {
+		if err := os.Mkdir(filepath.Join(folder, version), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		cert, key := filepath.Join(folder, version, "cert"), filepath.Join(folder, version, "key")
+		writeCertificate(t, cert, key, int64(i+1))
+		for _, name := range []string{cert, key} {
+			if err := os.Chtimes(name, time.Unix(1, 0), time.Unix(1, 0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	link("first")
+	if err := c.load(); err != nil {
+		t.Fatal(err)
+	}
+	c.wantSerial(t, 1)
+	link("second")
+	c.wantSerial(t, 2)
+}

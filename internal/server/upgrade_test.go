@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/bbolt"
 
+	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/metrics"
 	"iglu.sh/builder/schemas"
@@ -113,6 +114,45 @@ func events(t *testing.T, logs *joblog.Store, job string) string {
 		t.Errorf("job %s: the log (-file +messages):\n%s", job, diff)
 	}
 	return strings.Join(types, " ")
+}
+
+// TestUnusedFolders has folders of builders that shared the instance's folder. What is too old is removed from those that no
+// builder uses any more.
+func TestUnusedFolders(t *testing.T) {
+	s := earlier(t)
+	for _, name := range []string{"upgrade/2", "upgrade/3", "upgrade/5"} {
+		if err := os.CopyFS(filepath.Join(s.StateDir, name), os.DirFS("testdata/state-b827d66/upgrade")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	own, records, err := s.openHistory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer records.Close()
+	other, err := history.Open(filepath.Join(s.StateDir, "upgrade/3/history.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	s.KeepLogs.Jobs = 1
+	if err := s.pruneUnused(own); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]int{"upgrade": 3, "upgrade/2": 1, "upgrade/3": 3, "upgrade/5": 1} {
+		logs, err := filepath.Glob(filepath.Join(s.StateDir, name, "logs/*.log"))
+		if err != nil || len(logs) != want {
+			t.Errorf("%s has %d logs, want %d (%v)", name, len(logs), want, err)
+		}
+	}
+	unused, err := history.Open(filepath.Join(s.StateDir, "upgrade/2/history.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unused.Close()
+	if left, err := unused.Newest(10); len(left) != 1 {
+		t.Errorf("%d records are left there, want 1 (%v)", len(left), err)
+	}
 }
 
 // TestGoingBack starts a version on a folder that a newer one has written: it fails with an error that says so,

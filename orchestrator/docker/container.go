@@ -100,6 +100,9 @@ func (d *Engine) prepare(ctx context.Context, spec engine.Spec) (*containertypes
 		host.NanoCPUs = 0
 	}
 	if sandboxed {
+		if err := d.checkNamespaces(ctx); err != nil {
+			return nil, err
+		}
 		allowSandbox(host)
 	} else {
 		restrictCalls(host, m)

@@ -71,7 +71,8 @@ type Engine struct {
 
 	mu         sync.Mutex
 	negotiated string   // the version of the API that the engine had when ours was negotiated; empty: it is not yet
-	machine    *machine // nil: not known yet
+	machine    *machine // nil: not known yet, or it may be another one since
+	logged     string   // what logMachine has logged last
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -117,9 +118,12 @@ func (d *Engine) Close() error { return d.client.Close() }
 
 // ping checks that the engine answers. If it does not, the error is an engine.Failure that says what to do.
 func (d *Engine) ping(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	within, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	pong, err := d.client.Ping(ctx)
+	pong, err := d.client.Ping(within)
+	if err != nil && within.Err() == nil { // it is not just slow
+		d.forgetMachine() // the engine may have other settings when it is back, or the machine other memory
+	}
 	switch {
 	case err == nil:
 		return d.negotiate(pong)
@@ -240,6 +244,11 @@ func nameOf(instance, what string) string { return "iglu-builder-" + instance + 
 // again when it is needed.
 func (d *Engine) forget() {
 	d.program.forget()
+	d.forgetMachine()
+}
+
+// forgetMachine makes the next call of describe ask the engine again.
+func (d *Engine) forgetMachine() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.machine = nil

@@ -148,6 +148,27 @@ func TestInfo(t *testing.T) {
 	})
 }
 
+// TestMachineChanges has an engine that is away, and then has another machine. What is known of the first is not used for the
+// second. The log has what is new.
+func TestMachineChanges(t *testing.T) {
+	t.Parallel()
+	bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
+		for _, notEnforced := range [][]string{{}, {"CpuCfsQuota"}, {"CpuCfsQuota"}} {
+			f.fake.Refuse(syscall.ECONNREFUSED)
+			_, err := f.Info(t.Context())
+			wantTold(t, err, noAnswer)
+			f.fake.NotEnforced = notEnforced
+			f.fake.Return()
+			_, err = f.Info(t.Context())
+			wantTold(t, err, "")
+		}
+		wantEqual(t, "questions for the machine", len(f.requests("GET /info")), 3)
+		const sandbox = "level=INFO msg=\"the container is the sandbox of builds: Nix's own is not used on this engine\"\n"
+		wantEqual(t, "log", f.log.String(), sandbox+"level=WARN msg=\"the container engine cannot enforce these settings: "+
+			"its machine lacks control groups for them\" settings=[IGLU_JOB_CPUS]\n"+sandbox)
+	})
+}
+
 // TestInfoFails lets the calls that describe the machine fail. The next Info calls them again.
 func TestInfoFails(t *testing.T) {
 	t.Parallel()

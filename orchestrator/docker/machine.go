@@ -18,8 +18,9 @@ type machine struct {
 	isPodman bool
 }
 
-// describe returns the description of the engine's machine. It asks the engine only once: for each of the two calls,
-// Podman asks the machine's package manager, which can take a second.
+// describe returns the description of the engine's machine. It asks the engine only once, until the engine was away
+// or a container could not be made: for each of the two calls, Podman asks the machine's package manager, which can take a
+// second.
 func (d *Engine) describe(ctx context.Context) (*machine, error) {
 	d.mu.Lock()
 	known := d.machine
@@ -42,18 +43,33 @@ func (d *Engine) describe(ctx context.Context) (*machine, error) {
 		platform: version.Os + "/" + version.Arch,
 		isPodman: slices.ContainsFunc(version.Components, func(c types.ComponentVersion) bool { return c.Name == "Podman Engine" }),
 	}
-	if settings := m.withoutEffect(); len(settings) > 0 {
-		d.log.Warn("the container engine cannot enforce these settings: its machine lacks control groups for them", "settings", settings)
-	}
-	if sandboxed, err := d.usesSandbox(m); err == nil && !sandboxed {
-		d.log.Info("the container is the sandbox of builds: Nix's own is not used on this engine")
-	} else if err == nil {
-		d.log.Info("builds run in Nix's own sandbox")
-	}
+	d.logMachine(m)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.machine = m
 	return m, nil
+}
+
+// logMachine logs what a machine means for jobs, unless the last one meant the same.
+func (d *Engine) logMachine(m *machine) {
+	settings := m.withoutEffect()
+	sandboxed, err := d.usesSandbox(m)
+	means := fmt.Sprint(settings, sandboxed, err)
+	d.mu.Lock()
+	isKnown := d.logged == means
+	d.logged = means
+	d.mu.Unlock()
+	if isKnown {
+		return
+	}
+	if len(settings) > 0 {
+		d.log.Warn("the container engine cannot enforce these settings: its machine lacks control groups for them", "settings", settings)
+	}
+	if err == nil && !sandboxed {
+		d.log.Info("the container is the sandbox of builds: Nix's own is not used on this engine")
+	} else if err == nil {
+		d.log.Info("builds run in Nix's own sandbox")
+	}
 }
 
 // id returns a unique ID of the engine. Podman has none: it returns a new ID for each call, so its name is used.

@@ -64,10 +64,18 @@ func (n *network) ensure(ctx context.Context, lock nameLock) (string, error) {
 }
 
 // look stores the subnets of the instance's own network, if another builder has created it. Without that, a job of the
-// other builder could be a client of this one until this one has a job. It ignores errors: the next job returns them.
+// other builder could be a client of this one until this one has a job. If there is no network, for example because
+// somebody has pruned it, look forgets the subnets: the engine may give them to a network of clients. It ignores errors:
+// the next job returns them.
 func (n *network) look(ctx context.Context) {
-	if found, err := n.find(ctx); err == nil {
+	before := n.subnets.Load()
+	found, err := n.find(ctx)
+	switch {
+	case err != nil:
+	case len(found) > 0:
 		n.use(found)
+	default:
+		n.subnets.CompareAndSwap(before, nil) // unless a job has created the network meanwhile
 	}
 }
 

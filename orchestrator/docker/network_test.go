@@ -388,6 +388,28 @@ func TestAddressesOfOthers(t *testing.T) {
 	})
 }
 
+// TestNetworkPruned removes the network while no job runs, as 'docker network prune' does. After Ready, its addresses are not
+// those of jobs any more: the engine may give them to a network of clients. That is also so if a job has made it again.
+func TestNetworkPruned(t *testing.T) {
+	t.Parallel()
+	both(t, nil, func(t *testing.T, f *fixture) {
+		addr := netip.MustParseAddr(map[bool]string{false: "172.26.0.7", true: "10.89.0.7"}[f.podman])
+		f.create(t, "one")
+		network := f.latestNetwork()
+		wantTold(t, f.Remove(t.Context(), "one"), "")
+		if err := f.client.NetworkRemove(t.Context(), network); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Ready(t.Context()); err != nil || f.IsOfJobs(addr) {
+			t.Errorf("without the network: %v, of jobs: %t", err, f.IsOfJobs(addr))
+		}
+		f.create(t, "two")
+		if err := f.Ready(t.Context()); err != nil || !f.IsOfJobs(addr) {
+			t.Errorf("with a new one: %v, of jobs: %t", err, f.IsOfJobs(addr))
+		}
+	})
+}
+
 // TestAddressesStay lets the engine fail to list its networks while a job runs: IsOfJobs still knows the job's address.
 func TestAddressesStay(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"context"
 	"encoding/json"
 	"slices"
 	"sync"
@@ -60,6 +61,19 @@ func (d *Engine) usesSandbox(machine *machine) (bool, error) {
 	default:
 		return d.options.Sandbox == SandboxOn, nil
 	}
+}
+
+// checkNamespaces asks the engine whether it still has user namespaces, if the sandbox is safe only with them. An engine that
+// was restarted with other settings may not have been missed by any ping.
+func (d *Engine) checkNamespaces(ctx context.Context) error {
+	if d.options.Sandbox == SandboxOn && d.options.SandboxUnsafe {
+		return nil
+	}
+	info, err := d.client.Info(ctx)
+	if err == nil && !hasUserNamespaces(&machine{Info: info}) {
+		return &engine.Failure{What: "The container engine has no user namespaces any more.", Advice: "Send the job again."}
+	}
+	return callFailure("describe its machine", err)
 }
 
 // sandboxCalls are the system calls of Nix's sandbox that the default seccomp profile

@@ -61,6 +61,25 @@ func TestSandbox(t *testing.T) {
 	}
 }
 
+// TestUserNamespacesEnd restarts an engine without user namespaces, so quickly that no ping notices it. No container is made
+// that would be open without them.
+func TestUserNamespacesEnd(t *testing.T) {
+	t.Parallel()
+	bubble(t, fakeengine.Docker, nil, func(t *testing.T, f *fixture) {
+		f.fake.SecurityOptions = []string{"name=seccomp,profile=default", "name=userns"}
+		f.create(t, "one")
+		f.fake.SecurityOptions = []string{"name=seccomp,profile=default"}
+		_, err := f.Create(t.Context(), spec("two"))
+		wantTold(t, err, "The container engine has no user namespaces any more. Send the job again.")
+		got, err := f.Info(t.Context())
+		wantTold(t, err, "")
+		wantEqual(t, "sandboxed", got.Sandboxed, false)
+		f.create(t, "three")
+		wantEqual(t, "log", f.log.String(), "level=INFO msg=\"builds run in Nix's own sandbox\"\n"+
+			"level=INFO msg=\"the container is the sandbox of builds: Nix's own is not used on this engine\"\n")
+	})
+}
+
 // TestSeccomp checks the default profile, and the one that also allows the calls of Nix's sandbox.
 func TestSeccomp(t *testing.T) {
 	t.Parallel()

@@ -22,6 +22,9 @@ const (
 	idleTime = 2 * time.Second
 	// awayInterval is how often the maintenance is tried again while the engine does not answer.
 	awayInterval = time.Minute
+	// restInterval is how often the stores are maintained while no job uses them: somebody may have removed some, and
+	// maintenance may have failed, or another builder's job had a store.
+	restInterval = time.Hour
 	// taskTimeout is how long one task in a store may take. After that, the store is removed. The time needs a
 	// limit, because the task runs programs of the store, in which a job may have put anything.
 	taskTimeout = 30 * time.Minute
@@ -48,7 +51,7 @@ type Runner func(ctx context.Context, task Task) (code int, last string, err err
 func (p *Pool) Maintain(ctx context.Context, run Runner) {
 	timer := time.NewTimer(idleTime)
 	defer timer.Stop()
-	waiting, away := true, false
+	waiting, away := true, false // waiting: for idleTime or awayInterval
 	for {
 		select {
 		case <-ctx.Done():
@@ -60,15 +63,19 @@ func (p *Pool) Maintain(ctx context.Context, run Runner) {
 			}
 		case <-timer.C:
 			again, err := p.maintainAll(ctx, run)
-			wasAway, pause := away, idleTime
-			if away = errors.Is(err, errAway); away {
-				again, pause = true, awayInterval
-			}
+			wasAway := away
+			away = errors.Is(err, errAway)
 			if err != nil && ctx.Err() == nil && !(away && wasAway) {
 				p.log.Warn("cannot maintain the stores", "err", err)
 			}
-			if waiting = again; again {
-				timer.Reset(pause)
+			waiting = again || away
+			switch {
+			case away:
+				timer.Reset(awayInterval)
+			case again:
+				timer.Reset(idleTime)
+			default:
+				timer.Reset(restInterval)
 			}
 		}
 	}

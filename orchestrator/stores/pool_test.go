@@ -373,6 +373,31 @@ func TestMaintenanceGivesWay(t *testing.T) {
 	})
 }
 
+// TestMaintenanceWithoutJobs removes a store with the engine's own commands, and has another one in use by another builder when
+// its maintenance is due. No job follows. Within an hour the one is not counted any more, and the other is measured.
+func TestMaintenanceWithoutJobs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		f, _, stop := maintained(t, func(_ context.Context, task Task) (int, string, error) {
+			if time.Since(begun) < 10*time.Minute {
+				return 0, "", engine.ErrInUse
+			}
+			return 0, "7", nil
+		})
+		f.use("a", 0)
+		f.use("b", 0)
+		if err := f.engine.Volumes().Remove(t.Context(), f.key("b").Name); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if n, bytes := f.Size(); n != 1 || bytes != 7 {
+			t.Errorf("after an hour there are %d stores of %d bytes", n, bytes)
+		}
+		stop()
+		f.wantProblem("")
+	})
+}
+
 // TestMaintenanceAfterJob has a job use a store while another store is maintained: the maintenance of the first store keeps
 // what the job has recorded.
 func TestMaintenanceAfterJob(t *testing.T) {

@@ -144,23 +144,24 @@ func TestModuleIsConfined(t *testing.T) {
 // TestModuleRefuses checks that the evaluation rejects invalid settings.
 func TestModuleRefuses(t *testing.T) {
 	f := newFlake(t)
-	wrong := []struct{ setting, want string }{
-		{`max-jobs = 0`, "settings.max-jobs is not of the type int from 1 to 256"},
-		{`max-jobs = "2"`, "settings.max-jobs is not of the type int"},
-		{`pull = "sometimes"`, "settings.pull is not of the type one of"},
-		{`git-depth = "some"`, "settings.git-depth is not of the type"},
-		{`build-timeout = "30"`, "settings.build-timeout is not of the type string matching"},
-		{`allowed-commands = [ ]`, "settings.allowed-commands is not of the type non-empty list"},
-		{`token-file = ../token`, "settings.token-file is not of the type"},
-		{`token-file = "/nix/store/token"`, "settings.token-file is in the Nix store"},
-		{`agent-keys = "/nix/store/keys"`, "settings.agent-keys is in the Nix store"},
-		{`state-dir = "/srv"`, "settings.state-dir has to be below /var/lib"},
-		{`no-such-setting = 1`, "there is no option .services.iglu-builder.settings.no-such-setting"},
+	wrong := []struct{ option, want string }{
+		{`settings.max-jobs = 0`, "settings.max-jobs is not of the type int from 1 to 256"},
+		{`settings.max-jobs = "2"`, "settings.max-jobs is not of the type int"},
+		{`settings.pull = "sometimes"`, "settings.pull is not of the type one of"},
+		{`settings.git-depth = "some"`, "settings.git-depth is not of the type"},
+		{`settings.build-timeout = "30"`, "settings.build-timeout is not of the type string matching"},
+		{`settings.allowed-commands = [ ]`, "settings.allowed-commands is not of the type non-empty list"},
+		{`settings.token-file = ../token`, "settings.token-file is not of the type"},
+		{`settings.token-file = "/nix/store/token"`, "settings.token-file is in the Nix store"},
+		{`settings.agent-keys = "/nix/store/keys"`, "settings.agent-keys is in the Nix store"},
+		{`registryAuthFile = "/nix/store/config.json"`, "iglu-builder.registryAuthFile is in the Nix store"},
+		{`settings.state-dir = "/srv"`, "settings.state-dir has to be below /var/lib"},
+		{`settings.no-such-setting = 1`, "there is no option .services.iglu-builder.settings.no-such-setting"},
 	}
 	f.write("token", "")
 	script := "cd " + f.folder + "; for m in $(ls modules); do nix eval --json path:$PWD#machines.$m.systemd.services 2>$m.err >/dev/null && echo $m; done; true"
 	for i, w := range wrong {
-		f.module(fmt.Sprint("wrong", i), "{ services.iglu-builder = { enable = true; settings."+w.setting+"; }; }")
+		f.module(fmt.Sprint("wrong", i), "{ services.iglu-builder = { enable = true; "+w.option+"; }; }")
 	}
 	passed, err := run(script)
 	if err != nil || strings.TrimSpace(passed) != "default" {
@@ -169,7 +170,7 @@ func TestModuleRefuses(t *testing.T) {
 	for i, w := range wrong {
 		text, err := os.ReadFile(filepath.Join(f.folder, fmt.Sprint("wrong", i, ".err")))
 		if err != nil || !strings.Contains(string(text), w.want) {
-			t.Errorf("%s: %v, %s", w.setting, err, text)
+			t.Errorf("%s: %v, %s", w.option, err, text)
 		}
 	}
 }
