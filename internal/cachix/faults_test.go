@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/devcache"
 )
 
@@ -315,29 +316,30 @@ func TestUploadOnAnotherHost(t *testing.T) {
 
 // Many pushes fail at a cache that answers no abort. No more than options.Uploads aborts run at once.
 func TestAbortsAreBounded(t *testing.T) {
+	const pushes = 5
 	options := quick()
-	options.Uploads, options.AbortTimeout = 2, 100*time.Millisecond
+	options.Uploads, options.AbortTimeout = 2, time.Hour
 	w := newFixture(t, options)
-	var now, most atomic.Int64
+	arrived := make(chan struct{}, pushes)
 	counting := func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-			n := now.Add(1)
-			defer now.Add(-1)
-			if n > most.Load() {
-				most.Store(n)
-			}
+			arrived <- struct{}{}
 			next.ServeHTTP(rw, r)
 		})
 	}
 	w.cache.Misbehave(devcache.On("PUT", sentPart, devcache.Answer(400, "")),
 		devcache.On("POST", aboutAbort, devcache.Hang()), devcache.On("POST", aboutAbort, counting))
-	for range 5 {
+	for range pushes {
 		if _, err := w.push(t.Context(), small(t)); !errors.Is(err, Refused) {
 			t.Errorf("error %v, want %v", err, Refused)
 		}
 	}
-	if most.Load() != 2 {
-		t.Errorf("%d aborts at once, want 2", most.Load())
+	for range options.Uploads {
+		await.Receive(t, arrived, "an abort arrives")
+	}
+	w.Close() // it has sent all aborts then
+	if len(arrived) > 0 {
+		t.Errorf("%d aborts more than %d", len(arrived), options.Uploads)
 	}
 }
 
