@@ -67,8 +67,10 @@ func (r *Reader) readRecords(buf []byte, at position, visit func(position, *reco
 		return at, buf, fmt.Errorf("read a job's journal: %w", err)
 	}
 	records := buf[:n]
+	var rec record // one for all, because visit makes it escape to the heap
 	for {
-		rec, length := parseRecord(records, at.at)
+		var length int
+		rec, length = parseRecord(records, at.at)
 		if length < 0 {
 			return at, buf, fmt.Errorf("read a job's journal: no record at byte %d", at.offset)
 		}
@@ -116,13 +118,12 @@ func (f *follower) give(ctx context.Context, at position, r *record) error {
 		message.Seq += skip
 		return f.giveLines(ctx, at.lines+skip, r.count-skip, message)
 	}
-	data := bytes.Clone(r.data) // reading on overwrites it
 	if r.kind == eventRecord {
-		message.Event = data
+		message.Event = r.data // the batch is flushed before more is read
 		return f.add(message)
 	}
 	var response responseMessage
-	if err := json.Unmarshal(data, &response); err != nil {
+	if err := json.Unmarshal(r.data, &response); err != nil {
 		return fmt.Errorf("read a job's journal: %w", err)
 	}
 	message.Response, message.Event = &response.Response, response.Event

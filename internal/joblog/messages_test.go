@@ -535,6 +535,31 @@ func TestLongestEvent(t *testing.T) {
 	check("read again")
 }
 
+// TestEventsAreNotCopied reads many events. That allocates a few buffers, and nothing for each event: a page of a job with
+// many lines of derivations has that many.
+func TestEventsAreNotCopied(t *testing.T) {
+	const events = 5000
+	l := newLog(t)
+	for range events {
+		if err := l.Event(schemas.LineEvent{Derivation: "a", Text: "a line"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Complete()
+	read := 0
+	allocated := testing.AllocsPerRun(1, func() {
+		if err := reading(l).FollowEvents(t.Context(), 1, func(messages []schemas.Message) error {
+			read += len(messages)
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+	})
+	if read != 2*events || allocated > events/10 {
+		t.Errorf("%d events read, with %v allocations", read/2, allocated)
+	}
+}
+
 // TestFollowEvents reads a job's messages without its lines. Their numbers also count the lines.
 func TestFollowEvents(t *testing.T) {
 	store, err := Open(t.TempDir(), Keep{Jobs: 1}, 1<<30)
