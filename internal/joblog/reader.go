@@ -71,7 +71,7 @@ func (r *Reader) Follow(ctx context.Context, line int64, w io.Writer) error {
 	at := r.index.before(line)
 	skip, offset := line-at.line, at.offset
 	for buf := make([]byte, followBuffer); ; {
-		size, err := r.index.wait(ctx, ofLog, offset)
+		size, err := r.index.wait(ctx, ofLog, offset, gatherDelay)
 		if err == io.EOF {
 			return nil
 		}

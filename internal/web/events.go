@@ -84,7 +84,9 @@ func (f *feed) serve(ctx context.Context, from int64) {
 		follow(ctx, from, func(messages []schemas.Message) error {
 			hasLast = messages[len(messages)-1].Last()
 			err := f.send(messages)
-			f.gather(ctx, messages)
+			if !f.withoutLines { // FollowEvents gathers by itself
+				f.gather(ctx, messages)
+			}
 			return err
 		}) // an error means that the watcher has disconnected or that the log ends here
 		if !hasLast && ctx.Err() == nil {
