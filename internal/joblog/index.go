@@ -20,8 +20,8 @@ const (
 	// of the job, too.
 	eventsDelay = 100 * time.Millisecond
 	// markDistance is the distance between two marks in bytes. A reader that starts in the middle of the
-	// log reads at most this much before its first line.
-	markDistance = 1 << 20
+	// log reads at most this much before its first line. The marks of 1 GiB take 128 KiB of memory.
+	markDistance = 128 << 10
 )
 
 // An index is what the writer of a log shares with its readers: the sizes of the log's files, where lines and
