@@ -79,13 +79,27 @@ func (b *Builder) Nodes() []nodes.State {
 	if b.cluster == nil {
 		return nil
 	}
-	return b.cluster.states()
+	all := []nodes.State{}
+	for _, s := range b.cluster.states() {
+		if s.node != nil {
+			s.Stores, s.StoreBytes = s.node.stores.Size()
+		}
+		all = append(all, s.State)
+	}
+	return all
 }
 
-func (c *cluster) states() []nodes.State {
+// A nodeState is the state of a node, without its stores: their number and size are in files. node is nil for an address
+// at which there was no engine so far.
+type nodeState struct {
+	nodes.State
+	node *node
+}
+
+// states returns the states of what Nodes lists, sorted by name.
+func (c *cluster) states() (states []nodeState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	states := []nodes.State{}
 	listed := make(map[string]bool) // nodes, by their IDs
 	for id, n := range c.byID {
 		if n.inUse {
@@ -93,7 +107,7 @@ func (c *cluster) states() []nodes.State {
 			if a := c.away[n.address]; a != nil {
 				a.add(&state)
 			}
-			states = append(states, state)
+			states = append(states, nodeState{state, n})
 			listed[id] = true
 		}
 	}
@@ -103,23 +117,23 @@ func (c *cluster) states() []nodes.State {
 		if listed[id] {
 			continue
 		}
-		if n := c.byID[id]; n != nil {
+		n := c.byID[id]
+		if n != nil {
 			state = n.state()
 			listed[id] = true
 		}
 		a.add(&state)
-		states = append(states, state)
+		states = append(states, nodeState{state, n})
 	}
-	slices.SortFunc(states, func(a, b nodes.State) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(states, func(a, b nodeState) int { return cmp.Compare(a.Name, b.Name) })
 	return states
 }
 
-// state returns the state of a node as if its engine could be used; absence.add says that it cannot. Its caller holds the
-// cluster's mu.
+// state returns the state of a node without its stores, and as if its engine could be used; absence.add says that it
+// cannot. Its caller holds the cluster's mu.
 func (n *node) state() nodes.State {
 	s := nodes.State{Name: n.name, Up: true, Platform: n.info.Platform, CPUs: n.info.CPUs, Memory: n.info.Memory,
 		Draining: n.drains, Slots: n.slots.Slots, Running: n.b.queue.Taken(n.slots)}
-	s.Stores, s.StoreBytes = n.stores.Size()
 	if err := n.imageFailure(); err != nil {
 		s.Problem = problem(err)
 	}
