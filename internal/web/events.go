@@ -143,6 +143,9 @@ func (f *feed) send(messages []schemas.Message) error {
 		f.buf = schemas.Document.AppendMessage(f.buf, &messages[i])
 		f.buf = append(f.buf, "\n\n"...)
 	}
+	if len(f.buf) == 0 && len(messages) > 0 {
+		return nil // only lines, which the watcher does not get: its next heartbeat is due as before
+	}
 	return f.write(f.buf)
 }
 
