@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -62,6 +63,45 @@ func TestHeartbeatBetweenLines(t *testing.T) {
 		<-ended
 		if got, least := strings.Count(sent.Body.String(), ":\n\n"), minutes*int(time.Minute/(heartbeat+time.Second)); got < least {
 			t.Errorf("%d heartbeats in %d minutes, want at least %d: %q", got, minutes, least, sent.Body)
+		}
+	})
+}
+
+// TestOnlyLatestProgress loads a page of a job that has reported its progress for ten minutes, ten times a second. The page
+// gets the latest progress, and all other events.
+func TestOnlyLatestProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const reports = 6000
+		var events []schemas.Event
+		for n := range reports {
+			events = append(events, schemas.ProgressEvent{Bytes: schemas.Share{Done: int64(n), Expected: reports}})
+			if n%1000 == 0 {
+				events = append(events, schemas.DerivationEvent{Derivation: "a", State: schemas.DerivationBuilding})
+			}
+		}
+		f, sent, event := feedOf(t, events...)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			f.serve(ctx, 1)
+		}()
+		synctest.Wait()
+		event(schemas.ProgressEvent{Bytes: schemas.Share{Done: reports, Expected: reports}})
+		time.Sleep(time.Second)
+		cancel()
+		<-ended
+		text := sent.Body.String()
+		if got := strings.Count(text, `{"type":"progress"`); got > reports/50 {
+			t.Errorf("%d reports are sent, in %d bytes", got, len(text))
+		}
+		if got := strings.Count(text, `{"type":"derivation"`); got != reports/1000 {
+			t.Errorf("%d events of derivations", got)
+		}
+		for _, done := range []int{reports - 1, reports} {
+			if want := fmt.Sprintf(`"bytes":{"done":%d,"expected":%d}`, done, reports); !strings.Contains(text, want) {
+				t.Errorf("it gets no %s", want)
+			}
 		}
 	})
 }
