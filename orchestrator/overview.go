@@ -13,7 +13,6 @@ import (
 
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/orchestrator/nodes"
-	"iglu.sh/builder/orchestrator/stores"
 )
 
 // An absence is an address at which no engine can be used.
@@ -95,22 +94,27 @@ func (b *Builder) Nodes() []nodes.State {
 	if b.cluster == nil {
 		return nil
 	}
-	states, pools := b.cluster.states()
-	for i, pool := range pools { // not in states, which holds a lock, because that reads files
-		if pool != nil {
-			states[i].Stores, states[i].StoreBytes = pool.Size()
+	all := []nodes.State{}
+	for _, s := range b.cluster.states() {
+		if s.node != nil {
+			s.Stores, s.StoreBytes = s.node.stores.Size()
 		}
+		all = append(all, s.State)
 	}
-	slices.SortFunc(states, func(a, b nodes.State) int { return cmp.Compare(a.Name, b.Name) })
-	return states
+	return all
 }
 
-// states returns the states of the nodes, in any order and without the sizes of their stores, and the pools of these
-// stores: nil for an address at which there was no engine.
-func (c *cluster) states() ([]nodes.State, []*stores.Pool) {
+// A nodeState is the state of a node, without its stores: their number and size are in files. node is nil for an address
+// at which there was no engine so far.
+type nodeState struct {
+	nodes.State
+	node *node
+}
+
+// states returns the states of what Nodes lists, sorted by name.
+func (c *cluster) states() (states []nodeState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	states, pools := []nodes.State{}, []*stores.Pool{}
 	listed := make(map[string]bool) // nodes, by their IDs
 	for id, n := range c.byID {
 		if n.inUse {
@@ -118,27 +122,29 @@ func (c *cluster) states() ([]nodes.State, []*stores.Pool) {
 			if a := c.away[n.address]; a != nil {
 				a.add(&state)
 			}
-			states, pools = append(states, state), append(pools, n.stores)
+			states = append(states, nodeState{state, n})
 			listed[id] = true
 		}
 	}
 	for address, a := range c.away {
-		state, pool := nodes.State{Name: address}, (*stores.Pool)(nil)
+		state := nodes.State{Name: address}
 		id := c.lastAt[address]
 		if listed[id] {
 			continue
 		}
-		if n := c.byID[id]; n != nil {
-			state, pool = n.state(), n.stores
+		n := c.byID[id]
+		if n != nil {
+			state = n.state()
 			listed[id] = true
 		}
 		a.add(&state)
-		states, pools = append(states, state), append(pools, pool)
+		states = append(states, nodeState{state, n})
 	}
-	return states, pools
+	slices.SortFunc(states, func(a, b nodeState) int { return cmp.Compare(a.Name, b.Name) })
+	return states
 }
 
-// state returns the state of a node as if its engine could be used, without the size of its stores; absence.add says that it
+// state returns the state of a node without its stores, and as if its engine could be used; absence.add says that it
 // cannot. Its caller holds the cluster's mu.
 func (n *node) state() nodes.State {
 	s := nodes.State{Name: n.name, Up: true, Platform: n.info.Platform, CPUs: n.info.CPUs, Memory: n.info.Memory,
@@ -172,8 +178,7 @@ const maxListed = 5
 // ready returns nil as soon as one node is ready to run a job. Otherwise the error has the reason of each node.
 func (c *cluster) ready(ctx context.Context) error {
 	why := make(map[string]string) // by the nodes' names
-	states, _ := c.states()
-	for _, s := range states {
+	for _, s := range c.states() {
 		switch {
 		case !s.Up:
 			why[s.Name] = s.Problem

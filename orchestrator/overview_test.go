@@ -3,6 +3,8 @@ package orchestrator
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -42,6 +44,39 @@ func (l *lab) wantStates(when string, want ...nodes.State) {
 	if diff := cmp.Diff(want, states); diff != "" {
 		l.t.Errorf("%s (-want +got):\n%s", when, diff)
 	}
+}
+
+// TestReadyReadsNoStores counts the allocations of a readiness check, before and after a node has many stores. What is known
+// of stores is in files, which the check does not need.
+func TestReadyReadsNoStores(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 1)
+		l.wantStates("alone", nodes.State{Name: "n1", Up: true, Platform: ownPlatform, CPUs: 8, Memory: 8 << 30, Slots: 2})
+		check := func() {
+			if err := l.b.Ready(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		before := testing.AllocsPerRun(10, check)
+		const many = 200
+		for id := range l.b.cluster.byID {
+			folder := l.b.options.Stores.OfNode(id).Folder
+			if err := os.MkdirAll(folder, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for n := range many {
+				if err := os.WriteFile(filepath.Join(folder, fmt.Sprint(n, ".json")), []byte(`{"bytes":10}`), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if after := testing.AllocsPerRun(10, check); after > before+many {
+			t.Errorf("%v allocations, and %v without stores", after, before)
+		}
+		if s := l.b.Nodes()[0]; s.Stores != many || s.StoreBytes != 10*many {
+			t.Errorf("%d stores of %d bytes", s.Stores, s.StoreBytes)
+		}
+	})
 }
 
 // TestNodes checks the states of nodes: while jobs run, of a lost node, of an address that never answered, and of two

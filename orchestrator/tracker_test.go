@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,7 +30,7 @@ type messages struct {
 
 func (m *messages) WriteMessages(batch []schemas.Message) error {
 	for _, message := range batch {
-		message.Line = []byte(string(message.Line)) // which is another's afterwards
+		message.Line, message.Event = bytes.Clone(message.Line), bytes.Clone(message.Event) // which are others afterwards
 		m.all = append(m.all, message)
 	}
 	return nil

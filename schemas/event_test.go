@@ -62,9 +62,32 @@ func TestEvents(t *testing.T) {
 	if e, err := ParseEvent([]byte(`{"type":"of a later version","phase":1}`)); e != nil || err != nil {
 		t.Errorf("an unknown type is %v, %v", e, err)
 	}
-	for _, broken := range []string{``, `[]`, `{"type":1}`, `{"type":"phase","phase":1}`, `{"type":"phase"`} {
+	for _, spaced := range []string{`{ "type": "phase", "phase": "build" }`, `{"phase":"build","type":"phase"}`, `{"type":"ph\u0061se","phase":"build"}`} {
+		if e, err := ParseEvent([]byte(spaced)); e != (PhaseEvent{Build}) || err != nil {
+			t.Errorf("%s is %v, %v", spaced, e, err)
+		}
+	}
+	for _, broken := range []string{``, `[]`, `{"type":1}`, `{"type":"phase","phase":1}`, `{"type":"phase"`, `{"type":"of a later version"`, `{"type":"phase`} {
 		if e, err := ParseEvent([]byte(broken)); err == nil {
 			t.Errorf("%s is %v", broken, e)
+		}
+	}
+}
+
+// TestLineEventAllocates counts the allocations for a line of a derivation, of which a job can have a million: the event is
+// encoded at once, and its JSON is read once.
+func TestLineEventAllocates(t *testing.T) {
+	event := LineEvent{Derivation: "/nix/store/00000000000000000000000000000000-hello-2.12.drv", Text: strings.Repeat("text ", 20)}
+	data := AppendEvent(nil, event)
+	for what, test := range map[string]struct {
+		most float64
+		do   func()
+	}{
+		"AppendEvent": {3, func() { AppendEvent(nil, event) }}, // one is for the event as an interface, and one for the race detector
+		"ParseEvent":  {9, func() { ParseEvent(data) }},
+	} {
+		if got := testing.AllocsPerRun(100, test.do); got > test.most {
+			t.Errorf("%s: %v allocations", what, got)
 		}
 	}
 }

@@ -35,8 +35,8 @@ type Message struct {
 	Response *Response
 }
 
-// A MessageWriter gets a job's messages, from the first to the last. It must not keep the slice after
-// WriteMessages has returned.
+// A MessageWriter gets a job's messages, from the first to the last. It must keep neither the slice nor the lines and
+// events of the messages after WriteMessages has returned.
 type MessageWriter interface {
 	WriteMessages(messages []Message) error
 }

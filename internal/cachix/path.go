@@ -11,7 +11,7 @@ import (
 
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
-	"iglu.sh/builder/internal/lazyregexp"
+	"iglu.sh/builder/internal/nixstore"
 )
 
 const (
@@ -65,9 +65,6 @@ func (p Path) Name() string { return p.base()[min(hashLen+1, len(p.base())):] }
 
 func (p Path) base() string { return strings.TrimPrefix(p.StorePath, StoreDir) }
 
-// storePath matches a store path: a hash in Nix's base32, and a name of at most 211 characters.
-var storePath = lazyregexp.New(`^/nix/store/[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,211}$`)
-
 // check returns an error if the path cannot be pushed.
 func (p Path) check() error {
 	paths := append([]string{p.StorePath}, p.References...)
@@ -75,7 +72,7 @@ func (p Path) check() error {
 		paths = append(paths, p.Deriver)
 	}
 	for _, path := range paths {
-		if !storePath().MatchString(path) {
+		if !nixstore.IsPath(path) {
 			return fmt.Errorf("%.300q is not a store path", path)
 		}
 	}

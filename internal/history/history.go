@@ -329,33 +329,49 @@ func (h *History) keyOf(tx *bbolt.Tx, job string) []byte {
 	return key
 }
 
-// Prune removes the records of ended jobs for which keep returns false.
+// Prune removes the records of ended jobs for which keep returns false. It writes nothing if there are none, because a
+// write waits for the disk.
 func (h *History) Prune(keep func(job string) bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	err := h.update(func(tx *bbolt.Tx) error {
-		var gone []Record
-		err := tx.Bucket(idsBucket).ForEach(func(job, key []byte) error {
-			if keep(string(job)) { // true for most: their records need not be read
-				return nil
-			}
-			var r Record
-			if err := json.Unmarshal(tx.Bucket(recordsBucket).Get(key), &r); err != nil {
-				return err
-			}
-			if r.End != "" {
-				gone = append(gone, r)
+	unwanted, err := h.without(keep)
+	if err == nil && len(unwanted)+len(h.unstored) > 0 {
+		err = h.update(func(tx *bbolt.Tx) error { return removeEnded(tx, unwanted) })
+	}
+	if err != nil {
+		return fmt.Errorf("remove old records of jobs: %w", err)
+	}
+	return nil
+}
+
+// without returns the ids of the stored jobs for which keep returns false. Their records are not read. mu is held.
+func (h *History) without(keep func(job string) bool) (jobs []string, err error) {
+	err = h.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(idsBucket).ForEach(func(job, _ []byte) error {
+			if id := string(job); !keep(id) {
+				jobs = append(jobs, id)
 			}
 			return nil
 		})
-		for _, r := range gone {
-			key := tx.Bucket(idsBucket).Get([]byte(r.Job))
-			err = cmp.Or(err, tx.Bucket(recordsBucket).Delete(key), tx.Bucket(idsBucket).Delete([]byte(r.Job)))
-		}
-		return err
 	})
-	if err != nil {
-		return fmt.Errorf("remove old records of jobs: %w", err)
+	return jobs, err
+}
+
+// removeEnded removes the records of those of the jobs that have ended.
+func removeEnded(tx *bbolt.Tx, jobs []string) error {
+	records, ids := tx.Bucket(recordsBucket), tx.Bucket(idsBucket)
+	for _, job := range jobs {
+		key := ids.Get([]byte(job))
+		var r Record
+		if err := json.Unmarshal(records.Get(key), &r); err != nil {
+			return err
+		}
+		if r.Runs() {
+			continue
+		}
+		if err := cmp.Or(records.Delete(key), ids.Delete([]byte(job))); err != nil {
+			return err
+		}
 	}
 	return nil
 }

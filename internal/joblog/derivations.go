@@ -116,7 +116,7 @@ func (r *Reader) eachEvent(ctx context.Context, from position, follow bool, visi
 	if size, _, _ := r.index.state(ofJournal); size <= from.offset && !follow {
 		return nil
 	}
-	err := r.records(ctx, from, func(at position, rec *record) error {
+	err := r.records(ctx, from, eventsDelay, func(at position, rec *record) error {
 		if rec.kind != eventRecord {
 			return nil
 		}

@@ -1,6 +1,7 @@
 package joblog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,8 +11,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"testing/iotest"
+	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -164,6 +168,57 @@ func TestIndexed(t *testing.T) {
 	}
 	if len(s.read) != 16 {
 		t.Errorf("%d are known", len(s.read))
+	}
+}
+
+// A heldFile is a log whose reading waits.
+type heldFile struct {
+	io.Reader
+	goOn <-chan struct{}
+}
+
+func (f heldFile) Read(p []byte) (int, error) {
+	<-f.goOn
+	return f.Reader.Read(p)
+}
+
+// TestIndexIsBuiltOnce opens the log of an ended job several times at once, as its page does: only the first one reads it
+// for its index. If that fails, the next one tries again.
+func TestIndexIsBuiltOnce(t *testing.T) {
+	for _, failure := range []error{nil, errors.New("input/output error")} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newStore(t, Keep{Jobs: 1})
+			goOn := make(chan struct{})
+			first := heldFile{strings.NewReader("one\ntwo\n"), goOn}
+			if failure != nil {
+				first.Reader = iotest.ErrReader(failure)
+			}
+			const readers = 3
+			var lines [readers]int64
+			var errs [readers]error
+			var all sync.WaitGroup
+			for n := range readers {
+				all.Go(func() {
+					file := io.Reader(first)
+					if n > 0 {
+						file = iotest.ErrReader(errors.New("it is read again"))
+					}
+					x, err := s.index("job", file, bytes.NewReader(nil))
+					lines[n], errs[n] = x.lines, err
+				})
+				synctest.Wait()
+			}
+			close(goOn)
+			all.Wait()
+			for n := range readers {
+				if !errors.Is(errs[n], failure) || failure == nil && lines[n] != 2 {
+					t.Errorf("reader %d: %d lines, %v; want the error %v", n, lines[n], errs[n], failure)
+				}
+			}
+			if x, err := s.index("job", strings.NewReader("one\ntwo\n"), bytes.NewReader(nil)); err != nil || x.lines != 2 {
+				t.Errorf("afterwards: %d lines, %v", x.lines, err)
+			}
+		})
 	}
 }
 

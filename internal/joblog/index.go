@@ -16,9 +16,12 @@ const (
 	// gatherDelay is how long a reader that has read everything waits for more lines before it reads the
 	// first new one, so that a burst of lines needs few writes. A person does not notice this delay.
 	gatherDelay = 2 * time.Millisecond
+	// eventsDelay is the same for a reader of events, which are for people: the page of a job. It wakes for each line
+	// of the job, too.
+	eventsDelay = 100 * time.Millisecond
 	// markDistance is the distance between two marks in bytes. A reader that starts in the middle of the
-	// log reads at most this much before its first line.
-	markDistance = 1 << 20
+	// log reads at most this much before its first line. The marks of 1 GiB take 128 KiB of memory.
+	markDistance = 128 << 10
 )
 
 // An index is what the writer of a log shares with its readers: the sizes of the log's files, where lines and
@@ -87,8 +90,9 @@ func (x *index) before(line int64) mark {
 	return x.marks[i-1]
 }
 
-// wait waits until a file is longer than offset, and returns its size; or the reason why it will not grow.
-func (x *index) wait(ctx context.Context, of extent, offset int64) (size int64, err error) {
+// wait waits until a file is longer than offset, and returns its size; or the reason why it will not grow. If it had to
+// wait, it waits for delay in addition, for more.
+func (x *index) wait(ctx context.Context, of extent, offset int64, delay time.Duration) (size int64, err error) {
 	for caughtUp := false; ; caughtUp = true {
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
@@ -96,7 +100,7 @@ func (x *index) wait(ctx context.Context, of extent, offset int64) (size int64, 
 		size, changed, end := x.state(of)
 		if size > offset {
 			if caughtUp && end == nil && size-offset < followBuffer {
-				time.Sleep(gatherDelay)
+				time.Sleep(delay)
 				size, _, _ = x.state(of)
 			}
 			return size, nil

@@ -193,8 +193,9 @@ func parseRecord(buf []byte, after int64) (r record, length int) {
 	if uint64(len(buf)-length) < number {
 		return r, 0
 	}
-	r.data = buf[length : length+int(number)]
-	return r, length + int(number)
+	end := length + int(number)
+	r.data = buf[length:end:end] // what is appended to it does not change the next record
+	return r, end
 }
 
 // maxRecord is the largest size of the JSON of one record, in bytes. A line of a derivation's log is the

@@ -2,8 +2,9 @@ package joblog
 
 import (
 	"bytes"
-	"regexp"
 	"strings"
+
+	"iglu.sh/builder/internal/lazyregexp"
 )
 
 const (
@@ -17,7 +18,7 @@ const (
 var ownLine = []byte("iglu: ")
 
 // hint is what Nix prints after an error in its arguments.
-var hint = regexp.MustCompile(`^Try '.* --help' for more information\.$`)
+var hint = lazyregexp.New(`^Try '.* --help' for more information\.$`)
 
 // LastLine returns the last line that the job has printed, without empty lines, lines of the builder and
 // Nix's hint about --help. A long line is shortened. LastLine returns "" if there is no such line near the end
@@ -30,7 +31,7 @@ func (l *Log) LastLine() string {
 		if begin == 0 && !whole {
 			return "" // the line may begin before text
 		}
-		if len(line) > 0 && !bytes.HasPrefix(line, ownLine) && !hint.Match(line) {
+		if len(line) > 0 && !bytes.HasPrefix(line, ownLine) && !hint().Match(line) {
 			return strings.ToValidUTF8(string(line[:min(len(line), maxLastLine)]), "")
 		}
 		text = text[:begin]

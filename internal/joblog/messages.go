@@ -19,31 +19,33 @@ const maxBatch = 1024
 // message has number 1. FollowMessages returns nil when the log is complete and take has got all messages. It
 // returns an error if ctx ends, or take or a file fails. The messages are valid only until take returns.
 func (r *Reader) FollowMessages(ctx context.Context, seq int64, take func([]schemas.Message) error) error {
-	return r.followMessages(ctx, r.file, seq, take)
+	return r.followMessages(ctx, r.file, seq, gatherDelay, take)
 }
 
-// FollowEvents is FollowMessages without the lines of output. It does not read the log.
+// FollowEvents is FollowMessages without the lines of output. It does not read the log. It gathers events for up to
+// eventsDelay.
 func (r *Reader) FollowEvents(ctx context.Context, seq int64, take func([]schemas.Message) error) error {
-	return r.followMessages(ctx, nil, seq, take)
+	return r.followMessages(ctx, nil, seq, eventsDelay, take)
 }
 
 // followMessages leaves out lines if log is nil.
-func (r *Reader) followMessages(ctx context.Context, log io.ReaderAt, seq int64, take func([]schemas.Message) error) error {
+func (r *Reader) followMessages(ctx context.Context, log io.ReaderAt, seq int64, delay time.Duration, take func([]schemas.Message) error) error {
 	x := r.index
 	f := follower{index: x, file: log, from: seq, take: take}
 	x.mu.Lock()
 	at := x.journal.before(seq)
 	x.mu.Unlock()
-	return r.records(ctx, at, func(at position, rec *record) error { return f.give(ctx, at, rec) }, func(bool) error { return f.flush() })
+	return r.records(ctx, at, delay, func(at position, rec *record) error { return f.give(ctx, at, rec) }, func(bool) error { return f.flush() })
 }
 
 // records calls visit for each record of the journal from a position on. It returns when the log is complete
 // and visit has got all records, or ctx ends, or visit, pause or the file fails. A record is valid only until
-// visit returns. records calls pause after each batch; more is true if further records exist already.
-func (r *Reader) records(ctx context.Context, at position, visit func(position, *record) error, pause func(more bool) error) error {
+// visit returns. records calls pause after each batch; more is true if further records exist already. delay is that of
+// index.wait.
+func (r *Reader) records(ctx context.Context, at position, delay time.Duration, visit func(position, *record) error, pause func(more bool) error) error {
 	x := r.index
 	for buf := make([]byte, flushSize); ; {
-		size, err := x.wait(ctx, ofJournal, at.offset)
+		size, err := x.wait(ctx, ofJournal, at.offset, delay)
 		if err == io.EOF {
 			return nil
 		}
@@ -67,8 +69,10 @@ func (r *Reader) readRecords(buf []byte, at position, visit func(position, *reco
 		return at, buf, fmt.Errorf("read a job's journal: %w", err)
 	}
 	records := buf[:n]
+	var rec record // one for all, because visit makes it escape to the heap
 	for {
-		rec, length := parseRecord(records, at.at)
+		var length int
+		rec, length = parseRecord(records, at.at)
 		if length < 0 {
 			return at, buf, fmt.Errorf("read a job's journal: no record at byte %d", at.offset)
 		}
@@ -116,13 +120,12 @@ func (f *follower) give(ctx context.Context, at position, r *record) error {
 		message.Seq += skip
 		return f.giveLines(ctx, at.lines+skip, r.count-skip, message)
 	}
-	data := bytes.Clone(r.data) // reading on overwrites it
 	if r.kind == eventRecord {
-		message.Event = data
+		message.Event = r.data // the batch is flushed before more is read
 		return f.add(message)
 	}
 	var response responseMessage
-	if err := json.Unmarshal(data, &response); err != nil {
+	if err := json.Unmarshal(r.data, &response); err != nil {
 		return fmt.Errorf("read a job's journal: %w", err)
 	}
 	message.Response, message.Event = &response.Response, response.Event

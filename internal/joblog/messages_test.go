@@ -535,6 +535,74 @@ func TestLongestEvent(t *testing.T) {
 	check("read again")
 }
 
+// TestEventsAreNotCopied reads many events. That allocates a few buffers, and nothing for each event: a page of a job with
+// many lines of derivations has that many.
+func TestEventsAreNotCopied(t *testing.T) {
+	const events = 5000
+	l := newLog(t)
+	for range events {
+		if err := l.Event(schemas.LineEvent{Derivation: "a", Text: "a line"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Complete()
+	read := 0
+	allocated := testing.AllocsPerRun(1, func() {
+		if err := reading(l).FollowEvents(t.Context(), 1, func(messages []schemas.Message) error {
+			read += len(messages)
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+	})
+	if read != 2*events || allocated > events/10 {
+		t.Errorf("%d events read, with %v allocations", read/2, allocated)
+	}
+}
+
+// A countingContext counts how often a reader looks whether it has ended, which it does whenever it wakes.
+type countingContext struct {
+	context.Context
+	asked int
+}
+
+func (c *countingContext) Err() error {
+	c.asked++
+	return c.Context.Err()
+}
+
+// TestReadersOfEventsRarelyWake counts how often a reader of events wakes while a job prints a line each millisecond. Each
+// open page of the job has such a reader.
+func TestReadersOfEventsRarelyWake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLog(t)
+		ctx := &countingContext{Context: t.Context()}
+		got, ended := 0, make(chan error, 1)
+		go func() {
+			ended <- reading(l).FollowEvents(ctx, 1, func(messages []schemas.Message) error {
+				got += len(messages)
+				return nil
+			})
+		}()
+		stream := l.Stream(schemas.Stdout)
+		const lines = 1000
+		for range lines {
+			time.Sleep(time.Millisecond)
+			write(t, stream, "a line\n")
+		}
+		if err := l.Event(schemas.PhaseEvent{Phase: schemas.Build}); err != nil {
+			t.Fatal(err)
+		}
+		l.Complete()
+		if err := <-ended; err != nil || got != 1 {
+			t.Errorf("%d events, %v", got, err)
+		}
+		if most := 4 * lines * int(time.Millisecond) / int(eventsDelay); ctx.asked > most {
+			t.Errorf("it has woken %d times, want at most %d", ctx.asked, most)
+		}
+	})
+}
+
 // TestFollowEvents reads a job's messages without its lines. Their numbers also count the lines.
 func TestFollowEvents(t *testing.T) {
 	store, err := Open(t.TempDir(), Keep{Jobs: 1}, 1<<30)

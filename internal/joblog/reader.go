@@ -71,7 +71,7 @@ func (r *Reader) Follow(ctx context.Context, line int64, w io.Writer) error {
 	at := r.index.before(line)
 	skip, offset := line-at.line, at.offset
 	for buf := make([]byte, followBuffer); ; {
-		size, err := r.index.wait(ctx, ofLog, offset)
+		size, err := r.index.wait(ctx, ofLog, offset, gatherDelay)
 		if err == io.EOF {
 			return nil
 		}
@@ -160,33 +160,38 @@ func (r *Reader) Offset(line int64) (int64, error) {
 // indexed is the index of an ended job's log.
 type indexed struct {
 	job   string
+	ready chan struct{} // closed when the other fields are set
 	index *index
+	err   error
 }
 
 // maxIndexed is for how many ended jobs the index is kept in memory.
 const maxIndexed = 16
 
-// index returns the index of an ended job's log. If it is not in memory, index builds it from the log's files.
+// index returns the index of an ended job's log. If it is not in memory, index builds it from the log's files. Readers
+// that are opened meanwhile wait for that: a page opens several at once, and a log can have a gibibyte.
 func (s *Store) index(job string, file io.Reader, journal io.ReaderAt) (*index, error) {
 	s.mu.Lock()
-	i := slices.IndexFunc(s.read, func(k indexed) bool { return k.job == job })
+	i := slices.IndexFunc(s.read, func(k *indexed) bool { return k.job == job })
 	if i >= 0 {
 		known := s.read[i]
 		s.read = append(slices.Delete(s.read, i, i+1), known)
 		s.mu.Unlock()
-		return known.index, nil
+		<-known.ready
+		return known.index, known.err
 	}
-	s.mu.Unlock()
-	x := newIndex()
-	x.sealed = true
-	if err := errors.Join(x.readLines(file), x.readRecords(journal)); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if len(s.read) == maxIndexed {
 		s.read = slices.Delete(s.read, 0, 1)
 	}
-	s.read = append(s.read, indexed{job, x})
-	return x, nil
+	known := &indexed{job: job, ready: make(chan struct{}), index: newIndex()}
+	s.read = append(s.read, known)
+	s.mu.Unlock()
+	defer close(known.ready)
+	known.index.sealed = true
+	if known.err = errors.Join(known.index.readLines(file), known.index.readRecords(journal)); known.err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.read = slices.DeleteFunc(s.read, func(k *indexed) bool { return k == known })
+	}
+	return known.index, known.err
 }

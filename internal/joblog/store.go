@@ -37,7 +37,7 @@ type Store struct {
 
 	mu      sync.Mutex
 	current map[string]*index // the indexes of logs that are being written, by job
-	read    []indexed         // the indexes of ended jobs that were read, the latest last
+	read    []*indexed        // the indexes of ended jobs that were read, the latest last
 }
 
 // The extensions of the files of a log and its journal. Their base name is the job's id.

@@ -89,6 +89,40 @@ func (f *furthest) ReadAt(p []byte, offset int64) (int, error) {
 	return f.ReaderAt.ReadAt(p, offset)
 }
 
+// readBytes counts how many bytes are read.
+type readBytes struct {
+	io.ReaderAt
+	count int
+}
+
+func (r *readBytes) ReadAt(p []byte, offset int64) (int, error) {
+	n, err := r.ReaderAt.ReadAt(p, offset)
+	r.count += n
+	return n, err
+}
+
+// TestOffsetReadsLittle looks for lines everywhere in a long log. Each answer with lines for a page begins like that.
+func TestOffsetReadsLittle(t *testing.T) {
+	const lines, length = 100_000, len("a line\n")
+	l := newLog(t)
+	stream := l.Stream(schemas.Stdout)
+	for range lines / 1000 {
+		write(t, stream, strings.Repeat("a line\n", 1000))
+	}
+	r := reading(l)
+	file := &readBytes{ReaderAt: r.file}
+	r.file = file
+	for line := int64(0); line < lines; line += 777 {
+		file.count = 0
+		if offset, err := r.Offset(line); err != nil || offset != line*int64(length) {
+			t.Fatalf("line %d is at %d, %v", line, offset, err)
+		}
+		if file.count > 2*followBuffer {
+			t.Fatalf("line %d: %d bytes are read", line, file.count)
+		}
+	}
+}
+
 // A log without lines has no times.
 func TestNoTimes(t *testing.T) {
 	r := reading(newLog(t))

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"os"
-	"regexp"
 	"strings"
 )
 
@@ -78,19 +77,17 @@ const ownBranches = "+refs/heads/*:refs/heads/*"
 // if ref is empty. With a limited history it fetches only one branch. The repository follows "--", so
 // that git does not read one that begins with a dash as an option.
 func (g git) clone(repository, ref string) int {
-	args := append([]string{"-c", "advice.detachedHead=false", "clone"}, g.shallow()...)
+	args := []string{"-c", "advice.detachedHead=false"}
 	if g.depth == "" {
-		args = append(args, "--config=remote.origin.fetch="+ownBranches)
+		// For this command only: git does not fetch into a branch that is checked out, so a later fetch would fail.
+		args = append(args, "-c", "remote.origin.fetch="+ownBranches)
 	}
+	args = append(append(args, "clone"), g.shallow()...)
 	if ref != "" {
 		args = append(args, "--no-checkout")
 	}
 	say("cloning %s", repository)
-	if code := g.run(append(args, "--", repository, g.dir)...); code != 0 || g.depth != "" {
-		return code
-	}
-	// With this setting a later fetch would fail: git does not fetch into a branch that is checked out.
-	return g.in("config", "--unset", "remote.origin.fetch", "^"+regexp.QuoteMeta(ownBranches)+"$")
+	return g.run(append(args, "--", repository, g.dir)...)
 }
 
 // commit returns the id of the commit that a revision means in the clone, or "".

@@ -149,15 +149,14 @@ func failed(code int) jobwire.End { return jobwire.End{ExitCode: code} }
 
 // reportEnd reports to the builder how the job has ended, and returns the exit code.
 func reportEnd(end jobwire.End, job jobenv.Job, children *children, t reporter) int {
-	secrets := redact.New(secretsOf(job)...)
 	if lifelineLost.Load() {
 		end = jobwire.End{ExitCode: jobenv.ExitLifelineLost, LifelineLost: true}
 	}
 	if end.ExitCode != 0 {
 		end.OutOfMemory = ranOutOfMemory()
 		end.Terminated = children.isTerminating() && !end.LifelineLost
+		why.complete(&end, redact.New(secretsOf(job)...))
 	}
-	why.complete(&end, secrets)
 	t.Send(jobwire.Record{End: &end})
 	jobwire.NewWriter(os.Stderr, job.EventsToken).Send(jobwire.Record{End: &end})
 	return end.ExitCode

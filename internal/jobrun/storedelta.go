@@ -17,11 +17,23 @@ func storePaths(outlives bool) map[string]bool {
 	if !outlives {
 		return nil
 	}
-	names := make(map[string]bool)
-	entries, _ := os.ReadDir(storeFolder) // not every image has one
-	for _, entry := range entries {
-		names[entry.Name()] = true
+	names := namesIn(storeFolder)
+	paths := make(map[string]bool, len(names))
+	for _, name := range names {
+		paths[name] = true
 	}
+	return paths
+}
+
+// namesIn returns the names in a folder, unsorted, or nothing if it cannot be read. A store can have 100,000: os.ReadDir
+// would sort them, and make an object for each.
+func namesIn(folder string) []string {
+	file, err := os.Open(folder)
+	if err != nil {
+		return nil // not every image has a store
+	}
+	defer file.Close()
+	names, _ := file.Readdirnames(-1)
 	return names
 }
 
@@ -31,7 +43,7 @@ func storeDelta(ctx context.Context, before map[string]bool) (bytes int64) {
 	if before == nil {
 		return 0
 	}
-	for name := range storePaths(true) {
+	for _, name := range namesIn(storeFolder) {
 		if !before[name] {
 			n, _ := diskUsage(ctx, filepath.Join(storeFolder, name)) // it may be removed meanwhile
 			bytes += n

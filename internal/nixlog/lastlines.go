@@ -1,6 +1,7 @@
 package nixlog
 
 import (
+	"slices"
 	"strings"
 
 	"iglu.sh/builder/internal/redact"
@@ -26,7 +27,7 @@ func (t *lastLines) add(part string, goesOn bool) (masked string) {
 	clean := t.secrets.Append(nil, []byte(strings.ToValidUTF8(part, "\ufffd")), goesOn)
 	if !t.open {
 		if len(t.lines) == keptLines {
-			t.lines = append(t.lines[:0:0], t.lines[1:]...)
+			t.lines = slices.Delete(t.lines, 0, 1)
 		}
 		t.lines = append(t.lines, "")
 	}

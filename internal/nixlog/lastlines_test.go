@@ -44,6 +44,24 @@ func TestLastLinesHidesSecrets(t *testing.T) {
 	}
 }
 
+// TestLastLinesAllocate counts the allocations for a line after the first ones: the bytes that were masked, and two strings
+// of them. What is kept moves in its place.
+func TestLastLinesAllocate(t *testing.T) {
+	log := &lastLines{secrets: redact.New("a secret").Lines()}
+	line := strings.Repeat("text ", 20)
+	add := func() { log.add(line, false) }
+	for range keptLines {
+		add()
+	}
+	if got := testing.AllocsPerRun(100, add); got > 4 {
+		t.Errorf("%v allocations", got)
+	}
+	log.add("the last one", false)
+	if n := len(log.lines); n != keptLines || log.lines[0] != line || log.lines[n-1] != "the last one" {
+		t.Errorf("%d lines: %q", n, log.lines)
+	}
+}
+
 // A long line of a builder is reported in parts, with its secrets masked across them, and no character is cut.
 func TestLongLineOfBuilder(t *testing.T) {
 	const secret = "0123456789"

@@ -10,10 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/nix-community/go-nix/pkg/wire"
-
-	"iglu.sh/builder/internal/lazyregexp"
 )
 
 // Numbers of the worker protocol, from worker-protocol.hh in Nix's sources. The upper byte of a version
@@ -48,14 +47,32 @@ const (
 	maxList   = 1 << 24
 )
 
+// A store path is a folder, a hash in Nix's base32, a hyphen, and a name.
+const (
+	storeFolder = "/nix/store/"
+	hashLength  = 32
+	maxName     = 211
+)
+
 // MaxPath is the length in bytes of the longest path of a store.
-const MaxPath = len("/nix/store/") + 32 + len("-") + 211
+const MaxPath = len(storeFolder) + hashLength + len("-") + maxName
 
-// storePath matches a store path: a hash in Nix's base32, and a name of at most 211 characters.
-var storePath = lazyregexp.New(`^/nix/store/[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,211}$`)
-
-// IsPath reports whether a text has the syntax of a store path.
-func IsPath(text string) bool { return len(text) <= MaxPath && storePath().MatchString(text) }
+// IsPath reports whether a text has the syntax of a store path. It is called for each path of large closures.
+func IsPath(text string) bool {
+	rest, ok := strings.CutPrefix(text, storeFolder)
+	if !ok || len(text) > MaxPath || len(rest) <= hashLength+len("-") || rest[hashLength] != '-' {
+		return false
+	}
+	for i := range len(rest) {
+		switch c := rest[i]; {
+		case '0' <= c && c <= '9', 'a' <= c && c <= 'z' && (i > hashLength || c != 'e' && c != 'o' && c != 't' && c != 'u'):
+		case i >= hashLength && ('A' <= c && c <= 'Z' || strings.IndexByte("+-._?=", c) >= 0):
+		default:
+			return false
+		}
+	}
+	return true
+}
 
 // Info is a store's metadata of a path.
 type Info struct {

@@ -84,7 +84,9 @@ func (f *feed) serve(ctx context.Context, from int64) {
 		follow(ctx, from, func(messages []schemas.Message) error {
 			hasLast = messages[len(messages)-1].Last()
 			err := f.send(messages)
-			f.gather(ctx, messages)
+			if !f.withoutLines { // FollowEvents gathers by itself
+				f.gather(ctx, messages)
+			}
 			return err
 		}) // an error means that the watcher has disconnected or that the log ends here
 		if !hasLast && ctx.Err() == nil {
@@ -114,25 +116,37 @@ func (f *feed) gather(ctx context.Context, messages []schemas.Message) {
 	}
 }
 
-// The beginnings of events that are lines of derivations, and of those that are phases.
+// The beginnings of events that are lines of derivations, of those that are phases, and of progress.
 var (
-	lineEvent  = []byte(`{"type":"line",`)
-	phaseEvent = []byte(`{"type":"phase",`)
+	lineEvent     = []byte(`{"type":"line",`)
+	phaseEvent    = []byte(`{"type":"phase",`)
+	progressEvent = []byte(`{"type":"progress",`)
 )
+
+// lastProgress returns the index of the last message that is progress, or -1.
+func lastProgress(messages []schemas.Message) int {
+	i := len(messages) - 1
+	for i >= 0 && !bytes.HasPrefix(messages[i].Event, progressEvent) {
+		i--
+	}
+	return i
+}
 
 // send sends messages.
 func (f *feed) send(messages []schemas.Message) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.buf = f.buf[:0]
+	latest := lastProgress(messages)
 	for i := range messages {
-		if f.withoutLines && bytes.HasPrefix(messages[i].Event, lineEvent) {
+		event := messages[i].Event
+		if f.withoutLines && (bytes.HasPrefix(event, lineEvent) || i < latest && bytes.HasPrefix(event, progressEvent)) {
 			continue
 		}
 		if messages[i].Last() {
 			f.buf = f.appendGrowth(f.buf) // the watcher needs the number of lines now
 		}
-		if f.withoutLines && bytes.HasPrefix(messages[i].Event, phaseEvent) {
+		if f.withoutLines && bytes.HasPrefix(event, phaseEvent) {
 			f.buf = f.appendPhase(f.buf, &messages[i])
 		}
 		f.buf = append(f.buf, "id: "...)
@@ -140,6 +154,9 @@ func (f *feed) send(messages []schemas.Message) error {
 		f.buf = append(f.buf, "\ndata: "...)
 		f.buf = schemas.Document.AppendMessage(f.buf, &messages[i])
 		f.buf = append(f.buf, "\n\n"...)
+	}
+	if len(f.buf) == 0 && len(messages) > 0 {
+		return nil // only lines, which the watcher does not get: its next heartbeat is due as before
 	}
 	return f.write(f.buf)
 }

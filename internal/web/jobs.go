@@ -26,7 +26,7 @@ func (s *Server) serveRecords(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	records, err := s.records.Find(f.Before, int(limit), f.match)
+	records, err := s.find(f, int(limit))
 	if err != nil {
 		s.fail(w, r, err)
 		return

@@ -48,6 +48,22 @@ func (f filter) match(r history.Record) bool {
 	return (f.Repository == "" || sameRepository(f.Repository, r.Repository)) && (f.State == "" || states[f.State](r))
 }
 
+// isOfUnended reports whether the filter selects only jobs that have not ended.
+func (f filter) isOfUnended() bool {
+	return f.State == "unended" || f.State == "waiting" || f.State == "running"
+}
+
+// find returns up to limit records that a filter selects, the newest first. For jobs that have not ended it does not read
+// all records: pages ask for these every few seconds.
+func (s *Server) find(f filter, limit int) ([]history.Record, error) {
+	if !f.isOfUnended() || f.Before != "" {
+		return s.records.Find(f.Before, limit, f.match)
+	}
+	records, err := s.records.Unended()
+	records = slices.DeleteFunc(records, func(r history.Record) bool { return !f.match(r) })
+	return records[:min(limit, len(records))], err
+}
+
 // sameRepository reports whether two addresses are of the same repository, with whatever protocol.
 func sameRepository(a, b string) bool { return shortRepository(a) == shortRepository(b) }
 
@@ -101,15 +117,16 @@ func (s *Server) home(f filter) (p page, err error) {
 		return p, err
 	}
 	p.List.Empty = len(looked) == 0
-	match := f.match
-	if !p.List.Filtered() {
-		match = func(r history.Record) bool { return !r.Runs() }
+	var records []history.Record
+	if p.List.Filtered() {
+		records, err = s.find(f, defaultRecords+1)
+	} else {
 		p.Nodes = s.nodes()
 		if err := s.addRunning(&p); err != nil {
 			return p, err
 		}
+		records, err = s.records.Find("", defaultRecords+1, func(r history.Record) bool { return !r.Runs() })
 	}
-	records, err := s.records.Find(f.Before, defaultRecords+1, match)
 	if err != nil {
 		return p, err
 	}

@@ -258,3 +258,76 @@ func TestUnended(t *testing.T) {
 		t.Errorf("the title is not %q", want)
 	}
 }
+
+// countedRecords counts the records that are read.
+type countedRecords struct {
+	Records
+	read int
+}
+
+func (c *countedRecords) Find(before string, limit int, match func(history.Record) bool) ([]history.Record, error) {
+	return c.Records.Find(before, limit, func(r history.Record) bool {
+		c.read++
+		return match(r)
+	})
+}
+
+func (c *countedRecords) Unended() ([]history.Record, error) {
+	records, err := c.Records.Unended()
+	c.read += len(records)
+	return records, err
+}
+
+// TestUnendedAreFew lists the jobs that have not ended, on the page and in the API. Of many records, only theirs are
+// read. The page also reads those of its list of repositories.
+func TestUnendedAreFew(t *testing.T) {
+	h := newFixture(t)
+	const many, waiting, running = 50, 3, 2
+	for n := range many {
+		h.put(t, ended(fmt.Sprintf("ended%03d", n), "https://example.com/a", 1000+n, 1, 0))
+	}
+	for n := range waiting + running {
+		r := history.Record{Job: fmt.Sprintf("job%d", n), Repository: "https://example.com/" + []string{"a", "b"}[n%2], Begun: time.Now().Add(time.Duration(n) * time.Second)}
+		if n < running {
+			r.Started = r.Begun
+		}
+		h.put(t, r)
+	}
+	counted := &countedRecords{Records: h.records}
+	h.Server.records = counted
+	for query, want := range map[string]string{
+		"state=unended&limit=1000":               "job4 job3 job2 job1 job0",
+		"state=unended&limit=2":                  "job4 job3",
+		"state=unended&limit=0":                  "",
+		"state=waiting":                          "job4 job3 job2",
+		"state=running":                          "job1 job0",
+		"state=unended&repository=example.com/b": "job3 job1",
+		"state=running&before=job1":              "job0",
+	} {
+		var answer struct{ Jobs []history.Record }
+		counted.read = 0
+		if err := json.Unmarshal(h.get("/api/v1/jobs?"+query).Body.Bytes(), &answer); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, r := range answer.Jobs {
+			got = append(got, r.Job)
+		}
+		if strings.Join(got, " ") != want || answer.Jobs == nil {
+			t.Errorf("%s: %q, want %q", query, got, want)
+		}
+		if !strings.Contains(query, "before") && counted.read != waiting+running {
+			t.Errorf("%s: %d records are read, want %d", query, counted.read, waiting+running)
+		}
+		counted.read = 0
+		page := h.get("/?" + query).Body.String()
+		if most := many + 2*(waiting+running); !strings.Contains(query, "before") && counted.read > most {
+			t.Errorf("%s: %d records are read for the page, want at most %d", query, counted.read, most)
+		}
+		for _, job := range got {
+			if !strings.Contains(page, `href="./jobs/`+job+`"`) {
+				t.Errorf("%s: %s is not on the page", query, job)
+			}
+		}
+	}
+}

@@ -19,8 +19,10 @@ const (
 	maxAnswer = 512 << 10
 	// maxRead is how many bytes are read for one answer. The page requests the other lines again.
 	maxRead = 16 << 20
-	// scanBuffer is how many bytes of a log are read at once.
-	scanBuffer = 1 << 20
+	// scanBuffer is how many bytes of a log are read at once for a search, and linesBuffer for lines. The 500 lines that
+	// the page requests mostly take less.
+	scanBuffer  = 1 << 20
+	linesBuffer = 64 << 10
 )
 
 // A text is the current content of a job's log: whole lines, each with a line feed.
@@ -39,7 +41,7 @@ func linesFrom(log text, size, from, count int64) (lines []string, isCut []int, 
 	}
 	lines = []string{}
 	var line []byte // the part that is shown
-	chunks := chunksOf(log, offset, size)
+	chunks := chunksOf(log, offset, size, linesBuffer)
 	shown := 0 // bytes
 	isFull := func() bool { return int64(len(lines)) >= count || shown >= maxAnswer }
 	for read := 0; !isFull() && (read < maxRead || len(lines) == 0); {
@@ -64,10 +66,10 @@ func linesFrom(log text, size, from, count int64) (lines []string, isCut []int, 
 	return lines, isCut, nil
 }
 
-// chunksOf returns a function that returns the next chunk of a log, and an empty one at size. A chunk is valid
-// until the next call.
-func chunksOf(log text, offset, size int64) func() ([]byte, error) {
-	buf := make([]byte, min(scanBuffer, max(0, size-offset)))
+// chunksOf returns a function that returns the next chunk of a log, of at most buffer bytes, and an empty one at size. A
+// chunk is valid until the next call.
+func chunksOf(log text, offset, size, buffer int64) func() ([]byte, error) {
+	buf := make([]byte, min(buffer, max(0, size-offset)))
 	return func() ([]byte, error) {
 		if offset >= size {
 			return nil, nil
@@ -101,7 +103,7 @@ func find(ctx context.Context, log text, size int64, query string, from int64, l
 		return nil, err
 	}
 	s := &search{wanted: bytes.ToLower([]byte(query)), limit: limit, line: from, found: []int64{}}
-	chunks := chunksOf(log, offset, size)
+	chunks := chunksOf(log, offset, size, scanBuffer)
 	for partial := []byte(nil); ; {
 		chunk, err := chunks()
 		if err != nil || len(chunk) == 0 || ctx.Err() != nil {

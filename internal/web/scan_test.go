@@ -49,6 +49,28 @@ func TestLinesFrom(t *testing.T) {
 	}
 }
 
+// furthest notes how far a log is read.
+type furthest struct {
+	memory
+	end int64
+}
+
+func (f *furthest) ReadAt(p []byte, at int64) (int, error) {
+	f.end = max(f.end, at+int64(len(p)))
+	return f.memory.ReadAt(p, at)
+}
+
+func (f *furthest) Offset(int64) (int64, error) { return 0, nil }
+
+// TestLinesReadLittle requests as many lines as the page does, at the beginning of a long log.
+func TestLinesReadLittle(t *testing.T) {
+	log := &furthest{memory: logOf(strings.Repeat(strings.Repeat("x", 79)+"\n", 100_000))}
+	lines, _, err := linesFrom(log, log.Size(), 0, defaultLines)
+	if err != nil || len(lines) != defaultLines || log.end > 2*linesBuffer {
+		t.Errorf("%d lines, %d bytes are read, %v", len(lines), log.end, err)
+	}
+}
+
 func TestLongLinesAreCut(t *testing.T) {
 	log := logOf("a\n" + strings.Repeat("é", scanBuffer) + "\n\n" + strings.Repeat("x", maxShown) + "\nb\n")
 	lines, cut, err := linesFrom(log, log.Size(), 0, 10)

@@ -138,7 +138,8 @@ type Ticket struct {
 	from   time.Time     // it gets no slot before this time
 	until  time.Time     // it waits for its home until this time; zero if it does not wait for it yet
 	timer  *time.Timer   // fires at from or until; nil until one of them is set
-	moved  chan struct{} // holds an item if the job's place may have changed since it last looked
+	ahead  int           // how many jobs wait before it, while it waits
+	moved  chan struct{} // holds an item if that may have changed, or it has a slot, since it last looked
 	node   *Node         // whose slot it has; nil while it waits
 	lost   *Node         // the node that was lost while it ran the job; nil if there was none
 	left   bool
@@ -171,14 +172,17 @@ func (t *Ticket) Again(after time.Duration) {
 	q.pass()
 }
 
-// pass gives free slots to the waiting jobs, in their order, and notifies those that still wait. Its caller
-// holds mu.
+// pass gives free slots to the waiting jobs, in their order, and notifies those that still wait of a change of their
+// place, or of the queue's end. Its caller holds mu.
 func (q *Queue) pass() {
 	for !q.closed && q.give() {
 		// A job that got a slot may have changed the home of one before it, so all are tried again.
 	}
-	for _, t := range q.waiting {
-		t.tell()
+	for ahead, t := range q.waiting {
+		if t.ahead != ahead || q.closed {
+			t.ahead = ahead
+			t.tell()
+		}
 	}
 }
 
@@ -291,7 +295,7 @@ func (q *Queue) setHome(of Need, n *Node) {
 	q.homes[of] = n
 }
 
-// tell notifies the job's Wait that its place in the queue may have changed.
+// tell notifies the job's Wait that something has changed for the job.
 func (t *Ticket) tell() {
 	select {
 	case t.moved <- struct{}{}:
@@ -327,7 +331,7 @@ func (t *Ticket) Wait(ctx context.Context, ahead func(jobs int)) (*Node, error) 
 func (t *Ticket) look() (node *Node, ahead int, closed bool) {
 	t.queue.mu.Lock()
 	defer t.queue.mu.Unlock()
-	return t.node, slices.Index(t.queue.waiting, t), t.queue.closed
+	return t.node, t.ahead, t.queue.closed
 }
 
 // Node returns the node whose slot the job has, or nil while it waits.

@@ -13,6 +13,53 @@ import (
 	"iglu.sh/builder/internal/jobend"
 )
 
+// TestOnlyMovedJobsWake counts which of the jobs that wait are notified: those whose place has changed. A queue can have
+// 1000 of them, and each one wakes a goroutine.
+func TestOnlyMovedJobsWake(t *testing.T) {
+	const waiting = 100
+	q := NewQueue(waiting)
+	q.Up(&Node{Slots: 1})
+	running := q.Join(Need{})
+	var all []*Ticket
+	woken := func() (count int) {
+		for _, ticket := range all {
+			select {
+			case <-ticket.moved:
+				count++
+			default:
+			}
+		}
+		return count
+	}
+	total := 0
+	for range waiting {
+		all = append(all, q.Join(Need{}))
+		total += woken()
+	}
+	if total > waiting { // the first one's place is 0 from the start
+		t.Errorf("%d jobs were notified while %d joined", total, waiting)
+	}
+	for n, ticket := range all {
+		if _, ahead, _ := ticket.look(); ahead != n {
+			t.Errorf("before job %d are %d", n, ahead)
+		}
+	}
+	middle := all[waiting/2]
+	all = slices.Delete(all, waiting/2, waiting/2+1)
+	middle.Leave()
+	if got := woken(); got != waiting/2-1 {
+		t.Errorf("%d jobs were notified when one in the middle left", got)
+	}
+	running.Leave()
+	if got := woken(); got != len(all) {
+		t.Errorf("%d of %d jobs were notified when one of them got a slot", got, len(all))
+	}
+	q.Close()
+	if got := woken(); got != len(all)-1 {
+		t.Errorf("%d of the %d jobs that wait were notified of the queue's end", got, len(all)-1)
+	}
+}
+
 // TestQueueAtRandom sends 10,000 jobs at random times. Some of them give up. No job waits while a slot is free, no
 // more jobs run than there are slots, and the jobs that wait get slots in the order of their arrival.
 func TestQueueAtRandom(t *testing.T) {
