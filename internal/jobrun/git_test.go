@@ -17,7 +17,7 @@ import (
 func TestClone(t *testing.T) {
 	program, err := exec.LookPath("git")
 	if err != nil {
-		t.Skip("there is no git")
+		t.Fatal(err)
 	}
 	folder := t.TempDir()
 	source, clone, calls := filepath.Join(folder, "source"), filepath.Join(folder, "clone"), filepath.Join(folder, "calls")
