@@ -94,7 +94,9 @@ func (e *Engine) Remove(_ context.Context, id string) error {
 		for name, c := range e.containers {
 			if c.id == id {
 				c.kill()
-				delete(e.containers, name)
+				if e.containers[name] == c { // kill unlocks: another removal may have been faster, and the name be used again
+					delete(e.containers, name)
+				}
 			}
 		}
 	})
