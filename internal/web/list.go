@@ -148,13 +148,12 @@ func (s *Server) home(f filter) (p page, err error) {
 	return p, nil
 }
 
-// addRunning adds the running and waiting jobs: the first maxRecords of them.
+// addRunning adds the running and waiting jobs, the same as the API lists: the page compares them.
 func (s *Server) addRunning(p *page) error {
-	records, err := s.records.Unended()
+	records, err := s.find(filter{State: "unended"}, maxRecords)
 	if err != nil {
 		return err
 	}
-	records = records[max(0, len(records)-maxRecords):]
 	var count struct{ running, waiting int }
 	for _, record := range slices.Backward(records) {
 		p.Running = append(p.Running, jobView{record})

@@ -259,6 +259,37 @@ func TestUnended(t *testing.T) {
 	}
 }
 
+// manyUnended are more unended jobs than the API lists.
+type manyUnended struct{ Records }
+
+func (manyUnended) Unended() (records []history.Record, err error) {
+	for n := range maxRecords + 5 {
+		records = append(records, history.Record{Job: fmt.Sprintf("job%04d", maxRecords+5-n)})
+	}
+	return records, nil
+}
+
+// TestManyUnended checks that the page lists the same of many jobs as the API: otherwise it would load itself for ever, to
+// show what it seems to lack.
+func TestManyUnended(t *testing.T) {
+	h := newFixture(t)
+	h.put(t, ended("ended", "", 0, 1, 0))
+	h.Server.records = manyUnended{h.records}
+	var answer struct{ Jobs []history.Record }
+	if err := json.Unmarshal(h.get(fmt.Sprintf("/api/v1/jobs?state=unended&limit=%d", maxRecords)).Body.Bytes(), &answer); err != nil {
+		t.Fatal(err)
+	}
+	page := h.get("/").Body.String()
+	if n := strings.Count(page, `href="./jobs/job`); n != maxRecords || len(answer.Jobs) != maxRecords {
+		t.Errorf("%d jobs are on the page, %d in the API", n, len(answer.Jobs))
+	}
+	for _, r := range answer.Jobs {
+		if !strings.Contains(page, `href="./jobs/`+r.Job+`"`) {
+			t.Fatalf("%s is not on the page", r.Job)
+		}
+	}
+}
+
 // countedRecords counts the records that are read.
 type countedRecords struct {
 	Records
