@@ -163,17 +163,21 @@ func aboutContentAddressed(t *testing.T, e *fixture.Engine) {
 	s := warmServer(t, e, `conf=$(readlink -f /etc/nix/nix.conf)
 rm /etc/nix/nix.conf
 { cat $conf; echo extra-experimental-features = ca-derivations; } > /etc/nix/nix.conf`, func(*server.Settings) {})
-	job := fixture.Command(`nix build --no-link --impure --extra-experimental-features ca-derivations --expr 'derivation { name = "floating"; ` +
-		`system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; }'`)
 	c := fixture.NewCache(t)
-	got := fixture.Do(t, s, c.Pushing(job))
+	got := fixture.Do(t, s, c.Pushing(contentAddressed))
 	fixture.WantExit(t, got, 0)
 	fixture.WantNames(t, c, []string{"floating"})
 	fixture.WantLine(t, got, "iglu: warning: 1 path of content-addressed derivations: ")
-
-	// If the daemon does not support the feature, Nix does not even make the derivation.
-	fixture.WantExit(t, fixture.Do(t, fixture.Env.Server, fixture.NewCache(t).Pushing(job)), 1)
 }
+
+// TestAboutWithoutFeature builds such a derivation with a daemon that does not support the feature: Nix does not even make
+// the derivation.
+func TestAboutWithoutFeature(t *testing.T) {
+	fixture.WantExit(t, fixture.Do(t, fixture.Env.Server, fixture.NewCache(t).Pushing(contentAddressed)), 1)
+}
+
+var contentAddressed = fixture.Command(`nix build --no-link --impure --extra-experimental-features ca-derivations --expr 'derivation { name = "floating"; ` +
+	`system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; }'`)
 
 // TestAboutAfterFailure runs jobs whose results are not pushed, because of a failure. The next job with the same
 // derivation pushes it and builds nothing.
