@@ -57,7 +57,7 @@ func submodules(t *testing.T, e *fixture.Engine) {
 	}
 	for _, test := range tests[:fixture.Size(4, len(tests))] {
 		t.Run(test.name, func(t *testing.T) {
-			repository := "submodules-" + strings.NewReplacer(" ", "-", ",", "").Replace(test.name)
+			repository := "submodules-" + e.Name + "-" + strings.NewReplacer(" ", "-", ",", "").Replace(test.name)
 			files := map[string]string{"flake.nix": `{ outputs = _: { seen = builtins.substring 0 9 (builtins.elemAt (builtins.split "description = \"" (builtins.readFile ./good/flake.nix)) 2); }; }`}
 			if test.modules != "" {
 				files[".gitmodules"] = test.modules
@@ -101,8 +101,8 @@ func submodulesAreWhole(t *testing.T, e *fixture.Engine) {
 	fixture.WantLine(t, got, want[strings.LastIndex(want, "source /nix/store/"):])
 }
 
-// TestLargeFiles clones a repository with a file in Git LFS, and one with that repository as a submodule. If the job image has git-lfs, the file is fetched with the
-// job's credentials. Otherwise a line reports that git-lfs is missing.
+// TestLargeFiles clones a repository with a file in Git LFS, and one with that repository as a submodule. If the job image
+// has git-lfs, the file is fetched with the job's credentials. Otherwise a line reports that git-lfs is missing.
 func TestLargeFiles(t *testing.T) { fixture.OnEngines(t, largeFiles) }
 
 func largeFiles(t *testing.T, e *fixture.Engine) {
@@ -110,16 +110,16 @@ func largeFiles(t *testing.T, e *fixture.Engine) {
 	id := fmt.Sprintf("%x", sha256.Sum256([]byte(content)))
 	pointer := fmt.Sprintf("version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %d\n", id, len(content))
 	g := &fixture.Env.Git
-	if err := g.Commit("large", "main", map[string]string{
+	inner, outer := "large-"+e.Name, "large-outer-"+e.Name // different for each engine's test
+	if err := g.Commit(inner, "main", map[string]string{
 		".gitattributes": "*.txt text\n", "sub/.gitattributes": "*.bin filter=lfs -text\n", "sub/big.bin": pointer, "sub/other.bin": pointer, "small.txt": "version",
 		"flake.nix": "{ outputs = _: { seen = builtins.readFile ./sub/big.bin; }; }",
 	}); err != nil {
 		t.Fatal(err)
 	}
-	outer := "large-outer-" + e.Name
 	if err := errors.Join(
-		g.Commit(outer, "main", map[string]string{".gitmodules": "[submodule \"in\"]\n\tpath = deps/a b\n\turl = ../large\n"}),
-		addSubmodule(t, outer, "deps/a b", "large"),
+		g.Commit(outer, "main", map[string]string{".gitmodules": "[submodule \"in\"]\n\tpath = deps/a b\n\turl = ../" + inner + "\n"}),
+		addSubmodule(t, outer, "deps/a b", inner),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func largeFiles(t *testing.T, e *fixture.Engine) {
 		t.Fatal(err)
 	}
 	outside := g.WithKey(fixture.Build(remote+"/"+outer, `sh -c 'echo "file: $(cat "deps/a b/sub/big.bin")"'`), fixture.GitPassword)
-	job := g.WithKey(fixture.Build(remote+"/large", `sh -c 'echo "file: $(cat sub/big.bin)"; echo "in a flake: $(nix eval --raw .#seen)"'`), fixture.GitPassword)
+	job := g.WithKey(fixture.Build(remote+"/"+inner, `sh -c 'echo "file: $(cat sub/big.bin)"; echo "in a flake: $(nix eval --raw .#seen)"'`), fixture.GitPassword)
 
 	without := e.Server(t, func(*server.Settings) {})
 	got := fixture.Do(t, without, job)
