@@ -16,24 +16,29 @@ import (
 	"iglu.sh/builder/wsapi"
 )
 
+// serveOn answers requests without a builder until stop is called.
+func serveOn(t *testing.T, listener net.Listener, log *slog.Logger) (stop func()) {
+	t.Helper()
+	api := wsapi.NewServer(nil, wsapi.Options{}, log)
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- serveHTTP(ctx, listener, api, func() {}, log) }()
+	return func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		api.Close()
+	}
+}
+
 // TestLargeHeaders sends headers of several sizes. Anyone can send them, so large ones must not take memory.
 func TestLargeHeaders(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := slog.New(slog.DiscardHandler)
-	api := wsapi.NewServer(nil, wsapi.Options{}, log)
-	ctx, cancel := context.WithCancel(t.Context())
-	served := make(chan error, 1)
-	go func() { served <- serveHTTP(ctx, listener, api, func() {}, log) }()
-	defer func() {
-		cancel()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-		api.Close()
-	}()
+	defer serveOn(t, listener, slog.New(slog.DiscardHandler))()
 	transport := &http.Transport{DisableKeepAlives: true}
 	for size, want := range map[int]int{maxHeader / 2: http.StatusOK, 2 * maxHeader: http.StatusRequestHeaderFieldsTooLarge} {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+listener.Addr().String()+"/livez", nil)
@@ -67,17 +72,7 @@ func TestHandshakes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	api := wsapi.NewServer(nil, wsapi.Options{}, log)
-	ctx, cancel := context.WithCancel(t.Context())
-	served := make(chan error, 1)
-	go func() { served <- serveHTTP(ctx, listener, api, func() {}, log) }()
-	defer func() {
-		cancel()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-		api.Close()
-	}()
+	defer serveOn(t, listener, log)()
 	for _, client := range []struct{ says, want string }{
 		{"", `level=DEBUG msg="http: TLS handshake error from \S+: EOF"`},
 		{"SSH-2.0-client\r\n", `level=INFO msg="http: TLS handshake error from \S+: tls: first record does not look like a TLS handshake"`},
