@@ -52,10 +52,9 @@ func preflight(t *testing.T, e *fixture.Engine) {
 			j.BuildOptions.Cachix.SigningKey = base64.StdEncoding.EncodeToString(otherKey)
 		}, config, "give the private half of " + fixture.PublicKey(t)},
 	}
-	srv := e.Server(t, func(s *server.Settings) { s.MaxJobs = len(tests) })
+	srv := e.Server(t, func(*server.Settings) {})
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
 			c := fixture.NewCache(t)
 			j := c.Pushing(fixture.SmallJob())
 			test.change(c, &j)
@@ -85,10 +84,9 @@ func warnings(t *testing.T, e *fixture.Engine) {
 			"the cache says that the API key may only read"},
 		{"not readable", devcache.On("GET", "/default/*", devcache.Answer(200, "OK")), "warning: the cache cannot be read from here: what is pushed will not be checked"},
 	}
-	srv := e.Server(t, func(s *server.Settings) { s.MaxJobs = len(tests) })
+	srv := e.Server(t, func(*server.Settings) {})
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
 			c := fixture.NewCache(t)
 			c.Misbehave(test.fault)
 			got := fixture.Do(t, srv, c.Pushing(fixture.SmallJob()))
