@@ -70,6 +70,14 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%+v of 8: got %g, want %g", amount, got, want)
 		}
 	}
+	// Engines do not start a container with less.
+	small := Limits{Memory: Amount{Share: 0.01}, CPUs: Amount{Share: 0.01}}
+	if got := small.memory(4<<30, 256); got != 64<<20 {
+		t.Errorf("1 %% of 4 GiB among 256 jobs: got %d bytes, want 64 MiB", got)
+	}
+	if got := small.cpus(2, 256); got != 0.01 {
+		t.Errorf("1 %% of 2 CPUs among 256 jobs: got %g, want 0.01", got)
+	}
 }
 
 // TestHome checks that only jobs whose stores are kept by repository prefer the node that has the store.

@@ -286,8 +286,8 @@ func (n *node) spec(name string, info engine.Info, env *jobenv.Job) engine.Spec 
 	spec := engine.Spec{
 		Name:   name,
 		Labels: map[string]string{engine.LabelBuilder: b.id},
-		Memory: int64(limits.Memory.of(float64(info.Memory), b.options.MaxJobs)),
-		CPUs:   limits.CPUs.of(float64(info.CPUs), b.options.MaxJobs),
+		Memory: limits.memory(info.Memory, b.options.MaxJobs),
+		CPUs:   limits.cpus(info.CPUs, b.options.MaxJobs),
 		PIDs:   limits.PIDs,
 	}
 	env.BuildID = n.buildID
@@ -344,7 +344,7 @@ func (n *node) watch(ctx context.Context) (watched context.Context, stop func())
 
 // outOfMemory returns the failure of a job that ran out of memory.
 func (r *run) outOfMemory() error {
-	memory := r.b.options.Limits.Memory.of(float64(r.info.Memory), r.b.options.MaxJobs)
+	memory := r.b.options.Limits.memory(r.info.Memory, r.b.options.MaxJobs)
 	return &engine.Failure{End: jobend.OutOfMemory, What: "The job ran out of memory.",
-		Advice: fmt.Sprintf("It may use %s (IGLU_JOB_MEMORY).", units.BytesSize(math.Floor(memory)))}
+		Advice: fmt.Sprintf("It may use %s (IGLU_JOB_MEMORY).", units.BytesSize(float64(memory)))}
 }

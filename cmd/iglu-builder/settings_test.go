@@ -71,7 +71,12 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 			wantUsage(t, []string{"serve"}, server.EnvName(test.flag), test.want)
 		})
 	}
-	wantUsage(t, []string{"serve", "--state-dir", ""}, "--state-dir", `"" is not a folder`) // an unset variable of a shell
+	for _, flag := range []string{"token-file", "tls-cert", "tls-key", "nix-conf-file"} { // an unset variable of a shell
+		wantUsage(t, []string{"serve", "--" + flag, ""}, "--"+flag, `"" is not a file`)
+	}
+	for _, flag := range []string{"state-dir", "agent-keys"} {
+		wantUsage(t, []string{"serve", "--" + flag, ""}, "--"+flag, `"" is not a folder`)
+	}
 	wantUsage(t, []string{"serve", "--no-such-flag"}, "unknown flag: --no-such-flag", "hint: see 'iglu-builder serve --help'")
 	wantUsage(t, []string{"serve", "argument"}, "argument", "hint")
 	wantUsage(t, []string{"no-such-command"}, "no-such-command", "hint")

@@ -103,6 +103,20 @@ func (s *Store) Has(job string) bool {
 // Prune removes the logs that Keep no longer covers. The store calls it when it is opened and when a job ends.
 // Call it also from time to time, because logs become too old in between.
 func (s *Store) Prune() error {
+	old, err := s.old()
+	if err != nil {
+		return fmt.Errorf("look for old logs: %w", err)
+	}
+	var errs []error
+	for _, job := range old {
+		// The log last: a journal without a log is never removed.
+		errs = append(errs, s.remove(job+journalExtension), s.remove(job+extension))
+	}
+	return errors.Join(errs...)
+}
+
+// old returns the jobs whose logs Keep no longer covers.
+func (s *Store) old() (jobs []string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ended, err := s.ended()
@@ -110,20 +124,18 @@ func (s *Store) Prune() error {
 		ended, err = s.ended()
 	}
 	if err != nil {
-		return fmt.Errorf("look for old logs: %w", err)
+		return nil, err
 	}
-	var errs []error
 	total := s.currentBytes()
 	for i, log := range ended {
 		job := strings.TrimSuffix(log.Name(), extension)
 		total += log.Size() + s.sizeOf(job+journalExtension)
 		tooMuch := s.keep.Bytes > 0 && total > s.keep.Bytes && i > 0
 		if i >= s.keep.Jobs || tooMuch || (s.keep.Age > 0 && time.Since(log.ModTime()) > s.keep.Age) {
-			// The log last: a journal without a log is never removed.
-			errs = append(errs, s.remove(job+journalExtension), s.remove(log.Name()))
+			jobs = append(jobs, job)
 		}
 	}
-	return errors.Join(errs...)
+	return jobs, nil
 }
 
 // clockTolerance is how far the clock of a file server may be ahead.

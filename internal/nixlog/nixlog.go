@@ -14,6 +14,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -407,7 +408,8 @@ func (p *process) end() {
 		p.conclude(0, schemas.DerivationBuilt, "")
 	}
 	p.ending = true
-	for id, a := range p.activities {
+	for _, id := range slices.Sorted(maps.Keys(p.activities)) { // Nix counts up, so this is the order in which they began
+		a := p.activities[id]
 		if a.kind == build {
 			p.undecided = append(p.undecided, a)
 			p.conclude(0, schemas.DerivationFailed, "")

@@ -120,6 +120,29 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
+// TestOrderOfKilled ends a log in the middle of several builds, as when Nix is killed. They are reported in the order in which
+// they began.
+func TestOrderOfKilled(t *testing.T) {
+	const builds = 8
+	var records strings.Builder
+	var want []string
+	for i := range builds {
+		name := string(rune('a' + i))
+		fmt.Fprintf(&records, `{"action":"start","id":%d,"type":105,"fields":["/nix/store/%s-%s.drv"]}`+"\n", i+1, strings.Repeat("a", 32), name)
+		want = append(want, name)
+	}
+	var got []string
+	for line := range strings.Lines(eventsOf(records.String())) {
+		if strings.Contains(line, `"state":"failed"`) {
+			_, name, _ := strings.Cut(line, strings.Repeat("a", 32)+"-")
+			got = append(got, name[:1])
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // A line that is no record, or an unknown one, changes nothing.
 func TestOtherRecords(t *testing.T) {
 	others := strings.Join([]string{

@@ -60,6 +60,15 @@ func (v *value[T]) Kind() Kind { return v.kind }
 
 func parseAny(text string) (string, error) { return text, nil }
 
+// parseFile refuses an empty name, as of an unset variable in a shell: without its file, a server would take jobs without a
+// token or without TLS.
+func parseFile(text string) (string, error) {
+	if text == "" {
+		return "", errors.New("is not a file")
+	}
+	return text, nil
+}
+
 // parseFolder refuses what would be the working folder, or the name of a folder that nobody wants to make.
 func parseFolder(text string) (string, error) {
 	switch {
@@ -228,13 +237,10 @@ func parseBytes(text string) (int64, error) {
 	return n, nil
 }
 
-// leastMemory is what a job's container needs to start, in bytes.
-const leastMemory = 64 << 20
-
 func parseMemory(text string) (orchestrator.Amount, error) {
 	return parseAmount(text, "is not a size of at least 64MiB such as 8GiB, nor a share such as 75%", func(text string) (float64, error) {
 		n, err := parseBytes(text)
-		if n < leastMemory {
+		if n < orchestrator.LeastMemory {
 			err = errors.New("too little")
 		}
 		return float64(n), err
@@ -244,15 +250,15 @@ func parseMemory(text string) (orchestrator.Amount, error) {
 func parseCPUs(text string) (orchestrator.Amount, error) {
 	return parseAmount(text, "is not a number of CPUs such as 1.5, nor a share such as 75%", func(text string) (float64, error) {
 		n, err := strconv.ParseFloat(text, 64)
-		if !(n >= leastCPUs && n <= mostCPUs) {
+		if !(n >= orchestrator.LeastCPUs && n <= mostCPUs) {
 			err = errors.New("too little or too much")
 		}
 		return n, err
 	})
 }
 
-// leastCPUs is the minimum that engines accept. No machine has mostCPUs.
-const leastCPUs, mostCPUs = 0.01, 1e6
+// No machine has mostCPUs.
+const mostCPUs = 1e6
 
 var shareForm = lazyregexp.New(`^(100|[1-9]\d?)%$`)
 

@@ -72,20 +72,22 @@ type Settings struct {
 // Register adds a flag for each setting, with its default.
 func (s *Settings) Register(flags *pflag.FlagSet) {
 	add := func(target pflag.Value, name, initial, usage string) {
-		if err := target.Set(initial); err != nil {
-			panic(fmt.Sprintf("default of --%s: %v", name, err))
+		if initial != "" {
+			if err := target.Set(initial); err != nil {
+				panic(fmt.Sprintf("default of --%s: %v", name, err))
+			}
 		}
 		flags.Var(target, name, usage)
 	}
 	add(parsed(&s.Listen, matching("ADDRESS", `.*:[0-9a-z-]+`), parseAddress), "listen", "127.0.0.1:3000",
 		"address to listen on; with port 0, any free port")
-	add(parsed(&s.TokenFile, file, parseAny), "token-file", "",
+	add(parsed(&s.TokenFile, file, parseFile), "token-file", "",
 		"file with the token that clients must send (default no token is needed)")
 	add(parsed(&s.AllowedOrigins, list, parseOrigins), "allowed-origins", "",
 		"origins of pages that may connect besides the builder's own, separated by commas; without a token, also the host names that clients may use for the builder")
-	add(parsed(&s.TLSCert, file, parseAny), "tls-cert", "",
+	add(parsed(&s.TLSCert, file, parseFile), "tls-cert", "",
 		"file with the certificate for TLS and its chain (default plain HTTP)")
-	add(parsed(&s.TLSKey, file, parseAny), "tls-key", "",
+	add(parsed(&s.TLSKey, file, parseFile), "tls-key", "",
 		"file with the certificate's private key")
 	add(parsed(&s.JobImage, anyText("IMAGE"), parseImage), "job-image", images.Default,
 		"image that jobs run in")
@@ -115,7 +117,7 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"when Nix uses its own sandbox: auto (if the engine supports it and it opens no way out of the container), on or off")
 	add(parsed(&s.SandboxUnsafe, yesNo, parseYesNo), "nix-sandbox-unsafe", "no",
 		"allow --nix-sandbox=on even if the sandbox opens a way out of the container")
-	add(parsed(&s.NixConfFile, file, parseAny), "nix-conf-file", "",
+	add(parsed(&s.NixConfFile, file, parseFile), "nix-conf-file", "",
 		"file with lines of nix.conf for all jobs, including access-tokens (default none)")
 	add(parsed(&s.FlakeConfig, yesNo, parseYesNo), "accept-flake-config", "no",
 		"accept the substituters and keys that a flake sets in its nixConfig")
@@ -145,7 +147,7 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"addresses of the agents on several machines, or names that resolve to several, separated by commas; --max-jobs then applies to each node (default one engine)")
 	add(parsed(&s.RetryLost, yesNo, parseYesNo), "retry-lost", "no",
 		"if the node of a job is lost, run the job once more on another node")
-	add(parsed(&s.AgentKeys, folder, parseAny), "agent-keys", "",
+	add(parsed(&s.AgentKeys, folder, parseFolder), "agent-keys", "",
 		"folder with this side's keys, if the engine is reached through an agent (default none)")
 	add(parsed(&s.StateDir, folder, parseFolder), "state-dir", defaultStateDir(),
 		"folder for what is kept after a job: logs and records, in a folder for each instance")

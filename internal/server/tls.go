@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // withTLS returns a listener with TLS, or the given one if no files are set.
@@ -23,6 +24,7 @@ func withTLS(listener net.Listener, certFile, keyFile string, log *slog.Logger) 
 	if err := c.load(); err != nil {
 		return nil, fmt.Errorf("read the certificate and its key: %w\nhint: set IGLU_TLS_CERT and IGLU_TLS_KEY to files in PEM format", err)
 	}
+	c.checkExpiry()
 	// A WebSocket begins as HTTP/1.1.
 	return tls.NewListener(listener, &tls.Config{GetCertificate: c.get, NextProtos: []string{"http/1.1"}}), nil
 }
@@ -35,6 +37,7 @@ type certificate struct {
 
 	reading sync.Mutex
 	read    look // at the files when they were read last; guarded by reading
+	expired bool // it is logged that the current certificate has expired; guarded by reading
 }
 
 // get returns the certificate in the files. If the files do not match or cannot be read, it returns the
@@ -50,6 +53,7 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 
 // renew reads the files if they have changed. reading is held.
 func (c *certificate) renew() {
+	defer c.checkExpiry()
 	if isSame(c.read, c.look()) {
 		return
 	}
@@ -66,8 +70,19 @@ func (c *certificate) load() error {
 	read, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
 	if err == nil {
 		c.current.Store(&read)
+		c.expired = false
 	}
 	return err
+}
+
+// checkExpiry logs once that the current certificate has expired. reading is held, or nobody else has c yet.
+func (c *certificate) checkExpiry() {
+	end := c.current.Load().Leaf.NotAfter
+	if c.expired || time.Now().Before(end) {
+		return
+	}
+	c.expired = true
+	c.log.Warn("the certificate has expired, so clients refuse it: replace the files IGLU_TLS_CERT and IGLU_TLS_KEY", "file", c.certFile, "expired", end)
 }
 
 // A look is what can be seen of the certificate's file and of its key's without reading them. A file that cannot be found

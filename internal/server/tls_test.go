@@ -9,6 +9,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -17,11 +18,17 @@ import (
 // writeCertificate writes a certificate with a serial number and its key to two files. It returns the text of the key.
 func writeCertificate(t *testing.T, certFile, keyFile string, serial int64) (key []byte) {
 	t.Helper()
+	return writeCertificateUntil(t, certFile, keyFile, serial, time.Now().Add(time.Hour))
+}
+
+// writeCertificateUntil is writeCertificate for a certificate that expires at a time.
+func writeCertificateUntil(t *testing.T, certFile, keyFile string, serial int64, end time.Time) (key []byte) {
+	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: end}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
 	if err != nil {
 		t.Fatal(err)
@@ -120,4 +127,30 @@ func TestCertificateOfSameTime(t *testing.T) {
 	c.wantSerial(t, 1)
 	link("second")
 	c.wantSerial(t, 2)
+}
+
+// TestExpiredCertificate starts with a certificate that has expired, replaces it by a valid one, and that by another one that
+// has expired. Each of the expired ones is logged once, however many clients there are.
+func TestExpiredCertificate(t *testing.T) {
+	folder := t.TempDir()
+	var log strings.Builder
+	c := &certificate{certFile: filepath.Join(folder, "cert"), keyFile: filepath.Join(folder, "key"), log: slog.New(slog.NewTextHandler(&log, nil))}
+	for i, test := range []struct {
+		end  time.Duration // from now
+		want int           // lines about expired certificates so far
+	}{{-time.Hour, 1}, {time.Hour, 1}, {-time.Minute, 2}} {
+		writeCertificateUntil(t, c.certFile, c.keyFile, int64(i), time.Now().Add(test.end))
+		if i == 0 {
+			if err := c.load(); err != nil {
+				t.Fatal(err)
+			}
+			c.checkExpiry()
+		}
+		for range 3 {
+			c.wantSerial(t, int64(i))
+		}
+		if got := strings.Count(log.String(), "the certificate has expired"); got != test.want {
+			t.Errorf("after certificate %d, the log has %d lines about expired ones, want %d:\n%s", i, got, test.want, &log)
+		}
+	}
 }
