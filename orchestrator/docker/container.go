@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net"
 	"path"
 	"strings"
 	"time"
@@ -17,7 +15,6 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/client"
-	"github.com/docker/docker/pkg/stdcopy"
 
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/orchestrator/engine"
@@ -408,42 +405,3 @@ func exitOf(exited <-chan containertypes.WaitResponse, lost <-chan error) (end e
 		return exit{err: err}, true
 	}
 }
-
-// A stream implements engine.Stream.
-type stream struct{ attached types.HijackedResponse }
-
-// Write implements io.Writer. It has a deadline, so that an engine that accepts nothing does not block the caller.
-func (s stream) Write(p []byte) (int, error) {
-	s.attached.Conn.SetWriteDeadline(time.Now().Add(jobenv.Heartbeat))
-	return s.attached.Conn.Write(p)
-}
-
-// Copy implements engine.Stream. Only Close ends it early, not the end of a context.
-func (s stream) Copy(stdout, stderr io.Writer) error {
-	var written error // the first error of a writer, which is not the engine's
-	_, err := stdcopy.StdCopy(&noting{stdout, &written}, &noting{stderr, &written}, s.attached.Reader)
-	switch {
-	case written != nil:
-		return written
-	case errors.Is(err, net.ErrClosed):
-		return nil
-	}
-	return callFailure("pass on the container's output", err)
-}
-
-// A noting writer stores the error of the writer that it wraps.
-type noting struct {
-	io.Writer
-	err *error
-}
-
-func (w *noting) Write(p []byte) (int, error) {
-	n, err := w.Writer.Write(p)
-	if err != nil {
-		*w.err = err
-	}
-	return n, err
-}
-
-// Close implements io.Closer.
-func (s stream) Close() error { s.attached.Close(); return nil }
