@@ -50,9 +50,15 @@ func TestFailure(t *testing.T) {
 		"a wrong hash": {build("fetching") + `{"action":"msg","level":0,"msg":"error: hash mismatch in fixed-output derivation '` + failing + `'","raw_msg":"hash mismatch in fixed-output derivation '\u001b[35;1m` +
 			failing + `\u001b[0m':\n  specified: \u001b[35;1msha256-AAA=\u001b[0m\n     got:    \u001b[35;1msha256-BBB=\u001b[0m"}`,
 			Failure{failing, "hash mismatch in fixed output, specified: sha256-AAA= got: sha256-BBB="}},
+		"a wrong hash of a dependency": {build("fetching") + `{"action":"msg","level":0,"msg":"\u001b[31;1merror:\u001b[0m hash mismatch in fixed-output derivation '\u001b[35;1m` + failing +
+			`\u001b[0m':\n         specified: \u001b[35;1msha256-AAA=\u001b[0m\n            got:    \u001b[35;1msha256-BBB=\u001b[0m"}`,
+			Failure{failing, "hash mismatch in fixed output, specified: sha256-AAA= got: sha256-BBB="}},
 		"evaluation": {`{"action":"msg","column":47,"file":"/x/a.nix:1:47","level":0,"line":1,"msg":"…","raw_msg":"attribute '\u001b[35;1mfoo\u001b[0m' missing"}`,
 			Failure{"", "attribute 'foo' missing, at /x/a.nix:1:47"}},
 		"evaluation without a place": {`{"action":"msg","file":"«none»:0","level":0,"msg":"…","raw_msg":"file 'nixpkgs' was not found\nmore"}`, Failure{"", "file 'nixpkgs' was not found"}},
+		"a trace":                    {`{"action":"msg","level":0,"msg":"trace: evaluation warning: it is old"}`, Failure{}},
+		"a warning of the daemon":    {`{"action":"msg","level":0,"msg":"\u001b[35;1mwarning:\u001b[0m unable to download 'https://x/nix-cache-info'; retrying in 300 ms"}`, Failure{}},
+		"an error of the daemon":     {`{"action":"msg","level":0,"msg":"\u001b[31;1merror:\u001b[0m cannot open connection"}`, Failure{Text: "cannot open connection"}},
 		"a warning":                  {`{"action":"msg","level":1,"msg":"warning: ignored"}`, Failure{}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -69,7 +75,7 @@ func TestFailure(t *testing.T) {
 // If several derivations fail, the reason is the first failure. One with an error of Nix is preferred to one without.
 func TestFirstFailure(t *testing.T) {
 	const first, second = "/nix/store/00000000000000000000000000000001-1.drv", "/nix/store/00000000000000000000000000000002-2.drv"
-	said := func(message string) string { return `{"action":"msg","level":0,"msg":"` + message + `"}` }
+	said := func(message string) string { return `{"action":"msg","level":0,"msg":"error: ` + message + `"}` }
 	cannot := func(derivation, reason string) string {
 		return said(`Cannot build '` + derivation + `'.\nReason: ` + reason + `.`)
 	}

@@ -11,7 +11,6 @@ package nixlog
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"io"
 	"maps"
@@ -21,6 +20,7 @@ import (
 	"time"
 	"unicode"
 
+	"iglu.sh/builder/internal/lazyregexp"
 	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/internal/textcut"
@@ -381,15 +381,15 @@ func (p *process) conclude(i int, state schemas.DerivationState, said string) {
 
 // message processes a message for people. An error contains the path of the derivation that has failed.
 func (p *process) message(r *record) {
-	const errorLevel = 0
 	p.listLine(r.Msg)
 	if p.log.show != nil {
 		p.log.show(r.Msg)
 	}
-	if r.Level != errorLevel {
+	text, ok := r.errorText()
+	if !ok {
 		return
 	}
-	text, known := cmp.Or(r.RawMsg, r.Msg), false
+	known := false
 	for i := len(p.undecided) - 1; i >= 0; i-- {
 		if drv := p.undecided[i].derivation; strings.Contains(r.Msg, drv) {
 			p.conclude(i, schemas.DerivationFailed, reasonOf(text, drv))
@@ -399,6 +399,25 @@ func (p *process) message(r *record) {
 	if !known {
 		p.log.noteError(text, r.File)
 	}
+}
+
+// errorLevel is the level of errors, and of other messages: builtins.trace prints at this level (prim_trace in Nix's
+// primops.cc), and whatever a daemon prints, such as a warning, has it (processStderr in worker-protocol-connection.cc).
+const errorLevel = 0
+
+// errorWord matches what Nix prints before an error.
+var errorWord = lazyregexp.New(`^(?:\x1b\[[0-9;]*m)*error:(?:\x1b\[[0-9;]*m)*\s*`)
+
+// errorText returns the text of an error, without the word "error". ok is false if the message is not an error.
+func (r *record) errorText() (text string, ok bool) {
+	if r.Level != errorLevel {
+		return "", false
+	}
+	if r.RawMsg != "" { // only errors have it, but not those of the daemon
+		return r.RawMsg, true
+	}
+	word := errorWord().FindString(r.Msg)
+	return r.Msg[len(word):], word != ""
 }
 
 // end processes the end of the process, which also ends its running activities.
