@@ -85,6 +85,7 @@ type process struct {
 	undecided  []*activity // derivations that have ended, with a result that is not known yet
 	built      int64       // successes that Nix has counted and that are not assigned to a derivation yet
 	failed     int64       // the same for failures
+	counts     bool        // Nix has counted a result
 	list       list        // the list that it is printing
 	ending     bool        // the process has ended, and its running activities are ended with it
 }
@@ -333,6 +334,7 @@ func (p *process) progress(a *activity, c schemas.Counts) {
 	case builds:
 		p.built += max(0, c.Done-a.counts.Done)
 		p.failed += max(0, c.Failed-a.counts.Failed)
+		p.counts = p.counts || c.Done > 0 || c.Failed > 0
 		a.counts = c
 		p.decide()
 	case copyPaths:
@@ -420,13 +422,18 @@ func (r *record) errorText() (text string, ok bool) {
 	return r.Msg[len(word):], word != ""
 }
 
-// end processes the end of the process, which also ends its running activities.
+// end processes the end of the process, which also ends its running activities. If Nix has counted other results,
+// those that it has not counted were killed, because another one had failed.
 func (p *process) end() {
 	p.endList()
-	for len(p.undecided) > 0 {
-		p.conclude(0, schemas.DerivationBuilt, "")
-	}
 	p.ending = true
+	for len(p.undecided) > 0 {
+		if p.counts {
+			p.conclude(0, schemas.DerivationFailed, "")
+		} else {
+			p.conclude(0, schemas.DerivationBuilt, "")
+		}
+	}
 	for _, id := range slices.Sorted(maps.Keys(p.activities)) { // Nix counts up, so this is the order in which they began
 		a := p.activities[id]
 		if a.kind == build {
