@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"iglu.sh/builder/internal/lazyregexp"
+	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/internal/termtext"
 )
 
@@ -53,12 +54,37 @@ func (l *Log) fail(a *activity, said string) {
 
 // noteError processes an error that contains no undecided derivation.
 func (l *Log) noteError(message, place string) {
-	switch f := &l.failed; {
-	case f.derivation == "":
-		l.lastError = errorOf(message, place)
-	case f.said == "" && strings.Contains(message, f.derivation):
+	f, refused := &l.failed, cannotBuild(message)
+	ofDependency := refused != "" && dependencyFailed().MatchString(reasonOf(message, refused))
+	switch {
+	case f.said != "":
+	case f.derivation != "" && strings.Contains(message, f.derivation):
 		f.said = reasonOf(message, f.derivation)
+	case refused != "" && !ofDependency && !l.started[refused] && len(l.started) < maxStarted:
+		*f = failedBuild{derivation: refused, said: reasonOf(message, refused)}
+	case f.derivation == "" && (l.lastError == "" || !ofDependency):
+		l.lastError = errorOf(message, place)
 	}
+}
+
+// maxStarted is how many derivations are kept whose builds have started.
+const maxStarted = maxPlanned
+
+// refusal matches Nix's error about a derivation that it cannot build, and dependencyFailed its reason if another
+// derivation has failed.
+var (
+	refusal          = lazyregexp.New(`^Cannot build '([^']+)'`)
+	dependencyFailed = lazyregexp.New(`^\d+ dependenc(y|ies) failed$`)
+)
+
+// cannotBuild returns the derivation that Nix cannot build, according to its error, or "". If its build has not started,
+// it needs another system, for example.
+func cannotBuild(message string) string {
+	first, _, _ := strings.Cut(message, "\n")
+	if match := refusal().FindStringSubmatch(visible(first)); match != nil && nixstore.IsDerivation(match[1]) {
+		return match[1]
+	}
+	return ""
 }
 
 // lastText returns the last line that is not blank.

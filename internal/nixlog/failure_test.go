@@ -105,6 +105,46 @@ func TestFirstFailure(t *testing.T) {
 	}
 }
 
+// A derivation whose build does not start is the reason, not one that Nix kills because of it. It is counted as failed like
+// any other.
+func TestRefused(t *testing.T) {
+	const (
+		refused = "/nix/store/00000000000000000000000000000003-3.drv"
+		said    = `{"action":"msg","level":0,"msg":"error: Cannot build '` + refused + `'.\n       Reason: required system or feature not available\n       Required system: 'x86_64-linux' with features {kvm}"}`
+		top     = `{"action":"msg","level":0,"msg":"error: x","raw_msg":"Cannot build '` + dependent + `'.\nReason: 2 dependencies failed.\nOutput paths:\n  /nix/store/x"}`
+	)
+	counted, built := result(9, progress, "0,3,1,1"), result(9, progress, "1,3,0,1")
+	want := Failure{refused, "required system or feature not available"}
+	for name, test := range map[string]struct {
+		records []string
+		state   string // of the one that was running
+	}{
+		"another is killed":                     {[]string{counted, stops(1), said, top}, "failed"},
+		"the error comes first":                 {[]string{counted, said, top, stops(1)}, "failed"},
+		"another is built":                      {[]string{counted, said, built, stops(1), top}, "built"},
+		"another is built, and errors are last": {[]string{counted, built, stops(1), said, top}, "built"},
+	} {
+		l, reported := events(t)
+		l.Read(strings.NewReader(strings.Join(append([]string{starts(9, builds), starts(1, build), result(1, buildLogLine, `"a line"`)}, test.records...), "\n")))
+		if got := l.Failure(); got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+		if got := inShort(*reported); !strings.HasPrefix(got[len(got)-1], test.state) {
+			t.Errorf("%s: %q, want %s", name, got, test.state)
+		}
+	}
+}
+
+// The error that a dependency has failed says less than the one before it.
+func TestMissingDependency(t *testing.T) {
+	l, _ := events(t)
+	l.Read(strings.NewReader(`{"action":"msg","level":0,"msg":"error: path '/nix/store/x' is required, but there is no substituter that can build it"}` + "\n" +
+		`{"action":"msg","level":0,"msg":"error: Cannot build '` + dependent + `'.\n       Reason: 1 dependency failed."}`))
+	if got, want := l.Failure(), (Failure{Text: "path '/nix/store/x' is required, but there is no substituter that can build it"}); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // A real log, in which derivation b fails while another is built.
 func TestFailureInRealLog(t *testing.T) {
 	file, err := os.Open(filepath.Join("testdata", "failing.jsonl"))

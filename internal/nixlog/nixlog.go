@@ -60,6 +60,7 @@ type Log struct {
 	secrets    func() *redact.Redactor
 	numbers    map[string]int  // of the derivations that were listed
 	needs      int             // how many of their needs were reported
+	started    map[string]bool // the derivations whose builds have started
 	restricted map[string]bool // see Restricted
 	untrusted  map[string]bool // see Untrusted
 	failed     failedBuild     // see failure.go
@@ -75,7 +76,8 @@ type totals struct {
 // New returns a Log for builds in a store. It calls tell for each event, one at a time. It calls secrets
 // for the Redactor that masks the kept lines of derivations' logs, when there are any.
 func New(tell func(schemas.Event), store nixstore.Files, secrets func() *redact.Redactor) *Log {
-	return &Log{tell: tell, interval: progressInterval, store: store, secrets: secrets, running: make(map[*process]bool), numbers: make(map[string]int)}
+	return &Log{tell: tell, interval: progressInterval, store: store, secrets: secrets, running: make(map[*process]bool),
+		numbers: make(map[string]int), started: make(map[string]bool)}
 }
 
 // A process is a process of Nix. Each process has activities of its own.
@@ -85,6 +87,7 @@ type process struct {
 	undecided  []*activity // derivations that have ended, with a result that is not known yet
 	built      int64       // successes that Nix has counted and that are not assigned to a derivation yet
 	failed     int64       // the same for failures
+	lastFailed bool        // the latest of these counts is of a failure
 	counts     bool        // Nix has counted a result
 	list       list        // the list that it is printing
 	ending     bool        // the process has ended, and its running activities are ended with it
@@ -245,6 +248,9 @@ func (p *process) start(id uint64, kind int, derivation string) *activity {
 		return nil
 	}
 	p.endList()
+	if kind == build && nixstore.IsDerivation(derivation) && len(p.log.started) < maxStarted {
+		p.log.started[derivation] = true
+	}
 	if p.activities[id] != nil || p.log.activities == maxActivities || kind == build && !nixstore.IsDerivation(derivation) {
 		return nil
 	}
@@ -332,8 +338,12 @@ func (p *process) line(a *activity, text string) {
 func (p *process) progress(a *activity, c schemas.Counts) {
 	switch a.kind {
 	case builds:
-		p.built += max(0, c.Done-a.counts.Done)
-		p.failed += max(0, c.Failed-a.counts.Failed)
+		built, failed := max(0, c.Done-a.counts.Done), max(0, c.Failed-a.counts.Failed)
+		p.built += built
+		p.failed += failed
+		if built+failed > 0 {
+			p.lastFailed = failed > 0
+		}
 		p.counts = p.counts || c.Done > 0 || c.Failed > 0
 		a.counts = c
 		p.decide()
@@ -349,10 +359,11 @@ func (p *process) progress(a *activity, c schemas.Counts) {
 
 // decide reports the results of derivations. The end of an activity does not have the result, but Nix
 // counts the derivation as built or failed right before that. Versions of Nix that do not report each
-// change of a count can report it later.
+// change of a count can report it later. An earlier count that is still there is of a derivation whose build has not
+// started, such as one for another system.
 func (p *process) decide() {
 	for len(p.undecided) > 0 && p.built+p.failed > 0 {
-		if p.failed > 0 {
+		if p.built == 0 || p.failed > 0 && p.lastFailed {
 			p.failed--
 			p.conclude(0, schemas.DerivationFailed, "")
 		} else {
