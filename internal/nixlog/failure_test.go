@@ -162,7 +162,10 @@ func TestFailureInRealLog(t *testing.T) {
 
 // What nix-build prints.
 func TestFailureInLines(t *testing.T) {
+	const cannot = "error: Cannot build '" + failing + "'.\n       Reason: required system or feature not available\n" +
+		"       Required system: 'x86_64-linux' with features {kvm}\nerror: Cannot build '" + dependent + "'.\n       Reason: 1 dependency failed.\n"
 	for name, test := range map[string]struct{ printed, want string }{
+		"refused":        {cannot, "required system or feature not available"},
 		"evaluation":     {"error: attribute 'foo' missing\n       at /x/a.nix:1:47:\n", "attribute 'foo' missing"},
 		"with its trace": {"error:\n       … while calling the 'import' builtin\n\n       error: file 'nixpkgs' was not found\n", "file 'nixpkgs' was not found"},
 		"success":        {"this derivation will be built:\n", ""},
@@ -173,7 +176,7 @@ func TestFailureInLines(t *testing.T) {
 			lines.Write([]byte(test.printed))
 			lines.End(test.want == "")
 			log.Close()
-			if got := log.Failure(); got != (Failure{Text: test.want}) {
+			if got := log.Failure(); got.Text != test.want || (got.Derivation == failing) != (name == "refused") {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
