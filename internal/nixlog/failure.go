@@ -55,14 +55,14 @@ func (l *Log) fail(a *activity, said string) {
 // noteError processes an error that contains no undecided derivation.
 func (l *Log) noteError(message, place string) {
 	f, refused := &l.failed, cannotBuild(message)
-	ofDependency := refused != "" && dependencyFailed().MatchString(reasonOf(message, refused))
+	vague := sumsUp().MatchString(reasonOf(message, refused))
 	switch {
 	case f.said != "":
-	case f.derivation != "" && strings.Contains(message, f.derivation):
+	case f.derivation != "" && !vague && strings.Contains(message, f.derivation):
 		f.said = reasonOf(message, f.derivation)
-	case refused != "" && !ofDependency && !l.started[refused] && len(l.started) < maxStarted:
+	case refused != "" && !vague && !l.started[refused] && len(l.started) < maxStarted:
 		*f = failedBuild{derivation: refused, said: reasonOf(message, refused)}
-	case f.derivation == "" && (l.lastError == "" || !ofDependency):
+	case f.derivation == "" && (l.lastError == "" || !vague):
 		l.lastError = errorOf(message, place)
 	}
 }
@@ -70,11 +70,12 @@ func (l *Log) noteError(message, place string) {
 // maxStarted is how many derivations are kept whose builds have started.
 const maxStarted = maxPlanned
 
-// refusal matches Nix's error about a derivation that it cannot build, and dependencyFailed its reason if another
-// derivation has failed.
+// refusal matches Nix's error about a derivation that it cannot build. sumsUp matches the reasons of errors that only
+// follow from others, which Nix has printed before.
 var (
-	refusal          = lazyregexp.New(`^Cannot build '([^']+)'`)
-	dependencyFailed = lazyregexp.New(`^\d+ dependenc(y|ies) failed$`)
+	refusal = lazyregexp.New(`^Cannot build '([^']+)'`)
+	sumsUp  = lazyregexp.New(`^\d+ dependenc(y|ies) failed$|^\d+ dependenc(y|ies) of derivation '.*' failed to build|^build of .* failed$|` +
+		`^some errors were encountered during the evaluation`)
 )
 
 // cannotBuild returns the derivation that Nix cannot build, according to its error, or "". If its build has not started,

@@ -92,6 +92,7 @@ func TestFirstFailure(t *testing.T) {
 			[]string{stops(1), counted(1), cannot(first, "timed out"), stops(2), cannot(second, "ran out of disk")}, Failure{first, "timed out"},
 		},
 		"two errors about it":                 {[]string{stops(1), cannot(first, "timed out"), cannot(first, "1 dependency failed")}, Failure{first, "timed out"}},
+		"a later error that only sums up":     {[]string{stops(1), counted(1), said("build of '" + first + "', '" + second + "' failed")}, Failure{first, ""}},
 		"a later error that is not its":       {[]string{stops(1), counted(1), said("cannot connect to the daemon")}, Failure{first, ""}},
 		"an earlier error that is no build's": {[]string{said("cannot connect"), stops(1), cannot(first, "timed out")}, Failure{first, "timed out"}},
 	} {
@@ -168,7 +169,12 @@ func TestFailureInLines(t *testing.T) {
 		"refused":        {cannot, "required system or feature not available"},
 		"evaluation":     {"error: attribute 'foo' missing\n       at /x/a.nix:1:47:\n", "attribute 'foo' missing"},
 		"with its trace": {"error:\n       … while calling the 'import' builtin\n\n       error: file 'nixpkgs' was not found\n", "file 'nixpkgs' was not found"},
-		"success":        {"this derivation will be built:\n", ""},
+		"another system": {"error: a 'x' with features {} is required to build '" + failing + "', but I am a 'y' with features {}\n" +
+			"error: 1 dependencies of derivation '" + dependent + "' failed to build\n", "a 'x' with features {} is required to build '" + failing + "', but I am a 'y' with features {}"},
+		"several":    {"error: path '/nix/store/x' does not exist\nerror: build of '" + failing + "', '" + dependent + "' failed\n", "path '/nix/store/x' does not exist"},
+		"checks":     {"error: attribute 'foo' missing\nerror: some errors were encountered during the evaluation\n", "attribute 'foo' missing"},
+		"only vague": {"error: build of '" + failing + "' failed\n", "build of '" + failing + "' failed"},
+		"success":    {"this derivation will be built:\n", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			log := newTestLog()
