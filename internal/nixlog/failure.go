@@ -47,6 +47,7 @@ var builderFailed = lazyregexp.New(`^builder .*failed|^Cannot build `)
 // fail notes that a derivation has failed. said is Nix's error about it, or "". The first failure is kept, but
 // one with an error is preferred to one without.
 func (l *Log) fail(a *activity, said string) {
+	l.several = l.several || l.failed.derivation != "" && l.failed.derivation != a.derivation
 	if l.failed.derivation == "" || l.failed.said == "" && said != "" {
 		l.failed = failedBuild{a.derivation, a.log, said}
 	}
@@ -59,6 +60,8 @@ func (l *Log) noteError(message, place string) {
 	switch {
 	case f.said != "":
 	case f.derivation != "" && !vague && strings.Contains(message, f.derivation):
+		f.said = reasonOf(message, f.derivation)
+	case f.derivation != "" && !l.several && timedOut().MatchString(visible(message)):
 		f.said = reasonOf(message, f.derivation)
 	case refused != "" && !vague && !l.started[refused] && len(l.started) < maxStarted:
 		*f = failedBuild{derivation: refused, said: reasonOf(message, refused)}
@@ -77,6 +80,10 @@ var (
 	sumsUp  = lazyregexp.New(`^\d+ dependenc(y|ies) failed$|^\d+ dependenc(y|ies) of derivation '.*' failed to build|^build of .* failed$|` +
 		`^some errors were encountered during the evaluation`)
 )
+
+// timedOut matches the error about a build that took too long or printed nothing for too long. Later versions of Nix do not
+// say which build that is (TimedOut in goal.cc).
+var timedOut = lazyregexp.New(`^timed out after \d+ seconds`)
 
 // cannotBuild returns the derivation that Nix cannot build, according to its error, or "". If its build has not started,
 // it needs another system, for example.

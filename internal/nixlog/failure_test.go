@@ -93,6 +93,8 @@ func TestFirstFailure(t *testing.T) {
 		},
 		"two errors about it":                 {[]string{stops(1), cannot(first, "timed out"), cannot(first, "1 dependency failed")}, Failure{first, "timed out"}},
 		"a later error that only sums up":     {[]string{stops(1), counted(1), said("build of '" + first + "', '" + second + "' failed")}, Failure{first, ""}},
+		"a timeout":                           {[]string{stops(1), counted(1), said("timed out after 10 seconds")}, Failure{first, "timed out after 10 seconds"}},
+		"a timeout of one of two":             {[]string{stops(1), counted(1), stops(2), counted(2), said("timed out after 10 seconds")}, Failure{first, ""}},
 		"a later error that is not its":       {[]string{stops(1), counted(1), said("cannot connect to the daemon")}, Failure{first, ""}},
 		"an earlier error that is no build's": {[]string{said("cannot connect"), stops(1), cannot(first, "timed out")}, Failure{first, "timed out"}},
 	} {

@@ -64,6 +64,7 @@ type Log struct {
 	restricted map[string]bool // see Restricted
 	untrusted  map[string]bool // see Untrusted
 	failed     failedBuild     // see failure.go
+	several    bool            // more than one build has failed
 	lastError  string          // Nix's last error that is about no derivation
 }
 
