@@ -66,15 +66,19 @@ func TestPushMeter(t *testing.T) {
 
 func TestTellsPrograms(t *testing.T) {
 	for version, want := range map[string]bool{
-		"nix (Nix) 2.34.8":                      true,
-		"nix (Nix) 2.30.0":                      true,
-		"nix (Nix) 3.0.1":                       true,
-		"nix (Nix) 2.31pre20250712_b1245123":    true,
-		"nix (Nix) 2.29.1":                      false,
-		"nix (Nix) 2.26.3":                      false,
-		"/nix/store/0-nix-2.32.6/bin/nix":       true,
-		"/nix/store/0-nix-2.24.10/bin/nix":      false,
-		"nix (Lix, like Nix) 2.93.0":            false,
+		"nix (Nix) 2.34.8":                    true,
+		"nix (Nix) 2.30.0":                    true,
+		"nix (Nix) 3.0.1":                     true,
+		"nix (Nix) 2.31pre20250712_b1245123":  true,
+		"nix (Nix) 2.29.1":                    false,
+		"nix (Nix) 2.26.3":                    false,
+		"/nix/store/0-nix-2.32.6/bin/nix":     true,
+		"/nix/store/0-nix-2.24.10/bin/nix":    false,
+		"nix (Lix, like Nix) 2.93.0":          false,
+		"nix (Determinate Nix 3.14.0) 2.32.4": true,
+		"nix (Determinate Nix 3.6.5) 2.29.0":  false,
+		// It has a version of its own, so its Nix is asked.
+		"/nix/store/0-determinate-nix-3.6.5/bin/nix": false,
 		"":                                      false,
 		"/nix/var/nix/profiles/default/bin/nix": false,
 	} {

@@ -144,8 +144,9 @@ var olderCommands = map[string]bool{
 	"nix-instantiate": true, "nix-prefetch-url": true, "nix-shell": true, "nix-store": true,
 }
 
-// nixVersion matches the version in the output of 'nix --version' and in the name of Nix's store path.
-var nixVersion = lazyregexp.New(`(?:^nix \(Nix\) |-nix-)(\d+\.\d+[^/\s]*)`)
+// nixVersion matches the version in the output of 'nix --version' and in the name of Nix's store path. Determinate Nix
+// has a version of its own, which is in its path, and prints after it that of the Nix that it is made from.
+var nixVersion = lazyregexp.New(`(?:^nix \((?:Determinate Nix[^)]*|Nix)\) |/[0-9a-z]+-nix-)(\d+\.\d+[^/\s]*)`)
 
 // versionIn returns the version of Nix in a text, or "".
 func versionIn(text string) string {

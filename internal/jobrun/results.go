@@ -143,9 +143,13 @@ func installables(argv []string) (names []string, link string) {
 	}
 	link = "result"
 	var words []string
-	for rest := argv[1:]; len(rest) > 0; {
+	for rest := expanded(argv[1:]); len(rest) > 0; {
 		word := rest[0]
 		rest = rest[1:]
+		if word == "--" {
+			words = append(words, rest...)
+			break
+		}
 		if !strings.HasPrefix(word, "-") || word == "-" {
 			words = append(words, word)
 			continue
@@ -172,6 +176,30 @@ func installables(argv []string) (names []string, link string) {
 		return []string{"."}, link
 	}
 	return words[1:], link
+}
+
+// expanded returns arguments with compound options expanded, as Nix does (Args::parseCmdline in args.cc): -Lk is -L -k, and
+// -j4 is -j 4.
+func expanded(args []string) []string {
+	var all []string
+	isLetter := func(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
+	for i, arg := range args {
+		if arg == "--" {
+			return append(all, args[i:]...)
+		}
+		if len(arg) <= 2 || arg[0] != '-' || !isLetter(arg[1]) {
+			all = append(all, arg)
+			continue
+		}
+		rest := arg[1:]
+		for ; rest != "" && isLetter(rest[0]); rest = rest[1:] {
+			all = append(all, "-"+rest[:1])
+		}
+		if rest != "" {
+			all = append(all, rest)
+		}
+	}
+	return all
 }
 
 // valuesOf has the options of 'nix build' and nix-build that have values, and how many. switches has the

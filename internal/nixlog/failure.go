@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"iglu.sh/builder/internal/lazyregexp"
+	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/internal/termtext"
 )
 
@@ -46,6 +47,7 @@ var builderFailed = lazyregexp.New(`^builder .*failed|^Cannot build `)
 // fail notes that a derivation has failed. said is Nix's error about it, or "". The first failure is kept, but
 // one with an error is preferred to one without.
 func (l *Log) fail(a *activity, said string) {
+	l.several = l.several || l.failed.derivation != "" && l.failed.derivation != a.derivation
 	if l.failed.derivation == "" || l.failed.said == "" && said != "" {
 		l.failed = failedBuild{a.derivation, a.log, said}
 	}
@@ -53,12 +55,44 @@ func (l *Log) fail(a *activity, said string) {
 
 // noteError processes an error that contains no undecided derivation.
 func (l *Log) noteError(message, place string) {
-	switch f := &l.failed; {
-	case f.derivation == "":
-		l.lastError = errorOf(message, place)
-	case f.said == "" && strings.Contains(message, f.derivation):
+	f, refused := &l.failed, cannotBuild(message)
+	vague := sumsUp().MatchString(reasonOf(message, refused))
+	switch {
+	case f.said != "":
+	case f.derivation != "" && !vague && strings.Contains(message, f.derivation):
 		f.said = reasonOf(message, f.derivation)
+	case f.derivation != "" && !l.several && timedOut().MatchString(visible(message)):
+		f.said = reasonOf(message, f.derivation)
+	case refused != "" && !vague && !l.started[refused] && len(l.started) < maxStarted:
+		*f = failedBuild{derivation: refused, said: reasonOf(message, refused)}
+	case f.derivation == "" && (l.lastError == "" || !vague):
+		l.lastError = errorOf(message, place)
 	}
+}
+
+// maxStarted is how many derivations are kept whose builds have started.
+const maxStarted = maxPlanned
+
+// refusal matches Nix's error about a derivation that it cannot build. sumsUp matches the reasons of errors that only
+// follow from others, which Nix has printed before.
+var (
+	refusal = lazyregexp.New(`^Cannot build '([^']+)'`)
+	sumsUp  = lazyregexp.New(`^\d+ dependenc(y|ies) failed$|^\d+ dependenc(y|ies) of derivation '.*' failed to build|^build of .* failed$|` +
+		`^some errors were encountered during the evaluation`)
+)
+
+// timedOut matches the error about a build that took too long or printed nothing for too long. Later versions of Nix do not
+// say which build that is (TimedOut in goal.cc).
+var timedOut = lazyregexp.New(`^timed out after \d+ seconds`)
+
+// cannotBuild returns the derivation that Nix cannot build, according to its error, or "". If its build has not started,
+// it needs another system, for example.
+func cannotBuild(message string) string {
+	first, _, _ := strings.Cut(message, "\n")
+	if match := refusal().FindStringSubmatch(visible(first)); match != nil && nixstore.IsDerivation(match[1]) {
+		return match[1]
+	}
+	return ""
 }
 
 // lastText returns the last line that is not blank.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"iglu.sh/builder/internal/lazyregexp"
 	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/schemas"
 )
@@ -16,6 +17,8 @@ import (
 const (
 	// maxLine is how many bytes of a line for people are read: the beginning is enough.
 	maxLine = 1 << 10
+	// maxFailure is the length in bytes from which on an error is not continued.
+	maxFailure = 4 * maxLine
 	// lookInterval is the interval at which the store is searched for paths that are finished. While at
 	// most few derivations and paths are in progress, it is also searched whenever Nix prints that one
 	// begins or fails.
@@ -36,6 +39,7 @@ type Lines struct {
 	line    []byte           // the beginning of a line without its end
 	looked  time.Time        // when the store was last searched
 	last    uint64           // id of the last activity
+	failure string           // the error that is being printed, with its details; empty: none
 	going   map[string]*work // what is in progress, by the path of the derivation or of the path to fetch
 
 	builds, copies counter
@@ -85,6 +89,7 @@ func (n *Lines) Write(b []byte) (int, error) {
 func (n *Lines) End(succeeded bool) {
 	n.process.log.mu.Lock()
 	defer n.process.log.mu.Unlock()
+	n.noteFailure()
 	n.look()
 	n.process.ending = true
 	for _, path := range n.inOrder() {
@@ -94,6 +99,11 @@ func (n *Lines) End(succeeded bool) {
 }
 
 func (n *Lines) processLine(line string) {
+	if n.failure != "" && len(n.failure) < maxFailure && detail().MatchString(line) {
+		n.failure += "\n" + line
+		return
+	}
+	n.noteFailure()
 	switch ended := n.process.listLine(line); ended.kind {
 	case build:
 		n.builds.add(n.process, schemas.Counts{Expected: int64(len(ended.paths))})
@@ -112,7 +122,18 @@ func (n *Lines) processLine(line string) {
 		if line[0] == 'e' { // an indented error belongs to the one above
 			n.endNamed(line)
 		}
-		n.process.log.noteError(text, "")
+		n.failure = text
+	}
+}
+
+// detail matches a line of an error that says why a derivation cannot be built.
+var detail = lazyregexp.New(`^ +(Reason|specified|got): `)
+
+// noteFailure processes the error that was printed, if there is one.
+func (n *Lines) noteFailure() {
+	if n.failure != "" {
+		n.process.log.noteError(n.failure, "")
+		n.failure = ""
 	}
 }
 

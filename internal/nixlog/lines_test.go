@@ -125,12 +125,27 @@ func TestLinesOfLists(t *testing.T) {
 	}
 }
 
+// An error has few lines. A builder can print more that look like them.
+func TestLinesOfLongFailure(t *testing.T) {
+	o := lookAt(t, diamond)
+	o.print("error: it fails")
+	for range 2 * maxFailure / maxLine {
+		o.print("  got: " + strings.Repeat("x", maxLine))
+	}
+	if n := len(o.failure); n > maxFailure+maxLine {
+		t.Errorf("%d bytes are kept", n)
+	}
+	o.End(false)
+	o.log.Close()
+}
+
 // One derivation fails, another is built, and a third is ended because of the failure.
 func TestLinesOfFailure(t *testing.T) {
 	for _, line := range []string{
 		"error: Cannot build '" + drv("b") + "'.", // Nix 2.31 and later
+		"error: Cannot build '" + drv("b") + "'.\n       Reason: builder failed with exit code 3.\n       Output paths:",
 		"error: builder for '" + drv("b") + "' failed with exit code 3",
-		"error: hash mismatch in fixed-output derivation '" + drv("b") + "':",
+		"error: hash mismatch in fixed-output derivation '" + drv("b") + "':\n         specified: sha256-A=\n            got:    sha256-B=",
 	} {
 		o := lookAt(t, diamond)
 		packed, err := os.ReadFile("../nixstore/testdata/log.bz2")
@@ -154,7 +169,7 @@ func TestLinesOfFailure(t *testing.T) {
 		}
 		want := Failure{drv("b"), "end"}
 		if strings.Contains(line, "hash") {
-			want.Text = "hash mismatch in fixed output"
+			want.Text = "hash mismatch in fixed output, specified: sha256-A= got: sha256-B="
 		}
 		if got := o.log.Failure(); got != want {
 			t.Errorf("the failure is %q, want %q", got, want)

@@ -11,7 +11,6 @@ package nixlog
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"io"
 	"maps"
@@ -21,6 +20,7 @@ import (
 	"time"
 	"unicode"
 
+	"iglu.sh/builder/internal/lazyregexp"
 	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/internal/textcut"
@@ -60,9 +60,11 @@ type Log struct {
 	secrets    func() *redact.Redactor
 	numbers    map[string]int  // of the derivations that were listed
 	needs      int             // how many of their needs were reported
+	started    map[string]bool // the derivations whose builds have started
 	restricted map[string]bool // see Restricted
 	untrusted  map[string]bool // see Untrusted
 	failed     failedBuild     // see failure.go
+	several    bool            // more than one build has failed
 	lastError  string          // Nix's last error that is about no derivation
 }
 
@@ -75,7 +77,8 @@ type totals struct {
 // New returns a Log for builds in a store. It calls tell for each event, one at a time. It calls secrets
 // for the Redactor that masks the kept lines of derivations' logs, when there are any.
 func New(tell func(schemas.Event), store nixstore.Files, secrets func() *redact.Redactor) *Log {
-	return &Log{tell: tell, interval: progressInterval, store: store, secrets: secrets, running: make(map[*process]bool), numbers: make(map[string]int)}
+	return &Log{tell: tell, interval: progressInterval, store: store, secrets: secrets, running: make(map[*process]bool),
+		numbers: make(map[string]int), started: make(map[string]bool)}
 }
 
 // A process is a process of Nix. Each process has activities of its own.
@@ -85,6 +88,8 @@ type process struct {
 	undecided  []*activity // derivations that have ended, with a result that is not known yet
 	built      int64       // successes that Nix has counted and that are not assigned to a derivation yet
 	failed     int64       // the same for failures
+	lastFailed bool        // the latest of these counts is of a failure
+	counts     bool        // Nix has counted a result
 	list       list        // the list that it is printing
 	ending     bool        // the process has ended, and its running activities are ended with it
 }
@@ -244,6 +249,9 @@ func (p *process) start(id uint64, kind int, derivation string) *activity {
 		return nil
 	}
 	p.endList()
+	if kind == build && nixstore.IsDerivation(derivation) && len(p.log.started) < maxStarted {
+		p.log.started[derivation] = true
+	}
 	if p.activities[id] != nil || p.log.activities == maxActivities || kind == build && !nixstore.IsDerivation(derivation) {
 		return nil
 	}
@@ -331,8 +339,13 @@ func (p *process) line(a *activity, text string) {
 func (p *process) progress(a *activity, c schemas.Counts) {
 	switch a.kind {
 	case builds:
-		p.built += max(0, c.Done-a.counts.Done)
-		p.failed += max(0, c.Failed-a.counts.Failed)
+		built, failed := max(0, c.Done-a.counts.Done), max(0, c.Failed-a.counts.Failed)
+		p.built += built
+		p.failed += failed
+		if built+failed > 0 {
+			p.lastFailed = failed > 0
+		}
+		p.counts = p.counts || c.Done > 0 || c.Failed > 0
 		a.counts = c
 		p.decide()
 	case copyPaths:
@@ -347,10 +360,11 @@ func (p *process) progress(a *activity, c schemas.Counts) {
 
 // decide reports the results of derivations. The end of an activity does not have the result, but Nix
 // counts the derivation as built or failed right before that. Versions of Nix that do not report each
-// change of a count can report it later.
+// change of a count can report it later. An earlier count that is still there is of a derivation whose build has not
+// started, such as one for another system.
 func (p *process) decide() {
 	for len(p.undecided) > 0 && p.built+p.failed > 0 {
-		if p.failed > 0 {
+		if p.built == 0 || p.failed > 0 && p.lastFailed {
 			p.failed--
 			p.conclude(0, schemas.DerivationFailed, "")
 		} else {
@@ -381,15 +395,15 @@ func (p *process) conclude(i int, state schemas.DerivationState, said string) {
 
 // message processes a message for people. An error contains the path of the derivation that has failed.
 func (p *process) message(r *record) {
-	const errorLevel = 0
 	p.listLine(r.Msg)
 	if p.log.show != nil {
 		p.log.show(r.Msg)
 	}
-	if r.Level != errorLevel {
+	text, ok := r.errorText()
+	if !ok {
 		return
 	}
-	text, known := cmp.Or(r.RawMsg, r.Msg), false
+	known := false
 	for i := len(p.undecided) - 1; i >= 0; i-- {
 		if drv := p.undecided[i].derivation; strings.Contains(r.Msg, drv) {
 			p.conclude(i, schemas.DerivationFailed, reasonOf(text, drv))
@@ -401,13 +415,37 @@ func (p *process) message(r *record) {
 	}
 }
 
-// end processes the end of the process, which also ends its running activities.
+// errorLevel is the level of errors, and of other messages: builtins.trace prints at this level (prim_trace in Nix's
+// primops.cc), and whatever a daemon prints, such as a warning, has it (processStderr in worker-protocol-connection.cc).
+const errorLevel = 0
+
+// errorWord matches what Nix prints before an error.
+var errorWord = lazyregexp.New(`^(?:\x1b\[[0-9;]*m)*error:(?:\x1b\[[0-9;]*m)*\s*`)
+
+// errorText returns the text of an error, without the word "error". ok is false if the message is not an error.
+func (r *record) errorText() (text string, ok bool) {
+	if r.Level != errorLevel {
+		return "", false
+	}
+	if r.RawMsg != "" { // only errors have it, but not those of the daemon
+		return r.RawMsg, true
+	}
+	word := errorWord().FindString(r.Msg)
+	return r.Msg[len(word):], word != ""
+}
+
+// end processes the end of the process, which also ends its running activities. If Nix has counted other results,
+// those that it has not counted were killed, because another one had failed.
 func (p *process) end() {
 	p.endList()
-	for len(p.undecided) > 0 {
-		p.conclude(0, schemas.DerivationBuilt, "")
-	}
 	p.ending = true
+	for len(p.undecided) > 0 {
+		if p.counts {
+			p.conclude(0, schemas.DerivationFailed, "")
+		} else {
+			p.conclude(0, schemas.DerivationBuilt, "")
+		}
+	}
 	for _, id := range slices.Sorted(maps.Keys(p.activities)) { // Nix counts up, so this is the order in which they began
 		a := p.activities[id]
 		if a.kind == build {

@@ -221,6 +221,23 @@ func TestCountedBefore(t *testing.T) {
 	}
 }
 
+// When a build fails, Nix kills the others, unless it is told to keep going. It reports only that they end, and no result.
+func TestKilledByFailure(t *testing.T) {
+	l, reported := events(t)
+	const first, second = "/nix/store/00000000000000000000000000000001-1.drv", "/nix/store/00000000000000000000000000000002-2.drv"
+	l.Read(strings.NewReader(strings.Join([]string{
+		starts(9, builds), starts(1, build), starts(2, build), result(2, buildLogLine, `"of the second"`), result(9, progress, "0,3,1,1"),
+		stops(1), stops(2), stops(9), `{"action":"msg","level":0,"msg":"error: Cannot build '` + first + `'.\nReason: builder failed."}`,
+	}, "\n")))
+	want := []string{"building " + first, "building " + second, second + ": of the second", "failed " + first, "failed " + second}
+	if diff := cmp.Diff(want, inShort(*reported)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got := l.Failure().Derivation; got != first {
+		t.Errorf("the reason is %s", got)
+	}
+}
+
 // A name of a phase has at most 64 bytes. A longer text is no phase.
 func TestLongestPhase(t *testing.T) {
 	for length, want := range map[int]int{64: 2, 65: 1} {

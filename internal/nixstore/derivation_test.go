@@ -148,6 +148,18 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+// Nix can be told not to compress logs.
+func TestLogUncompressed(t *testing.T) {
+	f := store(t, map[string]string{"/nix/var/log/nix/drvs/01/23-a.drv": "one\ntwo"})
+	var lines []string
+	if err := f.Log("/nix/store/0123-a.drv", func(part string, _ bool) { lines = append(lines, part) }); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(lines, "|"); got != "one|two" {
+		t.Errorf("%q", got)
+	}
+}
+
 // A long line is not split in the middle of a character.
 func TestLogOfLongCharacters(t *testing.T) {
 	packed, err := os.ReadFile("testdata/unicode.bz2")

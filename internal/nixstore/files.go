@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"syscall"
@@ -70,12 +71,12 @@ func (f Files) Log(drv string, take func(part string, goesOn bool)) error {
 	if len(name) < 2 {
 		return fmt.Errorf("%s is no derivation", drv)
 	}
-	file, err := f.open(path.Join("/nix/var/log/nix/drvs", name[:2], name[2:]+".bz2"))
+	log, err := f.openLog(path.Join("/nix/var/log/nix/drvs", name[:2], name[2:]))
 	if err != nil {
 		return err
 	}
-	defer file.Close()
-	limited := &io.LimitedReader{R: bzip2.NewReader(file), N: maxUnpacked}
+	defer log.Close()
+	limited := &io.LimitedReader{R: log, N: maxUnpacked}
 	r := bufio.NewReaderSize(limited, maxPart-utf8.UTFMax)
 	for cut := ""; ; { // the beginning of a character at the end of the previous part
 		text, goesOn, err := r.ReadLine()
@@ -95,4 +96,20 @@ func (f Files) Log(drv string, take func(part string, goesOn bool)) error {
 		}
 		take(part, goesOn)
 	}
+}
+
+// openLog opens a log, in the order of Nix (LocalFSStore::getBuildLogExact in local-fs-store.cc): with its setting
+// compress-build-log = false it does not compress logs.
+func (f Files) openLog(name string) (io.ReadCloser, error) {
+	file, err := f.open(name)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return file, err
+	}
+	if file, err = f.open(name + ".bz2"); err != nil {
+		return nil, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{bzip2.NewReader(file), file}, nil
 }

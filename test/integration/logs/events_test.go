@@ -128,6 +128,42 @@ func TestEvents(t *testing.T) {
 	})
 }
 
+// TestEventsOfCutOff builds pairs of derivations. Of the first, one fails while the other runs, so Nix kills the other. Of the
+// second, Nix cannot build one, and goes on with the other.
+func TestEventsOfCutOff(t *testing.T) {
+	const d = `let
+	  d = name: system: script: derivation {
+	    inherit name system; builder = "/bin/sh";
+	    args = [ "-c" ("PATH=/nix/var/nix/profiles/default/bin:/usr/bin:/bin; " + script) ];
+	  };
+	  own = builtins.currentSystem;
+	`
+	for _, test := range []struct {
+		pair      string
+		keepGoing bool
+		states    map[string]schemas.DerivationState // the last ones
+		reason    string
+	}{
+		{`in [ (d "fails" own "while [ ! -e /tmp/runs ]; do sleep 0.1; done; echo why; exit 3") (d "runs" own "touch /tmp/runs; sleep 600") ]`, false,
+			map[string]schemas.DerivationState{"fails": schemas.DerivationFailed, "runs": schemas.DerivationFailed}, "fails failed: why"},
+		{`in [ (d "refused" "none-linux" "echo > $out") (d "other" own "sleep 1; echo > $out") ]`, true,
+			map[string]schemas.DerivationState{"other": schemas.DerivationBuilt}, "refused failed: required system or feature not available"},
+	} {
+		j := fixture.Command(nixBuild(d+test.pair, "--max-jobs", "2"))
+		j.BuildOptions.KeepGoing = test.keepGoing
+		story := tell(t, schemas.Document, fixture.Env.Server, j)
+		checkVerdict(t, story, "exited", 1)
+		for name, want := range test.states {
+			if states, _ := story.States(name); len(states) == 0 || states[len(states)-1].State != want {
+				t.Errorf("%s: %+v, want %s in the end", name, states, want)
+			}
+		}
+		if got := story.Verdict().Reason; got != test.reason {
+			t.Errorf("the reason is %q, want %q", got, test.reason)
+		}
+	}
+}
+
 // wantStreams checks the streams of lines, standard output or standard error.
 func wantStreams(t *testing.T, story fixture.Story) {
 	t.Helper()
