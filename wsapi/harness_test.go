@@ -26,6 +26,7 @@ import (
 	"go.uber.org/goleak"
 
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/wsapi/connlimit"
 )
 
@@ -150,9 +151,10 @@ type fixture struct {
 	limiter *connlimit.Listener
 	connect func(ctx context.Context) (net.Conn, error)
 
+	log await.Log // the server's
+
 	mu      sync.Mutex
 	refused []string // the reasons, in their order
-	log     strings.Builder
 }
 
 // serve starts a server on a network in memory, for a test in a bubble.
@@ -249,7 +251,7 @@ func serveOn(t *testing.T, limiter *connlimit.Listener, wrap func(net.Listener) 
 	for _, change := range change {
 		change(&options)
 	}
-	log := slog.New(slog.NewTextHandler(f, nil))
+	log := slog.New(slog.NewTextHandler(&f.log, nil))
 	f.server = NewServer(builder, options, log)
 	var conns sync.WaitGroup
 	httpServer := &http.Server{Handler: f.server, ConnContext: connlimit.WithConn, ReadHeaderTimeout: 10 * time.Second,
@@ -275,13 +277,6 @@ func serveOn(t *testing.T, limiter *connlimit.Listener, wrap func(net.Listener) 
 	return f
 }
 
-// Write takes the server's log.
-func (f *fixture) Write(line []byte) (int, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.log.Write(line)
-}
-
 func (f *fixture) noteRefusal(reason string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -296,13 +291,6 @@ func (f *fixture) wantRefused(want ...string) {
 	if diff := cmp.Diff(want, f.refused); diff != "" {
 		f.t.Errorf("refusals (-want +got):\n%s", diff)
 	}
-}
-
-// loggedText returns the server's log so far.
-func (f *fixture) loggedText() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.log.String()
 }
 
 // A client is a WebSocket connection to a server.

@@ -101,7 +101,7 @@ func TestSubmitProtected(t *testing.T) {
 			t.Errorf("of another origin: %s: %s", response.Status, body)
 		}
 		f.wantRefused("unauthorized", "unauthorized", "origin")
-		if log := f.loggedText(); strings.Count(log, `msg="client refused"`) != 3 || !strings.Contains(log, "reason=origin") {
+		if log := f.log.String(); strings.Count(log, `msg="client refused"`) != 3 || !strings.Contains(log, "reason=origin") {
 			t.Errorf("the log is %s", log)
 		}
 		if response, body := f.post(job(), http.Header{"Authorization": {"Bearer right"}}); response.StatusCode != http.StatusAccepted {
