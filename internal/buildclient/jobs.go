@@ -120,9 +120,6 @@ const maxCell = 100
 
 // cell returns a text for a column of a table: "-" if it is empty.
 func cell(text string) string {
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) > maxCell {
-		text = text[:textcut.At(text, maxCell)] + ellipsis
-	}
+	text = textcut.Short(strings.Join(strings.Fields(text), " "), maxCell)
 	return cmp.Or(termtext.Visible(text), "-")
 }
