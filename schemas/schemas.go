@@ -15,8 +15,12 @@ package schemas
 
 import _ "embed"
 
-// BuildPath is the path of the WebSocket that accepts jobs.
-const BuildPath = "/api/v1/build"
+const (
+	// BuildPath is the path of the WebSocket that accepts jobs.
+	BuildPath = "/api/v1/build"
+	// JobsPath is the path to which jobs without a connection are posted, and below which all jobs are found.
+	JobsPath = "/api/v1/jobs"
+)
 
 // RequestSchema is the JSON Schema of a job, exactly as in the Iglu Builder's documentation.
 //

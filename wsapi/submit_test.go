@@ -16,7 +16,7 @@ import (
 // post posts a job, and returns the answer.
 func (f *fixture) post(job string, header http.Header) (response *http.Response, body string) {
 	f.t.Helper()
-	return f.do(newRequest(f.t, http.MethodPost, submitPath, header, job))
+	return f.do(newRequest(f.t, http.MethodPost, schemas.JobsPath, header, job))
 }
 
 // TestSubmit posts a job, which continues when its client has disconnected.

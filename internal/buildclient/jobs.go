@@ -17,6 +17,7 @@ import (
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/termtext"
 	"iglu.sh/builder/internal/textcut"
+	"iglu.sh/builder/schemas"
 )
 
 // A JobFilter selects jobs of a builder. An empty text selects all.
@@ -44,7 +45,7 @@ type listedJob struct {
 
 // ShowJobs prints a list of the builder's jobs, the newest first. With the option JSON it prints the builder's answer.
 func ShowJobs(ctx context.Context, o Options, f JobFilter) error {
-	u := api(o.URL, jobsPath)
+	u := api(o.URL, schemas.JobsPath)
 	query := url.Values{"limit": {strconv.Itoa(f.Limit)}}
 	for name, value := range map[string]string{"state": f.State, "repository": f.Repository} {
 		if value != "" {

@@ -41,7 +41,7 @@ func (l KeptLog) url(builder *url.URL) *url.URL {
 		// Nix prints the whole path.
 		words = append(words, "derivations", url.PathEscape(strings.TrimPrefix(l.Derivation, cachix.StoreDir)))
 	}
-	result := api(builder, jobsPath).JoinPath(append(words, "log")...)
+	result := api(builder, schemas.JobsPath).JoinPath(append(words, "log")...)
 	if l.Follow {
 		result.RawQuery = "follow=1"
 	}
