@@ -9,8 +9,8 @@
 // becomes the same Request. ParseRequest also returns the job's Format, which encodes the answers in that
 // format.
 //
-// The package imports only the word splitter and the redactor of this module, so that server,
-// client and tests can use the format without importing each other.
+// The package imports only leaves of this module, so that server, client and tests can use the format without
+// importing each other.
 package schemas
 
 import _ "embed"
