@@ -246,9 +246,9 @@ func TestFirstLine(t *testing.T) {
 			t.Fatal(err)
 		}
 		j.Wait()
-		line, event := "iglu: job "+j.ID(), `{"type":"job","id":"`+j.ID()+`"`
+		line, event := "iglu: job "+j.id, `{"type":"job","id":"`+j.id+`"`
 		if url != "" {
-			line, event = line+" "+url+"/jobs/"+j.ID(), event+`,"url":"`+url+"/jobs/"+j.ID()+`"`
+			line, event = line+" "+url+"/jobs/"+j.id, event+`,"url":"`+url+"/jobs/"+j.id+`"`
 		}
 		if !strings.HasPrefix(lines.String(), line+"\n") || string(first.Event) != event+"}" || first.Response.JobStatus != schemas.Starting {
 			t.Errorf("with %q: %q, first message %+v with %s", url, lines.String(), first.Response, first.Event)

@@ -42,10 +42,13 @@ func keep(t *testing.T, h *History, records ...Record) {
 	}
 }
 
+// every matches all records.
+func every(Record) bool { return true }
+
 // ids returns the ids of the newest records.
 func ids(t *testing.T, h *History, limit int) string {
 	t.Helper()
-	records, err := h.Newest(limit)
+	records, err := h.Find("", limit, every)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -477,9 +480,9 @@ func TestClosed(t *testing.T) {
 	keep(t, h, Record{Job: "a", Begun: noon, End: jobend.Exited})
 	h.Close()
 	_, get := h.Get("a")
-	_, newest := h.Newest(1)
+	_, newest := h.Find("", 1, every)
 	for call, err := range map[string]error{
-		"Put": h.Put(Record{Job: "b"}), "Get": get, "Newest": newest, "Prune": h.Prune(func(string) bool { return false }),
+		"Put": h.Put(Record{Job: "b"}), "Get": get, "Find": newest, "Prune": h.Prune(func(string) bool { return false }),
 	} {
 		if !errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 			t.Errorf("%s: %v", call, err)
