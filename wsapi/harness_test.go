@@ -27,6 +27,7 @@ import (
 
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/test/kit/await"
+	"iglu.sh/builder/test/kit/memnet"
 	"iglu.sh/builder/wsapi/connlimit"
 )
 
@@ -166,10 +167,10 @@ func serve(t *testing.T, builder Builder, change ...func(*Options)) *fixture {
 // serveLimited starts such a server, with a limit of its own for connections.
 func serveLimited(t *testing.T, maxConns int, builder Builder, change ...func(*Options)) *fixture {
 	t.Helper()
-	listener := newMemListener()
+	listener := memnet.Listen("mem:1")
 	f := serveOn(t, connlimit.Listen(listener, maxConns), func(l net.Listener) net.Listener { return l }, builder, change...)
 	f.server.tcpInfo = memInfo
-	f.connect = func(ctx context.Context) (net.Conn, error) { return listener.dial(ctx, socketBuffer) }
+	f.connect = func(ctx context.Context) (net.Conn, error) { return dialMem(ctx, listener, socketBuffer) }
 	return f
 }
 
@@ -207,12 +208,12 @@ func serveTCPWith(t *testing.T, wrap func(net.Listener) net.Listener, builder Bu
 // serveTLS starts a server on a network in memory that speaks TLS.
 func serveTLS(t *testing.T, builder Builder, change ...func(*Options)) *fixture {
 	t.Helper()
-	listener := newMemListener()
+	listener := memnet.Listen("mem:1")
 	certified := &tls.Config{Certificates: []tls.Certificate{certificate(t)}}
 	f := serveOn(t, connlimit.Listen(listener, connlimit.MaxConns), func(l net.Listener) net.Listener { return tls.NewListener(l, certified) }, builder, change...)
 	f.server.tcpInfo = memInfo
 	f.connect = func(ctx context.Context) (net.Conn, error) {
-		conn, err := listener.dial(ctx, socketBuffer)
+		conn, err := dialMem(ctx, listener, socketBuffer)
 		if err != nil {
 			return nil, err
 		}
