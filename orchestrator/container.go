@@ -39,7 +39,7 @@ func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog
 	defer func() { err = errors.Join(out.close(), err) }()
 	defer sendHeartbeat(stream)()
 
-	exited, stopWaiting := await(ctx, c)
+	exited, stopWaiting := awaitExit(ctx, c)
 	defer stopWaiting()
 	var how *ending   // how the container ended
 	var failure error // of the output
@@ -106,8 +106,8 @@ type ending struct {
 	err error
 }
 
-// await waits for a container's end until stop is called.
-func await(ctx context.Context, c engine.Container) (ended <-chan ending, stop func()) {
+// awaitExit waits for a container's end until stop is called.
+func awaitExit(ctx context.Context, c engine.Container) (ended <-chan ending, stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	ends := make(chan ending, 1)
 	done := make(chan struct{})

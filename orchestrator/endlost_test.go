@@ -15,6 +15,7 @@ import (
 	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/memengine"
 )
 
@@ -41,7 +42,7 @@ func TestEndBeforeFailure(t *testing.T) {
 					return nil
 				}
 				b.use(e)
-				var log lockedBuffer
+				var log await.Log
 				got := b.build(t.Context(), secretRequest(), &log).Response
 				if got.Error != want.Error || !strings.EqualFold(got.Msg, want.Msg) {
 					t.Errorf("%s, %d: %s\n%s", call, code, got.Encode(), log.String())

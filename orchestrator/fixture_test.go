@@ -1,7 +1,6 @@
 package orchestrator
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -25,6 +24,7 @@ import (
 	"iglu.sh/builder/orchestrator/docker"
 	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/fakeengine"
 )
 
@@ -36,7 +36,7 @@ type fixture struct {
 	b        *Builder
 	options  options
 	folder   string // of the jobs' logs
-	log      *lockedBuffer
+	log      *await.Log
 	observed *observed
 	records  *keptRecords
 }
@@ -49,7 +49,7 @@ func newFixture(t *testing.T, recording string, change func(*options)) *fixture 
 	if err := os.WriteFile(program, []byte("a program"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{t: t, engine: fakeengine.Start(t, recording), folder: filepath.Join(folder, "logs"), log: new(lockedBuffer), observed: new(observed), records: new(keptRecords)}
+	f := &fixture{t: t, engine: fakeengine.Start(t, recording), folder: filepath.Join(folder, "logs"), log: new(await.Log), observed: new(observed), records: new(keptRecords)}
 	f.engine.Run = runCommand
 	f.engine.MakeNetwork("bridge", nil)
 	f.options = options{
@@ -112,24 +112,6 @@ func (f *fixture) start() {
 		f.t.Fatal(err)
 	}
 	f.b = New(e, f.options.Options, logs, f.records, log)
-}
-
-// A lockedBuffer is a buffer for several writers.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // observed is an Observer that remembers which calls have failed, of nodes with their names, and which nodes have gone.

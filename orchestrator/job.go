@@ -22,8 +22,8 @@ import (
 // A Job is a job that the builder has accepted. It may still wait for a slot.
 type Job struct {
 	id     string
-	reader *joblog.Reader // nil: it has no log
-	cancel context.CancelCauseFunc
+	reader *joblog.Reader          // nil: it has no log
+	cancel context.CancelCauseFunc // the cause is a jobend.End or an engine.Failure
 	ended  chan struct{}
 	node   *node                   // where it runs; nil while it waits; guarded by the builder's mu, as is lose
 	lose   context.CancelCauseFunc // ends the run on node, because node is lost
@@ -277,9 +277,6 @@ func logFailure(err error) error {
 		Advice: "Make room on the disk of its folder for logs (IGLU_STATE_DIR), and send the job again."}
 }
 
-// ID returns the job's unique id.
-func (j *Job) ID() string { return j.id }
-
 // Follow writes the job's lines to out as they appear. Each write has one or more whole lines, each with a line feed.
 // If out is a schemas.MessageWriter, Follow writes all messages instead. It returns nil when the job has ended and
 // everything is written, and otherwise an error: out has failed, or ctx has ended. A slow out does not delay the job.
@@ -292,9 +289,6 @@ func (j *Job) Follow(ctx context.Context, out io.Writer) error {
 	}
 	return j.reader.Follow(ctx, 0, out)
 }
-
-// Cancel ends the job. The cause is a jobend.End or an engine.Failure.
-func (j *Job) Cancel(cause error) { j.cancel(cause) }
 
 // Wait waits until the job has ended, and returns its last message. Follow must not be called any more. The message
 // has the number 0 if the job has no log.
@@ -313,7 +307,7 @@ func (b *Builder) Cancel(job string) (runs bool) {
 	defer b.mu.Unlock()
 	j, runs := b.running[job]
 	if runs {
-		j.Cancel(&engine.Failure{End: jobend.Cancelled, What: wasCancelled, Advice: "Somebody cancelled it, on the page or with 'iglu-builder cancel'."})
+		j.cancel(&engine.Failure{End: jobend.Cancelled, What: wasCancelled, Advice: "Somebody cancelled it, on the page or with 'iglu-builder cancel'."})
 	}
 	return runs
 }

@@ -14,6 +14,7 @@ import (
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/memengine"
 )
 
@@ -29,7 +30,7 @@ type lab struct {
 	t *testing.T
 	clock
 	b        *Builder
-	log      *lockedBuffer
+	log      *await.Log
 	machines map[string]*machine // by their addresses
 
 	mu    sync.Mutex
@@ -185,7 +186,7 @@ func (l *lab) send(ctx context.Context, request *schemas.Request) *sent {
 }
 
 type sent struct {
-	log  lockedBuffer
+	log  await.Log
 	done chan struct{}
 	last schemas.Message
 }

@@ -142,7 +142,7 @@ func (b *Builder) cancelAll(cause error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, j := range b.running {
-		j.Cancel(cause)
+		j.cancel(cause)
 	}
 }
 

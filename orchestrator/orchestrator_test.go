@@ -23,13 +23,14 @@ import (
 	"iglu.sh/builder/orchestrator/nodes"
 	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/memengine"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // builder returns a builder on an engine in memory, its log, and the folder of its jobs' logs.
-func builder(t *testing.T, run func(p *memengine.Process) int, change ...func(*Options)) (b *Builder, log *lockedBuffer, folder string) {
+func builder(t *testing.T, run func(p *memengine.Process) int, change ...func(*Options)) (b *Builder, log *await.Log, folder string) {
 	t.Helper()
 	folder = tempDir(t)
 	logs, err := joblog.Open(folder, joblog.Keep{Jobs: 10}, 1<<30)
@@ -40,7 +41,7 @@ func builder(t *testing.T, run func(p *memengine.Process) int, change ...func(*O
 	for _, c := range change {
 		c(&options)
 	}
-	log = new(lockedBuffer)
+	log = new(await.Log)
 	var e engine.Engine
 	if options.Cluster == nil {
 		e = memengine.New(run)
@@ -245,9 +246,9 @@ func TestFirstLine(t *testing.T) {
 			t.Fatal(err)
 		}
 		j.Wait()
-		line, event := "iglu: job "+j.ID(), `{"type":"job","id":"`+j.ID()+`"`
+		line, event := "iglu: job "+j.id, `{"type":"job","id":"`+j.id+`"`
 		if url != "" {
-			line, event = line+" "+url+"/jobs/"+j.ID(), event+`,"url":"`+url+"/jobs/"+j.ID()+`"`
+			line, event = line+" "+url+"/jobs/"+j.id, event+`,"url":"`+url+"/jobs/"+j.id+`"`
 		}
 		if !strings.HasPrefix(lines.String(), line+"\n") || string(first.Event) != event+"}" || first.Response.JobStatus != schemas.Starting {
 			t.Errorf("with %q: %q, first message %+v with %s", url, lines.String(), first.Response, first.Event)

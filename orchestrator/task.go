@@ -75,7 +75,7 @@ func (r *run) followTask(ctx context.Context, c engine.Container, out io.Writer)
 		<-done
 	}()
 	defer sendHeartbeat(stream)()
-	exited, stopWaiting := await(ctx, c)
+	exited, stopWaiting := awaitExit(ctx, c)
 	defer stopWaiting()
 	select {
 	case how := <-exited:

@@ -9,14 +9,18 @@
 // becomes the same Request. ParseRequest also returns the job's Format, which encodes the answers in that
 // format.
 //
-// The package imports only the word splitter and the redactor of this module, so that server,
-// client and tests can use the format without importing each other.
+// The package imports only leaves of this module, so that server, client and tests can use the format without
+// importing each other.
 package schemas
 
 import _ "embed"
 
-// BuildPath is the path of the WebSocket that accepts jobs.
-const BuildPath = "/api/v1/build"
+const (
+	// BuildPath is the path of the WebSocket that accepts jobs.
+	BuildPath = "/api/v1/build"
+	// JobsPath is the path to which jobs without a connection are posted, and below which all jobs are found.
+	JobsPath = "/api/v1/jobs"
+)
 
 // RequestSchema is the JSON Schema of a job, exactly as in the Iglu Builder's documentation.
 //

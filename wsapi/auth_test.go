@@ -102,7 +102,7 @@ func TestToken(t *testing.T) {
 			if response.StatusCode != test.status {
 				t.Fatalf("status %d, want %d", response.StatusCode, test.status)
 			}
-			if strings.Contains(f.loggedText(), goodToken) {
+			if strings.Contains(f.log.String(), goodToken) {
 				t.Error("the token is in the log")
 			}
 			if ws == nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/memnet"
 	"iglu.sh/builder/wsapi/connlimit"
 )
 
@@ -23,7 +24,7 @@ const fewConns = 16
 // client reads.
 func (f *fixture) open(send string, buffer int) net.Conn {
 	f.t.Helper()
-	conn, err := f.limiter.Listener.(*memListener).dial(f.t.Context(), buffer)
+	conn, err := dialMem(f.t.Context(), f.limiter.Listener.(*memnet.Listener), buffer)
 	if err != nil {
 		f.t.Fatal(err)
 	}

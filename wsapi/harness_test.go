@@ -26,6 +26,8 @@ import (
 	"go.uber.org/goleak"
 
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/await"
+	"iglu.sh/builder/test/kit/memnet"
 	"iglu.sh/builder/wsapi/connlimit"
 )
 
@@ -150,9 +152,10 @@ type fixture struct {
 	limiter *connlimit.Listener
 	connect func(ctx context.Context) (net.Conn, error)
 
+	log await.Log // the server's
+
 	mu      sync.Mutex
 	refused []string // the reasons, in their order
-	log     strings.Builder
 }
 
 // serve starts a server on a network in memory, for a test in a bubble.
@@ -164,10 +167,10 @@ func serve(t *testing.T, builder Builder, change ...func(*Options)) *fixture {
 // serveLimited starts such a server, with a limit of its own for connections.
 func serveLimited(t *testing.T, maxConns int, builder Builder, change ...func(*Options)) *fixture {
 	t.Helper()
-	listener := newMemListener()
+	listener := memnet.Listen("mem:1")
 	f := serveOn(t, connlimit.Listen(listener, maxConns), func(l net.Listener) net.Listener { return l }, builder, change...)
 	f.server.tcpInfo = memInfo
-	f.connect = func(ctx context.Context) (net.Conn, error) { return listener.dial(ctx, socketBuffer) }
+	f.connect = func(ctx context.Context) (net.Conn, error) { return dialMem(ctx, listener, socketBuffer) }
 	return f
 }
 
@@ -205,12 +208,12 @@ func serveTCPWith(t *testing.T, wrap func(net.Listener) net.Listener, builder Bu
 // serveTLS starts a server on a network in memory that speaks TLS.
 func serveTLS(t *testing.T, builder Builder, change ...func(*Options)) *fixture {
 	t.Helper()
-	listener := newMemListener()
+	listener := memnet.Listen("mem:1")
 	certified := &tls.Config{Certificates: []tls.Certificate{certificate(t)}}
 	f := serveOn(t, connlimit.Listen(listener, connlimit.MaxConns), func(l net.Listener) net.Listener { return tls.NewListener(l, certified) }, builder, change...)
 	f.server.tcpInfo = memInfo
 	f.connect = func(ctx context.Context) (net.Conn, error) {
-		conn, err := listener.dial(ctx, socketBuffer)
+		conn, err := dialMem(ctx, listener, socketBuffer)
 		if err != nil {
 			return nil, err
 		}
@@ -249,7 +252,7 @@ func serveOn(t *testing.T, limiter *connlimit.Listener, wrap func(net.Listener) 
 	for _, change := range change {
 		change(&options)
 	}
-	log := slog.New(slog.NewTextHandler(f, nil))
+	log := slog.New(slog.NewTextHandler(&f.log, nil))
 	f.server = NewServer(builder, options, log)
 	var conns sync.WaitGroup
 	httpServer := &http.Server{Handler: f.server, ConnContext: connlimit.WithConn, ReadHeaderTimeout: 10 * time.Second,
@@ -275,13 +278,6 @@ func serveOn(t *testing.T, limiter *connlimit.Listener, wrap func(net.Listener) 
 	return f
 }
 
-// Write takes the server's log.
-func (f *fixture) Write(line []byte) (int, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.log.Write(line)
-}
-
 func (f *fixture) noteRefusal(reason string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -296,13 +292,6 @@ func (f *fixture) wantRefused(want ...string) {
 	if diff := cmp.Diff(want, f.refused); diff != "" {
 		f.t.Errorf("refusals (-want +got):\n%s", diff)
 	}
-}
-
-// loggedText returns the server's log so far.
-func (f *fixture) loggedText() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.log.String()
 }
 
 // A client is a WebSocket connection to a server.

@@ -1,56 +1,14 @@
 package wsapi
 
 import (
-	"encoding/json"
-	"math/rand/v2"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 
 	"github.com/gorilla/websocket"
+
+	"iglu.sh/builder/test/kit/malformed"
 )
-
-// fuzzCorpus returns the stored inputs of the fuzz test of requests, and a job.
-func fuzzCorpus(t *testing.T) (corpus [][]byte) {
-	t.Helper()
-	names, err := filepath.Glob("../schemas/testdata/fuzz/FuzzParseRequest/*")
-	if err != nil || len(names) == 0 {
-		t.Fatalf("no corpus: %v", err)
-	}
-	for _, name := range names {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, value, _ := strings.Cut(string(text), "[]byte(")
-		input, err := strconv.Unquote(strings.TrimSuffix(strings.TrimSpace(value), ")"))
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		corpus = append(corpus, []byte(input))
-	}
-	return append(corpus, []byte(job()))
-}
-
-// malformed returns an input with some of its bytes changed, so that it is no JSON.
-func malformed(random *rand.Rand, input []byte) []byte {
-	for {
-		changed := append([]byte(nil), input...)
-		for range 1 + random.IntN(4) {
-			if n := len(changed); n > 0 {
-				changed[random.IntN(n)] = byte(random.IntN(256))
-			} else {
-				changed = append(changed, byte(random.IntN(256)))
-			}
-		}
-		if !json.Valid(changed) {
-			return changed
-		}
-	}
-}
 
 // TestMalformedMessages sends malformed messages, as the first message and while a job runs: each is refused, the job
 // continues, and no goroutine is left (the bubble checks that).
@@ -62,9 +20,9 @@ func TestMalformedMessages(t *testing.T) {
 		<-b.begun
 		running.next()
 		f := serve(t, &fakeBuilder{})
-		corpus, random := fuzzCorpus(t), rand.New(rand.NewPCG(5, 10_000))
+		next := malformed.Messages(t, "..", job())
 		for n := range 200 {
-			message := malformed(random, corpus[n%len(corpus)])
+			message := next()
 			c := f.dial()
 			if err := c.WriteMessage(websocket.TextMessage, message); err != nil {
 				t.Fatal(err)

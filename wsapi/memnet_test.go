@@ -9,60 +9,29 @@ import (
 	"syscall"
 	"time"
 
+	"iglu.sh/builder/test/kit/memnet"
 	"iglu.sh/builder/wsapi/connlimit"
 )
 
-// A network in memory, for tests in a synctest bubble. In a bubble, a goroutine that waits for a socket does not count as
-// waiting, so the clock would not advance.
+// Connections in memory that have buffers and deadlines, as those of [memnet.Network] do not.
 
 // socketBuffer is how many bytes a memConn takes that its other end has not read.
 const socketBuffer = 64 << 10
 
-// A memListener accepts connections that dial makes.
-type memListener struct {
-	conns  chan net.Conn
-	closed chan struct{}
-	close  func()
-}
-
-func newMemListener() *memListener {
-	l := &memListener{conns: make(chan net.Conn), closed: make(chan struct{})}
-	l.close = sync.OnceFunc(func() { close(l.closed) })
-	return l
-}
-
-func (l *memListener) Accept() (net.Conn, error) {
-	select {
-	case conn := <-l.conns:
-		return conn, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *memListener) Close() error   { l.close(); return nil }
-func (l *memListener) Addr() net.Addr { return memAddr{} }
-
-// dial connects to the listener. The server may write a limited number of bytes that the client has not read.
-func (l *memListener) dial(ctx context.Context, buffer int) (net.Conn, error) {
+// dialMem connects to a server in memory, which may write a limited number of bytes that the client has not read.
+func dialMem(ctx context.Context, l *memnet.Listener, buffer int) (net.Conn, error) {
 	toServer, toClient := newMemPipe(socketBuffer), newMemPipe(buffer)
-	select {
-	case l.conns <- &memConn{in: toServer, out: toClient}:
-		return &memConn{in: toClient, out: toServer}, nil
-	case <-l.closed:
-		return nil, syscall.ECONNREFUSED
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := l.Connect(ctx, &memConn{in: toServer, out: toClient, addr: l.Addr()}); err != nil {
+		return nil, err
 	}
+	return &memConn{in: toClient, out: toServer, addr: l.Addr()}, nil
 }
-
-type memAddr struct{}
-
-func (memAddr) Network() string { return "mem" }
-func (memAddr) String() string  { return "mem:1" }
 
 // A memConn is one end of a connection. Like with a socket, each direction has a buffer and can be closed separately.
-type memConn struct{ in, out *memPipe }
+type memConn struct {
+	in, out *memPipe
+	addr    net.Addr // of both ends
+}
 
 var _ net.Conn = (*memConn)(nil)
 
@@ -82,8 +51,8 @@ func (c *memConn) CloseWrite() error {
 	return nil
 }
 
-func (c *memConn) LocalAddr() net.Addr  { return memAddr{} }
-func (c *memConn) RemoteAddr() net.Addr { return memAddr{} }
+func (c *memConn) LocalAddr() net.Addr  { return c.addr }
+func (c *memConn) RemoteAddr() net.Addr { return c.addr }
 
 func (c *memConn) SetDeadline(t time.Time) error {
 	c.SetReadDeadline(t)

@@ -316,8 +316,8 @@ func TestHealth(t *testing.T) {
 		check("GET", "/readyz", 503, "The builder cannot run jobs: dial unix: no such file\n")
 		check("HEAD", "/readyz", 503, "")
 		check("GET", "/livez", 200, "The builder is running.\n")
-		if !strings.Contains(f.loggedText(), "no such file") {
-			t.Errorf("the log does not say why: %s", f.loggedText())
+		if !strings.Contains(f.log.String(), "no such file") {
+			t.Errorf("the log does not say why: %s", f.log.String())
 		}
 	})
 }
@@ -331,8 +331,8 @@ func TestRefusedIsLogged(t *testing.T) {
 		first.send("{}")
 		first.finish()
 		for _, want := range []string{`level=INFO msg="client refused" client=\S+ reason="A build job is already running."`, `level=INFO msg="client refused" client=\S+ reason=invalid err=`} {
-			if !regexp.MustCompile(want).MatchString(f.loggedText()) {
-				t.Errorf("the log lacks %s:\n%s", want, f.loggedText())
+			if !regexp.MustCompile(want).MatchString(f.log.String()) {
+				t.Errorf("the log lacks %s:\n%s", want, f.log.String())
 			}
 		}
 	})

@@ -10,9 +10,6 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// submitPath is the path to which a detached job is posted.
-const submitPath = "/api/v1/jobs"
-
 // submitted is the answer to a job that was posted and accepted. It says where to find the job. The addresses
 // are paths on the server.
 type submitted struct {
@@ -55,7 +52,7 @@ func (s *Server) serveSubmit(w http.ResponseWriter, r *http.Request) {
 	id, refusal := s.builder.Submit(request, r.RemoteAddr)
 	switch {
 	case refusal == nil:
-		record := submitPath + "/" + id
+		record := schemas.JobsPath + "/" + id
 		w.Header().Set("Location", record)
 		answerJSON(w, http.StatusAccepted, submitted{ID: id, Record: record, Events: record + "/events", Page: "/jobs/" + id})
 	case *refusal == schemas.Busy():

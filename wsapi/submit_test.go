@@ -16,7 +16,7 @@ import (
 // post posts a job, and returns the answer.
 func (f *fixture) post(job string, header http.Header) (response *http.Response, body string) {
 	f.t.Helper()
-	return f.do(newRequest(f.t, http.MethodPost, submitPath, header, job))
+	return f.do(newRequest(f.t, http.MethodPost, schemas.JobsPath, header, job))
 }
 
 // TestSubmit posts a job, which continues when its client has disconnected.
@@ -101,7 +101,7 @@ func TestSubmitProtected(t *testing.T) {
 			t.Errorf("of another origin: %s: %s", response.Status, body)
 		}
 		f.wantRefused("unauthorized", "unauthorized", "origin")
-		if log := f.loggedText(); strings.Count(log, `msg="client refused"`) != 3 || !strings.Contains(log, "reason=origin") {
+		if log := f.log.String(); strings.Count(log, `msg="client refused"`) != 3 || !strings.Contains(log, "reason=origin") {
 			t.Errorf("the log is %s", log)
 		}
 		if response, body := f.post(job(), http.Header{"Authorization": {"Bearer right"}}); response.StatusCode != http.StatusAccepted {

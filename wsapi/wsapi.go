@@ -125,7 +125,7 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 	s.mux.HandleFunc("/livez", s.serveLive)
 	s.mux.HandleFunc("/readyz", s.serveReady)
 	s.mux.HandleFunc(schemas.BuildPath, s.auth.KnownHost(s.serveBuild))
-	s.mux.HandleFunc("POST "+submitPath, s.auth.KnownHost(idleInBody(s.serveSubmit)))
+	s.mux.HandleFunc("POST "+schemas.JobsPath, s.auth.KnownHost(idleInBody(s.serveSubmit)))
 	s.mux.HandleFunc("/metrics", s.auth.KnownHost(s.serveMetrics))
 	s.mux.HandleFunc("POST /login", s.auth.KnownHost(idleInBody(s.auth.ServeLogin)))
 	s.mux.HandleFunc("POST /logout", s.auth.KnownHost(s.auth.ServeLogout))

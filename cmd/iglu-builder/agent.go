@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,11 +28,10 @@ const (
 
 func agentCommand() *cobra.Command {
 	var s server.Settings
-	all := pflag.NewFlagSet("", pflag.ContinueOnError)
-	s.Register(all)
-	setDefault(all.Lookup("listen"), agentListen)
-	setDefault(all.Lookup("shutdown-grace"), agentGrace)
-	all.Lookup("shutdown-grace").Usage = "time that running jobs may continue after the agent is asked to stop"
+	flags := settingFlags(&s, "listen", "agent-keys", "shutdown-grace", "log-format", "log-level")
+	setDefault(flags.Lookup("listen"), agentListen)
+	setDefault(flags.Lookup("shutdown-grace"), agentGrace)
+	flags.Lookup("shutdown-grace").Usage = "time that running jobs may continue after the agent is asked to stop"
 
 	command := &cobra.Command{
 		Use:   "agent",
@@ -63,9 +61,7 @@ All flags except --listen are environment variables as well: --agent-keys is IGL
 			return nil
 		},
 	}
-	for _, name := range []string{"listen", "agent-keys", "shutdown-grace", "log-format", "log-level"} {
-		command.Flags().AddFlag(all.Lookup(name))
-	}
+	command.Flags().AddFlagSet(flags)
 	command.AddCommand(agentKeysCommand(), agentCheckCommand())
 	return command
 }
@@ -191,9 +187,8 @@ or of --host.`,
 
 func agentCheckCommand() *cobra.Command {
 	var s server.Settings
-	all := pflag.NewFlagSet("", pflag.ContinueOnError)
-	s.Register(all)
-	setDefault(all.Lookup("listen"), agentListen)
+	flags := settingFlags(&s, "listen", "agent-keys")
+	setDefault(flags.Lookup("listen"), agentListen)
 	command := &cobra.Command{
 		Use:   "check",
 		Short: "Check that an agent on this machine accepts connections",
@@ -211,9 +206,7 @@ health check of a container. It does not check the engine: a restart of the agen
 			return nil
 		},
 	}
-	for _, name := range []string{"listen", "agent-keys"} {
-		command.Flags().AddFlag(all.Lookup(name))
-	}
+	command.Flags().AddFlagSet(flags)
 	return command
 }
 
@@ -226,12 +219,9 @@ func checkAgent(ctx context.Context, s *server.Settings) error {
 	if err != nil {
 		return err
 	}
-	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-	if err := agent.Check(ctx, keys, net.JoinHostPort(host, port)); err != nil {
+	if err := agent.Check(ctx, keys, net.JoinHostPort(hostOnThisMachine(host), port)); err != nil {
 		return fmt.Errorf("no agent answers: %w", err)
 	}
 	return nil

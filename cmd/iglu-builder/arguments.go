@@ -5,6 +5,9 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"iglu.sh/builder/internal/server"
 )
 
 // arguments returns a check of how many arguments a command has. The errors are sentences: missing is for too few, and
@@ -19,4 +22,14 @@ func arguments(least, most int, missing, possible string) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// settingFlags returns those of the server's flags that another command has as well.
+func settingFlags(s *server.Settings, names ...string) *pflag.FlagSet {
+	all, some := pflag.NewFlagSet("", pflag.ContinueOnError), pflag.NewFlagSet("", pflag.ContinueOnError)
+	s.Register(all)
+	for _, name := range names {
+		some.AddFlag(all.Lookup(name))
+	}
+	return some
 }

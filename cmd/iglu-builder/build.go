@@ -94,6 +94,17 @@ func ofJob(code int, err error) error {
 	return nil
 }
 
+// ofText returns the error of a command that prints a text of the builder, or nil. err is why that has failed.
+func ofText(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return &exitError{code: exitInterrupted}
+	case err != nil:
+		return &exitError{buildclient.ExitClient, err}
+	}
+	return nil
+}
+
 // readBuilder returns the builder's address and token from flags, or from the environment if they are not
 // set. Its errors contain the name of the flag or of the variable.
 func readBuilder(flags *pflag.FlagSet) (address *url.URL, token string, err error) {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/orchestrator"
@@ -36,11 +35,7 @@ node, and exits with 1 if a node cannot be reached or has a running container of
 			return onNodes(ctx, command, &s, func(nodes []server.Node) error { return cleanUp(ctx, nodes, command.OutOrStdout()) })
 		},
 	}
-	all := pflag.NewFlagSet("", pflag.ContinueOnError)
-	s.Register(all)
-	for _, name := range []string{"instance", "agent-keys", "nodes"} {
-		command.Flags().AddFlag(all.Lookup(name))
-	}
+	command.Flags().AddFlagSet(settingFlags(&s, "instance", "agent-keys", "nodes"))
 	return command
 }
 

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"iglu.sh/builder/internal/buildclient"
 	"iglu.sh/builder/internal/server"
@@ -92,12 +91,7 @@ func healthTarget(address string) (*http.Client, *url.URL, error) {
 // ownTarget returns the URL of the builder that the environment configures, on this machine.
 func ownTarget() (*url.URL, error) {
 	var s server.Settings
-	all, used := pflag.NewFlagSet("", pflag.ContinueOnError), pflag.NewFlagSet("", pflag.ContinueOnError)
-	s.Register(all)
-	for _, name := range []string{"listen", "tls-cert"} {
-		used.AddFlag(all.Lookup(name))
-	}
-	if err := server.ApplyEnviron(used); err != nil {
+	if err := server.ApplyEnviron(settingFlags(&s, "listen", "tls-cert")); err != nil {
 		return nil, err
 	}
 	host, service, err := net.SplitHostPort(s.Listen)
@@ -111,14 +105,19 @@ func ownTarget() (*url.URL, error) {
 	if port == 0 {
 		return nil, errors.New("IGLU_LISTEN has port 0, which means any free port\nhint: give the builder's address with --url; the builder's log says which it is")
 	}
-	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
-		host = "127.0.0.1" // a builder on all addresses, IPv6 included, is reached by this one too
-	}
-	target := &url.URL{Scheme: "http", Host: net.JoinHostPort(host, strconv.Itoa(port)), Path: "/readyz"}
+	target := &url.URL{Scheme: "http", Host: net.JoinHostPort(hostOnThisMachine(host), strconv.Itoa(port)), Path: "/readyz"}
 	if s.TLSCert != "" {
 		target.Scheme = "https"
 	}
 	return target, nil
+}
+
+// hostOnThisMachine returns the host at which programs on this machine reach one that listens on a host.
+func hostOnThisMachine(listen string) string {
+	if ip, err := netip.ParseAddr(listen); listen == "" || err == nil && ip.IsUnspecified() {
+		return "127.0.0.1" // on all addresses, IPv6 included, it is reached by this one too
+	}
+	return listen
 }
 
 // checkHealth returns nil if the target answers 200, otherwise an error with the reason.

@@ -33,12 +33,7 @@ cancelled: docs/protocol.md lists the ends.
 			}
 			ctx, stop := untilInterrupted(command.Context())
 			defer stop()
-			if err := buildclient.ShowJobs(ctx, options, filter); ctx.Err() != nil {
-				return &exitError{code: exitInterrupted}
-			} else if err != nil {
-				return &exitError{buildclient.ExitClient, err}
-			}
-			return nil
+			return ofText(ctx, buildclient.ShowJobs(ctx, options, filter))
 		},
 	}
 	flags := command.Flags()

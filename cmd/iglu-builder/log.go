@@ -1,15 +1,16 @@
 package main
 
 import (
-	"os"
-
 	"github.com/spf13/cobra"
 
 	"iglu.sh/builder/internal/buildclient"
 )
 
 func logCommand() *cobra.Command {
-	var options buildclient.LogOptions
+	var (
+		options buildclient.Options
+		log     buildclient.KeptLog
+	)
 	command := &cobra.Command{
 		Use:   "log [flags] JOB [DERIVATION]",
 		Short: "Show the kept log of a job, or of one of its derivations",
@@ -27,28 +28,21 @@ hash before the name in its store path, or that path.`,
 			return checkJobID(args[0])
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(command *cobra.Command, args []string) (err error) {
-			if options.URL, options.Token, err = readBuilder(command.Flags()); err != nil {
-				return &exitError{buildclient.ExitClient, err}
+		RunE: func(command *cobra.Command, args []string) error {
+			if err := readClient(command, &options); err != nil {
+				return err
 			}
-			options.Job = args[0]
+			log.Job = args[0]
 			if len(args) > 1 {
-				options.Derivation = args[1]
+				log.Derivation = args[1]
 			}
-			options.Stdout = command.OutOrStdout()
-			options.NoColor = os.Getenv("NO_COLOR") != ""
 			ctx, stop := untilInterrupted(command.Context())
 			defer stop()
-			if err := buildclient.ShowLog(ctx, options); ctx.Err() != nil {
-				return &exitError{code: exitInterrupted}
-			} else if err != nil {
-				return &exitError{buildclient.ExitClient, err}
-			}
-			return nil
+			return ofText(ctx, buildclient.ShowLog(ctx, options, log))
 		},
 	}
 	flags := command.Flags()
 	addBuilderFlags(flags)
-	flags.BoolVar(&options.Follow, "follow", false, "continue until the job, or the build of the derivation, has ended")
+	flags.BoolVar(&log.Follow, "follow", false, "continue until the job, or the build of the derivation, has ended")
 	return command
 }

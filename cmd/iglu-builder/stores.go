@@ -12,7 +12,6 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/internal/termtext"
@@ -57,11 +56,7 @@ With --nodes it removes the stores on every node that has them.`,
 	remove.Flags().BoolVar(&all, "all", false, "remove all stores of the instance")
 	remove.ValidArgsFunction = completeStores(&s)
 	command.AddCommand(remove)
-	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
-	s.Register(flags)
-	for _, name := range []string{"instance", "state-dir", "agent-keys", "nodes"} {
-		command.PersistentFlags().AddFlag(flags.Lookup(name))
-	}
+	command.PersistentFlags().AddFlagSet(settingFlags(&s, "instance", "state-dir", "agent-keys", "nodes"))
 	return command
 }
 

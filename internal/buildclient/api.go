@@ -34,9 +34,6 @@ var httpClient = &http.Client{
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
 
-// jobsPath is the path of the jobs in the builder's API.
-const jobsPath = "/api/v1/jobs"
-
 // api returns the URL of a path of the builder's API. u is the URL of the builder's WebSocket.
 func api(u *url.URL, path string) *url.URL {
 	scheme := map[string]string{"ws": "http", "wss": "https"}[u.Scheme]
@@ -86,7 +83,7 @@ func (o Options) refusal(u *url.URL, response *http.Response) error {
 	case said.Error != "":
 		o.addFlagNames(&said)
 		return errors.New(sentences(&said))
-	case response.Request.Method == http.MethodPost && u.Path == api(o.URL, jobsPath).Path && (response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed):
+	case response.Request.Method == http.MethodPost && u.Path == api(o.URL, schemas.JobsPath).Path && (response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed):
 		return fmt.Errorf("%s is not a builder that accepts jobs without a connection: it answers %s", u, termtext.Visible(response.Status))
 	case response.StatusCode < 400 || !strings.HasPrefix(response.Header.Get("Content-Type"), "text/plain"): // not a builder's sentence
 		return notBuilder(u, response, text)
@@ -102,7 +99,7 @@ func Detach(ctx context.Context, o Options) (id string, answer []byte, err error
 		job = withColors(job) // the job's page shows them
 	}
 	err = o.untilTaken(ctx, func() error {
-		response, err := o.ask(ctx, http.MethodPost, api(o.URL, jobsPath), job)
+		response, err := o.ask(ctx, http.MethodPost, api(o.URL, schemas.JobsPath), job)
 		if err != nil {
 			return orInterrupted(ctx, err, notAnswered)
 		}
@@ -124,7 +121,7 @@ func Detach(ctx context.Context, o Options) (id string, answer []byte, err error
 
 // Cancel asks the builder to cancel a job. It does not wait for the job's end.
 func Cancel(ctx context.Context, o Options, job string) error {
-	response, err := o.ask(ctx, http.MethodPost, api(o.URL, jobsPath+"/"+job+"/cancel"), nil)
+	response, err := o.ask(ctx, http.MethodPost, api(o.URL, schemas.JobsPath+"/"+job+"/cancel"), nil)
 	if err != nil {
 		return err
 	}

@@ -121,7 +121,7 @@ func TestNotABuilder(t *testing.T) {
 			"detached": func() error { _, _, err := Detach(t.Context(), o); return err },
 			"watch":    func() error { _, err := Watch(t.Context(), o, "a2"); return err },
 			"cancel":   func() error { return Cancel(t.Context(), o, "a2") },
-			"log":      func() error { return ShowLog(t.Context(), LogOptions{URL: u, Job: "a2", Stdout: io.Discard}) },
+			"log":      func() error { return ShowLog(t.Context(), o, KeptLog{Job: "a2"}) },
 		} {
 			err := do()
 			if err == nil || !strings.HasSuffix(err.Error(), want) || strings.Count(err.Error(), "://"+u.Host) != 1 {

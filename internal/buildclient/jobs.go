@@ -17,6 +17,7 @@ import (
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/termtext"
 	"iglu.sh/builder/internal/textcut"
+	"iglu.sh/builder/schemas"
 )
 
 // A JobFilter selects jobs of a builder. An empty text selects all.
@@ -44,7 +45,7 @@ type listedJob struct {
 
 // ShowJobs prints a list of the builder's jobs, the newest first. With the option JSON it prints the builder's answer.
 func ShowJobs(ctx context.Context, o Options, f JobFilter) error {
-	u := api(o.URL, jobsPath)
+	u := api(o.URL, schemas.JobsPath)
 	query := url.Values{"limit": {strconv.Itoa(f.Limit)}}
 	for name, value := range map[string]string{"state": f.State, "repository": f.Repository} {
 		if value != "" {
@@ -120,9 +121,6 @@ const maxCell = 100
 
 // cell returns a text for a column of a table: "-" if it is empty.
 func cell(text string) string {
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) > maxCell {
-		text = text[:textcut.At(text, maxCell)] + ellipsis
-	}
+	text = textcut.Short(strings.Join(strings.Fields(text), " "), maxCell)
 	return cmp.Or(termtext.Visible(text), "-")
 }

@@ -17,21 +17,16 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// LogOptions are which log to show, and how.
-type LogOptions struct {
-	URL        *url.URL // of the builder, as ParseAddress returns it
-	Token      string   // the builder's; empty: none
-	Job        string   // its id
-	Derivation string   // its name, its hash or its store path; empty: the job's log
-	Follow     bool     // until the job, or the build of the derivation, has ended
-
-	Stdout  io.Writer
-	NoColor bool // remove colours on a terminal
+// A KeptLog is a log that a builder has kept.
+type KeptLog struct {
+	Job        string // its id
+	Derivation string // its name, its hash or its store path; empty: the job's log
+	Follow     bool   // until the job, or the build of the derivation, has ended
 }
 
-// ShowLog prints the log of a job, or of one of its derivations, which a builder has kept.
-func ShowLog(ctx context.Context, o LogOptions) error {
-	response, err := Options{URL: o.URL, Token: o.Token}.ask(ctx, http.MethodGet, logURL(o), nil)
+// ShowLog prints the log of a job, or of one of its derivations.
+func ShowLog(ctx context.Context, o Options, log KeptLog) error {
+	response, err := o.ask(ctx, http.MethodGet, log.url(o.URL), nil)
 	if err != nil {
 		return err
 	}
@@ -39,15 +34,15 @@ func ShowLog(ctx context.Context, o LogOptions) error {
 	return showText(o.Stdout, response.Body, o.NoColor)
 }
 
-// logURL returns the URL of a log in the builder's API.
-func logURL(o LogOptions) *url.URL {
-	words := []string{url.PathEscape(o.Job)}
-	if o.Derivation != "" {
+// url returns the log's URL in a builder's API.
+func (l KeptLog) url(builder *url.URL) *url.URL {
+	words := []string{url.PathEscape(l.Job)}
+	if l.Derivation != "" {
 		// Nix prints the whole path.
-		words = append(words, "derivations", url.PathEscape(strings.TrimPrefix(o.Derivation, cachix.StoreDir)))
+		words = append(words, "derivations", url.PathEscape(strings.TrimPrefix(l.Derivation, cachix.StoreDir)))
 	}
-	result := api(o.URL, jobsPath).JoinPath(append(words, "log")...)
-	if o.Follow {
+	result := api(builder, schemas.JobsPath).JoinPath(append(words, "log")...)
+	if l.Follow {
 		result.RawQuery = "follow=1"
 	}
 	return result

@@ -39,19 +39,19 @@ func TestShowLog(t *testing.T) {
 		{"", "a2", "", false, "", "needs a token, and none was given"},
 	} {
 		var out bytes.Buffer
-		err := ShowLog(t.Context(), LogOptions{URL: addressOf(t, server), Token: test.token, Job: test.job, Derivation: test.derivation, Follow: test.follow, Stdout: &out})
+		err := ShowLog(t.Context(), Options{URL: addressOf(t, server), Token: test.token, Stdout: &out}, KeptLog{test.job, test.derivation, test.follow})
 		if out.String() != test.want || (err != nil) != (test.err != "") || err != nil && !strings.Contains(err.Error(), test.err) {
 			t.Errorf("%+v: %q, %v", test, &out, err)
 		}
 	}
 	// A terminal gets no control sequences except colours.
 	term := termtest.Open(t, 80, 24)
-	if err := ShowLog(t.Context(), LogOptions{URL: addressOf(t, server), Token: "right", Job: "a2", Stdout: term.TTY}); err != nil {
+	if err := ShowLog(t.Context(), Options{URL: addressOf(t, server), Token: "right", Stdout: term.TTY}, KeptLog{Job: "a2"}); err != nil {
 		t.Fatal(err)
 	}
 	term.Want("/api/v1/jobs/a2/log red^G")
 	server.Close()
-	if err := ShowLog(t.Context(), LogOptions{URL: addressOf(t, server), Job: "a2", Stdout: term.TTY}); err == nil || !strings.HasPrefix(err.Error(), "no builder answers at ") {
+	if err := ShowLog(t.Context(), Options{URL: addressOf(t, server), Stdout: term.TTY}, KeptLog{Job: "a2"}); err == nil || !strings.HasPrefix(err.Error(), "no builder answers at ") {
 		t.Error(err)
 	}
 	http.DefaultClient.CloseIdleConnections()
@@ -74,8 +74,8 @@ func TestLogOnDumbTerminal(t *testing.T) {
 	} {
 		term := termtest.Open(t, 80, 24)
 		t.Setenv("TERM", test.term)
-		options := LogOptions{URL: addressOf(t, server), Job: "a", Stdout: term.TTY, NoColor: test.noColor}
-		if err := ShowLog(t.Context(), options); err != nil {
+		options := Options{URL: addressOf(t, server), Stdout: term.TTY, NoColor: test.noColor}
+		if err := ShowLog(t.Context(), options, KeptLog{Job: "a"}); err != nil {
 			t.Fatal(err)
 		}
 		term.Finish()
@@ -129,8 +129,9 @@ func TestWhereLogsAre(t *testing.T) {
 func TestLogOfPath(t *testing.T) {
 	const file = "93s9qh4dv29fnalqrgc9pg8ks6w68cnd-hello-2.12.drv"
 	api, o := startAPI(t, func(http.ResponseWriter, *http.Request, int) {})
+	o.Stdout = io.Discard
 	for _, derivation := range []string{"hello-2.12", "/nix/store/" + file, file} {
-		if err := ShowLog(t.Context(), LogOptions{URL: o.URL, Token: o.Token, Job: "a2", Derivation: derivation, Stdout: io.Discard}); err != nil {
+		if err := ShowLog(t.Context(), o, KeptLog{Job: "a2", Derivation: derivation}); err != nil {
 			t.Error(err)
 		}
 	}

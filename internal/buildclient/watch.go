@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"iglu.sh/builder/schemas"
 )
 
 const (
@@ -88,7 +90,7 @@ func (s *stream) next(ctx context.Context) ([]byte, error) {
 // open opens the stream after the latest message, if it is not open. It tries again if the builder does not
 // answer but has sent messages before.
 func (s *stream) open(ctx context.Context) error {
-	u := api(s.o.URL, jobsPath+"/"+s.job+"/events")
+	u := api(s.o.URL, schemas.JobsPath+"/"+s.job+"/events")
 	u.RawQuery = "from=" + strconv.FormatInt(s.latest+1, 10)
 	for ; s.body == nil; s.tries++ {
 		asking, cancel := context.WithCancel(ctx)

@@ -43,9 +43,7 @@ func inBubble(t *testing.T, kind devcache.Kind, options Options, test func(t *te
 		options.Dial, options.Notice = b.network.Dial, b.notice
 		b.Client = newClient(t, "http://cache/default", options)
 		b.uploader.parts.size = testPart
-		if err := b.Register(t.Context(), b.key); err != nil {
-			t.Fatal(err)
-		}
+		b.register()
 		test(t, b)
 		b.Close()
 		b.restart.Wait()

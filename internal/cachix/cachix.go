@@ -244,12 +244,6 @@ func (c *Client) Cache(ctx context.Context) (Cache, error) {
 	return cache, err
 }
 
-// Register adds the public half of a signing key to the cache's keys.
-func (c *Client) Register(ctx context.Context, key *SigningKey) error {
-	return c.retrier.do(ctx, call{doing: "register a signing key with", method: http.MethodPost, url: c.transport.api + "/key",
-		body: map[string]string{"publicKey": key.Public()}})
-}
-
 // maxHashes is how many hashes the protocol allows in one call.
 const maxHashes = 32768
 

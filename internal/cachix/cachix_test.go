@@ -25,9 +25,7 @@ func TestCache(t *testing.T) {
 	if _, err := w.Cache(t.Context()); !errors.Is(recorder.keep(err), NoSigningKey) {
 		t.Errorf("without a key: error %v, want %v", err, NoSigningKey)
 	}
-	if err := w.Register(t.Context(), w.key); err != nil {
-		t.Fatal(err)
-	}
+	w.register()
 	cache, err := w.Cache(t.Context())
 	if err != nil {
 		t.Fatal(recorder.keep(err))
@@ -209,9 +207,7 @@ func TestPrivate(t *testing.T) {
 	server := httptest.NewServer(secretsOf(cache))
 	t.Cleanup(server.Close)
 	w := &fixture{t: t, key: newKey(t), Client: newClient(t, server.URL+"/default", quick())}
-	if err := w.Register(t.Context(), w.key); err != nil {
-		t.Fatal(err)
-	}
+	w.register()
 	s := small(t)
 	pushed, err := w.push(t.Context(), s)
 	if err != nil {
@@ -247,9 +243,7 @@ func TestPrivateOfIglu(t *testing.T) {
 		server := httptest.NewServer(secretsOf(cache))
 		t.Cleanup(server.Close)
 		w := &fixture{t: t, key: newKey(t), Client: newClient(t, server.URL+"/default", quick())}
-		if err := w.Register(t.Context(), w.key); err != nil {
-			t.Fatal(err)
-		}
+		w.register()
 		described, err := w.Cache(t.Context())
 		if err != nil || !described.Private || w.Locate(t.Context(), described) {
 			t.Errorf("%v: it can be read: %+v, error %v", kind, described, err)

@@ -55,7 +55,7 @@ func pushHello(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := client.Register(ctx, key); err != nil {
+	if err := handler.AddKey("default", key.Public()); err != nil {
 		return err
 	}
 	cache, err := client.Cache(ctx)

@@ -243,9 +243,7 @@ func startCache(t *testing.T, options Options) *fixture {
 		t.Fatal(err)
 	}
 	w.Client = newClient(t, w.url+"/default", options)
-	if err := w.Register(t.Context(), w.key); err != nil {
-		t.Fatal(err)
-	}
+	w.register()
 	return w
 }
 

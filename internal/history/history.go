@@ -251,11 +251,6 @@ func (h *History) Get(job string) (r Record, err error) {
 	return r, err
 }
 
-// Newest returns up to limit records, the newest first.
-func (h *History) Newest(limit int) (records []Record, err error) {
-	return h.Find("", limit, func(Record) bool { return true })
-}
-
 // Unended returns the records of the jobs that have not ended, the newest first. It reads only the records that are newer
 // than the oldest of them.
 func (h *History) Unended() ([]Record, error) {

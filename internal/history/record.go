@@ -62,19 +62,12 @@ func (r Record) Succeeded() bool {
 // bounded returns r with long texts cut.
 func (r Record) bounded() Record {
 	for _, text := range []*string{&r.Repository, &r.Branch, &r.Command, &r.Reason, &r.Error, &r.Msg, &r.Commit} {
-		*text = short(*text)
+		*text = textcut.Short(*text, maxText)
 	}
 	if len(r.Request) > maxRequest {
 		r.Request = nil
 	}
 	return r
-}
-
-func short(text string) string {
-	if len(text) <= maxText {
-		return text
-	}
-	return text[:textcut.At(text, maxText)] + "…"
 }
 
 // WithoutUser returns a repository's address without the user name and the key that may precede its host.

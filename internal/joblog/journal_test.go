@@ -3,7 +3,10 @@ package joblog
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -192,5 +195,156 @@ func TestDerivationStreams(t *testing.T) {
 	}
 	if len(s.known) != 256 || s.known[names[0]] != nil || s.known[names[1]] == nil || s.known[names[256]] == nil {
 		t.Errorf("the state of %d logs is kept", len(s.known))
+	}
+}
+
+// If a server was killed, the end of a log's journal, the end of its last line, or the whole journal may be missing. The
+// rest is read.
+func TestJournalOfAKilledServer(t *testing.T) {
+	folder := t.TempDir()
+	store, err := Open(folder, Keep{Jobs: 10}, 1<<40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := store.Create("job", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Respond(schemas.Accepted(), nil)
+	for range 8 {
+		write(t, l.Stream(schemas.Stderr), "a\nb\n")
+		l.Event(schemas.PhaseEvent{Phase: schemas.Build})
+	}
+	l.Complete()
+	l.Close()
+	journal, err := os.ReadFile(filepath.Join(folder, "job.events"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.ReadFile(filepath.Join(folder, "job.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for size := range len(journal) + 1 {
+		name := fmt.Sprint("cut", size)
+		err := errors.Join(os.WriteFile(filepath.Join(folder, name+".log"), append(log, "half a li"...), 0o600),
+			os.WriteFile(filepath.Join(folder, name+".events"), journal[:size], 0o600))
+		if size == 0 {
+			err = errors.Join(err, os.Remove(filepath.Join(folder, name+".events")))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := store.Reader(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seq, lines := int64(0), 0
+		err = r.FollowMessages(t.Context(), 1, func(batch []schemas.Message) error {
+			for _, m := range batch {
+				if seq++; m.Seq != seq {
+					t.Errorf("message %d comes as number %d", m.Seq, seq)
+				}
+				if m.Stream != "" {
+					if want := "ab"[lines%2 : lines%2+1]; string(m.Line) != want {
+						t.Errorf("line %d is %q", lines, m.Line)
+					}
+					lines++
+				}
+			}
+			return nil
+		})
+		if state := r.State(); err != nil || lines != 16 || state.Lines != 16 || state.Bytes != int64(len(log)) || state.Messages != seq {
+			t.Errorf("%d bytes of the journal: %d lines, %d messages, %+v, %v", size, lines, seq, state, err)
+		}
+		r.Close()
+	}
+}
+
+// If the file is not a journal, a reader returns an error, and does not read without an end.
+func FuzzJournal(f *testing.F) {
+	f.Add([]byte{eventRecord | sameTime, 2, '{', '}', stdoutLines | oneLine, 2})
+	f.Add([]byte{responseRecord, 2, 2, '{', '}', stderrLines, 1, 3})
+	f.Add([]byte{7})
+	f.Fuzz(func(t *testing.T, journal []byte) {
+		x := newIndex()
+		x.sealed = true
+		text := strings.NewReader("a\nb\nc\nd\n")
+		if err := errors.Join(x.readLines(text), x.readRecords(bytes.NewReader(journal))); err != nil {
+			t.Fatal(err)
+		}
+		r := &Reader{index: x, file: text, journal: bytes.NewReader(journal)}
+		lines := 0
+		err := r.FollowMessages(t.Context(), 1, func(batch []schemas.Message) error {
+			for _, m := range batch {
+				if m.Stream != "" {
+					lines++
+				}
+			}
+			return nil
+		})
+		if err == nil && lines != 4 {
+			t.Errorf("%d lines, want 4", lines)
+		}
+	})
+}
+
+// The journal of a log that is cut has the streams of the remaining lines. Its events stop at the limit, and lines of
+// derivations stop before that.
+func TestCutJournal(t *testing.T) {
+	const limit = 256 << 10
+	l := limitedLog(t, limit)
+	l.Respond(schemas.Accepted(), nil)
+	names := []schemas.Stream{schemas.Stdout, schemas.Stderr, schemas.Server}
+	streams := map[schemas.Stream]*Stream{}
+	for _, name := range names {
+		streams[name] = l.Stream(name)
+	}
+	for i := range 8_000 {
+		name := names[i/3%3]
+		write(t, streams[name], fmt.Sprintf("%s %060d\n", name, i))
+		l.Event(schemas.LineEvent{Derivation: "a.drv", Text: strings.Repeat("x", 100)})
+		if i%10 == 0 {
+			l.Event(schemas.PhaseEvent{Phase: schemas.Build})
+		}
+	}
+	l.Respond(schemas.Exited(0), schemas.VerdictEvent{})
+	l.Complete()
+	seq, notices, counts := int64(0), 0, map[string]int{}
+	var text bytes.Buffer
+	err := reading(l).FollowMessages(t.Context(), 1, func(batch []schemas.Message) error {
+		for _, m := range batch {
+			if seq++; m.Seq != seq {
+				t.Fatalf("message %d comes as number %d", m.Seq, seq)
+			}
+			switch {
+			case m.Stream != "":
+				text.Write(append(m.Line, '\n'))
+				if strings.HasPrefix(string(m.Line), "iglu: ") {
+					notices++
+				} else if !strings.HasPrefix(string(m.Line), string(m.Stream)+" ") {
+					t.Errorf("a line of %s is %s", m.Stream, m.Line)
+				}
+			case m.Response == nil:
+				e, err := schemas.ParseEvent(m.Event)
+				if err != nil {
+					return err
+				}
+				counts[fmt.Sprintf("%T", e)]++
+			case m.Last() != (m.Seq == l.index.journal.end.messages):
+				t.Errorf("message %d of %d is %+v", m.Seq, l.index.journal.end.messages, m.Response)
+			}
+		}
+		return nil
+	})
+	if err != nil || notices != 2 {
+		t.Errorf("%d notices, %v", notices, err)
+	}
+	var plain bytes.Buffer
+	if err := reading(l).Follow(t.Context(), 0, &plain); err != nil || !bytes.Equal(plain.Bytes(), text.Bytes()) {
+		t.Errorf("the messages have %d bytes of text, the log %d; %v", text.Len(), plain.Len(), err)
+	}
+	if l.index.journal.others > limit+1000 || counts["schemas.LineEvent"] == 0 || counts["schemas.PhaseEvent"] < 500 {
+		t.Errorf("%d bytes of events: %v", l.index.journal.others, counts)
 	}
 }

@@ -36,10 +36,7 @@ const cgroups = "/sys/fs/cgroup"
 // of the processes that have ended: the memory of the largest, and the CPU time of all.
 func usageOf(root string) *jobwire.Usage {
 	processes := endedProcesses()
-	cpu := cmp.Or(
-		time.Duration(numberIn(path.Join(root, "cpu.stat"), "usage_usec"))*time.Microsecond,
-		time.Duration(numberIn(path.Join(root, "cpuacct/cpuacct.usage"), "")),
-		time.Duration(processes.Utime.Nano()+processes.Stime.Nano()))
+	cpu := cmp.Or(cpuOf(root), time.Duration(processes.Utime.Nano()+processes.Stime.Nano()))
 	return &jobwire.Usage{
 		PeakMemory: cmp.Or(
 			numberIn(path.Join(root, "memory.peak"), ""),
@@ -47,6 +44,14 @@ func usageOf(root string) *jobwire.Usage {
 			processes.Maxrss<<10),
 		CPUSeconds: float64(cpu.Milliseconds()) / 1e3,
 	}
+}
+
+// cpuOf returns the CPU time of a control group, or 0 if it is not known.
+func cpuOf(root string) time.Duration {
+	return cmp.Or(
+		time.Duration(numberIn(path.Join(root, "cpu.stat"), "usage_usec"))*time.Microsecond,
+		time.Duration(numberIn(path.Join(root, "cpuacct/cpuacct.usage"), "")),
+		time.Duration(numberIn(path.Join(root, "cpu,cpuacct/cpuacct.usage"), "")))
 }
 
 // numberIn returns the number that follows a name in a file, or 0.

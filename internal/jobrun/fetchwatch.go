@@ -1,6 +1,7 @@
 package jobrun
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strconv"
@@ -104,7 +105,7 @@ func (w *fetchWatch) begin() (end func() (killed bool)) {
 // containersEffort returns the effort of this container.
 func containersEffort() effort {
 	network, _ := os.ReadFile("/proc/net/dev")
-	return effort{received: receivedBytes(string(network)), cpu: usedCPU("/sys/fs/cgroup")}
+	return effort{received: receivedBytes(string(network)), cpu: usedCPU(cgroups)}
 }
 
 // receivedBytes adds up what all interfaces but the loopback have received: proc_net(5).
@@ -119,26 +120,8 @@ func receivedBytes(dev string) (sum int64) {
 	return sum
 }
 
-// usedCPU returns the CPU time of all processes of a container, as the kernel counts it with cgroups of
-// version 2 or 1: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/cpuacct.rst of Linux. If neither
-// file can be read, it returns the time since the start. Then git never looks idle, and only the deadline
-// ends it.
-func usedCPU(cgroup string) time.Duration {
-	if text, err := os.ReadFile(cgroup + "/cpu.stat"); err == nil {
-		for line := range strings.Lines(string(text)) {
-			if n, ok := strings.CutPrefix(line, "usage_usec "); ok {
-				used, _ := strconv.ParseInt(strings.TrimSpace(n), 10, 64)
-				return time.Duration(used) * time.Microsecond
-			}
-		}
-	}
-	for _, name := range []string{"/cpuacct/cpuacct.usage", "/cpu,cpuacct/cpuacct.usage"} {
-		if text, err := os.ReadFile(cgroup + name); err == nil {
-			used, _ := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
-			return time.Duration(used)
-		}
-	}
-	return time.Since(unknownSince)
-}
+// usedCPU returns the CPU time of all processes of a container or, if that is not known, the time since the start. Then
+// git never looks idle, and only the deadline ends it.
+func usedCPU(cgroup string) time.Duration { return cmp.Or(cpuOf(cgroup), time.Since(unknownSince)) }
 
 var unknownSince = time.Now()

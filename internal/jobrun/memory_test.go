@@ -1,6 +1,10 @@
 package jobrun
 
-import "testing"
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
 
 func TestCountsKill(t *testing.T) {
 	for events, want := range map[string]bool{
@@ -10,7 +14,11 @@ func TestCountsKill(t *testing.T) {
 		"oom_kill_disable 1\nunder_oom 1\noom_kill 0\n":                false,
 		"oom_kill_disable 1\nunder_oom 1\n":                            false, // Linux before 4.13
 	} {
-		if got := countsKill(events); got != want {
+		name := filepath.Join(t.TempDir(), "events")
+		if err := os.WriteFile(name, []byte(events), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := countsKill(name); got != want {
 			t.Errorf("%q: %t", events, got)
 		}
 	}

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/lazyregexp"
 	"iglu.sh/builder/internal/nixlog"
@@ -62,7 +60,7 @@ func (n *nixListener) accept() {
 		if err != nil {
 			return
 		}
-		if peerOf(conn) == os.Getpid() {
+		if who, err := peer(conn); err == nil && int(who.Pid) == os.Getpid() {
 			conn.Close()
 			return
 		}
@@ -79,20 +77,6 @@ func (n *nixListener) accept() {
 			conn.Close()
 		})
 	}
-}
-
-// peerOf returns the id of the process that has connected.
-func peerOf(conn *net.UnixConn) (pid int) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0
-	}
-	raw.Control(func(fd uintptr) {
-		if peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			pid = int(peer.Pid)
-		}
-	})
-	return pid
 }
 
 // close stops listening after the command has ended. First everything that the command's processes have

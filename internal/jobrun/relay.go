@@ -116,6 +116,7 @@ func dialLike(client *net.UnixConn, socket string) (*net.UnixConn, error) {
 	return conn.(*net.UnixConn), nil
 }
 
+// peer returns the process that has connected, and its user.
 func peer(conn *net.UnixConn) (who *unix.Ucred, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/internal/push"
 	"iglu.sh/builder/internal/shellwords"
+	"iglu.sh/builder/internal/textcut"
 	"iglu.sh/builder/schemas"
 )
 
@@ -70,7 +71,7 @@ func resultsOf(argv, printed []string, dir string) []schemas.Result {
 		left -= len(paths)
 		r := schemas.Result{Paths: paths}
 		if len(groups) == len(names) {
-			r.Installable = cut(oneLine(names[i]), maxInstallable)
+			r.Installable = textcut.Short(oneLine(names[i]), maxInstallable)
 		}
 		if len(paths) > 0 {
 			results = append(results, r)

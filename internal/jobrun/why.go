@@ -8,6 +8,7 @@ import (
 	"iglu.sh/builder/internal/jobwire"
 	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/internal/termtext"
+	"iglu.sh/builder/internal/textcut"
 )
 
 const (
@@ -46,7 +47,7 @@ func (f *failure) set(advice, reason string) {
 func (f *failure) complete(end *jobwire.End, secrets *redact.Redactor) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	shown := func(text string, most int) string { return cut(oneLine(secrets.String(text)), most) }
+	shown := func(text string, most int) string { return textcut.Short(oneLine(secrets.String(text)), most) }
 	switch {
 	case end.ExitCode == 0:
 	case end.Unpushed != "":
@@ -59,14 +60,6 @@ func (f *failure) complete(end *jobwire.End, secrets *redact.Redactor) {
 // oneLine returns a text as one line of valid UTF-8, without control characters.
 func oneLine(text string) string {
 	return termtext.Visible(strings.Join(strings.Fields(strings.ToValidUTF8(text, "\ufffd")), " "))
-}
-
-// cut returns at most so many bytes of a text, and then "…" if the text is longer.
-func cut(text string, most int) string {
-	if len(text) <= most {
-		return text
-	}
-	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
 // upperFirst returns a text with a capital first letter.

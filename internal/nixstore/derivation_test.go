@@ -113,7 +113,7 @@ func TestFiles(t *testing.T) {
 	const drv, unlogged, torn = "/nix/store/0123-a.drv", "/nix/store/0124-b.drv", "/nix/store/0125-c.drv"
 	f := store(t, map[string]string{
 		there: "", locked: "", locked + ".lock": "", none + ".lock": "",
-		drv:                                     ofNix + strings.Repeat(" ", 2*maxDerivation),
+		drv:                                     ofNix + strings.Repeat(" ", 2*maxFile),
 		torn:                                    ofNix[:200],
 		"/nix/var/log/nix/drvs/01/23-a.drv.bz2": string(packed),
 		"/nix/var/log/nix/drvs/01/25-c.drv.bz2": string(packed[:len(packed)/2]),

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// maxDerivation is how many bytes of a .drv file are read: enough for some 100,000 paths.
-	maxDerivation = 16 << 20
+	// maxFile is how many bytes of a .drv file or of a process's roots are read: enough for some 100,000 paths.
+	maxFile = 16 << 20
 	// maxUnpacked is the size of the longest log that is read, in bytes: it takes some tenths of a second.
 	maxUnpacked = 16 << 20
 	// maxPart is the length in bytes of the parts into which a long line is split.
@@ -30,16 +30,21 @@ type Files struct{ Root string }
 
 // Derivation reads the .drv file with this store path.
 func (f Files) Derivation(drv string) (Derivation, error) {
-	file, err := f.open(drv)
-	if err != nil {
-		return Derivation{}, err
-	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, maxDerivation))
+	text, err := f.read(drv)
 	if err != nil {
 		return Derivation{}, err
 	}
 	return parseDerivation(text)
+}
+
+// read reads the beginning of a file, up to maxFile.
+func (f Files) read(name string) ([]byte, error) {
+	file, err := f.open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(io.LimitReader(file, maxFile))
 }
 
 // open opens a regular file. A job may have replaced it: it follows no link, and does not wait for a pipe.

@@ -173,13 +173,7 @@ func (s *Store) info(path string) (Info, error) {
 	if !IsPath(path) { // the daemon would close the connection
 		return Info{}, ErrNoPath
 	}
-	if err := s.send(opQueryPathInfo); err != nil {
-		return Info{}, err
-	}
-	if err := errors.Join(wire.WriteString(s.w, path), s.w.Flush()); err != nil {
-		return Info{}, err
-	}
-	if err := s.awaitAnswer(); err != nil {
+	if err := s.ask(opQueryPathInfo, path); err != nil {
 		return Info{}, err
 	}
 	if valid, err := wire.ReadBool(s.r); err != nil {
@@ -221,6 +215,17 @@ func (s *Store) begin(numbers ...uint64) error {
 		}
 	}
 	return nil
+}
+
+// ask sends a request about a path, and waits for the answer.
+func (s *Store) ask(operation uint64, path string) error {
+	if err := s.begin(operation); err != nil {
+		return err
+	}
+	if err := errors.Join(wire.WriteString(s.w, path), s.w.Flush()); err != nil {
+		return err
+	}
+	return s.awaitAnswer()
 }
 
 // send sends the buffer, and then numbers.

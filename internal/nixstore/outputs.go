@@ -105,13 +105,7 @@ func (s *Store) outputMap(drv string) ([]string, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	if err := s.begin(opQueryDerivationOutputMap); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(wire.WriteString(s.w, drv), s.w.Flush()); err != nil {
-		return nil, err
-	}
-	if err := s.awaitAnswer(); err != nil {
+	if err := s.ask(opQueryDerivationOutputMap, drv); err != nil {
 		return nil, err
 	}
 	d := decoder{store: s}

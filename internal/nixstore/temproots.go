@@ -3,7 +3,6 @@ package nixstore
 import (
 	"bytes"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -14,20 +13,12 @@ import (
 // removes its file, at its end.
 const tempRoots = "/nix/var/nix/temproots"
 
-// maxTempRoots is how many bytes of such a file are read: enough for some 100,000 paths.
-const maxTempRoots = 16 << 20
-
 // TempRoots calls found for each store path that is a temporary root of a process of Nix. It skips files
 // that it cannot read: they may have been removed meanwhile.
 func (f Files) TempRoots(found func(storePath string)) {
 	entries, _ := os.ReadDir(f.Root + tempRoots) // there is none before the first process
 	for _, entry := range entries {
-		file, err := f.open(path.Join(tempRoots, entry.Name()))
-		if err != nil {
-			continue
-		}
-		text, _ := io.ReadAll(io.LimitReader(file, maxTempRoots))
-		file.Close()
+		text, _ := f.read(path.Join(tempRoots, entry.Name()))
 		for {
 			root, rest, ended := bytes.Cut(text, []byte{0})
 			if !ended {

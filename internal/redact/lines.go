@@ -205,7 +205,7 @@ func base64Run(text []byte) int {
 	return run
 }
 
-var isBase64 = bytesOf("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
+var isBase64 = bytesOf(alphanumeric + "+/-_=")
 
 // buildPrefix returns the prefix that Nix writes before each line of a build's log: "name> " during the build, and
 // spaces and "> " in the error after a failure. The prefix may also be indentation only.
@@ -228,7 +228,7 @@ func buildPrefix(text []byte) []byte {
 }
 
 // isName has the characters that Nix allows in the name of a store path.
-var isName = bytesOf("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-._?=")
+var isName = bytesOf(alphanumeric + "+-._?=")
 
 // bytesOf returns the set of the bytes in chars.
 func bytesOf(chars string) (set [256]bool) {

@@ -161,38 +161,18 @@ func parseDuration(text string) (time.Duration, error) {
 	return d, nil
 }
 
-func parseGrace(text string) (time.Duration, error) {
-	if text == "0" {
-		return 0, nil
-	}
-	d, err := parseDuration(text)
-	if err != nil {
-		err = fmt.Errorf("%w, nor 0", err)
-	}
-	return d, err
-}
-
-func parseDurationOrOff(text string) (time.Duration, error) {
-	if text == "off" {
-		return 0, nil
-	}
-	d, err := parseDuration(text)
-	if err != nil {
-		err = fmt.Errorf("%w, nor off", err)
-	}
-	return d, err
-}
-
-// parseAutoDuration returns 0 for auto.
-func parseAutoDuration(text string) (time.Duration, error) {
-	if text == "auto" {
-		return 0, nil
-	}
-	d, err := parseDuration(text)
-	if err != nil {
-		err = fmt.Errorf("%w, nor auto", err)
-	}
-	return d, err
+// durationOr returns a flag whose value is a time, or a word for 0.
+func durationOr(target *time.Duration, word string) *value[time.Duration] {
+	return parsed(target, duration.or(word), func(text string) (time.Duration, error) {
+		if text == word {
+			return 0, nil
+		}
+		d, err := parseDuration(text)
+		if err != nil {
+			err = fmt.Errorf("%w, nor %s", err, word)
+		}
+		return d, err
+	})
 }
 
 // parsePublicURL returns a URL without a slash at its end.
@@ -213,20 +193,17 @@ const maxJobs = 256
 // maxQueued is longer than any useful queue. Each waiting job needs a connection and a log.
 const maxQueued = 1000
 
-func parseMaxQueued(text string) (int, error) {
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 || n > maxQueued {
-		return 0, fmt.Errorf("is not a number from 0 to %d", maxQueued)
-	}
-	return n, nil
-}
+const maxUploads = 64
 
-func parseMaxJobs(text string) (int, error) {
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > maxJobs {
-		return 0, fmt.Errorf("is not a number from 1 to %d", maxJobs)
-	}
-	return n, nil
+// whole returns a flag whose value is a whole number from least to most.
+func whole(target *int, least, most int) *value[int] {
+	return parsed(target, number(int64(least), int64(most)), func(text string) (int, error) {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < least || n > most {
+			return 0, fmt.Errorf("is not a number from %d to %d", least, most)
+		}
+		return n, nil
+	})
 }
 
 func parseBytes(text string) (int64, error) {
@@ -320,8 +297,6 @@ func parseKeep(text string) (keep joblog.Keep, err error) {
 	return keep, nil
 }
 
-const maxUploads = 64
-
 // parseGitDepth returns 0 for all.
 func parseGitDepth(text string) (int, error) {
 	if text == "all" {
@@ -332,14 +307,6 @@ func parseGitDepth(text string) (int, error) {
 		return 0, errors.New("is neither all nor a number of at least 1")
 	}
 	return int(n), nil
-}
-
-func parseUploads(text string) (int, error) {
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > maxUploads {
-		return 0, fmt.Errorf("is not a number from 1 to %d", maxUploads)
-	}
-	return n, nil
 }
 
 // Sizes of parts in bytes: S3 accepts no smaller ones, and every upload keeps one in memory.

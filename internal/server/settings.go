@@ -99,9 +99,9 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"largest size of all stores together; the least recently used ones are removed first")
 	add(parsed(&s.StoreWait, duration, parseDuration), "store-wait", "5m",
 		"time that a job waits for a Nix store that another job is using; then it starts with the image's own store")
-	add(parsed(&s.MaxJobs, number(1, maxJobs), parseMaxJobs), "max-jobs", "1",
+	add(whole(&s.MaxJobs, 1, maxJobs), "max-jobs", "1",
 		"number of jobs that run at once; limits of a job in percent are divided by it")
-	add(parsed(&s.MaxQueued, number(0, maxQueued), parseMaxQueued), "max-queued", "0",
+	add(whole(&s.MaxQueued, 0, maxQueued), "max-queued", "0",
 		"number of jobs that can wait while all slots are taken; further clients get the answer that the builder is busy")
 	add(parsed(&s.JobNetwork, anyText("NAME"), parseAny), "job-network", "",
 		"the engine's network for jobs (default a bridge that the builder creates)")
@@ -123,7 +123,7 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"accept the substituters and keys that a flake sets in its nixConfig")
 	add(parsed(&s.Deadlines.Build, duration, parseDuration), "build-timeout", "6h",
 		"time after which a job is cancelled")
-	add(parsed(&s.Deadlines.Silence, duration.or("off"), parseDurationOrOff), "silence-timeout", "off",
+	add(durationOr(&s.Deadlines.Silence, "off"), "silence-timeout", "off",
 		"time without output after which a job is cancelled, or off")
 	add(parsed(&s.Instance, matching("NAME", instanceForm), parseInstance), "instance", "default",
 		"name that labels everything made on the engine; builders with the same name share their Nix stores")
@@ -135,9 +135,9 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"largest size of a job's message")
 	add(parsed(&s.ClientTimeout, duration, parseDuration), "client-timeout", "5m",
 		"time after which a client that reads nothing of its log counts as disconnected")
-	add(parsed(&s.ShutdownGrace, duration.or("0"), parseGrace), "shutdown-grace", "30s",
+	add(durationOr(&s.ShutdownGrace, "0"), "shutdown-grace", "30s",
 		"time that running jobs may continue after the server is asked to stop; shorter if the server would be killed earlier")
-	add(parsed(&s.StopTimeout, duration.or("auto"), parseAutoDuration), "stop-timeout", "auto",
+	add(durationOr(&s.StopTimeout, "auto"), "stop-timeout", "auto",
 		"time between the request to stop and the kill; auto asks the engine for the stop time-out of the server's container")
 	add(parsed(&s.Drain, yesNo, parseYesNo), "drain", "no",
 		"when the server is asked to stop, also run the jobs that wait for a slot, within the time of --shutdown-grace")
@@ -161,7 +161,7 @@ func (s *Settings) Register(flags *pflag.FlagSet) {
 		"time limit for fetching the whole source")
 	add(parsed(&s.GitDepth, number(1, math.MaxInt32).or("all"), parseGitDepth), "git-depth", "all",
 		"number of commits of a repository's history that a job fetches, or all; with fewer, results can differ (self.revCount)")
-	add(parsed(&s.PushUploads, number(1, maxUploads), parseUploads), "push-uploads", "8",
+	add(whole(&s.PushUploads, 1, maxUploads), "push-uploads", "8",
 		"number of paths that a job pushes to its cache at once")
 	add(parsed(&s.PushPartSize, size, parsePartSize), "push-part-bytes", "8MiB",
 		"size of the parts that paths are uploaded in; a job needs (uploads + 4) × size of memory for them")

@@ -44,7 +44,7 @@ func TestUpgrade(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		newest, err := records.Newest(10)
+		newest, err := records.Find("", 10, func(history.Record) bool { return true })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -150,7 +150,7 @@ func TestUnusedFolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unused.Close()
-	if left, err := unused.Newest(10); len(left) != 1 {
+	if left, err := unused.Find("", 10, func(history.Record) bool { return true }); len(left) != 1 {
 		t.Errorf("%d records are left there, want 1 (%v)", len(left), err)
 	}
 }

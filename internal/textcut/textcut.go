@@ -11,6 +11,14 @@ func At[T string | []byte](text T, n int) int {
 	return n
 }
 
+// Short returns at most n bytes of a text, and then "…" if the text is longer.
+func Short(text string, n int) string {
+	if len(text) <= n {
+		return text
+	}
+	return text[:At(text, n)] + "…"
+}
+
 // Whole returns the length in bytes of a text without an incomplete character at its end.
 func Whole[T string | []byte](text T) int {
 	for i := len(text) - 1; i >= 0 && len(text)-i < utf8.UTFMax; i-- {

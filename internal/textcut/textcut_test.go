@@ -23,6 +23,14 @@ func TestAt(t *testing.T) {
 	}
 }
 
+func TestShort(t *testing.T) {
+	for text, want := range map[string]string{"": "", "abc": "abc", "abcd": "abc…", "ab€": "ab…", "a€": "a…"} {
+		if got := Short(text, 3); got != want {
+			t.Errorf("Short(%q, 3) = %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestWhole(t *testing.T) {
 	for text, want := range map[string]int{
 		"":                  0,

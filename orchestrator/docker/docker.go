@@ -207,7 +207,7 @@ func (d *Engine) Ready(ctx context.Context) error {
 		return nil
 	}
 	_, err := d.network.ensure(ctx, nameLock{}) // needs no lock: it does not create a network that is set
-	return callFailure("provide the jobs' network", err)
+	return callFailure(callNetwork, err)
 }
 
 // Image implements engine.Engine.
@@ -262,8 +262,8 @@ const (
 )
 
 // Calls are the values of engine.Failure.Call: the calls of the engine that can fail.
-var Calls = []string{callPing, callPull, callStore, "attach to the container", "describe its machine", "list containers", "list volumes",
-	"look for the job image", "make the container", "pass on the container's output", "provide the jobs' network", "remove a volume",
+var Calls = []string{callPing, callPull, callNetwork, callStore, "attach to the container", "describe its machine", "list containers", "list volumes",
+	"look for the job image", "make the container", "pass on the container's output", "remove a volume",
 	"remove the container", "start the container", "stop the container", "take the builder's program", "wait for the container"}
 
 // callFailure turns an error of the engine into an engine.Failure with sentences for the client. It returns nil and an

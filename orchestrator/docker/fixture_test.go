@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -22,6 +21,7 @@ import (
 
 	"iglu.sh/builder/images"
 	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/test/kit/await"
 	"iglu.sh/builder/test/kit/fakeengine"
 )
 
@@ -41,7 +41,7 @@ type fixture struct {
 	*Engine
 	fake   *fakeengine.Engine
 	podman bool // it has Podman's words
-	log    *logBuffer
+	log    *await.Log
 	sent   *requestLog
 }
 
@@ -64,7 +64,7 @@ func both(t *testing.T, change func(*Options), test func(t *testing.T, f *fixtur
 
 func newFixture(t *testing.T, recording string, change func(*Options)) *fixture {
 	t.Helper()
-	f := &fixture{fake: fakeengine.Start(t, recording), podman: recording == fakeengine.Podman, log: new(logBuffer), sent: new(requestLog)}
+	f := &fixture{fake: fakeengine.Start(t, recording), podman: recording == fakeengine.Podman, log: new(await.Log), sent: new(requestLog)}
 	options := Options{
 		Host: "unix:///run/docker.sock", Instance: "test", Image: fakeengine.ImageRef, Pull: images.PullMissing,
 		Program: programFile(t, programText), Sandbox: SandboxAuto, Dial: f.dial,
@@ -101,24 +101,6 @@ func programFile(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	return name
-}
-
-// A logBuffer is a log for several goroutines.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 func withoutTime(_ []string, a slog.Attr) slog.Attr {

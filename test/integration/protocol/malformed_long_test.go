@@ -3,12 +3,7 @@
 package protocol
 
 import (
-	"encoding/json"
 	"fmt"
-	"math/rand/v2"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -16,46 +11,8 @@ import (
 
 	"iglu.sh/builder/internal/server"
 	"iglu.sh/builder/test/kit/fixture"
+	"iglu.sh/builder/test/kit/malformed"
 )
-
-// fuzzCorpus returns the stored corpus of the fuzz test of requests, and some normal jobs.
-func fuzzCorpus(t *testing.T) (corpus [][]byte) {
-	t.Helper()
-	names, err := filepath.Glob(fixture.RepoPath("schemas/testdata/fuzz/FuzzParseRequest/*"))
-	if err != nil || len(names) == 0 {
-		t.Fatalf("no corpus: %v", err)
-	}
-	for _, name := range names {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, value, _ := strings.Cut(string(text), "[]byte(")
-		input, err := strconv.Unquote(strings.TrimSuffix(strings.TrimSpace(value), ")"))
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		corpus = append(corpus, []byte(input))
-	}
-	return append(corpus, []byte(fixture.JSONOf(t, fixture.Command("no-such-program"))))
-}
-
-// malformed returns an input with some bytes changed, so that it is not valid JSON.
-func malformed(random *rand.Rand, input []byte) []byte {
-	for {
-		changed := append([]byte(nil), input...)
-		for range 1 + random.IntN(4) {
-			if n := len(changed); n > 0 {
-				changed[random.IntN(n)] = byte(random.IntN(256))
-			} else {
-				changed = append(changed, byte(random.IntN(256)))
-			}
-		}
-		if !json.Valid(changed) {
-			return changed
-		}
-	}
-}
 
 // TestMalformedMessages sends 10,000 malformed first messages while a job of another server runs. Each is refused,
 // and both servers keep working.
@@ -68,10 +25,10 @@ func TestMalformedMessages(t *testing.T) {
 
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	fixture.WantFree(t, s)
-	corpus, random := fuzzCorpus(t), rand.New(rand.NewPCG(5, 10_000))
+	next := malformed.Messages(t, fixture.RepoPath("."), fixture.JSONOf(t, fixture.Command("no-such-program")))
 	before := fixture.CountAll(t, s)
 	for n := range messages {
-		message := malformed(random, corpus[n%len(corpus)])
+		message := next()
 		c := fixture.Connect(t, s)
 		if err := c.Conn.WriteMessage(websocket.TextMessage, message); err != nil {
 			t.Fatal(err)

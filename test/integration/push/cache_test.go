@@ -24,7 +24,7 @@ import (
 // TestNixReadsTheCache pushes paths with references and with every kind of file. Nix in a container fetches them with
 // required signatures, and verifies them.
 func TestNixReadsTheCache(t *testing.T) {
-	url := fixture.StartCache(t, t.TempDir())
+	cache := fixture.EmptyCache(t)
 	_, private, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -33,12 +33,12 @@ func TestNixReadsTheCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := cachix.New(url, fixture.APIKey, cachix.Options{PartSize: 5 << 20})
+	client, err := cachix.New(cache.URL, fixture.APIKey, cachix.Options{PartSize: 5 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	if err := client.Register(t.Context(), key); err != nil {
+	if err := cache.AddKey("default", key.Public()); err != nil {
 		t.Fatal(err)
 	}
 	folder := everyKindOfFile(t)
@@ -58,7 +58,7 @@ func TestNixReadsTheCache(t *testing.T) {
 		paths = append(paths, p)
 	}
 	last := paths[len(paths)-1]
-	got, err := nixGets(t, url, "default:"+key.Public(), last)
+	got, err := nixGets(t, cache.URL, "default:"+key.Public(), last)
 	if err != nil {
 		t.Fatalf("%v: %s", err, got)
 	}
@@ -69,7 +69,7 @@ func TestNixReadsTheCache(t *testing.T) {
 	}
 	_, private, _ = ed25519.GenerateKey(nil)
 	other := base64.StdEncoding.EncodeToString(private[32:])
-	if got, err := nixGets(t, url, "default:"+other, last); err == nil || !strings.Contains(got, "not signed by any of the keys") {
+	if got, err := nixGets(t, cache.URL, "default:"+other, last); err == nil || !strings.Contains(got, "not signed by any of the keys") {
 		t.Errorf("with another key trusted: %v: %s", err, got)
 	}
 }

@@ -113,26 +113,26 @@ func foreignKey(t *testing.T, e *fixture.Engine) {
 // falseCache serves a cache in which a path is a file with the text "false", and returns its URL and its key.
 func falseCache(t *testing.T, path string) (url, key string) {
 	t.Helper()
-	url = fixture.StartCache(t, t.TempDir())
+	cache := fixture.EmptyCache(t)
 	private := ed25519.NewKeyFromSeed([]byte("the key of a cache that is false"))
 	signing, err := cachix.ParseSigningKey(base64.StdEncoding.EncodeToString(private))
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := cachix.New(url, fixture.APIKey, cachix.Options{})
+	client, err := cachix.New(cache.URL, fixture.APIKey, cachix.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer client.Close()
 	file := filepath.Join(t.TempDir(), "output")
-	if err := errors.Join(client.Register(t.Context(), signing), os.WriteFile(file, []byte("false\n"), 0o644)); err != nil {
+	if err := errors.Join(cache.AddKey("default", signing.Public()), os.WriteFile(file, []byte("false\n"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	p := pathOf(t, file, path)
 	if _, err := client.Push(t.Context(), p, func(w io.Writer) error { return nar.Dump(w, file) }, signing); err != nil {
 		t.Fatal(err)
 	}
-	return url, "default:" + signing.Public()
+	return cache.URL, "default:" + signing.Public()
 }
 
 // pathOf returns the metadata of a store path with the content of a file.

@@ -27,7 +27,7 @@ func Receive[T any](t testing.TB, from <-chan T, what string) (got T) {
 	return got
 }
 
-// A Log collects the output of a program. A test can wait for text in it.
+// A Log collects the output of a program, or of several goroutines. A test can wait for text in it.
 type Log struct {
 	mu   sync.Mutex
 	buf  bytes.Buffer
@@ -45,8 +45,9 @@ func (l *Log) Write(p []byte) (int, error) {
 }
 
 func (l *Log) String() string {
-	text, _ := l.now()
-	return text
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }
 
 // now returns the log so far, and a channel that the next write closes.

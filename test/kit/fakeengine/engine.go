@@ -45,7 +45,6 @@ type Engine struct {
 	down       error // the error of new connections; nil if they are accepted
 	conns      []*conn
 	broken     []*breakage
-	released   chan struct{}
 	containers []*container
 	volumes    map[string]*volume
 	networks   []*network
@@ -88,7 +87,7 @@ func Start(t testing.TB, recording string) *Engine {
 	}
 	e := &Engine{
 		Run: func(*Process) int { return 0 }, Arch: runtime.GOARCH,
-		test: t, answers: recorded, accept: make(chan *conn), closed: make(chan struct{}), released: make(chan struct{}), volumes: make(map[string]*volume),
+		test: t, answers: recorded, accept: make(chan *conn), closed: make(chan struct{}), volumes: make(map[string]*volume),
 	}
 	server := &http.Server{Handler: e, ErrorLog: log.New(io.Discard, "", 0)}
 	served := make(chan error, 1)

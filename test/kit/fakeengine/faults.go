@@ -17,7 +17,7 @@ type Fault string
 // nothing.
 const (
 	Slow    Fault = "slow"    // answered after slowness
-	Stall   Fault = "stall"   // not answered until Release
+	Stall   Fault = "stall"   // not answered
 	Gone    Fault = "gone"    // the engine and its containers are killed; no connection is accepted until Return
 	Reset   Fault = "reset"   // the connection is reset, and nothing is done
 	Lost    Fault = "lost"    // done, but the connection is reset before the answer
@@ -102,10 +102,7 @@ func (e *Engine) spoil(fault Fault, w http.ResponseWriter, r *http.Request, a fu
 		time.Sleep(slowness)
 		a().send(w, r)
 	case Stall:
-		select {
-		case <-e.released:
-		case <-e.closed:
-		}
+		<-e.closed
 	case Gone:
 		time.Sleep(time.Nanosecond) // in a bubble of synctest: until nothing else is under way, such as the last output
 		e.die()
@@ -166,9 +163,6 @@ func (e *Engine) Return() {
 		e.hangs = nil
 	}
 }
-
-// Release ends every stall. The calls are not answered.
-func (e *Engine) Release() { close(e.released) }
 
 func hijacked(w http.ResponseWriter) *conn {
 	c, _, err := w.(http.Hijacker).Hijack()

@@ -32,13 +32,6 @@ func (p *Process) Getenv(name string) string {
 	return ""
 }
 
-// Leave writes a file that stays in the container.
-func (p *Process) Leave(name, text string) {
-	p.engine.mu.Lock()
-	defer p.engine.mu.Unlock()
-	p.container.files[name] = []byte(text)
-}
-
 // RunOutOfMemory makes the engine report that the container ran out of memory.
 func (p *Process) RunOutOfMemory() {
 	p.engine.mu.Lock()

@@ -16,15 +16,15 @@ import (
 // A Network connects clients and servers. The zero Network has no hosts.
 type Network struct {
 	mu    sync.Mutex
-	hosts map[string]*listener // by address; nil if nothing listens any more
+	hosts map[string]*Listener // by address; nil if nothing listens any more
 }
 
 // Serve serves a handler at an address, HOST:PORT. Call kill to break all connections and refuse new ones.
 func (n *Network) Serve(address string, handler http.Handler) (kill func()) {
-	l := &listener{address: address, conns: make(chan net.Conn), closed: make(chan struct{})}
+	l := Listen(address)
 	n.mu.Lock()
 	if n.hosts == nil {
-		n.hosts = make(map[string]*listener)
+		n.hosts = make(map[string]*Listener)
 	}
 	n.hosts[address] = l
 	n.mu.Unlock()
@@ -54,7 +54,7 @@ func (n *Network) Forget(address string) {
 func (n *Network) Stall(address string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.hosts[address] = &listener{address: address, conns: make(chan net.Conn), closed: make(chan struct{})}
+	n.hosts[address] = Listen(address)
 }
 
 // Dial connects to the server at an address. If there was never one, the error says that the host does not
@@ -72,25 +72,42 @@ func (n *Network) Dial(ctx context.Context, network, address string) (net.Conn, 
 		return nil, refused
 	}
 	client, server := net.Pipe()
-	select {
-	case l.conns <- server:
+	switch err := l.Connect(ctx, server); err {
+	case nil:
 		return client, nil
-	case <-l.closed:
+	case syscall.ECONNREFUSED:
 		return nil, refused
-	case <-ctx.Done():
-		return nil, fmt.Errorf("dial %s: %w", address, ctx.Err())
+	default:
+		return nil, fmt.Errorf("dial %s: %w", address, err)
 	}
 }
 
-// A listener accepts the server's ends of connections.
-type listener struct {
-	address string
+// A Listener accepts the server's ends of connections.
+type Listener struct {
+	address addr
 	conns   chan net.Conn
 	closed  chan struct{}
 	once    sync.Once
 }
 
-func (l *listener) Accept() (net.Conn, error) {
+// Listen returns a listener that no [Network] knows.
+func Listen(address string) *Listener {
+	return &Listener{address: addr(address), conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+// Connect waits until the listener accepts the server's end of a connection.
+func (l *Listener) Connect(ctx context.Context, server net.Conn) error {
+	select {
+	case l.conns <- server:
+		return nil
+	case <-l.closed:
+		return syscall.ECONNREFUSED
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (l *Listener) Accept() (net.Conn, error) {
 	select {
 	case conn := <-l.conns:
 		return conn, nil
@@ -99,12 +116,12 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-func (l *listener) Close() error {
+func (l *Listener) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	return nil
 }
 
-func (l *listener) Addr() net.Addr { return addr(l.address) }
+func (l *Listener) Addr() net.Addr { return l.address }
 
 type addr string
 
