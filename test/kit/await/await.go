@@ -17,12 +17,18 @@ const limit = 2 * time.Minute
 // what, a description of the event.
 func Receive[T any](t testing.TB, from <-chan T, what string) (got T) {
 	t.Helper()
-	deadline := time.NewTimer(limit)
+	return ReceiveWithin(t, limit, from, what)
+}
+
+// ReceiveWithin is Receive with another time.
+func ReceiveWithin[T any](t testing.TB, timeout time.Duration, from <-chan T, what string) (got T) {
+	t.Helper()
+	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
 	select {
 	case got = <-from:
 	case <-deadline.C:
-		t.Fatalf("did not happen within %s: %s", limit, what)
+		t.Fatalf("did not happen within %s: %s", timeout, what)
 	}
 	return got
 }
