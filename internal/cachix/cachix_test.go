@@ -292,6 +292,20 @@ func TestMissingInChunks(t *testing.T) {
 	}
 }
 
+// A closure of 10,000 paths can be pushed to each kind of cache. Iglu Cache accepts only 100 KiB in a request.
+func TestMissingOfLargeClosure(t *testing.T) {
+	inEachKind(t, func(t *testing.T, b *bubble) {
+		var hashes []string
+		for i := range 10_000 {
+			hashes = append(hashes, Path{StorePath: storePathOf(fmt.Sprint(i))}.Hash())
+		}
+		missing, err := b.Missing(t.Context(), hashes)
+		if err != nil || !slices.Equal(missing, hashes) {
+			t.Errorf("%d are missing, want %d; error %v", len(missing), len(hashes), recorder.keep(err))
+		}
+	})
+}
+
 func TestMissingAnswers(t *testing.T) {
 	w := newFixture(t, quick())
 	for _, answer := range []string{"OK", "", "null", "{}", `["` + strings.Repeat("0", 32) + `"]`, `[1]`} {

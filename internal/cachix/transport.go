@@ -120,9 +120,9 @@ func (t *transport) authorize(request *http.Request) {
 	}
 }
 
-// maxAnswer is how many bytes of an answer are read. The longest answer is the list of the hashes that a cache
-// lacks, with 35 bytes for each.
-const maxAnswer = 2 * maxHashes * (hashLen + 3)
+// maxAnswer is how many bytes of an answer are read. The longest answers are narinfos: a path can have thousands of
+// references, with up to 245 bytes for each.
+const maxAnswer = 2 << 20
 
 // exchange sends a request and reads the answer, with any status.
 func (t *transport) exchange(request *http.Request) (*http.Response, []byte, error) {
