@@ -1,10 +1,13 @@
 package cachix
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"slices"
 	"strings"
@@ -434,6 +437,91 @@ func TestLostUpload(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// slowly is a fault: the cache takes a while for each request.
+func slowly(took time.Duration) devcache.Fault {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(took)
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+// joining is a fault for the completion of an upload: the cache takes a while, a proxy before it waits for only a minute,
+// and the cache has already moved the parts when it is asked again.
+func (b *bubble) joining(took time.Duration, status int) devcache.Fault {
+	return func(next http.Handler) http.Handler {
+		var asked atomic.Bool
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if asked.Swap(true) {
+				http.Error(w, `{"error":"Part file does not exist"}`, http.StatusBadRequest)
+				return
+			}
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				b.t.Error(err)
+			}
+			kept := r.Clone(context.WithoutCancel(r.Context()))
+			kept.Body = io.NopCloser(bytes.NewReader(body))
+			b.restart.Go(func() {
+				time.Sleep(took)
+				next.ServeHTTP(httptest.NewRecorder(), kept)
+			})
+			time.Sleep(time.Minute)
+			w.WriteHeader(status)
+		})
+	}
+}
+
+// A cache needs minutes to put a large archive together. The archive is uploaded once, and the upload completed, with and
+// without a proxy that does not wait for so long.
+func TestSlowCompletion(t *testing.T) {
+	const took = 100 * time.Second
+	for name, fault := range map[string]func(b *bubble) devcache.Fault{
+		"slow":        func(*bubble) devcache.Fault { return slowly(took) },
+		"nginx":       func(b *bubble) devcache.Fault { return b.joining(took, 504) },
+		"Cloudflare":  func(b *bubble) devcache.Fault { return b.joining(took, 524) },
+		"not so slow": func(*bubble) devcache.Fault { return slowly(20 * time.Second) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inEachKind(t, func(t *testing.T, b *bubble) {
+				b.uploader.joinRate = 1000
+				var begun atomic.Int64
+				b.cache.Misbehave(devcache.On("POST", aboutEnd, fault(b)), devcache.On("POST", aboutBegin, counting(&begun)))
+				s := large(t) // for which it may take 143 s
+				if _, err := b.push(t.Context(), s); err != nil || begun.Load() != 1 {
+					t.Errorf("error %v, after %d uploads", err, begun.Load())
+				}
+				if waited := time.Since(b.begun); waited > took+maxPause {
+					t.Errorf("took %v", waited)
+				}
+			})
+		})
+	}
+}
+
+// A cache that has not put the archive together after the time that it may take is not waited for any more.
+func TestCompletionThatNeverEnds(t *testing.T) {
+	for name, want := range map[string]error{"proxy": Refused, "cache": TimedOut} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, devcache.Standalone, Options{}, func(t *testing.T, b *bubble) {
+				b.uploader.joinRate = 1000
+				fault := devcache.Hang()
+				if name == "proxy" {
+					fault = b.joining(time.Hour, 504)
+				}
+				b.cache.Misbehave(devcache.On("POST", aboutEnd, fault))
+				if _, err := b.push(t.Context(), large(t)); !errors.Is(err, want) {
+					t.Errorf("error %v, want %v", err, want)
+				}
+				if took := time.Since(b.begun); took > 5*time.Minute { // 143 s and RetryFor
+					t.Errorf("took %v", took)
+				}
+			})
+		})
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // A transport makes single attempts at calls to a cache. Its errors contain no secrets.
@@ -66,6 +67,8 @@ type call struct {
 	body   any  // sent as JSON; nil: no body
 	answer any  // the answer's JSON is decoded into it; nil: the answer has none
 	lookUp bool // it asks for the cache's properties
+
+	extra time.Duration // the time that an attempt may take in addition to Options.CallTimeout
 }
 
 // lookUp returns the call that asks for the cache's properties.
@@ -82,7 +85,7 @@ func (t *transport) once(ctx context.Context, call call) error {
 			return fmt.Errorf("%s: %w", call.doing, err)
 		}
 	}
-	attempt, cancel := context.WithTimeout(ctx, t.options.CallTimeout)
+	attempt, cancel := context.WithTimeout(ctx, t.options.CallTimeout+call.extra)
 	defer cancel()
 	request, err := http.NewRequestWithContext(attempt, call.method, call.url, bytes.NewReader(body))
 	if err != nil {
