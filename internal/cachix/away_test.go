@@ -283,6 +283,8 @@ func TestAwayWithAnAnswer(t *testing.T) {
 		"503":             devcache.Answer(503, ""),
 		"503, much later": devcache.Answer(503, "", "Retry-After", "3600"),
 		"504":             devcache.Answer(504, ""),
+		"Cloudflare":      devcache.Answer(521, "error code: 521"),
+		"no tunnel":       devcache.Answer(530, "error code: 1033"),
 		"404":             devcache.Answer(404, "404 page not found"),
 		"breaks off":      devcache.BreakOff(0),
 	} {

@@ -58,8 +58,8 @@ type Options struct {
 	// up to 5 s.
 	Backoff time.Duration
 	// RetryFor is how long calls to a server that is down are repeated, 90 s by default. A server is down
-	// if it accepts no connections or closes them, or answers 502, 503 or 504, or answers 404 to a call
-	// that succeeded before. The time begins with the outage, or with Renew.
+	// if it accepts no connections or closes them, or a proxy answers for it (502, 503, 504, and those of
+	// Cloudflare), or it answers 404 to a call that succeeded before. The time begins with the outage, or with Renew.
 	RetryFor time.Duration
 	// Notice, unless nil, is called with a line when calls begin to fail and are repeated, and when a
 	// server is up again. It must not call the client.
