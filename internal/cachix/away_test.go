@@ -542,7 +542,7 @@ func TestRefusedIsNotLost(t *testing.T) {
 func TestAbortWithoutAnswer(t *testing.T) {
 	inEachKind(t, func(t *testing.T, b *bubble) {
 		var aborted atomic.Int64
-		b.cache.Misbehave(devcache.On("PUT", partsSent(b.kind), devcache.Answer(400, "")),
+		b.cache.Misbehave(devcache.On("PUT", partsSent(b.kind), devcache.Answer(413, "")),
 			devcache.On("POST", aboutAbort, devcache.Hang()), devcache.On("POST", aboutAbort, counting(&aborted)))
 		for range 20 {
 			if _, err := b.push(t.Context(), small(t)); !errors.Is(err, Refused) {

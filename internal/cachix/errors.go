@@ -107,6 +107,8 @@ func (t *transport) answered(doing string, response *http.Response, body []byte)
 		failure.Kind = KeyRefused
 	case status == http.StatusTooManyRequests:
 		failure.Kind, failure.again = Busy, true
+	case status == http.StatusRequestTimeout: // the request did not arrive in time
+		failure.again = true
 	case isFromProxy(status):
 		failure.Kind, failure.again, failure.away = Failing, true, true
 	case status >= 500:

@@ -62,6 +62,7 @@ func TestPushFaults(t *testing.T) {
 		{"403", devcache.Answer(403, "not you"), KeyRefused},
 		{"404", devcache.Answer(404, "what"), Refused},
 		{"302", devcache.Answer(302, "", "Location", "https://elsewhere.example.com/?"+token), NotCachix},
+		{"408 once", once(devcache.Answer(408, "")), nil},
 		{"429 once", once(devcache.Answer(429, "", "Retry-After", "0")), nil},
 		{"429 always", devcache.Answer(429, "later"), Busy},
 		{"500 once", once(devcache.Answer(500, "oh")), nil},
@@ -128,6 +129,26 @@ func TestNotCachix(t *testing.T) {
 		"no ETag of the second":   devcache.On("PUT", sentPart2, devcache.WithoutHeader("ETag")),
 	} {
 		t.Run(name, func(t *testing.T) { testPushFault(t, fault, NotCachix) })
+	}
+}
+
+// A part is sent to another address if one is not accepted, because it has expired or the part did not arrive as it was
+// sent.
+func TestAddressThatIsNotAccepted(t *testing.T) {
+	for name, fault := range map[string]devcache.Fault{
+		"expired":    devcache.Answer(403, "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"),
+		"too slow":   devcache.Answer(400, "<Error><Code>RequestTimeout</Code></Error>"),
+		"wrong MD5":  devcache.Answer(400, `{"error":"The upload got corrupted, try again (Md5 Hash mismatch)"}`),
+		"no session": devcache.Answer(401, ""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newFixture(t, quick())
+			var addresses atomic.Int64
+			w.cache.Misbehave(devcache.On("PUT", sentPart2, once(fault)), devcache.On("POST", aboutPart, counting(&addresses)))
+			if _, err := w.push(t.Context(), large(t)); err != nil || addresses.Load() != 4 {
+				t.Errorf("error %v, with %d addresses for 3 parts", err, addresses.Load())
+			}
+		})
 	}
 }
 
@@ -327,7 +348,7 @@ func TestAbortsAreBounded(t *testing.T) {
 			next.ServeHTTP(rw, r)
 		})
 	}
-	w.cache.Misbehave(devcache.On("PUT", sentPart, devcache.Answer(400, "")),
+	w.cache.Misbehave(devcache.On("PUT", sentPart, devcache.Answer(413, "")),
 		devcache.On("POST", aboutAbort, devcache.Hang()), devcache.On("POST", aboutAbort, counting))
 	for range pushes {
 		if _, err := w.push(t.Context(), small(t)); !errors.Is(err, Refused) {

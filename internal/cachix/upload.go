@@ -257,6 +257,7 @@ func (u *upload) put(doing, address, contentMD5 string, content []byte) (eTag st
 		if failure.Kind == KeyRefused {
 			failure.Kind = Refused // it was not asked with the API key
 		}
+		failure.again = failure.again || mayPass(response.StatusCode)
 		return "", failure
 	}
 	t.hosts.answered(request.URL.Host)
@@ -264,4 +265,15 @@ func (u *upload) put(doing, address, contentMD5 string, content []byte) (eTag st
 		return "", notCachix("it does not confirm a part with an ETag")
 	}
 	return eTag, nil
+}
+
+// mayPass reports whether a part that was refused with a status may be accepted at the next address. S3 and others like it
+// answer 403 if the address has expired, and 400 if they did not get the part in time or as its MD5 says; Iglu Cache
+// answers 400 to that as well.
+func mayPass(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
+		return true
+	}
+	return false
 }
