@@ -369,7 +369,6 @@ func TestFiveAttempts(t *testing.T) {
 	}{
 		"500":        {devcache.Answer(500, "oh"), Failing},
 		"501":        {devcache.Answer(501, "oh"), Failing},
-		"429":        {devcache.Answer(429, ""), Busy},
 		"breaks off": {devcache.BreakOff(10), Unreachable},
 		"503":        {devcache.Answer(503, ""), Failing},
 	} {
@@ -394,6 +393,31 @@ func TestFiveAttempts(t *testing.T) {
 				}
 				if strings.HasPrefix(name, "50") && name != "503" && len(b.notices) != 1 {
 					t.Errorf("notices: %q", b.notices)
+				}
+			})
+		})
+	}
+}
+
+// A cache that allows a number of calls per minute may answer 429 without Retry-After, as nginx does. The client comes
+// back for as long as it does to a cache that is down.
+func TestBusy(t *testing.T) {
+	for name, test := range map[string]struct {
+		busy  time.Duration
+		want  error
+		least time.Duration
+	}{
+		"for a minute": {time.Minute, nil, time.Minute},
+		"for good":     {time.Hour, Busy, 90 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inEachKind(t, func(t *testing.T, b *bubble) {
+				b.cache.Misbehave(devcache.On("PUT", partsSent(b.kind), until(test.busy, devcache.Answer(429, ""))))
+				if _, err := b.push(t.Context(), small(t)); !errors.Is(err, test.want) {
+					t.Errorf("error %v, want %v", err, test.want)
+				}
+				if took := time.Since(b.begun); took < test.least || took > test.least+maxPause {
+					t.Errorf("took %s", took)
 				}
 			})
 		})

@@ -52,7 +52,7 @@ type Options struct {
 	AbortTimeout time.Duration
 	// Attempts is how often a call is tried if another attempt may succeed and the server answers other
 	// calls, 5 by default. With the default Backoff, all attempts take at most 7 s, if the server answers
-	// immediately and does not ask for a longer pause.
+	// immediately and does not ask for a longer pause. After 429, a call is tried until RetryFor has passed.
 	Attempts int
 	// Backoff is the pause before the second attempt, 500 ms by default. It doubles with each attempt,
 	// up to 5 s.
