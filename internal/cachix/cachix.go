@@ -214,7 +214,7 @@ func (cache Cache) NamedKeys() []string {
 	var keys []string
 	for _, text := range cache.PublicKeys {
 		if key, ok := publicKey(text); ok {
-			name, _, named := strings.Cut(text, ":")
+			name, _, named := strings.Cut(strings.TrimSpace(text), ":")
 			if !named {
 				name = cache.Name
 			}

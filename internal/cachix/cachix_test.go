@@ -263,8 +263,11 @@ func TestPrivateOfIglu(t *testing.T) {
 // A key without a name gets the cache's name.
 func TestNamedKeys(t *testing.T) {
 	key := newKey(t).Public()
-	cache := Cache{Name: "default", PublicKeys: []string{"<empty>", key, "other-1:" + key, "none:x"}}
-	if diff := cmp.Diff([]string{"default:" + key, "other-1:" + key}, cache.NamedKeys()); diff != "" {
+	cache := Cache{Name: "default", PublicKeys: []string{"<empty>", key, "other-1:" + key, "none:x", " " + key + "\n", "\tfile-1:" + key + "\r\n"}}
+	if diff := cmp.Diff([]string{"default:" + key, "other-1:" + key, "default:" + key, "file-1:" + key}, cache.NamedKeys()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{key, key, key, key}, cache.Keys()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
