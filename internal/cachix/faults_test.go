@@ -382,6 +382,7 @@ func TestVerifyFindsWhatDiffers(t *testing.T) {
 		{"FileSize", "1", "FileSize"},
 		{"References", strings.TrimPrefix(storePathOf("lib-1"), StoreDir), "References"},
 		{"References", " ", "References"},
+		{"References", "", "References"},
 		{"Sig", "default:null", "signatures"}, // that of Iglu Cache where nobody has signed
 		{"Sig", "default:" + newKey(t).Sign(s.Fingerprint()), "signatures"},
 		{"Sig", "default:" + w.key.Sign("something else"), "signatures"},
@@ -416,5 +417,26 @@ func TestVerifyFindsWhatDiffers(t *testing.T) {
 	w.cache.Misbehave(devcache.On("GET", narInfoGet, once(devcache.Answer(500, ""))))
 	if err := recorder.keep(w.Verify(t.Context(), s.Path, Pushed{}, nil)); err != nil {
 		t.Error(err)
+	}
+}
+
+// Fields that Nix does not need may be missing: those of the file, and the references if there are none.
+func TestShortNarInfo(t *testing.T) {
+	w := newFixture(t, quick())
+	s := small(t)
+	pushed, err := w.push(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var faults []devcache.Fault
+	for _, field := range []string{"FileHash", "FileSize", "References", "Deriver"} {
+		faults = append(faults, devcache.On("GET", narInfoGet, devcache.ReplaceField(field, "")))
+	}
+	w.cache.Misbehave(faults...)
+	if err := recorder.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
+		t.Error(err)
+	}
+	if has, err := w.Has(t.Context(), s.Path, w.key.Public()); err != nil || !has {
+		t.Errorf("has %t, error %v", has, recorder.keep(err))
 	}
 }
