@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -333,6 +334,54 @@ func TestUploadOnAnotherHost(t *testing.T) {
 		t.Errorf("%d parts came there, want 3; %d with the API key, want none", parts.Load(), keys.Load())
 	}
 	w.Close() // its connections, before those of the store
+}
+
+// A part is sent to where its address has moved, with the same query and without the API key: CACHE_ROOT_DOMAIN of Iglu
+// Cache begins with http://, for example, and a proxy redirects to https://.
+func TestAddressThatHasMoved(t *testing.T) {
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			w := newFixture(t, quick())
+			moving := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				http.Redirect(rw, r, w.url+r.URL.RequestURI(), status)
+			}))
+			defer moving.Close()
+			w.cache.Misbehave(devcache.On("POST", aboutPart, devcache.Replace(w.url+"/", moving.URL+"/")))
+			var want error
+			if status == 302 || status == 303 { // PUT becomes GET
+				want = NotCachix
+			}
+			if _, err := w.push(t.Context(), large(t)); !errors.Is(err, want) {
+				t.Errorf("error %v, want %v", err, want)
+			}
+			w.Close() // its connections, before those of the server
+		})
+	}
+}
+
+// A part goes neither in circles nor, if its address is one of https, to one of http.
+func TestMoved(t *testing.T) {
+	for _, test := range []struct{ from, to, want string }{
+		{"http://a/x?k=+/=", "https://a/x?k=+/=", "https://a/x?k=+/="},
+		{"http://a/x", "/y", "http://a/y"},
+		{"https://a/x", "https://b/y", "https://b/y"},
+		{"https://a/x", "http://a/x", ""},
+		{"http://a/x", "ftp://a/x", ""},
+		{"http://a/x", "", ""},
+	} {
+		response := &http.Response{StatusCode: 308, Header: http.Header{}, Request: httptest.NewRequest("PUT", test.from, nil)}
+		if test.to != "" {
+			response.Header.Set("Location", test.to)
+		}
+		if got := moved(response); got != test.want {
+			t.Errorf("from %s to %s: %s, want %s", test.from, test.to, got, test.want)
+		}
+	}
+	w := newFixture(t, quick())
+	w.cache.Misbehave(devcache.On("PUT", sentPart, devcache.Answer(308, "", "Location", "/upload/a/b/1?"+token)))
+	if _, err := w.push(t.Context(), small(t)); !errors.Is(err, NotCachix) {
+		t.Errorf("error %v, want %v", err, NotCachix)
+	}
 }
 
 // Many pushes fail at a cache that answers no abort. No more than options.Uploads aborts run at once.
