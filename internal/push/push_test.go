@@ -6,9 +6,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"iglu.sh/builder/internal/cachix"
 	"iglu.sh/builder/internal/nixstore"
@@ -58,6 +60,31 @@ func TestListThatWorks(t *testing.T) {
 			if n := shown.Load(); n != 1 {
 				t.Errorf("%s: %d narinfos were asked for by a job whose list leaves paths out, want 1", kind, n)
 			}
+		})
+	}
+}
+
+// A cache that is full removes a path that it had when the build began. The path is pushed again at the end.
+func TestRemovedDuringTheBuild(t *testing.T) {
+	for _, kind := range []devcache.Kind{devcache.Strict, devcache.Standalone} {
+		inBubble(t, kind, func(t *testing.T, f *fixture) {
+			kept, removed := f.store.add("kept"), f.store.add("removed")
+			f.run(kept, removed)
+			f.wantTotal(2, 0, 0)
+			f.store.remove(kept, removed)
+			j := f.watch()
+			f.store.add("kept")
+			f.store.add("removed")
+			time.Sleep(time.Minute)
+			hash, _, _ := strings.Cut(strings.TrimPrefix(removed, cachix.StoreDir), "-")
+			if err := os.Remove(f.folder + "/default/narinfo/" + hash + ".narinfo"); err != nil {
+				t.Fatal(err)
+			}
+			if unpushed := j.finish(f.store.add("app", removed)); unpushed != "" {
+				t.Error(unpushed)
+			}
+			f.wantTotal(2, 1, 0)
+			f.wantNames("app", "kept", "removed")
 		})
 	}
 }
