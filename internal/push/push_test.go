@@ -89,6 +89,23 @@ func TestRemovedDuringTheBuild(t *testing.T) {
 	}
 }
 
+// Paths that are damaged in the store are not pushed. The others are, however many damaged ones come first.
+func TestDamagedPaths(t *testing.T) {
+	inEachKind(t, func(t *testing.T, f *fixture) {
+		f.options.Uploads = 1
+		results := []string{f.store.add("ok")} // the smallest, so the last
+		for i := range 4 {
+			damaged := f.store.add(fmt.Sprint("damaged-", i))
+			f.store.change(damaged, func(info *nixstore.Info) { info.NarHash = [32]byte{1} })
+			results = append(results, damaged)
+		}
+		if unpushed := f.run(results...); !strings.HasPrefix(unpushed, "4 of 5 paths could not be pushed: damaged-0: ") {
+			t.Errorf("unpushed: %q", unpushed)
+		}
+		f.wantNames("ok")
+	})
+}
+
 // If the answers to lists are wrong, the cache is asked for each path before the upload, and the paths that
 // it has are not uploaded.
 func TestListThatIsUseless(t *testing.T) {
