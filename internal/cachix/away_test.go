@@ -444,6 +444,7 @@ func TestLostUpload(t *testing.T) {
 	for name, fault := range map[string]devcache.Fault{
 		"Iglu Cache": devcache.Answer(400, `{"error":"Part file does not exist"}`),
 		"404":        devcache.Answer(404, "no such upload"),
+		"410":        devcache.Answer(410, "This Upload ID is no longer valid (timed out)"),
 	} {
 		for times, want := range map[int64]error{1: nil, 2: Refused} {
 			t.Run(fmt.Sprint(name, " ", times), func(t *testing.T) {

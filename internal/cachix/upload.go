@@ -61,12 +61,12 @@ func (u *upload) push(nar func(w io.Writer) error, key *SigningKey) error {
 // partsLost is the error of Iglu Cache if it has deleted the parts of an upload, which it does when it starts.
 const partsLost = "Part file does not exist"
 
-// isLost reports whether an upload has failed because the cache has lost it, or parts of it: the cache says so, or it
-// was down since the upload began.
+// isLost reports whether an upload has failed because the cache has lost it, or parts of it: the cache says so (410 if the
+// upload took longer than it may), or it was down since the upload began.
 func (u *upload) isLost(err error) bool {
 	failure, ok := errors.AsType[*Error](err)
 	return ok && u.narID != "" && failure.Kind == Refused &&
-		(failure.Status == http.StatusNotFound || strings.Contains(failure.Detail, partsLost) ||
+		(failure.Status == http.StatusNotFound || failure.Status == http.StatusGone || strings.Contains(failure.Detail, partsLost) ||
 			u.by.transport.hosts.outages(u.by.transport.home.Host) != u.outages)
 }
 
