@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -560,6 +561,54 @@ func TestRefusedIsNotLost(t *testing.T) {
 		if _, err := b.push(t.Context(), small(t)); !errors.Is(err, Refused) || begun.Load() != 1 {
 			t.Errorf("error %v, want %v; %d uploads begun, want 1", err, Refused, begun.Load())
 		}
+	})
+}
+
+// A silentConn is a connection that a router has forgotten: what is written to it does not arrive, without an error.
+type silentConn struct {
+	net.Conn
+	silent *atomic.Bool
+}
+
+func (c silentConn) Write(b []byte) (int, error) {
+	if c.silent.Load() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
+}
+
+// All calls to a host share a connection of HTTP/2. If it is silent, the client notices within a minute, and uses
+// another one: it does not wait for the time limit of a part.
+func TestSilentConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bubble{begun: time.Now(), fixture: &fixture{t: t, folder: t.TempDir(), key: newKey(t), url: "http://cache"}}
+		b.start()
+		var first atomic.Bool // whether the first connection is silent
+		var dialled atomic.Bool
+		b.Client = newClient(t, "http://cache/default", Options{Notice: b.notice,
+			Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := b.network.Dial(ctx, network, address)
+				if err == nil && !dialled.Swap(true) {
+					conn = silentConn{conn, &first}
+				}
+				return conn, err
+			}})
+		protocols := new(http.Protocols)
+		protocols.SetUnencryptedHTTP2(true)
+		b.transport.http.Transport.(*http.Transport).Protocols = protocols
+		b.uploader.parts.size = testPart
+		if err := b.Register(t.Context(), b.key); err != nil {
+			t.Fatal(err)
+		}
+		b.cache.Misbehave(devcache.On("PUT", sentPart, once(devcache.Tell(func() { first.Store(true) }, devcache.Hang()))))
+		if _, err := b.push(t.Context(), large(t)); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(b.begun); took > time.Minute {
+			t.Errorf("took %s", took)
+		}
+		b.Close()
+		b.kill()
 	})
 }
 

@@ -42,6 +42,15 @@ func newTransport(at *url.URL, token string, options Options, pin *pin) *transpo
 	}
 }
 
+// All calls to a host that speaks HTTP/2 share a connection. If nothing has arrived on it for a time of silence, it is
+// checked with a ping, and closed if that is not answered in time. Without that, all calls would wait for their time limits
+// on a connection that a router has forgotten, again and again. Both together are much shorter than Options.RetryFor. Over
+// a slow line, a ping waits behind parts.
+const (
+	silence     = 15 * time.Second
+	pingTimeout = 30 * time.Second
+)
+
 // newHTTPClient returns a client that keeps as many connections open as are used at the same time, and follows no
 // redirects.
 func newHTTPClient(options Options, pin *pin) *http.Client {
@@ -53,6 +62,7 @@ func newHTTPClient(options Options, pin *pin) *http.Client {
 	transport.DialContext = pin.over(transport.DialContext)
 	transport.MaxIdleConns = 2 * connections
 	transport.MaxIdleConnsPerHost = connections
+	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: silence, PingTimeout: pingTimeout}
 	return &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
