@@ -577,6 +577,39 @@ func (c silentConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
+// A router restarts, and has forgotten all connections of HTTP/1.1. The first call waits for its time limit, and the others
+// do not repeat that on each connection.
+func TestForgottenConnections(t *testing.T) {
+	var forgotten atomic.Bool
+	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
+		b.transport.http.CloseIdleConnections()
+		b.transport.http.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := b.network.Dial(ctx, network, address)
+			if err == nil && !forgotten.Load() {
+				conn = silentConn{conn, &forgotten}
+			}
+			return conn, err
+		}
+		var pushes sync.WaitGroup
+		for i := range b.Uploads() {
+			pushes.Go(func() {
+				if _, err := b.push(t.Context(), describe(t, fmt.Sprint("path-", i), file(uint64(i), 1000))); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		pushes.Wait()
+		forgotten.Store(true)
+		b.begun = time.Now()
+		if _, err := b.push(t.Context(), small(t)); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(b.begun); took > 35*time.Second {
+			t.Errorf("took %s", took)
+		}
+	})
+}
+
 // All calls to a host share a connection of HTTP/2. If it is silent, the client notices within a minute, and uses
 // another one: it does not wait for the time limit of a part.
 func TestSilentConnection(t *testing.T) {

@@ -87,6 +87,8 @@ func (t *transport) failed(ctx context.Context, doing string, request *http.Requ
 	if request == nil {
 		return failure
 	}
+	// The other connections may have been lost in the same way, and the next attempt would have to find out.
+	t.http.CloseIdleConnections()
 	failure.host, failure.again, failure.away = request.URL.Host, true, true
 	if errors.Is(err, context.DeadlineExceeded) {
 		failure.Kind, failure.Cause = TimedOut, nil
