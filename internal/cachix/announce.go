@@ -1,9 +1,12 @@
 package cachix
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/http"
+	"time"
 )
 
 // A completion is the request to complete an upload. The cache then announces the path.
@@ -55,17 +58,49 @@ func (u *upload) pushed() Pushed {
 	return Pushed{FileHash: u.fileHash(), FileSize: u.size, Parts: len(u.sent), signature: u.signature}
 }
 
+// joinRate is how many bytes of an archive a slow cache puts together in a second, when an upload is completed. Iglu Cache
+// reads all parts, writes them to one file and reads that again, before it answers.
+const joinRate = 8 << 20
+
+// joinTime returns how long a cache may take to put the archive together.
+func (u *upload) joinTime() time.Duration {
+	return time.Duration(u.size/u.by.joinRate) * time.Second
+}
+
 // announce completes the upload. If the answer to a completion was lost, the next attempt is refused,
-// because the upload is complete already. Then the cache's narinfo of the path decides.
+// because the upload is complete already, or about to be. Then the cache's narinfo of the path decides.
 func (u *upload) announce(key *SigningKey) error {
-	err := u.by.retrier.do(u.ctx, call{doing: "complete the upload of " + u.path.Name() + " to", method: http.MethodPost,
-		url: u.url("/complete", ""), body: completion{Parts: u.sent, NarInfo: u.announcement(key)}})
+	begun, late := time.Now(), false
+	err := u.by.retrier.retry(u.ctx, func() error {
+		err := u.by.transport.once(u.ctx, call{doing: "complete the upload of " + u.path.Name() + " to", method: http.MethodPost,
+			url: u.url("/complete", ""), body: completion{Parts: u.sent, NarInfo: u.announcement(key)},
+			extra: max(0, u.joinTime()-time.Since(begun))})
+		late = late || isLate(err)
+		return err
+	})
 	failure, ok := errors.AsType[*Error](err)
 	if !ok || failure.Kind == KeyRefused {
 		return err
 	}
-	if u.by.reader.verify(u.ctx, u.path, u.pushed(), publicOf(key)) == nil {
-		return nil
+	for u.by.reader.verify(u.ctx, u.path, u.pushed(), publicOf(key)) != nil {
+		if !late || time.Since(begun) >= u.joinTime() {
+			return err
+		}
+		select {
+		case <-time.After(maxPause):
+		case <-u.ctx.Done():
+			return fmt.Errorf("%w; not waited for any more: %w", err, context.Cause(u.ctx))
+		}
 	}
-	return err
+	return nil
+}
+
+// statusTimeout is Cloudflare's status for a server that has not answered in time.
+const statusTimeout = 524
+
+// isLate reports whether a cache, or the server behind a proxy, has not answered in time, and may still do what it was
+// asked to do.
+func isLate(err error) bool {
+	failure, ok := errors.AsType[*Error](err)
+	return ok && (failure.Kind == TimedOut || failure.Status == http.StatusGatewayTimeout || failure.Status == statusTimeout)
 }

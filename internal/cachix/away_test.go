@@ -1,10 +1,14 @@
 package cachix
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"slices"
 	"strings"
@@ -278,6 +282,8 @@ func TestAwayWithAnAnswer(t *testing.T) {
 		"503":             devcache.Answer(503, ""),
 		"503, much later": devcache.Answer(503, "", "Retry-After", "3600"),
 		"504":             devcache.Answer(504, ""),
+		"Cloudflare":      devcache.Answer(521, "error code: 521"),
+		"no tunnel":       devcache.Answer(530, "error code: 1033"),
 		"404":             devcache.Answer(404, "404 page not found"),
 		"breaks off":      devcache.BreakOff(0),
 	} {
@@ -362,7 +368,6 @@ func TestFiveAttempts(t *testing.T) {
 	}{
 		"500":        {devcache.Answer(500, "oh"), Failing},
 		"501":        {devcache.Answer(501, "oh"), Failing},
-		"429":        {devcache.Answer(429, ""), Busy},
 		"breaks off": {devcache.BreakOff(10), Unreachable},
 		"503":        {devcache.Answer(503, ""), Failing},
 	} {
@@ -393,6 +398,31 @@ func TestFiveAttempts(t *testing.T) {
 	}
 }
 
+// A cache that allows a number of calls per minute may answer 429 without Retry-After, as nginx does. The client comes
+// back for as long as it does to a cache that is down.
+func TestBusy(t *testing.T) {
+	for name, test := range map[string]struct {
+		busy  time.Duration
+		want  error
+		least time.Duration
+	}{
+		"for a minute": {time.Minute, nil, time.Minute},
+		"for good":     {time.Hour, Busy, 90 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inEachKind(t, func(t *testing.T, b *bubble) {
+				b.cache.Misbehave(devcache.On("PUT", partsSent(b.kind), until(test.busy, devcache.Answer(429, ""))))
+				if _, err := b.push(t.Context(), small(t)); !errors.Is(err, test.want) {
+					t.Errorf("error %v, want %v", err, test.want)
+				}
+				if took := time.Since(b.begun); took < test.least || took > test.least+maxPause {
+					t.Errorf("took %s", took)
+				}
+			})
+		})
+	}
+}
+
 // The client waits as long as Retry-After says. It reports a retry again after ten seconds.
 func TestRetryAfter(t *testing.T) {
 	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
@@ -413,6 +443,7 @@ func TestLostUpload(t *testing.T) {
 	for name, fault := range map[string]devcache.Fault{
 		"Iglu Cache": devcache.Answer(400, `{"error":"Part file does not exist"}`),
 		"404":        devcache.Answer(404, "no such upload"),
+		"410":        devcache.Answer(410, "This Upload ID is no longer valid (timed out)"),
 	} {
 		for times, want := range map[int64]error{1: nil, 2: Refused} {
 			t.Run(fmt.Sprint(name, " ", times), func(t *testing.T) {
@@ -435,6 +466,91 @@ func TestLostUpload(t *testing.T) {
 	}
 }
 
+// slowly is a fault: the cache takes a while for each request.
+func slowly(took time.Duration) devcache.Fault {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(took)
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+// joining is a fault for the completion of an upload: the cache takes a while, a proxy before it waits for only a minute,
+// and the cache has already moved the parts when it is asked again.
+func (b *bubble) joining(took time.Duration, status int) devcache.Fault {
+	return func(next http.Handler) http.Handler {
+		var asked atomic.Bool
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if asked.Swap(true) {
+				http.Error(w, `{"error":"Part file does not exist"}`, http.StatusBadRequest)
+				return
+			}
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				b.t.Error(err)
+			}
+			kept := r.Clone(context.WithoutCancel(r.Context()))
+			kept.Body = io.NopCloser(bytes.NewReader(body))
+			b.restart.Go(func() {
+				time.Sleep(took)
+				next.ServeHTTP(httptest.NewRecorder(), kept)
+			})
+			time.Sleep(time.Minute)
+			w.WriteHeader(status)
+		})
+	}
+}
+
+// A cache needs minutes to put a large archive together. The archive is uploaded once, and the upload completed, with and
+// without a proxy that does not wait for so long.
+func TestSlowCompletion(t *testing.T) {
+	const took = 100 * time.Second
+	for name, fault := range map[string]func(b *bubble) devcache.Fault{
+		"slow":        func(*bubble) devcache.Fault { return slowly(took) },
+		"nginx":       func(b *bubble) devcache.Fault { return b.joining(took, 504) },
+		"Cloudflare":  func(b *bubble) devcache.Fault { return b.joining(took, 524) },
+		"not so slow": func(*bubble) devcache.Fault { return slowly(20 * time.Second) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inEachKind(t, func(t *testing.T, b *bubble) {
+				b.uploader.joinRate = 1000
+				var begun atomic.Int64
+				b.cache.Misbehave(devcache.On("POST", aboutEnd, fault(b)), devcache.On("POST", aboutBegin, counting(&begun)))
+				s := large(t) // for which it may take 143 s
+				if _, err := b.push(t.Context(), s); err != nil || begun.Load() != 1 {
+					t.Errorf("error %v, after %d uploads", err, begun.Load())
+				}
+				if waited := time.Since(b.begun); waited > took+maxPause {
+					t.Errorf("took %v", waited)
+				}
+			})
+		})
+	}
+}
+
+// A cache that has not put the archive together after the time that it may take is not waited for any more.
+func TestCompletionThatNeverEnds(t *testing.T) {
+	for name, want := range map[string]error{"proxy": Refused, "cache": TimedOut} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, devcache.Standalone, Options{}, func(t *testing.T, b *bubble) {
+				b.uploader.joinRate = 1000
+				fault := devcache.Hang()
+				if name == "proxy" {
+					fault = b.joining(time.Hour, 504)
+				}
+				b.cache.Misbehave(devcache.On("POST", aboutEnd, fault))
+				if _, err := b.push(t.Context(), large(t)); !errors.Is(err, want) {
+					t.Errorf("error %v, want %v", err, want)
+				}
+				if took := time.Since(b.begun); took > 5*time.Minute { // 143 s and RetryFor
+					t.Errorf("took %v", took)
+				}
+			})
+		})
+	}
+}
+
 // A part that is refused for another reason is not sent again.
 func TestRefusedIsNotLost(t *testing.T) {
 	inEachKind(t, func(t *testing.T, b *bubble) {
@@ -446,11 +562,92 @@ func TestRefusedIsNotLost(t *testing.T) {
 	})
 }
 
+// A silentConn is a connection that a router has forgotten: what is written to it does not arrive, without an error.
+type silentConn struct {
+	net.Conn
+	silent *atomic.Bool
+}
+
+func (c silentConn) Write(b []byte) (int, error) {
+	if c.silent.Load() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
+}
+
+// A router restarts, and has forgotten all connections of HTTP/1.1. The first call waits for its time limit, and the others
+// do not repeat that on each connection.
+func TestForgottenConnections(t *testing.T) {
+	var forgotten atomic.Bool
+	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
+		b.transport.http.CloseIdleConnections()
+		b.transport.http.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := b.network.Dial(ctx, network, address)
+			if err == nil && !forgotten.Load() {
+				conn = silentConn{conn, &forgotten}
+			}
+			return conn, err
+		}
+		var pushes sync.WaitGroup
+		for i := range b.Uploads() {
+			pushes.Go(func() {
+				if _, err := b.push(t.Context(), describe(t, fmt.Sprint("path-", i), file(uint64(i), 1000))); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		pushes.Wait()
+		forgotten.Store(true)
+		b.begun = time.Now()
+		if _, err := b.push(t.Context(), small(t)); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(b.begun); took > 35*time.Second {
+			t.Errorf("took %s", took)
+		}
+	})
+}
+
+// All calls to a host share a connection of HTTP/2. If it is silent, the client notices within a minute, and uses
+// another one: it does not wait for the time limit of a part.
+func TestSilentConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bubble{begun: time.Now(), fixture: &fixture{t: t, folder: t.TempDir(), key: newKey(t), url: "http://cache"}}
+		b.start()
+		var first atomic.Bool // whether the first connection is silent
+		var dialled atomic.Bool
+		b.Client = newClient(t, "http://cache/default", Options{Notice: b.notice,
+			Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := b.network.Dial(ctx, network, address)
+				if err == nil && !dialled.Swap(true) {
+					conn = silentConn{conn, &first}
+				}
+				return conn, err
+			}})
+		protocols := new(http.Protocols)
+		protocols.SetUnencryptedHTTP2(true)
+		b.transport.http.Transport.(*http.Transport).Protocols = protocols
+		b.uploader.parts.size = testPart
+		if err := b.register(t.Context(), b.key); err != nil {
+			t.Fatal(err)
+		}
+		b.cache.Misbehave(devcache.On("PUT", sentPart, once(devcache.Tell(func() { first.Store(true) }, devcache.Hang()))))
+		if _, err := b.push(t.Context(), large(t)); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(b.begun); took > time.Minute {
+			t.Errorf("took %s", took)
+		}
+		b.Close()
+		b.kill()
+	})
+}
+
 // An abort that is not answered delays neither the next push nor the end.
 func TestAbortWithoutAnswer(t *testing.T) {
 	inEachKind(t, func(t *testing.T, b *bubble) {
 		var aborted atomic.Int64
-		b.cache.Misbehave(devcache.On("PUT", partsSent(b.kind), devcache.Answer(400, "")),
+		b.cache.Misbehave(devcache.On("PUT", partsSent(b.kind), devcache.Answer(413, "")),
 			devcache.On("POST", aboutAbort, devcache.Hang()), devcache.On("POST", aboutAbort, counting(&aborted)))
 		for range 20 {
 			if _, err := b.push(t.Context(), small(t)); !errors.Is(err, Refused) {

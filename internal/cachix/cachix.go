@@ -52,14 +52,14 @@ type Options struct {
 	AbortTimeout time.Duration
 	// Attempts is how often a call is tried if another attempt may succeed and the server answers other
 	// calls, 5 by default. With the default Backoff, all attempts take at most 7 s, if the server answers
-	// immediately and does not ask for a longer pause.
+	// immediately and does not ask for a longer pause. After 429, a call is tried until RetryFor has passed.
 	Attempts int
 	// Backoff is the pause before the second attempt, 500 ms by default. It doubles with each attempt,
 	// up to 5 s.
 	Backoff time.Duration
 	// RetryFor is how long calls to a server that is down are repeated, 90 s by default. A server is down
-	// if it accepts no connections or closes them, or answers 502, 503 or 504, or answers 404 to a call
-	// that succeeded before. The time begins with the outage, or with Renew.
+	// if it accepts no connections or closes them, or a proxy answers for it (502, 503, 504, and those of
+	// Cloudflare), or it answers 404 to a call that succeeded before. The time begins with the outage, or with Renew.
 	RetryFor time.Duration
 	// Notice, unless nil, is called with a line when calls begin to fail and are repeated, and when a
 	// server is up again. It must not call the client.
@@ -214,7 +214,7 @@ func (cache Cache) NamedKeys() []string {
 	var keys []string
 	for _, text := range cache.PublicKeys {
 		if key, ok := publicKey(text); ok {
-			name, _, named := strings.Cut(text, ":")
+			name, _, named := strings.Cut(strings.TrimSpace(text), ":")
 			if !named {
 				name = cache.Name
 			}
@@ -244,8 +244,9 @@ func (c *Client) Cache(ctx context.Context) (Cache, error) {
 	return cache, err
 }
 
-// maxHashes is how many hashes the protocol allows in one call.
-const maxHashes = 32768
+// maxHashes is how many hashes are sent in one call. The protocol allows 32,768, but Iglu Cache reads only 100 KiB of
+// JSON, which is 2,925 of them, and answers 413 to more. A proxy may have a limit, too.
+const maxHashes = 2048
 
 // Missing returns those of the hashes (Path.Hash) that the cache says it lacks. Some caches say so for all
 // hashes; Has checks a single path reliably.

@@ -257,8 +257,11 @@ func TestPrivateOfIglu(t *testing.T) {
 // A key without a name gets the cache's name.
 func TestNamedKeys(t *testing.T) {
 	key := newKey(t).Public()
-	cache := Cache{Name: "default", PublicKeys: []string{"<empty>", key, "other-1:" + key, "none:x"}}
-	if diff := cmp.Diff([]string{"default:" + key, "other-1:" + key}, cache.NamedKeys()); diff != "" {
+	cache := Cache{Name: "default", PublicKeys: []string{"<empty>", key, "other-1:" + key, "none:x", " " + key + "\n", "\tfile-1:" + key + "\r\n"}}
+	if diff := cmp.Diff([]string{"default:" + key, "other-1:" + key, "default:" + key, "file-1:" + key}, cache.NamedKeys()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{key, key, key, key}, cache.Keys()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -284,6 +287,20 @@ func TestMissingInChunks(t *testing.T) {
 	if missing, err := w.Missing(t.Context(), nil); err != nil || len(missing) != 0 {
 		t.Errorf("of nothing %v is missing; error %v", missing, err)
 	}
+}
+
+// A closure of 10,000 paths can be pushed to each kind of cache. Iglu Cache accepts only 100 KiB in a request.
+func TestMissingOfLargeClosure(t *testing.T) {
+	inEachKind(t, func(t *testing.T, b *bubble) {
+		var hashes []string
+		for i := range 10_000 {
+			hashes = append(hashes, Path{StorePath: storePathOf(fmt.Sprint(i))}.Hash())
+		}
+		missing, err := b.Missing(t.Context(), hashes)
+		if err != nil || !slices.Equal(missing, hashes) {
+			t.Errorf("%d are missing, want %d; error %v", len(missing), len(hashes), recorder.keep(err))
+		}
+	})
 }
 
 func TestMissingAnswers(t *testing.T) {

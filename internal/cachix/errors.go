@@ -87,6 +87,8 @@ func (t *transport) failed(ctx context.Context, doing string, request *http.Requ
 	if request == nil {
 		return failure
 	}
+	// The other connections may have been lost in the same way, and the next attempt would have to find out.
+	t.http.CloseIdleConnections()
 	failure.host, failure.again, failure.away = request.URL.Host, true, true
 	if errors.Is(err, context.DeadlineExceeded) {
 		failure.Kind, failure.Cause = TimedOut, nil
@@ -107,7 +109,9 @@ func (t *transport) answered(doing string, response *http.Response, body []byte)
 		failure.Kind = KeyRefused
 	case status == http.StatusTooManyRequests:
 		failure.Kind, failure.again = Busy, true
-	case status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout:
+	case status == http.StatusRequestTimeout: // the request did not arrive in time
+		failure.again = true
+	case isFromProxy(status):
 		failure.Kind, failure.again, failure.away = Failing, true, true
 	case status >= 500:
 		failure.Kind, failure.again = Failing, true
@@ -118,6 +122,16 @@ func (t *transport) answered(doing string, response *http.Response, body []byte)
 		failure.after = retryAfter(response.Header.Get("Retry-After"), time.Now())
 	}
 	return failure
+}
+
+// isFromProxy reports whether a status says that the server behind a proxy is down, cannot be reached or does not answer.
+// Cloudflare has statuses of its own for that: 520 to 526, and 530 if a tunnel has ended.
+func isFromProxy(status int) bool {
+	switch status {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return status >= 520 && status <= 530
 }
 
 // redirection returns the target of a redirect, without path and query, which can contain secrets. Redirects

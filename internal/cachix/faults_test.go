@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -62,6 +63,7 @@ func TestPushFaults(t *testing.T) {
 		{"403", devcache.Answer(403, "not you"), KeyRefused},
 		{"404", devcache.Answer(404, "what"), Refused},
 		{"302", devcache.Answer(302, "", "Location", "https://elsewhere.example.com/?"+token), NotCachix},
+		{"408 once", once(devcache.Answer(408, "")), nil},
 		{"429 once", once(devcache.Answer(429, "", "Retry-After", "0")), nil},
 		{"429 always", devcache.Answer(429, "later"), Busy},
 		{"500 once", once(devcache.Answer(500, "oh")), nil},
@@ -128,6 +130,26 @@ func TestNotCachix(t *testing.T) {
 		"no ETag of the second":   devcache.On("PUT", sentPart2, devcache.WithoutHeader("ETag")),
 	} {
 		t.Run(name, func(t *testing.T) { testPushFault(t, fault, NotCachix) })
+	}
+}
+
+// A part is sent to another address if one is not accepted, because it has expired or the part did not arrive as it was
+// sent.
+func TestAddressThatIsNotAccepted(t *testing.T) {
+	for name, fault := range map[string]devcache.Fault{
+		"expired":    devcache.Answer(403, "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"),
+		"too slow":   devcache.Answer(400, "<Error><Code>RequestTimeout</Code></Error>"),
+		"wrong MD5":  devcache.Answer(400, `{"error":"The upload got corrupted, try again (Md5 Hash mismatch)"}`),
+		"no session": devcache.Answer(401, ""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newFixture(t, quick())
+			var addresses atomic.Int64
+			w.cache.Misbehave(devcache.On("PUT", sentPart2, once(fault)), devcache.On("POST", aboutPart, counting(&addresses)))
+			if _, err := w.push(t.Context(), large(t)); err != nil || addresses.Load() != 4 {
+				t.Errorf("error %v, with %d addresses for 3 parts", err, addresses.Load())
+			}
+		})
 	}
 }
 
@@ -314,6 +336,54 @@ func TestUploadOnAnotherHost(t *testing.T) {
 	w.Close() // its connections, before those of the store
 }
 
+// A part is sent to where its address has moved, with the same query and without the API key: CACHE_ROOT_DOMAIN of Iglu
+// Cache begins with http://, for example, and a proxy redirects to https://.
+func TestAddressThatHasMoved(t *testing.T) {
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			w := newFixture(t, quick())
+			moving := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				http.Redirect(rw, r, w.url+r.URL.RequestURI(), status)
+			}))
+			defer moving.Close()
+			w.cache.Misbehave(devcache.On("POST", aboutPart, devcache.Replace(w.url+"/", moving.URL+"/")))
+			var want error
+			if status == 302 || status == 303 { // PUT becomes GET
+				want = NotCachix
+			}
+			if _, err := w.push(t.Context(), large(t)); !errors.Is(err, want) {
+				t.Errorf("error %v, want %v", err, want)
+			}
+			w.Close() // its connections, before those of the server
+		})
+	}
+}
+
+// A part goes neither in circles nor, if its address is one of https, to one of http.
+func TestMoved(t *testing.T) {
+	for _, test := range []struct{ from, to, want string }{
+		{"http://a/x?k=+/=", "https://a/x?k=+/=", "https://a/x?k=+/="},
+		{"http://a/x", "/y", "http://a/y"},
+		{"https://a/x", "https://b/y", "https://b/y"},
+		{"https://a/x", "http://a/x", ""},
+		{"http://a/x", "ftp://a/x", ""},
+		{"http://a/x", "", ""},
+	} {
+		response := &http.Response{StatusCode: 308, Header: http.Header{}, Request: httptest.NewRequest("PUT", test.from, nil)}
+		if test.to != "" {
+			response.Header.Set("Location", test.to)
+		}
+		if got := moved(response); got != test.want {
+			t.Errorf("from %s to %s: %s, want %s", test.from, test.to, got, test.want)
+		}
+	}
+	w := newFixture(t, quick())
+	w.cache.Misbehave(devcache.On("PUT", sentPart, devcache.Answer(308, "", "Location", "/upload/a/b/1?"+token)))
+	if _, err := w.push(t.Context(), small(t)); !errors.Is(err, NotCachix) {
+		t.Errorf("error %v, want %v", err, NotCachix)
+	}
+}
+
 // Many pushes fail at a cache that answers no abort. No more than options.Uploads aborts run at once.
 func TestAbortsAreBounded(t *testing.T) {
 	const pushes = 5
@@ -327,7 +397,7 @@ func TestAbortsAreBounded(t *testing.T) {
 			next.ServeHTTP(rw, r)
 		})
 	}
-	w.cache.Misbehave(devcache.On("PUT", sentPart, devcache.Answer(400, "")),
+	w.cache.Misbehave(devcache.On("PUT", sentPart, devcache.Answer(413, "")),
 		devcache.On("POST", aboutAbort, devcache.Hang()), devcache.On("POST", aboutAbort, counting))
 	for range pushes {
 		if _, err := w.push(t.Context(), small(t)); !errors.Is(err, Refused) {
@@ -361,6 +431,7 @@ func TestVerifyFindsWhatDiffers(t *testing.T) {
 		{"FileSize", "1", "FileSize"},
 		{"References", strings.TrimPrefix(storePathOf("lib-1"), StoreDir), "References"},
 		{"References", " ", "References"},
+		{"References", "", "References"},
 		{"Sig", "default:null", "signatures"}, // that of Iglu Cache where nobody has signed
 		{"Sig", "default:" + newKey(t).Sign(s.Fingerprint()), "signatures"},
 		{"Sig", "default:" + w.key.Sign("something else"), "signatures"},
@@ -395,5 +466,26 @@ func TestVerifyFindsWhatDiffers(t *testing.T) {
 	w.cache.Misbehave(devcache.On("GET", narInfoGet, once(devcache.Answer(500, ""))))
 	if err := recorder.keep(w.Verify(t.Context(), s.Path, Pushed{}, nil)); err != nil {
 		t.Error(err)
+	}
+}
+
+// Fields that Nix does not need may be missing: those of the file, and the references if there are none.
+func TestShortNarInfo(t *testing.T) {
+	w := newFixture(t, quick())
+	s := small(t)
+	pushed, err := w.push(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var faults []devcache.Fault
+	for _, field := range []string{"FileHash", "FileSize", "References", "Deriver"} {
+		faults = append(faults, devcache.On("GET", narInfoGet, devcache.ReplaceField(field, "")))
+	}
+	w.cache.Misbehave(faults...)
+	if err := recorder.keep(w.Verify(t.Context(), s.Path, pushed, w.key)); err != nil {
+		t.Error(err)
+	}
+	if has, err := w.Has(t.Context(), s.Path, w.key.Public()); err != nil || !has {
+		t.Errorf("has %t, error %v", has, recorder.keep(err))
 	}
 }

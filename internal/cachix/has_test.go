@@ -187,6 +187,7 @@ func TestVerifyNar(t *testing.T) {
 		"no Content-Range":               {devcache.Answer(206, zst), ""},
 		"without ranges":                 {withoutRange, ""},
 		"at another host":                {devcache.Answer(302, "", "Location", "http://store/default/nar/moved?secret=1"), ""},
+		"at a store without a list":      {devcache.Answer(302, "", "Location", "http://store/default/secret"), "(HTTP 403): its narinfo is there, and its NAR is not"},
 		"at another host, which has not": {devcache.Answer(302, "", "Location", "http://store/default/other"), "(HTTP 404): its narinfo is there, and its NAR is not"},
 		"always elsewhere":               {devcache.Answer(307, "", "Location", "/default/nar/"), "its NAR is always elsewhere"},
 		"elsewhere of another scheme":    {devcache.Answer(302, "", "Location", "ftp://store/nar"), "it redirects to ftp://store"},
@@ -204,7 +205,7 @@ func TestVerifyNar(t *testing.T) {
 						t.Error("the API key went elsewhere")
 					}
 					if r.URL.Path != "/default/nar/moved" {
-						w.WriteHeader(404)
+						w.WriteHeader(map[bool]int{true: 403, false: 404}[r.URL.Path == "/default/secret"])
 						return
 					}
 					w.Write([]byte(strings.Repeat(zst, int(pushed.FileSize)/4+1))[:pushed.FileSize])
@@ -351,6 +352,31 @@ func TestLocateElsewhere(t *testing.T) {
 	})
 }
 
+// A cache that is read from an object store answers 403 for a path that it does not have. That does not mean that the API
+// key is wrong, which it has not been sent.
+func TestHasAtAnObjectStore(t *testing.T) {
+	for status, want := range map[int]error{403: nil, 401: Refused} {
+		inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
+			kill := b.network.Serve("store:80", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != "/nix-cache-info" {
+					w.WriteHeader(status)
+					return
+				}
+				io.WriteString(w, "StoreDir: /nix/store\n")
+			}))
+			defer kill()
+			b.cache.Misbehave(devcache.On("GET", "/default/nix-cache-info", devcache.Answer(404, "")))
+			if !b.Locate(t.Context(), Cache{URI: "http://store"}) {
+				t.Fatal("the cache was not found")
+			}
+			if has, err := b.Has(t.Context(), small(t).Path); has || !errors.Is(recorder.keep(err), want) {
+				t.Errorf("%d: has %t, error %v, want %v", status, has, err, want)
+			}
+			b.transport.http.CloseIdleConnections()
+		})
+	}
+}
+
 // An address with a query is not used: in a substituter's URL, Nix reads it as options, and with "trusted=1" it accepts
 // paths without signatures. The address is a part of the command that gets a job's results.
 func TestLocateElsewhereWithOptions(t *testing.T) {
@@ -384,7 +410,7 @@ func TestURLOfNar(t *testing.T) {
 			w.WriteHeader(403)
 		}))
 		defer elsewhere()
-		for url, want := range map[string]string{"http://elsewhere/nar": "the cache refuses it (HTTP 403)", ":": "its URL is none", "http://[": "its URL is none"} {
+		for url, want := range map[string]string{"http://elsewhere/nar": "(HTTP 403): its narinfo is there, and its NAR is not", ":": "its URL is none", "http://[": "its URL is none"} {
 			b.cache.Misbehave(devcache.On("GET", narInfoGet, devcache.ReplaceField("URL", url)))
 			if err := recorder.keep(b.Verify(t.Context(), s.Path, pushed, b.key)); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: error %v, want %s", url, err, want)

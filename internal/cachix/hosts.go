@@ -71,15 +71,17 @@ func (h *hosts) renew() {
 
 // tries has the failed attempts at a call.
 type tries struct {
-	failed  int   // how many, without those while the host was down
-	answers int64 // the host's answers at the last failure
+	failed  int       // how many, without those while the host was down
+	answers int64     // the host's answers at the last failure
+	busy    time.Time // when the host asked for the first time to come back later
 }
 
 // next reports whether to make another attempt after a failed one, which began at begun, and after which
 // pause.
 //
 // A host that has answered no call between two failures is down. Such failures are limited by time, for all
-// calls together. Other failures are limited in number.
+// calls together. Other failures are limited in number. A host that asks to come back later gets as many attempts, and
+// more until the same time has passed since the first: it may allow a number of calls per minute.
 func (h *hosts) next(t *tries, failure *Error, begun time.Time, pause time.Duration) (time.Duration, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -88,7 +90,11 @@ func (h *hosts) next(t *tries, failure *Error, begun time.Time, pause time.Durat
 		t.failed++
 		t.answers = at.answers
 	}
-	if t.failed >= h.options.Attempts {
+	if failure.Kind == Busy && t.busy.IsZero() {
+		t.busy = time.Now()
+	}
+	isBusy := failure.Kind == Busy && time.Since(t.busy) < h.options.RetryFor
+	if t.failed >= h.options.Attempts && !isBusy {
 		return 0, false
 	}
 	if !failure.away {

@@ -63,11 +63,13 @@ func publicOf(key *SigningKey) []ed25519.PublicKey {
 	return []ed25519.PublicKey{key.public()}
 }
 
-// publicKey returns the base64 of a public key, which may have 'NAME:' before it, and whether it is valid.
+// publicKey returns the base64 of a public key, which may have 'NAME:' before it, and white space around it, as in the
+// file from which it was registered. It also returns whether the key is valid.
 func publicKey(text string) (string, bool) {
 	if _, encoded, named := strings.Cut(text, ":"); named {
 		text = encoded
 	}
+	text = strings.TrimSpace(text)
 	raw, err := base64.StdEncoding.DecodeString(text)
 	return text, err == nil && len(raw) == ed25519.PublicKeySize
 }

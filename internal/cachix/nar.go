@@ -58,7 +58,8 @@ func (r *reader) narAt(ctx, attempt context.Context, p Path, fields narInfoField
 	if err != nil {
 		return nil, r.transport.failed(ctx, r.verifying(p), nil, err)
 	}
-	if r.transport.isOurs(at) {
+	ours := r.transport.isOurs(at)
+	if ours {
 		r.transport.authorize(request)
 	}
 	request.Header.Set("User-Agent", userAgent)
@@ -70,8 +71,8 @@ func (r *reader) narAt(ctx, attempt context.Context, p Path, fields narInfoField
 	defer response.Body.Close()
 	switch status := response.StatusCode; {
 	case status == http.StatusOK || status == http.StatusPartialContent:
-	case status == http.StatusNotFound:
-		return nil, r.notThere(r.verifying(p), request, "its narinfo is there, and its NAR is not")
+	case isNotThere(status, ours):
+		return nil, r.notThere(r.verifying(p), request, status, "its narinfo is there, and its NAR is not")
 	case status/100 == 3 && response.Header.Get("Location") != "":
 		elsewhere, err := response.Location()
 		if err != nil || elsewhere.Scheme != "http" && elsewhere.Scheme != "https" {
@@ -80,7 +81,7 @@ func (r *reader) narAt(ctx, attempt context.Context, p Path, fields narInfoField
 		return elsewhere, nil
 	default:
 		failure := r.transport.answered(r.verifying(p), response, nil) // an object store's message can contain secrets
-		if failure.Kind == KeyRefused && !r.transport.isOurs(at) {
+		if failure.Kind == KeyRefused && !ours {
 			failure.Kind = Refused // it was not asked with the API key
 		}
 		return nil, failure

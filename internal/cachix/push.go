@@ -47,6 +47,7 @@ type uploader struct {
 	parts      *partPool
 	compressor *compressor
 	aborter    *aborter
+	joinRate   int64 // see the constant
 }
 
 func newUploader(transport *transport, retrier *retrier, reader *reader) *uploader {
@@ -59,6 +60,7 @@ func newUploader(transport *transport, retrier *retrier, reader *reader) *upload
 		parts:      newPartPool(options.Parts, options.PartSize),
 		compressor: newCompressor(options.Uploads),
 		aborter:    newAborter(transport),
+		joinRate:   joinRate,
 	}
 }
 

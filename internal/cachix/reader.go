@@ -154,26 +154,37 @@ func (r *reader) get(ctx context.Context, doing, address string) (string, error)
 	if err != nil {
 		return "", r.transport.failed(ctx, doing, nil, err)
 	}
-	if r.transport.isOurs(request.URL) {
+	ours := r.transport.isOurs(request.URL)
+	if ours {
 		r.transport.authorize(request)
 	}
 	response, text, err := r.transport.exchange(request)
 	if err != nil {
 		return "", r.transport.failed(ctx, doing, request, err)
 	}
-	switch response.StatusCode {
-	case http.StatusOK:
+	switch status := response.StatusCode; {
+	case status == http.StatusOK:
 		r.transport.hosts.answered(request.URL.Host)
 		return string(text), nil
-	case http.StatusNotFound:
-		return "", r.notThere(doing, request, "it does not have it")
+	case isNotThere(status, ours):
+		return "", r.notThere(doing, request, status, "it does not have it")
 	}
-	return "", r.transport.answered(doing, response, text)
+	failure := r.transport.answered(doing, response, text)
+	if failure.Kind == KeyRefused && !ours {
+		failure.Kind = Refused // it was not asked with the API key
+	}
+	return "", failure
 }
 
 // notThere returns the error for something that a cache does not have. Another attempt may succeed, because an
 // HTTP cache in front of it can answer from an earlier request.
-func (r *reader) notThere(doing string, request *http.Request, detail string) *Error {
-	return &Error{Kind: NotAsPushed, Doing: doing, Cache: r.transport.shown, Status: http.StatusNotFound, Detail: detail,
+func (r *reader) notThere(doing string, request *http.Request, status int, detail string) *Error {
+	return &Error{Kind: NotAsPushed, Doing: doing, Cache: r.transport.shown, Status: status, Detail: detail,
 		host: request.URL.Host, again: true}
+}
+
+// isNotThere reports whether a status says that a host does not have something. An object store whose contents cannot be
+// listed answers 403 then; Nix takes that so, too. Of a host that was asked with the API key, it is about the key.
+func isNotThere(status int, ours bool) bool {
+	return status == http.StatusNotFound || status == http.StatusForbidden && !ours
 }

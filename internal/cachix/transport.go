@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // A transport makes single attempts at calls to a cache. Its errors contain no secrets.
@@ -41,6 +42,15 @@ func newTransport(at *url.URL, token string, options Options, pin *pin) *transpo
 	}
 }
 
+// All calls to a host that speaks HTTP/2 share a connection. If nothing has arrived on it for a time of silence, it is
+// checked with a ping, and closed if that is not answered in time. Without that, all calls would wait for their time limits
+// on a connection that a router has forgotten, again and again. Both together are much shorter than Options.RetryFor. Over
+// a slow line, a ping waits behind parts.
+const (
+	silence     = 15 * time.Second
+	pingTimeout = 30 * time.Second
+)
+
 // newHTTPClient returns a client that keeps as many connections open as are used at the same time, and follows no
 // redirects.
 func newHTTPClient(options Options, pin *pin) *http.Client {
@@ -52,6 +62,7 @@ func newHTTPClient(options Options, pin *pin) *http.Client {
 	transport.DialContext = pin.over(transport.DialContext)
 	transport.MaxIdleConns = 2 * connections
 	transport.MaxIdleConnsPerHost = connections
+	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: silence, PingTimeout: pingTimeout}
 	return &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -66,6 +77,8 @@ type call struct {
 	body   any  // sent as JSON; nil: no body
 	answer any  // the answer's JSON is decoded into it; nil: the answer has none
 	lookUp bool // it asks for the cache's properties
+
+	extra time.Duration // the time that an attempt may take in addition to Options.CallTimeout
 }
 
 // lookUp returns the call that asks for the cache's properties.
@@ -82,7 +95,7 @@ func (t *transport) once(ctx context.Context, call call) error {
 			return fmt.Errorf("%s: %w", call.doing, err)
 		}
 	}
-	attempt, cancel := context.WithTimeout(ctx, t.options.CallTimeout)
+	attempt, cancel := context.WithTimeout(ctx, t.options.CallTimeout+call.extra)
 	defer cancel()
 	request, err := http.NewRequestWithContext(attempt, call.method, call.url, bytes.NewReader(body))
 	if err != nil {
@@ -120,9 +133,9 @@ func (t *transport) authorize(request *http.Request) {
 	}
 }
 
-// maxAnswer is how many bytes of an answer are read. The longest answer is the list of the hashes that a cache
-// lacks, with 35 bytes for each.
-const maxAnswer = 2 * maxHashes * (hashLen + 3)
+// maxAnswer is how many bytes of an answer are read. The longest answers are narinfos: a path can have thousands of
+// references, with up to 245 bytes for each.
+const maxAnswer = 2 << 20
 
 // exchange sends a request and reads the answer, with any status.
 func (t *transport) exchange(request *http.Request) (*http.Response, []byte, error) {

@@ -61,12 +61,12 @@ func (u *upload) push(nar func(w io.Writer) error, key *SigningKey) error {
 // partsLost is the error of Iglu Cache if it has deleted the parts of an upload, which it does when it starts.
 const partsLost = "Part file does not exist"
 
-// isLost reports whether an upload has failed because the cache has lost it, or parts of it: the cache says so, or it
-// was down since the upload began.
+// isLost reports whether an upload has failed because the cache has lost it, or parts of it: the cache says so (410 if the
+// upload took longer than it may), or it was down since the upload began.
 func (u *upload) isLost(err error) bool {
 	failure, ok := errors.AsType[*Error](err)
 	return ok && u.narID != "" && failure.Kind == Refused &&
-		(failure.Status == http.StatusNotFound || strings.Contains(failure.Detail, partsLost) ||
+		(failure.Status == http.StatusNotFound || failure.Status == http.StatusGone || strings.Contains(failure.Detail, partsLost) ||
 			u.by.transport.hosts.outages(u.by.transport.home.Host) != u.outages)
 }
 
@@ -231,8 +231,8 @@ func (u *upload) send(number int, content []byte) (eTag string, err error) {
 	return eTag, err
 }
 
-// put sends a part to the address that the cache has returned for it. The address is a secret: it can contain a key, or
-// be enough to write.
+// put sends a part to the address that the cache has returned for it, or to where that has moved. The address is a
+// secret: it can contain a key, or be enough to write.
 func (u *upload) put(doing, address, contentMD5 string, content []byte) (eTag string, err error) {
 	t := u.by.transport
 	notCachix := func(detail string) error {
@@ -240,28 +240,66 @@ func (u *upload) put(doing, address, contentMD5 string, content []byte) (eTag st
 	}
 	ctx, cancel := context.WithTimeout(u.ctx, t.options.PartTimeout)
 	defer cancel()
-	// The query must not be changed: it can contain base64 without escapes.
-	request, err := http.NewRequestWithContext(ctx, http.MethodPut, address, bytes.NewReader(content))
-	if err != nil || request.URL.Host == "" || request.URL.Scheme != "http" && request.URL.Scheme != "https" {
-		return "", notCachix("it gives no address to send a part to")
-	}
-	request.Header.Set("Content-Type", "application/octet-stream")
-	request.Header.Set("Content-MD5", contentMD5)
-	response, _, err := t.exchange(request)
-	if err != nil {
-		return "", t.failed(u.ctx, doing, request, err)
-	}
-	if response.StatusCode/100 != 2 {
-		// Without its message: in it, an object store repeats the signed request.
-		failure := t.answered(doing, response, nil)
-		if failure.Kind == KeyRefused {
-			failure.Kind = Refused // it was not asked with the API key
+	for range maxRedirects {
+		// The query must not be changed: it can contain base64 without escapes.
+		request, err := http.NewRequestWithContext(ctx, http.MethodPut, address, bytes.NewReader(content))
+		if err != nil || request.URL.Host == "" || request.URL.Scheme != "http" && request.URL.Scheme != "https" {
+			return "", notCachix("it gives no address to send a part to")
 		}
-		return "", failure
+		request.Header.Set("Content-Type", "application/octet-stream")
+		request.Header.Set("Content-MD5", contentMD5)
+		response, _, err := t.exchange(request)
+		switch {
+		case err != nil:
+			return "", t.failed(u.ctx, doing, request, err)
+		case response.StatusCode/100 == 2:
+			t.hosts.answered(request.URL.Host)
+			if eTag = response.Header.Get("ETag"); eTag == "" {
+				return "", notCachix("it does not confirm a part with an ETag")
+			}
+			return eTag, nil
+		}
+		if address = moved(response); address == "" {
+			return "", u.notAccepted(doing, response)
+		}
+		t.hosts.answered(request.URL.Host)
 	}
-	t.hosts.answered(request.URL.Host)
-	if eTag = response.Header.Get("ETag"); eTag == "" {
-		return "", notCachix("it does not confirm a part with an ETag")
+	return "", notCachix("the address for a part is always elsewhere")
+}
+
+// moved returns the address at which a part has to be sent again, or "". A server that has moved from http to https says
+// so, and S3 while a bucket is new. The encryption of an address is not given up.
+func moved(response *http.Response) string {
+	switch response.StatusCode {
+	case http.StatusMovedPermanently, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+	default: // others have the client continue with GET
+		return ""
 	}
-	return eTag, nil
+	to, err := response.Location()
+	if err != nil || to.Scheme != "https" && to.Scheme != response.Request.URL.Scheme {
+		return ""
+	}
+	return to.String()
+}
+
+// notAccepted returns the error for a part that was not accepted.
+func (u *upload) notAccepted(doing string, response *http.Response) error {
+	// Without its message: in it, an object store repeats the signed request.
+	failure := u.by.transport.answered(doing, response, nil)
+	if failure.Kind == KeyRefused {
+		failure.Kind = Refused // it was not asked with the API key
+	}
+	failure.again = failure.again || mayPass(response.StatusCode)
+	return failure
+}
+
+// mayPass reports whether a part that was refused with a status may be accepted at the next address. S3 and others like it
+// answer 403 if the address has expired, and 400 if they did not get the part in time or as its MD5 says; Iglu Cache
+// answers 400 to that as well.
+func mayPass(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
+		return true
+	}
+	return false
 }

@@ -273,6 +273,15 @@ func (s *fakeStore) put(path, content string, references []string) {
 	s.infos[path] = nixstore.Info{Path: path, NarHash: sha256.Sum256(nar.Bytes()), NarSize: int64(nar.Len()), References: references, BuiltHere: true}
 }
 
+// remove removes paths.
+func (s *fakeStore) remove(paths ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, path := range paths {
+		delete(s.infos, path)
+	}
+}
+
 // change changes the store's metadata of a path.
 func (s *fakeStore) change(path string, change func(*nixstore.Info)) {
 	s.mu.Lock()

@@ -75,8 +75,9 @@ type Pusher struct {
 
 	planner *planner
 	queue   *queue
-	ended   chan struct{} // closed when the build has ended
-	watched chan error    // receives the error of watch, or nil, when that returns
+	there   map[string]cachix.Path // what the cache had during the build, by hash
+	ended   chan struct{}          // closed when the build has ended
+	watched chan error             // receives the error of watch, or nil, when that returns
 }
 
 // Watch starts to push the paths that are built in a store from now on, until ctx ends. Finish must be
@@ -88,6 +89,7 @@ func (p *Pusher) Watch(ctx context.Context, store Store) error {
 	}
 	p.planner = planner
 	p.queue = newQueue(p.client.Uploads(), func(path cachix.Path) error { return p.sender.send(ctx, path) })
+	p.there = make(map[string]cachix.Path)
 	p.ended, p.watched = make(chan struct{}), make(chan error, 1)
 	go func() { p.watched <- p.watch(ctx) }()
 	return nil
@@ -150,7 +152,9 @@ func (p *Pusher) add(ctx context.Context, wanted map[string]cachix.Path) error {
 	var paths []cachix.Path
 	for _, hash := range missing {
 		paths = append(paths, wanted[hash])
+		delete(wanted, hash)
 	}
+	maps.Copy(p.there, wanted)
 	p.queue.add(paths)
 	return nil
 }
@@ -186,6 +190,9 @@ func (p *Pusher) addLast(ctx context.Context, command Command) error {
 	if err != nil {
 		return err
 	}
+	// The cache is asked once more for what it had: that can be hours ago, and it may have removed some of it.
+	p.tally.count(func(c *counts) { c.there -= len(p.there) })
+	maps.Copy(wanted, p.there)
 	return p.add(ctx, wanted)
 }
 

@@ -6,9 +6,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"iglu.sh/builder/internal/cachix"
 	"iglu.sh/builder/internal/nixstore"
@@ -60,6 +62,48 @@ func TestListThatWorks(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A cache that is full removes a path that it had when the build began. The path is pushed again at the end.
+func TestRemovedDuringTheBuild(t *testing.T) {
+	for _, kind := range []devcache.Kind{devcache.Strict, devcache.Standalone} {
+		inBubble(t, kind, func(t *testing.T, f *fixture) {
+			kept, removed := f.store.add("kept"), f.store.add("removed")
+			f.run(kept, removed)
+			f.wantTotal(2, 0, 0)
+			f.store.remove(kept, removed)
+			j := f.watch()
+			f.store.add("kept")
+			f.store.add("removed")
+			time.Sleep(time.Minute)
+			hash, _, _ := strings.Cut(strings.TrimPrefix(removed, cachix.StoreDir), "-")
+			if err := os.Remove(f.folder + "/default/narinfo/" + hash + ".narinfo"); err != nil {
+				t.Fatal(err)
+			}
+			if unpushed := j.finish(f.store.add("app", removed)); unpushed != "" {
+				t.Error(unpushed)
+			}
+			f.wantTotal(2, 1, 0)
+			f.wantNames("app", "kept", "removed")
+		})
+	}
+}
+
+// Paths that are damaged in the store are not pushed. The others are, however many damaged ones come first.
+func TestDamagedPaths(t *testing.T) {
+	inEachKind(t, func(t *testing.T, f *fixture) {
+		f.options.Uploads = 1
+		results := []string{f.store.add("ok")} // the smallest, so the last
+		for i := range 4 {
+			damaged := f.store.add(fmt.Sprint("damaged-", i))
+			f.store.change(damaged, func(info *nixstore.Info) { info.NarHash = [32]byte{1} })
+			results = append(results, damaged)
+		}
+		if unpushed := f.run(results...); !strings.HasPrefix(unpushed, "4 of 5 paths could not be pushed: damaged-0: ") {
+			t.Errorf("unpushed: %q", unpushed)
+		}
+		f.wantNames("ok")
+	})
 }
 
 // If the answers to lists are wrong, the cache is asked for each path before the upload, and the paths that

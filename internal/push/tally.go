@@ -8,7 +8,7 @@ import (
 	"iglu.sh/builder/internal/cachix"
 )
 
-// A tally counts the results of the uploads. After several failures in a row, it gives up: the cache itself
+// A tally counts the results of the uploads. After several failures in a row at the cache, it gives up: the cache itself
 // fails. Its methods are safe for concurrent use.
 type tally struct {
 	say      func(format string, args ...any)
@@ -58,11 +58,20 @@ func (t *tally) failed(ctx context.Context, path cachix.Path, err error) {
 		return
 	}
 	t.say("could not push %s: %v", path.Name(), err)
+	if !isOfCache(err) {
+		return
+	}
 	t.failures++
 	if errors.Is(err, cachix.KeyRefused) || cachix.StayedAway(err) || t.failures >= maxFailures {
 		t.gaveUp = errGaveUp
 		t.say("the cache fails again and again: no more is pushed for now")
 	}
+}
+
+// isOfCache reports whether an upload has failed at the cache, and not because of the path in the store.
+func isOfCache(err error) bool {
+	failure, ok := errors.AsType[*cachix.Error](err)
+	return ok && failure.Kind != cachix.WrongNar
 }
 
 // errGaveUp is the error of a path that is not tried because others have failed.

@@ -102,17 +102,18 @@ func TestRate(t *testing.T) {
 }
 
 // After three failures in a row, no more is pushed, and failures are no longer written to the log. A success in between
-// counts. A failure because the job has ended is none.
+// counts. A failure because the job has ended is none, and neither is one of the store.
 func TestFailures(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	var log []string
 	tally := &tally{say: func(format string, args ...any) { log = append(log, fmt.Sprintf(format, args...)) }}
-	fail := func(ctx context.Context, n int) {
+	failWith := func(ctx context.Context, n int, err error) {
 		for range n {
-			tally.failed(ctx, cachix.Path{StorePath: cachix.StoreDir + strings.Repeat("0", 32) + "-a"}, errors.New("broken"))
+			tally.failed(ctx, cachix.Path{StorePath: cachix.StoreDir + strings.Repeat("0", 32) + "-a"}, err)
 		}
 	}
+	fail := func(ctx context.Context, n int) { failWith(ctx, n, &cachix.Error{Kind: cachix.Failing}) }
 	check := func(when string, lines int, gaveUp bool) {
 		t.Helper()
 		if len(log) != lines || (tally.hasGivenUp() != nil) != gaveUp {
@@ -135,4 +136,7 @@ func TestFailures(t *testing.T) {
 	}
 	fail(t.Context(), 2)
 	check("again, after two failures", 8, false)
+	failWith(t.Context(), 3, fmt.Errorf("push a: %w", errors.New("input/output error")))
+	failWith(t.Context(), 3, &cachix.Error{Kind: cachix.WrongNar})
+	check("after failures of the store", 14, false)
 }

@@ -35,6 +35,7 @@ type Kind string
 //   - the address of an upload contains the API key;
 //   - neither checks a signature, an MD5 or the size of a part; parts are joined in the order of the
 //     completion's list;
+//   - both read only 100 KiB of JSON, and answer 413 to more;
 //   - without a signature, the narinfo has Sig: NAME:null;
 //   - abort never answers, an unknown route answers 200, and so does HEAD of a narinfo.
 const (
@@ -163,12 +164,29 @@ func (s *Server) igluRegister(c *cache, w http.ResponseWriter, r *http.Request) 
 	return answer(w, map[string]string{"message": "Public key added successfully"})
 }
 
+// maxIgluBody is how many bytes of JSON Iglu Cache reads: the default of Express.
+const maxIgluBody = 100 << 10
+
+// igluDecode reads the JSON of a request.
+func igluDecode(r *http.Request, value any) error {
+	text, err := io.ReadAll(io.LimitReader(r.Body, maxIgluBody+1))
+	switch {
+	case err != nil:
+		return err
+	case len(text) > maxIgluBody:
+		return refuse(http.StatusRequestEntityTooLarge, "request entity too large")
+	case json.Unmarshal(text, value) != nil:
+		return bad("Invalid request")
+	}
+	return nil
+}
+
 // igluMissing returns those of the given hashes that the cache does not have. They are hashes of store paths,
 // but the monorepo takes them as hashes of NARs.
 func (s *Server) igluMissing(c *cache, w http.ResponseWriter, r *http.Request) error {
 	var hashes []string
-	if json.NewDecoder(r.Body).Decode(&hashes) != nil {
-		return bad("Invalid request")
+	if err := igluDecode(r, &hashes); err != nil {
+		return err
 	}
 	has := c.hasPath
 	if s.options.Kind == Monorepo {
@@ -285,8 +303,8 @@ type igluCompletion struct {
 
 func (s *Server) igluComplete(c *cache, w http.ResponseWriter, r *http.Request) error {
 	var request igluCompletion
-	if json.NewDecoder(r.Body).Decode(&request) != nil {
-		return bad("Invalid request")
+	if err := igluDecode(r, &request); err != nil {
+		return err
 	}
 	n := request.NarInfo
 	switch {

@@ -19,7 +19,7 @@ type Network struct {
 	hosts map[string]*Listener // by address; nil if nothing listens any more
 }
 
-// Serve serves a handler at an address, HOST:PORT. Call kill to break all connections and refuse new ones.
+// Serve serves a handler at an address, HOST:PORT, to clients of HTTP/1.1 and to those of HTTP/2 without TLS. Call kill to break all connections and refuse new ones.
 func (n *Network) Serve(address string, handler http.Handler) (kill func()) {
 	l := Listen(address)
 	n.mu.Lock()
@@ -28,7 +28,9 @@ func (n *Network) Serve(address string, handler http.Handler) (kill func()) {
 	}
 	n.hosts[address] = l
 	n.mu.Unlock()
-	server := &http.Server{Handler: handler}
+	server := &http.Server{Handler: handler, Protocols: new(http.Protocols)}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
