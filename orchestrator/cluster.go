@@ -385,6 +385,7 @@ func (n *node) offer() {
 		n.b.queue.Up(n.slots, n.homes...)
 	case away != nil:
 		n.b.log.Warn("a node gets no more jobs until it answers", "node", n.name, "err", away.why)
+		away.isNews() // await need not log it again
 		n.b.queue.Down(n.slots)
 	default:
 		n.b.log.Info("a node gets no more jobs: its agent was asked to stop", "node", n.name)

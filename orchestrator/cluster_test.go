@@ -334,6 +334,47 @@ func TestSameID(t *testing.T) {
 	})
 }
 
+// TestOtherVersionReturns loses a node whose agent returns with another version, and then with other keys, as agents are
+// usually changed. The log says each reason once, also while there is no node, and how often it is tried does not matter.
+func TestOtherVersionReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var otherVersion atomic.Bool
+		l := newLab(t, 1, func(o *Options) {
+			o.Cluster.Program = func(_ context.Context, _, platform string) (string, error) {
+				if otherVersion.Load() {
+					return "", errNoProgram
+				}
+				return "for " + platform, nil
+			}
+		})
+		errKeys := &engine.Failure{End: jobend.EngineGone, Call: "answer", What: "They do not trust each other's keys.", Advice: "Replace them."}
+		want := func(when string, lines ...string) {
+			t.Helper()
+			time.Sleep(time.Minute)
+			for _, line := range lines {
+				if log := l.log.String(); strings.Count(log, line) != 1 {
+					t.Errorf("%s, this is not there once: %s\n%s", when, line, log)
+				}
+			}
+		}
+		l.lose("n1")
+		noAnswer := fmt.Sprintf(`level=WARN msg="a node gets no more jobs until it answers" node=n1 err=%q`, errAway)
+		want("while it does not answer", noAnswer)
+		otherVersion.Store(true)
+		l.machines["n1"].cut(false)
+		version := fmt.Sprintf(`level=WARN msg="a node cannot be used" address=n1 err=%q`, errNoProgram)
+		want("with another version", noAnswer, version)
+		l.machines["n1"].fails("Info", errKeys)
+		keys := fmt.Sprintf(`level=WARN msg="a node cannot be used" address=n1 err=%q`, errKeys)
+		want("with other keys", noAnswer, version, keys)
+		l.machines["n1"].cut(true)
+		want("while it does not answer again", noAnswer, version, keys)
+		if log := l.log.String(); strings.Count(log, "a node cannot be used") != 2 {
+			t.Errorf("its log:\n%s", log)
+		}
+	})
+}
+
 // TestLookupFails has no name server for an hour, twice. The log says once each time that names cannot be looked up,
 // although the text of the error differs, and that they can again.
 func TestLookupFails(t *testing.T) {
