@@ -14,7 +14,7 @@ import (
 // A Cluster is how the builder finds and opens the engines of several machines, if it uses more than one.
 type Cluster struct {
 	// Find returns the addresses at which there may be engines now. Two addresses may belong to one engine. With
-	// an error, it returns only some of them.
+	// an error, some of them are those that it returned before, because it could not look them up.
 	Find func(ctx context.Context) ([]string, error)
 	// Open returns the engine at an address. It does not connect yet, so the engine may be unreachable.
 	Open func(address string) (engine.Engine, error)
@@ -74,7 +74,7 @@ func (c *cluster) follow(ctx context.Context) {
 		if ctx.Err() == nil {
 			failed = c.logLookup(err, failed)
 		}
-		for _, address := range c.note(addresses, err == nil) {
+		for _, address := range c.note(addresses) {
 			pings.Go(func() { c.followAddress(ctx, address) })
 		}
 		c.forget()
@@ -98,14 +98,11 @@ func (c *cluster) logLookup(err error, failed bool) (fails bool) {
 	return err != nil
 }
 
-// note records which addresses were found, and returns those that no goroutine pings yet. If they are not all, those
-// that were found before count as found.
-func (c *cluster) note(addresses []string, all bool) (fresh []string) {
+// note records which addresses were found, and returns those that no goroutine pings yet.
+func (c *cluster) note(addresses []string) (fresh []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if all {
-		clear(c.found)
-	}
+	clear(c.found)
 	for _, address := range addresses {
 		c.found[address] = true
 		if !c.pinged[address] {

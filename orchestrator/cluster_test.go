@@ -384,10 +384,11 @@ func TestLookupFails(t *testing.T) {
 		l := newLab(t, 1, func(o *Options) {
 			find := o.Cluster.Find
 			o.Cluster.Find = func(ctx context.Context) ([]string, error) {
+				found, err := find(ctx)
 				if broken.Load() {
-					return nil, fmt.Errorf("read udp 192.0.2.1:%d: i/o timeout", port.Add(1))
+					err = fmt.Errorf("read udp 192.0.2.1:%d: i/o timeout", port.Add(1))
 				}
-				return find(ctx)
+				return found, err
 			}
 		})
 		before := len(l.log.String())
@@ -410,26 +411,35 @@ func TestLookupFails(t *testing.T) {
 	})
 }
 
-// TestFoundInPart finds one node while the lookup of others fails: that node is used, and those stay that are known.
+// TestFoundInPart cannot look up one of several names, for ever. Nodes with other names come and go all the same.
 func TestFoundInPart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var broken atomic.Bool
 		l := newLab(t, 2, func(o *Options) {
 			find := o.Cluster.Find
 			o.Cluster.Find = func(ctx context.Context) ([]string, error) {
-				if broken.Load() {
-					return []string{"twin"}, errors.New("the name server does not know the rest now")
-				}
-				return find(ctx)
+				found, _ := find(ctx)
+				return found, errors.New("the name server does not know the rest now")
 			}
 		})
+		want := func(when, names string) {
+			t.Helper()
+			time.Sleep(2 * forgetTime)
+			var listed []string
+			for _, s := range l.b.Nodes() {
+				listed = append(listed, s.Name)
+			}
+			if got := strings.Join(listed, ", "); got != names {
+				t.Errorf("%s, the nodes are %s, want %s", when, got, names)
+			}
+		}
+		l.setFound("n1", "n2", "twin")
+		want("with another one", "n1, n1 (twin), n2")
 		l.machines["n2"].cut(true)
-		broken.Store(true)
-		time.Sleep(time.Minute)
-		l.machines["n2"].cut(false) // it is pinged still
-		time.Sleep(2 * pingInterval)
-		if got := l.b.queue.Slots(); got != 6 {
-			t.Errorf("%d slots, want 6", got)
+		want("while one does not answer", "n1, n1 (twin), n2")
+		l.setFound("n1", "twin")
+		want("when that is not found any more", "n1, n1 (twin)")
+		if n := len(l.b.nodes); n != 2 {
+			t.Errorf("the builder knows %d nodes", n)
 		}
 	})
 }

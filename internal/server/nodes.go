@@ -164,17 +164,20 @@ type finder struct {
 	resolver resolver
 	names    []string
 	log      *slog.Logger
-	without  []string // the names that had no address last
+	last     map[string][]string // the addresses that were found last, by name; may be nil
+	without  []string            // the names that had no address last
 }
 
-// find is resolve. It is not for concurrent use.
+// find returns the addresses of all names. Those of a name that cannot be looked up are the ones that were found last. The
+// error says which names these are. find is not for concurrent use.
 func (f *finder) find(ctx context.Context) (addresses []string, failed error) {
+	now := make(map[string][]string)
 	for _, name := range f.names {
 		found, err := resolve(ctx, f.resolver, []string{name})
-		addresses, failed = append(addresses, found...), errors.Join(failed, err)
 		had := !slices.Contains(f.without, name)
 		switch {
 		case err != nil: // not known
+			found, failed = f.last[name], errors.Join(failed, err)
 		case len(found) == 0 && had:
 			f.log.Warn("a name in IGLU_NODES has no address", "name", name)
 			f.without = append(f.without, name)
@@ -182,7 +185,10 @@ func (f *finder) find(ctx context.Context) (addresses []string, failed error) {
 			f.log.Info("a name in IGLU_NODES has an address now", "name", name)
 			f.without = slices.DeleteFunc(f.without, func(other string) bool { return other == name })
 		}
+		now[name] = found
+		addresses = append(addresses, found...)
 	}
+	f.last = now
 	return addresses, failed
 }
 

@@ -257,3 +257,28 @@ level=INFO msg="a name in IGLU_NODES has an address now" name=nod-2:2376
 		t.Errorf("its log (-want +got):\n%s", diff)
 	}
 }
+
+// TestNameNotLookedUp cannot look up one of two names. It has the addresses that were found last, and those of the other
+// name change all the same.
+func TestNameNotLookedUp(t *testing.T) {
+	known := names{"broken": nil, "tasks.agent": {"10.0.1.2", "10.0.1.3"}}
+	f := finder{resolver: known, names: []string{"broken:1", "tasks.agent:2"}, log: slog.New(slog.DiscardHandler)}
+	find := func(fails bool, want ...string) {
+		t.Helper()
+		if got, err := f.find(t.Context()); (err != nil) != fails || !slices.Equal(got, want) {
+			t.Errorf("found %q, want %q, %v", got, want, err)
+		}
+	}
+	find(true, "10.0.1.2:2", "10.0.1.3:2")
+	known["tasks.agent"] = []string{"10.0.1.3", "10.0.1.4"}
+	find(true, "10.0.1.3:2", "10.0.1.4:2")
+	known["broken"] = []string{"192.0.2.1"}
+	find(false, "192.0.2.1:1", "10.0.1.3:2", "10.0.1.4:2")
+	known["broken"] = nil
+	known["tasks.agent"] = []string{"10.0.1.4"}
+	find(true, "192.0.2.1:1", "10.0.1.4:2")
+	delete(known, "broken") // the name does not exist any more
+	find(false, "10.0.1.4:2")
+	known["broken"] = nil
+	find(true, "10.0.1.4:2")
+}
