@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -244,5 +245,68 @@ func TestRetryInTime(t *testing.T) {
 		if took := time.Since(begun); took > deadline+stopGrace {
 			t.Errorf("it has ended after %s, and its deadline is %s\n%s", took, deadline, one.log.String())
 		}
+	})
+}
+
+// TestNodeCannotBegin sends jobs to nodes that answer, but on which no job can begin. They run on the other nodes, also if
+// those are full at first: such a node always has free slots.
+func TestNodeCannotBegin(t *testing.T) {
+	for call, err := range map[string]*engine.Failure{
+		"Create":         {Call: "make the container", What: "The container engine failed to make the container: no space left on device.", Advice: "Its log says more."},
+		"Volumes.Create": {Call: "provide the job's store", What: "The container engine failed to provide the job's store: no space left on device.", Advice: "Its log says more."},
+		"Image":          errNoImage,
+	} {
+		t.Run(call, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLab(t, 4)
+				l.machines["n1"].fails(call, err)
+				l.machines["n2"].fails(call, err)
+				var jobs []*sent
+				for n := range 8 {
+					jobs = append(jobs, l.start(fmt.Sprint("repository-", n), "1m"))
+				}
+				for _, j := range jobs {
+					j.wantEnd(t, jobend.Exited)
+					if log := j.log.String(); !strings.Contains(log, "\niglu: on node n3\n") && !strings.Contains(log, "\niglu: on node n4\n") {
+						t.Errorf("its log:\n%s", log)
+					}
+				}
+				why := "iglu: on node n1 " + lowerFirst(err.What) + " The job waits for a slot of another node\n"
+				if log := jobs[0].log.String(); strings.Count(log, why) != 1 {
+					t.Errorf("its log does not say once %q:\n%s", why, log)
+				}
+			})
+		})
+	}
+}
+
+// TestNowhereBegins checks that a job ends with the failure of its engine if it has been on every node that it could have, and
+// at once if that is the only one.
+func TestNowhereBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 3)
+		l.setFound("n1", "n2", "n3", "arm")
+		time.Sleep(2 * findInterval)
+		for _, m := range l.machines {
+			m.fails("Image", errNoImage)
+		}
+		want := func(when string, nodes int) {
+			t.Helper()
+			begun := time.Now()
+			one := l.start("a", "1m")
+			one.wantEnd(t, jobend.NoImage)
+			if n := strings.Count(one.log.String(), "waits for a slot of another node"); n != nodes-1 {
+				t.Errorf("%s, it has waited %d times\n%s", when, n, one.log.String())
+			}
+			if took := time.Since(begun); took > time.Second {
+				t.Errorf("%s, it took %s", when, took)
+			}
+		}
+		want("with three nodes", 3)
+		l.machines["n2"].drain(true)
+		time.Sleep(2 * pingInterval)
+		want("with one that drains", 2)
+		l.lose("n3")
+		want("with one that is lost, too", 1)
 	})
 }

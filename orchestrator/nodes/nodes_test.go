@@ -197,6 +197,31 @@ func TestAgain(t *testing.T) {
 	})
 }
 
+// TestNodesBefore checks where a job gets its next slots: on nodes that it has not had, then on the one that it had first.
+func TestNodesBefore(t *testing.T) {
+	w := newFixture(t, amd64, amd64, amd64, arm64)
+	job := w.Join(Need{Platform: amd64})
+	next := func(hasOther bool, want string) {
+		t.Helper()
+		if got := job.HasOther(); got != hasOther {
+			t.Errorf("on node %s, there is another: %t", w.where(job), got)
+		}
+		job.Again(0)
+		w.want(want, job)
+	}
+	w.want("0", job)
+	next(true, "1")
+	next(true, "2")
+	next(false, "0")
+	w.Down(w.nodes[1])
+	next(false, "2")
+	w.Down(w.nodes[0])
+	next(false, "2") // there is no other
+	w.Up(w.nodes[0])
+	w.Up(w.nodes[1])
+	next(false, "1")
+}
+
 // TestNoNode checks that a job waits until there is a node.
 func TestNoNode(t *testing.T) {
 	w := newFixture(t)
