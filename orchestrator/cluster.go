@@ -201,6 +201,9 @@ func (c *cluster) await(ctx context.Context, e engine.Engine, address string, ti
 // nodeOf returns the node of an engine, or nil if the engine already is a node that gets jobs. An engine that
 // was used before keeps its slots, because jobs may still have some of them.
 func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info, address string) (*node, error) {
+	if c.isUsed(info, address) {
+		return nil, nil // the calls below would be made in vain, again and again
+	}
 	buildID, err := c.Program(ctx, address, info.Platform)
 	if err != nil {
 		return nil, err
@@ -215,22 +218,22 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info,
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	isNews := c.lastAt[address] != info.ID
-	c.present(address, info.ID)
 	before := c.byID[info.ID]
+	isTaken := before != nil && before.inUse && (drains || c.getsJobs(before))
+	if isTaken {
+		c.logTwin(before, info, address)
+	}
+	c.present(address, info.ID)
 	var n *node
 	switch {
+	case isTaken:
+		return nil, nil
 	case before == nil:
 		n = c.b.newNode(e, &nodes.Node{Platform: info.Platform, Slots: c.b.options.MaxJobs}, c.b.options.Stores.OfNode(info.ID))
 		n.name = c.nameOf(info, address)
 	case !before.inUse:
 		n = c.b.newNode(e, before.slots, c.b.options.Stores.OfNode(info.ID))
 		n.name = c.nameOf(info, address)
-	case drains || !before.drains && c.away[before.address] == nil:
-		if isNews {
-			c.logTwin(before, info, address)
-		}
-		return nil, nil
 	default: // a new agent replaces the one before
 		n = &node{b: c.b, slots: before.slots, engine: e, stores: before.stores, leftovers: before.leftovers, name: before.name, after: before.maintained, takes: before.takes}
 		n.stores.Use(e)
@@ -250,6 +253,22 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info,
 	}
 	return n, nil
 }
+
+// isUsed reports whether an engine already is a node that gets jobs at another address than this one.
+func (c *cluster) isUsed(info engine.Info, address string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.byID[info.ID]
+	if n == nil || !c.getsJobs(n) {
+		return false
+	}
+	c.logTwin(n, info, address)
+	c.present(address, info.ID)
+	return true
+}
+
+// getsJobs reports whether a node gets jobs: its engine answers, and its agent was not asked to stop. Its caller holds mu.
+func (c *cluster) getsJobs(n *node) bool { return n.inUse && !n.drains && c.away[n.address] == nil }
 
 // platformFor returns the platform that a job asks for, if a node has it. Otherwise it returns the builder's
 // own, where an emulator may run the job's programs. arch may be any name that goArch knows.

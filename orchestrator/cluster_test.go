@@ -334,6 +334,37 @@ func TestSameID(t *testing.T) {
 	})
 }
 
+// TestSecondAddress has a node with two addresses, as a name has that stands for an IPv4 and an IPv6 address. At the one
+// that is not used, only the engine's ID is asked for: its agent would read its whole program every few seconds.
+func TestSecondAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var programs, drains atomic.Int32
+		l := newLab(t, 1, func(o *Options) {
+			isDraining := o.Cluster.IsDraining
+			o.Cluster.Program = func(_ context.Context, address, platform string) (string, error) {
+				if address == "alias" {
+					programs.Add(1)
+				}
+				return "for " + platform, nil
+			}
+			o.Cluster.IsDraining = func(ctx context.Context, address string) (bool, error) {
+				if address == "alias" {
+					drains.Add(1)
+				}
+				return isDraining(ctx, address)
+			}
+		})
+		l.setFound("n1", "alias")
+		time.Sleep(time.Hour)
+		if programs.Load() != 0 || drains.Load() != 0 {
+			t.Errorf("its agent was asked for its program %d times, and whether it drains %d times", programs.Load(), drains.Load())
+		}
+		if states := l.b.Nodes(); len(states) != 1 || !states[0].Up {
+			t.Errorf("the nodes are %+v", states)
+		}
+	})
+}
+
 // TestOtherVersionReturns loses a node whose agent returns with another version, and then with other keys, as agents are
 // usually changed. The log says each reason once, also while there is no node, and how often it is tried does not matter.
 func TestOtherVersionReturns(t *testing.T) {

@@ -90,9 +90,12 @@ func (c *cluster) isTaken(name, id string) bool {
 	return false
 }
 
-// logTwin logs that an address is not used, because its engine has the ID of a node that gets jobs. Usually it is that
-// node. But machines that are copies of each other have one ID, too.
+// logTwin logs once that an address is not used, because its engine has the ID of a node that is. Usually it is that node.
+// But machines that are copies of each other have one ID, too. Its caller holds mu, and then calls present.
 func (c *cluster) logTwin(n *node, info engine.Info, address string) {
+	if c.lastAt[address] == info.ID {
+		return // logged before
+	}
 	log := c.b.log.With("address", address, "node", n.name, "usedAt", n.address)
 	if n.info.Name == info.Name {
 		log.Info("an address is not used: its engine is that of a node which is used at another address")
