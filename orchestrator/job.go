@@ -177,14 +177,14 @@ func (r *run) inTurn(ctx context.Context, ticket *nodes.Ticket, record *recorder
 		switch {
 		case mayMiss && r.isLost(verdict):
 			misses++
-			r.again(ticket, 0, "node "+r.node.name+" does not answer: the job waits for a slot again", verdict)
+			r.again(ticket, record, 0, "node "+r.node.name+" does not answer: the job waits for a slot again", verdict)
 		case mayMiss && r.isOfNode(verdict) && ticket.HasOther(): // such as a full disk
 			misses++
-			r.again(ticket, 0, lowerFirst(problem(verdict.Err))+" The job waits for a slot of another node", verdict)
+			r.again(ticket, record, 0, lowerFirst(problem(verdict.Err))+" The job waits for a slot of another node", verdict)
 		case r.isLost(verdict) && r.started && !r.hasRun && r.b.options.RetryLost:
 			r.started, r.hasRun = false, true
 			// What runs on the node that is lost, which nobody can ask, ends by itself.
-			r.again(ticket, jobenv.Outlives, fmt.Sprintf("node %s is lost: the job runs once more, on another node if there is one, when what runs there has ended by itself (%s)",
+			r.again(ticket, record, jobenv.Outlives, fmt.Sprintf("node %s is lost: the job runs once more, on another node if there is one, when what runs there has ended by itself (%s)",
 				r.node.name, jobenv.Outlives), verdict)
 		default:
 			return verdict
@@ -245,9 +245,10 @@ func (r *run) isOfNode(verdict Verdict) bool {
 
 // again makes the job wait for a slot once more, not before after has passed. It says why, and logs how the job would have
 // ended.
-func (r *run) again(ticket *nodes.Ticket, after time.Duration, why string, instead Verdict) {
+func (r *run) again(ticket *nodes.Ticket, record *recorder, after time.Duration, why string, instead Verdict) {
 	r.log.Warn("the job's node has failed: the job waits for another slot", "node", r.node.name, "after", after, "err", instead.Err)
 	r.say(why)
+	record.wait()
 	r.tracker.again(r.node.name)
 	r.withoutStore = false
 	r.slot++

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/orchestrator/engine"
@@ -308,5 +309,45 @@ func TestNowhereBegins(t *testing.T) {
 		want("with one that drains", 2)
 		l.lose("n3")
 		want("with one that is lost, too", 1)
+	})
+}
+
+// TestRetryRecord reads the record of a job that has lost its only node. While it waits, it has no node and has not started, as
+// any other job that waits. When it has ended, the record says when it got its first slot, and where it ran last.
+func TestRetryRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newRetryLab(t, 2)
+		l.lose("n2")
+		synctest.Wait()
+		record := func() history.Record {
+			all := l.b.records.(*keptRecords)
+			all.mu.Lock()
+			defer all.mu.Unlock()
+			return all.all[len(all.all)-1]
+		}
+		want := func(when, node string, started time.Time, runs, waits bool) {
+			t.Helper()
+			if r := record(); r.Node != node || !r.Started.Equal(started) || r.Runs() != runs || r.Waits() != waits {
+				t.Errorf("%s: node %q, started %s, runs: %t, waits: %t", when, r.Node, r.Started, r.Runs(), r.Waits())
+			}
+		}
+		one := l.start("a", "5m")
+		started := record().Started
+		want("at first", "n1", started, true, false)
+		l.lose("n1")
+		want("while it waits", "", time.Time{}, true, true)
+		l.machines["n2"].cut(false)
+		time.Sleep(jobenv.Outlives + time.Second)
+		want("on another node", "n2", started, true, false)
+		one.wantEnd(t, jobend.Exited)
+		want("at its end", "n2", started, false, false)
+
+		two := l.start("b", "5m")
+		started = record().Started
+		l.lose("n2")
+		want("while the second waits", "", time.Time{}, true, true)
+		l.b.Cancel(record().Job)
+		two.wantEnd(t, jobend.Cancelled)
+		want("cancelled while it waits", "n2", started, false, false)
 	})
 }
