@@ -256,6 +256,7 @@ func TestNodeCannotBegin(t *testing.T) {
 		"Create":         {Call: "make the container", What: "The container engine failed to make the container: no space left on device.", Advice: "Its log says more."},
 		"Volumes.Create": {Call: "provide the job's store", What: "The container engine failed to provide the job's store: no space left on device.", Advice: "Its log says more."},
 		"Image":          errNoImage,
+		"Start":          {Call: "start the container", What: "The container engine failed to start the container: runc is missing.", Advice: "Its log says more."},
 	} {
 		t.Run(call, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -349,5 +350,44 @@ func TestRetryRecord(t *testing.T) {
 		l.b.Cancel(record().Job)
 		two.wantEnd(t, jobend.Cancelled)
 		want("cancelled while it waits", "n2", started, false, false)
+	})
+}
+
+// A startEngine does not answer when it is asked to start a container.
+type startEngine struct{ engine.Engine }
+
+func (e startEngine) Create(ctx context.Context, spec engine.Spec) (engine.Container, error) {
+	c, err := e.Engine.Create(ctx, spec)
+	return startContainer{c}, err
+}
+
+type startContainer struct{ engine.Container }
+
+func (startContainer) Start(ctx context.Context) (engine.Stream, error) {
+	<-ctx.Done()
+	return nil, &engine.Failure{Call: "start the container", What: "The container engine failed to start the container.", Cause: ctx.Err()}
+}
+
+// TestRetryOfStart loses a node while it is asked to start the job's container: it may have started it, so the job waits before
+// it runs on another node.
+func TestRetryOfStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newRetryLab(t, 2, func(o *Options) {
+			open := o.Cluster.Open
+			o.Cluster.Open = func(address string) (engine.Engine, error) {
+				e, err := open(address)
+				if address == "n1" {
+					e = startEngine{e}
+				}
+				return e, err
+			}
+		})
+		one := l.start("a", "1m")
+		l.lose("n1")
+		begun := time.Now()
+		one.wantEnd(t, jobend.Exited)
+		if took := time.Since(begun); took < jobenv.Outlives+time.Minute-2*pingInterval {
+			t.Errorf("it has ended %s after its node was lost\n%s", took, one.log.String())
+		}
 	})
 }
