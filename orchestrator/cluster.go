@@ -38,6 +38,9 @@ const (
 	// forgetTime is after how long a lost node whose address is not found any more is forgotten. It is longer
 	// than a machine needs to start again.
 	forgetTime = 15 * time.Minute
+	// settleTime is how long after its start a builder expects to find nodes of further platforms. Jobs for these wait as
+	// long.
+	settleTime = 15 * time.Second
 )
 
 // A cluster keeps track of the engines of a Cluster, which are added and removed while the builder runs.
@@ -46,7 +49,8 @@ const (
 // that is unreachable for a moment, so an engine is lost only when it does not answer.
 type cluster struct {
 	Cluster
-	b *Builder
+	b     *Builder
+	begun time.Time
 
 	mu     sync.Mutex
 	found  map[string]bool     // the addresses that were found last
@@ -58,7 +62,7 @@ type cluster struct {
 
 // newCluster returns the cluster of the builder's options. follow starts it.
 func (b *Builder) newCluster() *cluster {
-	return &cluster{Cluster: *b.options.Cluster, b: b, found: make(map[string]bool), pinged: make(map[string]bool), away: make(map[string]*absence),
+	return &cluster{Cluster: *b.options.Cluster, b: b, begun: time.Now(), found: make(map[string]bool), pinged: make(map[string]bool), away: make(map[string]*absence),
 		lastAt: make(map[string]string), byID: make(map[string]*node)}
 }
 
@@ -78,6 +82,7 @@ func (c *cluster) follow(ctx context.Context) {
 			pings.Go(func() { c.followAddress(ctx, address) })
 		}
 		c.forget()
+		c.letInstead()
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -113,13 +118,12 @@ func (c *cluster) note(addresses []string) (fresh []string) {
 	return fresh
 }
 
-// forget forgets the nodes that were lost forgetTime ago and are not found any more. Their jobs that wait may then have
-// slots of the builder's own platform.
+// forget forgets the nodes that were lost forgetTime ago and are not found any more.
 func (c *cluster) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, n := range c.byID {
-		if n.inUse || time.Since(n.left) < forgetTime || c.lastAt[n.address] == id || !c.b.queue.Remove(n.slots, c.Platform) {
+		if n.inUse || time.Since(n.left) < forgetTime || c.lastAt[n.address] == id || !c.b.queue.Remove(n.slots) {
 			continue
 		}
 		c.b.log.Info("node forgotten: its address is not found any more", "node", n.name, "address", n.address)
@@ -128,6 +132,24 @@ func (c *cluster) forget() {
 		c.dropName(n.name)
 	}
 }
+
+// letInstead lets jobs that wait for a platform which no known node has wait for the builder's own: the last node of theirs was
+// forgotten, or the builder has just started and does not expect to find one any more.
+func (c *cluster) letInstead() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.isSettled() {
+		return
+	}
+	known := make(map[string]bool)
+	for _, n := range c.byID {
+		known[n.info.Platform] = true
+	}
+	c.b.queue.Instead(known, c.Platform)
+}
+
+// isSettled reports whether the builder has had the time to find its nodes.
+func (c *cluster) isSettled() bool { return time.Since(c.begun) >= settleTime }
 
 // dropName tells the observer that a name is not used any more, if no node has it. Its caller holds mu.
 func (c *cluster) dropName(name string) {
@@ -270,10 +292,11 @@ func (c *cluster) isUsed(info engine.Info, address string) bool {
 // getsJobs reports whether a node gets jobs: its engine answers, and its agent was not asked to stop. Its caller holds mu.
 func (c *cluster) getsJobs(n *node) bool { return n.inUse && !n.drains && c.away[n.address] == nil }
 
-// platformFor returns the platform that a job asks for, if a node has it. Otherwise it returns the builder's
-// own, where an emulator may run the job's programs. arch may be any name that goArch knows.
+// platformFor returns the platform that a job asks for, if a node has it or may be found yet. Otherwise it returns the
+// builder's own, where an emulator may run the job's programs. arch may be any name that goArch knows; it is empty if the job
+// asks for none.
 func (c *cluster) platformFor(arch string) string {
-	if platform := "linux/" + goArch(arch); c.hasPlatform(platform) {
+	if platform := "linux/" + goArch(arch); arch != "" && (c.hasPlatform(platform) || !c.isSettled()) {
 		return platform
 	}
 	return c.Platform

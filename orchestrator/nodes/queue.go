@@ -109,9 +109,8 @@ func (q *Queue) Down(n *Node) {
 	q.pass() // jobs whose home it is no longer wait for it
 }
 
-// Remove removes a node that is down, and reports whether it did: it does not while a job has a slot of the node. If no
-// other node has its platform, the jobs that wait for that get slots of the platform instead.
-func (q *Queue) Remove(n *Node, instead string) bool {
+// Remove removes a node that is down, and reports whether it did: it does not while a job has a slot of the node.
+func (q *Queue) Remove(n *Node) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if n.up || n.taken > 0 {
@@ -119,15 +118,22 @@ func (q *Queue) Remove(n *Node, instead string) bool {
 	}
 	q.nodes = slices.DeleteFunc(q.nodes, func(other *Node) bool { return other == n })
 	maps.DeleteFunc(q.homes, func(_ Need, home *Node) bool { return home == n })
-	if !slices.ContainsFunc(q.nodes, func(other *Node) bool { return other.Platform == n.Platform }) {
-		for _, t := range q.waiting {
-			if t.need.Platform == n.Platform {
-				t.need.Platform = instead
-			}
+	return true
+}
+
+// Instead lets jobs that wait for a platform which is none of the known ones wait for another.
+func (q *Queue) Instead(known map[string]bool, platform string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	changed := false
+	for _, t := range q.waiting {
+		if p := t.need.Platform; p != "" && p != platform && !known[p] {
+			t.need.Platform, changed = platform, true
 		}
 	}
-	q.pass()
-	return true
+	if changed {
+		q.pass()
+	}
 }
 
 // A Ticket is a job's place in the queue, and then its slot.
