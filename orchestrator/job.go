@@ -166,13 +166,19 @@ const maxMisses = 4
 
 // inTurn runs the job when it has a slot. If its node is lost, or its engine fails, the job runs again on another one: before
 // anything has run, on maxMisses nodes in all, and after that once, if the node is lost and RetryLost is set. The deadline
-// counts from the first slot.
+// counts from the first slot on whose node something has run, or may have.
 func (r *run) inTurn(ctx context.Context, ticket *nodes.Ticket, record *recorder) Verdict {
-	slots, err := ticket.Wait(ctx, r.waits)
-	ctx, stop := r.b.options.Deadlines.bound(ctx)
-	defer stop()
-	for misses := 1; err == nil; slots, err = ticket.Wait(ctx, r.waits) {
-		verdict := r.onNode(ctx, slots, record)
+	bounded, stop := ctx, func() {}
+	defer func() { stop() }()
+	for misses := 1; ; {
+		slots, err := ticket.Wait(bounded, r.waits)
+		if err != nil {
+			return Verdict{Err: cancelled(err)}
+		}
+		if !r.hasRun {
+			bounded, stop = r.b.options.Deadlines.bound(ctx)
+		}
+		verdict := r.onNode(bounded, slots, record)
 		mayMiss := !r.started && misses < maxMisses
 		switch {
 		case mayMiss && r.isLost(verdict):
@@ -189,8 +195,11 @@ func (r *run) inTurn(ctx context.Context, ticket *nodes.Ticket, record *recorder
 		default:
 			return verdict
 		}
+		if !r.hasRun { // the time that it waits for the next slot does not count
+			stop()
+			bounded = ctx
+		}
 	}
-	return Verdict{Err: cancelled(err)}
 }
 
 // onNode runs the job on a node where it has a slot.

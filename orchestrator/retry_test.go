@@ -391,3 +391,23 @@ func TestRetryOfStart(t *testing.T) {
 		}
 	})
 }
+
+// TestMissedInTime sends a job to a node on which no job can begin, while the other one is full for longer than a job may take.
+// The time that it waits does not count, because nothing of it has run.
+func TestMissedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const deadline = 10 * time.Minute
+		l := newLab(t, 2, func(o *Options) { o.MaxJobs, o.Deadlines.Build = 1, deadline })
+		l.machines["n1"].fails("Image", errNoImage)
+		first := l.start("a", "9m")
+		time.Sleep(time.Second)
+		second, third := l.start("b", "9m"), l.start("c", "11m")
+		first.wantEnd(t, jobend.Exited)
+		second.wantEnd(t, jobend.Exited)
+		begun := time.Now()
+		third.wantEnd(t, jobend.TimedOut)
+		if took := time.Since(begun); took < deadline-time.Second || took > deadline+stopGrace {
+			t.Errorf("it has ended %s after its slot, and its deadline is %s\n%s", took, deadline, third.log.String())
+		}
+	})
+}
