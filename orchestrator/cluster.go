@@ -14,7 +14,7 @@ import (
 // A Cluster is how the builder finds and opens the engines of several machines, if it uses more than one.
 type Cluster struct {
 	// Find returns the addresses at which there may be engines now. Two addresses may belong to one engine. With
-	// an error, it returns only some of them.
+	// an error, some of them are those that it returned before, because it could not look them up.
 	Find func(ctx context.Context) ([]string, error)
 	// Open returns the engine at an address. It does not connect yet, so the engine may be unreachable.
 	Open func(address string) (engine.Engine, error)
@@ -38,6 +38,9 @@ const (
 	// forgetTime is after how long a lost node whose address is not found any more is forgotten. It is longer
 	// than a machine needs to start again.
 	forgetTime = 15 * time.Minute
+	// settleTime is how long after its start a builder expects to find nodes of further platforms. Jobs for these wait as
+	// long.
+	settleTime = 15 * time.Second
 )
 
 // A cluster keeps track of the engines of a Cluster, which are added and removed while the builder runs.
@@ -46,7 +49,8 @@ const (
 // that is unreachable for a moment, so an engine is lost only when it does not answer.
 type cluster struct {
 	Cluster
-	b *Builder
+	b     *Builder
+	begun time.Time
 
 	mu     sync.Mutex
 	found  map[string]bool     // the addresses that were found last
@@ -58,7 +62,7 @@ type cluster struct {
 
 // newCluster returns the cluster of the builder's options. follow starts it.
 func (b *Builder) newCluster() *cluster {
-	return &cluster{Cluster: *b.options.Cluster, b: b, found: make(map[string]bool), pinged: make(map[string]bool), away: make(map[string]*absence),
+	return &cluster{Cluster: *b.options.Cluster, b: b, begun: time.Now(), found: make(map[string]bool), pinged: make(map[string]bool), away: make(map[string]*absence),
 		lastAt: make(map[string]string), byID: make(map[string]*node)}
 }
 
@@ -74,10 +78,11 @@ func (c *cluster) follow(ctx context.Context) {
 		if ctx.Err() == nil {
 			failed = c.logLookup(err, failed)
 		}
-		for _, address := range c.note(addresses, err == nil) {
+		for _, address := range c.note(addresses) {
 			pings.Go(func() { c.followAddress(ctx, address) })
 		}
 		c.forget()
+		c.letInstead()
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -98,14 +103,11 @@ func (c *cluster) logLookup(err error, failed bool) (fails bool) {
 	return err != nil
 }
 
-// note records which addresses were found, and returns those that no goroutine pings yet. If they are not all, those
-// that were found before count as found.
-func (c *cluster) note(addresses []string, all bool) (fresh []string) {
+// note records which addresses were found, and returns those that no goroutine pings yet.
+func (c *cluster) note(addresses []string) (fresh []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if all {
-		clear(c.found)
-	}
+	clear(c.found)
 	for _, address := range addresses {
 		c.found[address] = true
 		if !c.pinged[address] {
@@ -116,13 +118,12 @@ func (c *cluster) note(addresses []string, all bool) (fresh []string) {
 	return fresh
 }
 
-// forget forgets the nodes that were lost forgetTime ago and are not found any more. Their jobs that wait may then have
-// slots of the builder's own platform.
+// forget forgets the nodes that were lost forgetTime ago and are not found any more.
 func (c *cluster) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, n := range c.byID {
-		if n.inUse || time.Since(n.left) < forgetTime || c.lastAt[n.address] == id || !c.b.queue.Remove(n.slots, c.Platform) {
+		if n.inUse || time.Since(n.left) < forgetTime || c.lastAt[n.address] == id || !c.b.queue.Remove(n.slots) {
 			continue
 		}
 		c.b.log.Info("node forgotten: its address is not found any more", "node", n.name, "address", n.address)
@@ -131,6 +132,24 @@ func (c *cluster) forget() {
 		c.dropName(n.name)
 	}
 }
+
+// letInstead lets jobs that wait for a platform which no known node has wait for the builder's own: the last node of theirs was
+// forgotten, or the builder has just started and does not expect to find one any more.
+func (c *cluster) letInstead() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.isSettled() {
+		return
+	}
+	known := make(map[string]bool)
+	for _, n := range c.byID {
+		known[n.info.Platform] = true
+	}
+	c.b.queue.Instead(known, c.Platform)
+}
+
+// isSettled reports whether the builder has had the time to find its nodes.
+func (c *cluster) isSettled() bool { return time.Since(c.begun) >= settleTime }
 
 // dropName tells the observer that a name is not used any more, if no node has it. Its caller holds mu.
 func (c *cluster) dropName(name string) {
@@ -204,6 +223,9 @@ func (c *cluster) await(ctx context.Context, e engine.Engine, address string, ti
 // nodeOf returns the node of an engine, or nil if the engine already is a node that gets jobs. An engine that
 // was used before keeps its slots, because jobs may still have some of them.
 func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info, address string) (*node, error) {
+	if c.isUsed(info, address) {
+		return nil, nil // the calls below would be made in vain, again and again
+	}
 	buildID, err := c.Program(ctx, address, info.Platform)
 	if err != nil {
 		return nil, err
@@ -218,22 +240,22 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info,
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	isNews := c.lastAt[address] != info.ID
-	c.present(address, info.ID)
 	before := c.byID[info.ID]
+	isTaken := before != nil && before.inUse && (drains || c.getsJobs(before))
+	if isTaken {
+		c.logTwin(before, info, address)
+	}
+	c.present(address, info.ID)
 	var n *node
 	switch {
+	case isTaken:
+		return nil, nil
 	case before == nil:
 		n = c.b.newNode(e, &nodes.Node{Platform: info.Platform, Slots: c.b.options.MaxJobs}, c.b.options.Stores.OfNode(info.ID))
 		n.name = c.nameOf(info, address)
 	case !before.inUse:
 		n = c.b.newNode(e, before.slots, c.b.options.Stores.OfNode(info.ID))
 		n.name = c.nameOf(info, address)
-	case drains || !before.drains && c.away[before.address] == nil:
-		if isNews {
-			c.logTwin(before, info, address)
-		}
-		return nil, nil
 	default: // a new agent replaces the one before
 		n = &node{b: c.b, slots: before.slots, engine: e, stores: before.stores, leftovers: before.leftovers, name: before.name, after: before.maintained, takes: before.takes}
 		n.stores.Use(e)
@@ -254,10 +276,27 @@ func (c *cluster) nodeOf(ctx context.Context, e engine.Engine, info engine.Info,
 	return n, nil
 }
 
-// platformFor returns the platform that a job asks for, if a node has it. Otherwise it returns the builder's
-// own, where an emulator may run the job's programs. arch may be any name that goArch knows.
+// isUsed reports whether an engine already is a node that gets jobs at another address than this one.
+func (c *cluster) isUsed(info engine.Info, address string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.byID[info.ID]
+	if n == nil || !c.getsJobs(n) {
+		return false
+	}
+	c.logTwin(n, info, address)
+	c.present(address, info.ID)
+	return true
+}
+
+// getsJobs reports whether a node gets jobs: its engine answers, and its agent was not asked to stop. Its caller holds mu.
+func (c *cluster) getsJobs(n *node) bool { return n.inUse && !n.drains && c.away[n.address] == nil }
+
+// platformFor returns the platform that a job asks for, if a node has it or may be found yet. Otherwise it returns the
+// builder's own, where an emulator may run the job's programs. arch may be any name that goArch knows; it is empty if the job
+// asks for none.
 func (c *cluster) platformFor(arch string) string {
-	if platform := "linux/" + goArch(arch); c.hasPlatform(platform) {
+	if platform := "linux/" + goArch(arch); arch != "" && (c.hasPlatform(platform) || !c.isSettled()) {
 		return platform
 	}
 	return c.Platform
@@ -385,6 +424,7 @@ func (n *node) offer() {
 		n.b.queue.Up(n.slots, n.homes...)
 	case away != nil:
 		n.b.log.Warn("a node gets no more jobs until it answers", "node", n.name, "err", away.why)
+		away.isNews() // await need not log it again
 		n.b.queue.Down(n.slots)
 	default:
 		n.b.log.Info("a node gets no more jobs: its agent was asked to stop", "node", n.name)

@@ -334,6 +334,78 @@ func TestSameID(t *testing.T) {
 	})
 }
 
+// TestSecondAddress has a node with two addresses, as a name has that stands for an IPv4 and an IPv6 address. At the one
+// that is not used, only the engine's ID is asked for: its agent would read its whole program every few seconds.
+func TestSecondAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var programs, drains atomic.Int32
+		l := newLab(t, 1, func(o *Options) {
+			isDraining := o.Cluster.IsDraining
+			o.Cluster.Program = func(_ context.Context, address, platform string) (string, error) {
+				if address == "alias" {
+					programs.Add(1)
+				}
+				return "for " + platform, nil
+			}
+			o.Cluster.IsDraining = func(ctx context.Context, address string) (bool, error) {
+				if address == "alias" {
+					drains.Add(1)
+				}
+				return isDraining(ctx, address)
+			}
+		})
+		l.setFound("n1", "alias")
+		time.Sleep(time.Hour)
+		if programs.Load() != 0 || drains.Load() != 0 {
+			t.Errorf("its agent was asked for its program %d times, and whether it drains %d times", programs.Load(), drains.Load())
+		}
+		if states := l.b.Nodes(); len(states) != 1 || !states[0].Up {
+			t.Errorf("the nodes are %+v", states)
+		}
+	})
+}
+
+// TestOtherVersionReturns loses a node whose agent returns with another version, and then with other keys, as agents are
+// usually changed. The log says each reason once, also while there is no node, and how often it is tried does not matter.
+func TestOtherVersionReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var otherVersion atomic.Bool
+		l := newLab(t, 1, func(o *Options) {
+			o.Cluster.Program = func(_ context.Context, _, platform string) (string, error) {
+				if otherVersion.Load() {
+					return "", errNoProgram
+				}
+				return "for " + platform, nil
+			}
+		})
+		errKeys := &engine.Failure{End: jobend.EngineGone, Call: "answer", What: "They do not trust each other's keys.", Advice: "Replace them."}
+		want := func(when string, lines ...string) {
+			t.Helper()
+			time.Sleep(time.Minute)
+			for _, line := range lines {
+				if log := l.log.String(); strings.Count(log, line) != 1 {
+					t.Errorf("%s, this is not there once: %s\n%s", when, line, log)
+				}
+			}
+		}
+		l.lose("n1")
+		noAnswer := fmt.Sprintf(`level=WARN msg="a node gets no more jobs until it answers" node=n1 err=%q`, errAway)
+		want("while it does not answer", noAnswer)
+		otherVersion.Store(true)
+		l.machines["n1"].cut(false)
+		version := fmt.Sprintf(`level=WARN msg="a node cannot be used" address=n1 err=%q`, errNoProgram)
+		want("with another version", noAnswer, version)
+		l.machines["n1"].fails("Info", errKeys)
+		keys := fmt.Sprintf(`level=WARN msg="a node cannot be used" address=n1 err=%q`, errKeys)
+		want("with other keys", noAnswer, version, keys)
+		l.machines["n1"].cut(true)
+		want("while it does not answer again", noAnswer, version, keys)
+		if log := l.log.String(); strings.Count(log, "a node cannot be used") != 2 {
+			t.Errorf("its log:\n%s", log)
+		}
+	})
+}
+
 // TestLookupFails has no name server for an hour, twice. The log says once each time that names cannot be looked up,
 // although the text of the error differs, and that they can again.
 func TestLookupFails(t *testing.T) {
@@ -343,10 +415,11 @@ func TestLookupFails(t *testing.T) {
 		l := newLab(t, 1, func(o *Options) {
 			find := o.Cluster.Find
 			o.Cluster.Find = func(ctx context.Context) ([]string, error) {
+				found, err := find(ctx)
 				if broken.Load() {
-					return nil, fmt.Errorf("read udp 192.0.2.1:%d: i/o timeout", port.Add(1))
+					err = fmt.Errorf("read udp 192.0.2.1:%d: i/o timeout", port.Add(1))
 				}
-				return find(ctx)
+				return found, err
 			}
 		})
 		before := len(l.log.String())
@@ -369,26 +442,35 @@ func TestLookupFails(t *testing.T) {
 	})
 }
 
-// TestFoundInPart finds one node while the lookup of others fails: that node is used, and those stay that are known.
+// TestFoundInPart cannot look up one of several names, for ever. Nodes with other names come and go all the same.
 func TestFoundInPart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var broken atomic.Bool
 		l := newLab(t, 2, func(o *Options) {
 			find := o.Cluster.Find
 			o.Cluster.Find = func(ctx context.Context) ([]string, error) {
-				if broken.Load() {
-					return []string{"twin"}, errors.New("the name server does not know the rest now")
-				}
-				return find(ctx)
+				found, _ := find(ctx)
+				return found, errors.New("the name server does not know the rest now")
 			}
 		})
+		want := func(when, names string) {
+			t.Helper()
+			time.Sleep(2 * forgetTime)
+			var listed []string
+			for _, s := range l.b.Nodes() {
+				listed = append(listed, s.Name)
+			}
+			if got := strings.Join(listed, ", "); got != names {
+				t.Errorf("%s, the nodes are %s, want %s", when, got, names)
+			}
+		}
+		l.setFound("n1", "n2", "twin")
+		want("with another one", "n1, n1 (twin), n2")
 		l.machines["n2"].cut(true)
-		broken.Store(true)
-		time.Sleep(time.Minute)
-		l.machines["n2"].cut(false) // it is pinged still
-		time.Sleep(2 * pingInterval)
-		if got := l.b.queue.Slots(); got != 6 {
-			t.Errorf("%d slots, want 6", got)
+		want("while one does not answer", "n1, n1 (twin), n2")
+		l.setFound("n1", "twin")
+		want("when that is not found any more", "n1, n1 (twin)")
+		if n := len(l.b.nodes); n != 2 {
+			t.Errorf("the builder knows %d nodes", n)
 		}
 	})
 }

@@ -33,6 +33,7 @@ const (
 func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog) (code int, end *jobwire.End, err error) {
 	stream, err := c.Start(ctx)
 	if err != nil {
+		r.started = ctx.Err() != nil || !isRefused(err)
 		return 0, nil, err
 	}
 	out := r.drain(stream, watchdog)
@@ -80,6 +81,12 @@ func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog
 	}
 	r.say(endMissing)
 	return how.Code, nil, nil
+}
+
+// isRefused reports whether an engine has answered that it did not start a container. Without an answer, it may have.
+func isRefused(err error) bool {
+	f, ok := errors.AsType[*engine.Failure](err)
+	return ok && f.End == "" && !errors.Is(err, context.DeadlineExceeded)
 }
 
 const endMissing = "the end of the log may be missing: the engine did not pass all of it on"

@@ -12,7 +12,7 @@ import (
 
 // Deadlines limit how long a job may take. 0 means no limit.
 type Deadlines struct {
-	Build   time.Duration // from when it gets its first slot to its end
+	Build   time.Duration // from when it gets the first slot on whose node it can begin to its end
 	Silence time.Duration // the longest time without a byte of output
 }
 

@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -160,33 +161,45 @@ func (r *run) sayIfNoNode(platform string) {
 	r.log.Warn("a job waits: no node for its platform "+why, "platform", platform)
 }
 
-// maxMisses is how many nodes a job may have that do not answer before it begins.
+// maxMisses is how many nodes a job may have on which it cannot begin.
 const maxMisses = 4
 
-// inTurn runs the job when it has a slot. If its node is lost, the job runs again on another one: before anything has
-// run, on maxMisses nodes in all, and after that once, if RetryLost is set. The deadline counts from the first slot.
+// inTurn runs the job when it has a slot. If its node is lost, or its engine fails, the job runs again on another one: before
+// anything has run, on maxMisses nodes in all, and after that once, if the node is lost and RetryLost is set. The deadline
+// counts from the first slot on whose node something has run, or may have.
 func (r *run) inTurn(ctx context.Context, ticket *nodes.Ticket, record *recorder) Verdict {
-	slots, err := ticket.Wait(ctx, r.waits)
-	ctx, stop := r.b.options.Deadlines.bound(ctx)
-	defer stop()
-	for misses := 1; err == nil; slots, err = ticket.Wait(ctx, r.waits) {
-		verdict := r.onNode(ctx, slots, record)
+	bounded, stop := ctx, func() {}
+	defer func() { stop() }()
+	for misses := 1; ; {
+		slots, err := ticket.Wait(bounded, r.waits)
+		if err != nil {
+			return Verdict{Err: cancelled(err)}
+		}
+		if !r.hasRun {
+			bounded, stop = r.b.options.Deadlines.bound(ctx)
+		}
+		verdict := r.onNode(bounded, slots, record)
+		mayMiss := !r.started && misses < maxMisses
 		switch {
-		case !r.isLost(verdict):
-			return verdict
-		case !r.started && misses < maxMisses:
+		case mayMiss && r.isLost(verdict):
 			misses++
-			r.again(ticket, 0, "node "+r.node.name+" does not answer: the job waits for a slot again")
-		case r.started && !r.hasRun && r.b.options.RetryLost:
+			r.again(ticket, record, 0, "node "+r.node.name+" does not answer: the job waits for a slot again", verdict)
+		case mayMiss && r.isOfNode(verdict) && ticket.HasOther(): // such as a full disk
+			misses++
+			r.again(ticket, record, 0, lowerFirst(problem(verdict.Err))+" The job waits for a slot of another node", verdict)
+		case r.isLost(verdict) && r.started && !r.hasRun && r.b.options.RetryLost:
 			r.started, r.hasRun = false, true
 			// What runs on the node that is lost, which nobody can ask, ends by itself.
-			r.again(ticket, jobenv.Outlives, fmt.Sprintf("node %s is lost: the job runs once more, on another node if there is one, when what runs there has ended by itself (%s)",
-				r.node.name, jobenv.Outlives))
+			r.again(ticket, record, jobenv.Outlives, fmt.Sprintf("node %s is lost: the job runs once more, on another node if there is one, when what runs there has ended by itself (%s)",
+				r.node.name, jobenv.Outlives), verdict)
 		default:
 			return verdict
 		}
+		if !r.hasRun { // the time that it waits for the next slot does not count
+			stop()
+			bounded = ctx
+		}
 	}
-	return Verdict{Err: cancelled(err)}
 }
 
 // onNode runs the job on a node where it has a slot.
@@ -233,10 +246,18 @@ func (r *run) isLost(verdict Verdict) bool {
 	return r.node.cluster != nil && verdict.End() == jobend.EngineGone
 }
 
-// again makes the job wait for a slot once more, not before after has passed, and says why.
-func (r *run) again(ticket *nodes.Ticket, after time.Duration, why string) {
-	r.log.Info("the job's node is lost: the job waits for another slot", "node", r.node.name, "after", after)
+// isOfNode reports whether a job has ended because a call of its node's engine has failed.
+func (r *run) isOfNode(verdict Verdict) bool {
+	f, ok := errors.AsType[*engine.Failure](verdict.Err)
+	return ok && f.Call != "" && r.node.cluster != nil
+}
+
+// again makes the job wait for a slot once more, not before after has passed. It says why, and logs how the job would have
+// ended.
+func (r *run) again(ticket *nodes.Ticket, record *recorder, after time.Duration, why string, instead Verdict) {
+	r.log.Warn("the job's node has failed: the job waits for another slot", "node", r.node.name, "after", after, "err", instead.Err)
 	r.say(why)
+	record.wait()
 	r.tracker.again(r.node.name)
 	r.withoutStore = false
 	r.slot++

@@ -34,7 +34,8 @@ type lab struct {
 	machines map[string]*machine // by their addresses
 
 	mu    sync.Mutex
-	found []string
+	found []string // nil: no name server answers
+	last  []string // what was found when one answered
 }
 
 // A machine is a machine with an engine.
@@ -124,8 +125,9 @@ func (l *lab) find(context.Context) ([]string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.found == nil {
-		return nil, errors.New("no name server answers")
+		return slices.Clone(l.last), errors.New("no name server answers")
 	}
+	l.last = l.found
 	return slices.Clone(l.found), nil
 }
 

@@ -17,8 +17,22 @@ import (
 
 // An absence is an address at which no engine can be used.
 type absence struct {
-	since time.Time
-	why   error
+	since  time.Time
+	why    error
+	logged []string // the problems that the log has; at most maxLogged
+}
+
+// maxLogged bounds how many lines of the log are about one absence. Some problems have a text that is different each time.
+const maxLogged = 5
+
+// isNews reports whether the log has nothing about the present problem yet, and notes that it has from now on.
+func (a *absence) isNews() bool {
+	text := problem(a.why)
+	if slices.Contains(a.logged, text) || len(a.logged) >= maxLogged {
+		return false
+	}
+	a.logged = append(a.logged, text)
+	return true
 }
 
 // add marks a node's state as not up, with the time and the reason.
@@ -26,23 +40,22 @@ func (a *absence) add(s *nodes.State) {
 	s.Up, s.Since, s.Problem = false, a.since.UTC(), problem(a.why)
 }
 
-// absent records why no engine can be used at an address, and reports whether this is a new absence.
-func (c *cluster) absent(address string, why error) (fresh bool) {
+// absent records why no engine can be used at an address, and reports whether that is to be logged.
+func (c *cluster) absent(address string, why error) (isNews bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.noteAbsent(address, why)
+	return c.noteAbsent(address, why).isNews()
 }
 
-// noteAbsent is absent for callers that hold mu.
-func (c *cluster) noteAbsent(address string, why error) (fresh bool) {
+// noteAbsent is absent for callers that hold mu and log it themselves.
+func (c *cluster) noteAbsent(address string, why error) *absence {
 	a := c.away[address]
 	if a == nil {
 		a = &absence{since: time.Now()}
 		c.away[address] = a
-		fresh = true
 	}
 	a.why = why
-	return fresh
+	return a
 }
 
 // present records which engine is at an address. Its caller holds mu.
@@ -77,9 +90,12 @@ func (c *cluster) isTaken(name, id string) bool {
 	return false
 }
 
-// logTwin logs that an address is not used, because its engine has the ID of a node that gets jobs. Usually it is that
-// node. But machines that are copies of each other have one ID, too.
+// logTwin logs once that an address is not used, because its engine has the ID of a node that is. Usually it is that node.
+// But machines that are copies of each other have one ID, too. Its caller holds mu, and then calls present.
 func (c *cluster) logTwin(n *node, info engine.Info, address string) {
+	if c.lastAt[address] == info.ID {
+		return // logged before
+	}
 	log := c.b.log.With("address", address, "node", n.name, "usedAt", n.address)
 	if n.info.Name == info.Name {
 		log.Info("an address is not used: its engine is that of a node which is used at another address")

@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -48,6 +49,44 @@ func TestPlatforms(t *testing.T) {
 		}
 		if got := waits.node(); got != "arm" {
 			t.Errorf("the job that has waited runs on %s", got)
+		}
+	})
+}
+
+// TestPlatformsAtStart sends jobs to a builder that has just started, as clients do that wait for it. It takes longer to use a
+// node of another platform than one of its own, because it fetches the program from there. Jobs for that platform wait for it.
+func TestPlatformsAtStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 0, func(o *Options) {
+			o.Cluster.Program = func(_ context.Context, address, platform string) (string, error) {
+				if address == "arm" {
+					time.Sleep(settleTime - 2*findInterval)
+				}
+				return "for " + platform, nil
+			}
+		})
+		send := func(arch string) *sent {
+			request := commandOf(arch + " 1m")
+			request.Arch = arch
+			return l.send(t.Context(), request)
+		}
+		own, arm, other := send(""), send("aarch64-linux"), send("riscv64-linux")
+		l.setFound("twin", "arm")
+		time.Sleep(findInterval)
+		if got := nodesOf(own, arm, other); got != "n1 - -" {
+			t.Errorf("with one node, they run on %q", got)
+		}
+		time.Sleep(settleTime)
+		if got := nodesOf(own, arm, other); got != "n1 arm n1" { // an emulator may be there
+			t.Errorf("with both, they run on %q", got)
+		}
+		own.wantEnd(t, jobend.Exited)
+		late := send("riscv64-linux")
+		if got := late.node(); got != "n1" {
+			t.Errorf("a later one runs on %q", got)
+		}
+		for _, job := range []*sent{arm, other, late} {
+			job.wantEnd(t, jobend.Exited)
 		}
 	})
 }

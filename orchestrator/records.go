@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"cmp"
 	"encoding/json"
 	"log/slog"
 	"time"
@@ -24,6 +25,7 @@ type recorder struct {
 	redactor *redact.Redactor
 	log      *slog.Logger
 	record   history.Record
+	before   history.Record // what it was when the job lost its slot; empty if it has not
 }
 
 // newRecorder returns the recorder of a job. It does not store the record yet.
@@ -54,18 +56,22 @@ func (r *recorder) begin(hasSlot bool) {
 	r.put()
 }
 
-// start records when the job got its slot, and on which node. node is "" without a cluster.
+// start records when the job got its first slot, and on which node it runs now. node is "" without a cluster.
 func (r *recorder) start(node string) {
-	started := r.record.Started
-	if started.IsZero() {
-		started = time.Now().UTC()
-	}
+	started := cmp.Or(r.record.Started, r.before.Started, time.Now().UTC())
 	changed := started != r.record.Started || node != r.record.Node
 	r.record.Started, r.record.Node = started, node
 	r.logAs("job started")
 	if changed {
 		r.put()
 	}
+}
+
+// wait records that the job waits for a slot again, because its node has failed.
+func (r *recorder) wait() {
+	r.before = r.record
+	r.record.Started, r.record.Node = time.Time{}, ""
+	r.put()
 }
 
 // public returns a request as JSON without secrets, or nil if that fails.
@@ -117,6 +123,9 @@ func (r *recorder) logAs(message string) {
 
 // end records how the job has ended, and how many lines its log has.
 func (r *recorder) end(verdict Verdict, lines int64) {
+	if r.record.Started.IsZero() { // it has not got another slot
+		r.record.Started, r.record.Node = r.before.Started, r.before.Node
+	}
 	response, event := verdict.Response(), verdict.Event()
 	for _, text := range []*string{&event.Reason, &event.Commit, &event.Image} {
 		*text = r.redactor.String(*text)

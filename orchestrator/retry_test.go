@@ -2,11 +2,13 @@ package orchestrator
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/jobend"
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/orchestrator/engine"
@@ -243,6 +245,169 @@ func TestRetryInTime(t *testing.T) {
 		one.wantEnd(t, jobend.TimedOut)
 		if took := time.Since(begun); took > deadline+stopGrace {
 			t.Errorf("it has ended after %s, and its deadline is %s\n%s", took, deadline, one.log.String())
+		}
+	})
+}
+
+// TestNodeCannotBegin sends jobs to nodes that answer, but on which no job can begin. They run on the other nodes, also if
+// those are full at first: such a node always has free slots.
+func TestNodeCannotBegin(t *testing.T) {
+	for call, err := range map[string]*engine.Failure{
+		"Create":         {Call: "make the container", What: "The container engine failed to make the container: no space left on device.", Advice: "Its log says more."},
+		"Volumes.Create": {Call: "provide the job's store", What: "The container engine failed to provide the job's store: no space left on device.", Advice: "Its log says more."},
+		"Image":          errNoImage,
+		"Start":          {Call: "start the container", What: "The container engine failed to start the container: runc is missing.", Advice: "Its log says more."},
+	} {
+		t.Run(call, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLab(t, 4)
+				l.machines["n1"].fails(call, err)
+				l.machines["n2"].fails(call, err)
+				var jobs []*sent
+				for n := range 8 {
+					jobs = append(jobs, l.start(fmt.Sprint("repository-", n), "1m"))
+				}
+				for _, j := range jobs {
+					j.wantEnd(t, jobend.Exited)
+					if log := j.log.String(); !strings.Contains(log, "\niglu: on node n3\n") && !strings.Contains(log, "\niglu: on node n4\n") {
+						t.Errorf("its log:\n%s", log)
+					}
+				}
+				why := "iglu: on node n1 " + lowerFirst(err.What) + " The job waits for a slot of another node\n"
+				if log := jobs[0].log.String(); strings.Count(log, why) != 1 {
+					t.Errorf("its log does not say once %q:\n%s", why, log)
+				}
+			})
+		})
+	}
+}
+
+// TestNowhereBegins checks that a job ends with the failure of its engine if it has been on every node that it could have, and
+// at once if that is the only one.
+func TestNowhereBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 3)
+		l.setFound("n1", "n2", "n3", "arm")
+		time.Sleep(2 * findInterval)
+		for _, m := range l.machines {
+			m.fails("Image", errNoImage)
+		}
+		want := func(when string, nodes int) {
+			t.Helper()
+			begun := time.Now()
+			one := l.start("a", "1m")
+			one.wantEnd(t, jobend.NoImage)
+			if n := strings.Count(one.log.String(), "waits for a slot of another node"); n != nodes-1 {
+				t.Errorf("%s, it has waited %d times\n%s", when, n, one.log.String())
+			}
+			if took := time.Since(begun); took > time.Second {
+				t.Errorf("%s, it took %s", when, took)
+			}
+		}
+		want("with three nodes", 3)
+		l.machines["n2"].drain(true)
+		time.Sleep(2 * pingInterval)
+		want("with one that drains", 2)
+		l.lose("n3")
+		want("with one that is lost, too", 1)
+	})
+}
+
+// TestRetryRecord reads the record of a job that has lost its only node. While it waits, it has no node and has not started, as
+// any other job that waits. When it has ended, the record says when it got its first slot, and where it ran last.
+func TestRetryRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newRetryLab(t, 2)
+		l.lose("n2")
+		synctest.Wait()
+		record := func() history.Record {
+			all := l.b.records.(*keptRecords)
+			all.mu.Lock()
+			defer all.mu.Unlock()
+			return all.all[len(all.all)-1]
+		}
+		want := func(when, node string, started time.Time, runs, waits bool) {
+			t.Helper()
+			if r := record(); r.Node != node || !r.Started.Equal(started) || r.Runs() != runs || r.Waits() != waits {
+				t.Errorf("%s: node %q, started %s, runs: %t, waits: %t", when, r.Node, r.Started, r.Runs(), r.Waits())
+			}
+		}
+		one := l.start("a", "5m")
+		started := record().Started
+		want("at first", "n1", started, true, false)
+		l.lose("n1")
+		want("while it waits", "", time.Time{}, true, true)
+		l.machines["n2"].cut(false)
+		time.Sleep(jobenv.Outlives + time.Second)
+		want("on another node", "n2", started, true, false)
+		one.wantEnd(t, jobend.Exited)
+		want("at its end", "n2", started, false, false)
+
+		two := l.start("b", "5m")
+		started = record().Started
+		l.lose("n2")
+		want("while the second waits", "", time.Time{}, true, true)
+		l.b.Cancel(record().Job)
+		two.wantEnd(t, jobend.Cancelled)
+		want("cancelled while it waits", "n2", started, false, false)
+	})
+}
+
+// A startEngine does not answer when it is asked to start a container.
+type startEngine struct{ engine.Engine }
+
+func (e startEngine) Create(ctx context.Context, spec engine.Spec) (engine.Container, error) {
+	c, err := e.Engine.Create(ctx, spec)
+	return startContainer{c}, err
+}
+
+type startContainer struct{ engine.Container }
+
+func (startContainer) Start(ctx context.Context) (engine.Stream, error) {
+	<-ctx.Done()
+	return nil, &engine.Failure{Call: "start the container", What: "The container engine failed to start the container.", Cause: ctx.Err()}
+}
+
+// TestRetryOfStart loses a node while it is asked to start the job's container: it may have started it, so the job waits before
+// it runs on another node.
+func TestRetryOfStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newRetryLab(t, 2, func(o *Options) {
+			open := o.Cluster.Open
+			o.Cluster.Open = func(address string) (engine.Engine, error) {
+				e, err := open(address)
+				if address == "n1" {
+					e = startEngine{e}
+				}
+				return e, err
+			}
+		})
+		one := l.start("a", "1m")
+		l.lose("n1")
+		begun := time.Now()
+		one.wantEnd(t, jobend.Exited)
+		if took := time.Since(begun); took < jobenv.Outlives+time.Minute-2*pingInterval {
+			t.Errorf("it has ended %s after its node was lost\n%s", took, one.log.String())
+		}
+	})
+}
+
+// TestMissedInTime sends a job to a node on which no job can begin, while the other one is full for longer than a job may take.
+// The time that it waits does not count, because nothing of it has run.
+func TestMissedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const deadline = 10 * time.Minute
+		l := newLab(t, 2, func(o *Options) { o.MaxJobs, o.Deadlines.Build = 1, deadline })
+		l.machines["n1"].fails("Image", errNoImage)
+		first := l.start("a", "9m")
+		time.Sleep(time.Second)
+		second, third := l.start("b", "9m"), l.start("c", "11m")
+		first.wantEnd(t, jobend.Exited)
+		second.wantEnd(t, jobend.Exited)
+		begun := time.Now()
+		third.wantEnd(t, jobend.TimedOut)
+		if took := time.Since(begun); took < deadline-time.Second || took > deadline+stopGrace {
+			t.Errorf("it has ended %s after its slot, and its deadline is %s\n%s", took, deadline, third.log.String())
 		}
 	})
 }

@@ -40,7 +40,7 @@ type run struct {
 
 	hasWaited    bool // it has waited for a slot
 	withoutStore bool // the job has the image's own store, which is removed with its container
-	started      bool // the start of a container was tried, since the job got its present slot
+	started      bool // a container may have been started, since the job got its present slot
 	hasRun       bool // it has run before, on a node that was lost
 	slot         int  // how many slots it has had before the present one
 }

@@ -53,10 +53,10 @@ type NodeEvent struct {
 	Name string `json:"name"`
 }
 
-// RetryEvent reports that the job's node is lost, and that the job runs once more. All phases, derivations and
-// counts in earlier events belong to the first run.
+// RetryEvent reports that the job's node is lost, or that the job could not begin there, and that the job runs once more.
+// All phases, derivations and counts in earlier events belong to the first run.
 type RetryEvent struct {
-	Node string `json:"node"` // the name of the lost node
+	Node string `json:"node"` // the name of that node
 }
 
 // PlanEvent lists derivations that will be built and that earlier events did not list. The derivations of a

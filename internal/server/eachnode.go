@@ -48,15 +48,16 @@ func (s *Settings) OpenNodes(ctx context.Context, log *slog.Logger) (nodes []Nod
 // openNodes returns the nodes that can be reached. A name can resolve to several nodes.
 func openNodes(ctx context.Context, r resolver, names []string, options stores.Options, open func(address string) (orchestrator.Unused, error)) (nodes []Node, failed error) {
 	var all []string
-	for _, name := range names {
-		addresses, err := resolve(ctx, r, []string{name})
-		if err == nil && len(addresses) == 0 {
+	addresses, notResolved := resolve(ctx, r, names)
+	for i, name := range names {
+		err := notResolved[i]
+		if err == nil && len(addresses[i]) == 0 {
 			err = errors.New("the name resolves to no address")
 		}
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("node %s: %w", name, err))
 		}
-		all = append(all, addresses...)
+		all = append(all, addresses[i]...)
 	}
 	found, failures := make([]Node, len(all)), make([]error, len(all))
 	var asking sync.WaitGroup

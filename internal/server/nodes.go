@@ -138,24 +138,32 @@ type resolver interface {
 	LookupHost(ctx context.Context, host string) ([]string, error)
 }
 
-// resolve returns the addresses of agents. A name can have several, as tasks.agent has on Docker Swarm. A name
-// that does not exist has none. The error says which names could not be looked up; the addresses are those of the
-// others then.
-func resolve(ctx context.Context, r resolver, names []string) (addresses []string, failed error) {
-	for _, name := range names {
-		host, port, err := net.SplitHostPort(name)
-		if err != nil {
-			return nil, err // cannot happen: parseNodes has checked the names
-		}
-		found, err := r.LookupHost(ctx, host)
-		if dns, ok := errors.AsType[*net.DNSError](err); err != nil && !(ok && dns.IsNotFound) {
-			failed = errors.Join(failed, fmt.Errorf("look up %s: %w", host, err))
-		}
-		for _, address := range found {
-			addresses = append(addresses, net.JoinHostPort(address, port))
-		}
+// resolve returns the addresses of agents, for each name. A name can have several, as tasks.agent has on Docker Swarm. A name
+// that does not exist has none. For a name that cannot be looked up, there is a failure instead. The names are looked up at
+// the same time, because a name server can take half a minute to fail.
+func resolve(ctx context.Context, r resolver, names []string) (addresses [][]string, failures []error) {
+	addresses, failures = make([][]string, len(names)), make([]error, len(names))
+	var looking sync.WaitGroup
+	for i, name := range names {
+		looking.Go(func() { addresses[i], failures[i] = resolveOne(ctx, r, name) })
 	}
-	return addresses, failed
+	looking.Wait()
+	return addresses, failures
+}
+
+func resolveOne(ctx context.Context, r resolver, name string) (addresses []string, err error) {
+	host, port, err := net.SplitHostPort(name)
+	if err != nil {
+		return nil, err // cannot happen: parseNodes has checked the names
+	}
+	found, err := r.LookupHost(ctx, host)
+	if dns, ok := errors.AsType[*net.DNSError](err); err != nil && !(ok && dns.IsNotFound) {
+		return nil, fmt.Errorf("look up %s: %w", host, err)
+	}
+	for _, address := range found {
+		addresses = append(addresses, net.JoinHostPort(address, port))
+	}
+	return addresses, nil
 }
 
 // A finder looks up the names of agents again and again. It logs when a name begins to have no address, for example because
@@ -164,17 +172,21 @@ type finder struct {
 	resolver resolver
 	names    []string
 	log      *slog.Logger
-	without  []string // the names that had no address last
+	last     map[string][]string // the addresses that were found last, by name; may be nil
+	without  []string            // the names that had no address last
 }
 
-// find is resolve. It is not for concurrent use.
+// find returns the addresses of all names. Those of a name that cannot be looked up are the ones that were found last. The
+// error says which names these are. find is not for concurrent use.
 func (f *finder) find(ctx context.Context) (addresses []string, failed error) {
-	for _, name := range f.names {
-		found, err := resolve(ctx, f.resolver, []string{name})
-		addresses, failed = append(addresses, found...), errors.Join(failed, err)
+	now := make(map[string][]string)
+	all, failures := resolve(ctx, f.resolver, f.names)
+	for i, name := range f.names {
+		found, err := all[i], failures[i]
 		had := !slices.Contains(f.without, name)
 		switch {
 		case err != nil: // not known
+			found, failed = f.last[name], errors.Join(failed, err)
 		case len(found) == 0 && had:
 			f.log.Warn("a name in IGLU_NODES has no address", "name", name)
 			f.without = append(f.without, name)
@@ -182,7 +194,10 @@ func (f *finder) find(ctx context.Context) (addresses []string, failed error) {
 			f.log.Info("a name in IGLU_NODES has an address now", "name", name)
 			f.without = slices.DeleteFunc(f.without, func(other string) bool { return other == name })
 		}
+		now[name] = found
+		addresses = append(addresses, found...)
 	}
+	f.last = now
 	return addresses, failed
 }
 

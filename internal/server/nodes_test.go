@@ -11,13 +11,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"iglu.sh/builder/internal/agent"
 	"iglu.sh/builder/internal/buildid"
+	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/orchestrator/engine"
+	"iglu.sh/builder/orchestrator/stores"
 )
 
 // names are what a name server knows. One that is away answers nobody. Names without addresses cannot be looked up.
@@ -36,18 +39,19 @@ func (n names) LookupHost(_ context.Context, host string) ([]string, error) {
 // TestResolve looks up names that stand for one agent, several, and none.
 func TestResolve(t *testing.T) {
 	known := names{"tasks.agent": {"10.0.1.2", "10.0.1.3"}, "node-9": {"fd00::9"}, "192.0.2.1": {"192.0.2.1"}}
-	got, err := resolve(t.Context(), known, []string{"tasks.agent:2376", "gone:2376", "node-9:1", "192.0.2.1:2"})
-	if want := "10.0.1.2:2376 10.0.1.3:2376 [fd00::9]:1 192.0.2.1:2"; err != nil || strings.Join(got, " ") != want {
-		t.Errorf("%q, %v; want %s", got, err, want)
+	got, failures := resolve(t.Context(), known, []string{"tasks.agent:2376", "gone:2376", "node-9:1", "192.0.2.1:2"})
+	want := [][]string{{"10.0.1.2:2376", "10.0.1.3:2376"}, nil, {"[fd00::9]:1"}, {"192.0.2.1:2"}}
+	if diff := cmp.Diff(want, got); diff != "" || errors.Join(failures...) != nil {
+		t.Errorf("%v (-want +got):\n%s", failures, diff)
 	}
 	var dns *net.DNSError
-	if got, err := resolve(t.Context(), names(nil), []string{"tasks.agent:2376"}); !errors.As(err, &dns) {
-		t.Errorf("of a name server that is away: %q, %v", got, err)
+	if got, failures := resolve(t.Context(), names(nil), []string{"tasks.agent:2376"}); !errors.As(failures[0], &dns) {
+		t.Errorf("of a name server that is away: %q, %v", got, failures)
 	}
 	known["broken"] = nil
-	got, err = resolve(t.Context(), known, []string{"broken:1", "node-9:1"})
-	if !errors.As(err, &dns) || strings.Join(got, " ") != "[fd00::9]:1" {
-		t.Errorf("of two names, one of which cannot be looked up: %q, %v", got, err)
+	got, failures = resolve(t.Context(), known, []string{"broken:1", "node-9:1"})
+	if diff := cmp.Diff([][]string{nil, {"[fd00::9]:1"}}, got); diff != "" || !errors.As(failures[0], &dns) || failures[1] != nil {
+		t.Errorf("of two names, one of which cannot be looked up: %v (-want +got):\n%s", failures, diff)
 	}
 }
 
@@ -257,3 +261,72 @@ level=INFO msg="a name in IGLU_NODES has an address now" name=nod-2:2376
 		t.Errorf("its log (-want +got):\n%s", diff)
 	}
 }
+
+// TestNameNotLookedUp cannot look up one of two names. It has the addresses that were found last, and those of the other
+// name change all the same.
+func TestNameNotLookedUp(t *testing.T) {
+	known := names{"broken": nil, "tasks.agent": {"10.0.1.2", "10.0.1.3"}}
+	f := finder{resolver: known, names: []string{"broken:1", "tasks.agent:2"}, log: slog.New(slog.DiscardHandler)}
+	find := func(fails bool, want ...string) {
+		t.Helper()
+		if got, err := f.find(t.Context()); (err != nil) != fails || !slices.Equal(got, want) {
+			t.Errorf("found %q, want %q, %v", got, want, err)
+		}
+	}
+	find(true, "10.0.1.2:2", "10.0.1.3:2")
+	known["tasks.agent"] = []string{"10.0.1.3", "10.0.1.4"}
+	find(true, "10.0.1.3:2", "10.0.1.4:2")
+	known["broken"] = []string{"192.0.2.1"}
+	find(false, "192.0.2.1:1", "10.0.1.3:2", "10.0.1.4:2")
+	known["broken"] = nil
+	known["tasks.agent"] = []string{"10.0.1.4"}
+	find(true, "192.0.2.1:1", "10.0.1.4:2")
+	delete(known, "broken") // the name does not exist any more
+	find(false, "10.0.1.4:2")
+	known["broken"] = nil
+	find(true, "10.0.1.4:2")
+}
+
+// slowNames are names of which the first is looked up when the second was.
+type slowNames struct{ second chan struct{} }
+
+func (n slowNames) LookupHost(ctx context.Context, host string) ([]string, error) {
+	if host == "second" {
+		close(n.second)
+		return []string{"192.0.2.2"}, nil
+	}
+	select {
+	case <-n.second:
+	case <-ctx.Done():
+	}
+	return nil, ctx.Err()
+}
+
+// TestSlowName looks up two names. A name server can take half a minute to fail, and the other names do not wait for that.
+func TestSlowName(t *testing.T) {
+	for what, find := range map[string]func(ctx context.Context, r resolver, names []string) int{
+		"the server": func(ctx context.Context, r resolver, names []string) int {
+			found, _ := (&finder{resolver: r, names: names, log: slog.New(slog.DiscardHandler)}).find(ctx)
+			return len(found)
+		},
+		"a command": func(ctx context.Context, r resolver, names []string) int {
+			found, _ := openNodes(ctx, r, names, stores.Options{}, func(string) (orchestrator.Unused, error) { return openable{}, nil })
+			return len(found)
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				if n := find(ctx, slowNames{make(chan struct{})}, []string{"first:1", "second:1"}); n != 1 || ctx.Err() != nil {
+					t.Errorf("%d are found, %v", n, ctx.Err())
+				}
+			})
+		})
+	}
+}
+
+// openable is an engine that answers.
+type openable struct{ orchestrator.Unused }
+
+func (openable) Info(context.Context) (engine.Info, error) { return engine.Info{ID: "ID"}, nil }

@@ -90,7 +90,7 @@ func New(options Options, log *slog.Logger) (*Engine, error) {
 		image:   images.NewSource(c, options.Image, options.Pull),
 		log:     log,
 	}
-	d.network = &network{client: c, instance: options.Instance, own: nameOf(options.Instance, "jobs"), name: options.Network}
+	d.network = &network{client: c, instance: options.Instance, own: nameOf(options.Instance, "jobs"), name: options.Network, isOwn: isOwnAddress}
 	d.program = &program{client: c, instance: options.Instance, prefix: nameOf(options.Instance, "program-"),
 		file: options.Program, platform: runtime.GOOS + "/" + runtime.GOARCH, filling: make(chan struct{}, 1), helpers: &d.helpers}
 	return d, nil

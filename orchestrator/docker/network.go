@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/filters"
@@ -28,7 +30,8 @@ type network struct {
 	own      string // the name of the instance's own network
 	name     string // the name of the network that is set; empty: the instance's own network is used
 
-	subnets atomic.Pointer[[]netip.Prefix] // nil: not known yet
+	isOwn   func(netip.Addr) bool    // whether an address is one of this machine
+	subnets atomic.Pointer[[]subnet] // nil: not known yet
 }
 
 // ensure returns the name or ID of the network for jobs. It creates the instance's own network if that is used and does
@@ -153,19 +156,48 @@ func (n *network) use(found []networktypes.Summary) (id string) {
 	return found[0].ID
 }
 
+// A subnet has addresses of jobs.
+type subnet struct {
+	netip.Prefix
+	bridge netip.Addr // the address that the engine's machine has on it, if that may be another machine
+}
+
 // noteSubnets stores the subnets of the addresses that jobs have.
 func (n *network) noteSubnets(ipam networktypes.IPAM) {
-	var subnets []netip.Prefix
+	// A network that is set may be one that the builder's own container is connected to.
+	mayBeElsewhere := n.name == "" && !strings.HasPrefix(n.client.DaemonHost(), "unix://")
+	var subnets []subnet
 	for _, config := range ipam.Config {
-		if subnet, err := netip.ParsePrefix(config.Subnet); err == nil {
-			subnets = append(subnets, subnet.Masked())
+		prefix, err := netip.ParsePrefix(config.Subnet)
+		if err != nil {
+			continue
 		}
+		one := subnet{Prefix: prefix.Masked()}
+		if mayBeElsewhere {
+			one.bridge, _ = netip.ParseAddr(config.Gateway)
+		}
+		subnets = append(subnets, one)
 	}
 	n.subnets.Store(&subnets)
 }
 
-// contains reports whether an address belongs to the network. It returns false if the network was not used yet.
+// contains reports whether an address belongs to the network. It returns false if the network was not used yet, or is the
+// builder's own bridge on another machine: what jobs send from there has the address of their machine. But it often has the
+// same addresses as a bridge of this machine, because engines give them out in the same order, and clients may have these.
 func (n *network) contains(addr netip.Addr) bool {
 	subnets := n.subnets.Load()
-	return subnets != nil && slices.ContainsFunc(*subnets, func(p netip.Prefix) bool { return p.Contains(addr.Unmap()) })
+	return subnets != nil && slices.ContainsFunc(*subnets, func(s subnet) bool {
+		return s.Contains(addr.Unmap()) && (!s.bridge.IsValid() || n.isOwn(s.bridge)) // Podman's exists only while it is used
+	})
+}
+
+// isOwnAddress reports whether this machine has an address. It needs no list of the interfaces, which the builder may not see
+// as a service of systemd.
+func isOwnAddress(addr netip.Addr) bool {
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
+	if err != nil { // any other error does not say
+		return !errors.Is(err, syscall.EADDRNOTAVAIL) && !errors.Is(err, syscall.EAFNOSUPPORT)
+	}
+	conn.Close()
+	return true
 }

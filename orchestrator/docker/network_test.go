@@ -370,6 +370,46 @@ func TestIsOfJobs(t *testing.T) {
 	})
 }
 
+// TestBridgeElsewhere checks the addresses of jobs on an engine that is reached over TCP. The builder's own bridge on
+// another machine often has the same addresses as one of the server's machine, on which clients are: a job there comes from
+// the address of its machine. A network that is set counts, because it may be one of the server's container, or of several
+// machines.
+func TestBridgeElsewhere(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, network string
+		isHere, want  bool
+	}{
+		{"elsewhere", "", false, false},
+		{"here", "", true, true},
+		{"set", "own", false, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			both(t, func(o *Options) { o.Host, o.Network = "tcp://node-1:2376", test.network }, func(t *testing.T, f *fixture) {
+				f.fake.MakeNetwork("own", nil)
+				gateway := netip.MustParseAddr(map[bool]string{false: "172.26.0.1", true: "10.89.0.1"}[f.podman])
+				f.network.isOwn = func(netip.Addr) bool { return false } // Podman has no bridge before it has a container on it
+				f.create(t, "one")
+				f.network.isOwn = func(addr netip.Addr) bool { return test.isHere && addr == gateway }
+				if got := f.IsOfJobs(gateway.Next()); got != test.want {
+					t.Errorf("it is an address of jobs: %t, want %t", got, test.want)
+				}
+			})
+		})
+	}
+}
+
+// TestIsOwnAddress checks addresses of this machine and of others.
+func TestIsOwnAddress(t *testing.T) {
+	t.Parallel()
+	for addr, want := range map[string]bool{"127.0.0.1": true, "192.0.2.1": false, "2001:db8::1": false} {
+		if got := isOwnAddress(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s: %t", addr, got)
+		}
+	}
+}
+
 // TestAddressesOfOthers has another builder of the instance create the network and run a job: after Ready, its address is one
 // of jobs. Ready does not depend on that.
 func TestAddressesOfOthers(t *testing.T) {

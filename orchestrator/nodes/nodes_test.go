@@ -75,7 +75,7 @@ func TestPlatform(t *testing.T) {
 	w.want("1", f)
 }
 
-// TestRemove removes nodes. A job that waits for the platform of the last one gets a slot of another platform.
+// TestRemove removes nodes. A job that waits for the platform of the last one gets a slot of another platform instead.
 func TestRemove(t *testing.T) {
 	w := newFixture(t, amd64, arm64, arm64)
 	need := Need{Platform: arm64}
@@ -84,10 +84,11 @@ func TestRemove(t *testing.T) {
 	w.want("1 2 1 2 -", a, b, c, d, e)
 	remove := func(when string, n int, want bool) {
 		t.Helper()
-		if got := w.Remove(w.nodes[n], amd64); got != want {
+		if got := w.Remove(w.nodes[n]); got != want {
 			t.Errorf("%s, node %d is removed: %t", when, n, got)
 		}
 	}
+	known := map[string]bool{arm64: true}
 	remove("while it is up", 1, false)
 	w.Down(w.nodes[1])
 	remove("while it has jobs", 1, false)
@@ -96,11 +97,17 @@ func TestRemove(t *testing.T) {
 	c.Leave()
 	remove("while it is down", 1, true)
 	w.Down(w.nodes[2])
+	w.Instead(known, amd64)
 	w.want("-", e) // it waits for the other node of its platform
 	b.Leave()
 	d.Leave()
 	remove("while it is down", 2, true)
+	w.want("-", e)
+	w.Instead(nil, amd64)
 	w.want("0", e)
+	f := w.Join(Need{Platform: amd64})
+	w.Instead(nil, amd64) // it changes nothing for jobs of that platform, or of any
+	w.want("0", f)
 	if len(w.Queue.nodes) != 1 || len(w.homes) != 1 {
 		t.Errorf("the queue knows %d nodes and %d homes", len(w.Queue.nodes), len(w.homes))
 	}
@@ -195,6 +202,31 @@ func TestAgain(t *testing.T) {
 		lost.Again(0) // there is no other of its platform
 		w.want("1", lost)
 	})
+}
+
+// TestNodesBefore checks where a job gets its next slots: on nodes that it has not had, then on the one that it had first.
+func TestNodesBefore(t *testing.T) {
+	w := newFixture(t, amd64, amd64, amd64, arm64)
+	job := w.Join(Need{Platform: amd64})
+	next := func(hasOther bool, want string) {
+		t.Helper()
+		if got := job.HasOther(); got != hasOther {
+			t.Errorf("on node %s, there is another: %t", w.where(job), got)
+		}
+		job.Again(0)
+		w.want(want, job)
+	}
+	w.want("0", job)
+	next(true, "1")
+	next(true, "2")
+	next(false, "0")
+	w.Down(w.nodes[1])
+	next(false, "2")
+	w.Down(w.nodes[0])
+	next(false, "2") // there is no other
+	w.Up(w.nodes[0])
+	w.Up(w.nodes[1])
+	next(false, "1")
 }
 
 // TestNoNode checks that a job waits until there is a node.

@@ -109,9 +109,8 @@ func (q *Queue) Down(n *Node) {
 	q.pass() // jobs whose home it is no longer wait for it
 }
 
-// Remove removes a node that is down, and reports whether it did: it does not while a job has a slot of the node. If no
-// other node has its platform, the jobs that wait for that get slots of the platform instead.
-func (q *Queue) Remove(n *Node, instead string) bool {
+// Remove removes a node that is down, and reports whether it did: it does not while a job has a slot of the node.
+func (q *Queue) Remove(n *Node) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if n.up || n.taken > 0 {
@@ -119,15 +118,22 @@ func (q *Queue) Remove(n *Node, instead string) bool {
 	}
 	q.nodes = slices.DeleteFunc(q.nodes, func(other *Node) bool { return other == n })
 	maps.DeleteFunc(q.homes, func(_ Need, home *Node) bool { return home == n })
-	if !slices.ContainsFunc(q.nodes, func(other *Node) bool { return other.Platform == n.Platform }) {
-		for _, t := range q.waiting {
-			if t.need.Platform == n.Platform {
-				t.need.Platform = instead
-			}
+	return true
+}
+
+// Instead lets jobs that wait for a platform which is none of the known ones wait for another.
+func (q *Queue) Instead(known map[string]bool, platform string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	changed := false
+	for _, t := range q.waiting {
+		if p := t.need.Platform; p != "" && p != platform && !known[p] {
+			t.need.Platform, changed = platform, true
 		}
 	}
-	q.pass()
-	return true
+	if changed {
+		q.pass()
+	}
 }
 
 // A Ticket is a job's place in the queue, and then its slot.
@@ -141,7 +147,7 @@ type Ticket struct {
 	ahead  int           // how many jobs wait before it, while it waits
 	moved  chan struct{} // holds an item if that may have changed, or it has a slot, since it last looked
 	node   *Node         // whose slot it has; nil while it waits
-	lost   *Node         // the node that was lost while it ran the job; nil if there was none
+	lost   []*Node       // the nodes that it has had before, on which it could not run to its end
 	left   bool
 }
 
@@ -157,19 +163,27 @@ func (q *Queue) Join(need Need) *Ticket {
 }
 
 // Again takes back the job's slot. The job gets another one after the given time at the earliest, in the order of
-// its first arrival. It gets no slot of the same node while another suitable node is up.
+// its first arrival. It gets no slot of a node that it has had while another suitable node is up, and none of the last one
+// while any other is.
 func (t *Ticket) Again(after time.Duration) {
 	q := t.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	t.node.taken--
 	q.running--
-	t.node, t.lost = nil, t.node
+	t.node, t.lost = nil, append(t.lost, t.node)
 	t.from, t.until = time.Now().Add(after), time.Time{}
 	t.passIn(after)
 	at, _ := slices.BinarySearchFunc(q.waiting, t, func(a, b *Ticket) int { return a.number - b.number })
 	q.waiting = slices.Insert(q.waiting, at, t)
 	q.pass()
+}
+
+// HasOther reports whether a suitable node is up that the job has not had yet.
+func (t *Ticket) HasOther() bool {
+	t.queue.mu.Lock()
+	defer t.queue.mu.Unlock()
+	return t.queue.hasOther(t.need, append(slices.Clone(t.lost), t.node))
 }
 
 // pass gives free slots to the waiting jobs, in their order, and notifies those that still wait of a change of their
@@ -240,12 +254,24 @@ func (q *Queue) nodeFor(t *Ticket) *Node {
 
 func (need Need) suits(n *Node) bool { return need.Platform == "" || need.Platform == n.Platform }
 
-// suits reports whether a job may have a slot of a node. A node that was lost while it ran the job does not suit
-// as long as another node does.
+// suits reports whether a job may have a slot of a node.
 func (q *Queue) suits(t *Ticket, n *Node) bool {
-	return t.need.suits(n) && (n != t.lost || !slices.ContainsFunc(q.nodes, func(other *Node) bool {
-		return other != n && other.up && t.need.suits(other)
-	}))
+	return t.need.suits(n) && !slices.Contains(q.avoided(t), n)
+}
+
+// avoided returns the nodes of which a job gets no slot: those that it has had before. As long as no other suitable node is
+// up, it leaves out the first of them.
+func (q *Queue) avoided(t *Ticket) []*Node {
+	avoided := t.lost
+	for len(avoided) > 0 && !q.hasOther(t.need, avoided) {
+		avoided = avoided[1:]
+	}
+	return avoided
+}
+
+// hasOther reports whether a suitable node is up that is none of the given ones.
+func (q *Queue) hasOther(need Need, than []*Node) bool {
+	return slices.ContainsFunc(q.nodes, func(n *Node) bool { return n.up && need.suits(n) && !slices.Contains(than, n) })
 }
 
 // waitsForHome reports whether the job still waits for a slot of its home, although other slots are free. It

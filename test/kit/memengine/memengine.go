@@ -4,6 +4,7 @@ package memengine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -132,6 +133,10 @@ func (c *container) Close() error                     { c.lifeline.close(); retu
 func (c *container) Start(context.Context) (engine.Stream, error) {
 	c.engine.mu.Lock()
 	defer c.engine.mu.Unlock()
+	err := c.engine.fail("Start")
+	if f, ok := errors.AsType[*engine.Failure](err); ok && f.End == "" {
+		return nil, err // the engine has refused it; otherwise its answer is lost
+	}
 	c.state = engine.Running
 	go func() {
 		code := c.engine.Run(c.process())
@@ -143,7 +148,7 @@ func (c *container) Start(context.Context) (engine.Stream, error) {
 		c.state, c.code = engine.Ended, code
 		c.ended.close()
 	}()
-	return c, c.engine.fail("Start")
+	return c, err
 }
 
 func (c *container) Wait(ctx context.Context) (engine.Exit, error) {
