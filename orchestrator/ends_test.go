@@ -442,7 +442,7 @@ func TestAddressesOfOthers(t *testing.T) {
 		if err := f.b.Check(t.Context()); err != nil {
 			t.Error(err)
 		}
-		if !f.b.local.engine.(*docker.Engine).IsOfJobs(netip.MustParseAddr("172.26.0.7")) {
+		if !f.b.local.engine.(*docker.Engine).IsOfJobs(netip.MustParseAddr("172.26.0.7"), netip.Addr{}) {
 			t.Error("the addresses of the other builder's jobs are not known")
 		}
 	})

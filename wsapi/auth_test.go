@@ -219,7 +219,7 @@ func TestNoMetrics(t *testing.T) {
 // checks included.
 func TestClientsThatAreJobs(t *testing.T) {
 	f := serveTCP(t, &fakeBuilder{}, func(o *Options) {
-		o.Auth.IsOfJobs = func(addr netip.Addr) bool { return addr.IsLoopback() }
+		o.Auth.IsOfJobs = func(client, server netip.Addr) bool { return client.IsLoopback() && server.IsLoopback() }
 	})
 	for _, path := range []string{"/api/v1/build", "/livez", "/metrics", "/"} {
 		if status, body := f.ask("GET", path); status != 403 || !strings.Contains(body, "from the network of its jobs") {

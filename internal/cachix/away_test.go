@@ -628,9 +628,7 @@ func TestSilentConnection(t *testing.T) {
 		protocols.SetUnencryptedHTTP2(true)
 		b.transport.http.Transport.(*http.Transport).Protocols = protocols
 		b.uploader.parts.size = testPart
-		if err := b.register(t.Context(), b.key); err != nil {
-			t.Fatal(err)
-		}
+		b.register()
 		b.cache.Misbehave(devcache.On("PUT", sentPart, once(devcache.Tell(func() { first.Store(true) }, devcache.Hang()))))
 		if _, err := b.push(t.Context(), large(t)); err != nil {
 			t.Error(err)

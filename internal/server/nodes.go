@@ -109,12 +109,12 @@ func (s *Settings) nodeKeys() (*agent.Keys, error) {
 	return s.readKeys()
 }
 
-// IsOfJobs reports whether an address is known to be one that a job's container can have.
-func (f *fleet) IsOfJobs(addr netip.Addr) bool {
+// IsOfJobs reports whether a client is known to be possibly a job, by its address and that at which it has connected.
+func (f *fleet) IsOfJobs(client, server netip.Addr) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, e := range f.engines {
-		if e.IsOfJobs(addr) {
+		if e.IsOfJobs(client, server) {
 			return true
 		}
 	}

@@ -90,7 +90,7 @@ func New(options Options, log *slog.Logger) (*Engine, error) {
 		image:   images.NewSource(c, options.Image, options.Pull),
 		log:     log,
 	}
-	d.network = &network{client: c, instance: options.Instance, own: nameOf(options.Instance, "jobs"), name: options.Network, isOwn: isOwnAddress}
+	d.network = &network{client: c, instance: options.Instance, own: nameOf(options.Instance, "jobs"), name: options.Network}
 	d.program = &program{client: c, instance: options.Instance, prefix: nameOf(options.Instance, "program-"),
 		file: options.Program, platform: runtime.GOOS + "/" + runtime.GOARCH, filling: make(chan struct{}, 1), helpers: &d.helpers}
 	return d, nil
@@ -233,9 +233,9 @@ func (d *Engine) imageFailure(err error) error {
 	return callFailure("look for the job image", err)
 }
 
-// IsOfJobs reports whether a job can have an address: whether it belongs to the network that jobs are connected to. It
-// returns false as long as that network is not known.
-func (d *Engine) IsOfJobs(addr netip.Addr) bool { return d.network.contains(addr) }
+// IsOfJobs reports whether a client can be a job: whether its address belongs to the network that jobs are connected to.
+// server is the address at which it has connected. IsOfJobs returns false as long as that network is not known.
+func (d *Engine) IsOfJobs(client, server netip.Addr) bool { return d.network.contains(client, server) }
 
 // nameOf returns the name of a volume or a network of an instance.
 func nameOf(instance, what string) string { return "iglu-builder-" + instance + "-" + what }

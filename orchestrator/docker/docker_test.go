@@ -256,7 +256,7 @@ func TestReplaced(t *testing.T) {
 			paths := f.fake.Paths()
 			wantEqual(t, "last path", paths[len(paths)-1], "/v"+min(after, "1.51")+"/version")
 			file, _ := again.program.known()
-			if file != other || again.program.madeFor() != "linux/other" || !again.IsOfJobs(netip.MustParseAddr("172.26.0.7")) {
+			if file != other || again.program.madeFor() != "linux/other" || !again.IsOfJobs(netip.MustParseAddr("172.26.0.7"), netip.Addr{}) {
 				t.Errorf("it has forgotten the program, %s for %s, or the network", file, again.program.madeFor())
 			}
 		})

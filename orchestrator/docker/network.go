@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/filters"
@@ -30,7 +28,6 @@ type network struct {
 	own      string // the name of the instance's own network
 	name     string // the name of the network that is set; empty: the instance's own network is used
 
-	isOwn   func(netip.Addr) bool    // whether an address is one of this machine
 	subnets atomic.Pointer[[]subnet] // nil: not known yet
 }
 
@@ -181,23 +178,16 @@ func (n *network) noteSubnets(ipam networktypes.IPAM) {
 	n.subnets.Store(&subnets)
 }
 
-// contains reports whether an address belongs to the network. It returns false if the network was not used yet, or is the
-// builder's own bridge on another machine: what jobs send from there has the address of their machine. But it often has the
-// same addresses as a bridge of this machine, because engines give them out in the same order, and clients may have these.
-func (n *network) contains(addr netip.Addr) bool {
+// contains reports whether a client is a job, as far as the addresses say that at which it and the server have connected to
+// each other. It returns false if the network was not used yet.
+//
+// Engines give out addresses in the same order, so the builder's own bridge on another machine often has those of a network
+// that the server is on. Its jobs come from the address of their machine. If the server is on a bridge of its own machine
+// as the bridge, it has the bridge's address there.
+func (n *network) contains(client, server netip.Addr) bool {
 	subnets := n.subnets.Load()
 	return subnets != nil && slices.ContainsFunc(*subnets, func(s subnet) bool {
-		return s.Contains(addr.Unmap()) && (!s.bridge.IsValid() || n.isOwn(s.bridge)) // Podman's exists only while it is used
+		isElsewhere := s.bridge.IsValid() && s.Contains(server.Unmap()) && server.Unmap() != s.bridge
+		return s.Contains(client.Unmap()) && !isElsewhere
 	})
-}
-
-// isOwnAddress reports whether this machine has an address. It needs no list of the interfaces, which the builder may not see
-// as a service of systemd.
-func isOwnAddress(addr netip.Addr) bool {
-	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
-	if err != nil { // any other error does not say
-		return !errors.Is(err, syscall.EADDRNOTAVAIL) && !errors.Is(err, syscall.EAFNOSUPPORT)
-	}
-	conn.Close()
-	return true
 }

@@ -122,7 +122,7 @@ func TestNetworkOfTwoBuilders(t *testing.T) {
 		wantEqual(t, "network", f.latestNetwork(), id)
 		wantEqual(t, "left", f.left(), "container one created, container two created, network iglu-builder-test-jobs, volume PROGRAM")
 		for _, d := range []*Engine{f.Engine, second} {
-			if addr := netip.MustParseAddr("172.26.0.7"); !f.podman && !d.IsOfJobs(addr) {
+			if addr := netip.MustParseAddr("172.26.0.7"); !f.podman && !d.IsOfJobs(addr, netip.Addr{}) {
 				t.Error("a builder does not know the network's addresses")
 			}
 		}
@@ -204,7 +204,7 @@ func TestTwinNetworks(t *testing.T) {
 				if locked := strings.Contains(f.left(), networkLock); locked {
 					t.Errorf("left: %s", f.left())
 				}
-				if addr := netip.MustParseAddr(map[bool]string{false: "172.26.0.7", true: "10.89.0.7"}[f.podman]); f.IsOfJobs(addr) != (err == nil) {
+				if addr := netip.MustParseAddr(map[bool]string{false: "172.26.0.7", true: "10.89.0.7"}[f.podman]); f.IsOfJobs(addr, netip.Addr{}) != (err == nil) {
 					t.Error("the network's addresses are not known")
 				}
 			})
@@ -239,7 +239,7 @@ func TestNetworkMadeMeanwhile(t *testing.T) {
 		f.create(t, "one")
 		wantEqual(t, "network", f.latestNetwork(), id)
 		wantAll(t, "requests", f.requests("POST /networks/create"))
-		if !f.IsOfJobs(netip.MustParseAddr("172.26.0.7")) {
+		if !f.IsOfJobs(netip.MustParseAddr("172.26.0.7"), netip.Addr{}) {
 			t.Error("the network's addresses are not known")
 		}
 	})
@@ -350,7 +350,7 @@ func TestIsOfJobs(t *testing.T) {
 	check := func(t *testing.T, f *fixture, want map[string]bool) {
 		t.Helper()
 		for addr, of := range want {
-			if got := f.IsOfJobs(netip.MustParseAddr(addr)); got != of {
+			if got := f.IsOfJobs(netip.MustParseAddr(addr), netip.Addr{}); got != of {
 				t.Errorf("%s: %t, want %t", addr, got, of)
 			}
 		}
@@ -370,43 +370,34 @@ func TestIsOfJobs(t *testing.T) {
 	})
 }
 
-// TestBridgeElsewhere checks the addresses of jobs on an engine that is reached over TCP. The builder's own bridge on
-// another machine often has the same addresses as one of the server's machine, on which clients are: a job there comes from
-// the address of its machine. A network that is set counts, because it may be one of the server's container, or of several
-// machines.
+// TestBridgeElsewhere checks the addresses of clients of a server whose engine is reached over TCP. The builder's own bridge
+// on another machine often has the same addresses as a network that the server is on with its clients. A network that is
+// set counts, because it may be that of the server's container.
 func TestBridgeElsewhere(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
-		name, network string
-		isHere, want  bool
+		name, host, network string
+		server              func(bridge netip.Addr) netip.Addr // where the client has connected
+		want                bool
 	}{
-		{"elsewhere", "", false, false},
-		{"here", "", true, true},
-		{"set", "own", false, true},
+		{"the server is on a network of the same addresses", "tcp://node-1:2376", "", func(bridge netip.Addr) netip.Addr { return bridge.Next().Next() }, false},
+		{"the server has the bridge", "tcp://node-1:2376", "", func(bridge netip.Addr) netip.Addr { return bridge }, true},
+		{"the server is on another network", "tcp://socket-proxy:2375", "", func(netip.Addr) netip.Addr { return netip.MustParseAddr("192.0.2.1") }, true},
+		{"the server's address is not known", "tcp://node-1:2376", "", func(netip.Addr) netip.Addr { return netip.Addr{} }, true},
+		{"the network is set", "tcp://node-1:2376", "own", func(bridge netip.Addr) netip.Addr { return bridge.Next().Next() }, true},
+		{"the engine is here", "unix:///run/docker.sock", "", func(bridge netip.Addr) netip.Addr { return bridge.Next().Next() }, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			both(t, func(o *Options) { o.Host, o.Network = "tcp://node-1:2376", test.network }, func(t *testing.T, f *fixture) {
+			both(t, func(o *Options) { o.Host, o.Network = test.host, test.network }, func(t *testing.T, f *fixture) {
 				f.fake.MakeNetwork("own", nil)
-				gateway := netip.MustParseAddr(map[bool]string{false: "172.26.0.1", true: "10.89.0.1"}[f.podman])
-				f.network.isOwn = func(netip.Addr) bool { return false } // Podman has no bridge before it has a container on it
+				bridge := netip.MustParseAddr(map[bool]string{false: "172.26.0.1", true: "10.89.0.1"}[f.podman])
 				f.create(t, "one")
-				f.network.isOwn = func(addr netip.Addr) bool { return test.isHere && addr == gateway }
-				if got := f.IsOfJobs(gateway.Next()); got != test.want {
-					t.Errorf("it is an address of jobs: %t, want %t", got, test.want)
+				if got := f.IsOfJobs(bridge.Next(), test.server(bridge)); got != test.want {
+					t.Errorf("it is a job: %t, want %t", got, test.want)
 				}
 			})
 		})
-	}
-}
-
-// TestIsOwnAddress checks addresses of this machine and of others.
-func TestIsOwnAddress(t *testing.T) {
-	t.Parallel()
-	for addr, want := range map[string]bool{"127.0.0.1": true, "192.0.2.1": false, "2001:db8::1": false} {
-		if got := isOwnAddress(netip.MustParseAddr(addr)); got != want {
-			t.Errorf("%s: %t", addr, got)
-		}
 	}
 }
 
@@ -417,13 +408,13 @@ func TestAddressesOfOthers(t *testing.T) {
 	both(t, nil, func(t *testing.T, f *fixture) {
 		addr := netip.MustParseAddr(map[bool]string{false: "172.26.0.7", true: "10.89.0.7"}[f.podman])
 		f.fake.Break(callAt("GET /networks", 1), "500")
-		if err := f.Ready(t.Context()); err != nil || f.IsOfJobs(addr) {
-			t.Errorf("while the networks cannot be listed: %v, %t", err, f.IsOfJobs(addr))
+		if err := f.Ready(t.Context()); err != nil || f.IsOfJobs(addr, netip.Addr{}) {
+			t.Errorf("while the networks cannot be listed: %v, %t", err, f.IsOfJobs(addr, netip.Addr{}))
 		}
 		f.fake.Return()
 		f.fake.MakeNetwork(jobsNetwork, instanceLabel)
-		if err := f.Ready(t.Context()); err != nil || !f.IsOfJobs(addr) {
-			t.Errorf("when another builder has created it: %v, %t", err, f.IsOfJobs(addr))
+		if err := f.Ready(t.Context()); err != nil || !f.IsOfJobs(addr, netip.Addr{}) {
+			t.Errorf("when another builder has created it: %v, %t", err, f.IsOfJobs(addr, netip.Addr{}))
 		}
 	})
 }
@@ -440,12 +431,12 @@ func TestNetworkPruned(t *testing.T) {
 		if err := f.client.NetworkRemove(t.Context(), network); err != nil {
 			t.Fatal(err)
 		}
-		if err := f.Ready(t.Context()); err != nil || f.IsOfJobs(addr) {
-			t.Errorf("without the network: %v, of jobs: %t", err, f.IsOfJobs(addr))
+		if err := f.Ready(t.Context()); err != nil || f.IsOfJobs(addr, netip.Addr{}) {
+			t.Errorf("without the network: %v, of jobs: %t", err, f.IsOfJobs(addr, netip.Addr{}))
 		}
 		f.create(t, "two")
-		if err := f.Ready(t.Context()); err != nil || !f.IsOfJobs(addr) {
-			t.Errorf("with a new one: %v, of jobs: %t", err, f.IsOfJobs(addr))
+		if err := f.Ready(t.Context()); err != nil || !f.IsOfJobs(addr, netip.Addr{}) {
+			t.Errorf("with a new one: %v, of jobs: %t", err, f.IsOfJobs(addr, netip.Addr{}))
 		}
 	})
 }
@@ -466,7 +457,7 @@ func TestAddressesStay(t *testing.T) {
 					f.fake.Break(callAt(call, 1), fault)
 					_, err := f.Create(t.Context(), spec("two"))
 					wantTold(t, withoutURL(err), want)
-					if !f.IsOfJobs(netip.MustParseAddr("172.26.0.7")) {
+					if !f.IsOfJobs(netip.MustParseAddr("172.26.0.7"), netip.Addr{}) {
 						t.Error("the address of the first is not one of jobs any more")
 					}
 				})

@@ -39,9 +39,9 @@ type Options struct {
 	// AllowedOrigins are the origins of pages that may connect, such as https://example.com.
 	// Pages of the server's own origin always may.
 	AllowedOrigins []string
-	// IsOfJobs reports whether a job can have an address. Clients with such an address are
-	// rejected. It may be nil: then no client is.
-	IsOfJobs func(netip.Addr) bool
+	// IsOfJobs reports whether a client can be a job, by its address and that of the server at
+	// which it has connected. Such clients are rejected. IsOfJobs may be nil: then no client is.
+	IsOfJobs func(client, server netip.Addr) bool
 }
 
 // A Guard rejects requests that may not be served.
@@ -74,30 +74,38 @@ func (g *Guard) Check(w http.ResponseWriter, r *http.Request) (reason string) {
 // Clients that use a published port of the builder's container may all have the address of that network's
 // gateway. CheckNetwork cannot distinguish them.
 func (g *Guard) CheckNetwork(w http.ResponseWriter, r *http.Request) (reason string) {
-	if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !g.isOfJobs(from.Addr()) {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return ""
+	}
+	var to netip.AddrPort
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		to, _ = netip.ParseAddrPort(local.String())
+	}
+	if !g.isOfJobs(from.Addr(), to.Addr()) {
 		return ""
 	}
 	http.Error(w, "The builder accepts no clients from the network of its jobs.", http.StatusForbidden)
 	return RefusedNetwork
 }
 
-// isOfJobs reports whether a job can have an address. A link-local address says nothing but the interface that it is
+// isOfJobs reports whether a client can be a job. A link-local address says nothing but the interface that it is
 // on: it is a job's if that interface is the jobs' network, in which the machine has an address itself.
-func (g *Guard) isOfJobs(addr netip.Addr) bool {
+func (g *Guard) isOfJobs(client, server netip.Addr) bool {
 	if g.options.IsOfJobs == nil {
 		return false
 	}
-	if g.options.IsOfJobs(addr.WithZone("")) {
+	if g.options.IsOfJobs(client.WithZone(""), server.WithZone("")) {
 		return true
 	}
-	on, err := net.InterfaceByName(addr.Zone())
+	on, err := net.InterfaceByName(client.Zone())
 	if err != nil { // it has no zone; or the interface is not known, as under systemd without AF_NETLINK: it may be theirs
-		return addr.Zone() != ""
+		return client.Zone() != ""
 	}
 	own, err := on.Addrs()
 	return err == nil && slices.ContainsFunc(own, func(own net.Addr) bool {
 		prefix, err := netip.ParsePrefix(own.String())
-		return err == nil && g.options.IsOfJobs(prefix.Addr().Unmap())
+		return err == nil && g.options.IsOfJobs(prefix.Addr().Unmap(), prefix.Addr().Unmap())
 	})
 }
 

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"log/slog"
@@ -274,11 +275,14 @@ func TestKnownHost(t *testing.T) {
 
 // TestCheckNetwork has clients of several addresses connect.
 func TestCheckNetwork(t *testing.T) {
-	ofJobs := func(addr netip.Addr) bool { return netip.MustParsePrefix("172.18.0.0/16").Contains(addr) }
-	onLoopback := func(addr netip.Addr) bool { return addr == netip.MustParseAddr("127.0.0.1") } // stands for a bridge
+	server := netip.MustParseAddr("172.18.0.1")
+	ofJobs := func(client, to netip.Addr) bool {
+		return netip.MustParsePrefix("172.18.0.0/16").Contains(client) && to == server
+	}
+	onLoopback := func(client, to netip.Addr) bool { return client == netip.MustParseAddr("127.0.0.1") && to == client } // stands for a bridge
 	for _, test := range []struct {
 		name     string
-		isOfJobs func(netip.Addr) bool
+		isOfJobs func(client, server netip.Addr) bool
 		from     string
 		want     string
 	}{
@@ -293,6 +297,8 @@ func TestCheckNetwork(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			request, w := newRequest("GET", "/", nil, ""), httptest.NewRecorder()
 			request.RemoteAddr = test.from
+			at := net.TCPAddrFromAddrPort(netip.AddrPortFrom(server, 3000))
+			request = request.WithContext(context.WithValue(t.Context(), http.LocalAddrContextKey, net.Addr(at)))
 			reason := New(Options{IsOfJobs: test.isOfJobs}, nil).CheckNetwork(w, request)
 			checkRejected(t, reason, w, test.want, 403, "The builder accepts no clients from the network of its jobs.")
 		})
