@@ -165,39 +165,42 @@ func (r *parts) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// TestGather counts how often a stream writes while a program prints 16 KiB at a time.
+// TestGather counts how often a stream writes while a program prints, much or little at a time.
 func TestGather(t *testing.T) {
 	t.Parallel()
 	const frames = 4096
 	for _, test := range []struct {
 		network  string
+		size     int           // of the content of a frame
 		interval time.Duration // between two frames
-		writes   int           // at most
+		writes   int           // at most; exactly, if it is frames
 	}{
-		{"unix", 100 * time.Microsecond, frames / 4},
-		{"unix", time.Microsecond, frames / 4}, // faster than the reader
-		{"unix", 5 * time.Millisecond, frames},
-		{"tcp", 100 * time.Microsecond, frames},
+		{"unix", 16 << 10, 100 * time.Microsecond, frames / 4},
+		{"unix", 16 << 10, time.Microsecond, frames / 4}, // faster than the reader
+		{"unix", 16 << 10, 5 * time.Millisecond, frames},
+		{"unix", 80, 100 * time.Microsecond, frames},
+		{"tcp", 16 << 10, 100 * time.Microsecond, frames},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			begun := time.Now()
 			var got outputs
-			if err := got.copy(streamOf(&arriving{begun: begun, left: frames, interval: test.interval}, test.network)); err != nil {
+			if err := got.copy(streamOf(&arriving{begun: begun, size: test.size, left: frames, interval: test.interval}, test.network)); err != nil {
 				t.Error(err)
 			}
 			if got.writes > test.writes || got.writes < frames && test.writes == frames {
-				t.Errorf("%s, a frame each %s: got %d writes, want %d", test.network, test.interval, got.writes, test.writes)
+				t.Errorf("%s, %d bytes each %s: got %d writes, want %d", test.network, test.size, test.interval, got.writes, test.writes)
 			}
 			if took, last := time.Since(begun), frames*test.interval; took > last+2*gatherTime {
-				t.Errorf("%s, a frame each %s: all are there after %s, and passed on after %s", test.network, test.interval, last, took)
+				t.Errorf("%s, %d bytes each %s: all are there after %s, and passed on after %s", test.network, test.size, test.interval, last, took)
 			}
 		})
 	}
 }
 
-// arriving is what an engine sends: frames with 16 KiB, one in each interval. A read returns all that has arrived.
+// arriving is what an engine sends: frames of a size, one in each interval. A read returns all that has arrived.
 type arriving struct {
 	begun    time.Time
+	size     int // of a frame's content
 	interval time.Duration
 	left     int // frames that have not been sent
 	sent     int
@@ -209,7 +212,7 @@ func (a *arriving) Read(p []byte) (int, error) {
 		time.Sleep(time.Until(a.begun.Add(time.Duration(a.sent+1) * a.interval)))
 	}
 	for len(a.pending) < len(p) && a.left > 0 && time.Since(a.begun) >= time.Duration(a.sent+1)*a.interval {
-		a.pending = append(a.pending, frame(1, strings.Repeat("x", 16<<10))...)
+		a.pending = append(a.pending, frame(1, strings.Repeat("x", a.size))...)
 		a.left, a.sent = a.left-1, a.sent+1
 	}
 	if len(a.pending) == 0 {
