@@ -57,7 +57,7 @@ func stop(t *testing.T, e *fixture.Engine) {
 	if status, text := s.Get(t, "GET", "/readyz"); status != 200 && !strings.Contains(text, "busy") { // readyz calls the engine
 		t.Errorf("readyz is %d, %s", status, text)
 	}
-	e.Docker(t, "exec", s.Containers()[0], "touch", "/tmp/go-on")
+	e.Docker(t, "exec", s.JobContainer(t), "touch", "/tmp/go-on")
 	got := c.Finish()
 	fixture.WantLast(t, got, 3)
 	fixture.WantLine(t, got, "done")

@@ -96,7 +96,7 @@ func builderKilled(t *testing.T, e *fixture.Engine) {
 	c := fixture.Connect(t, s)
 	c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; sleep 1000'")))
 	c.WaitFor(`"begun"`)
-	container := s.Containers()[0]
+	container := s.JobContainer(t)
 	s.Kill()
 	if err := fixture.AwaitEngine(e.Host, time.Minute, func() bool { return e.Docker(t, "inspect", "--format", "{{.State.Status}}", container) == "exited" }); err != nil {
 		t.Errorf("the job is still running: %v", err)

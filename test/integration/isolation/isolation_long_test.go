@@ -77,7 +77,7 @@ func limitsOnEngine(t *testing.T, e *fixture.Engine) {
 		c := fixture.Connect(t, s)
 		c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; sleep 1000'")))
 		c.WaitFor(`"begun"`)
-		got := e.Docker(t, "inspect", "--format", "{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}", s.Containers()[0])
+		got := e.Docker(t, "inspect", "--format", "{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}", s.JobContainer(t))
 		if got != test.want {
 			t.Errorf("memory, with swap, CPUs, processes: %s, want %s", got, test.want)
 		}

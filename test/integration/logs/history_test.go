@@ -26,7 +26,7 @@ func TestHistorySurvives(t *testing.T) {
 	if strings.Contains(before, `"end"`) {
 		t.Errorf("while it runs, the record is %s", before)
 	}
-	container := s.Containers()[0]
+	container := s.JobContainer(t)
 	s.Kill()
 
 	next := fixture.StartProcessAs(t, "test-history", "", flags...)

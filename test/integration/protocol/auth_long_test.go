@@ -210,7 +210,7 @@ func TestFlood(t *testing.T) {
 	if answered < connections/4 {
 		t.Errorf("only %d clients got the answer busy", answered)
 	}
-	fixture.Docker(t, "exec", s.Containers()[0], "/bin/sh", "-c", "> /tmp/end")
+	fixture.Docker(t, "exec", s.JobContainer(t), "/bin/sh", "-c", "> /tmp/end")
 	got := <-ended
 	fixture.WantLine(t, got, "done")
 	if len(got.Messages) != 1 || got.Messages[0] != fixture.Succeeded {

@@ -21,7 +21,7 @@ func TestMalformedMessages(t *testing.T) {
 	runningClient := fixture.Connect(t, fixture.Env.Server)
 	runningClient.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; while ! [ -e /tmp/end ]; do sleep 0.1; done; sleep 2; echo done'")))
 	runningClient.WaitFor(`"begun"`)
-	container := fixture.Env.Server.Containers()[0]
+	container := fixture.Env.Server.JobContainer(t)
 
 	s := fixture.ServerWith(t, func(*server.Settings) {})
 	fixture.WantFree(t, s)

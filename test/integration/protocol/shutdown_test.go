@@ -53,7 +53,7 @@ func grace(t *testing.T, e *fixture.Engine) {
 	if got := fixture.Connect(t, s).Finish(); len(got.Messages) != 1 || got.Messages[0] != notTaken || got.CloseCode != 1011 {
 		t.Errorf("a new client got %+v", got)
 	}
-	e.Docker(t, "exec", s.Containers()[0], "touch", "/tmp/go-on") // has ended before the container does
+	e.Docker(t, "exec", s.JobContainer(t), "touch", "/tmp/go-on") // has ended before the container does
 	got := c.Finish()
 	fixture.WantLine(t, got, "done")
 	if diff := cmp.Diff([]string{fixture.Succeeded}, got.Messages); diff != "" {

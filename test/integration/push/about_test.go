@@ -208,7 +208,7 @@ func aboutAfterFailure(t *testing.T, e *fixture.Engine) {
 		}},
 		{"killed", func(t *testing.T, c *fixture.BinaryCache, build string) {
 			client := begun(t, c, build)
-			e.Docker(t, "kill", s.Containers()[0])
+			e.Docker(t, "kill", s.JobContainer(t))
 			client.Finish()
 		}},
 	}

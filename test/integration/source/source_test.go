@@ -184,7 +184,7 @@ func TestNixVersionIsAskedOnce(t *testing.T) {
 		defer c.Conn.Close()
 		c.Send(fixture.JSONOf(t, fixture.Command("sh -c 'echo begun; sleep 60'")))
 		c.WaitFor(`"begun"`)
-		return fixture.Docker(t, "inspect", "--format", "{{range .Config.Env}}{{println .}}{{end}}", s.Containers()[0])
+		return fixture.Docker(t, "inspect", "--format", "{{range .Config.Env}}{{println .}}{{end}}", s.JobContainer(t))
 	}
 	if first := environment(); !strings.Contains(first, "IGLU_NIX_VERSION=\n") {
 		t.Errorf("the first job gets a version:\n%s", first)

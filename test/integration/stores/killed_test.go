@@ -27,7 +27,7 @@ func killJob(t *testing.T, e *fixture.Engine, s *fixture.Server, url, script str
 	c := fixture.Connect(t, s)
 	c.Send(fixture.JSONOf(t, fixture.Build(url, "sh -c '"+script+"; echo begun; sleep 1000'")))
 	c.WaitFor(`"begun"`)
-	e.Docker(t, "kill", s.Containers()[0])
+	e.Docker(t, "kill", s.JobContainer(t))
 	c.Finish()
 }
 

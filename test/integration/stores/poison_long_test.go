@@ -81,7 +81,7 @@ func stubbornJob(t *testing.T, e *fixture.Engine) {
 		c := fixture.Connect(t, s)
 		c.Send(fixture.JSONOf(t, fixture.Command(`sh -c 'exec 2>&1; trap "" TERM; echo begun; while :; do sleep 1; done'`)))
 		c.WaitFor(`"begun"`)
-		container := s.Containers()[0]
+		container := s.JobContainer(t)
 		s.Kill()
 		wantContainerEnd(t, e, container, time.Minute)
 		e.Docker(t, "rm", container)
