@@ -168,7 +168,7 @@ func (r *parts) Read(p []byte) (int, error) {
 // TestGather counts how often a stream writes while a program prints, much or little at a time.
 func TestGather(t *testing.T) {
 	t.Parallel()
-	const frames = 4096
+	const frames = 256
 	for _, test := range []struct {
 		network  string
 		size     int           // of the content of a frame
@@ -184,7 +184,7 @@ func TestGather(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			begun := time.Now()
 			var got outputs
-			if err := got.copy(streamOf(&arriving{begun: begun, size: test.size, left: frames, interval: test.interval}, test.network)); err != nil {
+			if err := got.copy(streamOf(&arriving{begun: begun, frame: frame(1, strings.Repeat("x", test.size)), left: frames, interval: test.interval}, test.network)); err != nil {
 				t.Error(err)
 			}
 			if got.writes > test.writes || got.writes < frames && test.writes == frames {
@@ -197,10 +197,10 @@ func TestGather(t *testing.T) {
 	}
 }
 
-// arriving is what an engine sends: frames of a size, one in each interval. A read returns all that has arrived.
+// arriving is what an engine sends: a frame again and again, once in each interval. A read returns all that has arrived.
 type arriving struct {
 	begun    time.Time
-	size     int // of a frame's content
+	frame    string
 	interval time.Duration
 	left     int // frames that have not been sent
 	sent     int
@@ -212,7 +212,7 @@ func (a *arriving) Read(p []byte) (int, error) {
 		time.Sleep(time.Until(a.begun.Add(time.Duration(a.sent+1) * a.interval)))
 	}
 	for len(a.pending) < len(p) && a.left > 0 && time.Since(a.begun) >= time.Duration(a.sent+1)*a.interval {
-		a.pending = append(a.pending, frame(1, strings.Repeat("x", a.size))...)
+		a.pending = append(a.pending, a.frame...)
 		a.left, a.sent = a.left-1, a.sent+1
 	}
 	if len(a.pending) == 0 {
