@@ -15,6 +15,7 @@ export class Search {
     this.count = 0;
     this.current = -1; // which of found
     this.searched = 0; // lines
+    this.selects = false; // the first line that is found
     this.listen();
   }
 
@@ -53,6 +54,7 @@ export class Search {
     this.found = [];
     this.count = this.searched = 0;
     this.current = -1;
+    this.selects = true;
     this.showFound();
     this.log.draw();
     if (query) await this.searchOn(true);
@@ -70,10 +72,11 @@ export class Search {
       if (this.found.length === this.count) this.found.push(...answer.lines);
       this.count += answer.count;
       this.searched = answer.searched;
-      if (isNew && this.found.length) {
+      if (this.selects && this.found.length) {
         const first = this.found.findIndex((line) => line >= this.log.firstSeen());
         this.select(Math.max(0, first));
       }
+      if (answer.searched >= answer.total) this.selects = false; // a log that grows does not move
       this.showFound();
       if (!isNew) await new Promise((resolve) => setTimeout(resolve, AGAIN));
     } catch {
@@ -117,6 +120,7 @@ export class Search {
   }
 
   select(i) {
+    this.selects = false;
     this.current = i;
     this.log.follow(false);
     this.log.show(this.found[i]);
