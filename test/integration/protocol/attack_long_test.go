@@ -245,10 +245,10 @@ func TestInterruptWhileReadingInput(t *testing.T) {
 func TestSameInstance(t *testing.T) { fixture.OnEngines(t, sameInstance) }
 
 func sameInstance(t *testing.T, e *fixture.Engine) {
-	a := e.Server(t, func(*server.Settings) {})
+	alone := []string{"nix"} // without sh, a server has none of fixture.OtherJobs, which the other one would not know
+	a := e.Server(t, func(s *server.Settings) { s.AllowedCommands = alone })
 	b := e.Server(t, func(s *server.Settings) {
-		s.Instance, s.StateDir = a.Instance, t.TempDir()
-		s.AllowedCommands = []string{"nix"} // without sh it has none of fixture.OtherJobs, which a does not know
+		s.Instance, s.StateDir, s.AllowedCommands = a.Instance, t.TempDir(), alone
 	})
 	both := func() []fixture.Result {
 		clients := []*fixture.Client{fixture.Connect(t, a), fixture.Connect(t, b)}
