@@ -221,7 +221,7 @@ func TestCountedBefore(t *testing.T) {
 	}
 }
 
-// When a build fails, Nix kills the others, unless it is told to keep going. It reports only that they end, and no result.
+// When a build fails, Nix kills the others, unless keep-going is set. It reports only that they end, and no result.
 func TestKilledByFailure(t *testing.T) {
 	l, reported := events(t)
 	const first, second = "/nix/store/00000000000000000000000000000001-1.drv", "/nix/store/00000000000000000000000000000002-2.drv"

@@ -182,8 +182,8 @@ func (n *network) noteSubnets(ipam networktypes.IPAM) {
 // each other. It returns false if the network was not used yet.
 //
 // Engines give out addresses in the same order, so the builder's own bridge on another machine often has those of a network
-// that the server is on. Its jobs come from the address of their machine. If the server is on a bridge of its own machine
-// as the bridge, it has the bridge's address there.
+// that the server is on. Its jobs come from the address of their machine, so these clients are not jobs. Only where the
+// server itself has the bridge's address is the bridge on its machine.
 func (n *network) contains(client, server netip.Addr) bool {
 	subnets := n.subnets.Load()
 	return subnets != nil && slices.ContainsFunc(*subnets, func(s subnet) bool {
