@@ -72,7 +72,7 @@ func TestAgentThatCannotStart(t *testing.T) {
 		{keys + "/agent", "tcp://127.0.0.1:2375", nil, 1, "DOCKER_HOST is tcp://127.0.0.1:2375, but an agent runs on the machine of its engine\nhint: "},
 		{keys + "/agent", "unix:///nonexistent", nil, 1, "The container engine does not answer."},
 		{keys + "/agent", socket, []string{"--listen", "2376"}, 2, "is not an address such as"},
-		{keys + "/agent", socket, []string{"--listen", "192.0.2.1:1"}, 1, "listen on 192.0.2.1:1: "},
+		{keys + "/agent", socket, []string{"--listen", "192.0.2.1:1"}, 1, "agent: listen tcp 192.0.2.1:1: "},
 		{keys + "/agent", socket, []string{"--shutdown-grace", "soon"}, 2, `"soon" is not a time such as 30s or 5m`},
 	} {
 		t.Setenv("IGLU_AGENT_KEYS", test.keys)

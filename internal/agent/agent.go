@@ -59,7 +59,7 @@ type Options struct {
 func Serve(ctx, force context.Context, o Options, log *slog.Logger) error {
 	listener, err := listen(ctx, o.Listen)
 	if err != nil {
-		return fmt.Errorf("listen on %s: %w", o.Listen, err)
+		return err // which says the address
 	}
 	log.Info("listening", "addr", listener.Addr().String(), "engine", o.Socket)
 	s := &service{socket: o.Socket, program: o.Program, version: o.Version, log: log, conns: make(map[*passage]struct{}), refused: refusals{log: log}}
