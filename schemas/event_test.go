@@ -74,6 +74,26 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// A path that is a result of several installables is one path. Secrets are masked in all texts.
+func TestResultsEvent(t *testing.T) {
+	event := ResultsEvent{Target: "t", Get: "g", Results: []Result{
+		{"a", []string{"/nix/store/a", "/nix/store/b"}}, {"b", []string{"/nix/store/b", "/nix/store/c"}}}}
+	if diff := cmp.Diff([]string{"/nix/store/a", "/nix/store/b", "/nix/store/c"}, event.Paths()); diff != "" {
+		t.Errorf("Paths (-want +got):\n%s", diff)
+	}
+	want := ResultsEvent{Target: "T", Get: "G", Results: []Result{
+		{"A", []string{"/NIX/STORE/A", "/NIX/STORE/B"}}, {"B", []string{"/NIX/STORE/B", "/NIX/STORE/C"}}}}
+	if diff := cmp.Diff(want, event.Map(strings.ToUpper)); diff != "" {
+		t.Errorf("Map (-want +got):\n%s", diff)
+	}
+	if got := event.Results[0].Paths[0]; got != "/nix/store/a" {
+		t.Errorf("Map changed the event itself: %s", got)
+	}
+	if got := (ResultsEvent{}).Map(strings.ToUpper); got.Results == nil {
+		t.Error("no results are null in JSON, not an empty list")
+	}
+}
+
 // TestLineEventAllocates counts the allocations for a line of a derivation, of which a job can have a million: the event is
 // encoded at once, and its JSON is read once.
 func TestLineEventAllocates(t *testing.T) {

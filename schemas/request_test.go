@@ -508,3 +508,26 @@ func TestSecretsInTotal(t *testing.T) {
 		}
 	}
 }
+
+// A command that is not allowed is repeated in the message, but not if the job has more secrets than can be masked.
+func TestSecretsOfUnknownCommand(t *testing.T) {
+	for length, want := range map[int]string{
+		1 << 10:  "make https://a:***@a.example",
+		15 << 10: "…",
+	} {
+		secret := strings.Repeat("x", length)
+		tokens := make(map[string]string)
+		for i := range 10 {
+			tokens[fmt.Sprintf("host%d.example", i)] = secret
+		}
+		job := jobWith(edits{"nix.accessTokens": tokens, "buildOptions.command": "make https://a:" + secret + "@a.example"})
+		_, _, err := ParseRequest([]byte(job), allowedCommands)
+		refusal, ok := errors.AsType[*Refusal](err)
+		if !ok {
+			t.Fatal(err)
+		}
+		if refusal.command != want {
+			t.Errorf("11 secrets of %d bytes: %.200q, want %q", length, refusal.command, want)
+		}
+	}
+}
