@@ -137,7 +137,7 @@ type Job struct {
 	Maintenance  string // a task of maintenance that is run instead of a build; empty: none
 	NixVersion   string // of the image's Nix, if an earlier job has found it; empty: not known
 	JobUser      string // UserNix or UserRoot
-	DaemonConfig string // lines of nix.conf for the nix-daemon of UserNix
+	DaemonConfig string // lines of nix.conf for the nix-daemon; empty: there is none
 	Store        string // StoreFresh or StoreUsed if the store is kept after the job; else empty
 	BuildID      string // of the program that the builder expects in the container; see internal/buildid
 	EventsToken  string // secret: the key of the records that the program sends; see internal/jobwire

@@ -9,7 +9,7 @@
 //
 // The program itself runs as root. Git and the job's command run as an unprivileged user (user.go).
 // Nix's store belongs to a nix-daemon (daemon.go), which runs from before the source is fetched until
-// the container ends. With jobenv.UserRoot everything runs as root, without a daemon.
+// the container ends. With jobenv.UserRoot everything runs as root, and there is a daemon only if the job pushes.
 //
 // One goroutine executes the job's steps (run). Another waits for all processes (children.go), and
 // another watches the lifeline (lifeline.go). While the command runs, others read its output and
