@@ -15,7 +15,7 @@ demo: build
 test:
 	scripts/with-engine scripts/test
 
-# Everything, on Docker and on Podman: a bit more than an hour. It ends with a list of the slowest tests.
+# Everything, on Docker and on Podman: about an hour and a half. It ends with a list of the slowest tests.
 test-all:
 	scripts/with-engine scripts/test all
 
