@@ -298,7 +298,7 @@ func (f *fixture) newJob() *job {
 
 func (f *fixture) begin(j *job, request *schemas.Request) {
 	go func() {
-		running := f.b.Start(j.ctx, request, j.client)
+		running := f.b.Start(j.ctx, request, j.client, func() {})
 		if err := running.Follow(context.WithoutCancel(j.ctx), j); err != nil {
 			j.cancel(err)
 		}

@@ -31,36 +31,16 @@ type Job struct {
 	last   schemas.Message         // the last message; set when it has ended
 }
 
-// Start starts a job. client is the address of the client that has sent it. The job is cancelled when ctx ends.
-// The caller must have called Acquire, and must call Wait.
-func (b *Builder) Start(ctx context.Context, request *schemas.Request, client string) *Job {
-	return b.start(ctx, request, client, func() {})
-}
-
-// Submit starts a job that does not depend on a connection, and returns its id. Otherwise it returns the answer to
-// the client: the builder is busy, or the reason why the job could not be started.
-func (b *Builder) Submit(request *schemas.Request, client string) (id string, refusal *schemas.Response) {
-	release, ok := b.Acquire()
-	if !ok {
-		busy := schemas.Busy()
-		return "", &busy
-	}
-	job := b.start(context.Background(), request, client, release)
-	if job.reader == nil {
-		return "", job.Wait().Response
-	}
-	job.reader.Close() // this one is not used: nobody calls Follow
-	return job.id, nil
-}
-
-// start starts a job, and calls release when it no longer needs its slot or its place in the queue.
-func (b *Builder) start(ctx context.Context, request *schemas.Request, client string, release func()) *Job {
+// Start starts a job. client is the address of the client that has sent it. The job is cancelled when ctx ends. The caller
+// must have called Acquire, which has returned release, and must call Wait. Start calls release when the job has ended, even
+// if its log is still being read.
+func (b *Builder) Start(ctx context.Context, request *schemas.Request, client string, release func()) *Job {
 	ctx, cancel := context.WithCancelCause(ctx)
 	j := &Job{id: strings.ToLower(rand.Text()), cancel: cancel, ended: make(chan struct{})}
 	redactor := redact.New(secretsOf(request, b.options)...)
 	log := slog.New(redactor.Handler(b.log.Handler())).With("job", j.id)
 	record := b.newRecorder(j.id, client, request, redactor, log)
-	r := &run{b: b, id: j.id, request: request, log: log, tracker: newTracker()}
+	r := &run{b: b, id: j.id, request: request, log: log, redactor: redactor, tracker: newTracker()}
 	lines, err := b.logs.Create(j.id, redactor)
 	if err == nil {
 		if j.reader, err = b.logs.Reader(j.id); err != nil {
@@ -97,6 +77,22 @@ func (b *Builder) start(ctx context.Context, request *schemas.Request, client st
 		b.prune(log)
 	})
 	return j
+}
+
+// Submit starts a job that does not depend on a connection, and returns its id. Otherwise it returns the answer to
+// the client: the builder is busy, or the reason why the job could not be started.
+func (b *Builder) Submit(request *schemas.Request, client string) (id string, refusal *schemas.Response) {
+	release, ok := b.Acquire()
+	if !ok {
+		busy := schemas.Busy()
+		return "", &busy
+	}
+	job := b.Start(context.Background(), request, client, release)
+	if job.reader == nil {
+		return "", job.Wait().Response
+	}
+	job.reader.Close() // this one is not used: nobody calls Follow
+	return job.id, nil
 }
 
 // needOf returns what a job needs on its node: its platform, and the store of its repository, if its jobs
@@ -268,14 +264,15 @@ func (r *run) again(ticket *nodes.Ticket, record *recorder, after time.Duration,
 func (r *run) waits(ahead int) {
 	r.hasWaited = true
 	r.tracker.waits(ahead)
+	jobs := fmt.Sprintf("%d jobs", ahead)
 	switch ahead {
 	case 0:
-		r.say("waiting for a free slot, no job ahead")
+		jobs = "no job"
 	case 1:
-		r.say("waiting for a free slot, 1 job ahead")
-	default:
-		r.say(fmt.Sprintf("waiting for a free slot, %d jobs ahead", ahead))
+		jobs = "1 job"
 	}
+	r.lines.Note("iglu: waiting for a free slot, " + jobs + " ahead")
+	r.redactor.Shrink() // a thousand jobs can wait
 }
 
 // pageOf returns the address of a job's page, or "".

@@ -65,7 +65,7 @@ func (b *Builder) use(e engine.Engine) {
 func (b *Builder) build(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	j := b.Start(ctx, request, "")
+	j := b.Start(ctx, request, "", func() {})
 	if err := j.Follow(context.WithoutCancel(ctx), out); err != nil {
 		cancel(err)
 	}
@@ -231,7 +231,7 @@ func TestSlowReader(t *testing.T) {
 func TestFirstLine(t *testing.T) {
 	for _, url := range []string{"", "https://builder.example.com"} {
 		b, _, _ := builder(t, func(p *memengine.Process) int { return ends(p, jobwire.End{}) }, func(o *Options) { o.PublicURL = url })
-		j := b.Start(t.Context(), secretRequest(), "")
+		j := b.Start(t.Context(), secretRequest(), "", func() {})
 		var lines bytes.Buffer
 		var first schemas.Message
 		if err := errors.Join(

@@ -312,10 +312,9 @@ func TestNodeOfJob(t *testing.T) {
 		if !ok {
 			t.Fatal("no slot is free")
 		}
-		defer release()
 		ctx, cancel := context.WithTimeout(t.Context(), tooLong)
 		defer cancel()
-		job := l.b.Start(ctx, commandOf("a 1s"), "")
+		job := l.b.Start(ctx, commandOf("a 1s"), "", release)
 		var events eventLog
 		if err := job.Follow(ctx, &events); err != nil {
 			t.Error(err)

@@ -3,10 +3,13 @@ package orchestrator
 import (
 	"bytes"
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -421,4 +424,73 @@ type slowRecords struct {
 func (r *slowRecords) Put(record history.Record) error {
 	time.Sleep(r.takes)
 	return r.Records.Put(record)
+}
+
+// TestPlaceOfEndedJob has a client that reads nothing of its log. Its place is free when its job has ended.
+func TestPlaceOfEndedJob(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _, _ := builder(t, new(clock).run)
+		release, ok := b.Acquire()
+		if !ok {
+			t.Fatal("no slot is free")
+		}
+		j := b.Start(t.Context(), commandOf("a 1m"), "", release)
+		read, unread := io.Pipe()
+		followed := make(chan error)
+		go func() { followed <- j.Follow(context.Background(), unread) }()
+		time.Sleep(time.Minute - 1)
+		if _, ok := b.Acquire(); ok {
+			t.Error("there is a place while the job runs")
+		}
+		time.Sleep(time.Minute)
+		release, ok = b.Acquire()
+		if !ok {
+			t.Error("there is no place after the job's end")
+		}
+		release()
+		go io.Copy(io.Discard, read)
+		if err := <-followed; err != nil {
+			t.Error(err)
+		}
+		unread.Close()
+		j.Wait()
+	})
+}
+
+// TestMemoryOfWaitingJobs has jobs with large keys wait. Masking such a key takes 5 MiB, which only jobs that run need.
+func TestMemoryOfWaitingJobs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const jobs = 20
+		b, _, _ := builder(t, new(clock).run, func(o *Options) { o.MaxQueued = jobs })
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var clients sync.WaitGroup
+		heap := func() int64 {
+			var stats runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&stats)
+			return int64(stats.HeapAlloc)
+		}
+		start := func() {
+			request := commandOf("a 1h")
+			for range 120 {
+				request.Git.GitKey += crand.Text() + crand.Text() + "\n"
+			}
+			clients.Go(func() { b.build(ctx, request, io.Discard) })
+			synctest.Wait()
+		}
+		start()
+		before := heap()
+		for range jobs {
+			start()
+		}
+		if running, waiting := b.Load(); running != 1 || waiting != jobs {
+			t.Errorf("%d jobs run and %d wait", running, waiting)
+		}
+		if each := (heap() - before) / jobs; each > 1<<20 {
+			t.Errorf("a job that waits takes %d KiB", each>>10)
+		}
+		cancel()
+		clients.Wait()
+	})
 }

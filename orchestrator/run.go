@@ -17,6 +17,7 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/jobwire"
+	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/internal/tick"
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/orchestrator/stores"
@@ -25,14 +26,15 @@ import (
 
 // A run is the state of a job from its acceptance to its end. Only the job's goroutine uses it.
 type run struct {
-	b       *Builder
-	id      string
-	request *schemas.Request
-	log     *slog.Logger // the server's log, without the job's secrets
-	lines   *joblog.Log
-	tracker *tracker
-	node    *node  // on which the job runs; nil while it waits for a slot
-	release func() // gives up its slot or its place in the queue; may be called more than once
+	b        *Builder
+	id       string
+	request  *schemas.Request
+	log      *slog.Logger // the server's log, without the job's secrets
+	lines    *joblog.Log
+	redactor *redact.Redactor
+	tracker  *tracker
+	node     *node  // on which the job runs; nil while it waits for a slot
+	release  func() // gives up its slot or its place in the queue; may be called more than once
 
 	info  engine.Info
 	image engine.Image

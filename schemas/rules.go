@@ -162,8 +162,8 @@ const (
 	maxName   = 4 << 10 // for texts that are shown in lists and kept in records
 	maxGitKey = 16 << 10
 	maxKey    = 8 << 10
-	// maxSecrets is more than the total length of all secrets of an accepted job.
-	maxSecrets = 128 << 10
+	// maxSecrets is the largest total length of the secrets of a refused job whose command is shown.
+	maxSecrets = 32 << 10
 )
 
 // checkTexts refuses texts that are too long or have control characters. Most values become lines of Nix's

@@ -66,8 +66,11 @@ func (b *fakeBuilder) Acquire() (release func(), ok bool) {
 	return sync.OnceFunc(func() { b.taken.Add(-1) }), true
 }
 
-func (b *fakeBuilder) Start(ctx context.Context, request *schemas.Request, client string) Job {
-	return &fakeJob{ctx: ctx, build: func(ctx context.Context, out io.Writer) schemas.Message { return b.build(ctx, request, out) }}
+func (b *fakeBuilder) Start(ctx context.Context, request *schemas.Request, client string, release func()) Job {
+	return &fakeJob{ctx: ctx, build: func(ctx context.Context, out io.Writer) schemas.Message {
+		defer release()
+		return b.build(ctx, request, out)
+	}}
 }
 
 // Submit starts a job with the id "submitted", or returns a refusal.

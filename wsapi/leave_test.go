@@ -276,7 +276,7 @@ type brokenBuilder struct{ fakeBuilder }
 
 type brokenJob struct{ ctx context.Context }
 
-func (*brokenBuilder) Start(ctx context.Context, _ *schemas.Request, _ string) Job {
+func (*brokenBuilder) Start(ctx context.Context, _ *schemas.Request, _ string, _ func()) Job {
 	return brokenJob{ctx}
 }
 

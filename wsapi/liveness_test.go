@@ -248,6 +248,40 @@ func TestSlowClient(t *testing.T) {
 	}
 }
 
+// An endedBuilder has jobs that have ended before their log is read.
+type endedBuilder struct{ *fakeBuilder }
+
+func (b endedBuilder) Start(ctx context.Context, request *schemas.Request, client string, release func()) Job {
+	release()
+	return b.fakeBuilder.Start(ctx, request, client, func() {})
+}
+
+// TestSlowReaderOfEndedJob uses a client that reads nothing although its job has ended. Another client gets the slot. The
+// first one can still get its log, unless there are too many connections.
+func TestSlowReaderOfEndedJob(t *testing.T) {
+	for name, test := range map[string]struct {
+		maxConns int
+		keeps    bool
+	}{"few connections": {2, true}, "too many": {1, false}} {
+		bubble(t, name, func(t *testing.T) {
+			wrote := make(chan error, 2)
+			f := serveLimited(t, test.maxConns, endedBuilder{flooding(wrote)})
+			slow := f.dial()
+			slow.send(job())
+			elapse(time.Second)
+			other := f.dial()
+			other.send(job())
+			if got := other.finish(); len(got.messages) != floodLines+2 || got.code != websocket.CloseNormalClosure {
+				t.Errorf("the other client: %d messages, close code %d, %v", len(got.messages), got.code, got.err)
+			}
+			got := slow.finish()
+			if keeps := len(got.messages) == floodLines+2; keeps != test.keeps {
+				t.Errorf("the first client: %d messages, close code %d, %v", len(got.messages), got.code, got.err)
+			}
+		})
+	}
+}
+
 // TestClientAcceptsNothing never reads: when its time is up, its job ends.
 func TestClientAcceptsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

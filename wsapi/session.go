@@ -30,6 +30,7 @@ type session struct {
 	last   *schemas.Message // the job's last message, for a client of events; nil before the job's end
 
 	answered     func() // ends the turn of this client: see Server.takeTurn
+	release      func() // gives back the slot of the job
 	stopWatching func() // ends watch
 
 	reading chan struct{} // closed when the goroutine that reads has ended; nil if there is none
@@ -49,9 +50,11 @@ func newSession(server *Server, conn *websocket.Conn, log *slog.Logger, answered
 	return &session{server: server, conn: conn, out: out, log: log, answered: answered, stopWatching: func() {}}
 }
 
-// serve receives one job from the client and runs it. The caller has acquired a slot. serve releases it when the
-// job has ended, before it sends the last message: the slot is free when the client gets its last message.
+// serve receives one job from the client and runs it. The caller has acquired a slot. release is called when the
+// job has ended: a client that reads its log slowly does not keep the slot. It may be called more than once. The slot is
+// free when the client gets its last message.
 func (s *session) serve(release func()) {
+	s.release = release
 	defer func() { s.stopWatching() }() // a closure, because work sets it
 	response, code := s.work()
 	release()
@@ -112,7 +115,7 @@ func (s *session) run(ctx context.Context, request *schemas.Request) schemas.Res
 func (s *session) follow(ctx context.Context, request *schemas.Request, out io.Writer) schemas.Message {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	job := s.server.builder.Start(ctx, request, s.conn.RemoteAddr().String())
+	job := s.server.builder.Start(ctx, request, s.conn.RemoteAddr().String(), s.release)
 	// It ends with the job's log, not with ctx: the client gets the last lines, too.
 	if err := job.Follow(context.WithoutCancel(ctx), out); err != nil {
 		cancel(err)

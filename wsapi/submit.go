@@ -22,6 +22,10 @@ type submitted struct {
 // busyRetry is after how many seconds a client should try again if the builder is busy.
 const busyRetry = "5"
 
+// maxParses is how many posted jobs are parsed at once. Others wait. Parsing takes much more memory than the job, and unlike
+// clients of the WebSocket, those that post have no slot yet.
+const maxParses = 4
+
 // serveSubmit starts a job that does not depend on a connection, and answers where to find it.
 func (s *Server) serveSubmit(w http.ResponseWriter, r *http.Request) {
 	if reason := s.auth.Check(w, r); reason != "" {
@@ -39,7 +43,13 @@ func (s *Server) serveSubmit(w http.ResponseWriter, r *http.Request) {
 		s.refuseSubmit(w, r, http.StatusRequestTimeout, refusedSilent, s.noJobInTime())
 		return
 	}
+	select {
+	case s.parsing <- struct{}{}:
+	case <-r.Context().Done():
+		return
+	}
 	request, _, err := schemas.ParseRequest(data, s.options.Commands)
+	<-s.parsing
 	if refusal, ok := errors.AsType[*schemas.Refusal](err); ok {
 		s.log.Info("job refused", "client", r.RemoteAddr, "why", refusal)
 		s.refuseSubmit(w, r, http.StatusBadRequest, refusal.Kind(), refusal.Response())

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -138,6 +139,43 @@ func TestSlowSubmit(t *testing.T) {
 			t.Errorf("it took %s", took)
 		}
 		f.wantRefused("no-job")
+	})
+}
+
+// TestManySubmits has as many posted jobs being parsed as may be: one more waits. A client that leaves meanwhile has no job.
+func TestManySubmits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHeldBuilder()
+		f := serve(t, b)
+		for range maxParses {
+			f.server.parsing <- struct{}{}
+		}
+		send := func() net.Conn {
+			conn, err := f.connect(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(conn, "POST /api/v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(job()), job())
+			return conn
+		}
+		leaving, staying := send(), send()
+		defer staying.Close()
+		elapse(time.Hour)
+		leaving.Close()
+		synctest.Wait()
+		if b.taken.Load() != 0 {
+			t.Error("it has a place")
+		}
+		<-f.server.parsing
+		if response, err := http.ReadResponse(bufio.NewReader(staying), nil); err != nil || response.StatusCode != http.StatusAccepted {
+			t.Errorf("it is answered with %v, %v", response, err)
+		}
+		<-b.begun
+		synctest.Wait()
+		if n := b.taken.Load(); n != 1 {
+			t.Errorf("%d jobs have begun", n)
+		}
+		b.exit <- 0
 	})
 }
 

@@ -34,8 +34,9 @@ type Builder interface {
 	// full. release gives the slot or place back, and may be called more than once.
 	Acquire() (release func(), ok bool)
 	// Start starts a job. client is the address of the client that has sent it. The job is cancelled when
-	// ctx ends. The caller must have called Acquire.
-	Start(ctx context.Context, request *schemas.Request, client string) Job
+	// ctx ends. The caller must have called Acquire, which has returned release. Start calls release when the
+	// job has ended, even if its log is still being read.
+	Start(ctx context.Context, request *schemas.Request, client string, release func()) Job
 	// Submit starts a job that does not depend on a connection, and returns its id. Otherwise it returns
 	// the answer to the client: the builder is busy, or the reason why the job could not be started.
 	Submit(request *schemas.Request, client string) (id string, refusal *schemas.Response)
@@ -89,6 +90,7 @@ type Server struct {
 	healthy, ready sharedCheck
 
 	answering chan struct{} // holds an item for each client that is being answered
+	parsing   chan struct{} // holds an item for each posted job that is being parsed
 	sessions  sync.WaitGroup
 
 	draining context.Context // ends when the server accepts no more jobs
@@ -118,6 +120,7 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 		healthy:   sharedCheck{ask: func(ctx context.Context) error { return builder.Healthy(ctx) }},
 		ready:     sharedCheck{ask: func(ctx context.Context) error { return builder.Ready(ctx) }},
 		answering: make(chan struct{}, maxAnswers),
+		parsing:   make(chan struct{}, maxParses),
 	}
 	s.closing, s.close = context.WithCancelCause(context.Background())
 	s.draining, s.drain = context.WithCancel(s.closing)
@@ -190,7 +193,10 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 	}
 	connlimit.Of(r).Release()
 	answered()
-	session.serve(release)
+	session.serve(func() {
+		connlimit.Of(r).Count() // the slots do not limit how many clients read logs of jobs that have ended
+		release()
+	})
 }
 
 // acquire acquires a slot for a job, or a place in the queue for one. The refusal is nothing, or the answer to a

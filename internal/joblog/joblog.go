@@ -55,12 +55,15 @@ func logIn(file, journalFile *os.File, maxBytes int64, redactor *redact.Redactor
 	}
 }
 
-// Printf appends lines of the builder, not of the job.
+// Printf appends lines of the builder.
 func (l *Log) Printf(format string, args ...any) error {
 	stream := l.Stream(schemas.Server)
 	fmt.Fprintf(stream, format, args...)
 	return stream.Close()
 }
+
+// Note appends a line of the builder that has no text of the job. Unlike Printf, it does not use the redactor.
+func (l *Log) Note(line string) error { return l.append([]byte(line+"\n"), schemas.Server) }
 
 // append adds whole lines of a stream to the log. It returns the first error of the log's files.
 func (l *Log) append(lines []byte, stream schemas.Stream) error {

@@ -45,29 +45,34 @@ func compile(forms []string) *automaton {
 
 // addNodes builds the tree from sorted forms: those with the same beginning are next to each other.
 func (a *automaton) addNodes(forms []string) {
-	groups := [][]string{forms} // by node: the forms with that beginning
 	a.nodes = append(a.nodes, node{})
 	a.labels = append(a.labels, 0)
-	for i := 0; i < len(groups); i++ {
-		group, depth := groups[i], a.nodes[i].depth
-		groups[i] = nil
-		a.nodes[i].children = uint32(len(groups))
-		if len(group[0]) == int(depth) {
-			a.nodes[i].ending = depth
-			group = group[1:]
-		}
-		for len(group) > 0 {
-			label, same := group[0][depth], 1
-			for same < len(group) && group[same][depth] == label {
-				same++
+	level, next := [][]string{forms}, [][]string(nil) // by node of a level, and of the next one: the forms with that beginning
+	for first, depth := 0, uint32(0); len(level) > 0; depth++ {
+		children := first + len(level)
+		for i, group := range level {
+			n := &a.nodes[first+i]
+			n.children = uint32(children + len(next))
+			if len(group[0]) == int(depth) {
+				n.ending = depth
+				group = group[1:]
 			}
-			groups = append(groups, group[:same])
-			a.nodes = append(a.nodes, node{depth: depth + 1})
-			a.labels = append(a.labels, label)
-			group = group[same:]
+			for len(group) > 0 {
+				same := 1
+				for same < len(group) && group[same][depth] == group[0][depth] {
+					same++
+				}
+				next = append(next, group[:same])
+				group = group[same:]
+			}
 		}
+		for _, group := range next {
+			a.nodes = append(a.nodes, node{depth: depth + 1})
+			a.labels = append(a.labels, group[0][depth])
+		}
+		first, level, next = children, next, level[:0]
 	}
-	a.nodes = append(a.nodes, node{children: uint32(len(groups))})
+	a.nodes = append(a.nodes, node{children: uint32(len(a.nodes))})
 	a.nodes, a.labels = slices.Clip(a.nodes), slices.Clip(a.labels)
 }
 

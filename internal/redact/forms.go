@@ -66,18 +66,19 @@ func appendBase64(forms []string, s string) []string {
 // JavaScript's encodeURIComponent, and forms (https://url.spec.whatwg.org), which differ in what they do not encode. In
 // forms and in Go's queries a space is a +.
 func appendPercent(forms []string, s string) []string {
-	const upper, lower = "%%%02X", "%%%02x"
+	const upper, lower = "0123456789ABCDEF", "0123456789abcdef"
 	return append(forms, percent(s, upper, &isUnreserved), percent(s, lower, &isUnreserved), url.QueryEscape(s), url.PathEscape(s),
 		percent(s, upper, &quoteKeeps), percent(s, upper, &componentKeeps), strings.ReplaceAll(percent(s, upper, &formKeeps), "%20", "+"))
 }
 
-func percent(s, format string, kept *[256]bool) string {
+// percent returns s with all bytes encoded that kept does not have.
+func percent(s, digits string, kept *[256]bool) string {
 	var out strings.Builder
 	for i := range len(s) {
 		if kept[s[i]] {
 			out.WriteByte(s[i])
 		} else {
-			fmt.Fprintf(&out, format, s[i])
+			out.Write([]byte{'%', digits[s[i]>>4], digits[s[i]&15]})
 		}
 	}
 	return out.String()

@@ -17,7 +17,7 @@ const maxScratch = 1 << 10
 // Lines is the state of a stream of lines. It has the part of a secret with which the last line ended, and
 // buffers of limited size. It is not safe for concurrent use.
 type Lines struct {
-	forms *automaton
+	redactor *Redactor
 
 	visible view // without escape sequences
 	raw     view // with them, for secrets inside an escape sequence
@@ -94,10 +94,11 @@ func (l *Lines) areHarmless(lines []byte) bool {
 	if bytes.IndexByte(lines, esc) >= 0 || bytes.Contains(lines, []byte(schemeEnd)) {
 		return false
 	}
-	if l.forms == nil {
+	forms := l.redactor.automaton()
+	if forms == nil {
 		return true
 	}
-	if l.forms.candidate(lines, 0)+l.forms.window <= len(lines) {
+	if forms.candidate(lines, 0)+forms.window <= len(lines) {
 		return false
 	}
 	for rest := lines; len(rest) > 0; {
@@ -132,7 +133,7 @@ func (l *Lines) appendMixed(dst, line []byte, split bool) []byte {
 	if split {
 		how = cut
 	}
-	raw := l.raw.find(l.forms, line, 0, how)
+	raw := l.raw.find(l.redactor.automaton(), line, 0, how)
 	visible := l.findVisible(s.text, split)
 	toRaw(visible, s.escapes)
 
@@ -173,7 +174,7 @@ func (l *Lines) findVisible(text []byte, split bool) []span {
 			l.prefix = append(l.prefix[:0], buildPrefix(text)...)
 		}
 	}
-	return l.visible.find(l.forms, text, skip, how)
+	return l.visible.find(l.redactor.automaton(), text, skip, how)
 }
 
 // ending returns how text continues, and keeps the state that is needed then.

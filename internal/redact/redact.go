@@ -18,7 +18,11 @@
 // log can always print it in a form that nothing finds.
 package redact
 
-import "strings"
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+)
 
 // mask replaces a secret. Its length does not depend on that of the secret.
 const mask = "***"
@@ -27,22 +31,51 @@ const mask = "***"
 // would mask unrelated text in many places of a log.
 const minSecret = 6
 
-// A Redactor masks the secrets of one job. It never changes and is safe for concurrent use. A nil Redactor has no
-// secrets, but still masks the passwords in URLs.
+// A Redactor masks the secrets of one job. It is safe for concurrent use. A nil Redactor has no secrets, but still masks
+// the passwords in URLs. A Redactor needs memory of up to a thousand times the length of its secrets: see Shrink.
 type Redactor struct {
-	forms *automaton // nil if there are none
+	secrets []string // nil if they have no forms
+	forms   atomic.Pointer[automaton]
 }
 
 // New returns a Redactor for secrets. White space around a secret is ignored, and so are secrets shorter than 6
 // bytes. If a secret has several lines, as a private key does, each line of at least 6 bytes is a secret, too, except
 // for PEM's BEGIN and END lines.
 func New(secrets ...string) *Redactor {
+	r := &Redactor{secrets: secrets}
+	if r.automaton() == nil {
+		r.secrets = nil
+	}
+	return r
+}
+
+// compiling is held while an automaton is made, which takes several times its memory: one at a time for all jobs.
+var compiling sync.Mutex
+
+// automaton returns the automaton of all forms, or nil if there are none.
+func (r *Redactor) automaton() *automaton {
+	if r == nil || r.secrets == nil {
+		return nil
+	}
+	if a := r.forms.Load(); a != nil {
+		return a
+	}
+	compiling.Lock()
+	defer compiling.Unlock()
+	if a := r.forms.Load(); a != nil { // another goroutine has made it meanwhile
+		return a
+	}
 	var forms []string
-	for _, secret := range secrets {
+	for _, secret := range r.secrets {
 		forms = appendForms(forms, secret)
 	}
-	return &Redactor{forms: compile(forms)}
+	a := compile(forms)
+	r.forms.Store(a)
+	return a
 }
+
+// Shrink frees nearly all memory of r, until r is used again. That takes a moment, because the automaton is made again.
+func (r *Redactor) Shrink() { r.forms.Store(nil) }
 
 // String returns s with its secrets masked. It also finds a secret that is wrapped over several lines.
 func (r *Redactor) String(s string) string {
@@ -68,8 +101,5 @@ func (r *Redactor) String(s string) string {
 
 // Lines returns the state for one stream of lines, at the stream's start.
 func (r *Redactor) Lines() *Lines {
-	if r == nil {
-		return new(Lines)
-	}
-	return &Lines{forms: r.forms}
+	return &Lines{redactor: r}
 }

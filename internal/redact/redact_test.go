@@ -413,11 +413,35 @@ func TestWrappedFile(t *testing.T) {
 
 // A private key's automaton takes less than 4 MiB.
 func TestSize(t *testing.T) {
-	a := New(privateKey(seeded(1), 52)).forms
+	a := New(privateKey(seeded(1), 52)).automaton()
 	size := cap(a.nodes)*16 + cap(a.labels) + 4*len(a.starts) + len(a.grams)
 	t.Logf("%d nodes, %d KiB", len(a.nodes), size>>10)
 	if size > 4<<20 {
 		t.Errorf("%d nodes take %d KiB", len(a.nodes), size>>10)
+	}
+}
+
+// TestShrink frees the memory of a redactor between two lines, in the middle of a secret.
+func TestShrink(t *testing.T) {
+	key := privateKey(seeded(1), 52)
+	lines := wrap(base64.StdEncoding.EncodeToString([]byte(key)), 76)
+	want := redacted(New(key), lines...)
+	r := New(key)
+	state := r.Lines()
+	for i, line := range lines {
+		r.Shrink()
+		if r.forms.Load() != nil {
+			t.Fatal("it keeps its automaton")
+		}
+		if got := string(state.Append(nil, []byte(line), false)); got != want[i] {
+			t.Errorf("line %d: got %s, want %s", i, got, want[i])
+		}
+	}
+	if r.forms.Load() == nil {
+		t.Error("it makes its automaton for each line")
+	}
+	if r := New("short"); r.secrets != nil {
+		t.Error("it makes an automaton of nothing for each line")
 	}
 }
 

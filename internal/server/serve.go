@@ -127,8 +127,8 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 // jobs adapts a builder to the interface of wsapi.
 type jobs struct{ *orchestrator.Builder }
 
-func (j jobs) Start(ctx context.Context, request *schemas.Request, client string) wsapi.Job {
-	return j.Builder.Start(ctx, request, client)
+func (j jobs) Start(ctx context.Context, request *schemas.Request, client string, release func()) wsapi.Job {
+	return j.Builder.Start(ctx, request, client, release)
 }
 
 // builder returns the options for running jobs.

@@ -69,7 +69,7 @@ func (l *Listener) Len() int {
 func (l *Listener) admit(c *Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.conns) >= l.max {
+	for len(l.conns) >= l.max { // more than max if a connection that was released counts again
 		i := l.longestIdle()
 		if i < 0 {
 			return false
@@ -93,8 +93,8 @@ func (l *Listener) longestIdle() int {
 	return longest
 }
 
-// A Conn is one connection of a Listener. Its methods Answering and Release also work on nil,
-// and then do nothing.
+// A Conn is one connection of a Listener. Its methods Answering, Release and Count also work on
+// nil, and then do nothing.
 type Conn struct {
 	net.Conn
 	listener *Listener
@@ -103,6 +103,7 @@ type Conn struct {
 	reading   time.Time // when the read in progress began; zero: there is none
 	writing   time.Time // when the write in progress began; zero: there is none
 	answering bool      // the server is answering a request of the connection
+	closed    bool
 }
 
 // idleSince returns the time since which the server waits for the client, or zero if it does not. A read does not
@@ -124,11 +125,26 @@ func (c *Conn) Answering(isAnswering bool) {
 
 // Release excludes a connection from the limit: it no longer counts, and the Listener does not close it.
 func (c *Conn) Release() {
+	if c != nil {
+		c.set(c.release)
+	}
+}
+
+func (c *Conn) release() {
+	c.listener.conns = slices.DeleteFunc(c.listener.conns, func(other *Conn) bool { return other == c })
+}
+
+// Count includes a connection in the limit again, if it was released and is open. The server is answering it: it is
+// idle only during writes.
+func (c *Conn) Count() {
 	if c == nil {
 		return
 	}
 	c.set(func() {
-		c.listener.conns = slices.DeleteFunc(c.listener.conns, func(other *Conn) bool { return other == c })
+		c.answering = true
+		if !c.closed && !slices.Contains(c.listener.conns, c) {
+			c.listener.conns = append(c.listener.conns, c)
+		}
 	})
 }
 
@@ -151,7 +167,10 @@ func (c *Conn) Write(p []byte) (int, error) {
 
 // Close closes the connection and releases it.
 func (c *Conn) Close() error {
-	c.Release()
+	c.set(func() {
+		c.closed = true
+		c.release()
+	})
 	return c.Conn.Close()
 }
 

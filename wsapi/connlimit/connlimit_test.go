@@ -170,6 +170,45 @@ func TestRelease(t *testing.T) {
 	})
 }
 
+// TestCount has a connection that was released count again, beyond the limit. It is idle while it writes. The next one is
+// accepted when there is room for it.
+func TestCount(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := Listen(make(pipeListener), 1)
+		client, accepted := accept(t, l)
+		first := <-accepted
+		first.Release()
+		_, accepted = accept(t, l)
+		second := <-accepted
+		go first.Read(make([]byte, 1))
+		for range 2 {
+			first.Count()
+		}
+		if l.Len() != 2 {
+			t.Errorf("%d connections count", l.Len())
+		}
+		_, accepted = accept(t, l)
+		time.Sleep(10 * IdleTimeout)
+		go first.Write([]byte("x"))
+		time.Sleep(10 * IdleTimeout)
+		if _, err := client.Read(make([]byte, 1)); err == nil {
+			t.Error("the first connection is open")
+		}
+		if len(accepted) != 0 || l.Len() != 1 {
+			t.Errorf("%d connections count", l.Len())
+		}
+		second.Close()
+		third := <-accepted
+		first.Close()
+		first.Count()
+		if l.Len() != 1 {
+			t.Errorf("%d connections count in the end", l.Len())
+		}
+		third.Close()
+		(*Conn)(nil).Count()
+	})
+}
+
 // TestAcceptFails uses an inner listener that fails.
 func TestAcceptFails(t *testing.T) {
 	l := Listen(make(pipeListener), 1)
