@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -27,14 +28,18 @@ const (
 	drainTimeout = 10 * time.Second
 )
 
-// follow starts a container and waits for its end. It writes the output to the job's log, and passes the records
+// follow starts an attempt's container and waits for its end. It writes the output to the job's log, and passes the records
 // to the tracker. It returns the exit code, and the End record of the program in the container, or nil. When it
 // gets that record, it does not wait until the engine reports the end.
-func (r *run) follow(ctx context.Context, c engine.Container, watchdog *watchdog) (code int, end *jobwire.End, err error) {
+func (r *run) follow(ctx context.Context, a *attempt, watchdog *watchdog) (code int, end *jobwire.End, err error) {
+	c := a.container
 	stream, err := c.Start(ctx)
 	if err != nil {
 		r.started = ctx.Err() != nil || !isRefused(err)
 		return 0, nil, err
+	}
+	if a.fresh && a.lease != nil {
+		r.say(fmt.Sprintf("the store was filled in %.1f s", time.Since(a.opened).Seconds()))
 	}
 	out := r.drain(stream, watchdog)
 	defer func() { err = errors.Join(out.close(), err) }()

@@ -121,7 +121,7 @@ func TestEndAtOnce(t *testing.T) {
 			if test.cause != nil {
 				cancel(test.cause)
 			}
-			code, end, err := r.follow(settledContext{ctx}, c, Deadlines{}.watch(cancel))
+			code, end, err := r.follow(settledContext{ctx}, &attempt{container: c}, Deadlines{}.watch(cancel))
 			if code != 3 || end == nil || err != nil {
 				t.Errorf("%s: %d, %v, %v", name, code, end, err)
 			}

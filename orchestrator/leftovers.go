@@ -21,9 +21,11 @@ import (
 const (
 	sweepInterval = 10 * time.Second
 	// A container is a leftover if it ended endedTime ago, or was created createdTime ago and has not
-	// started. Builders normally take milliseconds to remove or start a container.
+	// started; fillingTime, if its start fills a store. Builders normally take milliseconds to remove or start a
+	// container.
 	endedTime   = 15 * time.Second
 	createdTime = time.Minute
+	fillingTime = engine.FillTimeout + time.Minute
 )
 
 // A sighting is the state of a container, and when this builder first saw it in that state.
@@ -90,6 +92,9 @@ func (l *leftovers) isLeftover(c engine.Listed, time time.Duration) bool {
 	case engine.Ended:
 		return time >= endedTime
 	case engine.Created:
+		if _, fills := c.Labels[engine.LabelFills]; fills {
+			return time >= fillingTime
+		}
 		return time >= createdTime // also that of a job which runs: the engine has created it, and the answer was lost
 	}
 	return false

@@ -28,7 +28,11 @@ func TestLeftovers(t *testing.T) {
 		})
 		e := b.local.engine.(*memengine.Engine)
 		make := func(name, builder string, start bool) {
-			c, err := e.Create(t.Context(), engine.Spec{Name: name, Labels: map[string]string{engine.LabelBuilder: builder, engine.LabelJob: name}})
+			labels := map[string]string{engine.LabelBuilder: builder, engine.LabelJob: name}
+			if name == "filling" {
+				labels[engine.LabelFills] = "true"
+			}
+			c, err := e.Create(t.Context(), engine.Spec{Name: name, Labels: labels})
 			if err == nil && start {
 				var s engine.Stream
 				s, err = c.Start(t.Context())
@@ -43,16 +47,19 @@ func TestLeftovers(t *testing.T) {
 		make("living", "other", true)
 		make("ended", "other", true)
 		make("created", "other", false)
+		make("filling", "other", false)
 		make("old version's", "", false)
 		make("own, job has ended", b.id, false)
 		for _, step := range []struct {
 			after time.Duration
 			want  string
 		}{
-			{0, "created, ended, living, old version's"},
-			{endedTime - time.Second, "created, ended, living, old version's"},
-			{time.Second, "created, living, old version's"},
-			{createdTime - endedTime - time.Second, "created, living, old version's"},
+			{0, "created, ended, filling, living, old version's"},
+			{endedTime - time.Second, "created, ended, filling, living, old version's"},
+			{time.Second, "created, filling, living, old version's"},
+			{createdTime - endedTime - time.Second, "created, filling, living, old version's"},
+			{time.Second, "filling, living"},
+			{fillingTime - createdTime - time.Second, "filling, living"},
 			{time.Second, "living"},
 			{24 * time.Hour, "living"},
 		} {

@@ -111,6 +111,7 @@ type attempt struct {
 	container engine.Container // nil if it was not created
 	ran       bool             // the start of the container was tried
 	fresh     bool             // no earlier job has used the store
+	opened    time.Time        // since when the engine may fill the store; zero if the store is removed with the container
 	end       *jobwire.End     // what the program in the container reported at its end; nil if nothing
 	code      int              // the container's exit code
 	err       error            // why the job did not end by itself; nil if it did
@@ -119,19 +120,15 @@ type attempt struct {
 func (r *run) attempt(ctx context.Context, watchdog *watchdog) *attempt {
 	a := new(attempt)
 	r.env.EventsToken = rand.Text()
-	begun := time.Now()
 	if a.err = r.create(ctx, a); a.err != nil {
 		return a
-	}
-	if a.fresh && a.lease != nil {
-		r.say(fmt.Sprintf("the store was filled in %.1f s", time.Since(begun).Seconds()))
 	}
 	if a.err = ctx.Err(); a.err != nil {
 		return a
 	}
 	r.log.Debug("container created", "container", a.container.ID())
 	a.ran, r.started = true, true
-	a.code, a.end, a.err = r.follow(ctx, a.container, watchdog)
+	a.code, a.end, a.err = r.follow(ctx, a, watchdog)
 	// Earlier jobs may have replaced Nix in their store, so only a fresh store shows the image's version.
 	if version := r.tracker.nixVersion(); version != "" && a.fresh {
 		r.b.nix.set(r.image.ID, version)
@@ -235,7 +232,7 @@ func (r *run) createInStore(ctx context.Context, a *attempt, key stores.Key) (er
 		if err := a.lease.Open(ctx, r.say); err != nil {
 			return storeFailure(err)
 		}
-		a.fresh = a.lease.Fresh()
+		a.fresh, a.opened = a.lease.Fresh(), time.Now()
 		a.container, err = r.node.engine.Create(ctx, r.spec(a.lease.Container(), a.lease))
 		if !errors.Is(err, engine.ErrInUse) {
 			return err
@@ -271,7 +268,7 @@ func (r *run) spec(name string, lease *stores.Lease) engine.Spec {
 	spec.Labels[engine.LabelJob] = r.id
 	if lease != nil {
 		env.Store = lease.State()
-		spec.Store = lease.Volume()
+		spec.Store, spec.Fresh = lease.Volume(), lease.Fresh()
 	}
 	spec.Env = env.Environ()
 	if lease != nil {

@@ -50,6 +50,32 @@ func TestUnusableStore(t *testing.T) {
 	})
 }
 
+// TestStoreFilledSlowly has Podman fill a store for minutes, while the job's builder and another one look for leftovers. None
+// removes the job's container. The job's log has the time that it took.
+func TestStoreFilledSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, fakeengine.Podman, nil)
+		const takes = 14 * time.Minute
+		f.engine.At(callAt("attach", "POST /containers/.*/attach", 1), func() { time.Sleep(takes) })
+		other := &leftovers{builder: "other", isRunning: func(string) bool { return false }, seen: make(map[string]sighting)}
+		job := f.send(requestOf("count 3"))
+		for range takes / sweepInterval {
+			time.Sleep(sweepInterval)
+			f.b.local.sweep(t.Context())
+			err := other.sweep(t.Context(), f.b.local.engine, func(id string) { t.Errorf("removed after %s", time.Since(job.begun)) })
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		end := job.finish()
+		end.wantExit(t, 3)
+		if line := "iglu: the store was filled in 840.0 s"; end.said(line) == nil {
+			t.Errorf("without %q: %s", line, end.lines)
+		}
+		f.b.background.Wait()
+	})
+}
+
 // TestStoreOfAnotherBuilder starts a container of another builder that uses the store. The job waits until that container
 // is removed, as a leftover if its builder was killed. If that takes too long, the job runs without the store.
 func TestStoreOfAnotherBuilder(t *testing.T) {

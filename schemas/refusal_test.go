@@ -82,7 +82,7 @@ func TestRefusalOfManyKeys(t *testing.T) {
 		fmt.Fprintf(&keys, `"%x",`, i)
 	}
 	job := `{"git_config":{"noclone":true},"cachix_config":{},"build_options":{"command":"nix","substituters":[{"public_signing_keys":[` + keys.String() + `""]}]}}`
-	if got := refusal(t, job).Msg; !strings.Contains(got, "build_options.substituters.public_signing_keys: is too long") {
+	if got := refusal(t, job).Msg; !strings.Contains(got, "build_options.substituters.public_signing_keys: is too long: at most 61440 bytes are allowed") {
 		t.Errorf("got %.200s", got)
 	}
 }

@@ -307,7 +307,7 @@ func TestLongest(t *testing.T) {
 			t.Errorf("%s of %d bytes: %v", path, most, err)
 		}
 		_, _, err := ParseRequest([]byte(jobWith(edits{path: ofLength(path, most+1)})), allowedCommands)
-		if want := "request refused: " + path + ": is too long"; err == nil || err.Error() != want {
+		if want := "request refused: " + path + fmt.Sprintf(": is too long: at most %d bytes are allowed", most); err == nil || err.Error() != want {
 			t.Errorf("%s of %d bytes: %v, want %s", path, most+1, err, want)
 		}
 	}

@@ -3,6 +3,7 @@ package schemas
 import (
 	"crypto/ed25519"
 	"encoding/base64"
+	"fmt"
 	"maps"
 	"net/url"
 	"slices"
@@ -85,6 +86,13 @@ type checker struct{ refusal *Refusal }
 func (c checker) rule(path, why string) {
 	format := c.refusal.format
 	c.refusal.valueError(format.named(path), format.named(why))
+}
+
+// limit adds a broken rule if a value is larger than most. Both are in bytes.
+func (c checker) limit(path string, size, most int) {
+	if size > most {
+		c.rule(path, fmt.Sprintf("is too long: at most %d bytes are allowed", most))
+	}
 }
 
 // check checks a job against all rules. commands are the programs that a job may run.
@@ -186,9 +194,7 @@ func (c checker) checkTexts(job *Request) {
 		{"buildOptions.cachix.signingKey", maxKey, []string{cachix.SigningKey}},
 	}
 	for _, v := range texts {
-		if len(strings.Join(v.values, " ")) > v.longest {
-			c.rule(v.path, "is too long")
-		}
+		c.limit(v.path, len(strings.Join(v.values, " ")), v.longest)
 		if slices.ContainsFunc(v.values, func(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }) {
 			c.rule(v.path, "must not hold control characters")
 		}
@@ -197,9 +203,7 @@ func (c checker) checkTexts(job *Request) {
 		{"buildOptions.command", options.Command},
 		{"buildOptions.extraArgs", options.ExtraArgs},
 	} {
-		if len(v.line) > maxText {
-			c.rule(v.path, "is too long")
-		}
+		c.limit(v.path, len(v.line), maxText)
 		if strings.ContainsFunc(lineEnds.Replace(v.line), unicode.IsControl) {
 			c.rule(v.path, "must not hold control characters but line ends and tabs")
 		}
@@ -212,9 +216,7 @@ func (c checker) checkTexts(job *Request) {
 		c.rule("buildOptions.command", "holds secrets that are too long to be masked; use "+accessTokensProperty+" or "+netrcProperty)
 	}
 	// A private key has many lines; no environment variable can hold a NUL.
-	if len(git.GitKey) > maxGitKey {
-		c.rule("git.gitKey", "is too long")
-	}
+	c.limit("git.gitKey", len(git.GitKey), maxGitKey)
 	if strings.ContainsRune(git.GitKey, 0) {
 		c.rule("git.gitKey", "must not hold a NUL character")
 	}
@@ -369,12 +371,8 @@ func (c checker) checkNix(n *Nix) {
 			c.rule(accessTokensProperty, "must hold tokens without white space, control characters or #")
 		}
 	}
-	if total > maxTokens {
-		c.rule(accessTokensProperty, "is too long")
-	}
-	if len(n.Netrc) > maxNetrc {
-		c.rule(netrcProperty, "is too long")
-	}
+	c.limit(accessTokensProperty, total, maxTokens)
+	c.limit(netrcProperty, len(n.Netrc), maxNetrc)
 	if strings.ContainsFunc(lineEnds.Replace(n.Netrc), unicode.IsControl) {
 		c.rule(netrcProperty, "must not hold control characters but line ends and tabs")
 	}

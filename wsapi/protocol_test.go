@@ -330,7 +330,10 @@ func TestRefusedIsLogged(t *testing.T) {
 		f.dial().finish()
 		first.send("{}")
 		first.finish()
-		for _, want := range []string{`level=INFO msg="client refused" client=\S+ reason="A build job is already running."`, `level=INFO msg="client refused" client=\S+ reason=invalid err=`} {
+		f.server.Drain()
+		f.dial().finish()
+		for _, want := range []string{"busy\n", "invalid err=.*\n", "draining\n"} {
+			want = `level=INFO msg="client refused" client=\S+ reason=` + want
 			if !regexp.MustCompile(want).MatchString(f.log.String()) {
 				t.Errorf("the log lacks %s:\n%s", want, f.log.String())
 			}

@@ -179,15 +179,15 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer answered()
-	release, refusal := s.acquire() // before the handshake, which takes time: the first client gets the slot
+	release, reason, refusal := s.acquire() // before the handshake, which takes time: the first client gets the slot
 	defer release()
 	conn, err := s.upgrader.Upgrade(w, r, nil)
 	if err != nil { // Upgrade has answered the request
 		return
 	}
 	session := newSession(s, conn, s.log.With("client", r.RemoteAddr), answered)
-	if refusal != nothing {
-		session.log.Info("client refused", "reason", refusal.Error)
+	if reason != "" {
+		session.log.Info("client refused", "reason", reason)
 		session.end(refusal, websocket.CloseInternalServerErr)
 		return
 	}
@@ -199,19 +199,19 @@ func (s *Server) serveBuild(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// acquire acquires a slot for a job, or a place in the queue for one. The refusal is nothing, or the answer to a
-// client that gets no slot and no place. release may be called more than once.
-func (s *Server) acquire() (release func(), refusal schemas.Response) {
+// acquire acquires a slot for a job, or a place in the queue for one. For a client that gets none, it counts the reason, and
+// returns it with the answer to the client. Otherwise the reason is empty. release may be called more than once.
+func (s *Server) acquire() (release func(), reason string, refusal schemas.Response) {
 	if s.draining.Err() != nil {
 		s.refused(refusedDraining)
-		return func() {}, shuttingDown
+		return func() {}, refusedDraining, shuttingDown
 	}
 	release, ok := s.builder.Acquire()
 	if !ok {
 		s.refused(refusedBusy)
-		return func() {}, schemas.Busy()
+		return func() {}, refusedBusy, schemas.Busy()
 	}
-	return release, nothing
+	return release, "", nothing
 }
 
 // serveMetrics answers with the builder's metrics. They show what other clients do, so they need the same token.

@@ -38,8 +38,8 @@ reached, it prints the reason and exits with 1.`,
 	remove := &cobra.Command{
 		Use:   "rm NAME... | --all",
 		Short: "Remove stores",
-		Long: `Rm removes the stores with the given names, or all stores of the builder. The next job of their
-repository starts with the image's own store again. A store that a job is using is not removed.
+		Long: `Rm removes the stores with the given names, or all stores of the builder. The next job that needs
+one of them creates a new store from the image. A store that a job is using is not removed.
 With --nodes it removes the stores on every node that has them.`,
 		Example: "  iglu-builder stores rm iglu-builder-default-store-5f0c1e3d2b4a69788796\n" +
 			"  iglu-builder stores rm --all",

@@ -75,6 +75,9 @@ func (j jobView) Icon() string {
 	if j.Job == "" {
 		return "icon.svg"
 	}
+	if j.Waits() {
+		return "icon-waiting.svg"
+	}
 	return "icon-" + j.Tone() + ".svg"
 }
 

@@ -94,6 +94,30 @@ func TestEveryEndHasWords(t *testing.T) {
 	}
 }
 
+// TestIcons looks for the icon of the page of each kind of job: each has one of its own.
+func TestIcons(t *testing.T) {
+	h := newFixture(t)
+	success, failure := 0, 1
+	now := time.Now()
+	for want, r := range map[string]history.Record{
+		"waiting": {},
+		"running": {Started: now},
+		"good":    {Started: now, Ended: now, End: jobend.Exited, ExitCode: &success},
+		"bad":     {Started: now, Ended: now, End: jobend.Exited, ExitCode: &failure},
+		"odd":     {Started: now, Ended: now, End: jobend.Cancelled},
+	} {
+		r.Job, r.Begun = want, now
+		h.put(t, r)
+		icon := "assets/icon-" + want + ".svg"
+		if page := h.get("/jobs/" + want).Body.String(); !strings.Contains(page, icon+`" type="image/svg+xml"`) {
+			t.Errorf("the page of a job has another icon than %s: %.500s", icon, page)
+		}
+		if got := h.get("/" + icon); got.Code != http.StatusOK || !strings.HasPrefix(got.Body.String(), "<svg ") {
+			t.Errorf("%s: %d: %s", icon, got.Code, got.Body)
+		}
+	}
+}
+
 // TestReasons checks the reason of failed jobs: the headline, and the rest of the message to the client.
 func TestReasons(t *testing.T) {
 	one, push := 1, 75

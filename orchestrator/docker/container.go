@@ -21,12 +21,10 @@ import (
 )
 
 const (
-	// startTimeout is how long the start of a container may take. It is shorter than the time after which
-	// another builder removes a container that has not started.
+	// startTimeout is how long the start of a container may take, unless the engine fills a store then. It is
+	// shorter than the time after which another builder removes a container that has not started. The same is true
+	// of engine.FillTimeout and containers with engine.LabelFills.
 	startTimeout = 45 * time.Second
-	// fillTimeout is how long the creation of a container may take if the engine fills a store from the image for it. A
-	// large image on a slow disk takes minutes.
-	fillTimeout = 15 * time.Minute
 	// removeTimeout is how long the removal of a container may take, including its stop.
 	removeTimeout = 30 * time.Second
 	// removeInterval is how often the removal is tried again while another removal is in progress.
@@ -38,7 +36,7 @@ const (
 
 // Create implements engine.Engine.
 func (d *Engine) Create(ctx context.Context, spec engine.Spec) (engine.Container, error) {
-	id, err := d.create(ctx, spec)
+	c, err := d.create(ctx, spec)
 	if errors.Is(err, engine.ErrInUse) {
 		return nil, err
 	}
@@ -46,51 +44,58 @@ func (d *Engine) Create(ctx context.Context, spec engine.Spec) (engine.Container
 		d.forget() // the image or the network may be missing
 		return nil, callFailure("make the container", err)
 	}
-	return &container{engine: d, id: id}, nil
+	return c, nil
 }
 
-func (d *Engine) create(ctx context.Context, spec engine.Spec) (id string, err error) {
-	host, err := d.prepare(ctx, spec)
+func (d *Engine) create(ctx context.Context, spec engine.Spec) (*container, error) {
+	host, m, err := d.prepare(ctx, spec)
 	if err != nil {
-		return "", err
+		return nil, err
+	}
+	c := &container{engine: d, startTimeout: startTimeout}
+	labels := d.labelled(spec.Labels)
+	if spec.Fresh && m.isPodman { // it copies the image into the store when the container is mounted: in attach
+		c.startTimeout = engine.FillTimeout
+		labels[engine.LabelFills] = "true"
 	}
 	timeout := callTimeout
 	if spec.Store.Name != "" {
-		timeout = fillTimeout
+		timeout = engine.FillTimeout
 		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeVolume, Source: spec.Store.Name, Target: "/nix",
 			VolumeOptions: &mount.VolumeOptions{Labels: d.labelled(spec.Store.Labels)}})
 	}
-	created, err := createWithin(ctx, timeout, d.client, configOf(spec, d.labelled(spec.Labels)), host, spec.Name)
+	created, err := createWithin(ctx, timeout, d.client, configOf(spec, labels), host, spec.Name)
 	if isNameTaken(err) {
-		return "", fmt.Errorf("make the container %s: %w", spec.Name, engine.ErrInUse)
+		return nil, fmt.Errorf("make the container %s: %w", spec.Name, engine.ErrInUse)
 	}
-	return created.ID, err
+	c.id = created.ID
+	return c, err
 }
 
-// prepare provides what a container needs besides its store, and returns its settings.
-func (d *Engine) prepare(ctx context.Context, spec engine.Spec) (*containertypes.HostConfig, error) {
+// prepare provides what a container needs besides its store. It returns the container's settings and the engine's machine.
+func (d *Engine) prepare(ctx context.Context, spec engine.Spec) (*containertypes.HostConfig, *machine, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	m, err := d.describe(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := m.checkPlatform(d.program.madeFor()); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	sandboxed, err := d.usesSandbox(m)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	networkID := noNetwork
 	if !spec.Offline {
 		if networkID, err = d.network.ensure(ctx, d.lock("network", spec.Image)); err != nil {
-			return nil, callFailure(callNetwork, err)
+			return nil, nil, callFailure(callNetwork, err)
 		}
 	}
 	program, err := d.program.ensure(ctx, d.lock("program", spec.Image), d.Remove)
 	if err != nil {
-		return nil, callFailure("take the builder's program", err)
+		return nil, nil, callFailure("take the builder's program", err)
 	}
 	host := hostConfig(spec, networkID, program)
 	if !m.limitsCPUs() {
@@ -98,13 +103,13 @@ func (d *Engine) prepare(ctx context.Context, spec engine.Spec) (*containertypes
 	}
 	if sandboxed {
 		if err := d.checkNamespaces(ctx); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		allowSandbox(host)
 	} else {
 		restrictCalls(host, m)
 	}
-	return host, nil
+	return host, m, nil
 }
 
 // createContainer creates a container, unless ctx has ended. It does not end with ctx: see outliving.
@@ -272,10 +277,11 @@ func (d *Engine) Remove(ctx context.Context, id string) error {
 
 // A container implements engine.Container.
 type container struct {
-	engine *Engine
-	id     string
-	ended  <-chan exit // gets how the container ended; nil before the start
-	stop   func()      // ends the wait for the container's end; nil before the start
+	engine       *Engine
+	id           string
+	startTimeout time.Duration
+	ended        <-chan exit // gets how the container ended; nil before the start
+	stop         func()      // ends the wait for the container's end; nil before the start
 }
 
 func (c *container) ID() string { return c.id }
@@ -283,7 +289,7 @@ func (c *container) ID() string { return c.id }
 // Start implements engine.Container. It attaches to the container and begins to wait for its end before it starts it: so
 // no byte and no exit code is lost.
 func (c *container) Start(ctx context.Context) (engine.Stream, error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.startTimeout)
 	defer cancel()
 	output, err := c.attach(ctx)
 	if err != nil {

@@ -119,7 +119,7 @@ func TestCreateFails(t *testing.T) {
 	})
 }
 
-// TestStoreFilledSlowly has the engine need minutes for a container, because it fills a store from a large image. It gets them,
+// TestStoreFilledSlowly has Docker need minutes for a container, because it fills a store from a large image. It gets them,
 // but not for a container without a store, and not after the job has ended.
 func TestStoreFilledSlowly(t *testing.T) {
 	t.Parallel()
@@ -146,6 +146,50 @@ func TestStoreFilledSlowly(t *testing.T) {
 			wantTook(t, begun, test.took)
 			if (err == nil) != test.works {
 				t.Errorf("%+v: %v", test, err)
+			}
+			time.Sleep(time.Hour) // until the engine has ended the call
+		})
+	}
+}
+
+// TestStoreFilledInStart has an engine need minutes to attach to a container. Podman fills a fresh store then, and gets them.
+// The other builders see that in the container's label.
+func TestStoreFilledInStart(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		recording string
+		fresh     bool
+		takes     time.Duration
+		cancel    time.Duration
+		took      time.Duration
+		works     bool
+		label     string
+	}{
+		{fakeengine.Podman, true, 14 * time.Minute, time.Hour, 14 * time.Minute, true, "true"},
+		{fakeengine.Podman, true, time.Hour, 2 * time.Hour, 15 * time.Minute, false, "true"},
+		{fakeengine.Podman, true, 14 * time.Minute, 5 * time.Minute, 5 * time.Minute, false, "true"},
+		{fakeengine.Podman, false, 14 * time.Minute, time.Hour, startTimeout, false, ""},
+		{fakeengine.Docker, true, 14 * time.Minute, time.Hour, startTimeout, false, ""}, // it has filled the store in Create
+	} {
+		bubble(t, test.recording, nil, func(t *testing.T, f *fixture) {
+			f.fake.At(callAt("POST /containers/.*/attach", 1), func() { time.Sleep(test.takes) })
+			s := spec("one")
+			s.Store.Name, s.Fresh = "store", test.fresh
+			c, err := f.Create(t.Context(), s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantEqual(t, "label", f.fake.Containers()[0].Config.Labels[engine.LabelFills], test.label)
+			ctx, cancel := context.WithTimeout(t.Context(), test.cancel)
+			defer cancel()
+			begun := time.Now()
+			stream, err := c.Start(ctx)
+			wantTook(t, begun, test.took)
+			if (err == nil) != test.works {
+				t.Errorf("%+v: %v", test, err)
+			}
+			if err == nil {
+				stream.Close()
 			}
 			time.Sleep(time.Hour) // until the engine has ended the call
 		})

@@ -105,11 +105,16 @@ type Spec struct {
 	Image   string            // the image's ID
 	Env     []string
 	Store   Volume  // mounted at /nix; the zero Volume means none
+	Fresh   bool    // no container has used the store yet: the engine fills it from the image
 	Memory  int64   // in bytes
 	CPUs    float64 // processors
 	PIDs    int64   // processes and threads at once
 	Offline bool    // the container gets no network
 }
+
+// FillTimeout is how long an engine may take to fill a store from the image. A large image on a slow disk takes minutes.
+// Docker fills it in Create, and Podman in Start.
+const FillTimeout = 15 * time.Minute
 
 // A Volume is a volume that keeps a Nix store.
 type Volume struct {
@@ -154,6 +159,7 @@ const (
 	LabelJob      = "sh.iglu.builder.job"      // the job's id; on containers of jobs
 	LabelBuilder  = "sh.iglu.builder.id"       // the id of the builder that created it; on containers
 	LabelStore    = "sh.iglu.builder.store"    // the repository; on volumes that keep a Nix store
+	LabelFills    = "sh.iglu.builder.fills"    // on containers whose start fills a store, and so can take FillTimeout
 )
 
 // A Failure is an error with two sentences for the job's client: what is wrong, and what to do. The cause is for the

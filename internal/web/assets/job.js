@@ -143,6 +143,7 @@ function drawWord([mark, word]) {
   markShown.textContent = mark;
   wordShown.textContent = word;
   document.title = document.title.replace(/^○ /, `${mark} `); // that of the page of a job that waited
+  byId("icon").href = byId("icon").href.replace("/icon-waiting.svg", `/icon-${word}.svg`); // likewise
 }
 
 function drawProgress(state) {

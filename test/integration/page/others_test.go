@@ -95,6 +95,7 @@ func TestWaitingJob(t *testing.T) {
 	b.UntilText("#phases .now", "Wait for a slot")
 	b.UntilText("#rows .part", "Wait for a slot")
 	b.Until("document.title.startsWith('○ nix build')")
+	b.Until("document.getElementById('icon').href.endsWith('/assets/icon-waiting.svg')")
 	r.Started = time.Now()
 	if err := k.records.Put(r); err != nil {
 		t.Fatal(err)
@@ -103,6 +104,8 @@ func TestWaitingJob(t *testing.T) {
 	b.UntilText("#phases .now", "Start the container")
 	b.UntilText("#phases .past", "Wait for a slot")
 	b.Until("document.title.startsWith('● nix build')")
+	b.Until("document.getElementById('icon').href.endsWith('/assets/icon-running.svg')")
 	k.end(l, r, schemas.Exited(0))
 	b.Until("document.title.startsWith('✓ nix build')")
+	b.Until("document.getElementById('icon').href.endsWith('/assets/icon-good.svg')")
 }

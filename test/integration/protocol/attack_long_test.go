@@ -186,16 +186,23 @@ func TestPingFlood(t *testing.T) {
 // TestTooLongForAnEnvironment sends texts that are too long for an environment variable.
 func TestTooLongForAnEnvironment(t *testing.T) {
 	long := strings.Repeat("x", 130_000)
-	tests := map[string]fixture.Job{
-		"buildOptions.command":           fixture.Command("nix " + long),
-		"buildOptions.extraArgs":         {Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix", ExtraArgs: long}},
-		"buildOptions.substituters":      {Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix", Substituters: []string{long[:40_000], long[:40_000]}}},
-		"buildOptions.trustedPublicKeys": {Git: schemas.Git{NoClone: true}, BuildOptions: schemas.BuildOptions{Command: "nix", TrustedPublicKeys: []string{long}}},
-		"git.gitKey":                     {Git: schemas.Git{NoClone: true, GitKey: long}, BuildOptions: schemas.BuildOptions{Command: "nix"}},
+	withOptions := func(o schemas.BuildOptions) fixture.Job {
+		o.Command = "nix"
+		return fixture.Job{Git: schemas.Git{NoClone: true}, BuildOptions: o}
 	}
-	for path, j := range tests {
-		want := fmt.Sprintf(`{"error":"JSON schema is not valid.","msg":"%s: is too long","jobStatus":"failed"}`, path)
-		if got := fixture.Do(t, fixture.Env.Server, j); len(got.Messages) != 1 || got.Messages[0] != want {
+	tests := map[string]struct {
+		fixture.Job
+		most int // in bytes
+	}{
+		"buildOptions.command":           {fixture.Command("nix " + long), 122880},
+		"buildOptions.extraArgs":         {withOptions(schemas.BuildOptions{ExtraArgs: long}), 122880},
+		"buildOptions.substituters":      {withOptions(schemas.BuildOptions{Substituters: []string{long[:40_000], long[:40_000]}}), 61440},
+		"buildOptions.trustedPublicKeys": {withOptions(schemas.BuildOptions{TrustedPublicKeys: []string{long}}), 61440},
+		"git.gitKey":                     {fixture.Job{Git: schemas.Git{NoClone: true, GitKey: long}, BuildOptions: schemas.BuildOptions{Command: "nix"}}, 16384},
+	}
+	for path, test := range tests {
+		want := fmt.Sprintf(`{"error":"JSON schema is not valid.","msg":"%s: is too long: at most %d bytes are allowed","jobStatus":"failed"}`, path, test.most)
+		if got := fixture.Do(t, fixture.Env.Server, test.Job); len(got.Messages) != 1 || got.Messages[0] != want {
 			t.Errorf("%s: got %.300v", path, got.Messages)
 		}
 	}
