@@ -1,11 +1,14 @@
 package wsapi
 
 import (
+	"bufio"
+	"context"
 	"io"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -96,6 +99,96 @@ func TestFlood(t *testing.T) {
 			}
 			b.exit <- 0
 			(<-ended).check(t, websocket.CloseNormalClosure, accepted, succeeded)
+		})
+	}
+}
+
+// TestTrickle has twice as many clients as connections may be open. Each sends something more of its request, or another
+// request, before it has been silent for long, and connects again when its connection is closed. Other clients are
+// served all the same, after those that already wait.
+func TestTrickle(t *testing.T) {
+	const page = "GET / HTTP/1.1\r\nHost: localhost\r\n"
+	for name, test := range map[string]struct {
+		serve       func(*testing.T, int, Builder, ...func(*Options)) *fixture
+		first, more string
+	}{
+		"header":    {serveLimited, page + "X: ", "x"},
+		"requests":  {serveLimited, page + "\r\n", page + "\r\n"},
+		"handshake": {serveTLSLimited, "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "x"},
+		"form": {serveLimited, "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n" +
+			"Content-Length: 1000\r\n\r\ntoken=", "x"},
+		"job":                  {serveLimited, "POST " + schemas.JobsPath + " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{", " "},
+		"body that none reads": {serveLimited, page + "Content-Length: 1000\r\n\r\n", "x"},
+	} {
+		bubble(t, name, func(t *testing.T) {
+			f := test.serve(t, fewConns, &fakeBuilder{}, func(o *Options) {
+				o.Page = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					io.WriteString(w, strings.Repeat("a page ", 1000)) // more than net/http keeps until the handler returns
+				})
+			})
+			ctx, stop := context.WithCancel(t.Context())
+			defer time.AfterFunc(30*time.Second, stop).Stop() // so that a server that they keep busy answers at some time
+			var clients sync.WaitGroup
+			for range 2 * fewConns {
+				clients.Go(func() {
+					for ctx.Err() == nil {
+						trickle(ctx, f.limiter.Listener.(*memnet.Listener), test.first, test.more)
+					}
+				})
+			}
+			synctest.Wait()
+			for range 3 {
+				begun := time.Now()
+				if status, _ := f.ask("GET", "/livez"); status != 200 {
+					t.Errorf("the health check is %d", status)
+				}
+				if took := time.Since(begun); took > 3*connlimit.IdleTimeout {
+					t.Errorf("it took %s", took)
+				}
+			}
+			stop()
+			clients.Wait()
+		})
+	}
+}
+
+// trickle opens a connection, and sends something and then always more, with less than connlimit.IdleTimeout between, until
+// the server closes the connection. It reads what the server sends.
+func trickle(ctx context.Context, l *memnet.Listener, first, more string) {
+	conn, err := dialMem(ctx, l, socketBuffer)
+	if err != nil {
+		return // the test ends
+	}
+	var reader sync.WaitGroup
+	reader.Go(func() { io.Copy(io.Discard, conn) })
+	defer reader.Wait()
+	defer conn.Close()
+	for _, err := io.WriteString(conn, first); err == nil && ctx.Err() == nil; _, err = io.WriteString(conn, more) {
+		elapse(connlimit.IdleTimeout * 4 / 5)
+	}
+}
+
+// TestKeepAlive makes one request on each connection. While no others wait, the connection stays open for further requests,
+// unless the request has a body that no handler reads.
+func TestKeepAlive(t *testing.T) {
+	for name, test := range map[string]struct {
+		request string
+		closes  bool
+	}{
+		"page":             {"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", false},
+		"page with a body": {"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx", true},
+		"job":              {"POST " + schemas.JobsPath + " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx", false},
+	} {
+		bubble(t, name, func(t *testing.T) {
+			f := serveLimited(t, 1, &fakeBuilder{})
+			conn := f.open(test.request, socketBuffer)
+			synctest.Wait()
+			if got := isClosed(conn); got != test.closes {
+				t.Errorf("closed: %t", got)
+			}
+			if text, err := bufio.NewReader(conn).ReadString('\n'); !strings.HasPrefix(text, "HTTP/1.1 ") {
+				t.Errorf("the answer is %q, %v", text, err)
+			}
 		})
 	}
 }

@@ -211,16 +211,23 @@ func serveTCPWith(t *testing.T, wrap func(net.Listener) net.Listener, builder Bu
 // serveTLS starts a server on a network in memory that speaks TLS.
 func serveTLS(t *testing.T, builder Builder, change ...func(*Options)) *fixture {
 	t.Helper()
+	return serveTLSLimited(t, connlimit.MaxConns, builder, change...)
+}
+
+// serveTLSLimited starts such a server, with a limit of its own for connections.
+func serveTLSLimited(t *testing.T, maxConns int, builder Builder, change ...func(*Options)) *fixture {
+	t.Helper()
 	listener := memnet.Listen("mem:1")
 	certified := &tls.Config{Certificates: []tls.Certificate{certificate(t)}}
-	f := serveOn(t, connlimit.Listen(listener, connlimit.MaxConns), func(l net.Listener) net.Listener { return tls.NewListener(l, certified) }, builder, change...)
+	f := serveOn(t, connlimit.Listen(listener, maxConns), func(l net.Listener) net.Listener { return tls.NewListener(l, certified) }, builder, change...)
 	f.server.tcpInfo = memInfo
 	f.connect = func(ctx context.Context) (net.Conn, error) {
 		conn, err := dialMem(ctx, listener, socketBuffer)
 		if err != nil {
 			return nil, err
 		}
-		return tls.Client(conn, &tls.Config{InsecureSkipVerify: true}), nil
+		client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+		return client, client.HandshakeContext(ctx) // at once: the HTTP client would hold a lock, which stops the bubble's clock
 	}
 	return f
 }

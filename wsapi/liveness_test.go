@@ -260,22 +260,36 @@ func (b endedBuilder) Start(ctx context.Context, request *schemas.Request, clien
 // first one can still get its log, unless there are too many connections.
 func TestSlowReaderOfEndedJob(t *testing.T) {
 	for name, test := range map[string]struct {
+		log      string // more than the buffers on the way hold, or less
 		maxConns int
 		keeps    bool
-	}{"few connections": {2, true}, "too many": {1, false}} {
+	}{
+		"few connections":           {flood, 2, true},
+		"few, and all is sent":      {floodLine + "\n", 2, true},
+		"too many":                  {flood, 1, false},
+		"too many, and all is sent": {floodLine + "\n", 1, true},
+	} {
 		bubble(t, name, func(t *testing.T) {
-			wrote := make(chan error, 2)
-			f := serveLimited(t, test.maxConns, endedBuilder{flooding(wrote)})
+			f := serveLimited(t, test.maxConns, endedBuilder{printing(test.log, 0)})
+			begun := time.Now()
+			// The client takes a byte each second, and so keeps its connection.
+			f.server.tcpInfo = func(net.Conn) (tcpState, bool) {
+				return tcpState{taken: uint64(time.Since(begun) / time.Second), waiting: time.Since(begun) < time.Minute}, true
+			}
 			slow := f.dial()
 			slow.send(job())
-			elapse(time.Second)
+			elapse(5 * time.Second)
 			other := f.dial()
+			if took := time.Since(begun); took > 6*time.Second {
+				t.Errorf("the other client is connected after %s", took)
+			}
+			all := strings.Count(test.log, "\n") + 2
 			other.send(job())
-			if got := other.finish(); len(got.messages) != floodLines+2 || got.code != websocket.CloseNormalClosure {
+			if got := other.finish(); len(got.messages) != all || got.code != websocket.CloseNormalClosure {
 				t.Errorf("the other client: %d messages, close code %d, %v", len(got.messages), got.code, got.err)
 			}
 			got := slow.finish()
-			if keeps := len(got.messages) == floodLines+2; keeps != test.keeps {
+			if keeps := got.code == websocket.CloseNormalClosure; keeps != test.keeps {
 				t.Errorf("the first client: %d messages, close code %d, %v", len(got.messages), got.code, got.err)
 			}
 		})

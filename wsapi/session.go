@@ -29,7 +29,7 @@ type session struct {
 	log    *slog.Logger
 	last   *schemas.Message // the job's last message, for a client of events; nil before the job's end
 
-	answered     func() // ends the turn of this client: see Server.takeTurn
+	answered     func() // called when the client has been sent its last message: see Server.takeTurn
 	release      func() // gives back the slot of the job
 	stopWatching func() // ends watch
 

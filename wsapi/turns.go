@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"time"
 
 	"iglu.sh/builder/wsapi/connlimit"
 )
@@ -23,17 +24,18 @@ func (s *Server) takeTurn(r *http.Request) (answered func(), ok bool) {
 	case <-r.Context().Done():
 		return nil, false
 	}
-	return sync.OnceFunc(func() {
-		<-s.answering
-		connlimit.Of(r).Answering(false)
-	}), true
+	endTurn := sync.OnceFunc(func() { <-s.answering })
+	return func() {
+		endTurn()
+		connlimit.Of(r).Waiting(time.Now())
+	}, true
 }
 
 // idleInBody returns a handler that passes requests on to next. While next reads a request's
-// body, the connection is idle: the server waits for the client.
+// body, the connection is idle: the server waits for the client, since it has the request's header.
 func idleInBody(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		r.Body = idleBody{r.Body, connlimit.Of(r)}
+		r.Body = idleBody{r.Body, connlimit.Of(r), time.Now()}
 		next(w, r)
 	}
 }
@@ -41,11 +43,12 @@ func idleInBody(next http.HandlerFunc) http.HandlerFunc {
 // An idleBody is a request's body. Its connection counts as idle while the body is read.
 type idleBody struct {
 	io.ReadCloser
-	conn *connlimit.Conn
+	conn  *connlimit.Conn
+	since time.Time
 }
 
 func (b idleBody) Read(p []byte) (int, error) {
-	b.conn.Answering(false)
-	defer b.conn.Answering(true)
+	b.conn.Waiting(b.since)
+	defer b.conn.Answering()
 	return b.ReadCloser.Read(p)
 }

@@ -138,8 +138,13 @@ func NewServer(builder Builder, options Options, log *slog.Logger) *Server {
 
 // ServeHTTP serves one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	connlimit.Of(r).Answering(true)
-	defer connlimit.Of(r).Answering(false)
+	conn := connlimit.Of(r)
+	conn.Answering()
+	defer func() { conn.Waiting(time.Now()) }()
+	if conn.OthersWait() || r.ContentLength != 0 && r.Method != http.MethodPost {
+		// No handler reads such a body. On a connection for further requests, net/http would read it before the answer.
+		w.Header().Set("Connection", "close")
+	}
 	if reason := s.auth.CheckNetwork(w, r); reason != "" {
 		s.noteRefused(r, reason)
 		return

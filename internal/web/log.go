@@ -57,6 +57,9 @@ const (
 	// time limit of a search, and of the wait for others.
 	maxSearches   = 2
 	searchTimeout = 10 * time.Second
+	// maxWaiting is how many requests wait for others' searches. The connections of searches are few of
+	// connlimit.MaxConns, so that other clients can connect as well.
+	maxWaiting = 20
 )
 
 // serveLines serves lines of a log for the page, by their numbers from 0.
@@ -144,17 +147,28 @@ func (s *Server) serveSearch(w http.ResponseWriter, r *http.Request) {
 	}{search.found, search.count, searched, state.Lines})
 }
 
-// takeSearch waits until a search may begin. If that takes too long, it answers the request.
+// takeSearch waits until a search may begin. If that takes too long, or too many wait, it answers the request.
 func (s *Server) takeSearch(w http.ResponseWriter, r *http.Request) bool {
 	timeout := time.NewTimer(searchTimeout)
 	defer timeout.Stop()
+	select {
+	case s.waiting <- struct{}{}:
+		defer func() { <-s.waiting }()
+	default:
+		refuseSearch(w)
+		return false
+	}
 	select {
 	case s.searches <- struct{}{}:
 		return true
 	case <-r.Context().Done():
 	case <-timeout.C:
-		w.Header().Set("Retry-After", "5")
-		http.Error(w, "Too many logs are being searched.", http.StatusServiceUnavailable)
+		refuseSearch(w)
 	}
 	return false
+}
+
+func refuseSearch(w http.ResponseWriter) {
+	w.Header().Set("Retry-After", "5")
+	http.Error(w, "Too many logs are being searched.", http.StatusServiceUnavailable)
 }

@@ -68,6 +68,7 @@ type Server struct {
 
 	watchers *watchers
 	searches chan struct{} // has an item for each
+	waiting  chan struct{} // has an item for each request that waits for its search
 }
 
 // New returns a server.
@@ -77,6 +78,7 @@ func New(records Records, logs Logs, jobs Jobs, options Options, log *slog.Logge
 		mux:      http.NewServeMux(),
 		watchers: newWatchers(options.ClientTimeout),
 		searches: make(chan struct{}, maxSearches),
+		waiting:  make(chan struct{}, maxWaiting),
 	}
 	for pattern, handle := range map[string]http.HandlerFunc{
 		"GET /{$}":                          s.serveHome,

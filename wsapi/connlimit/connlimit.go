@@ -3,12 +3,13 @@
 //
 // A Listener that is full closes the connection that has been idle for the longest time, and then accepts the next
 // one. A connection is idle while the server waits for its client: for a request, or until the client accepts what
-// is written to it. If no connection has been idle for longer than IdleTimeout, new clients wait in the kernel,
-// where they need no memory of the server. A full Listener does not simply close new connections, because their
-// clients may be about to send a request.
+// is written to it. A part of a request does not end that time, so a client cannot stay by sending a byte now and then.
+// If no connection has been idle for longer than IdleTimeout, new clients wait in the kernel, where they need no memory of
+// the server. Meanwhile the server should close each connection whose request it has answered: see Conn.OthersWait. A
+// full Listener does not simply close new connections, because their clients may be about to send a request.
 //
-// A Listener sees only bytes, so the server's handlers must report when they answer a request: see Conn.Answering.
-// Use WithConn as the ConnContext of the http.Server; a handler finds its request's connection with Of.
+// A Listener sees only bytes, so the server's handlers must report when they answer a request: see Conn.Answering and
+// Conn.Waiting. Use WithConn as the ConnContext of the http.Server; a handler finds its request's connection with Of.
 package connlimit
 
 import (
@@ -35,8 +36,9 @@ type Listener struct {
 	net.Listener
 	max int // how many connections may be open
 
-	mu    sync.Mutex
-	conns []*Conn // those that count
+	mu         sync.Mutex
+	conns      []*Conn // those that count
+	othersWait bool    // a new connection waits until the limit allows it
 }
 
 // Listen returns a Listener that accepts connections from inner, at most max at once. A TLS
@@ -69,14 +71,17 @@ func (l *Listener) Len() int {
 func (l *Listener) admit(c *Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.othersWait = false
 	for len(l.conns) >= l.max { // more than max if a connection that was released counts again
 		i := l.longestIdle()
 		if i < 0 {
+			l.othersWait = true
 			return false
 		}
 		l.conns[i].Conn.Close()
 		l.conns = slices.Delete(l.conns, i, i+1)
 	}
+	c.waiting = time.Now()
 	l.conns = append(l.conns, c)
 	return true
 }
@@ -93,34 +98,46 @@ func (l *Listener) longestIdle() int {
 	return longest
 }
 
-// A Conn is one connection of a Listener. Its methods Answering, Release and Count also work on
-// nil, and then do nothing.
+// A Conn is one connection of a Listener. Its methods Answering, Waiting, OthersWait, Release and Count also work on nil,
+// and then do nothing.
 type Conn struct {
 	net.Conn
 	listener *Listener
 
 	// Guarded by listener.mu.
-	reading   time.Time // when the read in progress began; zero: there is none
-	writing   time.Time // when the write in progress began; zero: there is none
-	answering bool      // the server is answering a request of the connection
-	closed    bool
+	reading bool      // a read is in progress
+	writing time.Time // when the write in progress began; zero: there is none
+	waiting time.Time // since when the server waits for a request or its rest; zero: it answers one
+	closed  bool
 }
 
 // idleSince returns the time since which the server waits for the client, or zero if it does not. A read does not
 // count while a request is answered: net/http also reads then, to notice that the client closes the connection.
 func (c *Conn) idleSince() time.Time {
-	if c.writing.IsZero() && !c.answering {
-		return c.reading
+	if c.reading && !c.waiting.IsZero() {
+		return c.waiting
 	}
 	return c.writing
 }
 
-// Answering reports to the Listener whether the server is answering a request of the connection. A handler that
-// waits for the rest of a request calls it with false.
-func (c *Conn) Answering(isAnswering bool) {
+// Answering reports to the Listener that the server answers a request of the connection.
+func (c *Conn) Answering() { c.Waiting(time.Time{}) }
+
+// Waiting reports to the Listener since when the server waits for the client: for its next request, or for the rest of
+// the present one. A server that gets only a part of what it waits for still waits since then.
+func (c *Conn) Waiting(since time.Time) {
 	if c != nil {
-		c.set(func() { c.answering = isAnswering })
+		c.set(func() { c.waiting = since })
 	}
+}
+
+// OthersWait reports whether new connections wait for the end of others. The server should then close the connection
+// when it has answered its request. Otherwise clients could keep others out with a request now and then.
+func (c *Conn) OthersWait() (others bool) {
+	if c != nil {
+		c.set(func() { others = c.listener.othersWait })
+	}
+	return others
 }
 
 // Release excludes a connection from the limit: it no longer counts, and the Listener does not close it.
@@ -134,14 +151,14 @@ func (c *Conn) release() {
 	c.listener.conns = slices.DeleteFunc(c.listener.conns, func(other *Conn) bool { return other == c })
 }
 
-// Count includes a connection in the limit again, if it was released and is open. The server is answering it: it is
-// idle only during writes.
+// Count includes a connection in the limit again, if it was released and is open. It also reports that the server answers
+// a request of the connection.
 func (c *Conn) Count() {
 	if c == nil {
 		return
 	}
 	c.set(func() {
-		c.answering = true
+		c.waiting = time.Time{}
 		if !c.closed && !slices.Contains(c.listener.conns, c) {
 			c.listener.conns = append(c.listener.conns, c)
 		}
@@ -151,10 +168,10 @@ func (c *Conn) Count() {
 // NetConn returns the connection that c wraps.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
 
-// Read reads from the connection. The connection is idle during the read.
+// Read reads from the connection. The connection is idle during the read, unless the server answers a request.
 func (c *Conn) Read(p []byte) (int, error) {
-	c.set(func() { c.reading = time.Now() })
-	defer c.set(func() { c.reading = time.Time{} })
+	c.set(func() { c.reading = true })
+	defer c.set(func() { c.reading = false })
 	return c.Conn.Read(p)
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -73,9 +74,9 @@ func TestFull(t *testing.T) {
 	}{
 		"reads":                {read, true},
 		"writes":               {func(c *Conn) { c.Write([]byte("x")) }, true},
-		"writes an answer":     {func(c *Conn) { c.Answering(true); c.Write([]byte("x")) }, true},
-		"reads an answered":    {func(c *Conn) { c.Answering(true); read(c) }, false},
-		"reads after answers":  {func(c *Conn) { c.Answering(true); c.Answering(false); read(c) }, true},
+		"writes an answer":     {func(c *Conn) { c.Answering(); c.Write([]byte("x")) }, true},
+		"reads an answered":    {func(c *Conn) { c.Answering(); read(c) }, false},
+		"reads after answers":  {func(c *Conn) { c.Answering(); c.Waiting(time.Now()); read(c) }, true},
 		"neither":              {func(*Conn) {}, false},
 		"has read and written": {func(c *Conn) { c.SetDeadline(time.Now()); read(c); c.Write([]byte("x")) }, false},
 	} {
@@ -130,6 +131,40 @@ func TestIdleTimeout(t *testing.T) {
 		if took := time.Since(begun); took <= IdleTimeout || took > IdleTimeout+fullInterval {
 			t.Errorf("it waited for %s", took)
 		}
+		second.Close()
+	})
+}
+
+// TestParts sends a byte now and then. The connection is closed as if it had sent nothing.
+func TestParts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := Listen(make(pipeListener), 1)
+		client, accepted := accept(t, l)
+		first := <-accepted
+		begun := time.Now()
+		go io.Copy(io.Discard, first)
+		var sender sync.WaitGroup
+		sender.Go(func() {
+			for err := error(nil); err == nil; _, err = client.Write([]byte("x")) {
+				time.Sleep(IdleTimeout / 5)
+			}
+		})
+		if first.OthersWait() {
+			t.Error("others wait before there are any")
+		}
+		_, accepted = accept(t, l)
+		synctest.Wait()
+		if !first.OthersWait() {
+			t.Error("no others wait")
+		}
+		second := <-accepted
+		if took := time.Since(begun); took > IdleTimeout+fullInterval {
+			t.Errorf("it waited for %s", took)
+		}
+		if second.OthersWait() {
+			t.Error("others wait when none does any more")
+		}
+		sender.Wait()
 		second.Close()
 	})
 }
@@ -248,13 +283,14 @@ func TestLongestIdle(t *testing.T) {
 			want  int
 		}{
 			{"none", nil, -1},
-			{"a handler at work", []Conn{{answering: true, reading: ago(time.Hour)}}, -1},
-			{"not read from", []Conn{{}}, -1},
-			{"not for long", []Conn{{reading: ago(IdleTimeout)}}, -1},
-			{"for long", []Conn{{reading: ago(IdleTimeout + 1)}}, 0},
-			{"a write that is not taken", []Conn{{answering: true, writing: ago(time.Second)}}, 0},
-			{"a write between requests", []Conn{{reading: ago(time.Second), writing: ago(IdleTimeout)}}, -1},
-			{"the longest", []Conn{{reading: ago(time.Second)}, {reading: ago(time.Minute)}, {writing: ago(2 * time.Second)}, {}}, 1},
+			{"a handler at work", []Conn{{reading: true}}, -1},
+			{"not read from", []Conn{{waiting: ago(time.Hour)}}, -1},
+			{"not for long", []Conn{{reading: true, waiting: ago(IdleTimeout)}}, -1},
+			{"for long", []Conn{{reading: true, waiting: ago(IdleTimeout + 1)}}, 0},
+			{"a write that is not taken", []Conn{{reading: true, writing: ago(time.Second)}}, 0},
+			{"a write that is not taken for long", []Conn{{reading: true, writing: ago(IdleTimeout)}}, -1},
+			{"a write while a request is awaited", []Conn{{reading: true, waiting: ago(time.Second), writing: ago(IdleTimeout)}}, 0},
+			{"the longest", []Conn{{reading: true, waiting: ago(time.Second)}, {reading: true, waiting: ago(time.Minute)}, {writing: ago(2 * time.Second)}, {}}, 1},
 		} {
 			l.conns = nil
 			for i := range test.conns {
@@ -298,6 +334,10 @@ func TestOf(t *testing.T) {
 		t.Error("Unwrap does not return what a connection wraps")
 	}
 	none := of(plain) // on which a handler calls them all the same
-	none.Answering(true)
+	none.Answering()
+	none.Waiting(time.Now())
 	none.Release()
+	if none.OthersWait() {
+		t.Error("others wait where there is no limit")
+	}
 }
