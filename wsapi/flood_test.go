@@ -103,6 +103,31 @@ func TestFlood(t *testing.T) {
 	}
 }
 
+// TestHungEngine has an engine that does not answer, and as many clients as connections may be open that wait for it.
+func TestHungEngine(t *testing.T) {
+	for _, path := range []string{"/api/v1/healthcheck", "/readyz"} {
+		bubble(t, path, func(t *testing.T) {
+			f := serveLimited(t, fewConns, &fakeBuilder{healthy: func(ctx context.Context) error {
+				<-ctx.Done()
+				return context.Cause(ctx)
+			}})
+			for range fewConns {
+				f.open("GET "+path+" HTTP/1.1\r\nHost: localhost\r\n\r\n", socketBuffer)
+			}
+			synctest.Wait()
+			begun := time.Now()
+			for range 3 {
+				if status, _ := f.ask("GET", "/livez"); status != 200 {
+					t.Errorf("/livez is %d", status)
+				}
+			}
+			if took := time.Since(begun); took > connlimit.IdleTimeout+time.Millisecond {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+}
+
 // TestTrickle has twice as many clients as connections may be open. Each sends something more of its request, or another
 // request, before it has been silent for long, and connects again when its connection is closed. Other clients are
 // served all the same, after those that already wait.

@@ -5,6 +5,9 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"time"
+
+	"iglu.sh/builder/wsapi/connlimit"
 )
 
 // This file answers the health checks, which need no token.
@@ -20,7 +23,7 @@ func (s *Server) serveHealthcheck(w http.ResponseWriter, r *http.Request) {
 
 // isHealthy reports whether the container engine answers. If it does not, isHealthy answers the request.
 func (s *Server) isHealthy(w http.ResponseWriter, r *http.Request) bool {
-	err := s.healthy.check(r.Context())
+	err := checkFor(r, &s.healthy)
 	if err != nil {
 		s.log.Warn("health check", "err", err)
 		http.Error(w, "The builder cannot run jobs: its container engine does not answer.", http.StatusServiceUnavailable)
@@ -44,12 +47,21 @@ func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, shuttingDown.Error, http.StatusServiceUnavailable)
 		return
 	}
-	if err := s.ready.check(r.Context()); err != nil {
+	if err := checkFor(r, &s.ready); err != nil {
 		s.log.Warn("not ready", "err", err)
 		http.Error(w, "The builder cannot run jobs: "+err.Error(), http.StatusServiceUnavailable)
 		return
 	}
 	io.WriteString(w, "The builder accepts jobs.\n")
+}
+
+// checkFor returns the result of a check. Meanwhile the request's connection counts as idle: an engine may hang for
+// minutes, and anyone can send such requests.
+func checkFor(r *http.Request, check *sharedCheck) error {
+	conn := connlimit.Of(r)
+	conn.Waiting(time.Now())
+	defer conn.Answering()
+	return check.check(r.Context())
 }
 
 // A sharedCheck asks the builder something once at a time: requests that come meanwhile get the same answer. Each time
