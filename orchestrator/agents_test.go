@@ -133,6 +133,33 @@ func TestReplacedAgentLost(t *testing.T) {
 	})
 }
 
+// TestReplacementDrains asks both agents of a machine to stop. The second does not replace the first: it would get no jobs either.
+func TestReplacementDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, old, fresh := newAgentLab(t)
+		old.draining.Store(true)
+		fresh.draining.Store(true)
+		time.Sleep(2 * pingInterval)
+		e, err := l.b.cluster.Open("fresh")
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := e.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := l.b.cluster.nodeOf(t.Context(), e, info, "fresh"); n != nil || err != nil {
+			t.Errorf("it replaces the first: %t, %v", n != nil, err)
+		}
+		fresh.draining.Store(false)
+		l.setFound("n1", "fresh")
+		l.start("a", "1m").wantEnd(t, jobend.Exited)
+		if fresh.jobs.Load() != 1 {
+			t.Error("it does not replace the first when it is not asked to stop any more")
+		}
+	})
+}
+
 // TestAgentDies stops an agent without warning. Another one answers before three pings are missed.
 func TestAgentDies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -58,7 +59,10 @@ func TestEndBeforeLoss(t *testing.T) {
 		l := newRetryLab(t, 2)
 		l.machines["n1"].Run = func(p *memengine.Process) int {
 			code := endsOnStdout(p, 0)
-			<-p.Lifeline // the container's end is not reported
+			select {
+			case <-p.Lifeline: // the container's end is not reported
+			case <-p.Killed:
+			}
 			return code
 		}
 		one := l.start("a", "5m")
@@ -133,5 +137,59 @@ func TestEndAtOnce(t *testing.T) {
 		for range 20 { // an order that is not fixed would be right now and then
 			synctest.Test(t, bubbled)
 		}
+	}
+}
+
+// A brokenContainer is a container that goes on running, and whose output breaks: at once, or after the record of its end. It
+// is the engine.Stream of itself.
+type brokenContainer struct {
+	hasEnd  bool
+	stopped []time.Duration // the time that it got to end
+}
+
+func (c *brokenContainer) ID() string                                   { return "broken" }
+func (c *brokenContainer) Start(context.Context) (engine.Stream, error) { return c, nil }
+func (c *brokenContainer) Remove(context.Context) error                 { return nil }
+func (c *brokenContainer) Write(p []byte) (int, error)                  { return len(p), nil }
+func (c *brokenContainer) Close() error                                 { return nil }
+
+func (c *brokenContainer) Wait(ctx context.Context) (engine.Exit, error) {
+	<-ctx.Done()
+	return engine.Exit{}, context.Cause(ctx)
+}
+
+func (c *brokenContainer) Stop(_ context.Context, grace time.Duration) error {
+	c.stopped = append(c.stopped, grace)
+	return nil
+}
+
+func (c *brokenContainer) Copy(stdout, _ io.Writer) error {
+	if c.hasEnd {
+		jobwire.NewWriter(stdout, "token").Send(jobwire.Record{End: &jobwire.End{ExitCode: 3}})
+	}
+	return errAway
+}
+
+// TestOutputBreaks breaks the output of a container that goes on running. The container is asked to end, unless it has reported
+// its end before: then that decides.
+func TestOutputBreaks(t *testing.T) {
+	for _, hasEnd := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			b, _, _ := builder(t, nil)
+			lines, err := b.logs.Create("job", redact.New())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer lines.Close()
+			r := &run{b: b, node: b.local, log: b.log, lines: lines, tracker: newTracker(), env: jobenv.Job{EventsToken: "token"}}
+			c := &brokenContainer{hasEnd: hasEnd}
+			code, end, err := r.follow(t.Context(), c, Deadlines{}.watch(nil))
+			switch {
+			case hasEnd && (code != 3 || end == nil || err != nil || len(c.stopped) > 0):
+				t.Errorf("with its end: %d, %v, %v, stopped: %v", code, end, err, c.stopped)
+			case !hasEnd && (code != 0 || end != nil || !errors.Is(err, errAway) || !slices.Equal(c.stopped, []time.Duration{stopGrace})):
+				t.Errorf("without its end: %d, %v, %v, stopped: %v", code, end, err, c.stopped)
+			}
+		})
 	}
 }

@@ -173,6 +173,22 @@ func TestReplacedQuickly(t *testing.T) {
 	})
 }
 
+// TestNewsOfAbsence has an address at which each problem has another text. The log gets a few of them, and each once.
+func TestNewsOfAbsence(t *testing.T) {
+	a, news := new(absence), 0
+	for n := range 2 * maxLogged {
+		a.why = fmt.Errorf("problem %d", n)
+		for range 2 {
+			if a.isNews() {
+				news++
+			}
+		}
+	}
+	if news != maxLogged {
+		t.Errorf("the log has %d problems, want %d", news, maxLogged)
+	}
+}
+
 // TestNames names machines that all have the same name. No two that are listed get one name: the metrics would fail.
 func TestNames(t *testing.T) {
 	for _, test := range []struct {

@@ -13,6 +13,7 @@ import (
 	"iglu.sh/builder/internal/jobenv"
 	"iglu.sh/builder/orchestrator/engine"
 	"iglu.sh/builder/schemas"
+	"iglu.sh/builder/test/kit/memengine"
 )
 
 // newRetryLab returns a lab whose builder runs lost jobs once more. A container of a lost node continues for as long as a
@@ -310,6 +311,44 @@ func TestNowhereBegins(t *testing.T) {
 		want("with one that drains", 2)
 		l.lose("n3")
 		want("with one that is lost, too", 1)
+	})
+}
+
+// TestManyNodesCannotBegin sends a job to nodes that answer, but on which no job can begin. It is tried on a few of them only.
+func TestManyNodesCannotBegin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, maxMisses+2)
+		for _, m := range l.machines {
+			m.fails("Image", errNoImage)
+		}
+		one := l.start("a", "1m")
+		one.wantEnd(t, jobend.NoImage)
+		if n := strings.Count(one.log.String(), "waits for a slot of another node"); n != maxMisses-1 {
+			t.Errorf("it has waited %d times\n%s", n, one.log.String())
+		}
+	})
+}
+
+// TestEndsOnItsNode has a job fail for a reason of its own before it begins, and a call of the engine fail after another job has
+// begun. They do not run on the other node.
+func TestEndsOnItsNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 2)
+		want := func(what string, one *sent) {
+			t.Helper()
+			one.wantEnd(t, jobend.Failed)
+			if log := one.log.String(); one.node() != "n1" || strings.Contains(log, "waits for a slot") {
+				t.Errorf("the log of %s:\n%s", what, log)
+			}
+		}
+		request := commandOf("a 1m")
+		request.Arch = "sparc-linux"
+		want("a job for a system that Nix does not know", l.send(t.Context(), request))
+
+		n1 := l.machines["n1"]
+		n1.Run = func(*memengine.Process) int { return 3 }
+		n1.fails("Wait", &engine.Failure{Call: "wait for the container", What: "The container engine failed to wait for the container.", Advice: "Its log says more."})
+		want("a job that has begun", l.start("b", "1m"))
 	})
 }
 

@@ -283,6 +283,7 @@ func TestAwayWithAnAnswer(t *testing.T) {
 		"503, much later": devcache.Answer(503, "", "Retry-After", "3600"),
 		"504":             devcache.Answer(504, ""),
 		"Cloudflare":      devcache.Answer(521, "error code: 521"),
+		"Cloudflare, 520": devcache.Answer(520, "error code: 520"),
 		"no tunnel":       devcache.Answer(530, "error code: 1033"),
 		"404":             devcache.Answer(404, "404 page not found"),
 		"breaks off":      devcache.BreakOff(0),
@@ -560,6 +561,22 @@ func TestRefusedIsNotLost(t *testing.T) {
 			t.Errorf("error %v, want %v; %d uploads begun, want 1", err, Refused, begun.Load())
 		}
 	})
+}
+
+// A completion that is refused is not waited for, however long the cache may take to put the archive together.
+func TestRefusedIsNotLate(t *testing.T) {
+	for _, status := range []int{400, 500} {
+		inBubble(t, devcache.Strict, Options{Attempts: 1}, func(t *testing.T, b *bubble) {
+			b.uploader.joinRate = 1
+			b.cache.Misbehave(devcache.On("POST", aboutEnd, devcache.Answer(status, "not that one")))
+			if _, err := b.push(t.Context(), small(t)); err == nil {
+				t.Errorf("%d: it is pushed", status)
+			}
+			if took := time.Since(b.begun); took != 0 {
+				t.Errorf("%d: took %s", status, took)
+			}
+		})
+	}
 }
 
 // A silentConn is a connection that a router has forgotten: what is written to it does not arrive, without an error.

@@ -120,12 +120,15 @@ func TestNotCachix(t *testing.T) {
 	for name, fault := range map[string]devcache.Fault{
 		"unknown route is 200":    devcache.On("POST", aboutBegin, devcache.Answer(200, "OK")),
 		"empty upload":            devcache.On("POST", aboutBegin, devcache.Answer(200, "{}")),
+		"upload without an ID":    devcache.On("POST", aboutBegin, devcache.Answer(200, `{"narId":"some"}`)),
+		"upload without a NAR":    devcache.On("POST", aboutBegin, devcache.Answer(200, `{"uploadId":"some"}`)),
 		"null":                    devcache.On("POST", aboutBegin, devcache.Answer(200, "null")),
 		"part URL is 200":         devcache.On("POST", aboutPart, devcache.Answer(200, "OK")),
 		"no part URL":             devcache.On("POST", aboutPart, devcache.Answer(200, "{}")),
 		"part URL is none":        devcache.On("POST", aboutPart, devcache.Answer(200, `{"uploadUrl":"http://[::bad/`+token+`"}`)),
 		"part URL has no host":    devcache.On("POST", aboutPart, devcache.Answer(200, `{"uploadUrl":"/upload?`+token+`"}`)),
 		"part URL is of a scheme": devcache.On("POST", aboutPart, devcache.Answer(200, `{"uploadUrl":"`+token+`://host/upload"}`)),
+		"part URL is of FTP":      devcache.On("POST", aboutPart, devcache.Answer(200, `{"uploadUrl":"ftp://host/upload"}`)),
 		"no ETag":                 devcache.On("PUT", sentPart, devcache.WithoutHeader("ETag")),
 		"no ETag of the second":   devcache.On("PUT", sentPart2, devcache.WithoutHeader("ETag")),
 	} {
@@ -150,6 +153,16 @@ func TestAddressThatIsNotAccepted(t *testing.T) {
 				t.Errorf("error %v, with %d addresses for 3 parts", err, addresses.Load())
 			}
 		})
+	}
+}
+
+// The error of a push whose last part is refused is about that part: the upload is not completed then.
+func TestErrorOfLastPart(t *testing.T) {
+	w := newFixture(t, quick())
+	w.cache.Misbehave(devcache.On("PUT", sentPart, devcache.Answer(413, "")))
+	_, err := w.push(t.Context(), small(t))
+	if want := "send part 1 of small-1.0 to " + w.url + "/default: the cache refuses it (HTTP 413)"; err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
 	}
 }
 

@@ -132,6 +132,39 @@ func TestHasUnsigned(t *testing.T) {
 	})
 }
 
+// The cache has another build of a path, whose archive differs. Has finds it only with the keys by one of which it is signed, and
+// HasOther finds no path of the same build.
+func TestOtherBuild(t *testing.T) {
+	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
+		s := describe(t, "small-1.0", file(1, 1000), storePathOf("lib-1.0"))
+		if _, err := b.push(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		ours := s.Path
+		ours.NarHash, ours.NarSize, ours.References = Hash{1}, 1, nil
+		key, other := b.key.Public(), newKey(t).Public()
+		want := func(what string, p Path, has, hasOther bool, keys ...string) {
+			t.Helper()
+			if got, err := b.Has(t.Context(), p, keys...); got != has || recorder.keep(err) != nil {
+				t.Errorf("%s: has it: %t, error %v", what, got, err)
+			}
+			if got := b.HasOther(t.Context(), p, keys...); got != hasOther {
+				t.Errorf("%s: has it of another build: %t", what, got)
+			}
+		}
+		want("another build", ours, true, true, key)
+		want("another build, with a second key", ours, true, true, other, key)
+		want("another build, of another key", ours, false, false, other)
+		want("another build, without a key", ours, false, false)
+		want("the same build", s.Path, true, false, key)
+		want("the same build, without a key", s.Path, true, false)
+		for field, value := range map[string]string{"NarHash": "md5:abc", "NarSize": "0", "References": "lib-1.0"} {
+			b.cache.Misbehave(devcache.On("GET", narInfoGet, devcache.ReplaceField(field, value)))
+			want("another build, whose "+field+" is "+value, ours, false, false, key)
+		}
+	})
+}
+
 // If the cache does not answer, Has returns an error: the path is neither there nor missing.
 func TestHasUnknown(t *testing.T) {
 	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
@@ -174,6 +207,7 @@ func TestVerifyNar(t *testing.T) {
 		want  string // nothing: the path is there
 	}{
 		"404":                            {devcache.Answer(404, ""), "(HTTP 404): its narinfo is there, and its NAR is not"},
+		"an error with an address":       {devcache.Answer(500, "", "Location", "http://store/default/nar/moved"), "the cache fails (HTTP 500)"},
 		"404 at first":                   {devcache.Times(4, devcache.Answer(404, "")), ""},
 		"403":                            {devcache.Answer(403, "words of an object store"), "the cache does not accept the API key (HTTP 403)"},
 		"500":                            {devcache.Answer(500, ""), "the cache fails (HTTP 500)"},
@@ -189,6 +223,7 @@ func TestVerifyNar(t *testing.T) {
 		"at another host":                {devcache.Answer(302, "", "Location", "http://store/default/nar/moved?secret=1"), ""},
 		"at a store without a list":      {devcache.Answer(302, "", "Location", "http://store/default/secret"), "(HTTP 403): its narinfo is there, and its NAR is not"},
 		"at another host, which has not": {devcache.Answer(302, "", "Location", "http://store/default/other"), "(HTTP 404): its narinfo is there, and its NAR is not"},
+		"at another host, which asks":    {devcache.Answer(302, "", "Location", "http://store/default/asks"), "the cache refuses it (HTTP 401)"},
 		"always elsewhere":               {devcache.Answer(307, "", "Location", "/default/nar/"), "its NAR is always elsewhere"},
 		"elsewhere of another scheme":    {devcache.Answer(302, "", "Location", "ftp://store/nar"), "it redirects to ftp://store"},
 		"nowhere":                        {devcache.Answer(304, ""), "that is no answer of a cachix-compatible cache"},
@@ -205,7 +240,7 @@ func TestVerifyNar(t *testing.T) {
 						t.Error("the API key went elsewhere")
 					}
 					if r.URL.Path != "/default/nar/moved" {
-						w.WriteHeader(map[bool]int{true: 403, false: 404}[r.URL.Path == "/default/secret"])
+						w.WriteHeader(map[string]int{"/default/secret": 403, "/default/asks": 401, "/default/other": 404}[r.URL.Path])
 						return
 					}
 					w.Write([]byte(strings.Repeat(zst, int(pushed.FileSize)/4+1))[:pushed.FileSize])
@@ -347,6 +382,57 @@ func TestLocateElsewhere(t *testing.T) {
 		}
 		if took := time.Since(b.begun); took != 0 || len(b.notices) > 0 {
 			t.Errorf("took %s, said %q", took, b.notices)
+		}
+		b.transport.http.CloseIdleConnections()
+	})
+}
+
+// A cache that can be read where paths are pushed to is read there, whatever other address its description has.
+func TestLocateAtHome(t *testing.T) {
+	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
+		kill := b.network.Serve("default.cache:80", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			t.Error("it is looked for elsewhere")
+		}))
+		defer kill()
+		if found := b.Locate(t.Context(), Cache{URI: "http://default.cache"}); !found || b.Address() != "http://cache/default" {
+			t.Errorf("found %t, at %s", found, b.Address())
+		}
+	})
+}
+
+// The other address in a description is one of http or https, and has no password and no options.
+func TestOtherAddress(t *testing.T) {
+	const home = "https://cache.example.com/default"
+	for uri, want := range map[string]string{
+		"https://default.example.com/": "https://default.example.com", "http://other.example.com/a": "http://other.example.com/a",
+		"": "", home: "", home + "/": "", "ftp://host/a": "", "https:///a": "", "https://a:b@host/a": "", "https://host/a?trusted=1": "",
+	} {
+		if got := otherAddress(Cache{URI: uri}, home); got != want {
+			t.Errorf("%s: %q, want %q", uri, got, want)
+		}
+	}
+}
+
+// A cache that is read on another host is not asked with the API key whether Nix could read it with that.
+func TestReadableElsewhere(t *testing.T) {
+	inBubble(t, devcache.Strict, Options{}, func(t *testing.T, b *bubble) {
+		kill := b.network.Serve("store:80", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") != "" {
+				t.Error("the API key went elsewhere")
+			}
+			if r.URL.Path != "/nix-cache-info" {
+				w.WriteHeader(404)
+				return
+			}
+			io.WriteString(w, "StoreDir: /nix/store\n")
+		}))
+		defer kill()
+		b.cache.Misbehave(devcache.On("GET", "/default/nix-cache-info", devcache.Answer(404, "")))
+		if !b.Locate(t.Context(), Cache{URI: "http://store"}) {
+			t.Fatal("the cache was not found")
+		}
+		if at := b.ReadableByNix(t.Context()); at != "" {
+			t.Errorf("Nix can read it at %s", at)
 		}
 		b.transport.http.CloseIdleConnections()
 	})

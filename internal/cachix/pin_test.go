@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -75,6 +76,47 @@ func TestPinnedAddressIsSilent(t *testing.T) {
 		}
 		if diff := cmp.Diff([]string{silent, up, up}, dialled); diff != "" {
 			t.Errorf("dialled (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// TestPinKeepsAddresses has a host whose addresses fail one after the other. The one that fails later does not make the host
+// forget the first.
+func TestPinKeepsAddresses(t *testing.T) {
+	const first, second = "192.0.2.1:443", "192.0.2.2:443"
+	p := &pin{host: "cache", addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}}
+	down := first
+	var dialled []string
+	client, _ := net.Pipe()
+	dial := p.over(func(_ context.Context, _, address string) (net.Conn, error) {
+		dialled = append(dialled, address)
+		if address == down {
+			return nil, errors.New("refused")
+		}
+		return client, nil
+	})
+	for _, down = range []string{first, second} {
+		if _, err := dial(t.Context(), "tcp", "cache:443"); err != nil {
+			t.Errorf("without %s: %v", down, err)
+		}
+	}
+	if diff := cmp.Diff([]string{first, second, second, first}, dialled); diff != "" {
+		t.Errorf("dialled (-want +got):\n%s", diff)
+	}
+}
+
+// TestOnlyAddressIsSlow has a host whose only address answers slowly. There is no other to be tried instead, so it has the time
+// of the call.
+func TestOnlyAddressIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pin{host: "cache", addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}
+		client, _ := net.Pipe()
+		_, err := p.over(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			time.Sleep(2 * addressTimeout)
+			return client, ctx.Err()
+		})(t.Context(), "tcp", "cache:443")
+		if err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -384,6 +384,27 @@ func TestCompressorMemory(t *testing.T) {
 	runtime.KeepAlive(c)
 }
 
+// The documentation says how much memory a client takes by default.
+func TestDefaultMemory(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(maxCompressors))
+	if got := fmt.Sprintf("%.0f MiB", mib(Options{}.Memory())); got != "137 MiB" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// A frame's memory grows with its content, but not beyond its size.
+func TestFrameGrows(t *testing.T) {
+	for _, size := range []int{1, 1000, 100_000, frameSize} {
+		f, chunk := new(frame), make([]byte, size)
+		for len(f.content)+size <= frameSize {
+			f.add(chunk)
+			if got := cap(f.content); got > min(2*len(f.content), frameSize) {
+				t.Fatalf("in chunks of %d: %d bytes take %d", size, len(f.content), got)
+			}
+		}
+	}
+}
+
 // Frames are complete and in the archive's order, however the archive is written and however many archives there are
 // at once. No memory is leaked.
 func TestFrames(t *testing.T) {
@@ -489,10 +510,11 @@ func TestPathsThatAreNone(t *testing.T) {
 		"no size":    func(p *Path) { p.NarSize = 0 },
 		"nothing":    func(p *Path) { *p = Path{} },
 	} {
-		s := good
+		s, read := good, false
 		change(&s.Path)
-		if _, err := w.push(t.Context(), s); err == nil {
-			t.Errorf("%s: no error", name)
+		s.nar = func(io.Writer) error { read = true; return nil }
+		if _, err := w.push(t.Context(), s); err == nil || read {
+			t.Errorf("%s: error %v, its archive is read: %t", name, err, read)
 		}
 	}
 	if missing, err := w.Missing(t.Context(), []string{good.Hash()}); err != nil || !slices.Equal(missing, []string{good.Hash()}) {

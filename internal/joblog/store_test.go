@@ -91,6 +91,32 @@ func TestClockWasAhead(t *testing.T) {
 	}
 }
 
+// TestClocksOfSeveralLogs has several logs of a time when the clock was ahead, as a server finds them that starts when the clock
+// is right again. They stay in their order, after the log of a job that has ended since.
+func TestClocksOfSeveralLogs(t *testing.T) {
+	folder := t.TempDir()
+	s, err := Open(folder, Keep{Jobs: 10}, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ahead := map[string]time.Duration{"a": 10 * time.Hour, "b": 20 * time.Hour, "c": 30 * time.Hour, "d": 0}
+	for job := range ahead {
+		end(t, s, job, 0)
+	}
+	for job, ahead := range ahead { // after the end of all, which corrects the times of those before
+		then := time.Now().Add(ahead)
+		if err := os.Chtimes(filepath.Join(folder, job+extension), then, then); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Open(folder, Keep{Jobs: 2}, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"c.events", "c.log", "d.events", "d.log"}, names(t, folder)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func TestKeep(t *testing.T) {
 	const day = 24 * time.Hour
 	tests := []struct {
@@ -369,6 +395,27 @@ func TestFollowFromALine(t *testing.T) {
 			t.Errorf("from line %d: %d lines, the first is %q", from, got.lines, got.first)
 		}
 	}
+}
+
+// TestFollowFromALaterLine starts a reader at a line that does not exist yet. It gets that line, and none of those before it that
+// come meanwhile.
+func TestFollowFromALaterLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLog(t)
+		stream := l.Stream(schemas.Stdout)
+		write(t, stream, nth(0)+nth(1))
+		r := newReader()
+		result := make(chan error, 1)
+		go func() { result <- reading(l).Follow(t.Context(), 4, r) }()
+		synctest.Wait()
+		write(t, stream, nth(2))
+		time.Sleep(time.Second)
+		write(t, stream, nth(3)+nth(4)+nth(5))
+		l.Complete()
+		if err := <-result; err != nil || r.text.String() != nth(4)+nth(5) || r.torn > 0 {
+			t.Errorf("got %q and error %v; %d writes were not whole lines", r.text.String(), err, r.torn)
+		}
+	})
 }
 
 type countingWriter struct {

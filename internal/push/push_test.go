@@ -173,6 +173,21 @@ func TestAnotherBuild(t *testing.T) {
 	}
 }
 
+// A path that is damaged in the store has not been pushed, although another job pushes another build of it at the same time.
+func TestDamagedAnotherBuild(t *testing.T) {
+	inBubble(t, devcache.Strict, func(t *testing.T, f *fixture) {
+		path := f.store.add("path")
+		f.run(path)
+		f.store.put(path, "of another build of path", nil)
+		f.store.change(path, func(info *nixstore.Info) { info.NarHash = [32]byte{1} })
+		f.cache.Misbehave(devcache.On("POST", listCall, devcache.Answer(200, fmt.Sprintf("[%q]", path[len("/nix/store/"):][:32]))),
+			devcache.On("GET", narInfoCall, devcache.Times(1, devcache.Answer(404, ""))))
+		if unpushed := f.run(path); !strings.Contains(unpushed, string(cachix.WrongNar)) {
+			t.Errorf("unpushed: %q, said %q", unpushed, f.log)
+		}
+	})
+}
+
 // A path that the cache shows with another file than the pushed one is not pushed: it is of no other build.
 func TestAnotherFile(t *testing.T) {
 	inBubble(t, devcache.Strict, func(t *testing.T, f *fixture) {

@@ -48,6 +48,30 @@ func TestTotals(t *testing.T) {
 	})
 }
 
+// The progress and the summary are about the paths of the whole build. A path that the cache turns out to have is not expected
+// any more.
+func TestTotalsOfBuild(t *testing.T) {
+	for _, kind := range []devcache.Kind{devcache.Strict, devcache.Monorepo} { // the lists of the latter are useless
+		inBubble(t, kind, func(t *testing.T, f *fixture) {
+			there := f.store.add("there")
+			f.run(there)
+			f.store.remove(there)
+			var done, expected int
+			f.options.Progress = func(d, e int, _ int64) { done, expected = d, e }
+			j := f.watch()
+			for _, name := range []string{"there", "first", "second"} {
+				f.store.add(name)
+				time.Sleep(time.Minute)
+			}
+			j.finish(f.store.add("last"))
+			if done != 3 || expected != 3 {
+				t.Errorf("%s: %d of %d, want 3 of 3", kind, done, expected)
+			}
+			f.wantTotal(3, 1, 0)
+		})
+	}
+}
+
 // The summary says what was pushed, and names up to three of the paths that failed by themselves.
 func TestSum(t *testing.T) {
 	failure := func(name, why string) *entry {

@@ -201,6 +201,8 @@ func TestSecrets(t *testing.T) {
 		{"hex of a key's line", []string{key}, hex.EncodeToString([]byte("c2VjcmV0bGluZTE=")), "***"},
 		{"lines ended by CR", []string{"abcdef\rghijkl"}, "ghijkl abcdef", "*** ***"},
 		{"a key without line ends", []string{"-----BEGIN KEY-----abc-----END KEY-----"}, "-----BEGIN KEY-----abc-----END KEY-----", "***"},
+		{"a key without its first line end", []string{"-----BEGIN KEY-----abcdef\nghijkl\n"}, "-----BEGIN KEY-----abcdef ghijkl", "*** ***"},
+		{"a key without its last line end", []string{"abcdef\nghijkl-----END KEY-----\n"}, "abcdef ghijkl-----END KEY-----", "*** ***"},
 		{"a mask", []string{"secret"}, "***secret***", "*********"},
 		{"runes around", []string{"sécret"}, "é枝sécret枝é", "é枝***枝é"},
 		{"invalid UTF-8", []string{"secret"}, "\xffsecret\xe6\x9e", "\xff***\xe6\x9e"},
@@ -369,6 +371,7 @@ func TestWrapped(t *testing.T) {
 		{"coloured", []string{"\x1b[1ma>\x1b[0m " + encoded[0] + "\x1b[K", "\x1b[2ma> \x1b[3m" + encoded[1][:2] + "\x1b[0m" + encoded[1][2:]},
 			[]string{"\x1b[1ma>\x1b[0m " + mask + "\x1b[K", "\x1b[2ma> \x1b[3m" + mask + "\x1b[0m"}},
 		{"6 at the end", []string{line[6:] + encoded[0][:6], encoded[0][6:] + encoded[1]}, []string{line[6:] + mask, mask}},
+		{"6 at the end, after a prefix", []string{"a-1> " + line[6:] + encoded[0][:6], "a-1> " + encoded[0][6:] + encoded[1]}, []string{"a-1> " + line[6:] + mask, "a-1> " + mask}},
 		{"5 at the end", []string{line[5:] + encoded[0][:5], encoded[0][5:] + encoded[1]}, []string{line[5:] + encoded[0][:5], mask}},
 		{"too short a line", []string{line[7:] + encoded[0][:6], encoded[0][6:] + encoded[1] + "."}, []string{line[7:] + encoded[0][:6], encoded[0][6:] + encoded[1] + "."}},
 		{"no run", []string{line[7:] + " " + encoded[0][:6], encoded[0][6:] + encoded[1] + "."}, []string{line[7:] + " " + encoded[0][:6], encoded[0][6:] + encoded[1] + "."}},
@@ -378,11 +381,43 @@ func TestWrapped(t *testing.T) {
 			if diff := cmp.Diff(tt.wants, redacted(r, tt.in...)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
+			state := r.Lines()
+			for i, line := range tt.in {
+				if got := string(state.AppendLines(nil, []byte(line+"\n"))); got != tt.wants[i]+"\n" {
+					t.Errorf("AppendLines: got %q, want %q", got, tt.wants[i]+"\n")
+				}
+			}
 			all := strings.Join(tt.in, "\r\n")
 			if diff := cmp.Diff(strings.Join(tt.wants, "\r\n"), r.String(all)); diff != "" {
 				t.Errorf("String (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// A secret continues after a line with colours, on a line of which only that part is a secret.
+func TestWrappedAfterColours(t *testing.T) {
+	const secret = "correct horse battery staple, and more words than fit in a line of base64"
+	encoded := wrap(base64.StdEncoding.EncodeToString([]byte(secret)), wrapColumn)
+	state := New(secret).Lines()
+	for _, test := range [][2]string{{"\x1b[1m" + encoded[0], "\x1b[1m" + mask}, {encoded[1], mask}} {
+		if got := string(state.AppendLines(nil, []byte(test[0]+"\n"))); got != test[1]+"\n" {
+			t.Errorf("got %q, want %q", got, test[1]+"\n")
+		}
+	}
+}
+
+// The prefix of a line is a name and "> ", or only indentation.
+func TestBuildPrefix(t *testing.T) {
+	name := strings.Repeat("n", maxPrefix-2)
+	for text, want := range map[string]string{
+		"": "", "text": "", "a-1.2_?=+> text": "a-1.2_?=+> ", "  > text": "  > ", "    text": "    ", "a b> text": "", "  a b> text": "  ", "a>text": "", "a/b> text": "",
+		name + "> text": name + "> ", name + "n> text": "", strings.Repeat(" ", maxPrefix) + "text": strings.Repeat(" ", maxPrefix),
+		strings.Repeat(" ", maxPrefix+1) + "text": "",
+	} {
+		if got := string(buildPrefix([]byte(text))); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
 	}
 }
 

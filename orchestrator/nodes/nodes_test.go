@@ -113,6 +113,43 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+// TestRemoveKeepsHomes removes a node that is a home. The others stay the homes that they are.
+func TestRemoveKeepsHomes(t *testing.T) {
+	w := newFixture(t, "", "", "")
+	a, b := w.Join(Need{Home: "a"}), w.Join(Need{Home: "b"})
+	w.want("0 1", a, b)
+	a.Leave()
+	b.Leave()
+	w.Down(w.nodes[1])
+	if !w.Remove(w.nodes[1]) {
+		t.Error("the node is not removed")
+	}
+	filler := w.Join(Need{})
+	a, b = w.Join(Need{Home: "a"}), w.Join(Need{Home: "b"}) // node 2 has more free slots than the home of a
+	w.want("0 0 2", filler, a, b)
+}
+
+// TestInsteadOfAny has a job wait that may run on any platform. It may still do so when there is no node of the builder's own.
+func TestInsteadOfAny(t *testing.T) {
+	w := newFixture(t, arm64)
+	a, b, c := w.Join(Need{}), w.Join(Need{}), w.Join(Need{})
+	w.want("0 0 -", a, b, c)
+	w.Instead(nil, amd64)
+	a.Leave()
+	w.want("0", c)
+}
+
+// TestManyHomes has more homes than are remembered.
+func TestManyHomes(t *testing.T) {
+	w := newFixture(t, "")
+	for i := range maxHomes + 10 {
+		w.setHome(Need{Home: fmt.Sprint(i)}, w.nodes[0])
+	}
+	if n := len(w.homes); n != maxHomes || w.homes[Need{Home: fmt.Sprint(maxHomes + 9)}] == nil {
+		t.Errorf("%d homes are remembered, or the last is not", n)
+	}
+}
+
 // TestHome checks that the jobs of a repository run on the node of its first job. They wait for it for a while, and
 // then run on another node, which is their home from then on.
 func TestHome(t *testing.T) {
@@ -204,6 +241,21 @@ func TestAgain(t *testing.T) {
 	})
 }
 
+// TestAgainInOrder has a job wait again that has arrived between two that wait.
+func TestAgainInOrder(t *testing.T) {
+	w := newFixture(t, amd64, arm64)
+	first, second := w.Join(Need{Platform: amd64}), w.Join(Need{Platform: amd64})
+	before, job, after := w.Join(Need{Platform: amd64}), w.Join(Need{Platform: arm64}), w.Join(Need{Platform: amd64})
+	w.want("0 0 - 1 -", first, second, before, job, after)
+	job.Again(time.Hour)
+	for want, ticket := range []*Ticket{before, job, after} {
+		if _, ahead, _ := ticket.look(); ahead != want {
+			t.Errorf("%d jobs are ahead, want %d", ahead, want)
+		}
+	}
+	job.Leave()
+}
+
 // TestNodesBefore checks where a job gets its next slots: on nodes that it has not had, then on the one that it had first.
 func TestNodesBefore(t *testing.T) {
 	w := newFixture(t, amd64, amd64, amd64, arm64)
@@ -227,6 +279,20 @@ func TestNodesBefore(t *testing.T) {
 	w.Up(w.nodes[0])
 	w.Up(w.nodes[1])
 	next(false, "1")
+}
+
+// TestFree checks how many more jobs a node accepts.
+func TestFree(t *testing.T) {
+	for state, want := range map[State]int{
+		{Up: true, Slots: 3, Running: 1}:                 2,
+		{Up: true, Slots: 3, Running: 3}:                 0,
+		{Up: true, Slots: 3, Running: 1, Draining: true}: 0,
+		{Slots: 3, Running: 1}:                           0,
+	} {
+		if got := state.Free(); got != want {
+			t.Errorf("%+v: %d, want %d", state, got, want)
+		}
+	}
 }
 
 // TestNoNode checks that a job waits until there is a node.
