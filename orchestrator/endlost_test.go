@@ -183,7 +183,7 @@ func TestOutputBreaks(t *testing.T) {
 			defer lines.Close()
 			r := &run{b: b, node: b.local, log: b.log, lines: lines, tracker: newTracker(), env: jobenv.Job{EventsToken: "token"}}
 			c := &brokenContainer{hasEnd: hasEnd}
-			code, end, err := r.follow(t.Context(), c, Deadlines{}.watch(nil))
+			code, end, err := r.follow(t.Context(), &attempt{container: c}, Deadlines{}.watch(nil))
 			switch {
 			case hasEnd && (code != 3 || end == nil || err != nil || len(c.stopped) > 0):
 				t.Errorf("with its end: %d, %v, %v, stopped: %v", code, end, err, c.stopped)

@@ -201,5 +201,5 @@ const daemonTrust = "trusted-users = root\nallowed-users = *\nbuild-users-group 
 // Settings of Nix. Without the fallback, a build fails if it should be in the sandbox and cannot be.
 const (
 	nixSandboxed   = "sandbox = true\nsandbox-fallback = false\n"
-	nixUnsandboxed = "sandbox = false\n"
+	nixUnsandboxed = "sandbox = false\nauto-optimise-store = false\n" // for the latter see forbidLinks in package docker
 )

@@ -108,6 +108,7 @@ func (d *Engine) prepare(ctx context.Context, spec engine.Spec) (*containertypes
 		allowSandbox(host)
 	} else {
 		restrictCalls(host, m)
+		forbidLinks(host)
 	}
 	return host, m, nil
 }

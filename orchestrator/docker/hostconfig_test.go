@@ -112,7 +112,7 @@ func confined(network, program string) *containertypes.HostConfig {
 		LogConfig:   containertypes.LogConfig{Type: "none"},
 		NetworkMode: containertypes.NetworkMode(network),
 		Mounts:      []mount.Mount{{Type: "volume", Source: program, Target: jobenv.Mount, ReadOnly: true}},
-		Tmpfs:       map[string]string{"/tmp": "rw,exec,nosuid,nodev,mode=1777,size=1610612736"},
+		Tmpfs:       map[string]string{"/tmp": "rw,exec,nosuid,nodev,mode=1777,size=1610612736", "/nix/store/.links": "ro,noexec,nosuid,nodev,mode=755"},
 		CapDrop:     []string{"ALL"},
 		CapAdd:      []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"},
 		SecurityOpt: []string{"no-new-privileges"},
@@ -128,4 +128,5 @@ func confined(network, program string) *containertypes.HostConfig {
 func allowed(c *containertypes.HostConfig) {
 	c.SecurityOpt = append(c.SecurityOpt, "seccomp="+sandboxProfile(), "apparmor=unconfined")
 	c.MaskedPaths, c.ReadonlyPaths = []string{}, []string{}
+	delete(c.Tmpfs, "/nix/store/.links")
 }

@@ -114,6 +114,17 @@ func restrictCalls(c *containertypes.HostConfig, machine *machine) {
 	}
 }
 
+// linksDir is where Nix keeps files that several paths of the store share (optimise-store.cc).
+const linksDir = "/nix/store/.links"
+
+// forbidLinks prevents hard links in the store. Without Nix's sandbox, a builder can hand an open file of its output to the
+// job's user, who can still write to it when the output belongs to root. If Nix then replaced a file of the same content by
+// a link to it, as any user can ask for, the job's user could write to programs that root runs. A link to another file
+// system fails.
+func forbidLinks(c *containertypes.HostConfig) {
+	c.Tmpfs[linksDir] = "ro,noexec,nosuid,nodev,mode=755"
+}
+
 // allowSandbox changes a container's settings to allow what Nix's sandbox needs, and nothing else.
 func allowSandbox(c *containertypes.HostConfig) {
 	// AppArmor's profile for containers refuses every mount.

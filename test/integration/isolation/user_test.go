@@ -29,6 +29,13 @@ func jobUser(t *testing.T, e *fixture.Engine) {
 	fixture.WantLine(t, got, "Permission denied") // when it reads the output of other users' processes
 	fixture.WantLine(t, got, "Trusted: 0")
 
+	// Nix makes no hard links between files of the same content (see forbidLinks in package docker), and still removes paths.
+	got = fixture.Do(t, s, fixture.Command(`sh -c 'echo same >a; echo same >b; a=$(nix-store --add a); b=$(nix-store --add b); `+
+		`nix-store --optimise || [ $(stat -c %i $a) = $(stat -c %i $b) ] || echo "two files"; nix-store --delete $a $b && echo removed'`))
+	fixture.WantExit(t, got, 0)
+	fixture.WantLine(t, got, "two files")
+	fixture.WantLine(t, got, "removed")
+
 	s = e.Server(t, func(s *server.Settings) { s.JobUser = orchestrator.UserRoot })
 	got = fixture.Do(t, s, fixture.Command(`sh -c 'echo "uid $(id -u)"; nix store info'`))
 	fixture.WantExit(t, got, 0)

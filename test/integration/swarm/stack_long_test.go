@@ -192,9 +192,7 @@ func (s *stack) remove() {
 	for _, n := range s.lab.Nodes {
 		s.wantNoJobs(n)
 	}
-	if _, err := s.lab.Nodes[0].Docker("stack", "rm", s.name); err != nil {
-		s.t.Error(err)
-	}
+	_, err := s.lab.Nodes[0].Docker("stack", "rm", s.name) // fails if a task that is ending still uses the network
 	for _, n := range s.lab.Nodes {
 		for _, id := range s.jobsOn(n) {
 			n.Docker("rm", "--force", id)
@@ -209,8 +207,11 @@ func (s *stack) remove() {
 		n.Docker("volume", "rm", s.name+"_state")
 	}
 	s.await(func() bool {
-		output, err := s.lab.Nodes[0].Docker("network", "ls", "--quiet", "--filter", "label=com.docker.stack.namespace="+s.name)
-		return err == nil && output == ""
+		if err != nil {
+			_, err = s.lab.Nodes[0].Docker("stack", "rm", s.name)
+		}
+		output, listed := s.lab.Nodes[0].Docker("network", "ls", "--quiet", "--filter", "label=com.docker.stack.namespace="+s.name)
+		return listed == nil && output == ""
 	}, "the stack's network is not removed")
 }
 
