@@ -31,8 +31,9 @@ const (
 	// maxText is the length in bytes at which a text of a record is cut. A command may be as long as a
 	// job's message, but people only need to recognize it.
 	maxText = 2 << 10
-	// maxRequest is the largest size of a job's request in its record, in bytes. A larger one is left out.
-	maxRequest = 16 << 10
+	// maxPart is the largest size of a job's request, results and verdict in its record, in bytes each. A larger
+	// one is left out.
+	maxPart = 16 << 10
 	// lockTimeout is how long Open waits for another process that has the file open, such as the builder
 	// that this one replaces.
 	lockTimeout = time.Second

@@ -232,14 +232,21 @@ func TestLongTextsAreCut(t *testing.T) {
 	}
 }
 
-// A request that is very long is left out of its record.
-func TestLongRequest(t *testing.T) {
+// TestLongParts stores records with long parts: only those of up to 16 KiB are kept.
+func TestLongParts(t *testing.T) {
 	h := open(t, file(t))
-	for _, n := range []int{maxRequest, maxRequest + 1} {
-		keep(t, h, Record{Job: "a", Begun: noon, Request: json.RawMessage(`"` + strings.Repeat("x", n-2) + `"`)})
+	const most = 16 << 10
+	for _, n := range []int{most, most + 1} {
+		part := json.RawMessage(`"` + strings.Repeat("x", n-2) + `"`)
+		keep(t, h, Record{Job: "a", Begun: noon, Request: part, Results: part, Verdict: part})
 		got, err := h.Get("a")
-		if err != nil || (len(got.Request) > 0) != (n <= maxRequest) {
-			t.Errorf("of %d bytes, %d are kept: %v", n, len(got.Request), err)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, part := range map[string]json.RawMessage{"request": got.Request, "results": got.Results, "verdict": got.Verdict} {
+			if (len(part) > 0) != (n <= most) {
+				t.Errorf("of a %s of %d bytes, %d are kept", name, n, len(part))
+			}
 		}
 	}
 }
