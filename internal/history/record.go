@@ -74,6 +74,11 @@ func (r Record) bounded() Record {
 	return r
 }
 
+func (r Record) withoutParts() Record {
+	r.Request, r.Results, r.Verdict = nil, nil, nil
+	return r
+}
+
 // WithoutUser returns a repository's address without the user name and the key that may precede its host.
 func WithoutUser(repository string) string {
 	scheme, rest, isURL := strings.Cut(repository, "://")

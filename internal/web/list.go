@@ -53,8 +53,7 @@ func (f filter) isOfUnended() bool {
 	return f.State == "unended" || f.State == "waiting" || f.State == "running"
 }
 
-// find returns up to limit records that a filter selects, the newest first. For jobs that have not ended it does not read
-// all records: pages ask for these every few seconds.
+// find returns up to limit records that a filter selects, the newest first, without requests, results and verdicts.
 func (s *Server) find(f filter, limit int) ([]history.Record, error) {
 	if !f.isOfUnended() || f.Before != "" {
 		return s.records.Find(f.Before, limit, f.match)

@@ -3,6 +3,7 @@ package web
 import (
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -269,6 +270,8 @@ func (manyUnended) Unended() (records []history.Record, err error) {
 	return records, nil
 }
 
+func (manyUnended) Get(job string) (history.Record, error) { return history.Record{Job: job}, nil }
+
 // TestManyUnended checks that the page lists the same of many jobs as the API: otherwise it would load itself for ever, to
 // show what it seems to lack.
 func TestManyUnended(t *testing.T) {
@@ -288,6 +291,114 @@ func TestManyUnended(t *testing.T) {
 			t.Fatalf("%s is not on the page", r.Job)
 		}
 	}
+}
+
+// changingRecords are records of which the requests see another state when they get them one by one.
+type changingRecords struct {
+	Records
+	gets int
+	get  func(history.Record) (history.Record, error)
+}
+
+func (c *changingRecords) Get(job string) (history.Record, error) {
+	c.gets++
+	r, err := c.Records.Get(job)
+	if err != nil || c.get == nil {
+		return r, err
+	}
+	return c.get(r)
+}
+
+// firstWrite calls a function at the first write.
+type firstWrite struct {
+	http.ResponseWriter
+	call func()
+}
+
+func (w *firstWrite) Write(p []byte) (int, error) {
+	if w.call != nil {
+		w.call()
+		w.call = nil
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// TestWholeRecords lists records by the API: whole ones, and one after the other, because their requests and results can be
+// long.
+func TestWholeRecords(t *testing.T) {
+	h := newFixture(t)
+	const many = 10
+	for n := range many {
+		r := ended(fmt.Sprint(n), "", many-n, 1, 0)
+		r.Request, r.Results, r.Verdict = json.RawMessage(`{"a":1}`), json.RawMessage(`{"b":2}`), json.RawMessage(`{"c":3}`)
+		h.put(t, r)
+	}
+	records := &changingRecords{Records: h.records}
+	h.Server.records = records
+	answer, read := httptest.NewRecorder(), 0
+	h.ServeHTTP(&firstWrite{answer, func() { read = records.gets }}, httptest.NewRequest(http.MethodGet, "/api/v1/jobs", nil))
+	var all struct{ Jobs []json.RawMessage }
+	if err := json.Unmarshal(answer.Body.Bytes(), &all); err != nil || len(all.Jobs) != many {
+		t.Fatalf("%d records, %v", len(all.Jobs), err)
+	}
+	if read > 1 {
+		t.Errorf("%d records are read before the first is sent", read)
+	}
+	for n, got := range all.Jobs {
+		one := h.get(fmt.Sprintf("/api/v1/jobs/%d", many-1-n)).Body.String()
+		if string(got)+"\n" != one || !strings.Contains(one, `"request":{"a":1},"results":{"b":2},"verdict":{"c":3}`) {
+			t.Errorf("in the list is %s, the record is %s", got, one)
+		}
+	}
+}
+
+// TestRecordsChange has records change while they are listed: one ends, one is removed, and one cannot be read.
+func TestRecordsChange(t *testing.T) {
+	h := newFixture(t)
+	for n, job := range []string{"a", "b", "c"} {
+		h.put(t, history.Record{Job: job, Begun: time.Now().Add(time.Duration(n)), Started: time.Now()})
+	}
+	for change, test := range map[string]struct {
+		change string // the job that changes; all others stay
+		get    func(history.Record) (history.Record, error)
+		want   string
+	}{
+		"ended":   {"b", func(r history.Record) (history.Record, error) { r.End = jobend.Exited; return r, nil }, "c a"},
+		"removed": {"c", func(r history.Record) (history.Record, error) { return r, history.ErrNotFound }, "b a"},
+		"damaged": {"c", func(r history.Record) (history.Record, error) { return r, errors.New("damaged") }, "500"},
+		"cut":     {"b", func(r history.Record) (history.Record, error) { return r, errors.New("damaged") }, "aborted"},
+	} {
+		h.Server.records = &changingRecords{Records: h.records, get: func(r history.Record) (history.Record, error) {
+			if r.Job == test.change {
+				return test.get(r)
+			}
+			return r, nil
+		}}
+		if got := listed(h); got != test.want {
+			t.Errorf("%s: %s, want %s", change, got, test.want)
+		}
+	}
+}
+
+// listed returns the ids of the running jobs in the API, or how its answer failed.
+func listed(h fixture) (ids string) {
+	defer func() {
+		if recover() == http.ErrAbortHandler {
+			ids = "aborted"
+		}
+	}()
+	answer := h.get("/api/v1/jobs?state=running")
+	if answer.Code != http.StatusOK {
+		return fmt.Sprint(answer.Code)
+	}
+	var all struct{ Jobs []struct{ ID string } }
+	if err := json.Unmarshal(answer.Body.Bytes(), &all); err != nil {
+		return err.Error()
+	}
+	for _, job := range all.Jobs {
+		ids += " " + job.ID
+	}
+	return strings.TrimSpace(ids)
 }
 
 // countedRecords counts the records that are read.
