@@ -187,7 +187,7 @@ func TestBegunWhileFull(t *testing.T) {
 		if got := ids(t, h, 3); got != "f e d" {
 			t.Errorf("%s, the newest three are %s", when, got)
 		}
-		if running, err := h.Unended(); len(running) != 4 || err != nil {
+		if running, err := h.Find("", 10, Record.Runs); len(running) != 4 || err != nil {
 			t.Errorf("%s, %d run: %v", when, len(running), err)
 		}
 	}

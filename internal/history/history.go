@@ -12,7 +12,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -289,9 +288,6 @@ func (h *History) Get(job string) (r Record, err error) {
 	})
 	return r, err
 }
-
-// Unended returns the records of the jobs that have not ended, the newest first, without their parts.
-func (h *History) Unended() ([]Record, error) { return h.Find("", math.MaxInt, Record.Runs) }
 
 // Find returns up to limit records that match, the newest first. It neither reads nor returns their parts: Request,
 // Results and Verdict. before is the id of a job: Find then returns only jobs that began before it, or ErrNotFound if it

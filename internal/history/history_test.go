@@ -116,38 +116,6 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// TestUnended stores jobs that end in another order than they began.
-func TestUnended(t *testing.T) {
-	h := open(t, file(t))
-	want := func(want ...string) {
-		t.Helper()
-		records, err := h.Unended()
-		var got []string
-		for _, r := range records {
-			got = append(got, r.Job)
-		}
-		if diff := cmp.Diff(want, got); err != nil || diff != "" {
-			t.Errorf("%v (-want +got):\n%s", err, diff)
-		}
-	}
-	want()
-	var records []Record
-	for i, id := range []string{"a", "b", "c"} {
-		records = append(records, Record{Job: id, Begun: noon.Add(time.Duration(i) * time.Second)})
-	}
-	keep(t, h, records...)
-	want("c", "b", "a")
-	records[1].End = jobend.Exited
-	keep(t, h, records[1])
-	want("c", "a")
-	records[0].End = jobend.Cancelled
-	keep(t, h, records[0])
-	want("c")
-	records[2].End = jobend.Cancelled
-	keep(t, h, records[2])
-	want()
-}
-
 func TestInterrupted(t *testing.T) {
 	name := file(t)
 	h, err := Open(name)

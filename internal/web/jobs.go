@@ -28,7 +28,7 @@ func (s *Server) serveRecords(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	found, err := s.find(f, int(limit))
+	found, err := s.records.Find(f.Before, int(limit), f.match)
 	if err != nil {
 		s.fail(w, r, err)
 		return

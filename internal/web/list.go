@@ -48,21 +48,6 @@ func (f filter) match(r history.Record) bool {
 	return (f.Repository == "" || sameRepository(f.Repository, r.Repository)) && (f.State == "" || states[f.State](r))
 }
 
-// isOfUnended reports whether the filter selects only jobs that have not ended.
-func (f filter) isOfUnended() bool {
-	return f.State == "unended" || f.State == "waiting" || f.State == "running"
-}
-
-// find returns up to limit records that a filter selects, the newest first, without requests, results and verdicts.
-func (s *Server) find(f filter, limit int) ([]history.Record, error) {
-	if !f.isOfUnended() || f.Before != "" {
-		return s.records.Find(f.Before, limit, f.match)
-	}
-	records, err := s.records.Unended()
-	records = slices.DeleteFunc(records, func(r history.Record) bool { return !f.match(r) })
-	return records[:min(limit, len(records))], err
-}
-
 // sameRepository reports whether two addresses are of the same repository, with whatever protocol.
 func sameRepository(a, b string) bool { return shortRepository(a) == shortRepository(b) }
 
@@ -118,7 +103,7 @@ func (s *Server) home(f filter) (p page, err error) {
 	p.List.Empty = len(looked) == 0
 	var records []history.Record
 	if p.List.Filtered() {
-		records, err = s.find(f, defaultRecords+1)
+		records, err = s.records.Find(f.Before, defaultRecords+1, f.match)
 	} else {
 		p.Nodes = s.nodes()
 		if err := s.addRunning(&p); err != nil {
@@ -149,7 +134,7 @@ func (s *Server) home(f filter) (p page, err error) {
 
 // addRunning adds the running and waiting jobs, the same as the API lists: the page compares them.
 func (s *Server) addRunning(p *page) error {
-	records, err := s.find(filter{State: "unended"}, maxRecords)
+	records, err := s.records.Find("", maxRecords, history.Record.Runs)
 	if err != nil {
 		return err
 	}

@@ -263,9 +263,11 @@ func TestUnended(t *testing.T) {
 // manyUnended are more unended jobs than the API lists.
 type manyUnended struct{ Records }
 
-func (manyUnended) Unended() (records []history.Record, err error) {
+func (manyUnended) Find(_ string, limit int, match func(history.Record) bool) (records []history.Record, err error) {
 	for n := range maxRecords + 5 {
-		records = append(records, history.Record{Job: fmt.Sprintf("job%04d", maxRecords+5-n)})
+		if r := (history.Record{Job: fmt.Sprintf("job%04d", maxRecords+5-n)}); match(r) && len(records) < limit {
+			records = append(records, r)
+		}
 	}
 	return records, nil
 }
@@ -401,28 +403,8 @@ func listed(h fixture) (ids string) {
 	return strings.TrimSpace(ids)
 }
 
-// countedRecords counts the records that are read.
-type countedRecords struct {
-	Records
-	read int
-}
-
-func (c *countedRecords) Find(before string, limit int, match func(history.Record) bool) ([]history.Record, error) {
-	return c.Records.Find(before, limit, func(r history.Record) bool {
-		c.read++
-		return match(r)
-	})
-}
-
-func (c *countedRecords) Unended() ([]history.Record, error) {
-	records, err := c.Records.Unended()
-	c.read += len(records)
-	return records, err
-}
-
-// TestUnendedAreFew lists the jobs that have not ended, on the page and in the API. Of many records, only theirs are
-// read. The page also reads those of its list of repositories.
-func TestUnendedAreFew(t *testing.T) {
+// TestFewUnended lists the jobs that have not ended, of many, on the page and in the API.
+func TestFewUnended(t *testing.T) {
 	h := newFixture(t)
 	const many, waiting, running = 50, 3, 2
 	for n := range many {
@@ -435,8 +417,6 @@ func TestUnendedAreFew(t *testing.T) {
 		}
 		h.put(t, r)
 	}
-	counted := &countedRecords{Records: h.records}
-	h.Server.records = counted
 	for query, want := range map[string]string{
 		"state=unended&limit=1000":               "job4 job3 job2 job1 job0",
 		"state=unended&limit=2":                  "job4 job3",
@@ -447,7 +427,6 @@ func TestUnendedAreFew(t *testing.T) {
 		"state=running&before=job1":              "job0",
 	} {
 		var answer struct{ Jobs []history.Record }
-		counted.read = 0
 		if err := json.Unmarshal(h.get("/api/v1/jobs?"+query).Body.Bytes(), &answer); err != nil {
 			t.Fatal(err)
 		}
@@ -458,14 +437,7 @@ func TestUnendedAreFew(t *testing.T) {
 		if strings.Join(got, " ") != want || answer.Jobs == nil {
 			t.Errorf("%s: %q, want %q", query, got, want)
 		}
-		if !strings.Contains(query, "before") && counted.read != waiting+running {
-			t.Errorf("%s: %d records are read, want %d", query, counted.read, waiting+running)
-		}
-		counted.read = 0
 		page := h.get("/?" + query).Body.String()
-		if most := many + 2*(waiting+running); !strings.Contains(query, "before") && counted.read > most {
-			t.Errorf("%s: %d records are read for the page, want at most %d", query, counted.read, most)
-		}
 		for _, job := range got {
 			if !strings.Contains(page, `href="./jobs/`+job+`"`) {
 				t.Errorf("%s: %s is not on the page", query, job)

@@ -28,8 +28,6 @@ type Records interface {
 	// before a given job. It returns history.ErrNotFound if that job is unknown. Requests, results and verdicts
 	// are missing.
 	Find(before string, limit int, match func(history.Record) bool) ([]history.Record, error)
-	// Unended returns those of the jobs that have not ended, the newest first, as Find does.
-	Unended() ([]history.Record, error)
 	// Get returns a job's whole record, or history.ErrNotFound.
 	Get(job string) (history.Record, error)
 }
