@@ -13,8 +13,13 @@ import (
 	"iglu.sh/builder/internal/history"
 )
 
-// maxLooked is how many of the newest jobs are searched for repositories.
-const maxLooked = 500
+const (
+	// maxLooked is how many of the newest jobs are searched for repositories.
+	maxLooked = 500
+	// maxAddresses is the largest size of the addresses of all repositories on the page, in bytes: enough for as many
+	// usual ones as jobs are searched. The page has each of them several times.
+	maxAddresses = 64 << 10
+)
 
 // A filter selects jobs.
 type filter struct {
@@ -209,9 +214,11 @@ func (v repositoryView) Summary() string {
 	return fmt.Sprintf("%d of the last %d jobs succeeded", good, len(v.Bars))
 }
 
-// repositoriesOf returns the repositories of jobs, sorted by name. The jobs are sorted, the newest first.
+// repositoriesOf returns the repositories of jobs, sorted by name. The jobs are sorted, the newest first. Repositories for
+// whose addresses there is no room are left out.
 func repositoriesOf(records []history.Record) []repositoryView {
 	byName := make(map[string]*repositoryView)
+	room := maxAddresses
 	for _, r := range records {
 		name := shortRepository(r.Repository)
 		if name == "" {
@@ -219,6 +226,10 @@ func repositoriesOf(records []history.Record) []repositoryView {
 		}
 		v := byName[name]
 		if v == nil {
+			if len(r.Repository) > room {
+				continue
+			}
+			room -= len(r.Repository)
 			query := url.Values{"repository": {r.Repository}}.Encode()
 			v = &repositoryView{Repository: r.Repository, Name: name, Last: jobView{r},
 				URL: template.URL("./?" + query), Badge: template.URL("./api/v1/badge?" + query)}

@@ -119,6 +119,23 @@ func TestDurations(t *testing.T) {
 	}
 }
 
+// TestLongRepositories requests a page with many repositories whose addresses are long: it has only the newest of them, so
+// that it does not become large.
+func TestLongRepositories(t *testing.T) {
+	h := newFixture(t)
+	const many, length = 50, 2000
+	for n := range many {
+		h.put(t, ended(fmt.Sprint(n), fmt.Sprintf("https://example.com/%0*d", length-len("https://example.com/"), n), many-n, 1, 0))
+	}
+	page := h.get("/").Body.String()
+	if n, want := strings.Count(page, `<option value="https:`), maxAddresses/length; n != want {
+		t.Errorf("%d repositories are on the page, want %d", n, want)
+	}
+	if newest := fmt.Sprintf(`%04d"`, many-1); !strings.Contains(page, newest) {
+		t.Error("the newest repository is not on the page")
+	}
+}
+
 // TestBadge requests the badge of a repository after each of its jobs.
 func TestBadge(t *testing.T) {
 	h := newFixture(t)
