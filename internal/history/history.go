@@ -1,6 +1,6 @@
 // Package history stores a record of each job: what the job was asked to do, and how it ended. Records
 // survive a restart of the builder. They are in one file, an embedded database. The builder keeps a record
-// for as long as it keeps the job's log.
+// for as long as it keeps the job's log. What lists of jobs need is also in memory, so that they do not read the file.
 //
 // The caller must mask the secrets in a record before it stores the record.
 package history
@@ -31,8 +31,9 @@ const (
 	// maxText is the length in bytes at which a text of a record is cut. A command may be as long as a
 	// job's message, but people only need to recognize it.
 	maxText = 2 << 10
-	// maxRequest is the largest size of a job's request in its record, in bytes. A larger one is left out.
-	maxRequest = 16 << 10
+	// maxPart is the largest size of a job's request, results and verdict in its record, in bytes each. A larger
+	// one is left out.
+	maxPart = 16 << 10
 	// lockTimeout is how long Open waits for another process that has the file open, such as the builder
 	// that this one replaces.
 	lockTimeout = time.Second
@@ -64,9 +65,15 @@ var ErrNotFound = errors.New("there is no record of the job")
 type History struct {
 	db *bbolt.DB
 
-	mu       sync.RWMutex
-	unstored map[string]Record   // by job: those that are not written yet, for example because the disk was full
-	unended  map[string]struct{} // the ids of the jobs that have not ended
+	mu       sync.Mutex        // held while the file is written, but not while it is read
+	briefs   []*brief          // sorted by key; a change replaces the slice
+	unstored map[string]Record // by job: those that are not written yet, for example because the disk was full
+}
+
+// A brief is the latest state of a record, without its parts, and the record's key.
+type brief struct {
+	key    []byte
+	record Record
 }
 
 // maxUnstored is how many records are kept in memory until they can be written.
@@ -79,7 +86,7 @@ func Open(name string) (*History, error) {
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return nil, fmt.Errorf("create the folder of the history: %w", err)
 	}
-	h := &History{unstored: make(map[string]Record), unended: make(map[string]struct{})}
+	h := &History{unstored: make(map[string]Record)}
 	err := guard(func() (err error) {
 		if h.db, err = bbolt.Open(name, 0o600, &bbolt.Options{Timeout: lockTimeout}); err != nil {
 			return err
@@ -87,7 +94,7 @@ func Open(name string) (*History, error) {
 		if err := h.checkFormat(); err != nil {
 			return err
 		}
-		return h.interrupt()
+		return h.load()
 	})
 	if err == nil {
 		return h, nil
@@ -145,9 +152,9 @@ func (h *History) checkFormat() error {
 	})
 }
 
-// interrupt marks the jobs whose record has no end as interrupted. It reads all records, so that a damaged
-// file is noticed now and not when a job needs it.
-func (h *History) interrupt() error {
+// load reads all records, and marks the jobs whose record has no end as interrupted. A damaged file is so noticed now
+// and not when a job needs it.
+func (h *History) load() error {
 	return h.db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{recordsBucket, idsBucket} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
@@ -155,18 +162,19 @@ func (h *History) interrupt() error {
 			}
 		}
 		var cut []Record
-		err := tx.Bucket(recordsBucket).ForEach(func(_, value []byte) error {
+		err := tx.Bucket(recordsBucket).ForEach(func(key, value []byte) error {
 			var r Record
 			if err := json.Unmarshal(value, &r); err != nil {
 				return err
 			}
-			if r.End == "" {
+			if r.Runs() {
+				r.End = jobend.Interrupted
 				cut = append(cut, r)
 			}
+			h.briefs = append(h.briefs, &brief{bytes.Clone(key), r.withoutParts()})
 			return nil
 		})
 		for _, r := range cut {
-			r.End = jobend.Interrupted
 			err = errors.Join(err, put(tx, r))
 		}
 		return err
@@ -181,20 +189,49 @@ func (h *History) Close() error { return h.db.Close() }
 func (h *History) Put(r Record) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.unstored[r.Job] = r.bounded()
-	if r.Runs() {
-		h.unended[r.Job] = struct{}{}
-	} else {
-		delete(h.unended, r.Job)
+	r = r.bounded()
+	h.unstored[r.Job] = r
+	err := h.update(func(*bbolt.Tx) error { return nil })
+	if err != nil && len(h.unstored) > maxUnstored {
+		delete(h.unstored, r.Job)
 	}
-	if err := h.update(func(*bbolt.Tx) error { return nil }); err != nil {
-		if len(h.unstored) > maxUnstored {
-			delete(h.unstored, r.Job)
-			delete(h.unended, r.Job)
-		}
+	if _, ok := h.unstored[r.Job]; ok || err == nil {
+		h.setBrief(r.withoutParts())
+	}
+	if err != nil {
 		return fmt.Errorf("store a job's record: %w", err)
 	}
 	return nil
+}
+
+// setBrief replaces the brief of a record, or adds it. mu is held.
+func (h *History) setBrief(r Record) {
+	briefs := slices.Clone(h.briefs)
+	if i := indexOf(briefs, r.Job); i >= 0 {
+		briefs[i] = &brief{briefs[i].key, r}
+	} else {
+		key := keyFor(r)
+		i, _ := slices.BinarySearchFunc(briefs, key, func(b *brief, key []byte) int { return bytes.Compare(b.key, key) })
+		briefs = slices.Insert(briefs, i, &brief{key, r})
+	}
+	h.briefs = briefs
+}
+
+// indexOf returns the index of a job's brief, or -1. The latest jobs are found first.
+func indexOf(briefs []*brief, job string) int {
+	for i, b := range slices.Backward(briefs) {
+		if b.record.Job == job {
+			return i
+		}
+	}
+	return -1
+}
+
+// allBriefs returns the briefs of all records. They must not be changed.
+func (h *History) allBriefs() []*brief {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.briefs
 }
 
 // update changes the file, after it has written the records that could not be written before. mu is held.
@@ -236,9 +273,10 @@ func keyFor(r Record) []byte {
 
 // Get returns a job's record, or ErrNotFound.
 func (h *History) Get(job string) (r Record, err error) {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	if r, ok := h.unstored[job]; ok {
+	h.mu.Lock()
+	r, ok := h.unstored[job]
+	h.mu.Unlock()
+	if ok {
 		return r, nil
 	}
 	err = h.db.View(func(tx *bbolt.Tx) error {
@@ -251,120 +289,55 @@ func (h *History) Get(job string) (r Record, err error) {
 	return r, err
 }
 
-// Unended returns the records of the jobs that have not ended, the newest first. It reads only the records that are newer
-// than the oldest of them.
-func (h *History) Unended() ([]Record, error) {
-	h.mu.RLock()
-	count := len(h.unended)
-	h.mu.RUnlock()
-	return h.Find("", count, Record.Runs)
-}
-
-// Find returns up to limit records that match, the newest first. before is the id of a job: Find then returns
-// only jobs that began before it, or ErrNotFound if it has no record. If before is empty, Find searches all
-// jobs.
+// Find returns up to limit records that match, the newest first. It neither reads nor returns their parts: Request,
+// Results and Verdict. before is the id of a job: Find then returns only jobs that began before it, or ErrNotFound if it
+// has no record. If before is empty, Find searches all jobs.
 func (h *History) Find(before string, limit int, match func(Record) bool) (records []Record, err error) {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	err = h.db.View(func(tx *bbolt.Tx) error {
-		cursor := tx.Bucket(recordsBucket).Cursor()
-		key, value := cursor.Last()
-		unstored := h.missingIn(tx)
-		if before != "" {
-			at := h.keyOf(tx, before)
-			if at == nil {
-				return ErrNotFound
-			}
-			if found, _ := cursor.Seek(at); found != nil {
-				key, value = cursor.Prev()
-			} else {
-				key, value = cursor.Last()
-			}
-			unstored = slices.DeleteFunc(unstored, func(r Record) bool { return bytes.Compare(keyFor(r), at) >= 0 })
+	briefs := h.allBriefs()
+	if before != "" {
+		i := indexOf(briefs, before)
+		if i < 0 {
+			return nil, ErrNotFound
 		}
-		for len(records) < limit && (key != nil || len(unstored) > 0) {
-			var r Record
-			if len(unstored) > 0 && bytes.Compare(keyFor(unstored[0]), key) > 0 {
-				r, unstored = unstored[0], unstored[1:]
-			} else {
-				if err := json.Unmarshal(value, &r); err != nil {
-					return err
-				}
-				if latest, ok := h.unstored[r.Job]; ok {
-					r = latest
-				}
-				key, value = cursor.Prev()
-			}
-			if match(r) {
-				records = append(records, r)
-			}
+		briefs = briefs[:i]
+	}
+	for _, b := range slices.Backward(briefs) {
+		if len(records) >= limit {
+			break
 		}
-		return nil
-	})
-	return records, err
-}
-
-// missingIn returns the unstored records of which the file has no earlier state, the newest first. mu is held.
-func (h *History) missingIn(tx *bbolt.Tx) (missing []Record) {
-	for job, r := range h.unstored {
-		if tx.Bucket(idsBucket).Get([]byte(job)) == nil {
-			missing = append(missing, r)
+		if match(b.record) {
+			records = append(records, b.record)
 		}
 	}
-	slices.SortFunc(missing, func(a, b Record) int { return bytes.Compare(keyFor(b), keyFor(a)) })
-	return missing
-}
-
-// keyOf returns the key of a job's record, or nil if there is none. mu is held.
-func (h *History) keyOf(tx *bbolt.Tx, job string) []byte {
-	key := tx.Bucket(idsBucket).Get([]byte(job))
-	if r, ok := h.unstored[job]; ok && key == nil {
-		return keyFor(r)
-	}
-	return key
+	return records, nil
 }
 
 // Prune removes the records of ended jobs for which keep returns false. It writes nothing if there are none, because a
 // write waits for the disk.
 func (h *History) Prune(keep func(job string) bool) error {
+	unwanted := make(map[string]bool)
+	for _, b := range h.allBriefs() {
+		if !b.record.Runs() && !keep(b.record.Job) {
+			unwanted[b.record.Job] = true
+		}
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	unwanted, err := h.without(keep)
-	if err == nil && len(unwanted)+len(h.unstored) > 0 {
-		err = h.update(func(tx *bbolt.Tx) error { return removeEnded(tx, unwanted) })
+	if len(unwanted)+len(h.unstored) == 0 {
+		return nil
 	}
-	if err != nil {
+	if err := h.update(func(tx *bbolt.Tx) error { return remove(tx, unwanted) }); err != nil {
 		return fmt.Errorf("remove old records of jobs: %w", err)
 	}
+	h.briefs = slices.DeleteFunc(slices.Clone(h.briefs), func(b *brief) bool { return unwanted[b.record.Job] })
 	return nil
 }
 
-// without returns the ids of the stored jobs for which keep returns false. Their records are not read. mu is held.
-func (h *History) without(keep func(job string) bool) (jobs []string, err error) {
-	err = h.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket(idsBucket).ForEach(func(job, _ []byte) error {
-			if id := string(job); !keep(id) {
-				jobs = append(jobs, id)
-			}
-			return nil
-		})
-	})
-	return jobs, err
-}
-
-// removeEnded removes the records of those of the jobs that have ended.
-func removeEnded(tx *bbolt.Tx, jobs []string) error {
+// remove removes the records of jobs.
+func remove(tx *bbolt.Tx, jobs map[string]bool) error {
 	records, ids := tx.Bucket(recordsBucket), tx.Bucket(idsBucket)
-	for _, job := range jobs {
-		key := ids.Get([]byte(job))
-		var r Record
-		if err := json.Unmarshal(records.Get(key), &r); err != nil {
-			return err
-		}
-		if r.Runs() {
-			continue
-		}
-		if err := cmp.Or(records.Delete(key), ids.Delete([]byte(job))); err != nil {
+	for job := range jobs {
+		if err := cmp.Or(records.Delete(ids.Get([]byte(job))), ids.Delete([]byte(job))); err != nil {
 			return err
 		}
 	}

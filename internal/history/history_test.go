@@ -3,13 +3,13 @@ package history
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.etcd.io/bbolt"
 
 	"iglu.sh/builder/internal/jobend"
 )
@@ -116,44 +116,6 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// TestUnended stores jobs that end in another order than they began. Only the newer records of the oldest that has not ended
-// are read: an older one in the file is invalid.
-func TestUnended(t *testing.T) {
-	name := file(t)
-	h := open(t, name)
-	want := func(want ...string) {
-		t.Helper()
-		records, err := h.Unended()
-		var got []string
-		for _, r := range records {
-			got = append(got, r.Job)
-		}
-		if diff := cmp.Diff(want, got); err != nil || diff != "" {
-			t.Errorf("%v (-want +got):\n%s", err, diff)
-		}
-	}
-	want()
-	var records []Record
-	for i, id := range []string{"damaged", "a", "b", "c"} {
-		records = append(records, Record{Job: id, Begun: noon.Add(time.Duration(i) * time.Second)})
-	}
-	keep(t, h, records...)
-	records[0].End, records[2].End = jobend.Exited, jobend.Exited
-	keep(t, h, records[0], records[2])
-	if err := h.db.Update(func(tx *bbolt.Tx) error {
-		return tx.Bucket(recordsBucket).Put(tx.Bucket(idsBucket).Get([]byte("damaged")), []byte("{"))
-	}); err != nil {
-		t.Fatal(err)
-	}
-	want("c", "a")
-	records[1].End = jobend.Cancelled
-	keep(t, h, records[1])
-	want("c")
-	records[3].End = jobend.Cancelled
-	keep(t, h, records[3])
-	want()
-}
-
 func TestInterrupted(t *testing.T) {
 	name := file(t)
 	h, err := Open(name)
@@ -232,15 +194,72 @@ func TestLongTextsAreCut(t *testing.T) {
 	}
 }
 
-// A request that is very long is left out of its record.
-func TestLongRequest(t *testing.T) {
+// TestLongParts stores records with long parts: only those of up to 16 KiB are kept.
+func TestLongParts(t *testing.T) {
 	h := open(t, file(t))
-	for _, n := range []int{maxRequest, maxRequest + 1} {
-		keep(t, h, Record{Job: "a", Begun: noon, Request: json.RawMessage(`"` + strings.Repeat("x", n-2) + `"`)})
+	const most = 16 << 10
+	for _, n := range []int{most, most + 1} {
+		part := json.RawMessage(`"` + strings.Repeat("x", n-2) + `"`)
+		keep(t, h, Record{Job: "a", Begun: noon, Request: part, Results: part, Verdict: part})
 		got, err := h.Get("a")
-		if err != nil || (len(got.Request) > 0) != (n <= maxRequest) {
-			t.Errorf("of %d bytes, %d are kept: %v", n, len(got.Request), err)
+		if err != nil {
+			t.Fatal(err)
 		}
+		for name, part := range map[string]json.RawMessage{"request": got.Request, "results": got.Results, "verdict": got.Verdict} {
+			if (len(part) > 0) != (n <= most) {
+				t.Errorf("of a %s of %d bytes, %d are kept", name, n, len(part))
+			}
+		}
+	}
+}
+
+// TestFindReadsNoParts searches records with long parts, also after the file was opened anew. The search neither returns the
+// parts nor allocates memory for them.
+func TestFindReadsNoParts(t *testing.T) {
+	name := file(t)
+	h := open(t, name)
+	part := json.RawMessage(`"` + strings.Repeat("x", 10_000) + `"`)
+	const many = 50
+	for n := range many {
+		keep(t, h, Record{Job: fmt.Sprint(n), Begun: noon.Add(time.Duration(n)), Branch: "main", End: jobend.Exited,
+			Request: part, Results: part, Verdict: part})
+	}
+	for range 2 {
+		records, err := h.Find("", many, every)
+		if err != nil || len(records) != many {
+			t.Fatalf("%d records, %v", len(records), err)
+		}
+		for _, r := range records {
+			if r.Branch != "main" || r.Request != nil || r.Results != nil || r.Verdict != nil {
+				t.Fatalf("a search returns parts of record %s", r.Job)
+			}
+		}
+		if n := testing.AllocsPerRun(10, func() { h.Find("", 1, func(Record) bool { return false }) }); n >= many {
+			t.Errorf("a search of %d records allocates %v times", many, n)
+		}
+		h.Close()
+		h = open(t, name)
+	}
+}
+
+// TestPutDuringReads stores records while others are searched and pruned: it does not wait for that.
+func TestPutDuringReads(t *testing.T) {
+	h := open(t, file(t))
+	keep(t, h, Record{Job: "a", Begun: noon, End: jobend.Exited})
+	if _, err := h.Find("", 1, func(Record) bool {
+		keep(t, h, Record{Job: "b", Begun: noon.Add(1), End: jobend.Exited})
+		return true
+	}); err != nil {
+		t.Error(err)
+	}
+	if err := h.Prune(func(job string) bool {
+		keep(t, h, Record{Job: "c", Begun: noon.Add(2), End: jobend.Exited})
+		return job == "a"
+	}); err != nil {
+		t.Error(err)
+	}
+	if got := ids(t, h, 10); got != "c a" {
+		t.Errorf("left: %s", got)
 	}
 }
 

@@ -36,8 +36,10 @@ type Record struct {
 	Msg    string `json:"msg,omitempty"`
 	Commit string `json:"commit,omitempty"`
 	Lines  int64  `json:"lines"` // how many lines the log has
-	// Request is the job's request without secrets, in the format of the documentation. It is nil if it is
-	// longer than maxRequest, and for jobs of earlier versions.
+	// Request, Results and Verdict are the parts of a record. Each is nil if it is longer than maxPart.
+
+	// Request is the job's request without secrets, in the format of the documentation. It is nil for jobs of
+	// earlier versions.
 	Request json.RawMessage `json:"request,omitempty"`
 	// Secrets are the names of the request's secrets, which are not stored: gitKey, accessTokens, netrc, apiKey,
 	// signingKey. It is empty for jobs of earlier versions.
@@ -59,14 +61,21 @@ func (r Record) Succeeded() bool {
 	return r.ExitCode != nil && *r.ExitCode == 0 && r.End == jobend.Exited
 }
 
-// bounded returns r with long texts cut.
+// bounded returns r with long texts cut, and without long parts.
 func (r Record) bounded() Record {
 	for _, text := range []*string{&r.Repository, &r.Branch, &r.Command, &r.Reason, &r.Error, &r.Msg, &r.Commit} {
 		*text = textcut.Short(*text, maxText)
 	}
-	if len(r.Request) > maxRequest {
-		r.Request = nil
+	for _, part := range []*json.RawMessage{&r.Request, &r.Results, &r.Verdict} {
+		if len(*part) > maxPart {
+			*part = nil
+		}
 	}
+	return r
+}
+
+func (r Record) withoutParts() Record {
+	r.Request, r.Results, r.Verdict = nil, nil, nil
 	return r
 }
 

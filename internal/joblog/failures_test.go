@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/iotest"
@@ -220,6 +221,42 @@ func TestIndexIsBuiltOnce(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFewIndexesAtOnce opens the logs of many ended jobs at once: only some of them are read at a time.
+func TestFewIndexesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t, Keep{Jobs: 1})
+		const most = 4
+		goOn := make(chan struct{})
+		var reads atomic.Int32
+		var all sync.WaitGroup
+		for n := range 3 * most {
+			all.Go(func() {
+				x, err := s.index(fmt.Sprint(n), countedFile{heldFile{strings.NewReader("one\n"), goOn}, &reads}, bytes.NewReader(nil))
+				if err != nil || x.lines != 1 {
+					t.Errorf("log %d: %d lines, %v", n, x.lines, err)
+				}
+			})
+		}
+		synctest.Wait()
+		if n := reads.Load(); n != most {
+			t.Errorf("%d logs are read at once, want %d", n, most)
+		}
+		close(goOn)
+		all.Wait()
+	})
+}
+
+// A countedFile is a log whose reads are counted as they begin.
+type countedFile struct {
+	heldFile
+	reads *atomic.Int32
+}
+
+func (f countedFile) Read(p []byte) (int, error) {
+	f.reads.Add(1)
+	return f.heldFile.Read(p)
 }
 
 // ReadAt reads only whole lines, even if the file has more. Follow reads from any line.

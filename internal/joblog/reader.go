@@ -165,8 +165,12 @@ type indexed struct {
 	err   error
 }
 
-// maxIndexed is for how many ended jobs the index is kept in memory.
-const maxIndexed = 16
+const (
+	// maxIndexed is for how many ended jobs the index is kept in memory.
+	maxIndexed = 16
+	// maxReading is how many indexes are built at once. Each occupies a processor or waits for the disk.
+	maxReading = 4
+)
 
 // index returns the index of an ended job's log. If it is not in memory, index builds it from the log's files. Readers
 // that are opened meanwhile wait for that: a page opens several at once, and a log can have a gibibyte.
@@ -187,6 +191,8 @@ func (s *Store) index(job string, file io.Reader, journal io.ReaderAt) (*index, 
 	s.read = append(s.read, known)
 	s.mu.Unlock()
 	defer close(known.ready)
+	s.reading <- struct{}{}
+	defer func() { <-s.reading }()
 	known.index.sealed = true
 	if known.err = errors.Join(known.index.readLines(file), known.index.readRecords(journal)); known.err != nil {
 		s.mu.Lock()

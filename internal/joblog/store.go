@@ -38,6 +38,8 @@ type Store struct {
 	mu      sync.Mutex
 	current map[string]*index // the indexes of logs that are being written, by job
 	read    []*indexed        // the indexes of ended jobs that were read, the latest last
+
+	reading chan struct{} // has an item for each index of an ended job that is being built
 }
 
 // The extensions of the files of a log and its journal. Their base name is the job's id.
@@ -52,7 +54,7 @@ func Open(folder string, keep Keep, maxBytes int64) (*Store, error) {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, fmt.Errorf("create the folder of the jobs' logs: %w", err)
 	}
-	s := &Store{folder: folder, keep: keep, maxBytes: maxBytes, current: make(map[string]*index)}
+	s := &Store{folder: folder, keep: keep, maxBytes: maxBytes, current: make(map[string]*index), reading: make(chan struct{}, maxReading)}
 	return s, s.Prune()
 }
 

@@ -3,9 +3,11 @@ package web
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/joblog"
@@ -26,17 +28,43 @@ func (s *Server) serveRecords(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	records, err := s.find(f, int(limit))
+	found, err := s.records.Find(f.Before, int(limit), f.match)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	if records == nil {
-		records = []history.Record{}
+	w.Header().Set("Content-Type", "application/json")
+	next := `{"jobs":[`
+	for _, record := range found { // one at a time, because together they can take much memory
+		text, err := s.selected(f, record.Job)
+		if err != nil {
+			s.fail(w, r, err)
+			if next == "," {
+				panic(http.ErrAbortHandler) // so that the client does not take the part for the whole
+			}
+			return
+		}
+		if text == nil {
+			continue
+		}
+		if _, err := w.Write(append([]byte(next), text...)); err != nil {
+			return
+		}
+		next = ","
 	}
-	s.answer(w, r, struct {
-		Jobs []history.Record `json:"jobs"`
-	}{records})
+	fmt.Fprintln(w, strings.TrimPrefix(next, ",")+"]}")
+}
+
+// selected returns a record as JSON. It returns nil if the record was removed, or the filter does not select it any more.
+func (s *Server) selected(f filter, job string) (text []byte, err error) {
+	record, err := s.records.Get(job)
+	if errors.Is(err, history.ErrNotFound) || err == nil && !f.match(record) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(record)
 }
 
 func (s *Server) serveRecord(w http.ResponseWriter, r *http.Request) {

@@ -13,8 +13,13 @@ import (
 	"iglu.sh/builder/internal/history"
 )
 
-// maxLooked is how many of the newest jobs are searched for repositories.
-const maxLooked = 500
+const (
+	// maxLooked is how many of the newest jobs are searched for repositories.
+	maxLooked = 500
+	// maxAddresses is the largest size of the addresses of all repositories on the page, in bytes: enough for as many
+	// usual ones as jobs are searched. The page has each of them several times.
+	maxAddresses = 64 << 10
+)
 
 // A filter selects jobs.
 type filter struct {
@@ -46,22 +51,6 @@ func filterOf(w http.ResponseWriter, r *http.Request) (f filter, ok bool) {
 // match reports whether the filter selects a job.
 func (f filter) match(r history.Record) bool {
 	return (f.Repository == "" || sameRepository(f.Repository, r.Repository)) && (f.State == "" || states[f.State](r))
-}
-
-// isOfUnended reports whether the filter selects only jobs that have not ended.
-func (f filter) isOfUnended() bool {
-	return f.State == "unended" || f.State == "waiting" || f.State == "running"
-}
-
-// find returns up to limit records that a filter selects, the newest first. For jobs that have not ended it does not read
-// all records: pages ask for these every few seconds.
-func (s *Server) find(f filter, limit int) ([]history.Record, error) {
-	if !f.isOfUnended() || f.Before != "" {
-		return s.records.Find(f.Before, limit, f.match)
-	}
-	records, err := s.records.Unended()
-	records = slices.DeleteFunc(records, func(r history.Record) bool { return !f.match(r) })
-	return records[:min(limit, len(records))], err
 }
 
 // sameRepository reports whether two addresses are of the same repository, with whatever protocol.
@@ -119,7 +108,7 @@ func (s *Server) home(f filter) (p page, err error) {
 	p.List.Empty = len(looked) == 0
 	var records []history.Record
 	if p.List.Filtered() {
-		records, err = s.find(f, defaultRecords+1)
+		records, err = s.records.Find(f.Before, defaultRecords+1, f.match)
 	} else {
 		p.Nodes = s.nodes()
 		if err := s.addRunning(&p); err != nil {
@@ -150,7 +139,7 @@ func (s *Server) home(f filter) (p page, err error) {
 
 // addRunning adds the running and waiting jobs, the same as the API lists: the page compares them.
 func (s *Server) addRunning(p *page) error {
-	records, err := s.find(filter{State: "unended"}, maxRecords)
+	records, err := s.records.Find("", maxRecords, history.Record.Runs)
 	if err != nil {
 		return err
 	}
@@ -225,9 +214,11 @@ func (v repositoryView) Summary() string {
 	return fmt.Sprintf("%d of the last %d jobs succeeded", good, len(v.Bars))
 }
 
-// repositoriesOf returns the repositories of jobs, sorted by name. The jobs are sorted, the newest first.
+// repositoriesOf returns the repositories of jobs, sorted by name. The jobs are sorted, the newest first. Repositories for
+// whose addresses there is no room are left out.
 func repositoriesOf(records []history.Record) []repositoryView {
 	byName := make(map[string]*repositoryView)
+	room := maxAddresses
 	for _, r := range records {
 		name := shortRepository(r.Repository)
 		if name == "" {
@@ -235,6 +226,10 @@ func repositoriesOf(records []history.Record) []repositoryView {
 		}
 		v := byName[name]
 		if v == nil {
+			if len(r.Repository) > room {
+				continue
+			}
+			room -= len(r.Repository)
 			query := url.Values{"repository": {r.Repository}}.Encode()
 			v = &repositoryView{Repository: r.Repository, Name: name, Last: jobView{r},
 				URL: template.URL("./?" + query), Badge: template.URL("./api/v1/badge?" + query)}

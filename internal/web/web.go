@@ -25,11 +25,10 @@ import (
 // Records are the stored records of jobs.
 type Records interface {
 	// Find returns up to limit records that match, the newest first: of all jobs, or of those that began
-	// before a given job. It returns history.ErrNotFound if that job is unknown.
+	// before a given job. It returns history.ErrNotFound if that job is unknown. Requests, results and verdicts
+	// are missing.
 	Find(before string, limit int, match func(history.Record) bool) ([]history.Record, error)
-	// Unended returns those of the jobs that have not ended, the newest first.
-	Unended() ([]history.Record, error)
-	// Get returns a job's record, or history.ErrNotFound.
+	// Get returns a job's whole record, or history.ErrNotFound.
 	Get(job string) (history.Record, error)
 }
 
