@@ -61,6 +61,27 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
+// TestSlowSearchers has as many clients search as may do so at once, which do not read their answers. The next client need
+// not wait for them.
+func TestSlowSearchers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, dial := connect(t)
+		h.options.ClientTimeout = time.Hour
+		search := func() net.Conn {
+			conn := dial()
+			fmt.Fprint(conn, "GET /api/v1/jobs/a/search?q=line HTTP/1.1\r\nHost: builder\r\n\r\n")
+			return conn
+		}
+		for range maxSearches {
+			search()
+		}
+		synctest.Wait()
+		if response, err := http.ReadResponse(bufio.NewReader(search()), nil); err != nil || response.StatusCode != http.StatusOK {
+			t.Errorf("%+v, %v", response, err)
+		}
+	})
+}
+
 // TestUsableConnection reads an answer, and requests another one on the same connection after a pause.
 func TestUsableConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
