@@ -26,8 +26,8 @@ const (
 	dialTimeout    = 30 * time.Second
 	pingInterval   = 10 * time.Second
 	silenceTimeout = 30 * time.Second
-	// maxMessage is the largest size of a message in bytes. A line of a log has at most 128 KiB, and each byte
-	// may be escaped; events can be longer.
+	// maxMessage is the largest size of a message in bytes. A line of a log has at most 1 MiB, and each byte
+	// may be escaped.
 	maxMessage = 16 << 20
 )
 

@@ -80,7 +80,7 @@ func numbered(count int) string {
 			text.WriteByte('\n')
 		}
 	}
-	text.WriteString(strings.Repeat("y", maxLine) + "\n") // with its end it is longer than followBuffer
+	text.WriteString(strings.Repeat("y", 3*followBuffer) + "\n")
 	return text.String()
 }
 

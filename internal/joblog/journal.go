@@ -198,9 +198,9 @@ func parseRecord(buf []byte, after int64) (r record, length int) {
 	return r, end
 }
 
-// maxRecord is the largest size of the JSON of one record, in bytes. It is more than events have: from a job's container
-// come at most 2 MiB at once (package jobwire).
-const maxRecord = 8 << 20
+// maxRecord is the largest size of the JSON of one record, in bytes. A line of a derivation's log is the
+// longest: it has at most maxLine bytes, and JSON needs up to six bytes for one.
+const maxRecord = 8 * maxLine
 
 // next returns the position after a record.
 func (p position) next(r *record, length int) position {

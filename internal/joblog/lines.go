@@ -10,10 +10,8 @@ import (
 )
 
 // maxLine is the length in bytes at which a line is split, between two runes. It limits the memory of a
-// stream and of each reader, which holds a whole line: in the log it can be three times as long, because of bytes that are
-// not UTF-8, and as JSON six times, because of control characters. It is not less than what is read of a job's output at
-// once, so that wholeLines can be true of that.
-const maxLine = 128 << 10
+// stream and of a reader.
+const maxLine = 1 << 20
 
 // A Stream turns the chunks of one of a job's outputs into lines of its log. It is an io.WriteCloser for one
 // goroutine. Each output has its own Stream, so that lines never mix.

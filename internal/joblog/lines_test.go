@@ -19,7 +19,7 @@ import (
 
 const (
 	// longest is the length in bytes of the longest line that is not split.
-	longest = 128 << 10
+	longest = 1 << 20
 	// short takes its place in tests of many lines of that length.
 	short = 512
 )

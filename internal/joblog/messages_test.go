@@ -89,7 +89,7 @@ func talk(t *testing.T, l *Log, random *rand.Rand, steps int) []string {
 			for range count {
 				line := strings.Repeat(string(rune('a'+random.IntN(26))), random.IntN(100))
 				if random.IntN(200) == 0 {
-					line = strings.Repeat("long", maxLine/4) // with its end it is longer than followBuffer
+					line = strings.Repeat("long ", followBuffer/4)
 				}
 				fmt.Fprintln(&text, line)
 				all = append(all, schemas.Message{Stream: name, Line: []byte(line)})

@@ -24,7 +24,7 @@ type Reader struct {
 }
 
 // followBuffer is how many bytes a reader reads at once. For a longer line, the buffer grows to the line's
-// length, which is at most three times maxLine.
+// length, which is at most maxLine.
 const followBuffer = 128 << 10
 
 // jobName matches the ids of jobs that can be part of a file name.

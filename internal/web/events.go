@@ -154,15 +154,9 @@ func (f *feed) send(messages []schemas.Message) error {
 		f.buf = append(f.buf, "\ndata: "...)
 		f.buf = schemas.Document.AppendMessage(f.buf, &messages[i])
 		f.buf = append(f.buf, "\n\n"...)
-		if len(f.buf) >= piece {
-			if err := f.write(f.buf); err != nil {
-				return err
-			}
-			f.buf = f.buf[:0]
-		}
 	}
 	if len(f.buf) == 0 && len(messages) > 0 {
-		return nil // all is sent; or only lines, which the watcher does not get: its next heartbeat is due as before
+		return nil // only lines, which the watcher does not get: its next heartbeat is due as before
 	}
 	return f.write(f.buf)
 }

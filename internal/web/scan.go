@@ -12,7 +12,7 @@ import (
 
 const (
 	// maxShown is the length in bytes at which a line is cut for the page. Nobody reads more of it, and the
-	// layout of a line of 128 KiB, the longest, blocks a browser.
+	// layout of a line of a mebibyte blocks a browser.
 	maxShown = 8 << 10
 	// maxAnswer is after how many bytes of lines an answer ends. JSON may need six bytes for each. The page
 	// requests the other lines again.

@@ -7,8 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"runtime"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -102,56 +100,4 @@ func TestUsableConnection(t *testing.T) {
 			time.Sleep(2 * h.options.ClientTimeout)
 		}
 	})
-}
-
-// TestMemoryOfWatchers has clients watch a job that prints the lines that take the most memory, and read only the beginning.
-// It compares what each takes with the comment of maxWatchers.
-func TestMemoryOfWatchers(t *testing.T) {
-	const drv = "/nix/store/93s9qh4dv29fnalqrgc9pg8ks6w68cnd-hello-2.12.drv"
-	heap := func() int64 {
-		var stats runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&stats)
-		return int64(stats.HeapAlloc)
-	}
-	for name, char := range map[string]string{"control characters": "\x01", "not UTF-8": "\xff"} {
-		for _, path := range []string{"events", "log?follow=1", "derivations/hello-2.12/log?follow=1"} {
-			t.Run(name+" "+path, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					h, dial := connect(t)
-					h.watchers.timeout = time.Hour
-					log, err := h.logs.Create("long", nil)
-					if err != nil {
-						t.Fatal(err)
-					}
-					defer log.Close()
-					log.Stream(schemas.Stdout).Write([]byte(strings.Repeat(char, 8<<20)))
-					for range 20 {
-						log.Event(schemas.LineEvent{Derivation: drv, Text: strings.Repeat(char, 64<<10)})
-					}
-					watch := func() {
-						conn := dial()
-						fmt.Fprintf(conn, "GET /api/v1/jobs/long/%s HTTP/1.1\r\nHost: builder\r\n\r\n", path)
-						response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-						if err != nil {
-							t.Fatal(err)
-						}
-						io.ReadFull(response.Body, make([]byte, 1)) // the first line is being sent
-						synctest.Wait()
-					}
-					watch()
-					before := heap()
-					const watchers = 10
-					for range watchers {
-						watch()
-					}
-					each := (heap() - before) / watchers
-					t.Logf("%d KiB", each>>10)
-					if each > 2<<20 {
-						t.Errorf("a watcher takes %d KiB", each>>10)
-					}
-				})
-			})
-		}
-	}
 }

@@ -8,9 +8,8 @@ import (
 	"time"
 )
 
-// maxWatchers is how many clients can follow logs and events at once. Each needs some 200 KiB of memory, and up to 2 MiB
-// while the job prints lines of more than 100 KiB. It is less than connlimit.MaxConns, so that other clients can connect
-// as well.
+// maxWatchers is how many clients can follow logs and events at once. Each needs some 200 KiB of memory. It is
+// less than connlimit.MaxConns, so that other clients can connect as well.
 const maxWatchers = 256
 
 // watchers limits how many clients follow logs and events, and ends all of them when the server
@@ -67,9 +66,8 @@ func (out *watcher) extendDeadline() error {
 	return out.control.SetWriteDeadline(time.Now().Add(out.timeout))
 }
 
-// piece is how many bytes a client has to accept within the timeout. Of messages for a watcher, so many are gathered
-// before they are written; the last may exceed it.
-const piece = 256 << 10
+// piece is how many bytes a client has to accept within the timeout.
+const piece = 128 << 10
 
 func (out *watcher) Write(p []byte) (n int, err error) {
 	for {

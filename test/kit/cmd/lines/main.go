@@ -15,7 +15,7 @@ import (
 	"unicode/utf8"
 )
 
-const maxLine = 128 << 10 // in bytes: a log splits longer lines
+const maxLine = 1 << 20 // in bytes: a log splits longer lines
 
 // An output writes lines to a file and computes their digest.
 type output struct {
