@@ -31,18 +31,23 @@ type Derivation struct {
 	from position // its log does not begin before this
 }
 
-// maxDerivations is how many derivations of a job are listed. It is more than jobs have. Each takes some 250 bytes of
-// memory, and a job can report any number that do not exist.
-const maxDerivations = 100_000
+// maxDerivations is how many bytes the derivations take that are listed, in memory and as JSON: about derivationSize for
+// each, and twice its path. With usual names, it is the size of more than 20,000. Jobs begin fewer, but a job can report
+// any number that do not exist.
+const (
+	maxDerivations = 8 << 20
+	derivationSize = 250
+)
 
-// Derivations returns the derivations that the job has begun so far, in the order in which they began: the first
-// maxDerivations of them.
+// Derivations returns the derivations that the job has begun so far, in the order in which they began: only the first
+// of them if all take more than maxDerivations.
 func (r *Reader) Derivations(ctx context.Context) ([]*Derivation, error) {
 	var all []*Derivation
-	byPath := make(map[string]*Derivation)
+	byPath, size := make(map[string]*Derivation), 0
 	of := func(drv string, at position, begun int64) *Derivation { // nil: it is not listed
 		d := byPath[drv]
-		if d == nil && len(all) < maxDerivations {
+		if d == nil && size < maxDerivations {
+			size += derivationSize + 2*len(drv)
 			hash, name := nixstore.DerivationName(drv)
 			d = &Derivation{Path: drv, Hash: hash, Name: name, State: schemas.DerivationBuilding, Begun: time.UnixMilli(begun).UTC(), from: at}
 			byPath[drv] = d

@@ -1,6 +1,7 @@
 package joblog
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"iglu.sh/builder/internal/nixstore"
 	"iglu.sh/builder/internal/redact"
 	"iglu.sh/builder/schemas"
 )
@@ -225,22 +227,32 @@ func TestDerivationLogIsCut(t *testing.T) {
 // A job can report derivations that do not exist, as many as its journal has room for. The server must not hold all of
 // them in memory. Their events are kept.
 func TestManyDerivations(t *testing.T) {
-	log, r, _ := derivationsLog(t, 1<<30)
-	for i := range maxDerivations + 10 {
-		e := schemas.DerivationEvent{Derivation: fmt.Sprintf("/nix/store/%032d-a.drv", i), State: schemas.DerivationBuilding}
-		if err := log.Event(e); err != nil {
-			t.Fatal(err)
-		}
-	}
-	last := fmt.Sprintf("/nix/store/%032d-a.drv", maxDerivations+9)
-	log.Event(schemas.LineEvent{Derivation: last, Text: "not listed"})
-	log.Event(schemas.LineEvent{Derivation: fmt.Sprintf("/nix/store/%032d-a.drv", 1), Text: "listed"})
-	log.Complete()
-	all, err := r.Derivations(t.Context())
-	if err != nil || len(all) != maxDerivations || all[1].Lines != 1 {
-		t.Errorf("%d derivations are listed, want %d; %v", len(all), maxDerivations, err)
-	}
-	if got := logOf(t, r, &Derivation{Path: last}); got != "not listed\n" {
-		t.Errorf("the last one's log is %q", got)
+	const reported = 30_000
+	for name, least := range map[string]int{
+		"hello-2.12.1-of-usual-length":                                           20_000, // as docs/api.md says
+		strings.Repeat("x", nixstore.MaxPath-len("/nix/store/")-len("-.drv")-32): 8_000,
+	} {
+		t.Run(name[:12], func(t *testing.T) {
+			log, r, _ := derivationsLog(t, 1<<30)
+			path := func(i int) string { return fmt.Sprintf("/nix/store/%032d-%s.drv", i, name) }
+			for i := range reported {
+				if err := log.Event(schemas.DerivationEvent{Derivation: path(i), State: schemas.DerivationBuilding, Phase: "installPhase"}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			log.Event(schemas.LineEvent{Derivation: path(reported - 1), Text: "not listed"})
+			log.Event(schemas.LineEvent{Derivation: path(1), Text: "listed"})
+			log.Complete()
+			all, err := r.Derivations(t.Context())
+			if err != nil || len(all) < least || len(all) == reported || all[1].Lines != 1 {
+				t.Fatalf("%d derivations are listed; %v", len(all), err)
+			}
+			if text, err := json.Marshal(all); err != nil || len(text) > maxDerivations {
+				t.Errorf("%d derivations are listed, in %d bytes; %v", len(all), len(text), err)
+			}
+			if got := logOf(t, r, &Derivation{Path: path(reported - 1)}); got != "not listed\n" {
+				t.Errorf("the last one's log is %q", got)
+			}
+		})
 	}
 }

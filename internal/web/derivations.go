@@ -75,6 +75,9 @@ func (s *Server) serveDerivationLog(w http.ResponseWriter, r *http.Request) {
 	abortUnlessSent(log.FollowDerivation(ctx, d, follow == 1, out))
 }
 
+// maxHashes is how many derivations of the same name an answer lists.
+const maxHashes = 20
+
 // theDerivation returns the derivation for a word: its hash, its name, or the name of its file in the store. If
 // there is none, it answers the request.
 func theDerivation(w http.ResponseWriter, all []*joblog.Derivation, word string) *joblog.Derivation {
@@ -92,8 +95,11 @@ func theDerivation(w http.ResponseWriter, all []*joblog.Derivation, word string)
 		return found[0]
 	}
 	var hashes []string
-	for _, d := range found {
+	for _, d := range found[:min(len(found), maxHashes)] {
 		hashes = append(hashes, d.Hash)
+	}
+	if len(found) > maxHashes {
+		hashes = append(hashes, "…")
 	}
 	http.Error(w, fmt.Sprintf("%d derivations have that name. Ask for one of their hashes: %s", len(found), strings.Join(hashes, ", ")), http.StatusConflict)
 	return nil

@@ -2,6 +2,7 @@ package web
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -52,6 +53,13 @@ func TestDerivationLogs(t *testing.T) {
 		}
 		return got, string(text)
 	}
+	var many []string // only some are listed
+	for i := range 2 * maxHashes {
+		log.Event(schemas.DerivationEvent{Derivation: fmt.Sprintf("/nix/store/m%02d-many.drv", i), State: schemas.DerivationBuilding})
+		if i < maxHashes {
+			many = append(many, fmt.Sprintf("m%02d, ", i))
+		}
+	}
 	for path, want := range map[string]struct {
 		code int
 		text string
@@ -63,6 +71,7 @@ func TestDerivationLogs(t *testing.T) {
 		"job/derivations/c3-twin/log":             {http.StatusOK, "<of> c3-twin.drv\n"},
 		"job/derivations/odd+name%3F/log":         {http.StatusOK, "<of> d4-odd+name?.drv\n"},
 		"job/derivations/twin/log":                {http.StatusConflict, "2 derivations have that name. Ask for one of their hashes: b2, c3\n"},
+		"job/derivations/many/log":                {http.StatusConflict, "40 derivations have that name. Ask for one of their hashes: " + strings.Join(many, "") + "…\n"},
 		"job/derivations/none/log":                {http.StatusNotFound, "The job has not begun to build such a derivation.\n"},
 		"none/derivations/none/log":               {http.StatusNotFound, "There is no such job, or it is no longer kept.\n"},
 		"none/derivations":                        {http.StatusNotFound, "There is no such job, or it is no longer kept.\n"},

@@ -13,7 +13,7 @@ import (
 	"iglu.sh/builder/schemas"
 )
 
-// A recorder is the answer for a watcher.
+// A recorder records an answer. It accepts deadlines, and ignores them.
 type recorder struct{ *httptest.ResponseRecorder }
 
 func (recorder) SetWriteDeadline(time.Time) error { return nil }

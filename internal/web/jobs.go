@@ -99,7 +99,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, value any) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Write(append(text, '\n'))
+	s.send(w, http.StatusOK, append(text, '\n'))
 }
 
 // fail answers a request that has failed.

@@ -196,7 +196,7 @@ func TestFirstJob(t *testing.T) {
 		r := httptest.NewRequest(http.MethodGet, "http://builder.example:3000/", nil)
 		r.Header.Set("X-Forwarded-Proto", test.proxy)
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, r)
+		h.ServeHTTP(recorder{w}, r)
 		if strings.Count(w.Body.String(), test.want) != 2 { // to be read, and to be copied
 			t.Errorf("the page lacks %q: %s", test.want, w.Body)
 		}

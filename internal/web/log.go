@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"sync"
 	"time"
 	"unicode/utf8"
 )
@@ -126,7 +127,8 @@ func (s *Server) serveSearch(w http.ResponseWriter, r *http.Request) {
 	if !s.takeSearch(w, r) {
 		return
 	}
-	defer func() { <-s.searches }()
+	leave := sync.OnceFunc(func() { <-s.searches })
+	defer leave()
 	state := log.State()
 	ctx, cancel := context.WithTimeout(r.Context(), searchTimeout)
 	defer cancel()
@@ -139,6 +141,7 @@ func (s *Server) serveSearch(w http.ResponseWriter, r *http.Request) {
 	if ctx.Err() != nil {
 		searched = search.line
 	}
+	leave() // before the answer: its client may be slow
 	s.answer(w, r, struct {
 		Lines    []int64 `json:"lines"`
 		Count    int64   `json:"count"`

@@ -53,8 +53,7 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, name string, sta
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.WriteHeader(status)
-	text.WriteTo(w)
+	s.send(w, status, text.Bytes())
 }
 
 // rootOf returns the address of the builder relative to that of a request.

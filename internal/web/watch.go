@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -65,14 +66,34 @@ func (out *watcher) extendDeadline() error {
 	return out.control.SetWriteDeadline(time.Now().Add(out.timeout))
 }
 
+// piece is how many bytes a client has to accept within the timeout.
+const piece = 128 << 10
+
 func (out *watcher) Write(p []byte) (n int, err error) {
-	if err := out.extendDeadline(); err != nil {
-		return 0, err
+	for {
+		if err := out.extendDeadline(); err != nil {
+			return n, err
+		}
+		written, err := out.w.Write(p[n:min(len(p), n+piece)])
+		n += written
+		if err == nil {
+			err = out.control.Flush()
+		}
+		if err != nil || n == len(p) {
+			return n, err
+		}
 	}
-	if n, err = out.w.Write(p); err == nil {
-		err = out.control.Flush()
+}
+
+// send sends a whole answer. A client that does not accept it in time counts as disconnected, as a watcher does. The
+// connection can be used again.
+func (s *Server) send(w http.ResponseWriter, status int, text []byte) {
+	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+	w.WriteHeader(status)
+	out := watcher{w: w, control: http.NewResponseController(w), timeout: s.options.ClientTimeout}
+	if _, err := out.Write(text); err == nil {
+		out.control.SetWriteDeadline(time.Time{})
 	}
-	return n, err
 }
 
 // abortUnlessSent aborts an answer whose text could not be sent to its end, for example because the server closes. Its

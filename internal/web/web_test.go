@@ -73,7 +73,7 @@ func (f fixture) get(path string, header ...string) *httptest.ResponseRecorder {
 		r.Header.Set(header[i], header[i+1])
 	}
 	w := httptest.NewRecorder()
-	f.ServeHTTP(w, r)
+	f.ServeHTTP(recorder{w}, r)
 	return w
 }
 

@@ -4,12 +4,14 @@
 // The control sequences of terminals (ECMA-48; scan.go has the same), and control characters.
 const CONTROL = /\x1b\[([0-?]*)[ -/]*([@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[PX^_][^\x1b]*\x1b\\|\x1b[ -/]*[0-~]|[\x00-\x08\x0a-\x1f\x7f-\x9f]/g;
 
-// pieces splits a line into pieces of text with one style each.
-export function pieces(line) {
+// pieces splits a line into pieces of text with one style each. If they would be more than most, the last has all the
+// other text.
+export function pieces(line, most = Infinity) {
   const found = [];
   let style = {}, from = 0;
   const add = (text) => {
-    if (text) found.push({ text, style });
+    if (text && found.length < most) found.push({ text, style });
+    else if (text) found.at(-1).text += text;
   };
   for (const match of line.matchAll(CONTROL)) {
     add(line.slice(from, match.index));

@@ -3,7 +3,10 @@ import { element, pieces } from "./ansi.js";
 import { address, ask, sentenceOf } from "./builder.js";
 import { made } from "./words.js";
 
-const KEPT = 5000; // the number of last lines that are shown
+const KEPT = 5000; // the number of last lines that are shown: fewer if they are long, or have many colours
+const KEPT_SIZE = 2 << 20; // characters
+const PIECE = 40; // characters: a piece of text with a style costs a browser as much as so many
+const MOST_SHOWN = 8192; // the number of characters at which a line is cut, as in the job's log
 const NEAR = 30; // px: nearer to the end than this, the view follows the log
 
 const byId = (id) => document.getElementById(id);
@@ -27,6 +30,8 @@ export class DerivationLog {
     byId("derivation-raw").href = address(url);
     byId("derivation-note").textContent = "";
     this.text.replaceChildren();
+    this.rows = []; // the shown lines
+    this.size = 0; // of all rows, in characters
     this.lines = 0;
     this.dialog.showModal();
     const mine = this.reading = new AbortController();
@@ -61,17 +66,34 @@ export class DerivationLog {
     const { text } = this;
     const follows = text.scrollHeight - text.scrollTop - text.clientHeight < NEAR;
     this.lines += lines.length;
-    text.append(...lines.slice(-KEPT).map((line) => {
-      const row = made("div");
-      row.append(...pieces(line).map(({ text, style }) => element(text, style)), "\n");
-      return row;
-    }));
-    while (text.childElementCount > KEPT) text.firstChild.remove();
+    for (const line of lines.slice(-KEPT)) {
+      this.addRow(line);
+      while (this.rows.length > KEPT || this.size > KEPT_SIZE) this.removeRow();
+    }
     byId("derivation-note").textContent = this.cutNote();
     if (follows) text.scrollTop = text.scrollHeight;
   }
 
+  addRow(line) {
+    const shown = pieces(line.slice(0, MOST_SHOWN));
+    const row = made("div");
+    row.append(...shown.map(({ text, style }) => element(text, style)));
+    if (line.length > MOST_SHOWN) row.append(made("span", "more", " … Raw has the whole line"));
+    row.append("\n");
+    this.text.append(row);
+    const size = shown.reduce((sum, { text }) => sum + text.length + PIECE, 0);
+    this.rows.push({ row, size });
+    this.size += size;
+  }
+
+  removeRow() {
+    const { row, size } = this.rows.shift();
+    row.remove();
+    this.size -= size;
+  }
+
   cutNote() {
-    return this.lines > KEPT ? `The last ${KEPT.toLocaleString("en")} of ${this.lines.toLocaleString("en")} lines` : "";
+    const shown = this.rows.length;
+    return this.lines > shown ? `The last ${shown.toLocaleString("en")} of ${this.lines.toLocaleString("en")} lines` : "";
   }
 }

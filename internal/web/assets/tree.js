@@ -12,6 +12,7 @@ const FEW = 20; // up to this number, all derivations are shown, each in its pla
 const MOST = 400; // the most that are shown at once
 const AT_TOP = 30; // at the top, before the button for more is used
 const MORE = 100; // the number that a button adds
+const TAIL_PIECES = 20; // of a line of a failed derivation's log: each piece of text with a style is an element
 
 const byId = (id) => document.getElementById(id);
 
@@ -228,7 +229,7 @@ function put(element, text, name = element.className) {
 // tailOf returns the last lines of the log of a failed derivation.
 function tailOf(node) {
   const tail = made("pre");
-  for (const line of node.log) tail.append(...pieces(line).map(({ text, style }) => element(text, style)), "\n");
+  for (const line of node.log) tail.append(...pieces(line, TAIL_PIECES).map(({ text, style }) => element(text, style)), "\n");
   tail.tabIndex = 0;
   tail.setAttribute("aria-label", `Last lines of ${node.name}`);
   tail.setAttribute("role", "region");

@@ -5,6 +5,7 @@ package page
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"iglu.sh/builder/internal/history"
@@ -49,6 +50,36 @@ func TestDerivationLog(t *testing.T) {
 	raw := browser.Eval[string](b, "fetch(document.getElementById('derivation-raw').href).then((response) => response.text())")
 	if want := "\x1b[31mthe line\x1b[0m that says why <img src=x>\nanother 0\n"; len(raw) < len(want) || raw[:len(want)] != want {
 		t.Errorf("the raw log begins with %.200q", raw)
+	}
+}
+
+// TestDerivationLogWithoutEnd opens the log of a derivation that prints long lines in which each character changes the style.
+// The page shows only so much of it that a browser can still be used.
+func TestDerivationLogWithoutEnd(t *testing.T) {
+	k := serveKept(t)
+	r := history.Record{Job: "one", Command: "nix build"}
+	l := k.begin(r)
+	drv := store("igloo-2.0")
+	tell(l, schemas.DerivationEvent{Derivation: drv, State: schemas.DerivationBuilding})
+	const lines = 100
+	long := strings.Repeat("x\x1b[1m", 13_000)
+	for range lines {
+		tell(l, schemas.LineEvent{Derivation: drv, Text: long})
+	}
+	tell(l, schemas.DerivationEvent{Derivation: drv, State: schemas.DerivationFailed, Log: slices.Repeat([]string{long[:4000]}, 20)})
+	k.end(l, r, schemas.Exited(1))
+	b := browser.OpenTab(t)
+	b.Open(k.url + "/jobs/one")
+	b.UntilText("#verdict", "failed")
+	b.UntilText("#derivations pre", "xxx")
+	if n := browser.Eval[int](b, "document.querySelectorAll('#derivations pre *').length"); n > 20*20 {
+		t.Errorf("the end of the log has %d elements", n)
+	}
+	b.Click(".node .name")
+	b.UntilText("#derivation-note", fmt.Sprintf(" of %d lines", lines))
+	b.UntilText("#derivation-text > :last-child", "Raw has the whole line")
+	if n := browser.Eval[int](b, "document.querySelectorAll('#derivation-text *').length"); n > 60_000 {
+		t.Errorf("the log has %d elements", n)
 	}
 }
 
