@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// maxWatchers is how many clients can follow logs and events at once. Each needs some 200 KiB of memory. It is
-// less than connlimit.MaxConns, so that other clients can connect as well.
+// maxWatchers is how many clients can follow logs and events at once. Each needs some 200 KiB of memory; up to 8 MiB if it
+// reads slowly, and the job prints lines of 1 MiB that have to be escaped. It is less than connlimit.MaxConns, so that
+// other clients can connect as well.
 const maxWatchers = 256
 
 // watchers limits how many clients follow logs and events, and ends all of them when the server
