@@ -56,7 +56,11 @@ func newDaemon(job jobenv.Job, root, r runner, ofSystems string, pusher *push.Pu
 func (d daemon) start(more trust) error {
 	t := d.trusts.and(more)
 	if d.job.Store != "" && d.job.StoreOfAll == "" {
-		if err := openStore().agree(agreed(d.job, t, settingsOfOthers(d.job))); err != nil {
+		others := settingsOfOthers(d.job)
+		if err := checkForgeable(d.job, others); err != nil {
+			return err
+		}
+		if err := openStore().agree(agreed(d.job, t, others)); err != nil {
 			return err
 		}
 	}

@@ -35,6 +35,12 @@ const (
 	bootID     = "/proc/sys/kernel/random/boot_id" // changes each time the machine starts
 	// maxMark is more than the length of a mark, in bytes.
 	maxMark = 4 << 10
+	// databaseBase and databasePath are how many bytes Nix's database may have, and how many more for each path of
+	// the store. The write-ahead log of a killed job has up to 160 MB (wal_autocheckpoint in local-store.cc of Nix's
+	// sources). A path needs some 300 bytes, and some 100 for each reference and signature. A job's user can fill the
+	// database with junk: signatures, which Nix's daemon does not verify.
+	databaseBase = 256 << 20
+	databasePath = 8 << 10
 )
 
 // A storeMark is the content of the mark of a clean store.
@@ -116,6 +122,15 @@ func (s store) has(name string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
+// size returns a file's size in bytes, or 0 if there is none.
+func (s store) size(name string) int64 {
+	info, err := os.Lstat(filepath.Join(s.root, name))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
 func syncFolder(name string) error {
 	folder, err := os.Open(name)
 	if err != nil {
@@ -169,7 +184,8 @@ func (s store) writeFilled() error {
 	return replaceFile(filepath.Join(s.root, filledMark), nil)
 }
 
-// check returns an error if the store lacks something that every job needs.
+// check returns an error if the store lacks something that every job needs, or if its database would make Nix's
+// daemon slow, or have it run out of memory.
 func (s store) check(mark storeMark) error {
 	for _, program := range []string{"git", "nix"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -178,6 +194,13 @@ func (s store) check(mark storeMark) error {
 	}
 	if mark.Database && !s.has(database) {
 		return errUnusable{"it has no database of Nix any more"}
+	}
+	size := s.size(database) + s.size(database+"-wal") // the write-ahead log becomes part of it
+	if size <= databaseBase {
+		return nil
+	}
+	if paths := len(namesIn(filepath.Join(s.root, "store"))); size > databaseBase+int64(paths)*databasePath {
+		return errUnusable{fmt.Sprintf("its database of Nix has %d MB for %d paths, so jobs have filled it with junk", size/1e6, paths)}
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -94,4 +95,38 @@ func TestLostDatabase(t *testing.T) {
 	}
 	mark, _ = s.readMark()
 	wants("it has no database of Nix any more")
+}
+
+// TestHugeDatabase has databases that are larger than the paths of their stores explain. The files have no blocks.
+func TestHugeDatabase(t *testing.T) {
+	tools := t.TempDir()
+	t.Setenv("PATH", tools)
+	write(t, filepath.Join(tools, "git"), "")
+	write(t, filepath.Join(tools, "nix"), "")
+	if err := errors.Join(os.Chmod(filepath.Join(tools, "git"), 0o755), os.Chmod(filepath.Join(tools, "nix"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		bytes, log int64 // of the database, and of its write-ahead log
+		paths      int
+		ok         bool
+	}{
+		{databaseBase, 0, 0, true}, {databaseBase + 1, 0, 0, false}, {databaseBase, 1, 0, false},
+		{databaseBase, 3 * databasePath, 3, true}, {databaseBase + 3*databasePath + 1, 0, 3, false}, {0, databaseBase + 1, 0, false},
+	} {
+		s := store{t.TempDir(), "this-life"}
+		file := filepath.Join(s.root, database)
+		err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, nil, 0o644), os.Truncate(file, test.bytes),
+			os.WriteFile(file+"-wal", nil, 0o644), os.Truncate(file+"-wal", test.log))
+		for i := range test.paths {
+			err = errors.Join(err, os.MkdirAll(filepath.Join(s.root, "store", strconv.Itoa(i)), 0o755))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = s.check(storeMark{Database: true})
+		if _, unusable := errors.AsType[errUnusable](err); unusable == test.ok || test.ok && err != nil {
+			t.Errorf("%+v: error %v", test, err)
+		}
+	}
 }

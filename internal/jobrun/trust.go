@@ -78,6 +78,15 @@ func agreed(job jobenv.Job, t trust, others string) []string {
 	return slices.Concat(t.keys, t.substituters)
 }
 
+// checkForgeable returns an errUnusable if earlier jobs in the store could have forged the results of derivations.
+// others are the image's and the operator's settings. The builder keeps no store if those of the operator are the reason.
+func checkForgeable(job jobenv.Job, others string) error {
+	if job.Store == jobenv.StoreUsed && nixconf.HasCADerivations(others) {
+		return errUnusable{"the job image's nix.conf enables ca-derivations, so earlier jobs in it can have forged what derivations yield"}
+	}
+	return nil
+}
+
 // agree returns an errUnusable if earlier jobs in the store trusted more than this job does. Otherwise it
 // writes down what this job trusts.
 func (s store) agree(trusted []string) error {

@@ -71,6 +71,23 @@ func TestAgreedWithoutSignatures(t *testing.T) {
 	}
 }
 
+// If the image enables content-addressed derivations, a job begins only with a store that no earlier job has used.
+func TestForgeable(t *testing.T) {
+	const enabled = "extra-experimental-features = ca-derivations\n"
+	for _, test := range []struct {
+		store, others string
+		ok            bool
+	}{
+		{jobenv.StoreUsed, enabled, false}, {jobenv.StoreFresh, enabled, true}, {"", enabled, true},
+		{jobenv.StoreUsed, "extra-experimental-features = flakes\n", true}, {jobenv.StoreUsed, "", true},
+	} {
+		err := checkForgeable(jobenv.Job{Store: test.store}, test.others)
+		if _, unusable := errors.AsType[errUnusable](err); unusable == test.ok || (err == nil) != test.ok {
+			t.Errorf("%+v: error %v", test, err)
+		}
+	}
+}
+
 func TestTrust(t *testing.T) {
 	a, b := "a:"+someKey, "b:"+someKey
 	both := newTrust([]string{"https://b?trusted=1"}, []string{b, "no key", "c\ntrusted-users = *:" + someKey}).and(newTrust([]string{"https://a", "https://c d"}, []string{a, b}))

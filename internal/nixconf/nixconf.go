@@ -85,6 +85,13 @@ func IsOff(text, name string) bool {
 	return slices.Contains([]string{"false", "no", "0"}, value)
 }
 
+// HasCADerivations reports whether a text enables content-addressed derivations. Then a store has records of what
+// each of them has yielded, and Nix's daemon accepts such a record from every user without verification
+// (RegisterDrvOutput in daemon.cc of Nix's sources). So each job of a store can forge the results of later jobs.
+func HasCADerivations(text string) bool {
+	return slices.Contains(List(text, "experimental-features"), "ca-derivations")
+}
+
 // List returns the words of a setting that is a list, with those that "extra-" lines add.
 func List(text, name string) (words []string) {
 	for s := range linesOf(text, name) {

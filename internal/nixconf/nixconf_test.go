@@ -59,6 +59,22 @@ func TestList(t *testing.T) {
 	}
 }
 
+func TestHasCADerivations(t *testing.T) {
+	for text, want := range map[string]bool{
+		"": false,
+		"extra-experimental-features = ca-derivations":                                        true,
+		"experimental-features = flakes ca-derivations # why":                                 true,
+		"extra-experimental-features = ca-derivations\nextra-experimental-features = flakes":  true,
+		"extra-experimental-features = ca-derivations\nexperimental-features = flakes":        false,
+		"experimental-features = flakes\n# extra-experimental-features = ca-derivations":      false,
+		"extra-experimental-features = dynamic-derivations\nsystem-features = ca-derivations": false,
+	} {
+		if got := HasCADerivations(text); got != want {
+			t.Errorf("%q: %t", text, got)
+		}
+	}
+}
+
 // TestReadFile reads a file that includes others, which are relative to it, and one that includes itself.
 func TestReadFile(t *testing.T) {
 	folder := t.TempDir()

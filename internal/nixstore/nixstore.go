@@ -47,6 +47,15 @@ const (
 	maxList   = 1 << 24
 )
 
+// A job's user can add any signatures to any path: the daemon does not check them, and keeps them in its database.
+// maxSignature is the length of the longest that is read, in bytes: 88 are base64, and the others the key's name.
+// maxSignatures is how many of a path are read. To verify so many takes some 60 ms. Nobody can tell junk from a genuine
+// signature without that. So more junk can hide a genuine one, and then a path of an upstream is pushed.
+const (
+	maxSignature  = 256
+	maxSignatures = 1000
+)
+
 // A store path is a folder, a hash in Nix's base32, a hyphen, and a name.
 const (
 	storeFolder = "/nix/store/"
@@ -81,7 +90,7 @@ type Info struct {
 	NarSize    int64    // size of its archive, in bytes
 	References []string // store paths; they include the path itself if it refers to itself
 	Deriver    string   // the store path of its .drv, or ""
-	Signatures []string // in the format KEY-NAME:BASE64
+	Signatures []string // in the format KEY-NAME:BASE64, unverified; long ones and those after maxSignatures are missing
 	BuiltHere  bool     // false: it was copied or added to the store
 	// ContentAddress says how the path is computed from its content. It is empty if the path is computed
 	// from its derivation.
@@ -194,7 +203,7 @@ func (s *Store) readInfo(path string) (Info, error) {
 	d.number() // when it was registered
 	info.NarSize = int64(d.number())
 	info.BuiltHere = d.number() != 0
-	info.Signatures = d.strings()
+	info.Signatures = decode(&d, s.signatures)
 	info.ContentAddress = d.string()
 	if d.err != nil {
 		return Info{}, d.err
@@ -248,6 +257,32 @@ func (s *Store) strings() ([]string, error) {
 			return nil, err
 		}
 		list = append(list, text)
+	}
+	return list, nil
+}
+
+// signatures reads a list of signatures. Those that are too long or too many are skipped, and never in memory.
+func (s *Store) signatures() ([]string, error) {
+	n, err := wire.ReadUint64(s.r)
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for range n {
+		length, content, err := wire.ReadBytes(s.r)
+		if err != nil {
+			return nil, err
+		}
+		if 0 < length && length <= maxSignature && len(list) < maxSignatures {
+			text := make([]byte, length)
+			if _, err := io.ReadFull(content, text); err != nil {
+				return nil, err
+			}
+			list = append(list, string(text))
+		}
+		if err := content.Close(); err != nil { // it skips what was not read, and the padding
+			return nil, err
+		}
 	}
 	return list, nil
 }

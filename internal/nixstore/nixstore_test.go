@@ -2,6 +2,7 @@ package nixstore
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -67,6 +68,69 @@ func TestActivities(t *testing.T) {
 		}
 		if got, err := store.Paths(); err != nil || !slices.Equal(got, []string{"/nix/store/a", "/nix/store/b"}) {
 			t.Errorf("%s: got %q, %v", version, got, err)
+		}
+	}
+}
+
+const somePath = "/nix/store/00000000000000000000000000000000-some"
+
+// storeThatSays returns a store whose daemon answers with numbers and strings.
+func storeThatSays(t *testing.T, values ...any) *Store {
+	t.Helper()
+	store, err := Open(says(slices.Concat([]any{daemonMagic, ourVersion, "2.26", 1, stderrLast, stderrLast}, values)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+// signedBy returns a daemon's description of a path with signatures.
+func signedBy(signatures ...string) []any {
+	values := []any{1, "", strings.Repeat("ab", 32), 0, 0, 120, 1, len(signatures)}
+	for _, signature := range signatures {
+		values = append(values, signature)
+	}
+	return append(values, "fixed:r:sha256:of-the-path")
+}
+
+// A job's user can add signatures of any length and number to any path. They must not make the path unreadable.
+func TestInfoWithJunkSignatures(t *testing.T) {
+	genuine := "cache.nixos.org-1:" + strings.Repeat("A", 86) + "=="
+	many := make([]string, 200_000)
+	for i := range many {
+		many[i] = fmt.Sprintf("junk-1:%06d", i)
+	}
+	for name, test := range map[string]struct{ signatures, want []string }{
+		"none":         {nil, nil},
+		"a long one":   {[]string{"junk-1:" + strings.Repeat("A", 1_500_000), genuine}, []string{genuine}},
+		"several long": {[]string{strings.Repeat("A", maxSignature+1), genuine, strings.Repeat("A", maxString+8)}, []string{genuine}},
+		"the longest":  {[]string{strings.Repeat("A", maxSignature)}, []string{strings.Repeat("A", maxSignature)}},
+		"empty ones":   {[]string{"", genuine, ""}, []string{genuine}},
+		"many":         {append([]string{genuine}, many...), append([]string{genuine}, many[:maxSignatures-1]...)},
+	} {
+		store := storeThatSays(t, signedBy(test.signatures...)...)
+		info, err := store.Info(somePath)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if !slices.Equal(info.Signatures, test.want) {
+			t.Errorf("%s: got %d signatures, want %d", name, len(info.Signatures), len(test.want))
+		}
+		if info.ContentAddress != "fixed:r:sha256:of-the-path" { // it comes after the signatures
+			t.Errorf("%s: its content address is %q", name, info.ContentAddress)
+		}
+	}
+}
+
+// A connection that breaks within a signature is an error.
+func TestInfoBreaks(t *testing.T) {
+	for _, length := range []int{8, 100, maxSignature, maxSignature + 1, 4096} {
+		values := signedBy()
+		values[len(values)-2] = 1 // signature, of which only the length follows
+		store := storeThatSays(t, append(values[:len(values)-1], length)...)
+		if info, err := store.Info(somePath); err == nil {
+			t.Errorf("%d bytes: got %+v", length, info)
 		}
 	}
 }

@@ -212,10 +212,11 @@ func newTrust(keys, ofCache []string, signing *cachix.SigningKey) trust {
 
 // signed reports whether one of the signatures, in the format NAME:BASE64, is by a trusted key.
 func (t trust) signed(path cachix.Path, signatures []string) bool {
+	fingerprint := []byte(path.Fingerprint()) // once: there may be many signatures
 	for _, text := range signatures {
 		name, encoded, _ := strings.Cut(text, ":")
 		signature, err := base64.StdEncoding.DecodeString(encoded)
-		if key, ok := t[name]; ok && err == nil && ed25519.Verify(key, []byte(path.Fingerprint()), signature) {
+		if key, ok := t[name]; ok && err == nil && ed25519.Verify(key, fingerprint, signature) {
 			return true
 		}
 	}

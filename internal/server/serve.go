@@ -23,10 +23,12 @@ import (
 	"iglu.sh/builder/internal/history"
 	"iglu.sh/builder/internal/joblog"
 	"iglu.sh/builder/internal/metrics"
+	"iglu.sh/builder/internal/nixconf"
 	"iglu.sh/builder/internal/tick"
 	"iglu.sh/builder/internal/web"
 	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/orchestrator/docker"
+	"iglu.sh/builder/orchestrator/stores"
 	"iglu.sh/builder/schemas"
 	"iglu.sh/builder/wsapi"
 	"iglu.sh/builder/wsapi/auth"
@@ -57,6 +59,7 @@ func Serve(ctx, force context.Context, s Settings, program string, build metrics
 		return err
 	}
 	nix.AcceptFlakeConfig = s.FlakeConfig
+	s.Store = keptStores(s.Store, nix, log)
 	buildID, err := buildid.Of(program)
 	if err != nil {
 		return err
@@ -269,6 +272,16 @@ func hintAtAddress(err error) error {
 		return fmt.Errorf("%w\nhint: set another address with --listen or IGLU_LISTEN, or stop the program that uses this one", err)
 	}
 	return err
+}
+
+// keptStores returns which jobs share a Nix store, if a mode is set, with the operator's settings of Nix.
+func keptStores(mode stores.Mode, nix orchestrator.NixSettings, log *slog.Logger) stores.Mode {
+	if mode != stores.Repository || !nixconf.HasCADerivations(nix.Lines) { // with stores.Shared, jobs trust each other anyway
+		return mode
+	}
+	log.Warn("no Nix store is kept for later jobs, as with IGLU_STORE=ephemeral: IGLU_NIX_CONF_FILE enables ca-derivations, " +
+		"with which each job could forge what later jobs of its store take as the output of a derivation")
+	return stores.Ephemeral
 }
 
 // warnOfSettings warns of settings that are dangerous, or have no effect because of others.

@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"iglu.sh/builder/internal/joblog"
+	"iglu.sh/builder/orchestrator"
+	"iglu.sh/builder/orchestrator/stores"
 )
 
 func TestKeepLogs(t *testing.T) {
@@ -42,6 +44,28 @@ func TestGrace(t *testing.T) {
 		s := Settings{ShutdownGrace: test.wanted, StopTimeout: test.set}
 		if got := s.grace(test.engine, slog.New(slog.DiscardHandler)); got != test.want {
 			t.Errorf("%+v: %s", test, got)
+		}
+	}
+}
+
+// TestForgeable has the operator enable content-addressed derivations, of which any job's user can forge the results.
+func TestForgeable(t *testing.T) {
+	const enabled = "max-jobs = 4\nextra-experimental-features = dynamic-derivations ca-derivations\n"
+	for _, test := range []struct {
+		mode  stores.Mode
+		lines string
+		want  stores.Mode
+	}{
+		{stores.Repository, enabled, stores.Ephemeral},
+		{stores.Repository, "extra-experimental-features = dynamic-derivations\n", stores.Repository},
+		{stores.Repository, "", stores.Repository},
+		{stores.Shared, enabled, stores.Shared}, // its jobs trust each other
+		{stores.Ephemeral, enabled, stores.Ephemeral},
+	} {
+		var log bytes.Buffer
+		got := keptStores(test.mode, orchestrator.NixSettings{Lines: test.lines}, slog.New(slog.NewTextHandler(&log, nil)))
+		if got != test.want || strings.Contains(log.String(), "level=WARN") != (got != test.mode) {
+			t.Errorf("%s with %q: %s, log %q", test.mode, test.lines, got, log.String())
 		}
 	}
 }

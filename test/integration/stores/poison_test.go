@@ -4,11 +4,13 @@ package stores
 
 import (
 	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"iglu.sh/builder/internal/cachix"
@@ -108,6 +110,48 @@ func foreignKey(t *testing.T, e *fixture.Engine) {
 	s = storeServer(t, e, func(s *server.Settings) { s.Store = stores.Shared })
 	fixture.WantLine(t, fixture.Do(t, s, attack), "false")
 	fixture.WantLine(t, fixture.Do(t, s, look), "false")
+}
+
+// TestForgeableStores enables content-addressed derivations, of which a job can forge the results, in the operator's lines
+// and in the job image. No job has the store of an earlier one.
+func TestForgeableStores(t *testing.T) { fixture.OnEngines(t, forgeableStores) }
+
+func forgeableStores(t *testing.T, e *fixture.Engine) {
+	const enable = "extra-experimental-features = ca-derivations"
+	conf := filepath.Join(t.TempDir(), "nix.conf")
+	if err := os.WriteFile(conf, []byte(enable+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	image := "iglu-test-forgeable:" + strings.ToLower(rand.Text())
+	container := e.Docker(t, "create", fixture.Env.Image, "bash", "-ec",
+		"conf=$(cat /etc/nix/nix.conf); rm /etc/nix/nix.conf; printf '%s\n' \"$conf\" '"+enable+"' > /etc/nix/nix.conf")
+	e.CleanUp(t, "rm", container)
+	e.Docker(t, "start", "--attach", container)
+	e.Commit(t, container, image, "CMD []")
+	e.CleanUp(t, "rmi", image)
+	for name, test := range map[string]struct {
+		change func(*server.Settings)
+		line   string // of the second job; empty: it has no store to begin with
+	}{
+		"operator": {func(s *server.Settings) { s.NixConfFile = conf }, ""},
+		"image":    {func(s *server.Settings) { s.JobImage = image }, "iglu: the job cannot begin with this store: the job image's nix.conf enables ca-derivations"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := storeServer(t, e, test.change)
+			job := fixture.Build(repository(t, "echo it is built now; echo > $out"), "nix-build")
+			for n := range 2 {
+				got := fixture.Do(t, s, job)
+				fixture.WantExit(t, got, 0)
+				fixture.WantLine(t, got, "it is built now")
+				if test.line != "" && n > 0 {
+					fixture.WantLine(t, got, test.line)
+				}
+				if test.line == "" && hasLine(got, fillingStore) {
+					t.Errorf("job %d has a store that is kept: %v", n, got.Lines)
+				}
+			}
+		})
+	}
 }
 
 // falseCache serves a cache in which a path is a file with the text "false", and returns its URL and its key.
