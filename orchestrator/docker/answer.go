@@ -1,8 +1,10 @@
 package docker
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -62,4 +64,40 @@ func checkNames(names ...string) error {
 		return fmt.Errorf("the answer has a name, an ID or a digest of more than %d bytes", maxName)
 	}
 	return nil
+}
+
+// limitHeaders makes a function that connects to an engine limit the header of the first answer on each connection. The
+// client of the engine has no limit for that of an answer after which a connection is a stream.
+func limitHeaders(dial func(ctx context.Context, network, addr string) (net.Conn, error)) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &headerConn{Conn: conn, left: maxHeader}, nil
+	}
+}
+
+// A headerConn is a connection that fails if its first answer's header has more than some bytes.
+type headerConn struct {
+	net.Conn
+	left     int // bytes
+	lineEnds int // with which it ends so far; 2: it is complete
+}
+
+func (c *headerConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	for i := 0; i < n && c.lineEnds < 2; i++ {
+		if c.left--; c.left < 0 {
+			return 0, fmt.Errorf("the answer's header has more than %s", units.BytesSize(maxHeader))
+		}
+		switch p[i] {
+		case '\n':
+			c.lineEnds++
+		case '\r':
+		default:
+			c.lineEnds = 0
+		}
+	}
+	return n, err
 }

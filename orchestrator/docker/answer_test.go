@@ -103,3 +103,38 @@ func TestLongHeader(t *testing.T) {
 		t.Errorf("%.300v", err)
 	}
 }
+
+// TestLongHeaderOfStream attaches to a container. The header of the answer is long, or what comes after it is.
+func TestLongHeaderOfStream(t *testing.T) {
+	long := strings.Repeat("x", 2*maxHeader)
+	for answer, isRefused := range map[string]bool{
+		"HTTP/1.1 101 UPGRADED\r\nUpgrade: tcp\r\nConnection: Upgrade\r\nX: " + long + "\r\n\r\n": true,
+		"HTTP/1.1 101 " + long + "\r\n\r\n":                                           true,
+		"HTTP/1.1 101 UPGRADED\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n" + long: false,
+	} {
+		d := behindAgent(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !strings.HasSuffix(r.URL.Path, "/attach") {
+				return
+			}
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			io.WriteString(conn, answer)
+		}))
+		output, err := (&container{engine: d, id: "some"}).attach(t.Context())
+		if !isRefused && err == nil {
+			var n int64
+			n, err = io.Copy(io.Discard, output.Reader)
+			output.Close()
+			if n != int64(len(long)) {
+				t.Errorf("%d bytes of the stream have come, %v", n, err)
+			}
+		}
+		if (err != nil) != isRefused || isRefused && !strings.Contains(err.Error(), "the answer's header has more than 64KiB") {
+			t.Errorf("of %.40q: %.300v", answer, err)
+		}
+	}
+}

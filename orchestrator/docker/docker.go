@@ -111,7 +111,7 @@ func newClient(options Options) (*client.Client, error) {
 		return nil, err
 	}
 	if options.Dial != nil { // after the host, whose option sets these fields
-		transport.DialContext, transport.Proxy = options.Dial, nil
+		transport.DialContext, transport.Proxy = limitHeaders(options.Dial), nil
 	}
 	return c, limitAnswers(c)
 }
