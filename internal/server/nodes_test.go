@@ -188,13 +188,7 @@ func TestProgram(t *testing.T) {
 	if err != nil || buildID == "" {
 		t.Fatalf("%q, %v", buildID, err)
 	}
-	listens, ended := make(addresses, 1), make(chan error)
-	ctx, stop := context.WithCancel(t.Context())
-	go func() {
-		ended <- agent.Serve(ctx, ctx, agent.Options{Listen: "127.0.0.1:0", Keys: keys, Socket: "/nonexistent", Program: program, Version: "1.2.3",
-			Running: func(context.Context) (bool, error) { return false, nil }}, slog.New(slog.NewTextHandler(listens, nil)))
-	}()
-	address := <-listens
+	address := serveProgram(t, keys, program)
 	programs := filepath.Join(folder, "programs")
 	for _, test := range []struct{ version, platform, buildID, err string }{
 		{"1.2.3", ownPlatform, "own", ""},
@@ -220,10 +214,54 @@ func TestProgram(t *testing.T) {
 		}
 		e.Close()
 	}
-	stop()
-	if err := <-ended; err != nil {
-		t.Error(err)
+}
+
+// TestKeptPrograms changes the programs of two agents again and again. Only the last of each is kept, even if it cannot run.
+func TestKeptPrograms(t *testing.T) {
+	folder, keys := makeKeys(t)
+	files := []string{filepath.Join(folder, "first"), filepath.Join(folder, "second")}
+	s, programs := &Settings{AgentKeys: filepath.Join(folder, "server")}, filepath.Join(folder, "programs")
+	for _, file := range files {
+		s.Nodes = append(s.Nodes, serveProgram(t, keys, file))
 	}
+	f, err := s.openFleet(ownProgram{"/nonexistent", "own", "1.2.3"}, programs, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		node    int
+		program string
+		kept    int
+	}{{0, "a", 1}, {0, "b", 1}, {0, "b", 1}, {1, "b", 1}, {0, "c", 2}, {1, "d", 2}, {1, "c", 1}} {
+		if err := os.WriteFile(files[step.node], []byte(step.program), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.cluster.Program(t.Context(), s.Nodes[step.node], "linux/other"); err == nil {
+			t.Errorf("a file with %q is a program", step.program)
+		}
+		kept, err := filepath.Glob(filepath.Join(programs, "*"))
+		if err != nil || len(kept) != step.kept {
+			t.Errorf("after %q of node %d, %d programs are kept, want %d", step.program, step.node, len(kept), step.kept)
+		}
+	}
+}
+
+// serveProgram starts an agent with a program, and returns its address.
+func serveProgram(t *testing.T, keys *agent.Keys, program string) (address string) {
+	t.Helper()
+	listens, ended := make(addresses, 1), make(chan error)
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		ended <- agent.Serve(ctx, ctx, agent.Options{Listen: "127.0.0.1:0", Keys: keys, Socket: "/nonexistent", Program: program, Version: "1.2.3",
+			Running: func(context.Context) (bool, error) { return false, nil }}, slog.New(slog.NewTextHandler(listens, nil)))
+	}()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return <-listens
 }
 
 // addresses gets those on which an agent listens, from its log.
