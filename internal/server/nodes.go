@@ -173,6 +173,9 @@ func resolve(ctx context.Context, r resolver, names []string) (addresses [][]str
 	return addresses, failures
 }
 
+// maxAddresses is how many addresses of a name are used. Each has connections of its own.
+const maxAddresses = 1000
+
 func resolveOne(ctx context.Context, r resolver, name string) (addresses []string, err error) {
 	host, port, err := net.SplitHostPort(name)
 	if err != nil {
@@ -185,11 +188,15 @@ func resolveOne(ctx context.Context, r resolver, name string) (addresses []strin
 	for _, address := range found {
 		addresses = append(addresses, net.JoinHostPort(address, port))
 	}
+	if len(addresses) > maxAddresses {
+		slices.Sort(addresses) // a name server answers in any order
+		addresses = addresses[:maxAddresses]
+	}
 	return addresses, nil
 }
 
 // A finder looks up the names of agents again and again. It logs when a name begins to have no address, for example because
-// it is misspelt, and when it has one again.
+// it is misspelt, when it has one again, and when it begins to have too many.
 type finder struct {
 	resolver resolver
 	names    []string
@@ -215,6 +222,9 @@ func (f *finder) find(ctx context.Context) (addresses []string, failed error) {
 		case len(found) > 0 && !had:
 			f.log.Info("a name in IGLU_NODES has an address now", "name", name)
 			f.without = slices.DeleteFunc(f.without, func(other string) bool { return other == name })
+		}
+		if len(found) == maxAddresses && len(f.last[name]) < maxAddresses {
+			f.log.Warn("a name in IGLU_NODES has too many addresses: no others than these are used", "name", name, "used", maxAddresses)
 		}
 		now[name] = found
 		addresses = append(addresses, found...)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -294,6 +295,30 @@ func TestNameWithoutAddress(t *testing.T) {
 	find("192.0.2.1:2376", "192.0.2.7:2376")
 	const want = `level=WARN msg="a name in IGLU_NODES has no address" name=nod-2:2376
 level=INFO msg="a name in IGLU_NODES has an address now" name=nod-2:2376
+`
+	if diff := cmp.Diff(want, log.String()); diff != "" {
+		t.Errorf("its log (-want +got):\n%s", diff)
+	}
+}
+
+// TestNameWithManyAddresses looks a name up that has more addresses than are used, in another order each time. The log says
+// so once.
+func TestNameWithManyAddresses(t *testing.T) {
+	var log bytes.Buffer
+	var all []string
+	for i := range maxAddresses + 100 {
+		all = append(all, fmt.Sprintf("10.0.%d.%d", 100+i/100, 100+i%100))
+	}
+	known := names{"tasks.agent": all}
+	f := finder{resolver: known, names: []string{"tasks.agent:1"}, log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{ReplaceAttr: withoutTime}))}
+	for range 3 {
+		slices.Reverse(all)
+		got, err := f.find(t.Context())
+		if err != nil || len(got) != 1000 || got[0] != "10.0.100.100:1" || got[999] != "10.0.109.199:1" {
+			t.Errorf("found %d addresses, %q, %v", len(got), got, err)
+		}
+	}
+	const want = `level=WARN msg="a name in IGLU_NODES has too many addresses: no others than these are used" name=tasks.agent:1 used=1000
 `
 	if diff := cmp.Diff(want, log.String()); diff != "" {
 		t.Errorf("its log (-want +got):\n%s", diff)
