@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"iglu.sh/builder/internal/agent"
-	"iglu.sh/builder/internal/buildid"
 	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/orchestrator/docker"
 	"iglu.sh/builder/orchestrator/engine"
@@ -91,17 +90,13 @@ func (s *Settings) openFleet(own ownProgram, folder string, log *slog.Logger) (*
 // programOf fetches the program of an agent on another platform than the server's. Its version must be the
 // server's, because the two programs talk to each other.
 func (f *fleet) programOf(ctx context.Context, keys *agent.Keys, address, platform, version, folder string) (ownProgram, error) {
-	file, err := keys.Program(ctx, address, version, folder)
+	file, id, err := keys.Program(ctx, address, version, folder)
 	if other, ok := errors.AsType[*agent.VersionError](err); ok {
 		return ownProgram{}, fmt.Errorf("it runs %s, and %w: start an agent of this server's version there, %s", platform, other, version)
 	}
 	if err == nil {
 		err = f.keepProgram(address, file)
 	}
-	if err != nil {
-		return ownProgram{}, err
-	}
-	id, err := buildid.Of(file)
 	return ownProgram{file, id, version}, err
 }
 

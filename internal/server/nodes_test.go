@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -213,11 +214,20 @@ func TestProgram(t *testing.T) {
 		if got != test.buildID || (err == nil) != (test.err == "") || err != nil && err.Error() != test.err {
 			t.Errorf("%s on %s: %q, %v", test.version, test.platform, got, err)
 		}
+		kept, _ := filepath.Glob(filepath.Join(programs, "*"))
+		for _, file := range kept {
+			if err := os.WriteFile(file, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if again, err := f.cluster.Program(t.Context(), address, test.platform); again != test.buildID || err != nil {
+				t.Errorf("the server reads the program: %q, %v", again, err)
+			}
+		}
 		e.Close()
 	}
 }
 
-// TestKeptPrograms changes the programs of two agents again and again. Only the last of each is kept, even if it cannot run.
+// TestKeptPrograms changes the programs of two agents again and again. Only the last of each is kept.
 func TestKeptPrograms(t *testing.T) {
 	folder, keys := makeKeys(t)
 	files := []string{filepath.Join(folder, "first"), filepath.Join(folder, "second")}
@@ -225,24 +235,35 @@ func TestKeptPrograms(t *testing.T) {
 	for _, file := range files {
 		s.Nodes = append(s.Nodes, serveProgram(t, keys, file))
 	}
+	program, err := os.ReadFile(writeProgram(t, elf.PT_LOAD))
+	if err != nil {
+		t.Fatal(err)
+	}
 	f, err := s.openFleet(ownProgram{"/nonexistent", "own", "1.2.3"}, programs, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, step := range []struct {
-		node    int
-		program string
-		kept    int
-	}{{0, "a", 1}, {0, "b", 1}, {0, "b", 1}, {1, "b", 1}, {0, "c", 2}, {1, "d", 2}, {1, "c", 1}} {
-		if err := os.WriteFile(files[step.node], []byte(step.program), 0o600); err != nil {
+	for _, address := range s.Nodes {
+		e, err := f.cluster.Open(address)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := f.cluster.Program(t.Context(), s.Nodes[step.node], "linux/other"); err == nil {
-			t.Errorf("a file with %q is a program", step.program)
+		defer e.Close()
+	}
+	for _, step := range []struct {
+		node int
+		end  string // of the program
+		kept int
+	}{{0, "a", 1}, {0, "b", 1}, {0, "b", 1}, {1, "b", 1}, {0, "c", 2}, {1, "d", 2}, {1, "c", 1}} {
+		if err := os.WriteFile(files[step.node], append(program, step.end...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.cluster.Program(t.Context(), s.Nodes[step.node], "linux/other"); err != nil {
+			t.Error(err)
 		}
 		kept, err := filepath.Glob(filepath.Join(programs, "*"))
 		if err != nil || len(kept) != step.kept {
-			t.Errorf("after %q of node %d, %d programs are kept, want %d", step.program, step.node, len(kept), step.kept)
+			t.Errorf("after %q of node %d, %d programs are kept, want %d", step.end, step.node, len(kept), step.kept)
 		}
 	}
 }
