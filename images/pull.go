@@ -129,14 +129,25 @@ type step struct {
 	} `json:"progressDetail"`
 }
 
+const (
+	// maxStep is how many bytes of a pull's progress are read for one message.
+	maxStep = 256 << 10
+	// maxLayers is how many layers of an image are in its progress. Docker's images have up to 127.
+	maxLayers = 256
+)
+
 // readPull reads the progress of a pull to its end. It is a sequence of JSON objects. An error of the pull is one
 // of these objects; the call itself has succeeded before.
 func readPull(body io.Reader, say func(line string)) error {
 	progress := newProgress(say)
-	for dec := json.NewDecoder(body); ; {
+	limited := &io.LimitedReader{R: body}
+	for dec := json.NewDecoder(limited); ; {
 		var step step
+		limited.N = maxStep
 		err := dec.Decode(&step)
 		switch {
+		case err != nil && limited.N == 0:
+			return fmt.Errorf("read the pull's progress: a message has more than %s", units.BytesSize(maxStep))
 		case errors.Is(err, io.EOF):
 			progress.end()
 			return nil
@@ -173,9 +184,11 @@ func newProgress(say func(line string)) *progress {
 }
 
 func (p *progress) add(s step) {
+	_, isKnown := p.layers[s.ID]
 	switch {
 	case s.ID == "" || s.Status == "Pulling from "+s.ID:
 		p.result = s.Status
+	case !isKnown && len(p.layers) == maxLayers:
 	case s.Status == "Pulling fs layer":
 		p.layers[s.ID] = layer{}
 	case s.Status == "Downloading" && s.Progress.Total > 0:

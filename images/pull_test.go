@@ -255,6 +255,30 @@ func TestBrokenProgress(t *testing.T) {
 	}
 }
 
+// TestLongProgress reads messages without an end, and messages of more layers than an image has.
+func TestLongProgress(t *testing.T) {
+	for _, text := range []string{strings.Repeat("x", 2*maxStep), strings.Repeat(" ", 2*maxStep)} {
+		body := strings.NewReader(`{"status":"` + text + `"}`)
+		if text[0] == ' ' {
+			body.Reset(`{"status":"Downloading"}` + text)
+		}
+		err := readPull(body, func(string) {})
+		if err == nil || err.Error() != "read the pull's progress: a message has more than 256KiB" || body.Len() < maxStep/2 {
+			t.Errorf("%d bytes are not read, error %v", body.Len(), err)
+		}
+	}
+	p := newProgress(func(string) {})
+	for i := range 2 * maxLayers {
+		s := step{ID: fmt.Sprint(i), Status: "Downloading"}
+		s.Progress.Total = 1
+		p.add(s)
+		p.add(step{ID: "0", Status: "Download complete"})
+	}
+	if sum := p.sum(); sum.total != maxLayers {
+		t.Errorf("%d layers are kept", sum.total)
+	}
+}
+
 // stalledEngine never answers.
 type stalledEngine struct{ Engine }
 

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"iglu.sh/builder/internal/buildid"
 	"iglu.sh/builder/internal/lazyregexp"
 )
 
@@ -34,18 +35,23 @@ const (
 // A programHeader describes the program that an agent sends.
 type programHeader struct {
 	Version string `json:"version"`
-	SHA256  string `json:"sha256"` // in hexadecimal digits
-	Size    int64  `json:"size"`   // in bytes
+	BuildID string `json:"buildId"` // empty if it has none
+	SHA256  string `json:"sha256"`  // in hexadecimal digits
+	Size    int64  `json:"size"`    // in bytes
 }
 
 // headerOf returns the line with the header of a program.
-func headerOf(program io.Reader, version string) (line []byte, err error) {
+func headerOf(program *os.File, version string) (line []byte, err error) {
+	id, err := buildid.Of(program.Name())
+	if err != nil {
+		return nil, err
+	}
 	digest := sha256.New()
 	size, err := io.Copy(digest, program)
 	if err != nil {
 		return nil, err
 	}
-	line, err = json.Marshal(programHeader{Version: version, SHA256: hex.EncodeToString(digest.Sum(nil)), Size: size})
+	line, err = json.Marshal(programHeader{Version: version, BuildID: id, SHA256: hex.EncodeToString(digest.Sum(nil)), Size: size})
 	return append(line, '\n'), err
 }
 
@@ -77,38 +83,40 @@ func (e *VersionError) Error() string {
 
 var digestForm = lazyregexp.New(`^[0-9a-f]{64}$`)
 
-// Program returns the file, in a folder, with the program of the agent at an address. It fetches the program if
-// the folder does not have it yet. The error is a VersionError if the agent has another version.
-func (k *Keys) Program(ctx context.Context, address, version, folder string) (file string, err error) {
+// Program returns the file, in a folder, with the program of the agent at an address, and the build ID that the agent says
+// the program has. The server does not look for it itself: the package debug/elf needs any amount of memory for some
+// files, in which what it reads is compressed. Program fetches the program if the folder does not have it yet. The error is
+// a VersionError if the agent has another version.
+func (k *Keys) Program(ctx context.Context, address, version, folder string) (file, buildID string, err error) {
 	conn, err := k.dialFor(ctx, address, protocolProgram)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	defer conn.NetConn().Close()
 	defer context.AfterFunc(ctx, func() { conn.NetConn().Close() })()
 	if conn.ConnectionState().NegotiatedProtocol != protocolProgram {
-		return "", &VersionError{}
+		return "", "", &VersionError{}
 	}
 	conn.SetDeadline(time.Now().Add(programTimeout))
 	line, err := readLine(conn)
 	if err != nil {
-		return "", fmt.Errorf("fetch the agent's program: %w", err)
+		return "", "", fmt.Errorf("fetch the agent's program: %w", err)
 	}
 	var header programHeader
 	if err := json.Unmarshal(line, &header); err != nil || !digestForm().MatchString(header.SHA256) || header.Size > maxProgram {
-		return "", fmt.Errorf("fetch the agent's program: it is announced as %q", line)
+		return "", "", fmt.Errorf("fetch the agent's program: it is announced as %q", line)
 	}
 	if header.Version != version {
-		return "", &VersionError{header.Version}
+		return "", "", &VersionError{header.Version}
 	}
 	file = filepath.Join(folder, header.SHA256)
 	if _, err := os.Stat(file); err == nil {
-		return file, nil
+		return file, header.BuildID, nil
 	}
 	if err := keep(file, conn, header); err != nil {
-		return "", fmt.Errorf("fetch the agent's program: %w", err)
+		return "", "", fmt.Errorf("fetch the agent's program: %w", err)
 	}
-	return file, nil
+	return file, header.BuildID, nil
 }
 
 // readLine reads a line, and no byte after it.

@@ -3,6 +3,8 @@ package agent
 import (
 	"bytes"
 	"crypto/tls"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -13,23 +15,28 @@ import (
 	"time"
 )
 
-// programAgent starts an agent with a program.
-func programAgent(t *testing.T, program []byte) (in installation, address string) {
+// programAgent starts an agent with a program, which consists of a header and a text.
+func programAgent(t *testing.T, text []byte) (in installation, address string, program []byte) {
 	t.Helper()
 	in = install(t)
 	file := filepath.Join(t.TempDir(), "iglu-builder")
+	ident := [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)}
+	program, err := binary.Append(nil, binary.LittleEndian, elf.Header64{Ident: ident, Version: uint32(elf.EV_CURRENT)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	program = append(program, text...)
 	if err := os.WriteFile(file, program, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return in, startAgent(t, Options{Keys: in.agent, Socket: "/nonexistent", Program: file, Version: "1.2.3"}).address
+	return in, startAgent(t, Options{Keys: in.agent, Socket: "/nonexistent", Program: file, Version: "1.2.3"}).address, program
 }
 
 // TestProgram fetches an agent's program, and asks for it again when the folder has it.
 func TestProgram(t *testing.T) {
-	program := bytes.Repeat([]byte("a program\n"), 100_000)
-	in, address := programAgent(t, program)
+	in, address, program := programAgent(t, bytes.Repeat([]byte("a program\n"), 100_000))
 	folder := filepath.Join(t.TempDir(), "programs")
-	file, err := in.server.Program(t.Context(), address, "1.2.3", folder)
+	file, _, err := in.server.Program(t.Context(), address, "1.2.3", folder)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,14 +46,14 @@ func TestProgram(t *testing.T) {
 	if err := os.WriteFile(file, []byte("it is not fetched again"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if again, err := in.server.Program(t.Context(), address, "1.2.3", folder); again != file || err != nil {
+	if again, _, err := in.server.Program(t.Context(), address, "1.2.3", folder); again != file || err != nil {
 		t.Errorf("the second time it is %q, %v", again, err)
 	}
 	if got, err := os.ReadFile(file); err != nil || string(got) != "it is not fetched again" {
 		t.Errorf("it was fetched again: %d bytes, %v", len(got), err)
 	}
 	var other *VersionError
-	if _, err := in.server.Program(t.Context(), address, "1.2.4", folder); !errors.As(err, &other) || other.Agent != "1.2.3" {
+	if _, _, err := in.server.Program(t.Context(), address, "1.2.4", folder); !errors.As(err, &other) || other.Agent != "1.2.3" {
 		t.Errorf("for another version: %v", err)
 	}
 	if files, err := os.ReadDir(folder); err != nil || len(files) != 1 {
@@ -56,7 +63,7 @@ func TestProgram(t *testing.T) {
 
 // TestProgramOfStranger asks for an agent's program without the server's key.
 func TestProgramOfStranger(t *testing.T) {
-	_, address := programAgent(t, []byte("a program"))
+	_, address, _ := programAgent(t, []byte("a program"))
 	stranger := install(t).server
 	config := stranger.dialing()
 	config.NextProtos, config.VerifyConnection = []string{protocolProgram}, nil
@@ -87,8 +94,7 @@ func TestProgramIsWhole(t *testing.T) {
 // TestProgramAmongStrangers has more clients than there may be handshakes connect while the server fetches the agent's
 // program, which goes on.
 func TestProgramAmongStrangers(t *testing.T) {
-	program := bytes.Repeat([]byte("a program\n"), 2<<20) // more than the buffers of a connection
-	in, address := programAgent(t, program)
+	in, address, program := programAgent(t, bytes.Repeat([]byte("a program\n"), 2<<20)) // more than the buffers of a connection
 	conn, err := in.server.dialFor(t.Context(), address, protocolProgram)
 	if err != nil {
 		t.Fatal(err)

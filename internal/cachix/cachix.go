@@ -193,6 +193,10 @@ func (cache *Cache) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
+// maxKeys is how many public keys a cache may have. Most have one. Iglu Cache has one for each API key with which one was
+// registered.
+const maxKeys = 100
+
 // described reports whether the JSON described a cache.
 func (cache Cache) described() bool { return cache.Name != "" || cache.PublicKeys != nil }
 
@@ -225,11 +229,12 @@ func (cache Cache) NamedKeys() []string {
 }
 
 // Cache returns the properties of the cache, after checking that it exists and accepts the API key. Its
-// errors are of the kinds KeyRefused, NoCache, NoSigningKey, Unreachable, TimedOut, Busy, Failing, Refused
+// errors are of the kinds KeyRefused, NoCache, NoSigningKey, TooManyKeys, Unreachable, TimedOut, Busy, Failing, Refused
 // and NotCachix.
 func (c *Client) Cache(ctx context.Context) (Cache, error) {
 	var cache Cache
-	err := c.retrier.do(ctx, c.transport.lookUp(&cache))
+	call := c.transport.lookUp(&cache)
+	err := c.retrier.do(ctx, call)
 	if failure, ok := errors.AsType[*Error](err); ok && !failure.away {
 		switch failure.Status {
 		case http.StatusNotFound:
@@ -238,8 +243,12 @@ func (c *Client) Cache(ctx context.Context) (Cache, error) {
 			failure.Kind = NoSigningKey
 		}
 	}
-	if err == nil && !cache.described() { // other JSON
-		err = &Error{Kind: NotCachix, Doing: "look up the cache", Cache: c.transport.shown, Status: http.StatusOK}
+	switch n := len(cache.PublicKeys); {
+	case err != nil:
+	case !cache.described(): // other JSON
+		err = &Error{Kind: NotCachix, Doing: call.doing, Cache: c.transport.shown, Status: http.StatusOK}
+	case n > maxKeys:
+		err = &Error{Kind: TooManyKeys, Doing: call.doing, Cache: c.transport.shown, Detail: fmt.Sprintf("it has %d, and may have %d", n, maxKeys)}
 	}
 	return cache, err
 }

@@ -56,6 +56,7 @@ func TestCacheFaults(t *testing.T) {
 		{"unknown route is 200", devcache.Answer(200, "OK"), NotCachix},
 		{"other JSON", devcache.Answer(200, `{"status":"fine"}`), NotCachix},
 		{"other JSON still", devcache.Answer(200, `[]`), NotCachix},
+		{"too many keys", devcache.Answer(200, `{"name":"default","publicSigningKeys":["a"`+strings.Repeat(`,"a"`, maxKeys)+`]}`), TooManyKeys},
 		{"redirection", devcache.Answer(301, "", "Location", "https://elsewhere.example.com/secret"), NotCachix},
 		{"broken off", devcache.BreakOff(0), Unreachable},
 		{"hangs", devcache.Hang(), TimedOut},

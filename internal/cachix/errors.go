@@ -23,6 +23,7 @@ const (
 	KeyRefused   Kind = "the cache does not accept the API key"
 	NoCache      Kind = "there is no such cache"
 	NoSigningKey Kind = "the cache has no public signing key yet; register one, for example with 'cachix generate-keypair'"
+	TooManyKeys  Kind = "the cache has too many public signing keys"
 	Unreachable  Kind = "the cache cannot be reached"
 	TimedOut     Kind = "the cache does not answer in time"
 	Busy         Kind = "the cache asks to come back later"

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -104,5 +105,19 @@ func TestParseNarInfo(t *testing.T) {
 	}
 	if got, err := parseNarInfo("StorePath: /nix/store/a\n<html>\n"); err == nil || !strings.Contains(err.Error(), `"<html>"`) {
 		t.Errorf("of a page: %v, error %v", got, err)
+	}
+}
+
+// A narinfo may have 16 signatures: a cache that has thousands, and as many keys, would keep a job busy for hours.
+func TestMaxSignatures(t *testing.T) {
+	key, p := newKey(t), small(t).Path
+	fields := narInfoFields{"Sig": slices.Repeat([]string{"other-1:" + newKey(t).Sign(p.Fingerprint())}, maxSignatures-1)}
+	fields["Sig"] = append(fields["Sig"], "default:"+key.Sign(p.Fingerprint()))
+	if err := fields.checkSignature(p, "", publicOf(key)); err != nil {
+		t.Errorf("with %d signatures: %v", len(fields["Sig"]), err)
+	}
+	fields["Sig"] = slices.Repeat(fields["Sig"][maxSignatures-1:], maxSignatures+1)
+	if err := fields.checkSignature(p, "", publicOf(key)); err == nil || err.Error() != "it has 17 signatures, and may have 16" {
+		t.Errorf("with %d signatures: %v", len(fields["Sig"]), err)
 	}
 }

@@ -137,12 +137,19 @@ func (f narInfoFields) compareReferences(p Path) error {
 	return nil
 }
 
+// maxSignatures is how many signatures a narinfo may have. Caches have one or two. Each is verified with each key, of
+// which a cache may have maxKeys.
+const maxSignatures = 16
+
 // checkSignature looks for a signature by one of the keys, under any name. made is the signature that was
 // made for the path just now: it is only compared, because verifying it would take longer than all other
 // comparisons.
 func (f narInfoFields) checkSignature(p Path, made string, keys []ed25519.PublicKey) error {
 	if len(keys) == 0 {
 		return nil
+	}
+	if n := len(f["Sig"]); n > maxSignatures {
+		return fmt.Errorf("it has %d signatures, and may have %d", n, maxSignatures)
 	}
 	fingerprint := []byte(p.Fingerprint())
 	for _, text := range f["Sig"] {

@@ -135,6 +135,7 @@ func refusal(err error) error {
 		cachix.NoCache:      "check the name at the end of buildOptions.cachix.target",
 		cachix.NotCachix:    "",
 		cachix.NoSigningKey: "",
+		cachix.TooManyKeys:  "delete the keys with which no path is signed any more",
 		cachix.Refused:      "check buildOptions.cachix.target",
 	}
 	for kind, text := range advice {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -15,7 +16,6 @@ import (
 	"time"
 
 	"iglu.sh/builder/internal/agent"
-	"iglu.sh/builder/internal/buildid"
 	"iglu.sh/builder/orchestrator"
 	"iglu.sh/builder/orchestrator/docker"
 	"iglu.sh/builder/orchestrator/engine"
@@ -26,8 +26,9 @@ type fleet struct {
 	one     engine.Engine         // nil if there is a cluster
 	cluster *orchestrator.Cluster // nil if there is one engine
 
-	mu      sync.Mutex
-	engines map[string]*docker.Engine // those that are open, by their addresses
+	mu       sync.Mutex
+	engines  map[string]*docker.Engine // those that are open, by their addresses
+	programs map[string]string         // the files of agents on other platforms, by their addresses
 }
 
 // An ownProgram is a build of this program, which runs in the containers of jobs.
@@ -39,7 +40,7 @@ const ownPlatform = runtime.GOOS + "/" + runtime.GOARCH
 // openFleet returns the engines of the settings. own is the program that runs in their containers. For other
 // platforms, the program is fetched from the agents there and kept in folder, which is emptied at each start.
 func (s *Settings) openFleet(own ownProgram, folder string, log *slog.Logger) (*fleet, error) {
-	f := &fleet{engines: make(map[string]*docker.Engine)}
+	f := &fleet{engines: make(map[string]*docker.Engine), programs: make(map[string]string)}
 	if len(s.Nodes) == 0 {
 		e, err := s.openOne(own.file, log)
 		if err != nil {
@@ -69,7 +70,7 @@ func (s *Settings) openFleet(own ownProgram, folder string, log *slog.Logger) (*
 		Program: func(ctx context.Context, address, platform string) (buildID string, err error) {
 			used := own
 			if platform != ownPlatform {
-				if used, err = programOf(ctx, keys, address, platform, own.version, folder); err != nil {
+				if used, err = f.programOf(ctx, keys, address, platform, own.version, folder); err != nil {
 					return "", err
 				}
 			}
@@ -88,16 +89,32 @@ func (s *Settings) openFleet(own ownProgram, folder string, log *slog.Logger) (*
 
 // programOf fetches the program of an agent on another platform than the server's. Its version must be the
 // server's, because the two programs talk to each other.
-func programOf(ctx context.Context, keys *agent.Keys, address, platform, version, folder string) (ownProgram, error) {
-	file, err := keys.Program(ctx, address, version, folder)
+func (f *fleet) programOf(ctx context.Context, keys *agent.Keys, address, platform, version, folder string) (ownProgram, error) {
+	file, id, err := keys.Program(ctx, address, version, folder)
 	if other, ok := errors.AsType[*agent.VersionError](err); ok {
 		return ownProgram{}, fmt.Errorf("it runs %s, and %w: start an agent of this server's version there, %s", platform, other, version)
 	}
-	if err != nil {
-		return ownProgram{}, err
+	if err == nil {
+		err = f.keepProgram(address, file)
 	}
-	id, err := buildid.Of(file)
 	return ownProgram{file, id, version}, err
+}
+
+// keepProgram removes the file with the program that the agent at an address had before, unless that is the program of
+// another agent, too. So there are never more files than agents. The error is that the file is not there any more, because
+// it was that of another agent until a moment ago.
+func (f *fleet) keepProgram(address, file string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := os.Stat(file); err != nil {
+		return err
+	}
+	before, hadOne := f.programs[address]
+	f.programs[address] = file
+	if !hadOne || slices.Contains(slices.Collect(maps.Values(f.programs)), before) {
+		return nil
+	}
+	return os.Remove(before)
 }
 
 // nodeKeys returns the keys for the agents of nodes.
@@ -151,6 +168,9 @@ func resolve(ctx context.Context, r resolver, names []string) (addresses [][]str
 	return addresses, failures
 }
 
+// maxAddresses is how many addresses of a name are used. Each has connections of its own.
+const maxAddresses = 1000
+
 func resolveOne(ctx context.Context, r resolver, name string) (addresses []string, err error) {
 	host, port, err := net.SplitHostPort(name)
 	if err != nil {
@@ -163,11 +183,15 @@ func resolveOne(ctx context.Context, r resolver, name string) (addresses []strin
 	for _, address := range found {
 		addresses = append(addresses, net.JoinHostPort(address, port))
 	}
+	if len(addresses) > maxAddresses {
+		slices.Sort(addresses) // a name server answers in any order
+		addresses = addresses[:maxAddresses]
+	}
 	return addresses, nil
 }
 
 // A finder looks up the names of agents again and again. It logs when a name begins to have no address, for example because
-// it is misspelt, and when it has one again.
+// it is misspelt, when it has one again, and when it begins to have too many.
 type finder struct {
 	resolver resolver
 	names    []string
@@ -193,6 +217,9 @@ func (f *finder) find(ctx context.Context) (addresses []string, failed error) {
 		case len(found) > 0 && !had:
 			f.log.Info("a name in IGLU_NODES has an address now", "name", name)
 			f.without = slices.DeleteFunc(f.without, func(other string) bool { return other == name })
+		}
+		if len(found) == maxAddresses && len(f.last[name]) < maxAddresses {
+			f.log.Warn("a name in IGLU_NODES has too many addresses: no others than these are used", "name", name, "used", maxAddresses)
 		}
 		now[name] = found
 		addresses = append(addresses, found...)

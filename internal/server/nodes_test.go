@@ -3,7 +3,9 @@ package server
 import (
 	"bytes"
 	"context"
+	"debug/elf"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -188,13 +190,7 @@ func TestProgram(t *testing.T) {
 	if err != nil || buildID == "" {
 		t.Fatalf("%q, %v", buildID, err)
 	}
-	listens, ended := make(addresses, 1), make(chan error)
-	ctx, stop := context.WithCancel(t.Context())
-	go func() {
-		ended <- agent.Serve(ctx, ctx, agent.Options{Listen: "127.0.0.1:0", Keys: keys, Socket: "/nonexistent", Program: program, Version: "1.2.3",
-			Running: func(context.Context) (bool, error) { return false, nil }}, slog.New(slog.NewTextHandler(listens, nil)))
-	}()
-	address := <-listens
+	address := serveProgram(t, keys, program)
 	programs := filepath.Join(folder, "programs")
 	for _, test := range []struct{ version, platform, buildID, err string }{
 		{"1.2.3", ownPlatform, "own", ""},
@@ -218,12 +214,76 @@ func TestProgram(t *testing.T) {
 		if got != test.buildID || (err == nil) != (test.err == "") || err != nil && err.Error() != test.err {
 			t.Errorf("%s on %s: %q, %v", test.version, test.platform, got, err)
 		}
+		kept, _ := filepath.Glob(filepath.Join(programs, "*"))
+		for _, file := range kept {
+			if err := os.WriteFile(file, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if again, err := f.cluster.Program(t.Context(), address, test.platform); again != test.buildID || err != nil {
+				t.Errorf("the server reads the program: %q, %v", again, err)
+			}
+		}
 		e.Close()
 	}
-	stop()
-	if err := <-ended; err != nil {
-		t.Error(err)
+}
+
+// TestKeptPrograms changes the programs of two agents again and again. Only the last of each is kept.
+func TestKeptPrograms(t *testing.T) {
+	folder, keys := makeKeys(t)
+	files := []string{filepath.Join(folder, "first"), filepath.Join(folder, "second")}
+	s, programs := &Settings{AgentKeys: filepath.Join(folder, "server")}, filepath.Join(folder, "programs")
+	for _, file := range files {
+		s.Nodes = append(s.Nodes, serveProgram(t, keys, file))
 	}
+	program, err := os.ReadFile(writeProgram(t, elf.PT_LOAD))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := s.openFleet(ownProgram{"/nonexistent", "own", "1.2.3"}, programs, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range s.Nodes {
+		e, err := f.cluster.Open(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
+	}
+	for _, step := range []struct {
+		node int
+		end  string // of the program
+		kept int
+	}{{0, "a", 1}, {0, "b", 1}, {0, "b", 1}, {1, "b", 1}, {0, "c", 2}, {1, "d", 2}, {1, "c", 1}} {
+		if err := os.WriteFile(files[step.node], append(program, step.end...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.cluster.Program(t.Context(), s.Nodes[step.node], "linux/other"); err != nil {
+			t.Error(err)
+		}
+		kept, err := filepath.Glob(filepath.Join(programs, "*"))
+		if err != nil || len(kept) != step.kept {
+			t.Errorf("after %q of node %d, %d programs are kept, want %d", step.end, step.node, len(kept), step.kept)
+		}
+	}
+}
+
+// serveProgram starts an agent with a program, and returns its address.
+func serveProgram(t *testing.T, keys *agent.Keys, program string) (address string) {
+	t.Helper()
+	listens, ended := make(addresses, 1), make(chan error)
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		ended <- agent.Serve(ctx, ctx, agent.Options{Listen: "127.0.0.1:0", Keys: keys, Socket: "/nonexistent", Program: program, Version: "1.2.3",
+			Running: func(context.Context) (bool, error) { return false, nil }}, slog.New(slog.NewTextHandler(listens, nil)))
+	}()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return <-listens
 }
 
 // addresses gets those on which an agent listens, from its log.
@@ -256,6 +316,30 @@ func TestNameWithoutAddress(t *testing.T) {
 	find("192.0.2.1:2376", "192.0.2.7:2376")
 	const want = `level=WARN msg="a name in IGLU_NODES has no address" name=nod-2:2376
 level=INFO msg="a name in IGLU_NODES has an address now" name=nod-2:2376
+`
+	if diff := cmp.Diff(want, log.String()); diff != "" {
+		t.Errorf("its log (-want +got):\n%s", diff)
+	}
+}
+
+// TestNameWithManyAddresses looks a name up that has more addresses than are used, in another order each time. The log says
+// so once.
+func TestNameWithManyAddresses(t *testing.T) {
+	var log bytes.Buffer
+	var all []string
+	for i := range maxAddresses + 100 {
+		all = append(all, fmt.Sprintf("10.0.%d.%d", 100+i/100, 100+i%100))
+	}
+	known := names{"tasks.agent": all}
+	f := finder{resolver: known, names: []string{"tasks.agent:1"}, log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{ReplaceAttr: withoutTime}))}
+	for range 3 {
+		slices.Reverse(all)
+		got, err := f.find(t.Context())
+		if err != nil || len(got) != 1000 || got[0] != "10.0.100.100:1" || got[999] != "10.0.109.199:1" {
+			t.Errorf("found %d addresses, %q, %v", len(got), got, err)
+		}
+	}
+	const want = `level=WARN msg="a name in IGLU_NODES has too many addresses: no others than these are used" name=tasks.agent:1 used=1000
 `
 	if diff := cmp.Diff(want, log.String()); diff != "" {
 		t.Errorf("its log (-want +got):\n%s", diff)

@@ -97,7 +97,7 @@ func New(options Options, log *slog.Logger) (*Engine, error) {
 }
 
 func newClient(options Options) (*client.Client, error) {
-	transport := new(http.Transport)
+	transport := &http.Transport{MaxResponseHeaderBytes: maxHeader}
 	how := []client.Opt{client.FromEnv}
 	if options.Dial != nil {
 		plain := &http.Client{Transport: transport, CheckRedirect: client.CheckRedirect}
@@ -107,10 +107,13 @@ func newClient(options Options) (*client.Client, error) {
 		how = append(how, client.WithHost(options.Host))
 	}
 	c, err := client.NewClientWithOpts(append(how, client.WithAPIVersionNegotiation())...)
-	if err == nil && options.Dial != nil { // after the host, whose option sets these fields
-		transport.DialContext, transport.Proxy = options.Dial, nil
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	if options.Dial != nil { // after the host, whose option sets these fields
+		transport.DialContext, transport.Proxy = limitHeaders(options.Dial), nil
+	}
+	return c, limitAnswers(c)
 }
 
 // Close closes the connection to the engine.
@@ -213,6 +216,9 @@ func (d *Engine) Ready(ctx context.Context) error {
 // Image implements engine.Engine.
 func (d *Engine) Image(ctx context.Context, progress func(line string)) (engine.Image, error) {
 	found, err := d.image.Ensure(ctx, progress)
+	if err == nil {
+		err = checkNames(found.ID, found.Digest, found.Platform)
+	}
 	if err != nil {
 		return engine.Image{}, d.imageFailure(err)
 	}

@@ -43,6 +43,9 @@ func (d *Engine) describe(ctx context.Context) (*machine, error) {
 		platform: version.Os + "/" + version.Arch,
 		isPodman: slices.ContainsFunc(version.Components, func(c types.ComponentVersion) bool { return c.Name == "Podman Engine" }),
 	}
+	if err := checkNames(m.ID, m.Name, m.platform); err != nil {
+		return nil, callFailure("describe its machine", err)
+	}
 	d.logMachine(m)
 	d.mu.Lock()
 	defer d.mu.Unlock()
