@@ -195,7 +195,7 @@ func (cache *Cache) UnmarshalJSON(text []byte) error {
 
 // maxKeys is how many public keys a cache may have. Most have one. Iglu Cache has one for each API key with which one was
 // registered.
-const maxKeys = 100
+const maxKeys = 1000
 
 // described reports whether the JSON described a cache.
 func (cache Cache) described() bool { return cache.Name != "" || cache.PublicKeys != nil }

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,6 +35,8 @@ func (s *Server) serveRecords(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
+	out := s.answerTo(w)
+	gathered := bufio.NewWriterSize(out, piece)
 	next := `{"jobs":[`
 	for _, record := range found { // one at a time, because together they can take much memory
 		text, err := s.selected(f, record.Job)
@@ -47,12 +50,13 @@ func (s *Server) serveRecords(w http.ResponseWriter, r *http.Request) {
 		if text == nil {
 			continue
 		}
-		if _, err := w.Write(append([]byte(next), text...)); err != nil {
+		if _, err := gathered.Write(append([]byte(next), text...)); err != nil {
 			return
 		}
 		next = ","
 	}
-	fmt.Fprintln(w, strings.TrimPrefix(next, ",")+"]}")
+	fmt.Fprintln(gathered, strings.TrimPrefix(next, ",")+"]}")
+	out.end(gathered.Flush())
 }
 
 // selected returns a record as JSON. It returns nil if the record was removed, or the filter does not select it any more.

@@ -94,8 +94,8 @@ func TestUsableConnection(t *testing.T) {
 			if err != nil {
 				t.Fatal(path, err)
 			}
-			if text, err := io.ReadAll(response.Body); err != nil || int64(len(text)) != response.ContentLength || response.StatusCode != http.StatusOK {
-				t.Errorf("%s: %s, %d bytes of %d: %v", path, response.Status, len(text), response.ContentLength, err)
+			if text, err := io.ReadAll(response.Body); err != nil || len(text) == 0 || response.StatusCode != http.StatusOK {
+				t.Errorf("%s: %s, %d bytes, %v", path, response.Status, len(text), err)
 			}
 			time.Sleep(2 * h.options.ClientTimeout)
 		}

@@ -91,8 +91,19 @@ func (out *watcher) Write(p []byte) (n int, err error) {
 func (s *Server) send(w http.ResponseWriter, status int, text []byte) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(status)
-	out := watcher{w: w, control: http.NewResponseController(w), timeout: s.options.ClientTimeout}
-	if _, err := out.Write(text); err == nil {
+	out := s.answerTo(w)
+	_, err := out.Write(text)
+	out.end(err)
+}
+
+// answerTo returns a watcher for an answer that does not continue. It needs a call of end.
+func (s *Server) answerTo(w http.ResponseWriter) *watcher {
+	return &watcher{w: w, control: http.NewResponseController(w), timeout: s.options.ClientTimeout}
+}
+
+// end makes the connection of an answer usable again, after everything was written without an error.
+func (out *watcher) end(err error) {
+	if err == nil {
 		out.control.SetWriteDeadline(time.Time{})
 	}
 }
