@@ -88,21 +88,45 @@ func collect(bytes string, r runner) int {
 // blockSize is the unit of a file's number of blocks, in bytes: stat(2).
 const blockSize = 512
 
+// maxLinked limits the memory of a measurement.
+const maxLinked = 1 << 18
+
 // diskUsage returns how many bytes of the disk a file or folder uses, with everything below it. A file with several
 // hard links counts once.
 func diskUsage(ctx context.Context, root string) (bytes int64, err error) {
-	type file struct{ device, inode uint64 }
-	seen := make(map[file]bool)
-	err = walkTree(ctx, root, func(_ int, _ string, stat *unix.Stat_t) error {
-		if stat.Nlink > 1 && stat.Mode&unix.S_IFMT != unix.S_IFDIR {
-			id := file{stat.Dev, stat.Ino}
-			if seen[id] {
-				return nil
+	m := measurement{remembers: maxLinked}
+	err = walkTree(ctx, root, false, m.add)
+	return m.bytes, err
+}
+
+// A measurement is of what files and folders use of the disk.
+type measurement struct {
+	bytes     int64
+	seen      map[inode]bool // files with several links that have counted
+	remembers int            // so many of them
+}
+
+type inode struct{ device, number uint64 }
+
+// add adds a file or folder. If there are more files with several links than a measurement remembers, the others count
+// with a part at each of their links.
+func (m *measurement) add(_ int, _ string, stat *unix.Stat_t) (enter bool, err error) {
+	size := stat.Blocks * blockSize
+	isFolder := stat.Mode&unix.S_IFMT == unix.S_IFDIR
+	if stat.Nlink > 1 && !isFolder {
+		id := inode{stat.Dev, stat.Ino}
+		switch {
+		case m.seen[id]:
+			size = 0
+		case len(m.seen) < m.remembers:
+			if m.seen == nil {
+				m.seen = make(map[inode]bool)
 			}
-			seen[id] = true
+			m.seen[id] = true
+		default:
+			size /= int64(stat.Nlink)
 		}
-		bytes += stat.Blocks * blockSize
-		return nil
-	})
-	return bytes, err
+	}
+	m.bytes += size
+	return isFolder, nil
 }

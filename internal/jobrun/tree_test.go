@@ -2,9 +2,11 @@ package jobrun
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -73,23 +75,128 @@ func TestDiskUsage(t *testing.T) {
 	}
 }
 
-// TestWalkTree walks through folders in each other: in the order in which they can be removed, and with few of them
-// open at once, because the number of open files is limited, and each takes memory.
-func TestWalkTree(t *testing.T) {
-	const depth = 50
-	root := filepath.Join(t.TempDir(), "root")
-	if err := os.Mkdir(root, 0o700); err != nil {
+// TestManyLinks measures more files with several links than there is memory for.
+func TestManyLinks(t *testing.T) {
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "d"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	deepTree(t, root, "d", depth, "")
-	visited, most := 0, 0
-	err := walkTree(t.Context(), root, func(folder int, name string, stat *unix.Stat_t) error {
-		visited++
-		most = max(most, openBelow(root))
-		return nil
+	for n := range 3 {
+		file := filepath.Join(root, fmt.Sprint(n))
+		write(t, file, strings.Repeat("x", 1<<20))
+		if err := errors.Join(os.Link(file, file+"-link"), os.Link(file, filepath.Join(root, "d", fmt.Sprint(n)))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []int64
+	for _, remembers := range []int{3, 2, 1, 0} {
+		m := measurement{remembers: remembers}
+		if err := walkTree(t.Context(), root, false, m.add); err != nil || len(m.seen) != remembers {
+			t.Errorf("%d files are remembered, want %d; %v", len(m.seen), remembers, err)
+		}
+		got = append(got, m.bytes)
+	}
+	for _, bytes := range got {
+		if bytes < 3<<20 || bytes > got[0] || bytes < got[0]-100 {
+			t.Errorf("the sizes are %d", got)
+			break
+		}
+	}
+}
+
+// TestWalkTree walks through folders in each other, with few of them open at once, because the number of open files is
+// limited, and each takes memory.
+func TestWalkTree(t *testing.T) {
+	const depth = 50
+	for _, again := range []bool{false, true} {
+		root := filepath.Join(t.TempDir(), "root")
+		if err := os.Mkdir(root, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		deepTree(t, root, "d", depth, "")
+		visited, most, entered := 0, 0, make(map[uint64]bool)
+		err := walkTree(t.Context(), root, again, func(folder int, name string, stat *unix.Stat_t) (bool, error) {
+			visited++
+			most = max(most, openBelow(root))
+			enter := stat.Mode&unix.S_IFMT == unix.S_IFDIR && !entered[stat.Ino]
+			entered[stat.Ino] = true
+			return enter, nil
+		})
+		want := depth + 2
+		if again {
+			want += depth + 1
+		}
+		if err != nil || visited != want || most == 0 || most > 2 {
+			t.Errorf("%d visits, want %d; %d folders are open at once; %v", visited, want, most, err)
+		}
+	}
+}
+
+// manyNames makes folders in each other, each with many files of long names.
+func manyNames(t *testing.T, root string) {
+	t.Helper()
+	for range 4 {
+		for n := range 600 {
+			write(t, filepath.Join(root, fmt.Sprintf("%04d%s", n, strings.Repeat("n", 250))), "")
+		}
+		root = filepath.Join(root, "d")
+		if err := os.Mkdir(root, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestManyNames walks through folders with many names in little memory. Otherwise whoever makes enough of them lets all
+// later jobs and the maintenance of a store run out of memory.
+func TestManyNames(t *testing.T) {
+	root := t.TempDir()
+	manyNames(t, root)
+	var before, held runtime.MemStats
+	files := 0
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	err := walkTree(t.Context(), root, false, func(_ int, name string, stat *unix.Stat_t) (bool, error) {
+		if files++; files%300 == 0 {
+			runtime.GC()
+			var now runtime.MemStats
+			runtime.ReadMemStats(&now)
+			held.HeapAlloc = max(held.HeapAlloc, now.HeapAlloc)
+		}
+		return stat.Mode&unix.S_IFMT == unix.S_IFDIR, nil
 	})
-	if want := depth + 2; err != nil || visited != want || most == 0 || most > 2 {
-		t.Errorf("%d files, want %d; %d folders are open at once; %v", visited, want, most, err)
+	const names = 4*600 + 4 + 1
+	if grown := int64(held.HeapAlloc) - int64(before.HeapAlloc); err != nil || files != names || grown > 200<<10 {
+		t.Errorf("%d of %d files visited; %d bytes held; %v", files, names, grown, err)
+	}
+	if err := removeTree(root); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(root); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+}
+
+// TestTooDeep enters more folders in each other than there is memory for.
+func TestTooDeep(t *testing.T) {
+	w := walk{ctx: t.Context(), levels: make([]level, maxLevels), visit: func(int, string, *unix.Stat_t) (bool, error) { return true, nil }}
+	if below, err := w.enter(unix.AT_FDCWD, t.TempDir()); below >= 0 || err == nil || err.Error() != "too many folders in each other" {
+		t.Errorf("descriptor %d; %v", below, err)
+	}
+}
+
+// TestRemoveNothing removes a folder that never becomes empty: that ends, with an error.
+func TestRemoveNothing(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root may remove anything")
+	}
+	root := t.TempDir()
+	kept := filepath.Join(root, "kept")
+	if err := errors.Join(os.MkdirAll(filepath.Join(kept, "d"), 0o700), os.Chmod(kept, 0o500)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Chmod(kept, 0o700) })
+	if err := removeTree(root); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("error %v", err)
 	}
 }
 
