@@ -111,7 +111,6 @@ func checkBuild(builders, program string) error {
 
 // runInStore runs the job, and then prepares its store for the next job.
 func runInStore(ctx context.Context, job jobenv.Job, root runner, t reporter) jobwire.End {
-	before := storePaths(job.Store != "")
 	taken, err := takeStore(&job, root)
 	mendProfiles(profiles)
 	r := root
@@ -121,6 +120,7 @@ func runInStore(ctx context.Context, job jobenv.Job, root runner, t reporter) jo
 	if err != nil {
 		return cannotBegin(job, err)
 	}
+	before := storePaths(job.Store != "")
 	end := run(ctx, job, root, r, t)
 	root.children.killAll() // before the store is marked as clean
 	clearBuildDir()

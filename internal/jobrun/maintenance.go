@@ -16,7 +16,7 @@ import (
 // store is clean. The task runs programs of the store, which a job that ran as root may have replaced. So
 // their processes are killed before the store is measured, and their output is not mixed with the size.
 func maintenance(ctx context.Context, job jobenv.Job, r runner) int {
-	if err := clearBuildDir(); err != nil {
+	if err := errors.Join(clearBuildDir(), openStore().removeLeft()); err != nil {
 		say("%v", err)
 	}
 	code := maintainStore(job.Maintenance, r)

@@ -161,6 +161,9 @@ func takeStore(job *jobenv.Job, r runner) (storeMark, error) {
 	default:
 		return mark, s.writeFilled()
 	}
+	if err := s.removeLeft(); err != nil {
+		return mark, errUnusable{err.Error()}
+	}
 	if err := s.check(mark); err != nil {
 		return mark, err
 	}

@@ -98,6 +98,36 @@ func commandsOfUser(t *testing.T, e *fixture.Engine) {
 	}
 }
 
+// locks are derivations, and one that makes or replaces the locks of others, whose names it knows. That of "stale" is made
+// by Nix itself, as root, when it builds "leading".
+const locks = `let
+  make = name: script: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/nix/var/nix/profiles/default/bin"; args = [ "-c" script ]; };
+  lock = of: builtins.unsafeDiscardStringContext of.outPath + ".lock";
+in rec {
+  folder = make "folder" "echo > $out";
+  link = make "link" "echo > $out";
+  stale = make "stale" "echo > $out";
+  leading = make "leading" "echo > $out";
+  attack = make "attack" "mkdir ${lock folder}; ln -s /etc/passwd ${lock link}; ln -s ${lock stale} ${lock leading}; echo > $out";
+}`
+
+// TestLocksOfBuilder runs a job with a build that takes the locks of others. The next job of the store can build these.
+func TestLocksOfBuilder(t *testing.T) { fixture.OnEngines(t, locksOfBuilder) }
+
+func locksOfBuilder(t *testing.T, e *fixture.Engine) {
+	s := e.Server(t, func(s *server.Settings) { s.Store = stores.Repository })
+	name := "locks-" + strings.ToLower(rand.Text()[:10])
+	if err := fixture.Env.Git.Commit(name, "main", map[string]string{"default.nix": locks}); err != nil {
+		t.Fatal(err)
+	}
+	url := fixture.Env.Git.Public + "/" + name
+	fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, "sh -c 'nix-build --no-out-link -A attack && nix-build --no-out-link -A leading'")), 0)
+	for _, attr := range []string{"folder", "link", "stale"} {
+		// Without the limit, a build that waits for its lock would never end.
+		fixture.WantExit(t, fixture.Do(t, s, fixture.Build(url, "sh -c 'timeout 100 nix-build --no-out-link -A "+attr+"'")), 0)
+	}
+}
+
 // TestIgnoredSettings runs a command with settings that only the request or the operator may set.
 func TestIgnoredSettings(t *testing.T) {
 	t.Parallel()
