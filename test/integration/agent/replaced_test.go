@@ -42,7 +42,7 @@ func TestReplaced(t *testing.T) {
 	old.Stop()
 	await(2)
 	fixture.WantExit(t, fixture.Do(t, s, fixture.Command("sh -c 'echo second'")), 0)
-	if err := fixture.AwaitEngine(s.Host, time.Minute, func() bool { return len(s.Containers()) == 1 }); err != nil {
+	if err := fixture.AwaitEngine(s.Host, time.Minute, func() bool { return len(s.JobContainers(t)) == 1 }); err != nil {
 		t.Errorf("containers are left of the second job: %v", err)
 	}
 	fixture.GoOn(t, s)

@@ -170,7 +170,7 @@ func TestPageQueue(t *testing.T) {
 	third.Click("#submit")
 	third.UntilText("#refusal", "A build job is already running.")
 	third.UntilText("#refusal a", "go-on")
-	if err := fixture.AwaitEngine(s.Host, time.Minute, func() bool { return len(s.Containers()) == 1 }); err != nil {
+	if err := fixture.AwaitEngine(s.Host, time.Minute, func() bool { return len(s.JobContainers(t)) == 1 }); err != nil {
 		t.Fatal(err)
 	}
 	fixture.GoOn(t, s)
