@@ -22,8 +22,8 @@ var errHelperSilent = errors.New("the credential helper of Docker's configuratio
 
 // registryAuth returns the credentials for an image's registry, in the format of the engine's API. They are
 // from Docker's configuration (DOCKER_CONFIG, or .docker in the home folder) and its credential helpers.
-func registryAuth(ctx context.Context, ref string) (string, error) {
-	name, err := reference.ParseNormalizedNamed(ref)
+func (s *Source) registryAuth(ctx context.Context) (string, error) {
+	name, err := reference.ParseNormalizedNamed(s.ref)
 	if err != nil {
 		return "", err
 	}
@@ -39,7 +39,7 @@ func registryAuth(ctx context.Context, ref string) (string, error) {
 	if !ok {
 		helper = file.CredentialsStore
 	}
-	return helpers.ask(ctx, helper+" "+host, func() (string, error) {
+	return s.helpers.ask(ctx, helper+" "+host, func() (string, error) {
 		found, err := file.GetAuthConfig(host)
 		if err != nil {
 			return "", fmt.Errorf("get the credentials for %s: %w", host, err)
@@ -47,9 +47,6 @@ func registryAuth(ctx context.Context, ref string) (string, error) {
 		return registry.EncodeAuthConfig(registry.AuthConfig(found))
 	})
 }
-
-// helpers are the credential helpers of all Sources: there is one configuration.
-var helpers helperCalls
 
 // helperCalls are the calls of credential helpers in progress. Docker's library cannot interrupt a helper. So a helper is not
 // called again before it has ended: all that need the same credentials share one call.

@@ -41,16 +41,17 @@ func TestSilentHelper(t *testing.T) {
 		os.ReadFile(started) // waits for the helper
 		cancel(gone)
 	}()
-	if _, err := NewSource(&slowEngine{}, "example.com/image:1", PullMissing).Ensure(ctx, func(string) {}); !errors.Is(err, gone) {
+	s := NewSource(&slowEngine{}, "example.com/image:1", PullMissing)
+	if _, err := s.Ensure(ctx, func(string) {}); !errors.Is(err, gone) {
 		t.Errorf("got %v", err)
 	}
 
-	helpers.mu.Lock()
-	for _, call := range helpers.running {
+	s.helpers.mu.Lock()
+	for _, call := range s.helpers.running {
 		call.begun = call.begun.Add(-helperTimeout)
 	}
-	helpers.mu.Unlock()
-	if _, err := NewSource(&slowEngine{}, "example.com/image:1", PullMissing).Ensure(t.Context(), func(string) {}); !errors.Is(err, errHelperSilent) {
+	s.helpers.mu.Unlock()
+	if _, err := s.Ensure(t.Context(), func(string) {}); !errors.Is(err, errHelperSilent) {
 		t.Errorf("the next time: %v", err)
 	}
 	if got, err := os.ReadFile(starts); string(got) != "\n" {

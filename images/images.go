@@ -58,6 +58,7 @@ type Source struct {
 	ref    string
 	policy Policy
 
+	helpers helperCalls
 	mu      sync.Mutex
 	current *pull // the pull in progress, or nil
 	failed  error // the error of the last pull that was not cancelled, or nil

@@ -106,7 +106,7 @@ func (s *Source) broadcast(p *pull, line string) {
 }
 
 func (s *Source) pullNow(ctx context.Context, say func(line string)) error {
-	auth, err := registryAuth(ctx, s.ref)
+	auth, err := s.registryAuth(ctx)
 	if err != nil {
 		return err
 	}
